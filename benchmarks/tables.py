@@ -25,6 +25,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/pacing.py --json benchmarks/results/pacing.json
     python benchmarks/drift.py [--data FILE --dataset NAME] --json benchmarks/results/drift/NAME.json
     python benchmarks/drift_job.py --json benchmarks/results/drift_job.json
+    python benchmarks/monitoring.py --json benchmarks/results/monitoring.json
     python benchmarks/soak.py --run runs/latest --json benchmarks/results/soak.json
     python benchmarks/cluster.py --namespace mtorl-dev --json benchmarks/results/cluster.json
     python benchmarks/tables.py
@@ -53,6 +54,7 @@ from benchmarks.experiment_runs.table import (
 )
 from benchmarks.independence import independence_table
 from benchmarks.log_storage.table import decision_log_table
+from benchmarks.monitoring_runs.table import monitoring_tables
 from benchmarks.operator_switch import operator_switch_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
@@ -443,6 +445,7 @@ PAGES = {
     "operator_switch": Page("How soon an object's kill switch is in force", "cluster.md", operator_switch_table),
     "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
     "drift_job": Page("What a drift check costs", "../monitoring/README.md", job_table),
+    "monitoring": Page("How often the monitor is wrong, and how soon it is right", "monitoring.md", monitoring_tables),
     "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
     "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }

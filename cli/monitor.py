@@ -13,6 +13,7 @@ harms gain or costs money is told apart from what has only moved (docs/monitorin
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -60,12 +61,14 @@ def check(
     """
     from cli.monitor_screen import show
     from monitoring.watch.check import Watched, run
-    from monitoring.watch.state import StateError
+    from monitoring.watch.state import BusyError, StateError
     from monitoring.watch.training_sample import sample_of_artifact
     from mtorl.log.dataset import DatasetSpec, SpecError
 
     at = _time(now)
-    with exit_codes(unusable=(StateError, SpecError), failed=(OSError,)):
+    if 24 % hours and hours % 24:
+        stop(f"--hours: {hours} neither divides a day nor is whole days, such as 6, 24 or 168", 2)
+    with exit_codes(unusable=(StateError, SpecError), failed=(BusyError, OSError)):
         spec = DatasetSpec.load(dataset)
         watched = Watched(decision_log, spec, sample_of_artifact(_finder(registry, artifact)), hours, seed, workspace)
         found = run(watched, state, at, _progress)
@@ -109,7 +112,7 @@ def export(
     from monitoring.watch.exporter import serve
     from monitoring.watch.state import STATE_FILE
 
-    with exit_codes(unusable=(OSError,)):
+    with exit_codes(unusable=(OSError,)), suppress(KeyboardInterrupt):  # the usual way to end it
         serve(state / STATE_FILE, host, port)
 
 
@@ -143,9 +146,9 @@ def accept(
 
         mtorl monitor accept outcomes/cost_per_exposure --reason "new contract with the publisher since Monday"
     """
-    from monitoring.watch.state import STATE_FILE, State, StateError
+    from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
 
-    with exit_codes(unusable=(StateError,), failed=(OSError,)):
+    with exit_codes(unusable=(StateError,), failed=(BusyError, OSError)), alone(state):
         found = State.read(state / STATE_FILE)
         for name in streams:
             found.accept(name, reason, datetime.now(UTC))
@@ -155,13 +158,13 @@ def accept(
 
 def exit_code(found: object) -> int:
     """What a check's result means to a shell."""
-    from monitoring.watch.state import State
+    from monitoring.watch.state import NO_FAULT, State
 
     assert isinstance(found, State)
     kinds = {alarm.kind for alarm in found.alarms().values()}
     if kinds - {"drift"}:
         return HARM
-    if any(group.not_judged and group.not_judged.reason != "learning" for group in found.groups.values()):
+    if any(group.not_judged and group.not_judged.reason not in NO_FAULT for group in found.groups.values()):
         return NOT_JUDGED
     return DRIFT if kinds else 0
 

@@ -17,6 +17,8 @@ _SAID = {
     "drift": ("moved", "yellow", "MtorlDrift"),
 }
 
+_NO_FAULT = {"learning": "learning", "nothing_there": "no need"}
+
 
 def show(state: State, folder: Path) -> None:
     """Print it.
@@ -42,9 +44,11 @@ def show(state: State, folder: Path) -> None:
     for name, group in state.groups.items():
         until = f"{group.end:%Y-%m-%d %H:%M}" if group.end else "-"
         why = group.not_judged
-        judged = "yes" if why is None else f"{'learning' if why.reason == 'learning' else 'NO'}: {why.text}"
+        judged = "yes" if why is None else f"{_NO_FAULT.get(why.reason, 'NO')}: {why.text}"
         table.add_row(name, until, f"{group.decisions:,}", f"{group.users:,}", judged)
     console.print(table)
+    if state.checked is not None:
+        console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC")
     if (folder / "periods").exists():
         console.print(f"columns of each period beside the training sample: {folder / 'periods'}/*/drift.html")
 

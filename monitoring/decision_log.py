@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from mtorl.drift.reference import MIN_USERS
 from mtorl.experiment.experiment import HOLDOUT
 from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
 from mtorl.log.removed_files import saying_what_was_removed
+from mtorl.log.touchpoints import LogError
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk
 
@@ -165,6 +166,17 @@ def of_few_copies(kind: Kind, relation: str) -> str:
     return f"{each_record(kind, alone)} UNION ALL BY NAME {one_record_each(kind, copies)}"
 
 
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object of a record."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise LogError(f"a decision's record holds {text[:80]!r} where a JSON object belongs")
+    return found
+
+
 @dataclass(frozen=True)
 class DecisionLog:
     """Decisions and outcomes of a period.
@@ -213,6 +225,14 @@ class DecisionLog:
             query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
             return db.execute(query, self.period.parameters()).fetchone() is not None
 
+    def records(self) -> int:
+        """How many records of decisions fall into the period, copies counted."""
+        with database() as db:
+            open_records(db, "decision", self.decisions).create_view("decision_log")
+            query = f"SELECT count(*) FROM decision_log WHERE {self.period.condition()}"
+            ((count,),) = db.execute(query, self.period.parameters()).fetchall()
+        return int(count)
+
     def first_time(self) -> datetime | None:
         """When the first decision of the log was taken, whatever the period; None: there is none."""
         with database() as db:
@@ -235,7 +255,7 @@ class DecisionLog:
             User and context columns of their decisions, in the order of time; and the size of the whole period, or,
             where the columns changed in it, of what is returned.
         """
-        return self._sample("context", "true", most_rows)
+        return self._sample("context", "context IS NOT NULL", most_rows)
 
     def static(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """The same of what the feature store knew of each user, where it knew the user."""
@@ -270,7 +290,8 @@ class DecisionLog:
                 QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id""",
                 self.period.parameters(),
             ).df()
-        table = pd.DataFrame(objects := [json.loads(text) for text in sample["text"]], index=sample.index)
+        sample = sample.dropna(subset=["text"])
+        table = pd.DataFrame(objects := [_object(text) for text in sample["text"]], index=sample.index)
         read = pd.concat([sample[["user_id"]], table], axis=1)
         newest = [each.keys() == objects[-1].keys() for each in objects]
         if all(newest):

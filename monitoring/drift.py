@@ -98,6 +98,7 @@ def check(
     seed: int = 0,
     title: str = "",
     filing: Filing | None = None,
+    page: bool = True,
 ) -> DriftResult:
     """Compare the rows of a period with the reference sample; both have a column user_id.
 
@@ -113,6 +114,7 @@ def check(
         seed: Seed of the calibration.
         title: Of the page; by default it names the period.
         filing: Where Evidently's report is filed, too; None: nowhere.
+        page: Whether Evidently draws drift.html; without it the scores are the same, and its import is saved.
     """
     started = time.perf_counter()
     out_dir = Path(out_dir)
@@ -132,9 +134,11 @@ def check(
     )
     if result.not_checked is None:
         html = out_dir / "drift.html"
-        page = partial(score_and_save, html=html, title=title or f"drift: {result.period}", filing=filing)
-        judged, drawn = _compare(sample_users(reference), sample_users(current), columns, page, result, grid, seed)
-        result = replace(result, columns=judged, html=str(html) if drawn else None)
+        draw = partial(score_and_save, html=html, title=title or f"drift: {result.period}", filing=filing)
+        judged, drawn = _compare(
+            sample_users(reference), sample_users(current), columns, draw if page else None, result, grid, seed
+        )
+        result = replace(result, columns=judged, html=str(html) if page and drawn else None)
     result = replace(result, seconds=round(time.perf_counter() - started, 3))
     # Whole or not at all: an exporter may read the file at any moment.
     with replacing(Path(result.json)) as unfinished:
@@ -146,7 +150,7 @@ def _compare(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     columns: Sequence[Column],
-    page: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], Scores],
+    draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], Scores] | None,
     result: DriftResult,
     grid: ThresholdGrid | None,
     seed: int,
@@ -161,22 +165,23 @@ def _compare(
     thresholds = grid.at(size, kinds, result.alpha) if grid else None
     if thresholds is None:
         thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
-    scores = _own_scores(ref, cur, kinds)
-    scores |= page(ref, cur, kinds, thresholds)
+    scores = _own_scores(ref, cur, kinds, all_of_them=draw is None)
+    if draw is not None:
+        scores |= draw(ref, cur, kinds, thresholds)
     for name in kinds:
         rows[name] = _judge(rows[name], scores, thresholds)
     return tuple(rows.values()), True
 
 
-def _own_scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str]) -> Scores:
-    """Scores of the tests whose method Evidently does not have."""
+def _own_scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], all_of_them: bool) -> Scores:
+    """Scores of the tests whose method Evidently does not have, or of all, which are then equal to Evidently's."""
     both = pd.concat([reference, current], ignore_index=True)
     in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
     return {
         (name, test.method): test.scorer(both[name])(in_reference, 1.0 - in_reference)
         for name, kind in kinds.items()
         for test in asked_of(kind)
-        if not test.evidently
+        if all_of_them or not test.evidently
     }
 
 

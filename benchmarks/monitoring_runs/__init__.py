@@ -1,1 +1,5 @@
-"""`days.py`: a decision log of many days whose truth is known; `shifts.py`: what happens to it."""
+"""What `monitoring.py` runs.
+
+`days`: days of a market whose truth is known; `shifts`: what is done to them; `monitored`: how monitor and Evidently
+judge them; `one_check`: a large check as a process of its own; `table`: the tables.
+"""

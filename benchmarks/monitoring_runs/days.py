@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
+START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday; the past, for what is dated later than now counts for no model
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
 
@@ -43,6 +43,8 @@ class Days:
         spread: Standard deviation of a day's own factor, on click rates and on prices.
         weekend: By how much click rates are lower on a Saturday or Sunday, as a share.
         moving_context: Whether another mix of devices comes on a Saturday or Sunday.
+        further: Numeric columns that mean nothing.
+        pool: Users of whom a day's are drawn; 0: eight times as many.
     """
 
     users_a_day: int = 2_000
@@ -50,8 +52,8 @@ class Days:
     spread: float = 0.02
     weekend: float = 0.1
     moving_context: bool = True
-    further: int = 0  # numeric columns that mean nothing
-    pool: int = field(default=0)
+    further: int = 0
+    pool: int = 0
 
     @property
     def users(self) -> int:
@@ -60,15 +62,23 @@ class Days:
 
     def day(self, number: int, shift: Shift = healthy) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Decision and outcome records of a day."""
+        return self.records(number, self.rows(number, shift))
+
+    def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
+        """What happened on a day, a row a decision; columns of the context are among it."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
-        clicked = rng.random(len(rows)) < rows["rate"]
+        return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])
+
+    def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The same as records of decisions and outcomes."""
         ids = [f"{self.seed}-{number}-{i}" for i in range(len(rows))]
         decided = START + timedelta(days=number)
         times = pd.Series(pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
-        context = [
-            dict(zip(self.columns, each, strict=True)) for each in rows[list(self.columns)].to_numpy(dtype=object)
-        ]
+        context = ["{}"] * len(rows)
+        if with_context:
+            values = rows[list(self.columns)].to_numpy(dtype=object)
+            context = [json.dumps(_plain(dict(zip(self.columns, each, strict=True)))) for each in values]
         decisions = pd.DataFrame(
             {
                 "decision_id": ids,
@@ -89,13 +99,13 @@ class Days:
                 "model_digest": "sha256:test",
                 "features_found": True,
                 "features": rows["features"].to_numpy(),
-                "context": [json.dumps(_plain(each)) for each in context],
+                "context": context,
                 "latency_seconds": 0.01,
                 "event_time": times.to_numpy(),
             }
         )
         shown = np.flatnonzero(rows["expose"].to_numpy())
-        clicks = np.flatnonzero(rows["expose"].to_numpy() & clicked.to_numpy())
+        clicks = np.flatnonzero(rows["expose"].to_numpy() & rows["clicked"].to_numpy())
         outcomes = pd.concat(
             [
                 self._events("cost", shown, rows["cost"].to_numpy()[shown], ids, times),
@@ -109,6 +119,12 @@ class Days:
     def columns(self) -> tuple[str, ...]:
         """Of the context."""
         return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
+
+    def sample(self, days: int = 14) -> pd.DataFrame:
+        """What a model was trained on: user and context columns of two weeks that nobody watched."""
+        numbers = range(700, 700 + days)
+        rows = pd.concat([self._rows(number, np.random.default_rng([self.seed, number])) for number in numbers])
+        return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)
 
     def _rows(self, number: int, rng: np.random.Generator) -> pd.DataFrame:
         users = rng.choice(self.users, self.users_a_day, replace=False)

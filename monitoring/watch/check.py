@@ -4,30 +4,36 @@
 
 A period is judged once, in the order of time, also after a day on which nobody checked: which is why evidence may be
 added up. It waits until its decisions and outcomes have been exported. What can't be judged says why, keeps its
-evidence, and is no reason to stop: what it can't be judged for is what people have to mend.
+evidence, and is no reason to stop: what it can't be judged for is what people have to mend. A period of which nothing
+could be read is tried again by each check, until a later one has been judged.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import DriftResult, check
 from monitoring.evidently_report import Filing
 from monitoring.watch import column_alarms, measure_alarms
-from monitoring.watch.measures import MIN_USERS, Measured, measure
+from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
-from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State
-from monitoring.watch.streams import COLUMNS, GROUPS
+from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, alone
+from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS, OF_OUTCOMES, labels_of
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.drift.drift_tests import words_of
 from mtorl.drift.reference import MAX_ROWS
+from mtorl.experiment.experiment import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 
@@ -36,7 +42,9 @@ EXPORTED_AFTER = timedelta(hours=1)
 MOST_PERIODS = 60
 """That a first check looks back."""
 _KEPT_PAGES = 14
-_LAST_HOURS = "last-hours"
+_MOST_AHEAD = 0.1
+"""Records from the future beside the decisions of a period, at most: with more, a clock that says what belongs into the
+period is wrong."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Watched:
         hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
         seed: Of thresholds that an artifact lacks.
         workspace: Where Evidently's reports of the columns are filed; None: nowhere.
+        pages: Whether Evidently draws a page of each period.
     """
 
     decision_log: Path
@@ -58,6 +67,7 @@ class Watched:
     hours: int = 24
     seed: int = 7
     workspace: Path | None = None
+    pages: bool = True
 
 
 class _NotJudgedError(Exception):
@@ -82,25 +92,29 @@ def run(
 
     Raises:
         StateError: the state can't be read.
+        BusyError: another check is at work.
+        OSError: the state or a page can't be written.
     """
     now = now or datetime.now(UTC)
     path = folder / STATE_FILE
-    state = State.read(path)
-    if state.hours != watched.hours:  # other periods are not comparable
-        state = State()
-    state.hours = watched.hours
-    ends = list(_ends(watched, state, now))
-    for i, end in enumerate(ends):
-        if on_period:
-            on_period(end, len(ends) - i)
-        _judge(watched, state, end, folder)
-        state.judged_until = end
-        state.write(path)  # a check that is ended in the middle has not done its work for nothing
-    _look_at_last_hours(watched, state, now, folder)
-    update_request(state, now)
-    state.checked = now
-    state.write(path)
-    _prune(folder / "periods")
+    with alone(folder):
+        state = State.read(path)
+        if state.hours != watched.hours:  # other periods are not comparable
+            state = State()
+        state.hours = watched.hours
+        ends = list(_ends(watched, state, now))
+        ahead = _records_ahead(watched, now) if ends else 0
+        for i, end in enumerate(ends):
+            if on_period:
+                on_period(end, len(ends) - i)
+            if _judge(watched, state, end, folder, ahead):
+                update_request(state, end)
+                state.judged_until = end
+                state.write(path)  # a check that is ended in the middle has not done its work for nothing
+        _look_at_last_hours(watched, state, now, folder)
+        state.checked = now
+        state.write(path)
+        _prune(folder / "periods")
     return state
 
 
@@ -124,44 +138,98 @@ def _floor(at: datetime, hours: int) -> datetime:
 
 def _first_decision(watched: Watched) -> datetime | None:
     try:
-        return DecisionLog.in_folder(watched.decision_log).first_time()
-    except (LogError, OSError):
+        with _reading():
+            return DecisionLog.in_folder(watched.decision_log).first_time()
+    except _NotJudgedError:
         return None
 
 
-def _judge(watched: Watched, state: State, end: datetime, folder: Path) -> None:
+def _records_ahead(watched: Watched, now: datetime) -> int:
+    """Records of decisions that no clock should have dated yet; a log of the past goes on after its present."""
+    ahead = Period(since=(max(now, datetime.now(UTC)) + EXPORTED_AFTER).isoformat())
+    try:
+        with _reading():
+            return DecisionLog.in_folder(watched.decision_log, ahead).records()
+    except _NotJudgedError:
+        return 0  # what can't be read of the log is said of the periods
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What can't be read of the log is a reason not to judge; a full disk is none, then the check itself has failed."""
+    import duckdb
+
+    try:
+        yield
+    except (LogError, OSError, duckdb.Error) as error:
+        if isinstance(error, duckdb.InterruptException) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise _NotJudgedError("unreadable_log", str(error).partition("\n")[0]) from None
+
+
+def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int) -> bool:
+    """Judge a period.
+
+    Args:
+        watched: What is watched.
+        state: To be changed.
+        end: Of the period.
+        folder: For its page.
+        ahead: Records from the future.
+
+    Returns:
+        Whether its decisions could be read.
+    """
     period = _period(end, watched.hours)
     try:
-        log = DecisionLog.in_folder(watched.decision_log, period)
-        gain, outcomes = watched.spec.reward.gain, watched.spec.outcome_kinds
-        counted = measure(log, gain, outcomes, watched.spec.channels)
+        with _reading():
+            log = DecisionLog.in_folder(watched.decision_log, period)
+            gain, outcomes = watched.spec.reward.gain, watched.spec.outcome_kinds
+            counted = measure(log, gain, outcomes, watched.spec.channels)
+        if ahead > _MOST_AHEAD * counted.decisions:
+            raise _NotJudgedError(
+                "future_times",
+                f"{ahead} records of decisions are dated after this check, beside {counted.decisions} of the period: "
+                "the clock of a router is ahead, or was",
+            )
+        if counted.decisions and not counted.users:
+            text = f"none of {counted.decisions} decisions names a user: is there a column user_id with values?"
+            raise _NotJudgedError("unreadable_log", text)
         if not counted.decisions:
-            raise _NotJudgedError("no_decisions", f"no decision from {period.since} to {period.until}")
-    except (_NotJudgedError, LogError, OSError) as error:
-        why = error.why if isinstance(error, _NotJudgedError) else NotJudged(reason="unreadable_log", text=str(error))
+            raise _NotJudgedError("no_decisions", _no_decisions(watched, log))
+    except _NotJudgedError as error:
         for name in GROUPS:
-            state.groups[name] = Group(end=end, not_judged=why)
-        return
-    _judge_measures(state, counted.measured, end, counted.decisions, counted.users)
+            state.groups[name] = Group(end=end, not_judged=error.why)
+        return False
+    _judge_measures(state, counted, end)
     state.groups[COLUMNS] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
     try:
         out = folder / "periods" / end.strftime("%Y-%m-%dT%H")
-        result, version = _columns(watched, log, out, f"until {end:%Y-%m-%d %H:%M}", end if watched.workspace else None)
+        result, version = _columns(watched, log, out, f"until {end:%Y-%m-%d %H:%M}", end)
         column_alarms.judge(state, result, end, version)
     except _NotJudgedError as error:
         group.not_judged = error.why
+    return True
 
 
-def _judge_measures(state: State, measured: tuple[Measured, ...], end: datetime, decisions: int, users: int) -> None:
-    measure_alarms.judge(state.streams, measured, end)
+def _no_decisions(watched: Watched, log: DecisionLog) -> str:
+    if not log.decisions:
+        return f"{watched.decision_log}: no decisions.parquet; routers export their log there every few minutes"
+    return f"no decision from {log.period.since} to {log.period.until}"
+
+
+def _judge_measures(state: State, counted: Counted, end: datetime) -> None:
+    measure_alarms.judge(state.streams, counted.measured, end)
     for name in GROUPS:
         if name == COLUMNS:
             continue
-        of_group = [each for each in measured if each.group == name]
-        state.groups[name] = group = Group(end=end, decisions=decisions, users=users)
-        if not of_group:
-            text = f"{users} users in {decisions} decisions; a measure needs {MIN_USERS} users who have it"
-            group.not_judged = NotJudged(reason="too_few_users", text=text)
+        of_group = [each for each in counted.measured if each.group == name]
+        state.groups[name] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
+        if name in OF_OUTCOMES and counted.outcomes_missing:
+            text = f"none of {counted.exposures} exposures has an outcome, not even a cost: are outcomes exported?"
+            group.not_judged = NotJudged(reason="no_outcomes", text=text)
+        elif not of_group:
+            group.not_judged = _not_measured(state, counted, name)
         elif all(state.streams[each.stream].expected is None for each in of_group):
             seen = max(len(state.streams[each.stream].past) for each in of_group)
             fewest = measure_alarms.FEWEST + measure_alarms.WAIT
@@ -169,28 +237,41 @@ def _judge_measures(state: State, measured: tuple[Measured, ...], end: datetime,
             group.not_judged = NotJudged(reason="learning", text=text)
 
 
-def _columns(
-    watched: Watched, log: DecisionLog, out: Path, period: str, filed: datetime | None = None
-) -> tuple[DriftResult, str]:
-    """Context and static columns of a period beside the training sample of the model that decided last in it."""
-    sample = _sample(watched, log)
-    context, whole = log.context(MAX_ROWS)
-    kept: Any = {"grid": sample.thresholds, "seed": watched.seed}
-    if filed is not None and watched.workspace is not None:
-        kept["filing"] = Filing(watched.workspace, filed, sample.model_version)
-    result = check(
-        sample.rows,
-        context,
-        sample.context,
-        out_dir=out,
-        whole=whole,
-        title=f"columns of the context, {period}",
-        **kept,
+def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
+    known = any(labels_of(name)[0] == group for name in state.streams)
+    if counted.users >= MIN_USERS and not known:
+        return NotJudged(reason="nothing_there", text=f"no policy logs what {group} are measured by")
+    text = (
+        f"{counted.users} users in {counted.decisions} decisions; a measure needs {MIN_USERS} users who have what it "
+        "is measured by"
     )
+    return NotJudged(reason="too_few_users", text=text)
+
+
+def _columns(
+    watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
+) -> tuple[DriftResult, str]:
+    """Context and static columns of a period beside the training sample of the model that decided last in it.
+
+    Args:
+        watched: What is watched.
+        log: The period's.
+        out: Folder for the result.
+        period: For the title of its page.
+        until: End of the period; None: no page is drawn, and none filed.
+    """
+    sample = _sample(watched, log)
+    with _reading():
+        context, whole = log.context(MAX_ROWS)
+        static, users = log.static(MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
+    kept: Any = {"grid": sample.thresholds, "seed": watched.seed, "page": watched.pages and until is not None}
+    if until is not None and watched.workspace is not None:
+        kept["filing"] = Filing(watched.workspace, until, sample.model_version)
+    title = f"columns of the context, {period}"
+    result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, title=title, **kept)
     if result.not_checked is not None:
         raise _NotJudgedError("too_few_users", result.not_checked)
-    static, users = log.static(MAX_ROWS)
-    if sample.static and len(static):
+    if len(static):
         of_users = check(
             sample.rows,
             static,
@@ -205,7 +286,12 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    digest = log.newest_model("challenger")
+    with _reading():
+        digest = log.newest_model("challenger")
+        other = log.newest_policy(INCUMBENT) if digest is None else None
+    if other is not None:
+        text = f"the policy that decides, {other[1]}, is no model with a training sample"
+        raise _NotJudgedError("nothing_there", text)
     if digest is None:
         raise _NotJudgedError("no_model", "no model took a decision in the period, so there is no training sample")
     try:
@@ -225,14 +311,14 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
     """Columns that have lost their values are found within hours: no evidence has to be added up for that."""
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.in_folder(watched.decision_log, _period(end, watched.hours))
+    state.groups.pop(LAST_HOURS, None)
     try:
-        result, _ = _columns(watched, log, folder / _LAST_HOURS, f"the last {watched.hours} hours")
-    except _NotJudgedError:
-        return  # what could be said of it is said of the periods
-    except (LogError, OSError) as error:
-        group = state.groups.setdefault(COLUMNS, Group())
-        group.not_judged = NotJudged(reason="unreadable_log", text=str(error))
+        result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")
+    except _NotJudgedError as error:
+        if error.why.reason == "unreadable_log":  # all else is said of the periods
+            state.groups[LAST_HOURS] = Group(end=end, not_judged=error.why)
         return
+    state.groups[LAST_HOURS] = Group(end=end, decisions=result.rows, users=result.users)
     broken = {}
     for column in result.columns:
         if column.problem is not None and words_of(column.problem).kind == "data_quality":

@@ -7,15 +7,15 @@ measured well; twice that is what evidence counts on. Two such periods in a row 
 moved is said by e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
 
 **Seasons.** The training sample is of whole weeks. Where every Sunday differs from them, Sunday is no news: what is
-above its threshold is evidence only if it is also well above what it was in healthy periods: at the same time of the
-week, or at any time until three weeks are known. In the first week it has to be far above its threshold. The price:
-what differs a little from the training sample on each day, from the first week on, is taken for a season.
+above its threshold is evidence only if it is also well above what it was in the healthy periods of the last weeks; in
+the first week, only if it is far above its threshold. The price: what differs a little from the training sample on each
+day, from the first week on, is taken for a season.
 """
 
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from monitoring.drift import ColumnDrift, DriftResult
 from monitoring.watch.state import Alarm, PastPeriod, State, Stream
@@ -27,11 +27,11 @@ from mtorl.drift.evidence import add, alarming, e_of_event
 LOOKED = 2  # periods that say which columns have moved
 FALSE_DISCOVERIES = 0.1
 SEASON = 1.25  # times the largest score of healthy periods
-WEEKS = 3  # of which the same time is known, before other times do not count any more
-FAR = 3.0  # times the threshold
+FAR = 3.0  # times the threshold, in the first week
+UNDECIDED = 3  # newest periods that may turn out to have led to an alarm: if they are evidence, they are no yardstick
 KEPT = 28  # periods
 _ANY = "any column"
-_WEEK = 7 * 24 * 3600
+_WEEK = timedelta(days=7)
 
 
 def judge(state: State, result: DriftResult, end: datetime, model_version: str) -> None:
@@ -59,6 +59,7 @@ def judge(state: State, result: DriftResult, end: datetime, model_version: str) 
         if column.column in moved:
             since = stream.alarm.since if stream.alarm else end
             stream.alarm = Alarm(kind="drift", since=since, text=_text(column))
+            _mark_what_led_to_it(stream)
         else:
             stream.alarm = None
         score, above = column.score or 0.0, exceeded[column.column]
@@ -78,22 +79,23 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
     if column.problem is None or words_of(column.problem).kind != "drift":
         return False
     assert column.score is not None and column.threshold is not None
-    return column.score >= _season(state.streams[column_stream(column.column)].past, end, state.hours, column.threshold)
+    return column.score >= _season(state.streams[column_stream(column.column)].past, end, column.threshold)
 
 
-def _season(past: list[PastPeriod], end: datetime, hours: int, threshold: float) -> float:
+def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
     """What a score has to reach to be no season."""
-    healthy = [period for period in past[:-LOOKED] if not period.alarmed]  # a change must not be in its own yardstick
-    same_time = [period.value for period in healthy if _at_same_time(period.end, end)]
-    if len(same_time) >= WEEKS:
-        return SEASON * max(same_time)
-    if len(healthy) * hours >= _WEEK / 3600:
-        return SEASON * max(period.value for period in healthy)
-    return FAR * threshold
+    if not past or end - past[0].end < _WEEK:
+        return FAR * threshold
+    decided = [*past[:-UNDECIDED], *(period for period in past[-UNDECIDED:] if not period.evident)]
+    return SEASON * max((period.value for period in decided if not period.alarmed), default=0.0)
 
 
-def _at_same_time(one: datetime, other: datetime) -> bool:
-    return (other - one).total_seconds() % _WEEK == 0.0
+def _mark_what_led_to_it(stream: Stream) -> None:
+    """The periods of evidence before an alarm are no healthy ones either, else a lasting change would become usual."""
+    for period in reversed(stream.past):
+        if not period.evident or period.alarmed:
+            return
+        period.alarmed = True
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from monitoring.watch.state import State, StateError, Stream
-from monitoring.watch.streams import labels_of
+from monitoring.watch.state import NO_FAULT, State, StateError, Stream
+from monitoring.watch.streams import COLUMNS, labels_of
 
 MOST_STREAMS = 200
 KINDS = ("harm", "data_quality", "drift")
@@ -84,14 +84,15 @@ def _groups(state: State) -> Iterator[GaugeMetricFamily]:
     end = _gauge("period_end_timestamp_seconds", "End of the newest period that was looked at", ["group"])
     decisions = _gauge("period_decisions", "Its decisions", ["group"])
     users = _gauge("period_users", "Its users", ["group"])
-    not_judged = _gauge("not_judged", "1 where it could not be judged", ["group", "reason"])
+    not_judged = _gauge("not_judged", "1 where it could not be judged; 0 where that is no fault", ["group", "reason"])
     for name, group in state.groups.items():
         if group.end is not None:
             end.add_metric([name], group.end.timestamp())
         decisions.add_metric([name], group.decisions)
         users.add_metric([name], group.users)
         if group.not_judged is not None:
-            not_judged.add_metric([name, group.not_judged.reason], 1.0)
+            reason = group.not_judged.reason
+            not_judged.add_metric([name, reason], float(reason not in NO_FAULT))
     yield from (end, decisions, users, not_judged)
 
 
@@ -103,7 +104,11 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
     alarm = _gauge("alarm", "1 while an alarm stands", [*_LABELS, "kind"])
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
-    ranked = sorted(shown, key=lambda name: (name not in alarms, -shown[name].evidence / shown[name].needed, name))
+
+    def rank(name: str) -> tuple[bool, bool, float, str]:  # what is measured has few names, columns may have many
+        return name not in alarms, labels_of(name)[0] == COLUMNS, -shown[name].evidence / shown[name].needed, name
+
+    ranked = sorted(shown, key=rank)
     for name in sorted(ranked[:MOST_STREAMS]):
         stream, labels = shown[name], list(labels_of(name))
         for gauge, number in ((value, stream.value), (expected, stream.expected), (loss, stream.loss)):

@@ -16,12 +16,15 @@ from scipy.stats import t
 
 from monitoring.watch.measures import Measured
 from monitoring.watch.state import Alarm, Kind, PastPeriod, Stream
-from monitoring.watch.streams import HARM
+from monitoring.watch.streams import COLUMNS, HARM, labels_of
 from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 
 WAIT = 2
 """Newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it."""
+GONE = 7
+"""Periods after which a stream that nothing was measured of is forgotten, with its alarm: an arm whose experiment is
+over, or what another policy does not log."""
 SMALLEST_SHARE = 0.005
 """Of a measure between 0 and 1: the standard deviation of a period, at least."""
 
@@ -54,6 +57,7 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
         stream = streams[each.stream]
         stream.past.append(PastPeriod(end=end, value=each.value, se=each.se, alarmed=stream.alarm is not None))
         del stream.past[: -(MOST + WAIT) * 2]
+    _forget_gone(streams, {each.stream for each in measured})
     return len(p_values)
 
 
@@ -86,20 +90,38 @@ def _families(p_values: dict[str, float]) -> dict[Kind, dict[str, float]]:
 
 
 def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], end: datetime) -> None:
-    """Add evidence, and raise or end the alarms of a family."""
-    if not p_values:
-        return
-    had = {name: streams[name].evidence for name in p_values}
-    evidence = add(had, {name: e_of_p(p) for name, p in p_values.items()}, len(p_values))
-    found = alarming(evidence, len(p_values))
+    """Add evidence, and raise or end the alarms of a family.
+
+    The family is all that was ever judged, whichever part of it is now: a stream whose evidence would not be enough
+    among many does not alarm because the others are missing today.
+    """
+    had = {
+        name: stream.evidence
+        for name, stream in streams.items()
+        if _is_measure(name) and (name in HARM) == (kind == "harm") and (stream.evidence > 0.0 or name in p_values)
+    }
+    evidence = add(had, {name: e_of_p(p) for name, p in p_values.items()}, len(had))
+    found = alarming(evidence, len(had))
     for name in p_values:
         stream = streams[name]
-        stream.evidence, stream.needed = evidence[name], needed(len(p_values))
+        stream.evidence, stream.needed = evidence[name], needed(len(had))
         if name not in found:
             stream.alarm = None
         else:
             since = stream.alarm.since if stream.alarm else end
             stream.alarm = Alarm(kind=kind, since=since, text=describe(name, stream))
+
+
+def _is_measure(stream: str) -> bool:
+    return labels_of(stream)[0] != COLUMNS
+
+
+def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:
+    ends = sorted({period.end for name in measured for period in streams[name].past})[-GONE:]
+    for name in [name for name in streams if _is_measure(name) and name not in measured]:
+        past = streams[name].past
+        if not past or (len(ends) == GONE and past[-1].end < ends[0]):
+            del streams[name]
 
 
 def describe(name: str, stream: Stream) -> str:

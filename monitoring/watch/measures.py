@@ -22,12 +22,14 @@ from monitoring.decision_log import DecisionLog, database, find_copies, of_few_c
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
-from mtorl.log.records import CANCEL, one_record_each
+from mtorl.log.records import CANCEL, each_record, one_record_each
 
 if TYPE_CHECKING:
     import duckdb
 
 MIN_USERS = 100  # with a decision that a measure counts
+MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who clicks twice has succeeded once
+_PARTS = "['$.prev_channel[0]', '$.prev_channel[#-1]', '$.prev_timestamp[#-1]', '$.timestamp']"
 MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
 
 
@@ -52,7 +54,14 @@ class Counted(NamedTuple):
 
     decisions: int
     users: int
+    exposures: int
+    heard: int  # of these, how many have any outcome
     measured: tuple[Measured, ...]
+
+    @property
+    def outcomes_missing(self) -> bool:
+        """Whether nothing is known of what came of any exposure, which is no sign that nothing came of it."""
+        return self.exposures > 0 and self.heard == 0
 
 
 class _Ratio(NamedTuple):
@@ -78,21 +87,31 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
-        ((decisions, users),) = db.execute("SELECT count(*), count(DISTINCT user_id) FROM decided").fetchall()
-        ratios = [*_journeys(channels), *_decisions(channels), *_outcomes(kinds), *_calibration(db)]
-        measured = [*_measured(db, ratios), *_ranking(db, gain)]
-        return Counted(decisions, users, tuple(measured))
+        counts = (
+            "count(*), count(DISTINCT user_id), count(*) FILTER (expose AND NOT withdrawn), count(*) FILTER (heard)"
+        )
+        ((decisions, users, exposures, heard),) = db.execute(f"SELECT {counts} FROM decided").fetchall()
+        counted = Counted(decisions, users, exposures, heard, ())
+        ratios = [*_journeys(channels), *_decisions(channels)]
+        if not counted.outcomes_missing:
+            ratios += [*_outcomes(kinds), *_calibration(db)]
+        measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
+        return counted._replace(measured=tuple(measured))
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
     """Make the table `decided`: the period's decisions with what came of them until its end."""
     near = f"(FROM decision_log WHERE {log.period.condition(margin_hours=1)})"
+    # A window is a long text, which is read once, and not carried through what follows.
+    read = f"""(SELECT * EXCLUDE (features), features IS NOT NULL AS built,
+                       json_array_length(features, '$.prev_channel') AS steps,
+                       json_extract_string(features, {_PARTS}) AS parts FROM ({each_record("decision", near)}))"""
     db.execute(
         f"""CREATE TABLE taken AS
-        SELECT user_id, decision_id, arm, drawn_channel, channel, expose, propensity, expected_reward, fallback_reason,
-               budget_exhausted, features,
-               CAST(event_time AS TIMESTAMPTZ) AS decided
-        FROM ({one_record_each("decision", near)}) WHERE {log.period.condition()} AND NOT override""",
+        SELECT user_id, decision_id, arm, drawn_channel, expose, propensity, expected_reward, fallback_reason,
+               budget_exhausted, withdrawn, built, steps - (parts[1] IS NULL)::INT AS history_length,
+               parts[2] AS last_channel, parts[3]::DOUBLE AS last_time, parts[4]::DOUBLE AS built_time
+        FROM ({one_record_each("decision", read)}) WHERE {log.period.condition()} AND NOT override""",
         log.period.parameters(),
     )
     # An outcome that happened before its decision is a clock's fault of minutes at most.
@@ -110,9 +129,10 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
     total = " + ".join(f'{weight!r} * "came_{name}"' for name, weight in gain.terms)
     db.execute(
         f"""CREATE TABLE decided AS
-        WITH event AS (SELECT decision_id, {sums}, bool_or(kind = '{CANCEL}') AS cancelled
+        WITH event AS (SELECT decision_id, {sums}, bool_or(kind = '{CANCEL}') AS cancelled, true AS heard
                        FROM ({of_few_copies("outcome", "heard")}) GROUP BY decision_id),
-             joined AS (SELECT taken.*, {came}, expose AND NOT coalesce(cancelled, false) AS shown
+             joined AS (SELECT taken.*, {came}, expose AND NOT withdrawn AND NOT coalesce(cancelled, false) AS shown,
+                               expose AND NOT withdrawn AND coalesce(event.heard, false) AS heard
                         FROM taken LEFT JOIN event USING (decision_id))
         SELECT *, {total} AS came_gain FROM joined"""
     )
@@ -120,17 +140,13 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
 
 
 def _journeys(channels: Sequence[str]) -> Iterator[_Ratio]:
-    built = "features IS NOT NULL"
-    newest = "(features->>'$.prev_timestamp[#-1]')::DOUBLE"
-    last = "features->>'$.prev_channel[#-1]'"
-    length = "json_array_length(features, '$.prev_channel') - (features->>'$.prev_channel[0]' IS NULL)::INT"
-    yield _Ratio("journeys", "", "history_length", length, where=built)
-    yield _Ratio("journeys", "", "no_history_ratio", f"({newest} IS NULL)::INT", where=built)
-    hours = f"((features->>'$.timestamp')::DOUBLE - {newest}) / 3.6e9"
-    yield _Ratio("journeys", "", "recency_hours", hours, where=f"{built} AND {newest} IS NOT NULL")
+    yield _Ratio("journeys", "", "history_length", "history_length", where="built")
+    yield _Ratio("journeys", "", "no_history_ratio", "(last_time IS NULL)::INT", where="built")
+    hours = "(built_time - last_time) / 3.6e9"
+    yield _Ratio("journeys", "", "recency_hours", hours, where="built AND last_time IS NOT NULL")
     for channel in channels:
-        where = f"{built} AND {last} IS NOT NULL"
-        of = f"({last} = {sql_text(channel)})::INT"
+        of = f"(last_channel = {sql_text(channel)})::INT"
+        where = "built AND last_channel IS NOT NULL"
         yield _Ratio("journeys", "", f"last_channel_{channel}_ratio", of, where=where)
 
 
@@ -196,8 +212,8 @@ def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterat
             yield Measured(ratio.group, ratio.arm, ratio.measure, value, se, d)
 
 
-def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain) -> Iterator[Measured]:
-    """Does what the model expected more of succeed more often? Of a gain that is one outcome, 0 or 1."""
+def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
+    """Does what the model expected more of succeed more often? Of a gain that is one outcome, nearly always 0 or 1."""
     from mtorl.evaluation.expected_auc import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:
@@ -210,12 +226,12 @@ def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain) -> Iterator[Measured]:
             FROM decided WHERE {its}
             QUALIFY row_number() OVER (ORDER BY hash(decision_id)) <= {MOST_RANKED}"""
         ).df()
-        if shown["user_id"].nunique() < MIN_USERS or not shown["came"].isin((0.0, 1.0)).all():
+        if shown["user_id"].nunique() < MIN_USERS or (~shown["came"].isin((0.0, 1.0))).mean() > MOST_OTHER_GAINS:
             continue
         p, success = shown["p"].to_numpy(), shown["came"].to_numpy() > 0
         hits = int(success.sum())
         area = realised_auc(p, success)
-        if math.isfinite(area):
+        if math.isfinite(area) and not outcomes_missing:
             yield Measured("performance", arm, "auc", area, auc_error(area, hits, len(p) - hits))
         foreseen = expected_auc(p)
         if ((p >= 0.0) & (p <= 1.0)).all() and math.isfinite(foreseen):

@@ -1,6 +1,6 @@
 """A request to train anew, with its reason: made when what the model reads or predicts has changed, not more often.
 
-    update_request(state, now)
+    update_request(state, end)
 
 Training anew is all that it asks for. What is trained passes the same gate against what serves, and begins in the
 shadow, as every night's does. The request is over once another model's training sample is the one that columns are
@@ -19,20 +19,20 @@ COOL_DOWN = timedelta(days=7)
 _REASONS = (COLUMNS, "performance")  # groups: what a model reads, and what came beside what it predicted
 
 
-def update_request(state: State, now: datetime) -> None:
+def update_request(state: State, end: datetime) -> None:
     """Make a request if there is reason, or end the one that waits.
 
     Args:
         state: Of the monitor.
-        now: The present.
+        end: Of the period that was judged last.
     """
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]
-    rested = state.requested is None or now - state.requested >= COOL_DOWN
+    rested = state.requested is None or end - state.requested >= COOL_DOWN
     if state.retrain is None and changed and rested and state.model_version:
-        state.retrain = RetrainRequest(since=now, reason="; ".join(changed), model_version=state.model_version)
-        state.requested = now
+        state.retrain = RetrainRequest(since=end, reason="; ".join(changed), model_version=state.model_version)
+        state.requested = end
 
 
 def _asks(stream: str) -> bool:

@@ -8,6 +8,10 @@ The exporter, `mtorl monitor status` and the next check read it; nothing else of
 
 from __future__ import annotations
 
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -20,21 +24,46 @@ from mtorl.runtime.files import replacing
 _KEPT_ACCEPTANCES = 99
 
 STATE_FILE = "state.json"
+_LOCK = ".lock"
 VERSION: Literal[1] = 1
 
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
     "no_decisions",  # in the period
+    "no_outcomes",  # of any exposure: nothing says that nothing came
+    "future_times",  # many decisions are dated after the check
     "too_few_users",
     "no_model",  # none took a decision, or its artifact isn't found
     "unreadable_log",
     "other_columns",  # the artifact and the data set's description name other columns
     "learning",  # too few past periods yet: no fault
+    "nothing_there",  # the policies that decide log nothing of the kind: no fault
 ]
+NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there")
 
 
 class StateError(Exception):
     """The file can't be used; the message says what to mend."""
+
+
+class BusyError(Exception):
+    """Somebody else is about to write the state."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let nobody else change the state in a folder meanwhile: what they have read of it would be out of date.
+
+    Raises:
+        BusyError: Somebody does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder}: another check is at work here; wait until it has finished") from None
+        yield
 
 
 class _Part(BaseModel):
@@ -129,7 +158,7 @@ class State(_Part):
         columns_evidence: Evidence that any column has moved.
         broken: Columns without usable values in the last hours, and what is wrong with them.
         retrain: The request that waits; None: there is none.
-        requested: When the last request was made.
+        requested: End of the period for which the last request was made.
         accepted: What people have accepted, the newest last.
     """
 
@@ -154,14 +183,22 @@ class State(_Part):
             StateError: the file can't be read.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            text = path.read_bytes()
         except FileNotFoundError:
             return cls()
-        except (OSError, ValidationError) as error:
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise StateError(
-                f"{path}: not a monitor's state: {why}; move it away, and the monitor learns anew from the log"
-            ) from None
+        except OSError as error:
+            raise StateError(f"{path}: can't be read: {error.strerror}") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            why = f"not a monitor's state: {where + ': ' if where else ''}{first['msg']}"
+            if (version := _version(text)) is not None and version != VERSION:
+                why = (
+                    f"a state of version {version}, and this program knows version {VERSION}; use the one that wrote it"
+                )
+            raise StateError(f"{path}: {why}; or move it away, and the monitor learns anew from the log") from None
 
     def write(self, path: Path) -> None:
         """Replace the file."""
@@ -190,3 +227,12 @@ class State(_Part):
             raise StateError(f"{stream}: no measure of this state; known: {', '.join(measures) or 'none'}")
         self.streams[stream] = Stream(value=self.streams[stream].value)
         self.accepted = [*self.accepted[-_KEPT_ACCEPTANCES:], Acceptance(stream=stream, at=at, reason=reason)]
+
+
+def _version(text: bytes) -> int | None:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    version = content.get("version") if isinstance(content, dict) else None
+    return version if isinstance(version, int) else None

@@ -13,6 +13,10 @@ from mtorl.experiment.experiment import INCUMBENT
 COLUMNS = "context"
 """The group of columns: of the context, and static ones."""
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
+OF_OUTCOMES = ("outcomes", "performance")
+"""Groups that are about what came of decisions."""
+LAST_HOURS = "last_hours"
+"""Not a group of streams: the look for columns that have no values just now."""
 
 
 def stream_of(group: str, arm: str, measure: str) -> str:

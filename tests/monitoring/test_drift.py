@@ -152,3 +152,16 @@ def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tenure.column, tenure.problem, tenure.method) == ("tenure", "outlier", "largest_rise")
     (alert,) = drift_alerts(result, "v1")
     assert alert["labels"]["kind"] == "data_quality" and "beyond all known ones" in alert["annotations"]["summary"]
+
+
+@pytest.mark.integration
+def test_without_a_page_the_scores_are_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(13)
+    reference, current = touchpoints(rng, 200), touchpoints(rng, 150, mobile=1.0)
+    grid = ThresholdGrid.measure(reference, KINDS, imitations=50)
+    drawn = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "a", grid=grid)
+    plain = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "b", grid=grid, page=False)
+    assert drawn.html is not None and plain.html is None and not (tmp_path / "b" / "drift.html").exists()
+    assert drawn.detected_columns == plain.detected_columns == ("device",)
+    for one, other in zip(drawn.columns, plain.columns, strict=True):
+        assert other.score == pytest.approx(one.score, rel=1e-6, abs=1e-9)

@@ -1,0 +1,190 @@
+"""How often the monitor is wrong, how soon it is right, and what a check costs, beside Evidently's defaults.
+
+    python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
+    python benchmarks/monitoring.py --quick
+
+Days of markets whose truth is known (`monitoring_runs/days.py`) are judged one after the other, as by `mtorl monitor
+check`. Some are only healthy: their alarms are false. In others something changes after two weeks
+(`monitoring_runs/shifts.py`): counted are the days until the first alarm, and until the first of the right kind. The
+mean run between false alarms is longer than any such simulation, so it is that of the detectors on null values.
+Evidently is asked with the test that it chooses by default for each column, on the same rows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+from _environment import environment, finish, simulation_options
+
+from benchmarks._process import measured
+from benchmarks.monitoring_runs.table import monitoring_tables
+
+COLUMNS = 40
+NAMED = 3  # columns of a market's context that mean something
+LOOKED = 6  # days after a shift
+HEALTHY = 14  # days before one
+
+
+class Size(NamedTuple):
+    """How much is simulated."""
+
+    clean_markets: int = 6
+    clean_days: int = 95  # 9 of them are learnt from
+    users_of_clean: int = 1_000
+    markets: tuple[tuple[int, int], ...] = ((500, 12), (2_000, 12), (10_000, 6))  # users a day, markets
+    season_markets: int = 8
+    season_days: int = 35
+    runs: int = 200
+    periods: int = 20_000
+    decisions: int = 1_000_000
+    part: int = 20_000
+
+
+QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20, 2_000, 20_000, 10_000)
+
+
+def clean(seed: int, size: Size) -> dict[str, int]:
+    """Days of a market in which nothing is wrong, with forty columns."""
+    from benchmarks.monitoring_runs.days import Days
+    from benchmarks.monitoring_runs.monitored import Monitored
+
+    days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
+    return _false_alarms(Monitored(days), size.clean_days)
+
+
+def season(seed: int, size: Size) -> dict[str, int]:
+    """At weekends a quarter of the clicks stays away, and another mix of devices comes."""
+    from benchmarks.monitoring_runs.days import Days
+    from benchmarks.monitoring_runs.monitored import Monitored
+
+    return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
+
+
+def _false_alarms(market: Any, days: int) -> dict[str, int]:
+    found = dict.fromkeys(("windows", "pages", "measures", "columns", "evidently"), 0)
+    for _ in range(days):
+        told = market.day()
+        if told.judged:
+            found["windows"] += 1
+            found["pages"] += "harm" in told.kinds
+            found["measures"] += told.of_measures
+            found["columns"] += told.of_columns
+            found["evidently"] += told.evidently
+    return found
+
+
+def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
+    """Days until an alarm, of each scenario in one market; None: not within LOOKED."""
+    from benchmarks.monitoring_runs.days import Days
+    from benchmarks.monitoring_runs.monitored import Monitored
+    from benchmarks.monitoring_runs.shifts import SCENARIOS
+
+    market = Monitored(Days(users, seed, moving_context=False, further=5))
+    market.live(HEALTHY)
+    found: dict[str, dict[str, int | None]] = {}
+    for name, scenario in SCENARIOS.items():
+        one = market.branch()
+        first: dict[str, int | None] = dict.fromkeys(("any", "right", "evidently"))
+        if scenario.by_hours:
+            hours = one.hours_until_broken(scenario.shift)
+            found[name] = {"hours": hours}
+            continue
+        for day in range(1, LOOKED + 1):
+            told = one.day(scenario.shift)
+            now = {"any": bool(told.kinds), "right": scenario.kind in told.kinds, "evidently": told.evidently}
+            first |= {key: day for key, happened in now.items() if happened and first[key] is None}
+            if None not in first.values():
+                break
+        found[name] = first
+    return found
+
+
+def mean_runs(size: Size) -> list[dict[str, float]]:
+    """Periods until a false alarm of the detectors, where no value has changed: streams, and how alike they are."""
+    import numpy as np
+
+    from mtorl.drift.evidence import MEAN_RUN, needed
+
+    rows = []
+    for streams, alike in ((1, False), (4, False), (30, False), (30, True)):
+        rng, bar_J = np.random.default_rng(streams), needed(streams) / np.arange(1, streams + 1)
+        m_RJ, first_R = np.zeros((size.runs, streams)), np.full(size.runs, float(size.periods))
+        for period in range(size.periods):
+            p = rng.random((size.runs, 1 if alike else streams))
+            log = np.log(p)
+            m_RJ = np.minimum((m_RJ + 1.0) * (1.0 - p + p * log) / (p * log * log), 2.0 * needed(streams))
+            if m_RJ.sum(axis=1).max() >= needed(streams):  # else no rule can be met
+                alarm_R = (-np.sort(-m_RJ, axis=1) >= bar_J).any(axis=1)
+                first_R[alarm_R & (first_R == size.periods)] = period + 1
+        rows.append(
+            {
+                "streams": streams,
+                "alike": alike,
+                "promised": MEAN_RUN,
+                "mean": float(first_R.mean()),
+                "se": float(first_R.std() / math.sqrt(size.runs)),
+                "without_alarm": float((first_R == size.periods).mean()),
+                "periods": size.periods,
+            }
+        )
+    return rows
+
+
+def cost(size: Size) -> dict[str, Any]:
+    """One check of a large day, with and without Evidently's page of it."""
+    from benchmarks.monitoring_runs.one_check import write_log
+
+    with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
+        # In another process: a child's peak memory is never below that of the process that has started it.
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as processes:
+            processes.submit(write_log, Path(scratch), size.decisions, size.part, COLUMNS - NAMED).result()
+        command = [sys.executable, "-m", "benchmarks.monitoring_runs.one_check", scratch]
+        runs = {"page": measured(command), "no_page": measured([*command, "--no-page"])}
+    return {"decisions": size.decisions, "columns": COLUMNS, "runs": runs}
+
+
+def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Results in the order of the calls, two at a time."""
+    started, results = time.monotonic(), []
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as processes:
+        for future in [processes.submit(function, *call) for call in calls]:
+            results.append(future.result())
+            print(f"{function.__name__} {len(results)}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return results
+
+
+def main() -> int:
+    args = simulation_options(__doc__)
+    size, seed = QUICK if args.quick else Size(), args.seed
+    figures = {
+        "environment": environment("duckdb", "evidently"),
+        "columns": COLUMNS,
+        "looked": LOOKED,
+        "users_of_clean": size.users_of_clean,
+        "cost": cost(size),
+        "mean_runs": mean_runs(size),
+        "clean": in_processes(clean, [(seed * 1_000 + i, size) for i in range(size.clean_markets)]),
+        "season": in_processes(season, [(seed * 2_000 + i, size) for i in range(size.season_markets)]),
+        "power": {
+            str(users): in_processes(power, [(seed * 3_000 + i, users) for i in range(markets)])
+            for users, markets in size.markets
+        },
+    }
+    print(monitoring_tables(figures))
+    finish(figures, args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""A monitored market: the monitor's own judgement of each day, and what Evidently's defaults say of the same rows.
+
+Days are judged as `monitoring.watch.check` judges them, by the same functions in the same order, except that a day's
+columns are taken from its rows: a context's way through JSON and back is left out, which is most of the time.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from benchmarks.monitoring_runs.days import START, Days, Shift, healthy
+from monitoring.decision_log import DecisionLog, Period
+from monitoring.drift import check
+from monitoring.watch import column_alarms, measure_alarms
+from monitoring.watch.measures import measure
+from monitoring.watch.state import State
+from monitoring.watch.streams import COLUMNS, labels_of
+from mtorl.drift.drift_tests import words_of
+from mtorl.drift.reference import sample_users
+from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.log.dataset import Column, DatasetSpec
+
+IMITATIONS = 200
+
+
+class Told(NamedTuple):
+    """Of a day."""
+
+    judged: bool  # whether enough days had been seen
+    kinds: frozenset[str]  # of the alarms that stand
+    of_measures: bool  # whether one that is a ticket is about a measure
+    of_columns: bool  # ... about a column
+    evidently: bool  # whether its defaults find that any column has drifted
+
+
+def columns_of(days: Days) -> tuple[Column, ...]:
+    """Of the context."""
+    return tuple(
+        Column(name=name, kind="categorical" if name in ("device", "placement") else "numeric") for name in days.columns
+    )
+
+
+@dataclass
+class Monitored:
+    """A market, and what is known of it."""
+
+    days: Days
+    evidently: bool = True
+    state: State = field(default_factory=State)
+    next: int = 0
+
+    def __post_init__(self) -> None:
+        self.columns = columns_of(self.days)
+        self.reference = sample_users(self.days.sample())
+        kinds = {column.name: column.kind for column in self.columns}
+        self.grid = ThresholdGrid.measure(self.reference, kinds, imitations=IMITATIONS)
+
+    def branch(self) -> Monitored:
+        """The same market, which may go on in another way."""
+        other = copy.copy(self)
+        other.state = self.state.model_copy(deep=True)
+        return other
+
+    def live(self, days: int, shift: Shift = healthy) -> None:
+        """Days of which nobody asks anything."""
+        for _ in range(days):
+            self.day(shift, with_evidently=False)
+
+    def day(self, shift: Shift = healthy, with_evidently: bool = True) -> Told:
+        """The next day."""
+        rows = self.days.rows(self.next, shift)
+        end = START + timedelta(days=self.next + 1)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for kind, records in zip(
+                ("decisions", "outcomes"), self.days.records(self.next, rows, with_context=False), strict=True
+            ):
+                records.to_parquet(folder / f"{kind}.parquet")
+            period = Period((end - timedelta(days=1)).isoformat(), end.isoformat())
+            spec = SPEC
+            log = DecisionLog.in_folder(folder, period)
+            counted = measure(log, spec.reward.gain, spec.outcome_kinds, spec.channels)
+            judged = measure_alarms.judge(self.state.streams, counted.measured, end)
+            current = sample_users(rows)
+            result = check(self.reference, current, self.columns, out_dir=folder / "page", grid=self.grid, page=False)
+        column_alarms.judge(self.state, result, end, "1")
+        self.next += 1
+        alarms = self.state.alarms()
+        tickets = {name for name, alarm in alarms.items() if alarm.kind == "drift"}
+        of_columns = {name for name in alarms if labels_of(name)[0] == COLUMNS}
+        drifted = self.evidently and with_evidently and evidently_drifts(self.reference, current, self.columns)
+        return Told(
+            judged=judged > 0,
+            kinds=frozenset(alarm.kind for alarm in alarms.values()),
+            of_measures=any(tickets - of_columns),
+            of_columns=any(of_columns),
+            evidently=bool(drifted),
+        )
+
+    def hours_until_broken(self, shift: Shift, most: int = 24) -> int | None:
+        """Hours of the next day until the look at the last 24 hours finds a column without values."""
+        before, after = self.days.rows(self.next - 1), self.days.rows(self.next, shift)
+        for hours in range(1, most + 1):
+            last = pd.concat([before[before["hour"] >= hours], after[after["hour"] < hours]])
+            with tempfile.TemporaryDirectory() as folder:
+                result = check(
+                    self.reference,
+                    sample_users(last.sort_values("user_id", kind="stable")),
+                    self.columns,
+                    out_dir=Path(folder),
+                    grid=self.grid,
+                    page=False,
+                )
+            problems = [column.problem for column in result.columns if column.problem]
+            if any(words_of(problem).kind == "data_quality" for problem in problems):
+                return hours
+        return None
+
+
+SPEC = DatasetSpec.load("simulator")
+
+
+def evidently_drifts(reference: pd.DataFrame, current: pd.DataFrame, columns: Collection[Column]) -> bool:
+    """Whether the test that Evidently chooses by default finds drift in any column."""
+    os.environ["DO_NOT_TRACK"] = "1"
+    from evidently.legacy.calculations.stattests.registry import get_stattest
+    from evidently.legacy.core import ColumnType
+
+    for column in columns:
+        kind = ColumnType.Numerical if column.kind == "numeric" else ColumnType.Categorical
+        one, other = reference[column.name].dropna(), current[column.name].dropna()
+        if not len(other):
+            return True  # its report fails, which people notice
+        test = get_stattest(one, other, kind, None)
+        if test(one, other, kind, None).drifted:
+            return True
+    return False

@@ -1,0 +1,61 @@
+"""One check as a process of its own: `python -m benchmarks.monitoring_runs.one_check FOLDER [--no-page]`.
+
+FOLDER has `log/`, `reference.parquet` and `grid.json`; the first day is judged, and the last hours are looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.monitoring_runs.days import START, Days
+from monitoring.watch.check import Watched, run
+from monitoring.watch.training_sample import TrainingSample
+from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.log.dataset import Column, DatasetSpec
+
+
+def main(folder: Path, page: bool) -> None:
+    columns = tuple(Column(**each) for each in json.loads((folder / "columns.json").read_text()))
+    spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
+    grid = ThresholdGrid.from_dict(json.loads((folder / "grid.json").read_text()))
+    sample = TrainingSample("1", pd.read_parquet(folder / "reference.parquet"), columns, (), grid)
+    watched = Watched(folder / "log", spec, lambda _: sample, pages=page)
+    state = run(watched, folder / f"state-{page}", START + timedelta(days=1, hours=1))
+    faults = {name: why for name, group in state.groups.items() if (why := group.not_judged) is not None}
+    assert "context" not in faults and all(why.reason == "learning" for why in faults.values()), faults
+
+
+def write_log(folder: Path, decisions: int, part: int, further: int) -> None:
+    """A day of many decisions, in as many files as routers export, and the sample that it is compared with."""
+    from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
+    from mtorl.drift.reference import sample_users
+
+    users = round(part / 1.5)
+    pool = max(decisions // 10, users)  # of a large day, each user decides ten times
+    sample = Days(users_a_day=users, seed=decisions, further=further, pool=pool)
+    columns = columns_of(sample)
+    reference = sample_users(sample.sample(2))
+    kinds = {column.name: column.kind for column in columns}
+    grid = ThresholdGrid.measure(reference, kinds, imitations=IMITATIONS)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "grid.json").write_text(json.dumps(grid.to_dict()))
+    (folder / "columns.json").write_text(json.dumps([{"name": c.name, "kind": c.kind} for c in columns]))
+    reference.to_parquet(folder / "reference.parquet")
+    written = number = 0
+    while written < decisions:
+        made, outcomes = Days(users_a_day=users, seed=number, further=further, pool=pool).day(0)
+        made = made.head(decisions - written)
+        to = folder / "log" / "router" / f"decision-{number:08d}"
+        to.mkdir(parents=True)
+        made.to_parquet(to / "decisions.parquet")
+        outcomes.to_parquet(to / "outcomes.parquet")
+        written, number = written + len(made), number + 1
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), "--no-page" not in sys.argv)

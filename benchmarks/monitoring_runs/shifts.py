@@ -1,0 +1,72 @@
+"""What is done to the days of a market: harm, changes that do none, and faults of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.monitoring_runs.days import Shift
+
+Kind = Literal["harm", "drift", "data_quality"]
+COLUMN = "number_0"  # the numeric column that changes
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A shift, and what it has to be called.
+
+    Attributes:
+        title: In the table.
+        kind: The right kind of alarm.
+        shift: Of a day.
+        by_hours: Whether the look at the last hours has to find it.
+    """
+
+    title: str
+    kind: Kind
+    shift: Shift
+    by_hours: bool = False
+
+
+def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Each exposure costs a quarter more."""
+    return rows.assign(cost=rows["cost"] * 1.25)
+
+
+def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A fifth of the clicks stays away; what the model expects does not change."""
+    return rows.assign(rate=rows["rate"] * 0.8)
+
+
+def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A tenth of the users is new: on another device, twice as likely to see a story, and as good as others."""
+    users = rows["user_id"].unique()
+    new = rows["user_id"].isin(set(users[rng.random(len(users)) < 0.1])).to_numpy()
+    story = new & (rng.random(len(rows)) < 0.3)
+    return rows.assign(
+        user_id=rows["user_id"].where(~new, "new-" + rows["user_id"]),
+        device=rows["device"].where(~new, "tv"),
+        placement=rows["placement"].where(~story, "story"),
+    )
+
+
+def other_unit(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Cents instead of euros."""
+    return rows.assign(**{COLUMN: rows[COLUMN] * 100.0})
+
+
+def null(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """No value any more."""
+    return rows.assign(**{COLUMN: np.nan})
+
+
+SCENARIOS = {
+    "cost": Scenario("cost x 1.25", "harm", dearer),
+    "clicks": Scenario("click rate -20 %", "harm", fewer_clicks),
+    "segment": Scenario("10 % of the users are new", "drift", new_segment),
+    "unit": Scenario("a column x 100", "drift", other_unit),
+    "null": Scenario("a column without values", "data_quality", null, by_hours=True),
+}

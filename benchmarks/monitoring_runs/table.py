@@ -1,0 +1,130 @@
+"""The tables of `benchmarks/monitoring.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from scipy.stats import binomtest
+
+from benchmarks._markdown import Figures, measured_on, table
+from benchmarks.monitoring_runs.shifts import SCENARIOS
+
+MOST_CPU, MOST_MIB, MOST_PAGES, MOST_MEDIAN = 10, 1_024, 0.05, 2
+
+
+def monitoring_tables(figures: Figures) -> str:
+    """False alarms, mean runs, delays and costs."""
+    return (
+        _false_alarms(figures)
+        + _mean_runs(figures["mean_runs"])
+        + _power(figures)
+        + _cost(figures["cost"])
+        + measured_on(figures, "monitoring.py")
+    )
+
+
+def _sum(markets: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {name: sum(market[name] for market in markets) for name in markets[0]}
+
+
+def _share(count: int, of: int) -> str:
+    interval = binomtest(count, of).proportion_ci()
+    return f"{count / of:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def _false_alarms(figures: Figures) -> str:
+    rows = []
+    for name, title in (
+        ("clean", f"nothing changes; {figures['columns']} columns, {figures['users_of_clean']:,} users a day"),
+        ("season", "weekends: a quarter fewer clicks, another mix of devices; 8 columns, 2,000 users a day"),
+    ):
+        found = _sum(figures[name])
+        shares = [_share(found[kind], found["windows"]) for kind in ("pages", "measures", "columns", "evidently")]
+        rows.append([title, f"{found['windows']:,}", *shares])
+    heads = ["", "days judged", "a page", "a ticket: measures", "a ticket: columns", "Evidently's defaults: any column"]
+    season = _sum(figures["season"])
+    kept = season["pages"] <= MOST_PAGES * season["windows"]
+    return (
+        f"**False alarms**: share of days on which an alarm stands (95 % intervals, as if days were independent)\n\n"
+        f"{table(heads, rows)}\nAim: at most {MOST_PAGES:.0%} of days with a page where only seasons change: "
+        f"{'kept' if kept else '**missed**'}.\n"
+    )
+
+
+def _mean_runs(runs: Sequence[Mapping[str, float]]) -> str:
+    rows = [
+        [
+            f"{run['streams']}{', all alike' if run['alike'] else ''}",
+            f"{run['promised']:,}",
+            f"{run['mean']:,.0f} +- {1.96 * run['se']:,.0f}",
+            f"{run['without_alarm']:.0%}",
+        ]
+        for run in runs
+    ]
+    heads = ["streams", "promised", "mean run", f"no alarm in {runs[0]['periods']:,} periods"]
+    return (
+        "\n**Periods until a false alarm** of the detectors, on null values; of a run without an alarm, all of its "
+        f"periods count\n\n{table(heads, rows)}"
+    )
+
+
+def _power(figures: Figures) -> str:
+    looked, rows, missed = figures["looked"], [], []
+    for users, markets in figures["power"].items():
+        for name, scenario in SCENARIOS.items():
+            found = [market[name] for market in markets]
+            head = [scenario.title, f"{int(users):,}", str(len(found))]
+            if scenario.by_hours:
+                hours = [one["hours"] for one in found]
+                within = sum(hour is not None for hour in hours)
+                middle = median(25 if hour is None else hour for hour in hours)
+                cells = [f"{middle:g} hours", f"{within / len(hours):.0%} within a day", "", "", ""]
+                rows.append([*head, *cells])
+                continue
+            right = [one["right"] for one in found]
+            if name == "cost" and _median(right, looked) > MOST_MEDIAN:
+                missed.append(f"{int(users):,} users")
+            rows.append(
+                [
+                    *head,
+                    *(_days(right, looked, within) for within in (None, 2, looked)),
+                    _days([one["any"] for one in found], looked, None),
+                    f"{_days([one['evidently'] for one in found], looked, None)}, "
+                    f"{_days([one['evidently'] for one in found], looked, looked)}",
+                ]
+            )
+    heads = ["", "users a day", "markets", "median days until the right alarm", "within 2", f"within {looked}"]
+    heads += ["until any alarm", f"Evidently's defaults: median, within {looked}"]
+    bar = f"**missed** with {', '.join(missed)}" if missed else "kept"
+    return (
+        f"\n**Delay** after a change, two healthy weeks before it\n\n{table(heads, rows)}\n"
+        f"Aim: cost x 1.25 within {MOST_MEDIAN} days in the median: {bar}.\n"
+    )
+
+
+def _median(days: Sequence[int | None], looked: int) -> float:
+    return float(median(looked + 1 if day is None else day for day in days))
+
+
+def _days(days: Sequence[int | None], looked: int, within: int | None) -> str:
+    if within is not None:
+        return f"{sum(day is not None and day <= within for day in days) / len(days):.0%}"
+    middle = _median(days, looked)
+    return f"{middle:g}" if middle <= looked else f"> {looked}"
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    words = {"page": "with Evidently's page of the day, as by default", "no_page": "without it"}
+    rows = [
+        [
+            words[name],
+            f"{run['cpu_seconds']:.1f}{'' if run['cpu_seconds'] <= MOST_CPU else ' (**missed**)'}",
+            f"{run['peak_mib']:,.0f}{'' if run['peak_mib'] <= MOST_MIB else ' (**missed**)'}",
+        ]
+        for name, run in cost["runs"].items()
+    ]
+    heads = ["", f"CPU s (aim: {MOST_CPU})", f"peak memory, MiB (aim: {MOST_MIB:,})"]
+    what = f"{cost['decisions']:,} decisions with {cost['columns']} columns"
+    return f"\n**One check** of a day of {what}, and the look at the last hours\n\n{table(heads, rows)}"

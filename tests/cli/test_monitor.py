@@ -1,0 +1,130 @@
+"""`mtorl monitor`: its exit codes mean something to a shell, and its errors are one line."""
+
+from __future__ import annotations
+
+import errno
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.monitor import exit_code
+from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream, alone
+
+AT = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    answer = CliRunner().invoke(app, ["monitor", *map(str, arguments)])
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception
+    assert "Traceback" not in answer.output
+    return answer.exit_code, answer.output
+
+
+def found(*alarms: str, reason: Reason | None = None) -> State:
+    state = State(checked=AT)
+    for kind in alarms:
+        alarm = Alarm(kind=kind, since=AT, text=f"a sentence about {kind}")  # type: ignore[arg-type]
+        if kind == "data_quality":
+            state.broken["device"] = alarm
+        else:
+            state.streams[f"outcomes/{kind}"] = Stream(alarm=alarm)
+    why = NotJudged(reason=reason, text="for a reason") if reason else None
+    state.groups = {"outcomes": Group(end=AT, decisions=1_234, users=600), "context": Group(end=AT, not_judged=why)}
+    return state
+
+
+CASES: list[tuple[State, int, list[str]]] = [
+    (found(), 0, ["nothing is wrong in what was judged", "1,234"]),
+    (found(reason="learning"), 0, ["nothing is wrong", "learning: for a reason"]),
+    (found(reason="nothing_there"), 0, ["nothing is wrong", "no need: for a reason"]),
+    (found("drift"), 3, ["moved", "outcomes/drift", "docs/runbooks/"]),
+    (found("harm"), 5, ["HARM", "a sentence about harm"]),
+    (found("data_quality"), 5, ["BROKEN", "context/device"]),
+    (found("drift", "harm", reason="no_model"), 5, ["HARM", "moved", "NO: for a reason"]),
+    (found(reason="no_model"), 6, ["NO: for a reason"]),
+    (found("drift", reason="unreadable_log"), 6, ["moved", "NO: for a reason"]),
+]
+
+
+@pytest.mark.parametrize(("state", "code", "words"), CASES)
+def test_status_says_it_and_ends_with_it(state: State, code: int, words: list[str], tmp_path: Path) -> None:
+    state.write(tmp_path / STATE_FILE)
+    assert exit_code(state) == code
+    ended, output = call("status", "--state", tmp_path)
+    assert ended == code
+    for word in (*words, "last check: 2026-01-02 00:00 UTC"):
+        assert word in output
+    if code in (5, 3):
+        assert "nothing is wrong" not in output
+    ended, output = call("status", "--state", tmp_path, "--json")
+    assert ended == code and State.model_validate_json(output) == state
+
+
+def test_nothing_is_wrong_is_not_said_of_what_was_not_judged(tmp_path: Path) -> None:
+    state = found(reason="unreadable_log")
+    state.groups.pop("outcomes")
+    state.write(tmp_path / STATE_FILE)
+    code, output = call("status", "--state", tmp_path)
+    assert code == 6 and "nothing could be judged" in output and "nothing is wrong" not in output
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / STATE_FILE).write_text("{")
+    check = ("check", "--decision-log", tmp_path, "--state", tmp_path / "state")
+    for arguments, words in (
+        (("status", "--state", tmp_path), "no check has been made"),
+        (("status", "--state", tmp_path / "broken"), "not a monitor's state"),
+        (("check", "--decision-log", tmp_path, "--state", tmp_path / "broken"), "move it away"),
+        ((*check, "--dataset", "nope"), "nope"),
+        ((*check, "--now", "noon"), "'noon' is not an ISO time"),
+        ((*check, "--hours", "5"), "5 neither divides a day nor is whole days"),
+        (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path), "no measure of this state"),
+        (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "broken"), "not a monitor's state"),
+    ):
+        code, output = call(*arguments)
+        assert code == 2 and words in output and output.count("\n") == 1, (arguments, output)
+
+
+def test_without_a_log_nothing_is_judged(tmp_path: Path) -> None:
+    arguments = ("check", "--decision-log", tmp_path / "none", "--state", tmp_path / "state")
+    code, output = call(*arguments)
+    assert code == 6 and "nothing could be judged" in output and "no decisions.parquet" in output
+    assert call(*arguments, "--job")[0] == 0, "a Job has done its work"
+
+
+def test_what_fails_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("check", "--decision-log", tmp_path / "none", "--state", tmp_path / "state")
+    with alone(tmp_path / "state"):
+        for each in (arguments, ("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "state")):
+            code, output = call(*each)
+            assert code == 1 and "another check is at work" in output and output.count("\n") == 1
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, output = call(*arguments, "--job")
+    assert code == 1 and "No space left on device" in output and str(tmp_path / "state") in output
+
+
+def test_accept(tmp_path: Path) -> None:
+    found("harm").write(tmp_path / STATE_FILE)
+    code, output = call("accept", "outcomes/harm", "--reason", "a new contract", "--state", tmp_path)
+    assert code == 0 and "accepted: outcomes/harm" in output
+    state = State.read(tmp_path / STATE_FILE)
+    assert not state.alarms() and state.accepted[0].at > AT - timedelta(days=1)
+    assert call("status", "--state", tmp_path)[0] == 0
+
+
+def test_retrain_is_a_question_for_a_shell(tmp_path: Path) -> None:
+    state = found()
+    state.write(tmp_path / STATE_FILE)
+    assert call("retrain", "--state", tmp_path) == (3, "no new training is asked for\n")
+    state.retrain = RetrainRequest(since=AT, reason="device has moved", model_version="1")
+    state.write(tmp_path / STATE_FILE)
+    assert call("retrain", "--state", tmp_path) == (0, "asked for since 2026-01-02 00:00: device has moved\n")

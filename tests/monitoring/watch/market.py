@@ -1,0 +1,82 @@
+"""A market of some days whose log the monitor watches, with a model's training sample, without pages."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.monitoring_runs.days import START, Days, Shift, healthy, write
+from monitoring.watch.check import Watched, run
+from monitoring.watch.state import State
+from monitoring.watch.training_sample import TrainingSample
+from mtorl.drift.reference import sample_users
+from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.log.dataset import DatasetSpec
+
+SPEC = DatasetSpec.load("simulator").replace(static=(), segment=None)
+DAYS = Days(users_a_day=500, seed=3)
+_KINDS = {column.name: column.kind for column in SPEC.context}
+
+
+@cache
+def sample(version: str = "1", days: Days = DAYS) -> TrainingSample:
+    """Of two weeks of the same market, which nobody watched."""
+    rows = sample_users(days.sample())
+    grid = ThresholdGrid.measure(rows, _KINDS, imitations=100)
+    return TrainingSample(version, rows, SPEC.context, (), grid)
+
+
+class Market:
+    """Days that are written one after the other, and a monitor that watches them.
+
+    Args:
+        folder: For log and state.
+        days: The days.
+    """
+
+    def __init__(self, folder: Path, days: Days = DAYS) -> None:
+        self.days, self.log, self.folder = days, folder / "log", folder / "state"
+        self.next = 0
+
+    def live(self, days: int, shift: Shift = healthy) -> None:
+        """Write some more days."""
+        for _ in range(days):
+            write(self.days, self.log, self.next, shift)
+            self.next += 1
+
+    @property
+    def night(self) -> datetime:
+        """Two hours after the last day that was written."""
+        return START + timedelta(days=self.next, hours=2)
+
+    @property
+    def watched(self) -> Watched:
+        return Watched(self.log, SPEC, lambda _: sample(days=self.days), pages=False)
+
+    def check(self, now: datetime | None = None, **options: Any) -> State:
+        return run(self.watched, self.folder, now or self.night, **options)
+
+    def nights(self, days: int, shift: Shift = healthy) -> list[State]:
+        """Days and the checks after each of them."""
+        states = []
+        for _ in range(days):
+            self.live(1, shift)
+            states.append(self.check().model_copy(deep=True))
+        return states
+
+
+def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    return rows.assign(cost=rows["cost"] * 1.25)
+
+
+def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    return rows.assign(rate=rows["rate"] * 0.8)
+
+
+def kinds(state: State) -> set[str]:
+    return {alarm.kind for alarm in state.alarms().values()}

@@ -1,0 +1,208 @@
+"""Alarms of measures and columns, of periods that are made up: no log, no market."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from monitoring.drift import ColumnDrift, DriftResult
+from monitoring.watch import column_alarms, measure_alarms
+from monitoring.watch.measures import Measured
+from monitoring.watch.retrain import COOL_DOWN, update_request
+from monitoring.watch.state import Alarm, State, StateError, Stream
+from monitoring.watch.streams import HARM, labels_of, stream_of
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+GAIN, COST = ("outcomes", "", "gain_per_decision"), ("outcomes", "", "cost_per_exposure")
+OTHER = ("journeys", "", "history_length")
+
+
+def at(day: int) -> datetime:
+    return START + timedelta(days=day)
+
+
+def measured(name: tuple[str, str, str], value: float, se: float = 0.001, size: float = 1_000.0) -> Measured:
+    return Measured(*name, value, se, size)
+
+
+def test_names() -> None:
+    for parts in (GAIN, ("performance", "challenger", "auc"), ("context", "", "a/b")):
+        assert labels_of(stream_of(*parts)) == parts
+    assert set(HARM.values()) == {"falls", "rises"}
+
+
+def test_only_the_harmful_direction_is_harm() -> None:
+    rng = np.random.default_rng(1)
+    for name, factor, kind in (
+        (GAIN, 0.7, "harm"),
+        (GAIN, 1.3, None),
+        (COST, 1.3, "harm"),
+        (COST, 0.7, None),
+        (OTHER, 0.7, "drift"),
+        (OTHER, 1.3, "drift"),
+    ):
+        streams: dict[str, Stream] = {}
+        for day in range(20):
+            value = 0.1 * (1 + 0.01 * rng.normal()) * (factor if day >= 16 else 1.0)
+            measure_alarms.judge(streams, [measured(name, value)], at(day))
+        stream = streams[stream_of(*name)]
+        assert (stream.alarm.kind if stream.alarm else None) == kind, (name, factor)
+        assert (stream.loss is not None) == (name != OTHER)
+        if kind == "harm":
+            assert stream.loss == pytest.approx(0.03 * 1_000, rel=0.1)
+        elif stream.loss is not None:
+            assert stream.loss == 0.0
+
+
+def test_what_is_missing_today_does_not_make_others_alarm() -> None:
+    """Evidence that is not enough among eight is not enough because seven were not measured."""
+    streams: dict[str, Stream] = {}
+    names = [("journeys", "", f"m{i}") for i in range(8)]
+    for day in range(12):
+        measure_alarms.judge(streams, [measured(name, 0.1) for name in names], at(day))
+    first = streams["journeys/m0"]
+    first.evidence = first.needed / 4
+    assert first.needed == 8_000
+    measure_alarms.judge(streams, [measured(names[0], 0.1)], at(12))
+    assert streams["journeys/m0"].alarm is None and streams["journeys/m0"].needed == 8_000
+    assert streams["journeys/m1"].evidence > 0.0 and len(streams["journeys/m1"].past) == 12
+
+
+def test_what_is_gone_for_a_week_is_forgotten() -> None:
+    streams: dict[str, Stream] = {"context/device": Stream()}
+    arm = ("performance", "challenger", "auc")
+    for day in range(12):
+        measure_alarms.judge(streams, [measured(GAIN, 0.1), measured(arm, 0.7)], at(day))
+    streams["performance/challenger/auc"].alarm = Alarm(kind="drift", since=at(11), text="it is lower")
+    for day in range(12, 19):
+        assert "performance/challenger/auc" in streams
+        measure_alarms.judge(streams, [measured(GAIN, 0.1)], at(day))
+    assert streams.keys() == {"outcomes/gain_per_decision", "context/device"}
+
+
+def column(name: str, score: float | None, problem: str | None = None, threshold: float = 0.1) -> ColumnDrift:
+    if score is not None and score >= threshold:
+        problem = "drift"
+    return ColumnDrift(name, "numeric", "wasserstein", score, threshold, 0.0, 0.0, problem, "a message")
+
+
+def result(*columns: ColumnDrift) -> DriftResult:
+    return DriftResult("p", 500, 300, 5_000, 900, 0.01, columns, None, None, "", 0.0)
+
+
+def columns_alarm(state: State, day: int, *columns: ColumnDrift, version: str = "1") -> set[str]:
+    column_alarms.judge(state, result(*columns), at(day), version)
+    return {name for name, stream in state.streams.items() if stream.alarm}
+
+
+def test_two_periods_above_the_threshold_and_the_end() -> None:
+    state = State()
+    for day in range(8):
+        assert not columns_alarm(state, day, column("a", 0.02), column("b", 0.02))
+    assert not columns_alarm(state, 8, column("a", 0.3), column("b", 0.02))
+    assert columns_alarm(state, 9, column("a", 0.3), column("b", 0.02)) == {"context/a"}
+    assert state.streams["context/a"].alarm and state.streams["context/a"].alarm.since == at(9)
+    for day in (10, 11, 12):
+        ended = columns_alarm(state, day, column("a", 0.02), column("b", 0.02))
+    assert not ended
+
+
+def test_one_period_now_and_then_is_none() -> None:
+    state = State()
+    for day in range(60):
+        assert not columns_alarm(state, day, column("a", 0.3 if day % 9 == 8 else 0.02), column("b", 0.02))
+
+
+def test_a_column_that_breaks_is_no_drift() -> None:
+    """Lost values are told by the look at the last hours, at once."""
+    state = State()
+    for day in range(14):
+        assert not columns_alarm(state, day, column("a", None, "no_values"))
+
+
+def test_every_sunday_is_no_news() -> None:
+    state = State()
+    for day in range(28):
+        assert not columns_alarm(state, day, column("a", 0.2 if day % 7 in (5, 6) else 0.02)), day
+    # Nor does it hide what is worse.
+    assert not columns_alarm(state, 33, column("a", 0.5))
+    assert columns_alarm(state, 34, column("a", 0.5)) == {"context/a"}
+
+
+def test_a_lasting_shift_does_not_flap() -> None:
+    state = State()
+    for day in range(8):
+        columns_alarm(state, day, column("a", 0.02))
+    alarms = [bool(columns_alarm(state, day, column("a", 0.3))) for day in range(8, 40)]
+    assert alarms == [False] + [True] * 31
+
+
+def test_what_is_a_little_off_on_all_days_is_no_news() -> None:
+    """A working day differs from a sample of whole weeks; what is far off is another matter (below)."""
+    state = State()
+    for day in range(28):
+        assert not columns_alarm(state, day, column("a", 0.12)), day
+
+
+def test_wrong_from_the_first_day() -> None:
+    alarms = [bool(columns_alarm(state, day, column("a", 0.4))) for state in [State()] for day in range(60)]
+    assert alarms == [False] * 2 + [True] * 58
+
+
+def test_another_model_begins_anew() -> None:
+    state = State()
+    for day in range(10):
+        columns_alarm(state, day, column("a", 0.3), column("gone", 0.02))
+    assert not columns_alarm(state, 10, column("a", 0.3), version="2")
+    assert state.model_version == "2" and state.streams.keys() == {"context/a"}
+    assert len(state.streams["context/a"].past) == 1
+
+
+def test_a_request_to_train_has_a_reason_and_rests() -> None:
+    state = State(model_version="1")
+    update_request(state, at(0))
+    assert state.retrain is None
+    alarm = Alarm(kind="drift", since=at(1), text="device has moved")
+    state.streams["context/device"] = Stream(alarm=alarm)
+    state.streams["journeys/history_length"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="longer"))
+    update_request(state, at(1))
+    assert state.retrain is not None and state.retrain.reason == "device has moved"
+    update_request(state, at(2))
+    assert state.retrain.since == at(1)
+    state.model_version = "2"
+    update_request(state, at(3))
+    assert state.retrain is None, "another model serves, and it is too soon to ask again"
+    update_request(state, at(1) + COOL_DOWN)
+    assert state.retrain is not None and state.retrain.model_version == "2"
+
+
+def test_harm_alone_is_no_reason_to_train() -> None:
+    state = State(
+        model_version="1", streams={"outcomes/gain_per_cost": Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))}
+    )
+    state.broken = {"device": Alarm(kind="data_quality", since=at(1), text="no values")}
+    update_request(state, at(1))
+    assert state.retrain is None
+    state.streams["performance/incumbent/calibration"] = Stream(alarm=Alarm(kind="drift", since=at(1), text="y"))
+    update_request(state, at(1))
+    assert state.retrain is not None and state.retrain.reason == "y"
+
+
+def test_accepting_what_a_measure_is() -> None:
+    state = State(
+        streams={
+            "outcomes/gain_per_cost": Stream(value=0.3, evidence=9e9, alarm=Alarm(kind="harm", since=at(1), text="x"))
+        }
+    )
+    state.accept("outcomes/gain_per_cost", "a new contract", at(2))
+    assert state.streams["outcomes/gain_per_cost"] == Stream(value=0.3)
+    assert [each.reason for each in state.accepted] == ["a new contract"]
+    for wrong in ("context/device", "outcomes/clicks"):
+        state.streams["context/device"] = Stream()
+        with pytest.raises(StateError, match="no measure of this state; known: outcomes/gain_per_cost"):
+            state.accept(wrong, "why not", at(2))
+    for day in range(300):
+        state.accept("outcomes/gain_per_cost", "again", at(day))
+    assert len(state.accepted) == 100

@@ -1,0 +1,222 @@
+"""Checks of a market: each period is judged once, whenever the check is made, ended, or made twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.monitoring_runs.days import START
+from monitoring.watch import check as check_module
+from monitoring.watch.check import run
+from monitoring.watch.state import STATE_FILE, BusyError, State, alone
+from monitoring.watch.streams import column_stream
+from mtorl.drift.past_periods import FEWEST
+from tests.monitoring.watch.market import Market, sample
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("market")
+    Market(folder).live(13)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(two_weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> State:
+    """All thirteen days, by one check."""
+    return run(market(two_weeks).watched, tmp_path_factory.mktemp("judged"), at(13))
+
+
+def market(two_weeks: Path, state: Path | None = None) -> Market:
+    made = Market(two_weeks)
+    made.folder, made.next = state or two_weeks / "none", 13
+    return made
+
+
+def at(days: float, hours: float = 2.0) -> datetime:
+    return START + timedelta(days=days, hours=hours)
+
+
+def same(one: State, other: State, but: tuple[str, ...] = ()) -> bool:
+    """Whether they say the same; sums of floats may be added in another order."""
+
+    def rounded(part: Any) -> Any:
+        if isinstance(part, float):
+            return float(f"{part:.6g}")
+        if isinstance(part, dict):
+            return {key: rounded(value) for key, value in part.items() if key not in but}
+        return [rounded(value) for value in part] if isinstance(part, list) else part
+
+    return bool(rounded(one.model_dump(mode="json")) == rounded(other.model_dump(mode="json")))
+
+
+def test_a_period_is_judged_once_however_often_one_checks(two_weeks: Path, tmp_path: Path, judged: State) -> None:
+    watched = market(two_weeks).watched
+    for day in (1, 2, 5, 13):
+        for hours in (0.5, 2.0, 2.0):
+            found = run(watched, tmp_path, at(day, hours))
+            over = day if hours >= 1.0 else day - 1  # its records are exported within the hour
+            assert found.judged_until == (at(over, 0.0) if over else None)
+            if over:
+                assert len(found.streams["outcomes/gain_per_decision"].past) == over
+    assert same(run(watched, tmp_path, at(13)), judged)
+    assert {stream.expected is not None for stream in judged.streams.values()} == {True}
+    assert not judged.alarms()
+
+
+def test_days_away_are_caught_up_with(two_weeks: Path, tmp_path: Path, judged: State) -> None:
+    watched = market(two_weeks).watched
+    for day in (3, 4, 5, 9, 13):
+        told: list[tuple[datetime, int]] = []
+        found = run(watched, tmp_path, at(day), lambda end, left, told=told: told.append((end, left)))  # type: ignore[misc]
+        assert [left for _, left in told] == list(range(len(told), 0, -1))
+        assert told[-1][0] == at(day, 0.0)
+    assert same(found, judged)
+
+
+@pytest.mark.parametrize("where", ["before", "writing"])
+def test_a_check_that_is_ended_in_the_middle_goes_on(
+    where: str, two_weeks: Path, tmp_path: Path, judged: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, write = market(two_weeks).watched, State.write
+    for killed in range(0, 13, 3):
+
+        def end(*_: Any, killed: int = killed) -> None:
+            known = State.read(tmp_path / STATE_FILE).judged_until
+            if known is None or known >= at(killed, 0.0):
+                raise KeyboardInterrupt
+
+        def written(state: State, path: Path, killed: int = killed) -> None:
+            if state.judged_until is not None and state.judged_until > at(killed, 0.0):
+                raise KeyboardInterrupt
+            write(state, path)
+
+        with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+            if where == "writing":
+                patch.setattr(State, "write", written)
+            run(watched, tmp_path, at(13), end if where == "before" else None)
+    assert same(run(watched, tmp_path, at(13)), judged)
+
+
+def _run_in_process(folder: str, state: str, answer: Any) -> None:
+    try:
+        run(market(Path(folder)).watched, Path(state), at(6))
+        answer.put("done")
+    except BusyError as error:
+        answer.put(str(error))
+
+
+def test_two_checks_at_once_do_no_harm(two_weeks: Path, tmp_path: Path) -> None:
+    sample()  # made before the processes part
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [
+        context.Process(target=_run_in_process, args=(str(two_weeks), str(tmp_path / "both"), answers)) for _ in "ab"
+    ]
+    for process in processes:
+        process.start()
+    said = sorted(answers.get(timeout=300) for _ in processes)
+    for process in processes:
+        process.join()
+    assert said[0] == "done" or "another check is at work" in said[0]
+    assert said[-1] == "done"
+    alone_ = run(market(two_weeks).watched, tmp_path / "alone", at(6))
+    assert same(State.read(tmp_path / "both" / STATE_FILE), alone_)
+
+
+def test_one_check_at_a_time(two_weeks: Path, tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(BusyError, match="another check is at work here; wait"):
+        run(market(two_weeks).watched, tmp_path, at(1))
+    assert run(market(two_weeks).watched, tmp_path, at(1)).judged_until == at(1, 0.0)
+
+
+def test_another_length_of_periods_begins_anew(two_weeks: Path, tmp_path: Path) -> None:
+    watched = market(two_weeks).watched
+    run(watched, tmp_path, at(3))
+    found = run(replace(watched, hours=48), tmp_path, at(5))
+    assert found.hours == 48
+    ends = [period.end for period in found.streams["outcomes/gain_per_decision"].past]
+    assert ends and {(later - earlier) for earlier, later in itertools.pairwise(ends)} <= {timedelta(hours=48)}
+    assert found.judged_until is not None and found.judged_until <= at(5)
+
+
+def test_another_model_is_another_comparison(two_weeks: Path, tmp_path: Path, judged: State) -> None:
+    watched = market(two_weeks).watched
+    before = run(watched, tmp_path, at(10))
+    assert len(before.streams[column_stream("device")].past) == 10
+    newer = replace(watched, sample_of=lambda _: replace(sample(), model_version="2"))
+    found = run(newer, tmp_path, at(13))
+    assert found.model_version == "2"
+    assert len(found.streams[column_stream("device")].past) == 3
+    of_measures = found.streams["outcomes/gain_per_decision"]
+    assert len(of_measures.past) == 13, "what measures are compared with does not depend on the model"
+    assert of_measures.evidence == pytest.approx(judged.streams["outcomes/gain_per_decision"].evidence)
+
+
+def test_learning_is_said(two_weeks: Path, tmp_path: Path) -> None:
+    found = run(market(two_weeks).watched, tmp_path, at(FEWEST))
+    for name in ("journeys", "decisions", "outcomes", "performance"):
+        why = found.groups[name].not_judged
+        assert why is not None and why.reason == "learning" and f"{FEWEST} periods seen" in why.text
+    assert found.groups["context"].not_judged is None
+
+
+def test_a_log_of_a_year_is_begun_near_its_end(two_weeks: Path, tmp_path: Path) -> None:
+    told: list[datetime] = []
+    run(market(two_weeks).watched, tmp_path, at(300), lambda end, _: told.append(end))
+    assert len(told) == check_module.MOST_PERIODS and told[-1] == at(300, 0.0)
+
+
+def test_pages_are_not_kept_for_ever(two_weeks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "_KEPT_PAGES", 3)
+    run(market(two_weeks).watched, tmp_path, at(5))
+    pages = sorted(path.name for path in (tmp_path / "periods").iterdir())
+    assert pages == [f"{at(day, 0.0):%Y-%m-%dT%H}" for day in (3, 4, 5)]
+    assert json.loads((tmp_path / "periods" / pages[0] / "drift.json").read_text())["columns"]
+
+
+def test_what_was_accepted_is_learnt_anew(two_weeks: Path, tmp_path: Path) -> None:
+    watched, stream = market(two_weeks).watched, "outcomes/cost_per_exposure"
+    state = run(watched, tmp_path, at(10))
+    state.accept(stream, "a new contract", at(10))
+    state.write(tmp_path / STATE_FILE)
+    found = run(watched, tmp_path, at(12))
+    assert len(found.streams[stream].past) == 2 and found.streams[stream].expected is None
+    assert len(found.streams["outcomes/gain_per_cost"].past) == 12
+
+
+def test_an_arm_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    """With its alarm, after a week: an experiment's end is no reason to ring for ever."""
+    made = Market(tmp_path)
+    made.live(1)
+    for file in made.log.rglob("decisions.parquet"):
+        _edit(file, arm="challenger")
+    assert "performance/challenger/calibration" in made.check().streams
+    for _ in range(6):
+        made.live(1)
+        assert "performance/challenger/calibration" in made.check().streams
+    made.live(1)
+    assert "performance/challenger/calibration" not in made.check().streams
+    assert "performance/incumbent/calibration" in made.check().streams
+
+
+def _edit(file: Path, **columns: Any) -> None:
+    import pandas as pd
+
+    pd.read_parquet(file).assign(**columns).to_parquet(file)
+
+
+def test_a_copy_of_the_state_goes_on_elsewhere(two_weeks: Path, tmp_path: Path, judged: State) -> None:
+    run(market(two_weeks).watched, tmp_path / "one", at(7))
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    assert same(run(market(two_weeks).watched, tmp_path / "other", at(13)), judged)

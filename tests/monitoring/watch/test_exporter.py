@@ -1,0 +1,175 @@
+"""What Prometheus reads, beside the state that it is about."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
+from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream
+from tests.repository import ROOT
+
+LABELS = ("group", "arm", "measure", "kind", "reason", "model_version")
+END = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def state() -> State:
+    made = State(checked=END, judged_until=END, model_version="v7")
+    made.groups = {
+        "outcomes": Group(end=END, decisions=900, users=600),
+        "context": Group(end=END, not_judged=NotJudged(reason="no_model", text="it is gone")),
+        "journeys": Group(end=END, not_judged=NotJudged(reason="learning", text="3 periods seen")),
+        "performance": Group(not_judged=NotJudged(reason="nothing_there", text="a rule")),
+    }
+    harm = Alarm(kind="harm", since=END, text="gain_per_decision is lower")
+    made.streams = {
+        "outcomes/gain_per_decision": Stream(
+            value=0.06, expected=0.08, evidence=9e3, needed=4e3, loss=18.0, alarm=harm
+        ),
+        "decisions/incumbent/expected_gain": Stream(value=0.08, evidence=1.0, needed=4e3),
+        "context/a/b": Stream(value=0.01, expected=0.05),
+    }
+    made.broken = {"device": Alarm(kind="data_quality", since=END, text="device has no usable value")}
+    return made
+
+
+def scrape(path: Path) -> dict[tuple[str, ...], float]:
+    """Name and values of labels of each sample."""
+    registry = CollectorRegistry()
+    registry.register(MonitorCollector(path))
+    return parsed(generate_latest(registry).decode())
+
+
+def parsed(text: str) -> dict[tuple[str, ...], float]:
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    found = {}
+    for each in samples:
+        values = [each.labels[name] for name in LABELS if name in each.labels]
+        found[each.name.removeprefix("mtorl_monitor_"), *values] = each.value
+    assert len(found) == len(samples) and all(each.name.startswith("mtorl_monitor_") for each in samples)
+    return found
+
+
+def test_what_the_state_says(tmp_path: Path) -> None:
+    state().write(tmp_path / STATE_FILE)
+    found = scrape(tmp_path / STATE_FILE)
+    gain, device = ("outcomes", "", "gain_per_decision"), ("context", "", "device")
+    expected = {
+        ("state_readable",): 1.0,
+        ("checked_timestamp_seconds",): END.timestamp(),
+        ("period_end_timestamp_seconds", "outcomes"): END.timestamp(),
+        ("period_decisions", "outcomes"): 900.0,
+        ("period_users", "outcomes"): 600.0,
+        ("not_judged", "context", "no_model"): 1.0,
+        ("not_judged", "journeys", "learning"): 0.0,
+        ("not_judged", "performance", "nothing_there"): 0.0,
+        ("value", *gain): 0.06,
+        ("expected", *gain): 0.08,
+        ("evidence_ratio", *gain): 2.25,
+        ("loss", *gain): 18.0,
+        ("alarm", *gain, "harm"): 1.0,
+        ("alarm", *gain, "drift"): 0.0,
+        ("alarm", *device, "data_quality"): 1.0,
+        ("alarm", *device, "harm"): 0.0,
+        ("value", "decisions", "incumbent", "expected_gain"): 0.08,
+        ("alarm", "decisions", "incumbent", "expected_gain", "harm"): 0.0,
+        ("value", "context", "", "a/b"): 0.01,
+        ("retrain_requested",): 0.0,
+        ("state_info", "v7"): 1.0,
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    assert ("not_judged", "outcomes") not in {key[:2] for key in found}
+    assert ("period_end_timestamp_seconds", "performance") not in found, "it has no end"
+    assert ("expected", "decisions", "incumbent", "expected_gain") not in found, "it is not known"
+
+
+def test_the_file_is_read_at_each_scrape(tmp_path: Path) -> None:
+    path, changed = tmp_path / STATE_FILE, state()
+    changed.write(path)
+    registry = CollectorRegistry()
+    registry.register(MonitorCollector(path))
+    assert parsed(generate_latest(registry).decode())["retrain_requested",] == 0.0
+    changed.retrain = RetrainRequest(since=END, reason="device", model_version="v7")
+    changed.write(path)
+    assert parsed(generate_latest(registry).decode())["retrain_requested",] == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
+)
+def test_a_state_that_cannot_be_read_says_only_that(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / STATE_FILE).write_text(text)
+    assert scrape(tmp_path / STATE_FILE) == {("state_readable",): 0.0}
+
+
+def test_a_thousand_columns_do_not_make_a_thousand_series(tmp_path: Path) -> None:
+    many, drift = state(), Alarm(kind="drift", since=END, text="it has moved")
+    many.streams |= {f"context/c{i:04}": Stream(value=0.01, expected=0.05, needed=1e4) for i in range(1_000)}
+    many.write(tmp_path / STATE_FILE)
+    quiet = scrape(tmp_path / STATE_FILE)
+    assert sum(key[0] == "value" for key in quiet) <= MOST_STREAMS
+    assert sum(key[0] == "alarm" for key in quiet) == 3 * MOST_STREAMS
+    # Those with an alarm are there, and what people are woken for before all others.
+    for i in range(0, 1_000, 2):
+        many.streams[f"context/c{i:04}"].alarm = drift
+    many.write(tmp_path / STATE_FILE)
+    loud = scrape(tmp_path / STATE_FILE)
+    alarms = {key for key, value in loud.items() if key[0] == "alarm" and value == 1.0}
+    assert len(alarms) == MOST_STREAMS
+    assert ("alarm", "outcomes", "", "gain_per_decision", "harm") in alarms
+
+
+def test_each_reason_that_is_a_fault_has_a_row_in_its_runbook() -> None:
+    text = (ROOT / "docs" / "runbooks" / "MtorlNotJudged.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.M)) - {"reason"} == set(get_args(Reason)) - set(NO_FAULT)
+
+
+@pytest.mark.integration
+def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) -> None:
+    state().write(tmp_path / STATE_FILE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "cli.main", "monitor", "export", f"--state={tmp_path}", f"--port={port}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "--host=127.0.0.1"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        found = parsed(_get(port, process))
+        assert found["state_readable",] == 1.0
+        assert found["alarm", "outcomes", "", "gain_per_decision", "harm"] == 1.0
+        (tmp_path / STATE_FILE).write_text("{")
+        assert parsed(_get(port, process)) == {("state_readable",): 0.0}
+        second = subprocess.run(
+            [*command, "--host=127.0.0.1"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert second.returncode == 2 and "in use" in second.stderr and "Traceback" not in second.stderr
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and said == ""
+
+
+def _get(port: int, process: subprocess.Popen[str]) -> str:
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                return str(answer.read().decode())
+        except OSError:
+            assert process.poll() is None
+            time.sleep(0.1)

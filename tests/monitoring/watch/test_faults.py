@@ -1,0 +1,359 @@
+"""What goes wrong with a log or a state is said by its name: never a traceback, never a false "nothing is wrong"."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from monitoring.watch.check import run
+from monitoring.watch.state import STATE_FILE, NotJudged, State, StateError
+from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS
+from mtorl.artifact.artifact import ArtifactError
+from mtorl.log.dataset import Column
+from tests.monitoring.watch.market import Market
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Market:
+    """Two days, the first of which was judged."""
+    made = Market(tmp_path)
+    made.live(1)
+    state = made.check()
+    assert {name for name, group in state.groups.items() if group.not_judged is None} == {COLUMNS, LAST_HOURS}
+    made.live(1)
+    return made
+
+
+def newest(market: Market, name: str = "decisions") -> Path:
+    return max(market.log.rglob(f"{name}.parquet"))
+
+
+def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_parquet(file)).to_parquet(file)
+
+
+def without(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda rows: rows.drop(columns=column)
+
+
+def in_context(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Another value in each decision's context; `...`: the column is not there."""
+
+    def change(text: str) -> str:
+        context = json.loads(text) | values
+        return json.dumps({name: value for name, value in context.items() if value is not ...})
+
+    return lambda rows: rows.assign(context=rows["context"].map(change))
+
+
+def why(state: State, group: str) -> NotJudged:
+    found = state.groups[group].not_judged
+    assert found is not None
+    return found
+
+
+def empty_file(market: Market) -> None:
+    newest(market).write_bytes(b"")
+
+
+def no_parquet(market: Market) -> None:
+    newest(market).write_text("decision_id,user_id\n")
+
+
+def cut_off(market: Market) -> None:
+    file = newest(market)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damaged(market: Market) -> None:
+    """Its end, which says what is where, is whole; what is there is not."""
+    file = newest(market)
+    content = bytearray(file.read_bytes())
+    content[100:-6_000] = bytes(len(content[100:-6_000]))
+    file.write_bytes(bytes(content))
+
+
+def no_user(market: Market) -> None:
+    for file in market.log.rglob("decisions.parquet"):
+        edit(file, without("user_id"))
+
+
+def no_event_time(market: Market) -> None:
+    for file in market.log.rglob("decisions.parquet"):
+        edit(file, without("event_time"))
+
+
+def no_time(market: Market) -> None:
+    edit(newest(market), lambda rows: rows.assign(event_time="noon"))
+
+
+def value_is_text(market: Market) -> None:
+    for file in market.log.rglob("outcomes.parquet"):
+        edit(file, lambda rows: rows.assign(value="much"))
+
+
+def outcomes_cut_off(market: Market) -> None:
+    file = newest(market, "outcomes")
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+UNREADABLE = [
+    empty_file,
+    no_parquet,
+    cut_off,
+    damaged,
+    no_user,
+    no_event_time,
+    no_time,
+    value_is_text,
+    outcomes_cut_off,
+]
+
+
+@pytest.mark.parametrize("break_it", UNREADABLE, ids=lambda function: function.__name__)
+def test_an_unreadable_log_is_not_judged_and_tried_again(
+    break_it: Callable[[Market], None], market: Market, tmp_path: Path
+) -> None:
+    whole = {file: file.read_bytes() for file in market.log.rglob("*.parquet")}
+    before = State.read(market.folder / STATE_FILE)
+    break_it(market)
+    for _ in range(2):
+        state = market.check()
+        for group in GROUPS:
+            assert why(state, group).reason == "unreadable_log"
+            assert why(state, group).text and "\n" not in why(state, group).text
+        assert state.judged_until == before.judged_until
+    assert state.streams == before.streams, "nothing was added to the evidence"
+    for file, content in whole.items():
+        file.write_bytes(content)
+    mended = market.check()
+    assert mended.judged_until is not None and mended.judged_until > before.judged_until  # type: ignore[operator]
+    assert len(mended.streams["outcomes/gain_per_decision"].past) == 2
+    assert mended.groups[LAST_HOURS].not_judged is None
+    assert not [name for name in GROUPS if (fault := mended.groups[name].not_judged) and fault.reason != "learning"]
+
+
+def test_a_context_that_is_no_object(market: Market) -> None:
+    """Columns can't be judged, and all else can."""
+    edit(newest(market), lambda rows: rows.assign(context="[1, 2"))
+    state = market.check()
+    assert why(state, COLUMNS).reason == why(state, LAST_HOURS).reason == "unreadable_log"
+    assert "'[1, 2'" in why(state, COLUMNS).text
+    assert why(state, "outcomes").reason == "learning"
+
+
+def test_no_decisions(market: Market) -> None:
+    day = newest(market)
+    day.rename(day.with_suffix(".away"))
+    state = market.check()
+    for group in GROUPS:
+        assert why(state, group).reason == "no_decisions" and "no decision from 2025-03-04" in why(state, group).text
+    day.with_suffix(".away").rename(day)
+    assert why(market.check(), "outcomes").reason == "learning", "it came late, and is judged now"
+    # A day without anybody is passed over once a later one has been judged.
+    market.next += 1
+    assert why(market.check(), "outcomes").reason == "no_decisions"
+    market.live(1)
+    state = market.check()
+    assert state.judged_until is not None and len(state.streams["outcomes/gain_per_decision"].past) == 3
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["empty", "missing"])
+def test_no_log(there: bool, tmp_path: Path) -> None:
+    market = Market(tmp_path)
+    if there:
+        market.log.mkdir()
+    state = market.check()
+    for group in GROUPS:
+        assert why(state, group).reason == "no_decisions"
+        assert str(market.log) in why(state, group).text and "no decisions.parquet" in why(state, group).text
+    assert state.judged_until is None
+
+
+def test_too_few_users(tmp_path: Path) -> None:
+    market = Market(tmp_path)
+    market.live(1)
+    for file in market.log.rglob("decisions.parquet"):
+        edit(file, lambda rows: rows.head(15))
+    state = market.check()
+    for group in GROUPS:
+        assert why(state, group).reason == "too_few_users" and "15" in why(state, group).text
+    assert state.judged_until is not None, "it has been looked at: no more will come"
+
+
+def test_outcomes_missing(market: Market) -> None:
+    """A day of which nothing is known is no day without clicks."""
+    before = State.read(market.folder / STATE_FILE)
+    for file in market.log.rglob("outcomes.parquet"):
+        file.unlink()
+    state = market.check()
+    for group in ("outcomes", "performance"):
+        assert why(state, group).reason == "no_outcomes" and "exposures" in why(state, group).text
+    for stream in ("outcomes/gain_per_decision", "performance/incumbent/calibration"):
+        assert state.streams[stream] == before.streams[stream]
+    assert len(state.streams["decisions/incumbent/exposure_ratio"].past) == 2
+
+
+def test_future_times(market: Market) -> None:
+    """A clock that is a century ahead: what it dated is not in the period where it belongs."""
+    moved = newest(market)
+    before = moved.read_bytes()
+    edit(moved, lambda rows: rows.assign(event_time=rows["event_time"] + pd.Timedelta(36_525, "D")))
+    state = market.check()
+    for group in GROUPS:
+        assert why(state, group).reason == "future_times" and "clock" in why(state, group).text
+    moved.write_bytes(before)
+    assert why(market.check(), "outcomes").reason == "learning"
+    # A few of them are no reason not to judge the others.
+    century = pd.Timestamp("2125-01-01", tz="UTC")
+    edit(moved, lambda rows: rows.assign(event_time=rows["event_time"].where(rows.index > 5, century)))
+    state = market.check()
+    assert why(state, "outcomes").reason == "learning" and state.groups[COLUMNS].not_judged is None
+
+
+@pytest.mark.parametrize(
+    ("change", "summary"),
+    [
+        (in_context(device=None), "has no usable value"),
+        (in_context(hour=...), "is missing"),
+        (in_context(hour="noon"), "has no usable value"),
+        (in_context(hour=1e300), "has no usable value"),
+    ],
+    ids=["null", "missing", "other-type", "too-large"],
+)
+def test_a_column_without_values_is_found_at_once(
+    change: Callable[[pd.DataFrame], pd.DataFrame], summary: str, market: Market
+) -> None:
+    edit(newest(market), change)
+    state = market.check()
+    (alarm,) = state.alarms().values()
+    assert alarm.kind == "data_quality" and summary in alarm.text
+    market.live(1)
+    assert not market.check().alarms(), "it has values again"
+
+
+def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
+    """Six hours are enough: nobody waits for the day's end."""
+    market.live(1)
+
+    def since_18(rows: pd.DataFrame) -> pd.DataFrame:
+        return in_context(placement=None)(rows).where(pd.to_datetime(rows["event_time"]).dt.hour >= 18, rows)
+
+    edit(newest(market), since_18)
+    state = market.check(market.night - timedelta(hours=2, minutes=5))
+    assert state.broken.keys() == {"placement"} and "values missing" in state.broken["placement"].text
+
+
+def test_a_new_column(market: Market) -> None:
+    """The request sends what the model does not know: no fault, until the description names it."""
+    edit(newest(market), in_context(weather="rain"))
+    assert market.check().groups[COLUMNS].not_judged is None
+    spec = market.watched.spec
+    columns = (*spec.context, Column(name="weather", kind="categorical"))
+    wider = replace(market.watched, spec=spec.replace(context=columns))
+    market.live(1)
+    state = run(wider, market.folder, market.night)
+    assert why(state, COLUMNS).reason == "other_columns" and "other context columns" in why(state, COLUMNS).text
+    assert why(state, "outcomes").reason == "learning"
+
+
+def _unreadable_artifact(digest: str) -> Any:
+    raise ArtifactError(f"{digest}: model.json is damaged")
+
+
+@pytest.mark.parametrize(
+    ("sample_of", "text"),
+    [(lambda _: None, "sha256:test, is not there"), (_unreadable_artifact, "sha256:test: model.json is damaged")],
+    ids=["missing", "damaged"],
+)
+def test_no_training_sample(sample_of: Any, text: str, market: Market) -> None:
+    state = run(replace(market.watched, sample_of=sample_of), market.folder, market.night)
+    assert why(state, COLUMNS).reason == "no_model" and text in why(state, COLUMNS).text
+    assert why(state, "outcomes").reason == "learning"
+
+
+def test_nobody_decided_but_fallbacks(market: Market) -> None:
+    edit(newest(market), lambda rows: rows.assign(model_digest=None, fallback_reason="model_error"))
+    assert why(market.check(), COLUMNS).reason == "no_model"
+
+
+def test_a_platforms_own_rule_is_no_fault(tmp_path: Path) -> None:
+    market = Market(tmp_path)
+    market.live(1)
+
+    def rule(rows: pd.DataFrame) -> pd.DataFrame:
+        nothing = {"model_digest": None, "expected_reward": None, "features": None}
+        return rows.assign(**nothing, model_name="rule").astype({"expected_reward": float, "features": "string"})
+
+    for file in market.log.rglob("decisions.parquet"):
+        edit(file, rule)
+    state = market.check()
+    reasons = {name: why(state, name).reason for name in GROUPS}
+    nothing = dict.fromkeys((COLUMNS, "journeys", "performance"), "nothing_there")
+    assert reasons == {**nothing, "decisions": "learning", "outcomes": "learning"}
+    assert "rule" in why(state, COLUMNS).text
+
+
+def test_a_full_disk_is_a_failed_check(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (market.folder / STATE_FILE).read_bytes()
+
+    def full(path: Path, text: str, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left") as error:
+            market.check()
+    assert error.value.errno == errno.ENOSPC
+    assert (market.folder / STATE_FILE).read_bytes() == before
+    assert not [path for path in market.folder.iterdir() if path.name.startswith(".state")]
+    assert why(market.check(), "outcomes").reason == "learning"
+
+
+def test_a_full_disk_for_temporary_files_is_no_fault_of_the_log(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp")
+
+    monkeypatch.setattr("monitoring.watch.check.measure", full)
+    with pytest.raises(OSError, match="No space left"):
+        market.check()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not a monitor's state: Invalid JSON"),
+        ('{"version": 1, "streams": {"a', "not a monitor's state: Invalid JSON"),
+        ("\x00\x01", "not a monitor's state"),
+        ("[]", "not a monitor's state"),
+        ('{"version": 2, "weather": 3}', "a state of version 2, and this program knows version 1"),
+        ('{"version": 1, "weather": 3}', "weather: Extra inputs"),
+        ('{"version": 1, "streams": {"a": {"evidence": "much"}}}', "streams.a.evidence"),
+    ],
+    ids=["empty", "half", "binary", "list", "newer", "unknown-field", "other-type"],
+)
+def test_a_state_that_cannot_be_read_is_one_error(text: str, words: str, market: Market) -> None:
+    (market.folder / STATE_FILE).write_text(text)
+    with pytest.raises(StateError) as error:
+        market.check()
+    assert words in str(error.value) and "move it away" in str(error.value) and "\n" not in str(error.value)
+    assert (market.folder / STATE_FILE).read_text() == text, "it is left as it is"
+
+
+def test_a_state_that_is_a_folder(market: Market) -> None:
+    (market.folder / STATE_FILE).unlink()
+    (market.folder / STATE_FILE).mkdir()
+    with pytest.raises(StateError, match="can't be read: Is a directory"):
+        market.check()

@@ -1,0 +1,249 @@
+"""Every measure beside a count by hand, and what must not count."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monitoring.decision_log import DecisionLog, Period
+from monitoring.watch import measures
+from monitoring.watch.measures import Counted, Measured, measure
+from mtorl.evaluation.expected_auc import expected_auc, realised_auc
+from mtorl.log.gain import Gain
+from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
+from tests.repository import ROOT
+
+DAY = Period("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
+CLICK = Gain.of_spec("click")
+_RIGHT_AFTER_NOON = 12 * 60.0  # minutes from START to the end of the day
+
+
+def count(folder: Path, gain: Gain = CLICK, period: Period = DAY) -> Counted:
+    return measure(DecisionLog.in_folder(folder, period), gain, SPEC.outcome_kinds, SPEC.channels)
+
+
+def by_name(counted: Counted) -> dict[str, Measured]:
+    return {each.stream: each for each in counted.measured}
+
+
+@pytest.fixture(autouse=True)
+def few_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "MIN_USERS", 2)
+
+
+class Written(list[dict[str, Any]]):
+    """Decisions that count, each with what came of it, and a log that holds much else."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        rng = np.random.default_rng(1)
+        decisions, outcomes = [], []
+        for i in range(400):
+            row = self._decision(i, rng)
+            came = {kind: 0.0 for kind in (*SPEC.outcome_kinds, "cost")}
+            counts = True
+            what = rng.choice(["cancelled", "withdrawn", "overridden", "yesterday", "tomorrow", *["usual"] * 12])
+            if what == "withdrawn":  # a second record of the same decision, in any order
+                taken_back = {**row, "withdrawn": True, "expose": False, "fallback_reason": "log"}
+                decisions += [row, taken_back][:: rng.choice([1, -1])]
+                row = taken_back
+            elif what == "overridden":
+                decisions.append(row | {"override": True})
+                counts = False
+            elif what in ("yesterday", "tomorrow"):
+                decisions.append(row | {"event_time": f"2026-01-0{2 if what == 'tomorrow' else 1}T00:00:00+00:00"})
+                decisions[-1]["event_time"] = "2025-12-31T23:59:59.999Z" if what == "yesterday" else "2026-01-02T00:00Z"
+                counts = False
+            else:
+                decisions += [row] * rng.integers(1, 3)
+            name = row["decision_id"]
+            if row["expose"]:
+                for kind in came:
+                    for k in range(rng.integers(0, 3)):
+                        came[kind] += (value := 1.0 if kind == "click" else float(rng.gamma(2.0)))
+                        outcomes += [outcome(f"{kind}-{k}-{name}", name, kind, value)] * rng.integers(1, 3)
+                outcomes.append(outcome(f"late-{name}", name, "click", 1.0, minutes=_RIGHT_AFTER_NOON))
+                if what == "cancelled":
+                    outcomes.append(outcome(f"cancel-{name}", name, "cancel", 0.0))
+            if counts:
+                self.append(row | came | {"shown": row["expose"] and what != "cancelled"})
+        outcomes.append(outcome("dangling", "nobody", "click", 1.0))
+        order = rng.permutation(len(decisions))
+        write(folder, [decisions[i] for i in order], outcomes)
+
+    @staticmethod
+    def _decision(i: int, rng: np.random.Generator) -> dict[str, Any]:
+        length = int(rng.integers(0, 5))
+        at = 1_767_268_800_000_000
+        hours = np.cumsum(rng.integers(1, 40, length))[::-1]
+        features = {
+            "timestamp": at,
+            "prev_channel": [None, *rng.choice(SPEC.channels, length).tolist()],
+            "prev_timestamp": [None, *(at - hours * 3_600_000_000).tolist()],
+            "static": {},
+        }
+        expose, arm = bool(rng.random() < 0.7), str(rng.choice(["incumbent", "challenger", "holdout", "outside"]))
+        return decision(
+            f"d{i}",
+            minutes=float(rng.random() * 60),
+            user_id=f"u{rng.integers(0, 90)}",
+            arm=arm,
+            expose=expose and arm != "holdout",
+            drawn_channel=None if rng.random() < 0.1 else str(rng.choice(SPEC.channels)),
+            propensity=None if rng.random() < 0.1 else float(rng.random() * 0.8 + 0.1),
+            expected_reward=None if rng.random() < 0.1 else float(rng.random()),
+            budget_exhausted=bool(rng.random() < 0.1),
+            fallback_reason="features" if rng.random() < 0.1 else None,
+            features=None if rng.random() < 0.1 else features,
+        )
+
+
+@pytest.mark.parametrize("terms", ["click", {"click": 0.5, "revenue": 2.0}], ids=["click", "weighted"])
+def test_every_measure_is_the_one_counted_by_hand(terms: object, tmp_path: Path) -> None:
+    gain = Gain.of_spec(terms)
+    decided = Written(tmp_path / "log")
+    counted = count(tmp_path / "log", gain)
+    frame = pd.DataFrame(list(decided)).astype({"expected_reward": float, "propensity": float})
+    frame["gain"] = sum(weight * frame[name] for name, weight in gain.terms)
+    assert (counted.decisions, counted.users) == (len(frame), frame["user_id"].nunique())
+    assert counted.exposures == frame["expose"].sum()
+    by_hand = dict(_by_hand(frame))
+    found = by_name(counted)
+    ranks = {f"performance/{arm}/{name}" for arm in ("challenger", "incumbent") for name in ("auc", "expected_auc")}
+    assert found.keys() - ranks == by_hand.keys()
+    for name, (value, se, size) in by_hand.items():
+        assert found[name].value == pytest.approx(value), name
+        assert found[name].se == pytest.approx(se), name
+        assert found[name].size == pytest.approx(size), name
+
+
+def _by_hand(frame: pd.DataFrame) -> Any:
+    built = frame[frame["features"].notna()]
+    channels = built["features"].map(lambda window: [name for name in window["prev_channel"] if name])
+    seen = built[channels.map(len) > 0]
+    newest = seen["features"].map(lambda window: window["prev_timestamp"][-1])
+    at = seen["features"].map(lambda window: window["timestamp"])
+    yield "journeys/history_length", _ratio(built, channels.map(len))
+    yield "journeys/no_history_ratio", _ratio(built, channels.map(len) == 0)
+    yield "journeys/recency_hours", _ratio(seen, (at - newest) / 3.6e9)
+    its = frame[frame["arm"] == "incumbent"]
+    drawn = its[its["drawn_channel"].notna()]
+    for channel in SPEC.channels:
+        yield (
+            f"journeys/last_channel_{channel}_ratio",
+            _ratio(seen, channels[seen.index].map(lambda c: c[-1]) == channel),
+        )
+        yield f"decisions/incumbent/channel_{channel}_ratio", _ratio(drawn, drawn["drawn_channel"] == channel)
+    yield "decisions/incumbent/exposure_ratio", _ratio(its, its["expose"])
+    yield "decisions/incumbent/budget_exhausted_ratio", _ratio(its, its["budget_exhausted"])
+    yield "decisions/incumbent/fallback_ratio", _ratio(its, its["fallback_reason"].notna())
+    known = drawn[drawn["propensity"].notna()]
+    yield "decisions/incumbent/propensity", _ratio(known, known["propensity"])
+    expecting = its[its["expected_reward"].notna()]
+    yield "decisions/incumbent/expected_gain", _ratio(expecting, expecting["expected_reward"])
+    shown = frame[frame["shown"]]
+    yield "outcomes/gain_per_decision", _ratio(frame, frame["gain"])
+    yield "outcomes/gain_per_cost", _ratio(frame, frame["gain"], frame["cost"])
+    yield "outcomes/cost_per_exposure", _ratio(shown, shown["cost"])
+    for kind in (*SPEC.outcome_kinds, "cost"):
+        yield f"outcomes/{kind}_per_decision", _ratio(frame, frame[kind])
+    for arm in ("incumbent", "challenger"):
+        expected = shown[(shown["arm"] == arm) & shown["expected_reward"].notna()]
+        yield f"performance/{arm}/calibration", _ratio(expected, expected["gain"], expected["expected_reward"])
+
+
+def _ratio(frame: pd.DataFrame, over: pd.Series, under: pd.Series | None = None) -> tuple[float, float, float]:
+    under = pd.Series(1.0, frame.index) if under is None else under
+    of_user = pd.DataFrame({"n": over.astype(float), "d": under}).groupby(frame["user_id"]).sum()
+    value, users = of_user["n"].sum() / of_user["d"].sum(), len(of_user)
+    residual = of_user["n"] - value * of_user["d"]
+    se = float(np.sqrt((residual**2).sum() * users / (users - 1)) / of_user["d"].sum())
+    return float(value), se, float(of_user["d"].sum())
+
+
+def test_files_that_lie_there_twice_change_nothing(tmp_path: Path) -> None:
+    Written(tmp_path / "log" / "a")
+    before = count(tmp_path / "log")
+    shutil.copytree(tmp_path / "log" / "a", tmp_path / "log" / "b")
+    after = count(tmp_path / "log")
+    assert after[:4] == before[:4]
+    for one, other in zip(before.measured, after.measured, strict=True):
+        assert (one.stream, one.value, one.se) == (other.stream, pytest.approx(other.value), pytest.approx(other.se))
+
+
+def test_ranking_of_exposures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    p, clicked = rng.random(300), rng.random(300) < 0.4
+    decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", expected_reward=float(p[i])) for i in range(300)]
+    clicks = [outcome(f"e{i}", f"d{i}", "click", 1.0) for i in np.flatnonzero(clicked)]
+    write(tmp_path, decisions, clicks)
+    found = by_name(count(tmp_path))
+    assert found["performance/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
+    assert found["performance/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
+    # Somebody clicks twice: one success. A gain that is no success or failure, like revenue, has no ranking here.
+    one = int(np.flatnonzero(clicked)[0])
+    write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
+    assert by_name(count(tmp_path))["performance/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
+    assert "performance/challenger/auc" not in by_name(count(tmp_path, Gain.of_spec({"click": 1.0, "revenue": 1.0})))
+
+
+def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
+    """A rule of the platform: it says what it does, and no more."""
+    nothing = {"expected_reward": None, "features": None, "model_digest": None, "propensity": None}
+    write(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent", **nothing) for i in range(9)])
+    streams = by_name(count(tmp_path))
+    assert not [name for name in streams if name.startswith(("journeys", "performance"))]
+    assert "decisions/incumbent/expected_gain" not in streams
+    assert streams["decisions/incumbent/exposure_ratio"].value == 1.0
+
+
+def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: Path) -> None:
+    decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent") for i in range(9)]
+    write(tmp_path, decisions)
+    (tmp_path / "outcomes.parquet").unlink()
+    counted = count(tmp_path)
+    assert counted.outcomes_missing and counted.exposures == 9
+    assert not [name for name in by_name(counted) if name.startswith("outcomes/") or "calibration" in name]
+    write(tmp_path, decisions, [outcome("e", "d1", "cost", 0.1)])
+    assert not count(tmp_path).outcomes_missing
+    assert by_name(count(tmp_path))["outcomes/gain_per_decision"].value == 0.0
+    write(tmp_path, [each | {"expose": False} for each in decisions])
+    assert not count(tmp_path).outcomes_missing, "nothing was shown, so nothing came of it"
+
+
+@pytest.mark.parametrize("version", ["version-1", "version-2", "version-3"])
+def test_records_of_earlier_versions(version: str, tmp_path: Path) -> None:
+    """What they lack is not measured of them; all else is."""
+    record = json.loads((ROOT / "tests/serving/golden" / version / "decision.json").read_text())
+    at = START.isoformat()
+    rows = [
+        record | {"decision_id": f"d{i}", "user_id": f"u{i}", "arm": "incumbent", "event_time": at} for i in range(9)
+    ]
+    texts = {name: json.dumps for name, value in record.items() if isinstance(value, dict | list)}
+    pd.DataFrame(rows).assign(**{name: json.dumps(record[name]) for name in texts}).to_parquet(
+        tmp_path / "decisions.parquet"
+    )
+    event = outcome("e", "d1", "click", 1.0)
+    del event["received_time"]  # version 1 of outcomes
+    pd.DataFrame([event]).to_parquet(tmp_path / "outcomes.parquet")
+    old = by_name(count(tmp_path))
+    assert old["outcomes/gain_per_decision"].value == pytest.approx(1 / 9)
+    assert old["decisions/incumbent/exposure_ratio"].value == float(record["expose"])
+    # Beside records of today, they count for what both know.
+    write(tmp_path / "new", [decision(f"n{i}", user_id=f"n{i}", arm="incumbent", expose=False) for i in range(9)])
+    both = by_name(count(tmp_path))
+    assert both["decisions/incumbent/exposure_ratio"].value == pytest.approx(record["expose"] / 2)
+    assert both["journeys/history_length"].size == 9 * (1 + ("features" in record))
+
+
+def test_the_period_has_both_ends(tmp_path: Path) -> None:
+    write(tmp_path, [decision(f"d{i}", i * 60.0, user_id=f"u{i}") for i in range(-13, 13)])
+    assert count(tmp_path).decisions == 24
+    assert count(tmp_path, period=Period("2026-01-01T12:00:00Z", "2026-01-01T14:00:00Z")).decisions == 2
+    assert count(tmp_path, period=Period("2026-02-01", "2026-02-02")) == Counted(0, 0, 0, 0, ())

@@ -1,0 +1,64 @@
+"""The AUC that is to be expected of outcomes that are not known yet, beside that of outcomes that came."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mtorl.evaluation.expected_auc import auc_error, expected_auc, realised_auc
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+
+
+def test_of_the_simulators_truth() -> None:
+    simulator = Simulator(SimulatorConfig(users=4_000, seed=3))
+    log, probability_NC = simulator.log(), simulator.click_probability()
+    channel_N = log["channel"].map({name: i for i, name in enumerate(simulator.spec.channels)}).to_numpy()
+    p_N = probability_NC[np.arange(len(log)), channel_N]
+    came, expected = realised_auc(p_N, log["click"]), expected_auc(p_N)
+    assert abs(expected - came) < 0.01
+    assert came > 0.6, "there is something to rank"
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+def test_of_calibrated_probabilities(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    p_N = 1 / (1 + np.exp(2 - scale * rng.normal(size=60_000)))
+    success_N = rng.random(len(p_N)) < p_N
+    came = realised_auc(p_N, success_N)
+    assert abs(expected_auc(p_N) - came) < 0.01
+    error = auc_error(came, int(success_N.sum()), int((~success_N).sum()))
+    assert 0.0 < error < 0.01 and abs(expected_auc(p_N) - came) < 4 * error
+
+
+def test_what_is_not_calibrated_is_not_seen() -> None:
+    """Why what came of decisions is looked at, too."""
+    rng = np.random.default_rng(2)
+    p_N = 1 / (1 + np.exp(-rng.normal(size=20_000)))
+    assert expected_auc(p_N) - realised_auc(p_N, rng.random(len(p_N)) < 0.3) > 0.1
+
+
+def test_ties_and_nothing_to_rank() -> None:
+    assert expected_auc(np.full(100, 0.2)) == pytest.approx(0.5)
+    assert realised_auc(np.full(4, 0.2), [0, 1, 0, 1]) == pytest.approx(0.5)
+    assert expected_auc([0.0, 1.0]) == 1.0
+    assert expected_auc([0.1, 0.1, 0.9, 0.9]) == pytest.approx(_by_pairs([0.1, 0.1, 0.9, 0.9]))
+    for nothing in ([], [0.0, 0.0], [1.0, 1.0]):
+        assert math.isnan(expected_auc(nothing))
+    assert math.isnan(realised_auc([], [])) and math.isnan(realised_auc([0.1, 0.2], [0, 0]))
+    assert math.isnan(auc_error(0.7, 0, 10)) and math.isnan(auc_error(math.nan, 5, 5))
+
+
+def _by_pairs(p: list[float]) -> float:
+    """Of all pairs of a success and a failure, those in the right order; a tie is half of one."""
+    pairs = [(a * (1 - b), (a > b) + (a == b) / 2) for a in p for b in p]
+    return sum(weight * right for weight, right in pairs) / sum(weight for weight, _ in pairs)
+
+
+def test_error_is_that_of_repeated_draws() -> None:
+    rng = np.random.default_rng(4)
+    p_N = 1 / (1 + np.exp(2 - rng.normal(size=1_500)))
+    drawn = [realised_auc(p_N, rng.random(len(p_N)) < p_N) for _ in range(200)]
+    hits = round(float(p_N.sum()))
+    assert auc_error(float(np.mean(drawn)), hits, len(p_N) - hits) == pytest.approx(float(np.std(drawn)), rel=0.25)
