@@ -3,8 +3,8 @@
     result = check(reference, current, columns, out_dir=run / "drift" / "clean")
 
 Order: schema (columns there, values there, enough users) -> thresholds for a period of this size, kept in the artifact
-or calibrated now -> the scores of each column's tests (`mtorl.drift`), those of Evidently's methods with a page by it
-(`evidently_report`) -> drift.html, drift.json. Broken data never crash the check, because they are what it is for: they
+or calibrated now -> the scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_report`),
+whose scores are the same -> drift.html, drift.json. Broken data never crash the check, because they are what it is for: they
 become findings.
 Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
 the missing share is therefore a test of its own.
@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from monitoring.evidently_report import Filing, score_and_save
+from monitoring.evidently_report import Filing, save_page
 from mtorl.drift.calibration import ALPHA, Size, Thresholds, calibrate
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
@@ -34,6 +34,8 @@ from mtorl.runtime.files import replacing
 
 Scores = dict[tuple[str, str], float]
 """By column and method of the test."""
+Page = Literal["always", "moved", "never"]
+"""When Evidently draws a page; moved: where a column has moved, or lost its values."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def check(
     seed: int = 0,
     title: str = "",
     filing: Filing | None = None,
-    page: bool = True,
+    page: Page = "always",
 ) -> DriftResult:
     """Compare the rows of a period with the reference sample; both have a column user_id.
 
@@ -114,7 +116,7 @@ def check(
         seed: Seed of the calibration.
         title: Of the page; by default it names the period.
         filing: Where Evidently's report is filed, too; None: nowhere.
-        page: Whether Evidently draws drift.html; without it the scores are the same, and its import is saved.
+        page: When Evidently draws drift.html: it takes longer than all else together. The scores are the same.
     """
     started = time.perf_counter()
     out_dir = Path(out_dir)
@@ -134,11 +136,11 @@ def check(
     )
     if result.not_checked is None:
         html = out_dir / "drift.html"
-        draw = partial(score_and_save, html=html, title=title or f"drift: {result.period}", filing=filing)
+        draw = partial(save_page, html=html, title=title or f"drift: {result.period}", filing=filing)
         judged, drawn = _compare(
-            sample_users(reference), sample_users(current), columns, draw if page else None, result, grid, seed
+            sample_users(reference), sample_users(current), columns, draw, page, result, grid, seed
         )
-        result = replace(result, columns=judged, html=str(html) if page and drawn else None)
+        result = replace(result, columns=judged, html=str(html) if drawn else None)
     result = replace(result, seconds=round(time.perf_counter() - started, 3))
     # Whole or not at all: an exporter may read the file at any moment.
     with replacing(Path(result.json)) as unfinished:
@@ -150,12 +152,13 @@ def _compare(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     columns: Sequence[Column],
-    draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], Scores] | None,
+    draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], None],
+    page: Page,
     result: DriftResult,
     grid: ThresholdGrid | None,
     seed: int,
 ) -> tuple[tuple[ColumnDrift, ...], bool]:
-    """Schema check of every column, then the tests of those that can be compared; and whether there was any."""
+    """Schema check of every column, then the tests of those that can be compared; and whether a page was drawn."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
@@ -165,23 +168,23 @@ def _compare(
     thresholds = grid.at(size, kinds, result.alpha) if grid else None
     if thresholds is None:
         thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
-    scores = _own_scores(ref, cur, kinds, all_of_them=draw is None)
-    if draw is not None:
-        scores |= draw(ref, cur, kinds, thresholds)
+    scores = _scores(ref, cur, kinds)
     for name in kinds:
         rows[name] = _judge(rows[name], scores, thresholds)
-    return tuple(rows.values()), True
+    drawn = page == "always" or (page == "moved" and any(row.detected for row in rows.values()))
+    if drawn:
+        draw(ref, cur, kinds, thresholds)
+    return tuple(rows.values()), drawn
 
 
-def _own_scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], all_of_them: bool) -> Scores:
-    """Scores of the tests whose method Evidently does not have, or of all, which are then equal to Evidently's."""
+def _scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str]) -> Scores:
+    """Scores of all tests; those whose method is one of Evidently's are equal to what its page shows."""
     both = pd.concat([reference, current], ignore_index=True)
     in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
     return {
         (name, test.method): test.scorer(both[name])(in_reference, 1.0 - in_reference)
         for name, kind in kinds.items()
         for test in asked_of(kind)
-        if all_of_them or not test.evidently
     }
 
 

@@ -1,4 +1,4 @@
-"""The only file that imports Evidently: the page that explains the scores, the scores that it shows, and its workspace.
+"""The only file that imports Evidently: the page that explains the scores, and its workspace.
 
     evidently ui --workspace monitor/evidently          # each period that was filed, and each column over time
 
@@ -37,7 +37,7 @@ class Filing(NamedTuple):
     model_version: str
 
 
-def score_and_save(
+def save_page(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     kinds: Mapping[str, str],
@@ -45,7 +45,7 @@ def score_and_save(
     html: Path,
     title: str,
     filing: Filing | None = None,
-) -> dict[tuple[str, str], float]:
+) -> None:
     """Write the page about columns that have passed the schema checks.
 
     Args:
@@ -56,9 +56,6 @@ def score_and_save(
         html: Page to write.
         title: Of the page.
         filing: Where the report is filed, too; None: nowhere.
-
-    Returns:
-        By column and method, the score of each test whose method is Evidently's.
     """
     os.environ["DO_NOT_TRACK"] = "1"  # telemetry is on by default and is read at import
     from evidently import DataDefinition, Dataset, Report
@@ -96,11 +93,6 @@ def score_and_save(
     snapshot.save_html(str(html))
     if filing is not None:
         _file(snapshot, filing.workspace, names)
-    return {
-        (metric["config"]["column"], metric["config"]["method"]): float(metric["value"])
-        for metric in snapshot.dict()["metrics"]
-        if metric["config"]["type"].endswith(":ValueDrift")
-    }
 
 
 def _file(snapshot: Any, folder: Path, columns: list[str]) -> None:

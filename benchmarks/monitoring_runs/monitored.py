@@ -91,7 +91,7 @@ class Monitored:
             counted = measure(log, spec.reward.gain, spec.outcome_kinds, spec.channels)
             judged = measure_alarms.judge(self.state.streams, counted.measured, end)
             current = sample_users(rows)
-            result = check(self.reference, current, self.columns, out_dir=folder / "page", grid=self.grid, page=False)
+            result = check(self.reference, current, self.columns, out_dir=folder / "page", grid=self.grid, page="never")
         column_alarms.judge(self.state, result, end, "1")
         self.next += 1
         alarms = self.state.alarms()
@@ -118,7 +118,7 @@ class Monitored:
                     self.columns,
                     out_dir=Path(folder),
                     grid=self.grid,
-                    page=False,
+                    page="never",
                 )
             problems = [column.problem for column in result.columns if column.problem]
             if any(words_of(problem).kind == "data_quality" for problem in problems):

@@ -24,7 +24,7 @@ def main(folder: Path, page: bool) -> None:
     spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
     grid = ThresholdGrid.from_dict(json.loads((folder / "grid.json").read_text()))
     sample = TrainingSample("1", pd.read_parquet(folder / "reference.parquet"), columns, (), grid)
-    watched = Watched(folder / "log", spec, lambda _: sample, pages=page)
+    watched = Watched(folder / "log", spec, lambda _: sample, page="always" if page else "moved")
     state = run(watched, folder / f"state-{page}", START + timedelta(days=1, hours=1))
     faults = {name: why for name, group in state.groups.items() if (why := group.not_judged) is not None}
     assert "context" not in faults and all(why.reason == "learning" for why in faults.values()), faults

@@ -116,7 +116,7 @@ def _days(days: Sequence[int | None], looked: int, within: int | None) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> str:
-    words = {"page": "with Evidently's page of the day, as by default", "no_page": "without it"}
+    words = {"no_page": "a day on which no column has moved", "page": "a day with Evidently's page of the columns"}
     rows = [
         [
             words[name],

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import DriftResult, check
+from monitoring.drift import DriftResult, Page, check
 from monitoring.evidently_report import Filing
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.measures import MIN_USERS, Counted, measure
@@ -58,7 +58,7 @@ class Watched:
         hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
         seed: Of thresholds that an artifact lacks.
         workspace: Where Evidently's reports of the columns are filed; None: nowhere.
-        pages: Whether Evidently draws a page of each period.
+        page: When Evidently draws a page of a period; always where reports are filed.
     """
 
     decision_log: Path
@@ -67,7 +67,7 @@ class Watched:
     hours: int = 24
     seed: int = 7
     workspace: Path | None = None
-    pages: bool = True
+    page: Page = "moved"
 
 
 class _NotJudgedError(Exception):
@@ -264,9 +264,9 @@ def _columns(
     with _reading():
         context, whole = log.context(MAX_ROWS)
         static, users = log.static(MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
-    kept: Any = {"grid": sample.thresholds, "seed": watched.seed, "page": watched.pages and until is not None}
+    kept: Any = {"grid": sample.thresholds, "seed": watched.seed, "page": "never" if until is None else watched.page}
     if until is not None and watched.workspace is not None:
-        kept["filing"] = Filing(watched.workspace, until, sample.model_version)
+        kept |= {"page": "always", "filing": Filing(watched.workspace, until, sample.model_version)}
     title = f"columns of the context, {period}"
     result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, title=title, **kept)
     if result.not_checked is not None:

@@ -160,7 +160,7 @@ def test_without_a_page_the_scores_are_the_same(tmp_path: Path) -> None:
     reference, current = touchpoints(rng, 200), touchpoints(rng, 150, mobile=1.0)
     grid = ThresholdGrid.measure(reference, KINDS, imitations=50)
     drawn = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "a", grid=grid)
-    plain = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "b", grid=grid, page=False)
+    plain = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "b", grid=grid, page="never")
     assert drawn.html is not None and plain.html is None and not (tmp_path / "b" / "drift.html").exists()
     assert drawn.detected_columns == plain.detected_columns == ("device",)
     for one, other in zip(drawn.columns, plain.columns, strict=True):

@@ -56,7 +56,7 @@ class Market:
 
     @property
     def watched(self) -> Watched:
-        return Watched(self.log, SPEC, lambda _: sample(days=self.days), pages=False)
+        return Watched(self.log, SPEC, lambda _: sample(days=self.days), page="never")
 
     def check(self, now: datetime | None = None, **options: Any) -> State:
         return run(self.watched, self.folder, now or self.night, **options)
