@@ -64,13 +64,22 @@ def check(
     from monitoring.watch.state import BusyError, StateError
     from monitoring.watch.training_sample import sample_of_artifact
     from mtorl.log.dataset import DatasetSpec, SpecError
+    from serving.registry import newest
 
     at = _time(now)
     if 24 % hours and hours % 24:
         stop(f"--hours: {hours} neither divides a day nor is whole days, such as 6, 24 or 168", 2)
     with exit_codes(unusable=(StateError, SpecError), failed=(BusyError, OSError)):
         spec = DatasetSpec.load(dataset)
-        watched = Watched(decision_log, spec, sample_of_artifact(_finder(registry, artifact)), hours, seed, workspace)
+        watched = Watched(
+            decision_log,
+            spec,
+            sample_of_artifact(_finder(registry, artifact)),
+            hours,
+            seed,
+            workspace,
+            newest_model=lambda: None if registry is None else newest(registry),
+        )
         found = run(watched, state, at, _progress)
     show(found, state)
     raise typer.Exit(0 if job else exit_code(found))

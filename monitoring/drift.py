@@ -4,8 +4,8 @@
 
 Order: schema (columns there, values there, enough users) -> thresholds for a period of this size, kept in the artifact
 or calibrated now -> the scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_report`),
-whose scores are the same -> drift.html, drift.json. Broken data never crash the check, because they are what it is for: they
-become findings.
+whose scores are the same -> drift.html, drift.json. Broken data never crash the check, because they are what it is for:
+they become findings.
 Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
 the missing share is therefore a test of its own.
 """

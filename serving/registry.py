@@ -13,6 +13,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ def check_kind(registry: Path, simulated: bool) -> None:
 def folder_of(registry: Path, digest: str) -> Path | None:
     """The artifact's folder of the published model with a digest, whichever arm and version; None if there is none."""
     return next((folder for folder, model in _published(registry) if model.get("digest") == digest), None)
+
+
+def newest(registry: Path) -> datetime | None:
+    """When the newest of all published models was trained; None if there is none."""
+    times = [model["created"] for _, model in _published(registry) if "created" in model]
+    return max(map(datetime.fromisoformat, times), default=None)
 
 
 def _published(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

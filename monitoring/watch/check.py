@@ -59,6 +59,7 @@ class Watched:
         seed: Of thresholds that an artifact lacks.
         workspace: Where Evidently's reports of the columns are filed; None: nowhere.
         page: When Evidently draws a page of a period; always where reports are filed.
+        newest_model: When the newest published model was trained; None: nobody knows.
     """
 
     decision_log: Path
@@ -68,6 +69,7 @@ class Watched:
     seed: int = 7
     workspace: Path | None = None
     page: Page = "moved"
+    newest_model: Callable[[], datetime | None] = lambda: None
 
 
 class _NotJudgedError(Exception):
@@ -112,6 +114,7 @@ def run(
                 state.judged_until = end
                 state.write(path)  # a check that is ended in the middle has not done its work for nothing
         _look_at_last_hours(watched, state, now, folder)
+        state.newest_model = watched.newest_model()
         state.checked = now
         state.write(path)
         _prune(folder / "periods")

@@ -47,6 +47,9 @@ class MonitorCollector(Collector):
             return
         assert state.checked is not None
         yield _one("checked_timestamp_seconds", "When the last check ended", state.checked.timestamp())
+        if state.newest_model is not None:
+            newest = state.newest_model.timestamp()
+            yield _one("newest_model_timestamp_seconds", "When the newest published model was trained", newest)
         yield from _groups(state)
         yield from _streams(state)
         waiting = GaugeMetricFamily("mtorl_monitor_retrain_requested", "1 while a request to train anew waits")

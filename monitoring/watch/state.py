@@ -157,6 +157,7 @@ class State(_Part):
         streams: By `group/arm/measure`, or `context/COLUMN`.
         columns_evidence: Evidence that any column has moved.
         broken: Columns without usable values in the last hours, and what is wrong with them.
+        newest_model: When the newest published model was trained; None: nobody knows.
         retrain: The request that waits; None: there is none.
         requested: End of the period for which the last request was made.
         accepted: What people have accepted, the newest last.
@@ -171,6 +172,7 @@ class State(_Part):
     streams: dict[str, Stream] = Field(default_factory=dict)
     columns_evidence: float = 0.0
     broken: dict[str, Alarm] = Field(default_factory=dict)
+    newest_model: datetime | None = None
     retrain: RetrainRequest | None = None
     requested: datetime | None = None
     accepted: list[Acceptance] = Field(default_factory=list)

@@ -87,7 +87,7 @@ def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) ->
 def _of_the_monitor() -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, STATE_FILE)
-        State(checked=datetime.now(UTC)).write(path)
+        State(checked=datetime.now(UTC), newest_model=datetime.now(UTC)).write(path)
         return {metric.name for metric in MonitorCollector(path).collect()}
 
 
