@@ -41,7 +41,9 @@ def check(
     ] = None,
     artifact: Annotated[Path | None, typer.Option(help="Instead: the artifact of the model that decides.")] = None,
     state: StateFolder = _STATE,
-    hours: Annotated[int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1)] = 24,
+    hours: Annotated[
+        int, typer.Option(help="Length of a period; whole days, so that hours are no drift.", min=1, max=8784)
+    ] = 24,
     workspace: Annotated[
         Path | None, typer.Option(help="Evidently workspace in which the columns of each period are filed.")
     ] = None,
@@ -159,6 +161,8 @@ def accept(
 
     with exit_codes(unusable=(StateError,), failed=(BusyError, OSError)), alone(state):
         found = State.read(state / STATE_FILE)
+        if not reason.strip():
+            stop("--reason: say why this is to be expected from now on: others will read it", 2)
         for name in streams:
             found.accept(name, reason, datetime.now(UTC))
         found.write(state / STATE_FILE)
@@ -191,6 +195,8 @@ def _time(text: str) -> datetime:
         at = datetime.fromisoformat(text) if text else datetime.now(UTC)
     except ValueError:
         stop(f"--now: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
+    if not 2000 <= at.year < 3000:
+        stop(f"--now: {text!r} lies outside of the years that a log is of", 2)
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 

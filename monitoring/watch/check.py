@@ -17,17 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import DriftResult, Page, check
+from monitoring.drift import ColumnDrift, DriftResult, Page, check
 from monitoring.evidently_report import Filing
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
-from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, alone
+from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, StateError, alone
 from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS, OF_OUTCOMES, labels_of
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.artifact.artifact import ArtifactError
@@ -42,6 +43,10 @@ EXPORTED_AFTER = timedelta(hours=1)
 MOST_PERIODS = 60
 """That a first check looks back."""
 _KEPT_PAGES = 14
+_HEARD = 0.8  # of the usual share of exposures of which any outcome is known
+_SURE = (
+    2.0  # times the threshold: this is looked at each hour, and in a small shop a few users without a value are chance
+)
 _MOST_AHEAD = 0.1
 """Records from the future beside the decisions of a period, at most: with more, a clock that says what belongs into the
 period is wrong."""
@@ -101,8 +106,7 @@ def run(
     path = folder / STATE_FILE
     with alone(folder):
         state = State.read(path)
-        if state.hours != watched.hours:  # other periods are not comparable
-            state = State()
+        _check_periods(state, watched, now, path)
         state.hours = watched.hours
         ends = list(_ends(watched, state, now))
         ahead = _records_ahead(watched, now) if ends else 0
@@ -200,6 +204,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
             raise _NotJudgedError("unreadable_log", text)
         if not counted.decisions:
             raise _NotJudgedError("no_decisions", _no_decisions(watched, log))
+        _check_outcomes(state, counted)
     except _NotJudgedError as error:
         for name in GROUPS:
             state.groups[name] = Group(end=end, not_judged=error.why)
@@ -221,7 +226,40 @@ def _no_decisions(watched: Watched, log: DecisionLog) -> str:
     return f"no decision from {log.period.since} to {log.period.until}"
 
 
+def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:
+    """A state of other periods is not comparable, and one of the future would be silent until then."""
+    if state.judged_until is None:
+        return
+    if state.hours != watched.hours:
+        raise StateError(
+            f"{path}: its periods have {state.hours} hours, not {watched.hours}: name another state, or move it away"
+        )
+    if state.judged_until > now + timedelta(hours=watched.hours):
+        raise StateError(
+            f"{path}: judged until {state.judged_until:%Y-%m-%d %H:%M}, which is not over yet; was a clock ahead? Move "
+            "it away, and the monitor learns anew from the log"
+        )
+
+
+def _check_outcomes(state: State, counted: Counted) -> None:
+    """Outcomes that are on their way would look like gain that is lost; the period is judged once they are there."""
+    if not counted.exposures or counted.outcomes_missing:
+        return
+    share = counted.heard / counted.exposures
+    usual = median(state.heard) if len(state.heard) >= measure_alarms.FEWEST else 0.0
+    if share < _HEARD * usual:
+        raise _NotJudgedError(
+            "late_outcomes",
+            f"outcomes are known of {share:.0%} of the exposures, {usual:.0%} are usual: are they exported, "
+            "or does whoever reports them lag behind?",
+        )
+    state.heard = [*state.heard[-measure_alarms.MOST :], share]
+
+
 def _judge_measures(state: State, counted: Counted, end: datetime) -> None:
+    if counted.incumbent and state.incumbent and counted.incumbent != state.incumbent:
+        measure_alarms.forget(state.streams, "decisions", INCUMBENT)
+    state.incumbent = counted.incumbent or state.incumbent
     measure_alarms.judge(state.streams, counted.measured, end)
     for name in GROUPS:
         if name == COLUMNS:
@@ -324,11 +362,19 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
     state.groups[LAST_HOURS] = Group(end=end, decisions=result.rows, users=result.users)
     broken = {}
     for column in result.columns:
-        if column.problem is not None and words_of(column.problem).kind == "data_quality":
+        if _is_broken(column):
             since = state.broken[column.column].since if column.column in state.broken else end
-            text = f"{column.column} {words_of(column.problem).summary}: {column.message}"
+            text = f"{column.column} {words_of(str(column.problem)).summary}: {column.message}"
             broken[column.column] = Alarm(kind="data_quality", since=since, text=text)
     state.broken = broken
+
+
+def _is_broken(column: ColumnDrift) -> bool:
+    if column.problem is None or words_of(column.problem).kind != "data_quality":
+        return False
+    if column.score is None or column.threshold is None:  # no column, no value
+        return True
+    return column.score >= _SURE * column.threshold
 
 
 def _period(end: datetime, hours: int) -> Period:

@@ -7,9 +7,9 @@ measured well; twice that is what evidence counts on. Two such periods in a row 
 moved is said by e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
 
 **Seasons.** The training sample is of whole weeks. Where every Sunday differs from them, Sunday is no news: what is
-above its threshold is evidence only if it is also well above what it was in the healthy periods of the last weeks; in
-the first week, only if it is far above its threshold. The price: what differs a little from the training sample on each
-day, from the first week on, is taken for a season.
+above its threshold is evidence only if it is also well above what it was in the healthy periods of the last weeks, or
+twice at this time of the week; in the first week, only if it is far above its threshold. The price: what differs a
+little from the training sample on each day, from the first week on, is taken for a season.
 """
 
 from __future__ import annotations
@@ -59,13 +59,10 @@ def judge(state: State, result: DriftResult, end: datetime, model_version: str) 
         if column.column in moved:
             since = stream.alarm.since if stream.alarm else end
             stream.alarm = Alarm(kind="drift", since=since, text=_text(column))
-            _mark_what_led_to_it(stream)
         else:
             stream.alarm = None
         score, above = column.score or 0.0, exceeded[column.column]
-        kept = PastPeriod(end=end, value=score, evident=above, alarmed=stream.alarm is not None)
-        stream.past.append(kept)
-        del stream.past[:-KEPT]
+        stream.add(PastPeriod(end=end, value=score, evident=above), keep=KEPT)
 
 
 def forget(state: State) -> None:
@@ -83,19 +80,24 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """What a score has to reach to be no season."""
+    """What a score has to reach to be no season.
+
+    One festival must not hide what lasts, nor must what creeps: at other times of the week a column may have been far
+    above its threshold at most.
+    """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
     decided = [*past[:-UNDECIDED], *(period for period in past[-UNDECIDED:] if not period.evident)]
-    return SEASON * max((period.value for period in decided if not period.alarmed), default=0.0)
+    healthy = max((period.value for period in decided if not period.alarmed), default=0.0)
+    return SEASON * max(min(healthy, FAR * threshold), _at_this_time(past, end, threshold))
 
 
-def _mark_what_led_to_it(stream: Stream) -> None:
-    """The periods of evidence before an alarm are no healthy ones either, else a lasting change would become usual."""
-    for period in reversed(stream.past):
-        if not period.evident or period.alarmed:
-            return
-        period.alarmed = True
+def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
+    """What a column was at this time of the week, where that is a season: it was fine at most other times."""
+    if sum(period.value < threshold for period in past) < len(past) / 2:
+        return 0.0
+    same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
+    return same[-2] if len(same) >= 2 else 0.0  # twice at least: once may be a festival
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:

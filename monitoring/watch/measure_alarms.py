@@ -29,6 +29,15 @@ SMALLEST_SHARE = 0.005
 """Of a measure between 0 and 1: the standard deviation of a period, at least."""
 
 
+UNUSUAL = 0.05
+"""Below this p-value a period is evidence: if an alarm comes of it, it was no healthy one."""
+ENDS = 0.25
+"""An alarm ends below this share of the evidence that a stream needs alone: one that ended sooner would ring again."""
+SMALLEST_P = 2e-4
+"""Smaller p-values count as this one: four weeks say nothing of what happens once in a thousand days. So a single day
+raises no alarm, however bad it is."""
+
+
 def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetime) -> int:
     """Add a period to the streams.
 
@@ -55,8 +64,8 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
         _find(streams, kind, family, end)
     for each in measured:
         stream = streams[each.stream]
-        stream.past.append(PastPeriod(end=end, value=each.value, se=each.se, alarmed=stream.alarm is not None))
-        del stream.past[: -(MOST + WAIT) * 2]
+        unusual = p_values.get(each.stream, 1.0) < UNUSUAL
+        stream.add(PastPeriod(end=end, value=each.value, se=each.se, evident=unusual), keep=MOST + WAIT)
     _forget_gone(streams, {each.stream for each in measured})
     return len(p_values)
 
@@ -100,16 +109,29 @@ def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], en
         for name, stream in streams.items()
         if _is_measure(name) and (name in HARM) == (kind == "harm") and (stream.evidence > 0.0 or name in p_values)
     }
-    evidence = add(had, {name: e_of_p(p) for name, p in p_values.items()}, len(had))
+    evidence = add(had, {name: e_of_p(max(p, SMALLEST_P)) for name, p in p_values.items()}, len(had))
     found = alarming(evidence, len(had))
     for name in p_values:
         stream = streams[name]
         stream.evidence, stream.needed = evidence[name], needed(len(had))
-        if name not in found:
+        stands = stream.alarm is not None and stream.evidence >= ENDS * stream.needed
+        if name not in found and not stands:
             stream.alarm = None
         else:
             since = stream.alarm.since if stream.alarm else end
             stream.alarm = Alarm(kind=kind, since=since, text=describe(name, stream))
+
+
+def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
+    """Begin anew with what an arm does: another policy decides for it, and may do otherwise.
+
+    Args:
+        streams: Those of measures.
+        group: Of them.
+        arm: Of them.
+    """
+    for name in [name for name in streams if labels_of(name)[:2] == (group, arm)]:
+        del streams[name]
 
 
 def _is_measure(stream: str) -> bool:
@@ -131,7 +153,7 @@ def describe(name: str, stream: Stream) -> str:
     if stream.low is not None and stream.high is not None:
         text += f" ({stream.low:.4g} to {stream.high:.4g})"
     if stream.expected:
-        text += f": {stream.value / stream.expected - 1:+.1%}"
+        text += f": {(stream.value - stream.expected) / abs(stream.expected):+.1%}"
     if stream.loss:
         what = "money" if name.endswith("cost_per_exposure") else "gain"
         text += f"; {stream.loss:,.4g} of {what} lost in the period"

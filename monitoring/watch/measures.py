@@ -22,7 +22,7 @@ from monitoring.decision_log import DecisionLog, database, find_copies, of_few_c
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
-from mtorl.log.records import CANCEL, each_record, one_record_each
+from mtorl.log.records import CANCEL, MODEL_NAME, each_record, one_record_each
 
 if TYPE_CHECKING:
     import duckdb
@@ -57,6 +57,7 @@ class Counted(NamedTuple):
     exposures: int
     heard: int  # of these, how many have any outcome
     measured: tuple[Measured, ...]
+    incumbent: str = ""  # the policy that took the incumbent's newest decision
 
     @property
     def outcomes_missing(self) -> bool:
@@ -96,7 +97,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         if not counted.outcomes_missing:
             ratios += [*_outcomes(kinds), *_calibration(db)]
         measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
-        return counted._replace(measured=tuple(measured))
+        return counted._replace(measured=tuple(measured), incumbent=_newest_policy(db, INCUMBENT))
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
@@ -109,7 +110,8 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
     db.execute(
         f"""CREATE TABLE taken AS
         SELECT user_id, decision_id, arm, drawn_channel, expose, propensity, expected_reward, fallback_reason,
-               budget_exhausted, withdrawn, built, steps - (parts[1] IS NULL)::INT AS history_length,
+               budget_exhausted, withdrawn, {MODEL_NAME} AS policy, CAST(event_time AS TIMESTAMPTZ) AS taken_at,
+               built, steps - (parts[1] IS NULL)::INT AS history_length,
                parts[2] AS last_channel, parts[3]::DOUBLE AS last_time, parts[4]::DOUBLE AS built_time
         FROM ({one_record_each("decision", read)}) WHERE {log.period.condition()} AND NOT override""",
         log.period.parameters(),
@@ -186,6 +188,12 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
     apart = f"('{OUTSIDE}', '{HOLDOUT}')"
     rows = db.execute(f"SELECT DISTINCT arm FROM decided WHERE arm NOT IN {apart} ORDER BY arm").fetchall()
     return [arm for (arm,) in rows]
+
+
+def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:
+    """By what it is told from others; empty: it has taken no decision, or says nothing of itself."""
+    found = db.execute("SELECT arg_max(policy, taken_at) FROM decided WHERE arm = $arm", {"arm": arm}).fetchone()
+    return str(found[0]) if found and found[0] is not None else ""
 
 
 def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterator[Measured]:

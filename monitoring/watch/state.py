@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from monitoring.watch.streams import COLUMNS, column_stream, labels_of
 from mtorl.runtime.files import replacing
@@ -31,6 +31,7 @@ Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
     "no_decisions",  # in the period
     "no_outcomes",  # of any exposure: nothing says that nothing came
+    "late_outcomes",  # of far fewer exposures than usual: the period is judged once they are there
     "future_times",  # many decisions are dated after the check
     "too_few_users",
     "no_model",  # none took a decision, or its artifact isn't found
@@ -81,17 +82,17 @@ class Alarm(_Part):
     """Stands until its evidence is gone."""
 
     kind: Kind
-    since: datetime  # end of the period that raised it
+    since: AwareDatetime  # end of the period that raised it
     text: str
 
 
 class PastPeriod(_Part):
     """A measure of a period that is over."""
 
-    end: datetime
+    end: AwareDatetime
     value: float
     se: float = 0.0
-    evident: bool = False  # of a column: whether it was above its threshold, and season does not explain it
+    evident: bool = False  # it was unusual; of a column: above its threshold, and season does not explain it
     alarmed: bool = False  # it tells nothing of healthy periods
 
 
@@ -114,16 +115,36 @@ class Stream(_Part):
     low: float | None = None
     high: float | None = None
     evidence: float = 0.0
-    needed: float = 1.0
+    needed: float = Field(default=1.0, gt=0)
     loss: float | None = None
     alarm: Alarm | None = None
     past: list[PastPeriod] = Field(default_factory=list)
+
+    def add(self, period: PastPeriod, keep: int) -> None:
+        """Keep a period; an alarm that stands is about it, and about the periods of evidence that led to the alarm.
+
+        Otherwise a change that takes some periods to be found would be usual by then. Healthy periods are kept however
+        long an alarm stands: without them nobody could say when it is over.
+
+        Args:
+            period: The newest.
+            keep: How many healthy ones are kept, and how many others.
+        """
+        self.past.append(period)
+        if self.alarm is not None:
+            period.alarmed = True
+            for before in reversed(self.past[:-1]):
+                if not before.evident or before.alarmed:
+                    break
+                before.alarmed = True
+        kept = [*[p for p in self.past if not p.alarmed][-keep:], *[p for p in self.past if p.alarmed][-keep:]]
+        self.past = sorted(kept, key=lambda each: each.end)
 
 
 class Group(_Part):
     """What was judged last of a group of measures."""
 
-    end: datetime | None = None
+    end: AwareDatetime | None = None
     decisions: int = 0
     users: int = 0
     not_judged: NotJudged | None = None
@@ -132,7 +153,7 @@ class Group(_Part):
 class RetrainRequest(_Part):
     """Somebody should train anew; what is trained meets the same gate as ever."""
 
-    since: datetime
+    since: AwareDatetime
     reason: str
     model_version: str
 
@@ -141,7 +162,7 @@ class Acceptance(_Part):
     """Somebody has said that what a measure is now is healthy."""
 
     stream: str
-    at: datetime
+    at: AwareDatetime
     reason: str
 
 
@@ -157,6 +178,8 @@ class State(_Part):
         streams: By `group/arm/measure`, or `context/COLUMN`.
         columns_evidence: Evidence that any column has moved.
         broken: Columns without usable values in the last hours, and what is wrong with them.
+        incumbent: The policy that took the incumbent's newest decision.
+        heard: Of the newest periods, the share of exposures of which any outcome was known.
         newest_model: When the newest published model was trained; None: nobody knows.
         retrain: The request that waits; None: there is none.
         requested: End of the period for which the last request was made.
@@ -164,17 +187,19 @@ class State(_Part):
     """
 
     version: Literal[1] = VERSION
-    checked: datetime | None = None
+    checked: AwareDatetime | None = None
     hours: int = 24
-    judged_until: datetime | None = None
+    judged_until: AwareDatetime | None = None
     model_version: str = ""
     groups: dict[str, Group] = Field(default_factory=dict)
     streams: dict[str, Stream] = Field(default_factory=dict)
     columns_evidence: float = 0.0
     broken: dict[str, Alarm] = Field(default_factory=dict)
-    newest_model: datetime | None = None
+    incumbent: str = ""
+    heard: list[float] = Field(default_factory=list)
+    newest_model: AwareDatetime | None = None
     retrain: RetrainRequest | None = None
-    requested: datetime | None = None
+    requested: AwareDatetime | None = None
     accepted: list[Acceptance] = Field(default_factory=list)
 
     @classmethod

@@ -14,8 +14,8 @@ mean run). The mean of the M of J streams is such a detector, too, however the s
 alarms if k streams have M >= J N / k (the e-BH rule of Wang and Ramdas, arXiv:2009.02824): then the mean is N at least,
 so the mean run holds over all streams together, and a single stream needs more than one of many that move at once.
 
-Evidence is kept below twice what one stream alone needs, so that an alarm ends some periods after its cause.
-A smaller M is evidence as well.
+Evidence is kept little above what one stream alone needs, so that an alarm ends some periods after its cause. A
+smaller M is evidence as well.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from collections.abc import Mapping
 
 MEAN_RUN = 1_000
 """Periods until a false alarm, on average, at least: of days, nearly three years."""
+
+MOST = 1.25
+"""Times what one stream alone needs."""
 
 _SMALLEST_P = 1e-12
 
@@ -63,7 +66,7 @@ def add(
         streams: How many there are.
         mean_run: Periods until a false alarm, on average.
     """
-    most = 2.0 * needed(streams, mean_run)
+    most = MOST * needed(streams, mean_run)
     grown = {name: min((evidence.get(name, 0.0) + 1.0) * e, most) for name, e in e_values.items()}
     return {**evidence, **grown}
 

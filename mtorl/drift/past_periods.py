@@ -6,8 +6,9 @@
 Days differ by more than the chance of who came: by weekday, weather, what other campaigns run. So the forecast is that
 of a random-effects model: a period's value = mean + a deviation of its own (variance tau^2, by DerSimonian and Laird,
 1986) + sampling error. It is a t distribution with two degrees of freedom less than there are periods (Higgins,
-Thompson and Spiegelhalter, 2009). Where days hardly differ, or too few have been seen to tell, it is still as wide as
-SMALLEST of the mean: less than that is no news.
+Thompson and Spiegelhalter, 2009). Where neighbouring days are alike, one bad day tells of the next: with the
+correlation r that was seen, tau^2 grows by (1 + r) / (1 - r), as the variance of a long mean does. Where days hardly
+differ, or too few have been seen to tell, it is still as wide as SMALLEST of the mean: less than that is no news.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
+from mtorl.arrays import Floats
+
 FEWEST, MOST = 7, 28
 """Periods that a forecast needs, and that it looks back."""
+_MOST_ALIKE = 0.8
 SMALLEST = 0.02
 """Standard deviation of a period, as a share of the mean, at least."""
 
@@ -60,6 +64,7 @@ class Forecast:
         between = max(0.0, excess / scale)
         random_P = 1.0 / (variance_P + between)
         mean = float(random_P @ value_P / random_P.sum())
+        between *= _of_neighbours(value_P - mean)
         own = max(between, (SMALLEST * mean) ** 2, smallest**2)
         return cls(mean, math.sqrt(own + 1.0 / float(random_P.sum()) + se**2), len(value_P) - 2)
 
@@ -74,3 +79,11 @@ class Forecast:
     def p_apart(self, value: float) -> float:
         """Probability of a value as far from the mean as this one, or farther."""
         return min(1.0, 2.0 * min(self.p_below(value), self.p_above(value)))
+
+
+def _of_neighbours(deviation_P: Floats) -> float:
+    """How much more the variance of a long mean is than that of as many independent periods."""
+    squares = float(deviation_P @ deviation_P)
+    r = float(deviation_P[1:] @ deviation_P[:-1]) / squares if squares > 0.0 else 0.0
+    r = min(max(r, 0.0), _MOST_ALIKE)
+    return (1.0 + r) / (1.0 - r)

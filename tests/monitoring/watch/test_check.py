@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import multiprocessing
 import shutil
@@ -16,7 +15,7 @@ import pytest
 from benchmarks.monitoring_runs.days import START
 from monitoring.watch import check as check_module
 from monitoring.watch.check import run
-from monitoring.watch.state import STATE_FILE, BusyError, State, alone
+from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
 from monitoring.watch.streams import column_stream
 from mtorl.drift.past_periods import FEWEST
 from tests.monitoring.watch.market import Market, sample
@@ -140,14 +139,19 @@ def test_one_check_at_a_time(two_weeks: Path, tmp_path: Path) -> None:
     assert run(market(two_weeks).watched, tmp_path, at(1)).judged_until == at(1, 0.0)
 
 
-def test_another_length_of_periods_begins_anew(two_weeks: Path, tmp_path: Path) -> None:
+def test_another_length_of_periods_needs_another_state(two_weeks: Path, tmp_path: Path) -> None:
     watched = market(two_weeks).watched
-    run(watched, tmp_path, at(3))
-    found = run(replace(watched, hours=48), tmp_path, at(5))
-    assert found.hours == 48
-    ends = [period.end for period in found.streams["outcomes/gain_per_decision"].past]
-    assert ends and {(later - earlier) for earlier, later in itertools.pairwise(ends)} <= {timedelta(hours=48)}
-    assert found.judged_until is not None and found.judged_until <= at(5)
+    before = run(watched, tmp_path, at(3))
+    with pytest.raises(StateError, match="its periods have 24 hours, not 48: name another state"):
+        run(replace(watched, hours=48), tmp_path, at(5))
+    assert State.read(tmp_path / STATE_FILE) == before, "what was accepted is not forgotten by a mistyped option"
+
+
+def test_a_state_of_the_future_is_not_silent(two_weeks: Path, tmp_path: Path) -> None:
+    watched = market(two_weeks).watched
+    run(watched, tmp_path, at(9))
+    with pytest.raises(StateError, match="which is not over yet"):
+        run(watched, tmp_path, at(3))
 
 
 def test_another_model_is_another_comparison(two_weeks: Path, tmp_path: Path, judged: State) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from mtorl.arrays import Floats
-from mtorl.drift.evidence import MEAN_RUN, add, alarming, e_of_event, e_of_p, needed
+from mtorl.drift.evidence import MEAN_RUN, MOST, add, alarming, e_of_event, e_of_p, needed
 
 NAMES = [f"s{i}" for i in range(12)]
 EVIDENCE = st.dictionaries(st.sampled_from(NAMES), st.floats(0.0, 1e7), min_size=1)
@@ -60,7 +60,7 @@ def test_more_evidence_takes_no_alarm_away(evidence: dict[str, float], name: str
 @given(EVIDENCE, st.sampled_from(NAMES), st.floats(0.0, 1e3))
 def test_only_what_was_judged_gains_evidence(evidence: dict[str, float], name: str, e_value: float) -> None:
     grown = add(evidence, {name: e_value}, streams=len(NAMES))
-    assert grown[name] == min((evidence.get(name, 0.0) + 1.0) * e_value, 2 * needed(len(NAMES)))
+    assert grown[name] == min((evidence.get(name, 0.0) + 1.0) * e_value, MOST * needed(len(NAMES)))
     assert {other: grown[other] for other in grown if other != name} == {
         other: evidence[other] for other in evidence if other != name
     }
@@ -134,7 +134,7 @@ def _first_alarms(e_TRJ: Floats, mean_run: float) -> Floats:
     m_RJ, first_R = np.zeros((runs, streams)), np.full(runs, float(most))
     threshold_J = needed(streams, mean_run) / np.arange(1, streams + 1)
     for period in range(most):
-        m_RJ = np.minimum((m_RJ + 1.0) * e_TRJ[period], 2.0 * needed(streams, mean_run))
+        m_RJ = np.minimum((m_RJ + 1.0) * e_TRJ[period], MOST * needed(streams, mean_run))
         ranked_RJ = -np.sort(-m_RJ, axis=1) if m_RJ.sum() >= mean_run * streams else m_RJ * 0.0
         alarm_R = (ranked_RJ >= threshold_J).any(axis=1) & (first_R == most)
         first_R[alarm_R] = period + 1
