@@ -119,7 +119,8 @@ def check(
         with naming_the_manual():
             experiment = Experiment.load(file)
             experiment.check_written()
-            experiment.check(DatasetSpec.load(dataset))
+            spec = DatasetSpec.load(dataset)
+            experiment.check(spec)
         if as_json:
             print_json(_checked(experiment))
             return
@@ -145,6 +146,9 @@ def check(
                 limits = [f"{at_stage.limit:,.2f}" for at_stage in accounts]
                 said = limits[0] if len(set(limits)) == 1 else ", ".join(limits)
                 typer.echo(f"  {account.arm} may spend {said} ({scope}; {paced})")
+        paid = {budget.channel for budget in experiment.budgets}
+        if "*" not in paid and (unpaid := [channel for channel in spec.channels if channel not in paid]):
+            typer.echo(f"  no budget is for {', '.join(unpaid)}: nothing is shown there")
 
 
 def _by_stage(experiment: Experiment) -> list[Experiment]:

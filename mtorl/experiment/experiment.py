@@ -412,6 +412,11 @@ class Experiment(StrictModel):
             raise ExperimentError(f"metrics: {error}") from None
         if self.default_channel not in spec.channels:
             raise ExperimentError(f"default_channel: {self.default_channel!r} is not one of {', '.join(spec.channels)}")
+        for i, budget in enumerate(self.budgets):
+            if budget.channel not in ("*", *spec.channels):
+                # No decision would ever draw on it, and each channel without a budget shows nothing.
+                known = ", ".join(spec.channels)
+                raise ExperimentError(f"budgets[{i}].channel: {budget.channel!r} is not one of {known}; any is '*'")
         places = [f"arms[{i}]" for i in range(len(self.arms))] + ["promotion.before"]
         for place, arm in zip(places, self.policies, strict=False):
             if arm.policy is None or arm.policy == "baseline":

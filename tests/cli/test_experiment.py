@@ -60,6 +60,21 @@ def test_a_file_is_checked_and_says_who_gets_what(files: dict[str, str], tmp_pat
     assert "docs/experiment-file.md" in done.output
 
 
+def test_money_for_channels_that_there_are_not_is_refused_and_channels_without_any_are_named(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    """A budget of one channel alone shows nothing in the others."""
+    file = tmp_path / "money.yaml"
+    for channel, code, said in (
+        ("TV", 2, "budgets[0].channel: 'TV' is not one of search, social, display, video"),
+        ("search", 0, "no budget is for social, display, video: nothing is shown there"),
+    ):
+        budgets = [{"campaign": "*", "channel": channel, "amount": 100}]
+        file.write_text(yaml.safe_dump(experiment("http://arms", default_channel="search", budgets=budgets)))
+        done = mtorl("check", str(file), "--dataset", files["dataset"])
+        assert done.exit_code == code and said in done.output, done.output
+
+
 def test_a_ramp_is_checked_as_a_draft_and_then_its_stages(files: dict[str, str]) -> None:
     """It is at no stage before somebody starts it."""
     content = yaml.safe_load(Path(files["file"]).read_text())

@@ -19,6 +19,7 @@ from pipelines.experiments.operator.inference_services import InferenceServices
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.resource import ExperimentResource
+from tests.features.collect.decision_logs import SPEC as DATASET
 from tests.mtorl.experiment.experiments import FILE
 from tests.pipelines.experiments.fake_cluster import FakeCluster, Killed
 
@@ -187,6 +188,14 @@ def test_what_can_not_be_used_is_said_and_changes_nothing(scene: Scene, broken: 
     assert scene.condition("Accepted")[:2] == ("True", "Usable") and not scene.serving().enabled
     scene.patch(enabled=True)
     assert scene.serving() == before
+
+
+def test_a_budget_of_no_channel_of_the_data_set_is_unusable(scene: Scene) -> None:
+    scene.operator = Prompt(scene.cluster, scene, DATASET, InferenceServices(scene.cluster), clock=lambda: scene.now)
+    scene.patch(budgets=[{"campaign": "*", "channel": "TV", "amount": 1000}])
+    status, reason, message = scene.condition("Accepted")
+    assert (status, reason) == ("False", "Unusable")
+    assert "budgets[0].channel: 'TV' is not one of search, social, display, video" in message
 
 
 def test_a_move_is_looked_at_once(scene: Scene) -> None:
