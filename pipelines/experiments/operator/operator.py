@@ -100,7 +100,7 @@ class Operator:
         self._jumps = ClockJumps(steady)
         self._lock = threading.Lock()
         self._promoted: set[str] = set()  # objects to settle: whoever comes after a crash looks at all of them
-        self._found: dict[str, Known] = {}
+        self._found: dict[tuple[str, str], Known] = {}  # by name and salt: another salt is another experiment
         self.routers = Routers()
 
     def changed(self, name: str) -> None:
@@ -156,7 +156,7 @@ class Operator:
         """What the page and the gauges say: no log is read for it."""
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
-        self._found = {name: found for name, found in self._found.items() if name in names}
+        self._found = {of: found for of, found in self._found.items() if of[0] in names}
         return views_of(self._api, objects, self._found, self._api.namespace, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
@@ -255,7 +255,7 @@ class Operator:
                 looked[asked] = self._reader.look(experiment, since, now)
             if (found := looked[asked]) is None:
                 return None
-            self._found[name] = found
+            self._found = {**self._without(name), (name, experiment.salt): found}
             return found.evidence
 
         reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
@@ -264,8 +264,8 @@ class Operator:
                 step = next_step(resource, look, now, reached)
             experiment, stands = state(resource)
             if stands.phase == "draft":
-                self._found.pop(name, None)  # what was found of an earlier salt says nothing of this one
-            elif name not in self._found or (stands.phase == "promoted" and experiment.holdout):
+                self._found = self._without(name)
+            elif (name, experiment.salt) not in self._found or (stands.phase == "promoted" and experiment.holdout):
                 # Over, or switched off, since before this operator began; or what the holdout shows goes on.
                 look(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
@@ -273,19 +273,24 @@ class Operator:
         except (LogError, OSError) as error:
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
-        known = self._found.get(name, Known())
+        known = self._found.get((name, experiment.salt), Known())
         figures: dict[str, Any] = {} if known.verdict is None else figures_of(known.verdict)
         needed = requirements(experiment, stands, known.evidence, now)
         self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known.evidence, needed))
 
     def _standing(self, resource: ExperimentResource) -> dict[str, Any]:
         try:
-            found = state(resource)[1]
+            experiment, found = state(resource)
         except (ExperimentError, HistoryError):
             return {} if "phase" in resource.status else {"phase": State().phase}
         standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
-        # Figures that are there are of an earlier salt.
-        return {**standing, **dict.fromkeys(FIGURES)} if found.phase == "draft" else standing
+        # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
+        others = any(name == resource.name and salt != experiment.salt for name, salt in self._found)
+        return {**standing, **dict.fromkeys(FIGURES)} if found.phase == "draft" or others else standing
+
+    def _without(self, name: str) -> dict[tuple[str, str], Known]:
+        """What was found of all objects but one; always made anew, since threads read it meanwhile."""
+        return {of: found for of, found in self._found.items() if of[0] != name}
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:

@@ -17,13 +17,15 @@ from pipelines.experiments.resource import ExperimentResource
 _IN_FORCE = {"True": True, "False": False}  # else it is not known
 
 
-def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Known], namespace: str, now: float) -> list[View]:
+def views_of(
+    api: Api, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], namespace: str, now: float
+) -> list[View]:
     """A document of each experiment; one that has never been usable has none.
 
     Args:
         api: Of the API server.
         objects: The experiments.
-        found: What their log said last, by name.
+        found: What their log said last, by name and salt.
         namespace: Where they are, for the commands that are shown.
         now: Seconds since 1970.
     """
@@ -38,7 +40,7 @@ def views_of(api: Api, objects: Sequence[Object], found: Mapping[str, Known], na
         if experiment is not None:
             conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
             known = replace(
-                found.get(resource.name, Known()),
+                found.get((resource.name, experiment.salt), Known()),
                 in_force=_IN_FORCE.get(conditions.get("InForce", {}).get("status")),
                 settled=_settled(conditions),
                 problem=_problem(conditions),

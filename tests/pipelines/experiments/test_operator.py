@@ -498,6 +498,38 @@ def test_page_and_gauges_show_what_was_found_last(scene: Scene) -> None:
     assert scene.operator.views() == []
 
 
+def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way to undo a promotion: those of the salt in between said that nobody had decided anything."""
+
+    def look(experiment: Experiment, since: float, now: float) -> Known:
+        users = {"a": 500, "b": 3}[experiment.salt]
+        arms = {name: {"users": users, "cost": 1.0} for name in ARMS}
+        evidence = Evidence("inconclusive", f"of {experiment.salt}", "challenger", (), ARMS)
+        return Known({**VERDICT, "arms": arms}, evidence, looked=now)
+
+    def shown() -> tuple[int | None, int | None]:
+        (view,) = scene.operator.views()
+        verdict = view["verdict"]
+        return scene.status.get("users"), verdict and sum(arm["users"] for arm in verdict["arms"].values())
+
+    monkeypatch.setattr(scene, "look", look)
+    scene.patch(move={"to": "50%", "reason": "go"})
+    scene.operator.advance()
+    scene.patch(move={"to": "promoted", "reason": "it wins"})
+    scene.operator.advance()
+    assert shown() == (1000, 1000)
+    won = {**SPEC["arms"][0], "policy": None, "endpoint": "http://127.0.0.1:8085/v1/models/challenger:predict"}
+    arms = [{**{name: value for name, value in won.items() if value}, "model_digest": "29f665"}, SPEC["arms"][1]]
+    scene.patch(salt="b", arms=arms, move={"to": "50%", "reason": "the next one"})
+    assert shown() == (None, None), "nobody has looked at its log yet"
+    scene.operator.advance()
+    assert shown() == (6, 6)
+    scene.patch(salt="a", move=None)
+    assert shown() == (None, None)
+    scene.operator.advance()
+    assert scene.status["phase"] == "promoted" and shown() == (1000, 1000)
+
+
 def test_the_page_and_the_condition_agree_on_what_routers_have(scene: Scene) -> None:
     begin(scene)
 
