@@ -23,7 +23,7 @@ from cli.experiment import JsonOption, app, input_errors, print_json
 if TYPE_CHECKING:
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.history import Promoted
-    from mtorl.experiment.stage_machine import Hold, Move, State
+    from mtorl.experiment.stage_machine import Evidence, Hold, Move, State
     from pipelines.experiments.folder import ExperimentFolder
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")]
@@ -135,6 +135,9 @@ def stop_(
 def promote(
     file: FileArgument,
     challenger: ChallengerOption = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if no decision of it is in the log, or the log can't be read.")
+    ] = False,
     state: StateOption = None,
     reason: ReasonOption = "promoted by hand",
     as_json: JsonOption = False,
@@ -145,21 +148,28 @@ def promote(
 
     The incumbent's arm answers where the challenger did, at once. The next start of `mtorl serve` makes a model of its
     run the incumbent's own, whatever run it serves then. `mtorl experiment rollback` undoes both.
+
+    A challenger of which nothing at all is known is refused without --force. One that has not won is promoted, and
+    what its verdict is, is said.
     """
     with _changing(file, state) as folder:
+        from monitoring.experiments.look import unsupported
+        from mtorl.experiment.stage_machine import in_force
+        from pipelines.experiments.controller import check_promotion
+        from pipelines.experiments.look import known_now
+
         experiment, stands = _stands(folder)
         names = [arm.name for arm in experiment.arms if arm.name != "incumbent"]
-        serving = folder.last_in_force()
-        _act(
-            folder,
-            "move",
-            reason,
-            as_json,
-            to="promoted",
-            challenger=challenger or (names[0] if len(names) == 1 else None),
-        )
-        if serving is not None and stands.since is not None and not as_json:
-            _say_doubts(folder, serving, stands.since)
+        who = challenger or (names[0] if len(names) == 1 else None)
+        check_promotion(folder, who)
+        assert who is not None
+        known = known_now(folder, in_force(experiment, stands), stands.since or 0.0, time.time())
+        missing = unsupported(known, who)
+        if missing is not None and not force:
+            stop(f"{file}: {missing}: nothing supports a promotion; --force promotes it all the same", 2)
+        _act(folder, "move", reason, as_json, to="promoted", challenger=who, evidence=known.evidence)
+        if not as_json:
+            _say_doubts(folder, missing, known.evidence)
 
 
 @app.command()
@@ -346,22 +356,12 @@ def _act(
         )
 
 
-def _say_doubts(folder: ExperimentFolder, serving: Experiment, since: float) -> None:
-    """What speaks against a promotion; afterwards, since a large log takes a while to read."""
-    from mtorl.log.touchpoints import LogError
-    from pipelines.experiments.look import evidence_now
-
-    try:
-        found = evidence_now(folder, serving, since)
-    except (LogError, OSError) as error:
-        typer.echo(f"its log can't be read, so nobody knows whether it wins: {error}", err=True)
+def _say_doubts(folder: ExperimentFolder, missing: str | None, found: Evidence | None) -> None:
+    """What speaks against a promotion."""
+    if missing is None and found is not None and found.token == "ship":
         return
-    if found is None or found.token != "ship":
-        said = "inconclusive: nobody has decided anything" if found is None else f"{found.token}: {found.reason}"
-        typer.echo(
-            f"promoted all the same: its verdict is {said} (mtorl experiment rollback {folder.file} undoes it)",
-            err=True,
-        )
+    said = missing or (f"its verdict is {found.token}: {found.reason}" if found is not None else "there is no verdict")
+    typer.echo(f"promoted all the same: {said} (mtorl experiment rollback {folder.file} undoes it)", err=True)
 
 
 def _who_decides(serving: Experiment, what: dict[str, Any]) -> str:

@@ -52,3 +52,16 @@ def look(
         spend=spend_of(log, experiment, now) if spend is None else spend,
         looked=now,
     )
+
+
+def unsupported(known: Known, challenger: str) -> str | None:
+    """Why nothing at all is known of a challenger, good or bad; None: the log has decisions of it.
+
+    Args:
+        known: What a look has found.
+        challenger: Who might be promoted.
+    """
+    if known.problem is not None:
+        return f"its log can't be read, so nobody knows whether it wins: {known.problem}"
+    arms = {} if known.traffic is None else known.traffic["arms"]
+    return None if challenger in arms else f"no decision of {challenger} is in the log"

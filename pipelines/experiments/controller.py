@@ -99,6 +99,7 @@ def act(
     to: Phase | None = None,
     challenger: str | None = None,
     served: Mapping[str, str] | None = None,
+    evidence: Evidence | None = None,
 ) -> Experiment:
     """Do something to an experiment, and return what is in force from then on.
 
@@ -111,6 +112,7 @@ def act(
         to: Of a move: where to.
         challenger: Of a promotion: who.
         served: Of what was handed over: the versions.
+        evidence: What was known, for the history; None: nobody has asked.
 
     Raises:
         IllegalEvent: It can't happen now.
@@ -140,7 +142,20 @@ def act(
             store.put_in_force(serving)
             return serving
         event = {"by": by, "reason": reason, "at": at, "to": to, "challenger": challenger, "served": served}
-        return _do(store, experiment, kind, **event)
+        return _do(store, experiment, kind, **event, evidence=None if evidence is None else plain(evidence))
+
+
+def check_promotion(store: ExperimentStore, challenger: str | None) -> None:
+    """Whether a person may promote a challenger now, before anybody looks at what supports it.
+
+    Raises:
+        IllegalEvent: It can't happen now.
+        ExperimentError: The file can't be used.
+        HistoryError: The history can't be read.
+    """
+    experiment, _ = state(store)
+    move = {"to": "promoted", "challenger": challenger, "by": "person", "reason": "asked for", "at": 0.0}
+    next_event(store.events(), experiment, "move", **move)  # type: ignore[arg-type]
 
 
 def next_step(store: ExperimentStore, look: Look, now: float, reached: float | None = None) -> Move | Hold:

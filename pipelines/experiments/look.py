@@ -57,6 +57,21 @@ def evidence_now(
         return stage_evidence(log, served, spec.reward.gain, since, budget_per_decision=budget)
 
 
+def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: float) -> Known:
+    """All that the router's log says, now; that it can't be read, as its `problem`.
+
+    Args:
+        folder: Where the experiment is.
+        served: As it is in force.
+        since: When its time at this stage began, seconds since 1970.
+        now: Seconds since 1970.
+    """
+    try:
+        return _looked(folder, served, since, Known(), now, ())
+    except (ExperimentError, LogError, OSError) as error:
+        return Known(problem=str(error))
+
+
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
     """Say that the traffic is a replay of a log, for every look at it.
 

@@ -1,7 +1,7 @@
 """An experiment on a cluster: a custom resource, whose status keeps the history, and a ConfigMap with what is in force.
 
     resource = ExperimentResource.read(api, "spring")
-    follow(resource, now)                        # what people ask for in `spec`: kill switch, moves
+    follow(resource, now, known)                 # what people ask for in `spec`: kill switch, moves
     next_step(resource, look, now)               # what the ramp does (pipelines.experiments.controller)
 
     kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
@@ -21,11 +21,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
+from monitoring.experiments.look import unsupported
+from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
 from mtorl.experiment.history import Event, HistoryError, IllegalEvent, replaced_by, serves_since_before, state_of
 from mtorl.experiment.layers import conflict
@@ -34,7 +36,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import StrictModel, Text, first_fault
 from pipelines.experiments.api import Api, Object
 from pipelines.experiments.config_map import Entry, entries, hand_over
-from pipelines.experiments.controller import act, state, taken_back
+from pipelines.experiments.controller import act, check_promotion, state, taken_back
 from pipelines.experiments.handover import Neighbour
 
 
@@ -51,6 +53,23 @@ class MoveRequest(StrictModel):
     """Who is promoted; by default, the only one."""
     reason: Text
     """Why, for the history."""
+    force: bool = False
+    """Of a promotion: also if no decision of the challenger is in the log, or the log can't be read."""
+
+    @model_validator(mode="after")
+    def _force_is_of_this_move(self) -> MoveRequest:
+        if self.force and self.to in STAGES:
+            # A patch keeps what it does not name: so the next try does not begin with it, and be promoted by it.
+            raise ValueError("force is about a promotion: set it to null, since a patch keeps it")
+        return self
+
+
+class Declined(NamedTuple):
+    """What people asked for and did not get."""
+
+    words: str
+    waits: bool = False
+    """Whether it is looked at again; else it has to be asked for again."""
 
 
 class ExperimentResource:
@@ -249,15 +268,16 @@ class ExperimentResource:
         yield
 
 
-def follow(resource: ExperimentResource, now: float) -> str | None:
+def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
     """Do what people ask for in the spec: the kill switch, then a move that was not looked at yet.
 
     Args:
         resource: The experiment.
         now: Seconds since 1970.
+        known: What their log said last of each, by name and salt.
 
     Returns:
-        Why what was asked for last is refused; None: it was done.
+        Why what was asked for last is not done; None: it was.
 
     Raises:
         ExperimentError: The spec can't be used. The kill switch works all the same.
@@ -273,27 +293,35 @@ def follow(resource: ExperimentResource, now: float) -> str | None:
         _, found = state(resource)
     except (ExperimentError, HistoryError):
         if serving is not None:
-            _harm_ends(resource, serving, off, now)
+            _harm_ends(resource, serving, off, now, known)
         raise
     if off != found.killed and found.phase not in OVER:
         kind: Literal["kill", "resume"] = "kill" if off else "resume"
         act(resource, kind, by="person", reason=f"spec.enabled is {str(not off).lower()}", at=now)
-    refused = _move(resource, now)
-    if off and refused is None and state(resource)[1].phase == "promoted":
-        return "a challenger is promoted, and goes on: a move to rolled back gives everybody the incumbent of before"
-    return refused
+    declined = _move(resource, now, known)
+    if off and declined is None and state(resource)[1].phase == "promoted":
+        return Declined(
+            "a challenger is promoted, and goes on: a move to rolled back gives everybody the incumbent of before"
+        )
+    return declined
 
 
-def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
+def _harm_ends(
+    resource: ExperimentResource,
+    serving: Experiment,
+    off: bool,
+    now: float,
+    known: Mapping[tuple[str, str], Known],
+) -> None:
     """Kill switch and rollback of what is in force, with a spec that can't be used."""
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
         act(resource, "kill", by="person", reason="spec.enabled is false", at=now)
     if (resource.spec.get("move") or {}).get("to") == "rolled back":
-        _move(resource, now)
+        _move(resource, now, known)
 
 
-def _move(resource: ExperimentResource, now: float) -> str | None:
+def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
     asked = resource.spec.get("move")
     if not asked:
         return None
@@ -306,7 +334,26 @@ def _move(resource: ExperimentResource, now: float) -> str | None:
         challenger = (move.challenger or _only_challenger(resource)) if phase == "promoted" else None
         if _was_made(resource, phase, challenger, move.reason):
             raise IllegalEvent(f"{phase} was asked for in the same words before, and made: give another reason")
-        act(resource, "move", by="person", reason=move.reason, at=now, to=phase, challenger=challenger)
+        evidence = None
+        if phase == "promoted":
+            check_promotion(resource, challenger)
+            found = known.get((resource.name, str(resource.spec.get("salt"))))
+            if found is None and not move.force:
+                return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
+            evidence = None if found is None else found.evidence
+            missing = None if found is None else unsupported(found, str(challenger))
+            if missing is not None and not move.force:
+                raise IllegalEvent(f"{missing}: nothing supports a promotion; `force: true` promotes it all the same")
+        act(
+            resource,
+            "move",
+            by="person",
+            reason=move.reason,
+            at=now,
+            to=phase,
+            challenger=challenger,
+            evidence=evidence,
+        )
     except ValidationError as error:
         refused = f"move: {first_fault(error)}"
     except IllegalEvent as error:
@@ -314,7 +361,7 @@ def _move(resource: ExperimentResource, now: float) -> str | None:
     else:
         return None
     resource.write({"move": resource.moved})
-    return refused
+    return Declined(refused)
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from cli import experiment_stages
 from cli.main import app
 from cli.run import served_file
+from monitoring.experiments.document import ArmTraffic, Traffic
+from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence, Hold
 from tests.features.collect.decision_logs import SPEC, decision, write
@@ -61,7 +63,10 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert "5%, switched off" in off.stdout and off.exit_code == 5
     mtorl("resume", file)
     assert serving(file).enabled
-    promoted = mtorl("promote", file)
+    refused = mtorl("promote", file)
+    assert refused.exit_code == 2 and "its log can't be read, so nobody knows whether it wins" in refused.stderr
+    assert "--force promotes it all the same" in refused.stderr and serving(file).arm("incumbent").policy == "baseline"
+    promoted = mtorl("promote", file, "--force")
     assert promoted.exit_code == 0
     assert promoted.stdout.startswith("mtorl-vs-rules: promoted: everybody gets what challenger decides")
     assert "its log can't be read, so nobody knows whether it wins" in promoted.stderr
@@ -77,14 +82,36 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert said["events"][2]["reason"] == "clicks are gone"
 
 
+def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
+    """Let a log say that, and have decisions of these arms."""
+    counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
+    traffic = Traffic(first=None, last=None, shadow=False, arms=dict.fromkeys(arms, counts))
+    known = Known(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
+    monkeypatch.setattr("pipelines.experiments.look.known_now", lambda *_: known)
+
+
 @pytest.mark.parametrize(("token", "said"), [("ship", False), ("inconclusive", True)])
 def test_a_promotion_against_the_evidence_says_so(
     file: Path, monkeypatch: pytest.MonkeyPatch, token: Any, said: bool
 ) -> None:
-    evidence = Evidence(token, "its interval", "challenger", (), {})
-    monkeypatch.setattr("pipelines.experiments.look.evidence_now", lambda *_: evidence)
+    found(monkeypatch, token, "incumbent", "challenger")
     mtorl("start", file)
-    assert (f"promoted all the same: its verdict is {token}: its interval" in mtorl("promote", file).stderr) == said
+    done = mtorl("promote", file)
+    assert (f"promoted all the same: its verdict is {token}: its interval" in done.stderr) == said
+    event = json.loads(file.with_suffix("").joinpath("history.jsonl").read_text().splitlines()[-1])
+    assert event["evidence"]["token"] == token, "the history has what was known"
+
+
+def test_a_challenger_that_nobody_has_asked_is_not_promoted_without_force(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found(monkeypatch, "inconclusive", "incumbent")
+    early = mtorl("promote", file)
+    assert early.exit_code == 2 and "it has not begun" in early.stderr, "that is said first"
+    mtorl("start", file)
+    refused = mtorl("promote", file)
+    assert refused.exit_code == 2 and "no decision of challenger is in the log" in refused.stderr
+    assert "promoted all the same: no decision of challenger" in mtorl("promote", file, "--force").stderr
 
 
 def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file: Path) -> None:
@@ -92,7 +119,7 @@ def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file
     fields = {**yaml.safe_load(file.read_text()), "arms": arms}
     file.write_text(yaml.safe_dump(fields))
     mtorl("start", file)
-    mtorl("promote", file)
+    mtorl("promote", file, "--force")
     arms[0]["endpoint"] = "http://challenger/decide"
     file.write_text(yaml.safe_dump({**fields, "salt": "next"}))
     assert mtorl("start", file).exit_code == 0
@@ -106,7 +133,7 @@ def test_status_says_who_is_held_out(file: Path) -> None:
     file.write_text(file.read_text() + "holdout: 0.02\n")
     mtorl("start", file)
     assert "  held out: 0.02 of the users are in no arm\n" in mtorl("status", file).stdout
-    assert mtorl("promote", file).exit_code == 0
+    assert mtorl("promote", file, "--force").exit_code == 0
     said = mtorl("status", file).stdout
     assert "keep the incumbent of before: mtorl experiment watch says what the promotion brings" in said
     assert json.loads(mtorl("status", file, "--json").stdout)["holdout"] == 0.02

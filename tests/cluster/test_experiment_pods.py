@@ -210,7 +210,7 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
             ("promoted", "HandedOver", "challenger/first", serve["challenger"]),
             ("rolled back", "RolledBack", "incumbent/first", serve["incumbent"]),
         ):
-            pods.people.patch(NAME, move={"to": to, "reason": "a test"})
+            pods.people.patch(NAME, move={"to": to, "reason": "a test", "force": True})  # the log is exported later
             wait_until(reason, lambda reason=reason: settled(reason), 300, pods.state)
             wait_until("one version", lambda version=version: versions() == {version}, 60, pods.state)
             wait_until("its model", lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)

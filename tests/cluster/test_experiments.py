@@ -148,7 +148,7 @@ def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: O
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
     cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     for to in ("shadow", "50%", "promoted"):
-        cluster_of.patch("first", move={"to": to, "reason": "on"})
+        cluster_of.patch("first", move={"to": to, "reason": "on", "force": to == "promoted"})  # there is no log
         wait_until(to, lambda to=to: cluster_of.phase("first") == to, state=operator.log)
     assert cluster_of.condition("first", "Accepted") == ("True", "Usable")
     assert cluster_of.in_force().arm("incumbent").url == cluster_of.in_force().arm("challenger").url
@@ -259,7 +259,7 @@ def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
     with OperatorProcess(made.namespace, tmp_path, config) as operator:
         cluster.apply("spring", {**spec(arms=arms), "move": {"to": "50%", "reason": "go"}})
         wait_until("its start", lambda: cluster.phase("spring") == "50%", state=operator.log)
-        cluster.patch("spring", move={"to": "promoted", "reason": "it wins"})
+        cluster.patch("spring", move={"to": "promoted", "reason": "there is no log", "force": True})
         wait_until("the hand-over", lambda: settled() == ("True", "HandedOver"), state=operator.log, seconds=120)
         assert version() == ("challenger/first", "challenger/first")
         assert cluster.in_force("spring").arm("incumbent").endpoint == arms[0]["endpoint"]

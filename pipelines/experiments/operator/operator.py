@@ -18,6 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from monitoring.experiments.document import View
@@ -190,7 +191,7 @@ class Operator:
             return False
         try:
             with self._events(resource):
-                refused = follow(resource, self._clock())
+                declined = follow(resource, self._clock(), self._found)
                 put_in_force(resource)
         except (ExperimentError, HistoryError) as error:
             reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
@@ -200,8 +201,8 @@ class Operator:
             if resource.switched_off_by_hand():
                 words = "the ConfigMap was edited, and what it switched off stays off until this object is changed"
                 said = Condition("Accepted", "True", "SwitchedOffByHand", words)
-            if refused is not None:
-                said = Condition("Accepted", "True", "Refused", refused)
+            if declined is not None:
+                said = Condition("Accepted", "True", "Held" if declined.waits else "Refused", declined.words)
             elif said.reason == "Usable":
                 said = _still_refused(resource) or said
         self._say(resource, self._standing(resource), said)
@@ -253,8 +254,7 @@ class Operator:
             asked = experiment.version, since
             if asked not in looked:
                 looked[asked] = self._reader.look(experiment, since, now)
-            if (found := looked[asked]) is None:
-                return None
+            found = looked[asked] or Known(looked=now)
             self._found = {**self._without(name), (name, experiment.salt): found}
             return found.evidence
 
@@ -265,12 +265,14 @@ class Operator:
             experiment, stands = state(resource)
             if stands.phase == "draft":
                 self._found = self._without(name)
-            elif (name, experiment.salt) not in self._found or (stands.phase == "promoted" and experiment.holdout):
+            elif not self._knows(experiment) or (stands.phase == "promoted" and experiment.holdout):
                 # Over, or switched off, since before this operator began; or what the holdout shows goes on.
                 look(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
             return  # said by `_follow`
         except (LogError, OSError) as error:
+            of = (name, str(resource.spec.get("salt")))
+            self._found = {**self._without(name), of: replace(self._found.get(of, Known()), problem=str(error))}
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
         known = self._found.get((name, experiment.salt), Known())
@@ -287,6 +289,10 @@ class Operator:
         # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
         others = any(name == resource.name and salt != experiment.salt for name, salt in self._found)
         return {**standing, **dict.fromkeys(FIGURES)} if found.phase == "draft" or others else standing
+
+    def _knows(self, experiment: Experiment) -> bool:
+        known = self._found.get((experiment.name, experiment.salt))
+        return known is not None and known.verdict is not None
 
     def _without(self, name: str) -> dict[tuple[str, str], Known]:
         """What was found of all objects but one; always made anew, since threads read it meanwhile."""

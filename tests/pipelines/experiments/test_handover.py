@@ -34,7 +34,8 @@ def scene() -> Scene:
 
 
 def move(scene: Scene, to: str, name: str = NAME) -> None:
-    scene.cluster.patch(name, move={"to": to, "reason": f"because, {scene.cluster.requests}"})
+    asked = {"to": to, "reason": f"because, {scene.cluster.requests}"}
+    scene.cluster.patch(name, move={**asked, "force": True} if to == "promoted" else asked)
     scene.operator.changed(name)
 
 
@@ -258,7 +259,7 @@ def test_a_slow_check_of_a_server_holds_no_kill_switch_and_no_rollback_up(scene:
     scene.cluster.patch("other", arms=[{**arm, "endpoint": "http://bidder/decide"} for arm in UNPINNED])
     Operator.changed(scene.operator, "other")
     assert scene.serving("other").enabled
-    scene.cluster.patch(NAME, move={"to": "promoted", "reason": "won"})
+    scene.cluster.patch(NAME, move={"to": "promoted", "reason": "won", "force": True})
     Operator.changed(scene.operator, NAME)
     settling = threading.Thread(target=scene.operator.settle)
     settling.start()
@@ -340,7 +341,7 @@ def test_killed_at_any_request_nothing_is_told_twice_and_nothing_forgotten(seed:
     asked = ["50%", "promoted", *(["rolled back"] if rng.random() < 0.6 else [])]
     told = scene.cluster.told
     for to in asked:
-        scene.cluster.patch(NAME, move={"to": to, "reason": to})
+        scene.cluster.patch(NAME, move={"to": to, "reason": to, "force": to == "promoted"})
         for _ in range(rng.randrange(1, 5)):
             setattr(
                 scene.cluster, rng.choice(["dies_before", "dies_after"]), scene.cluster.requests + rng.randrange(25)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.experiments.document import ArmTraffic, Traffic
 from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
@@ -27,6 +28,12 @@ HOUR = 3600.0
 SPEC = {name: value for name, value in FILE.items() if name != "name"}
 NAME = str(FILE["name"])
 ARMS = {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
+TRAFFIC = Traffic(
+    first=None,
+    last=None,
+    shadow=False,
+    arms={name: ArmTraffic(decisions=500, exposures=400, fallbacks=0, channels={}) for name in ARMS},
+)
 VERDICT = {
     "verdict": "inconclusive",
     "reason": "contains zero",
@@ -52,7 +59,7 @@ class Scene:
         self.now = 0.0
         self.put_forward = 0.0
         self.evidence: Callable[[], Known | None] = lambda: Known(
-            VERDICT, Evidence("inconclusive", "contains zero", "challenger", (), ARMS), looked=self.now
+            VERDICT, Evidence("inconclusive", "contains zero", "challenger", (), ARMS), traffic=TRAFFIC, looked=self.now
         )
         self.cluster.apply(NAME, {**SPEC, **changes})
         self.restart()
@@ -291,6 +298,7 @@ def test_a_second_experiment_waits_for_the_end_of_the_first(scene: Scene) -> Non
     assert scene.serving().enabled, "its kill switch is not that of the first one"
     scene.cluster.patch("second", enabled=True)
     scene.patch(move={"to": "50%", "reason": "on"})
+    scene.operator.advance()
     scene.patch(move={"to": "promoted", "reason": "it wins"})
     scene.operator.advance()
     (said,) = scene.cluster.status("second")["conditions"]
@@ -505,7 +513,7 @@ def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, mo
         users = {"a": 500, "b": 3}[experiment.salt]
         arms = {name: {"users": users, "cost": 1.0} for name in ARMS}
         evidence = Evidence("inconclusive", f"of {experiment.salt}", "challenger", (), ARMS)
-        return Known({**VERDICT, "arms": arms}, evidence, looked=now)
+        return Known({**VERDICT, "arms": arms}, evidence, traffic=TRAFFIC, looked=now)
 
     def shown() -> tuple[int | None, int | None]:
         (view,) = scene.operator.views()
@@ -656,8 +664,52 @@ def test_an_older_move_that_is_applied_again_is_not_made_again(scene: Scene) -> 
     assert scene.serving().stage == "50%", "another experiment"
 
 
+def test_a_promotion_that_nothing_supports_is_refused(scene: Scene) -> None:
+    """No decision of the challenger, or no log that can be read: nobody knows anything of it, good or bad."""
+    begin(scene)
+    scene.evidence = lambda: None
+    scene.patch(move={"to": "promoted", "reason": "it wins"})
+    assert scene.condition("Accepted")[:2] == ("True", "Held") and "until the log was looked at" in held(scene)
+    scene.operator.advance()
+    scene.operator.advance()
+    assert scene.condition("Accepted")[:2] == ("True", "Refused")
+    assert "no decision of challenger is in the log: nothing supports a promotion; `force: true`" in held(scene)
+
+    def unreadable() -> Known | None:
+        raise LogError("the log is torn")
+
+    scene.evidence = unreadable
+    scene.operator.advance()
+    scene.patch(move={"to": "promoted", "reason": "once more"})
+    assert scene.condition("Accepted")[1] == "Refused" and "can't be read" in held(scene) and "torn" in held(scene)
+    assert scene.status["phase"] == "shadow"
+    scene.patch(move={"to": "promoted", "reason": "an emergency", "force": True})
+    assert scene.status["phase"] == "promoted" and scene.condition("Accepted")[1] == "Usable"
+    scene.patch(salt="next", move={"to": "shadow", "reason": "again", "force": True})
+    scene.patch(move={"to": "rolled back", "reason": "harm", "force": True}, salt="a")
+    assert scene.status["phase"] == "rolled back", "no rollback fails for a field that a patch has kept"
+    scene.patch(salt="next", move={"to": "shadow", "reason": "again", "force": True})
+    assert scene.condition("Accepted")[1] == "Refused" and "a patch keeps it" in held(scene)
+
+
+def test_a_promotion_that_waits_is_made_once_the_log_was_looked_at(scene: Scene) -> None:
+    begin(scene)
+    scene.patch(move={"to": "promoted", "reason": "it wins"})
+    assert scene.status["phase"] == "shadow" and scene.condition("Accepted")[1] == "Held"
+    scene.operator.advance()
+    scene.operator.advance()
+    assert scene.status["phase"] == "promoted"
+    evidence = scene.events()[-1].evidence
+    assert evidence is not None and evidence["token"] == "inconclusive", "the history has what was known"
+
+
+def held(scene: Scene) -> str:
+    return scene.condition("Accepted")[2]
+
+
 def test_a_promotion_ends_with_a_rollback_also_of_a_broken_spec(scene: Scene) -> None:
     begin(scene)
+    scene.operator.advance()
     scene.patch(move={"to": "promoted", "reason": "it wins"})
     scene.patch(enabled=False)
     assert scene.condition("Accepted")[1] == "Refused" and "rolled back" in scene.condition("Accepted")[2]
@@ -672,6 +724,7 @@ def test_who_is_held_out_keeps_the_incumbent_of_before(scene: Scene) -> None:
     assert scene.serving().holdout == 0.2 and scene.serving().arm_of("qa") == ("challenger", 1.0)
     scene.patch(overrides={"qa": "challenger", "qb": "incumbent"})
     assert scene.condition("Accepted")[0] == "True" and len(scene.serving().overrides) == 2
+    scene.operator.advance()
     scene.patch(holdout=0.1)
     assert scene.condition("Accepted")[1] == "Unusable" and "holdout" in scene.condition("Accepted")[2]
     scene.patch(holdout=0.2, move={"to": "promoted", "reason": "it wins"})
