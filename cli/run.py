@@ -115,18 +115,17 @@ def serve(
     from pipelines.loop.ramp import experiment_of, port_of_models
     from serving.local.stack import LocalStack, Own
 
+    files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
     served, ports = None, {"router_port": port}
     states: dict[Path, Path] = {}
     if experiment:
         states = {file: file.with_suffix("") for file in experiment}
         if state is not None:
             states[experiment[0]] = state
-        served = Own(served_files(states, run / "artifacts" / "challenger" / "dataset.yaml"), states[experiment[0]])
-        for other in list(states.values())[1:]:
-            share_log(served.state, other)
+        served = Own(files, states[experiment[0]])
         ports["models_port"] = models_port
     elif (of_run := experiment_of(run.resolve())).file.exists():  # older runs have none
-        served = Own({of_run.file.name: served_file(of_run.file, of_run.state, of_run.dataset)}, of_run.state)
+        served = Own(files, of_run.state)
         states = {of_run.file: of_run.state}
         with exit_codes(unusable=(ValueError,)):  # ExperimentError, or what is no port
             ports["models_port"] = port_of_models(of_run)
@@ -137,6 +136,13 @@ def serve(
             stack.claim()  # another one's models must not change while they run
             for words in settle(folders, run.resolve(), served.state, ports["models_port"]):
                 typer.echo(f"promotion: {words}")
+        # After that: a file that names the model which was promoted there as its incumbent's own can be used now.
+        if experiment:
+            files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
+            for other in list(states.values())[1:]:
+                share_log(served.state, other)
+        else:
+            files[of_run.file.name] = served_file(of_run.file, of_run.state, of_run.dataset)
     with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
         try:
             typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")

@@ -66,7 +66,8 @@ class Event(StrictModel):
     replaced: dict[str, Any] | None = None
     """Of a promotion: how the incumbent answered until then, which a rollback goes back to."""
     served: dict[str, str] | None = None
-    """Of what was handed over: the versions that the server served before, and serves since."""
+    """Of what was handed over: the versions that the server served before, and serves since; and the endpoint, if the
+    incumbent of before had no server."""
 
     def line(self) -> str:
         """The event as a line of JSON, with its end."""
@@ -104,6 +105,8 @@ def state_of(events: Sequence[Event], experiment: Experiment) -> State:
     state = State(events=len(events))
     for event in events:
         if (event.experiment, event.salt) != (experiment.name, experiment.salt):
+            if event.kind == "handed over":  # it is about servers: no experiment has begun or ended
+                continue
             # A later return to this salt begins anew, but what is over stays over.
             state = state if state.phase in OVER else State(events=len(events))
         else:
@@ -118,7 +121,7 @@ def _after(state: State, event: Event) -> State:
         # What happened while it was off is no time of the stage.
         return replace(state, killed=False, since=None if state.since is None else event.at)
     if event.kind == "handed over":
-        return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced))
+        return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced, event.served))
     assert event.to is not None
     return replace(
         state,
@@ -130,9 +133,13 @@ def _after(state: State, event: Event) -> State:
     )
 
 
-def _at_its_own(incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """How a promoted challenger answers at the server of the incumbent of before."""
-    return None if incumbent is None or replaced is None else {**incumbent, "endpoint": replaced["endpoint"]}
+def _at_its_own(
+    incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """How a promoted challenger answers at the server of the incumbent of before, or at that which it was given."""
+    if incumbent is None or replaced is None:
+        return None
+    return {**incumbent, "endpoint": replaced["endpoint"] or (served or {}).get("endpoint")}
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class Promoted:
     Attributes:
         event: With which it was made.
         handed_over: Whether the server of the incumbent of before has the promoted model.
-        noted: The versions that were handed over; None: nothing was noted.
+        noted: What was noted of that (`Event.served`); None: nothing was.
         rolled_back: Whether everybody has the incumbent of before again.
     """
 
@@ -155,7 +162,7 @@ class Promoted:
     def incumbent(self) -> Mapping[str, Any]:
         """How the incumbent answers by it (`answering`)."""
         found = self.event.incumbent
-        return (_at_its_own(found, self.event.replaced) if self.handed_over else found) or {}
+        return (_at_its_own(found, self.event.replaced, self.noted) if self.handed_over else found) or {}
 
 
 def newest_promotion(events: Sequence[Event]) -> Promoted | None:
@@ -224,27 +231,31 @@ def next_event(
     Args:
         events: Those before.
         experiment: The file.
-        kind: What happens.
+        kind: What happens. What is handed over is of the newest promotion, whatever salt the file has by then.
         at: When, seconds since 1970.
         by: Who brings it about.
         reason: Why, in words.
         to: Of a move: where to.
         challenger: Of a promotion: who.
         evidence: What is known, JSON-ready.
-        served: Of what is handed over: the versions.
+        served: Of what is handed over (`Event.served`).
 
     Raises:
         IllegalEvent: it can't happen now.
     """
     state = state_of(events, experiment)
-    refused = _refused(state, experiment, kind, by, to, challenger)
+    promotion = newest_promotion(events) if kind == "handed over" else None
+    if kind == "handed over":
+        refused = None if _is_due(promotion, served) else "there is no promotion to hand over"
+    else:
+        refused = _refused(state, experiment, kind, by, to, challenger)
     if refused is not None:
         raise IllegalEvent(f"{experiment.name}: {refused}")
     return Event(
         number=len(events) + 1,
         at=at,
-        experiment=experiment.name,
-        salt=experiment.salt,
+        experiment=experiment.name if promotion is None else promotion.event.experiment,
+        salt=experiment.salt if promotion is None else promotion.event.salt,
         version=experiment.version,
         kind=kind,
         to=to,
@@ -259,14 +270,18 @@ def next_event(
     )
 
 
+def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> bool:
+    """Whether a promotion is in force, and its challenger is not at the incumbent's server yet."""
+    if promotion is None or promotion.rolled_back or promotion.handed_over:
+        return False
+    own = _at_its_own(promotion.event.incumbent, promotion.event.replaced, served)
+    return own is not None and bool(own["endpoint"]) and own != promotion.event.incumbent
+
+
 def _refused(
     state: State, experiment: Experiment, kind: Kind, by: By, to: Phase | None, challenger: str | None
 ) -> str | None:
     """Why an event can't happen; None: it can."""
-    if kind == "handed over":
-        own = _at_its_own(state.incumbent, state.replaced)
-        due = state.phase == "promoted" and own is not None and own["endpoint"] and own != state.incumbent
-        return None if due else "there is no promotion to hand over"
     if kind == "kill":
         if state.phase == "promoted":
             return "a challenger is promoted: a rollback gives everybody the incumbent of before"

@@ -15,7 +15,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from mtorl.experiment.experiment import Experiment, ExperimentError
+import yaml
+
+from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
 from mtorl.experiment.history import (
     By,
     HistoryError,
@@ -61,18 +63,32 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
             "change it back, or give the experiment a new salt, which begins anew with other users in each arm"
         )
     if (promotion := serves_since_before(events, experiment)) is not None:
-        raise ExperimentError(f"{store.name}: {taken_back(promotion)}")
+        raise ExperimentError(f"{store.name}: {taken_back(promotion, experiment)}")
     return experiment, found
 
 
-def taken_back(promotion: Promoted) -> str:
-    """Why an experiment can't follow on a promotion that it does not know of."""
-    answers = ", ".join(f"{name}: {value}" for name, value in promotion.incumbent.items() if value)
+def taken_back(promotion: Promoted, experiment: Experiment) -> str:
+    """Why an experiment can't follow on a promotion that it does not know of, with the line that it takes.
+
+    Args:
+        promotion: The promotion.
+        experiment: What follows.
+    """
+    given = experiment.arm(INCUMBENT)
+    kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
+    arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
+    line = yaml.safe_dump(arm, default_flow_style=True, sort_keys=False, width=10_000).strip()
     made = promotion.event
-    return (
+    words = (
         f"{made.challenger} was promoted in {made.experiment} under salt {made.salt!r} and serves "
-        "everybody; the incumbent given here is the one of before. Let its arm answer in the same way "
-        f"({answers}), or roll that promotion back first"
+        f"everybody; the incumbent given here is the one of before. Write its arm as `- {line}`, "
+        "or roll that promotion back first"
+    )
+    if promotion.handed_over:
+        return words
+    return (
+        f"{words}. The next start of mtorl serve, or the operator, may make it the incumbent's own model, "
+        "which answers elsewhere: wait for that, and this says where"
     )
 
 

@@ -6,6 +6,8 @@ A promotion is in force at once: the incumbent's arm answers where the challenge
 server no room for the next one, whose model would answer as the incumbent. So the incumbent's server is told to serve
 the version that won, and once it does, its arm answers there again: the challenger's server is free.
 
+An incumbent that had no server, a baseline or rows, may be given one: that which `for_incumbent` names.
+
 Which version it served before is written onto the server together with the new one, in a mark: whoever comes after a
 crash finds how far it has come, and a rollback finds what to put back. Nothing is told twice, and nothing that a person
 has changed since.
@@ -18,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
 from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
+from mtorl.experiment.stage_machine import answering
 from mtorl.runtime.validation import StrictModel, Text
 from pipelines.experiments.controller import act, state
 from pipelines.experiments.store import ExperimentStore
@@ -52,6 +55,9 @@ class ModelServers(Protocol):
 
     def name_at(self, url: str | None) -> str | None:
         """The name of the server that answers at a URL; None: it is none of these."""
+
+    def for_incumbent(self, url: str | None) -> str | None:
+        """Where the model that answers at a URL may answer as an incumbent that had no server; None: nowhere else."""
 
     def served(self, name: str) -> Served | None:
         """What a server serves; None: there is no such server, or it says no version.
@@ -90,7 +96,7 @@ class Standing(NamedTuple):
 
 
 def hand_over(
-    store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float
+    store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float, *, late: bool = False
 ) -> Standing | None:
     """Do the next step, if there is one.
 
@@ -99,9 +105,10 @@ def hand_over(
         servers: The model servers.
         others: What else is in force, and may need the same server.
         now: Seconds since 1970.
+        late: Whether what was promoted is handed over also under another salt, which names its challenger's server.
 
     Returns:
-        None: nothing was promoted, or what was is followed by another experiment of this store.
+        None: nothing was promoted, or another experiment of this store follows and its incumbent is not what was.
 
     Raises:
         ExperimentError: The definition can't be used, and what it promoted is not in force.
@@ -111,11 +118,16 @@ def hand_over(
     promotion = newest_promotion(store.events())
     if promotion is None:
         return None
-    name = servers.name_at((promotion.event.replaced or {}).get("endpoint"))
+    before = (promotion.event.replaced or {}).get("endpoint")
+    given = None if before else servers.for_incumbent((promotion.event.incumbent or {}).get("endpoint"))
+    name = servers.name_at(before or given)
     if promotion.rolled_back:
         return _give_back(store, promotion, servers, name)
-    experiment = _promoted_in(store, promotion)
-    if experiment is None:
+    experiment = _present(store)
+    followed = not _is_of(promotion, experiment)
+    if followed and not (promotion.handed_over or late):
+        return None
+    if followed and answering(experiment.arm(INCUMBENT)) != promotion.incumbent:
         return None
     target = None if name is None else servers.served(name)
     if promotion.handed_over:
@@ -124,7 +136,7 @@ def hand_over(
     winner = servers.name_at((promotion.event.incumbent or {}).get("endpoint"))
     if name is None or target is None or winner in (None, name):
         return _at_its_endpoint(promotion)
-    if experiment.holdout:
+    if experiment.holdout and before and not followed:
         return Standing(True, "Holdout", f"the holdout keeps the incumbent of before, so {name} goes on serving it")
     if mark is None:
         source = servers.served(winner)
@@ -133,23 +145,22 @@ def hand_over(
         made = {"experiment": promotion.event.experiment, "promotion": _id(promotion)}
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
-        return _note(store, name, mark, target.problem, now)
+        return _note(store, name, mark, target.problem, now, given)
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
         return Standing(False, "Waits", words)
     servers.serve(name, mark.after, mark)
     return Standing(False, "RollingOut", f"{name} is to serve {mark.after} in place of {mark.before}")
 
 
-def _promoted_in(store: ExperimentStore, promotion: Promoted) -> Experiment | None:
-    """The experiment whose promotion is in force, also if people have written since what can't be used; or None."""
+def _present(store: ExperimentStore) -> Experiment:
+    """The experiment that is there now; if people have written what can't be used, the one in force."""
     try:
-        experiment = state(store)[0]
+        return state(store)[0]
     except ExperimentError:
         in_use = store.last_in_force()
         if in_use is None:
             raise
-        experiment = in_use
-    return experiment if _is_of(promotion, experiment) else None
+        return in_use
 
 
 def _is_in_force(store: ExperimentStore, promotion: Promoted) -> bool:
@@ -161,13 +172,14 @@ def _is_of(promotion: Promoted, experiment: Experiment) -> bool:
     return (experiment.name, experiment.salt) == (promotion.event.experiment, promotion.event.salt)
 
 
-def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: float) -> Standing:
+def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: float, given: str | None) -> Standing:
     if problem:
         return Standing(False, "RollingOut", f"{name} does not serve {mark.after} alone yet: {problem}")
     done = f"{name} serves {mark.after} in place of {mark.before}"
     try:
         # With the versions: a server that is made anew has lost its mark.
-        act(store, "handed over", by="ramp", reason=done, at=now, served=mark.model_dump())
+        served = mark.model_dump() if given is None else {**mark.model_dump(), "endpoint": given}
+        act(store, "handed over", by="ramp", reason=done, at=now, served=served)
     except IllegalEvent as error:  # rolled back meanwhile
         return Standing(False, "RolledBack", str(error))
     return Standing(True, "HandedOver", f"{done}; the challenger's server is free")
@@ -248,7 +260,8 @@ def _ours(promotion: Promoted, target: Served) -> Mark | None:
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None
-    return None if promotion.noted is None else Mark.model_validate(promotion.noted)
+    noted = {key: value for key, value in (promotion.noted or {}).items() if key in Mark.model_fields}
+    return Mark.model_validate(noted) if noted else None
 
 
 def _id(promotion: Promoted) -> str:

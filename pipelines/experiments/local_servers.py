@@ -57,6 +57,13 @@ class LocalServers:
         here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self._port
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
+    def for_incumbent(self, url: str | None) -> str | None:
+        """Where the model that answers at a URL may answer as the incumbent, which the run has a model for."""
+        if url is None or self.name_at(url) is None:
+            return None
+        own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
+        return own if self.name_at(own) is not None else None
+
     def served(self, name: str) -> Served | None:
         """What is served under a name; None: nothing.
 
@@ -183,7 +190,7 @@ def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
     for _ in range(2):  # to tell the server, and to note that it serves it
         others = (_neighbour(other) for other in folders if other is not folder)  # a rollback asks for none of them
-        standing = hand_over(folder, servers, others, time.time())
+        standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing
 
 

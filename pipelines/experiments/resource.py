@@ -155,7 +155,7 @@ class ExperimentResource:
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(f"{reason}; {other.name} is not over: stop it, or wait for its end")
             if (promotion := serves_since_before(other.events(), experiment)) is not None:
-                raise ExperimentError(taken_back(promotion))
+                raise ExperimentError(taken_back(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, str]]:
         """Others whose requests it would decide, and in which words."""

@@ -17,6 +17,7 @@ from cli.main import app
 from cli.run import served_files, share_log, silent_arms
 from tests.features.collect.decision_logs import SPEC
 from tests.mtorl.experiment.experiments import FILE
+from tests.pipelines.experiments.test_local_servers import LATER, OLD, PORT, WON, run_with, without_server
 
 
 def made(file: Path, **changes: Any) -> Path:
@@ -82,6 +83,48 @@ def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) 
     made(tmp_path / "serving.yaml", arms=[{**arms[0], "weight": 0.5}, *arms[1:]])
     done = CliRunner().invoke(app, ["serve", "--run", str(tmp_path)])
     assert done.exit_code == 2 and f"--experiment {tmp_path / 'serving.yaml'} --models-port PORT" in done.stderr
+
+
+def test_serve_hands_a_promotion_over_before_it_checks_the_file_that_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promoted over a baseline, a model trained anew, and a new salt: the refusal has the line, and then it starts."""
+    laptop = without_server(tmp_path, "baseline")
+    laptop.do("promoted")
+    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    (tonight / "summary.json").write_text("{}")
+    started: list[dict[str, Path]] = []
+
+    class Stack:
+        def __init__(self, run: Path, own: Any, **ports: int) -> None:
+            self.serving, self._own = own.state, own
+
+        def claim(self) -> None:
+            self.serving.mkdir(exist_ok=True)
+
+        def __enter__(self) -> None:
+            started.append(dict(self._own.experiments))
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_: object) -> None:
+            return
+
+    monkeypatch.setattr("serving.local.stack.LocalStack", Stack)
+    file = laptop.folder.file
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "salt": "next"}))
+    asked = ["serve", "--run", str(tonight), "--experiment", str(file)]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2 and f"promotion: incumbent serves {WON} in place of {OLD}" in refused.stdout
+    (line,) = yaml.safe_load(refused.stderr.split("`")[1])
+    assert line == {
+        "name": "incumbent",
+        "weight": 0.5,
+        "endpoint": f"http://127.0.0.1:{PORT}/v1/models/incumbent:predict",
+    }
+    fields = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**fields, "arms": [line, fields["arms"][1]]}))
+    CliRunner().invoke(app, asked)
+    assert started == [{"first-day.yaml": laptop.folder.in_force}]
 
 
 def test_silent_arms_are_named() -> None:

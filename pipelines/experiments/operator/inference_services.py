@@ -40,6 +40,10 @@ class InferenceServices:
         elsewhere = rest and rest.partition(".")[0] != self._api.namespace
         return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
 
+    def for_incumbent(self, url: str | None) -> str | None:
+        """Nowhere: an InferenceService is made by an overlay, and serves what that names."""
+        return None
+
     def served(self, name: str) -> Served | None:
         """What it serves; None: there is none of that name, or it serves no version of a registry.
 

@@ -15,6 +15,7 @@ from mtorl.experiment.history import (
     HistoryError,
     IllegalEvent,
     Kind,
+    newest_promotion,
     next_event,
     read_events,
     serves_since_before,
@@ -150,8 +151,13 @@ def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[
             if by == "ramp" and before.phase in STAGES and to in STAGES:
                 assert STAGES.index(to) > STAGES.index(before.phase)
         elif kind == "handed over":
-            assert now.phase == before.phase == "promoted" and now.incumbent != before.incumbent
-            assert in_force(experiment, now).arm("incumbent").url == experiment.arm("incumbent").url
+            promotion = newest_promotion(events)
+            assert promotion is not None and promotion.handed_over and not promotion.rolled_back
+            if event.salt == experiment.salt:
+                assert now.phase == before.phase == "promoted" and now.incumbent != before.incumbent
+                assert in_force(experiment, now).arm("incumbent").url == experiment.arm("incumbent").url
+            else:  # of the experiment before this one, to which nothing happens
+                assert replace(now, events=0) == replace(before, events=0)
         else:
             assert now.killed == (kind == "kill") != before.killed and now.phase == before.phase
     assert read_events(text(events)) == events

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import ExperimentError
-from pipelines.experiments.controller import act
+from pipelines.experiments.controller import act, state
 from pipelines.experiments.folder import ExperimentFolder
 from pipelines.experiments.local_servers import LocalServers, give_back, settle
 from serving.archive import version_of
@@ -133,6 +133,74 @@ def test_a_promotion_restarts_nothing(laptop: Laptop) -> None:
     laptop.do("promoted")
     assert give_back([laptop.folder], servers) is None and not restarts
     assert laptop.answers_at() == "challenger:predict", "where the same model answers already"
+
+
+NEEDS_NO_SERVER: list[Any] = ["baseline", [{"channel": "search"}]]
+
+
+def without_server(folder: Path, policy: Any, **changes: Any) -> Laptop:
+    """One whose incumbent is a policy of its own, as that of a first file."""
+    arms = [{"name": "incumbent", "weight": 0.5, "policy": policy}, {"name": "challenger", "weight": 0.5}]
+    return Laptop(folder, arms=arms, **changes)
+
+
+@pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
+@pytest.mark.parametrize("holdout", [0.0, 0.1])
+def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy: Any, holdout: float) -> None:
+    laptop = without_server(tmp_path, policy, holdout=holdout)
+    laptop.do("promoted")
+    assert laptop.answers_at() == "challenger:predict", "at once"
+    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    assert laptop.settle(tonight) == [f"incumbent serves {WON} in place of {OLD}; the challenger's server is free"]
+    assert laptop.answers_at() == "incumbent:predict"
+    assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
+    laptop.settle(tonight)
+    assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
+    laptop.do("rolled back")
+    served = laptop.folder.last_in_force()
+    assert served is not None and served.arm("incumbent").policy is not None, "the incumbent of before"
+    assert give_back([laptop.folder], LocalServers(tonight, laptop.folder.state, PORT)) is None
+    assert laptop.versions(tonight)["incumbent"] == OLD
+
+
+@pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
+@pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
+def test_the_next_challenger_follows_on_one_that_was_promoted_over_a_policy(
+    tmp_path: Path, policy: Any, edited: str
+) -> None:
+    """Whenever people write the new salt, the refusal has the line to write, and with it `mtorl serve` goes on."""
+    laptop = without_server(tmp_path, policy)
+    laptop.do("promoted")
+    tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
+    file = laptop.folder.file
+
+    def follow(line: str | None = None) -> None:
+        fields = yaml.safe_load(file.read_text())
+        arms = fields["arms"] if line is None else [*yaml.safe_load(line), fields["arms"][1]]
+        file.write_text(yaml.safe_dump({**fields, "salt": "next", "arms": arms}))
+
+    def line() -> str:
+        with pytest.raises(ExperimentError) as refused:
+            state(laptop.folder)
+        return str(refused.value).split("`")[1]
+
+    if edited == "after it":
+        laptop.settle(tonight)
+    follow()
+    if edited == "as it is said before it":
+        follow(line())
+        state(laptop.folder)
+    laptop.settle(tonight)
+    follow(line())
+    assert state(laptop.folder)[1].phase == "draft"
+    laptop.do("50%")
+    laptop.settle(tonight)
+    serving = laptop.folder.last_in_force()
+    assert serving is not None
+    assert [arm.url for arm in serving.arms] == [
+        f"http://127.0.0.1:{PORT}/v1/models/{name}:predict" for name in ("incumbent", "challenger")
+    ]
+    assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
 
 
 @pytest.mark.parametrize("step", range(5))
