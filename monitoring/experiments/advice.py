@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from monitoring.experiments.document import Action, Advice, Condition, Tone
+from monitoring.experiments.document import Action, Advice, Condition, Settled, Tone
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.stage_machine import FAULTS, STAGES, Evidence, Hold, Move, Requirement, State, lacking
@@ -34,6 +34,7 @@ class Standing:
         commands: What to type for an action, as a person does it there: `start`, `run`, `promote` ...
         last_kill: Why the kill switch was pulled last; None: it never was.
         by_hand: Whether the stage of its file is in force, though nothing has happened to it.
+        settled: How far the incumbent's model server follows a promotion; None: there is none to follow.
     """
 
     experiment: Experiment
@@ -46,10 +47,13 @@ class Standing:
     commands: Mapping[str, str]
     last_kill: str | None = None
     by_hand: bool = False
+    settled: Settled | None = None
 
     def advice(self) -> Advice:
         """What to do."""
-        found = self._unreadable() or self._over() or self._off() or self._draft() or self._running()
+        found = (
+            self._unreadable() or self._taken_back() or self._over() or self._off() or self._draft() or self._running()
+        )
         assert found is not None
         return found
 
@@ -69,6 +73,14 @@ class Standing:
         if self.problem is None:
             return None
         return self._say("mend", "Mend what can't be read: until then nothing changes", self.problem, "alarm", "held")
+
+    def _taken_back(self) -> Advice | None:
+        """Somebody has changed what the incumbent's server serves since a promotion, here or under an earlier salt."""
+        settled = self.settled
+        if settled is None or settled["done"] or settled["reason"] != "Changed" or self.state.phase == "rolled back":
+            return None
+        headline = "Look at the incumbent's server: it does not serve what was promoted"
+        return self._say("look", headline, settled["words"], "alarm", "held")
 
     def _over(self) -> Advice | None:
         last, phase = self.last, self.state.phase

@@ -154,6 +154,7 @@ class Settled(TypedDict):
     done: bool
     reason: str
     """In one word: those of an object's condition `Settled`."""
+    words: str
 
 
 class Happened(TypedDict):

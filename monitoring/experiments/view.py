@@ -108,6 +108,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         known.commands,
         kills[-1] if kills else None,
         by_hand,
+        known.settled,
     )
     serving = experiment if by_hand else in_force(experiment, state)
     phase = experiment.stage if by_hand else state.phase

@@ -127,11 +127,11 @@ def hand_over(
     followed = not _is_of(promotion, experiment)
     if followed and not (promotion.handed_over or late):
         return None
-    if followed and answering(experiment.arm(INCUMBENT)) != promotion.incumbent:
+    if followed and (name is None or answering(experiment.arm(INCUMBENT)) != promotion.incumbent):
         return None
     target = None if name is None else servers.served(name)
     if promotion.handed_over:
-        return _afterwards(promotion, name, target)
+        return _afterwards(promotion, name, target, followed)
     mark = None if target is None else _ours(promotion, target)
     winner = servers.name_at((promotion.event.incumbent or {}).get("endpoint"))
     if name is None or target is None or winner in (None, name):
@@ -214,13 +214,15 @@ def _nothing_given_back(promotion: Promoted, name: str | None, target: Served | 
     return Standing(False, "Changed", words)
 
 
-def _afterwards(promotion: Promoted, name: str | None, target: Served | None) -> Standing:
+def _afterwards(promotion: Promoted, name: str | None, target: Served | None, followed: bool) -> Standing:
     mark = None if target is None else _ours(promotion, target)
     if target is not None and mark is not None and target.version == mark.after:
         return Standing(True, "HandedOver", f"{name} serves {mark.after} in place of {mark.before}")
     promoted = "what was promoted" if mark is None else f"{mark.after}, which was promoted"
     served = "no version" if target is None else target.version
     words = f"{name} is meant to serve {served} and not {promoted}: change it back, or roll back"
+    if followed:
+        words += f", under the salt of before, {promotion.event.salt!r}: under this one, that ends what goes on now"
     return Standing(False, "Changed", words)
 
 

@@ -50,6 +50,7 @@ from pipelines.experiments.resource import ExperimentResource, NotItsTurn, follo
 
 log = logging.getLogger(__name__)
 FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
+_TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of conditions: events, besides what happens
 _TRIES = 8  # of a change: some ten seconds where the API server is away
 
 
@@ -313,10 +314,14 @@ class Operator:
                 self._api.say(resource.found, reason, f"{what} by {event['by']}: {event['reason']}", warning=harm)
 
     def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: Condition) -> None:
-        conditions = resource.status.get("conditions") or ()
+        before = conditions = resource.status.get("conditions") or ()
         for one in said:
             conditions = with_condition(conditions, one, resource.generation, self._clock())
         resource.write({**fields, "observedGeneration": resource.generation, "conditions": conditions})
+        known = {(one["type"], one["reason"], one["message"]) for one in before}
+        for one in said:
+            if one.reason in _TOLD and (one.type, one.reason, one.message) not in known:
+                self._api.say(resource.found, one.reason, one.message, warning=True)
 
 
 def _progress(stands: State, step: Move | Hold, evidence: Evidence | None, needed: Sequence[Requirement]) -> Condition:

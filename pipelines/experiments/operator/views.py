@@ -61,7 +61,9 @@ def _definition(resource: ExperimentResource) -> Experiment | None:
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
     """Of a promotion, or of its rollback; None: there is nothing to settle."""
     said = conditions.get("Settled")
-    return None if said is None else Settled(done=said["status"] == "True", reason=str(said["reason"]))
+    if said is None:
+        return None
+    return Settled(done=said["status"] == "True", reason=str(said["reason"]), words=str(said["message"]))
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:

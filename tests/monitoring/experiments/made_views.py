@@ -317,7 +317,7 @@ def promoted() -> View:
     events = [*events, moved(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
     users = {INCUMBENT: 7212, "challenger": 7156}
     found = verdict("ship", reason, users, 0.0225)
-    settled = Settled(done=True, reason="Holdout")
+    settled = Settled(done=True, reason="Holdout", words="the holdout keeps the incumbent of before")
     return view(experiment, events, 1505, found, users, long_term=long_term(), settled=settled)
 
 

@@ -185,6 +185,24 @@ def test_two_promotions_in_one_layer_never_take_a_server_from_each_other(scene: 
     assert len(alone) <= 1, "of one at most, while the other one's users have what was promoted at its challenger"
 
 
+def test_an_apply_that_undoes_a_promotion_under_the_next_salt_is_said(scene: Scene) -> None:
+    """models.yaml names the version of before: who applied it again took the promoted model away, and nobody heard."""
+    promote(scene)
+    arms = [{**ARMS[0], "model_digest": "e3"}, {**ARMS[1], "model_digest": "next"}]
+    scene.patch(salt="k2", arms=arms, move={"to": "50%", "reason": "go"})
+    scene.operator.advance()
+    assert scene.status["phase"] == "50%" and settled(scene) == ("True", "HandedOver")
+    scene.cluster.add_service("mtorl-incumbent", FIRST)
+    scene.operator.advance()
+    assert settled(scene) == ("False", "Changed") and f"not {WON}, which was promoted" in scene.condition("Settled")[2]
+    assert "roll back, under the salt of before, 'a'" in scene.condition("Settled")[2]
+    assert scene.cluster.version_of("mtorl-incumbent") == FIRST, "the operator leaves it"
+    (view,) = scene.operator.views()
+    assert view["advice"]["condition"] == "held" and "what was promoted" in view["advice"]["headline"]
+    assert "mtorl-incumbent is meant to serve" in view["advice"]["reason"]
+    assert [reason for reason, _ in scene.cluster.said].count("Changed") == 1, "an event, once"
+
+
 def test_a_new_salt_before_it_is_handed_over_holds_nothing_up(scene: Scene) -> None:
     move(scene, "promoted")
     scene.patch(salt="b", move=None)
@@ -327,7 +345,7 @@ def test_a_new_salt_goes_on_with_the_incumbents_server(scene: Scene) -> None:
     assert scene.condition("Accepted")[1] == "Usable" and scene.status["phase"] == "draft"
     scene.operator.advance()
     assert scene.cluster.version_of("mtorl-incumbent") == WON
-    assert shown(scene) is None, "the promotion was of the experiment before"
+    assert shown(scene) == (True, "HandedOver"), "of the experiment before, whose model is this one's incumbent"
 
 
 @pytest.mark.parametrize("seed", range(60))
