@@ -35,6 +35,7 @@ class Standing:
         last_kill: Why the kill switch was pulled last; None: it never was.
         by_hand: Whether the stage of its file is in force, though nothing has happened to it.
         settled: How far the incumbent's model server follows a promotion; None: there is none to follow.
+        short: Why its money does not last (`monitoring.experiments.money`); None: it does.
     """
 
     experiment: Experiment
@@ -48,6 +49,7 @@ class Standing:
     last_kill: str | None = None
     by_hand: bool = False
     settled: Settled | None = None
+    short: str | None = None
 
     def advice(self) -> Advice:
         """What to do."""
@@ -147,7 +149,7 @@ class Standing:
             return self._by_hand()
         if evidence is not None and evidence.token == "srm":
             return self._srm(evidence)
-        if isinstance(step, Move):
+        if isinstance(step, Move) and (self.short is None or step.to not in STAGES):
             return self._moves(step)
         challengers = [one for one in self.requirements if not one.met and one.kind in FAULTS]
         if challengers:
@@ -155,12 +157,14 @@ class Standing:
             headline = f"Look at {first.arm}: it {_HEADLINES[first.kind]}"
             reason = "; ".join(lacking(challengers))
             return self._say("look", headline, reason, "alarm", "held")
-        ahead = [stage.stage for stage in self.experiment.ramp.stages if _after(stage.stage, self.state.phase)]
-        if ahead and not self.requirements:
+        if self.short is not None and not self._waits_for_promotion():
+            headline = "Look at its money: it may not last for the stages to come"
+            return self._say("look", headline, self.short, "alarm")
+        ahead = self._ahead()
+        if ahead and not self.requirements and isinstance(step, Hold):
             return self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
-        waits = any(not one.met for one in self.requirements)
         wins = evidence is not None and evidence.token == "ship"
-        if evidence is not None and wins and not ahead and not waits:
+        if evidence is not None and self._waits_for_promotion():
             return self._say("promote", f"Promote {evidence.challenger}", evidence.reason, "good", command="promote")
         if evidence is not None and wins:
             headline = f"Let it run: {evidence.challenger} is ahead"
@@ -170,6 +174,16 @@ class Standing:
             return self._say("wait", "Let it run in the shadow", reason, "open")
         reason = _NOTHING if evidence is None else evidence.reason
         return self._say("wait", "Let it run: nothing is decided yet", reason, "open")
+
+    def _ahead(self) -> list[str]:
+        """The stages to come."""
+        stages = () if self.experiment.ramp is None else self.experiment.ramp.stages
+        return [stage.stage for stage in stages if _after(stage.stage, self.state.phase)]
+
+    def _waits_for_promotion(self) -> bool:
+        """Whether a challenger has won, and nothing else is to come."""
+        wins = self.evidence is not None and self.evidence.token == "ship"
+        return wins and not self._ahead() and all(one.met for one in self.requirements)
 
     def _moves(self, step: Move) -> Advice:
         if step.to == "rolled back":

@@ -29,6 +29,7 @@ from monitoring.experiments.document import (
     Traffic,
     View,
 )
+from monitoring.experiments.money import short_of_money
 from monitoring.long_term import LongTerm
 from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.experiment.history import Event, state_of
@@ -109,6 +110,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         kills[-1] if kills else None,
         by_hand,
         known.settled,
+        short_of_money(known.spend, moves[0].at if moves else None, experiment.ramp, state, now),
     )
     serving = experiment if by_hand else in_force(experiment, state)
     phase = experiment.stage if by_hand else state.phase

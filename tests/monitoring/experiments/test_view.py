@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.experiments.document import View
+from monitoring.experiments.document import Spend, View
 from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import INCUMBENT
 from mtorl.experiment.history import IllegalEvent, next_event
@@ -38,6 +38,31 @@ def test_it_says_what_to_do(state: str, action: str, condition: str, headline: s
     assert (said["action"], said["condition"], said["headline"]) == (action, condition, headline)
     assert json.loads(json.dumps(view, allow_nan=False)) == view
     assert view.keys() == get_type_hints(View).keys()
+
+
+@pytest.mark.parametrize(
+    ("spent", "hours", "said"),
+    [
+        (969.22, 0.5, "30.78 of 1,000.00 are left (3.1%): once that is spent, no arm shows anything"),
+        (600.0, 0.5, None),  # nobody knows yet what a day takes
+        (600.0, 24.0, "400.00 of 1,000.00 are left (40.0%): they last 16 hours at the rate so far"),
+        (40.0, 24.0, None),
+    ],
+)
+def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(spent: float, hours: float, said: str | None) -> None:
+    """A shadow spends as the incumbent does: it took nearly all of it, and the page said: ready for 1 %."""
+    experiment = made.made()
+    events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
+    arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
+    evidence = Evidence("inconclusive", "too few", "challenger", (), arms)
+    whole = Spend(arm="*", campaign="*", channel="*", period="total", limit=1000.0, spent=spent, reserved=0.0)
+    known = Known(evidence=evidence, spend=[whole], commands=made.COMMANDS)
+    advice = experiment_view(experiment, events, known, made.START + made.HOUR * hours)["advice"]
+    if said is None:
+        assert advice["action"] in ("wait", "run")
+    else:
+        assert (advice["action"], advice["condition"], advice["tone"]) == ("look", "fine", "alarm")
+        assert advice["headline"].startswith("Look at its money") and said in advice["reason"]
 
 
 def test_old_faults_say_how_they_cease_to_count() -> None:

@@ -1,0 +1,63 @@
+"""Whether the money of an experiment lasts for the stages to come: without money its decisions are default actions.
+
+short_of_money(spend, started, experiment.ramp, state, now)      # in words; None: it lasts, as far as anybody can tell
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monitoring.experiments.document import Spend
+from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.experiment.stage_machine import STAGES, State
+from mtorl.experiment.stages import Ramp
+
+_LITTLE = 0.1  # of a total
+_HALF = 0.5  # of it: before that is spent, a rate says little
+_TOLD_AFTER = 24.0  # hours: a day has all hours of traffic
+
+
+def short_of_money(
+    spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
+) -> str | None:
+    """Say which total is nearly spent, or will be before its ramp is through at the rate so far.
+
+    A budget with a period begins anew, and pacing sees to it that it lasts.
+
+    Args:
+        spend: Of each account.
+        started: When it left its draft, seconds since 1970; None: it has not.
+        ramp: Its stages; None: people set them.
+        state: Where it stands.
+        now: Seconds since 1970.
+    """
+    if state.phase not in STAGES or started is None:
+        return None
+    passed, needed = (now - started) / 3600, _hours_to_come(ramp, state, now)
+    for account in spend:
+        if account["arm"] != ALL_ARMS or account["period"] != "total" or account["limit"] <= 0:
+            continue
+        left = max(0.0, account["limit"] - account["spent"] - account["reserved"])
+        scope = [account[name] for name in ("campaign", "channel") if account[name] != "*"]
+        of = f" of {', '.join(scope)}" if scope else ""
+        words = f"{left:,.2f} of {account['limit']:,.2f}{of} are left ({left / account['limit']:.1%})"
+        if left < _LITTLE * account["limit"]:
+            return f"{words}: once that is spent, no arm shows anything; raise `amount`"
+        lasts = left * passed / account["spent"] if account["spent"] > 0 else needed
+        if passed >= _TOLD_AFTER and left < _HALF * account["limit"] and lasts < needed:
+            return (
+                f"{words}: they last {lasts:,.0f} hours at the rate so far; the stages to come take "
+                f"{needed:,.0f} hours at least; raise `amount`"
+            )
+    return None
+
+
+def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
+    """That the present stage and those after it last at least."""
+    hours = 0.0
+    for step in () if ramp is None else ramp.stages:
+        if step.stage == state.phase and state.since is not None:
+            hours += max(0.0, step.hours - (now - state.since) / 3600)
+        elif state.phase in STAGES and STAGES.index(step.stage) > [*STAGES].index(state.phase):
+            hours += step.hours
+    return hours
