@@ -192,7 +192,7 @@ def all_faults(error: ValidationError) -> str:
     Args:
         error: What pydantic raised.
     """
-    faults = [_in_words(fault) for fault in error.errors(include_url=False)]
+    faults = [_in_words(fault) for fault in _of_people(error)]
     return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults:", *faults])
 
 
@@ -202,7 +202,13 @@ def first_fault(error: ValidationError) -> str:
     Args:
         error: What pydantic raised.
     """
-    return _in_words(error.errors(include_url=False)[0])
+    return _in_words(_of_people(error)[0])
+
+
+def _of_people(error: ValidationError) -> list[ErrorDetails]:
+    """The faults that people can mend: not that a default could not be made, which follows from another one."""
+    faults = error.errors(include_url=False)
+    return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
 
 def _in_words(fault: ErrorDetails) -> str:

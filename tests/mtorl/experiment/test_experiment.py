@@ -49,6 +49,14 @@ def make(**changes: Any) -> Experiment:
     return Experiment.from_dict({**copy.deepcopy(FILE), **changes})
 
 
+def test_faults_are_those_of_people_and_not_of_the_library() -> None:
+    """A budget without an amount: the default of its pacing could not be made either."""
+    with pytest.raises(ExperimentError) as refused:
+        make(budgets=[{"campaign": "*", "channel": "*"}], alpha=7)
+    assert "missing field 'amount'" in str(refused.value) and "default factory" not in str(refused.value)
+    assert str(refused.value).startswith("2 faults")
+
+
 def test_load_reads_what_a_file_says(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(FILE))
