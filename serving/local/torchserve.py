@@ -125,7 +125,10 @@ class TorchServe:
     def _launch(self, java: Path) -> ChildProcess:
         inference, management, metrics, *grpc = free_ports(5)
         if self._port and not is_free(self._port):
-            raise TorchServeError(f"port {self._port}, where the models should answer, is taken: choose another one")
+            raise TorchServeError(
+                f"port {self._port}, where the models should answer, is taken: choose another one "
+                "(mtorl serve --models-port PORT, and that port in the experiment file)"
+            )
         self.inference_url = f"http://127.0.0.1:{self._port or inference}"
         self.management_url = f"http://127.0.0.1:{management}"
         self.metrics_url = f"http://127.0.0.1:{metrics}"

@@ -65,7 +65,9 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(TorchServeError, match=f"port {port}, where the models should answer, is taken"):
+        with pytest.raises(
+            TorchServeError, match=f"port {port}, where the models should answer, is taken.*--models-port"
+        ):
             TorchServe(store, tmp_path / "work", port=port).start()
 
 
