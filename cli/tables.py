@@ -109,9 +109,9 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
 def print_plan(plan: dict[str, Any]) -> None:
     """Print what an experiment needs."""
     seen, adjustment = plan["seen"], plan["adjustment"]
-    after = f" after the {seen['past_days']:.2f} of their past" if seen["past_days"] else ""
+    after = f" after the {_span(seen['past_days'])} of their past" if seen["past_days"] else ""
     lines = [
-        f"seen: {seen['users']:,} users of the incumbent in {seen['days']:.2f} days{after}, {seen['decisions']:,} "
+        f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}{after}, {seen['decisions']:,} "
         f"decisions, {seen['gain']:.4g} gained per decision",
         f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
         f"about {plan['users']:,} users",
@@ -119,11 +119,22 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"decisions of these users: {plan['decisions']:,.0f}, for {plan['cost']:,.2f} at the incumbent's cost",
     ]
     days = plan["days"]
-    lines.append("days: not known; say --users-a-day" if days is None else f"days at the last stage: {days:,.2f}")
+    lines.append(
+        "days: not known from less than a day; say --users-a-day"
+        if days is None
+        else f"days at the last stage: {days:,.2f}"
+    )
     if adjustment is not None:
         lines.append(_what_covariates_bring(adjustment))
     for line in lines:
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _span(days: float) -> str:
+    """A time in the unit that tells it."""
+    if days >= 1:
+        return f"{days:.2f} days"
+    return f"{24 * days:.1f} hours" if 24 * days >= 1 else f"{1440 * days:.0f} minutes"
 
 
 def _what_covariates_bring(adjustment: dict[str, Any]) -> str:

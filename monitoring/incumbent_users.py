@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     import duckdb
 
 
+_WHOLE_DAY = 0.9
+"""Of a day, from its first decision to its last: a log of less does not say how many users come on one."""
+
+
 class IncumbentUsers(NamedTuple):
     """The incumbent's users, and their decisions, in the time that the log covers, or in its second half."""
 
@@ -142,7 +146,7 @@ def plan_with(
         experiment: Which comparisons share its alpha, and how long it runs at least.
         effect: By how much the challenger's metric is larger, as a share of the incumbent's.
         share: Of the users who get the challenger.
-        users_a_day: Users who come on a day; 0: as many new ones as were seen.
+        users_a_day: Users who come on a day; 0: as many new ones as were seen, in a day at least.
 
     Returns:
         A JSON-ready dict: users of all arms, days (None: not known), decisions, cost (currency units), power and runs
@@ -159,7 +163,7 @@ def plan_with(
     if found is None:
         return None
     users = len(seen.population.figures_U2)
-    a_day = users_a_day or (users / seen.days if seen.days else 0.0)
+    a_day = users_a_day or (users / seen.days if seen.days >= _WHOLE_DAY else 0.0)
 
     def needs(plan: Plan) -> dict[str, Any]:
         decisions = plan.users * seen.decisions / users

@@ -317,6 +317,11 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     assert f"takes about {found['users']:,} users" in done.output
     assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)
     assert found["cost"] == pytest.approx(found["users"] * 0.03)
+    minutes = [{**one, "event_time": decision("x", n / 60)["event_time"]} for n, one in enumerate(decisions)]
+    short = write(tmp_path / "short", minutes, outcomes)
+    brief = mtorl("plan", str(short), "--effect", "0.3", *options)
+    assert "of the incumbent in 3 minutes, 200 decisions" in brief.output and "days: not known from" in brief.output
+    assert figures("plan", str(short), "--effect", "0.3", *options)["days"] is None
     at_their_pace = mtorl("plan", str(log), "--effect", "0.3", *options, "--users-a-day", "1")
     assert f"days at the last stage: {found['users']:,}.00" in at_their_pace.output
     table = tmp_path / "users.csv"
