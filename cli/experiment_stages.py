@@ -340,14 +340,25 @@ def _check_router(folder: ExperimentFolder) -> None:
 def _act(
     folder: ExperimentFolder, kind: Literal["move", "kill", "resume"], reason: str, as_json: bool, **what: Any
 ) -> None:
+    from mtorl.experiment.history import state_of
+    from mtorl.experiment.stage_machine import STAGES, State
+    from mtorl.experiment.stages import stages_before
     from pipelines.experiments.controller import act
 
+    stands = state_of(folder.events(), folder.definition()) if kind == "move" and what.get("to") in STAGES else State()
     serving = act(folder, kind, by="person", reason=reason, at=time.time(), **what)
     if as_json:
         did = {"experiment": serving.name, "did": what.get("to") or kind}
         print_json({**did, "shares": serving.shares(), "version": serving.version})
         return
     typer.echo(f"{serving.name}: {what.get('to') or kind}: {_who_decides(serving, what)}")
+    if kind == "move" and what.get("to") in STAGES and not serving.enabled:
+        on = f"mtorl experiment resume {folder.file}"
+        words = f"at once with {on}" if stands.killed else "at once when the file says `enabled: true`"
+        typer.echo(f"it is switched off: it goes on at {what['to']} {words}")
+    ramp = None if stands.phase != "draft" else serving.ramp
+    if ramp is not None and (passed := stages_before(ramp, what.get("to"))):
+        typer.echo(f"it leaves out {', '.join(passed)}: nobody has seen there what challengers do")
     if (stays := _earlier_promotion(folder, serving)) is not None and what.get("to") == "rolled back":
         made = stays.event
         typer.echo(

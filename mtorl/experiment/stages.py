@@ -59,3 +59,14 @@ class Ramp(StrictModel):
             named = ", ".join(step.stage for step in stages)
             raise ValueError(f"each stage must be larger than the one before, got {named}")
         return stages
+
+
+def stages_before(ramp: Ramp, stage: str | None) -> list[Stage]:
+    """The stages of a ramp that come before one, which a move there from the draft leaves out.
+
+    Args:
+        ramp: The ramp.
+        stage: Which; anything else has none before it.
+    """
+    share = next((share for name, share in CHALLENGER_SHARE.items() if name == stage), 0.0)
+    return [step.stage for step in ramp.stages if CHALLENGER_SHARE[step.stage] < share]

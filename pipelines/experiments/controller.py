@@ -230,7 +230,7 @@ def summary(store: ExperimentStore) -> dict[str, Any]:
         "salt": experiment.salt,
         "phase": found.phase,
         "since": None if found.since is None else _iso(found.since),
-        "killed": found.killed or not experiment.enabled,
+        "killed": found.phase not in OVER and (found.killed or not experiment.enabled),
         "in_force": store.last_in_force() in (serving, None),
         "shares": serving.shares(),
         "holdout": serving.holdout,

@@ -75,6 +75,7 @@ def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert rolled_back.stdout == "mtorl-vs-rules: rolled back: incumbent 100%, challenger 0%\n"
     assert serving(file).arm("incumbent").policy == "baseline"
     assert mtorl("status", file).exit_code == 5
+    assert "switched off" not in mtorl("status", file).stdout
     refused = mtorl("ramp", file, "--to", "5%")
     assert refused.exit_code == 2 and "give it a new salt" in refused.stderr
     said = json.loads(mtorl("status", file, "--json").stdout)
@@ -112,6 +113,23 @@ def test_a_challenger_that_nobody_has_asked_is_not_promoted_without_force(
     refused = mtorl("promote", file)
     assert refused.exit_code == 2 and "no decision of challenger is in the log" in refused.stderr
     assert "promoted all the same: no decision of challenger" in mtorl("promote", file, "--force").stderr
+
+
+def test_a_move_while_it_is_switched_off_says_what_resume_will_do(file: Path) -> None:
+    mtorl("start", file)
+    mtorl("kill", file)
+    said = mtorl("ramp", file, "--to", "50%").stdout
+    assert f"it is switched off: it goes on at 50% at once with mtorl experiment resume {file}" in said
+    assert "leaves out" not in said, "it had begun"
+    mtorl("resume", file)
+    file.write_text(file.read_text().replace("enabled: true", "enabled: false"))
+    assert "at once when the file says `enabled: true`" in mtorl("ramp", file, "--to", "5%").stdout
+
+
+def test_a_move_from_the_draft_says_what_it_leaves_out(file: Path) -> None:
+    assert "it leaves out shadow, 5%: nobody has seen" in mtorl("ramp", file, "--to", "50%").stdout
+    other = before_start(file)
+    assert "leaves out" not in mtorl("start", other).stdout
 
 
 def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file: Path) -> None:

@@ -36,6 +36,7 @@ from mtorl.experiment.stage_machine import (
     in_force,
     requirements,
 )
+from mtorl.experiment.stages import stages_before
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
@@ -311,7 +312,8 @@ class Operator:
                 word = "".join(part.capitalize() for part in what.split())
                 reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
                 harm = what in ("kill", "rolled back")
-                self._api.say(resource.found, reason, f"{what} by {event['by']}: {event['reason']}", warning=harm)
+                words = f"{what} by {event['by']}: {event['reason']}{_left_out(resource, event)}"
+                self._api.say(resource.found, reason, words, warning=harm)
 
     def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: Condition) -> None:
         before = conditions = resource.status.get("conditions") or ()
@@ -322,6 +324,15 @@ class Operator:
         for one in said:
             if one.reason in _TOLD and (one.type, one.reason, one.message) not in known:
                 self._api.say(resource.found, one.reason, one.message, warning=True)
+
+
+def _left_out(resource: ExperimentResource, event: Mapping[str, Any]) -> str:
+    """Which stages a move from the draft has left out, in words; empty: none."""
+    serving = resource.last_in_force()
+    if event["fixed"] is None or serving is None or serving.ramp is None:  # it had begun
+        return ""
+    passed = stages_before(serving.ramp, event["to"])
+    return f" (it leaves out {', '.join(passed)}: nobody has seen there what challengers do)" if passed else ""
 
 
 def _progress(stands: State, step: Move | Hold, evidence: Evidence | None, needed: Sequence[Requirement]) -> Condition:

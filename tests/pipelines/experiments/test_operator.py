@@ -137,6 +137,12 @@ def test_from_draft_to_a_promotion_and_back(scene: Scene) -> None:
     ]  # fmt: skip
 
 
+def test_a_move_from_the_draft_says_what_it_leaves_out(scene: Scene) -> None:
+    scene.patch(move={"to": "50%", "reason": "go"})
+    (said,) = (words for reason, words in scene.cluster.said if reason == "Stage50Percent")
+    assert said == "50% by person: go (it leaves out shadow, 5%: nobody has seen there what challengers do)"
+
+
 def test_the_kill_switch_is_a_field_and_its_use_is_history(scene: Scene) -> None:
     begin(scene)
     scene.patch(enabled=False)
