@@ -86,6 +86,7 @@ def init(
             name=name or file.stem,
             salt=f"{datetime.now(UTC):%Y-%m}-{secrets.token_hex(4)}",
             owner=owner or getpass.getuser(),
+            described=dataset,
             endpoint=endpoint,
             amount=amount,
         )
@@ -98,6 +99,7 @@ def init(
     typer.echo(f"  mtorl experiment check {file} --dataset {dataset}")
     typer.echo(f"  mtorl serve --experiment {file}")
     typer.echo(f"  mtorl experiment start {file}")
+    typer.echo(f"  mtorl experiment run {file}          beside mtorl serve: from stage to stage")
 
 
 @app.command()

@@ -74,7 +74,7 @@ class Standing:
     def _unreadable(self) -> Advice | None:
         if self.problem is None:
             return None
-        return self._say("mend", "Mend what can't be read: until then nothing changes", self.problem, "alarm", "held")
+        return self._say("mend", "Mend what can't be used: until then nothing changes", self.problem, "alarm", "held")
 
     def _taken_back(self) -> Advice | None:
         """Somebody has changed what the incumbent's server serves since a promotion, here or under an earlier salt."""

@@ -125,7 +125,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         advice=standing.advice(),
         phase=phase,
         since=_at(state.since),
-        enabled=experiment.enabled and not state.killed,
+        enabled=_is_on(experiment, state, known.problem),
         in_force=known.in_force,
         settled=known.settled,
         steps=_steps(experiment, phase, moves),
@@ -138,6 +138,16 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         traffic=known.traffic,
         events=[_happened(event) for event in own],
     )
+
+
+def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
+    """Whether no kill switch is on.
+
+    What is over has none. Of a file that can't be used, what is in force is shown, which is off for a draft.
+    """
+    if state.phase in OVER or (state.phase == "draft" and problem is not None):
+        return True
+    return experiment.enabled and not state.killed
 
 
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:

@@ -1,6 +1,7 @@
 """A first experiment file for a data set: it can be used as it is, and its comments say what a person decides.
 
-text = first_file(DatasetSpec.load("my-log.yaml"), name="first-day", salt="2026-11-5f2c", owner="ads-platform")
+spec = DatasetSpec.load("my-log.yaml")
+text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _OUTCOME_HOURS = 24.0
 
 _FILE = """\
 # {name}: who gets which policy, with whose money, and what would count as a success.
-# Every field: docs/experiment-file.md.   Check it: mtorl experiment check FILE --dataset {dataset_name}
+# Every field: docs/experiment-file.md
+# Check it:    mtorl experiment check FILE --dataset {described}
 name: {name}
 owner: {owner}                      # whom to ask
 enabled: true                      # false is the kill switch: everybody gets the incumbent
@@ -76,6 +78,7 @@ def first_file(
     name: str,
     salt: str,
     owner: str,
+    described: str,
     endpoint: str = "http://127.0.0.1:8085",
     amount: float = 1000.0,
 ) -> str:
@@ -86,6 +89,7 @@ def first_file(
         name: Of the experiment.
         salt: Nobody else's.
         owner: Whom to ask.
+        described: How commands name the data set: its description's file, or a built-in one's name.
         endpoint: Where the challenger answers.
         amount: Money of the whole experiment, currency units.
 
@@ -94,7 +98,7 @@ def first_file(
     """
     text = _FILE.format(
         name=_yaml(name),
-        dataset_name=_comment(spec.name),
+        described=_comment(described),
         salt=_yaml(salt),
         owner=_yaml(owner),
         endpoint=_yaml(endpoint),

@@ -63,9 +63,12 @@ def test_a_first_file_can_be_used_as_it_is_and_teaches(tmp_path: Path) -> None:
     done = mtorl("init", file, "--dataset", tmp_path / "dataset.yaml")
     assert done.exit_code == 0, done.output
     assert f"mtorl experiment check {file} --dataset {tmp_path / 'dataset.yaml'}" in done.stdout
+    assert f"mtorl experiment run {file}" in done.stdout
     text = file.read_text()
+    assert f"mtorl experiment check FILE --dataset {tmp_path / 'dataset.yaml'}\n" in text
     assert "the rest is for users outside" in text, "with a part of the layer, the amount is not the arms' alone"
-    assert text.count("#") > 25 and max(map(len, text.splitlines())) <= 140
+    lines = [line for line in text.splitlines() if str(tmp_path) not in line]
+    assert text.count("#") > 25 and max(map(len, lines)) <= 140
     made_ = Experiment.load(file)
     made_.check(SPEC)
     assert made_.name == "first-day" and made_.ramp is not None and made_.ramp.stages[0].stage == "shadow"
@@ -106,6 +109,15 @@ def test_watch_says_what_to_do(served: Path) -> None:
     whole = next(spend for spend in view["spend"] if spend["arm"] == "*")
     assert whole["spent"] == pytest.approx(12.0) and whole["limit"] == 1000
     assert view["traffic"]["arms"]["challenger"]["decisions"] == 200
+
+
+def test_a_promotion_whose_file_has_gone_on_is_not_switched_off(served: Path) -> None:
+    assert mtorl("promote", served).exit_code == 0
+    served.write_text(served.read_text().replace("salt: a", "salt: next"))
+    view = json.loads(mtorl("watch", served, "--json").stdout)
+    assert (view["phase"], view["enabled"], view["advice"]["action"]) == ("promoted", True, "mend")
+    assert view["advice"]["headline"] == "Mend what can't be used: until then nothing changes"
+    assert "switched off" not in mtorl("watch", served, "--once").stdout
 
 
 def test_watch_takes_several_files(served: Path, tmp_path: Path) -> None:
