@@ -12,9 +12,10 @@ import argparse
 import datetime as dt
 import json
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,9 @@ from make_log import CLICK_PAYS, SLOTS, market
 from mtorl.simulator.simulator import Online
 
 CHANNELS = {slot: channel for channel, slot in SLOTS.items()}
+
+
+TRIES = 5
 
 
 class Router:
@@ -53,15 +57,26 @@ class Router:
         self._post("/v1/outcomes", outcome)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        connection = getattr(self._own, "connection", None) or HTTPConnection(self._address, timeout=30)
-        self._own.connection = connection
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        text = response.read().decode()
-        if response.status != 200:
-            raise RuntimeError(f"HTTP {response.status} from {path}: {text[:300]}")
-        content: dict[str, Any] = json.loads(text)
-        return content
+        """Post, again if the router is busy (429, 503) or the connection is lost: ids make that one request."""
+        for attempt in range(TRIES):
+            connection = getattr(self._own, "connection", None) or HTTPConnection(self._address, timeout=30)
+            self._own.connection = connection
+            try:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                text, wait = response.read().decode(), response.headers.get("Retry-After") or "0.2"
+            except (OSError, HTTPException) as error:
+                connection.close()
+                self._own.connection, said, wait = None, f"{type(error).__name__} at {path}: {error}", "0.2"
+            else:
+                if response.status == 200:
+                    content: dict[str, Any] = json.loads(text)
+                    return content
+                said = f"HTTP {response.status} from {path}: {text[:300]}"
+                if response.status not in (429, 503):
+                    break
+            time.sleep(float(wait) * 2**attempt)
+        raise SystemExit(said)
 
 
 def one_opportunity(router: Router, online: Online, user: str, day: int) -> dict[str, Any]:
