@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.tables import said_of_long_term
-from monitoring.plain_words import account
+from monitoring.plain_words import account, hours_or_minutes
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
@@ -90,17 +90,19 @@ def _amount(need: Need, value: float) -> str:
         return f"{value:.1%}"
     if need["kind"] == "latency_seconds":
         return f"{1000 * value:,.0f} ms"
-    return f"{value:,.1f}" if need["needed"] >= 1 else f"{value:,.3g}"
+    return hours_or_minutes(value, need["needed"])
 
 
 def _next(view: View) -> Text:
     after = view["next"]
     text = Text(after["words"])
+    when = []
     if after["not_before"] is not None:
-        text.append(f" {'That is on' if view['phase'] == 'draft' else 'Not before'} {_time(after['not_before'])}")
-        if after["expected"] is not None:
-            text.append(f"; at the rate so far, about {_time(after['expected'])}")
-        text.append(".")
+        when.append(f"{'That is on' if view['phase'] == 'draft' else 'Not before'} {_time(after['not_before'])}")
+    if after["expected"] is not None:
+        when.append(f"{'at' if when else 'At'} the rate so far, about {_time(after['expected'])}")
+    if when:
+        text.append(f" {'; '.join(when)}.")
     if view["in_force"] is False:  # None: of an object, whose routers nobody asks from here
         text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
     return text

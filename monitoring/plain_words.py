@@ -46,6 +46,11 @@ LEFT_OUT = {
 """Why decisions do not count in a verdict."""
 
 
+def hours_or_minutes(hours: float, needed: float) -> str:
+    """A time beside the one that is needed, which says whether both are in hours or in minutes."""
+    return f"{60 * hours:,.1f}" if 0 < needed < 1 else f"{hours:,.1f}"
+
+
 def account(arm: str, arms: Collection[str]) -> str:
     """Whose money an account is.
 

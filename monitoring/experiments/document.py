@@ -70,6 +70,7 @@ class Next(TypedDict):
     waits: list[str]
     needs: list[Need]
     not_before: str | None
+    """null: that time is past, or nobody knows it."""
     expected: str | None
     """At the rate so far, if that is later; null: it is not, or can't be told."""
 

@@ -160,10 +160,9 @@ def _need(need: Need) -> Json:
     """A requirement with its bar; of what has a limit, a full bar is bad."""
     found, needed = need["found"], need["needed"]
     limit = need["kind"] in ("fallback_ratio", "latency_seconds")
-    hours = ",.1f" if needed >= 1 else ",.3g"
     show = {
-        "hours": lambda x: format(x, hours),
-        "counted_hours": lambda x: format(x, hours),
+        "hours": lambda x: plain_words.hours_or_minutes(x, needed),
+        "counted_hours": lambda x: plain_words.hours_or_minutes(x, needed),
         "users": lambda x: f"{x:,.0f}",
         "fallback_ratio": lambda x: words.share(x, 1),
         "latency_seconds": lambda x: f"{1000 * x:,.0f} ms".replace("-", "−"),

@@ -191,7 +191,8 @@ def _next(
     void = known.evidence is not None and known.evidence.token == "srm"
     last = not off and state.phase in STAGES and not _following(experiment, state)
     if last and known.verdict is not None and (hours := known.verdict.get("hours")) is not None:
-        label, least = "hours that count in the verdict", experiment.min_runtime_hours
+        least = experiment.min_runtime_hours
+        label = f"{'minutes' if 0 < least < 1 else 'hours'} that count in the verdict"
         met = hours > least - 1.0  # as `mtorl.experiment.verdict` has it
         if least > 0:
             needs.append(Need(kind="counted_hours", arm=None, found=hours, needed=least, met=met, label=label))
@@ -206,6 +207,7 @@ def _next(
         not_before = state.since + 3600 * hours
         expected = _expected(needed, state.since, now)
         expected = None if expected is None or expected <= max(not_before, now) else expected
+        not_before = not_before if not_before > now else None
     elif state.phase == "draft" and experiment.start is not None:
         not_before = experiment.start.timestamp()
     return Next(
@@ -272,7 +274,7 @@ def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, l
 
 def _need(one: Requirement) -> Need:
     labels = {
-        "hours": "hours at this stage",
+        "hours": f"{'minutes' if 0 < one.needed < 1 else 'hours'} at this stage",
         "users": f"users of {one.arm}",
         "fallback_ratio": f"default actions of {one.arm}",
         "latency_seconds": f"{one.arm} later than the incumbent, 99th percentile",

@@ -214,8 +214,10 @@ def _requirements(
 ) -> Iterator[Requirement]:
     assert experiment.ramp is not None
     hours = max(0.0, (now - state.since) / 3600) if state.since is not None else 0.0
-    of_hours = f"{hours:.1f} of {step.hours:g} hours at {step.stage}"
-    yield Requirement("hours", None, hours, step.hours, hours >= step.hours, of_hours)
+    of_hours = f"{hours:.1f} of {step.hours:g} hours"
+    if 0 < step.hours < 1:
+        of_hours = f"{60 * hours:.1f} of {60 * step.hours:g} minutes"
+    yield Requirement("hours", None, hours, step.hours, hours >= step.hours, f"{of_hours} at {step.stage}")
     arms = {} if evidence is None else evidence.arms
     serving = [arm.name for arm in experiment.arms if arm.name == INCUMBENT or arm.weight > 0]
     for name in serving:

@@ -65,6 +65,15 @@ def test_money_that_does_not_last_is_said_before_the_ramp_goes_on(spent: float, 
         assert advice["headline"].startswith("Look at its money") and said in advice["reason"]
 
 
+def test_a_time_that_is_past_is_not_what_comes_next() -> None:
+    experiment = made.made()
+    events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
+    arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(500)}
+    known = Known(evidence=Evidence("inconclusive", "too few", "challenger", (), arms), commands=made.COMMANDS)
+    early, late = (experiment_view(experiment, events, known, made.START + made.HOUR * at)["next"] for at in (12, 30))
+    assert early["not_before"] is not None and (late["not_before"], late["expected"] is None) == (None, False)
+
+
 def test_old_faults_say_how_they_cease_to_count() -> None:
     view = made.STATES["late"]()
     assert "mtorl experiment kill, then resume" in view["advice"]["reason"]

@@ -61,6 +61,9 @@ def test_it_grows_once_it_has_lasted_and_enough_users_are_there() -> None:
     few = challenger(users=9)
     assert held(consider(made(), SHADOW, few, 2 * HOUR)) == "9 of 10 users of challenger"
     assert moved(consider(made(), SHADOW, WELL, HOUR)).to == "5%"
+    stages = [{"stage": "shadow", "hours": 0.02, "users": 10}, *RAMP["stages"][1:]]
+    brief = made(ramp={"stages": stages})
+    assert held(consider(brief, SHADOW, WELL, 30.0)) == "0.5 of 1.2 minutes at shadow", "as 0.0 of 0.02 hours"
     assert held(consider(made(), SMALL, WELL, HOUR)) == "1.0 of 2 hours at 5%"
     assert moved(consider(made(), SMALL, WELL, 2 * HOUR)).to == "50%"
 
