@@ -106,11 +106,16 @@ def init(
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")],
     dataset: Dataset,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of its state; by default that file without its suffix.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check an experiment file before anybody serves it, and say who would get what.
 
         mtorl experiment check first-day.yaml --dataset my-log.yaml
+
+    Of one that has begun, or that follows on a promotion, its history is looked at, too.
 
     Every field of the file is in docs/experiment-file.md.
     """
@@ -123,6 +128,7 @@ def check(
             experiment.check_written()
             spec = DatasetSpec.load(dataset)
             experiment.check(spec)
+            check_history(file, state, experiment)
         if as_json:
             print_json(_checked(experiment))
             return
@@ -151,6 +157,20 @@ def check(
         paid = {budget.channel for budget in experiment.budgets}
         if "*" not in paid and (unpaid := [channel for channel in spec.channels if channel not in paid]):
             typer.echo(f"  no budget is for {', '.join(unpaid)}: nothing is shown there")
+
+
+def check_history(file: Path, state: Path | None, experiment: Experiment) -> None:
+    """Whether a file can follow on what has happened to its experiment, and to those before it."""
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.experiment.history import HistoryError
+    from pipelines.experiments.controller import follows
+    from pipelines.experiments.folder import ExperimentFolder
+
+    folder = ExperimentFolder.of(file, state)
+    try:
+        follows(folder.name, experiment, folder.events())
+    except HistoryError as error:
+        raise ExperimentError(str(error)) from None
 
 
 def _by_stage(experiment: Experiment) -> list[Experiment]:

@@ -10,7 +10,7 @@ crash puts into force what the history already says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
 from mtorl.experiment.history import (
     By,
+    Event,
     HistoryError,
     IllegalEvent,
     Kind,
@@ -55,16 +56,29 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
         HistoryError: The history can't be read.
     """
     experiment = store.definition()
-    events = store.events()
+    return experiment, follows(store.name, experiment, store.events())
+
+
+def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State:
+    """Where an experiment stands, which may be what its history allows.
+
+    Args:
+        name: What people call the place of its definition.
+        experiment: The definition.
+        events: All of its history.
+
+    Raises:
+        ExperimentError: It has changed what may not change any more, or takes a promotion back, unsaid.
+    """
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(
-            f"{store.name}: {', '.join(changed)} may not change once it has begun, and what is in force goes on; "
+            f"{name}: {', '.join(changed)} may not change once it has begun, and what is in force goes on; "
             "change it back, or give the experiment a new salt, which begins anew with other users in each arm"
         )
     if (promotion := serves_since_before(events, experiment)) is not None:
-        raise ExperimentError(f"{store.name}: {taken_back(promotion, experiment)}")
-    return experiment, found
+        raise ExperimentError(f"{name}: {taken_back(promotion, experiment)}")
+    return found
 
 
 def taken_back(promotion: Promoted, experiment: Experiment) -> str:

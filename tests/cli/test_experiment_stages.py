@@ -132,6 +132,23 @@ def test_a_move_from_the_draft_says_what_it_leaves_out(file: Path) -> None:
     assert "leaves out" not in mtorl("start", other).stdout
 
 
+def test_check_says_what_serve_would_refuse(file: Path) -> None:
+    """An earlier promotion that the file does not know of, or a change of what may not change."""
+    SPEC.save(dataset := file.with_name("dataset.yaml"))
+    mtorl("start", file)
+    assert mtorl("check", file, "--dataset", dataset).exit_code == 0
+    whole = file.read_text()
+    file.write_text(whole.replace("alpha: 0.05", "alpha: 0.2"))
+    done = mtorl("check", file, "--dataset", dataset)
+    assert done.exit_code == 2 and "alpha may not change once it has begun" in done.stderr
+    file.write_text(whole)
+    mtorl("promote", file, "--force")
+    file.write_text(whole.replace("salt: a", "salt: next"))
+    done = mtorl("check", file, "--dataset", dataset)
+    assert done.exit_code == 2 and "was promoted in mtorl-vs-rules under salt 'a'" in done.stderr
+    assert mtorl("check", file, "--dataset", dataset, "--state", file.with_name("new")).exit_code == 0
+
+
 def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file: Path) -> None:
     arms = [{"name": name, "weight": 0.5, "endpoint": f"http://{name}/decide"} for name in ("incumbent", "challenger")]
     fields = {**yaml.safe_load(file.read_text()), "arms": arms}
