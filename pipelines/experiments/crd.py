@@ -165,9 +165,9 @@ def _status() -> dict[str, Any]:
     }
     texts = {
         "phase": "draft, a stage, promoted, stopped or rolled back.",
-        "lift": "Of the challenger over the incumbent, relative.",
-        "interval": "Of the difference in the metric's own unit, valid however often people look.",
-        "spend": "Of all arms together, currency units.",
+        "lift": "Of the challenger over the incumbent, in the metric's own unit, and relative.",
+        "interval": "Of the lift in the metric's own unit, valid however often people look.",
+        "spend": "Of all arms together, whether it counts in the verdict or not, currency units.",
         "verdict": "ship, stop, futile, inconclusive, guardrail or srm.",
         "reason": "Of the verdict, in words.",
         "version": "Of what is in force: what routers say that they have.",

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from monitoring.experiments.document import View
+from monitoring.experiments.document import Spend, View
 from monitoring.experiments.view import Known
-from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.experiment import ALL_ARMS, Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from mtorl.experiment.stage_machine import (
     FAULTS,
@@ -33,6 +33,7 @@ from mtorl.experiment.stage_machine import (
     Move,
     Requirement,
     State,
+    consider,
     in_force,
     requirements,
 )
@@ -187,6 +188,7 @@ class Operator:
     def _follow(self, name: str) -> bool:
         """Do what people ask for in an object; returns whether something was promoted there, at any time."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
+        known = len(_history(resource))
         if resource is None:
             for ended in end_orphans(self._api):
                 log.warning("%s was deleted: everybody gets the incumbent", ended)
@@ -207,8 +209,23 @@ class Operator:
                 said = Condition("Accepted", "True", "Held" if declined.waits else "Refused", declined.words)
             elif said.reason == "Usable":
                 said = _still_refused(resource) or said
-        self._say(resource, self._standing(resource), said)
-        return any(event.get("to") == "promoted" for event in resource.status.get("history") or ())
+        standing = self._standing(resource)
+        anew = len(_history(resource)) > known or any(resource.status.get(key) != standing[key] for key in standing)
+        progress = self._until_looked(resource) if anew else None
+        self._say(resource, standing, said, *([] if progress is None else [progress]))
+        return any(event.get("to") == "promoted" for event in _history(resource))
+
+    def _until_looked(self, resource: ExperimentResource) -> Condition | None:
+        """What the ramp waits for after something has happened, before the log was looked at for it."""
+        try:
+            experiment, stands = state(resource)
+        except (ExperimentError, HistoryError):
+            return None
+        now = self._clock()
+        step = consider(experiment, stands, None, now)
+        if isinstance(step, Move):  # it is made with the next look
+            step = Hold(("the log is looked at within a minute",))
+        return _progress(stands, step, Known(), requirements(experiment, stands, None, now))
 
     def _settle(self, name: str) -> None:
         for _ in range(_TRIES):
@@ -278,9 +295,9 @@ class Operator:
             self._say(resource, {}, Condition("Progressing", "False", "LogUnreadable", str(error)))
             return
         known = self._found.get((name, experiment.salt), Known())
-        figures: dict[str, Any] = {} if known.verdict is None else figures_of(known.verdict)
+        figures: dict[str, Any] = {} if known.verdict is None else figures_of(known.verdict, known.spend)
         needed = requirements(experiment, stands, known.evidence, now)
-        self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known.evidence, needed))
+        self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known, needed))
 
     def _standing(self, resource: ExperimentResource) -> dict[str, Any]:
         try:
@@ -303,11 +320,11 @@ class Operator:
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:
         """Say what happens meanwhile, for `kubectl describe`: also if what follows of it could not be written yet."""
-        known = len(resource.status.get("history") or ())
+        known = len(_history(resource))
         try:
             yield
         finally:
-            for event in (resource.status.get("history") or ())[known:]:
+            for event in _history(resource)[known:]:
                 what = event["to"] or event["kind"]
                 word = "".join(part.capitalize() for part in what.split())
                 reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
@@ -335,14 +352,22 @@ def _left_out(resource: ExperimentResource, event: Mapping[str, Any]) -> str:
     return f" (it leaves out {', '.join(passed)}: nobody has seen there what challengers do)" if passed else ""
 
 
-def _progress(stands: State, step: Move | Hold, evidence: Evidence | None, needed: Sequence[Requirement]) -> Condition:
+def _history(resource: ExperimentResource | None) -> Sequence[Mapping[str, Any]]:
+    return () if resource is None else resource.status.get("history") or ()
+
+
+def _progress(stands: State, step: Move | Hold, known: Known, needed: Sequence[Requirement]) -> Condition:
     if stands.phase in OVER:
         return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
     if isinstance(step, Move):
         return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
+    evidence, log_ends = known.evidence, None if known.traffic is None else known.traffic["last"]
     split = evidence is None or evidence.token != "srm"
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
-    return Condition("Progressing", "True" if by_itself else "False", "Waiting", "; ".join(step.reasons))
+    words = "; ".join(step.reasons)
+    if log_ends is not None:
+        words += f" (the newest decision in the log is of {log_ends[:16].replace('T', ' ')} UTC)"
+    return Condition("Progressing", "True" if by_itself else "False", "Waiting", words)
 
 
 def _still_refused(resource: ExperimentResource) -> Condition | None:
@@ -361,19 +386,24 @@ def _is_followed(found: Mapping[str, Any]) -> bool:
     return any(one.get("observedGeneration") == found["metadata"].get("generation") for one in accepted)
 
 
-def figures_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What a status shows of a verdict: `FIGURES`.
+def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
+    """What a status shows of a verdict and the accounts: `FIGURES`.
 
     Args:
         verdict: As of `monitoring.verdict`.
+        spend: Of each account, as of `monitoring.experiments.traffic`.
     """
-    relative, (low, high) = verdict["relative_lift"], verdict["lift_ci"]
+    lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
     arms = verdict["arms"].values()
+    of_incumbent = "" if relative is None else f" ({relative:+.1%})"
+    totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
+    of_all = [one for one in totals if one["campaign"] == "*"] or totals
+    spent = [one["spent"] for one in of_all] or [arm["cost"] for arm in arms]  # without a total, what counts
     return {
         "users": sum(arm["users"] for arm in arms),
-        "lift": None if relative is None else f"{relative:+.1%}",
+        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # in the interval's unit
         "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
-        "spend": f"{sum(arm['cost'] for arm in arms):.2f}",
+        "spend": f"{sum(spent):.2f}",
         "verdict": verdict["verdict"],
         "reason": verdict["reason"],
     }

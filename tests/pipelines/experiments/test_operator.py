@@ -17,7 +17,7 @@ from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_for
 from mtorl.log.touchpoints import LogError
 from pipelines.experiments.api import Conflict
 from pipelines.experiments.operator.inference_services import InferenceServices
-from pipelines.experiments.operator.operator import Operator
+from pipelines.experiments.operator.operator import Operator, figures_of
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.resource import ExperimentResource
 from tests.features.collect.decision_logs import SPEC as DATASET
@@ -29,14 +29,15 @@ SPEC = {name: value for name, value in FILE.items() if name != "name"}
 NAME = str(FILE["name"])
 ARMS = {"incumbent": ArmEvidence(500), "challenger": ArmEvidence(500)}
 TRAFFIC = Traffic(
-    first=None,
-    last=None,
+    first="2026-11-27T09:00:00+00:00",
+    last="2026-11-28T09:30:00+00:00",
     shadow=False,
     arms={name: ArmTraffic(decisions=500, exposures=400, fallbacks=0, channels={}) for name in ARMS},
 )
 VERDICT = {
     "verdict": "inconclusive",
     "reason": "contains zero",
+    "lift": 0.0056,
     "relative_lift": 0.031,
     "lift_ci": [-0.001, 0.0123],
     "arms": {"incumbent": {"users": 500, "cost": 10.0}, "challenger": {"users": 490, "cost": 11.5}},
@@ -122,7 +123,8 @@ def test_from_draft_to_a_promotion_and_back(scene: Scene) -> None:
         scene.operator.advance()
         assert scene.status["phase"] == scene.serving().stage == stage
     assert {name: scene.status[name] for name in ("users", "lift", "interval", "spend", "verdict")} == {
-        "users": 990, "lift": "+3.1%", "interval": "[-0.001, +0.0123]", "spend": "21.50", "verdict": "inconclusive",
+        "users": 990, "lift": "+0.0056 (+3.1%)", "interval": "[-0.001, +0.0123]", "spend": "21.50",
+        "verdict": "inconclusive",
     }  # fmt: skip
     scene.operator.advance()
     assert scene.condition("Progressing")[:2] == ("True", "Waiting")
@@ -135,6 +137,29 @@ def test_from_draft_to_a_promotion_and_back(scene: Scene) -> None:
     assert [reason for reason, _ in scene.cluster.said] == [
         "Shadow", "Stage5Percent", "Stage50Percent", "Promoted", "RolledBack",
     ]  # fmt: skip
+
+
+def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
+    """As the page says it, and not of those alone that count in the verdict."""
+    account = {"arm": "*", "channel": "*", "period": "total", "limit": 900.0, "reserved": 0.0}
+    for campaigns, spend in ((["*"], "70.00"), (["hats", "shoes"], "140.00"), ([], "21.50")):
+        accounts: list[Any] = [{**account, "campaign": name, "spent": 70.0} for name in campaigns]
+        accounts += [{**one, "channel": "video"} for one in accounts] + [{**one, "arm": "x"} for one in accounts]
+        assert figures_of(VERDICT, accounts)["spend"] == spend
+
+
+def test_what_it_waits_for_is_said_at_once_and_not_with_the_next_look(scene: Scene) -> None:
+    begin(scene)
+    assert "0.0 of 1 hours at shadow" in scene.condition("Progressing")[2]
+    scene.operator.advance()
+    assert "(the newest decision in the log is of 2026-11-28 09:30 UTC)" in scene.condition("Progressing")[2]
+    scene.patch(enabled=False)
+    assert scene.condition("Progressing")[2] == "the kill switch is on"
+    scene.patch(enabled=True)
+    scene.patch(move={"to": "stopped", "reason": "enough"})
+    assert scene.condition("Progressing")[1:] == ("Over", "it is stopped")
+    scene.patch(salt="next", move=None)
+    assert scene.condition("Progressing")[1:] == ("Waiting", "it is a draft: start it")
 
 
 def test_a_move_from_the_draft_says_what_it_leaves_out(scene: Scene) -> None:
