@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from monitoring.experiments.document import Spend, View
+from monitoring.experiments.document import View
 from monitoring.experiments.view import Known
-from mtorl.experiment.experiment import ALL_ARMS, Experiment, ExperimentError
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from mtorl.experiment.stage_machine import (
     FAULTS,
@@ -46,12 +46,12 @@ from pipelines.experiments.config_map import Entry, end_orphans, entries
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.handover import ModelServers, hand_over
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
+from pipelines.experiments.operator.figures import FIGURES, figures_of
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.views import views_of
 from pipelines.experiments.resource import ExperimentResource, NotItsTurn, follow
 
 log = logging.getLogger(__name__)
-FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
 _TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of conditions: events, besides what happens
 _TRIES = 8  # of a change: some ten seconds where the API server is away
 
@@ -199,7 +199,8 @@ class Operator:
                 put_in_force(resource)
         except (ExperimentError, HistoryError) as error:
             reason = "NotItsTurn" if isinstance(error, NotItsTurn) else "Unusable"
-            said = Condition("Accepted", "False", reason, f"{error}\nwhat is in force goes on")
+            goes_on = "nothing of it is in force" if resource.last_in_force() is None else "what is in force goes on"
+            said = Condition("Accepted", "False", reason, f"{error}\n{goes_on}")
         else:
             said = Condition("Accepted", "True", "Usable", "the spec can be used")
             if resource.switched_off_by_hand():
@@ -384,26 +385,3 @@ def _is_followed(found: Mapping[str, Any]) -> bool:
     status = found.get("status") or {}
     accepted = (one for one in status.get("conditions") or () if one["type"] == "Accepted")
     return any(one.get("observedGeneration") == found["metadata"].get("generation") for one in accepted)
-
-
-def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
-    """What a status shows of a verdict and the accounts: `FIGURES`.
-
-    Args:
-        verdict: As of `monitoring.verdict`.
-        spend: Of each account, as of `monitoring.experiments.traffic`.
-    """
-    lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
-    arms = verdict["arms"].values()
-    of_incumbent = "" if relative is None else f" ({relative:+.1%})"
-    totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
-    of_all = [one for one in totals if one["campaign"] == "*"] or totals
-    spent = [one["spent"] for one in of_all] or [arm["cost"] for arm in arms]  # without a total, what counts
-    return {
-        "users": sum(arm["users"] for arm in arms),
-        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # in the interval's unit
-        "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
-        "spend": f"{sum(spent):.2f}",
-        "verdict": verdict["verdict"],
-        "reason": verdict["reason"],
-    }

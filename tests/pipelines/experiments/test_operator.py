@@ -16,8 +16,9 @@ from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
 from mtorl.log.touchpoints import LogError
 from pipelines.experiments.api import Conflict
+from pipelines.experiments.operator.figures import figures_of
 from pipelines.experiments.operator.inference_services import InferenceServices
-from pipelines.experiments.operator.operator import Operator, figures_of
+from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.resource import ExperimentResource
 from tests.features.collect.decision_logs import SPEC as DATASET
@@ -324,6 +325,10 @@ def test_a_second_experiment_waits_for_the_end_of_the_first(scene: Scene) -> Non
     scene.operator.changed("second")
     (said,) = scene.cluster.status("second")["conditions"]
     assert (said["status"], said["reason"]) == ("False", "NotItsTurn") and scene.serving().name == NAME
+    assert "nothing of it is in force" in said["message"]
+    assert [reason for reason, _ in scene.cluster.said].count("NotItsTurn") == 1, "an event, once"
+    scene.operator.changed("second")
+    assert [reason for reason, _ in scene.cluster.said].count("NotItsTurn") == 1
     scene.cluster.patch("second", enabled=False)
     scene.operator.changed("second")
     assert scene.serving().enabled, "its kill switch is not that of the first one"
