@@ -36,6 +36,7 @@ class Standing:
         by_hand: Whether the stage of its file is in force, though nothing has happened to it.
         settled: How far the incumbent's model server follows a promotion; None: there is none to follow.
         short: Why its money does not last (`monitoring.experiments.money`); None: it does.
+        down: Whether its router is known not to run.
     """
 
     experiment: Experiment
@@ -50,6 +51,7 @@ class Standing:
     by_hand: bool = False
     settled: Settled | None = None
     short: str | None = None
+    down: bool = False
 
     def advice(self) -> Advice:
         """What to do."""
@@ -166,6 +168,10 @@ class Standing:
         wins = evidence is not None and evidence.token == "ship"
         if evidence is not None and self._waits_for_promotion():
             return self._say("promote", f"Promote {evidence.challenger}", evidence.reason, "good", command="promote")
+        if self.down:
+            headline = "Start its router: nobody decides now"
+            reason = "mtorl serve does not run, and callers do what they did without it"
+            return self._say("run", headline, reason, "alarm", "held", "serve")
         if evidence is not None and wins:
             headline = f"Let it run: {evidence.challenger} is ahead"
             return self._say("wait", headline, evidence.reason, "good")

@@ -67,6 +67,7 @@ class Known:
         by_hand: Whether people set the stage in a file without a ramp, which is in force as it is until something has
             happened; an object begins as a draft, with or without one.
         looked: When the log was read, seconds since 1970; None: just now.
+        router_runs: Whether the router runs; None: nobody can tell.
     """
 
     verdict: Mapping[str, Any] | None = None
@@ -80,6 +81,7 @@ class Known:
     commands: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = True
     looked: float | None = None
+    router_runs: bool | None = None
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
@@ -111,6 +113,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         by_hand,
         known.settled,
         short_of_money(known.spend, moves[0].at if moves else None, experiment.ramp, state, now),
+        known.router_runs is False,
     )
     serving = experiment if by_hand else in_force(experiment, state)
     phase = experiment.stage if by_hand else state.phase

@@ -32,6 +32,7 @@ from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
 from pipelines.experiments.state_log import readable_log
 from serving.ledger import LedgerUnavailable, open_ledger
+from serving.local.stack import runs
 
 _REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # seconds that a ledger may take
@@ -111,7 +112,13 @@ def view_of(folder: ExperimentFolder, now: float, by: Sequence[str] = ()) -> Vie
     served = experiment if by_hand else in_force(experiment, stands)
     commands = {action: f"mtorl experiment {action} {folder.file}" for action in _ACTIONS}
     commands["ramp"] += " --to STAGE"
-    known = Known(commands=commands, problem=problem, in_force=by_hand or folder.last_in_force() in (served, None))
+    commands["serve"] = f"mtorl serve --experiment {folder.file}"
+    known = Known(
+        commands=commands,
+        problem=problem,
+        in_force=by_hand or folder.last_in_force() in (served, None),
+        router_runs=runs(folder.state),
+    )
     if not _has_served(folder):
         missing = f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}"
         if stands.phase != "draft" and problem is None:
@@ -145,7 +152,14 @@ def _looked(
         if by:
             values = {name: segment_sql(spec, name, "record") for name in by}
             verdict["segments"] = dict(segment_lifts(log, served, spec.reward.gain, values))
-        return replace(found, verdict=verdict, in_force=known.in_force, problem=known.problem, commands=known.commands)
+        return replace(
+            found,
+            verdict=verdict,
+            in_force=known.in_force,
+            problem=known.problem,
+            commands=known.commands,
+            router_runs=known.router_runs,
+        )
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:

@@ -34,6 +34,7 @@ from serving.local.child_process import ChildProcess
 from serving.local.torchserve import TorchServe
 from serving.logs import messages
 
+_LOCK = "stack.lock"
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
@@ -139,7 +140,7 @@ class LocalStack:
         """
         if self._lock is None:
             self.serving.mkdir(parents=True, exist_ok=True)
-            self._lock = self._running.enter_context(_hold_lock(self.serving / "stack.lock"))
+            self._lock = self._running.enter_context(_hold_lock(self.serving / _LOCK))
         return self._lock
 
     def stop(self) -> None:
@@ -247,6 +248,16 @@ class LocalStack:
                 raise StackError(f"the router was not ready in {_ROUTER_SECONDS:.0f} s; {router.tail()}")
             time.sleep(0.05)
         self.url = ready[1]
+
+
+def runs(state: Path) -> bool | None:
+    """Whether the stack of a state runs; None: none was ever started there, so nobody knows whose router it is.
+
+    Args:
+        state: Folder of the state, or of one that leads to it.
+    """
+    lock = (state / "router.yaml").resolve().parent / _LOCK
+    return _is_alive(lock.read_text()) if lock.exists() else None
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -118,6 +119,22 @@ def test_a_promotion_whose_file_has_gone_on_is_not_switched_off(served: Path) ->
     assert (view["phase"], view["enabled"], view["advice"]["action"]) == ("promoted", True, "mend")
     assert view["advice"]["headline"] == "Mend what can't be used: until then nothing changes"
     assert "switched off" not in mtorl("watch", served, "--once").stdout
+
+
+def test_a_router_that_does_not_run_is_said(served: Path, tmp_path: Path) -> None:
+    """It was killed, and watch went on to say: let it run."""
+    content = served.read_text()
+    served.write_text(content.replace("users: 100", "users: 100000"))
+    lock = served.with_suffix("") / "stack.lock"
+    lock.write_text(str(os.getpid()))
+    running = json.loads(mtorl("watch", served, "--json").stdout)["advice"]
+    assert running["headline"] == "Let it run: challenger is ahead"
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        lock.write_text(str(ended.pid))
+    done = mtorl("watch", served, "--json")
+    down = json.loads(done.stdout)["advice"]
+    assert (down["headline"], down["condition"]) == ("Start its router: nobody decides now", "held")
+    assert down["command"] == f"mtorl serve --experiment {served}" and done.exit_code == 4
 
 
 def test_watch_takes_several_files(served: Path, tmp_path: Path) -> None:
