@@ -321,7 +321,9 @@ def test_an_edit_comes_into_force_while_run_waits(file: Path, monkeypatch: pytes
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr(experiment_stages.time, "sleep", edit)
+    # Its own clock: threads that other tests have left sleep by the real one.
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=edit)
+    monkeypatch.setattr(experiment_stages, "time", clock)
     done = mtorl("run", file, "--every", "3600")
     assert done.exit_code == 130
     assert seen == [True, True, False]
