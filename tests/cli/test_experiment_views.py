@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,7 +240,9 @@ def test_watch_looks_again_until_it_is_ended(served: Path, monkeypatch: pytest.M
         if len(looks) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment_views.time, "sleep", sleep)
+    # Its own clock: threads that other tests have left sleep by the real one.
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=sleep)
+    monkeypatch.setattr(experiment_views, "time", clock)
     done = mtorl("watch", served, "--every", "7")
     assert done.exit_code == 0 and looks == [7.0, 7.0, 7.0] and "Promote challenger" in done.stdout
 

@@ -6,7 +6,9 @@ import http.server
 import importlib
 import json
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +48,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def traffic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "first-day"))
     made = importlib.import_module("traffic")
-    monkeypatch.setattr(made.time, "sleep", lambda seconds: None)
+    # Its own clock: threads that other tests have left sleep by the real one.
+    monkeypatch.setattr(made, "time", SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=lambda _: None))
     yield made
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,8 +41,9 @@ class Router:
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it has slept, on a clock that nothing else moves."""
     naps: list[float] = []
-    monkeypatch.setattr(stack_module.time, "sleep", naps.append)
-    monkeypatch.setattr(stack_module.time, "monotonic", lambda: sum(naps))
+    # Its own clock: threads that other tests have left sleep by the real one.
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: sum(naps), sleep=naps.append)
+    monkeypatch.setattr(stack_module, "time", clock)
     return naps
 
 
