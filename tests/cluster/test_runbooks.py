@@ -39,6 +39,8 @@ git() { :; }
 amtool() { :; }
 python() { :; }
 openssl() { echo 0123456789abcdef; }
+mtorl() { :; }
+NS=mtorl  # a page sets it in its first block, and a shell keeps it
 """
 
 
@@ -65,7 +67,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
     experiment = (MANIFESTS / "tests" / "experiments" / "experiment.yaml").read_text()
     spring = experiment.replace("name: mtorl-vs-incumbent", "name: spring")
     kubectl("-n", made.namespace, "apply", "-f", "-", stdin=spring)
-    for job in ("drift", "materialize"):
+    for job in ("monitor", "materialize"):
         kubectl("-n", made.namespace, "create", "job", f"{job}-before", "--from", f"cronjob/mtorl-{job}")
         wait_until(f"a pod of {job}", lambda job=job: listed(made.namespace, "pod", f"job-name={job}-before"))
     yield made
