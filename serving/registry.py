@@ -13,7 +13,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,11 @@ def folder_of(registry: Path, digest: str) -> Path | None:
 
 def newest(registry: Path) -> datetime | None:
     """When the newest of all published models was trained; None if there is none."""
-    times = [model["created"] for _, model in _published(registry) if "created" in model]
-    return max(map(datetime.fromisoformat, times), default=None)
+    times = []
+    for _, model in _published(registry):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # of another release, or written by hand
+            times.append(datetime.fromisoformat(model["created"]).astimezone(UTC))
+    return max(times, default=None)
 
 
 def _published(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -44,6 +44,7 @@ MOST_PERIODS = 60
 """That a first check looks back."""
 _KEPT_PAGES = 14
 _HEARD = 0.8  # of the usual share of exposures of which any outcome is known
+_AWAITED = timedelta(days=2)  # after the end of a period: what is not known of it by then is a loss, or as good as one
 _SURE = (
     2.0  # times the threshold: this is looked at each hour, and in a small shop a few users without a value are chance
 )
@@ -113,7 +114,7 @@ def run(
         for i, end in enumerate(ends):
             if on_period:
                 on_period(end, len(ends) - i)
-            if _judge(watched, state, end, folder, ahead):
+            if _judge(watched, state, end, folder, ahead, outcomes_may_come=now - end < _AWAITED):
                 update_request(state, end)
                 state.judged_until = end
                 state.write(path)  # a check that is ended in the middle has not done its work for nothing
@@ -174,7 +175,7 @@ def _reading() -> Iterator[None]:
         raise _NotJudgedError("unreadable_log", str(error).partition("\n")[0]) from None
 
 
-def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int) -> bool:
+def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
     """Judge a period.
 
     Args:
@@ -183,6 +184,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
         end: Of the period.
         folder: For its page.
         ahead: Records from the future.
+        outcomes_may_come: Whether the period is so new that outcomes which are missing are waited for.
 
     Returns:
         Whether its decisions could be read.
@@ -204,7 +206,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
             raise _NotJudgedError("unreadable_log", text)
         if not counted.decisions:
             raise _NotJudgedError("no_decisions", _no_decisions(watched, log))
-        _check_outcomes(state, counted)
+        _check_outcomes(state, counted, outcomes_may_come)
     except _NotJudgedError as error:
         for name in GROUPS:
             state.groups[name] = Group(end=end, not_judged=error.why)
@@ -241,13 +243,13 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
         )
 
 
-def _check_outcomes(state: State, counted: Counted) -> None:
+def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
     """Outcomes that are on their way would look like gain that is lost; the period is judged once they are there."""
     if not counted.exposures or counted.outcomes_missing:
         return
     share = counted.heard / counted.exposures
     usual = median(state.heard) if len(state.heard) >= measure_alarms.FEWEST else 0.0
-    if share < _HEARD * usual:
+    if may_come and share < _HEARD * usual:
         raise _NotJudgedError(
             "late_outcomes",
             f"outcomes are known of {share:.0%} of the exposures, {usual:.0%} are usual: are they exported, "

@@ -93,8 +93,9 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 
 
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """What a column was at this time of the week, where that is a season: it was fine at most other times."""
-    if sum(period.value < threshold for period in past) < len(past) / 2:
+    """What a column was at this time of the week, where that is a season: since then it was mostly fine."""
+    week = [period.value < threshold for period in past if end - period.end < _WEEK]
+    if sum(week) < len(week) / 2:
         return 0.0
     same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
     return same[-2] if len(same) >= 2 else 0.0  # twice at least: once may be a festival

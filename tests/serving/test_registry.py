@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mtorl.artifact.artifact import ArtifactError, digest_of
-from serving.registry import FIRST, RegistryError, folder_of, publish, published_digest
+from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
 from tests.serving.handler_fixtures import save_artifact
 
 
@@ -111,3 +111,19 @@ def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: 
     shutil.copytree(place, place.with_name(".first.0123abcd"))  # what a process was killed at
     assert folder_of(tmp_path / "registry", artifact.digest) == place / "artifact"
     assert folder_of(tmp_path / "registry", "0" * 64) is None
+
+
+def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archive: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    assert newest(registry) is None
+    for name, created in (
+        ("a", "2026-01-02T00:00:00+00:00"),
+        ("b", "2026-01-01T23:00:00+00:00"),
+        ("c", "rubbish"),
+        ("d", None),
+    ):
+        folder = registry / "challenger" / name / "artifact"
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text(json.dumps({"created": created}))
+    found = newest(registry)
+    assert found is not None and found.isoformat() == "2026-01-02T00:00:00+00:00"

@@ -131,11 +131,28 @@ def test_every_sunday_is_no_news() -> None:
     assert columns_alarm(state, 34, column("a", 0.5)) == {"context/a"}
 
 
-def test_a_lasting_shift_does_not_flap() -> None:
+def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
+    state, rung = State(), []
+    for day in range(70):
+        rung.append(bool(columns_alarm(state, day, column("a", 0.6 if day % 7 in (5, 6) else 0.02))))
+    assert any(rung[:14]) and not any(rung[28:])
+
+
+@pytest.mark.parametrize("healthy", [8, 28])
+def test_a_lasting_shift_does_not_flap(healthy: int) -> None:
+    """Nor is it a season once it has been there on two Mondays."""
     state = State()
-    for day in range(8):
+    for day in range(healthy):
         columns_alarm(state, day, column("a", 0.02))
-    alarms = [bool(columns_alarm(state, day, column("a", 0.3))) for day in range(8, 40)]
+    alarms = [bool(columns_alarm(state, day, column("a", 0.3))) for day in range(healthy, healthy + 60)]
+    assert alarms == [False] + [True] * 59
+
+
+def test_a_festival_hides_no_lasting_shift() -> None:
+    state = State()
+    for day in range(28):
+        columns_alarm(state, day, column("a", 1.0 if day == 20 else 0.02))
+    alarms = [bool(columns_alarm(state, day, column("a", 0.9))) for day in range(28, 60)]
     assert alarms == [False] + [True] * 31
 
 

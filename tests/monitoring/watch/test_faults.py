@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -202,6 +203,41 @@ def test_outcomes_missing(market: Market) -> None:
     for stream in ("outcomes/gain_per_decision", "performance/incumbent/calibration"):
         assert state.streams[stream] == before.streams[stream]
     assert len(state.streams["decisions/incumbent/exposure_ratio"].past) == 2
+
+
+def test_outcomes_that_are_late_are_waited_for_two_days(tmp_path: Path) -> None:
+    """Half of them would be half of the gain, and somebody would be woken for an export that is behind."""
+    market = Market(tmp_path)
+    market.live(8)
+    market.check()
+    market.live(1)
+    last = newest(market).with_name("outcomes.parquet")
+    whole = pd.read_parquet(last)
+    whole.iloc[: len(whole) // 2].to_parquet(last)
+    before = State.read(market.folder / STATE_FILE)
+    state = market.check()
+    for group in GROUPS:
+        assert why(state, group).reason == "late_outcomes" and "are usual" in why(state, group).text
+    assert state.judged_until == before.judged_until and state.streams == before.streams
+    waited = market.folder.with_name("waited")
+    shutil.copytree(market.folder, waited)
+    whole.to_parquet(last)
+    assert market.check().judged_until == market.night - timedelta(hours=2), "they have come"
+    whole.iloc[: len(whole) // 2].to_parquet(last)
+    found = run(market.watched, waited, market.night + timedelta(days=2))
+    value = found.streams["outcomes/cost_per_decision"].past[-1].value
+    assert value < 0.7 * found.streams["outcomes/cost_per_decision"].past[-2].value, "they never came"
+
+
+def test_another_model_of_the_incumbent_is_learnt_anew(tmp_path: Path) -> None:
+    market = Market(tmp_path)
+    market.live(3)
+    assert market.check().incumbent == "sha256:test"
+    market.live(1)
+    edit(newest(market), lambda rows: rows.assign(model_digest="sha256:new"))
+    state = market.check()
+    assert len(state.streams["decisions/incumbent/exposure_ratio"].past) == 1
+    assert len(state.streams["outcomes/gain_per_decision"].past) == 4, "what comes of it is judged as before"
 
 
 def test_future_times(market: Market) -> None:
