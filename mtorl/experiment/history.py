@@ -245,7 +245,9 @@ def next_event(
     """
     state = state_of(events, experiment)
     promotion = newest_promotion(events) if kind == "handed over" else None
-    if kind == "handed over":
+    if to is not None and kind != "move":
+        refused: str | None = f"only a move goes somewhere: {kind} does not"
+    elif kind == "handed over":
         refused = None if _is_due(promotion, served) else "there is no promotion to hand over"
     else:
         refused = _refused(state, experiment, kind, by, to, challenger)

@@ -99,6 +99,8 @@ def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) 
         ((("move", "50%"), ("move", "promoted")), "kill", None, "challenger is promoted: a rollback gives"),
         ((("move", "stopped"),), "move", "5%", "new salt"),
         ((("move", "50%"),), "move", None, "somewhere"),
+        ((), "kill", "promoted", "only a move"),
+        ((("move", "50%"), ("move", "promoted")), "handed over", "rolled back", "only a move"),
         ((("move", "50%"),), "move", "promoted", "which challenger"),
     ],
 )
