@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kfp import compiler
 
 from pipelines import monitoring, training
-from pipelines.profile import CPU, GPU
+from pipelines.profile import PRODUCTION, STAGING, Profile
+
+PIPELINES: tuple[Callable[[Profile], Any], ...] = (training.build, training.build_retrain, monitoring.build)
 
 
 def compile_all(folder: Path) -> list[Path]:
-    """Write mtorl-train.yaml, mtorl-train-gpu.yaml and mtorl-monitor.yaml.
+    """Write PROFILE/PIPELINE.yaml of every pipeline for every profile of a cluster.
 
     Args:
         folder: Where to write; made when it is not there.
@@ -19,15 +23,12 @@ def compile_all(folder: Path) -> list[Path]:
     Returns:
         The written files. Compiling twice gives the same bytes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    built = {
-        "mtorl-train": training.build(CPU),
-        "mtorl-train-gpu": training.build(GPU),
-        "mtorl-monitor": monitoring.build(CPU),
-    }
     paths = []
-    for name, pipeline in built.items():
-        path = folder / f"{name}.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        paths.append(path)
+    for profile in (STAGING, PRODUCTION):
+        (folder / profile.name).mkdir(parents=True, exist_ok=True)
+        for build in PIPELINES:
+            pipeline = build(profile)
+            path = folder / profile.name / f"{pipeline.name}.yaml"
+            compiler.Compiler().compile(pipeline, str(path))
+            paths.append(path)
     return paths

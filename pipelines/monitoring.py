@@ -3,25 +3,26 @@
 from kfp import dsl
 
 from components.drift import drift
+from components.notify import notify
 from components.verdict import verdict
-from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, MOUNT, Profile
+from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
-    step = profile.step
+    step, name = profile.step, f"mtorl-monitor{profile.suffix}"
 
     @dsl.pipeline(
-        name="mtorl-monitor",
+        name=name,
         description="Verdict on the experiments so far; drift and alerts for one period of the decision log.",
         pipeline_config=profile.pipeline_config(),
     )
     def mtorl_monitor(
         artifact: str = "",
-        registry: str = f"{MOUNT}/registry",
+        registry: str = profile.on_volume("registry"),
         experiment: str = EXPERIMENT_MOUNT,
-        decision_log: str = f"{MOUNT}/decision_log",
-        out: str = f"{MOUNT}/drift/monitor",
+        decision_log: str = profile.on_volume("decision_log"),
+        out: str = profile.on_volume("drift/monitor"),
         alert_url: str = "",
         gain: str = "click",
         weights: str = "",
@@ -31,11 +32,14 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         until: str = "",
         seed: int = 7,
     ):
-        period = {"decision_log": decision_log, "since": since, "until": until}
-        judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
-        profile.with_experiment(step(judged))
-        step(
-            drift(artifact=artifact, registry=registry, out=out, seed=seed, alert_url=alert_url, hours=hours, **period)
-        )
+        with dsl.ExitHandler(step(notify(pipeline=name, runs=profile.runs))):
+            period = {"decision_log": decision_log, "since": since, "until": until}
+            judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
+            profile.with_experiment(step(judged))
+            step(
+                drift(
+                    artifact=artifact, registry=registry, out=out, seed=seed, alert_url=alert_url, hours=hours, **period
+                )
+            )
 
     return mtorl_monitor

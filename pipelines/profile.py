@@ -6,7 +6,9 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.component import StepTraits, traits_of
+from mtorl.runtime import run_notes
 
+_RETRIES, _TRAINING_RETRIES = 2, 3
 MOUNT = "/mnt/mtorl"
 """Where the volume lies in every step on a cluster."""
 
@@ -29,16 +31,18 @@ class Resources:
 
 @dataclass(frozen=True)
 class Profile:
-    """Cluster settings of a pipeline's steps.
+    """What the steps of a pipeline get where it runs.
 
     Attributes:
-        suffix: What a pipeline's name ends in that is compiled for this profile.
+        name: What people call it; "" on a laptop.
+        suffix: What a pipeline's name ends in that is compiled for this profile, so that one server may have several.
+        folder: Where everything lies that outlives a run; "" for nowhere.
         gpus: Accelerators of a step that trains; 0 leaves it on the CPU.
         gpu_resource: Kubernetes resource name of one accelerator.
         timeout_seconds: Longest run of a step that trains; 0 for no limit.
         deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It ends a run whose pods find no
             node, which no limit of a step does.
-        volume: Claim mounted at `MOUNT` in every step (logs, feature repository, registry); empty for none.
+        volume: Claim that is mounted there in every step; empty for none.
         experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it;
             empty for none.
         user: Numeric user that the steps run as; 0 leaves the pod's default.
@@ -47,7 +51,9 @@ class Profile:
         training: Of a step that trains; None likewise.
     """
 
+    name: str = ""
     suffix: str = ""
+    folder: str = ""
     gpus: int = 0
     gpu_resource: str = "nvidia.com/gpu"
     timeout_seconds: int = 0
@@ -58,6 +64,19 @@ class Profile:
     small: Resources | None = None
     large: Resources | None = None
     training: Resources | None = None
+
+    @property
+    def runs(self) -> str:
+        """Folder in which the newest run of each pipeline is kept; "" for none."""
+        return self.on_volume("runs")
+
+    def on_volume(self, name: str) -> str:
+        """Where something lies that outlives a run; "" for nowhere.
+
+        Args:
+            name: Path below the folder.
+        """
+        return f"{self.folder}/{name}" if self.folder else ""
 
     def pipeline_config(self) -> dsl.PipelineConfig:
         """What holds for a pipeline as a whole."""
@@ -74,7 +93,12 @@ class Profile:
             task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
             task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         if self.volume:
-            kubernetes.mount_pvc(task, pvc_name=self.volume, mount_path=MOUNT)
+            kubernetes.mount_pvc(task, pvc_name=self.volume, mount_path=self.folder)
+            # Without a policy, which is the platform's (docs/pipelines.md), and never after wrong input.
+            retries = _TRAINING_RETRIES if traits.trains else _RETRIES
+            task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
+            task.set_env_variable(run_notes.RUNS, self.runs)
+            kubernetes.use_field_path_as_env(task, run_notes.RUN_ID, "metadata.labels['pipeline/runid']")
         if self.user:
             kubernetes.set_security_context(task, run_as_user=self.user, run_as_group=self.user, run_as_non_root=True)
         return task
@@ -97,12 +121,13 @@ class Profile:
             kubernetes.add_toleration(task, key=self.gpu_resource, operator="Exists", effect="NoSchedule")
         if self.timeout_seconds:
             kubernetes.set_timeout(task, self.timeout_seconds)
-        if self.volume:  # a retry goes on from the checkpoint, which only a volume keeps
-            task.set_retry(num_retries=3, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
 
 
 LAPTOP = Profile()
-CPU = Profile(
+STAGING = Profile(
+    name="staging",
+    suffix="-staging",
+    folder=MOUNT,
     timeout_seconds=6 * 3600,
     deadline_seconds=12 * 3600,
     volume="mtorl-data",
@@ -112,4 +137,4 @@ CPU = Profile(
     large=Resources("4Gi"),
     training=Resources("4Gi", cpu="1", cpu_limit="4"),
 )
-GPU = replace(CPU, suffix="-gpu", gpus=1, training=Resources("16Gi", cpu="4", cpu_limit="8"))
+PRODUCTION = replace(STAGING, name="production", suffix="", gpus=1, training=Resources("16Gi", cpu="4", cpu_limit="8"))

@@ -1,48 +1,154 @@
-"""The training pipeline: touchpoint log and decisions -> features -> two policies -> evaluation -> gate -> registry.
+"""The training pipelines: touchpoint log and decisions -> features -> two policies -> evaluation -> gate -> registry.
 
-One definition for the laptop and the cluster; what differs is the profile it is built for:
+`mtorl-train` trains whenever it runs; `mtorl-retrain` first sees whether a training is due, by age or because the
+monitor asks for one, and ends at once if not. One definition for the laptop and the cluster; what differs is the
+profile it is built for:
 
-    mtorl run                      # runs it here through kfp.local
-    mtorl compile                  # writes manifests/pipelines/mtorl-train.yaml, and -gpu.yaml
+    mtorl run                      # runs mtorl-train here through kfp.local
+    mtorl compile                  # writes manifests/pipelines/staging/*.yaml and manifests/pipelines/production/*.yaml
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 from kfp import dsl
 
 from components.build_features import build_features
 from components.collect import collect
+from components.due import due
 from components.evaluate import evaluate
 from components.fingerprint import fingerprint
 from components.fit_incumbent import fit_incumbent
 from components.gate import gate
 from components.ingest import ingest
 from components.install_features import install_features
+from components.notify import notify
 from components.package import package
 from components.publish import publish
 from components.served_incumbent import served_incumbent
+from components.smoke_test import smoke_test
 from components.train_challenger import train_challenger
+from components.validate import validate
 from mtorl import __version__
-from pipelines.profile import LAPTOP, MOUNT, Profile
+from pipelines.profile import LAPTOP, Profile
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of a training, as a pipeline has them while it is built: placeholders, each of its type.
+
+    Attributes:
+        source: Path of the raw log, or "simulator".
+        dataset: Name of a built-in data set description, or the path of a YAML.
+        feature_repo: Folder of the feature repository.
+        registry: Where models are published.
+        decision_log: Of the routers; "" for none.
+        collected: Where the decisions of the decision log are kept; "" for none.
+        most_touchpoints: About so many a training reads at most; 0 for all.
+        bad_rows: "fail" or "quarantine".
+        shrunk: "fail" or "accept": what a log means that has lost rows since the newest training.
+        users: The most to keep; 0 for all.
+        seed: Of all that is random.
+        epochs: Most epochs.
+        budget_share: Budget, as a share of what always exposing would cost.
+        min_lift: What the gate's lower bound must exceed.
+        code_version: Part of the cache key.
+    """
+
+    source: Any
+    dataset: Any
+    feature_repo: Any
+    registry: Any
+    decision_log: Any
+    collected: Any
+    most_touchpoints: Any
+    bad_rows: Any
+    shrunk: Any
+    users: Any
+    seed: Any
+    epochs: Any
+    budget_share: Any
+    min_lift: Any
+    code_version: Any
+
+
+def add_training(profile: Profile, given: Settings) -> None:
+    """Add the steps of a training to the pipeline that is being built."""
+    step, history = profile.step, profile.on_volume("trainings")
+    content = step(fingerprint(source=given.source, dataset=given.dataset)).output
+    decisions = step(collect(decision_log=given.decision_log, collected=given.collected)).output
+    ingested = step(
+        ingest(
+            source=given.source,
+            dataset=given.dataset,
+            bad_rows=given.bad_rows,
+            users=given.users,
+            seed=given.seed,
+            content=content,
+            collected=given.collected,
+            decisions=decisions,
+            most_touchpoints=given.most_touchpoints,
+            code_version=given.code_version,
+        )
+    )
+    log = ingested.outputs["log"]
+    validated = step(validate(log=log, history=history, shrunk=given.shrunk))
+    features = step(build_features(log=log, code_version=given.code_version).after(validated))
+    windows = features.outputs["windows"]
+    step(install_features(definitions=features.outputs["definitions"], feature_repo=given.feature_repo))
+    served = step(served_incumbent(decision_log=given.decision_log, registry=given.registry)).outputs
+    incumbent = step(
+        fit_incumbent(
+            windows=windows, served=served["artifact"], policy=served["policy"], code_version=given.code_version
+        )
+    ).outputs["model"]
+    challenger = step(
+        train_challenger(
+            windows=windows,
+            epochs=given.epochs,
+            seed=given.seed,
+            budget_share=given.budget_share,
+            code_version=given.code_version,
+            volume=profile.folder,
+        )
+    ).outputs["model"]
+    evaluation = step(
+        evaluate(
+            windows=windows,
+            challenger=challenger,
+            incumbent=incumbent,
+            budget_share=given.budget_share,
+            seed=given.seed,
+            code_version=given.code_version,
+        )
+    ).outputs["evaluation"]
+    model_store = step(package(challenger=challenger, incumbent=incumbent)).outputs["model_store"]
+    tested = step(smoke_test(model_store=model_store))
+    decision = step(gate(evaluation=evaluation, log=log, min_lift=given.min_lift, history=history).after(tested)).output
+    with dsl.If(decision == "promote", name="promote"):
+        step(publish(challenger=challenger, model_store=model_store, registry=given.registry))
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline for a profile."""
-    step = profile.step
+    """Build the pipeline that trains whenever it runs, for a profile."""
+    name = f"mtorl-train{profile.suffix}"
 
     # Where the data come from is said for each run: whoever forgets it must not publish a simulated market's policy.
     @dsl.pipeline(
-        name=f"mtorl-train{profile.suffix}",
+        name=name,
         description="Touchpoint logs to a gated MTORL policy.",
         pipeline_config=profile.pipeline_config(),
     )
     def mtorl_train(
         source: str,
         dataset: str,
-        feature_repo: str = f"{MOUNT}/features",
-        registry: str = f"{MOUNT}/registry",
-        decision_log: str = f"{MOUNT}/decision_log",
-        collected: str = f"{MOUNT}/collected",
+        feature_repo: str = profile.on_volume("features"),
+        registry: str = profile.on_volume("registry"),
+        decision_log: str = profile.on_volume("decision_log"),
+        collected: str = profile.on_volume("collected"),
         most_touchpoints: int = 0,
         bad_rows: str = "fail",
+        shrunk: str = "fail",
         users: int = 0,
         seed: int = 7,
         epochs: int = 12,
@@ -50,54 +156,77 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         min_lift: float = 0.0,
         code_version: str = __version__,
     ):
-        content = step(fingerprint(source=source, dataset=dataset)).output
-        decisions = step(collect(decision_log=decision_log, collected=collected)).output
-        log = step(
-            ingest(
-                source=source,
-                dataset=dataset,
-                bad_rows=bad_rows,
-                users=users,
-                seed=seed,
-                content=content,
-                collected=collected,
-                decisions=decisions,
-                most_touchpoints=most_touchpoints,
-                code_version=code_version,
-            )
-        ).outputs["log"]
-        features = step(build_features(log=log, code_version=code_version))
-        windows = features.outputs["windows"]
-        step(install_features(definitions=features.outputs["definitions"], feature_repo=feature_repo))
-        served = step(served_incumbent(decision_log=decision_log, registry=registry)).outputs
-        incumbent = step(
-            fit_incumbent(
-                windows=windows, served=served["artifact"], policy=served["policy"], code_version=code_version
-            )
-        ).outputs["model"]
-        challenger = step(
-            train_challenger(
-                windows=windows,
-                epochs=epochs,
-                seed=seed,
-                budget_share=budget_share,
-                code_version=code_version,
-                volume=MOUNT if profile.volume else "",
-            )
-        ).outputs["model"]
-        evaluation = step(
-            evaluate(
-                windows=windows,
-                challenger=challenger,
-                incumbent=incumbent,
-                budget_share=budget_share,
-                seed=seed,
-                code_version=code_version,
-            )
-        ).outputs["evaluation"]
-        decision = step(gate(evaluation=evaluation, min_lift=min_lift)).output
-        model_store = step(package(challenger=challenger, incumbent=incumbent)).outputs["model_store"]
-        with dsl.If(decision == "promote", name="promote"):
-            step(publish(challenger=challenger, model_store=model_store, registry=registry))
+        given = Settings(
+            source,
+            dataset,
+            feature_repo,
+            registry,
+            decision_log,
+            collected,
+            most_touchpoints,
+            bad_rows,
+            shrunk,
+            users,
+            seed,
+            epochs,
+            budget_share,
+            min_lift,
+            code_version,
+        )
+        with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
+            add_training(profile, given)
 
     return mtorl_train
+
+
+def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
+    """Build the pipeline that trains if a training is due, for a profile."""
+    name = f"mtorl-retrain{profile.suffix}"
+
+    @dsl.pipeline(
+        name=name,
+        description="A training, if the monitor asks for one or the newest is too old.",
+        pipeline_config=profile.pipeline_config(),
+    )
+    def mtorl_retrain(
+        source: str,
+        dataset: str,
+        most_days: float = 7.0,
+        monitor: str = profile.on_volume("monitor"),
+        feature_repo: str = profile.on_volume("features"),
+        registry: str = profile.on_volume("registry"),
+        decision_log: str = profile.on_volume("decision_log"),
+        collected: str = profile.on_volume("collected"),
+        most_touchpoints: int = 0,
+        bad_rows: str = "fail",
+        shrunk: str = "fail",
+        users: int = 0,
+        seed: int = 7,
+        epochs: int = 12,
+        budget_share: float = 0.6,
+        min_lift: float = 0.0,
+        code_version: str = __version__,
+    ):
+        given = Settings(
+            source,
+            dataset,
+            feature_repo,
+            registry,
+            decision_log,
+            collected,
+            most_touchpoints,
+            bad_rows,
+            shrunk,
+            users,
+            seed,
+            epochs,
+            budget_share,
+            min_lift,
+            code_version,
+        )
+        with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
+            asked = due(history=profile.on_volume("trainings"), monitor=monitor, most_days=most_days)
+            with dsl.If(profile.step(asked).output == "yes", name="due"):
+                add_training(profile, given)
+
+    return mtorl_retrain

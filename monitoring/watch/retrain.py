@@ -37,3 +37,22 @@ def update_request(state: State, end: datetime) -> None:
 
 def _asks(stream: str) -> bool:
     return labels_of(stream)[0] in _REASONS
+
+
+def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
+    """Why a training is due; "" if none is.
+
+    A training after a request has answered it, whatever its gate said: the same log makes the same model.
+
+    Args:
+        state: Of the monitor.
+        trained: When the newest training ended; None: there was none.
+        most_days: Age from which another one is due; 0: age is no reason.
+        now: The present.
+    """
+    if trained is None:
+        return "there was none yet"
+    if state.retrain is not None and state.retrain.since > trained:
+        return f"the monitor asks for it: {state.retrain.reason}"
+    days = (now - trained).total_seconds() / 86_400
+    return f"the newest is {days:.1f} days old" if most_days and days > most_days else ""

@@ -3,7 +3,8 @@
     with step(LogError, SpecError):
         ...                             # the body of a component
 
-A cluster shows the end of a step's log to people, and only that.
+A cluster shows the end of a step's log to people, and only that. What ends a step is also noted where the run's last
+step finds it, see `mtorl.runtime.run_notes`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mtorl.runtime import progress
+from mtorl.runtime import progress, run_notes
 
 _PRIVATE = 0o027  # nothing for others; servers and jobs have the user or the group of the steps
 
@@ -34,14 +35,21 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
         os.umask(mask)
     try:
         yield
+        run_notes.note("")
     except (OSError, *unusable) as error:  # type: ignore[misc]
         if not isinstance(error, unusable) and error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC):
+            run_notes.note(f"{type(error).__name__}: {error}")
             raise
         if isinstance(error, PermissionError):
             error.add_note(
                 f"User {os.getuid()} and group {os.getgid()} may not do that: a volume must belong to the group"
             )
         progress.input_error(str(error))
-        raise SystemExit("\n".join([f"mtorl: {error}", *getattr(error, "__notes__", ())])) from None
+        words = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        run_notes.note(words)
+        raise SystemExit(f"mtorl: {words}") from None
+    except BaseException as error:
+        run_notes.note(f"{type(error).__name__}: {error}")
+        raise
     finally:
         os.umask(mask)

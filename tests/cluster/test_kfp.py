@@ -56,17 +56,17 @@ def volume(server: Server) -> Iterator[None]:
 def test_nights_train_on_what_is_new_and_only_then(server: Server, pipelines: dict[str, Path], volume: None) -> None:
     seed = str(time.time_ns() % 1_000_000)  # no run of an earlier day has seen this log
     on_volume(WRITE_LOG, "300", seed, "0")
-    first = ended(server, pipelines["mtorl-train"], SMALL)
+    first = ended(server, pipelines["mtorl-train-staging"], SMALL)
     assert first.state == "SUCCEEDED", first
     assert {name for name in LEARNED if states(first)[name] == "SUCCEEDED"} == LEARNED
     published = on_volume(LIST, "registry/challenger/*")
 
-    unchanged = ended(server, pipelines["mtorl-train"], SMALL)
+    unchanged = ended(server, pipelines["mtorl-train-staging"], SMALL)
     assert {name for name, state in states(unchanged).items() if state == "CACHED"} == LEARNED
     assert on_volume(LIST, "registry/challenger/*") == published
 
     on_volume(WRITE_LOG, "300", seed, "0.25")  # one row
-    changed = ended(server, pipelines["mtorl-train"], SMALL)
+    changed = ended(server, pipelines["mtorl-train-staging"], SMALL)
     assert {name for name in LEARNED if states(changed)[name] == "SUCCEEDED"} == LEARNED
     assert len(on_volume(LIST, "registry/challenger/*").split()) == len(published.split()) + 1
     assert on_volume(LIST, "checkpoints/*").split() == []
@@ -86,19 +86,19 @@ def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
 ) -> None:
     on_volume(WRITE_LOG, "600", str(time.time_ns() % 1_000_000), "0")
     long = SMALL | {"epochs": "12"}
-    run_id = server.start(server.upload(pipelines["mtorl-train"]), long)
+    run_id = server.start(server.upload(pipelines["mtorl-train-staging"]), long)
     pod = wait_until("a pod that trains", lambda: pod_of(run_id, "train-challenger"), MINUTES)
     wait_until("a checkpoint", lambda: "%" in in_namespace("logs", pod, "-c", "main"), MINUTES)
     in_namespace("delete", "pod", pod)
     wait_until("the end of the run", lambda: server.look(run_id).ended, MINUTES)
-    again = ended(server, pipelines["mtorl-train"], long)
+    again = ended(server, pipelines["mtorl-train-staging"], long)
     assert again.state == "SUCCEEDED", again
     assert "goes on from a checkpoint" in log_of(again.run_id, "train-challenger") + log_of(run_id, "train-challenger")
     assert on_volume(LIST, "checkpoints/*").split() == []
 
 
 def test_wrong_input_ends_in_what_to_do(server: Server, pipelines: dict[str, Path], volume: None) -> None:
-    run = ended(server, pipelines["mtorl-train"], SMALL | {"source": "/mnt/mtorl/none.parquet"})
+    run = ended(server, pipelines["mtorl-train-staging"], SMALL | {"source": "/mnt/mtorl/none.parquet"})
     assert run.state == "FAILED"
     (failed,) = [step for step in run.steps if step.state == "FAILED"]
     assert (failed.name, failed.reason) == ("fingerprint", "/mnt/mtorl/none.parquet: no such file or folder")
@@ -107,7 +107,7 @@ def test_wrong_input_ends_in_what_to_do(server: Server, pipelines: dict[str, Pat
 def test_a_step_for_which_there_is_no_gpu_says_so(server: Server, pipelines: dict[str, Path], volume: None) -> None:
     if "nvidia.com/gpu" in in_namespace("get", "nodes", "-o", "jsonpath={.items[*].status.allocatable}"):
         pytest.skip("the cluster has GPUs")
-    run_id = server.start(server.upload(pipelines["mtorl-train-gpu"]), SMALL)
+    run_id = server.start(server.upload(pipelines["mtorl-train"]), SMALL)
     try:
 
         def reason() -> str:
@@ -119,7 +119,7 @@ def test_a_step_for_which_there_is_no_gpu_says_so(server: Server, pipelines: dic
 
 
 def test_monitoring_judges_the_last_hours(server: Server, pipelines: dict[str, Path], volume: None) -> None:
-    empty = ended(server, pipelines["mtorl-monitor"], {})
+    empty = ended(server, pipelines["mtorl-monitor-staging"], {})
     assert {step.name for step in empty.steps if step.state == "FAILED"} == {"verdict", "drift"}
     assert all("no decisions.parquet" in step.reason for step in empty.steps)
 
@@ -128,7 +128,7 @@ def test_monitoring_judges_the_last_hours(server: Server, pipelines: dict[str, P
     in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", **config))
     try:
         on_volume(source + WRITE_DECISIONS)
-        run = ended(server, pipelines["mtorl-monitor"], {"hours": "48"})
+        run = ended(server, pipelines["mtorl-monitor-staging"], {"hours": "48"})
         assert run.state == "SUCCEEDED", run
         assert "drift.json" in on_volume(LIST, "drift/monitor/*")
     finally:

@@ -148,7 +148,7 @@ def test_what_is_decided_by_day_is_learned_at_night(
     days: list[set[str]] = []
     for _night in range(2):
         days.append(a_day(running, rounds=3))
-        run = ended(server, pipelines["mtorl-train"], NIGHT)
+        run = ended(server, pipelines["mtorl-train-staging"], NIGHT)
         if run.state != "SUCCEEDED":
             failed = [step.name for step in run.steps if step.state == "FAILED"]
             pytest.fail("\n".join([f"{failed} failed", *(log_of(run.run_id, name)[-2000:] for name in failed)]))

@@ -29,7 +29,7 @@ RESOURCES = {
 
 def steps() -> Iterator[Any]:
     """Every step, with what the pipeline says of its container and, for Kubernetes, of its pod."""
-    for path in sorted(MANIFESTS.glob("pipelines/*.yaml")):
+    for path in sorted(MANIFESTS.glob("pipelines/*/*.yaml")):
         spec, platform = [*yaml.safe_load_all(path.read_text()), {}][:2]
         pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
         for name, executor in spec["deploymentSpec"]["executors"].items():
@@ -57,6 +57,11 @@ def pod(container: Object, said: Object) -> Object:
         "securityContext": {**KFP, **numbers},
         "volumeMounts": [{"name": claim, "mountPath": path} for path, claim in mounts.items()],
     }
+    fields = [(one["name"], one["fieldPath"]) for one in said.get("fieldPathAsEnv", [])]
+    main["env"] = [
+        *main.get("env", []),
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields),
+    ]
     volumes = [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in mounts.values()]
     return {"containers": [main], "volumes": volumes, "tolerations": said.get("tolerations", [])}
 

@@ -2,18 +2,20 @@
 # No annotations from __future__: kfp reads those of the component below as objects.
 
 import ast
+import importlib
 
 import pytest
 
 from components.component import StepTraits, component, traits_of
+from scripts.write_component_pages import page
 from tests.repository import ROOT
 
-NAMES = sorted(path.stem for path in (ROOT / "components").glob("*.py") if path.stem not in ("__init__", "component"))
+NAMES = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_component_has_a_file_and_a_test_of_its_name(name: str) -> None:
-    tree = ast.parse((ROOT / "components" / f"{name}.py").read_text())
+def test_a_component_has_a_folder_and_a_test_of_its_name(name: str) -> None:
+    tree = ast.parse((ROOT / "components" / name / "component.py").read_text())
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert functions == [name]
     assert f"{name}.python_func(" in "".join(
@@ -25,9 +27,21 @@ def test_a_component_has_a_file_and_a_test_of_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_its_page_says_what_its_code_says(name: str) -> None:
+    kept = ROOT / "components" / name / "README.md"
+    assert kept.read_text() == page(name), f"{kept} is stale: python scripts/write_component_pages.py"
+
+
+def test_every_component_is_part_of_a_pipeline_and_each_of_its_parameters_is_described() -> None:
+    for name in NAMES:
+        assert "Used by no pipeline" not in page(name), name
+        taken = page(name).split("| takes |")[1].split("| gives |")[0]
+        assert "|  |" not in taken, f"{name}: a parameter without a word"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_component_has_a_title_for_people(name: str) -> None:
-    module = __import__(f"components.{name}", fromlist=[name])
-    step = getattr(module, name).name
+    step = getattr(importlib.import_module(f"components.{name}"), name).name
     assert step == name.replace("_", "-")
     assert traits_of(step).title != step or name in ("gate", "verdict", "drift")
 

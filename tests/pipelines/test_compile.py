@@ -10,7 +10,8 @@ import yaml
 from pipelines.compile import compile_all
 from tests.repository import ROOT
 
-TRAIN, TRAIN_GPU, MONITOR = "mtorl-train", "mtorl-train-gpu", "mtorl-monitor"
+TRAIN, MONITOR = "mtorl-train", "mtorl-monitor"
+TRAINING = (TRAIN, "mtorl-train-staging", "mtorl-retrain", "mtorl-retrain-staging")
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +52,28 @@ def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_pat
 
 def test_manifests_hold_the_compiled_pipelines(compiled: dict[str, Path]) -> None:
     for path in compiled.values():
-        kept = ROOT / "manifests" / "pipelines" / path.name
+        kept = ROOT / "manifests" / "pipelines" / path.parent.name / path.name
         assert kept.read_text() == path.read_text(), f"{kept} is stale: make compile"
 
 
-def test_only_training_for_a_gpu_asks_for_one(compiled: dict[str, Path]) -> None:
+def test_no_other_pipeline_lies_there(compiled: dict[str, Path]) -> None:
+    kept = {
+        path.relative_to(ROOT / "manifests" / "pipelines")
+        for path in (ROOT / "manifests" / "pipelines").glob("[ps]*/mtorl-*.yaml")
+    }
+    assert kept == {Path(path.parent.name, path.name) for path in compiled.values()}
+
+
+def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:
     accelerated = {
         (pipeline, step): container["resources"]["accelerator"]["resourceType"]
         for pipeline, path in compiled.items()
         for step, container in executors(path).items()
         if "accelerator" in container["resources"]
     }
-    assert accelerated == {(TRAIN_GPU, "train-challenger"): "nvidia.com/gpu"}
-    assert settings(compiled[TRAIN_GPU])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+    wanted = {(TRAIN, "train-challenger"): "nvidia.com/gpu", ("mtorl-retrain", "train-challenger"): "nvidia.com/gpu"}
+    assert accelerated == wanted
+    assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
 def test_every_step_says_what_it_needs(compiled: dict[str, Path]) -> None:
@@ -92,7 +102,9 @@ def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, P
         for name, task in tasks(path).items()
         if task.get("cachingOptions", {}).get("enableCache")
     }
-    assert cached == {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package"}
+    assert cached == {
+        *("ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test")
+    }
 
 
 def test_no_cached_step_has_an_input_of_its_own_in_each_run(compiled: dict[str, Path]) -> None:
@@ -109,7 +121,7 @@ def test_reading_the_log_hangs_on_its_content(compiled: dict[str, Path]) -> None
 
 
 def test_where_the_data_come_from_is_said_for_each_run(compiled: dict[str, Path]) -> None:
-    for name in (TRAIN, TRAIN_GPU):
+    for name in TRAINING:
         parameters = spec_of(compiled[name])["root"]["inputDefinitions"]["parameters"]
         assert {name for name, parameter in parameters.items() if not parameter.get("isOptional")} == {
             "source",
@@ -132,10 +144,45 @@ def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> N
     assert 0 < int(limit) < int(platform_of(compiled[TRAIN])["pipelineConfig"]["activeDeadlineSeconds"])
 
 
-def test_training_is_tried_again(compiled: dict[str, Path]) -> None:
-    retried = {name: task["retryPolicy"] for name, task in tasks(compiled[TRAIN]).items() if "retryPolicy" in task}
-    assert set(retried) == {"train-challenger"}
-    assert retried["train-challenger"]["maxRetryCount"] == 3
+def test_every_step_is_tried_again_with_growing_pauses(compiled: dict[str, Path]) -> None:
+    for path in compiled.values():
+        steps = {
+            name: task
+            for name, task in tasks(path).items()
+            if f"exec-{name}" in spec_of(path)["deploymentSpec"]["executors"]
+        }
+        assert set(steps) == set(executors(path))
+        for name, task in steps.items():
+            policy = task["retryPolicy"]
+            assert policy["maxRetryCount"] == (3 if name == "train-challenger" else 2), name
+            assert policy["backoffFactor"] == 2 and policy["backoffDuration"] == "10s", name
+
+
+def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Path]) -> None:
+    for path in compiled.values():
+        last = tasks(path)["notify"]
+        assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+        assert (
+            last["inputs"]["parameters"]["pipeline"]["runtimeValue"]["constant"]
+            == spec_of(path)["pipelineInfo"]["name"]
+        )
+
+
+def test_every_path_of_a_step_lies_on_what_it_mounts(compiled: dict[str, Path]) -> None:
+    """Defaults and constants alike: what a step writes elsewhere is lost with its pod."""
+    for path in compiled.values():
+        parameters = spec_of(path)["root"]["inputDefinitions"]["parameters"]
+        defaults = {name: parameter.get("defaultValue") for name, parameter in parameters.items()}
+        constants = re.findall(r"constant: (/\S+)", path.read_text())
+        mounts = {mount["mountPath"] for of in settings(path).values() for mount in of["pvcMount"]}
+        mounts |= {mount["mountPath"] for of in settings(path).values() for mount in of.get("configMapAsVolume", [])}
+        found = [
+            *constants,
+            *(value for value in defaults.values() if isinstance(value, str) and value.startswith("/")),
+        ]
+        assert found
+        for place in found:
+            assert any(place == mount or place.startswith(f"{mount}/") for mount in mounts), (path.name, place)
 
 
 def test_what_a_platform_may_tell_argo_tries_no_error_of_a_step_again() -> None:

@@ -15,7 +15,7 @@ from kfp_server_api import ApiException
 from pipelines.server import RequestError, Server, ServerError, typed
 from tests.repository import ROOT
 
-TRAIN = ROOT / "manifests" / "pipelines" / "mtorl-train.yaml"
+TRAIN = ROOT / "manifests" / "pipelines" / "production" / "mtorl-train.yaml"
 SPEC = next(yaml.safe_load_all(TRAIN.read_text()))
 
 

@@ -1,0 +1,3 @@
+"""The step `collect`."""
+
+from components.collect.component import collect as collect

@@ -1,0 +1,3 @@
+"""The step `drift`."""
+
+from components.drift.component import drift as drift

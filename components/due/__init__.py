@@ -1,0 +1,3 @@
+"""The step `due`."""
+
+from components.due.component import due as due

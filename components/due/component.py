@@ -1,0 +1,31 @@
+"""Whether a training is due: the monitor asks for one, the newest is too old, or there was none."""
+
+from components.component import component
+
+
+# Not cached: what the monitor says, and the clock, change without any of the parameters.
+@component("see whether a training is due", cached=False)
+def due(history: str, monitor: str, most_days: float) -> str:
+    """Return "yes" or "no".
+
+    One of two fixed words, since kfp.local puts the text into a condition as it is. Why is in the step's log.
+
+    Args:
+        history: Folder in which the step `gate` notes what was trained.
+        monitor: Folder of the monitor's state; "" for none.
+        most_days: Age of the newest training from which another one is due; 0: age is no reason.
+    """
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    from monitoring.watch.retrain import due_because
+    from monitoring.watch.state import STATE_FILE, State, StateError
+    from mtorl.log.trainings import newest
+    from mtorl.runtime.step import step
+
+    with step(StateError):
+        last = newest(Path(history))
+        state = State.read(Path(monitor) / STATE_FILE) if monitor else State()
+        reason = due_because(state, last.at if last else None, most_days, datetime.now(UTC))
+        print(f"a training is due: {reason}" if reason else "no training is due")
+        return "yes" if reason else "no"

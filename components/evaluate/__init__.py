@@ -1,0 +1,3 @@
+"""The step `evaluate`."""
+
+from components.evaluate.component import evaluate as evaluate

@@ -1,0 +1,3 @@
+"""The step `fingerprint`."""
+
+from components.fingerprint.component import fingerprint as fingerprint

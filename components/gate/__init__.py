@@ -1,0 +1,3 @@
+"""The step `gate`."""
+
+from components.gate.component import gate as gate

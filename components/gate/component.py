@@ -1,0 +1,45 @@
+"""The decision whether a challenger may be published: by the lower bound of what it is worth more."""
+
+from kfp.dsl import Artifact, Dataset, Input
+
+from components.component import component
+
+
+@component("gate", cached=False)
+def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, history: str) -> str:
+    """Return "promote" or "reject", and note what this training read and what became of it.
+
+    One of two fixed words, since kfp.local puts the text into a condition as it is, and a quote in it would skip both
+    branches without an error.
+
+    Args:
+        evaluation: JSON written by evaluate.
+        log: Folder written by ingest.
+        min_lift: Gain per opportunity that the lower bound of challenger minus incumbent must exceed.
+        history: Folder in which trainings are noted; "" for none.
+    """
+    import json
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    from mtorl.evaluation.offline import gate_from_file
+    from mtorl.log.trainings import LogFacts, Training, add
+    from mtorl.runtime import run_notes
+    from mtorl.runtime.step import step
+
+    with step():
+        decision, reason = gate_from_file(evaluation.path, min_lift)
+        print(f"{decision}: {reason}")  # the step's log is where people look why
+        if history:
+            value = json.loads(Path(evaluation.path).read_text())["value"]
+            training = Training(
+                at=datetime.now(UTC),
+                run=run_notes.run_id(),
+                log=LogFacts.of(Path(log.path)),
+                decision=decision,
+                reason=reason,
+                lift=value.get("difference"),
+                lift_ci=value.get("difference_ci"),
+            )
+            add(Path(history), training)
+        return decision

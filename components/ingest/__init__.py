@@ -1,0 +1,3 @@
+"""The step `ingest`."""
+
+from components.ingest.component import ingest as ingest

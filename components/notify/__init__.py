@@ -1,0 +1,3 @@
+"""The step `notify`."""
+
+from components.notify.component import notify as notify

@@ -1,0 +1,30 @@
+"""How a run ended, for people: where the monitor's exporter finds it, and in this step's log."""
+
+from kfp.dsl import PipelineTaskFinalStatus
+
+from components.component import component
+
+
+# Not cached: the end of a run is told once for each run.
+@component("tell how the run ended", cached=False)
+def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
+    """Keep how a run ended; returns its state and, of a failed one, which step failed and why.
+
+    Args:
+        pipeline: Name of the pipeline.
+        runs: Folder in which the newest run of each pipeline is kept; "" for none.
+        status: What KFP says of the steps before this one.
+    """
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    from monitoring.pipeline_runs import PipelineRun
+    from mtorl.runtime import run_notes
+    from mtorl.runtime.step import step
+
+    with step():
+        run = PipelineRun.ended(pipeline, status.state, run_notes.notes(), status.error_message, datetime.now(UTC))
+        if runs:
+            run.write(Path(runs))
+        print(run)
+        return str(run)

@@ -1,0 +1,3 @@
+"""The step `package`."""
+
+from components.package.component import package as package

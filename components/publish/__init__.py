@@ -1,0 +1,3 @@
+"""The step `publish`."""
+
+from components.publish.component import publish as publish

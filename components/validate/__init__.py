@@ -1,0 +1,3 @@
+"""The step `validate`."""
+
+from components.validate.component import validate as validate

@@ -1,0 +1,41 @@
+"""Whether a log is what the newest training read, and more: a cut-off export must not become a model."""
+
+from kfp.dsl import Dataset, Input
+
+from components.component import component
+
+
+# Not cached: what the newest training read changes without any of the parameters.
+@component("compare the log with the one before", cached=False)
+def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
+    """Refuse a log that lacks what an earlier one had; returns what has changed, in words.
+
+    Args:
+        log: Folder written by ingest.
+        history: Folder in which the step `gate` notes what was trained on; "" for none.
+        shrunk: "fail" refuses a log that has lost touchpoints since the newest training; "accept" trains on it.
+    """
+    from pathlib import Path
+
+    from mtorl.log.touchpoints import LogError
+    from mtorl.log.trainings import LogFacts, newest
+    from mtorl.runtime.step import step
+
+    with step(LogError):
+        if shrunk not in ("fail", "accept"):
+            raise LogError(f"shrunk: {shrunk!r} is not one of fail, accept")
+        before = newest(Path(history)) if history else None
+        if before is None:
+            return "the first training here"
+        seen = LogFacts.of(Path(log.path))
+        lost = seen.lost_since(before.log)
+        if lost and shrunk == "fail":
+            error = LogError(lost)
+            error.add_note("Export it again; or, if they are gone for good, set the parameter shrunk to accept")
+            raise error
+        more = sum(seen.days.values()) - sum(before.log.days.values())
+        said = [lost or f"{more:+,} touchpoints since the newest training"]
+        if new := seen.new_channels(before.log):
+            said.append(f"new channels, which no model that serves knows yet: {', '.join(new)}")
+        print("; ".join(said))
+        return "; ".join(said)

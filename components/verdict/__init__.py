@@ -1,0 +1,3 @@
+"""The step `verdict`."""
+
+from components.verdict.component import verdict as verdict

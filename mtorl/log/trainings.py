@@ -1,0 +1,137 @@
+"""What each training has read, and what became of it: one line for each, so that the next one sees what has changed.
+
+    seen = LogFacts.of(log)                          # log: folder with touchpoints.parquet and dataset.yaml
+    lost = seen.lost_since(newest(history).log)      # in words; "" if nothing is
+    add(history, Training(at=now, log=seen, decision="promote", reason="..."))
+
+A log grows, and its oldest days may go. What must not happen unnoticed is that days which both have hold less than
+before: an export that was cut off trains a model of half a log, and every check of that log alone would pass it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, LOG_FILE
+from mtorl.runtime.files import replacing
+
+FILE = "trainings.jsonl"
+LOST = 0.01
+"""Share of the touchpoints of the common days that may be missing: users may have been forgotten since."""
+_KEPT = 1_000
+_DAY = "%Y-%m-%d"
+
+
+class LogFacts(BaseModel):
+    """What a log holds, as far as the next one is compared with it."""
+
+    model_config = ConfigDict(extra="ignore")  # of a newer release
+
+    dataset: str
+    """Name of its description."""
+    channels: tuple[str, ...]
+    """That the description names."""
+    days: dict[str, int]
+    """Touchpoints a day (UTC, as 2026-11-29), without own decisions that were added."""
+
+    @classmethod
+    def of(cls, log: Path) -> LogFacts:
+        """Of the folder of a log, which is read in parts."""
+        spec = DatasetSpec.load(log / DATASET_FILE)
+        file = ds.dataset(log / LOG_FILE, format="parquet")
+        own = [COLLECTED] if COLLECTED in file.schema.names else []
+        days: dict[str, int] = {}
+        for batch in file.to_batches(columns=["timestamp", *own]):
+            if own:
+                batch = batch.filter(pc.invert(pc.fill_null(batch[COLLECTED], False)))
+            counts = pc.value_counts(pc.strftime(pc.floor_temporal(batch["timestamp"], unit="day"), format=_DAY))
+            for count in counts.to_pylist():
+                days[count["values"]] = days.get(count["values"], 0) + int(count["counts"])
+        return cls(dataset=spec.name, channels=spec.channels, days=dict(sorted(days.items())))
+
+    def lost_since(self, before: LogFacts) -> str:
+        """What this log lacks of an earlier one, in words; "" if nothing is.
+
+        Args:
+            before: Of the newest training. Its days before this log's first one are no loss: an old day may go.
+        """
+        if self.dataset != before.dataset or not self.days:
+            return ""
+        first = min(self.days)
+        common = {day: rows for day, rows in before.days.items() if day > first}
+        missing = {day: lack for day, rows in common.items() if (lack := rows - self.days.get(day, 0)) > 0}
+        lost, had = sum(missing.values()), sum(common.values())
+        if lost <= LOST * had:
+            return ""
+        worst = max(missing, key=lambda day: (missing[day], day))
+        return (
+            f"the log has lost {lost:,} of {had:,} touchpoints since the newest training, most of them on {worst}: "
+            f"{self.days.get(worst, 0):,} of {common[worst]:,}"
+        )
+
+    def new_channels(self, before: LogFacts) -> tuple[str, ...]:
+        """Channels that the description did not name before."""
+        return tuple(channel for channel in self.channels if channel not in before.channels)
+
+
+class Training(BaseModel):
+    """A training that came to its end."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    at: AwareDatetime
+    """When the gate decided."""
+    run: str = ""
+    """Id of the pipeline's run."""
+    log: LogFacts
+    """What it read."""
+    decision: str
+    """promote or reject."""
+    reason: str
+    """The gate's, in words."""
+    lift: float | None = None
+    """Challenger minus incumbent, gain per opportunity, off-policy."""
+    lift_ci: tuple[float, float] | None = None
+    """Its 95 % interval."""
+
+
+def add(history: Path, training: Training) -> None:
+    """Keep a training as the newest; of the same run, as when a step is tried again, only once.
+
+    Args:
+        history: Folder of the notes; made if it is not there.
+        training: What to keep.
+    """
+    history.mkdir(parents=True, exist_ok=True)
+    with (history / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at once
+        kept = [one for one in read(history) if not (training.run and one.run == training.run)]
+        with replacing(history / FILE, durable=True) as unfinished:
+            unfinished.write_text("".join(f"{one.model_dump_json()}\n" for one in [*kept, training][-_KEPT:]))
+
+
+def newest(history: Path) -> Training | None:
+    """The training that ended last; None: there was none."""
+    trainings = read(history)
+    return trainings[-1] if trainings else None
+
+
+def read(history: Path) -> list[Training]:
+    """All that are kept, the newest last; a line that can't be read is left out."""
+    try:
+        lines = (history / FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    trainings = []
+    for line in lines:
+        try:
+            trainings.append(Training.model_validate_json(line))
+        except ValidationError:
+            continue
+    return trainings

@@ -1,0 +1,109 @@
+"""Write the page of each component, components/NAME/README.md, of what its code says.
+
+    python scripts/write_component_pages.py    after a component has changed; a test fails until then
+
+Names, types and defaults are those of the compiled component, words those of its docstring; which pipelines use it is
+read from the pipelines themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "components"
+
+
+def names() -> list[str]:
+    """Of all components: each has a folder."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
+
+
+def page(name: str) -> str:
+    """A component's page.
+
+    Args:
+        name: Of its folder and its function.
+    """
+    import docstring_parser
+
+    from components.component import traits_of
+
+    module = importlib.import_module(f"components.{name}.component")
+    component = getattr(module, name)
+    said = docstring_parser.parse(component.python_func.__doc__ or "")
+    words = {one.arg_name: " ".join((one.description or "").split()) for one in said.params}
+    spec, traits = component.component_spec, traits_of(component.name)
+    lines = [f"# {component.name}", "", (module.__doc__ or "").strip(), "", said.short_description or "", ""]
+    if said.long_description:
+        lines += [" ".join(said.long_description.split()), ""]
+    lines += ["| takes | type | what it is |", "|---|---|---|"]
+    lines += [f"| `{given}` | {_type(it)} | {words.get(given, '')} |" for given, it in (spec.inputs or {}).items()]
+    lines += ["", "| gives | type | what it is |", "|---|---|---|"]
+    gives = [
+        f"| {_output(given)} | {_type(it)} | {words.get(given, '')} |" for given, it in (spec.outputs or {}).items()
+    ]
+    lines += gives or ["| nothing | | |"]
+    lines += ["", *_facts(traits), "", f"Used by {', '.join(users_of(component.name)) or 'no pipeline'}.", ""]
+    lines += [
+        f"Its test, `tests/components/test_{name}.py`, calls `{name}.python_func`: no cluster, no pipeline.",
+        "",
+        "*Written by `scripts/write_component_pages.py`; do not edit.*",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _type(it: Any) -> str:
+    known = {"String": "text", "Integer": "whole number", "Float": "number", "Double": "number", "Boolean": "yes or no"}
+    kind = it.type.split("@")[0].removeprefix("system.")
+    return known.get(kind, kind)
+
+
+def _output(name: str) -> str:
+    return "its value" if name == "Output" else f"`{name}`"
+
+
+def _facts(traits: Any) -> Iterator[str]:
+    yield (
+        "**Cached**: the same inputs are answered from an earlier run."
+        if traits.cached
+        else "**Not cached**: it writes to what outlives a run, or reads what changes without its inputs changing."
+    )
+    if traits.trains:
+        yield "**Trains**: it gets the accelerator, more time, and goes on from its checkpoint when it is tried again."
+    elif traits.reads_log:
+        yield "**Reads the whole log**: it gets more memory."
+
+
+def users_of(step: str) -> list[str]:
+    """The pipelines that have a step."""
+    return [f"`{name}`" for name, steps in _steps_by_pipeline().items() if step in steps]
+
+
+@cache
+def _steps_by_pipeline() -> dict[str, set[str]]:
+    from google.protobuf.json_format import MessageToDict
+
+    from pipelines.compile import PIPELINES
+    from pipelines.profile import LAPTOP
+
+    built = [build(LAPTOP) for build in PIPELINES]
+    executors = {one.name: MessageToDict(one.pipeline_spec)["deploymentSpec"]["executors"] for one in built}
+    return {name: {step.removeprefix("exec-") for step in steps} for name, steps in executors.items()}
+
+
+def main() -> None:
+    """Write every page."""
+    for name in names():
+        (FOLDER / name / "README.md").write_text(page(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,53 @@
+"""Open an archive as TorchServe does, and ask its model for decisions: what fails here would fail for every user.
+
+print(ask(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from pathlib import Path
+
+from serving.handlers.items import empty_window
+from serving.handlers.policy_handler import PolicyHandler
+
+_U = (0.0, 0.25, 0.5, 0.75, 0.999)  # where channels are drawn
+
+
+class SmokeError(RuntimeError):
+    """A model does not answer as it must; the message says what it does instead."""
+
+
+def ask(archive: Path) -> str:
+    """Ask for decisions on a user without a past, over all channels and on each alone; returns the answer in words.
+
+    Args:
+        archive: A .mar file.
+
+    Raises:
+        SmokeError: the archive can't be opened, its model can't be loaded, or an answer is no decision.
+    """
+    handler = PolicyHandler()
+    try:
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
+            content.extractall(folder)
+            handler.load(Path(folder) / "artifact")
+            channels = handler.artifact.spec.channels
+            window = empty_window(handler.artifact.spec)
+            items = [{"window": window, "u": u} for u in _U]
+            items += [{"window": window, "u": 0.5, "candidates": [channel]} for channel in channels]
+            answers = handler.predictions(items)
+    except Exception as error:  # whatever a damaged archive does
+        raise SmokeError(f"{archive.name}: its model can't be loaded: {type(error).__name__}: {error}") from error
+    for answer in answers:
+        if "error" in answer:
+            raise SmokeError(f"{archive.name}: no decision on a user without a past: {answer['error']}")
+        total = sum(answer["channel_probs"].values())
+        if abs(total - 1.0) > 1e-6:
+            raise SmokeError(f"{archive.name}: the probabilities of channels add up to {total:.6f}")
+    alone = [answer["channel"] for answer in answers[len(_U) :]]
+    if alone != list(channels):
+        raise SmokeError(f"{archive.name}: where only {', '.join(channels)} may be drawn, it draws {', '.join(alone)}")
+    first = answers[0]
+    return f"{first['channel']} of {len(channels)} channels, digest {first['model']['digest'][:12]}"
