@@ -2,7 +2,7 @@
 
     export KFP_ENDPOINT=https://kubeflow.example.com/pipeline KFP_NAMESPACE=mtorl
     export KFP_EXISTING_TOKEN=...
-    mtorl pipeline upload manifests/pipelines/mtorl-train.yaml
+    mtorl pipeline upload manifests/pipelines/production/*.yaml
     mtorl pipeline run mtorl-train -p source=/mnt/mtorl/touchpoints.parquet -p dataset=/mnt/mtorl/dataset.yaml --wait
     mtorl pipeline status
 
@@ -54,7 +54,7 @@ def upload(
 ) -> None:
     """Upload compiled pipelines. What is there already stays: a version is named after its content.
 
-    mtorl pipeline upload manifests/pipelines/*.yaml
+    mtorl pipeline upload manifests/pipelines/production/*.yaml
     """
     from pipelines.server import pipeline_name
 
@@ -75,14 +75,21 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="One for each parameter.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until it ends, and say each change of a step.")] = False,
+    volume: Annotated[
+        Path | None, typer.Option(help="Run it on this machine, on this folder, without a server.")
+    ] = None,
 ) -> None:
-    """Start a run of the newest version of a pipeline.
+    """Start a run of the newest version of a pipeline, or run it here.
 
         mtorl pipeline run mtorl-train -p source=/mnt/mtorl/touchpoints.parquet -p dataset=/mnt/mtorl/dataset.yaml
         mtorl pipeline run mtorl-train -p source=simulator -p dataset=simulator -p users=600 -p epochs=2 --wait
+        mtorl pipeline run train --volume volume -p source=log.csv -p dataset=my-log.yaml
 
-    Exit code 1 with --wait if the run fails.
+    Exit code 1 with --wait, or with --volume, if the run fails; 2 if a step can't use what it was given. With --volume,
+    what an earlier run made of the same log and settings is used again.
     """
+    if volume is not None:
+        return _run_here(volume, pipeline, _values(parameters or []))
     with _errors():
         server = _server(context)
         values = _values(parameters or [])
@@ -114,6 +121,21 @@ def status(
             print_run(server.look(run_id))
         else:
             print_runs(server.runs(count))
+
+
+def _run_here(volume: Path, pipeline: str, values: dict[str, str]) -> None:
+    from cli.progress_bars import ProgressBars
+    from pipelines.local import InputError, PipelineError
+    from pipelines.on_volume import run_on
+    from pipelines.server import RequestError
+
+    with exit_codes(unusable=(RequestError, InputError, OSError), failed=(PipelineError,)), ProgressBars() as bars:
+        ended = run_on(volume, pipeline, values, bars.on_step)
+    if ended.cached:
+        typer.echo(f"from earlier runs, since nothing they depend on has changed: {', '.join(ended.cached)}")
+    if "gate" in ended.steps:
+        typer.echo(f"gate: {ended.steps['gate'].values['Output']}")
+    typer.echo(f"outputs and log: {ended.folder}")
 
 
 def _server(context: typer.Context) -> Server:

@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 from kfp import local
 
-from mtorl.runtime import progress
-from pipelines.runner_output import PlainLog, StepWatcher
+from mtorl.runtime import progress, run_notes
+from pipelines.runner_output import CacheHits, PlainLog, StepWatcher
 from pipelines.steps import OnStep
 
 
@@ -50,7 +50,14 @@ class StepResult:
     paths: dict[str, Path]
 
 
-def run(pipeline: Callable[..., Any], arguments: dict[str, Any], root: Path, on_step: OnStep) -> dict[str, StepResult]:
+def run(
+    pipeline: Callable[..., Any],
+    arguments: dict[str, Any],
+    root: Path,
+    on_step: OnStep,
+    cache: Path | None = None,
+    notes: Path | None = None,
+) -> dict[str, StepResult]:
     """Run a pipeline and wait for it.
 
     Args:
@@ -58,9 +65,11 @@ def run(pipeline: Callable[..., Any], arguments: dict[str, Any], root: Path, on_
         arguments: Its parameters.
         root: An empty folder for the run's outputs and log.
         on_step: Told about every start, advance and end of a step.
+        cache: Folder that says which outputs of earlier runs answer which inputs; None: every step is done.
+        notes: Folder of `mtorl.runtime.run_notes`; None: nothing is noted.
 
     Returns:
-        Results by step name.
+        Results by step name, of the steps that were done.
 
     Raises:
         InputError: A step refused the user's input.
@@ -73,11 +82,22 @@ def run(pipeline: Callable[..., Any], arguments: dict[str, Any], root: Path, on_
     events = root / "progress.jsonl"
     log = root / "pipeline.log"
     # kfp deletes the workspace it is given after every run: it must be a fresh folder of ours, never the user's.
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), workspace_root=str(workspace))
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root),
+        workspace_root=str(workspace),
+        enable_caching=cache is not None,
+        cache_root=str(cache) if cache is not None else None,
+    )
     watcher = StepWatcher(events, on_step)
     error: Exception | None = None
-    with log.open("w") as file, _environment(TMPDIR=str(temporary), **{progress.ENV: str(events)}), _restored():
+    variables = {"TMPDIR": str(temporary), progress.ENV: str(events)}
+    if notes is not None:
+        variables |= {run_notes.RUNS: str(notes), run_notes.RUN_ID: root.name}
+    with log.open("w") as file, _environment(**variables), _restored():
         output = PlainLog(file, watcher.on_line)
+        logging.getLogger().addHandler(CacheHits(output))
+        logging.getLogger().setLevel(logging.INFO)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
             try:
                 pipeline(**arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from pipelines.steps import OnStep, Step
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '?([\w-]+)'?")
+_CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
+CACHED = "cached"
+"""The note of a step that was answered from an earlier run."""
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
 
 
@@ -33,6 +37,14 @@ class PlainLog(io.TextIOBase):
         for line in lines:
             self._on_line(line)
         return len(text)
+
+
+class CacheHits(logging.StreamHandler[PlainLog]):
+    """Writes what kfp.local says of its cache, which it says to the root logger alone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is about a step that was found in the cache."""
+        return _CACHED.search(record.getMessage()) is not None
 
 
 class StepWatcher(threading.Thread):
@@ -65,6 +77,9 @@ class StepWatcher(threading.Thread):
             with self._lock:
                 self._running = started[1]
             self._tell(started[1], 0, 0, "")
+        elif cached := _CACHED.search(text):
+            self._tell(cached[1], 0, 0, CACHED)
+            self._tell(cached[1], 1, 1, CACHED)
         elif (finished := _FINISHED.search(text)) and finished[1] == self._running:
             self._poll()
             self._tell(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())

@@ -76,6 +76,7 @@ ORDER = {
         "bootstrap",
         "runner_output",
         "local",
+        "on_volume",
         "evaluation_on_log",
         "paper",
         "experiments",

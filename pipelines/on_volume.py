@@ -1,0 +1,135 @@
+"""A pipeline on this machine, on a folder that outlives its runs: the same steps as on a cluster, and the same caching.
+
+    ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
+
+    volume/runs/mtorl-train.json        how its newest run ended
+    volume/runs/local/...               outputs and log of the newest runs, and of those whose outputs they use
+    volume/runs/cache/                  which outputs answer which inputs
+
+What a step made before is used again if the log's content, all settings and the project's own code are what they were:
+kfp's cache knows none of the first and the last, so they are parameters of the steps. One run at a time: a second one
+would change under the first what both write to.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines import local, monitoring, training
+from pipelines.profile import LAPTOP, Profile
+from pipelines.runner_output import CACHED
+from pipelines.server import RequestError, typed
+from pipelines.steps import OnStep, Step
+
+PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
+    "train": training.build,
+    "retrain": training.build_retrain,
+    "monitor": monitoring.build,
+}
+"""Those that there are, by the name that people type."""
+_CODE = ("mtorl", "features", "serving", "monitoring", "components")
+_KEPT = 3  # newest runs
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that came to its end.
+
+    Attributes:
+        folder: Of its outputs and its log.
+        cached: Steps that were answered from an earlier run.
+        steps: Results of those that were done, by name.
+    """
+
+    folder: Path
+    cached: tuple[str, ...]
+    steps: Mapping[str, local.StepResult]
+
+
+def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnStep) -> Ended:
+    """Run a pipeline on a folder and wait for it.
+
+    Args:
+        volume: The folder; made if it is not there.
+        name: See `PIPELINES`; with or without "mtorl-".
+        parameters: Of the pipeline, as text. Those with a default on a cluster have the same here, below the folder.
+        on_step: Told about every start, advance and end of a step.
+
+    Raises:
+        RequestError: no such pipeline, a parameter is unknown, missing, or not of its type; or another run is at work.
+        local.InputError: A step refused the input.
+        local.PipelineError: A step failed.
+    """
+    from google.protobuf.json_format import MessageToDict
+
+    build = PIPELINES.get(name.removeprefix("mtorl-"))
+    if build is None:
+        raise RequestError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
+    volume = volume.resolve()
+    pipeline = build(replace(LAPTOP, folder=str(volume)))
+    spec = MessageToDict(pipeline.pipeline_spec)
+    arguments = typed(parameters, spec)
+    if "code_version" in spec["root"].get("inputDefinitions", {}).get("parameters", {}):
+        arguments.setdefault("code_version", _code_version())
+    runs = volume / "runs"
+    with _alone(runs):
+        folder = runs / "local" / f"{pipeline.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+        cached: list[str] = []
+
+        def watch(step: Step, done: float, total: float, note: str) -> None:
+            if note == CACHED and done:
+                cached.append(step.name)
+            on_step(step, done, total, note)
+
+        try:
+            steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
+        finally:
+            _prune(runs, folder)
+    return Ended(folder, tuple(cached), steps)
+
+
+@contextmanager
+def _alone(runs: Path) -> Iterator[None]:
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestError(f"{runs}: another run is at work on this folder: wait for it") from None
+        yield
+
+
+def _code_version() -> str:
+    """A digest of the project's own code: without it, a step would be answered by what other code has made."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in _CODE:
+        for path in sorted((root / room).rglob("*")):
+            if path.suffix in (".py", ".sql", ".lua", ".yaml", ".j2") and path.is_file():
+                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _prune(runs: Path, newest: Path) -> None:
+    """Remove old runs, but not those whose outputs the newest one has read, and what answers from removed ones."""
+    from mtorl.runtime.files import remove
+
+    folders = sorted((runs / "local").iterdir(), key=lambda folder: folder.name.split("-", 2)[-1])
+    log = newest / "pipeline.log"
+    used = set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", log.read_text())) if log.exists() else set()
+    kept = {folder.name for folder in folders[-_KEPT:]} | used
+    for folder in folders:
+        if folder.name not in kept:
+            remove(folder)
+    for entry in (runs / "cache").glob("*.json"):
+        made_in = set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", entry.read_text()))
+        if made_in and not made_in <= kept:
+            entry.unlink(missing_ok=True)
