@@ -57,32 +57,24 @@ def bootstrap(
     On a cluster it is a suspended CronJob, see docs/cluster.md. A run that was stopped goes on where it was.
     """
     from cli.progress_bars import ProgressBars
-    from mtorl.log.touchpoints import LogError
-    from pipelines.bootstrap import Bootstrap, BootstrapError
-    from pipelines.bootstrap import bootstrap as set_up
-    from serving.registry import RegistryError
+    from pipelines.local import InputError, PipelineError
+    from pipelines.on_volume import run_on
+    from pipelines.server import RequestError
+    from pipelines.settings import TrainingSettings
+    from serving.registry import ARMS, first_models
 
     os.umask(0o027)  # nobody outside the volume's group may read logs and models
-    # ValueError: a setting out of its range, a description (SpecError), a log too short for windows (WindowError).
-    with exit_codes(unusable=(ValueError, LogError, OSError), failed=(BootstrapError, RegistryError)):
-        config = Bootstrap(
-            volume=volume,
-            dataset=dataset,
-            log=log,
-            simulate=simulate,
-            bad_rows=bad_rows,
-            users=users,
-            epochs=epochs,
-            seed=seed,
-        )
+    with exit_codes(unusable=(ValueError, RequestError, InputError, OSError), failed=(PipelineError,)):
+        TrainingSettings(dataset=dataset, bad_rows=bad_rows, users=users, epochs=epochs, seed=seed)
+        there = first_models(volume / "registry")
+        if len(there) == len(ARMS) and (volume / "features" / "registry.db").exists():
+            typer.echo("\n".join(f"{place}: was there, digest {digest[:12]}" for place, digest in there.items()))
+            return
+        settings = {"bad_rows": bad_rows, "users": users, "epochs": epochs, "seed": seed}
+        parameters = {"dataset": dataset, "log": log, "simulate": simulate, **settings}
         with ProgressBars() as bars:
-            done = set_up(config, bars.on_step)
-    for arm, digest in done.digests.items():
-        typer.echo(
-            f"{config.first(arm)}: {'published' if arm in done.published else 'was there'}, digest {digest[:12]}"
-        )
-    if done.gate == "reject" and len(set(done.digests.values())) == 1:
-        typer.echo("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
+            ended = run_on(volume, "bootstrap", {name: str(value) for name, value in parameters.items()}, bars.on_step)
+    typer.echo(ended.steps["publish-first"].values["Output"])
 
 
 @app.command()

@@ -8,10 +8,15 @@ from typing import Any
 
 from kfp import compiler
 
-from pipelines import monitoring, training
+from pipelines import bootstrap, monitoring, training
 from pipelines.profile import PRODUCTION, STAGING, Profile
 
-PIPELINES: tuple[Callable[[Profile], Any], ...] = (training.build, training.build_retrain, monitoring.build)
+PIPELINES: tuple[Callable[[Profile], Any], ...] = (
+    bootstrap.build,
+    training.build,
+    training.build_retrain,
+    monitoring.build,
+)
 
 
 def compile_all(folder: Path) -> list[Path]:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,13 +25,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import local, monitoring, training
+from pipelines import bootstrap, local, monitoring, training
 from pipelines.profile import LAPTOP, Profile
 from pipelines.runner_output import CACHED
 from pipelines.server import RequestError, typed
 from pipelines.steps import OnStep, Step
 
 PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
+    "bootstrap": bootstrap.build,
     "train": training.build,
     "retrain": training.build_retrain,
     "monitor": monitoring.build,
@@ -74,6 +77,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     if build is None:
         raise RequestError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
     volume = volume.resolve()
+    _check_writable(volume)
     pipeline = build(replace(LAPTOP, folder=str(volume)))
     spec = MessageToDict(pipeline.pipeline_spec)
     arguments = typed(parameters, spec)
@@ -105,6 +109,24 @@ def _alone(runs: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RequestError(f"{runs}: another run is at work on this folder: wait for it") from None
         yield
+
+
+def _check_writable(volume: Path) -> None:
+    """Say whose a folder is that can't be written: nobody can tell from a step's error what a volume lacks."""
+    if not volume.parent.is_dir():
+        raise RequestError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
+    for path in (volume, volume / "runs", volume / "registry", volume / "features"):
+        if not path.exists() or os.access(path, os.W_OK | os.X_OK):
+            continue
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise RequestError(f"{path} is mounted read-only: pipelines write to it")
+        owner = path.stat()
+        raise RequestError(
+            f"{path} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
+            f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
+            "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001, with mode 2775 "
+            "(docs/cluster.md)"
+        )
 
 
 def _code_version() -> str:

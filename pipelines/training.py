@@ -72,8 +72,19 @@ class Settings:
     code_version: Any
 
 
-def add_training(profile: Profile, given: Settings) -> None:
-    """Add the steps of a training to the pipeline that is being built."""
+@dataclass(frozen=True)
+class Trained:
+    """What the steps of a training give, as a pipeline has it while it is built."""
+
+    incumbent: Any
+    challenger: Any
+    model_store: Any
+    decision: Any
+    """The gate's."""
+
+
+def add_training(profile: Profile, given: Settings) -> Trained:
+    """Add the steps of a training, from the log to the gate, to the pipeline that is being built."""
     step, history = profile.step, profile.on_volume("trainings")
     content = step(fingerprint(source=given.source, dataset=given.dataset)).output
     decisions = step(collect(decision_log=given.decision_log, collected=given.collected)).output
@@ -125,8 +136,13 @@ def add_training(profile: Profile, given: Settings) -> None:
     model_store = step(package(challenger=challenger, incumbent=incumbent)).outputs["model_store"]
     tested = step(smoke_test(model_store=model_store))
     decision = step(gate(evaluation=evaluation, log=log, min_lift=given.min_lift, history=history).after(tested)).output
-    with dsl.If(decision == "promote", name="promote"):
-        step(publish(challenger=challenger, model_store=model_store, registry=given.registry))
+    return Trained(incumbent, challenger, model_store, decision)
+
+
+def _train_and_publish(profile: Profile, given: Settings) -> None:
+    trained = add_training(profile, given)
+    with dsl.If(trained.decision == "promote", name="promote"):
+        profile.step(publish(challenger=trained.challenger, model_store=trained.model_store, registry=given.registry))
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
@@ -174,7 +190,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             code_version,
         )
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
-            add_training(profile, given)
+            _train_and_publish(profile, given)
 
     return mtorl_train
 
@@ -227,6 +243,6 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
             asked = due(history=profile.on_volume("trainings"), monitor=monitor, most_days=most_days)
             with dsl.If(profile.step(asked).output == "yes", name="due"):
-                add_training(profile, given)
+                _train_and_publish(profile, given)
 
     return mtorl_retrain

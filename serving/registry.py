@@ -18,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from mtorl.artifact.artifact import load
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.runtime.files import replacing, sync
 
 FIRST = "first"
 """The version that a first installation publishes of each arm: its name is known before there is a model."""
+
+
+ARMS = ("incumbent", "challenger")
+"""Those that have a first version."""
 
 
 class RegistryError(RuntimeError):
@@ -94,6 +100,35 @@ def check_kind(registry: Path, simulated: bool) -> None:
             ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
             raise RegistryError(
                 f"{registry} holds models of {theirs}, and this model is of {ours}: publish it to another registry"
+            )
+
+
+def first_models(registry: Path) -> dict[Path, str]:
+    """The first version of each arm that has one, and the digest of its model.
+
+    Args:
+        registry: Root of the registry.
+    """
+    places = [registry / arm / FIRST for arm in ARMS]
+    return {place: digest for place in places if (digest := published_digest(place)) is not None}
+
+
+def check_first(registry: Path, spec: DatasetSpec) -> None:
+    """Refuse a data set other than that of the first models: what serves would not know its channels.
+
+    Args:
+        registry: Root of the registry.
+        spec: Description of the data set.
+
+    Raises:
+        RegistryError: The first models are of another data set, or the published ones of the other kind.
+    """
+    check_kind(registry, spec.simulated)
+    for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
+        if (name := DatasetSpec.load(description).name) != spec.name:
+            raise RegistryError(
+                f"{description.parents[1]} is a model of the data set {name!r}, not of {spec.name!r}: set up another "
+                "volume for it (docs/cluster.md, Uninstall), or publish its models as further versions, by mtorl-train"
             )
 
 

@@ -66,6 +66,7 @@ ORDER = {
     "pipelines": (
         "profile",
         "training",
+        "bootstrap",
         "monitoring",
         "compile",
         "run_state",
@@ -73,7 +74,6 @@ ORDER = {
         "server",
         "steps",
         "settings",
-        "bootstrap",
         "runner_output",
         "local",
         "on_volume",

@@ -71,8 +71,8 @@ def test_a_drift_check_without_a_served_model_is_no_check(
 
 def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path)])
-    assert answer.exit_code == 1
-    assert answer.output.splitlines()[-1].startswith("mtorl: no touchpoint log at ") and "--simulate" in answer.output
+    assert answer.exit_code == 2
+    assert answer.output.splitlines()[-1].startswith("mtorl: no touchpoint log at ") and "simulate" in answer.output
 
 
 @pytest.mark.integration

@@ -21,6 +21,7 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
 MODULE = re.compile(rf"(?<![\w./@-])((?:{'|'.join(ROOMS)})\.[a-z_]\w*(?:\.\w+)*)")
 MADE_BY_A_RUN = {
     "/mnt/mtorl/monitor/state.json",
+    "volume/runs/mtorl-train.json",
     "summary.json",
     "model.json",
     "ingest.json",

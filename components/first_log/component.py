@@ -1,0 +1,47 @@
+"""The log on an empty volume: a copy of somebody's, or a simulated one."""
+
+from kfp.dsl import Artifact, Output
+
+from components.component import component
+
+
+# Not cached: it writes to the volume, and leaves a log that is there as it is.
+@component("put the log on the volume", cached=False, reads_log=True)
+def first_log(
+    volume: str,
+    log: str,
+    dataset: str,
+    simulate: bool,
+    bad_rows: str,
+    users: int,
+    seed: int,
+    registry: str,
+    quarantine: Output[Artifact],
+) -> str:
+    """Put a log on the volume unless there is one; returns its path.
+
+    Args:
+        volume: Folder of the volume.
+        log: Path of the raw log, or its address in an object store; "": the volume's own.
+        dataset: Name of a built-in data set description, or the path of a YAML.
+        simulate: Whether to write a log of simulated users, up to yesterday, where there is none.
+        bad_rows: "fail" or "quarantine".
+        users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
+        seed: Seed of the simulator and of the sample of users.
+        registry: Where models are published: of one data set only, and of either simulated or real ones.
+        quarantine: CSV of the rows that fail validation; empty if there are none.
+    """
+    from pathlib import Path
+
+    from features.ingest.first_log import first_log as run
+    from features.ingest.log_folder import RawLog
+    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.touchpoints import LogError
+    from mtorl.runtime.step import step
+    from serving.registry import RegistryError, check_first
+
+    with step(LogError, SpecError, RegistryError):
+        check_first(Path(registry), DatasetSpec.load(dataset))
+        Path(quarantine.path).touch()
+        raw = RawLog(log, dataset, bad_rows, users, seed)
+        return str(run(Path(volume), raw, simulate, Path(quarantine.path)))
