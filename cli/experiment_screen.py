@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.tables import said_of_long_term
-from monitoring.plain_words import account, hours_or_minutes
+from monitoring.plain_words import account, hours_or_minutes, moved
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
@@ -34,8 +34,10 @@ def _whole(view: View) -> RenderableType:
     if view["next"]["needs"]:
         parts.append(_needs(view["next"]["needs"]))
     parts.append(_next(view))
-    if sum(arm["users"] for arm in (verdict.get("arms") or {}).values()):
+    if verdict.get("users"):
         parts += [_effects(view, verdict), _checks(verdict), _arms(view, verdict)]
+        if said := moved(verdict.get("moved_users", 0)):
+            parts.append(Text(f"{verdict['users']:,} users in all: {said}"))
     elif view["traffic"] is not None:
         parts.append(_decided(view))
     if (long_term := view["long_term"]) is not None:

@@ -151,6 +151,8 @@ def _what_covariates_bring(adjustment: dict[str, Any]) -> str:
 
 def print_verdict(verdict: dict[str, Any]) -> None:
     """Print a verdict, and the arms that it compares."""
+    from monitoring.plain_words import moved
+
     console = Console()
     console.print(
         f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}",
@@ -174,6 +176,8 @@ def print_verdict(verdict: dict[str, Any]) -> None:
         means = (arm[key] for key in ("gain_per_decision", "cost_per_decision"))
         table.add_row(name, *counts, *("-" if mean is None else f"{mean:.4f}" for mean in means))
     console.print(table)
+    if said := moved(verdict["moved_users"]):
+        console.print(f"{verdict['users']:,} users in all: {said}", highlight=False, soft_wrap=True)
     for reason, count in verdict["left_out"].items():
         console.print(f"left out, {reason}: {count:,}", highlight=False)
     if long_term := verdict.get("long_term"):

@@ -2,7 +2,7 @@
 
 comparison = Comparison(users, "challenger", stages, gain, None, alpha, tightest_at)
 comparison.lift("click_per_decision")
-comparison.lifts("click_per_decision", rows)        # as users arrived
+comparison.lifts("click_per_decision", numbers)     # of the first so many users
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class _Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One challenger with the incumbent."""
+    """One challenger with the incumbent.
+
+    Users are in the order of their arrival, and each user's rows follow each other (`monitoring.experiment_users`).
+    """
 
     users: pd.DataFrame
     challenger: str
@@ -64,6 +67,11 @@ class Comparison:
             np.asarray(users["arm"] == INCUMBENT, dtype=np.int8),
             users["stage"].cat.set_categories(self.stages).cat.codes.to_numpy(),
         )
+
+    @property
+    def seen(self) -> int:
+        """Users of both arms; who moved from one to the other is one."""
+        return int(self._rows.user.max(initial=-1)) + 1
 
     @cached_property
     def _told(self) -> Floats:
@@ -149,11 +157,16 @@ class Comparison:
             sums, alpha=self.alpha, tightest_at=self.tightest_at, sizes=self._decisions(sums.users.shape[-1])
         )
 
-    def lifts(self, name: str, rows: npt.NDArray[np.int64]) -> list[Lift]:
-        """The same with so many users each time, in the order of their arrival."""
-        if not len(rows):
+    def lifts(self, name: str, users: npt.NDArray[np.int64]) -> list[Lift]:
+        """The same of the first users alone, with all that they did at any stage.
+
+        Args:
+            name: Of the metric.
+            users: How many of `seen`, ascending.
+        """
+        if not len(users):
             return []
-        ends = np.searchsorted(self._rows.place, rows)
+        ends = np.searchsorted(self._rows.user, users)
         if self.budget_per_decision is not None:  # who is thinned depends on all that were seen
             return [self._compare(name, self._sums(self._figures(name, end)), end) for end in ends]
         sums = self._sums(self._figures(name), ends)

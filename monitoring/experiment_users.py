@@ -39,8 +39,9 @@ class Users(NamedTuple):
     """The users of a comparison.
 
     Attributes:
-        rows: One a user and stage, in the order of their arrival: `unit` (a number), `stage`, `arm`, the sums of its
-            decisions, and its covariates. Whoever was in several arms of a stage is missing there.
+        rows: One a user and stage: `unit` (a number), `stage`, `arm`, the sums of its decisions, and its covariates.
+            Users are in the order of their arrival, and each user's rows follow each other. Whoever was in several arms
+            of a stage is missing there.
         arms: What the decisions of these rows are in all, by arm.
         crossed: Users who were in several arms of a stage.
         all_users: Users, those included.
@@ -52,6 +53,31 @@ class Users(NamedTuple):
     crossed: int
     all_users: int
     late: int
+
+    def counts(self) -> UserCounts:
+        """How many these are: what every figure of users says."""
+        of_arms = self.rows[["unit", "arm"]].drop_duplicates()
+        again = of_arms["unit"].duplicated()
+        return UserCounts(
+            in_all=int((~again).sum()),
+            of_arms={str(arm): int(count) for arm, count in of_arms["arm"].value_counts().items()},
+            moved=int(of_arms.loc[again, "unit"].nunique()),
+        )
+
+
+class UserCounts(NamedTuple):
+    """How many users count. A user is one, however many stages it was in.
+
+    Attributes:
+        in_all: Of all arms together.
+        of_arms: Of each arm. Who got the challenger at a later stage than the incumbent is in both: the arms are
+            compared within each stage.
+        moved: How many are in more than one arm for that reason.
+    """
+
+    in_all: int
+    of_arms: dict[str, int]
+    moved: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,7 @@ class ExperimentUsers:
             f"""WITH added AS (
                 SELECT unit, stage, arm{self._by}, count(*)::INT AS decisions, {self._sums}, min(decided) AS first
                 {in_one_arm} GROUP BY unit, stage, arm{self._by})
-            {known} ORDER BY first, unit"""
+            {known} ORDER BY min(first) OVER (PARTITION BY unit), unit, first"""
         ).df()
         arms = self._db.execute(
             f"""SELECT arm, count(*) AS decisions, count_if(weight > 0) AS evaluable, count_if(expose) AS exposures,

@@ -63,6 +63,17 @@ def account(arm: str, arms: Collection[str]) -> str:
     return "users outside" if arm == OUTSIDE else arm
 
 
+def moved(users: int) -> str:
+    """That users are in several arms, in words; empty: none is."""
+    if not users:
+        return ""
+    who, are = ("user", "is") if users == 1 else ("users", "are")
+    return (
+        f"{users:,} {who} moved from one arm to another between stages, and {are} in both: the arms are compared "
+        "within each stage"
+    )
+
+
 def left_out(reason: str) -> str:
     """Why decisions do not count, in words."""
     return LEFT_OUT.get(reason, reason.replace("_", " "))

@@ -145,6 +145,7 @@ def _experiment(experiment: Json, unit: str) -> Json | None:
     page["arms"] = [
         {"arm": name, **arm, "exposed": _share(arm, "exposures", "decisions")} for name, arm in arms.items()
     ]
+    page["moved"] = plain_words.moved(experiment.get("moved_users") or 0)
     page["confidence"] = f"{100 * experiment.get('confidence', 0.95):.3g} %"
     page["chart"] = charts.lift(experiment, unit) if _has_interval(experiment) else None
     series = [row for row in experiment.get("series") or [] if row.get("lo") is not None]

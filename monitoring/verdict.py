@@ -64,13 +64,16 @@ def verdict_from_log(
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: gain (that of the primary metric) and per (what it is divided by), arms, their models,
-        users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by reason, late
-        outcomes, and overridden_users, who were given an arm by name), `challengers` with the comparison of each,
+        A JSON-ready dict: gain (that of the primary metric) and per (what it is divided by), users who count and
+        moved_users, those of them who are among several arms' users (`monitoring.experiment_users.UserCounts`), arms,
+        their models, users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by
+        reason, late outcomes, and overridden_users, who were given an arm by name), `challengers` with the comparison
+        of each,
         and at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
         relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by none), futile
         (whether the wanted effect can be ruled out; None: none is wanted), money (gain per currency unit, and what it
-        comes to at the challenger's spend), guardrails, secondary, verdict, reason, series of looks as users arrived.
+        comes to at the challenger's spend), guardrails, secondary, verdict, reason, series of looks at the first
+        users, with all that they did.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -100,7 +103,7 @@ def verdict_from_log(
             for name, comparison in (compared(read.users(changed=True).rows) if changed else {}).items()
         }
         found = read.users()
-    users = found.rows
+    users, counts = found.rows, found.counts()
     comparisons = compared(users)
     users_of_stages = {
         stage: {arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in every_stage[stage]}
@@ -160,6 +163,7 @@ def verdict_from_log(
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
     challenger = leading(serving or verdicts, lifts)
+    looks = _looks(comparisons[challenger].seen)
     result = {
         "experiment": experiment.name,
         "stage": experiment.stage,
@@ -170,7 +174,15 @@ def verdict_from_log(
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
         "budget_per_decision": budget_per_decision,
-        "arms": {arm.name: _arm(found, arm.name, primary, budget_per_decision) for arm in experiment.arms},
+        "users": counts.in_all,
+        "moved_users": counts.moved,
+        "arms": {
+            arm.name: {
+                "users": counts.of_arms.get(arm.name, 0),
+                **_arm(found, arm.name, primary, budget_per_decision),
+            }
+            for arm in experiment.arms
+        },
         "users_of_stages": users_of_stages,
         "srm_p": srm_p,
         "multiple_exposure_users": found.crossed,
@@ -182,8 +194,8 @@ def verdict_from_log(
         "challengers": results,
         **results[challenger],
         "series": [
-            {"users": look.users, "lift": look.value, "lo": look.ci[0], "hi": look.ci[1]}
-            for look in comparisons[challenger].lifts(primary, _looks(len(users)))
+            {"users": int(number), "lift": look.value, "lo": look.ci[0], "hi": look.ci[1]}
+            for number, look in zip(looks, comparisons[challenger].lifts(primary, looks), strict=True)
         ],
     }
     return {key: _plain(value) for key, value in result.items()}
@@ -227,7 +239,6 @@ def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str
     if not is_per_decision(primary):
         gain_per_decision *= cost_per_decision
     return {
-        "users": users["unit"].nunique(),
         **{name: int(counts[name]) for name in ("decisions", "evaluable", "exposures", "fallbacks")},
         "gain": float(users["gain"].sum()),
         "cost": float(users["cost"].sum()),
@@ -298,7 +309,7 @@ def _overridden_said(users: int) -> str:
 
 
 def _looks(users: int) -> npt.NDArray[np.int64]:
-    """Numbers of users at which the series is looked at; none before the intervals can be read."""
+    """Numbers of users at which the series looks; none before the intervals can be read."""
     first = 2 * MIN_USERS
     return np.unique(np.linspace(first, users, LOOKS if users >= first else 0).round().astype(np.int64))
 

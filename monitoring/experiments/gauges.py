@@ -154,7 +154,7 @@ _GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]
     ("verdict", "1 for the verdict so far", ("verdict",), _verdict),
     ("srm_p_value", "Of the sample ratio mismatch, valid at every look", (), _srm),
     ("share_ratio", "Share of the users that an arm has now", ("arm",), _share),
-    ("users", "Users who count in the verdict", ("arm",), _of_arms("users")),
+    ("users", "Users who count in the verdict; who moved to another arm is in both", ("arm",), _of_arms("users")),
     ("counted_decisions", "Decisions that count in the verdict", ("arm",), _of_arms("decisions")),
     ("lift", "Challenger less incumbent, of the primary metric", ("arm",), _lift(None)),
     ("lift_lower", "Lower end of its always-valid interval", ("arm",), _lift(0)),

@@ -72,12 +72,11 @@ def phase(name: str) -> str:
 def _experiment(view: View, anchor: str) -> Json:
     """Everything that the template reads of one experiment."""
     verdict = view["verdict"] or {}
-    users = sum(arm["users"] for arm in (verdict.get("arms") or {}).values())
     challengers = verdict.get("challengers") or {}
     return {
         **view,
         "anchor": anchor,
-        "counts": users > 0,
+        "counts": verdict.get("users", 0) > 0,
         "tiles": _tiles(view, verdict),
         "needs": [_need(need) for need in view["next"]["needs"]],
         "effects": _effects(challengers),
@@ -99,6 +98,7 @@ def _experiment(view: View, anchor: str) -> Json:
         "accounts": _accounts(view),
         "mix": _mix(view),
         "segments": _segments(verdict.get("segments")),
+        "moved": plain_words.moved(verdict.get("moved_users", 0)),
         "left_out": sorted((verdict.get("left_out") or {}).items(), key=lambda item: -item[1]),
         "srm": _srm(verdict),
     }
@@ -108,7 +108,7 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
     """The figures that one looks for first."""
     tiles: list[Json] = []
     arms = verdict.get("arms") or {}
-    users = sum(arm["users"] for arm in arms.values())
+    users = verdict.get("users", 0)
     if users and _known(verdict.get("lift")):
         relative = verdict.get("relative_lift")
         of = f" ({words.signed(100 * relative, 1)}\u00a0%)" if _known(relative) else ""
@@ -149,7 +149,7 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
 def _srm(verdict: Mapping[str, Any]) -> Json:
     """Whether users are split as configured: a word, and the figure behind it."""
     p = verdict.get("srm_p")
-    if p is None or not sum((verdict.get("arms") or {}).get(arm, {}).get("users", 0) for arm in verdict["arms"]):
+    if p is None or not verdict.get("users"):
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
     if verdict.get("verdict") == "srm":
         return {"words": "No", "said": f"p = {words.p_value(p)}: no figure counts".replace("= <", "<"), "tone": "alarm"}

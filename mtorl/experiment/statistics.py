@@ -89,7 +89,6 @@ class Lift:
     The intervals are NaN where there is too little to say anything.
     """
 
-    users: int
     effective_users: float
     value: float
     se: float
@@ -259,7 +258,6 @@ def compare(
     low, high = confidence_sequence(value, se, users, alpha=alpha, tightest_at=tightest_at)
     fixed_low, fixed_high = fixed_interval(value, se, alpha=alpha)
     return Lift(
-        users=int(sums.users.sum()),
         effective_users=users,
         value=value,
         se=se,

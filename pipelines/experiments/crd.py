@@ -179,7 +179,7 @@ def _status() -> dict[str, Any]:
             "observedGeneration": _GENERATION,
             **{name: {**_TEXT, "description": text} for name, text in texts.items()},
             "since": {**_TIME, "description": "When its time at this stage began to count."},
-            "users": {"type": "integer", "description": "Who count in the verdict, of all arms together."},
+            "users": {"type": "integer", "description": "Who count in the verdict, of all arms together, each once."},
             "conditions": conditions,
             "history": {
                 "type": "array",

@@ -97,7 +97,7 @@ def board() -> Board:
     users = [
         lines(
             "Users in the verdict",
-            "Of each arm.",
+            "Of each arm. Who moved from one to another at a new stage is in both.",
             [Query("max by (arm) (mtorl_experiment_users{NS, EXP})", "{{arm}}")],
             empty="no verdict yet",
         ),

@@ -252,11 +252,13 @@ def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixtu
     good = {"verdict": "inconclusive", "reason": "it may be better", "lift": 0.1, "lift_ci": [-0.1, 0.3]}
     bad = {"verdict": "guardrail", "reason": "cost_per_decision is worse", "lift": 0.0, "lift_ci": [-0.2, 0.2]}
     found = {"experiment": "first", "stage": "50%", "gain": "click", "per": "decision", "arms": {}, "left_out": {}}
+    found |= {"users": 5_200, "moved_users": 1_200}
     print_verdict({**found, **good, "challenger": "good", "challengers": {"good": good, "bad": bad}})
     said = capsys.readouterr().out
     assert "first: inconclusive: it may be better" in said
     assert "bad: guardrail: cost_per_decision is worse" in said
     assert "lift of good, click per decision: +0.1" in said
+    assert "5,200 users in all: 1,200 users moved from one arm to another between stages, and are in both" in said
 
 
 @pytest.mark.parametrize("command", ["shadow", "verdict"])

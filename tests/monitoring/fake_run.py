@@ -118,6 +118,8 @@ def _experiment(rng: np.random.Generator) -> dict[str, Any]:
         "alpha": 0.05,
         "confidence": 0.975,
         "stages": ["50%"],
+        "users": 1_190,
+        "moved_users": 7,
         "arms": {
             "incumbent": _arm(602, 3_010, 2_215, 221.0, 842.11),
             "challenger": _arm(595, 2_975, 1_904, 282.0, 611.9),

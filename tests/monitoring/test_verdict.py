@@ -20,7 +20,7 @@ from monitoring.decision_log import DecisionLog, Period
 from monitoring.experiment_users import experiment_users
 from monitoring.incumbent_users import incumbent_users
 from monitoring.period import PeriodError, verdict_of_period
-from monitoring.stage_evidence import arms_at_stage
+from monitoring.stage_evidence import arms_at_stage, stage_evidence
 from monitoring.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
@@ -331,7 +331,41 @@ def test_a_ramp_is_judged_within_its_stages_as_one_experiment(tmp_path: Path) ->
     assert arms["challenger"]["gain_per_decision"] > arms["incumbent"]["gain_per_decision"] + 0.1
     assert found["lift_ci"][0] < 0.0 < found["lift_ci"][1] and abs(found["lift"]) < 0.05
     assert (arms["challenger"]["users"], arms["incumbent"]["users"]) == (1_000, 3_800)
+    assert (found["users"], found["moved_users"]) == (4_000, 800)
+    looks = found["series"]
+    assert [look["users"] for look in looks][::29] == [200, 4_000] and looks[-1]["lift"] == found["lift"]
     assert found["effective_users"] == pytest.approx(4 * 200 * 3_800 / 4_000 + 4 * 1_000 * 3_000 / 4_000)
+
+
+def test_a_user_is_one_whatever_stages_and_arms_it_was_in(tmp_path: Path) -> None:
+    """A ramp goes on, back, and on again: every user comes at each step, and a challenger's users stay with it."""
+    log, users = Log(), np.linspace(0.0, 1.0, 800, endpoint=False)
+    ours = {"salt": EXPERIMENT.salt, "layer": EXPERIMENT.layer}
+    for stage, share in (("5%", 0.05), ("50%", 0.5), ("5%", 0.05), ("50%", 0.5)):
+        for user, point in enumerate(users):
+            arm, probability = ("challenger", share) if point < share else ("incumbent", 1 - share)
+            log.decide(f"u{user}", arm, stage=stage, assignment_probability=probability, **ours)
+    # A fault: it counts for neither at that stage.
+    log.decide("u10", "incumbent", stage="5%", assignment_probability=0.95, **ours)
+    written = log.write(tmp_path)
+    found = verdict_from_log(written, EXPERIMENT)
+    assert (found["users"], found["moved_users"], found["multiple_exposure_users"]) == (800, 360, 1)
+    assert {name: arm["users"] for name, arm in found["arms"].items()} == {"incumbent": 760, "challenger": 400}
+    at_stage = {"5%": {"incumbent": 760, "challenger": 39}, "50%": {"incumbent": 400, "challenger": 400}}
+    assert found["users_of_stages"] == at_stage
+    evidence = stage_evidence(written, EXPERIMENT.replace(stage="5%"), CLICK, since=0.0)
+    assert evidence is not None and {name: arm.users for name, arm in evidence.arms.items()} == at_stage["5%"]
+    assert [look["users"] for look in found["series"]][::29] == [200, 800]
+
+
+def test_looks_at_the_first_users_see_all_that_they_did(tmp_path: Path) -> None:
+    log = ramp(1_000, {"incumbent": 0.1, "challenger": 0.4}, {"5%": 0.0, "25%": 0.1})
+    whole = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(stage="25%"))
+    number = whole["series"][7]["users"]
+    first = {row["user_id"] for row in log.decisions[:1_000][:number]}
+    log.decisions = [row for row in log.decisions if row["user_id"] in first]
+    part = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(stage="25%"))
+    assert part["users"] == number and part["lift"] == pytest.approx(whole["series"][7]["lift"], abs=1e-12)
 
 
 def test_a_new_stage_brings_no_fresh_error(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
     of_all = [one for one in totals if one["campaign"] == "*"] or totals
     spent = [one["spent"] for one in of_all] or [arm["cost"] for arm in arms]  # without a total, what counts
     return {
-        "users": sum(arm["users"] for arm in arms),
+        "users": verdict["users"],
         "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # in the interval's unit
         "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
         "spend": f"{sum(spent):.2f}",

@@ -32,6 +32,8 @@ RAMP: dict[str, Any] = {
         {"stage": "50%", "hours": 336, "users": 5000},
     ]
 }
+MOVED = 402
+"""Users who got the incumbent at an earlier stage than the challenger, where there are many."""
 CHANNELS = ("search", "display", "video", "social")
 
 
@@ -93,7 +95,7 @@ def verdict(
         for n, x, w in zip(users, noise, width, strict=True)
     ]  # fmt: skip
     ci = [series[-1]["lo"], series[-1]["hi"]] if series else [None, None]
-    enough = bool(series)
+    enough, moved = bool(series), MOVED if min(arms.values()) > 2 * MOVED else 0
     results = {}
     for n, name in enumerate(challengers):
         own = lift - 0.012 * n
@@ -124,6 +126,8 @@ def verdict(
         "gain": "click",
         "alpha": 0.05,
         "confidence": 0.975,
+        "users": total - moved,
+        "moved_users": moved,
         "arms": {name: _arm(count, 0.0674 + (lift if name != INCUMBENT else 0.0)) for name, count in arms.items()},
         "users_of_stages": {stage: arms},
         "srm_p": 0.84,

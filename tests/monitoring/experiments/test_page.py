@@ -127,11 +127,27 @@ def test_segments_are_called_exploratory_and_what_is_void_is_crossed_out() -> No
     assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in text
 
 
+def test_a_user_who_moved_between_arms_is_one_of_those_who_count() -> None:
+    text = re.sub(r"<[^>]+>", " ", page([made.win()]))
+    assert re.search(r"13,966\s+users who count", text) and "over all stages: 13,966 users in all." in text
+    assert "402 users moved from one arm to another between stages, and are in both" in text
+    assert "moved from one arm" not in page([made.early()])
+
+
 def test_half_of_a_verdict_still_gives_a_page() -> None:
     """A verdict of a later version, or one that lacks something, is no reason to show nothing."""
     users = {INCUMBENT: 7212, "challenger": 7156}
     found = made.verdict("ship", "better", users, 0.0225)
-    for key in ("series", "left_out", "confidence", "srm_p", "late_outcomes", "multiple_exposure_users"):
+    for key in (
+        "series",
+        "left_out",
+        "confidence",
+        "srm_p",
+        "late_outcomes",
+        "multiple_exposure_users",
+        "users",
+        "moved_users",
+    ):
         less = {name: value for name, value in found.items() if name != key}
         made_page = page([made.view(made.made(), [], 0.0, less, users)])
         assert "What happens next" in made_page

@@ -24,7 +24,7 @@ def lift_of(value: float, se: float = 0.001, arm_users: tuple[float, float] = (5
     low, high = confidence_sequence(value, se, 10_000, alpha=0.05, tightest_at=5_000)
     fixed_low, fixed_high = fixed_interval(value, se, alpha=0.05)
     fixed = (float(fixed_low), float(fixed_high))
-    return Lift(10_000, 10_000.0, value, se, (float(low), float(high)), fixed, value / 0.1, arm_users)
+    return Lift(10_000.0, value, se, (float(low), float(high)), fixed, value / 0.1, arm_users)
 
 
 WIN, LOSS, UNKNOWN = lift_of(0.02), lift_of(-0.02), lift_of(0.02, se=NAN)
