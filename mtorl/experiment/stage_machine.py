@@ -177,8 +177,12 @@ def _leave_draft(experiment: Experiment, first: RampStage, now: float) -> Move |
     if experiment.start is None:
         return Hold(("it is a draft: start it",))
     if now < experiment.start.timestamp():
-        return Hold((f"it starts at {experiment.start.isoformat()}",))
-    return Move(first.stage, f"its start, {experiment.start.isoformat()}, has come")
+        return Hold((f"it starts at {_moment(experiment.start)}",))
+    return Move(first.stage, f"its start, {_moment(experiment.start)}, has come")
+
+
+def _moment(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _later(stage: Stage, phase: Phase) -> bool:
@@ -276,7 +280,8 @@ def _waits_for(
 def _grown(step: RampStage, evidence: Evidence | None) -> str:
     arms = {} if evidence is None else evidence.arms
     users = ", ".join(f"{arm.users:,} users of {name}" for name, arm in arms.items())
-    return f"{step.hours:g} hours at {step.stage} are over, {users}, and nothing speaks against it"
+    lasted = f"{60 * step.hours:g} minutes" if 0 < step.hours < 1 else f"{step.hours:g} hours"
+    return f"{lasted} at {step.stage} are over, {users}, and nothing speaks against it"
 
 
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | None:

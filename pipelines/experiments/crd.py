@@ -181,6 +181,11 @@ def _status() -> dict[str, Any]:
             "since": {**_TIME, "description": "When its time at this stage began to count."},
             "users": {"type": "integer", "description": "Who count in the verdict, of all arms together, each once."},
             "conditions": conditions,
+            "happened": {
+                "type": "array",
+                "items": _TEXT,
+                "description": "The newest events of the history in words, the newest first.",
+            },
             "history": {
                 "type": "array",
                 "description": "All that has happened to it. Nothing is ever changed or removed.",

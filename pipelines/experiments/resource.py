@@ -38,6 +38,7 @@ from pipelines.experiments.api import Api, Object
 from pipelines.experiments.config_map import Entry, entries, hand_over
 from pipelines.experiments.controller import act, check_promotion, state, taken_back
 from pipelines.experiments.handover import Neighbour
+from pipelines.experiments.happened import happened
 
 
 class NotItsTurn(ExperimentError):
@@ -201,7 +202,8 @@ class ExperimentResource:
             Conflict: Something else has happened to the object.
         """
         fields = {} if self.moved is None else {"move": self.moved}
-        self.write({"history": [*(self.status.get("history") or ()), event.model_dump(mode="json")], **fields})
+        history = [*(self.status.get("history") or ()), event.model_dump(mode="json")]
+        self.write({"history": history, "happened": happened([*self.events(), event]), **fields})
 
     def write(self, status: Mapping[str, Any]) -> None:
         """Write fields of the status.

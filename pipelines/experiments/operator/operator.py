@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from monitoring.experiments.document import View
 from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import HistoryError
+from mtorl.experiment.history import Event, HistoryError
 from mtorl.experiment.stage_machine import (
     FAULTS,
     OVER,
@@ -45,6 +45,7 @@ from pipelines.experiments.api import Api, Conflict
 from pipelines.experiments.config_map import Entry, end_orphans, entries
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.handover import ModelServers, hand_over
+from pipelines.experiments.happened import in_words
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
 from pipelines.experiments.operator.figures import FIGURES, figures_of
 from pipelines.experiments.operator.routers import Routers
@@ -325,12 +326,12 @@ class Operator:
         try:
             yield
         finally:
-            for event in _history(resource)[known:]:
-                what = event["to"] or event["kind"]
+            for event in map(Event.model_validate, _history(resource)[known:]):
+                what = event.to or event.kind
                 word = "".join(part.capitalize() for part in what.split())
                 reason = f"Stage{word[:-1]}Percent" if word.endswith("%") else word
                 harm = what in ("kill", "rolled back")
-                words = f"{what} by {event['by']}: {event['reason']}{_left_out(resource, event)}"
+                words = f"{in_words(event)}{_left_out(resource, event)}"
                 self._api.say(resource.found, reason, words, warning=harm)
 
     def _say(self, resource: ExperimentResource, fields: Mapping[str, Any], *said: Condition) -> None:
@@ -344,12 +345,12 @@ class Operator:
                 self._api.say(resource.found, one.reason, one.message, warning=True)
 
 
-def _left_out(resource: ExperimentResource, event: Mapping[str, Any]) -> str:
+def _left_out(resource: ExperimentResource, event: Event) -> str:
     """Which stages a move from the draft has left out, in words; empty: none."""
     serving = resource.last_in_force()
-    if event["fixed"] is None or serving is None or serving.ramp is None:  # it had begun
+    if event.fixed is None or serving is None or serving.ramp is None:  # it had begun
         return ""
-    passed = stages_before(serving.ramp, event["to"])
+    passed = stages_before(serving.ramp, event.to)
     return f" (it leaves out {', '.join(passed)}: nobody has seen there what challengers do)" if passed else ""
 
 

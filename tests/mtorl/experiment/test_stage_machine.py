@@ -133,7 +133,7 @@ def test_a_draft_waits_for_its_start() -> None:
     assert held(consider(made(), State(), None, 1e12)) == "it is a draft: start it"
     planned = made(start="2026-12-01T00:00:00Z")
     assert planned.start is not None
-    assert "it starts at 2026-12-01" in held(consider(planned, State(), None, planned.start.timestamp() - 1))
+    assert held(consider(planned, State(), None, planned.start.timestamp() - 1)) == "it starts at 2026-12-01 00:00 UTC"
     assert moved(consider(planned, State(), None, planned.start.timestamp())).to == "shadow"
 
 

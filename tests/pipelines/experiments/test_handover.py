@@ -84,8 +84,8 @@ def test_the_incumbents_server_takes_over_the_version_that_won(scene: Scene) -> 
     assert settled(scene) == ("True", "HandedOver") and shown(scene) == (True, "HandedOver")
     incumbent = scene.serving().arm("incumbent")
     assert (incumbent.endpoint, incumbent.model_digest) == (ARMS[0]["endpoint"], "e3"), "there again, and the new model"
-    assert scene.events()[-1].kind == "handed over" and ("HandedOver", "handed over by ramp: ") in [
-        (reason, words[:21]) for reason, words in scene.cluster.said
+    assert scene.events()[-1].kind == "handed over" and ("HandedOver", "handed over by the ramp: ") in [
+        (reason, words[:25]) for reason, words in scene.cluster.said
     ]
 
     scene.cluster.services["mtorl-challenger"]["spec"]["predictor"]["annotations"] = {"mtorl-kubeflow/model": "next"}

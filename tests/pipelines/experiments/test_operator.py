@@ -141,6 +141,40 @@ def test_from_draft_to_a_promotion_and_back(scene: Scene) -> None:
     ]  # fmt: skip
 
 
+def test_what_has_happened_stands_in_the_status_in_words(scene: Scene) -> None:
+    """The history beside it is as it is stored: seconds since 1970, and null for what was not known."""
+    begin(scene)
+    scene.now = 2 * HOUR
+    scene.operator.advance()
+    grown = "1 hours at shadow are over, 500 users of incumbent, 500 users of challenger, and nothing speaks against it"
+    known = "(known then: inconclusive, contains zero; incumbent: 500 users at the stage, 0.0% default actions; "
+    assert scene.status["happened"] == [
+        f"1970-01-01 02:00 UTC: 5% by the ramp: {grown} {known}challenger: 500 users at the stage, 0.0% default "
+        "actions)",
+        "1970-01-01 00:00 UTC: shadow by a person: go",
+    ]
+    arms = {"incumbent": ArmEvidence(1, 0.0125, 0.0304), "challenger": ArmEvidence(4_500, 0.0)}
+    found = Evidence("ship", "it is better", "challenger", (), arms)
+    scene.evidence = lambda: Known(VERDICT, found, traffic=TRAFFIC, looked=scene.now)
+    scene.operator.advance()
+    scene.patch(move={"to": "promoted", "reason": "it wins"})
+    assert scene.status["happened"][0] == (
+        "1970-01-01 02:00 UTC: promoted challenger by a person: it wins (known then: ship, it is better; incumbent: "
+        "1 user at the stage, 1.2% default actions, 30 ms at the 99th percentile; challenger: 4,500 users at the "
+        "stage, 0.0% default actions)"
+    )
+    scene.patch(enabled=True, move={"to": "rolled back", "reason": "calls"})
+    assert len(scene.status["happened"]) == 4 and not any("None" in line for line in scene.status["happened"])
+
+
+def test_only_the_newest_events_are_told_in_words(scene: Scene) -> None:
+    begin(scene)
+    for count in range(12):
+        scene.patch(move={"to": ("5%", "shadow")[count % 2], "reason": f"to and fro {count}"})
+    assert len(scene.status["happened"]) == 10 < len(scene.events())
+    assert scene.status["happened"][0].endswith("to and fro 11")
+
+
 def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
     """As the page says it, and not of those alone that count in the verdict."""
     account = {"arm": "*", "channel": "*", "period": "total", "limit": 900.0, "reserved": 0.0}
@@ -167,7 +201,7 @@ def test_what_it_waits_for_is_said_at_once_and_not_with_the_next_look(scene: Sce
 def test_a_move_from_the_draft_says_what_it_leaves_out(scene: Scene) -> None:
     scene.patch(move={"to": "50%", "reason": "go"})
     (said,) = (words for reason, words in scene.cluster.said if reason == "Stage50Percent")
-    assert said == "50% by person: go (it leaves out shadow, 5%: nobody has seen there what challengers do)"
+    assert said == "50% by a person: go (it leaves out shadow, 5%: nobody has seen there what challengers do)"
 
 
 def test_the_kill_switch_is_a_field_and_its_use_is_history(scene: Scene) -> None:
