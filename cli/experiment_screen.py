@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
 
 _STYLES = {"good": "bold green", "alarm": "bold red", "open": "bold"}
+_PLACES = {"past": ("●", "blue"), "skipped": ("◌", "dim"), "here": ("◉", "bold blue"), "ahead": ("○", "dim")}
 _BAR = 20
 
 
@@ -65,8 +66,10 @@ def _steps(steps: list[Step]) -> Text:
     for number, step in enumerate(steps):
         if number:
             text.append(" ─── ", style="dim")
-        mark, style = {"past": ("● ", "blue"), "here": ("◉ ", "bold blue"), "ahead": ("○ ", "dim")}[step["place"]]
-        text.append(f"{mark}{step['phase']}", style=style)
+        mark, style = _PLACES[step["place"]]
+        text.append(f"{mark} {step['phase']}", style=style)
+        if step["place"] == "skipped":
+            text.append(" skipped", style=style)
     return text
 
 

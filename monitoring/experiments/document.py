@@ -39,7 +39,8 @@ class Step(TypedDict):
     """A phase that the experiment was in, is in, or may come to, in their order."""
 
     phase: str
-    place: Literal["past", "here", "ahead"]
+    place: Literal["past", "skipped", "here", "ahead"]
+    """skipped: a stage of the ramp before the present one, at which it never was, since a person moved it on."""
     since: str | None
     """When it was entered last."""
     challengers: float | None

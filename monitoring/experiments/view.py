@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from monitoring import plain_words
@@ -157,8 +157,10 @@ def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[S
     """Draft, the stages of the ramp and those that it was in besides, and how it ends."""
     entered = {str(event.to): event.at for event in moves}
     of_ramp = {} if experiment.ramp is None else {step.stage: step for step in experiment.ramp.stages}
-    over = phase in OVER  # then, what was never reached is not on the way any more
-    stages = [stage for stage in STAGES if stage in entered or (not over and (stage in of_ramp or stage == phase))]
+    over = phase in OVER  # then, what was never reached is not on the way any more; what was skipped was
+    last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
+    ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
+    stages = [stage for stage in STAGES if stage in entered or stage in ramp or stage == phase]
     begin = [] if experiment.ramp is None and phase != "draft" else ["draft"]
     end = [] if experiment.ramp is None else ["promoted"]
     undone = ["promoted"] if phase == "rolled back" and "promoted" in entered else []
@@ -168,10 +170,11 @@ def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[S
     for place, name in enumerate(names):
         step = next((step for stage, step in of_ramp.items() if stage == name), None)
         share = next((CHALLENGER_SHARE[stage] for stage in STAGES if stage == name), None)
+        past: Literal["past", "skipped"] = "skipped" if name in STAGES and name not in entered else "past"
         steps.append(
             Step(
                 phase=name,
-                place="here" if place == here else "past" if place < here else "ahead",
+                place="here" if place == here else past if place < here else "ahead",
                 since=_at(entered.get(name)),
                 challengers=share,
                 hours=None if step is None else step.hours,

@@ -225,6 +225,12 @@ def test_money_of_users_outside_is_called_that() -> None:
     assert "users outside: 6,150.00 of 15,000.00 spent" in text
 
 
+def test_a_skipped_stage_is_called_so_in_the_terminal() -> None:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(screen([made.skipped()]))
+    assert "● draft ─── ● shadow ─── ● 1% ─── ◌ 5% skipped ─── ◉ 50% ─── ○ promoted" in console.export_text()
+
+
 def test_markup_in_a_name_is_text() -> None:
     view = made.view(made.made(name="[red]x[/red]", owner="[b]"), [], 0.0)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115

@@ -306,6 +306,15 @@ def late() -> View:
                 evidence=evidence("inconclusive", found["reason"], users, late=0.102))  # fmt: skip
 
 
+def skipped() -> View:
+    """A person went from 1 % to 50 %."""
+    experiment = made(name="in-a-hurry")
+    events = _at_5(experiment)[:2]
+    events.append(moved(events, experiment, 30, "50%", "the campaign ends on Friday", by="person"))
+    users = {INCUMBENT: 893, "challenger": 901}
+    return view(experiment, events, 40, verdict("inconclusive", "too little to say", users, 0.01), users)
+
+
 def killed() -> View:
     experiment = made(name="switched")
     events = _at_5(experiment)
@@ -346,7 +355,7 @@ def long_term() -> LongTerm:
 
 STATES = {
     "draft": draft, "shadow": shadow, "early": early, "win": win, "rolled-back": rolled_back, "srm": mismatch,
-    "three-arms": three_arms, "late": late, "killed": killed, "promoted": promoted,
+    "three-arms": three_arms, "late": late, "skipped": skipped, "killed": killed, "promoted": promoted,
 }  # fmt: skip
 
 

@@ -134,6 +134,15 @@ def test_a_user_who_moved_between_arms_is_one_of_those_who_count() -> None:
     assert "moved from one arm" not in page([made.early()])
 
 
+def test_a_skipped_stage_is_called_so() -> None:
+    def steps(text: str) -> list[tuple[str, str, str]]:
+        return re.findall(r'<li class="(\w+)"[^>]*><b>([^<]+)</b>\s*<span>([^<]*)</span>', text)
+
+    assert ("skipped", "5%", "skipped") in steps(page([made.skipped()]))
+    assert ("past", "1%", "2026-11-19 11:06") in steps(page([made.skipped()]))
+    assert "skipped" not in [place for place, _, _ in steps(page([made.win()]))]
+
+
 def test_half_of_a_verdict_still_gives_a_page() -> None:
     """A verdict of a later version, or one that lacks something, is no reason to show nothing."""
     users = {INCUMBENT: 7212, "challenger": 7156}

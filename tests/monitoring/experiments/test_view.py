@@ -102,13 +102,39 @@ def test_steps_are_those_of_the_ramp_and_where_it_is() -> None:
     events.append(made.moved(events, made.made(), 1, "promoted", "it won", by="person", challenger="challenger"))
     events.append(made.moved(events, made.made(), 2, "rolled back", "a drill", by="person"))
     undone = places(made.view(made.made(), events, 3.0))
-    assert undone == [("draft", "past"), ("50%", "past"), ("promoted", "past"), ("rolled back", "here")]
+    assert undone == [
+        ("draft", "past"), *((stage, "skipped") for stage in ("shadow", "1%", "5%")), ("50%", "past"),
+        ("promoted", "past"), ("rolled back", "here"),
+    ]  # fmt: skip
     by_hand = made.made(ramp=None, stage="5%")
     assert places(made.view(by_hand, [], 0.0)) == [("5%", "here")]
     experiment = made.made()
     elsewhere = made.history(experiment, (0, "25%", {"by": "person"}))
     view = made.view(experiment, elsewhere, 1.0)
     assert ("25%", "here") in places(view) and view["advice"]["action"] == "move on"
+
+
+def test_a_stage_at_which_it_never_was_is_no_past_one() -> None:
+    """A person went from 1 % to 50 %, and back to 5 %: then it was there, and 50 % is to come again."""
+    experiment = made.made()
+    steps = ((0, "shadow"), (24, "1%"), (30, "50%"))
+    events = made.history(experiment, *((at, to, {"by": "person"}) for at, to in steps))
+
+    def places(view: View) -> dict[str, str]:
+        return {step["phase"]: step["place"] for step in view["steps"]}
+
+    skipped = made.view(experiment, events, 31.0)
+    assert places(skipped) == {
+        "draft": "past", "shadow": "past", "1%": "past", "5%": "skipped", "50%": "here", "promoted": "ahead",
+    }  # fmt: skip
+    assert next(step["since"] for step in skipped["steps"] if step["phase"] == "5%") is None
+    back = [*events, made.moved(events, experiment, 40, "5%", "too soon", by="person")]
+    assert places(made.view(experiment, back, 41.0))["5%"] == "here"
+    assert places(made.view(experiment, back, 41.0))["50%"] == "ahead"
+    ended = [*events, made.moved(events, experiment, 40, "stopped", "no money", by="person")]
+    assert places(made.view(experiment, ended, 41.0))["5%"] == "skipped"
+    early = made.history(experiment, (0, "1%", {"by": "person"}), (1, "stopped", {"by": "person"}))
+    assert list(places(made.view(experiment, early, 2.0))) == ["draft", "shadow", "1%", "stopped"]
 
 
 def test_what_comes_next_is_said_with_when() -> None:
