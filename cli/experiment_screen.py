@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cli.tables import said_of_long_term
+from cli.tables import said_of_long_term, said_of_newest
 from monitoring.plain_words import account, hours_or_minutes, moved
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def _next(view: View) -> Text:
         when.append(f"{'at' if when else 'At'} the rate so far, about {_time(after['expected'])}")
     if when:
         text.append(f" {'; '.join(when)}.")
+    if (newest := view["newest"]) is not None:
+        text.append(f"\n{said_of_newest(newest)}", style="" if newest["silence"] is None else "red")
     if view["in_force"] is False:  # None: of an object, whose routers nobody asks from here
         text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
     return text

@@ -199,14 +199,21 @@ def status(
 
         mtorl experiment status first-day.yaml
 
-    It reads files alone: no server has to run. `mtorl experiment watch` reads the log, too, and says what to do.
-    Exit codes: 5 it was rolled back, or is switched off; else 0.
+    It reads files alone: no server has to run. Of the log it says how old the newest decision is; `mtorl experiment
+    watch` judges it, too, and says what to do. Exit codes: 5 it was rolled back, or is switched off; else 0.
     """
     with _input_errors():
+        from mtorl.log.touchpoints import LogError
         from pipelines.experiments.controller import summary
         from pipelines.experiments.folder import ExperimentFolder
+        from pipelines.experiments.look import newest_now
 
-        found = summary(ExperimentFolder.of(file, state))
+        folder = ExperimentFolder.of(file, state)
+        found = {**summary(folder), "newest": None, "problem": None}
+        try:
+            found["newest"] = newest_now(folder, time.time())
+        except LogError as error:
+            found["problem"] = str(error)
     if as_json:
         print_json(found)
     else:
@@ -216,6 +223,8 @@ def status(
 
 
 def _print_status(file: Path, found: dict[str, Any]) -> None:
+    from cli.tables import said_of_newest
+
     off = ", switched off" if found["killed"] else ""
     typer.echo(f"{found['experiment']}: {found['phase']}{off}: {_shares(found['shares'])}")
     if found["holdout"]:
@@ -224,6 +233,10 @@ def _print_status(file: Path, found: dict[str, Any]) -> None:
         typer.echo(f"  held out: {found['holdout']:.3g} of the users are in no arm{in_words}")
     if not found["in_force"]:
         typer.echo(f"  not in force yet, the file or the history has changed since: mtorl experiment run --once {file}")
+    if found["problem"] is not None:
+        typer.echo(f"  {found['problem']}")
+    elif found["newest"] is not None:
+        typer.echo(f"  {said_of_newest(found['newest'])}")
     for event in found["events"]:
         typer.echo(f"  {event['at']}  {event['what']:<14} by {event['by']}: {event['reason']}")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
+    from monitoring.experiments.document import Newest
     from monitoring.long_term import LongTerm
     from monitoring.segments import Segments
     from mtorl.evaluation.exploration_plan import ExplorationPlan
@@ -190,6 +191,13 @@ def said_of_long_term(found: LongTerm) -> str:
     """What a promotion has brought, in a sentence."""
     who = f"{found['users']['incumbent']:,} users, {found['users']['holdout']:,} held out"
     return f"since the promotion ({who}): {found['words']}"
+
+
+def said_of_newest(newest: Newest) -> str:
+    """How old the newest decision in a log is, in a sentence."""
+    from monitoring.plain_words import duration
+
+    return newest["silence"] or f"the newest decision in the log is {duration(newest['age_seconds'])} old"
 
 
 def _print_segments(console: Console, segments: Segments, alpha: float) -> None:

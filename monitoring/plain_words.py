@@ -51,6 +51,14 @@ def hours_or_minutes(hours: float, needed: float) -> str:
     return f"{60 * hours:,.1f}" if 0 < needed < 1 else f"{hours:,.1f}"
 
 
+def duration(seconds: float) -> str:
+    """A length of time, in the largest unit of which it has two."""
+    for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return "1 minute" if 45 <= seconds < 75 else f"{seconds:.0f} seconds"
+
+
 def account(arm: str, arms: Collection[str]) -> str:
     """Whose money an account is.
 

@@ -37,6 +37,7 @@ class Standing:
         settled: How far the incumbent's model server follows a promotion; None: there is none to follow.
         short: Why its money does not last (`monitoring.experiments.money`); None: it does.
         down: Whether its router is known not to run.
+        silence: That no decision has come for long (`monitoring.experiments.newest`); None: it is as usual.
     """
 
     experiment: Experiment
@@ -52,6 +53,7 @@ class Standing:
     settled: Settled | None = None
     short: str | None = None
     down: bool = False
+    silence: str | None = None
 
     def advice(self) -> Advice:
         """What to do."""
@@ -172,6 +174,9 @@ class Standing:
             headline = "Start its router: nobody decides now"
             reason = "mtorl serve does not run, and callers do what they did without it"
             return self._say("run", headline, reason, "alarm", "held", "serve")
+        if self.silence is not None:
+            reason = f"{self.silence}: callers do not ask, or the log does not reach this place"
+            return self._say("look", "Find out why no decision comes any more", reason, "alarm")
         if evidence is not None and wins:
             headline = f"Let it run: {evidence.challenger} is ahead"
             return self._say("wait", headline, evidence.reason, "good")

@@ -150,6 +150,18 @@ class Traffic(TypedDict):
     arms: dict[str, ArmTraffic]
 
 
+class Newest(TypedDict):
+    """The newest decision of the experiment in its log, of whatever stage and arm."""
+
+    at: str
+    age_seconds: float
+    """When the log was read."""
+    longest_seconds: float
+    """The longest time without a decision in the week before it, to the minute."""
+    silence: str | None
+    """In words, that nothing has come for long; null: it is no longer than usual."""
+
+
 class Settled(TypedDict):
     """How far the incumbent's model server follows a promotion, or its rollback."""
 
@@ -204,4 +216,6 @@ class View(TypedDict):
     """Of the primary metric."""
     spend: list[Spend]
     traffic: Traffic | None
+    newest: Newest | None
+    """null: no decision of it is in the log."""
     events: list[Happened]

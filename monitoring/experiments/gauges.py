@@ -77,6 +77,11 @@ def _looked(view: View) -> Iterator[Sample]:
     yield (), datetime.fromisoformat(view["looked"]).timestamp()
 
 
+def _newest(view: View) -> Iterator[Sample]:
+    if (found := view["newest"]) is not None:
+        yield (), datetime.fromisoformat(found["at"]).timestamp()
+
+
 def _unreadable(view: View) -> Iterator[Sample]:
     yield (), float(view["problem"] is not None)
 
@@ -142,6 +147,7 @@ _GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]
     ("stage", "1 for the stage that it is at, or how it ended", ("stage",), _stage),
     ("stage_start_timestamp_seconds", "When its time at this stage began to count", (), _started),
     ("looked_timestamp_seconds", "When these figures were looked at", (), _looked),
+    ("newest_decision_timestamp_seconds", "When the newest decision in its log was taken", (), _newest),
     ("unreadable", "1 while its file or log can't be read", (), _unreadable),
     ("switched_on", "0 while the kill switch is on", (), _switch),
     ("attention", "1 while a person is needed: held, or harm was done", ("condition",), _attention),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend
+from monitoring.experiments.newest import newest_of
 from monitoring.experiments.traffic import spend_of, traffic_of
 from monitoring.experiments.view import Known
 from monitoring.long_term import long_term_effect
@@ -49,6 +50,7 @@ def look(
         long_term=long_term_effect(log, experiment, gain),
         evidence=stage_evidence(log, experiment, gain, since, verdict),
         traffic=traffic_of(log, experiment),
+        newest=newest_of(log, experiment, now),
         spend=spend_of(log, experiment, now) if spend is None else spend,
         looked=now,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -46,7 +46,13 @@ def page(views: Sequence[View], *, refresh: float | None = None) -> str:
         "script": script,
         "policy": content_policy(script),
     }
-    filters = {"metric": plain_words.metric, "moment": moment, "left_out": plain_words.left_out, "phase": phase}
+    filters: dict[str, Callable[..., str]] = {
+        "metric": plain_words.metric,
+        "moment": moment,
+        "duration": plain_words.duration,
+        "left_out": plain_words.left_out,
+        "phase": phase,
+    }
     return filled(_TEMPLATE, content, filters)
 
 

@@ -21,6 +21,7 @@ from monitoring.experiments.document import (
     ArmPlan,
     Happened,
     Need,
+    Newest,
     Next,
     Plan,
     Settled,
@@ -30,6 +31,7 @@ from monitoring.experiments.document import (
     View,
 )
 from monitoring.experiments.money import short_of_money
+from monitoring.experiments.newest import while_serving
 from monitoring.long_term import LongTerm
 from mtorl.experiment.experiment import Arm, Experiment
 from mtorl.experiment.history import Event, state_of
@@ -59,6 +61,7 @@ class Known:
         evidence: What follows from it for the present stage.
         long_term: What a promotion has brought since, against the holdout; None: there is nothing to compare.
         traffic: Channels of each arm.
+        newest: The newest decision in the log; None: there is none.
         spend: Of each account.
         in_force: Whether routers have what follows from file and history; None: nobody knows.
         settled: Of a promotion: how far the incumbent's model server is; None: there is nothing to settle.
@@ -74,6 +77,7 @@ class Known:
     evidence: Evidence | None = None
     long_term: LongTerm | None = None
     traffic: Traffic | None = None
+    newest: Newest | None = None
     spend: Sequence[Spend] = ()
     in_force: bool | None = True
     settled: Settled | None = None
@@ -100,6 +104,8 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
     moves = [event for event in own if event.kind == "move"]
     kills = [event.reason for event in own if event.kind == "kill"]
     by_hand = known.by_hand and experiment.ramp is None and state.phase == "draft"
+    phase = experiment.stage if by_hand else state.phase
+    newest = while_serving(known.newest, phase)
     standing = Standing(
         experiment,
         state,
@@ -114,9 +120,9 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         known.settled,
         short_of_money(known.spend, moves[0].at if moves else None, experiment.ramp, state, now),
         known.router_runs is False,
+        None if newest is None else newest["silence"],
     )
     serving = experiment if by_hand else in_force(experiment, state)
-    phase = experiment.stage if by_hand else state.phase
     verdict = None if known.verdict is None else dict(known.verdict)
     return View(
         document_version=DOCUMENT_VERSION,
@@ -139,6 +145,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         unit=plain_words.unit(*_unit(experiment, verdict or {})),
         spend=[spend for spend in known.spend if spend["limit"] > 0 or spend["spent"] > 0],
         traffic=known.traffic,
+        newest=newest,
         events=[_happened(event) for event in own],
     )
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
-from monitoring.experiments.document import Spend, View
+from monitoring.experiments.document import Newest, Spend, View
 from monitoring.experiments.look import look
+from monitoring.experiments.newest import newest_of, while_serving
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.segments import segment_lifts
 from monitoring.stage_evidence import stage_evidence
@@ -71,6 +72,24 @@ def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: f
         return _looked(folder, served, since, Known(), now, ())
     except (ExperimentError, LogError, OSError) as error:
         return Known(problem=str(error))
+
+
+def newest_now(folder: ExperimentFolder, now: float) -> Newest | None:
+    """The newest decision in the router's log, now; None: there is none, or no router has been started there.
+
+    Args:
+        folder: Where the experiment is.
+        now: Seconds since 1970.
+
+    Raises:
+        ExperimentError: The file can't be used.
+        LogError: The log can't be read.
+    """
+    if not _has_served(folder):
+        return None
+    experiment, stands = state_in(folder)
+    with _opened(folder) as (log, _, _):
+        return while_serving(newest_of(log, experiment, now), stands.phase)
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:

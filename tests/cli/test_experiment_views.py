@@ -129,7 +129,7 @@ def test_a_router_that_does_not_run_is_said(served: Path, tmp_path: Path) -> Non
     lock = served.with_suffix("") / "stack.lock"
     lock.write_text(str(os.getpid()))
     running = json.loads(mtorl("watch", served, "--json").stdout)["advice"]
-    assert running["headline"] == "Let it run: challenger is ahead"
+    assert running["headline"] == "Find out why no decision comes any more"  # the log is months old
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         lock.write_text(str(ended.pid))
     done = mtorl("watch", served, "--json")
@@ -223,6 +223,26 @@ def test_money_of_users_outside_is_called_that() -> None:
     text = console.export_text()
     assert "all arms and users outside: 8,200.00 of 20,000.00 spent" in text
     assert "users outside: 6,150.00 of 15,000.00 spent" in text
+
+
+def test_status_says_how_old_the_newest_decision_is(served: Path) -> None:
+    found = json.loads(mtorl("status", served, "--json").stdout)
+    assert found["newest"]["at"] == "2026-01-01T18:39:00+00:00" and found["problem"] is None
+    assert "\n  no decision has come for " in mtorl("status", served).stdout
+    assert ", since 2026-01-01 18:39 UTC; in the week before, the longest time" in mtorl("status", served).stdout
+    for log in served.with_suffix("").rglob("decisions.parquet"):
+        log.write_bytes(b"of something else")
+    broken = mtorl("status", served)
+    assert broken.exit_code == 0 and "the log can't be read" in broken.stdout and "50% " in broken.stdout
+
+
+def test_the_terminal_says_how_old_the_newest_decision_is() -> None:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(screen([made.early()]))
+    console.print(screen([made.silent()]))
+    text = console.export_text()
+    assert text.count("the newest decision in the log is 4 minutes old") == 1
+    assert "\nno decision has come for 50 minutes, since 2026-11-22 10:16 UTC;" in text
 
 
 def test_a_skipped_stage_is_called_so_in_the_terminal() -> None:

@@ -363,12 +363,14 @@ def _progress(stands: State, step: Move | Hold, known: Known, needed: Sequence[R
         return Condition("Progressing", "False", "Over", f"it is {stands.phase}")
     if isinstance(step, Move):
         return Condition("Progressing", "True", "Moved", f"{step.to}: {step.reason}")
-    evidence, log_ends = known.evidence, None if known.traffic is None else known.traffic["last"]
+    evidence, newest = known.evidence, known.newest
     split = evidence is None or evidence.token != "srm"
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
     words = "; ".join(step.reasons)
-    if log_ends is not None:
-        words += f" (the newest decision in the log is of {log_ends[:16].replace('T', ' ')} UTC)"
+    if newest is not None:
+        # Not how old it is: that would be another message each minute.
+        late = ", and none has come for long" if newest["silence"] else ""
+        words += f" (the newest decision in the log is of {newest['at'][:16].replace('T', ' ')} UTC{late})"
     return Condition("Progressing", "True" if by_itself else "False", "Waiting", words)
 
 

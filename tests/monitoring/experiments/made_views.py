@@ -6,12 +6,13 @@ python -P -m tests.monitoring.experiments.made_views /tmp/pages
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monitoring.experiments.document import ArmTraffic, Settled, Spend, Traffic, View
+from monitoring.experiments.document import ArmTraffic, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.long_term import LongTerm
 from mtorl.experiment.experiment import INCUMBENT, Experiment
@@ -170,6 +171,11 @@ def traffic(arms: dict[str, int], shadow: bool = False) -> Traffic:
     }  # fmt: skip
 
 
+def newest(hours: float, age: float = 240.0, silence: str | None = None) -> Newest:
+    at = datetime.fromtimestamp(START + HOUR * hours - age, UTC).isoformat(timespec="seconds")
+    return Newest(at=at, age_seconds=age, longest_seconds=180.0, silence=silence)
+
+
 def spend(experiment: Experiment, serving: Experiment, share: float) -> list[Spend]:
     return [
         Spend(arm=account.arm, campaign=account.campaign, channel=account.channel, period=account.period,
@@ -201,6 +207,7 @@ def view(
     if found is not None and "evidence" not in known:
         known["evidence"] = evidence(found["verdict"], found["reason"], users or {})
     if users is not None:
+        known = {"newest": newest(hours), **known}
         known = {"traffic": traffic(users), "spend": spend(experiment, serving, 0.41), **known}
     return experiment_view(experiment, events, Known(verdict=found, commands=COMMANDS, **known), START + HOUR * hours)
 
@@ -315,6 +322,17 @@ def skipped() -> View:
     return view(experiment, events, 40, verdict("inconclusive", "too little to say", users, 0.01), users)
 
 
+def silent() -> View:
+    experiment = made(name="nobody-asks")
+    users = {INCUMBENT: 1893, "challenger": 101}
+    words = (
+        "no decision has come for 50 minutes, since 2026-11-22 10:16 UTC; in the week before, the longest time without "
+        "one was 3 minutes"
+    )
+    found = verdict("inconclusive", "nothing is said before 168 hours", users, 0.012, "5%")
+    return view(experiment, _at_5(experiment), 96, found, users, newest=newest(96, 3_000.0, words))
+
+
 def killed() -> View:
     experiment = made(name="switched")
     events = _at_5(experiment)
@@ -355,7 +373,8 @@ def long_term() -> LongTerm:
 
 STATES = {
     "draft": draft, "shadow": shadow, "early": early, "win": win, "rolled-back": rolled_back, "srm": mismatch,
-    "three-arms": three_arms, "late": late, "skipped": skipped, "killed": killed, "promoted": promoted,
+    "three-arms": three_arms, "late": late, "skipped": skipped, "silent": silent, "killed": killed,
+    "promoted": promoted,
 }  # fmt: skip
 
 

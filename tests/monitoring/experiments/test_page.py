@@ -143,6 +143,13 @@ def test_a_skipped_stage_is_called_so() -> None:
     assert "skipped" not in [place for place, _, _ in steps(page([made.win()]))]
 
 
+def test_how_old_the_newest_decision_is_and_that_none_has_come_for_long() -> None:
+    usual, long = page([made.early()]), page([made.silent()])
+    assert "The newest decision in the log is <b>4 minutes</b> old." in usual and "No decision has come" not in usual
+    said = '<p class="when alarm">No decision has come for 50 minutes, since 2026-11-22 10:16 UTC; in the week before, '
+    assert said in long and "The newest decision in the log" not in long
+
+
 def test_half_of_a_verdict_still_gives_a_page() -> None:
     """A verdict of a later version, or one that lacks something, is no reason to show nothing."""
     users = {INCUMBENT: 7212, "challenger": 7156}

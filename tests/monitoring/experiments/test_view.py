@@ -137,6 +137,19 @@ def test_a_stage_at_which_it_never_was_is_no_past_one() -> None:
     assert list(places(made.view(experiment, early, 2.0))) == ["draft", "shadow", "1%", "stopped"]
 
 
+def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> None:
+    advice = made.silent()["advice"]
+    assert (advice["action"], advice["condition"], advice["tone"]) == ("look", "fine", "alarm")
+    assert advice["headline"] == "Find out why no decision comes any more"
+    assert advice["reason"].startswith("no decision has come for 50 minutes, since 2026-11-22 10:16 UTC")
+    assert made.early()["advice"]["action"] == "wait"
+    experiment = made.made()
+    events = made._at_5(experiment)
+    events.append(made.moved(events, experiment, 90, "stopped", "no money", by="person"))
+    view = made.view(experiment, events, 96.0, newest=made.newest(96, 20_000.0, "no decision has come for 6 hours"))
+    assert view["newest"] is not None and view["newest"]["silence"] is None and view["newest"]["age_seconds"] == 20_000
+
+
 def test_what_comes_next_is_said_with_when() -> None:
     view = made.early()
     assert view["next"]["to"] == "50%" and view["next"]["not_before"] == "2026-11-24T11:06:40+00:00"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
-from monitoring.experiments.document import ArmTraffic, Traffic
+from monitoring.experiments.document import ArmTraffic, Newest, Traffic
 from monitoring.experiments.view import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
@@ -35,6 +36,7 @@ TRAFFIC = Traffic(
     shadow=False,
     arms={name: ArmTraffic(decisions=500, exposures=400, fallbacks=0, channels={}) for name in ARMS},
 )
+NEWEST = Newest(at="2026-11-28T09:30:00+00:00", age_seconds=240.0, longest_seconds=60.0, silence=None)
 VERDICT = {
     "verdict": "inconclusive",
     "reason": "contains zero",
@@ -62,7 +64,11 @@ class Scene:
         self.now = 0.0
         self.put_forward = 0.0
         self.evidence: Callable[[], Known | None] = lambda: Known(
-            VERDICT, Evidence("inconclusive", "contains zero", "challenger", (), ARMS), traffic=TRAFFIC, looked=self.now
+            VERDICT,
+            Evidence("inconclusive", "contains zero", "challenger", (), ARMS),
+            traffic=TRAFFIC,
+            newest=NEWEST,
+            looked=self.now,
         )
         self.cluster.apply(NAME, {**SPEC, **changes})
         self.restart()
@@ -189,6 +195,11 @@ def test_what_it_waits_for_is_said_at_once_and_not_with_the_next_look(scene: Sce
     assert "0.0 of 1 hours at shadow" in scene.condition("Progressing")[2]
     scene.operator.advance()
     assert "(the newest decision in the log is of 2026-11-28 09:30 UTC)" in scene.condition("Progressing")[2]
+    late = Newest(**{**NEWEST, "silence": "no decision has come for 40 minutes"})
+    before = scene.evidence
+    scene.evidence = lambda: replace(before() or Known(), newest=late)
+    scene.operator.advance()
+    assert "of 2026-11-28 09:30 UTC, and none has come for long)" in scene.condition("Progressing")[2]
     scene.patch(enabled=False)
     assert scene.condition("Progressing")[2] == "the kill switch is on"
     scene.patch(enabled=True)

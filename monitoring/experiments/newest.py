@@ -1,0 +1,66 @@
+"""How old the newest decision in the log is, and whether that is long for this experiment.
+
+newest = newest_of(log, experiment, now)        # None: there is none
+newest["silence"]                               # in words, if nothing has come for long; None: that is usual
+
+How often somebody asks differs by a factor of a thousand between shops, and between a shop's noon and its night. So the
+time since is compared with the longest time without a decision in the week before: what is twice as long is not usual.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from monitoring.decision_log import DecisionLog, database, open_records
+from monitoring.experiments.document import Newest
+from monitoring.plain_words import duration
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import STAGES
+from mtorl.log.records import each_record
+
+_FACTOR = 2.0  # of the longest time without a decision
+_LEAST = 900.0  # seconds: routers on a cluster export their logs every five minutes
+_COMPARED_DAYS = 7  # a shop that is closed on Sundays has one in it
+
+
+def newest_of(log: DecisionLog, experiment: Experiment, now: float) -> Newest | None:
+    """Find the newest decision of an experiment, of whatever stage and arm; None: there is none.
+
+    Args:
+        log: Of the whole experiment.
+        experiment: By name and salt.
+        now: Seconds since 1970. A decision from after that, of a clock that is ahead, says nothing.
+    """
+    with database() as db:
+        open_records(db, "decision", log.decisions).create_view("decision_log")
+        ((newest, longest),) = db.execute(
+            f"""WITH each AS (
+                SELECT CAST(event_time AS TIMESTAMPTZ) AS decided FROM ({each_record("decision", "decision_log")})
+                WHERE experiment = $name AND salt = $salt),
+            minute AS (
+                SELECT date_trunc('minute', decided) AS start, max(decided) AS newest FROM each WHERE decided <= $now
+                GROUP BY start),
+            gap AS (
+                SELECT start, newest, start - lag(start) OVER (ORDER BY start) AS length FROM minute)
+            SELECT max(newest), epoch(max(length) FILTER (
+                start > (SELECT max(newest) FROM minute) - to_days({_COMPARED_DAYS})))
+            FROM gap""",
+            {"name": experiment.name, "salt": experiment.salt, "now": datetime.fromtimestamp(now, UTC)},
+        ).fetchall()
+    return None if newest is None else _told(newest.timestamp(), float(longest or 0.0), now)
+
+
+def while_serving(newest: Newest | None, phase: str) -> Newest | None:
+    """Without a word on silence in a phase in which nobody has to ask: one that has not begun, or is over."""
+    if newest is None or phase in STAGES:
+        return newest
+    return Newest(**{**newest, "silence": None})
+
+
+def _told(newest: float, longest: float, now: float) -> Newest:
+    age, at = max(0.0, now - newest), datetime.fromtimestamp(newest, UTC)
+    silence = None
+    if age > max(_LEAST, _FACTOR * longest):
+        usual = f"; in the week before, the longest time without one was {duration(longest)}" if longest else ""
+        silence = f"no decision has come for {duration(age)}, since {at:%Y-%m-%d %H:%M} UTC{usual}"
+    return Newest(at=at.isoformat(timespec="seconds"), age_seconds=age, longest_seconds=longest, silence=silence)
