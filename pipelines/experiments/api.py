@@ -9,6 +9,8 @@ GROUP = "mtorl-kubeflow.github.io"
 VERSION = "v1alpha1"
 KIND = "Experiment"
 PLURAL = "experiments"
+REASON = "mtorl-kubeflow/reason"
+"""Annotation of an experiment in which people say why they use the kill switch."""
 
 Object = dict[str, Any]
 

@@ -5,6 +5,7 @@
     next_step(resource, look, now)               # what the ramp does (pipelines.experiments.controller)
 
     kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
+    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
     kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
 
 The history lies in `status.history`, and each event is written on condition that nothing else was: of two operators, or
@@ -34,11 +35,13 @@ from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import StrictModel, Text, first_fault
-from pipelines.experiments.api import Api, Object
+from pipelines.experiments.api import REASON, Api, Object
 from pipelines.experiments.config_map import Entry, entries, hand_over
 from pipelines.experiments.controller import act, check_promotion, state, taken_back
 from pipelines.experiments.handover import Neighbour
 from pipelines.experiments.happened import happened
+
+_LONGEST_REASON = 1_000  # characters, as of a move
 
 
 class NotItsTurn(ExperimentError):
@@ -264,6 +267,16 @@ class ExperimentResource:
             return entry.off_at == self.generation
         return entry.experiment is not None and not entry.experiment.enabled and entry.edited
 
+    def switch_reason(self) -> str:
+        """Why people use the kill switch now: what they say in the annotation `REASON`, or else what they did.
+
+        A patch keeps an annotation that it does not name: what was the reason of the switch before says nothing now.
+        """
+        annotation = str((self.found["metadata"].get("annotations") or {}).get(REASON) or "")
+        said = annotation[:_LONGEST_REASON].strip()
+        before = {event.reason for event in self.events() if event.kind in ("kill", "resume")}
+        return said if said and said not in before else f"spec.enabled is {str(bool(self.spec.get('enabled'))).lower()}"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nothing is locked: whatever is written is refused if the object has changed since it was read."""
@@ -299,7 +312,7 @@ def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, s
         raise
     if off != found.killed and found.phase not in OVER:
         kind: Literal["kill", "resume"] = "kill" if off else "resume"
-        act(resource, kind, by="person", reason=f"spec.enabled is {str(not off).lower()}", at=now)
+        act(resource, kind, by="person", reason=resource.switch_reason(), at=now)
     declined = _move(resource, now, known)
     if off and declined is None and state(resource)[1].phase == "promoted":
         return Declined(
@@ -318,7 +331,7 @@ def _harm_ends(
     """Kill switch and rollback of what is in force, with a spec that can't be used."""
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
-        act(resource, "kill", by="person", reason="spec.enabled is false", at=now)
+        act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
     if (resource.spec.get("move") or {}).get("to") == "rolled back":
         _move(resource, now, known)
 

@@ -173,6 +173,30 @@ def test_what_has_happened_stands_in_the_status_in_words(scene: Scene) -> None:
     assert len(scene.status["happened"]) == 4 and not any("None" in line for line in scene.status["happened"])
 
 
+def test_a_kill_has_the_reason_that_people_give_in_the_same_patch(scene: Scene) -> None:
+    def switch(enabled: bool, reason: str | None = None) -> str:
+        if reason is not None:
+            scene.cluster.objects[NAME]["metadata"]["annotations"] = {"mtorl-kubeflow/reason": reason, "other": "x"}
+        scene.patch(enabled=enabled)
+        return scene.events()[-1].reason
+
+    begin(scene)
+    assert switch(False) == "spec.enabled is false"
+    assert switch(True, " mended\n") == "mended"
+    assert switch(False) == "spec.enabled is false", "why it went on is not why it ends"
+    assert switch(True) == "spec.enabled is true"
+    assert switch(False, "clicks are gone") == "clicks are gone"
+    assert ("Kill", "kill by a person: clicks are gone") in scene.cluster.said
+    (view,) = scene.operator.views()
+    assert view["advice"]["reason"] == "clicks are gone"
+    assert (switch(True), switch(False)) == ("spec.enabled is true", "spec.enabled is false"), "it still stands there"
+    assert switch(True, "x" * 5_000) == "x" * 1_000 and switch(False, "  ") == "spec.enabled is false"
+    switch(True)
+    scene.cluster.objects[NAME]["metadata"]["annotations"] = {"mtorl-kubeflow/reason": "a spec that can't be used"}
+    scene.patch(enabled=False, alpha=7)
+    assert scene.events()[-1].reason == "a spec that can't be used" and not scene.serving().enabled
+
+
 def test_only_the_newest_events_are_told_in_words(scene: Scene) -> None:
     begin(scene)
     for count in range(12):
