@@ -23,7 +23,8 @@ from _environment import environment, finish, simulation_options
 
 from benchmarks.experiment_runs.judge import ALPHA, TIGHTEST_AT, upper_bound
 from benchmarks.experiment_runs.table import shared_budget_table
-from mtorl.experiment.experiment import ALL_ARMS, INCUMBENT, Experiment
+from mtorl.experiment.arm import ALL_ARMS, INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.statistics import compare
 from mtorl.experiment.sums import Floats, Sums
 

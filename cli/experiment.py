@@ -31,7 +31,8 @@ from cli.commands import CommandGroup, Dataset
 from cli.endings import HARM, HELD, exit_codes, naming_the_manual, stop
 
 if TYPE_CHECKING:
-    from mtorl.experiment.experiment import Arm, Experiment
+    from mtorl.experiment.arm import Arm
+    from mtorl.experiment.experiment import Experiment
 
 app = CommandGroup(__doc__ or "")
 
@@ -120,7 +121,8 @@ def check(
     Every field of the file is in docs/experiment-file.md.
     """
     with input_errors():
-        from mtorl.experiment.experiment import ALL_ARMS, Experiment
+        from mtorl.experiment.arm import ALL_ARMS
+        from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
 
         with naming_the_manual():

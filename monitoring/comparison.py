@@ -20,7 +20,7 @@ import pandas as pd
 
 from monitoring.known_users import PREFIX
 from mtorl.experiment.adjustment import figures_with, standardised
-from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.metrics import COST, is_gain, is_per_decision, metric
 from mtorl.experiment.statistics import MIN_USERS, Lift, compare
 from mtorl.experiment.sums import Floats, Sums

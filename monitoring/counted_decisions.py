@@ -38,7 +38,8 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog, find_overridden, one_record_each_of_few_copies
 from monitoring.judged_models import EXPLORATION, JudgedModels, judged_models
-from mtorl.experiment.experiment import HOLDOUT, OUTSIDE, Experiment
+from mtorl.experiment.arm import HOLDOUT, OUTSIDE
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stages import Stage
 from mtorl.log.records import MODEL_NAME
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from monitoring.decision_log import DecisionLog, database, find_overridden, one_record_each_of_few_copies, open_records
 from monitoring.known_users import PREFIX, find_known
-from mtorl.experiment.experiment import INCUMBENT, OUTSIDE, Experiment
+from mtorl.experiment.arm import INCUMBENT, OUTSIDE
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums
 from mtorl.experiment.plan import Plan, Population, needed_users
 from mtorl.experiment.verdict import error_share

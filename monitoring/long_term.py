@@ -19,7 +19,8 @@ from typing import Any, Literal, TypedDict
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.plain_words import unit
 from monitoring.verdict import verdict_from_log
-from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, Arm, Experiment
+from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.measured import Metrics
 from mtorl.experiment.metrics import is_per_decision
 from mtorl.log.gain import Gain

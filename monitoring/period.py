@@ -15,7 +15,8 @@ from monitoring.segments import segment_lifts
 from monitoring.verdict import verdict_from_log
 from mtorl.artifact.artifact import load
 from mtorl.drift.reference import MAX_ROWS
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from mtorl.experiment.experiment import ALL_ARMS, OUTSIDE
+from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
 
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),

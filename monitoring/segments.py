@@ -23,7 +23,8 @@ from monitoring.counted_decisions import shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import experiment_users
 from monitoring.verdict import TIGHTEST_AT
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 
 MOST = 12

@@ -19,7 +19,8 @@ from typing import Any
 
 from monitoring.decision_log import DecisionLog, database, find_overridden, open_records
 from monitoring.verdict import verdict_from_log
-from mtorl.experiment.experiment import HOLDOUT, Experiment
+from mtorl.experiment.arm import HOLDOUT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each

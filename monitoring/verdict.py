@@ -30,7 +30,8 @@ from monitoring.comparison import Comparison, figures_of
 from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
 from monitoring.experiment_users import Users, experiment_users
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.measured import Guardrail
 from mtorl.experiment.metrics import COST, GAIN, gain_of, is_per_decision, outcomes_of, parts_of

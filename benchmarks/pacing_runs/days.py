@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.pacing_runs.ledger import MemoryLedger
-from mtorl.experiment.experiment import INCUMBENT, Experiment, arm_key
+from mtorl.experiment.arm import INCUMBENT, arm_key
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.experiment.statistics import compare, estimate
 from mtorl.experiment.sums import Sums

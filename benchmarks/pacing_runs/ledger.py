@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.experiment.arm import ALL_ARMS
 from mtorl.policy.periods import Period, period_at
 from serving.ledger.contract import Account, Balance, Budget, limit_after_a_change, parts
 

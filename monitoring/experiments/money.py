@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monitoring.experiments.document import Spend
-from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.experiment.arm import ALL_ARMS
 from mtorl.experiment.stage_machine import STAGES, State
 from mtorl.experiment.stages import Ramp
 

@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 from monitoring import plain_words
 from monitoring.experiments.charts import domain, effect_chart, track
 from monitoring.experiments.document import Need, View
-from mtorl.experiment.experiment import OUTSIDE
+from mtorl.experiment.arm import OUTSIDE
 from mtorl.pages import words
 from mtorl.pages.page import filled
 

@@ -33,7 +33,8 @@ from monitoring.experiments.document import (
 from monitoring.experiments.money import short_of_money
 from monitoring.experiments.newest import while_serving
 from monitoring.long_term import LongTerm
-from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, state_of
 from mtorl.experiment.stage_machine import (
     OVER,

@@ -34,7 +34,7 @@ from monitoring.watch.training_sample import TrainingSample
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.drift.drift_tests import words_of
 from mtorl.drift.reference import MAX_ROWS
-from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from monitoring.counted_decisions import sql_text
 from monitoring.decision_log import DecisionLog, database, find_copies, of_few_copies, open_records
 from monitoring.watch.streams import stream_of
-from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, OUTSIDE
+from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
 from mtorl.log.records import CANCEL, MODEL_NAME, each_record, one_record_each
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.arm import INCUMBENT
 
 COLUMNS = "context"
 """The group of columns: of the context, and static ones."""

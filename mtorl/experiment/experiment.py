@@ -4,9 +4,8 @@
     arm, probability = experiment.arm_of("user-42")
     experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
 
-Every field of the file is in docs/experiment-file.md, which is tested against the classes below.
-
-An arm is known by its name: the order of the arms does not matter, and another name is another arm.
+Every field of the file is in docs/experiment-file.md, which is tested against the class below and those of `arm.py`,
+`budget.py`, `measured.py`, `stages.py`, `rule.py` and `covariates.py`. The order of the arms does not matter.
 """
 
 from __future__ import annotations
@@ -16,147 +15,49 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AwareDatetime,
-    BeforeValidator,
-    Discriminator,
     Field,
-    Tag,
     field_validator,
     model_validator,
 )
 
+from mtorl.experiment.arm import (
+    ALL_ARMS,
+    HOLDOUT,
+    INCUMBENT,
+    OUTSIDE,
+    OVERRIDE,
+    RESERVED,
+    Arm,
+    Moment,
+    Promotion,
+    arm_key,
+)
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.measured import Metrics
 from mtorl.experiment.metrics import check_outcomes
-from mtorl.experiment.rule import Rule, check, digest
+from mtorl.experiment.rule import check
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.times import moment
-from mtorl.policy.exploration import Exploration
 from mtorl.policy.periods import period_at
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, plain_values, validated
 
-INCUMBENT = "incumbent"
-OUTSIDE = "outside"
-"""In place of an arm: the user is not in the experiment, and gets the incumbent."""
-ALL_ARMS = "*"
-"""Whose account is the experiment's own: every arm draws on it."""
-HOLDOUT = "holdout"
-"""In place of an arm: the user is in none, and keeps the incumbent of before when a challenger is promoted."""
-OVERRIDE = "override"
-"""Whose account pays for the users whose arm the file names: they must not spend an arm's money."""
 OVERRIDE_PART = 0.01
 """Of the experiment's part of each budget, while there are any."""
 MOST_OVERRIDES = 1_000
-_RESERVED = {
-    OUTSIDE: "stands for users who are not in the experiment",
-    HOLDOUT: "stands for users who are held out of all arms",
-    OVERRIDE: "is the account of users whose arm the file names",
-}
 Place = Annotated[float, Field(ge=0, le=1)]
-Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
 """Fields that no decision depends on."""
 _LATER = {"campaigns", "overrides", "holdout", "promotion"}
 """Fields that there were not always."""
 
-Baseline = Annotated[Literal["baseline"], Tag("baseline")]
-Policy = Annotated[
-    Baseline | Annotated[Rule, Tag("rows")],
-    Discriminator(lambda policy: "baseline" if isinstance(policy, str) else "rows"),
-]
-"""A policy that needs no server."""
-
 
 class ExperimentError(ValueError):
     """An experiment file is wrong; the message names the field."""
-
-
-class Arm(StrictModel):
-    """One policy and where it answers."""
-
-    name: Text
-    """incumbent, or that of a challenger."""
-    weight: float = Field(ge=0)
-    """Share of the units at the last stage; the weights of all arms add up to 1."""
-    endpoint: Text | None = None
-    """Base URL of the server, or the whole URL to post to."""
-    policy: Policy | None = None
-    """Instead of an endpoint: what needs no server. baseline, which is what the request itself says; or rows, of which
-    the first one that fits decides."""
-    model_digest: Text | None = None
-    """Beginning of the digest of the model that must answer there; by default, any model may."""
-    model_name: Text | None = None
-    """Its name, likewise if it does not say so itself."""
-    model_version: Text | None = None
-    """Of the model that answers there, if it does not say so itself."""
-    explore: Exploration | None = None
-    """A share of its decisions that is left to chance; by default, none. The kill switch stops it."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_one_arm(cls, name: str) -> str:
-        if name == ALL_ARMS:
-            raise ValueError(f"{name!r} stands for all arms: choose another name")
-        if "/" in name:
-            raise ValueError(f"{name!r}: a slash stands between the names of an experiment and its arm")
-        return name
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_a_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is None:
-            return None
-        parts = urlsplit(endpoint)
-        try:
-            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the port is no number up to 65535
-            right = False
-        if not right:
-            raise ValueError(f"{endpoint!r} is not an http(s) URL")
-        return endpoint
-
-    @model_validator(mode="after")
-    def _answers_in_one_way(self) -> Arm:
-        if (self.endpoint is None) == (self.policy is None):
-            raise ValueError("give an endpoint, or else a policy such as baseline, which needs none")
-        models = {name: getattr(self, name) for name in ("model_digest", "model_name", "model_version")}
-        if self.policy is not None and (named := [name for name, value in models.items() if value is not None]):
-            raise ValueError(f"{', '.join(named)}: only an endpoint has a model")
-        return self
-
-    @cached_property
-    def rule_digest(self) -> str | None:
-        """Identity of the policy if it is rows."""
-        return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
-
-    @property
-    def url(self) -> str | None:
-        """Where its decisions are asked for; None: nowhere."""
-        if self.endpoint is None:
-            return None
-        whole = urlsplit(self.endpoint).path.strip("/")
-        return self.endpoint if whole else f"{self.endpoint.rstrip('/')}/v1/models/{self.name}:predict"
-
-
-def arm_key(experiment: str, arm: str) -> str:
-    """An arm's name among the arms of all experiments: spring/challenger. OUTSIDE is outside of all of them."""
-    return arm if arm == OUTSIDE else f"{experiment}/{arm}"
-
-
-class Promotion(StrictModel):
-    """What the holdout keeps. Written by a promotion alone, into what is in force: nobody else can know it."""
-
-    at: Moment
-    """When a challenger was promoted."""
-    before: Arm
-    """How the incumbent answered before."""
 
 
 class Experiment(StrictModel):
@@ -218,8 +119,8 @@ class Experiment(StrictModel):
         names = [arm.name for arm in arms]
         if INCUMBENT not in names or len(names) < 2 or len(set(names)) != len(names):
             raise ValueError(f"need {INCUMBENT!r} and at least one other, all different, got {names}")
-        if taken := [name for name in names if name in _RESERVED]:
-            raise ValueError(f"{taken[0]!r} {_RESERVED[taken[0]]}, and can't be an arm")
+        if taken := [name for name in names if name in RESERVED]:
+            raise ValueError(f"{taken[0]!r} {RESERVED[taken[0]]}, and can't be an arm")
         total = sum(arm.weight for arm in arms)
         if abs(total - 1.0) > 1e-9:
             raise ValueError(f"the weights must add up to 1, they add up to {total:g}")

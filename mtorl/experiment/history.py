@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
 from mtorl.runtime.validation import StrictModel, Text
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 
+from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
 from mtorl.experiment.budget import AccountLimit, Budget
-from mtorl.experiment.experiment import ALL_ARMS, OUTSIDE, Experiment, ExperimentError
+from mtorl.experiment.experiment import Experiment, ExperimentError
 
 _NOBODY = 1e-12  # a share of users, below which it is an error of rounding
 

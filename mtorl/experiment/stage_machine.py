@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, Arm, Experiment, Promotion
+from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm, Promotion
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stages import RampStage, Stage
 from mtorl.experiment.verdict import Token
 

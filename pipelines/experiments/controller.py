@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import (
     By,
     Event,

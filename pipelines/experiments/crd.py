@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.stage_machine import FIXED
 from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION

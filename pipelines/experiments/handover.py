@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
 from mtorl.experiment.stage_machine import answering
 from mtorl.runtime.validation import StrictModel, Text

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mtorl.experiment.experiment import HOLDOUT, INCUMBENT, ExperimentError
+from mtorl.experiment.arm import HOLDOUT, INCUMBENT
+from mtorl.experiment.experiment import ExperimentError
 from mtorl.experiment.history import newest_promotion, replaced_by
 from mtorl.experiment.stage_machine import STAGES
 from mtorl.runtime.files import replacing

@@ -22,7 +22,8 @@ from monitoring.experiments.newest import newest_of, while_serving
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.segments import segment_lifts
 from monitoring.stage_evidence import stage_evidence
-from mtorl.experiment.experiment import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE, Experiment, ExperimentError
+from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError

@@ -29,7 +29,8 @@ from pydantic import ValidationError, model_validator
 
 from monitoring.experiments.look import unsupported
 from monitoring.experiments.view import Known
-from mtorl.experiment.experiment import INCUMBENT, Experiment, ExperimentError
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import Event, HistoryError, IllegalEvent, replaced_by, serves_since_before, state_of
 from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase

@@ -181,7 +181,7 @@ def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int
 
 def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
     """Each arm's ledger; the share that was spent says something only where the limit is meant to bind."""
-    from mtorl.experiment.experiment import ALL_ARMS
+    from mtorl.experiment.arm import ALL_ARMS
     from serving.ledger import SqliteLedger
 
     arms: dict[str, dict[str, float]] = {}

@@ -32,7 +32,7 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError
 from redis.retry import Retry
 from typing_extensions import override
 
-from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.experiment.arm import ALL_ARMS
 from mtorl.policy.periods import PERIODS, period_at
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money

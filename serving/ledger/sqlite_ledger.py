@@ -15,7 +15,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.experiment.arm import ALL_ARMS
 from mtorl.policy.periods import period_after
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from pydantic_core import to_jsonable_python
 
+from mtorl.experiment.arm import Arm, Promotion
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.covariates import Covariates
-from mtorl.experiment.experiment import Arm, Experiment, Promotion
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.measured import Guardrail, Metrics
 from mtorl.experiment.rule import Row
 from mtorl.experiment.stages import Ramp, RampStage

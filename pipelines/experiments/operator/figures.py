@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monitoring.experiments.document import Spend
-from mtorl.experiment.experiment import ALL_ARMS
+from mtorl.experiment.arm import ALL_ARMS
 
 FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtorl.experiment.experiment import Arm
+from mtorl.experiment.arm import Arm
 from mtorl.log.dataset import DatasetSpec
 from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
 from serving.router.flow.arm_faults import ArmFaults

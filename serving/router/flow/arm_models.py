@@ -13,7 +13,8 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
 from serving.router.flow.arm_answers import ArmError
 from serving.router.ops import metrics
 from serving.router.ops.health import Health

@@ -12,7 +12,8 @@ import asyncio
 import logging
 from typing import Any
 
-from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import iso
 from mtorl.window.window import instance_from_history

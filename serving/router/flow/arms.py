@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.validation import short
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
 from serving.router.flow.arm_faults import ArmFaults

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from mtorl.experiment.experiment import ALL_ARMS, OVERRIDE
+from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
 from mtorl.experiment.layers import Experiments
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool

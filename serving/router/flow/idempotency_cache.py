@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mtorl.experiment.experiment import OVERRIDE, arm_key
+from mtorl.experiment.arm import OVERRIDE, arm_key
 from mtorl.log.records import V1Answer
 from serving.router.flow.requests import DecisionRequest
 

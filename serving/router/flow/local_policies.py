@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mtorl.experiment.experiment import Arm
+from mtorl.experiment.arm import Arm
 from mtorl.experiment.rule import Row, first_fit
 from mtorl.log.records import Baseline, FallbackReason
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
-from mtorl.experiment.experiment import OVERRIDE, Arm, Experiment
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import DECISION_VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mtorl.experiment.experiment import INCUMBENT, Arm
+from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.log.records import SHADOW_VERSION, FallbackReason, ShadowRecord
 from serving.decision_log import Spool
 from serving.router.flow.arm_answers import ArmAnswer, ArmError

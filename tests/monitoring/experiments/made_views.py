@@ -15,7 +15,8 @@ import numpy as np
 from monitoring.experiments.document import ArmTraffic, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.long_term import LongTerm
-from mtorl.experiment.experiment import INCUMBENT, Experiment
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 from tests.experiments import experiment as content

@@ -11,7 +11,7 @@ import pytest
 from monitoring.experiments.charts import effect_chart, track
 from monitoring.experiments.page import page
 from monitoring.experiments.view import Known
-from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.arm import INCUMBENT
 from tests.monitoring.experiments import made_views as made
 
 

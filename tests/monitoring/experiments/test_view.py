@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.view import Known, experiment_view
-from mtorl.experiment.experiment import INCUMBENT
+from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.history import IllegalEvent, next_event
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 from tests.monitoring.experiments import made_views as made

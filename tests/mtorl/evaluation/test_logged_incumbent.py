@@ -15,7 +15,7 @@ from mtorl.artifact import artifact
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.offline import evaluate_offline
-from mtorl.experiment.experiment import INCUMBENT, OUTSIDE
+from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.fitting.fit import fit_incumbent
 from mtorl.log.columns import WindowError
 from mtorl.log.opportunities import ENOUGH, OPPORTUNITIES_FILE

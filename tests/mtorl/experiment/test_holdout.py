@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, INCUMBENT
 from mtorl.experiment.assignment import uniform
-from mtorl.experiment.experiment import ALL_ARMS, HOLDOUT, INCUMBENT, Experiment, ExperimentError
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import State, fixed_changes, fixed_fields, in_force
 from tests.experiments import experiment

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.experiment.experiment import ALL_ARMS, INCUMBENT, OUTSIDE, Experiment, ExperimentError
+from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, OUTSIDE
+from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.layers import Experiments, conflict
 from tests.experiments import experiment
 

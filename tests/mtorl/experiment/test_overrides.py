@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.experiment.experiment import ALL_ARMS, OUTSIDE, OVERRIDE, Experiment
+from mtorl.experiment.arm import ALL_ARMS, OUTSIDE, OVERRIDE
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import next_event, state_of
 from mtorl.experiment.stage_machine import State, fixed_changes, fixed_fields, in_force
 from tests.experiments import experiment

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtorl.experiment.experiment import Arm, Experiment
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
 from serving.router.flow import arm_watch
 from tests.experiments import experiment
 from tests.serving.router_fixtures import Harness, instance, only, run, sample

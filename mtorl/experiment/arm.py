@@ -1,0 +1,133 @@
+"""An arm of an experiment: one policy and where it answers, and what stands in place of an arm.
+
+    arm.url                                  # where its decisions are asked for; None: nowhere
+    arm_key("spring", "challenger")          # its name among those of all experiments
+
+An arm is known by its name: another name is another arm.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from mtorl.experiment.rule import Rule, digest
+from mtorl.log.times import moment
+from mtorl.policy.exploration import Exploration
+from mtorl.runtime.validation import StrictModel, Text
+
+INCUMBENT = "incumbent"
+OUTSIDE = "outside"
+"""In place of an arm: the user is not in the experiment, and gets the incumbent."""
+ALL_ARMS = "*"
+"""Whose account is the experiment's own: every arm draws on it."""
+HOLDOUT = "holdout"
+"""In place of an arm: the user is in none, and keeps the incumbent of before when a challenger is promoted."""
+OVERRIDE = "override"
+"""Whose account pays for the users whose arm the file names: they must not spend an arm's money."""
+RESERVED = {
+    OUTSIDE: "stands for users who are not in the experiment",
+    HOLDOUT: "stands for users who are held out of all arms",
+    OVERRIDE: "is the account of users whose arm the file names",
+}
+"""Names that no arm may have, and what each is."""
+Moment = Annotated[AwareDatetime, BeforeValidator(moment)]
+
+Baseline = Annotated[Literal["baseline"], Tag("baseline")]
+Policy = Annotated[
+    Baseline | Annotated[Rule, Tag("rows")],
+    Discriminator(lambda policy: "baseline" if isinstance(policy, str) else "rows"),
+]
+"""A policy that needs no server."""
+
+
+class Arm(StrictModel):
+    """One policy and where it answers."""
+
+    name: Text
+    """incumbent, or that of a challenger."""
+    weight: float = Field(ge=0)
+    """Share of the units at the last stage; the weights of all arms add up to 1."""
+    endpoint: Text | None = None
+    """Base URL of the server, or the whole URL to post to."""
+    policy: Policy | None = None
+    """Instead of an endpoint: what needs no server. baseline, which is what the request itself says; or rows, of which
+    the first one that fits decides."""
+    model_digest: Text | None = None
+    """Beginning of the digest of the model that must answer there; by default, any model may."""
+    model_name: Text | None = None
+    """Its name, likewise if it does not say so itself."""
+    model_version: Text | None = None
+    """Of the model that answers there, if it does not say so itself."""
+    explore: Exploration | None = None
+    """A share of its decisions that is left to chance; by default, none. The kill switch stops it."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_arm(cls, name: str) -> str:
+        if name == ALL_ARMS:
+            raise ValueError(f"{name!r} stands for all arms: choose another name")
+        if "/" in name:
+            raise ValueError(f"{name!r}: a slash stands between the names of an experiment and its arm")
+        return name
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_a_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        parts = urlsplit(endpoint)
+        try:
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # the port is no number up to 65535
+            right = False
+        if not right:
+            raise ValueError(f"{endpoint!r} is not an http(s) URL")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _answers_in_one_way(self) -> Arm:
+        if (self.endpoint is None) == (self.policy is None):
+            raise ValueError("give an endpoint, or else a policy such as baseline, which needs none")
+        models = {name: getattr(self, name) for name in ("model_digest", "model_name", "model_version")}
+        if self.policy is not None and (named := [name for name, value in models.items() if value is not None]):
+            raise ValueError(f"{', '.join(named)}: only an endpoint has a model")
+        return self
+
+    @cached_property
+    def rule_digest(self) -> str | None:
+        """Identity of the policy if it is rows."""
+        return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
+
+    @property
+    def url(self) -> str | None:
+        """Where its decisions are asked for; None: nowhere."""
+        if self.endpoint is None:
+            return None
+        whole = urlsplit(self.endpoint).path.strip("/")
+        return self.endpoint if whole else f"{self.endpoint.rstrip('/')}/v1/models/{self.name}:predict"
+
+
+def arm_key(experiment: str, arm: str) -> str:
+    """An arm's name among the arms of all experiments: spring/challenger. OUTSIDE is outside of all of them."""
+    return arm if arm == OUTSIDE else f"{experiment}/{arm}"
+
+
+class Promotion(StrictModel):
+    """What the holdout keeps. Written by a promotion alone, into what is in force: nobody else can know it."""
+
+    at: Moment
+    """When a challenger was promoted."""
+    before: Arm
+    """How the incumbent answered before."""
