@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.endings import exit_codes
-from cli.experiment_stages import app
+from cli.experiment_run import app
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What people do to an experiment that goes through stages: start it, watch it, stop it.
+"""What people do to an experiment that goes through stages: start it, move it, switch it off, end it.
 
 The file belongs to them; the history of what has happened, and what is in force, lie in the folder of its state, where
 `mtorl serve` keeps its own: first-day.yaml and first-day/.
@@ -6,24 +6,22 @@ The file belongs to them; the history of what has happened, and what is in force
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli.endings import HARM, exit_codes, naming_the_manual, stop
-from cli.experiment import JsonOption, app, input_errors, print_json
+from cli.endings import exit_codes, naming_the_manual, stop
+from cli.experiment import JsonOption, input_errors, print_json
+from cli.experiment_log import app
 
 if TYPE_CHECKING:
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.history import Promoted
-    from mtorl.experiment.stage_machine import Evidence, Hold, Move, State
+    from mtorl.experiment.stage_machine import Evidence, State
     from pipelines.experiments.folder import ExperimentFolder
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")]
@@ -51,7 +49,7 @@ def start(
     with _changing(file, state) as folder:
         from mtorl.experiment.stage_machine import OVER
 
-        experiment, stands = _stands(folder)
+        experiment, stands = stands_now(folder)
         if experiment.ramp is None:
             stop(f"{file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
         if stands.phase != "draft":
@@ -158,7 +156,7 @@ def promote(
         from pipelines.experiments.controller import check_promotion
         from pipelines.experiments.look import known_now
 
-        experiment, stands = _stands(folder)
+        experiment, stands = stands_now(folder)
         names = [arm.name for arm in experiment.arms if arm.name != "incumbent"]
         who = challenger or (names[0] if len(names) == 1 else None)
         check_promotion(folder, who)
@@ -189,156 +187,17 @@ def rollback(
         _act(folder, "move", reason, as_json, to="rolled back")
 
 
-@app.command()
-def status(
-    file: FileArgument,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say where it stands, who gets what, and what has happened to it.
-
-        mtorl experiment status first-day.yaml
-
-    It reads files alone: no server has to run. Of the log it says how old the newest decision is; `mtorl experiment
-    watch` judges it, too, and says what to do. Exit codes: 5 it was rolled back, or is switched off; else 0.
-    """
-    with _input_errors():
-        from mtorl.log.touchpoints import LogError
-        from pipelines.experiments.controller import summary
-        from pipelines.experiments.folder import ExperimentFolder
-        from pipelines.experiments.look import newest_now
-
-        folder = ExperimentFolder.of(file, state)
-        found = {**summary(folder), "newest": None, "problem": None}
-        try:
-            found["newest"] = newest_now(folder, time.time())
-        except LogError as error:
-            found["problem"] = str(error)
-    if as_json:
-        print_json(found)
-    else:
-        _print_status(file, found)
-    if found["killed"] or found["phase"] == "rolled back":
-        raise typer.Exit(HARM)
-
-
-def _print_status(file: Path, found: dict[str, Any]) -> None:
-    from cli.tables import said_of_newest
-
-    off = ", switched off" if found["killed"] else ""
-    typer.echo(f"{found['experiment']}: {found['phase']}{off}: {_shares(found['shares'])}")
-    if found["holdout"]:
-        keeps = ", and keep the incumbent of before: mtorl experiment watch says what the promotion brings"
-        in_words = keeps if found["phase"] == "promoted" else ""
-        typer.echo(f"  held out: {found['holdout']:.3g} of the users are in no arm{in_words}")
-    if not found["in_force"]:
-        typer.echo(f"  not in force yet, the file or the history has changed since: mtorl experiment run --once {file}")
-    if found["problem"] is not None:
-        typer.echo(f"  {found['problem']}")
-    elif found["newest"] is not None:
-        typer.echo(f"  {said_of_newest(found['newest'])}")
-    for event in found["events"]:
-        typer.echo(f"  {event['at']}  {event['what']:<14} by {event['by']}: {event['reason']}")
-
-
-@app.command()
-def run(
-    file: FileArgument,
-    state: StateOption = None,
-    dataset: Annotated[str | None, typer.Option(help="The data set's description. None: that of mtorl serve.")] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each thing that it says.")] = False,
-) -> None:
-    """Take it from stage to stage, beside `mtorl serve`, until it is over or Ctrl-C.
-
-        mtorl serve --experiment first-day.yaml          in one terminal
-        mtorl experiment start first-day.yaml
-        mtorl experiment run first-day.yaml              in another
-
-    It may be away: what is in force stays in force, and it goes on from the history. Editing the file works while it
-    runs; what can't be used is said, and changes nothing. A clock that is put forward is believed after an hour.
-    """
-    with _input_errors():
-        from mtorl.experiment.experiment import ExperimentError
-        from mtorl.experiment.stage_machine import OVER, Move
-        from mtorl.log.touchpoints import LogError
-        from mtorl.runtime.clock_jumps import ClockJumps
-        from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force
-        from pipelines.experiments.folder import ExperimentFolder
-        from pipelines.experiments.look import evidence_now
-
-        folder = ExperimentFolder.of(file, state, dataset)
-        _check_router(folder)
-        put_in_force(folder)  # a file that can't be used ends the command at the start, and only then
-        said, jumps = "", ClockJumps(time.monotonic)
-        step: Move | Hold | None
-        while True:
-            over, at = False, time.time()
-            reached = jumps.before(at, BELIEVED_AFTER) + BELIEVED_AFTER
-            try:
-                step = next_step(folder, lambda served, since: evidence_now(folder, served, since), at, reached)
-                now, over = _in_words(step), _stands(folder)[1].phase in OVER
-            except (ExperimentError, LogError, OSError) as error:  # each is mended while it runs, a full disk, too
-                if once:
-                    raise
-                step, now = None, f"nothing changes: {error}"
-            kind = re.sub(r"[\d.,+-]+", "", now)
-            if kind != said or isinstance(step, Move):  # a figure that has grown is no news
-                _tell(step, now, as_json)
-                said = kind
-            if once or over:
-                return
-            _wait(folder, every)
-
-
-def _wait(folder: ExperimentFolder, seconds: float) -> None:
-    """Wait for the next look; what people change in the file meanwhile, comes into force at once."""
-    from mtorl.experiment.experiment import ExperimentError
-    from mtorl.experiment.history import HistoryError
-    from pipelines.experiments.controller import put_in_force
-
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        time.sleep(min(1.0, left))
-        with suppress(ExperimentError, HistoryError, OSError):  # the next look says so
-            put_in_force(folder)
-
-
-def _tell(step: Move | Hold | None, words: str, as_json: bool) -> None:
-    from mtorl.experiment.stage_machine import Hold, Move
-
-    at = datetime.now(UTC)
-    if not as_json:
-        typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {words}")
-        return
-    said = {
-        "at": at.isoformat(timespec="seconds"),
-        "to": step.to if isinstance(step, Move) else None,
-        "reason": step.reason if isinstance(step, Move) else None,
-        "waits": list(step.reasons) if isinstance(step, Hold) else [],
-        "problem": words if step is None else None,
-    }
-    typer.echo(json.dumps(said, ensure_ascii=False))
-
-
-def _in_words(step: Move | Hold) -> str:
-    from mtorl.experiment.stage_machine import Move
-
-    return f"{step.to}: {step.reason}" if isinstance(step, Move) else f"waits: {'; '.join(step.reasons)}"
-
-
 @contextmanager
 def _changing(file: Path, state: Path | None) -> Iterator[ExperimentFolder]:
-    with _input_errors():
+    with stage_errors():
         from pipelines.experiments.folder import ExperimentFolder
 
         folder = ExperimentFolder.of(file, state)
-        _check_router(folder)
+        check_router(folder)
         yield folder
 
 
-def _check_router(folder: ExperimentFolder) -> None:
+def check_router(folder: ExperimentFolder) -> None:
     """Refuse to say that something is in force which the router does not read."""
     if not folder.router_reads_file():
         return
@@ -391,7 +250,7 @@ def _say_doubts(folder: ExperimentFolder, missing: str | None, found: Evidence |
 def _who_decides(serving: Experiment, what: dict[str, Any]) -> str:
     """Who gets what from now on: after a promotion the incumbent's arm decides as the challenger did."""
     if what.get("to") != "promoted":
-        return _shares(serving.shares())
+        return shares_in_words(serving.shares())
     whom = "everybody but the holdout" if serving.holdout else "everybody"
     return (
         f"{whom} gets what {what['challenger']} decides, in the arm incumbent; the next start of mtorl serve makes it "
@@ -409,18 +268,21 @@ def _earlier_promotion(folder: ExperimentFolder, serving: Experiment) -> Promote
     return found
 
 
-def _shares(shares: dict[str, float]) -> str:
+def shares_in_words(shares: dict[str, float]) -> str:
+    """Which share of the users each arm has."""
     return ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())
 
 
-def _stands(folder: ExperimentFolder) -> tuple[Experiment, State]:
+def stands_now(folder: ExperimentFolder) -> tuple[Experiment, State]:
+    """The file, and where the experiment stands."""
     from pipelines.experiments.controller import state
 
     return state(folder)
 
 
 @contextmanager
-def _input_errors() -> Iterator[None]:
+def stage_errors() -> Iterator[None]:
+    """Turn input that can't be used, or what can't happen now, into one line and exit code 2."""
     from mtorl.experiment.history import HistoryError, IllegalEvent
 
     with exit_codes(unusable=(HistoryError, IllegalEvent)), input_errors(), naming_the_manual():

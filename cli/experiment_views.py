@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.endings import HARM, HELD, exit_codes, naming_the_manual, stop
-from cli.experiment import ByOption, JsonOption, input_errors, print_json
+from cli.experiment import JsonOption, input_errors, print_json
+from cli.experiment_log import ByOption
 from cli.experiment_operator import app
 from cli.experiment_stages import StateOption
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import experiment_stages
+from cli import experiment_run
 from cli.main import app
 from cli.run import served_file
 from monitoring.experiments.document import ArmTraffic, Traffic
@@ -218,8 +218,8 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(file: Path, monkeypatch
             mtorl("stop", file)
 
     clock = SimpleNamespace(time=lambda: now, monotonic=lambda: float(len(waits)), sleep=time.sleep)
-    monkeypatch.setattr(experiment_stages, "time", clock)
-    monkeypatch.setattr(experiment_stages, "_wait", wait)
+    monkeypatch.setattr(experiment_run, "time", clock)
+    monkeypatch.setattr(experiment_run, "_wait", wait)
     done = mtorl("run", file)
     assert done.exit_code == 0, done.output
     assert waits == ["shadow"] * 4
@@ -323,7 +323,7 @@ def test_an_edit_comes_into_force_while_run_waits(file: Path, monkeypatch: pytes
 
     # Its own clock: threads that other tests have left sleep by the real one.
     clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=edit)
-    monkeypatch.setattr(experiment_stages, "time", clock)
+    monkeypatch.setattr(experiment_run, "time", clock)
     done = mtorl("run", file, "--every", "3600")
     assert done.exit_code == 130
     assert seen == [True, True, False]
@@ -352,7 +352,7 @@ def test_run_waits_until_what_can_not_be_read_is_mended(
         if fault == "the file":
             file.write_text("{")
 
-    monkeypatch.setattr(experiment_stages, "_wait", look_again)
+    monkeypatch.setattr(experiment_run, "_wait", look_again)
     done = mtorl("run", file)
     assert done.exit_code == 130 and len(looks) == 3, done.output
     assert done.stdout.count("nothing changes: ") == (2 if fault == "the file" else 1), done.stdout
