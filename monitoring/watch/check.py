@@ -262,7 +262,7 @@ def _judge_measures(state: State, counted: Counted, end: datetime) -> None:
     if counted.incumbent and state.incumbent and counted.incumbent != state.incumbent:
         measure_alarms.forget(state.streams, "decisions", INCUMBENT)
     state.incumbent = counted.incumbent or state.incumbent
-    measure_alarms.judge(state.streams, counted.measured, end)
+    measure_alarms.judge(state.streams, counted.measured, end, state.hours)
     for name in GROUPS:
         if name == COLUMNS:
             continue

@@ -10,7 +10,7 @@ average, or later (`mtorl.drift.evidence`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from scipy.stats import t
 
@@ -20,6 +20,8 @@ from monitoring.watch.streams import COLUMNS, HARM, labels_of
 from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 
+DAY = 24
+"""Hours."""
 WAIT = 2
 """Newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it."""
 GONE = 7
@@ -38,13 +40,14 @@ SMALLEST_P = 2e-4
 raises no alarm, however bad it is."""
 
 
-def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetime) -> int:
+def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetime, hours: int = DAY) -> int:
     """Add a period to the streams.
 
     Args:
         streams: Those of measures; new ones are added.
         measured: The period's.
         end: Of the period.
+        hours: Length of a period: where it is a day, days of the week may differ.
 
     Returns:
         How many measures had enough past periods to be judged.
@@ -52,7 +55,7 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
     p_values: dict[str, float] = {}
     for each in measured:
         stream = streams.setdefault(each.stream, Stream())
-        forecast = _forecast(stream, each)
+        forecast = _forecast(stream, each, end, hours)
         stream.value, stream.expected, stream.low, stream.high, stream.loss = each.value, None, None, None, None
         if forecast is not None:
             reach = float(t.ppf(0.975, forecast.degrees)) * forecast.sd
@@ -70,10 +73,19 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
     return len(p_values)
 
 
-def _forecast(stream: Stream, new: Measured) -> Forecast | None:
-    healthy = [(period.value, period.se) for period in stream.past if not period.alarmed]
+def _forecast(stream: Stream, new: Measured, end: datetime, hours: int) -> Forecast | None:
+    healthy = [period for period in stream.past if not period.alarmed]
+    if len(healthy) < FEWEST + WAIT:
+        return None
+    past = healthy[:-WAIT]
+    weekdays = [_weekday(each) for each in (*(period.end for period in past), end)] if hours == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
-    return Forecast.of(healthy[:-WAIT], new.se, smallest) if len(healthy) >= FEWEST + WAIT else None
+    return Forecast.of([(period.value, period.se) for period in past], new.se, smallest, weekdays)
+
+
+def _weekday(end: datetime) -> int:
+    """Of a day that ends then; days are UTC's, as periods are."""
+    return (end.astimezone(UTC) - timedelta(hours=DAY)).weekday()
 
 
 def _p(new: Measured, forecast: Forecast) -> float:
