@@ -258,8 +258,13 @@ def drift(
     since: Annotated[str, typer.Option(help="Start of the period, ISO time. Empty: no bound.")] = "",
     until: Annotated[str, typer.Option(help="End of the period, ISO time. Empty: no bound.")] = "",
     hours: Annotated[int, typer.Option(help="Instead of both: the last hours. 0: the whole log.")] = 0,
-    alert_url: Annotated[
-        str, typer.Option(envvar="ALERTMANAGER_URL", help="Alertmanager to tell; empty for none.")
+    webhook: Annotated[
+        str,
+        typer.Option(
+            envvar="MTORL_WEBHOOK",
+            help="Told of what differs, as JSON with a text (Slack); empty: nobody.",
+            metavar="URL",
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the threshold calibration.")] = 7,
 ) -> None:
@@ -267,8 +272,8 @@ def drift(
 
     mtorl drift --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger --out drift
     """
-    from monitoring.alerts import AlertError
     from monitoring.period import PeriodError, drift_of_period, period_of, served_model
+    from monitoring.webhook import WebhookError, message, post
     from mtorl.artifact.artifact import ArtifactError
     from mtorl.log.touchpoints import LogError
     from serving.registry import folder_of
@@ -282,8 +287,10 @@ def drift(
     with exit_codes(unusable=(ArtifactError, OSError)):
         try:
             model = artifact or served_model(str(decision_log), period, partial(folder_of, registry or Path()))
-            compared = drift_of_period(str(decision_log), str(model), period, str(out), seed, alert_url)
-        except AlertError as error:
+            compared = drift_of_period(str(decision_log), str(model), period, str(out), seed)
+            if webhook and (found := message(compared)):
+                post(found, webhook)
+        except WebhookError as error:
             stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
         except (PeriodError, LogError) as error:
             stop(f"not checked: {error}", 1)
@@ -291,6 +298,4 @@ def drift(
         stop(f"not checked: {compared['not_checked']}", 1)
     drifted = compared["detected_columns"]
     typer.echo(f"{compared['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
-    if drifted and not alert_url:
-        typer.echo("nobody was told: no Alertmanager is named (--alert-url or ALERTMANAGER_URL)")
     raise typer.Exit(3 if drifted else 0)

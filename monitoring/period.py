@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monitoring.alerts import drift_alerts, post
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import check
 from monitoring.long_term import long_term_effect
@@ -183,10 +182,8 @@ def _check_there(decision_log: str) -> None:
         )
 
 
-def drift_of_period(
-    decision_log: str, artifact: str, period: Period, out: str, seed: int, alert_url: str
-) -> dict[str, Any]:
-    """Compare what the policy read in a period with its training data, and post an alert for each bad column.
+def drift_of_period(decision_log: str, artifact: str, period: Period, out: str, seed: int) -> dict[str, Any]:
+    """Compare what the policy read in a period with its training data.
 
     Args:
         decision_log: Folder with decisions.parquet.
@@ -194,20 +191,18 @@ def drift_of_period(
         period: Decisions that are checked.
         out: Folder for drift.html and drift.json; its name is the period's name.
         seed: Seed of the threshold calibration.
-        alert_url: Alertmanager to tell; empty for none.
 
     Returns:
-        The content of drift.json and ``alerts``, the number of alerts posted.
+        The content of drift.json.
 
     Raises:
         PeriodError: there is no decision log.
         ArtifactError: the artifact can't be read.
-        AlertError: nobody was told.
     """
     model = load(Path(artifact))
     _check_there(decision_log)
     current, whole = DecisionLog.in_folder(decision_log, period).context(MAX_ROWS)
-    result = check(
+    return check(
         model.reference(),
         current,
         model.spec.context,
@@ -215,8 +210,4 @@ def drift_of_period(
         whole=whole,
         grid=model.drift_thresholds(),
         seed=seed,
-    )
-    alerts = drift_alerts(result, model.model["version"])
-    if alerts and alert_url:
-        post(alerts, alert_url)
-    return {**result.to_dict(), "alerts": len(alerts) if alert_url else 0}
+    ).to_dict()

@@ -1,4 +1,4 @@
-"""The monitoring pipeline: decision log -> verdict of the experiments, drift of a period against training, alerts."""
+"""The monitoring pipeline: decision log -> verdict of the experiments, drift of a period against training."""
 
 from kfp import dsl
 
@@ -14,7 +14,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
 
     @dsl.pipeline(
         name=name,
-        description="Verdict on the experiments so far; drift and alerts for one period of the decision log.",
+        description="Verdict on the experiments so far; drift in one period of the decision log.",
         pipeline_config=profile.pipeline_config(),
     )
     def mtorl_monitor(
@@ -23,7 +23,6 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         experiment: str = EXPERIMENT_MOUNT,
         decision_log: str = profile.on_volume("decision_log"),
         out: str = profile.on_volume("drift/monitor"),
-        alert_url: str = "",
         gain: str = "click",
         weights: str = "",
         budget: float = 0.0,
@@ -36,10 +35,6 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             period = {"decision_log": decision_log, "since": since, "until": until}
             judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
             profile.with_experiment(step(judged))
-            step(
-                drift(
-                    artifact=artifact, registry=registry, out=out, seed=seed, alert_url=alert_url, hours=hours, **period
-                )
-            )
+            step(drift(artifact=artifact, registry=registry, out=out, seed=seed, hours=hours, **period))
 
     return mtorl_monitor

@@ -1,4 +1,4 @@
-"""Whether the served context still looks like what the model was trained on, and a message to people if not."""
+"""Whether the served context still looks like what the model was trained on."""
 
 from kfp.dsl import Artifact, Output
 
@@ -15,10 +15,9 @@ def drift(
     hours: int,
     out: str,
     seed: int,
-    alert_url: str,
     result: Output[Artifact],
 ) -> int:
-    """Compare the decisions of a period with the model's training reference; returns how many alerts were posted.
+    """Compare the decisions of a period with the model's training reference; returns how many columns differ.
 
     Args:
         decision_log: Folder with decisions.parquet.
@@ -30,25 +29,23 @@ def drift(
         hours: Length of the period, up to now, where neither bound is given; 0 for the whole log.
         out: Folder for drift.html and drift.json.
         seed: Seed of the threshold calibration.
-        alert_url: Alertmanager to tell; empty for none.
         result: JSON of the comparison.
     """
     import json
     from functools import partial
     from pathlib import Path
 
-    from monitoring.alerts import AlertError
     from monitoring.period import PeriodError, drift_of_period, nothing_in, period_of, served_model
     from mtorl.artifact.artifact import ArtifactError
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
     from serving.registry import folder_of
 
-    with step(PeriodError, ArtifactError, AlertError, LogError):
+    with step(PeriodError, ArtifactError, LogError):
         period = period_of(since, until, hours)
         model = artifact or str(served_model(decision_log, period, partial(folder_of, Path(registry))))
-        compared = drift_of_period(decision_log, model, period, out, seed, alert_url)
-        if not compared["rows"]:  # whoever is to be told has been
+        compared = drift_of_period(decision_log, model, period, out, seed)
+        if not compared["rows"]:
             raise PeriodError(nothing_in(decision_log, period))
         Path(result.path).write_text(json.dumps(compared, indent=2))
-        return compared["alerts"]
+        return len(compared["detected_columns"])

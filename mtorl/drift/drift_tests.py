@@ -1,10 +1,10 @@
 """The drift tests: what is asked of a column of a period, against the training reference. One definition each.
 
-A new test is one entry of TESTS, and nothing else: thresholds, findings, alerts and the report follow from it.
+A new test is one entry of TESTS, and nothing else: thresholds, findings, messages and the report follow from it.
 
     DriftTest(
         problem="drift",                    # what a finding is called in drift.json
-        words=MOVED,                        # how alerts and the report say it
+        words=MOVED,                        # how messages and the report say it
         kinds=("numeric",),                 # columns that it is asked of
         method="wasserstein",               # name of its score
         scorer=NumericDistance,             # column -> function that scores a period against the reference

@@ -7,6 +7,7 @@ held-out users of a real log.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -162,26 +163,28 @@ def _write_weights(run: Path, traffic: Traffic) -> str:
 def _monitor(
     run: Path, name: str, title: str, traffic: Traffic, judged_by: dict[str, Any], on_step: OnStep
 ) -> Monitored:
-    """Run the monitoring pipeline on the period of some traffic, with a webhook of ours to take its alerts."""
-    from monitoring.webhook import Receiver
+    """Run the monitoring pipeline on the period of some traffic, and tell a webhook of ours what it has found."""
+    from monitoring.webhook import message, post
+    from monitoring.webhook_receiver import Receiver
 
     def on_its_step(step: Step, done: float, total: float, note: str) -> None:
         on_step(Step(f"{step.name}-{name}", f"{step.title}, {title}"), done, total, note)
 
+    steps = local.run(
+        monitoring.build(),
+        {
+            "decision_log": str(run / "decision_log"),
+            "experiment": str(run / ramp.FILE),
+            "artifact": str(run / "artifacts" / "challenger"),
+            "out": str(run / "drift" / name),
+            "since": traffic.since.isoformat(),
+            "until": traffic.until.isoformat(),
+            **judged_by,
+        },
+        run / f"pipeline-monitor-{name}",
+        on_its_step,
+    )
     with Receiver() as receiver:
-        steps = local.run(
-            monitoring.build(),
-            {
-                "decision_log": str(run / "decision_log"),
-                "experiment": str(run / ramp.FILE),
-                "artifact": str(run / "artifacts" / "challenger"),
-                "out": str(run / "drift" / name),
-                "alert_url": receiver.url,
-                "since": traffic.since.isoformat(),
-                "until": traffic.until.isoformat(),
-                **judged_by,
-            },
-            run / f"pipeline-monitor-{name}",
-            on_its_step,
-        )
-        return Monitored(steps, alerts=len(receiver.received))
+        if found := message(json.loads(steps["drift"].paths["result"].read_text())):
+            post(found, receiver.url)
+        return Monitored(steps, alerts=sum(len(told["findings"]) for told in receiver.received))

@@ -24,7 +24,7 @@ class Monitored:
 
     Attributes:
         steps: Its steps' results by name.
-        alerts: How many alerts have reached the webhook.
+        alerts: How many findings have reached the webhook.
     """
 
     steps: dict[str, StepResult]

@@ -16,6 +16,7 @@ from cli.main import app
 from features.collect.store import collect
 from features.collect.training_log import add_touchpoints
 from features.offline.store import create
+from monitoring.webhook_receiver import Receiver
 from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -67,6 +68,20 @@ def test_a_drift_check_without_a_served_model_is_no_check(
     assert answer.exit_code == 1
     assert answer.output.startswith("mtorl: not checked: ") and words in answer.output
     assert answer.output.count("\n") == 1
+
+
+def test_what_differs_is_told_to_a_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    column = {"column": "hour", "problem": "drift", "message": "wasserstein 0.3"}
+    period = {"period": "out", "rows": 9, "users": 3, "not_checked": None, "detected_columns": ["hour"]}
+    monkeypatch.setattr("monitoring.period.drift_of_period", lambda *_: {**period, "columns": [column]})
+    arguments = ["drift", "--decision-log", str(tmp_path), "--artifact", str(tmp_path), "--out", str(tmp_path / "out")]
+    with Receiver() as receiver:
+        assert CliRunner().invoke(app, [*arguments, "--webhook", receiver.url]).exit_code == 3
+        (told,) = receiver.received
+        assert "hour has moved away" in told["text"]
+        assert CliRunner().invoke(app, arguments).exit_code == 3 and len(receiver.received) == 1
+        failed = CliRunner().invoke(app, [*arguments, "--webhook", receiver.url + "secret"])
+    assert failed.exit_code == 1 and "nobody was told" in failed.output and "secret" not in failed.output
 
 
 def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:

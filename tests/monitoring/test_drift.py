@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from monitoring import drift
-from monitoring.alerts import drift_alerts
+from monitoring.webhook import message
 from mtorl.drift import drift_tests
 from mtorl.drift.calibration import Size, Thresholds, calibrate
 from mtorl.drift.drift_tests import DriftTest, Words
@@ -124,7 +124,7 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its definition alone follow its threshold, its finding, its alert and its words in the report."""
+    """From its definition alone follow its threshold, its finding, its message and its words in the report."""
 
     class LargestRise:
         def __init__(self, values: pd.Series) -> None:
@@ -150,8 +150,9 @@ def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = drift.check(reference, current, COLUMNS, out_dir=tmp_path / "odd")
     (tenure,) = (column for column in result.columns if column.detected)
     assert (tenure.column, tenure.problem, tenure.method) == ("tenure", "outlier", "largest_rise")
-    (alert,) = drift_alerts(result, "v1")
-    assert alert["labels"]["kind"] == "data_quality" and "beyond all known ones" in alert["annotations"]["summary"]
+    told = message(result.to_dict())
+    assert told is not None and "tenure has a value beyond all known ones" in told["text"]
+    assert [finding["kind"] for finding in told["findings"]] == ["data_quality"]
 
 
 @pytest.mark.integration
