@@ -50,7 +50,7 @@ def scripts(page: Path) -> list[str]:
     if page == OPERATE:
         text = text[text.index("\n## Operate\n") : text.index("\n## Upgrade\n")]  # the fixture has installed it
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
-    inline = re.findall(r"`(kubectl -n mtorl [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    inline = re.findall(r'`(kubectl -n (?:mtorl|"\$NS") [^`]+)`', re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     return [*blocks, *(line.replace(r"\|", "|") for line in inline if not re.search(r"\bPOD\b", line))]
 
 

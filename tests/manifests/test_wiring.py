@@ -32,7 +32,9 @@ from tests.manifests.conftest import (
 )
 from tests.repository import ROOT
 
-KILL = re.compile(r"kubectl -n mtorl get configmap mtorl-experiment -o json \| (sed '[^']+') \| kubectl replace -f -")
+KILL = re.compile(
+    r"kubectl -n \"\$NS\" get configmap mtorl-experiment -o json \| (sed '[^']+') \| kubectl replace -f -"
+)
 SIMULATED = DatasetSpec.load("simulator")
 PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # KServe puts it on the pods that it makes
 
