@@ -2,6 +2,9 @@
 
     serve(Path("monitor/state.json"), "0.0.0.0", 9102)
 
+A state that can't be read says nothing of what was wrong before: alarms stand as they were, and their age grows, until
+one can be read again. A process that never read one says only that.
+
 Labels are groups, arms and measures, which descriptions and experiment files name, never users or campaigns. A
 description with a thousand columns does not make a thousand series: of columns beyond MOST_STREAMS those without an
 alarm are left out.
@@ -34,18 +37,21 @@ class MonitorCollector(Collector):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._known = State()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges; of a state that can't be read, or of none, only that."""
+        """The gauges; while none can be read, those of the last state that could be."""
         try:
-            state = State.read(self._path)
+            read = State.read(self._path)
         except StateError:
-            state = State()
-        readable = state.checked is not None
+            read = State()
+        readable = read.checked is not None
+        if readable:
+            self._known = read
+        state = self._known
         yield _one("state_readable", "1 if the last result could be read", float(readable))
-        if not readable:
+        if state.checked is None:
             return
-        assert state.checked is not None
         yield _one("checked_timestamp_seconds", "When the last check ended", state.checked.timestamp())
         if state.newest_model is not None:
             newest = state.newest_model.timestamp()

@@ -107,10 +107,32 @@ def test_the_file_is_read_at_each_scrape(tmp_path: Path) -> None:
     assert parsed(generate_latest(registry).decode())["retrain_requested",] == 1.0
 
 
-@pytest.mark.parametrize(
+UNREADABLE = pytest.mark.parametrize(
     "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
 )
-def test_a_state_that_cannot_be_read_says_only_that(text: str | None, tmp_path: Path) -> None:
+
+
+@UNREADABLE
+def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path: Path) -> None:
+    """Nobody has said that they are over; the age of what is said grows with the time of its check."""
+    path = tmp_path / STATE_FILE
+    state().write(path)
+    registry = CollectorRegistry()
+    registry.register(MonitorCollector(path))
+    known = parsed(generate_latest(registry).decode())
+    assert known["alarm", "outcomes", "", "gain_per_decision", "harm"] == 1.0
+    path.unlink() if text is None else path.write_text(text)
+    for _ in range(2):
+        assert parsed(generate_latest(registry).decode()) == known | {("state_readable",): 0.0}
+    over = state()
+    over.streams["outcomes/gain_per_decision"].alarm = None
+    over.write(path)
+    again = parsed(generate_latest(registry).decode())
+    assert again["state_readable",] == 1.0 and again["alarm", "outcomes", "", "gain_per_decision", "harm"] == 0.0
+
+
+@UNREADABLE
+def test_a_process_that_never_read_a_state_says_only_that(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / STATE_FILE).write_text(text)
     assert scrape(tmp_path / STATE_FILE) == {("state_readable",): 0.0}
@@ -154,7 +176,7 @@ def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) ->
         assert found["state_readable",] == 1.0
         assert found["alarm", "outcomes", "", "gain_per_decision", "harm"] == 1.0
         (tmp_path / STATE_FILE).write_text("{")
-        assert parsed(_get(port, process)) == {("state_readable",): 0.0}
+        assert parsed(_get(port, process)) == found | {("state_readable",): 0.0}
         second = subprocess.run(
             [*command, "--host=127.0.0.1"], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
