@@ -29,7 +29,7 @@ from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, StateError, alone
-from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS, OF_OUTCOMES, labels_of
+from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS, OF_OUTCOMES, labels_of, loss_units
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.drift.drift_tests import words_of
@@ -211,12 +211,12 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
         for name in GROUPS:
             state.groups[name] = Group(end=end, not_judged=error.why)
         return False
-    _judge_measures(state, counted, end)
+    _judge_measures(watched, state, counted, end)
     state.groups[COLUMNS] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
     try:
         out = folder / "periods" / end.strftime("%Y-%m-%dT%H")
         result, version = _columns(watched, log, out, f"until {end:%Y-%m-%d %H:%M}", end)
-        column_alarms.judge(state, result, end, version)
+        column_alarms.judge(state, result, end, version, timedelta(hours=watched.hours))
     except _NotJudgedError as error:
         group.not_judged = error.why
     return True
@@ -258,11 +258,12 @@ def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
     state.heard = [*state.heard[-measure_alarms.MOST :], share]
 
 
-def _judge_measures(state: State, counted: Counted, end: datetime) -> None:
+def _judge_measures(watched: Watched, state: State, counted: Counted, end: datetime) -> None:
     if counted.incumbent and state.incumbent and counted.incumbent != state.incumbent:
         measure_alarms.forget(state.streams, "decisions", INCUMBENT)
     state.incumbent = counted.incumbent or state.incumbent
-    measure_alarms.judge(state.streams, counted.measured, end, state.hours)
+    length, units = timedelta(hours=state.hours), loss_units(watched.spec)
+    measure_alarms.judge(state.streams, counted.measured, end, length, units)
     for name in GROUPS:
         if name == COLUMNS:
             continue

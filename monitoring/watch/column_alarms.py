@@ -34,7 +34,9 @@ _ANY = "any column"
 _WEEK = timedelta(days=7)
 
 
-def judge(state: State, result: DriftResult, end: datetime, model_version: str) -> None:
+def judge(
+    state: State, result: DriftResult, end: datetime, model_version: str, length: timedelta = timedelta(days=1)
+) -> None:
     """Add a period to the evidence.
 
     Args:
@@ -42,6 +44,7 @@ def judge(state: State, result: DriftResult, end: datetime, model_version: str) 
         result: The period's; it was checked.
         end: Of the period.
         model_version: Whose training sample it was compared with: that of another model is another comparison.
+        length: Of the period.
     """
     if model_version != state.model_version:
         forget(state)
@@ -57,7 +60,7 @@ def judge(state: State, result: DriftResult, end: datetime, model_version: str) 
         stream = state.streams[column_stream(column.column)]
         stream.evidence, stream.needed = _of_two(stream, exceeded[column.column]), len(exceeded) / FALSE_DISCOVERIES
         if column.column in moved:
-            since = stream.alarm.since if stream.alarm else end
+            since = stream.alarm.since if stream.alarm else stream.unusual_since(end, length)
             stream.alarm = Alarm(kind="drift", since=since, text=_text(column))
         else:
             stream.alarm = None

@@ -109,7 +109,7 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
     value = _gauge("value", "Of the newest period; of a column, its distance to the training sample", _LABELS)
     expected = _gauge("expected", "What earlier periods led one to expect; of a column, its threshold", _LABELS)
     ratio = _gauge("evidence_ratio", "Evidence of a change over what an alarm needs alone", _LABELS)
-    loss = _gauge("loss", "What the difference costs a period: gain that is lost, or money", _LABELS)
+    loss = _gauge("loss", "What the difference costs a period: gain that is lost, or money", [*_LABELS, "counted_in"])
     alarm = _gauge("alarm", "1 while an alarm stands", [*_LABELS, "kind"])
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
@@ -120,9 +120,11 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
     ranked = sorted(shown, key=rank)
     for name in sorted(ranked[:MOST_STREAMS]):
         stream, labels = shown[name], list(labels_of(name))
-        for gauge, number in ((value, stream.value), (expected, stream.expected), (loss, stream.loss)):
+        for gauge, number in ((value, stream.value), (expected, stream.expected)):
             if number is not None:
                 gauge.add_metric(labels, number)
+        if stream.loss is not None:
+            loss.add_metric([*labels, stream.loss_unit], stream.loss)
         ratio.add_metric(labels, stream.evidence / stream.needed)
         for kind in KINDS:
             stands = name in alarms and alarms[name].kind == kind

@@ -9,8 +9,9 @@ average, or later (`mtorl.drift.evidence`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from scipy.stats import t
 
@@ -20,13 +21,12 @@ from monitoring.watch.streams import COLUMNS, HARM, labels_of
 from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 
-DAY = 24
-"""Hours."""
 WAIT = 2
 """Newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it."""
 GONE = 7
 """Periods after which a stream that nothing was measured of is forgotten, with its alarm: an arm whose experiment is
 over, or what another policy does not log."""
+DAY = timedelta(days=1)
 SMALLEST_SHARE = 0.005
 """Of a measure between 0 and 1: the standard deviation of a period, at least."""
 
@@ -40,14 +40,24 @@ SMALLEST_P = 2e-4
 raises no alarm, however bad it is."""
 
 
-def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetime, hours: int = DAY) -> int:
+NO_UNITS: Mapping[str, str] = MappingProxyType({})
+
+
+def judge(
+    streams: dict[str, Stream],
+    measured: Sequence[Measured],
+    end: datetime,
+    length: timedelta = DAY,
+    loss_units: Mapping[str, str] = NO_UNITS,
+) -> int:
     """Add a period to the streams.
 
     Args:
         streams: Those of measures; new ones are added.
         measured: The period's.
         end: Of the period.
-        hours: Length of a period: where it is a day, days of the week may differ.
+        length: Of the period: where it is a day, days of the week may differ.
+        loss_units: See `monitoring.watch.streams.loss_units`.
 
     Returns:
         How many measures had enough past periods to be judged.
@@ -55,7 +65,7 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
     p_values: dict[str, float] = {}
     for each in measured:
         stream = streams.setdefault(each.stream, Stream())
-        forecast = _forecast(stream, each, end, hours)
+        forecast = _forecast(stream, each, end, length)
         stream.value, stream.expected, stream.low, stream.high, stream.loss = each.value, None, None, None, None
         if forecast is not None:
             reach = float(t.ppf(0.975, forecast.degrees)) * forecast.sd
@@ -63,8 +73,9 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
             p_values[each.stream] = _p(each, forecast)
             if each.stream in HARM and each.size:
                 stream.loss = _loss(each, forecast.mean)
+                stream.loss_unit = loss_units.get(each.stream, "")
     for kind, family in _families(p_values).items():
-        _find(streams, kind, family, end)
+        _find(streams, kind, family, end, length)
     for each in measured:
         stream = streams[each.stream]
         unusual = p_values.get(each.stream, 1.0) < UNUSUAL
@@ -73,19 +84,19 @@ def judge(streams: dict[str, Stream], measured: Sequence[Measured], end: datetim
     return len(p_values)
 
 
-def _forecast(stream: Stream, new: Measured, end: datetime, hours: int) -> Forecast | None:
+def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -> Forecast | None:
     healthy = [period for period in stream.past if not period.alarmed]
     if len(healthy) < FEWEST + WAIT:
         return None
     past = healthy[:-WAIT]
-    weekdays = [_weekday(each) for each in (*(period.end for period in past), end)] if hours == DAY else None
+    weekdays = [_weekday(each) for each in (*(period.end for period in past), end)] if length == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
     return Forecast.of([(period.value, period.se) for period in past], new.se, smallest, weekdays)
 
 
 def _weekday(end: datetime) -> int:
     """Of a day that ends then; days are UTC's, as periods are."""
-    return (end.astimezone(UTC) - timedelta(hours=DAY)).weekday()
+    return (end.astimezone(UTC) - DAY).weekday()
 
 
 def _p(new: Measured, forecast: Forecast) -> float:
@@ -110,7 +121,7 @@ def _families(p_values: dict[str, float]) -> dict[Kind, dict[str, float]]:
     }
 
 
-def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], end: datetime) -> None:
+def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], end: datetime, length: timedelta) -> None:
     """Add evidence, and raise or end the alarms of a family.
 
     The family is all that was ever judged, whichever part of it is now: a stream whose evidence would not be enough
@@ -130,7 +141,7 @@ def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], en
         if name not in found and not stands:
             stream.alarm = None
         else:
-            since = stream.alarm.since if stream.alarm else end
+            since = stream.alarm.since if stream.alarm else stream.unusual_since(end, length)
             stream.alarm = Alarm(kind=kind, since=since, text=describe(name, stream))
 
 
@@ -167,6 +178,5 @@ def describe(name: str, stream: Stream) -> str:
     if stream.expected:
         text += f": {(stream.value - stream.expected) / abs(stream.expected):+.1%}"
     if stream.loss:
-        what = "money" if name.endswith("cost_per_exposure") else "gain"
-        text += f"; {stream.loss:,.4g} of {what} lost in the period"
+        text += f"; {' '.join(filter(None, (f'{stream.loss:,.4g}', stream.loss_unit)))} lost in the period"
     return text

@@ -12,7 +12,8 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -82,7 +83,7 @@ class Alarm(_Part):
     """Stands until its evidence is gone."""
 
     kind: Kind
-    since: AwareDatetime  # end of the period that raised it
+    since: AwareDatetime  # beginning of the first unusual period; of a broken column, the check that found it first
     text: str
 
 
@@ -106,7 +107,8 @@ class Stream(_Part):
         high: ... and below.
         evidence: See `mtorl.drift.evidence`; of a column, of the last two periods.
         needed: The evidence of an alarm, of this stream alone.
-        loss: What the difference costs a period, in the unit of the measure's numerator: gain lost, or money.
+        loss: What the difference costs a period: gain lost, or money.
+        loss_unit: What it is counted in; empty where nothing is lost by the measure, or nobody knows.
         past: The newest last.
     """
 
@@ -117,6 +119,7 @@ class Stream(_Part):
     evidence: float = 0.0
     needed: float = Field(default=1.0, gt=0)
     loss: float | None = None
+    loss_unit: str = ""
     alarm: Alarm | None = None
     past: list[PastPeriod] = Field(default_factory=list)
 
@@ -133,12 +136,23 @@ class Stream(_Part):
         self.past.append(period)
         if self.alarm is not None:
             period.alarmed = True
-            for before in reversed(self.past[:-1]):
-                if not before.evident or before.alarmed:
-                    break
+            for before in self._leading_up(self.past[:-1]):
                 before.alarmed = True
         kept = [*[p for p in self.past if not p.alarmed][-keep:], *[p for p in self.past if p.alarmed][-keep:]]
         self.past = sorted(kept, key=lambda each: each.end)
+
+    def unusual_since(self, end: datetime, length: timedelta) -> datetime:
+        """Beginning of the first of the unusual periods that lead up to one that is not kept yet.
+
+        Args:
+            end: Of that one.
+            length: Of a period.
+        """
+        return min([end, *(before.end for before in self._leading_up(self.past))]) - length
+
+    @staticmethod
+    def _leading_up(past: list[PastPeriod]) -> list[PastPeriod]:
+        return list(takewhile(lambda before: before.evident and not before.alarmed, reversed(past)))
 
 
 class Group(_Part):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Literal
 
 from mtorl.experiment.arm import INCUMBENT
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.units import gain_unit, money_unit
 
 COLUMNS = "context"
 """The group of columns: of the context, and static ones."""
@@ -44,3 +46,8 @@ HARM: dict[str, Literal["falls", "rises"]] = {
 }
 """Streams whose fall, or rise, costs gain or money; the other direction is good news, and nobody is told. All other
 streams are tickets, in both directions."""
+
+
+def loss_units(spec: DatasetSpec) -> dict[str, str]:
+    """What the loss of each stream that stands for harm is counted in: what falls is gain, what rises is cost."""
+    return {stream: gain_unit(spec) if way == "falls" else money_unit(spec) for stream, way in HARM.items()}

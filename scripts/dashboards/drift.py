@@ -60,9 +60,9 @@ def board() -> Board:
             "Lost a day",
             "By the measures that stand for harm: gain, or money where costs rise.",
             Query(
-                f"""max by (measure) (mtorl_monitor_loss{{NS}}
+                f"""max by (measure, counted_in) (mtorl_monitor_loss{{NS}}
                 and on (namespace, {_BY}) mtorl_monitor_alarm{{NS, kind="harm"}} == 1)""",
-                "{{measure}}",
+                "{{measure}}, {{counted_in}}",
             ),
             bad={0: "red"},
             empty="nothing",
@@ -96,7 +96,7 @@ def board() -> Board:
         rows(
             "What stands",
             "Measures with an alarm. Of a column (group context), value is its distance to the training sample, and "
-            "expected its threshold. Evidence: 1 is what an alarm needs alone. Lost a day: gain, or money.",
+            "expected its threshold. Evidence: 1 is what an alarm needs alone. Lost: a day, in the unit above.",
             ["group", "arm", "measure"],
             [
                 Column("value", _of_alarms("mtorl_monitor_value")),

@@ -149,7 +149,8 @@ def _state(share: float) -> State:
 
     def stream(value: float, expected: float, evidence: float, loss: float = 0.0, kind: str = "") -> Stream:
         alarm = Alarm(kind=kind, since=_time(NOW - 20 * HOUR), text="moved") if kind else None  # type: ignore[arg-type]
-        return Stream(value=value, expected=expected, evidence=evidence, needed=20.0, loss=loss, alarm=alarm)
+        lost = {"loss": loss, "loss_unit": "clicks"}
+        return Stream(value=value, expected=expected, evidence=evidence, needed=20.0, alarm=alarm, **lost)
 
     decided = {f"decisions/incumbent/channel_{name}_ratio": share for name, share in zip(
         made_views.CHANNELS, CHANNELS["incumbent"], strict=True)}  # fmt: skip

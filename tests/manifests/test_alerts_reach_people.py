@@ -55,7 +55,7 @@ def monitor(alarms: Mapping[str, Kind] | None = None) -> str:
             state.broken[labels_of(name)[2]] = alarm
         else:
             value, loss = 0.2 if alarm else 0.01, 120.0 if kind == "harm" else None
-            state.streams[name] = Stream(value=value, expected=0.05, loss=loss, alarm=alarm)
+            state.streams[name] = Stream(value=value, expected=0.05, loss=loss, loss_unit="clicks", alarm=alarm)
     with TemporaryDirectory() as folder:
         path = Path(folder, STATE_FILE)
         state.write(path)
@@ -152,7 +152,7 @@ def test_harm_rings_whatever_else_does(stack: Stack) -> None:
     wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
     assert len(stack.people.pages) == 3 and not stack.people.mail
     harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
-    assert f"gain_per_decision of {NAMESPACE} is" in harm["text"] and "120 lost in a period" in harm["text"]
+    assert f"gain_per_decision of {NAMESPACE} is" in harm["text"] and "120 clicks lost in a period" in harm["text"]
 
 
 def test_what_follows_from_a_router_that_is_down_is_no_ticket(stack: Stack) -> None:

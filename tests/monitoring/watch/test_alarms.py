@@ -12,7 +12,8 @@ from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.measures import Measured
 from monitoring.watch.retrain import COOL_DOWN, update_request
 from monitoring.watch.state import Alarm, State, StateError, Stream
-from monitoring.watch.streams import HARM, labels_of, stream_of
+from monitoring.watch.streams import HARM, labels_of, loss_units, stream_of
+from mtorl.log.dataset import DatasetSpec
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 GAIN, COST = ("outcomes", "", "gain_per_decision"), ("outcomes", "", "cost_per_exposure")
@@ -54,6 +55,33 @@ def test_only_the_harmful_direction_is_harm() -> None:
             assert stream.loss == pytest.approx(0.03 * 1_000, rel=0.1)
         elif stream.loss is not None:
             assert stream.loss == 0.0
+
+
+def test_since_is_the_beginning_of_the_first_unusual_period() -> None:
+    """Whatever the length of periods, and however many of them it took."""
+    for length in (timedelta(hours=6), timedelta(days=1), timedelta(days=7)):
+        streams: dict[str, Stream] = {}
+        for number in range(1, 20):
+            value = 0.092 if number == 12 else 0.07 if number >= 15 else 0.1 + 0.001 * (number % 2)
+            measure_alarms.judge(streams, [measured(GAIN, value)], START + number * length, length)
+        stream = streams[stream_of(*GAIN)]
+        unusual = [period.end for period in stream.past if period.evident]
+        assert unusual[0] == START + 12 * length
+        assert stream.alarm and stream.alarm.since == START + 14 * length, "not that of the one bad period before"
+
+
+def test_a_loss_has_a_unit() -> None:
+    units = loss_units(DatasetSpec.load("simulator"))
+    assert units.keys() == HARM.keys()
+    streams: dict[str, Stream] = {}
+    for number in range(16):
+        worse = 0.5 if number >= 12 else 1.0
+        both = [measured(GAIN, 0.1 * worse), measured(COST, 0.1 / worse), measured(OTHER, 0.1)]
+        measure_alarms.judge(streams, both, at(number), loss_units=units)
+    gain, cost = streams[stream_of(*GAIN)], streams[stream_of(*COST)]
+    assert (gain.loss_unit, cost.loss_unit, streams[stream_of(*OTHER)].loss_unit) == ("clicks", "EUR", "")
+    assert gain.alarm and gain.alarm.text.endswith("; 50 clicks lost in the period")
+    assert cost.alarm and cost.alarm.text.endswith("; 100 EUR lost in the period")
 
 
 def test_what_is_missing_today_does_not_make_others_alarm() -> None:
@@ -103,7 +131,7 @@ def test_two_periods_above_the_threshold_and_the_end() -> None:
         assert not columns_alarm(state, day, column("a", 0.02), column("b", 0.02))
     assert not columns_alarm(state, 8, column("a", 0.3), column("b", 0.02))
     assert columns_alarm(state, 9, column("a", 0.3), column("b", 0.02)) == {"context/a"}
-    assert state.streams["context/a"].alarm and state.streams["context/a"].alarm.since == at(9)
+    assert state.streams["context/a"].alarm and state.streams["context/a"].alarm.since == at(7), "its first period"
     for day in (10, 11, 12):
         ended = columns_alarm(state, day, column("a", 0.02), column("b", 0.02))
     assert not ended

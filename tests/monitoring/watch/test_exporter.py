@@ -22,7 +22,7 @@ from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
 from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream
 from tests.repository import ROOT
 
-LABELS = ("group", "arm", "measure", "kind", "reason", "model_version")
+LABELS = ("group", "arm", "measure", "counted_in", "kind", "reason", "model_version")
 END = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -37,7 +37,7 @@ def state() -> State:
     harm = Alarm(kind="harm", since=END, text="gain_per_decision is lower")
     made.streams = {
         "outcomes/gain_per_decision": Stream(
-            value=0.06, expected=0.08, evidence=9e3, needed=4e3, loss=18.0, alarm=harm
+            value=0.06, expected=0.08, evidence=9e3, needed=4e3, loss=18.0, loss_unit="EUR", alarm=harm
         ),
         "decisions/incumbent/expected_gain": Stream(value=0.08, evidence=1.0, needed=4e3),
         "context/a/b": Stream(value=0.01, expected=0.05),
@@ -79,7 +79,7 @@ def test_what_the_state_says(tmp_path: Path) -> None:
         ("value", *gain): 0.06,
         ("expected", *gain): 0.08,
         ("evidence_ratio", *gain): 2.25,
-        ("loss", *gain): 18.0,
+        ("loss", *gain, "EUR"): 18.0,
         ("alarm", *gain, "harm"): 1.0,
         ("alarm", *gain, "drift"): 0.0,
         ("alarm", *device, "data_quality"): 1.0,

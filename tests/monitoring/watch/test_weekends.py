@@ -35,7 +35,7 @@ def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: in
             Measured(*OTHERS[0], value / price, error / price, 1_000.0),
             Measured(*OTHERS[1], price, 0.003, 1_000.0),
         ]
-        judge(streams, rows, MONDAY + timedelta(days=day + 1), hours)
+        judge(streams, rows, MONDAY + timedelta(days=day + 1), timedelta(hours=hours))
         if any(stream.alarm for stream in streams.values()):
             assert day >= healthy, "nothing had happened"
             return day - healthy + 1
