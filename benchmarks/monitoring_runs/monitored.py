@@ -96,7 +96,7 @@ class Monitored:
         self.next += 1
         alarms = self.state.alarms()
         tickets = {name for name, alarm in alarms.items() if alarm.kind == "drift"}
-        of_columns = {name for name in alarms if labels_of(name)[0] == COLUMNS}
+        of_columns = {name for name in alarms if labels_of(name).group == COLUMNS}
         drifted = self.evidently and with_evidently and evidently_drifts(self.reference, current, self.columns)
         return Told(
             judged=judged > 0,

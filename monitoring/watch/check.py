@@ -282,7 +282,7 @@ def _judge_measures(watched: Watched, state: State, counted: Counted, end: datet
 
 
 def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
-    known = any(labels_of(name)[0] == group for name in state.streams)
+    known = any(labels_of(name).group == group for name in state.streams)
     if counted.users >= MIN_USERS and not known:
         return NotJudged(reason="nothing_there", text=f"no policy logs what {group} are measured by")
     text = (

@@ -71,7 +71,7 @@ def judge(
 def forget(state: State) -> None:
     """Begin anew: what is known is about another training sample."""
     state.columns_evidence = 0.0
-    for name in [name for name in state.streams if labels_of(name)[0] == COLUMNS]:
+    for name in [name for name in state.streams if labels_of(name).group == COLUMNS]:
         del state.streams[name]
 
 

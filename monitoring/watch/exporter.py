@@ -5,9 +5,9 @@
 A state that can't be read says nothing of what was wrong before: alarms stand as they were, and their age grows, until
 one can be read again. A process that never read one says only that.
 
-Labels are groups, arms and measures, which descriptions and experiment files name, never users or campaigns. A
-description with a thousand columns does not make a thousand series: of columns beyond MOST_STREAMS those without an
-alarm are left out.
+Labels are groups, experiments, arms and measures, which descriptions and experiment files name, never users or
+campaigns. A description with a thousand columns does not make a thousand series: of columns beyond MOST_STREAMS those
+without an alarm are left out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from monitoring.watch.state import NO_FAULT, State, StateError, Stream
-from monitoring.watch.streams import COLUMNS, labels_of
+from monitoring.watch.streams import COLUMNS, Labels, labels_of
 
 MOST_STREAMS = 200
 KINDS = ("harm", "data_quality", "drift")
-_LABELS = ["group", "arm", "measure"]
+_LABELS = list(Labels._fields)
 
 
 class MonitorCollector(Collector):
@@ -115,7 +115,7 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
     def rank(name: str) -> tuple[bool, bool, float, str]:  # what is measured has few names, columns may have many
-        return name not in alarms, labels_of(name)[0] == COLUMNS, -shown[name].evidence / shown[name].needed, name
+        return name not in alarms, labels_of(name).group == COLUMNS, -shown[name].evidence / shown[name].needed, name
 
     ranked = sorted(shown, key=rank)
     for name in sorted(ranked[:MOST_STREAMS]):

@@ -146,19 +146,19 @@ def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], en
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Begin anew with what an arm does: another policy decides for it, and may do otherwise.
+    """Begin anew with what an arm of all experiments does: another policy decides for it, and may do otherwise.
 
     Args:
         streams: Those of measures.
         group: Of them.
         arm: Of them.
     """
-    for name in [name for name in streams if labels_of(name)[:2] == (group, arm)]:
+    for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 
 
 def _is_measure(stream: str) -> bool:
-    return labels_of(stream)[0] != COLUMNS
+    return labels_of(stream).group != COLUMNS
 
 
 def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:

@@ -5,7 +5,8 @@
     journeys      all decisions: what the model reads of the user's past
     decisions     those of the incumbent: a ramp changes which users a challenger has, but not what the incumbent does
     outcomes      all decisions: what came of them by the period's end, which is as early in each period
-    performance   each arm's exposures: what came beside what its model expected, and how well that model ranks
+    performance   each arm's exposures: what came beside what its model expected, and how well that model ranks. The
+                  incumbent is one in all experiments, the other arms of an experiment are its own
 
 A measure is a ratio of two sums over decisions, and users are what varies: R = sum(N_u) / sum(D_u), with the variance
 sum((N_u - R D_u)^2) / sum(D_u)^2.
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 MIN_USERS = 100  # with a decision that a measure counts
 MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who clicks twice has succeeded once
 _PARTS = "['$.prev_channel[0]', '$.prev_channel[#-1]', '$.prev_timestamp[#-1]', '$.timestamp']"
+MOST_ARMS = 30
+"""Of which predictions are measured: those with most decisions."""
+_ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}') OR experiment IS NULL THEN arm
+                    ELSE experiment || '/' || arm END"""
 MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
 
 
@@ -37,7 +42,7 @@ class Measured(NamedTuple):
     """One measure of one period."""
 
     group: str
-    arm: str  # empty: all of them
+    arm: str  # empty: all of them; spring/challenger: that of an experiment
     measure: str
     value: float
     se: float
@@ -109,7 +114,7 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
                        json_extract_string(features, {_PARTS}) AS parts FROM ({each_record("decision", near)}))"""
     db.execute(
         f"""CREATE TABLE taken AS
-        SELECT user_id, decision_id, arm, drawn_channel, expose, propensity, expected_reward, fallback_reason,
+        SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, fallback_reason,
                budget_exhausted, withdrawn, {MODEL_NAME} AS policy, CAST(event_time AS TIMESTAMPTZ) AS taken_at,
                built, steps - (parts[1] IS NULL)::INT AS history_length,
                parts[2] AS last_channel, parts[3]::DOUBLE AS last_time, parts[4]::DOUBLE AS built_time
@@ -186,8 +191,9 @@ def _calibration(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
 
 def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
     apart = f"('{OUTSIDE}', '{HOLDOUT}')"
-    rows = db.execute(f"SELECT DISTINCT arm FROM decided WHERE arm NOT IN {apart} ORDER BY arm").fetchall()
-    return [arm for (arm,) in rows]
+    decisions = f"SELECT arm, count(*) AS n FROM decided WHERE arm NOT IN {apart} GROUP BY arm"
+    rows = db.execute(f"{decisions} ORDER BY n DESC, arm LIMIT {MOST_ARMS}").fetchall()
+    return [arm for arm, _ in rows]
 
 
 def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:

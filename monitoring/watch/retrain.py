@@ -36,7 +36,7 @@ def update_request(state: State, end: datetime) -> None:
 
 
 def _asks(stream: str) -> bool:
-    return labels_of(stream)[0] in _REASONS
+    return labels_of(stream).group in _REASONS
 
 
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:

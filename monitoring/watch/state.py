@@ -189,7 +189,7 @@ class State(_Part):
         judged_until: End of the newest period that was judged.
         model_version: Whose training sample the columns are compared with.
         groups: By name.
-        streams: By `group/arm/measure`, or `context/COLUMN`.
+        streams: By name, see `monitoring.watch.streams`.
         columns_evidence: Evidence that any column has moved.
         broken: Columns without usable values in the last hours, and what is wrong with them.
         incumbent: The policy that took the incumbent's newest decision.
@@ -263,7 +263,7 @@ class State(_Part):
         Raises:
             StateError: there is no such measure, or it is a column, whose training sample belongs to a model.
         """
-        measures = sorted(name for name in self.streams if labels_of(name)[0] != COLUMNS)
+        measures = sorted(name for name in self.streams if labels_of(name).group != COLUMNS)
         if stream not in measures:
             raise StateError(f"{stream}: no measure of this state; known: {', '.join(measures) or 'none'}")
         self.streams[stream] = Stream(value=self.streams[stream].value)

@@ -1,12 +1,13 @@
 """The names of what is watched, period after period, and which of it people are woken for.
 
 stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
-labels_of("decisions/incumbent/expected_gain")      # ("decisions", "incumbent", "expected_gain")
+labels_of("decisions/incumbent/expected_gain")      # ("decisions", "", "incumbent", "expected_gain")
+labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
@@ -21,8 +22,24 @@ LAST_HOURS = "last_hours"
 """Not a group of streams: the look for columns that have no values just now."""
 
 
+class Labels(NamedTuple):
+    """What a stream is about.
+
+    Attributes:
+        group: One of GROUPS.
+        experiment: Whose arm it is; empty for the incumbent, which is that of all experiments, and where arm is empty.
+        arm: Its name in the experiment; empty: all of them.
+        measure: Or a column.
+    """
+
+    group: str
+    experiment: str
+    arm: str
+    measure: str
+
+
 def stream_of(group: str, arm: str, measure: str) -> str:
-    """The name of a stream; an empty arm: of all arms."""
+    """The name of a stream; an empty arm: of all arms. An arm of an experiment: spring/challenger."""
     return "/".join(part for part in (group, arm, measure) if part)
 
 
@@ -31,11 +48,17 @@ def column_stream(column: str) -> str:
     return stream_of(COLUMNS, "", column)
 
 
-def labels_of(stream: str) -> tuple[str, str, str]:
-    """Group, arm and measure of a stream; a column may have a slash in its name."""
+def labels_of(stream: str) -> Labels:
+    """What a stream is about; columns, channels and experiments may have a slash in their names."""
     group, _, rest = stream.partition("/")
-    arm, slash, measure = rest.partition("/")
-    return (group, arm, measure) if slash and group != COLUMNS else (group, "", rest)
+    if group == "decisions":
+        arm, _, measure = rest.partition("/")
+        return Labels(group, "", arm, measure)
+    if group == "performance":
+        full, _, measure = rest.rpartition("/")
+        experiment, _, arm = full.rpartition("/")
+        return Labels(group, experiment, arm, measure)
+    return Labels(group, "", "", rest)
 
 
 HARM: dict[str, Literal["falls", "rises"]] = {

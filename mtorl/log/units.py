@@ -1,7 +1,7 @@
 """What amounts of gain and money are counted in, for people, as far as a data set's description says.
 
-    gain_unit(spec)         # clicks; EUR; s of seconds_viewed; 0.1 x click + revenue
-    money_unit(spec)        # EUR
+gain_unit(spec)         # clicks; EUR; s of seconds_viewed; 0.1 x click + revenue
+money_unit(spec)        # EUR
 """
 
 from __future__ import annotations

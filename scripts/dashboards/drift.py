@@ -9,8 +9,8 @@ from scripts.dashboards.limits import color_of, limit
 from scripts.dashboards.panels import Column, Panel, Query, lines, rows, stat
 
 UID = "mtorl-drift"
-_BY = "group, arm, measure"
-_STREAM = "{{group}} {{arm}} {{measure}}"
+_BY = "group, experiment, arm, measure"
+_STREAM = "{{group}} {{experiment}} {{arm}} {{measure}}"
 _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
@@ -92,12 +92,12 @@ def board() -> Board:
             width=3,
         ),
         alert_count(UID, width=3),
-        alert_list(UID, ["group", "arm", "measure"]),
+        alert_list(UID, ["group", "experiment", "arm", "measure"]),
         rows(
             "What stands",
             "Measures with an alarm. Of a column (group context), value is its distance to the training sample, and "
             "expected its threshold. Evidence: 1 is what an alarm needs alone. Lost: a day, in the unit above.",
-            ["group", "arm", "measure"],
+            ["group", "experiment", "arm", "measure"],
             [
                 Column("value", _of_alarms("mtorl_monitor_value")),
                 Column("expected", _of_alarms("mtorl_monitor_expected")),
@@ -142,7 +142,7 @@ def board() -> Board:
             "Calibration: what came, over what was expected. AUC, and what it should be by the model's own "
             "probabilities.",
             'group="performance"',
-            "{{arm}} {{measure}}",
+            "{{experiment}} {{arm}} {{measure}}",
         ),
         lines(
             "Decisions of the incumbent",

@@ -162,6 +162,8 @@ def _state(share: float) -> State:
         "performance/incumbent/calibration": stream(0.97, 1.0, 2.0),
         "performance/incumbent/auc": stream(0.71, 0.72, 1.4),
         "performance/incumbent/expected_auc": stream(0.72, 0.72, 0.7),
+        f"performance/{RUNNING}/mtorl/calibration": stream(0.99, 1.0, 1.0),
+        f"performance/{RUNNING}/mtorl/auc": stream(0.74, 0.74, 0.6),
         "journeys/history_length": stream(6.1, 6.0, 0.8),
         "journeys/recency_hours": stream(9.4, 9.1, 1.2),
         "journeys/no_history_ratio": stream(0.21, 0.2, 1.6),

@@ -52,7 +52,7 @@ def monitor(alarms: Mapping[str, Kind] | None = None) -> str:
     for name, kind in {**healthy, **(alarms or {})}.items():
         alarm = None if kind is None else Alarm(kind=kind, since=now, text="of a test")
         if alarm is not None and kind == "data_quality":
-            state.broken[labels_of(name)[2]] = alarm
+            state.broken[labels_of(name).measure] = alarm
         else:
             value, loss = 0.2 if alarm else 0.01, 120.0 if kind == "harm" else None
             state.streams[name] = Stream(value=value, expected=0.05, loss=loss, loss_unit="clicks", alarm=alarm)

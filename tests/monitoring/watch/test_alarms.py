@@ -29,8 +29,18 @@ def measured(name: tuple[str, str, str], value: float, se: float = 0.001, size: 
 
 
 def test_names() -> None:
-    for parts in (GAIN, ("performance", "challenger", "auc"), ("context", "", "a/b")):
-        assert labels_of(stream_of(*parts)) == parts
+    """Columns, channels and experiments may have a slash in their names, arms have none."""
+    for group, experiment, arm, measure in (
+        ("outcomes", "", "", "gain_per_decision"),
+        ("journeys", "", "", "last_channel_a/b_ratio"),
+        ("decisions", "", "incumbent", "channel_a/b_ratio"),
+        ("performance", "", "incumbent", "auc"),
+        ("performance", "spring", "challenger", "auc"),
+        ("performance", "eu/spring", "challenger", "auc"),
+        ("context", "", "", "a/b"),
+    ):
+        full = f"{experiment}/{arm}" if experiment else arm
+        assert labels_of(stream_of(group, full, measure)) == (group, experiment, arm, measure)
     assert set(HARM.values()) == {"falls", "rises"}
 
 
@@ -100,12 +110,12 @@ def test_what_is_missing_today_does_not_make_others_alarm() -> None:
 
 def test_what_is_gone_for_a_week_is_forgotten() -> None:
     streams: dict[str, Stream] = {"context/device": Stream()}
-    arm = ("performance", "challenger", "auc")
+    arm = ("performance", "spring/challenger", "auc")
     for day in range(12):
         measure_alarms.judge(streams, [measured(GAIN, 0.1), measured(arm, 0.7)], at(day))
-    streams["performance/challenger/auc"].alarm = Alarm(kind="drift", since=at(11), text="it is lower")
+    streams["performance/spring/challenger/auc"].alarm = Alarm(kind="drift", since=at(11), text="it is lower")
     for day in range(12, 19):
-        assert "performance/challenger/auc" in streams
+        assert "performance/spring/challenger/auc" in streams
         measure_alarms.judge(streams, [measured(GAIN, 0.1)], at(day))
     assert streams.keys() == {"outcomes/gain_per_decision", "context/device"}
 

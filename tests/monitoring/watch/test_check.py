@@ -205,12 +205,12 @@ def test_an_arm_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     made.live(1)
     for file in made.log.rglob("decisions.parquet"):
         _edit(file, arm="challenger")
-    assert "performance/challenger/calibration" in made.check().streams
+    assert "performance/spring/challenger/calibration" in made.check().streams
     for _ in range(6):
         made.live(1)
-        assert "performance/challenger/calibration" in made.check().streams
+        assert "performance/spring/challenger/calibration" in made.check().streams
     made.live(1)
-    assert "performance/challenger/calibration" not in made.check().streams
+    assert "performance/spring/challenger/calibration" not in made.check().streams
     assert "performance/incumbent/calibration" in made.check().streams
 
 

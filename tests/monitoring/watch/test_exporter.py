@@ -22,7 +22,7 @@ from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
 from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream
 from tests.repository import ROOT
 
-LABELS = ("group", "arm", "measure", "counted_in", "kind", "reason", "model_version")
+LABELS = ("group", "experiment", "arm", "measure", "counted_in", "kind", "reason", "model_version")
 END = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -40,6 +40,7 @@ def state() -> State:
             value=0.06, expected=0.08, evidence=9e3, needed=4e3, loss=18.0, loss_unit="EUR", alarm=harm
         ),
         "decisions/incumbent/expected_gain": Stream(value=0.08, evidence=1.0, needed=4e3),
+        "performance/spring/challenger/auc": Stream(value=0.7),
         "context/a/b": Stream(value=0.01, expected=0.05),
     }
     made.broken = {"device": Alarm(kind="data_quality", since=END, text="device has no usable value")}
@@ -66,7 +67,8 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
 def test_what_the_state_says(tmp_path: Path) -> None:
     state().write(tmp_path / STATE_FILE)
     found = scrape(tmp_path / STATE_FILE)
-    gain, device = ("outcomes", "", "gain_per_decision"), ("context", "", "device")
+    gain, device = ("outcomes", "", "", "gain_per_decision"), ("context", "", "", "device")
+    auc = ("performance", "spring", "challenger", "auc")
     expected = {
         ("state_readable",): 1.0,
         ("checked_timestamp_seconds",): END.timestamp(),
@@ -84,16 +86,18 @@ def test_what_the_state_says(tmp_path: Path) -> None:
         ("alarm", *gain, "drift"): 0.0,
         ("alarm", *device, "data_quality"): 1.0,
         ("alarm", *device, "harm"): 0.0,
-        ("value", "decisions", "incumbent", "expected_gain"): 0.08,
-        ("alarm", "decisions", "incumbent", "expected_gain", "harm"): 0.0,
-        ("value", "context", "", "a/b"): 0.01,
+        ("value", "decisions", "", "incumbent", "expected_gain"): 0.08,
+        ("alarm", "decisions", "", "incumbent", "expected_gain", "harm"): 0.0,
+        ("value", *auc): 0.7,
+        ("alarm", *auc, "drift"): 0.0,
+        ("value", "context", "", "", "a/b"): 0.01,
         ("retrain_requested",): 0.0,
         ("state_info", "v7"): 1.0,
     }
     assert {key: found.get(key) for key in expected} == expected
     assert ("not_judged", "outcomes") not in {key[:2] for key in found}
     assert ("period_end_timestamp_seconds", "performance") not in found, "it has no end"
-    assert ("expected", "decisions", "incumbent", "expected_gain") not in found, "it is not known"
+    assert ("expected", "decisions", "", "incumbent", "expected_gain") not in found, "it is not known"
 
 
 def test_the_file_is_read_at_each_scrape(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path:
     registry = CollectorRegistry()
     registry.register(MonitorCollector(path))
     known = parsed(generate_latest(registry).decode())
-    assert known["alarm", "outcomes", "", "gain_per_decision", "harm"] == 1.0
+    assert known["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 1.0
     path.unlink() if text is None else path.write_text(text)
     for _ in range(2):
         assert parsed(generate_latest(registry).decode()) == known | {("state_readable",): 0.0}
@@ -128,7 +132,7 @@ def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path:
     over.streams["outcomes/gain_per_decision"].alarm = None
     over.write(path)
     again = parsed(generate_latest(registry).decode())
-    assert again["state_readable",] == 1.0 and again["alarm", "outcomes", "", "gain_per_decision", "harm"] == 0.0
+    assert again["state_readable",] == 1.0 and again["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 0.0
 
 
 @UNREADABLE
@@ -152,7 +156,7 @@ def test_a_thousand_columns_do_not_make_a_thousand_series(tmp_path: Path) -> Non
     loud = scrape(tmp_path / STATE_FILE)
     alarms = {key for key, value in loud.items() if key[0] == "alarm" and value == 1.0}
     assert len(alarms) == MOST_STREAMS
-    assert ("alarm", "outcomes", "", "gain_per_decision", "harm") in alarms
+    assert ("alarm", "outcomes", "", "", "gain_per_decision", "harm") in alarms
 
 
 def test_each_reason_that_is_a_fault_has_a_row_in_its_runbook() -> None:
@@ -174,7 +178,7 @@ def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) ->
     try:
         found = parsed(_get(port, process))
         assert found["state_readable",] == 1.0
-        assert found["alarm", "outcomes", "", "gain_per_decision", "harm"] == 1.0
+        assert found["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 1.0
         (tmp_path / STATE_FILE).write_text("{")
         assert parsed(_get(port, process)) == found | {("state_readable",): 0.0}
         second = subprocess.run(

@@ -93,6 +93,7 @@ class Written(list[dict[str, Any]]):
             f"d{i}",
             minutes=float(rng.random() * 60),
             user_id=f"u{rng.integers(0, 90)}",
+            experiment=str(rng.choice(["spring", "autumn"])),
             arm=arm,
             expose=expose and arm != "holdout",
             drawn_channel=None if rng.random() < 0.1 else str(rng.choice(SPEC.channels)),
@@ -102,6 +103,9 @@ class Written(list[dict[str, Any]]):
             fallback_reason="features" if rng.random() < 0.1 else None,
             features=None if rng.random() < 0.1 else features,
         )
+
+
+ARMS = ("incumbent", "spring/challenger", "autumn/challenger")  # the incumbent is one in both experiments
 
 
 @pytest.mark.parametrize("terms", ["click", {"click": 0.5, "revenue": 2.0}], ids=["click", "weighted"])
@@ -115,7 +119,7 @@ def test_every_measure_is_the_one_counted_by_hand(terms: object, tmp_path: Path)
     assert counted.exposures == frame["expose"].sum()
     by_hand = dict(_by_hand(frame))
     found = by_name(counted)
-    ranks = {f"performance/{arm}/{name}" for arm in ("challenger", "incumbent") for name in ("auc", "expected_auc")}
+    ranks = {f"performance/{arm}/{name}" for arm in ARMS for name in ("auc", "expected_auc")}
     assert found.keys() - ranks == by_hand.keys()
     for name, (value, se, size) in by_hand.items():
         assert found[name].value == pytest.approx(value), name
@@ -153,8 +157,10 @@ def _by_hand(frame: pd.DataFrame) -> Any:
     yield "outcomes/cost_per_exposure", _ratio(shown, shown["cost"])
     for kind in (*SPEC.outcome_kinds, "cost"):
         yield f"outcomes/{kind}_per_decision", _ratio(frame, frame[kind])
-    for arm in ("incumbent", "challenger"):
-        expected = shown[(shown["arm"] == arm) & shown["expected_reward"].notna()]
+    expecting = shown[shown["expected_reward"].notna()]
+    own = expecting["experiment"] + "/" + expecting["arm"]
+    for arm in ARMS:
+        expected = expecting[own.where(expecting["arm"] != "incumbent", "incumbent") == arm]
         yield f"performance/{arm}/calibration", _ratio(expected, expected["gain"], expected["expected_reward"])
 
 
@@ -184,13 +190,29 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     clicks = [outcome(f"e{i}", f"d{i}", "click", 1.0) for i in np.flatnonzero(clicked)]
     write(tmp_path, decisions, clicks)
     found = by_name(count(tmp_path))
-    assert found["performance/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
-    assert found["performance/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
+    assert found["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
+    assert found["performance/mtorl-vs-frequency/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
     # Somebody clicks twice: one success. A gain that is no success or failure, like revenue, has no ranking here.
     one = int(np.flatnonzero(clicked)[0])
     write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
-    assert by_name(count(tmp_path))["performance/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
-    assert "performance/challenger/auc" not in by_name(count(tmp_path, Gain.of_spec({"click": 1.0, "revenue": 1.0})))
+    assert by_name(count(tmp_path))["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(
+        realised_auc(p, clicked)
+    )
+    assert "performance/mtorl-vs-frequency/challenger/auc" not in by_name(
+        count(tmp_path, Gain.of_spec({"click": 1.0, "revenue": 1.0}))
+    )
+
+
+def test_of_many_arms_those_with_most_decisions_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "MOST_ARMS", 2)
+    written = [
+        decision(f"d{e}-{i}", i / 10, user_id=f"u{i}", experiment=f"e{e}", expected_reward=0.5)
+        for e, decisions in enumerate((120, 130, 140))
+        for i in range(decisions)
+    ]
+    write(tmp_path, written, [outcome("e0", "d0-0", "click", 1.0)])
+    arms = {name.rpartition("/")[0] for name in by_name(count(tmp_path)) if name.startswith("performance/")}
+    assert arms == {"performance/e1/challenger", "performance/e2/challenger"}
 
 
 def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
