@@ -17,7 +17,7 @@ _SAID = {
     "drift": ("moved", "yellow", "MtorlDrift"),
 }
 
-_NO_FAULT = {"learning": "learning", "nothing_there": "no need"}
+_NO_FAULT = {"learning": "learning", "nothing_there": "no need", "closed": "closed"}
 
 
 def show(state: State, folder: Path) -> None:

@@ -26,6 +26,7 @@ from monitoring.decision_log import DecisionLog, Period
 from monitoring.drift import ColumnDrift, DriftResult, Page, check
 from monitoring.evidently_report import Filing
 from monitoring.watch import column_alarms, measure_alarms
+from monitoring.watch.closed import closed_as_usual
 from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, StateError, alone
@@ -205,7 +206,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
             text = f"none of {counted.decisions} decisions names a user: is there a column user_id with values?"
             raise _NotJudgedError("unreadable_log", text)
         if not counted.decisions:
-            raise _NotJudgedError("no_decisions", _no_decisions(watched, log))
+            raise _no_decisions(watched, log, end)
         _check_outcomes(state, counted, outcomes_may_come)
     except _NotJudgedError as error:
         for name in GROUPS:
@@ -222,10 +223,15 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
     return True
 
 
-def _no_decisions(watched: Watched, log: DecisionLog) -> str:
+def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudgedError:
     if not log.decisions:
-        return f"{watched.decision_log}: no decisions.parquet; routers export their log there every few minutes"
-    return f"no decision from {log.period.since} to {log.period.until}"
+        text = f"{watched.decision_log}: no decisions.parquet; routers export their log there every few minutes"
+        return _NotJudgedError("no_decisions", text)
+    text = f"no decision from {log.period.since} to {log.period.until}"
+    with _reading():
+        if closed_as_usual(watched.decision_log, end, timedelta(hours=watched.hours)):
+            return _NotJudgedError("closed", f"{text}, nor at this time of the week before")
+    return _NotJudgedError("no_decisions", text)
 
 
 def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:

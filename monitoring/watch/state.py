@@ -31,6 +31,7 @@ VERSION: Literal[1] = 1
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
     "no_decisions",  # in the period
+    "closed",  # none in it, as always at this time of the week: no fault
     "no_outcomes",  # of any exposure: nothing says that nothing came
     "late_outcomes",  # of far fewer exposures than usual: the period is judged once they are there
     "future_times",  # many decisions are dated after the check
@@ -41,7 +42,7 @@ Reason = Literal[
     "learning",  # too few past periods yet: no fault
     "nothing_there",  # the policies that decide log nothing of the kind: no fault
 ]
-NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there")
+NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
 class StateError(Exception):

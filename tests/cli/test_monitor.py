@@ -41,6 +41,7 @@ CASES: list[tuple[State, int, list[str]]] = [
     (found(), 0, ["nothing is wrong in what was judged", "1,234"]),
     (found(reason="learning"), 0, ["nothing is wrong", "learning: for a reason"]),
     (found(reason="nothing_there"), 0, ["nothing is wrong", "no need: for a reason"]),
+    (found(reason="closed"), 0, ["nothing is wrong", "closed: for a reason"]),
     (found("drift"), 3, ["moved", "outcomes/drift", "docs/runbooks/"]),
     (found("harm"), 5, ["HARM", "a sentence about harm"]),
     (found("data_quality"), 5, ["BROKEN", "context/device"]),

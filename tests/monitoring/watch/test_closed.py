@@ -1,0 +1,91 @@
+"""A day of the week on which nobody ever comes, beside one on which nobody came."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from monitoring.watch.closed import closed_as_usual
+from monitoring.watch.streams import GROUPS
+from tests.features.collect.decision_logs import START, decision, write
+from tests.monitoring.watch.market import DAYS, Market
+
+DAY = timedelta(days=1)
+MIDNIGHT = START.replace(hour=0)  # of the first day
+
+
+def log(folder: Path, days: int, closed: Collection[int]) -> datetime:
+    """One decision at noon on each day that is not closed; returns the end of the last day."""
+    folder.mkdir()
+    write(folder, [decision(f"d{day}", 1_440.0 * day) for day in range(days) if day not in closed], [])
+    return MIDNIGHT + days * DAY
+
+
+@pytest.mark.parametrize(
+    ("days", "closed", "usual"),
+    [
+        (28, (6, 13, 20, 27), True),
+        (28, (20, 27), False),
+        (28, (13, 20, 27), True),
+        (28, (6, 20, 27), False),
+        (28, (12, 13, 19, 20, 26, 27), True),
+        (14, (6, 13), False),
+        (21, (6, 13, 20), True),
+        (15, (0, 7, 14), False),
+        (28, (6, 13, *range(14, 21), 27), True),
+        (28, (6, *range(14, 21), 27), False),
+        (35, (6, 13, 20, *range(21, 28), 34), True),
+        (28, (6, 13, 20, *range(21, 28)), False),
+    ],
+    ids=[
+        "each-week",
+        "once-before",
+        "twice-before",
+        "open-on-the-last-but-one",
+        "weekends",
+        "two-weeks-old",
+        "the-third-time",
+        "the-first-has-no-week-before",
+        "after-an-outage",
+        "after-an-outage-and-open-before",
+        "an-outage-between",
+        "an-outage-now",
+    ],
+)
+def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_path: Path) -> None:
+    end = log(tmp_path / "log", days, closed)
+    assert closed_as_usual(tmp_path / "log", end, DAY) is usual
+
+
+def test_other_lengths(tmp_path: Path) -> None:
+    """A quarter of a day is empty on each day; a week has no time of the week."""
+    end = log(tmp_path / "log", 28, ())
+    assert closed_as_usual(tmp_path / "log", end, timedelta(hours=6))
+    assert not closed_as_usual(tmp_path / "log", end + timedelta(days=7), timedelta(days=7))
+
+
+@pytest.mark.integration
+def test_a_check_on_mondays(tmp_path: Path) -> None:
+    """On the third Sunday it is no fault any more; a Monday without decisions is one."""
+    market = Market(tmp_path, replace(DAYS, users_a_day=20))
+
+    def why() -> set[str]:
+        groups = market.check().groups
+        return {fault.reason if (fault := groups[name].not_judged) else "" for name in GROUPS}
+
+    seen = []
+    for _ in range(4):
+        market.live(6)
+        market.next += 1
+        seen.append(why())
+    assert seen == [{"no_decisions"}] * 2 + [{"closed"}] * 2
+    market.next += 1
+    assert why() == {"no_decisions"}
+
+
+def test_without_a_log(tmp_path: Path) -> None:
+    assert not closed_as_usual(tmp_path, MIDNIGHT, DAY)
