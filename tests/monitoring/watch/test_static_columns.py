@@ -1,0 +1,127 @@
+"""Columns of users, which the feature store knows and decisions carry: compared with the training sample, too."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from monitoring.watch.check import Watched
+from monitoring.watch.state import State
+from monitoring.watch.training_sample import TrainingSample
+from mtorl.drift.reference import sample_users
+from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.log.dataset import Column, DatasetSpec
+from tests.monitoring.watch.market import DAYS, SPEC, Market
+
+pytestmark = pytest.mark.integration
+
+STATIC = (
+    Column(name="age_group", kind="categorical", missing="unknown"),
+    Column(name="tenure_days", kind="numeric", missing="unknown"),
+)
+WITH_STATIC: DatasetSpec = SPEC.replace(static=STATIC)
+AGES = ("18-29", "30-44", "45-59", "60+")
+Static = dict[str, Any]
+
+
+def of_user(user: str) -> Static:
+    number = zlib.crc32(user.encode())
+    return {"age_group": AGES[number % 4], "tenure_days": float(number // 4 % 1_000)}
+
+
+@cache
+def sample() -> TrainingSample:
+    rows = DAYS.sample()
+    rows = sample_users(pd.concat([rows, pd.DataFrame([of_user(user) for user in rows["user_id"]])], axis=1))
+    kinds = {column.name: column.kind for column in (*SPEC.context, *STATIC)}
+    return TrainingSample("1", rows, SPEC.context, STATIC, ThresholdGrid.measure(rows, kinds, imitations=100))
+
+
+class Users(Market):
+    """A market whose decisions carry what the feature store knows of their users."""
+
+    @property
+    def watched(self) -> Watched:
+        return Watched(self.log, WITH_STATIC, lambda _: sample(), page="never")
+
+    def day(self, change: Callable[[Static], Static] = dict, known: float = 1.0, of_unknown: Any = None) -> State:
+        """A day, and the check after it.
+
+        Args:
+            change: Makes of what the store should say of a user what it says.
+            known: Share of users whom it knows.
+            of_unknown: What it says of the others.
+        """
+        self.live(1)
+        file = max(self.log.rglob("decisions.parquet"))
+        rows = pd.read_parquet(file)
+        found = [zlib.crc32(user.encode()) % 97 < known * 97 for user in rows["user_id"]]
+        users = (change(of_user(user)) if has else of_unknown for user, has in zip(rows["user_id"], found, strict=True))
+        windows = [json.loads(text) | {"static": said} for text, said in zip(rows["features"], users, strict=True)]
+        rows.assign(features=[json.dumps(window) for window in windows], features_found=found).to_parquet(file)
+        return self.check()
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Users:
+    """Two healthy days."""
+    made = Users(tmp_path)
+    for _ in range(2):
+        state = made.day()
+        assert not state.alarms() and state.groups["context"].not_judged is None
+    for column in STATIC:
+        stream = state.streams[f"context/{column.name}"]
+        assert stream.value is not None and stream.expected is not None and 0.0 < stream.value < stream.expected
+        assert len(stream.past) == 2
+    return made
+
+
+def test_other_users_are_a_ticket(market: Users) -> None:
+    states = [market.day(lambda user: user | {"age_group": "60+"}).model_copy(deep=True) for _ in range(2)]
+    first, second = states
+    assert not first.alarms()
+    assert second.alarms().keys() == {"context/age_group"}
+    assert second.alarms()["context/age_group"].kind == "drift"
+    assert second.retrain is not None and "age_group" in second.retrain.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "summary"),
+    [
+        (lambda user: {**user, "tenure_days": None}, "has no usable value"),
+        (lambda user: {"age_group": user["age_group"]}, "is missing"),
+        (lambda user: {**user, "tenure_days": "long"}, "has no usable value"),
+    ],
+    ids=["null", "missing", "other-type"],
+)
+def test_a_column_that_the_store_has_lost_is_found_at_once(
+    change: Callable[[Static], Static], summary: str, market: Users
+) -> None:
+    state = market.day(change)
+    assert state.alarms().keys() == {"context/tenure_days"}
+    alarm = state.alarms()["context/tenure_days"]
+    assert alarm.kind == "data_quality" and summary in alarm.text
+    assert not market.day().alarms(), "it has values again"
+
+
+def test_whom_the_store_does_not_know_says_nothing(market: Users) -> None:
+    """A newcomer has no values, and that is no fault of a column."""
+    for _ in range(2):
+        state = market.day(known=0.5, of_unknown={"age_group": None, "tenure_days": None})
+        assert not state.alarms()
+    assert len(state.streams["context/age_group"].past) == 4
+
+
+def test_a_store_that_knows_nobody_leaves_the_context(market: Users) -> None:
+    """MtorlFeaturesNotFound rings; the columns of requests are judged as ever."""
+    state = market.day(known=0.0, of_unknown={})
+    assert state.groups["context"].not_judged is None and not state.alarms()
+    assert len(state.streams["context/device"].past) == 3
+    assert len(state.streams["context/age_group"].past) == 2
