@@ -268,7 +268,7 @@ def _judge_measures(watched: Watched, state: State, counted: Counted, end: datet
     if counted.incumbent and state.incumbent and counted.incumbent != state.incumbent:
         measure_alarms.forget(state.streams, "decisions", INCUMBENT)
     state.incumbent = counted.incumbent or state.incumbent
-    length, units = timedelta(hours=state.hours), loss_units(watched.spec)
+    length, units = timedelta(hours=watched.hours), loss_units(watched.spec)
     measure_alarms.judge(state.streams, counted.measured, end, length, units)
     for name in GROUPS:
         if name == COLUMNS:

@@ -100,7 +100,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         counted = Counted(decisions, users, exposures, heard, ())
         ratios = [*_journeys(channels), *_decisions(channels)]
         if not counted.outcomes_missing:
-            ratios += [*_outcomes(kinds), *_calibration(db)]
+            ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_calibration(db)]
         measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
         return counted._replace(measured=tuple(measured), incumbent=_newest_policy(db, INCUMBENT))
 
@@ -174,8 +174,22 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
     )
 
 
+def _gain_in_budget(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
+    """Gain of a decision, as if exposures that no budget paid for had brought what the others did, g each.
+
+    That they did not is no harm of a policy, but a budget that is gone. With S exposures and E that were refused it is
+    (sum(gain) + E g) / decisions; the second term of the numerator adds up to 0, and is for the standard error: g is
+    known from the same users (the delta method).
+    """
+    sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), count_if(budget_exhausted)"
+    ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided").fetchall()
+    if shown:
+        g, share = gain / shown, refused / shown
+        others = f"{share!r} * (came_gain - {g!r}) * shown::INT + {g!r} * coalesce(budget_exhausted, false)::INT"
+        yield _Ratio("outcomes", "", "gain_per_decision", f"came_gain + {others}" if refused else "came_gain")
+
+
 def _outcomes(kinds: Sequence[str]) -> Iterator[_Ratio]:
-    yield _Ratio("outcomes", "", "gain_per_decision", "came_gain")
     yield _Ratio("outcomes", "", "gain_per_cost", "came_gain", '"came_cost"')
     yield _Ratio("outcomes", "", "cost_per_exposure", '"came_cost"', "1", "shown")
     for kind in kinds:

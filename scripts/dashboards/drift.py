@@ -108,7 +108,13 @@ def board() -> Board:
         ),
     ]
     money = [
-        _measures("Gain a decision", "Of all arms.", 'group="outcomes", measure="gain_per_decision"', "gain", 8),
+        _measures(
+            "Gain a decision",
+            "Of all arms, as if all budgets had lasted.",
+            'group="outcomes", measure="gain_per_decision"',
+            "gain",
+            8,
+        ),
         _measures("Gain a currency unit", "Of all arms.", 'group="outcomes", measure="gain_per_cost"', "gain", 8),
         _measures(
             "Cost of an exposure", "In currency units.", 'group="outcomes", measure="cost_per_exposure"', "cost", 8

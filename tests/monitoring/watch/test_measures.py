@@ -152,7 +152,10 @@ def _by_hand(frame: pd.DataFrame) -> Any:
     expecting = its[its["expected_reward"].notna()]
     yield "decisions/incumbent/expected_gain", _ratio(expecting, expecting["expected_reward"])
     shown = frame[frame["shown"]]
-    yield "outcomes/gain_per_decision", _ratio(frame, frame["gain"])
+    each, refused = shown["gain"].mean(), frame["budget_exhausted"]
+    paid = frame["gain"] + refused * each
+    residual = refused.sum() / len(shown) * (frame["gain"] - each) * frame["shown"]  # adds up to 0
+    yield "outcomes/gain_per_decision", _ratio(frame, paid + residual)
     yield "outcomes/gain_per_cost", _ratio(frame, frame["gain"], frame["cost"])
     yield "outcomes/cost_per_exposure", _ratio(shown, shown["cost"])
     for kind in (*SPEC.outcome_kinds, "cost"):
@@ -201,6 +204,17 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     assert "performance/mtorl-vs-frequency/challenger/auc" not in by_name(
         count(tmp_path, Gain.of_spec({"click": 1.0, "revenue": 1.0}))
     )
+
+
+def test_no_gain_of_a_decision_without_an_exposure(tmp_path: Path) -> None:
+    """A budget that is gone all day: what a decision would have brought, nobody knows."""
+    written = [
+        decision(f"d{i}", i / 10, user_id=f"u{i}", expose=False, budget_exhausted=True, drawn_channel="search")
+        for i in range(20)
+    ]
+    write(tmp_path, written, [])
+    found = by_name(count(tmp_path))
+    assert "outcomes/gain_per_decision" not in found and found["outcomes/click_per_decision"].value == 0.0
 
 
 def test_of_many_arms_those_with_most_decisions_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,31 @@ def test_good_news_wakes_nobody(market: Market) -> None:
     assert all("harm" not in kinds(state) for state in days)
 
 
+def gone_at_noon(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """The money of the day is spent by then."""
+    refused = rows["expose"] & (rows["hour"] >= 12)
+    return rows.assign(exhausted=refused, expose=rows["expose"] & ~refused)
+
+
+def test_a_budget_that_is_gone_is_a_ticket(tmp_path: Path) -> None:
+    """Half of the clicks are gone, and nobody is woken; but of what is wrong besides that, they are."""
+    market = Market(tmp_path, replace(DAYS, users_a_day=2_000))
+    market.live(HEALTHY)
+    market.check()
+    also = Market(tmp_path, market.days)
+    also.folder, also.log, also.next = tmp_path / "also", tmp_path / "also-log", HEALTHY
+    shutil.copytree(market.folder, also.folder)
+    shutil.copytree(market.log, also.log)
+    state = market.nights(5, gone_at_noon)[-1]
+    assert kinds(state) == {"drift"}
+    assert {"decisions/incumbent/budget_exhausted_ratio", "outcomes/click_per_decision"} <= state.alarms().keys()
+    gain, clicks = state.streams["outcomes/gain_per_decision"], state.streams["outcomes/click_per_decision"]
+    assert gain.value is not None and gain.low is not None and gain.value > gain.low
+    assert clicks.value is not None and clicks.expected is not None and clicks.value < 0.6 * clicks.expected
+    state = also.nights(5, lambda rows, rng: gone_at_noon(fewer_clicks(rows, rng), rng))[-1]
+    assert state.streams["outcomes/gain_per_decision"].alarm is not None and "harm" in kinds(state)
+
+
 def in_column(column: str, change: Callable[[pd.Series], pd.Series]) -> Shift:
     return lambda rows, rng: rows.assign(**{column: change(rows[column])})
 
