@@ -20,8 +20,15 @@ def train(
     out: Annotated[Path, typer.Argument(help="Folder of the artifact.")],
     epochs: Annotated[int, typer.Option(help="Most epochs; early stopping may need fewer.", min=1)] = 15,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and dropout.")] = 7,
-    batch_size: Annotated[int, typer.Option(help="Windows that a process works on at a time.", min=1)] = 128,
-    accumulate: Annotated[int, typer.Option(help="Such batches to a step of the optimizer.", min=1)] = 1,
+    settings: Annotated[
+        Path | None, typer.Option(help="YAML of settings, as `mtorl search` writes it. An option given here wins.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Windows that a process works on at a time.", min=1, show_default="128")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Such batches to a step of the optimizer.", min=1, show_default="1")
+    ] = None,
     budget_share: Annotated[float, typer.Option(help="Budget, as a share of what always exposing would cost.")] = 0.6,
     checkpoint: Annotated[
         str, typer.Option(help="Start of the names of files that a killed training goes on from. Empty: none.")
@@ -31,6 +38,7 @@ def train(
     """Train MTORL on a windows folder, outside of a pipeline.
 
         mtorl train runs/latest/windows model --checkpoint model.pt --log model-log
+        mtorl train runs/latest/windows model --settings best/settings.yaml
 
     On several GPUs, or processes of one machine, each takes its share of every batch:
 
@@ -38,6 +46,7 @@ def train(
     """
     from cli.progress_bars import ProgressBars
     from mtorl.fitting.fit import fit_challenger
+    from mtorl.fitting.settings import load_settings, with_settings
     from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.training import TrainConfig, TrainingDiverged
     from mtorl.window.window import WindowError
@@ -45,7 +54,10 @@ def train(
     stopped = "stopped" + (f"; the same command goes on from {checkpoint}" if checkpoint else "")
     unusable = (CheckpointError, WindowError, ValueError, OSError)
     with exit_codes(unusable, failed=(TrainingDiverged,), stopped=stopped):
-        config = TrainConfig(epochs=epochs, seed=seed, batch_size=batch_size, accumulate=accumulate)
+        chosen = {} if settings is None else load_settings(settings)
+        given = {"batch_size": batch_size, "accumulate": accumulate}
+        chosen |= {name: value for name, value in given.items() if value is not None}
+        config = with_settings(TrainConfig(epochs=epochs, seed=seed), chosen)
         with ProgressBars() as bars, bars.step("train MTORL"):
             artifact = fit_challenger(str(windows), str(out), config, budget_share, checkpoint, log)
     if artifact is not None:  # of several processes, one saves the artifact

@@ -51,6 +51,7 @@ class Settings:
         seed: Of all that is random.
         epochs: Most epochs.
         budget_share: Budget, as a share of what always exposing would cost.
+        settings: How to train, as `mtorl search` found it, in YAML; "" for the defaults.
         min_lift: What the gate's lower bound must exceed.
         code_version: Part of the cache key.
     """
@@ -68,6 +69,7 @@ class Settings:
     seed: Any
     epochs: Any
     budget_share: Any
+    settings: Any
     min_lift: Any
     code_version: Any
 
@@ -119,6 +121,7 @@ def add_training(profile: Profile, given: Settings) -> Trained:
             epochs=given.epochs,
             seed=given.seed,
             budget_share=given.budget_share,
+            settings=given.settings,
             code_version=given.code_version,
             volume=profile.folder,
         )
@@ -169,6 +172,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         seed: int = 7,
         epochs: int = 12,
         budget_share: float = 0.6,
+        settings: str = "",
         min_lift: float = 0.0,
         code_version: str = __version__,
     ):
@@ -186,6 +190,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             seed,
             epochs,
             budget_share,
+            settings,
             min_lift,
             code_version,
         )
@@ -220,6 +225,7 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         seed: int = 7,
         epochs: int = 12,
         budget_share: float = 0.6,
+        settings: str = "",
         min_lift: float = 0.0,
         code_version: str = __version__,
     ):
@@ -237,6 +243,7 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
             seed,
             epochs,
             budget_share,
+            settings,
             min_lift,
             code_version,
         )

@@ -11,6 +11,7 @@ def train_challenger(
     epochs: int,
     seed: int,
     budget_share: float,
+    settings: str,
     code_version: str,
     volume: str,
     model: Output[Model],
@@ -23,6 +24,8 @@ def train_challenger(
         epochs: Most epochs; early stopping may need fewer.
         seed: Seed of initialisation, order and dropout.
         budget_share: Budget, as a share of what always exposing would cost; it sets the price of the budget.
+        settings: What a search has chosen, the text of its settings.yaml (`mtorl.fitting.settings`); "" for the
+            defaults. The text and not a path, since a changed file at the same path would be taken from the cache.
         code_version: Part of the cache key: the library's version.
         volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
             data and settings, goes on from; "" for none.
@@ -34,14 +37,15 @@ def train_challenger(
 
     from mtorl.fitting.fit import fit_challenger as fit
     from mtorl.fitting.kept_files import KeptFiles, prune
+    from mtorl.fitting.settings import SettingsError, read_settings, with_settings
     from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.training import TrainConfig
     from mtorl.runtime.step import step
     from mtorl.window.window import WindowError
 
-    with step(CheckpointError, WindowError):
+    with step(CheckpointError, SettingsError, WindowError):
         prune(volume)
-        config = TrainConfig(epochs=epochs, seed=seed)
+        config = with_settings(TrainConfig(epochs=epochs, seed=seed), read_settings(settings))
         files = KeptFiles.of(volume, windows.path, config, budget_share, code_version)
         artifact = fit(windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
         assert artifact is not None  # None is for processes that train along with another one

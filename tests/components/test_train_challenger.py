@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from kfp.dsl import Artifact
+from kfp.dsl import Artifact, Metrics, Model
 
+from components.train_challenger import train_challenger
 from mtorl.artifact.artifact import load
+from mtorl.network.training import TrainConfig
+from tests.components.artifacts import CODE, Output
 
 pytestmark = pytest.mark.integration
 
@@ -28,3 +31,31 @@ def test_its_metrics_are_on_the_page_and_in_the_file(challenger: Artifact) -> No
 def test_the_volume_keeps_its_curves_and_no_checkpoint(challenger: Artifact, volume: Path) -> None:
     assert list((volume / "tensorboard").rglob("events.out.tfevents.*"))
     assert not [file for file in volume.rglob("*.pt*") if file.is_file()]
+
+
+def test_it_trains_with_the_settings_of_a_search(
+    windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that `mtorl search` writes; a training is not needed to see what it would have been."""
+    seen: list[TrainConfig] = []
+
+    def stop(windows: str, out: str, config: TrainConfig, *rest: object) -> None:
+        seen.append(config)
+        raise StopIteration
+
+    monkeypatch.setattr("mtorl.fitting.fit.fit_challenger", stop)
+    text = "# Trial 3\nlr: 0.01\nhidden: 32\n"
+    for settings in ("", text):
+        with pytest.raises(StopIteration):
+            train(windows, settings, output)
+    assert seen == [TrainConfig(epochs=1, seed=7), TrainConfig(epochs=1, seed=7, lr=0.01, hidden=32)]
+
+
+def test_settings_that_cannot_be_end_the_step_with_words(windows: Artifact, output: Output) -> None:
+    with pytest.raises(SystemExit, match="mtorl: settings: unknown name 'width'; known: lr, "):
+        train(windows, "width: 64", output)
+
+
+def train(windows: Artifact, settings: str, output: Output) -> None:
+    model, metrics = output(Model, "challenger"), output(Metrics, "metrics")
+    train_challenger.python_func(windows, 1, 7, 0.6, settings, CODE, "", model, metrics)
