@@ -6,6 +6,7 @@
     mtorl data init|validate|describe|build    describe, check, look at, prepare a log
     mtorl data simulate|collect|forget         make one; learn from own decisions; take users out
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
+    mtorl search | katib                       the settings of training, here or by Katib on a cluster
     mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl compile                              pipelines as YAML for a cluster
     mtorl pipeline upload|run|status           them on a Kubeflow Pipelines server
@@ -33,7 +34,7 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, experiment_views, ledger, model, monitor, pipeline, run
+from cli import arm, benchmark, cluster, data, experiment_views, ledger, model, monitor, pipeline, run, search
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -46,6 +47,7 @@ app = CommandGroup(__doc__ or "", context_settings={"help_option_names": ["-h", 
 app.add_typer(run.app)
 app.add_typer(data.app, name="data")
 app.add_typer(model.app)
+app.add_typer(search.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")

@@ -57,6 +57,30 @@ def test_a_model_is_trained_and_judged_on_users_that_it_never_saw(windows, tmp_p
     assert "training users of the artifact" in refused.stderr and "--only-new" in refused.stderr
 
 
+def test_a_search_leaves_settings_that_a_training_takes(windows, tmp_path):
+    best, figures = tmp_path / "best", tmp_path / "search.json"
+    arguments = ["search", str(windows), str(best), "--epochs", "1", "--trials"]
+    answer = mtorl(*arguments, "2", "--json", str(figures))
+    assert "0 (default)" in answer.stdout and f"settings: {best / 'settings.yaml'}" in answer.stdout
+    found = json.loads(figures.read_text())
+    assert len(found["trials"]) == 2 and found["best"]["loss"] <= found["default_loss"]
+    went_on = mtorl(*arguments, "3")
+    assert "3 trials" in went_on.stdout
+
+    other = tmp_path / "other.yaml"
+    other.write_text("hidden: 32\nbatch_size: 64\n")
+    widths = {}
+    for name, more in (("default", []), ("other", ["--settings", str(other)])):
+        mtorl("train", str(windows), str(tmp_path / name), "--epochs", "1", *more)
+        widths[name] = sum(path.stat().st_size for path in (tmp_path / name).glob("*.onnx"))
+    assert 0 < widths["other"] < 0.6 * widths["default"], "a narrower network"
+    other.write_text("hidden: 30\n")
+    refused = mtorl("train", str(windows), str(tmp_path / "no"), "--settings", str(other), code=2)
+    assert "heads must divide hidden" in refused.stderr
+    another = mtorl("search", str(windows), str(best), "--epochs", "2", code=2)
+    assert "another number of epochs" in another.stderr
+
+
 def test_what_can_t_be_used_is_said_in_a_line(windows, tmp_path):
     assert "no manifest.json" in mtorl("train", str(tmp_path), str(tmp_path / "out"), code=2).stderr
     assert "missing; is" in mtorl("evaluate", str(tmp_path), code=2).stderr

@@ -1,0 +1,143 @@
+"""`mtorl search`, and the same on a cluster: `mtorl katib` writes the search, `mtorl trial` is what its pods run."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands import CommandGroup, Seed
+from cli.endings import exit_codes, stop
+
+if TYPE_CHECKING:
+    from mtorl.fitting.search import SearchReport
+
+app = CommandGroup()
+
+Epochs = Annotated[
+    int, typer.Option(help="Most epochs of a trial: as many as the training will have that gets the settings.", min=1)
+]
+_TABLE = 10  # trials in the table; all are in the JSON
+
+
+@app.command()
+def search(
+    windows: Annotated[Path, typer.Argument(help="Windows folder, as `mtorl data build` or a run leaves it.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the search; one that was stopped goes on.")],
+    trials: Annotated[int, typer.Option(help="Trials in all, those that the folder has included.", min=1)] = 30,
+    timeout: Annotated[float, typer.Option(help="Seconds after which no trial begins. 0: no limit.", min=0)] = 0.0,
+    epochs: Epochs = 15,
+    seed: Seed = 7,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all trials to this file.")] = None,
+) -> None:
+    """Search for the settings of training that predict validation users best.
+
+        mtorl search runs/latest/windows best --trials 30
+        mtorl train runs/latest/windows model --settings best/settings.yaml
+
+    The first trial is the defaults. Settings are proposed by TPE (Optuna), and unpromising trials end early. No test
+    user is read. The pipeline takes the same file:
+
+        mtorl pipeline run mtorl-train ... -p settings="$(cat best/settings.yaml)"
+    """
+    from cli.progress_bars import ProgressBars
+    from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError
+    from mtorl.fitting.search import search as run_search
+    from mtorl.window.window import WindowError
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        stop(f"--json: {json_file.parent} is no folder", 2)
+    stopped = f"stopped; the same command goes on from {out}"
+    unusable = (SearchError, WindowError, OSError)
+    with exit_codes(unusable, stopped=stopped), ProgressBars() as bars, bars.step("search"):
+        config = SearchConfig(trials=trials, timeout=timeout, epochs=epochs, seed=seed)
+        report = run_search(str(windows), str(out), config)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    _print_search(report)
+    typer.echo(f"settings: {out / SETTINGS_FILE}")
+
+
+@app.command()
+def trial(
+    windows: Annotated[Path, typer.Argument(help="Windows folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting; once for each.")
+    ] = None,
+    epochs: Epochs = 15,
+    seed: Seed = 7,
+) -> None:
+    """Train one network with some settings, and print how well it predicts validation users. It writes nothing.
+
+        mtorl trial runs/latest/windows --set lr=0.01 --set hidden=128
+
+    Each epoch is a line for Katib's collector: the time, and validation_loss=VALUE of the weights that would be kept.
+    """
+    from mtorl.fitting.settings import SettingsError, parse_settings, with_settings
+    from mtorl.fitting.trial import METRIC, Trials
+    from mtorl.network.training import TrainConfig, TrainingDiverged
+    from mtorl.window.window import WindowError
+
+    def on_epoch(epoch: int, loss: float) -> None:
+        # Katib reads a time at the start of the line; without one, all lines have the same.
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        print(f"{now} {METRIC}={loss:.6f} epoch={epoch}", flush=True)
+
+    with exit_codes((SettingsError, WindowError, OSError), failed=(TrainingDiverged,)):
+        config = with_settings(TrainConfig(epochs=epochs, seed=seed), parse_settings(settings or []))
+        Trials(str(windows)).run(config, on_epoch)
+
+
+@app.command()
+def katib(
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("manifests/katib/experiment.yaml"),
+    windows: Annotated[str, typer.Option(help="Windows folder, as pods see it.")] = "/mnt/mtorl/built/windows",
+    trials: Annotated[int, typer.Option(help="Trials in all.", min=1)] = 30,
+    parallel: Annotated[int, typer.Option(help="Trials at a time.", min=1)] = 3,
+    epochs: Epochs = 15,
+    seed: Seed = 7,
+) -> None:
+    """Write the search as an experiment for Katib, which runs trials beside each other on a cluster.
+
+        MTORL_IMAGE=registry.example.com/mtorl/train:TAG mtorl katib --out search.yaml
+        kubectl -n mtorl create -f search.yaml
+
+    What the cluster needs for it: manifests/katib/README.md
+    """
+    from pipelines.katib import KatibSearch, write
+
+    with exit_codes((ValueError, OSError)):
+        write(out, KatibSearch(windows=windows, trials=trials, parallel=parallel, epochs=epochs, seed=seed))
+    typer.echo(out)
+
+
+def _print_search(report: SearchReport) -> None:
+    """Print the best trials, what mattered, and what the best one gains over the defaults."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(report.trials)} trials, the best first", title_justify="left")
+    names = list(report.best.settings)
+    for column in ("trial", "loss", "ended", "epochs", *names):
+        table.add_column(column, justify="left" if column == "ended" else "right")
+    # The default's row is always there, to compare with.
+    ranked = sorted(report.trials, key=lambda one: (one.ended != "complete", one.loss or 0.0))
+    for one in [*ranked[:_TABLE], *(one for one in ranked[_TABLE:] if one.number == 0)]:
+        loss = "-" if one.loss is None else f"{one.loss:.4f}"
+        settings = [f"{one.settings[name]:.3g}" for name in names]
+        number = "0 (default)" if one.number == 0 else str(one.number)
+        table.add_row(number, loss, one.ended, str(one.epochs), *settings)
+    console = Console()
+    console.print(table)
+    if report.importance:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in report.importance.items())
+        console.print(f"importance, share of the loss's variance: {shares}", highlight=False, soft_wrap=True)
+    early = sum(one.ended != "complete" for one in report.trials)
+    default = "diverged" if report.default_loss is None else f"{report.default_loss:.4f}"
+    console.print(
+        f"loss of validation users: {report.best.loss:.4f}, default {default}; {early} trials ended early",
+        highlight=False,
+    )

@@ -1,0 +1,320 @@
+"""A search for hyper-parameters on one machine: Optuna proposes settings, `Trials` says how good they are.
+
+    report = search("runs/latest/windows", "best", SearchConfig(trials=30))
+    report.best.settings, report.best.loss, report.default_loss
+
+The first trial is the default, so that the best one is never worse than it on validation users. The others are proposed
+by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"). A trial ends early when, at an epoch, its
+loss is above the median of those that got there.
+
+The folder holds `trials.db` (the study as SQLite, which optuna-dashboard opens too) and, after each trial,
+`settings.yaml`: the best settings so far. A search that was stopped goes on from there. Each proposal is drawn from the
+seed and the trials that are finished, so a search that was killed proposes the same as one that was not.
+
+What is minimised, and that no test user is read: `mtorl.fitting.trial`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from mtorl.fitting.search_space import SPACE, Parameter, defaults
+from mtorl.fitting.settings import Settings, with_settings
+from mtorl.fitting.trial import TrialResult, Trials
+from mtorl.network.training import TrainConfig, TrainingDiverged
+from mtorl.runtime import progress
+from mtorl.runtime.files import replacing
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY, TRIALS_FILE, SETTINGS_FILE = "mtorl", "trials.db", "settings.yaml"
+_LOCK = ".lock"
+_RANDOM_TRIALS = 8  # before TPE proposes, and before a trial may end early
+_EPOCHS_AT_LEAST = 2  # of a trial that ends early
+
+
+class SearchError(ValueError):
+    """A search that can't be made, or that can't go on."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How to search.
+
+    Attributes:
+        trials: Finished trials of the folder, those of earlier calls included, after which the search ends.
+        timeout: Seconds of this call after which no trial begins; 0 for no limit.
+        epochs: Most epochs of a trial, which should be those of the training that will have the settings.
+        seed: Seed of the proposals, and of each trial's training.
+    """
+
+    trials: int = 30
+    timeout: float = 0.0
+    epochs: int = TrainConfig.epochs
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "epochs"):
+            if getattr(self, name) < 1:
+                raise SearchError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("timeout", "seed"):
+            if getattr(self, name) < 0:
+                raise SearchError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A finished trial.
+
+    Attributes:
+        number: In order, from 0: the default settings.
+        settings: What was tried.
+        loss: The objective; of a trial that ended early, that of its last epoch; None if there is none.
+        ended: "complete", "early" or "diverged".
+        epochs: Epochs that it trained.
+        seconds: Duration.
+    """
+
+    number: int
+    settings: Settings
+    loss: float | None
+    ended: str
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What came of a search.
+
+    Attributes:
+        trials: All finished trials, in order.
+        importance: Share of the loss's variance that each setting explains (fANOVA, Hutter et al. 2014); empty with too
+            few complete trials to say.
+    """
+
+    trials: list[Tried]
+    importance: dict[str, float]
+
+    @property
+    def best(self) -> Tried:
+        """The complete trial of the least loss."""
+        best = _best(self.trials)
+        assert best is not None, "a search without one is an error"
+        return best
+
+    @property
+    def default_loss(self) -> float | None:
+        """Loss of the default settings; None if their training diverged."""
+        return self.trials[0].loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "best": asdict(self.best),
+            "default_loss": self.default_loss,
+            "importance": self.importance,
+            "trials": [asdict(tried) for tried in self.trials],
+            "space": [asdict(parameter) | {"default": parameter.default} for parameter in SPACE],
+        }
+
+
+def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
+    """Search, or go on with a search.
+
+    Args:
+        windows: Windows folder.
+        out: Folder of the search.
+        config: How to search.
+
+    Raises:
+        SearchError: the folder holds another search, or no trial could be completed.
+        WindowError: the windows folder is none, or has no training or no validation users.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    trials, folder = Trials(windows), Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        study = _study(folder, _identity(windows, config))
+        _forget_unfinished(study)
+        started = time.monotonic()
+        while (done := len(_finished(study))) < config.trials:
+            if done and config.timeout and time.monotonic() - started >= config.timeout:
+                break
+            _run(study, trials, config, done)
+            _write_best(folder, study, config)
+        tried = _tried(study)
+    if not any(one.ended == "complete" for one in tried):
+        raise SearchError("no trial was completed: all diverged; look for extreme inputs (mtorl data validate)")
+    return SearchReport(tried, _importance(study))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let no other search write to the folder: each takes the other's trial for one that was killed."""
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SearchError(f"{folder}: another search is at work in this folder; wait until it ends") from None
+        yield
+
+
+def distributions(space: tuple[Parameter, ...] = SPACE) -> dict[str, optuna.distributions.BaseDistribution]:
+    """The search space in Optuna's terms."""
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+    def of(parameter: Parameter) -> BaseDistribution:
+        if parameter.scale == "choice":
+            return CategoricalDistribution(parameter.choices)
+        log = parameter.scale == "log"
+        if parameter.whole:
+            return IntDistribution(int(parameter.low), int(parameter.high), log=log)
+        return FloatDistribution(parameter.low, parameter.high, log=log)
+
+    return {parameter.name: of(parameter) for parameter in space}
+
+
+def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
+    import optuna
+    from sqlalchemy.exc import DatabaseError
+
+    storage = f"sqlite:///{folder.absolute() / TRIALS_FILE}"
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_RANDOM_TRIALS, n_warmup_steps=_EPOCHS_AT_LEAST)
+    try:
+        study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, pruner=pruner)
+    except (DatabaseError, optuna.exceptions.StorageInternalError):
+        raise SearchError(f"{folder / TRIALS_FILE}: not a file of trials; delete it to start anew") from None
+    known = study.user_attrs
+    if differ := [name for name, value in identity.items() if known.get(name, value) != value]:
+        others = " and another ".join(differ)
+        raise SearchError(f"{folder}: holds a search with another {others}; name another folder, or delete this one")
+    for name, value in identity.items():
+        study.set_user_attr(name, value)
+    return study
+
+
+def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
+    """What trials must have in common to be compared."""
+    manifest = json.loads(Path(windows, "manifest.json").read_text())
+    files = [shard["sha256"] for shard in manifest["shards"]]
+    content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])
+    return {
+        "content of the windows": hashlib.sha256(content.encode()).hexdigest(),
+        "space of settings": [repr(parameter) + f", default {parameter.default}" for parameter in SPACE],
+        "number of epochs": config.epochs,
+        "seed": config.seed,
+    }
+
+
+def _forget_unfinished(study: optuna.Study) -> None:
+    """What a killed search was at is proposed again: the proposal follows from the finished trials."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    from optuna.trial import TrialState
+
+    finished: list[optuna.trial.FrozenTrial]
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return finished
+
+
+def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -> None:
+    """Propose, train, and tell what came of it."""
+    import optuna
+    from optuna.trial import TrialState
+
+    # A sampler of its own for each trial: what it draws does not hang on how often the search was interrupted.
+    seed = int(np.random.default_rng([config.seed, done]).integers(2**31))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
+    if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial(defaults())
+    trial = study.ask(distributions())
+    started = time.monotonic()
+
+    def on_epoch(epoch: int, loss: float) -> None:
+        trial.report(loss, epoch)
+        note = f"trial {done + 1} of {config.trials}, epoch {epoch}: loss {loss:.4f}{_best_words(study)}"
+        progress.report(done + epoch / config.epochs, config.trials, note)
+        if epoch < config.epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    training = with_settings(TrainConfig(epochs=config.epochs, seed=config.seed), trial.params)
+    result: TrialResult | None = None
+    ended = "complete"
+    try:
+        result = trials.run(training, on_epoch)
+    except optuna.TrialPruned:
+        ended = "early"
+    except TrainingDiverged:
+        ended = "diverged"
+    trial.set_user_attr("ended", ended)
+    trial.set_user_attr("seconds", time.monotonic() - started)
+    if result is None:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, result.loss)
+
+
+def _best_words(study: optuna.Study) -> str:
+    best = _best(_tried(study))
+    return "" if best is None else f", best {best.loss:.4f}"
+
+
+def _tried(study: optuna.Study) -> list[Tried]:
+    """The finished trials, numbered without those that were killed."""
+
+    def of(number: int, trial: optuna.trial.FrozenTrial) -> Tried:
+        ended = trial.user_attrs["ended"]
+        loss = None if ended == "diverged" else trial.value
+        epochs = len(trial.intermediate_values)
+        return Tried(number, dict(trial.params), loss, ended, epochs, trial.user_attrs["seconds"])
+
+    return [of(number, trial) for number, trial in enumerate(_finished(study))]
+
+
+def _best(tried: list[Tried]) -> Tried | None:
+    complete = [one for one in tried if one.ended == "complete"]
+    return min(complete, key=lambda one: one.loss or 0.0, default=None)
+
+
+def _importance(study: optuna.Study) -> dict[str, float]:
+    """Of each setting, greatest first."""
+    import optuna
+
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(complete) < _RANDOM_TRIALS:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in found.items()}
+
+
+def _write_best(folder: Path, study: optuna.Study, config: SearchConfig) -> None:
+    best = _best(_tried(study))
+    if best is None:
+        return
+    head = (
+        f"# Trial {best.number}: loss {best.loss:.6f} of validation users, in at most {config.epochs} epochs\n"
+        f"# mtorl train WINDOWS OUT --epochs {config.epochs} --settings {SETTINGS_FILE}\n"
+    )
+    with replacing(folder / SETTINGS_FILE) as unfinished:
+        unfinished.write_text(head + yaml.safe_dump(best.settings, sort_keys=False))

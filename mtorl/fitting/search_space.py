@@ -1,0 +1,95 @@
+"""The hyper-parameters that a search may change, and between which bounds: the one definition that every search reads.
+
+`mtorl search` (Optuna, on a laptop) and the Katib experiment of manifests/katib are both made of `SPACE`; so is the
+table of docs/training.md (`table`).
+
+What is here changes how well the network predicts users that it has not seen. What is not here, and why:
+
+    lam         The preference term makes the clone of the log a worse one, on purpose. By any measure of how well the
+                log is predicted, its best weight is zero.
+    epochs      The length of the learning rate's fall. Early stopping finds the best epoch of each trial; a search is
+                made with the number of epochs that the training will have.
+    seed        Its spread is noise. Choosing the luckiest one would be choosing noise.
+    averaging, clip, heads, patience
+                Thirty trials say little enough about eight settings.
+    convolutions, attention
+                The ablations of docs/results.md are about them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mtorl.network.training import TrainConfig
+
+Scale = Literal["linear", "log", "choice"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A field of `TrainConfig` and the values that it may take.
+
+    Attributes:
+        name: The field.
+        scale: "linear" or "log" between `low` and `high`, both included; "choice": one of `choices`.
+        meaning: What it is, in a few words.
+        low: Least value; a whole number if the field is one.
+        high: Greatest value.
+        choices: All values.
+    """
+
+    name: str
+    scale: Scale
+    meaning: str
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        default = self.default
+        inside = default in self.choices if self.scale == "choice" else self.low <= default <= self.high
+        if not inside:  # the first trial is the default
+            raise ValueError(f"{self.name}: the default {default} is outside of the space")
+
+    @property
+    def default(self) -> int | float:
+        """What a training takes without a search."""
+        value: int | float = getattr(TrainConfig(), self.name)
+        return value
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers will do."""
+        return isinstance(self.default, int)
+
+    @property
+    def range(self) -> str:
+        """The values in words."""
+        if self.scale == "choice":
+            return ", ".join(map(str, self.choices))
+        return f"{self.low:g} to {self.high:g}"
+
+
+SPACE = (
+    Parameter("lr", "log", "learning rate at the start", 5e-4, 2e-2),
+    Parameter("weight_decay", "log", "AdamW's pull of the weights to zero", 1e-4, 0.3),
+    Parameter("batch_size", "choice", "windows of a step", choices=(64, 128, 256)),
+    Parameter("hidden", "choice", "width of the network", choices=(32, 64, 128)),
+    Parameter("levels", "linear", "convolutions", 1, 4),
+    Parameter("dropout", "linear", "share of units that are dropped", 0.0, 0.5),
+    Parameter("mu", "log", "weight of the reward loss", 0.5, 8.0),
+    Parameter("nu", "log", "weight of the cost loss", 0.1, 1.0),
+)
+
+
+def defaults() -> dict[str, int | float]:
+    """The settings of a training without a search."""
+    return {parameter.name: parameter.default for parameter in SPACE}
+
+
+def table() -> str:
+    """The space as a table in Markdown, as docs/training.md has it."""
+    lines = ["| setting | what it is | values | scale | default |", "|---|---|---|---|---|"]
+    lines += [f"| `{p.name}` | {p.meaning} | {p.range} | {p.scale} | {p.default:g} |" for p in SPACE]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,129 @@
+"""One trial of a search: train one network with some settings, and say how well it predicts validation users.
+
+    trials = Trials(windows)                                 # windows that are read once
+    result = trials.run(TrainConfig(lr=0.01), on_epoch)      # result.loss
+
+**What is minimised.** The validation loss with the *default* weights,
+
+    loss = action + 2 reward + 0.3 cost        of validation users, in the epoch whose weights are kept
+
+and not the loss that the trial trains with: its weights are part of the search, and whoever may choose the weights of a
+loss can make it small without predicting anything better.
+
+Policy value is what counts in the end, and would be too noisy to choose by. A tenth of the users are validation users;
+for 600 of them with 12 touchpoints each, one click in nine and importance weights of 2, the standard error of an
+off-policy estimate is 5 % of the value, which is as much as settings move it: the best of thirty estimates would mostly
+be the luckiest. The loss of every logged step is far less noisy. But it is another thing than value: what it gains need
+not be a gain of the policy (docs/tables/search.md), and the gate has the last word.
+
+Training users are fitted, validation users choose the epoch and the settings. No row of a test user is used, so the
+evaluation on test users and the gate stay honest, however long the search was.
+
+A trial trains one network and not the ensemble that an artifact holds: the members differ in their seed alone, and half
+the time is twice the trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from mtorl.log.columns import WindowError
+from mtorl.network.objective import TERMS
+from mtorl.network.parallel import one_thread
+from mtorl.network.training import TrainConfig, train
+from mtorl.window.encoder import Encoder
+from mtorl.window.loader import FolderWindows, TrainingWindows
+from mtorl.window.table import WindowTable, shards
+
+METRIC = "validation_loss"
+"""Name of the objective, in what a trial prints."""
+
+WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
+"""Of the losses in the objective, whatever weights a trial trains with."""
+
+OnEpoch = Callable[[int, float], None]
+"""Called with the epoch, from 1, and the loss of the weights that would be kept if training ended with it."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How good a trial was, on validation users."""
+
+    loss: float  # what a search minimises
+    terms: dict[str, float]  # loss of each head
+    epochs: int  # until training stopped
+    best_epoch: int  # whose weights are kept
+    seconds: float
+
+
+class Trials:
+    """Trials on a windows folder, one after the other.
+
+    Args:
+        windows: Windows folder.
+
+    Raises:
+        WindowError: it is none, or has no training users.
+    """
+
+    def __init__(self, windows: str) -> None:
+        self.windows = windows
+        self._files = shards(windows)
+
+    @cached_property
+    def data(self) -> TrainingWindows:
+        """The windows of training and of validation users; those of one shard stay in memory from trial to trial."""
+        encoder, channels = self._encoder()
+        return TrainingWindows(
+            FolderWindows(self.windows, "train", encoder), FolderWindows(self.windows, "val", encoder), channels
+        )
+
+    def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> TrialResult:
+        """Train with some settings.
+
+        Args:
+            config: The settings.
+            on_epoch: See `OnEpoch`. What it raises ends the trial.
+
+        Raises:
+            WindowError: there are no training users, or no validation users.
+            TrainingDiverged: a loss or gradient became NaN or infinite.
+        """
+        kept: dict[str, float] = {}
+
+        def on_row(row: dict[str, float]) -> None:
+            nonlocal kept
+            if not kept or row["val_loss"] < kept["val_loss"]:  # as training keeps weights
+                kept = row
+            if on_epoch is not None:
+                on_epoch(int(row["epoch"]), objective(kept))
+
+        with one_thread():
+            result = train(self.data, config, on_row)
+        best = result.history[result.best_epoch - 1]
+        return TrialResult(
+            loss=objective(best),
+            terms={name: best[f"val_{name}"] for name in TERMS if name in WEIGHTS},
+            epochs=len(result.history),
+            best_epoch=result.best_epoch,
+            seconds=result.seconds,
+        )
+
+    def _encoder(self) -> tuple[Encoder, int]:
+        """What the training itself would encode with, and the number of channels."""
+        for file in self._files:
+            table = WindowTable.load(self.windows, "train", file)
+            if len(table.rows):
+                return Encoder.fit(table.tiles("train"), table.spec), len(table.spec.channels)
+        raise WindowError("no training windows: the log has too few users")
+
+
+def objective(row: dict[str, float]) -> float:
+    """The objective of an epoch.
+
+    Args:
+        row: Its row of the training's history.
+    """
+    return sum(weight * row[f"val_{name}"] for name, weight in WEIGHTS.items())

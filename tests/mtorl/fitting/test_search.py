@@ -1,0 +1,261 @@
+"""The search: what it minimises, whom it reads, how it goes on, and what it leaves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import yaml
+
+from mtorl.fitting import search as search_module
+from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError, SearchReport, Tried, distributions, search
+from mtorl.fitting.search_space import SPACE, Parameter, defaults, table
+from mtorl.fitting.settings import load_settings
+from mtorl.fitting.training_summary import TrainingSummary
+from mtorl.fitting.trial import WEIGHTS, OnEpoch, TrialResult, Trials
+from mtorl.log.splits import split_of
+from mtorl.network.training import TrainConfig, TrainingDiverged
+from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
+from tests.repository import ROOT
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> str:
+    return written(tmp_path / "windows", STEPS)
+
+
+def written(folder: Path, rows: pd.DataFrame) -> str:
+    write_windows_folder(folder, rows)
+    return str(folder)
+
+
+def poisoned(split: str) -> pd.DataFrame:
+    """The log with other channels, costs and outcomes of the users of a part; the users and shards are the same."""
+    rows = STEPS.copy()
+    theirs = split_of(rows["user_id"]) == split
+    assert theirs.any()
+    rows.loc[theirs, "channel"] = "video"
+    rows.loc[theirs, "cost"] *= 1000.0
+    rows.loc[theirs, "click"] = 1 - rows.loc[theirs, "click"]
+    rows.loc[theirs, "hour"] = 1e6
+    return rows
+
+
+def without_times(report: SearchReport) -> list[Tried]:
+    return [replace(tried, seconds=0.0) for tried in report.trials]
+
+
+SHORT = SearchConfig(trials=3, epochs=2, seed=3)
+
+
+@pytest.mark.integration
+def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
+    clean = search(windows, str(tmp_path / "clean"), SHORT)
+    same = search(written(tmp_path / "test", poisoned("test")), str(tmp_path / "same"), SHORT)
+    assert without_times(same) == without_times(clean)
+    assert (tmp_path / "same" / SETTINGS_FILE).read_text() == (tmp_path / "clean" / SETTINGS_FILE).read_text()
+    for split in ("val", "train"):  # it would be seen
+        other = search(written(tmp_path / split, poisoned(split)), str(tmp_path / f"other-{split}"), SHORT)
+        assert [one.loss for one in other.trials] != [one.loss for one in clean.trials]
+
+
+@pytest.mark.integration
+def test_the_objective_has_the_default_weights_whatever_a_trial_trains_with(windows: str) -> None:
+    trials, seen = Trials(windows), []
+    result = trials.run(TrainConfig(epochs=2, mu=0.1, nu=3.0), lambda epoch, loss: seen.append((epoch, loss)))
+    assert result.loss == pytest.approx(sum(WEIGHTS[name] * loss for name, loss in result.terms.items()))
+    assert {"action": 1.0, "reward": TrainConfig().mu, "cost": TrainConfig().nu} == WEIGHTS
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert seen[-1][1] == result.loss, "the last one is that of the weights that are kept"
+    rows: list[dict[str, float]] = []
+    from mtorl.network.training import train
+
+    train(trials.data, TrainConfig(epochs=2), rows.append)
+    assert trials.run(TrainConfig(epochs=2)).loss == pytest.approx(min(row["val_loss"] for row in rows), rel=1e-6)
+
+
+def test_windows_are_encoded_as_the_training_does(windows: str) -> None:
+    trained = TrainingSummary.of(windows).encoder
+    assert Trials(windows).data.train.encoder.to_dict() == trained.to_dict()  # type: ignore[attr-defined]
+
+
+# What follows is about the search alone: a trial is a formula.
+
+
+@pytest.fixture
+def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """Trials whose loss is least at a learning rate of 0.01 and a dropout of 0.1; the list of what was tried."""
+    tried: list[TrainConfig] = []
+
+    def run(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+        tried.append(config)
+        loss = 2 + math.log10(config.lr / 0.01) ** 2 + (config.dropout - 0.1) ** 2
+        for epoch in range(1, config.epochs + 1):
+            on_epoch(epoch, loss + 1 / epoch)
+        return TrialResult(loss, {}, config.epochs, config.epochs, 0.0)
+
+    monkeypatch.setattr(Trials, "run", run)
+    return tried
+
+
+def test_the_first_trial_is_the_default_and_the_best_one_better(
+    windows: str, tmp_path: Path, formula: list[TrainConfig]
+) -> None:
+    report = search(windows, str(tmp_path / "best"), SearchConfig(trials=25, epochs=4))
+    assert formula[0] == TrainConfig(epochs=4, seed=7) and report.trials[0].settings == defaults()
+    assert report.default_loss is not None and report.best.loss is not None
+    assert report.best.loss < report.default_loss
+    assert load_settings(tmp_path / "best" / SETTINGS_FILE) == report.best.settings
+    assert max(report.importance, key=lambda name: report.importance[name]) == "lr"
+    assert {one.ended for one in report.trials} == {"complete", "early"}
+    assert all(one.epochs == 4 for one in report.trials if one.ended == "complete")
+    assert all(2 <= one.epochs < 4 for one in report.trials if one.ended == "early")
+    assert all(tried.seed == 7 for tried in formula), "settings are compared on the same random numbers"
+
+
+def test_every_proposal_is_in_the_space(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
+    report = search(windows, str(tmp_path / "best"), SearchConfig(trials=15, epochs=1))
+    for one in report.trials:
+        for parameter in SPACE:
+            value = one.settings[parameter.name]
+            if parameter.scale == "choice":
+                assert value in parameter.choices
+            else:
+                assert parameter.low <= value <= parameter.high
+            assert not parameter.whole or isinstance(value, int)
+
+
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
+    windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SearchConfig(trials=14, epochs=3, seed=5)
+    whole = search(windows, str(tmp_path / "whole"), config)
+    # Killed in the middle of the first trial, of a later one, and between two.
+    run, kill_at = Trials.run, {0, 10}
+
+    def killed(self: Trials, settings: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+        if len(formula) - before in kill_at:
+            kill_at.remove(len(formula) - before)
+            raise KeyboardInterrupt
+        return run(self, settings, on_epoch)
+
+    before = len(formula)
+    monkeypatch.setattr(Trials, "run", killed)
+    for trials in (14, 6, 14, 14):
+        try:
+            parts = search(windows, str(tmp_path / "parts"), replace(config, trials=trials))
+        except KeyboardInterrupt:
+            continue
+    assert not kill_at
+    assert without_times(parts) == without_times(whole)
+    tried = len(formula)
+    assert without_times(search(windows, str(tmp_path / "parts"), config)) == without_times(whole)
+    assert len(formula) == tried, "nothing is tried again"
+
+
+def test_other_seeds_propose_other_settings(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
+    one, other = (search(windows, str(tmp_path / str(seed)), SearchConfig(3, 0, 1, seed)) for seed in (1, 2))
+    assert one.trials[0].settings == other.trials[0].settings
+    assert one.trials[1].settings != other.trials[1].settings
+
+
+def test_no_trial_begins_after_the_timeout(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
+    config = SearchConfig(trials=5, timeout=1e-9, epochs=1)
+    assert len(search(windows, str(tmp_path / "best"), config).trials) == 1
+    assert len(search(windows, str(tmp_path / "best"), replace(config, timeout=0.0)).trials) == 5
+
+
+def test_what_diverges_is_a_trial_and_no_end(
+    windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Trials.run
+
+    def diverging(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+        if len(formula) % 2 == 0:
+            formula.append(config)
+            raise TrainingDiverged("epoch 1: reward is nan")
+        return run(self, config, on_epoch)
+
+    monkeypatch.setattr(Trials, "run", diverging)
+    report = search(windows, str(tmp_path / "best"), SearchConfig(trials=6, epochs=1))
+    assert [one.ended for one in report.trials] == ["diverged", "complete"] * 3
+    assert report.default_loss is None and report.best.ended == "complete"
+    with pytest.raises(SearchError, match="no trial was completed"):
+        search(windows, str(tmp_path / "none"), SearchConfig(trials=1, epochs=1))
+
+
+def test_trials_that_cannot_be_compared_are_not_mixed(
+    windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config = str(tmp_path / "best"), SearchConfig(trials=1, epochs=2)
+    search(windows, out, config)
+    for other, what in ((replace(config, epochs=3), "number of epochs"), (replace(config, seed=8), "seed")):
+        with pytest.raises(SearchError, match=f"a search with another {what}; name another folder"):
+            search(windows, out, other)
+    changed = written(tmp_path / "changed", poisoned("val"))
+    with pytest.raises(SearchError, match="another content of the windows"):
+        search(changed, out, config)
+    monkeypatch.setattr(search_module, "SPACE", (*SPACE[1:], replace(SPACE[0], high=0.5)))
+    with pytest.raises(SearchError, match="another space of settings"):
+        search(windows, out, config)
+
+
+def test_one_search_at_a_time_and_a_file_that_is_none(
+    windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "best"
+    run = Trials.run
+
+    def meanwhile(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+        with pytest.raises(SearchError, match="another search is at work"):
+            search(windows, str(out), SearchConfig(trials=1, epochs=1))
+        return run(self, config, on_epoch)
+
+    monkeypatch.setattr(Trials, "run", meanwhile)
+    search(windows, str(out), SearchConfig(trials=1, epochs=1))
+    (tmp_path / "rubbish").mkdir()
+    (tmp_path / "rubbish" / "trials.db").write_bytes(b"no database " * 100)
+    with pytest.raises(SearchError, match="not a file of trials; delete it"):
+        search(windows, str(tmp_path / "rubbish"), SearchConfig(trials=1))
+
+
+@pytest.mark.parametrize("change", [{"trials": 0}, {"epochs": 0}, {"timeout": -1.0}, {"seed": -1}])
+def test_a_search_that_is_none(change: dict[str, float]) -> None:
+    (name,) = change
+    with pytest.raises(SearchError, match=f"{name} must"):
+        replace(SearchConfig(), **change)  # type: ignore[arg-type]
+
+
+def test_the_space_holds_the_defaults_and_what_a_training_can_have() -> None:
+    assert {p.name: p.default for p in SPACE} == {name: getattr(TrainConfig(), name) for name in defaults()}
+    for parameter in SPACE:
+        ends = parameter.choices or (parameter.low, parameter.high)
+        for end in ends:
+            TrainConfig(**{parameter.name: int(end) if parameter.whole else end})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"lr: the default 0\.003 is outside"):
+        Parameter("lr", "log", "too high", 0.1, 1.0)
+
+
+def test_optuna_gets_the_scales_of_the_space() -> None:
+    found = distributions()
+    assert found["lr"] == optuna.distributions.FloatDistribution(5e-4, 2e-2, log=True)
+    assert found["levels"] == optuna.distributions.IntDistribution(1, 4)
+    assert found["dropout"] == optuna.distributions.FloatDistribution(0.0, 0.5)
+    assert found["hidden"] == optuna.distributions.CategoricalDistribution((32, 64, 128))
+    assert list(found) == [parameter.name for parameter in SPACE]
+
+
+def test_the_manual_has_the_table_of_the_space() -> None:
+    assert table() in (ROOT / "docs" / "training.md").read_text()
+
+
+def test_a_report_is_plain_values(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
+    report = search(windows, str(tmp_path / "best"), SearchConfig(trials=9, epochs=1)).to_dict()
+    again = yaml.safe_load(yaml.safe_dump(report))
+    assert len(again["trials"]) == 9 and again["best"]["loss"] <= again["default_loss"]
+    assert not any(isinstance(value, np.generic) for value in report["importance"].values())
