@@ -7,7 +7,7 @@
 # Without them the pair in ../shared/kubernetes is used when it is there; else the check is skipped, and said so.
 # It runs with $PYTHON (default: the repository's .venv), which needs kubernetes-validate and, for CEL rules, cel-expr-python.
 #
-# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays, tests and examples of manifests/
+# Usage: scripts/validate-manifests.sh [FOLDER ...]        default: foundation, overlays, tests, katib and examples of manifests/
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,11 +22,13 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
   skipped="$PYTHON has no kubernetes-validate"
 fi
 
-# What comes from elsewhere: the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation.
-external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data')
+# What comes from elsewhere: the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
+# and the pods of mtorl-search are made by Katib.
+external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data'
+          --external 'NetworkPolicy/mtorl-search')
 
 folders=("$@")
-((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/examples/*/ manifests/examples/*/foundation/)
+((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/katib/ manifests/examples/*/ manifests/examples/*/foundation/)
 rendered=$(mktemp)
 trap 'rm -f "$rendered"' EXIT
 failed=0

@@ -1,0 +1,187 @@
+"""The search for hyper-parameters as a Katib experiment: the same space as `mtorl search`, each trial a Job.
+
+    write(Path("manifests/katib/experiment.yaml"), KatibSearch())        # `mtorl katib`
+
+Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
+what `mtorl trial` prints. Three things are as they are because of how Katib works:
+
+- The container has a `command`. Katib's webhook wraps it into a shell, to catch what it prints; without one it would
+  ask the image's registry for the entry point. The words are joined without quotes, so no value may need any.
+- The metric of a trial is its latest value, that of the weights which training keeps.
+- There is no early stopping. Katib runs its service as a second container of the pod that proposes, and has no way to
+  give it a security context; a namespace of the Pod Security Standard "restricted" refuses that pod.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.component import IMAGE
+from mtorl.fitting.search_space import SPACE, Parameter
+from mtorl.fitting.trial import METRIC
+from mtorl.runtime.files import replacing
+from pipelines.profile import MOUNT, STAGING
+
+NAME = "mtorl-search"
+_CONTAINER = "trial"
+_HEAD = f"""# A search for the hyper-parameters of training, on a cluster: README.md. Written by `mtorl katib`, not by
+# hand, with the space of mtorl/fitting/search_space.py. In no overlay: Katib refuses changes of one that has begun.
+#   kubectl -n mtorl apply -k manifests/katib
+#   kubectl -n mtorl get experiments.kubeflow.org {NAME} -o jsonpath='{{.status.currentOptimalTrial}}'
+"""
+
+
+@dataclass(frozen=True)
+class KatibSearch:
+    """What an experiment is to search.
+
+    Attributes:
+        windows: Windows folder, as pods see it.
+        trials: Trials in all.
+        parallel: Trials at a time.
+        epochs: Most epochs of a trial.
+        seed: Seed of the proposals, and of each trial's training.
+    """
+
+    windows: str = f"{MOUNT}/built/windows"
+    trials: int = 30
+    parallel: int = 3
+    epochs: int = 15
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.parallel > self.trials:
+            raise ValueError(f"parallel must be at most trials, got {self.parallel} and {self.trials}")
+        if not self.windows.startswith(f"{MOUNT}/"):
+            raise ValueError(f"windows must lie on the data volume, {MOUNT}, got {self.windows}")
+        if strange := sorted({sign for sign in self.windows if not (sign.isalnum() or sign in "/._-")}):
+            raise ValueError(f"windows: a shell would take {''.join(strange)!r} for more than a letter of a path")
+
+
+def write(path: Path, search: KatibSearch) -> None:
+    """Write an experiment.
+
+    Args:
+        path: File to write.
+        search: What to search.
+    """
+    with replacing(path) as unfinished:
+        unfinished.write_text(_HEAD + yaml.safe_dump(experiment(search), sort_keys=False, width=120))
+
+
+def experiment(search: KatibSearch) -> dict[str, Any]:
+    """The Kubernetes object."""
+    parameters = [{"name": p.name, "description": p.meaning, "reference": p.name} for p in SPACE]
+    return {
+        "apiVersion": "kubeflow.org/v1beta1",
+        "kind": "Experiment",
+        "metadata": {"name": NAME, "labels": _labels()},
+        "spec": {
+            "objective": {
+                "type": "minimize",
+                "objectiveMetricName": METRIC,
+                "metricStrategies": [{"name": METRIC, "value": "latest"}],
+            },
+            "algorithm": {
+                "algorithmName": "tpe",
+                "algorithmSettings": [{"name": "random_state", "value": str(search.seed)}],
+            },
+            "parallelTrialCount": search.parallel,
+            "maxTrialCount": search.trials,
+            "maxFailedTrialCount": min(3, search.trials),
+            "resumePolicy": "Never",
+            "metricsCollectorSpec": {"collector": {"kind": "StdOut"}},
+            "parameters": [_parameter(parameter) for parameter in SPACE],
+            "trialTemplate": {
+                "primaryContainerName": _CONTAINER,
+                "successCondition": 'status.conditions.#(type=="Complete")#|#(status=="True")#',
+                "failureCondition": 'status.conditions.#(type=="Failed")#|#(status=="True")#',
+                "trialParameters": parameters,
+                "trialSpec": _job(search),
+            },
+        },
+    }
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    if parameter.scale == "choice":
+        return {
+            "name": parameter.name,
+            "parameterType": "discrete",
+            "feasibleSpace": {"list": [str(choice) for choice in parameter.choices]},
+        }
+    return {
+        "name": parameter.name,
+        "parameterType": "int" if parameter.whole else "double",
+        "feasibleSpace": {
+            "min": f"{parameter.low:.10g}",
+            "max": f"{parameter.high:.10g}",
+            "distribution": "logUniform" if parameter.scale == "log" else "uniform",
+        },
+    }
+
+
+def _labels() -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": NAME,
+        "app.kubernetes.io/component": "search",
+        "app.kubernetes.io/part-of": "mtorl-kubeflow",
+    }
+
+
+def _job(search: KatibSearch) -> dict[str, Any]:
+    """A trial: the volume read-only, no token, nothing to write but scratch."""
+    settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
+    resources = STAGING.training
+    assert resources is not None
+    container = {
+        "name": _CONTAINER,
+        "image": IMAGE,
+        "command": ["mtorl"],
+        "args": ["trial", search.windows, f"--epochs={search.epochs}", f"--seed={search.seed}", *settings],
+        "resources": {
+            "requests": {"cpu": resources.cpu, "memory": resources.memory},
+            # One thread trains; the rest of a step's limit would stay idle.
+            "limits": {"cpu": "2", "memory": resources.memory},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "data", "mountPath": MOUNT, "readOnly": True},
+        ],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": STAGING.user,
+            "runAsGroup": STAGING.user,
+            "fsGroup": STAGING.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": STAGING.volume}},
+        ],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": STAGING.timeout_seconds,
+            "template": {"metadata": {"labels": _labels()}, "spec": pod},
+        },
+    }

@@ -1,0 +1,233 @@
+"""The Katib experiment: the space of the laptop's search, a pod that runs our command, and Katib's own rules."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from typer.testing import CliRunner
+
+from cli.main import app
+from mtorl.fitting.search import distributions
+from mtorl.fitting.search_space import SPACE, defaults
+from mtorl.fitting.trial import METRIC, Trials
+from mtorl.network.training import TrainConfig
+from pipelines.katib import KatibSearch, experiment, write
+from tests.manifests.conftest import parsed
+from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
+from tests.repository import ROOT
+
+KEPT = ROOT / "manifests" / "katib" / "experiment.yaml"
+WRITTEN = experiment(KatibSearch())
+
+# Katib's default filter of metrics, and the time at the start of a line (pkg/metricscollector of Katib 0.19).
+FILTER = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)")
+
+
+def closed(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+
+
+def listed(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": items}
+
+
+TEXT, COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1}
+NAMED = listed(closed(["name", "value"], name=TEXT, value=TEXT))
+# The CRD of Katib has no schema. This is its Go type ExperimentSpec (pkg/apis/controller/experiments/v1beta1), as far
+# as the experiment uses it, with what its webhook asks for. A field that it does not have would be dropped, unsaid.
+SPEC = closed(
+    ["objective", "algorithm", "parameters", "trialTemplate"],
+    objective=closed(
+        ["type", "objectiveMetricName"],
+        type={"enum": ["minimize", "maximize"]},
+        objectiveMetricName=TEXT,
+        metricStrategies=listed(closed(["name", "value"], name=TEXT, value={"enum": ["min", "max", "latest"]})),
+    ),
+    algorithm=closed(["algorithmName"], algorithmName=TEXT, algorithmSettings=NAMED),
+    parallelTrialCount=COUNT,
+    maxTrialCount=COUNT,
+    maxFailedTrialCount={"type": "integer", "minimum": 0},
+    resumePolicy={"enum": ["Never", "LongRunning", "FromVolume"]},
+    metricsCollectorSpec=closed(["collector"], collector=closed(["kind"], kind={"enum": ["StdOut"]})),
+    parameters=listed(
+        {
+            "oneOf": [
+                closed(
+                    ["name", "parameterType", "feasibleSpace"],
+                    name=TEXT,
+                    parameterType={"enum": ["int", "double"]},
+                    feasibleSpace=closed(
+                        ["min", "max"], min=TEXT, max=TEXT, distribution={"enum": ["uniform", "logUniform"]}
+                    ),
+                ),
+                closed(
+                    ["name", "parameterType", "feasibleSpace"],
+                    name=TEXT,
+                    parameterType={"enum": ["discrete", "categorical"]},
+                    feasibleSpace=closed(["list"], list=listed(TEXT) | {"uniqueItems": True}),
+                ),
+            ]
+        }
+    ),
+    trialTemplate=closed(
+        ["primaryContainerName", "successCondition", "failureCondition", "trialParameters", "trialSpec"],
+        primaryContainerName=TEXT,
+        successCondition=TEXT,
+        failureCondition=TEXT,
+        trialParameters=listed(closed(["name", "reference"], name=TEXT, description=TEXT, reference=TEXT)),
+        trialSpec={"type": "object", "required": ["apiVersion", "kind", "spec"]},
+    ),
+)
+
+
+def trial_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The Job of a trial, as Katib makes it: the template's text with values in place of its parameters."""
+    template = WRITTEN["spec"]["trialTemplate"]
+    text = json.dumps(template["trialSpec"])
+    for parameter in template["trialParameters"]:
+        place = f"${{trialParameters.{parameter['name']}}}"
+        assert place in text, f"{parameter['name']} is not used"
+        text = text.replace(place, str(values[parameter["reference"]]))
+    assert "${" not in text
+    return dict(json.loads(text))
+
+
+def container_of(job: dict[str, Any]) -> dict[str, Any]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def test_the_manifest_is_what_the_command_writes(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["katib", "--out", str(tmp_path / "experiment.yaml")])
+    assert answer.exit_code == 0, answer.output
+    assert KEPT.read_text() == (tmp_path / "experiment.yaml").read_text(), f"{KEPT} is stale: mtorl katib"
+
+
+def test_both_searches_have_the_same_space() -> None:
+    def of(parameter: dict[str, Any]) -> BaseDistribution:
+        space, kind = parameter["feasibleSpace"], parameter["parameterType"]
+        if kind == "discrete":
+            return CategoricalDistribution([int(choice) for choice in space["list"]])
+        log = {"logUniform": True, "uniform": False}[space["distribution"]]
+        if kind == "int":
+            return IntDistribution(int(space["min"]), int(space["max"]), log=log)
+        return FloatDistribution(float(space["min"]), float(space["max"]), log=log)
+
+    found = {parameter["name"]: of(parameter) for parameter in WRITTEN["spec"]["parameters"]}
+    assert found == distributions()
+
+
+def test_it_is_an_experiment_to_katib() -> None:
+    jsonschema.validate(WRITTEN["spec"], SPEC)
+    assert (WRITTEN["apiVersion"], WRITTEN["kind"]) == ("kubeflow.org/v1beta1", "Experiment")
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", WRITTEN["metadata"]["name"])
+    assert len(WRITTEN["metadata"]["name"]) <= 40
+    spec, template = WRITTEN["spec"], WRITTEN["spec"]["trialTemplate"]
+    assert spec["parallelTrialCount"] <= spec["maxTrialCount"] >= spec["maxFailedTrialCount"]
+    names = [parameter["name"] for parameter in spec["parameters"]]
+    assert [parameter["reference"] for parameter in template["trialParameters"]] == names == list(defaults())
+    assert "metadata" not in template["trialSpec"], "Katib names the Job"
+    assert template["primaryContainerName"] == container_of(template["trialSpec"])["name"]
+    assert spec["objective"]["objectiveMetricName"] == METRIC
+
+
+def test_the_rules_refuse_what_katib_refuses() -> None:
+    for change in (
+        lambda spec: spec.update(parallelTrials=3),
+        lambda spec: spec["parameters"][0]["feasibleSpace"].pop("max"),
+        lambda spec: spec["trialTemplate"].pop("successCondition"),
+        lambda spec: spec["parameters"][0]["feasibleSpace"].update(min=0.1),
+    ):
+        spec = copy.deepcopy(WRITTEN["spec"])
+        change(spec)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(spec, SPEC)
+
+
+def test_a_trial_is_a_job_that_a_restricted_namespace_takes() -> None:
+    job = trial_of(defaults())
+    kubernetes_validate.validate({**job, "metadata": {"name": "trial"}}, "1.34", strict=True)
+    pod, container = job["spec"]["template"]["spec"], container_of(job)
+    assert pod["restartPolicy"] == "Never" and pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert set(container["resources"]) == {"requests", "limits"}
+    (data,) = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
+    assert data["readOnly"] and container["args"][1].startswith(data["mountPath"] + "/")
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == ["mtorl-data"]
+
+
+def test_the_network_lets_katib_at_its_pods() -> None:
+    (policy,) = yaml.safe_load_all((KEPT.parent / "network.yaml").read_text())
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert selected == {"katib.kubeflow.org/experiment": WRITTEN["metadata"]["name"]}
+
+
+def test_a_shell_splits_the_command_as_it_is_meant() -> None:
+    """Katib joins the words with spaces and gives them to `sh -c`, to catch what is printed."""
+    container = container_of(trial_of(defaults() | {"lr": "7.1e-05"}))
+    assert container["command"] == ["mtorl"], "without a command, Katib would ask the image's registry"
+    for word in (*container["command"], *container["args"]):
+        assert re.fullmatch(r"[\w./=+-]+", word), word
+
+
+def test_our_command_line_reads_a_trial() -> None:
+    values = defaults() | {"lr": "7.1e-05", "hidden": "128", "levels": "3"}
+    options = parsed(container_of(trial_of(values))["args"])
+    assert (options["windows"], options["epochs"], options["seed"]) == (Path("/mnt/mtorl/built/windows"), 15, 7)
+    assert options["settings"] == [f"{name}={values[name]}" for name in defaults()]
+    assert {parameter.name for parameter in SPACE} == set(values)
+
+
+@pytest.mark.integration
+def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
+    write_windows_folder(tmp_path / "windows", STEPS)
+    values = defaults() | {"lr": "1e-3", "hidden": "32", "batch_size": "64"}
+    container = container_of(trial_of(values))
+    args = [str(tmp_path / "windows") if word.startswith("/mnt/") else word for word in container["args"]]
+    args = ["--epochs=2" if word.startswith("--epochs") else word for word in args]
+    answer = CliRunner().invoke(app, args)
+    assert answer.exit_code == 0, answer.output
+    found = []
+    for line in answer.stdout.splitlines():
+        datetime.fromisoformat(line.split(" ")[0])  # else all lines would be of the same time
+        assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ", line)
+        found += [float(value) for name, value, *_ in FILTER.findall(line) if name == METRIC]
+    config = TrainConfig(epochs=2, seed=7, lr=1e-3, hidden=32, batch_size=64)
+    assert len(found) == 2
+    assert found[-1] == pytest.approx(Trials(str(tmp_path / "windows")).run(config).loss, abs=1e-6)
+
+
+def test_a_trial_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    for words, complaint in ((["--set", "width=3"], "unknown name 'width'"), ([], "not a windows folder")):
+        answer = CliRunner().invoke(app, ["trial", str(tmp_path), *words])
+        assert answer.exit_code == 2 and complaint in answer.output and answer.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"parallel": 9, "trials": 3}, "parallel must be at most trials"),
+        ({"windows": "/tmp/windows"}, "must lie on the data volume"),
+        ({"windows": "/mnt/mtorl/my windows;"}, "a shell would take ' ;'"),
+    ],
+)
+def test_what_cannot_be_searched_on_a_cluster(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        write(tmp_path / "experiment.yaml", KatibSearch(**change))
