@@ -20,6 +20,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/kill_switch.py --run runs/latest --json benchmarks/results/kill_switch.json
     python benchmarks/tracing.py --run runs/latest --json benchmarks/results/tracing.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
+    python benchmarks/search.py --json benchmarks/results/search.json
     python benchmarks/collect.py --json benchmarks/results/collect.json
     python benchmarks/generations.py --json benchmarks/results/generations.json
     python benchmarks/pacing.py --json benchmarks/results/pacing.json
@@ -58,6 +59,7 @@ from benchmarks.monitoring_runs.table import monitoring_tables
 from benchmarks.operator_switch import operator_switch_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
+from benchmarks.search import search_table
 from benchmarks.tracing import tracing_table
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -436,6 +438,7 @@ PAGES = {
     "plan": Page("Whether an experiment finds what it was planned to find", "experiments.md", plan_table),
     "verdict": Page("What a verdict costs", "experiments.md", verdict_table),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
+    "search": Page("What a search for hyper-parameters gains", "training.md", search_table),
     "collect": Page("What collecting decisions costs", "data.md", collect_table),
     "generations": Page("Learning from own decisions, night after night", "evaluation.md", generations_table),
     "pacing": Page("Whether pacing treats arms alike", "policy.md", pacing_table),

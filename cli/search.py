@@ -120,16 +120,17 @@ def _print_search(report: SearchReport) -> None:
     from rich.table import Table
 
     table = Table(title=f"{len(report.trials)} trials, the best first", title_justify="left")
-    names = list(report.best.settings)
-    for column in ("trial", "loss", "ended", "epochs", *names):
-        table.add_column(column, justify="left" if column == "ended" else "right")
+    for column in ("trial", "loss", "epochs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("settings")
     # The default's row is always there, to compare with.
     ranked = sorted(report.trials, key=lambda one: (one.ended != "complete", one.loss or 0.0))
     for one in [*ranked[:_TABLE], *(one for one in ranked[_TABLE:] if one.number == 0)]:
+        name = "default" if one.number == 0 else str(one.number)
         loss = "-" if one.loss is None else f"{one.loss:.4f}"
-        settings = [f"{one.settings[name]:.3g}" for name in names]
-        number = "0 (default)" if one.number == 0 else str(one.number)
-        table.add_row(number, loss, one.ended, str(one.epochs), *settings)
+        epochs = str(one.epochs) if one.ended == "complete" else f"{one.epochs}, {one.ended}"
+        settings = ", ".join(f"{setting} {value:.3g}" for setting, value in one.settings.items())
+        table.add_row(name, loss, epochs, settings)
     console = Console()
     console.print(table)
     if report.importance:

@@ -13,8 +13,9 @@ loss can make it small without predicting anything better.
 Policy value is what counts in the end, and would be too noisy to choose by. A tenth of the users are validation users;
 for 600 of them with 12 touchpoints each, one click in nine and importance weights of 2, the standard error of an
 off-policy estimate is 5 % of the value, which is as much as settings move it: the best of thirty estimates would mostly
-be the luckiest. The loss of every logged step is far less noisy. But it is another thing than value: what it gains need
-not be a gain of the policy (docs/tables/search.md), and the gate has the last word.
+be the luckiest. The loss of every logged step is far less noisy. But it is another thing than value: on the simulator a
+search lowered it and gained no value (docs/training.md). So what a search finds is a candidate like any other, and the
+gate has the last word.
 
 Training users are fitted, validation users choose the epoch and the settings. No row of a test user is used, so the
 evaluation on test users and the gate stay honest, however long the search was.

@@ -61,7 +61,7 @@ def test_a_search_leaves_settings_that_a_training_takes(windows, tmp_path):
     best, figures = tmp_path / "best", tmp_path / "search.json"
     arguments = ["search", str(windows), str(best), "--epochs", "1", "--trials"]
     answer = mtorl(*arguments, "2", "--json", str(figures))
-    assert "0 (default)" in answer.stdout and f"settings: {best / 'settings.yaml'}" in answer.stdout
+    assert "│ default │" in answer.stdout and f"settings: {best / 'settings.yaml'}" in answer.stdout
     found = json.loads(figures.read_text())
     assert len(found["trials"]) == 2 and found["best"]["loss"] <= found["default_loss"]
     went_on = mtorl(*arguments, "3")
