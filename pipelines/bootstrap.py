@@ -44,6 +44,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         epochs: int = 12,
         budget_share: float = 0.6,
         min_lift: float = 0.0,
+        settings: str = "",
         code_version: str = __version__,
     ):
         with dsl.ExitHandler(step(notify(pipeline=name, runs=profile.runs))):
@@ -73,6 +74,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
                 epochs=epochs,
                 budget_share=budget_share,
                 min_lift=min_lift,
+                settings=settings,
                 code_version=code_version,
             )
             trained = add_training(profile, given)
