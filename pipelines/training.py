@@ -15,6 +15,7 @@ from kfp import dsl
 
 from components.build_features import build_features
 from components.collect import collect
+from components.deploy import deploy
 from components.due import due
 from components.evaluate import evaluate
 from components.fingerprint import fingerprint
@@ -30,7 +31,7 @@ from components.smoke_test import smoke_test
 from components.train_challenger import train_challenger
 from components.validate import validate
 from mtorl import __version__
-from pipelines.profile import LAPTOP, Profile
+from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,16 @@ def add_training(profile: Profile, given: Settings) -> Trained:
     return Trained(incumbent, challenger, model_store, decision)
 
 
-def _train_and_publish(profile: Profile, given: Settings) -> None:
+def _train_and_publish(profile: Profile, given: Settings, experiment: Any, deploy_seconds: Any) -> None:
     trained = add_training(profile, given)
     with dsl.If(trained.decision == "promote", name="promote"):
-        profile.step(publish(challenger=trained.challenger, model_store=trained.model_store, registry=given.registry))
+        published = profile.step(
+            publish(challenger=trained.challenger, model_store=trained.model_store, registry=given.registry)
+        )
+        if profile.volume:  # on a laptop there is no server that goes on
+            with dsl.If(deploy_seconds > 0, name="deploy"):
+                rolled_out = deploy(published=published.output, experiment=experiment, seconds=deploy_seconds)
+                profile.with_experiment(profile.step(rolled_out))
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
@@ -174,6 +181,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         budget_share: float = 0.6,
         settings: str = "",
         min_lift: float = 0.0,
+        experiment: str = EXPERIMENT_MOUNT,
+        deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
         given = Settings(
@@ -195,7 +204,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             code_version,
         )
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
-            _train_and_publish(profile, given)
+            _train_and_publish(profile, given, experiment, deploy_seconds)
 
     return mtorl_train
 
@@ -227,6 +236,8 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         budget_share: float = 0.6,
         settings: str = "",
         min_lift: float = 0.0,
+        experiment: str = EXPERIMENT_MOUNT,
+        deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
         given = Settings(
@@ -250,6 +261,6 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
             asked = due(history=profile.on_volume("trainings"), monitor=monitor, most_days=most_days)
             with dsl.If(profile.step(asked).output == "yes", name="due"):
-                _train_and_publish(profile, given)
+                _train_and_publish(profile, given, experiment, deploy_seconds)
 
     return mtorl_retrain

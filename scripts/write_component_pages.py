@@ -91,9 +91,9 @@ def _steps_by_pipeline() -> dict[str, set[str]]:
     from google.protobuf.json_format import MessageToDict
 
     from pipelines.compile import PIPELINES
-    from pipelines.profile import LAPTOP
+    from pipelines.profile import PRODUCTION
 
-    built = [build(LAPTOP) for build in PIPELINES]
+    built = [build(PRODUCTION) for build in PIPELINES]
     executors = {one.name: MessageToDict(one.pipeline_spec)["deploymentSpec"]["executors"] for one in built}
     return {name: {step.removeprefix("exec-") for step in steps} for name, steps in executors.items()}
 

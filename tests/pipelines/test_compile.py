@@ -71,7 +71,8 @@ def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str
         for step, container in executors(path).items()
         if "accelerator" in container["resources"]
     }
-    wanted = {(TRAIN, "train-challenger"): "nvidia.com/gpu", ("mtorl-retrain", "train-challenger"): "nvidia.com/gpu"}
+    trained_in = (TRAIN, "mtorl-retrain", "mtorl-bootstrap")
+    wanted = {(name, "train-challenger"): "nvidia.com/gpu" for name in trained_in}
     assert accelerated == wanted
     assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 

@@ -1,22 +1,18 @@
 """The model servers of a cluster: InferenceServices, each of which serves one version of the registry.
 
-A version is an annotation of the predictor, which its pods read, so another one is a roll-out: pods with the version
-of before serve until those with the new one are ready. An InferenceService says Ready while any pod serves; its
-Deployment says how far the roll-out is.
+What a promotion or a rollback has to do with them; how a version is rolled out is in `serving.inference_services`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from monitoring.rollout import VERSION
 from pipelines.experiments.api import ServerApi
 from pipelines.experiments.handover import Mark, Served
+from serving.inference_services import VERSION, problem_of
 
 MARK = "mtorl-kubeflow/promotion"
 """Annotation of an InferenceService whose version a promotion has changed."""
@@ -55,7 +51,7 @@ class InferenceServices:
         if found is None or not version:
             return None
         mark = (found["metadata"].get("annotations") or {}).get(MARK)
-        return Served(str(version), _problem(self._api.deployment(name + _PREDICTOR), str(version)), _read(mark))
+        return Served(str(version), problem_of(self._api.deployment(name + _PREDICTOR), str(version)), _read(mark))
 
     def serve(self, name: str, version: str, mark: Mark) -> None:
         """Roll a version out.
@@ -77,21 +73,3 @@ def _read(mark: str | None) -> Mark | None:
         return None if mark is None else Mark.model_validate(json.loads(mark))
     except (ValueError, ValidationError):
         return None  # written by hand
-
-
-def _problem(deployment: Mapping[str, Any] | None, version: str) -> str:
-    """Why not all pods serve a version, and nothing else; empty: they do."""
-    if deployment is None:
-        return "it has no Deployment"
-    status, spec = deployment.get("status") or {}, deployment["spec"]
-    told = (spec["template"]["metadata"].get("annotations") or {}).get(VERSION)
-    if told != version or status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
-        return "the roll-out has not begun"
-    wanted = spec.get("replicas", 1)
-    pods = {"new": status.get("updatedReplicas", 0), "ready": status.get("availableReplicas", 0)}
-    if status.get("replicas", 0) == wanted and set(pods.values()) == {wanted} and wanted:
-        return ""
-    return (
-        f"of {wanted} pods, {pods['new']} are new and {pods['ready']} of {status.get('replicas', 0)} are ready "
-        "(mtorl rollout says what they wait for)"
-    )

@@ -1,0 +1,3 @@
+"""The step `deploy`."""
+
+from components.deploy.component import deploy as deploy

@@ -1,0 +1,35 @@
+"""A published challenger goes to its server, into the shadow: nobody is served by it until an experiment says so."""
+
+from components.component import component
+
+
+# Not cached: it changes what serves.
+@component("roll out the challenger", cached=False)
+def deploy(published: str, experiment: str, seconds: int) -> str:
+    """Roll a published version out to the challenger's InferenceService; returns what was done, in words.
+
+    A version that is not ready in time, or does not decide, is taken back. Where an experiment serves people the
+    challenger, nothing is changed.
+
+    Args:
+        published: Folder of the version in the registry, as publish returns it.
+        experiment: Where the experiments in force are, as the router reads them: a file, or a folder with several.
+        seconds: How long it may take to be ready.
+    """
+    from pathlib import Path
+
+    from mtorl.artifact.artifact import load
+    from mtorl.experiment.experiment import ExperimentError
+    from mtorl.runtime.step import step
+    from serving.deployment import DeployError, experiments_in
+    from serving.deployment import deploy as run
+    from serving.inference_services import InferenceServices
+
+    with step(DeployError, ExperimentError):
+        folder = Path(published)
+        version = f"{folder.parent.name}/{folder.name}"
+        model = load(folder / "artifact")
+        running = experiments_in(Path(experiment))
+        said = run(InferenceServices(), folder.parent.name, version, model, running, seconds)
+        print(said)
+        return said

@@ -1,0 +1,143 @@
+"""A new version of an arm's model goes to its server: it is asked for, waited for, asked for a decision, or taken back.
+
+    said = deploy(servers, "challenger", "challenger/0a1b2c3d4e5f", load(artifact), experiments, seconds=600)
+
+Never under an experiment that serves people: another model in mid-experiment is another treatment, and no figure of the
+one before holds for it. Such a version stays in the registry until the experiment is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from mtorl.artifact.artifact import Artifact
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
+from serving.handlers.items import empty_window
+
+HOST = "mtorl-{arm}-predictor"
+"""At which the server of an arm of the manifests answers."""
+_POLL_SECONDS = 2.0
+
+
+class DeployError(RuntimeError):
+    """A version does not serve; the message says why, and what serves instead."""
+
+
+class Servers(Protocol):
+    """The model servers of one place."""
+
+    def version(self, arm: str) -> str | None:
+        """The version that an arm's server is told to serve; None: it has no server here."""
+
+    def serve(self, arm: str, version: str) -> None:
+        """Tell it to serve another one."""
+
+    def problem(self, arm: str, version: str) -> str:
+        """Why it does not serve this version, and nothing else; empty: it does."""
+
+    def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Its decision on an item.
+
+        Raises:
+            OSError, ValueError: It does not answer, or not with a decision.
+        """
+
+
+def deploy(
+    servers: Servers,
+    arm: str,
+    version: str,
+    artifact: Artifact,
+    experiments: Iterable[Experiment],
+    seconds: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Roll a version out to an arm's server; returns what was done, in words.
+
+    Args:
+        servers: Of the place.
+        arm: Whose servers.
+        version: Folder of the version in the registry, ARM/VERSION.
+        artifact: Its model, whose digest its answers must carry.
+        experiments: Those that are in force.
+        seconds: How long it may take to be ready.
+        sleep: Waits.
+        clock: Seconds.
+
+    Raises:
+        DeployError: It does not serve; the one of before does again.
+    """
+    for experiment in experiments:
+        for one in (found for found in experiment.arms if _is_at(found, arm)):
+            if experiment.enabled and experiment.stage != "shadow":
+                return (
+                    f"left alone: {experiment.name} is at {experiment.stage}, and {arm} is under test. {version} stays "
+                    "in the registry until that is over"
+                )
+            if one.model_digest and not artifact.digest.startswith(one.model_digest):
+                raise DeployError(
+                    f"{experiment.name} expects the model {one.model_digest} of {one.name}, and {version} is "
+                    f"{artifact.digest[:12]}: take model_digest out of its file, or name the new one"
+                )
+    before = servers.version(arm)
+    if before is None:
+        raise DeployError(f"no server of {arm} here: install the manifests (docs/cluster.md)")
+    if before != version:
+        servers.serve(arm, version)
+    if not (why := _waits(servers, arm, version, seconds, sleep, clock)) and not (
+        why := _refuses(servers, arm, artifact)
+    ):
+        return f"{arm} serves {version}" + ("" if before != version else ", as before")
+    if before == version:
+        raise DeployError(f"{arm} does not serve {version}: {why}")
+    servers.serve(arm, before)
+    raise DeployError(f"{version} does not serve: {why}; {arm} serves {before} again")
+
+
+def experiments_in(path: Path) -> list[Experiment]:
+    """The experiments in force where routers read them: a file, or a folder with several.
+
+    Raises:
+        ExperimentError: a file can't be used: who knows what is under test?
+    """
+    files = sorted(path.glob("[!.]*.yaml")) if path.is_dir() else [path] if path.exists() else []
+    return [Experiment.load(file) for file in files]
+
+
+def _is_at(arm: Arm, name: str) -> bool:
+    """Whether an arm of an experiment answers at the server of an arm of the manifests."""
+    host = (urlsplit(arm.url).hostname if arm.url else None) or ""
+    return host.partition(".")[0] == HOST.format(arm=name)
+
+
+def _waits(
+    servers: Servers, arm: str, version: str, seconds: float, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> str:
+    """Why a version is not ready in time; empty: it is."""
+    until = clock() + seconds
+    while why := servers.problem(arm, version):
+        if clock() >= until:
+            return f"not ready after {seconds:g} s: {why}"
+        sleep(_POLL_SECONDS)
+    return ""
+
+
+def _refuses(servers: Servers, arm: str, artifact: Artifact) -> str:
+    """Why a ready server does not decide by a model; empty: it does."""
+    try:
+        found = servers.ask(arm, {"window": empty_window(artifact.spec), "u": 0.5})
+        answered = str(found["model"]["digest"])
+        probabilities = [float(one) for one in found["channel_probs"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its answer is no decision: {type(error).__name__}: {error}"
+    if answered != artifact.digest:
+        return f"it answers by the model {answered[:12]}, not by {artifact.digest[:12]}"
+    if abs(sum(probabilities) - 1.0) > 1e-6:
+        return f"its probabilities of channels add up to {sum(probabilities):.6f}"
+    return ""

@@ -1,0 +1,133 @@
+"""A version goes to its server and stays only if it decides; under an experiment that serves, nothing changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring import rollout
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.dataset import DatasetSpec
+from serving import inference_services
+from serving.deployment import HOST, DeployError, deploy, experiments_in
+from serving.inference_services import problem_of
+from tests.mtorl.experiment.experiments import made
+
+NEW, OLD, DIGEST = "challenger/new", "challenger/old", "d" * 64
+ARTIFACT: Any = SimpleNamespace(digest=DIGEST, spec=DatasetSpec.load("simulator"))
+
+
+class Servers:
+    """Those of a test: a version is ready when it was looked at so many times."""
+
+    def __init__(self, version: str | None = OLD, looks: int = 3, answer: Any = None) -> None:
+        self.told, self._left = [version], looks
+        self._answer = answer if answer is not None else {"model": {"digest": DIGEST}, "channel_probs": {"a": 1.0}}
+
+    def version(self, arm: str) -> str | None:
+        return self.told[-1]
+
+    def serve(self, arm: str, version: str) -> None:
+        self.told.append(version)
+
+    def problem(self, arm: str, version: str) -> str:
+        self._left -= 1
+        return "" if self._left <= 0 else "of 1 pods, 1 are new and 0 of 1 are ready"
+
+    def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert set(item) == {"window", "u"}
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+def at(stage: str, **changes: Any) -> Experiment:
+    arms = [
+        {"name": "incumbent", "weight": 0.5, "endpoint": f"http://{HOST.format(arm='incumbent')}"},
+        {"name": "challenger", "weight": 0.5, "endpoint": f"http://{HOST.format(arm='challenger')}.ads.svc", **changes},
+    ]
+    return made(stage=stage, arms=arms)
+
+
+def run(servers: Servers, *experiments: Experiment, version: str = NEW) -> str:
+    passed = iter(range(0, 10_000, 2))
+    return deploy(servers, "challenger", version, ARTIFACT, experiments, 60.0, lambda _: None, lambda: next(passed))
+
+
+@pytest.mark.parametrize("experiments", [(), (at("shadow"),), (at("shadow", model_digest="dddd"),)])
+def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> None:
+    servers = Servers()
+    assert run(servers, *experiments) == f"challenger serves {NEW}"
+    assert servers.told == [OLD, NEW]
+    assert run(servers, *experiments) == f"challenger serves {NEW}, as before"
+    assert servers.told == [OLD, NEW]
+
+
+@pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
+def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> None:
+    servers = Servers()
+    assert run(servers, at(stage)).startswith(f"left alone: mtorl-vs-rules is at {stage}")
+    assert servers.told == [OLD]
+    assert run(servers, at(stage).replace(enabled=False)) == f"challenger serves {NEW}", "nobody is served by it"
+
+
+def test_an_experiment_of_other_servers_is_no_reason_to_wait() -> None:
+    assert run(Servers(), made(stage="50%")) == f"challenger serves {NEW}"
+
+
+@pytest.mark.parametrize(
+    ("servers", "words"),
+    [
+        (Servers(looks=1_000), "not ready after 60 s: of 1 pods, 1 are new and 0 of 1 are ready"),
+        (Servers(answer={"model": {"digest": "e" * 64}, "channel_probs": {"a": 1.0}}), "it answers by the model eeee"),
+        (
+            Servers(answer={"model": {"digest": DIGEST}, "channel_probs": {"a": 0.5}}),
+            "its probabilities of channels add up to 0.5",
+        ),
+        (Servers(answer={"error": "window: no timestamp"}), "its answer is no decision: KeyError"),
+        (Servers(answer=OSError("connection refused")), "its answer is no decision: OSError: connection refused"),
+    ],
+)
+def test_what_does_not_decide_is_taken_back(servers: Servers, words: str) -> None:
+    with pytest.raises(DeployError, match=f"{NEW} does not serve: {words}.*; challenger serves {OLD} again"):
+        run(servers)
+    assert servers.told == [OLD, NEW, OLD]
+
+
+def test_what_can_not_be_is_said_before_anything_changes() -> None:
+    with pytest.raises(DeployError, match="no server of challenger here"):
+        run(Servers(version=None))
+    servers = Servers()
+    with pytest.raises(DeployError, match="expects the model eeee of challenger, and challenger/new is dddddddddddd"):
+        run(servers, at("shadow", model_digest="eeee"))
+    assert servers.told == [OLD]
+
+
+def test_experiments_are_read_where_the_router_reads_them(tmp_path: Path) -> None:
+    assert experiments_in(tmp_path / "nowhere") == []
+    text = yaml.safe_dump(json.loads(at("5%").model_dump_json(exclude_none=True)))
+    (tmp_path / "experiment.yaml").write_text(text)
+    assert [one.stage for one in experiments_in(tmp_path)] == ["5%"]
+    assert [one.stage for one in experiments_in(tmp_path / "experiment.yaml")] == ["5%"]
+
+
+def test_all_rooms_mean_the_same_annotation() -> None:
+    assert inference_services.VERSION == rollout.VERSION
+
+
+def test_a_roll_out_is_over_when_all_pods_are_new_and_ready() -> None:
+    annotations = {inference_services.VERSION: NEW}
+    status = {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+    spec = {"replicas": 1, "template": {"metadata": {"annotations": annotations}}}
+    done = {"metadata": {"generation": 2}, "spec": spec, "status": status}
+    assert problem_of(done, NEW) == ""
+    assert problem_of(None, NEW) == "it has no Deployment"
+    assert problem_of(done, OLD) == "the roll-out has not begun"
+    assert problem_of(done | {"metadata": {"generation": 3}}, NEW) == "the roll-out has not begun"
+    assert "0 of 1 are ready" in problem_of(done | {"status": status | {"availableReplicas": 0}}, NEW)
