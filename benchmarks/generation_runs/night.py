@@ -123,7 +123,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
                         "budget_exhausted": bool(wants_N[i] and not shown_N[i]),
                         "experiment": "generations",
                         "experiment_version": f"{number:016x}",
-                        "schema_version": 4,
+                        "schema_version": 5,
                         "user_id": rows[place]["user_id"],
                         "campaign_id": rows[place]["campaign_id"],
                         "context": json.dumps(rows[place]["context"]),

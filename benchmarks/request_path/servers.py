@@ -87,7 +87,8 @@ def torch_network(artifact: Artifact) -> torch.nn.Module:
     encoder = artifact.encoder
     config = MTORLConfig(encoder.dim, len(encoder.channels), encoder.window, len(encoder.seen))
     network = Ensemble([MTORL(config) for _ in range(MEMBERS)]).eval().requires_grad_(False)
-    network.load_state_dict(torch.load(artifact.folder / "weights.pt", weights_only=True))
+    weights = torch.load(artifact.folder / "weights.pt", weights_only=True)
+    network.load_state_dict({name: weight for name, weight in weights.items() if name in network.state_dict()})
     return network
 
 

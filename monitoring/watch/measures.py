@@ -5,8 +5,9 @@
     journeys      all decisions: what the model reads of the user's past
     decisions     those of the incumbent: a ramp changes which users a challenger has, but not what the incumbent does
     outcomes      all decisions: what came of them by the period's end, which is as early in each period
-    performance   each arm's exposures: what came beside what its model expected, and how well that model ranks. The
-                  incumbent is one in all experiments, the other arms of an experiment are its own
+    performance   each arm's exposures: what came beside what its model expected, and how well that model ranks; and of
+                  its decisions, how far users are from those that its model was trained on. The incumbent is one in all
+                  experiments, the other arms of an experiment are its own
 
 A measure is a ratio of two sums over decisions, and users are what varies: R = sum(N_u) / sum(D_u), with the variance
 sum((N_u - R D_u)^2) / sum(D_u)^2.
@@ -98,7 +99,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         )
         ((decisions, users, exposures, heard),) = db.execute(f"SELECT {counts} FROM decided").fetchall()
         counted = Counted(decisions, users, exposures, heard, ())
-        ratios = [*_journeys(channels), *_decisions(channels)]
+        ratios = [*_journeys(channels), *_decisions(channels), *_user_states(db)]
         if not counted.outcomes_missing:
             ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_calibration(db)]
         measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
@@ -114,9 +115,9 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
                        json_extract_string(features, {_PARTS}) AS parts FROM ({each_record("decision", near)}))"""
     db.execute(
         f"""CREATE TABLE taken AS
-        SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, fallback_reason,
-               budget_exhausted, withdrawn, {MODEL_NAME} AS policy, CAST(event_time AS TIMESTAMPTZ) AS taken_at,
-               built, steps - (parts[1] IS NULL)::INT AS history_length,
+        SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, state_distance,
+               fallback_reason, budget_exhausted, withdrawn, {MODEL_NAME} AS policy,
+               CAST(event_time AS TIMESTAMPTZ) AS taken_at, built, steps - (parts[1] IS NULL)::INT AS history_length,
                parts[2] AS last_channel, parts[3]::DOUBLE AS last_time, parts[4]::DOUBLE AS built_time
         FROM ({one_record_each("decision", read)}) WHERE {log.period.condition()} AND NOT override""",
         log.period.parameters(),
@@ -201,6 +202,13 @@ def _calibration(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
     for arm in _arms(db):
         its = f"arm = {sql_text(arm)} AND shown AND expected_reward IS NOT NULL"
         yield _Ratio("performance", arm, "calibration", "came_gain", "expected_reward", its)
+
+
+def _user_states(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
+    """Distances to the states of the training; a model says it in units of its own, so another one may follow it."""
+    for arm in _arms(db):
+        its = f"arm = {sql_text(arm)} AND state_distance IS NOT NULL"
+        yield _Ratio("performance", arm, "state_distance", "state_distance", where=its)
 
 
 def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:

@@ -3,7 +3,8 @@
     artifact = load(folder)                        # checks every file; the network is loaded at the first prediction
     logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, artifact.spec))
 
-    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC; any B, fixed T
+    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, of a network that has a
+                       state of its users, state_distance_B (`mtorl.network.user_state`); any B, fixed T
     weights.pt         the weights alone, to continue training from
     encoder.json       vocabularies, normalisation and reward scale
     dataset.yaml       description of the data set
@@ -42,7 +43,7 @@ from numpy.typing import NDArray
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints
-from mtorl.network.predictor import Heads, Network, predict_in_chunks
+from mtorl.network.predictor import Heads, Network, heads_of, predict_in_chunks
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import sha256_of
 from mtorl.window.encoder import Encoder
@@ -62,7 +63,7 @@ FILES = (
 )
 YARDSTICK, DRIFT_THRESHOLDS = "yardstick.json.gz", "drift_thresholds.json"
 OPTIONAL = {YARDSTICK, DRIFT_THRESHOLDS}
-GRAPH_INPUTS, GRAPH_OUTPUTS = ("x_BTD", "length_B"), ("logits_BC", "reward_BC", "cost_BC")
+GRAPH_INPUTS, GRAPH_OUTPUTS = ("x_BTD", "length_B"), ("logits_BC", "reward_BC", "cost_BC", "state_distance_B")
 
 
 class ArtifactError(Exception):
@@ -115,7 +116,12 @@ class Artifact:
 
     def predict(self, batch: WindowBatch) -> Heads:
         """Action logits, expected reward in [0, 1] and expected cost of each channel, at each window's last step."""
-        return predict_in_chunks(self.network, self.encoder, batch)
+        return heads_of(predict_in_chunks(self.network, self.encoder, batch))
+
+    def predict_with_state(self, batch: WindowBatch) -> tuple[Heads, NDArray[np.floating[Any]] | None]:
+        """The same, and how far each window's user is from those of the training; None: this model does not say."""
+        outputs = predict_in_chunks(self.network, self.encoder, batch)
+        return heads_of(outputs), outputs[3] if len(outputs) > 3 else None
 
 
 def load(folder: str | Path) -> Artifact:
@@ -154,13 +160,12 @@ def open_graph(path: Path) -> Network:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = GRAPH_OUTPUTS[: len(session.get_outputs())]
 
-    def heads(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
-        inputs = dict(zip(GRAPH_INPUTS, (x_BTD, length_B), strict=True))
-        logits_BC, reward_BC, cost_BC = session.run(GRAPH_OUTPUTS, inputs)
-        return logits_BC, reward_BC, cost_BC
+    def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:
+        return tuple(session.run(names, dict(zip(GRAPH_INPUTS, (x_BTD, length_B), strict=True))))
 
-    return heads
+    return outputs
 
 
 def digest_of(model: Mapping[str, Any]) -> str:

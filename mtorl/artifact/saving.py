@@ -56,7 +56,7 @@ class TrainedPolicy:
 
     name: str  # for people: "challenger"
     kind: str  # one of KINDS
-    network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC
+    network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC, and perhaps state_distance_B
     encoder: Encoder  # that the network was trained with
     spec: DatasetSpec
     params: PolicyParams  # of the decision rule
@@ -147,9 +147,8 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")  # deprecations inside torch itself
         program = torch.export.export(network, example(3), dynamic_shapes=({0: batch}, {0: batch}))
-        graph = torch.onnx.export(
-            program, input_names=GRAPH_INPUTS, output_names=GRAPH_OUTPUTS, dynamo=True, verbose=False
-        )
+        names = GRAPH_OUTPUTS[: len(program.graph_signature.user_outputs)]
+        graph = torch.onnx.export(program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False)
     assert graph is not None, "what is exported to memory is returned"
     graph.save(folder / NETWORK)
     write_tensors(folder / "weights.pt", network.state_dict())

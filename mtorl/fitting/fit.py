@@ -36,6 +36,7 @@ from mtorl.network.ensemble import MEMBERS, Trained, train_ensemble
 from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
+from mtorl.network.user_state import fit_state_distance
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
@@ -136,6 +137,7 @@ def fit_challenger(
     params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
     progress.report(1, 1, "LightGBM, to compare with")
     train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
+    fit_state_distance(trained.ensemble, summary.encoder, train_windows)
     trees = lightgbm.fit(train_windows, val.windows("val", targets=True), summary.encoder, config.seed)
     progress.report(1, 1, "thresholds of drift")
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, trees.to_dict())

@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 Kind = Literal["decision", "outcome", "shadow"]
-DECISION_VERSION: Literal[4] = 4
+DECISION_VERSION: Literal[5] = 5
 OUTCOME_VERSION: Literal[2] = 2
 SHADOW_VERSION: Literal[1] = 1
 
@@ -132,7 +132,7 @@ class V1Answer(V2Answer):
 class DecisionRecord(V1Answer):
     """One decision of the router, with everything that an evaluation needs."""
 
-    schema_version: Literal[4]
+    schema_version: Literal[5]
     unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
     user_id: Name
     layer: Name
@@ -206,6 +206,13 @@ class DecisionRecord(V1Answer):
     ]
     prices: Annotated[
         dict[str, Amount], Field(description="The same for each channel; without those that are not known.")
+    ]
+    state_distance: Annotated[
+        Amount | None,
+        Field(
+            description="How far the user's state in the network is from those of its training, of which it is 1 as a "
+            "root mean square; null: the model did not say."
+        ),
     ]
     reserved: Annotated[Amount, Field(description="Currency units set aside.")]
     refused_until: Annotated[

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,9 @@ _TINY = 1e-7
 class Ensemble(nn.Module):
     """The mean of its members, calibrated: softmax(scale * logits), sigmoid(scale * reward logit + shift).
 
-    The scales are 1 and the shift is 0 until `mtorl.network.calibration` sets them from a held-out split.
+    The scales are 1 and the shift is 0 until `mtorl.network.calibration` sets them from a held-out split. Once
+    `mtorl.network.user_state` has set `state_distance`, a fourth output says how far each user's state is from those of
+    the training: that of the first member, for members differ in their seed only.
     """
 
     action_scale: Tensor
@@ -47,15 +50,27 @@ class Ensemble(nn.Module):
         self.register_buffer("action_scale", torch.tensor(1.0))
         self.register_buffer("reward_scale", torch.tensor(1.0))
         self.register_buffer("reward_shift", torch.tensor(0.0))
+        self.state_distance: nn.Module | None = None
 
-    def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
-        logits, rewards, costs = zip(*(member(x_BTD, length_B) for member in self.members), strict=True)
+    @property
+    def networks(self) -> list[MTORL]:
+        """The members."""
+        return cast("list[MTORL]", list(self.members))
+
+    def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
+        """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window.
+
+        With a `state_distance`, also the distance (B,) of each window's state.
+        """
+        states = [member.last_state(x_BTD, length_B) for member in self.networks]
+        heads = [member.decode(x_BTD, length_B, h_BH) for member, h_BH in zip(self.networks, states, strict=True)]
+        logits, rewards, costs = zip(*heads, strict=True)
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
         logits_BC = log_probs.logsumexp(0) - math.log(len(self.members))
         reward_logit_BC = torch.logit(torch.stack(rewards).mean(0), eps=_TINY)
         reward_BC = torch.sigmoid(reward_logit_BC * self.reward_scale + self.reward_shift)
-        return logits_BC * self.action_scale, reward_BC, torch.stack(costs).mean(0)
+        answer = (logits_BC * self.action_scale, reward_BC, torch.stack(costs).mean(0))
+        return answer if self.state_distance is None else (*answer, self.state_distance(states[0]))
 
     def calibrate(self, action_scale: float, reward_scale: float, reward_shift: float) -> None:
         """Set the scales of the action logits and of the reward's logit, and the shift of the latter."""

@@ -277,14 +277,21 @@ class MTORL(nn.Module):
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
+        return self.decode(x_BTD, length_B, self.last_state(x_BTD, length_B))
+
+    def last_state(self, x_BTD: Tensor, length_B: Tensor) -> Tensor:
+        """The user's state (B, H) at the last real step of each window: what the decoders read beside the memory."""
         last_B = length_B - 1
         h_BTH = self.convolutions(self._embed(x_BTD))
         if isinstance(self.attention, CausalAttention):
             h_BH = self.attention.at(h_BTH, last_B)
         else:
             h_BH = step_of(h_BTH, last_B)
-        h_BH = self._with_stored(h_BH, step_of(x_BTD, last_B))
-        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, self.memory.at(x_BTD, last_B))
+        return self._with_stored(h_BH, step_of(x_BTD, last_B))
+
+    def decode(self, x_BTD: Tensor, length_B: Tensor, h_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` returns, from the state that `last_state` has made of the same windows."""
+        logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, self.memory.at(x_BTD, length_B - 1))
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
     def trunk(self, x_BTD: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Heads = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
 """Action logits, expected reward in [0, 1] and expected cost in currency units, each [B, C]."""
 
-Network = Callable[[NDArray[np.float32], NDArray[np.int64]], Heads]
-"""A network as a function of arrays: (x_BTD, length_B) -> heads."""
+Network = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[NDArray[np.floating[Any]], ...]]
+"""A network as a function of arrays: (x_BTD, length_B) -> the heads, and what it may say beyond them, [B, ...]."""
 
 CHUNK = 4096  # windows per call of a network: bounds the memory that scoring a whole log takes
 
@@ -40,7 +40,7 @@ def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
     """Heads of a torch network in inference mode: what an artifact made of it will predict.
 
     Args:
-        network: forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC.
+        network: forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC, and perhaps more, which is left out.
         encoder: The encoder that the network was trained with.
         batch: The windows.
     """
@@ -48,19 +48,23 @@ def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
 
     from mtorl.network.parallel import one_thread
 
-    def heads(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> Heads:
-        logits_BC, reward_BC, cost_BC = network(torch.from_numpy(x_BTD), torch.from_numpy(length_B))
-        return logits_BC.numpy(), reward_BC.numpy(), cost_BC.numpy()
+    def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:
+        return tuple(part.numpy() for part in network(torch.from_numpy(x_BTD), torch.from_numpy(length_B)))
 
     with torch.inference_mode(), one_thread():
-        return predict_in_chunks(heads, encoder, batch)
+        return heads_of(predict_in_chunks(outputs, encoder, batch))
 
 
-def predict_in_chunks(network: Network, encoder: Encoder, batch: WindowBatch) -> Heads:
+def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
+    """The heads among what a network says."""
+    logits_BC, reward_BC, cost_BC = outputs[:3]
+    return logits_BC, reward_BC, cost_BC
+
+
+def predict_in_chunks(network: Network, encoder: Encoder, batch: WindowBatch) -> tuple[NDArray[np.floating[Any]], ...]:
     """Encode at most `CHUNK` windows at a time and join what the network says of them."""
     if len(batch) <= CHUNK:
         return network(*encoder.encode(batch))
     chunks = np.split(np.arange(len(batch)), range(CHUNK, len(batch), CHUNK))
     parts = [network(*encoder.encode(batch.take(rows))) for rows in chunks]
-    logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return logits_BC, reward_BC, cost_BC
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))

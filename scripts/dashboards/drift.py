@@ -146,7 +146,7 @@ def board() -> Board:
         _measures(
             "Predictions",
             "Calibration: what came, over what was expected. AUC, and what it should be by the model's own "
-            "probabilities.",
+            "probabilities. Distance of the users' states to those of the training, of which 1 is usual.",
             'group="performance"',
             "{{experiment}} {{arm}} {{measure}}",
         ),

@@ -16,6 +16,7 @@ comes from the installed package, because TorchServe demands exactly one class i
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ class ArtifactHandler(ABC, Generic[Asked]):
             return answers
 
         try:
-            logits_BC, reward_BC, cost_BC = self.artifact.predict(batch)
+            (logits_BC, reward_BC, cost_BC), distance_B = self.artifact.predict_with_state(batch)
             gain_BC = self.artifact.encoder.unreward(reward_BC, cost_BC)
         except Exception as error:
             log.exception("the model failed")
@@ -95,6 +96,9 @@ class ArtifactHandler(ABC, Generic[Asked]):
             forecast = Forecast(logits_BC[valid_B], gain_BC[valid_B], cost_BC[valid_B])
             for i, answer in zip(rows, self.answer([asked[i] for i in rows], forecast), strict=True):
                 answers[i] = {**answer, "model": self.model}
+            if distance_B is not None:
+                for i, distance in zip(rows, distance_B[valid_B].tolist(), strict=True):
+                    answers[i]["state_distance"] = distance if math.isfinite(distance) else None
         return answers
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:

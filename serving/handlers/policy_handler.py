@@ -4,10 +4,11 @@
      "costs": {"search": 0.02, ...}?}
     -> {"channel": "search", "propensity": 0.7, "channel_probs": {...}, "expected_reward": ..., "expected_cost": ...,
         "expose": true, "utility": ..., "price": 0.3, "prices": {"search": 0.3, ...}, "exposure_probs": {...},
-        "expected_rewards": {...}, "expected_costs": {...},
+        "expected_rewards": {...}, "expected_costs": {...}, "state_distance": 1.1,
         "model": {"name": ..., "version": ..., "digest": ...}}
 
-`price` is the price of the chosen channel.
+`price` is the price of the chosen channel. `state_distance` says how far the user is from those of the training
+(`mtorl.network.user_state`); every handler adds it if its artifact has it.
 """
 
 from __future__ import annotations

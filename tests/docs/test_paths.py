@@ -32,7 +32,7 @@ MADE_BY_A_RUN = {
 }
 # Types of CloudEvents, an API group, whom a token is for.
 NOT_MODULES = {
-    "mtorl.decision.v4",
+    "mtorl.decision.v5",
     "mtorl.outcome.v2",
     "mtorl.shadow.v1",
     "serving.kserve.io",

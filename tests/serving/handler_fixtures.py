@@ -83,7 +83,8 @@ def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) 
         spec=SPEC,
         policy=POLICY,
         encoder=SimpleNamespace(unreward=lambda reward, cost: 2 * reward),
-        predict=predict or Network().predict,
+        predict=(heads := predict or Network().predict),
+        predict_with_state=lambda batch: (heads(batch), None),
     )
     handler.model = {"name": "challenger", "version": "abc", "digest": "abcdef"}
     return handler
@@ -139,15 +140,21 @@ def save_artifact(folder: Path) -> Any:
     import torch
 
     from mtorl.artifact.saving import TrainedPolicy, save
+    from mtorl.network.ensemble import Ensemble
     from mtorl.network.model import MTORL, MTORLConfig
+    from mtorl.network.user_state import fit_state_distance
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    encoder = Encoder.fit(WindowBatch.from_instances([window(float(hour)) for hour in range(24)], SPEC), SPEC)
+    batch = WindowBatch.from_instances([window(float(hour)) for hour in range(24)], SPEC)
+    encoder = Encoder.fit(batch, SPEC)
+    config = MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)
+    network = Ensemble([MTORL(config)]).eval()
+    fit_state_distance(network, encoder, batch)
     policy = TrainedPolicy(
         name="challenger",
         kind="mtorl",
-        network=MTORL(MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)),
+        network=network,
         encoder=encoder,
         spec=SPEC,
         params=POLICY,

@@ -5,7 +5,7 @@
     {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}   # and any other
                                                                               # policy can be valued on this log
     {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
-    {..., "price": 0.3, "prices": {...}, "model": {"name": ..., "version": ..., "digest": ...}}
+    {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
 
 What an arm does not say is not known: null in the record and in the router's answer, never a guess. The probabilities
 of all channels add up to one; a probability of the chosen channel alone is kept as just that.
@@ -61,6 +61,7 @@ class ArmAnswer:
     expected_costs: Numbers = field(default_factory=dict)
     price: float | None = None
     prices: Numbers = field(default_factory=dict)
+    state_distance: float | None = None
     model: Identity = field(default_factory=lambda: NOBODY)
 
 
@@ -112,6 +113,7 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
         expected_costs=_numbers(answer, "expected_costs", channels, 0.0),
         price=_number(answer, "price", 0.0),
         prices=_numbers(answer, "prices", channels, 0.0),
+        state_distance=_number(answer, "state_distance", 0.0),
         model=_model(answer, model),
     )
 

@@ -214,6 +214,7 @@ class PendingDecision:
             "expected_costs": dict(answer.expected_costs) if answer else {},
             "price": answer.price if answer else None,
             "prices": self._prices(answer) if answer else {},
+            "state_distance": answer.state_distance if answer else None,
             "reserved": self.reserved or 0.0,
             "refused_until": self._refused_until(),
             "withdrawn": self.withdrawn,

@@ -99,6 +99,7 @@ class Written(list[dict[str, Any]]):
             drawn_channel=None if rng.random() < 0.1 else str(rng.choice(SPEC.channels)),
             propensity=None if rng.random() < 0.1 else float(rng.random() * 0.8 + 0.1),
             expected_reward=None if rng.random() < 0.1 else float(rng.random()),
+            state_distance=None if rng.random() < 0.1 else float(rng.random() + 0.5),
             budget_exhausted=bool(rng.random() < 0.1),
             fallback_reason="features" if rng.random() < 0.1 else None,
             features=None if rng.random() < 0.1 else features,
@@ -113,7 +114,9 @@ def test_every_measure_is_the_one_counted_by_hand(terms: object, tmp_path: Path)
     gain = Gain.of_spec(terms)
     decided = Written(tmp_path / "log")
     counted = count(tmp_path / "log", gain)
-    frame = pd.DataFrame(list(decided)).astype({"expected_reward": float, "propensity": float})
+    frame = pd.DataFrame(list(decided)).astype(
+        {name: float for name in ("expected_reward", "propensity", "state_distance")}
+    )
     frame["gain"] = sum(weight * frame[name] for name, weight in gain.terms)
     assert (counted.decisions, counted.users) == (len(frame), frame["user_id"].nunique())
     assert counted.exposures == frame["expose"].sum()
@@ -160,11 +163,12 @@ def _by_hand(frame: pd.DataFrame) -> Any:
     yield "outcomes/cost_per_exposure", _ratio(shown, shown["cost"])
     for kind in (*SPEC.outcome_kinds, "cost"):
         yield f"outcomes/{kind}_per_decision", _ratio(frame, frame[kind])
-    expecting = shown[shown["expected_reward"].notna()]
-    own = expecting["experiment"] + "/" + expecting["arm"]
+    arms = (frame["experiment"] + "/" + frame["arm"]).where(frame["arm"] != "incumbent", "incumbent")
     for arm in ARMS:
-        expected = expecting[own.where(expecting["arm"] != "incumbent", "incumbent") == arm]
+        expected = shown[(arms[shown.index] == arm) & shown["expected_reward"].notna()]
         yield f"performance/{arm}/calibration", _ratio(expected, expected["gain"], expected["expected_reward"])
+        said = frame[(arms == arm) & frame["state_distance"].notna()]
+        yield f"performance/{arm}/state_distance", _ratio(said, said["state_distance"])
 
 
 def _ratio(frame: pd.DataFrame, over: pd.Series, under: pd.Series | None = None) -> tuple[float, float, float]:
@@ -232,6 +236,7 @@ def test_of_many_arms_those_with_most_decisions_are_measured(tmp_path: Path, mon
 def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
     """A rule of the platform: it says what it does, and no more."""
     nothing = {"expected_reward": None, "features": None, "model_digest": None, "propensity": None}
+    nothing["state_distance"] = None
     write(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent", **nothing) for i in range(9)])
     streams = by_name(count(tmp_path))
     assert not [name for name in streams if name.startswith(("journeys", "performance"))]
@@ -253,7 +258,7 @@ def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: P
     assert not count(tmp_path).outcomes_missing, "nothing was shown, so nothing came of it"
 
 
-@pytest.mark.parametrize("version", ["version-1", "version-2", "version-3"])
+@pytest.mark.parametrize("version", ["version-1", "version-2", "version-3", "version-4"])
 def test_records_of_earlier_versions(version: str, tmp_path: Path) -> None:
     """What they lack is not measured of them; all else is."""
     record = json.loads((ROOT / "tests/serving/golden" / version / "decision.json").read_text())

@@ -18,6 +18,7 @@ from mtorl.fitting.training_summary import REFERENCE_TOUCHPOINTS, TrainingSummar
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.window.table import WindowTable
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 
@@ -65,6 +66,16 @@ def test_a_large_log_leaves_a_reference_of_bounded_size_and_a_small_one_no_thres
 def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="budget_share must be a positive number, got 0"):
         fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
+
+
+def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(windows: str, tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, hidden=8, device="cpu")
+    artifact = fit_challenger(windows, str(tmp_path / "challenger"), config, 0.5)
+    assert artifact is not None
+    table = WindowTable.load(windows, "train", TrainingSummary.of(windows).first_shard)
+    _, distance_B = artifact.predict_with_state(table.windows("train"))
+    assert distance_B is not None and np.sqrt((distance_B**2).mean()) == pytest.approx(1.0, abs=1e-3)
+    assert fit_incumbent(windows, str(tmp_path / "incumbent")).predict_with_state(table.windows("train"))[1] is None
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.3, 10.0])

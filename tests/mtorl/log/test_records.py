@@ -55,6 +55,7 @@ DECISION = [
         "expected_costs",
         "price",
         "prices",
+        "state_distance",
     ),
     *("reserved", "refused_until", "withdrawn", "latency_seconds", "event_time"),
 ]

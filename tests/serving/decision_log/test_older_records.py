@@ -97,7 +97,7 @@ def test_version_1_is_exported_beside_todays(tmp_path: Path) -> None:
     query = f"SELECT schema_version, decision_id, price, prices IS NULL, salt FROM '{tmp_path}/out/decisions.parquet'"
     assert sorted(duckdb.sql(query).fetchall()) == [
         (1, VERSION_1["decision_id"], 0.25, True, None),
-        (4, "newer", 0.25, False, "2026-01-a"),
+        (5, "newer", 0.25, False, "2026-01-a"),
     ]
 
 
@@ -126,7 +126,7 @@ def test_an_older_answer_is_repeated_by_a_newer_router() -> None:
 def test_older_events_say_which_version_they_are() -> None:
     lines = [json.dumps(record).encode() for record in (VERSION_1, RECORDS["decision"])]
     types = [events.attributes("decision", line, "/s")["type"] for line in lines]
-    assert types == ["mtorl.decision.v1", "mtorl.decision.v4"]
+    assert types == ["mtorl.decision.v1", "mtorl.decision.v5"]
 
 
 def test_a_router_that_was_upgraded_keeps_open_what_was_shown_and_gives_back_the_rest(tmp_path: Path) -> None:

@@ -68,6 +68,19 @@ def test_a_decision_is_what_the_decision_rule_says() -> None:
     assert context.content_type == {0: "application/json"}
 
 
+def test_how_far_a_user_is_from_those_of_the_training_goes_with_its_answer() -> None:
+    """A distance that is no number is no reason not to decide."""
+    handler, network = made(), Network()
+    hours = [10.0, NAN_HOUR, 3.0, 5.0]
+    found = np.array([1.5, 1.0, 0.75, np.inf], dtype=np.float32)
+    handler.artifact.predict_with_state = lambda batch: (network.predict(batch), found)
+    (answer,), _ = ask(handler, v1(*(item(hour) for hour in hours)))
+    assert [each.get("state_distance", "none") for each in answer["predictions"]] == [1.5, "none", 0.75, None]
+    (without,), _ = ask(made(), v1(*(item(hour) for hour in hours)))
+    for one, other in zip(answer["predictions"], without["predictions"], strict=True):
+        assert {**one, "state_distance": 0} == {**other, "state_distance": 0}, "and changes nothing else"
+
+
 def test_candidates_and_price_of_an_item_count_for_that_item_only() -> None:
     (answer,), _ = ask(made(), v1(item(), item(candidates=["video"], price=0), item(price=100.0), item()))
     free, only, dear, same = answer["predictions"]

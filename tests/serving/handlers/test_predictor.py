@@ -111,7 +111,7 @@ def by_hand(artifact: Any, item: Any) -> dict[str, Any] | None:
                 raise KeyError(unknown)
             prices = [price.get(name, artifact.policy.price) for name in SPEC.channels]
         allowed = [[name in names for name in SPEC.channels]]
-        logits, reward, cost = artifact.predict(batch)
+        (logits, reward, cost), distance = artifact.predict_with_state(batch)
         gain = artifact.encoder.unreward(reward, cost)
         prices = None if prices is None else np.broadcast_to(np.asarray(prices, dtype=float), (1, 3))
         chosen = decide(Forecast(logits, gain, cost), artifact.policy, [item["u"]], allowed, prices)
@@ -124,6 +124,7 @@ def by_hand(artifact: Any, item: Any) -> dict[str, Any] | None:
         "expected_reward": chosen.expected_gain_B[0],
         "expected_cost": chosen.expected_cost_B[0],
         "utility": chosen.utility_B[0],
+        "state_distance": distance[0],
     }
 
 
@@ -148,6 +149,7 @@ def test_handler_predictor_and_rule_agree(artifact: Any, handler: Any, predictor
         assert expected is not None
         assert answer["model"]["digest"] == artifact.digest
         close(list(answer["channel_probs"].values()), expected["probs"])
+        close(answer["state_distance"], expected["state_distance"])
         # A u beside the border of two channels may fall to either side of it.
         if answer["channel"] == expected["channel"]:
             for name in ("propensity", "expected_reward", "expected_cost", "utility"):

@@ -46,6 +46,20 @@ def test_channel_and_expose_are_enough_and_the_rest_is_not_known(tmp_path: Path)
     run(scenario, tmp_path)
 
 
+def test_how_far_the_model_has_the_user_from_those_it_knows_is_in_the_record_alone(tmp_path: Path) -> None:
+    async def scenario(h: Harness) -> None:
+        h.arm.mode = lambda _: {**LEAST, "state_distance": 1.25}
+        (answer,) = await h.predict()
+        h.arm.mode = lambda _: LEAST
+        await h.predict(instance("u2"))
+        h.arm.mode = 500
+        await h.predict(instance("u3"))
+        assert [record["state_distance"] for record in h.records()] == [1.25, None, None]
+        assert "state_distance" not in answer
+
+    run(scenario, tmp_path)
+
+
 def test_over_v2_what_is_not_known_is_no_number(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         h.arm.mode = lambda _: LEAST
@@ -170,6 +184,7 @@ def test_a_fault_is_the_same_sentence_in_log_health_and_metric(
         ({"exposure_probs": {"video": 0}}, "exposure_probs: video has 0, and expose is true"),
         ({"expected_costs": {"video": -1}}, "expected_costs.video: expected a number of at least 0, got -1"),
         ({"expected_reward": "1"}, "expected_reward: expected a number, got '1'"),
+        ({"state_distance": -1}, "state_distance: expected a number of at least 0, got -1"),
         ({"model": "m"}, "model: expected an object with name, version and digest, got 'm'"),
         ({"error": "no such user"}, "the arm has an error: no such user"),
     ],
@@ -195,7 +210,11 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(decision().keys() | {"exposure_probs", "prices"})), anything))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(decision().keys() | {"exposure_probs", "prices", "state_distance"})), anything
+    )
+)
 def test_whatever_an_arm_answers_is_a_decision_or_a_sentence(answer: dict[str, Any]) -> None:
     try:
         found = read_answer({**LEAST, **answer}, CHANNELS, CHANNELS, NOBODY)

@@ -1,0 +1,84 @@
+"""How far a user's state is from the states of the training: one number a decision, which the monitor watches.
+
+    fit_state_distance(ensemble, encoder, train_windows)       # in place; the exported graph says it from then on
+
+    distance = sqrt(mean over the kept dimensions k of z_k^2),   z = whitened principal components of the state
+
+So it is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the root of the
+number of dimensions: over the sample of the training its mean square is 1, whatever network it is, and however large.
+Components of the least variance are left out, for there the distance would be one to rounding errors.
+
+Shapes: B windows, T steps, D encoded token, H hidden, K dimensions kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mtorl.arrays import Floats
+from mtorl.network.ensemble import Ensemble
+from mtorl.network.parallel import one_thread
+from mtorl.network.predictor import predict_in_chunks
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import WindowBatch
+
+KEPT = 0.99
+"""Share of the variance of the states that the kept components have."""
+MOST_WINDOWS = 20_000
+"""Of the training that mean and components rest on; more would not move them."""
+
+
+class StateDistance(nn.Module):
+    """The distance, with mean and components of the training as buffers.
+
+    Args:
+        mean_H: Mean state.
+        whitening_HK: Principal components as columns, each divided by its standard deviation.
+    """
+
+    mean_H: Tensor
+    whitening_HK: Tensor
+
+    def __init__(self, mean_H: Tensor, whitening_HK: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean_H", mean_H)
+        self.register_buffer("whitening_HK", whitening_HK)
+
+    def forward(self, h_BH: Tensor) -> Tensor:
+        """Distances (B,)."""
+        return ((h_BH - self.mean_H) @ self.whitening_HK).square().mean(-1).sqrt()
+
+    @classmethod
+    def of(cls, state_BH: Floats) -> StateDistance | None:
+        """From the states of a sample; None if they are all alike."""
+        mean_H = state_BH.mean(axis=0)
+        variance_H, component_HH = np.linalg.eigh(np.atleast_2d(np.cov(state_BH, rowvar=False, bias=True)))
+        variance_H, component_HH = variance_H[::-1], component_HH[:, ::-1]
+        if not variance_H[0] > 0:
+            return None
+        kept = int(np.searchsorted(variance_H.cumsum(), KEPT * variance_H.sum())) + 1
+        whitening_HK = component_HH[:, :kept] / np.sqrt(variance_H[:kept])
+        return cls(*(torch.from_numpy(part.astype(np.float32)) for part in (mean_H, whitening_HK)))
+
+
+def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: WindowBatch) -> None:
+    """Give an ensemble its distance, in place.
+
+    Args:
+        ensemble: The trained networks, in inference mode.
+        encoder: The encoder that they were trained with.
+        batch: Windows of the users of the training; of more than `MOST_WINDOWS`, as many at even distances count.
+    """
+    if len(batch) > MOST_WINDOWS:
+        batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))
+    first = ensemble.networks[0]
+
+    def states(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.float32]]:
+        return (first.last_state(torch.from_numpy(x_BTD), torch.from_numpy(length_B)).numpy(),)
+
+    with torch.inference_mode(), one_thread():
+        (state_BH,) = predict_in_chunks(states, encoder, batch)
+    ensemble.state_distance = StateDistance.of(state_BH.astype(np.float64))
