@@ -14,6 +14,8 @@ from typing import Any
 
 VERSION = "mtorl-kubeflow/model"
 """Annotation of a predictor and its pods: the version's folder in the registry."""
+MARK = "mtorl-kubeflow/promotion"
+"""Annotation of an InferenceService whose version a promotion has changed: JSON, with the versions before and after."""
 
 Object = Mapping[str, Any]
 

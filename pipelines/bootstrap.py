@@ -84,6 +84,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
                     challenger=trained.challenger,
                     decision=trained.decision,
                     registry=registry,
+                    **trained.lineage,
                 )
             )
 

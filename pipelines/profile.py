@@ -15,6 +15,9 @@ MOUNT = "/mnt/mtorl"
 EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
 """Where the router's experiments lie in a step on a cluster: a file each, as the router reads them."""
 
+LINEAGE_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN", "OPENLINEAGE_URL", "OPENLINEAGE_API_KEY")
+"""Of the environment of the step that publishes, and keys of the Secret that they come from."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -45,6 +48,8 @@ class Profile:
         volume: Claim that is mounted there in every step; empty for none.
         experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it;
             empty for none.
+        lineage: Secret with the addresses and credentials of those who are told of a published version: the environment
+            of that step (docs/registry.md), if it is there. Empty for none.
         user: Numeric user that the steps run as; 0 leaves the pod's default.
         small: Resources of a step that neither trains nor reads the whole log; None for no requests and limits.
         large: Of a step that reads the whole log; None likewise.
@@ -60,6 +65,7 @@ class Profile:
     deadline_seconds: int = 0
     volume: str = ""
     experiment: str = ""
+    lineage: str = ""
     user: int = 0
     small: Resources | None = None
     large: Resources | None = None
@@ -110,6 +116,14 @@ class Profile:
             kubernetes.use_config_map_as_volume(task, self.experiment, EXPERIMENT_MOUNT, optional=True)
         return task
 
+    def with_lineage(self, task: PipelineTask) -> PipelineTask:
+        """Give a step the environment in which it tells others of a published version; returns the step."""
+        if self.volume:
+            task.set_env_variable("MTORL_CLAIM", self.volume)
+        if self.lineage:
+            kubernetes.use_secret_as_env(task, self.lineage, {name: name for name in LINEAGE_VARIABLES}, optional=True)
+        return task
+
     def _resources(self, traits: StepTraits) -> Resources | None:
         if traits.trains:
             return self.training
@@ -132,6 +146,7 @@ STAGING = Profile(
     deadline_seconds=12 * 3600,
     volume="mtorl-data",
     experiment="mtorl-experiment",
+    lineage="mtorl-lineage",
     user=10001,
     small=Resources("2Gi", cpu="250m"),
     large=Resources("4Gi"),

@@ -8,6 +8,7 @@ profile it is built for:
     mtorl compile                  # writes manifests/pipelines/staging/*.yaml and manifests/pipelines/production/*.yaml
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,8 @@ class Trained:
     model_store: Any
     decision: Any
     """The gate's."""
+    lineage: Mapping[str, Any]
+    """Where the challenger comes from, as parameters of the steps that publish."""
 
 
 def add_training(profile: Profile, given: Settings) -> Trained:
@@ -140,18 +143,60 @@ def add_training(profile: Profile, given: Settings) -> Trained:
     model_store = step(package(challenger=challenger, incumbent=incumbent)).outputs["model_store"]
     tested = step(smoke_test(model_store=model_store))
     decision = step(gate(evaluation=evaluation, log=log, min_lift=given.min_lift, history=history).after(tested)).output
-    return Trained(incumbent, challenger, model_store, decision)
+    lineage = {
+        "evaluation": evaluation,
+        "min_lift": given.min_lift,
+        "content": content,
+        "decisions": decisions,
+        "users": given.users,
+        "epochs": given.epochs,
+        "seed": given.seed,
+        "budget_share": given.budget_share,
+        "settings": given.settings,
+        "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    }
+    return Trained(incumbent, challenger, model_store, decision, lineage)
 
 
-def _train_and_publish(profile: Profile, given: Settings, experiment: Any, deploy_seconds: Any) -> None:
+@dataclass(frozen=True)
+class Publishing:
+    """Parameters of what comes after the gate, likewise.
+
+    Attributes:
+        experiment: File, or folder of files, of the running experiments.
+        keep_versions: Newest versions of the registry that stay whatever needs them; 0: all.
+        hub: URL of a Kubeflow Model Registry; "" for none.
+        deploy_seconds: How long a server may take to be ready with what was published; 0: it stays in the registry.
+    """
+
+    experiment: Any
+    keep_versions: Any
+    hub: Any
+    deploy_seconds: Any
+
+
+def _train_and_publish(profile: Profile, given: Settings, after: Publishing, pipeline: str) -> None:
     trained = add_training(profile, given)
     with dsl.If(trained.decision == "promote", name="promote"):
-        published = profile.step(
-            publish(challenger=trained.challenger, model_store=trained.model_store, registry=given.registry)
+        publishing = publish(
+            challenger=trained.challenger,
+            incumbent=trained.incumbent,
+            model_store=trained.model_store,
+            registry=given.registry,
+            decision_log=given.decision_log,
+            experiment=after.experiment,
+            keep=after.keep_versions,
+            hub=after.hub,
+            pipeline=pipeline,
+            **trained.lineage,
         )
+        published = profile.with_lineage(profile.with_experiment(profile.step(publishing)))
         if profile.volume:  # on a laptop there is no server that goes on
-            with dsl.If(deploy_seconds > 0, name="deploy"):
-                rolled_out = deploy(published=published.output, experiment=experiment, seconds=deploy_seconds)
+            with dsl.If(after.deploy_seconds > 0, name="deploy"):
+                rolled_out = deploy(
+                    published=published.output, experiment=after.experiment, seconds=after.deploy_seconds
+                )
                 profile.with_experiment(profile.step(rolled_out))
 
 
@@ -182,6 +227,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         settings: str = "",
         min_lift: float = 0.0,
         experiment: str = EXPERIMENT_MOUNT,
+        keep_versions: int = 30,
+        hub: str = "",
         deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
@@ -204,7 +251,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             code_version,
         )
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
-            _train_and_publish(profile, given, experiment, deploy_seconds)
+            _train_and_publish(profile, given, Publishing(experiment, keep_versions, hub, deploy_seconds), name)
 
     return mtorl_train
 
@@ -237,6 +284,8 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         settings: str = "",
         min_lift: float = 0.0,
         experiment: str = EXPERIMENT_MOUNT,
+        keep_versions: int = 30,
+        hub: str = "",
         deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
@@ -261,6 +310,6 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
             asked = due(history=profile.on_volume("trainings"), monitor=monitor, most_days=most_days)
             with dsl.If(profile.step(asked).output == "yes", name="due"):
-                _train_and_publish(profile, given, experiment, deploy_seconds)
+                _train_and_publish(profile, given, Publishing(experiment, keep_versions, hub, deploy_seconds), name)
 
     return mtorl_retrain

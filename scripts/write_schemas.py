@@ -24,6 +24,7 @@ CRD = ROOT / "manifests" / "crds" / "experiments.yaml"
 MODELS = {
     "dataset": "mtorl.log.dataset:DatasetSpec",
     "experiment": "mtorl.experiment.experiment:Experiment",
+    "lineage": "mtorl.artifact.lineage:Lineage",
     "router-settings": "serving.router.ops.settings:RouterSettings",
     "decision-request": "serving.router.flow.requests:DecisionBody",
     "outcome-report": "serving.router.flow.requests:OutcomeBody",

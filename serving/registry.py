@@ -2,9 +2,11 @@
 
     REGISTRY/ARM/VERSION/artifact/               the artifact
     REGISTRY/ARM/VERSION/model-store/ARM.mar     what TorchServe loads
+    REGISTRY/ARM/VERSION/lineage.json            where it comes from (`mtorl.artifact.lineage`)
 
 A version is there completely or not at all, and its files can't be written any more. Model servers mount the registry
 and serve the version that they are told to, so a roll-out, a promotion and a roll-back only name another version.
+What is known of the versions, and which of them go, is in `serving.versions`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mtorl.artifact.artifact import load
+from mtorl.artifact.lineage import Lineage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.runtime.files import replacing, sync
@@ -34,10 +37,13 @@ class RegistryError(RuntimeError):
     """A model can't be published; the message says why and what to do."""
 
 
-def publish(artifact: Path, archive: Path, registry: Path, arm: str, version: str = "") -> Path:
+def publish(
+    artifact: Path, archive: Path, registry: Path, arm: str, version: str = "", lineage: Lineage | None = None
+) -> Path:
     """Copy an artifact and its archive to their place in the registry.
 
-    A version that is there is left as it is, so publishing twice is harmless. What is incomplete is replaced.
+    A version that is there is left as it is, its lineage too, so publishing twice is harmless. What is incomplete is
+    replaced.
 
     Args:
         artifact: Folder of the artifact.
@@ -45,15 +51,19 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, version: st
         registry: Root of the registry.
         arm: Which arm the model is for.
         version: Name of the version; by default the artifact's own, which its content determines.
+        lineage: Where the model comes from; None: nobody knows.
 
     Returns:
         The version's folder.
 
     Raises:
-        RegistryError: The version is there with another model, or the registry is for models of other data.
+        RegistryError: The version is there with another model, the registry is for models of other data, or the lineage
+            is that of another model.
         ArtifactError: There is no artifact, or it is damaged.
     """
     model = load(artifact).model
+    if lineage is not None and lineage.digest != model["digest"]:
+        raise RegistryError(f"{artifact}: its lineage is that of another model, {lineage.digest[:12]}")
     target = registry / arm / (version or str(model["version"]))
     check_kind(registry, bool(model.get("simulated", False)))
     published = published_digest(target)
@@ -65,6 +75,8 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, version: st
         shutil.copytree(artifact, unfinished / "artifact")
         (unfinished / "model-store").mkdir()
         shutil.copyfile(archive, unfinished / "model-store" / f"{arm}.mar")
+        if lineage is not None:
+            lineage.write(unfinished)
         _make_read_only(unfinished)
     return target
 

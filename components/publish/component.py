@@ -6,20 +6,65 @@ from components.component import component
 
 
 @component("publish to the registry", cached=False)
-def publish(challenger: Input[Model], model_store: Input[Artifact], registry: str) -> str:
-    """Copy the challenger and its archive; returns where they lie.
+def publish(
+    challenger: Input[Model],
+    incumbent: Input[Model],
+    model_store: Input[Artifact],
+    evaluation: Input[Artifact],
+    registry: str,
+    min_lift: float,
+    content: str,
+    decisions: str,
+    users: int,
+    epochs: int,
+    seed: int,
+    budget_share: float,
+    settings: str,
+    decision_log: str,
+    experiment: str,
+    keep: int,
+    hub: str,
+    pipeline: str,
+    run_name: str,
+    run_id: str,
+) -> str:
+    """Copy the challenger and its archive, with their lineage; returns where they lie. Old versions are pruned.
 
     Args:
         challenger: Artifact folder.
+        incumbent: Artifact folder that it was compared with, or who an incumbent without one is.
         model_store: Folder written by package.
+        evaluation: JSON written by evaluate.
         registry: Root folder of the registry.
+        min_lift: What the gate was asked for.
+        content: What the step `fingerprint` found.
+        decisions: What the step `collect` found; empty: no decisions.
+        users: Setting of `ingest`, for the lineage.
+        epochs: Setting of `train_challenger`, likewise.
+        seed: Of both.
+        budget_share: Of `train_challenger` and `evaluate`.
+        settings: Of `train_challenger`.
+        decision_log: Folder with decisions.parquet; the models that took them stay. Empty: nothing has decided.
+        experiment: File, or folder of files, of the running experiments; the models that they name stay.
+        keep: Newest versions that stay whatever needs them; 0: all stay.
+        hub: URL of a Kubeflow Model Registry to tell; empty: $MTORL_MODEL_REGISTRY, or none.
+        pipeline: Name of the pipeline.
+        run_name: Name of its run.
+        run_id: Id of the run.
     """
     from pathlib import Path
 
+    from monitoring.versions.on_cluster import uses_now
     from mtorl.runtime.step import step
     from serving.registry import RegistryError
-    from serving.registry import publish as run
+    from serving.versions.hub import tell
+    from serving.versions.origin import Origin
+    from serving.versions.publishing import prune_beside, publish_approved
 
     with step(RegistryError):
-        archive = Path(model_store.path) / "challenger.mar"
-        return str(run(Path(challenger.path), archive, Path(registry), "challenger"))
+        given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
+        made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
+        version = publish_approved(Origin(*made_of, given, pipeline, run_name, run_id), model_store.path, registry)
+        print(tell(version, hub))
+        print(prune_beside(version, lambda: uses_now(decision_log), Path(experiment), keep))
+        return str(version)

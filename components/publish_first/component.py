@@ -1,13 +1,29 @@
 """A first model for each arm, under a name that is known before there is a model: servers wait for it."""
 
-from kfp.dsl import Input, Model
+from kfp.dsl import Artifact, Input, Model
 
 from components.component import component
 
 
 # Not cached: it writes to the registry.
 @component("publish the first models", cached=False)
-def publish_first(incumbent: Input[Model], challenger: Input[Model], decision: str, registry: str) -> str:
+def publish_first(
+    incumbent: Input[Model],
+    challenger: Input[Model],
+    evaluation: Input[Artifact],
+    decision: str,
+    registry: str,
+    min_lift: float,
+    content: str,
+    decisions: str,
+    users: int,
+    epochs: int,
+    seed: int,
+    budget_share: float,
+    settings: str,
+    run_name: str,
+    run_id: str,
+) -> str:
     """Publish a first model of each arm unless it has one; returns what there is then, in words.
 
     Without a challenger that the gate lets pass, both arms start with the incumbent's model: an A/A test.
@@ -15,29 +31,29 @@ def publish_first(incumbent: Input[Model], challenger: Input[Model], decision: s
     Args:
         incumbent: Artifact folder.
         challenger: Artifact folder.
+        evaluation: JSON written by evaluate.
         decision: The gate's: "promote" or "reject".
         registry: Root folder of the registry.
+        min_lift: What the gate was asked for.
+        content: What the step `fingerprint` found.
+        decisions: What the step `collect` found; empty: no decisions.
+        users: Setting of `ingest`, for the lineage.
+        epochs: Setting of `train_challenger`, likewise.
+        seed: Of both.
+        budget_share: Of `train_challenger` and `evaluate`.
+        settings: Of `train_challenger`.
+        run_name: Name of the run.
+        run_id: Its id.
     """
-    import tempfile
-    from pathlib import Path
-
     from mtorl.runtime.step import step
-    from serving.archive import package
-    from serving.registry import FIRST, RegistryError, publish, published_digest
+    from serving.registry import RegistryError
+    from serving.versions.origin import Origin
+    from serving.versions.publishing import publish_first_models
 
     with step(RegistryError):
-        said = []
-        artifacts = {"incumbent": incumbent, "challenger": challenger if decision == "promote" else incumbent}
-        for arm, artifact in artifacts.items():
-            place = Path(registry) / arm / FIRST
-            was_there = published_digest(place) is not None
-            if not was_there:
-                with tempfile.TemporaryDirectory() as store:
-                    archive = package(Path(artifact.path), arm, Path(store))
-                    publish(Path(artifact.path), archive, Path(registry), arm, FIRST)
-            digest = str(published_digest(place))[:12]
-            said.append(f"{place}: {'was there' if was_there else 'published'}, digest {digest}")
-        if decision != "promote":
-            said.append("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
-        print("\n".join(said))
-        return "\n".join(said)
+        given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
+        made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
+        origin = Origin(*made_of, given, "mtorl-bootstrap", run_name, run_id)
+        said = publish_first_models(origin, decision, registry)
+        print(said)
+        return said

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipelines.compile import compile_all
+from pipelines.profile import LINEAGE_VARIABLES
 from tests.repository import ROOT
 
 TRAIN, MONITOR = "mtorl-train", "mtorl-monitor"
@@ -44,6 +45,15 @@ def tasks(path: Path) -> dict[str, dict[str, Any]]:
     root = spec_of(path)
     graphs = [root["root"]["dag"], *(part["dag"] for part in root["components"].values() if "dag" in part)]
     return {name: task for graph in graphs for name, task in graph["tasks"].items()}
+
+
+def test_who_is_told_of_a_version_and_how_to_ask_them_is_a_secret_of_one_step(compiled: dict[str, Path]) -> None:
+    for pipeline in TRAINING:
+        secrets = {step: of["secretAsEnv"] for step, of in settings(compiled[pipeline]).items() if "secretAsEnv" in of}
+        assert list(secrets) == ["publish"]
+        ((secret,),) = secrets.values()
+        assert secret["optional"] and secret["secretName"] == "mtorl-lineage"
+        assert {key["envVar"] for key in secret["keyToEnv"]} == set(LINEAGE_VARIABLES)
 
 
 def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_path: Path) -> None:

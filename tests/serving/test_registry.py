@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.artifact.artifact import ArtifactError, digest_of
+from mtorl.artifact.lineage import FILE, Lineage, lineage_of
 from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
 from tests.serving.handler_fixtures import save_artifact
 
@@ -43,6 +45,21 @@ def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, 
     assert (place / "model-store" / "challenger.mar").read_bytes() == b"archive"
     assert {stat.S_IMODE(path.stat().st_mode) for path in place.rglob("*") if path.is_file()} == {0o440}
     assert {stat.S_IMODE(path.stat().st_mode) for path in place.rglob("*") if path.is_dir()} == {0o750}
+
+
+def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
+    artifact: Any, archive: Path, tmp_path: Path
+) -> None:
+    registry, known = tmp_path / "registry", lineage_of(artifact.model, "small", datetime(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(RegistryError, match="its lineage is that of another model, 000000000000"):
+        publish(artifact.folder, archive, registry, "challenger", lineage=known.replace(digest="0" * 64))
+    assert not registry.exists()
+    place = publish(artifact.folder, archive, registry, "challenger", lineage=known)
+    assert Lineage.read(place) == known and stat.S_IMODE((place / FILE).stat().st_mode) == 0o440
+    publish(artifact.folder, archive, registry, "challenger", lineage=known.replace(settings={"seed": 8}))
+    assert Lineage.read(place) == known, "a version is never changed"
+    place = publish(artifact.folder, archive, registry, "incumbent", FIRST)
+    assert Lineage.read(place) is None
 
 
 def test_publishing_again_changes_nothing(artifact: Any, archive: Path, tmp_path: Path) -> None:

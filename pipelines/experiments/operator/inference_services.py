@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from monitoring.rollout import MARK
 from pipelines.experiments.api import ServerApi
 from pipelines.experiments.handover import Mark, Served
 from serving.inference_services import VERSION, problem_of
 
-MARK = "mtorl-kubeflow/promotion"
-"""Annotation of an InferenceService whose version a promotion has changed."""
 _PREDICTOR = "-predictor"
 
 

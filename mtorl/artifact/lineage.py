@@ -1,0 +1,248 @@
+"""Where a published model comes from: data, code, figures, the gate's report, and the models beside it.
+
+    lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))    # None: nobody has written it
+    lineage.write(unfinished)                                           # beside the artifact, before it is published
+
+`lineage.json` lies beside the artifact and not in it: an artifact's version follows from what it holds, and which other
+model it was compared with changes no decision of its own. What is null is not known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
+
+from mtorl.runtime.validation import FromList, StrictModel, Text, all_faults
+
+FILE = "lineage.json"
+SCHEMA_VERSION = 1
+METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
+"""Of the model's heads, those that a lineage holds; all of them are in the artifact and in the run's evaluation."""
+
+COMPARED: Literal["compared with"] = "compared with"
+
+
+Time = Annotated[
+    AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
+]
+"""With its zone; ISO text in the file."""
+
+
+class LineageError(ValueError):
+    """A lineage can't be read; the message names the file."""
+
+
+class Figure(StrictModel):
+    """A number with its 95 % interval."""
+
+    value: float
+    """The estimate."""
+    low: float | None = None
+    """Lower end of the interval; null: it has none."""
+    high: float | None = None
+    """Upper end."""
+
+
+class Data(StrictModel):
+    """What the model was trained on."""
+
+    name: Text
+    """Of the data set, as its description says."""
+    log: Text
+    """Fingerprint of the touchpoint log that training read, with the decisions that were added to it."""
+    source: Text | None = None
+    """Digest of the raw log and of its description, as the pipeline's first step found them."""
+    collected: Text | None = None
+    """Digest of the collected decisions that were added; null: none were, or it is not known."""
+    rows: Annotated[int, Field(ge=0)] | None = None
+    """Rows of test users that the figures rest on."""
+    users: Annotated[int, Field(ge=0)] | None = None
+    """Test users."""
+
+
+class Code(StrictModel):
+    """What computed it."""
+
+    package: Text | None = None
+    """Version of this package."""
+    git_revision: Text | None = None
+    """Commit, where the code knows it."""
+
+
+class GateReport(StrictModel):
+    """Why it was published."""
+
+    decision: Literal["promote", "reject"]
+    """What the gate said. A first installation serves the incumbent's model in place of a rejected challenger."""
+    reason: Text
+    """In words."""
+    min_lift: float
+    """Gain per opportunity that the lower end of the lift had to exceed."""
+    lift: Figure
+    """Challenger minus incumbent: gain per opportunity at an equal budget, off-policy, on test users."""
+    valued_on: Text
+    """Which rows it was valued on: opportunities, incumbent_decisions or touchpoints."""
+
+
+class Parent(StrictModel):
+    """A model that this one descends from, or was measured against."""
+
+    relation: Literal["compared with", "trained on from"]
+    """compared with: what the gate compared it with. trained on from: whose weights its training began with."""
+    digest: Text | None = None
+    """Of its artifact; null: it has none."""
+    policy: Text | None = None
+    """What a policy without an artifact is called in the decision log."""
+
+
+class PipelineRun(StrictModel):
+    """The run that made it."""
+
+    pipeline: Text | None = None
+    """Name of the pipeline."""
+    name: Text | None = None
+    """Name of the run."""
+    id: Text | None = None
+    """Id of the run."""
+
+
+class Lineage(StrictModel):
+    """What is known of a published version beside what its artifact says."""
+
+    schema_version: Literal[1] = 1
+    """Of this file."""
+    digest: Text
+    """Of the artifact."""
+    name: Text
+    """Of the artifact: challenger, incumbent."""
+    published: Time
+    """When it was published."""
+    data: Data
+    """What it was trained on."""
+    code: Code = Code()
+    """What computed it."""
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Of its training and of the gate."""
+    metrics: dict[str, Figure] = Field(default_factory=dict)
+    """`value`: gain per opportunity at the gate's budget; and the most telling figures of its heads, on test users."""
+    gate: GateReport | None = None
+    """Null: no gate has judged it."""
+    parents: Annotated[tuple[Parent, ...], FromList] = ()
+    """The models that it was compared with or trained on from."""
+    run: PipelineRun = PipelineRun()
+    """Which run made it."""
+
+    @classmethod
+    def read(cls, version: Path) -> Lineage | None:
+        """That of a published version; None: it was published without one.
+
+        Args:
+            version: Its folder.
+
+        Raises:
+            LineageError: There is one that can't be read, of a later release perhaps.
+        """
+        path = version / FILE
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise LineageError(f"{path}: {all_faults(error)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise LineageError(f"{path}: cannot be read: {error}") from None
+
+    def write(self, version: Path) -> None:
+        """Write it into the folder of a version that is not published yet."""
+        (version / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+
+    def parent(self, relation: str = COMPARED) -> Parent | None:
+        """The one of a relation; None: it has none."""
+        return next((parent for parent in self.parents if parent.relation == relation), None)
+
+
+def lineage_of(
+    model: Mapping[str, Any],
+    data_set: str,
+    published: datetime,
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    arm: str = "challenger",
+    gate: GateReport | None = None,
+    compared_with: Parent | None = None,
+    source: str = "",
+    collected: str = "",
+    package: str = "",
+    settings: Mapping[str, str | int | float | bool] | None = None,
+    run: PipelineRun | None = None,
+) -> Lineage:
+    """The lineage of a model. Empty text is what is not known.
+
+    Args:
+        model: Content of its model.json.
+        data_set: Name of the data set.
+        published: When it is published.
+        evaluation: What `evaluate_offline` found of this model.
+        arm: As which of the two.
+        gate: What the gate said of that.
+        compared_with: The incumbent of that evaluation.
+        source: Digest of the raw log.
+        collected: Digest of the decisions that were added to it.
+        package: Version of this package.
+        settings: Of the training and of the gate.
+        run: Which run made it.
+    """
+    judged = evaluation or {}
+    return Lineage(
+        digest=model["digest"],
+        name=model["name"],
+        published=published,
+        data=Data(
+            name=data_set,
+            log=model["data_fingerprint"],
+            source=source or None,
+            collected=collected or None,
+            rows=judged.get("test_rows"),
+            users=judged.get("test_users"),
+        ),
+        code=Code(package=package or None, git_revision=_known(model.get("git_revision"))),
+        settings=dict(settings or {}),
+        metrics=_metrics(judged, arm) if judged else {},
+        gate=gate,
+        parents=() if compared_with is None else (compared_with,),
+        run=run or PipelineRun(),
+    )
+
+
+def gate_report(evaluation: Mapping[str, Any], decision: str, reason: str, min_lift: float) -> GateReport:
+    """What the gate said of an evaluation.
+
+    Args:
+        evaluation: What `evaluate_offline` found.
+        decision: "promote" or "reject".
+        reason: In words.
+        min_lift: What the lower end of the lift had to exceed.
+    """
+    said: Literal["promote", "reject"] = "promote" if decision == "promote" else "reject"
+    lift = _figure(evaluation["value"], "difference")
+    return GateReport(decision=said, reason=reason, min_lift=min_lift, lift=lift, valued_on=evaluation["valued_on"])
+
+
+def _metrics(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
+    heads = evaluation[arm]
+    found = {name: _figure(heads, name) for name in METRICS if isinstance(heads.get(name), float)}
+    return {"value": _figure(evaluation["value"], arm), **found}
+
+
+def _figure(figures: Mapping[str, Any], name: str) -> Figure:
+    low, high = figures.get(f"{name}_ci") or (None, None)
+    return Figure(value=figures[name], low=low, high=high)
+
+
+def _known(revision: object) -> str | None:
+    return None if revision in (None, "", "unknown") else str(revision)

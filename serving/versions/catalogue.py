@@ -1,0 +1,134 @@
+"""The versions that a registry holds, with what is known of each.
+
+    for version in versions(Path("registry")):
+        print(version.ref, version.published, version.lineage)
+    version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if one version begins with that
+
+What publishes nothing of its lineage, an earlier release or a hand, leaves what the artifact says of itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mtorl.artifact.lineage import Lineage, LineageError
+from serving.registry import FIRST, RegistryError, published_digest
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version.
+
+    Attributes:
+        folder: Its folder.
+        model: Content of the artifact's model.json.
+        lineage: Where it comes from; None: it is not known.
+        problem: Why the lineage can't be read; empty: it can, or there is none.
+    """
+
+    folder: Path
+    model: dict[str, Any]
+    lineage: Lineage | None = None
+    problem: str = ""
+
+    @property
+    def arm(self) -> str:
+        """For which arm it was published."""
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: the first characters of its digest, or `first`."""
+        return self.folder.name
+
+    @property
+    def ref(self) -> str:
+        """As the registry, an overlay's models.yaml and an InferenceService name it: ARM/NAME."""
+        return f"{self.arm}/{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """Of its artifact."""
+        return str(self.model["digest"])
+
+    @property
+    def version(self) -> str:
+        """The artifact's own version, which its content determines: also of what is published as `first`."""
+        return str(self.model.get("version") or self.digest[:12])
+
+    @property
+    def published(self) -> datetime | None:
+        """When it was published, or at least when its model was trained; None: nothing says."""
+        if self.lineage is not None:
+            return self.lineage.published
+        try:
+            return datetime.fromisoformat(self.model["created"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one of the first installation."""
+        return self.name == FIRST
+
+
+def versions(registry: Path) -> list[Version]:
+    """All versions, by arm, the newest first.
+
+    Args:
+        registry: Root of the registry; without one, there are none.
+    """
+    earliest = datetime.min.replace(tzinfo=UTC)
+    found = sorted(_complete(registry), key=lambda version: version.name)
+    found.sort(key=lambda version: version.published or earliest, reverse=True)
+    return sorted(found, key=lambda version: version.arm)
+
+
+def find(registry: Path, name: str) -> Version:
+    """The version that a person names.
+
+    Args:
+        registry: Root of the registry.
+        name: ARM/NAME, or NAME or the beginning of a digest where that is said of one model only.
+
+    Raises:
+        RegistryError: There is none, or several.
+    """
+    known = versions(registry)
+    arm, _, rest = name.rpartition("/")
+    in_arm = [version for version in known if arm in ("", version.arm)]
+    named = [version for version in in_arm if version.name == rest]
+    named = named or [version for version in in_arm if rest and version.digest.startswith(rest)]
+    if len(named) == 1:
+        return named[0]
+    if not named:
+        there = ", ".join(version.ref for version in known) or "nothing"
+        raise RegistryError(f"{registry} has no version {name!r}; it has: {there}")
+    if len({version.digest for version in named}) == 1 and not any(version.name == rest for version in named):
+        return next((version for version in named if not version.is_first), named[0])  # one model, under two names
+    raise RegistryError(f"{name!r} is the name of several: say {' or '.join(version.ref for version in named)}")
+
+
+def with_digest(known: Sequence[Version], digest: str | None) -> Version | None:
+    """The first version with a model's digest; None: there is none."""
+    return next((version for version in known if version.digest == digest), None)
+
+
+def _complete(registry: Path) -> Iterator[Version]:
+    for path in registry.glob("[!.]*/[!.]*/artifact/model.json"):
+        folder = path.parents[1]
+        try:
+            model = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if published_digest(folder) is None:
+            continue
+        try:
+            yield Version(folder, model, Lineage.read(folder))
+        except LineageError as error:
+            yield Version(folder, model, problem=str(error))

@@ -1,0 +1,106 @@
+"""Which versions go, and how one goes: whole, whichever process is killed at it.
+
+    with locked(registry):
+        gone = prune(registry, needs, keep=30)
+
+Of each arm, the newest `keep` versions stay, and whatever is needed (`need.py`). A version is first renamed to a hidden
+name, in one step, so that it is there completely or not at all; what a killed process has left of a removal is removed
+by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mtorl.runtime.files import remove
+from serving.registry import RegistryError
+from serving.versions.catalogue import Version, versions
+from serving.versions.need import Needs
+
+KEEP = 30
+"""Newest versions of each arm that stay by default."""
+_REMOVED = ".removed"
+_LOCK_SECONDS = 60.0
+_ABANDONED_SECONDS = 24 * 3600.0
+
+
+def prune(
+    registry: Path, needs: Needs, keep: int = KEEP, days: float = 0.0, now: datetime | None = None
+) -> list[Version]:
+    """Remove the versions that nothing needs; returns them. The registry is locked.
+
+    Args:
+        registry: Root of the registry.
+        needs: Everything that is known to need a version.
+        keep: Newest versions of each arm that stay in any case.
+        days: A version that was published within so many days stays, too.
+        now: The present, if not the clock's.
+
+    Raises:
+        ValueError: `keep` is less than 1, or `days` is negative.
+    """
+    if keep < 1 or days < 0:
+        raise ValueError(f"keep must be at least 1 and days not negative, got {keep} and {days:g}")
+    _tidy(registry)
+    known = versions(registry)
+    needs = needs.with_rollbacks(known)
+    since = (now or datetime.now(UTC)) - timedelta(days=days)
+    gone, seen = [], dict.fromkeys((version.arm for version in known), 0)
+    for version in known:
+        seen[version.arm] += 1
+        # Of one that does not say when it was published nobody knows that it is old.
+        old = version.published is not None and version.published <= since
+        if seen[version.arm] > keep and old and not needs.reasons(version):
+            remove_version(version)
+            gone.append(version)
+    return gone
+
+
+def _tidy(registry: Path) -> None:
+    """Remove what killed processes have left: of removals, and of copies that nobody can still be writing."""
+    for leftover in registry.glob("*/.*"):
+        if leftover.name.endswith(_REMOVED) or time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
+            remove(leftover)
+
+
+def remove_version(version: Version) -> None:
+    """Remove a version, whoever needs it. The registry is locked."""
+    folder = version.folder
+    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_REMOVED}")
+    os.rename(folder, hidden)
+    remove(hidden)
+
+
+@contextmanager
+def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Nobody else publishes, names or removes a version meanwhile.
+
+    Args:
+        registry: Root of the registry; made if it does not exist.
+        wait_seconds: How long to wait for whoever does.
+
+    Raises:
+        RegistryError: Another process has had it for longer.
+        OSError: The registry can't be written.
+    """
+    registry.mkdir(parents=True, exist_ok=True)
+    path, until = registry / ".lock", time.monotonic() + wait_seconds
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise RegistryError(
+                        f"{path}: another process has had it for {wait_seconds:g} s; find it with fuser {path}"
+                    ) from None
+                time.sleep(0.05)
+        yield

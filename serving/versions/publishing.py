@@ -1,0 +1,97 @@
+"""What the training pipeline does with a challenger that the gate has approved: publish, prune.
+
+    version = publish_approved(origin, model_store, registry)
+    print(prune_beside(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
+
+Nothing is removed where it is not known what serves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mtorl.experiment.experiment import ExperimentError
+from mtorl.log.touchpoints import LogError
+from serving.archive import package
+from serving.registry import FIRST, publish, published_digest
+from serving.versions.need import Needs, experiments_in
+from serving.versions.open_lineage import reported
+from serving.versions.origin import Origin
+from serving.versions.pruning import locked, prune
+
+ARM = "challenger"
+
+
+def publish_approved(origin: Origin, model_store: str | Path, registry: str | Path) -> Path:
+    """Publish a challenger with its lineage, while nobody removes versions; returns its folder.
+
+    Args:
+        origin: Where it comes from.
+        model_store: Folder with the .mar file that was made of it.
+        registry: Root of the registry.
+
+    Raises:
+        RegistryError: See `serving.registry.publish`.
+        ArtifactError: There is no artifact, or it is damaged.
+    """
+    with reported(origin.pipeline, origin.run_id) as report, locked(Path(registry)):
+        archive = Path(model_store) / f"{ARM}.mar"
+        version = publish(Path(origin.challenger), archive, Path(registry), ARM, lineage=origin.lineage())
+        report(version)
+    return version
+
+
+def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
+    """Publish a first model of each arm unless it has one; returns what there is then, in words.
+
+    Args:
+        origin: Where the challenger comes from, and the incumbent.
+        decision: The gate's. Without a challenger that it lets pass, both arms start with the incumbent's model.
+        registry: Root of the registry.
+
+    Raises:
+        RegistryError, ArtifactError: See `publish_approved`.
+    """
+    said = []
+    for arm in ("incumbent", ARM):
+        own = arm == ARM and decision == "promote"
+        artifact = Path(origin.challenger if own else origin.incumbent)
+        place = Path(registry) / arm / FIRST
+        was_there = published_digest(place) is not None
+        if not was_there:
+            lineage = origin.lineage() if own else origin.lineage_of_incumbent()
+            with tempfile.TemporaryDirectory() as store, locked(Path(registry)):
+                publish(artifact, package(artifact, arm, Path(store)), Path(registry), arm, FIRST, lineage)
+        digest = str(published_digest(place))[:12]
+        said.append(f"{place}: {'was there' if was_there else 'published'}, digest {digest}")
+    if decision != "promote":
+        said.append("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
+    return "\n".join(said)
+
+
+def prune_beside(
+    published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
+) -> str:
+    """Prune the registry that a version was published to, which stays; returns what was done, in words.
+
+    Args:
+        published: The version's folder.
+        uses: Says which versions are used (`Needs`); raises OSError or LogError where that is not known.
+        experiments: File of an experiment, or folder of such files; none: no experiment names a model.
+        keep: Newest versions of each arm that stay in any case; 0: all stay.
+    """
+    if not keep:
+        return "all versions stay"
+    registry = published.parents[1]
+    with locked(registry):
+        try:
+            needs = Needs(uses(), experiments_in(experiments))
+        except (OSError, LogError, ExperimentError) as error:
+            return f"no version is removed, since it is not known what serves: {error}"
+        needs.add(f"{published.parent.name}/{published.name}", "it has just been published")
+        gone = prune(registry, needs, keep)
+    if not gone:
+        return "no version is both old and not needed: all stay"
+    return f"removed {', '.join(version.ref for version in gone)}"

@@ -1,0 +1,57 @@
+"""Published versions that hold next to nothing, for tests of what a registry keeps and removes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mtorl.artifact.lineage import COMPARED, Figure, GateReport, Lineage, Parent, lineage_of
+
+DAY_0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def digest(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def model(number: int, **fields: Any) -> dict[str, Any]:
+    """A model.json of one file."""
+    created = (DAY_0 + timedelta(days=number)).isoformat()
+    known = {"name": "challenger", "kind": "mtorl", "created": created, "data_fingerprint": "da7a", "simulated": True}
+    found = {**known, "git_revision": "c0de", "files": {"weights.pt": "0"}, "digest": digest(number)} | fields
+    return found | {"version": found["digest"][:12]}
+
+
+def lineage(number: int, parent: int | None = None, **fields: Any) -> Lineage:
+    figure = Figure(value=0.1, low=0.05, high=0.15)
+    report = GateReport(decision="promote", reason="better", min_lift=0.0, lift=figure, valued_on="touchpoints")
+    compared = None if parent is None else Parent(relation=COMPARED, digest=digest(parent))
+    found = lineage_of(
+        model(number),
+        "small",
+        DAY_0 + timedelta(days=number),
+        gate=report,
+        compared_with=compared,
+        settings={"seed": 7},
+    )
+    return found.replace(metrics={"reward_auc": Figure(value=0.7, low=0.68, high=0.72)}, **fields)
+
+
+def version(
+    registry: Path, number: int, arm: str = "challenger", name: str = "", known: Lineage | None = None, **fields: Any
+) -> str:
+    """Publish one; returns its ARM/NAME."""
+    content = model(number, **fields)
+    folder = registry / arm / (name or content["version"])
+    (folder / "artifact").mkdir(parents=True)
+    (folder / "model-store").mkdir()
+    (folder / "artifact" / "weights.pt").write_text("w")
+    (folder / "artifact" / "dataset.yaml").write_text("name: small\n")
+    (folder / "artifact" / "model.json").write_text(json.dumps(content))
+    (folder / "model-store" / f"{arm}.mar").write_text("archive")
+    if known is not None:
+        known.write(folder)
+    return f"{arm}/{folder.name}"

@@ -1,0 +1,59 @@
+"""What a registry holds: whole versions alone, and one name is one version."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mtorl.artifact.lineage import FILE
+from serving.registry import RegistryError
+from serving.versions.catalogue import find, versions
+from tests.serving.small_versions import DAY_0, digest, lineage, version
+
+
+def test_versions_are_listed_by_arm_the_newest_first(tmp_path: Path) -> None:
+    named = [version(tmp_path, 0, "incumbent", "first"), *(version(tmp_path, n, known=lineage(n)) for n in (1, 3, 2))]
+    assert [found.ref for found in versions(tmp_path)] == [named[2], named[3], named[1], named[0]]
+    assert versions(tmp_path / "nowhere") == []
+
+
+def test_one_without_a_lineage_has_the_time_of_its_training(tmp_path: Path) -> None:
+    version(tmp_path, 0)
+    version(tmp_path, 1, created="rubbish")
+    assert [found.published for found in versions(tmp_path)] == [DAY_0, None]
+    assert {found.lineage for found in versions(tmp_path)} == {None}
+
+
+def test_an_unreadable_lineage_is_said(tmp_path: Path) -> None:
+    (tmp_path / version(tmp_path, 0) / FILE).write_text("{}")
+    (found,) = versions(tmp_path)
+    assert found.lineage is None and FILE in found.problem
+
+
+def test_what_is_not_whole_is_no_version(tmp_path: Path) -> None:
+    whole, lacking = version(tmp_path, 0), version(tmp_path, 1)
+    (tmp_path / lacking / "model-store" / "challenger.mar").unlink()
+    shutil.copytree(tmp_path / whole, (tmp_path / whole).with_name(".0123.abcd.removed"))
+    assert [found.ref for found in versions(tmp_path)] == [whole]
+
+
+def test_a_version_is_found_by_each_of_its_names(tmp_path: Path) -> None:
+    ref = version(tmp_path, 1)
+    first = version(tmp_path, 1, "incumbent", "first")
+    assert find(tmp_path, ref).ref == ref
+    assert find(tmp_path, digest(1)[:12]).ref == ref
+    assert find(tmp_path, digest(1)[:5]).ref == ref, "one model under two names: the one that says which"
+    assert find(tmp_path, first).ref == first
+    assert find(tmp_path, "first").ref == first
+
+
+def test_a_name_of_several_is_none(tmp_path: Path) -> None:
+    version(tmp_path, 0, "incumbent", "first"), version(tmp_path, 1, "challenger", "first")
+    with pytest.raises(RegistryError, match="say challenger/first or incumbent/first"):
+        find(tmp_path, "first")
+    with pytest.raises(RegistryError, match="has no version 'challenger/typo'; it has: challenger/first, incumbent"):
+        find(tmp_path, "challenger/typo")
+    with pytest.raises(RegistryError, match="has no version ''"):
+        find(tmp_path, "")

@@ -1,0 +1,221 @@
+"""Old versions go, and nothing that serves ever does: in any order of events, and wherever a process is killed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+import serving.versions.pruning as pruning
+from mtorl.experiment.experiment import Experiment
+from serving.registry import RegistryError, published_digest
+from serving.versions.catalogue import find, versions
+from serving.versions.need import Needs, experiments_in
+from serving.versions.pruning import locked, prune, remove_version
+from tests.experiments import experiment
+from tests.serving.small_versions import DAY_0, digest, lineage, version
+
+LATER = DAY_0 + timedelta(days=1000)
+
+
+def names(registry: Path) -> list[str]:
+    return sorted(found.ref for found in versions(registry))
+
+
+def test_the_newest_of_each_arm_stay(tmp_path: Path) -> None:
+    refs = [version(tmp_path, n) for n in range(5)]
+    other = version(tmp_path, 9, "incumbent")
+    assert [found.ref for found in prune(tmp_path, Needs(), keep=2)] == [refs[2], refs[1], refs[0]]
+    assert names(tmp_path) == sorted([*refs[3:], other])
+
+
+def test_what_is_needed_stays_whatever_its_age(tmp_path: Path) -> None:
+    served, parent, named, decided, unneeded, _ = (
+        version(tmp_path, n, known=lineage(n, parent=1 if n == 0 else None)) for n in range(6)
+    )
+    first = version(tmp_path, 7, "incumbent", "first"), version(tmp_path, 8, "incumbent")
+    fields = experiment("http://h:1")
+    fields["arms"][1]["model_digest"] = digest(2)[:8]
+    needs = Needs([(served, "it serves", True), (digest(3), "it has decided", False)], [Experiment.from_dict(fields)])
+    assert [found.ref for found in prune(tmp_path, needs, keep=1)] == [unneeded]
+    assert {served, parent, named, decided, *first} <= set(names(tmp_path))
+    assert needs.reasons(find(tmp_path, parent)) == [], "only a pruning looks for parents"
+
+
+def test_young_ones_and_those_of_unknown_age_stay(tmp_path: Path) -> None:
+    old, young, ageless, newest = (
+        version(tmp_path, 0), version(tmp_path, 8), version(tmp_path, 3, created="rubbish"), version(tmp_path, 9)
+    )  # fmt: skip
+    gone = prune(tmp_path, Needs(), keep=1, days=3, now=DAY_0 + timedelta(days=10))
+    assert [found.ref for found in gone] == [old]
+    assert names(tmp_path) == sorted([young, ageless, newest])
+
+
+@pytest.mark.parametrize(("keep", "days"), [(0, 0.0), (1, -1.0)])
+def test_a_rule_that_would_empty_the_registry_is_refused(tmp_path: Path, keep: int, days: float) -> None:
+    ref = version(tmp_path, 0)
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        prune(tmp_path, Needs(), keep, days)
+    assert names(tmp_path) == [ref]
+
+
+@pytest.mark.parametrize("at", range(11))
+def test_a_killed_removal_leaves_a_version_whole_or_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Killed before the nth call to the system that changes a file."""
+    old, new = version(tmp_path, 0, known=lineage(0)), version(tmp_path, 1)
+    calls = iter(range(100))
+
+    def kill(original: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)  # type: ignore[operator]
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "unlink", "rmdir"):
+            patch.setattr(os, name, kill(getattr(os, name)))
+        killed = True
+        try:
+            remove_version(find(tmp_path, old))
+            killed = False
+        except KeyboardInterrupt:
+            pass
+    assert killed == (at < 9), "each of the calls was tried, and there are no more"
+    whole = published_digest(tmp_path / old) == digest(0)
+    assert whole or not (tmp_path / old).exists()
+    assert names(tmp_path) == sorted([new, old] if whole else [new])
+    prune(tmp_path, Needs([(old, "a test", False)]), keep=1)
+    assert {path.name for path in (tmp_path / "challenger").iterdir()} == {Path(ref).name for ref in names(tmp_path)}
+
+
+def test_an_abandoned_copy_is_removed_and_one_that_is_written_stays(tmp_path: Path) -> None:
+    version(tmp_path, 0)
+    for name, age in ((".one.0123", 2 * 24 * 3600), (".two.0123", 60)):
+        (tmp_path / "challenger" / name).mkdir()
+        at = os.stat(tmp_path).st_mtime - age
+        os.utime(tmp_path / "challenger" / name, (at, at))
+    prune(tmp_path, Needs())
+    assert {path.name for path in (tmp_path / "challenger").glob(".*")} == {".two.0123"}
+
+
+def test_only_one_process_changes_a_registry(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(RegistryError, match="another process"), locked(tmp_path, 0.0):
+        pass
+    with locked(tmp_path, 0.0):
+        pass
+
+
+def test_a_reason_is_said_once_and_serving_is_remembered(tmp_path: Path) -> None:
+    found = find(tmp_path, version(tmp_path, 0))
+    needs = Needs([(digest(0)[:6], "one", False), (found.ref, "one", True), ("", "nothing", True)])
+    assert needs.reasons(found) == ["one"] and needs.serves(found)
+    other = find(tmp_path, version(tmp_path, 1))
+    assert needs.reasons(other) == [] and not needs.serves(other)
+
+
+def test_experiments_of_a_folder_of_a_file_and_of_nothing(tmp_path: Path) -> None:
+    assert experiments_in(tmp_path / "nowhere") == []
+    file = tmp_path / "spring.yaml"
+    file.write_text(yaml.safe_dump(experiment("http://h:1", name="spring")))
+    (tmp_path / "..data").mkdir()
+    assert (
+        [found.name for found in experiments_in(file)]
+        == [found.name for found in experiments_in(tmp_path)]
+        == ["spring"]
+    )
+
+
+class Registry(RuleBasedStateMachine):
+    """Nights publish and prune, people and experiments promote and roll back, in any order.
+
+    The pointers of two servers are what serves, and what a rollback goes back to. A version that serves, served before
+    the newest promotion, or has ever decided is there, whole, at any time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        self.count = 0
+        first = version(self.root, self.count, "incumbent", "first")
+        self.serves = {"incumbent": first, "challenger": first}
+        self.before: dict[str, str] = {}
+        self.decided: set[str] = set()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    def there(self) -> list[str]:
+        return names(self.root)
+
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        self.count += 1
+        parent = data.draw(st.integers(0, self.count - 1))
+        version(self.root, self.count, known=lineage(self.count, parent))
+
+    @rule(data=st.data(), arm=st.sampled_from(["incumbent", "challenger"]))
+    def promote(self, data: st.DataObject, arm: str) -> None:
+        chosen = data.draw(st.sampled_from(self.there()))
+        if chosen != self.serves[arm]:
+            self.before[arm], self.serves[arm] = self.serves[arm], chosen
+
+    @precondition(lambda self: self.before)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        arm = data.draw(st.sampled_from(sorted(self.before)))
+        assert self.before[arm] in self.there(), "there is nothing to go back to"
+        self.serves[arm], self.before[arm] = self.before[arm], self.serves[arm]
+
+    @rule()
+    def decide(self) -> None:
+        self.decided |= {find(self.root, ref).digest for ref in self.serves.values()}
+
+    def needs(self) -> Needs:
+        uses = [(ref, f"{arm} serves it", True) for arm, ref in self.serves.items()]
+        uses += [(ref, f"a rollback of {arm}", False) for arm, ref in self.before.items()]
+        return Needs([*uses, *((one, "it has decided", False) for one in self.decided)])
+
+    @rule(keep=st.integers(1, 3), killed=st.booleans())
+    def prune(self, keep: int, killed: bool) -> None:
+        before = len(self.there())
+        if not killed:
+            gone = prune(self.root, self.needs(), keep, now=LATER)
+            assert len(self.there()) == before - len(gone)
+            return
+        removed, pruning.remove = pruning.remove, lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
+        try:
+            prune(self.root, self.needs(), keep, now=LATER)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            pruning.remove = removed
+
+    @invariant()
+    def what_is_needed_is_there(self) -> None:
+        there = versions(self.root)
+        refs, digests = {found.ref for found in there}, {found.digest for found in there}
+        assert set(self.serves.values()) <= refs and set(self.before.values()) <= refs and self.decided <= digests
+        for found in there:
+            assert published_digest(found.folder) == found.digest
+
+    @invariant()
+    def the_disk_is_bounded(self) -> None:
+        """What no pruning of the smallest kind would keep is gone after one."""
+        hidden = [path for path in (self.root / "challenger").glob(".*") if (self.root / "challenger").exists()]
+        assert all(path.name.endswith(".removed") for path in hidden)
+
+
+Registry.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestRegistry = Registry.TestCase
