@@ -89,7 +89,7 @@ def rollout(
     """
     from monitoring.rollout import rollouts
 
-    arms = rollouts(_kubectl_get("inferenceservices.serving.kserve.io", namespace), _kubectl_get("pods", namespace))
+    arms = rollouts(kubectl_get("inferenceservices.serving.kserve.io", namespace), kubectl_get("pods", namespace))
     if not arms:
         stop(f"no InferenceService in namespace {namespace}", 2)
     for arm in arms:
@@ -98,7 +98,8 @@ def rollout(
     raise typer.Exit(0 if all(arm.done for arm in arms) else 1)
 
 
-def _kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:
+def kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:
+    """Objects of a kind, from the cluster of kubectl's context; ends the command where it does not say."""
     try:
         command = ["kubectl", "get", kind, "--namespace", namespace, "--output", "json", "--request-timeout=20s"]
         done = subprocess.run(command, capture_output=True, text=True)

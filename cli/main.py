@@ -11,6 +11,8 @@
     mtorl compile                              pipelines as YAML for a cluster
     mtorl pipeline upload|run|status           them on a Kubeflow Pipelines server
     mtorl bootstrap                            the first installation: features, and a model of each arm
+    mtorl model list|show|compare|promote|rollback|rm
+                                               the versions of the registry: where each comes from, what serves
     mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store
@@ -34,7 +36,20 @@ from typing import Annotated
 
 import typer
 
-from cli import arm, benchmark, cluster, data, experiment_views, ledger, model, monitor, pipeline, run, search
+from cli import (
+    arm,
+    benchmark,
+    cluster,
+    data,
+    experiment_views,
+    ledger,
+    model,
+    model_versions,
+    monitor,
+    pipeline,
+    run,
+    search,
+)
 from cli.commands import CommandGroup
 from mtorl import __version__
 
@@ -52,6 +67,7 @@ app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
 app.add_typer(experiment_views.app, name="experiment")
+app.add_typer(model_versions.app, name="model")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(pipeline.app, name="pipeline")

@@ -82,6 +82,7 @@ ORDER = {
         "paper",
         "experiments",
         "loop",
+        "versions",
     ),
     "cli": (
         "commands",
@@ -94,6 +95,8 @@ ORDER = {
         "search",
         "benchmark",
         "cluster",
+        "version_tables",
+        "model_versions",
         "ledger",
         "arm",
         "experiment",

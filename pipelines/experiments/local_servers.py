@@ -96,6 +96,22 @@ class LocalServers:
         if self._restart is not None:
             self._restart()
 
+    def add(self, archive: Path) -> str:
+        """Keep a model of a registry beside those that promotions are about, so that it can be served.
+
+        Returns:
+            Its version.
+
+        Raises:
+            OSError: It can't be read, or kept.
+        """
+        version = _version(archive)
+        target = self._models / "versions" / f"{version}.mar"
+        if not target.exists():
+            with replacing(target, durable=True) as unfinished:
+                shutil.copyfile(archive, unfinished)
+        return version
+
     def _archives(self) -> dict[str, Path]:
         return archives(self._run, self._state)
 
@@ -190,12 +206,18 @@ def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
     for _ in range(2):  # to tell the server, and to note that it serves it
-        others = (_neighbour(other) for other in folders if other is not folder)  # a rollback asks for none of them
+        others = (neighbour(other) for other in folders if other is not folder)  # a rollback asks for none of them
         standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing
 
 
-def _neighbour(folder: ExperimentFolder) -> Neighbour:
+def neighbour(folder: ExperimentFolder) -> Neighbour:
+    """An experiment on this machine, as one that may need the same server.
+
+    Raises:
+        ExperimentError: Its file can't be used.
+        HistoryError: Its history can't be read.
+    """
     experiment, found = state_of(folder)
     by_hand = experiment.ramp is None and not folder.events()  # the router reads the file itself
     serving = experiment if by_hand else folder.last_in_force() or experiment

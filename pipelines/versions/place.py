@@ -1,0 +1,147 @@
+"""What is known around a registry of the versions that serve: decision log, this machine's servers, a cluster's.
+
+place = Place.around(Path("runs/latest/registry"))
+needs = place.needs()                      # what needs which version
+place.told_by                              # who has said so: nobody's word is no proof that nothing serves
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from monitoring.versions.deciding import uses_in_log
+from monitoring.versions.on_cluster import services_beside_us, uses_of_services
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.history import newest_promotion
+from pipelines.experiments.folder import ExperimentFolder, named_by_router
+from pipelines.experiments.handover import Mark
+from serving.archive import ArchiveError, version_of
+from serving.local.stack import archives
+from serving.versions.need import Needs
+
+RUN_REGISTRY, VOLUME_REGISTRY = Path("runs/latest/registry"), Path("/mnt/mtorl/registry")
+
+
+def default_registry() -> Path:
+    """The registry that a person means who names none: that of the newest run here, or that of the volume."""
+    return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A registry and what lies around it.
+
+    Attributes:
+        registry: Its root.
+        decision_log: Folder of the decision log; None: there is none.
+        run: Folder of the run whose models `mtorl serve` serves; None: it is no run's registry.
+        state: Folder of the state of `mtorl serve`; None: nothing is served on this machine.
+        services: InferenceServices of a cluster; None: nobody has asked one.
+        experiments: Those of a cluster.
+    """
+
+    registry: Path
+    decision_log: Path | None = None
+    run: Path | None = None
+    state: Path | None = None
+    services: Sequence[Mapping[str, Any]] | None = None
+    experiments: Sequence[Experiment] = ()
+
+    @classmethod
+    def around(
+        cls,
+        registry: Path,
+        decision_log: Path | None = None,
+        state: Path | None = None,
+        services: Sequence[Mapping[str, Any]] | None = None,
+        experiments: Sequence[Experiment] = (),
+    ) -> Place:
+        """What lies around a registry, as a run's folder and the data volume have it.
+
+        Args:
+            registry: Its root.
+            decision_log: Instead of the folder beside it.
+            state: Instead of that of the run's own servers.
+            services: InferenceServices of a cluster; None: those beside us, if we run in one.
+            experiments: Of that cluster.
+
+        Raises:
+            NotAllowedError: We run in a cluster, and may not ask what serves.
+        """
+        beside = registry.parent
+        log = decision_log or (beside / "decision_log" if (beside / "decision_log").is_dir() else None)
+        run = beside if (beside / "model-store").is_dir() else None
+        own = beside / "serving" if run is not None and (beside / "serving").is_dir() else None
+        found = services_beside_us() if services is None else services
+        return cls(registry, log, run, state or own, found, experiments)
+
+    @property
+    def told_by(self) -> list[str]:
+        """Who has said what serves, in words; empty: nobody."""
+        told = [f"the decision log {self.decision_log}"] if self._in_log else []
+        told += [f"the servers of {self.state}"] if self.state is not None and self.run is not None else []
+        return told + (["the cluster"] if self.services is not None else [])
+
+    def needs(self) -> Needs:
+        """All uses of versions that are known here.
+
+        Raises:
+            LogError: A file of the decision log was removed meanwhile.
+            ExperimentError, HistoryError, OSError: An experiment, or a model that is served, can't be read.
+        """
+        needs = Needs(self._in_log, self.experiments)
+        for use in uses_of_services(self.services or ()):
+            needs.add(*use)
+        if self.state is not None and self.run is not None:
+            self._on_this_machine(self.state, self.run, needs)
+        return needs
+
+    def folders(self) -> list[ExperimentFolder]:
+        """The experiments that the router of this machine reads."""
+        return [] if self.state is None else experiments_of(self.state)
+
+    @cached_property
+    def _in_log(self) -> list[tuple[str, str, bool]]:
+        return [] if self.decision_log is None else [tuple(use) for use in uses_in_log(str(self.decision_log))]  # type: ignore[misc]
+
+    def _on_this_machine(self, state: Path, run: Path, needs: Needs) -> None:
+        for file, archive in archives(run, state).items():
+            try:
+                needs.add(version_of(archive), f"mtorl serve serves it as {file.removesuffix('.mar')}", serves=True)
+            except ArchiveError as error:
+                raise OSError(str(error)) from None
+        for path in sorted((state / "models").glob("*.json")):
+            mark = Mark.model_validate_json(path.read_text())
+            for version in (mark.before, mark.after):
+                needs.add(version, f"a rollback of {path.stem} on this machine goes back to it")
+        for folder in self.folders():
+            for experiment in (folder.last_in_force(), folder.definition() if folder.file.exists() else None):
+                for arm in () if experiment is None else experiment.arms:
+                    needs.add(arm.model_digest or "", f"the experiment {folder.file} names it ({arm.name})")
+            if (promotion := newest_promotion(folder.events())) is not None:
+                for answer in (promotion.event.replaced, promotion.event.incumbent):
+                    digest = str((answer or {}).get("model_digest") or "")
+                    needs.add(digest, f"the promotion in {folder.file} was about it")
+
+
+def experiments_of(state: Path) -> list[ExperimentFolder]:
+    """The experiments that the router of a state reads: what people write of each, and where its state is.
+
+    Args:
+        state: Folder of the state of `mtorl serve`.
+    """
+    named = named_by_router(state, "experiment")
+    place = Path(named) if named else None
+    if place is None or not place.exists():
+        return []
+    found = []
+    for file in sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place]:
+        target = file.resolve()
+        in_force = target.name == "experiment.yaml" and (target.parent / "router.yaml").exists()
+        own = target.parent if in_force else target.with_suffix("")  # as `mtorl serve` calls the folder by default
+        found.append(ExperimentFolder.of(own.with_suffix(".yaml") if in_force else target, own))
+    return found
