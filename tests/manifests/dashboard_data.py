@@ -242,9 +242,8 @@ _ALERTS: tuple[tuple[str, str, Labels], ...] = (
     ("MtorlPolicyCollapsed", "firing", {"experiment": RUNNING, "arm": "vendor-bidder", "channel": "search"}),
     ("MtorlExperimentHeld", "firing", {"experiment": "slow-model", "stage": "5%"}),
     ("MtorlBudgetNearlySpent", "firing", {"experiment": RUNNING, "arm": "mtorl", "period": "day"}),
-    ("MtorlHarm", "firing", {"group": "outcomes", "arm": "", "measure": "gain_per_cost"}),
-    ("MtorlHarm", "firing", {"group": "outcomes", "arm": "", "measure": "cost_per_exposure"}),
-    ("MtorlDrift", "firing", {"group": "context", "arm": "", "measure": "device"}),
+    ("MtorlHarm", "firing", {}),
+    ("MtorlDrift", "firing", {}),
     ("MtorlLogExportStale", "pending", {"pod": "mtorl-router-0"}),
     ("MtorlLogShippingStalled", "firing", {"pod": "mtorl-router-0"}),
 )

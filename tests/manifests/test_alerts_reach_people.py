@@ -99,7 +99,7 @@ def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> Non
     stack.metrics["monitor"] = monitor()
     wait_for("its end", lambda: len(stack.people.slack) > 1 and len(stack.people.mail) > 1)
     stack.evaluations(4)
-    title = f"10] warning MtorlDrift in {NAMESPACE}"
+    title = f"1] warning MtorlDrift in {NAMESPACE}"
     assert stack.people.titles() == [f"[FIRING:{title}", f"[RESOLVED:{title}"]
     assert [message["Subject"] for message in stack.people.mail] == stack.people.titles()
     fired, _ = stack.people.slack
@@ -138,7 +138,7 @@ def test_broken_data_page_once_and_the_drift_that_follows_waits(stack: Stack) ->
     assert page["status"] == "firing" and page["receiver"] == "mtorl-pager"
     assert page["groupLabels"] == {"namespace": NAMESPACE, "alertname": "MtorlDataBroken"}
     stack.metrics["monitor"] = monitor(moved)  # the data are mended, and something has moved all the same
-    wait_for("the ticket", lambda: f"[FIRING:2] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
+    wait_for("the ticket", lambda: f"[FIRING:1] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
     wait_for("the page's end", lambda: len(stack.people.pages) > 1)
     assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
 
@@ -152,7 +152,21 @@ def test_harm_rings_whatever_else_does(stack: Stack) -> None:
     wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
     assert len(stack.people.pages) == 3 and not stack.people.mail
     harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
-    assert f"gain_per_decision of {NAMESPACE} is" in harm["text"] and "120 clicks lost in a period" in harm["text"]
+    assert f"{NAMESPACE}: gain_per_decision is" in harm["text"] and "120 clicks lost in a period" in harm["text"]
+
+
+def test_a_shift_that_reaches_one_measure_after_the_other_is_one_page(stack: Stack) -> None:
+    """Dearer exposures are found on the second day, gain for each currency unit on the third."""
+    found: dict[str, Kind] = {GAIN: "harm"}
+    for later in ("outcomes/gain_per_cost", "outcomes/cost_per_exposure"):
+        stack.metrics["monitor"] = monitor(found)
+        wait_for("a page", lambda: stack.people.pages)
+        stack.evaluations(8)
+        found[later] = "harm"
+    assert len(stack.people.pages) == 1 and len(stack.people.slack) == 1
+    stack.metrics["monitor"] = monitor()
+    wait_for("its end", lambda: len(stack.people.pages) > 1)
+    assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
 
 
 def test_what_follows_from_a_router_that_is_down_is_no_ticket(stack: Stack) -> None:
