@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ _SAID = {
     "drift": ("moved", "yellow", "MtorlDrift"),
 }
 
+_RUNBOOKS = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main/docs/runbooks"
 _NO_FAULT = {"learning": "learning", "nothing_there": "no need", "closed": "closed"}
 
 
@@ -33,12 +35,19 @@ def show(state: State, folder: Path) -> None:
         console.print("nothing is wrong in what was judged" if _judged(state) else "nothing could be judged yet")
     for name, alarm in alarms:
         console.print(_line(name, alarm))
-    for kind in dict.fromkeys(alarm.kind for _, alarm in alarms):
-        console.print(f"what to do: docs/runbooks/{_SAID[kind][2]}.md")
+    if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
+        console.print("two measures may be two views of one loss: do not add them up")
+    if alarms:  # the worst come first, and their page says what to make of the others
+        console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
     if state.retrain is not None:
         console.print(f"a new training is asked for since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")
     table = Table(box=None, pad_edge=False)
-    for heading, justify in (("group", "left"), ("period until", "left"), ("decisions", "right"), ("users", "right")):
+    for heading, justify in (
+        ("group", "left"),
+        ("period until, UTC", "left"),
+        ("decisions", "right"),
+        ("users", "right"),
+    ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     table.add_column("judged")
     for name, group in state.groups.items():
@@ -48,8 +57,9 @@ def show(state: State, folder: Path) -> None:
         table.add_row(name, until, f"{group.decisions:,}", f"{group.users:,}", judged)
     console.print(table)
     if state.checked is not None:
-        console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC")
-    if (folder / "periods").exists():
+        hours = (datetime.now(UTC) - state.checked).total_seconds() / 3600
+        console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC, {hours:,.1f} hours ago")
+    if next((folder / "periods").glob("*/drift.html"), None) is not None:
         console.print(f"columns of each period beside the training sample: {folder / 'periods'}/*/drift.html")
 
 
@@ -59,4 +69,4 @@ def _judged(state: State) -> bool:
 
 def _line(name: str, alarm: Alarm) -> Text:
     word, style, _ = _SAID[alarm.kind]
-    return Text.assemble((f"{word:6}", style), f" {name} since {alarm.since:%Y-%m-%d %H:%M}: {alarm.text}")
+    return Text.assemble((f"{word:6}", style), f" {name} since {alarm.since:%Y-%m-%d %H:%M} UTC: {alarm.text}")

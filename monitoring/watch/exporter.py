@@ -111,6 +111,7 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
     ratio = _gauge("evidence_ratio", "Evidence of a change over what an alarm needs alone", _LABELS)
     loss = _gauge("loss", "What the difference costs a period: gain that is lost, or money", [*_LABELS, "counted_in"])
     alarm = _gauge("alarm", "1 while an alarm stands", [*_LABELS, "kind"])
+    since = _gauge("alarm_since_timestamp_seconds", "When what it is about began", _LABELS)
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
@@ -129,7 +130,9 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
         for kind in KINDS:
             stands = name in alarms and alarms[name].kind == kind
             alarm.add_metric([*labels, kind], float(stands))
-    yield from (value, expected, ratio, loss, alarm)
+        if name in alarms:
+            since.add_metric(labels, alarms[name].since.timestamp())
+    yield from (value, expected, ratio, loss, alarm, since)
 
 
 def _gauge(name: str, help_: str, labels: list[str]) -> GaugeMetricFamily:

@@ -178,5 +178,5 @@ def describe(name: str, stream: Stream) -> str:
     if stream.expected:
         text += f": {(stream.value - stream.expected) / abs(stream.expected):+.1%}"
     if stream.loss:
-        text += f"; {' '.join(filter(None, (f'{stream.loss:,.4g}', stream.loss_unit)))} lost in the period"
+        text += f"; {' '.join(filter(None, (f'{stream.loss:,.4g}', stream.loss_unit)))} lost in the newest period"
     return text

@@ -275,7 +275,7 @@ def test_what_is_said(tmp_path: Path) -> None:
     assert _said(tmp_path, "mtorl.title", group) == "[FIRING:2] critical MtorlHarm in shop"
     assert _said(tmp_path, "mtorl.color", group) == "danger"
     assert _said(tmp_path, "mtorl.text", group) == (
-        "- Arm 1 harms (since 2026-03-01 03:05 UTC)\n- Arm 2 harms (since 2026-03-01 03:05 UTC)\n\nWhy.\n\n"
+        "- Arm 1 harms (told since 2026-03-01 03:05 UTC)\n- Arm 2 harms (told since 2026-03-01 03:05 UTC)\n\nWhy.\n\n"
         "Runbook: http://runbook\nDashboard: http://dashboard\nAlertmanager: http://alertmanager.example.org"
     )
 
@@ -293,7 +293,7 @@ def test_what_is_said_of_one_that_ends_before_the_other(tmp_path: Path) -> None:
     group = _group(_says(1), {**_says(2), "status": "resolved"})
     assert _said(tmp_path, "mtorl.title", group) == "[FIRING:1] critical MtorlHarm in shop"
     text = _said(tmp_path, "mtorl.text", group)
-    assert text.startswith("- Arm 1 harms (since 2026-03-01 03:05 UTC)\n- Resolved: Arm 2 harms\n\nWhy.")
+    assert text.startswith("- Arm 1 harms (told since 2026-03-01 03:05 UTC)\n- Resolved: Arm 2 harms\n\nWhy.")
 
 
 @pytest.mark.parametrize("status", ["firing", "resolved"])

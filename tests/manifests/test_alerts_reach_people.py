@@ -152,7 +152,9 @@ def test_harm_rings_whatever_else_does(stack: Stack) -> None:
     wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
     assert len(stack.people.pages) == 3 and not stack.people.mail
     harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
-    assert f"{NAMESPACE}: gain_per_decision is" in harm["text"] and "120 clicks lost in a period" in harm["text"]
+    assert (
+        f"{NAMESPACE}: gain_per_decision is" in harm["text"] and "120 clicks lost in the newest period" in harm["text"]
+    )
 
 
 def test_a_shift_that_reaches_one_measure_after_the_other_is_one_page(stack: Stack) -> None:

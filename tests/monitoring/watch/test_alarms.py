@@ -90,8 +90,8 @@ def test_a_loss_has_a_unit() -> None:
         measure_alarms.judge(streams, both, at(number), loss_units=units)
     gain, cost = streams[stream_of(*GAIN)], streams[stream_of(*COST)]
     assert (gain.loss_unit, cost.loss_unit, streams[stream_of(*OTHER)].loss_unit) == ("clicks", "EUR", "")
-    assert gain.alarm and gain.alarm.text.endswith("; 50 clicks lost in the period")
-    assert cost.alarm and cost.alarm.text.endswith("; 100 EUR lost in the period")
+    assert gain.alarm and gain.alarm.text.endswith("; 50 clicks lost in the newest period")
+    assert cost.alarm and cost.alarm.text.endswith("; 100 EUR lost in the newest period")
 
 
 def test_what_is_missing_today_does_not_make_others_alarm() -> None:
