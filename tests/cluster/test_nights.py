@@ -19,7 +19,6 @@ import yaml
 from pipelines.server import Server
 from tests.cluster.conftest import SECRETS
 from tests.cluster.kfp_runs import CLAIM, LIST, ended, in_namespace, log_of, on_volume
-from tests.cluster.kfp_runs import made as object_of
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.cluster.running import Running
 from tests.manifests.conftest import MANIFESTS
@@ -28,12 +27,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 
 LOG_USERS, USERS = 200, 400  # the first are in the log that every night reads; all are known to the feature store
 NIGHT = {"source": "simulator", "dataset": "simulator", "users": str(LOG_USERS), "epochs": "1", "min_lift": "-1"}
-# Argo's own containers say nothing of what they need; this does, where a quota wants it, as that of an installation.
-LIMITS = {
-    "type": "Container",
-    "defaultRequest": {"cpu": "10m", "memory": "32Mi"},
-    "default": {"cpu": "1", "memory": "1Gi"},
-}
 # Arms that explore what to show, and whether to: the gate refuses what a log can say nothing of.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "base" / "router" / "config" / "experiment.yaml").read_text())
 EXPERIMENT["arms"] = [{**arm, "explore": {"share": 0.5, "scope": "both"}} for arm in EXPERIMENT["arms"]]
@@ -88,7 +81,7 @@ def running(server: Server, images: list[Object], tmp_path: Path) -> Iterator[Ru
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     made.further["patches"].append({"target": {"kind": "ConfigMap", "name": "mtorl-experiment"}, "patch": EXPLORING})
-    in_namespace("apply", "-f", "-", stdin=object_of("LimitRange", "argo", spec={"limits": [LIMITS]}))
+    in_namespace("apply", "-f", str(MANIFESTS / "pipelines" / "platform" / "limits.yaml"))
     kubectl("create", "namespace", made.gateway)
     kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
     try:

@@ -1,0 +1,173 @@
+"""What a run may ask for at one moment, beside the ResourceQuota and the LimitRange that are shipped for it."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.utils.quantity import parse_quantity
+
+from tests.manifests.conftest import CRDS, VALIDATOR
+from tests.repository import ROOT
+
+PIPELINES = ROOT / "manifests" / "pipelines"
+COMPILED = sorted([*PIPELINES.glob("staging/*.yaml"), *PIPELINES.glob("production/*.yaml")])
+PLATFORM = PIPELINES / "platform"
+NEEDED = ("requests.cpu", "requests.memory", "limits.cpu", "limits.memory")
+Use = dict[str, Decimal]
+
+
+@functools.cache
+def spec_of(path: Path) -> dict[str, Any]:
+    spec: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
+    return spec
+
+
+def uses(path: Path) -> dict[str, Use]:
+    """What the pod of each step asks for: its container, and the one that Argo puts beside it."""
+    beside = default_of_a_container()
+    found = {}
+    for name, executor in spec_of(path)["deploymentSpec"]["executors"].items():
+        resources = executor["container"].get("resources", {})
+        use = {
+            f"{kind}s.{unit.lower()}": parse_quantity(resources[f"resource{unit}{kind.title()}"])
+            for kind in ("request", "limit")
+            for unit in ("Cpu", "Memory")
+            if f"resource{unit}{kind.title()}" in resources
+        }
+        accelerator = resources.get("accelerator")
+        if accelerator:
+            use[f"requests.{accelerator['resourceType']}"] = parse_quantity(accelerator["resourceCount"])
+        found[name.removeprefix("exec-")] = {key: value + beside.get(key, 0) for key, value in use.items()}
+    return found
+
+
+def default_of_a_container() -> Use:
+    """What the LimitRange gives a container that says nothing."""
+    (limit,) = yaml.safe_load((PLATFORM / "limits.yaml").read_text())["spec"]["limits"]
+    kinds = {"requests": limit["defaultRequest"], "limits": limit["default"]}
+    return {f"{kind}.{unit}": parse_quantity(text) for kind, given in kinds.items() for unit, text in given.items()}
+
+
+def predecessors(path: Path) -> dict[str, set[str]]:
+    """The steps that have ended before each step begins, through all groups of steps."""
+    root = spec_of(path)
+    before: dict[str, set[str]] = {}
+
+    def steps_in(graph: dict[str, Any]) -> dict[str, list[str]]:
+        """The steps below each task of a group."""
+        below = {}
+        for name, task in graph["tasks"].items():
+            component = root["components"][task["componentRef"]["name"]]
+            inner = component.get("dag")
+            below[name] = [step for steps in steps_in(inner).values() for step in steps] if inner else [name]
+        for name, task in graph["tasks"].items():
+            earlier = {step for other in task.get("dependentTasks", []) for step in below[other]}
+            for step in below[name]:
+                before.setdefault(step, set()).update(earlier)
+        return below
+
+    steps_in(root["root"]["dag"])
+    while True:  # the predecessors of predecessors
+        grown = {step: earlier.union(*(before[other] for other in earlier)) for step, earlier in before.items()}
+        if grown == before:
+            return before
+        before = grown
+
+
+def most_at_once(path: Path) -> Use:
+    """The most that steps which may run at the same time ask for together, for each resource by itself."""
+    use, before = uses(path), predecessors(path)
+    assert set(use) == set(before), "every step has its place"
+    most: Use = {}
+
+    def widen(chosen: list[str], rest: list[str]) -> None:
+        for key in {key for step in chosen for key in use[step]}:
+            most[key] = max(most.get(key, Decimal(0)), sum(use[step].get(key, Decimal(0)) for step in chosen))
+        for position, step in enumerate(rest):
+            beside = [
+                other for other in rest[position + 1 :] if other not in before[step] and step not in before[other]
+            ]
+            widen([*chosen, step], beside)
+
+    widen([], sorted(use))
+    return most
+
+
+def quota() -> Use:
+    hard = yaml.safe_load((PLATFORM / "quota.yaml").read_text())["spec"]["hard"]
+    return {key: parse_quantity(text) for key, text in hard.items()}
+
+
+def a_night(profile: str) -> Use:
+    """A training, whichever pipeline it is of, and the monitoring beside it."""
+    use = {path.stem.removesuffix("-staging"): most_at_once(path) for path in COMPILED if path.parent.name == profile}
+    monitoring = use.pop("mtorl-monitor")
+    keys = {key for one in use.values() for key in one}
+    return {key: max(one.get(key, Decimal(0)) for one in use.values()) + monitoring.get(key, 0) for key in keys}
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_every_step_says_what_a_quota_asks_for(path: Path) -> None:
+    for step, use in uses(path).items():
+        assert set(NEEDED) <= set(use), step
+
+
+def test_argos_containers_get_what_a_quota_asks_for() -> None:
+    assert set(default_of_a_container()) == set(NEEDED)
+
+
+def test_what_a_platform_applies_fits_its_schemas() -> None:
+    if not (VALIDATOR.exists() and CRDS.exists()):
+        pytest.skip("no validator: set VALIDATOR and CRDS (scripts/validate-manifests.sh)")
+    files = [str(PLATFORM / f"{name}.yaml") for name in ("limits", "quota", "deploy")]
+    words = [sys.executable, str(VALIDATOR), "--crds", str(CRDS), *files]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and "4 objects, 0 problems" in done.stdout + done.stderr, done.stdout
+
+
+@pytest.mark.parametrize("profile", ["staging", "production"])
+def test_a_night_passes_the_quota(profile: str) -> None:
+    allowed = quota()
+    over = {
+        key: f"{use} of {allowed.get(key, 0)}" for key, use in a_night(profile).items() if use > allowed.get(key, 0)
+    }
+    assert not over
+
+
+def test_the_quota_is_no_more_than_a_night_needs() -> None:
+    needed = a_night("production")
+    assert set(quota()) == set(needed)
+    assert all(allowed <= Decimal("1.25") * needed[key] for key, allowed in quota().items())
+
+
+def test_steps_that_wait_for_each_other_are_not_added_up(tmp_path: Path) -> None:
+    def step(*after: str, component: str = "comp") -> dict[str, Any]:
+        return {"componentRef": {"name": component}, "dependentTasks": list(after)}
+
+    resources = {"resourceCpuRequest": "1", "resourceMemoryLimit": "1Gi"}
+    names = ("first", "left", "right", "inner", "last")
+    group = {"dag": {"tasks": {"inner": step()}}}
+    tasks = {
+        "first": step(),
+        "left": step("first"),
+        "right": step("first"),
+        "group": step("left", component="group"),
+        "last": step("group"),
+    }
+    made = {
+        "root": {"dag": {"tasks": tasks}},
+        "components": {"comp": {}, "group": group},
+        "deploymentSpec": {"executors": {f"exec-{name}": {"container": {"resources": resources}} for name in names}},
+    }
+    path = tmp_path / "made.yaml"
+    path.write_text(yaml.safe_dump(made))
+    beside = default_of_a_container()
+    assert most_at_once(path)["requests.cpu"] == 2 * (1 + beside["requests.cpu"])
+    assert predecessors(path)["last"] == {"first", "left", "inner"}
