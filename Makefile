@@ -41,7 +41,7 @@ lint: $(READY)   ## ruff and mypy
 	$(BIN)/mypy
 
 compile: $(READY) ## the pipelines' YAML under manifests/pipelines
-	$(BIN)/mtorl compile
+	$(BIN)/mtorl pipeline compile
 
 validate: $(READY) ## render and check the manifests
 	scripts/validate-manifests.sh

@@ -1,4 +1,4 @@
-"""What a cluster runs, or takes: compiled pipelines, the jobs of the CronJobs, and the feed of the online store."""
+"""What a cluster runs: the first installation, the jobs of the CronJobs, and the feed of the online store."""
 
 from __future__ import annotations
 
@@ -23,17 +23,6 @@ if TYPE_CHECKING:
 app = CommandGroup()
 
 FeatureRepo = Annotated[Path, typer.Option(help="Feast repository.")]
-
-
-@app.command("compile")
-def compile_pipelines(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("manifests/pipelines"),
-) -> None:
-    """Write the pipelines as YAML that a Kubeflow Pipelines cluster takes."""
-    from pipelines.compile import compile_all
-
-    for path in compile_all(out):
-        typer.echo(path)
 
 
 @app.command()

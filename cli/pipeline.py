@@ -1,4 +1,4 @@
-"""`mtorl pipeline`: the compiled pipelines on a Kubeflow Pipelines server.
+"""`mtorl pipeline`: the pipelines, compiled for a cluster and on a Kubeflow Pipelines server.
 
     export KFP_ENDPOINT=https://kubeflow.example.com/pipeline KFP_NAMESPACE=mtorl
     export KFP_EXISTING_TOKEN=...
@@ -45,6 +45,27 @@ def options(
 ) -> None:
     """Take the options that stand before a command."""
     context.obj = (endpoint, namespace, existing_token)
+
+
+@app.command("compile")
+def compile_pipelines(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("manifests/pipelines"),
+    objects: Annotated[
+        bool,
+        typer.Option("--objects", help="Write them as objects of Kubernetes too, for KFP's Kubernetes-native mode."),
+    ] = False,
+) -> None:
+    """Write the pipelines as YAML that a Kubeflow Pipelines cluster takes.
+
+        MTORL_IMAGE=registry.example.org/mtorl/train:TAG mtorl pipeline compile --out pipelines
+        mtorl pipeline compile --out pipelines --objects && kubectl -n mtorl apply -f pipelines/production/objects
+
+    The image is compiled in: $MTORL_IMAGE.
+    """
+    from pipelines.compile import compile_all
+
+    for path in compile_all(out, objects):
+        typer.echo(path)
 
 
 @app.command()

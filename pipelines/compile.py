@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kfp import compiler
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 from pipelines import bootstrap, monitoring, training
 from pipelines.profile import PRODUCTION, STAGING, Profile
+from pipelines.version_name import version_name
 
 PIPELINES: tuple[Callable[[Profile], Any], ...] = (
     bootstrap.build,
@@ -19,11 +21,13 @@ PIPELINES: tuple[Callable[[Profile], Any], ...] = (
 )
 
 
-def compile_all(folder: Path) -> list[Path]:
+def compile_all(folder: Path, objects: bool = False) -> list[Path]:
     """Write PROFILE/PIPELINE.yaml of every pipeline for every profile of a cluster.
 
     Args:
         folder: Where to write; made when it is not there.
+        objects: Write PROFILE/objects/PIPELINE.yaml too: the same as objects of Kubernetes, a Pipeline and a
+            PipelineVersion, for a server in its Kubernetes-native mode.
 
     Returns:
         The written files. Compiling twice gives the same bytes.
@@ -36,4 +40,19 @@ def compile_all(folder: Path) -> list[Path]:
             path = folder / profile.name / f"{pipeline.name}.yaml"
             compiler.Compiler().compile(pipeline, str(path))
             paths.append(path)
+            if objects:
+                paths.append(_write_objects(pipeline, path))
     return paths
+
+
+def _write_objects(pipeline: Any, compiled: Path) -> Path:
+    """Write a pipeline as objects. A PipelineVersion can't be changed, so another content has another name."""
+    path = compiled.parent / "objects" / compiled.name
+    path.parent.mkdir(exist_ok=True)
+    named = KubernetesManifestOptions(
+        pipeline_name=pipeline.name,
+        pipeline_version_name=version_name(pipeline.name, compiled.read_bytes()),
+        include_pipeline_manifest=True,
+    )
+    compiler.Compiler().compile(pipeline, str(path), kubernetes_manifest_format=True, kubernetes_manifest_options=named)
+    return path

@@ -11,13 +11,8 @@ before a run starts, and why a step waits or has failed.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,19 +20,15 @@ from typing import Any
 
 import yaml
 
+from pipelines.kfp_errors import RequestError, ServerError, calling
 from pipelines.run_state import ENDED, RunState, StepState, failed_attempts, reason_in, step_in, step_states
+from pipelines.version_name import version_name
 from pipelines.waiting import waiting_steps
+
+__all__ = ["RequestError", "Server", "ServerError", "Uploaded", "pipeline_name", "typed"]
 
 _EXPERIMENT = "mtorl"  # of KFP: a group of runs
 _BOOLEANS = {"true": True, "false": False}
-
-
-class ServerError(RuntimeError):
-    """The server can't be reached, or refuses; the message says what to mend."""
-
-
-class RequestError(ValueError):
-    """What was asked for can't be; the message says what to mend."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +51,13 @@ class Uploaded:
 class Server:
     """A connection to the server, and the namespace whose runs it is about.
 
-    Args:
+    Attributes:
         client: A `kfp.Client`.
         namespace: Of the runs; empty where KFP has no users of its own.
     """
 
     def __init__(self, client: Any, namespace: str) -> None:
-        self._client, self._namespace = client, namespace
+        self.client, self.namespace = client, namespace
 
     @classmethod
     def connect(cls, endpoint: str, namespace: str, token: str) -> Server:
@@ -75,7 +66,7 @@ class Server:
         Raises:
             ServerError: nobody answers there.
         """
-        with _quiet(), _translated(endpoint):
+        with calling(endpoint):
             from kfp import Client
 
             client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
@@ -89,13 +80,13 @@ class Server:
             ServerError: the server refuses.
         """
         name = pipeline_name(path)
-        version = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-        with _quiet(), _translated():
+        version = version_name(name, path.read_bytes())
+        with calling():
             pipeline_id = self._find_pipeline(name) or self._create_pipeline(name)
             for found in self._versions(pipeline_id):
                 if found.display_name == version:
                     return Uploaded(name, pipeline_id, version, found.pipeline_version_id)
-            made = self._client.upload_pipeline_version(str(path), version, pipeline_id=pipeline_id)
+            made = self.client.upload_pipeline_version(str(path), version, pipeline_id=pipeline_id)
             return Uploaded(name, pipeline_id, version, made.pipeline_version_id, new=True)
 
     def newest(self, name: str) -> Uploaded:
@@ -105,12 +96,28 @@ class Server:
             RequestError: there is none.
             ServerError: the server refuses.
         """
-        with _quiet(), _translated():
+        return self.version(name)
+
+    def version(self, name: str, version: str = "") -> Uploaded:
+        """A version of a pipeline.
+
+        Args:
+            name: Of the pipeline.
+            version: Name of the version, as `upload` says it; empty for the one that was uploaded last.
+
+        Raises:
+            RequestError: there is none.
+            ServerError: the server refuses.
+        """
+        with calling():
             pipeline_id = self._find_pipeline(name)
             versions = self._versions(pipeline_id) if pipeline_id else []
         if not pipeline_id or not versions:
             raise RequestError(f"no pipeline {name!r} on the server: mtorl pipeline upload FILE")
-        return Uploaded(name, pipeline_id, versions[0].display_name, versions[0].pipeline_version_id)
+        found = [one for one in versions if version in ("", one.display_name)]
+        if not found:
+            raise RequestError(f"no version {version!r} of {name!r}; the newest is {versions[0].display_name!r}")
+        return Uploaded(name, pipeline_id, found[0].display_name, found[0].pipeline_version_id)
 
     def start(self, uploaded: Uploaded, parameters: Mapping[str, str]) -> str:
         """Start a run.
@@ -126,14 +133,11 @@ class Server:
             RequestError: a parameter is unknown, missing, or not of its type.
             ServerError: the server refuses.
         """
-        with _quiet(), _translated():
-            version = self._client.get_pipeline_version(uploaded.pipeline_id, uploaded.version_id)
-            spec = version.pipeline_spec
-            values = typed(parameters, spec.get("pipeline_spec", spec))
-            experiment = self._client.create_experiment(_EXPERIMENT, namespace=self._namespace or None)
+        values = self.typed_for(uploaded, parameters)
+        with calling():
             name = f"{uploaded.pipeline} {datetime.now():%Y-%m-%d %H:%M:%S}"
-            run = self._client.run_pipeline(
-                experiment.experiment_id,
+            run = self.client.run_pipeline(
+                self.experiment_id(),
                 name,
                 params=values,
                 pipeline_id=uploaded.pipeline_id,
@@ -141,21 +145,35 @@ class Server:
             )
             return str(run.run_id)
 
+    def typed_for(self, uploaded: Uploaded, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """Parameters of a version of a pipeline in their own types.
+
+        Raises:
+            RequestError: a parameter is unknown, missing, or not of its type.
+            ServerError: the server refuses.
+        """
+        with calling():
+            spec = self.client.get_pipeline_version(uploaded.pipeline_id, uploaded.version_id).pipeline_spec
+        return typed(parameters, spec.get("pipeline_spec", spec))
+
+    def experiment_id(self) -> str:
+        """KFP's group of the runs of this project; made when it is not there."""
+        made = self.client.create_experiment(_EXPERIMENT, namespace=self.namespace or None)
+        return str(made.experiment_id)
+
     def stop(self, run_id: str) -> None:
         """End a run.
 
         Raises:
             ServerError: there is no such run, or the server refuses.
         """
-        with _quiet(), _translated():
-            self._client.terminate_run(run_id)
+        with calling():
+            self.client.terminate_run(run_id)
 
     def runs(self, count: int) -> list[RunState]:
         """The newest runs, without their steps."""
-        with _quiet(), _translated():
-            listed = self._client.list_runs(
-                page_size=count, sort_by="created_at desc", namespace=self._namespace or None
-            )
+        with calling():
+            listed = self.client.list_runs(page_size=count, sort_by="created_at desc", namespace=self.namespace or None)
             return [_run_state(run) for run in listed.runs or []]
 
     def look(self, run_id: str) -> RunState:
@@ -164,21 +182,34 @@ class Server:
         Raises:
             ServerError: there is no such run, or the server refuses.
         """
-        with _quiet(), _translated():
-            run = self._client.get_run(run_id)
-        tasks = (run.run_details.task_details if run.run_details else None) or []
-        reasons = {} if run.state in ENDED else waiting_steps(run_id, self._namespace)
+        run, tasks = self.run_with_tasks(run_id)
+        reasons = {} if run.state in ENDED else waiting_steps(run_id, self.namespace)
         for node in failed_attempts(tasks):
-            log = self._log(run_id, node)
+            log = self.log(run_id, node)
             reasons[step_in(log)] = reason_in(log)
         return _run_state(run, tuple(step_states(tasks, reasons)))
 
-    def _log(self, run_id: str, node: str) -> str:
-        """What an attempt of a step has printed; empty if it can't be had."""
+    def run_with_tasks(self, run_id: str) -> tuple[Any, list[Any]]:
+        """A run as the API gives it, and its tasks.
+
+        Raises:
+            ServerError: there is no such run, or the server refuses.
+        """
+        with calling():
+            run = self.client.get_run(run_id)
+        return run, list((run.run_details.task_details if run.run_details else None) or [])
+
+    def log(self, run_id: str, node: str) -> str:
+        """What an attempt of a step has printed; empty if it can't be had.
+
+        Args:
+            run_id: The run.
+            node: Of the attempt, as KFP's tasks name it.
+        """
         from kfp_server_api import ApiException
 
         try:
-            answer = self._client.runs.api_client.call_api(
+            answer = self.client.runs.api_client.call_api(
                 "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
                 "GET",
                 {"run": run_id, "node": node},
@@ -192,8 +223,8 @@ class Server:
 
     def _find_pipeline(self, name: str) -> str:
         same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-        listed = self._client.list_pipelines(
-            filter=json.dumps({"predicates": [same_name]}), namespace=self._namespace or None
+        listed = self.client.list_pipelines(
+            filter=json.dumps({"predicates": [same_name]}), namespace=self.namespace or None
         )
         return str(listed.pipelines[0].pipeline_id) if listed.pipelines else ""
 
@@ -201,13 +232,13 @@ class Server:
         from kfp_server_api import V2beta1Pipeline
 
         # Without a version: the SDK would give the first one the pipeline's own name.
-        pipeline = V2beta1Pipeline(display_name=name, namespace=self._namespace or None)
-        made = self._client.pipelines.pipeline_service_create_pipeline(pipeline)
+        pipeline = V2beta1Pipeline(display_name=name, namespace=self.namespace or None)
+        made = self.client.pipelines.pipeline_service_create_pipeline(pipeline)
         return str(made.pipeline_id)
 
     def _versions(self, pipeline_id: str) -> list[Any]:
         """The newest hundred, the newest first."""
-        listed = self._client.list_pipeline_versions(pipeline_id, page_size=100, sort_by="created_at desc")
+        listed = self.client.list_pipeline_versions(pipeline_id, page_size=100, sort_by="created_at desc")
         return list(listed.pipeline_versions or [])
 
 
@@ -254,50 +285,8 @@ def pipeline_name(path: Path) -> str:
         spec = next(yaml.safe_load_all(path.read_text()))
         return str(spec["pipelineInfo"]["name"])
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, StopIteration):
-        raise RequestError(f"{path}: not a compiled pipeline; mtorl compile writes them") from None
+        raise RequestError(f"{path}: not a compiled pipeline; mtorl pipeline compile writes them") from None
 
 
 def _run_state(run: Any, steps: tuple[StepState, ...] = ()) -> RunState:
     return RunState(run.run_id, run.display_name, run.state or "PENDING", run.created_at, steps)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the SDK's links to a user interface, its warnings and the tracebacks that it logs off the console."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def _translated(endpoint: str = "") -> Iterator[None]:
-    """Errors of the SDK and of the connection in one line that says what to do."""
-    from kfp_server_api import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        raise ServerError(_words_of(error)) from None
-    except (HTTPError, TimeoutError) as error:  # TimeoutError: the SDK has asked for its health five times
-        where = endpoint or "the endpoint that the KFP SDK has found"
-        raise ServerError(
-            f"{where}: no answer ({type(error).__name__}); is --endpoint right, and its port open?"
-        ) from None
-
-
-def _words_of(error: Any) -> str:
-    try:
-        body = json.loads(error.body)
-        text = str(body.get("message") or body.get("error") or error.body)
-    except (TypeError, ValueError):
-        text = str(error.body or error.reason)
-    hint = ""
-    if error.status in (401, 403):
-        hint = "; is the token of this namespace, and not expired? (--existing-token, --namespace)"
-    return f"status {error.status}: {' '.join(text.split())[:500]}{hint}"

@@ -5,7 +5,7 @@ monitor asks for one, and ends at once if not. One definition for the laptop and
 profile it is built for:
 
     mtorl run                      # runs mtorl-train here through kfp.local
-    mtorl compile                  # writes manifests/pipelines/staging/*.yaml and manifests/pipelines/production/*.yaml
+    make compile                   # writes manifests/pipelines/staging/*.yaml and manifests/pipelines/production/*.yaml
 """
 
 from collections.abc import Mapping

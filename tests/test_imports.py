@@ -64,6 +64,7 @@ ORDER = {
     ),
     "serving.router": ("ops", "flow", "router", "http"),
     "pipelines": (
+        "version_name",
         "profile",
         "training",
         "bootstrap",
@@ -72,6 +73,7 @@ ORDER = {
         "katib",
         "run_state",
         "waiting",
+        "kfp_errors",
         "server",
         "steps",
         "settings",

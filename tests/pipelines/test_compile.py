@@ -1,6 +1,9 @@
 """The compiled pipelines: reproducible, thin, and the ones that lie in manifests/pipelines."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import yaml
 
 from pipelines.compile import compile_all
 from pipelines.profile import LINEAGE_VARIABLES
+from pipelines.version_name import version_name
+from tests.manifests.conftest import CRDS, VALIDATOR
 from tests.repository import ROOT
 
 TRAIN, MONITOR = "mtorl-train", "mtorl-monitor"
@@ -72,6 +77,47 @@ def test_no_other_pipeline_lies_there(compiled: dict[str, Path]) -> None:
         for path in (ROOT / "manifests" / "pipelines").glob("[ps]*/mtorl-*.yaml")
     }
     assert kept == {Path(path.parent.name, path.name) for path in compiled.values()}
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """The pipelines as objects of Kubernetes."""
+    paths = compile_all(tmp_path_factory.mktemp("objects"), objects=True)
+    return {path.stem: list(yaml.safe_load_all(path.read_text())) for path in paths if path.parent.name == "objects"}
+
+
+def test_objects_hold_what_is_uploaded(compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]) -> None:
+    assert set(objects) == set(compiled)
+    for name, (pipeline, version) in objects.items():
+        uploaded = list(yaml.safe_load_all(compiled[name].read_text()))
+        assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
+        assert pipeline["metadata"] == {"name": name} and version["spec"]["pipelineName"] == name
+        assert [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]] == uploaded
+
+
+def test_a_version_as_an_object_has_the_name_that_an_upload_gives_it(
+    compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]
+) -> None:
+    """It can't be changed: the same name for another content would be refused."""
+    for name, (_, version) in objects.items():
+        assert version["metadata"]["name"] == version_name(name, compiled[name].read_bytes())
+        assert re.fullmatch(r"[a-z0-9-]{1,63}", version["metadata"]["name"])
+
+
+def test_kubectl_can_apply_the_objects(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """It keeps each in an annotation, and the API server takes 256 KiB of them."""
+    for name, made in objects.items():
+        assert all(len(json.dumps(one)) < 200_000 for one in made), name
+
+
+def test_objects_fit_the_definitions_of_kubeflow_pipelines(objects: dict[str, list[dict[str, Any]]]) -> None:
+    if not (VALIDATOR.exists() and CRDS.exists()):
+        pytest.skip("no validator: set VALIDATOR and CRDS (scripts/validate-manifests.sh)")
+    text = yaml.safe_dump_all(one for made in objects.values() for one in made)
+    words = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
+    done = subprocess.run(words, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert f"{2 * len(objects)} objects, 0 problems" in done.stdout + done.stderr
 
 
 def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:

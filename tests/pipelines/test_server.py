@@ -80,7 +80,7 @@ def test_the_same_content_is_uploaded_once(server: Server, tmp_path: Path) -> No
 
 def test_a_file_that_is_no_pipeline_and_a_pipeline_that_is_not_there_are_named(server: Server, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: b")
-    with pytest.raises(RequestError, match=r"x\.yaml: not a compiled pipeline; mtorl compile"):
+    with pytest.raises(RequestError, match=r"x\.yaml: not a compiled pipeline; mtorl pipeline compile"):
         server.upload(tmp_path / "x.yaml")
     with pytest.raises(RequestError, match="no pipeline 'mtorl-train' on the server: mtorl pipeline upload"):
         server.newest("mtorl-train")
