@@ -144,6 +144,56 @@ def status(
             print_runs(server.runs(count))
 
 
+@app.command()
+def logs(
+    context: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run.")],
+    step: Annotated[str, typer.Argument(metavar="[STEP]", help="Whose log. None: of all steps that have failed.")] = "",
+    tail: Annotated[int, typer.Option(help="So many lines of each, from the end. 0: all.", min=0)] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the step ends.")] = False,
+) -> None:
+    """Print what a step of a run has printed.
+
+        mtorl pipeline logs 6d3f2c1e-5d0b-4c39-9d64-2f1f1e0b7a55 --tail 50
+        mtorl pipeline logs 6d3f2c1e-5d0b-4c39-9d64-2f1f1e0b7a55 train-challenger --follow
+
+    Of a step that was tried several times it is the last attempt.
+    """
+    from pipelines.step_logs import last_lines
+    from pipelines.step_logs import logs as logs_of
+
+    if follow and not step:
+        stop("--follow: of which step? mtorl pipeline logs RUN STEP --follow", 2)
+    with _errors():
+        server = _server(context)
+        if follow:
+            return _follow(server, run_id, step, tail)
+        found = logs_of(server, run_id, step)
+        for log in found:
+            if not step:
+                typer.echo(f"==> {log.step or 'a step that does not say its name'} <==")
+            typer.echo((last_lines(log.text, tail) or "nothing printed").rstrip("\n"))
+        if not found:
+            typer.echo("no step has failed")
+
+
+def _follow(server: Server, run_id: str, step: str, tail: int) -> None:
+    """Print what a step prints, until it ends. Another attempt has a log of its own, printed from its start."""
+    from pipelines.step_logs import last_lines
+    from pipelines.step_logs import logs as logs_of
+
+    seen = ""
+    while True:
+        (log,) = logs_of(server, run_id, step)
+        again = "" if log.text.startswith(seen) else "\n==> another attempt <==\n"
+        more = log.text.removeprefix(seen) if seen else last_lines(log.text, tail)
+        typer.echo(f"{again}{more}" if more else "", nl=False)
+        seen = log.text or seen
+        if log.ended:
+            return None if seen.endswith("\n") else typer.echo("" if seen else "nothing printed")
+        time.sleep(_POLL_SECONDS)
+
+
 def _run_here(volume: Path, pipeline: str, values: dict[str, str]) -> None:
     from cli.progress_bars import ProgressBars
     from pipelines.local import InputError, PipelineError

@@ -85,6 +85,12 @@ def failed_attempts(tasks: Sequence[Any]) -> list[str]:
     return [task.child_tasks[-1].pod_name for task in failed if task.child_tasks]
 
 
+def attempts(tasks: Sequence[Any]) -> list[str]:
+    """The node of the last attempt of each container that has begun, in the order in which they did."""
+    begun = [task for task in tasks if task.display_name == _EXECUTOR and task.child_tasks]
+    return [task.child_tasks[-1].pod_name for task in sorted(begun, key=lambda task: task.start_time)]
+
+
 def step_in(log: str) -> str:
     """The name of the step that has printed a log; empty if it doesn't say."""
     found = re.search(r"Looking for component `(\w+)`", log)

@@ -75,6 +75,7 @@ ORDER = {
         "waiting",
         "kfp_errors",
         "server",
+        "step_logs",
         "steps",
         "settings",
         "runner_output",
