@@ -8,8 +8,9 @@
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl search | katib                       the settings of training, here or by Katib on a cluster
     mtorl benchmark paper                      MTORL beside its ablations and other methods
-    mtorl compile                              pipelines as YAML for a cluster
-    mtorl pipeline upload|run|status           them on a Kubeflow Pipelines server
+    mtorl pipeline compile                     pipelines as YAML for a cluster
+    mtorl pipeline upload|run|status|logs      them on a Kubeflow Pipelines server
+    mtorl pipeline schedule                    what recurs there, made what a file says
     mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl model list|show|compare|promote|rollback|rm
                                                the versions of the registry: where each comes from, what serves

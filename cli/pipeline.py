@@ -5,6 +5,7 @@
     mtorl pipeline upload manifests/pipelines/production/*.yaml
     mtorl pipeline run mtorl-train -p source=/mnt/mtorl/touchpoints.parquet -p dataset=/mnt/mtorl/dataset.yaml --wait
     mtorl pipeline status
+    mtorl pipeline schedule manifests/pipelines/schedules/production.yaml
 
 Endpoint, namespace and token are those of the KFP SDK: where they are not given, it looks for them in its own
 environment variables, in a kubeconfig, or in the pod that it runs in. docs/pipelines.md shows it all.
@@ -134,7 +135,7 @@ def status(
 
     Why a pod waits for a node is in Kubernetes alone, so it takes a kubeconfig that may list pods.
     """
-    from cli.tables import print_run, print_runs
+    from cli.pipeline_tables import print_run, print_runs
 
     with _errors():
         server = _server(context)
@@ -175,6 +176,34 @@ def logs(
             typer.echo((last_lines(log.text, tail) or "nothing printed").rstrip("\n"))
         if not found:
             typer.echo("no step has failed")
+
+
+@app.command()
+def schedule(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="What recurs, such as manifests/pipelines/schedules/production.yaml.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+) -> None:
+    """Make the recurring runs of a server what a file says. Repeating it changes nothing.
+
+        mtorl pipeline schedule manifests/pipelines/schedules/production.yaml --dry-run
+        mtorl pipeline schedule manifests/pipelines/schedules/production.yaml
+
+    What has changed in the file is replaced; what is gone from it is removed, if this command has made it. Runs that
+    are under way go on. If it is cut off, call it again.
+    """
+    from cli.pipeline_tables import print_changes
+    from pipelines.recurring import apply, plan
+    from pipelines.schedule import Schedule
+
+    def wait(seconds: float) -> None:
+        typer.echo(f"something is due about now: waiting {seconds:.0f} s, so that it is neither missed nor run twice")
+        time.sleep(seconds)
+
+    with _errors():
+        wanted = Schedule.load(file)
+        server = _server(context)
+        print_changes(plan(server, wanted) if dry_run else apply(server, wanted, wait), wanted.time_zone)
 
 
 def _follow(server: Server, run_id: str, step: str, tail: int) -> None:

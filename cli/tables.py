@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from monitoring.segments import Segments
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
-    from pipelines.run_state import RunState
     from serving.decision_log.forget import SpoolWithout
 
 
@@ -218,32 +217,6 @@ def _print_segments(console: Console, segments: Segments, alpha: float) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def print_runs(runs: list[RunState]) -> None:
-    """Print the newest runs on a pipeline server, a line each."""
-    table = Table()
-    for name in ("run", "name", "state", "started (UTC)"):
-        table.add_column(name, no_wrap=True)
-    for run in runs:
-        table.add_row(run.run_id, run.name, run.state, f"{run.created:%Y-%m-%d %H:%M}")
-    console = Console()
-    Console(width=max(console.width, 120)).print(table)  # whole ids, to copy
-
-
-def print_run(run: RunState) -> None:
-    """Print a run step by step, and below it why steps wait or have failed."""
-    typer.echo(f"{run.name}: {run.state}")
-    table = Table()
-    table.add_column("step", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
-    for step in run.steps:
-        table.add_row(step.name, step.state, "" if step.seconds is None else f"{step.seconds:.0f}")
-    Console().print(table)
-    for step in run.steps:
-        if step.reason:
-            typer.echo(f"{step.name}: {step.reason}")
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:

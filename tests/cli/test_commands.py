@@ -127,7 +127,7 @@ def test_every_command_has_help(command: tuple[str, ...], option: str) -> None:
 
 def test_help_teaches() -> None:
     answer = CliRunner().invoke(app, ["-h"])
-    for command in ("run", "data", "serve", "compile", "bootstrap", "materialize", "feed"):
+    for command in ("run", "data", "serve", "pipeline compile", "bootstrap", "materialize", "feed"):
         assert f"mtorl {command}" in answer.output
 
 

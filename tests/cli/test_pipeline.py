@@ -12,8 +12,12 @@ from typer.testing import CliRunner
 
 from cli import pipeline
 from cli.main import app
+from pipelines import step_logs
+from pipelines.kfp_errors import RequestError, ServerError
 from pipelines.run_state import RunState, StepState
-from pipelines.server import RequestError, Server, ServerError, Uploaded
+from pipelines.server import Server, Uploaded
+from pipelines.step_logs import StepLog
+from tests.pipelines.fake_kfp import TRAIN, FakeScheduler
 
 CREATED = datetime(2026, 11, 27, 6, 21, tzinfo=UTC)
 WAITS = StepState("train-challenger", "RUNNING", 3, "no node for it: Insufficient nvidia.com/gpu")
@@ -119,3 +123,80 @@ def test_a_server_that_refuses_is_a_failure(invoke: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(server, "runs", refuse)
     assert invoke(server, "status") == (1, "mtorl: status 401: Unauthenticated\n")
+
+
+SCHEDULE = """
+name: shop
+runs:
+- {name: nightly, pipeline: mtorl-train, cron: "0 3 * * *", parameters: {source: /log, dataset: mine}}
+- {name: paused, pipeline: mtorl-train, cron: "0 4 * * *", parameters: {source: /log, dataset: mine}, enabled: false}
+"""
+
+
+def test_schedule_says_what_has_happened_and_what_is_next(invoke: Any, tmp_path: Path) -> None:
+    client = FakeScheduler(CREATED)
+    server = Server(client, "mtorl")
+    server.upload(TRAIN)
+    file = tmp_path / "schedule.yaml"
+    file.write_text(SCHEDULE)
+    code, output = invoke(server, "schedule", str(file), "--dry-run")
+    assert code == 0 and "made" in output and client.recurring == {}
+    code, output = invoke(server, "schedule", str(file))
+    (nightly,) = [line for line in output.splitlines() if "nightly" in line]
+    (paused,) = [line for line in output.splitlines() if "paused" in line]
+    assert code == 0 and "next (UTC)" in output and "made" in nightly and " 03:00" in nightly and " - " in paused
+    code, output = invoke(server, "schedule", str(file))
+    assert code == 0 and output.count("was there") == 2 and len(client.recurring) == 2
+    file.write_text(SCHEDULE.replace("0 3 * * *", "0 3 * *"))
+    code, output = invoke(server, "schedule", str(file))
+    assert code == 2 and "schedule.yaml: runs[0].cron: expected minute hour day month weekday" in output
+
+
+def test_a_schedule_that_is_cut_off_by_the_server_says_to_call_again(
+    invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = FakeScheduler(CREATED)
+    server = Server(client, "mtorl")
+    server.upload(TRAIN)
+    file = tmp_path / "schedule.yaml"
+    file.write_text(SCHEDULE)
+
+    def away(made: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(client.recurring_runs, "recurring_run_service_create_recurring_run", away)
+    code, output = invoke(server, "schedule", str(file))
+    assert code == 1 and output.startswith("mtorl: nightly: ") and output.endswith("it finishes what is half done\n")
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[list[StepLog]]:
+    """What the logs of a run are, one look after the other."""
+    looks: list[list[StepLog]] = []
+    monkeypatch.setattr(step_logs, "logs", lambda server, run_id, step="": looks.pop(0))
+    return looks
+
+
+def test_logs_are_of_the_steps_that_have_failed(invoke: Any, printed: list[list[StepLog]]) -> None:
+    printed.append([StepLog("ingest", "a\nb\n", True), StepLog("", "c\n", True)])
+    assert invoke(FakeServer(), "logs", "run-1", "--tail", "1") == (
+        0,
+        "==> ingest <==\nb\n==> a step that does not say its name <==\nc\n",
+    )
+    printed.append([])
+    assert invoke(FakeServer(), "logs", "run-1") == (0, "no step has failed\n")
+    printed.append([StepLog("ingest", "", True)])
+    assert invoke(FakeServer(), "logs", "run-1", "ingest") == (0, "nothing printed\n")
+
+
+def test_following_prints_each_line_once_until_the_step_ends(invoke: Any, printed: list[list[StepLog]]) -> None:
+    texts = [("", False), ("a\nb\n", False), ("a\nb\nc", False), ("another attempt\n", False)]
+    ends = [("another attempt\nits end", True)]
+    printed += [[StepLog("ingest", text, ended)] for text, ended in texts + ends]
+    code, output = invoke(FakeServer(), "logs", "run-1", "ingest", "--follow", "--tail", "1")
+    assert (code, output) == (0, "b\nc\n==> another attempt <==\nanother attempt\nits end\n")
+
+
+def test_following_needs_a_step(invoke: Any) -> None:
+    code, output = invoke(FakeServer(), "logs", "run-1", "--follow")
+    assert code == 2 and output.startswith("mtorl: --follow: of which step?")

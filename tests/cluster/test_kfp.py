@@ -1,8 +1,9 @@
-"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, wrong input, monitoring.
+"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, wrong input, monitoring,
+and what recurs.
 
 They need, besides $KUBECONFIG, what `mtorl pipeline` needs ($KFP_ENDPOINT, $KFP_NAMESPACE, $KFP_EXISTING_TOKEN), the
 train image that the cluster can pull ($MTORL_IMAGE), and a namespace in which KFP runs pipelines, without a claim
-`mtorl-data`, which they make and remove. About twenty minutes on two CPUs.
+`mtorl-data`, which they make and remove. About twenty-five minutes on two CPUs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.recurring import apply, plan
+from pipelines.schedule import RecurringRun, Schedule
 from pipelines.server import Server
+from pipelines.step_logs import logs
 from tests.cluster.kfp_runs import CLAIM, LIST, MINUTES, ended, in_namespace, log_of, made, on_volume, pod_of, states
 from tests.cluster.kubectl import listed, wait_until
 from tests.components import decision_log_folder
@@ -27,6 +31,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG, DATASET = "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
 SMALL = {"source": LOG, "dataset": DATASET, "epochs": "2", "min_lift": "-1"}  # the gate promotes whatever comes
+RECURRING = "mtorl-test-recurs"
 LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package"}
 # A log as a shop has it: not the simulator's, though it is made of its users.
 WRITE_LOG = """
@@ -116,6 +121,49 @@ def test_a_step_for_which_there_is_no_gpu_says_so(server: Server, pipelines: dic
         assert "Insufficient nvidia.com/gpu" in wait_until("the reason", reason, MINUTES)
     finally:
         server.stop(run_id)
+
+
+def minutely(**parameters: int) -> Schedule:
+    """A pipeline that fails soon, for want of decisions, and again every minute."""
+    run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor-staging", cron="* * * * *", parameters=parameters)
+    return Schedule(name="test", runs=(run,))
+
+
+def recurring_runs(server: Server) -> list[str]:
+    """The ids of those of this test."""
+    listed = server.client.list_recurring_runs(page_size=100, namespace=server.namespace).recurring_runs
+    return [one.recurring_run_id for one in listed or [] if one.display_name == RECURRING]
+
+
+def started_by(server: Server, recurring_run: str) -> str:
+    """The id of a run that a recurring run has started; empty if there is none."""
+    listed = server.client.list_runs(page_size=100, sort_by="created_at desc", namespace=server.namespace)
+    found = [run.run_id for run in listed.runs or [] if run.recurring_run_id == recurring_run]
+    return found[0] if found else ""
+
+
+def test_what_recurs_runs_is_replaced_and_removed(server: Server, pipelines: dict[str, Path], volume: None) -> None:
+    server.upload(pipelines["mtorl-monitor-staging"])
+    try:
+        assert [change.what for change in apply(server, minutely())] == ["made"]
+        assert [change.what for change in apply(server, minutely())] == ["was there"]
+        (first,) = recurring_runs(server)
+        under_way = wait_until("a run that recurs", lambda: started_by(server, first), MINUTES)
+        assert not server.look(under_way).ended
+
+        assert [change.what for change in apply(server, minutely(hours=48))] == ["replaced"]
+        (second,) = recurring_runs(server)
+        assert second != first
+        # It goes on to its own end: a run whose workflow Kubernetes had deleted would never come to one.
+        wait_until("the end of the run", lambda: server.look(under_way).ended, MINUTES)
+        failed = {step.name for step in server.look(under_way).steps if step.state == "FAILED"}
+        assert failed == {"verdict", "drift"}
+        assert all("no decisions.parquet" in log.text for log in logs(server, under_way))
+        run = server.client.get_run(wait_until("a run of the new one", lambda: started_by(server, second), MINUTES))
+        assert run.runtime_config.parameters["hours"] == 48
+    finally:
+        assert {change.what for change in apply(server, Schedule(name="test", runs=()))} <= {"removed"}
+    assert recurring_runs(server) == [] and [change.what for change in plan(server, minutely())] == ["made"]
 
 
 def test_monitoring_judges_the_last_hours(server: Server, pipelines: dict[str, Path], volume: None) -> None:

@@ -5,56 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from kfp_server_api import ApiException
 
 from pipelines.server import RequestError, Server, ServerError, typed
-from tests.repository import ROOT
-
-TRAIN = ROOT / "manifests" / "pipelines" / "production" / "mtorl-train.yaml"
-SPEC = next(yaml.safe_load_all(TRAIN.read_text()))
-
-
-class FakeClient:
-    """The calls of `kfp.Client` that `Server` makes."""
-
-    def __init__(self) -> None:
-        self.pipelines = SimpleNamespace(pipeline_service_create_pipeline=self._create)
-        self._made: dict[str, str] = {}  # name -> id
-        self._uploaded: dict[str, list[Any]] = {}  # pipeline's id -> versions, the newest first
-        self.run: dict[str, Any] = {}
-
-    def _create(self, pipeline: Any) -> Any:
-        self._made[pipeline.display_name] = f"id-of-{pipeline.display_name}"
-        return SimpleNamespace(pipeline_id=self._made[pipeline.display_name])
-
-    def list_pipelines(self, filter: str, namespace: str | None) -> Any:
-        assert namespace == "mtorl"
-        name = json.loads(filter)["predicates"][0]["stringValue"]
-        found = [SimpleNamespace(pipeline_id=self._made[name])] if name in self._made else None
-        return SimpleNamespace(pipelines=found)
-
-    def list_pipeline_versions(self, pipeline_id: str, **_: Any) -> Any:
-        return SimpleNamespace(pipeline_versions=self._uploaded.get(pipeline_id))
-
-    def upload_pipeline_version(self, path: str, name: str, *, pipeline_id: str) -> Any:
-        version = SimpleNamespace(display_name=name, pipeline_version_id=f"id-of-{name}")
-        self._uploaded.setdefault(pipeline_id, []).insert(0, version)
-        return version
-
-    def get_pipeline_version(self, pipeline_id: str, version_id: str) -> Any:
-        return SimpleNamespace(pipeline_spec={"pipeline_spec": SPEC, "platform_spec": {}})
-
-    def create_experiment(self, name: str, namespace: str | None) -> Any:
-        return SimpleNamespace(experiment_id=f"{namespace}/{name}")
-
-    def run_pipeline(self, experiment_id: str, name: str, **run: Any) -> Any:
-        self.run = run
-        return SimpleNamespace(run_id="run-1")
+from tests.pipelines.fake_kfp import SPEC, TRAIN, FakeClient
 
 
 @pytest.fixture
