@@ -94,13 +94,18 @@ def status(
 ) -> None:
     """Say what the last check found: what is wrong, what it costs, what to do. Exit codes as of `check`.
 
-    mtorl monitor status --state runs/latest/monitor
+    Runs of pipelines that failed are shown, too, if their folder `runs` is beside that of the state.
+
+        mtorl monitor status --state volume/monitor
     """
-    from cli.monitor_screen import show
+    from cli.monitor_screen import show, show_failed
+    from monitoring.pipeline_runs import newest_runs
     from monitoring.watch.state import STATE_FILE, State, StateError
 
     with exit_codes(unusable=(StateError,)):
         found = State.read(state / STATE_FILE)
+    if not json:
+        show_failed(newest_runs(state.absolute().parent / "runs"))
     if found.checked is None:
         stop(f"{state}: no check has been made; mtorl monitor check", 2)
     if json:
@@ -113,18 +118,23 @@ def status(
 @app.command()
 def export(
     state: StateFolder = _STATE,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder with the newest run of each pipeline. None: of runs nothing is said.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port of /metrics.", min=1, max=65535)] = 9102,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
 ) -> None:
     """Serve the last result to Prometheus; the file is read at every scrape, so its age is known, too.
 
-    mtorl monitor export --state runs/latest/monitor --port 9102
+    mtorl monitor export --state volume/monitor --runs volume/runs --port 9102
     """
-    from monitoring.watch.exporter import serve
+    from monitoring.watch.exporter import MonitorCollector, serve
+    from monitoring.watch.runs_exporter import RunsCollector
     from monitoring.watch.state import STATE_FILE
 
+    of_runs = [] if runs is None else [RunsCollector(runs)]
     with exit_codes(unusable=(OSError,)), suppress(KeyboardInterrupt):  # the usual way to end it
-        serve(state / STATE_FILE, host, port)
+        serve(host, port, MonitorCollector(state / STATE_FILE), *of_runs)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.state import Alarm, State
 
 _ORDER = {"harm": 0, "data_quality": 1, "drift": 2}
@@ -61,6 +63,26 @@ def show(state: State, folder: Path) -> None:
         console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC, {hours:,.1f} hours ago")
     if next((folder / "periods").glob("*/drift.html"), None) is not None:
         console.print(f"columns of each period beside the training sample: {folder / 'periods'}/*/drift.html")
+
+
+def show_failed(runs: Sequence[PipelineRun]) -> None:
+    """Print which pipelines fail, and what their steps said; nothing if none does.
+
+    Args:
+        runs: The newest of each.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    failed = [run for run in runs if run.failed_in_a_row]
+    for run in failed:
+        often = "1 run" if run.failed_in_a_row == 1 else f"{run.failed_in_a_row} runs"
+        success = "none has succeeded" if run.succeeded is None else f"the last success: {run.succeeded:%Y-%m-%d %H:%M}"
+        name = f" {run.pipeline} {run.run}".rstrip()
+        ended = f"{name} at {run.at:%Y-%m-%d %H:%M}: {often} in a row, {success}"
+        console.print(Text.assemble(("FAILED", "bold red"), ended))
+        for step, why in run.why.items():
+            console.print(Text(f"       {step}: {why.strip()}"))
+    if failed:
+        console.print(f"what to do: {_RUNBOOKS}/MtorlPipelineFailed.md")
 
 
 def _judged(state: State) -> bool:

@@ -9,8 +9,9 @@ tells people: there is one way to them, which groups and sends once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -19,7 +20,12 @@ from mtorl.runtime import run_notes
 from mtorl.runtime.files import replacing
 
 _SUCCEEDED = "SUCCEEDED"
-_NO_FAULT = (_SUCCEEDED, "CANCELLED")  # by a person
+_CANCELLED = "CANCELLED"  # by a person: it says nothing of the pipeline
+_NO_FAULT = (_SUCCEEDED, _CANCELLED)
+_GAPS = 10
+"""Between successes, from which one knows how often a pipeline runs."""
+_APART = timedelta(hours=12)
+"""Successes that count for it: an afternoon on which somebody tries things out is one of them."""
 
 
 class PipelineRun(BaseModel):
@@ -36,11 +42,13 @@ class PipelineRun(BaseModel):
     at: AwareDatetime
     """When it ended."""
     why: dict[str, str] = {}
-    """Of a failed one: what steps said, by step."""
+    """Of a failed one: what steps said, by step. Of one that was cancelled: what they had said before it."""
     succeeded: AwareDatetime | None = None
     """When a run last succeeded."""
     failed_in_a_row: int = 0
     """Runs that have failed since then."""
+    successes: list[AwareDatetime] = []
+    """When runs succeeded, the newest last, at least twelve hours apart."""
 
     @classmethod
     def ended(
@@ -64,6 +72,17 @@ class PipelineRun(BaseModel):
         """Whether it did not reach its end, though nobody cancelled it."""
         return self.state not in _NO_FAULT
 
+    @property
+    def usual_interval(self) -> timedelta | None:
+        """How far apart two successes are at most, usually; None: there were too few to know.
+
+        The second largest of the last gaps: one outage is not usual, and a weekend without runs comes twice in them.
+        """
+        if len(self.successes) <= _GAPS:
+            return None
+        gaps = [later - earlier for earlier, later in itertools.pairwise(self.successes)]
+        return sorted(gaps)[-2]
+
     def write(self, runs: Path) -> None:
         """Keep it as the newest run of its pipeline.
 
@@ -71,11 +90,18 @@ class PipelineRun(BaseModel):
             runs: Folder with a file for each pipeline.
         """
         path = runs / f"{self.pipeline}.json"
-        before = _read(path)
-        succeeded = self.at if self.state == _SUCCEEDED else before.succeeded if before else None
-        in_a_row = (before.failed_in_a_row if before else 0) + 1 if self.failed else 0
+        known = _read(path) or self
+        more: dict[str, object] = {name: getattr(known, name) for name in ("succeeded", "successes", "failed_in_a_row")}
+        if self.state == _SUCCEEDED:
+            apart = not known.successes or self.at - known.successes[-1] >= _APART
+            successes = [*known.successes, self.at] if apart else known.successes
+            more = {"succeeded": self.at, "successes": successes[-_GAPS - 1 :], "failed_in_a_row": 0}
+        elif self.failed:
+            more["failed_in_a_row"] = known.failed_in_a_row + 1
+        else:
+            more["why"] = known.why
         runs.mkdir(parents=True, exist_ok=True)
-        now = self.model_copy(update={"succeeded": succeeded, "failed_in_a_row": in_a_row})
+        now = self.model_copy(update=more)
         with replacing(path, durable=True) as unfinished:
             unfinished.write_text(now.model_dump_json(indent=2))
 

@@ -1,6 +1,6 @@
 """The last result of the monitor for Prometheus: read at every scrape, so that what is said is what stands in the file.
 
-    serve(Path("monitor/state.json"), "0.0.0.0", 9102)
+    serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")))
 
 A state that can't be read says nothing of what was wrong before: alarms stand as they were, and their age grows, until
 one can be read again. A process that never read one says only that.
@@ -66,19 +66,20 @@ class MonitorCollector(Collector):
         yield info
 
 
-def serve(path: Path, host: str, port: int) -> None:
+def serve(host: str, port: int, *collectors: Collector) -> None:
     """Serve /metrics until the process is ended.
 
     Args:
-        path: The state's file.
         host: Address to listen on.
         port: Port.
+        collectors: What is served.
 
     Raises:
         OSError: the port can't be had.
     """
     registry = CollectorRegistry()
-    registry.register(MonitorCollector(path))
+    for collector in collectors:
+        registry.register(collector)
     start_http_server(port, host, registry)
     threading.Event().wait()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list, or_nothing
-from scripts.dashboards.limits import limit
+from scripts.dashboards.limits import color_of, limit
 from scripts.dashboards.panels import Column, Query, lines, rows, stat
 
 UID = "mtorl-pipelines"
-_STEPS = 'pod=~"mtorl-(train|monitor)(-gpu)?-[a-z0-9]+-.*(system|impl|driver).*"'
+_STEPS = 'pod=~"mtorl-(bootstrap|train|retrain|monitor|backfill)(-staging)?-[a-z0-9]+-.*(system|impl|driver).*"'
 _OWNED = """* on (namespace, job_name) group_left (owner_name) kube_job_owner{NS, owner_kind="CronJob"}"""
 
 
@@ -79,7 +79,7 @@ def board() -> Board:
             width=3,
         ),
         alert_count(UID, width=3),
-        alert_list(UID, ["pod", "kind"]),
+        alert_list(UID, ["pod", "kind", "pipeline"]),
         rows(
             "CronJobs",
             "How long ago each succeeded and was started. mtorl-bootstrap is suspended: people start it.",
@@ -176,7 +176,7 @@ def board() -> Board:
         ),
         lines(
             "Steps of pipelines",
-            "Pods of mtorl-train and mtorl-monitor on Kubeflow Pipelines, by phase; who counts runs is Kubeflow.",
+            "Pods of pipelines on Kubeflow Pipelines, by phase.",
             [Query(f"sum by (phase) (kube_pod_status_phase{{NS, {_STEPS}}}) > 0", "{{phase}}")],
             stacked=True,
             empty="no run",
@@ -194,6 +194,31 @@ def board() -> Board:
             empty="none",
         ),
         rows(
+            "Runs of pipelines",
+            "How the newest run of each ended, but for cancelled ones. `mtorl monitor status` says why one failed.",
+            ["pipeline"],
+            [
+                Column(
+                    "newest run",
+                    "max by (pipeline) (mtorl_pipeline_run_failed{NS})",
+                    texts={"0": ("fine", "green"), "1": ("failed", color_of("MtorlPipelineFailed"))},
+                ),
+                Column("failed in a row", "max by (pipeline) (mtorl_pipeline_runs_failed_in_a_row{NS})"),
+                Column(
+                    "ended ago",
+                    "time() - max by (pipeline) (mtorl_pipeline_run_end_timestamp_seconds{NS})",
+                    units.Seconds,
+                ),
+                Column(
+                    "succeeded ago",
+                    "time() - max by (pipeline) (mtorl_pipeline_last_success_timestamp_seconds{NS})",
+                    units.Seconds,
+                ),
+                Column("usually every", "max by (pipeline) (mtorl_pipeline_usual_interval_seconds{NS})", units.Seconds),
+            ],
+            empty="no run has ended",
+        ),
+        rows(
             "Training sample",
             "Whose training sample the monitor compares columns with, and whether it asks for a new training.",
             ["model_version"],
@@ -206,6 +231,7 @@ def board() -> Board:
                 )
             ],
             empty="no result",
+            width=6,
         ),
         lines(
             "Room on volumes",
@@ -218,6 +244,7 @@ def board() -> Board:
                 )
             ],
             unit=units.PercentUnit,
+            width=6,
         ),
     ]
     return Board(

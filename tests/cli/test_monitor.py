@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.monitor import exit_code
+from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream, alone
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -63,6 +64,25 @@ def test_status_says_it_and_ends_with_it(state: State, code: int, words: list[st
         assert "nothing is wrong" not in output
     ended, output = call("status", "--state", tmp_path, "--json")
     assert ended == code and State.model_validate_json(output) == state
+
+
+def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
+    state, runs = tmp_path / "monitor", tmp_path / "runs"
+    PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, None, AT - timedelta(days=2)).write(runs)
+    PipelineRun.ended("mtorl-monitor", "SUCCEEDED", {}, None, AT).write(runs)
+    for hours in (2, 1):
+        why = {"ingest": "the log [has] lost rows\n"}
+        PipelineRun.ended("mtorl-train", "FAILED", why, None, AT - timedelta(hours=hours)).write(runs)
+    code, output = call("status", "--state", state)
+    assert code == 2 and "mtorl-train" in output and "no check has been made" in output
+    found().write(state / STATE_FILE)
+    code, output = call("status", "--state", state)
+    assert code == 0, "exit codes are of what is decided"
+    assert "FAILED mtorl-train at 2026-01-01 23:00: 2 runs in a row, the last success: 2025-12-31 00:00" in output
+    assert "ingest: the log [has] lost rows" in output and "MtorlPipelineFailed.md" in output
+    assert "mtorl-monitor" not in output
+    code, output = call("status", "--state", state, "--json")
+    assert State.model_validate_json(output) == found()
 
 
 def test_nothing_is_wrong_is_not_said_of_what_was_not_judged(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
 
 from monitoring.experiments.gauges import ExperimentCollector
+from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MonitorCollector
+from monitoring.watch.runs_exporter import RunsCollector
 from monitoring.watch.state import Alarm, Group, NotJudged, RetrainRequest, State, Stream
 from mtorl.policy.pace import Pace
 from scripts.dashboards.limits import rules
@@ -189,6 +191,11 @@ def _state(share: float) -> State:
     )
 
 
+def _end_run(runs: Path, pipeline: str, at: float, why: str = "") -> None:
+    state = "FAILED" if why else "SUCCEEDED"
+    PipelineRun.ended(pipeline, state, {"ingest": why} if why else {}, None, _time(at)).write(runs)
+
+
 def _time(at: float) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(seconds=at)
 
@@ -244,6 +251,7 @@ _ALERTS: tuple[tuple[str, str, Labels], ...] = (
     ("MtorlBudgetNearlySpent", "firing", {"experiment": RUNNING, "arm": "mtorl", "period": "day"}),
     ("MtorlHarm", "firing", {}),
     ("MtorlDrift", "firing", {}),
+    ("MtorlPipelineFailed", "firing", {"pipeline": "mtorl-train"}),
     ("MtorlLogExportStale", "pending", {"pod": "mtorl-router-0"}),
     ("MtorlLogShippingStalled", "firing", {"pod": "mtorl-router-0"}),
 )
@@ -265,7 +273,10 @@ def text(hours: float) -> str:
     views = [view for view in (state() for state in made_views.STATES.values()) if view["name"] in names]
     ramp = (made_views.early(), made_views.win())
     with TemporaryDirectory() as folder:
-        path = Path(folder, "state.json")
+        path, runs = Path(folder, "state.json"), Path(folder, "runs")
+        for night in range(11, 0, -1):
+            for pipeline in ("mtorl-train", "mtorl-monitor"):
+                _end_run(runs, pipeline, NOW - 24 * HOUR * (night + 1))
         for step, at in enumerate(times):
             share = step / len(times)
             _state(share).write(path)
@@ -276,6 +287,9 @@ def text(hours: float) -> str:
             series.add(at, operator, _collected(ExperimentCollector(lambda shown=shown: shown)))  # type: ignore[misc]
             monitor = {"job": "mtorl/mtorl-monitor-exporter", "pod": "mtorl-monitor-exporter-6f"}
             series.add(at, monitor, _collected(MonitorCollector(path)))
+            if step == len(times) // 2:
+                _end_run(runs, "mtorl-train", at, "the log has lost rows")
+            series.add(at, monitor, _collected(RunsCollector(runs)))
             for model in ("incumbent", "challenger"):
                 pod = {"job": "mtorl/mtorl-torchserve", "pod": f"mtorl-{model}-predictor-7d9f-x2x4z", "arm": model}
                 series.add(at, pod, _torchserve(model, step))

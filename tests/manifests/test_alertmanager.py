@@ -28,7 +28,11 @@ TEMPLATES = dict(
     )
 )
 # Labels that a rule takes over from its metric, and an inhibition asks for.
-MEASURED = {"MtorlNotJudged": {"reason": "no_decisions"}}
+MEASURED = {
+    "MtorlNotJudged": {"reason": "no_decisions"},
+    "MtorlPipelineFailed": {"pipeline": "mtorl-train"},
+    "MtorlPipelineMissed": {"pipeline": "mtorl-train"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +219,19 @@ def test_inhibitions_name_alerts_that_there_are(plain: dict[str, Any], alerts: d
         for name in matcher.split("|")
     }
     assert named and named <= alerts.keys()
+
+
+def test_only_pipelines_that_train_explain_a_missing_model(plain: dict[str, Any]) -> None:
+    (rule,) = [rule for rule in plain["inhibit_rules"] if "TrainingMissed" in str(rule["target_matchers"])]
+    for pipeline, explains in (
+        ("mtorl-train", True),
+        ("mtorl-retrain", True),
+        ("mtorl-retrain-staging", True),
+        ("mtorl-monitor", False),
+        ("mtorl-backfill", False),
+    ):
+        labels = {"alertname": "MtorlPipelineFailed", "pipeline": pipeline}
+        assert _matches(rule["source_matchers"], labels) == explains, pipeline
 
 
 def test_the_manual_lists_what_suppresses_what(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:

@@ -15,7 +15,9 @@ import yaml
 from prometheus_client import REGISTRY
 
 from monitoring.experiments.gauges import ExperimentCollector
+from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MonitorCollector
+from monitoring.watch.runs_exporter import RunsCollector
 from monitoring.watch.state import STATE_FILE, State
 from tests.manifests.alerting_stack import program
 from tests.manifests.conftest import Objects, of_kind
@@ -88,7 +90,9 @@ def _of_the_monitor() -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, STATE_FILE)
         State(checked=datetime.now(UTC), newest_model=datetime.now(UTC)).write(path)
-        return {metric.name for metric in MonitorCollector(path).collect()}
+        PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, None, datetime.now(UTC)).write(path.parent)
+        collectors = (MonitorCollector(path), RunsCollector(path.parent))
+        return {metric.name for collector in collectors for metric in collector.collect()}
 
 
 def test_no_rule_adds_up_namespaces(alerts: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
 from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream
 from tests.repository import ROOT
@@ -170,17 +171,22 @@ def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "cli.main", "monitor", "export", f"--state={tmp_path}", f"--port={port}"]
+    runs = tmp_path / "runs"
+    PipelineRun.ended("mtorl-train", "FAILED", {"ingest": "no such file"}, None, END).write(runs)
+    of_it = [f"--state={tmp_path}", f"--runs={runs}", f"--port={port}"]
+    command = [sys.executable, "-m", "cli.main", "monitor", "export", *of_it]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [*command, "--host=127.0.0.1"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
     try:
-        found = parsed(_get(port, process))
+        whole = _get(port, process)
+        assert 'mtorl_pipeline_run_failed{pipeline="mtorl-train"} 1.0' in whole
+        found = parsed(_of_state(whole))
         assert found["state_readable",] == 1.0
         assert found["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 1.0
         (tmp_path / STATE_FILE).write_text("{")
-        assert parsed(_get(port, process)) == found | {("state_readable",): 0.0}
+        assert parsed(_of_state(_get(port, process))) == found | {("state_readable",): 0.0}
         second = subprocess.run(
             [*command, "--host=127.0.0.1"], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
@@ -189,6 +195,10 @@ def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) ->
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0 and said == ""
+
+
+def _of_state(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if "mtorl_pipeline_" not in line) + "\n"
 
 
 def _get(port: int, process: subprocess.Popen[str]) -> str:

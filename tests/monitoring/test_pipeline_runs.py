@@ -1,0 +1,112 @@
+"""What is kept of the runs of a pipeline, night after night, and what Prometheus hears of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring.pipeline_runs import PipelineRun, newest_runs
+from monitoring.watch.runs_exporter import MOST_PIPELINES, RunsCollector
+
+START = datetime(2026, 1, 1, 3, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mtorl-train") -> PipelineRun:
+    """A run ends; returns what is known of its pipeline now."""
+    why = {"ingest": "no such file"} if state == "FAILED" else {}
+    PipelineRun.ended(pipeline, state, why, None, at).write(runs)
+    (known,) = [run for run in newest_runs(runs) if run.pipeline == pipeline]
+    return known
+
+
+def scrape(collector: RunsCollector) -> dict[tuple[str, str], float]:
+    """Name and pipeline of each sample."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    samples = [sample for family in families for sample in family.samples]
+    assert all(set(sample.labels) == {"pipeline"} for sample in samples)
+    return {(each.name.removeprefix("mtorl_pipeline_"), each.labels["pipeline"]): each.value for each in samples}
+
+
+def test_failures_are_counted_until_one_succeeds(tmp_path: Path) -> None:
+    states = ["FAILED", "FAILED", "SUCCEEDED", "FAILED", "CANCELLED", "FAILED"]
+    found = [end(tmp_path, START + n * DAY, state) for n, state in enumerate(states)]
+    assert [run.failed_in_a_row for run in found] == [1, 2, 0, 1, 1, 2]
+    assert [run.succeeded for run in found] == [None, None, *[START + 2 * DAY] * 4]
+    assert found[2].why == {} and found[4].why == {"ingest": "no such file"}, "nobody has mended it meanwhile"
+
+
+def test_what_is_usual_takes_eleven_successes(tmp_path: Path) -> None:
+    for night in range(11):
+        known = end(tmp_path, START + night * DAY)
+        assert known.usual_interval == (DAY if night == 10 else None)
+        end(tmp_path, START + night * DAY + HOUR, "FAILED")
+    for night in range(14, 40):  # after an outage of three days
+        known = end(tmp_path, START + night * DAY)
+        assert known.usual_interval == DAY and len(known.successes) == 11
+
+
+def test_a_weekend_without_runs_is_usual(tmp_path: Path) -> None:
+    days = [day for day in range(1, 60) if (START + day * DAY).weekday() < 5]
+    found = [end(tmp_path, START + day * DAY).usual_interval for day in days]
+    assert set(found[10:]) == {3 * DAY}
+
+
+def test_an_afternoon_of_trying_tells_nothing_of_what_is_usual(tmp_path: Path) -> None:
+    for run in range(30):
+        known = end(tmp_path, START + run * timedelta(minutes=20))
+    assert known.usual_interval is None and known.succeeded == START + 29 * timedelta(minutes=20)
+
+
+def test_a_file_of_before_is_gone_on_with(tmp_path: Path) -> None:
+    old = '{"pipeline": "mtorl-train", "state": "FAILED", "at": "2026-01-01T03:00:00Z", "failed_in_a_row": 4}'
+    (tmp_path / "mtorl-train.json").write_text(old)
+    assert scrape(RunsCollector(tmp_path))["runs_failed_in_a_row", "mtorl-train"] == 4.0
+    assert end(tmp_path, START + DAY, "FAILED").failed_in_a_row == 5
+
+
+def test_what_prometheus_hears(tmp_path: Path) -> None:
+    collector = RunsCollector(tmp_path / "runs")
+    assert scrape(collector) == {}, "nothing has run yet"
+    for night in range(11):
+        end(tmp_path / "runs", START + night * DAY)
+    end(tmp_path / "runs", START + 11 * DAY, "FAILED")
+    end(tmp_path / "runs", START, "FAILED", "mtorl-backfill")
+    assert scrape(collector) == {
+        ("run_failed", "mtorl-train"): 1.0,
+        ("runs_failed_in_a_row", "mtorl-train"): 1.0,
+        ("run_end_timestamp_seconds", "mtorl-train"): (START + 11 * DAY).timestamp(),
+        ("last_success_timestamp_seconds", "mtorl-train"): (START + 10 * DAY).timestamp(),
+        ("usual_interval_seconds", "mtorl-train"): 86400.0,
+        ("run_failed", "mtorl-backfill"): 1.0,
+        ("runs_failed_in_a_row", "mtorl-backfill"): 1.0,
+        ("run_end_timestamp_seconds", "mtorl-backfill"): START.timestamp(),
+    }
+    end(tmp_path / "runs", START + 12 * DAY, "CANCELLED")
+    assert scrape(collector)["run_failed", "mtorl-train"] == 1.0, "none has succeeded since"
+    end(tmp_path / "runs", START + 13 * DAY)
+    assert scrape(collector)["run_failed", "mtorl-train"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pipeline": "mtorl-train"}'], ids=["empty", "half", "another"])
+def test_a_file_that_cannot_be_read_ends_no_alert(text: str, tmp_path: Path) -> None:
+    collector = RunsCollector(tmp_path)
+    end(tmp_path, START, "FAILED")
+    known = scrape(collector)
+    (tmp_path / "mtorl-train.json").write_text(text)
+    assert scrape(collector) == known and scrape(RunsCollector(tmp_path)) == {}
+    (tmp_path / "mtorl-train.json").unlink()
+    assert scrape(collector) == {}, "somebody does not need it any more"
+
+
+def test_a_thousand_pipelines_do_not_make_a_thousand_series(tmp_path: Path) -> None:
+    for n in range(MOST_PIPELINES + 10):
+        end(tmp_path, START + n * HOUR, "FAILED", f"p{n:03}")
+    shown = {pipeline for _, pipeline in scrape(RunsCollector(tmp_path))}
+    assert shown == {f"p{n:03}" for n in range(10, MOST_PIPELINES + 10)}, "those that ran last"
