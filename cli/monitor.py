@@ -17,12 +17,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.commands import CommandGroup, Dataset
 from cli.endings import HARM, exit_codes, stop
+
+if TYPE_CHECKING:
+    from monitoring.watch.state import State
 
 app = CommandGroup(__doc__ or "")
 
@@ -179,17 +182,9 @@ def accept(
     typer.echo(f"accepted: {', '.join(streams)}; what is usual is learnt anew")
 
 
-def exit_code(found: object) -> int:
+def exit_code(found: State) -> int:
     """What a check's result means to a shell."""
-    from monitoring.watch.state import NO_FAULT, State
-
-    assert isinstance(found, State)
-    kinds = {alarm.kind for alarm in found.alarms().values()}
-    if kinds - {"drift"}:
-        return HARM
-    if any(group.not_judged and group.not_judged.reason not in NO_FAULT for group in found.groups.values()):
-        return NOT_JUDGED
-    return DRIFT if kinds else 0
+    return {"fine": 0, "moved": DRIFT, "harm": HARM, "not judged": NOT_JUDGED}[found.word]
 
 
 def _finder(registry: Path | None, artifact: Path | None) -> Callable[[str], Path | None]:

@@ -151,11 +151,31 @@ def folder_of(registry: Path, digest: str) -> Path | None:
 
 def newest(registry: Path) -> datetime | None:
     """When the newest of all published models was trained; None if there is none."""
-    times = []
-    for _, model in _published(registry):
+    return max((created for created, _ in _by_time(registry)), default=None)
+
+
+def description_of_newest(registry: Path) -> Path:
+    """The description of the data set that the newest of all published models was trained on.
+
+    Args:
+        registry: Root of the registry.
+
+    Raises:
+        RegistryError: None is published.
+    """
+    found = max(_by_time(registry), default=None)
+    if found is None:
+        raise RegistryError(
+            f"{registry}: no model is published whose data set is known: name its description (dataset)"
+        )
+    return found[1] / DATASET_FILE
+
+
+def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
+    """When each published model was trained, and its artifact's folder."""
+    for folder, model in _published(registry):
         with contextlib.suppress(KeyError, TypeError, ValueError):  # of another release, or written by hand
-            times.append(datetime.fromisoformat(model["created"]).astimezone(UTC))
-    return max(times, default=None)
+            yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder
 
 
 def _published(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -182,7 +182,7 @@ def _gain_in_budget(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
     (sum(gain) + E g) / decisions; the second term of the numerator adds up to 0, and is for the standard error: g is
     known from the same users (the delta method).
     """
-    sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), count_if(budget_exhausted)"
+    sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided").fetchall()
     if shown:
         g, share = gain / shown, refused / shown

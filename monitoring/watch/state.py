@@ -42,6 +42,8 @@ Reason = Literal[
     "learning",  # too few past periods yet: no fault
     "nothing_there",  # the policies that decide log nothing of the kind: no fault
 ]
+Word = Literal["fine", "moved", "harm", "not judged"]
+"""What a check has found. Harm: gain or money is lost, or a column has lost its values."""
 NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
@@ -252,6 +254,23 @@ class State(_Part):
         """The alarms that stand, by stream."""
         raised = {name: stream.alarm for name, stream in self.streams.items() if stream.alarm is not None}
         return {**raised, **{column_stream(name): alarm for name, alarm in self.broken.items()}}
+
+    @property
+    def word(self) -> Word:
+        """The worst of what was found, in a word."""
+        kinds = {alarm.kind for alarm in self.alarms().values()}
+        if kinds - {"drift"}:
+            return "harm"
+        faults = [group.not_judged for group in self.groups.values() if group.not_judged is not None]
+        if self.checked is None or any(why.reason not in NO_FAULT for why in faults):
+            return "not judged"
+        return "moved" if kinds else "fine"
+
+    def __str__(self) -> str:
+        """The word, what stands, and what could not be judged, in a line each."""
+        lines = [self.word, *(f"{alarm.kind}: {name}: {alarm.text}" for name, alarm in sorted(self.alarms().items()))]
+        faults = [(name, group.not_judged) for name, group in self.groups.items() if group.not_judged is not None]
+        return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])
 
     def accept(self, stream: str, reason: str, at: datetime) -> None:
         """Take what a measure is now as healthy: what to expect of it is learnt anew.

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines import monitoring
 from pipelines.compile import compile_all
-from pipelines.profile import LINEAGE_VARIABLES
+from pipelines.profile import LAPTOP, LINEAGE_VARIABLES
 from pipelines.version_name import version_name
 from tests.manifests.conftest import CRDS, VALIDATOR
 from tests.repository import ROOT
@@ -191,6 +192,15 @@ def test_the_verdict_sees_the_running_experiment(compiled: dict[str, Path]) -> N
     assert mounted["configMapName"] == "mtorl-experiment" and mounted["optional"] is True
     default = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]["experiment"]["defaultValue"]
     assert default == mounted["mountPath"]
+
+
+def test_the_monitor_goes_on_with_its_state_where_one_is_kept(compiled: dict[str, Path]) -> None:
+    """That of the hourly job. Where nothing outlives a run, each check would be the first."""
+    parameters = tasks(compiled[MONITOR])["monitor"]["inputs"]["parameters"]
+    assert parameters["state"] == {"componentInputParameter": "pipelinechannel--state"}
+    defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
+    assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor" and defaults["dataset"]["defaultValue"] == ""
+    assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 
 def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> None:

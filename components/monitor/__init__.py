@@ -1,0 +1,3 @@
+"""The step `monitor`."""
+
+from components.monitor.component import monitor as monitor

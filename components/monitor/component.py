@@ -1,0 +1,43 @@
+"""One check of the monitor: every day that is over and not judged yet."""
+
+from components.component import component
+
+
+# Not cached: it looks at what a decision log holds by now, and keeps what it has found.
+@component("judge the days that are over", cached=False)
+def monitor(decision_log: str, registry: str, dataset: str, state: str, seed: int) -> str:
+    """Judge every day that is over and not judged yet; returns "fine", "moved", "harm" or "not judged".
+
+    The same as `mtorl monitor check`, on the same state. What it finds is its result, and no failure. While another
+    check is at work on that state, it is what had been found before.
+
+    Args:
+        decision_log: Folder with decisions.parquet and outcomes.parquet.
+        registry: Root folder of the registry, with the models' training samples.
+        dataset: Name of a built-in data set description, or the path of a YAML; empty: that of the newest published
+            model.
+        state: Folder of the monitor's state and pages.
+        seed: Seed of thresholds that an artifact lacks.
+    """
+    from functools import partial
+    from pathlib import Path
+
+    from monitoring.watch.check import Watched, run
+    from monitoring.watch.state import STATE_FILE, BusyError, State, StateError
+    from monitoring.watch.training_sample import sample_of_artifact
+    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.runtime.step import step
+    from serving.registry import RegistryError, description_of_newest, folder_of, newest
+
+    with step(StateError, SpecError, RegistryError):
+        models, folder = Path(registry), Path(state)
+        spec = DatasetSpec.load(dataset or description_of_newest(models))
+        known = State.read(folder / STATE_FILE)
+        samples = sample_of_artifact(partial(folder_of, models))
+        watched = Watched(Path(decision_log), spec, samples, known.hours, seed, newest_model=partial(newest, models))
+        try:
+            known = run(watched, folder)
+        except BusyError as error:
+            print(error)
+        print(known)
+        return known.word
