@@ -9,7 +9,7 @@ from typing import Any
 from kfp import compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-from pipelines import bootstrap, monitoring, training
+from pipelines import backfill, bootstrap, monitoring, training
 from pipelines.profile import PRODUCTION, STAGING, Profile
 from pipelines.version_name import version_name
 
@@ -18,6 +18,7 @@ PIPELINES: tuple[Callable[[Profile], Any], ...] = (
     training.build,
     training.build_retrain,
     monitoring.build,
+    backfill.build,
 )
 
 

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import bootstrap, local, monitoring, training
+from pipelines import backfill, bootstrap, local, monitoring, training
 from pipelines.profile import LAPTOP, Profile
 from pipelines.runner_output import CACHED
 from pipelines.server import RequestError, typed
@@ -36,6 +36,7 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "train": training.build,
     "retrain": training.build_retrain,
     "monitor": monitoring.build,
+    "backfill": backfill.build,
 }
 """Those that there are, by the name that people type."""
 _CODE = ("mtorl", "features", "serving", "monitoring", "components")

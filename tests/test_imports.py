@@ -69,6 +69,7 @@ ORDER = {
         "training",
         "bootstrap",
         "monitoring",
+        "backfill",
         "compile",
         "katib",
         "run_state",

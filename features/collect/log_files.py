@@ -45,22 +45,23 @@ def mark_of(file: Path) -> list[int] | None:
 
 
 class NewFiles:
-    """Files of a decision log that were not read yet.
+    """Files of a decision log that were not read yet, or all of them.
 
     Args:
         db: Where to see whether a file is complete.
         log: The decision log.
         store: Where it is collected.
         whole: Read each file to its end first, to find one that is damaged inside. Otherwise its footer is enough.
+        again: All files, and not only those that were not read yet.
 
     Attributes:
         by_kind: The files that can be read.
         unreadable: Files that are cut off or damaged. They are left for the next time.
     """
 
-    def __init__(self, db: Database, log: Path, store: Path, whole: bool) -> None:
+    def __init__(self, db: Database, log: Path, store: Path, whole: bool, again: bool = False) -> None:
         self._path = store / _READ
-        self._read = _read_before(self._path)
+        self._read = {} if again else _read_before(self._path)
         self.by_kind: dict[Kind, list[Path]] = {kind: [] for kind in COLLECTED}
         self.unreadable: list[str] = []
         for kind, files in self.by_kind.items():

@@ -1,6 +1,7 @@
 """Collected decisions and their outcomes, by the hour of the decision; each run adds what the decision log has gained.
 
     collect("decision_log", "collected")
+    collect_again("decision_log", "collected", Hours.named("2026-11-25T20:00Z", "2026-11-26T04:00Z"))
 
     collected/decisions/date=2026-11-25/hour=20/part.parquet     one row a decision: the fields of its record
     collected/outcomes/date=2026-11-25/hour=20/part.parquet      one row an outcome, beside its decision
@@ -10,7 +11,9 @@
 The decision log is what routers export or ship, in any number of folders (`mtorl.log.records` defines the records); it
 keeps a week, and this folder keeps everything. An hour is written anew only if a decision or an outcome of it came in,
 whole and in one step. A run that is killed leaves hours that are complete, and the next one reads the same files again:
-a record that is there already changes nothing. What was forgotten (`mtorl.log.forgotten`) is not collected again.
+a record that is there already changes nothing. Hours of which the store has lost something, or whose files were mended
+without looking changed, are collected again: from all files, and nothing else is touched. What was forgotten
+(`mtorl.log.forgotten`) is not collected again.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
+from features.collect.hours import HOUR, Hours
 from features.collect.log_files import COLLECTED, NewFiles, files_of, mark_of
 from features.collect.sql import instant
 from mtorl.log.forgotten import Forgotten
@@ -41,7 +45,6 @@ _UNKNOWN, _LOCK = "unknown.parquet", ".lock"
 _KEEP_DAYS = 35  # how long after its decision an outcome is still looked up
 _ATTEMPTS = 3
 _AT_ONCE = 2  # queries side by side
-_HOUR = timedelta(hours=1)
 _T = TypeVar("_T")
 
 
@@ -77,6 +80,29 @@ def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Co
         LogError: There is no decision log, a file of it can't be read, or another run is at work on this store.
         RuntimeError: Spark is wanted and can't run here.
     """
+    return _collect(decision_log, store, engine, None)
+
+
+def collect_again(decision_log: str | Path, store: str | Path, hours: Hours, engine: str = "") -> Collected:
+    """Collect some hours from the whole decision log, whatever of it was read before.
+
+    An hour is written only if that changes it, and nothing of other hours, nor what the next `collect` has to read.
+    What the log does not hold any more stays. A run that is killed, and a second one, are as good as one.
+
+    Args:
+        decision_log: See `collect`.
+        store: Likewise.
+        hours: Of the decisions.
+        engine: See `collect`.
+
+    Raises:
+        LogError: See `collect`.
+        RuntimeError: Likewise.
+    """
+    return _collect(decision_log, store, engine, hours)
+
+
+def _collect(decision_log: str | Path, store: str | Path, engine: str, hours: Hours | None) -> Collected:
     log, out = Path(decision_log), Path(store)
     if not holds_decisions(log) and not (out / "decisions").is_dir():
         raise LogError(
@@ -90,7 +116,7 @@ def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Co
                 try:
                     # An export removes what it supersedes, perhaps between the look at a file and reading it; or a file
                     # is damaged, and then the second look finds it.
-                    return _collect_once(db, log, out, whole=attempt > 0)
+                    return _collect_once(db, log, out, hours, whole=attempt > 0)
                 except db.failures as error:
                     if attempt == _ATTEMPTS - 1:
                         why = str(error).partition("\n")[0]  # Spark goes on with its plan
@@ -98,13 +124,14 @@ def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Co
         raise AssertionError
 
 
-def _collect_once(db: Database, log: Path, out: Path, whole: bool) -> Collected:
-    files = NewFiles(db, log, out, whole)
-    run = _Run(db, out, files.by_kind)
+def _collect_once(db: Database, log: Path, out: Path, hours: Hours | None, whole: bool) -> Collected:
+    files = NewFiles(db, log, out, whole, again=hours is not None)
+    run = _Run(db, out, files.by_kind, hours)
     decisions, outcomes = run.write()
     unknown = run.unknown()
-    files.remember()
-    return Collected(decisions, outcomes, run.touched, unknown, tuple(files.unreadable))
+    if hours is None:
+        files.remember()
+    return Collected(decisions, outcomes, len(run.written), unknown, tuple(files.unreadable))
 
 
 def holds_decisions(decision_log: str | Path) -> bool:
@@ -138,22 +165,24 @@ class _Run:
         db: A database of its own.
         out: The store.
         new: Files by kind.
+        only: Hours of which something is wanted; None: of all.
 
     Attributes:
-        touched: How many hours it writes.
+        written: Hours that were written.
     """
 
-    def __init__(self, db: Database, out: Path, new: dict[Kind, list[Path]]) -> None:
+    def __init__(self, db: Database, out: Path, new: dict[Kind, list[Path]], only: Hours | None = None) -> None:
         self._db = db
         self._out = out
+        self._only = only
         forgotten = Forgotten.of(out)
         self._left_out = {kind: forgotten.sql(kind) for kind in COLLECTED}
         self._files = self._by_hour(new["decision"])
-        waiting = [out / _UNKNOWN] if (out / _UNKNOWN).exists() else []
-        self._place_outcomes(new, waiting)
+        self._waiting = [out / _UNKNOWN] if (out / _UNKNOWN).exists() else []
+        self._place_outcomes(new, self._waiting)
         placed = db.rows("SELECT DISTINCT hour FROM placed WHERE hour IS NOT NULL")
-        self._placed = {hour for (hour,) in placed}
-        self.touched = len(self._hours)
+        self._placed = {hour for (hour,) in placed if only is None or hour in only}
+        self.written: set[datetime] = set()
 
     @property
     def _hours(self) -> list[datetime]:
@@ -163,21 +192,32 @@ class _Run:
         """Write the hours that gained something; returns how many decisions and outcomes there are more."""
         added = [0, 0]
         done = 0
-        parts = _parts(self._hours, self._db.at_once)
+        hours_to_write = self._hours
+        parts = _parts(hours_to_write, self._db.at_once)
         with ThreadPoolExecutor(_AT_ONCE) as threads:  # the hours of a log are many, and each is small
             for hours, (decisions, outcomes) in zip(parts, threads.map(self._write_hours, parts), strict=True):
                 added[0] += decisions
                 added[1] += outcomes
                 done += len(hours)
-                progress.report(done, self.touched, f"{done} of {self.touched} hours")
+                progress.report(done, len(hours_to_write), f"{done} of {len(hours_to_write)} hours")
         return added[0], added[1]
 
     def unknown(self) -> int:
         """Keep the outcomes that came before their decision did, or without it, until nobody expects it any more."""
+        if self._only is not None:  # those that wait for other hours go on waiting
+            return self._still_waiting(self._only)
         newest = "least((SELECT max(event_time) FROM placed), now())"  # a clock that was ahead ends no waiting
         rows = f"""SELECT * FROM placed
             WHERE hour IS NULL AND event_time >= {newest} - INTERVAL {_KEEP_DAYS} DAY"""
         self._db.write(one_of_each("outcome", f"({rows})"), self._out / _UNKNOWN)
+        return _count(self._out / _UNKNOWN)
+
+    def _still_waiting(self, only: Hours) -> int:
+        """Let go of the outcomes that now lie beside their decision, and of no others."""
+        there = f"hour >= {instant(only.since)} AND hour < {instant(only.until)}"
+        rows = f"""SELECT {", ".join(sql_columns("outcome"))} FROM {self._db.records("outcome", self._waiting)}
+            WHERE event_id NOT IN (SELECT event_id FROM placed WHERE {there})"""
+        self._db.write(rows, self._out / _UNKNOWN)
         return _count(self._out / _UNKNOWN)
 
     def _write_hours(self, hours: Sequence[datetime]) -> tuple[int, int]:
@@ -192,7 +232,7 @@ class _Run:
             if decided := [hour for hour in hours if hour in self._files]:
                 files = sorted({file for hour in decided for file in self._files[hour]})
                 rows = f"""(SELECT *, date_trunc('hour', event_time) AS hour FROM {self._wanted("decision", files)}
-                    WHERE event_time >= {instant(since)} AND event_time < {instant(until + _HOUR)})"""
+                    WHERE event_time >= {instant(since)} AND event_time < {instant(until + HOUR)})"""
                 decisions = self._merge(db, "decision", decided, rows)
         return decisions, outcomes
 
@@ -206,9 +246,26 @@ class _Run:
             relation += f" UNION ALL SELECT {columns} FROM {db.records(kind, stored, by_hour=True)}"
         counts = f"SELECT count(*) AS copies FROM ({relation}) AS record GROUP BY hour, {ID_FIELD[kind]}"
         ((rows, ids),) = db.rows(f"SELECT sum(copies), count(*) FROM ({counts}) AS counted")
+        added = int(ids) - sum(map(_count, stored))
         # Sorting whole records is slow, and nearly always no id comes twice.
-        db.write_hours(relation if rows == ids else one_of_each(kind, f"({relation})", "hour"), files)
-        return int(ids) - sum(map(_count, stored))
+        merged = relation if rows == ids else one_of_each(kind, f"({relation})", "hour")
+        if self._only is not None:
+            files = self._changed(db, kind, merged, files)
+        if files:
+            db.write_hours(
+                f"SELECT * FROM ({merged}) AS record WHERE hour IN ({', '.join(map(instant, files))})", files
+            )
+        self.written |= files.keys()
+        return added
+
+    def _changed(self, db: Database, kind: Kind, merged: str, files: dict[datetime, Path]) -> dict[datetime, Path]:
+        """Those of the hours whose content would become another one: a file that is written anew looks new to all."""
+        columns = ", ".join((*sql_columns(kind), "hour"))
+        stored = [file for file in files.values() if file.exists()]
+        there = f"SELECT {columns} FROM {db.records(kind, stored, by_hour=True)}"
+        differs = f"SELECT {columns} FROM ({merged}) AS record EXCEPT {there}"
+        changed = {hour for (hour,) in db.rows(f"SELECT DISTINCT hour FROM ({differs}) AS record")}
+        return {hour: file for hour, file in files.items() if hour in changed}
 
     def _place_outcomes(self, new: dict[Kind, list[Path]], waiting: list[Path]) -> None:
         """A table of the new outcomes with the hour of their decision; null: the decision is not known.
@@ -240,7 +297,8 @@ class _Run:
         for some in _parts(files, self._db.at_once):
             times = f"SELECT DISTINCT date_trunc('hour', event_time) AS hour FROM {self._wanted('decision', some)}"
             for (hour,) in self._db.rows(times):
-                found[hour] += some
+                if self._only is None or hour in self._only:
+                    found[hour] += some
         return dict(found)
 
     def _wanted(self, kind: Kind, files: Sequence[Path]) -> str:

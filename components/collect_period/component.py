@@ -1,0 +1,26 @@
+"""What was decided in a period, collected anew: after an outage, or from an export that was repaired."""
+
+from components.component import component
+
+
+# Not cached: it writes to the folder that outlives all runs.
+@component("collect a period anew", cached=False, reads_log=True)
+def collect_period(decision_log: str, collected: str, since: str, until: str) -> str:
+    """Collect the hours of a period from all files of the decision log; returns a digest of all that is collected.
+
+    Nothing outside of the period changes, and nothing in it that is there already.
+
+    Args:
+        decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router.
+        collected: Folder in which decisions are kept.
+        since: Start of the period (ISO time), inclusive; the hour that it lies in counts whole.
+        until: End of the period (ISO time), exclusive; likewise.
+    """
+    from features.collect import store
+    from features.collect.hours import Hours
+    from mtorl.log.touchpoints import LogError
+    from mtorl.runtime.step import step
+
+    with step(LogError):
+        print(store.collect_again(decision_log, collected, Hours.named(since, until)))
+        return store.digest_of(collected)
