@@ -81,9 +81,10 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     _check_writable(volume)
     pipeline = build(replace(LAPTOP, folder=str(volume)))
     spec = MessageToDict(pipeline.pipeline_spec)
-    arguments = typed(parameters, spec)
-    if "code_version" in spec["root"].get("inputDefinitions", {}).get("parameters", {}):
-        arguments.setdefault("code_version", _code_version())
+    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    arguments = {**_whole_defaults(known), **typed(parameters, spec)}
+    if "code_version" in known:
+        arguments["code_version"] = parameters.get("code_version") or _code_version()
     runs = volume / "runs"
     with _alone(runs):
         folder = runs / "local" / f"{pipeline.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
@@ -99,6 +100,12 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         finally:
             _prune(runs, folder)
     return Ended(folder, tuple(cached), steps)
+
+
+def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
+    """Defaults of whole numbers, as such: kfp.local makes 7.0 of them, which is another key of its cache than a 7."""
+    whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
+    return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def look(path: str) -> str:
 
 
 @component("make")
-def make(content: str, code_version: str, made: Output[Artifact]):
+def make(content: str, count: int, code_version: str, made: Output[Artifact]):
     """Something of it."""
     from pathlib import Path
 
@@ -51,7 +51,7 @@ def build(profile: Profile) -> Any:
     def small(path: str, count: int = 1, code_version: str = "0"):
         with dsl.ExitHandler(profile.step(notify(pipeline="mtorl-small", runs=profile.runs))):
             content = profile.step(look(path=path)).output
-            made = profile.step(make(content=content, code_version=code_version)).outputs["made"]
+            made = profile.step(make(content=content, count=count, code_version=code_version)).outputs["made"]
             profile.step(use(made=made))
 
     return small
@@ -86,6 +86,13 @@ def test_an_unchanged_file_is_a_hit_and_a_changed_one_at_its_path_never_is(tmp_p
     assert changed.cached == () and changed.steps["use"].values["Output"] == "made of two"
     log.write_text("one")
     assert run(tmp_path / "volume", log).cached == ("make",)
+
+
+def test_a_default_is_the_same_as_its_value_when_somebody_says_it(tmp_path: Path, log: Path) -> None:
+    first = run_on(tmp_path / "volume", "small", {"path": str(log)}, silent)
+    assert first.cached == ()
+    assert run_on(tmp_path / "volume", "small", {"path": str(log), "count": "1"}, silent).cached == ("make",)
+    assert run_on(tmp_path / "volume", "small", {"path": str(log), "count": "2"}, silent).cached == ()
 
 
 def test_other_code_makes_everything_anew(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
