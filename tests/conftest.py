@@ -9,7 +9,11 @@ import pytest
 from hypothesis import settings
 
 # Timing decides no test. CI tries the same examples every time; elsewhere each run looks at new ones.
-settings.register_profile("project", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+# $PROPERTY_EXAMPLES: how many, where a test does not say itself.
+_examples = int(os.environ.get("PROPERTY_EXAMPLES", "100"))
+settings.register_profile(
+    "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=_examples
+)
 settings.load_profile("project")
 
 
