@@ -21,6 +21,7 @@ from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.features.collect.decision_logs import decision, outcome, write
 from tests.features.online_stores import write_settings
+from tests.pipelines.forked_steps import forked_steps
 from tests.redis_server import redis_server
 
 
@@ -94,7 +95,8 @@ def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("users", "missing"), [(1, "training"), (2, "test")])
 def test_bootstrap_of_too_few_users_is_one_line(users: int, missing: str, tmp_path: Path) -> None:
     Simulator(SimulatorConfig(users=users, seed=1)).log().to_parquet(tmp_path / "touchpoints.parquet")
-    answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path), "--epochs", "1"])
+    with forked_steps():
+        answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path), "--epochs", "1"])
     assert answer.exit_code == 2, answer.output
     assert answer.output.splitlines()[-1] == f"mtorl: no {missing} windows: the log has too few users"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +15,15 @@ from mtorl.artifact.artifact import load
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.trainings import newest
 from serving.registry import ARMS, first_models
+from tests.pipelines.forked_steps import forked_steps
 
 SMALL = ("--users", "150", "--epochs", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_steps() -> Iterator[None]:
+    with forked_steps():
+        yield
 
 
 def bootstrap(volume: Path, *options: str) -> tuple[int, str]:
