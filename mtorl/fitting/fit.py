@@ -143,7 +143,7 @@ def fit_challenger(
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, trees.to_dict())
     artifact = save(out, policy)
     if resume is not None:
-        resume.remove(MEMBERS, group.size)
+        resume.remove(MEMBERS)
     return artifact
 
 

@@ -4,7 +4,8 @@
     checkpoint.save(state)
     state = checkpoint.load()           # None: nothing was saved yet
 
-Only tensors and plain values are read back, never code.
+Of several processes the leading one writes, for all of them: whenever they are killed, they go on from one place. Only
+tensors and plain values are read back, never code.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from mtorl.network.parallel import Group
 from mtorl.runtime.files import replacing
 
 _LOG = logging.getLogger(__name__)
@@ -39,21 +41,17 @@ class Checkpoint:
         """The checkpoint of a member of an ensemble."""
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
-    def of_rank(self, rank: int) -> Checkpoint:
-        """The checkpoint of a process: the random states of processes differ."""
-        return self if rank == 0 else replace(self, path=self.path.with_name(f"{self.path.name}.rank-{rank}"))
-
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
         """The same file with more to its identity."""
         return replace(self, identity={**self.identity, **identity})
 
-    def files(self, members: int, processes: int) -> list[Path]:
+    def files(self, members: int) -> list[Path]:
         """All files that the training of an ensemble writes."""
-        return [self.of_member(i).of_rank(rank).path for i in range(members) for rank in range(processes)]
+        return [self.of_member(i).path for i in range(members)]
 
-    def remove(self, members: int, processes: int) -> None:
+    def remove(self, members: int) -> None:
         """Remove the files of an ensemble's training, once its artifact is saved."""
-        for file in self.files(members, processes):
+        for file in self.files(members):
             file.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -82,7 +80,8 @@ class Checkpoint:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             identity, state = content["identity"], content["state"]
         except Exception as error:  # torch raises many types for a file that is no checkpoint
-            raise CheckpointError(f"{self.path}: cannot be read ({error}); delete it to start anew") from None
+            why = str(error).partition("\n")[0]
+            raise CheckpointError(f"{self.path}: cannot be read ({why}); delete it to start anew") from None
         if identity != dict(self.identity):
             keys = {*identity, *self.identity}
             differ = sorted(key for key in keys if identity.get(key) != self.identity.get(key))
@@ -90,6 +89,27 @@ class Checkpoint:
                 f"{self.path}: belongs to another training; {', '.join(differ)} differ. Delete it, or name another file"
             )
         return dict(state)
+
+    def load_together(self, group: Group) -> dict[str, Any] | None:
+        """What the leading process loads, in every process.
+
+        Args:
+            group: Whose processes all call this.
+
+        Raises:
+            CheckpointError: as `load`, in every process.
+        """
+        found: dict[str, Any] | None = None
+        error = ""
+        if group.leads:
+            try:
+                found = self.load()
+            except CheckpointError as refused:
+                error = str(refused)
+        found, error = group.from_leader((found, error))
+        if error:
+            raise CheckpointError(error)
+        return None if found is None else dict(found)
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ kept. What is validated and kept is a running average of the weights over the la
 from seed to seed. Validation users must not be training users.
 
 The order of the windows follows from the seed and the epoch alone, and a checkpoint holds everything else that changes
-(weights, their average, optimizer, random state, sums of the epoch). So a training that was killed and resumed ends in
-the same weights, bit for bit on a CPU, as one that was not killed.
+(weights, their average, optimizer, random state, sums of the epoch; the last two of every process). So a training that
+was killed and resumed ends in the same weights, bit for bit on a CPU, as one that was not killed.
 
 On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
 `torch.distributed.run` each process takes its share of every batch (`mtorl.network.parallel`).
@@ -36,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mtorl.log.columns import WindowError
-from mtorl.network.checkpoint import Checkpoint, CheckpointError
+from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, Weights, losses
 from mtorl.network.parallel import Group, device_of
@@ -47,6 +47,7 @@ _LOG = logging.getLogger(__name__)
 _GPU_WORKERS = 4  # processes that encode ahead of a GPU; a CPU is busy with training
 _GPU_CHECK = 50  # batches between checks of the loss on a GPU, which has to wait for each check
 _VAL_BATCH = 1024
+_LAYOUT = 2  # of a checkpoint's state
 
 
 class TrainingDiverged(RuntimeError):
@@ -146,9 +147,9 @@ def train(
         # Each process drops out other units; they all begin with the same weights.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
-            resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32"}
+            resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}
             settings = {**asdict(config), **resolved, "channels": data.channels, "processes": group.size}
-            resume = resume.requiring(settings).of_rank(group.rank)
+            resume = resume.requiring(settings)
         loop.run(on_epoch, resume)
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
@@ -196,19 +197,15 @@ class TrainingLoop:
 
     def run(self, on_epoch: Callable[[dict[str, float]], None] | None, checkpoint: Checkpoint | None) -> None:
         """Train to the end, from the checkpoint's state if it has one."""
-        state = None if checkpoint is None else checkpoint.load()
-        at = None if state is None else (state["progress"]["epoch"], state["progress"]["batch"])
-        if len(set(self.group.all_of(at))) > 1:  # killed between the saves of two processes
-            path = "" if checkpoint is None else checkpoint.path
-            raise CheckpointError(f"{path}: the processes stopped at different places; delete the files")
-        if state is not None:
+        if checkpoint is not None and (state := checkpoint.load_together(self.group)) is not None:
             self.restore(state)
-            _LOG.info("goes on from a checkpoint: epoch %d, batch %d", *(at or ()))
+            if self.group.leads:
+                _LOG.info("goes on from a checkpoint: epoch %d, batch %d", self.progress.epoch, self.progress.batch)
         while not self.finished:
             self.train_epoch(checkpoint)
             row = self.close_epoch()
             if checkpoint is not None:
-                checkpoint.save(self.state())
+                self._save(checkpoint)
             if on_epoch is not None and self.group.leads:
                 on_epoch(row)
 
@@ -244,7 +241,7 @@ class TrainingLoop:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
                 # A diverged training must not replace a good checkpoint.
                 _check(dict(zip(TERMS, progress.sums, strict=True)), where)
-                checkpoint.save(self.state())
+                self._save(checkpoint)
         if progress.batch % config.accumulate:
             self._step(f"epoch {progress.epoch}, its last batch", checked=True)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
@@ -273,16 +270,18 @@ class TrainingLoop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed training needs."""
+        """Everything that a resumed training needs; all processes must ask for it together."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
+        # The rest is the same in every process.
+        own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "random": random,
+            "processes": self.group.all_of(own),
             "progress": asdict(self.progress),
         }
 
@@ -292,10 +291,16 @@ class TrainingLoop:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-        self.progress = _Progress(**state["progress"])
+        own = state["processes"][self.group.rank]
+        torch.set_rng_state(own["random"]["cpu"])
+        if "cuda" in own["random"]:
+            torch.cuda.set_rng_state(own["random"]["cuda"], self.device)
+        self.progress = _Progress(**{**state["progress"], "sums": own["sums"], "windows": own["windows"]})
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        state = self.state()
+        if self.group.leads:
+            checkpoint.save(state)
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """This process's share of each batch that is left of the epoch, numbered from 1."""

@@ -87,6 +87,13 @@ def part(windows: int, seed: int) -> EncodedArrays:
     return EncodedArrays(*journeys(windows, seed)[:2])
 
 
+def whole_part(windows: int, seed: int) -> EncodedArrays:
+    """Journeys without an end: every window has T steps, so that the mean of halves of a batch is that of all."""
+    x, targets, length, _ = journeys(3 * T * windows, seed)
+    whole = np.flatnonzero(length == T)[:windows]
+    return EncodedArrays(x[whole], {name: values[whole] for name, values in targets.items()})
+
+
 def batch_of(x: NDArray[Any], targets: Mapping[str, NDArray[Any]]) -> Batch:
     return EncodedArrays(x, targets).__getitems__(range(len(x)))
 

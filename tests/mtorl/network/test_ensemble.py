@@ -63,8 +63,8 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
     both = trained(members=2, resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
     assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # nothing is trained twice
     left = set(tmp_path.iterdir())
-    assert left == set(resume.files(members=2, processes=1))
-    resume.remove(members=2, processes=1)
+    assert left == set(resume.files(members=2))
+    resume.remove(members=2)
     assert not list(tmp_path.iterdir())
     whole = trained(members=2)
     for resumed_weight, weight in zip(both.ensemble.parameters(), whole.ensemble.parameters(), strict=True):
