@@ -1,4 +1,4 @@
-"""What a training keeps on a volume: checkpoints that it goes on from, and its curves for TensorBoard.
+"""What a training keeps on a volume: checkpoints that it goes on from, its curves for TensorBoard, what it shares.
 
     files = KeptFiles.of(volume, windows, config, budget_share, code_version)
     fit_challenger(windows, out, config, budget_share, files.checkpoint, files.tensorboard)
@@ -22,6 +22,7 @@ from mtorl.runtime.files import remove
 
 CHECKPOINT_DAYS, CURVE_DAYS = 7, 90
 """How long a file is kept after it was written last. The checkpoints of a training that ended well go at its end."""
+_DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard": CURVE_DAYS}
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,18 @@ class KeptFiles:
 
     checkpoint: str  # start of the names of files
     tensorboard: str  # folder
+    shared: str  # folder in which pods of other nodes find the windows and leave the artifact
 
     @classmethod
-    def of(cls, volume: str, windows: str, config: TrainConfig, budget_share: float, code_version: str) -> KeptFiles:
+    def of(
+        cls,
+        volume: str,
+        windows: str,
+        config: TrainConfig,
+        budget_share: float,
+        code_version: str,
+        processes: int = 1,
+    ) -> KeptFiles:
         """Name the files of a training.
 
         Args:
@@ -41,9 +51,10 @@ class KeptFiles:
             config: How to train.
             budget_share: See `mtorl.fitting.fit.fit_challenger`.
             code_version: The library's version; its git revision counts too.
+            processes: How many train together. A checkpoint of two is none for four: their batches differ.
         """
         if not volume:
-            return cls("", "")
+            return cls("", "", "")
         manifest = json.loads(Path(windows, "manifest.json").read_text())
         what = {
             "windows": manifest["content_sha256"],
@@ -51,9 +62,10 @@ class KeptFiles:
             "config": asdict(config),
             "budget_share": budget_share,
             "code": [code_version, git_revision()],
+            "processes": processes,
         }
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-        return cls(f"{volume}/checkpoints/{name}.pt", f"{volume}/tensorboard/{name}")
+        return cls(f"{volume}/checkpoints/{name}.pt", f"{volume}/tensorboard/{name}", f"{volume}/shared/{name}")
 
 
 def prune(volume: str, now: float | None = None) -> list[Path]:
@@ -70,7 +82,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
         return []
     now = time.time() if now is None else now
     removed = []
-    for folder, days in (("checkpoints", CHECKPOINT_DAYS), ("tensorboard", CURVE_DAYS)):
+    for folder, days in _DAYS.items():
         for entry in sorted(Path(volume, folder).glob("*")):
             if now - _last_written(entry) > days * 86_400:
                 remove(entry)

@@ -37,14 +37,15 @@ def test_equal_trainings_have_equal_names_and_no_others(windows: Path, tmp_path:
         KeptFiles.of("/mnt", str(windows), TrainConfig(epochs=4), 0.5, "1.0"),
         KeptFiles.of("/mnt", str(windows), config, 0.6, "1.0"),
         KeptFiles.of("/mnt", str(windows), config, 0.5, "1.1"),
+        KeptFiles.of("/mnt", str(windows), config, 0.5, "1.0", processes=2),
     ]
-    assert len({files.checkpoint, *(other.checkpoint for other in others)}) == 6
-    assert len({files.tensorboard, *(other.tensorboard for other in others)}) == 6
+    for name in ("checkpoint", "tensorboard", "shared"):
+        assert len({getattr(one, name) for one in (files, *others)}) == 7
     assert files.checkpoint.startswith("/mnt/checkpoints/") and files.tensorboard.startswith("/mnt/tensorboard/")
 
 
 def test_without_a_volume_nothing_is_kept(windows: Path) -> None:
-    assert KeptFiles.of("", str(windows), TrainConfig(), 0.5, "1.0") == KeptFiles("", "")
+    assert KeptFiles.of("", str(windows), TrainConfig(), 0.5, "1.0") == KeptFiles("", "", "")
     assert prune("") == []
 
 
@@ -62,9 +63,14 @@ def test_what_nobody_has_written_for_long_is_removed(tmp_path: Path) -> None:
     old = [
         written("checkpoints/a.pt.member-0", CHECKPOINT_DAYS + 1),
         written("checkpoints/.a.pt.member-0.1f2e", CHECKPOINT_DAYS + 1),  # of a process that was killed while it wrote
+        written("shared/a/task.json", CHECKPOINT_DAYS + 1).parent,
         written("tensorboard/a/member-0", CURVE_DAYS + 1).parent,
     ]
-    new = [written("checkpoints/b.pt.member-0", CHECKPOINT_DAYS - 1), written("tensorboard/b/member-0", 1)]
+    new = [
+        written("shared/b/task.json", CHECKPOINT_DAYS - 1),
+        written("checkpoints/b.pt.member-0", CHECKPOINT_DAYS - 1),
+        written("tensorboard/b/member-0", 1),
+    ]
     assert sorted(prune(str(tmp_path), now)) == sorted(old)
     assert not any(path.exists() for path in old)
     assert all(path.exists() for path in new)
