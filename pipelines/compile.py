@@ -22,19 +22,20 @@ PIPELINES: tuple[Callable[[Profile], Any], ...] = (
 )
 
 
-def compile_all(folder: Path, objects: bool = False) -> list[Path]:
+def compile_all(folder: Path, objects: bool = False, production: Profile = PRODUCTION) -> list[Path]:
     """Write PROFILE/PIPELINE.yaml of every pipeline for every profile of a cluster.
 
     Args:
         folder: Where to write; made when it is not there.
         objects: Write PROFILE/objects/PIPELINE.yaml too: the same as objects of Kubernetes, a Pipeline and a
             PipelineVersion, for a server in its Kubernetes-native mode.
+        production: The profile of production, with other GPUs or nodes, say.
 
     Returns:
         The written files. Compiling twice gives the same bytes.
     """
     paths = []
-    for profile in (STAGING, PRODUCTION):
+    for profile in (STAGING, production):
         (folder / profile.name).mkdir(parents=True, exist_ok=True)
         for build in PIPELINES:
             pipeline = build(profile)

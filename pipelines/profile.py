@@ -1,14 +1,18 @@
 """What differs between a laptop and a cluster: settings that a profile gives to each step of a pipeline."""
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 
 from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
-from components.component import StepTraits, traits_of
+from components.component import IMAGE, StepTraits, traits_of
+from components.trainer.on_nodes import POD_NAME, POD_UID
+from components.trainer.train_job import Pods
 from mtorl.runtime import run_notes
 
 _RETRIES, _TRAINING_RETRIES = 2, 3
+_MARGIN_SECONDS = 300
 MOUNT = "/mnt/mtorl"
 """Where the volume lies in every step on a cluster."""
 
@@ -17,6 +21,23 @@ EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
 
 LINEAGE_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN", "OPENLINEAGE_URL", "OPENLINEAGE_API_KEY")
 """Of the environment of the step that publishes, and keys of the Secret that they come from."""
+
+
+class ProfileError(SystemExit):
+    """The environment says of a profile what can't be."""
+
+
+def number_in(variable: str, least: int) -> int:
+    """A number that whoever compiles the pipelines may set in the environment; 1 if it is not set.
+
+    Args:
+        variable: Its name.
+        least: The smallest that is allowed.
+    """
+    text = os.environ.get(variable, "1")
+    if not text.isdecimal() or int(text) < least:
+        raise ProfileError(f"mtorl: {variable} must be a whole number of at least {least}, got {text!r}")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -40,7 +61,10 @@ class Profile:
         name: What people call it; "" on a laptop.
         suffix: What a pipeline's name ends in that is compiled for this profile, so that one server may have several.
         folder: Where everything lies that outlives a run; "" for nowhere.
-        gpus: Accelerators of a step that trains; 0 leaves it on the CPU.
+        gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU. What it does use follows
+            from the size of its data (`mtorl.fitting.size`).
+        nodes: The most nodes that a training uses. Of 1, the step itself trains, and asks for `gpus`. Of more, it asks
+            for none, and has Kubeflow Trainer train in pods of their own (`components.trainer`), as many as it uses.
         gpu_resource: Kubernetes resource name of one accelerator.
         timeout_seconds: Longest run of a step that trains; 0 for no limit.
         deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It ends a run whose pods find no
@@ -50,6 +74,7 @@ class Profile:
             empty for none.
         lineage: Secret with the addresses and credentials of those who are told of a published version: the environment
             of that step (docs/registry.md), if it is there. Empty for none.
+        node_selector: Labels of nodes that trainings may be on; empty for any.
         user: Numeric user that the steps run as; 0 leaves the pod's default.
         small: Resources of a step that neither trains nor reads the whole log; None for no requests and limits.
         large: Of a step that reads the whole log; None likewise.
@@ -60,12 +85,14 @@ class Profile:
     suffix: str = ""
     folder: str = ""
     gpus: int = 0
+    nodes: int = 1
     gpu_resource: str = "nvidia.com/gpu"
     timeout_seconds: int = 0
     deadline_seconds: int = 0
     volume: str = ""
     experiment: str = ""
     lineage: str = ""
+    node_selector: dict[str, str] = field(default_factory=dict)
     user: int = 0
     small: Resources | None = None
     large: Resources | None = None
@@ -83,6 +110,29 @@ class Profile:
             name: Path below the folder.
         """
         return f"{self.folder}/{name}" if self.folder else ""
+
+    @property
+    def training_pods(self) -> str:
+        """What pods get that train in place of a step, as its parameter; "" if the step trains."""
+        if self.nodes == 1:
+            return ""
+        if self.training is None or not self.volume:
+            raise ValueError("a training on several nodes needs a volume, and resources of a step that trains")
+        pods = Pods(
+            nodes=self.nodes,
+            image=IMAGE,
+            claim=self.volume,
+            folder=self.folder,
+            user=self.user,
+            gpu_resource=self.gpu_resource if self.gpus else "",
+            cpu=self.training.cpu,
+            cpu_limit=self.training.cpu_limit,
+            memory=self.training.memory,
+            # Trainer says why; the step's own limit would end it without a word.
+            seconds=max(self.timeout_seconds - _MARGIN_SECONDS, 60) if self.timeout_seconds else 0,
+            node_selector=self.node_selector,
+        )
+        return pods.text()
 
     def pipeline_config(self) -> dsl.PipelineConfig:
         """What holds for a pipeline as a whole."""
@@ -125,14 +175,22 @@ class Profile:
         return task
 
     def _resources(self, traits: StepTraits) -> Resources | None:
-        if traits.trains:
+        if traits.trains and self.nodes == 1:
             return self.training
         return self.large if traits.reads_log else self.small
 
     def _train(self, task: PipelineTask) -> None:
-        if self.gpus:
+        if self.nodes > 1:
+            kubernetes.use_field_path_as_env(task, POD_NAME, "metadata.name")
+            kubernetes.use_field_path_as_env(task, POD_UID, "metadata.uid")
+        elif self.gpus:
             task.set_accelerator_type(self.gpu_resource).set_accelerator_limit(self.gpus)
             kubernetes.add_toleration(task, key=self.gpu_resource, operator="Exists", effect="NoSchedule")
+        if self.nodes == 1:
+            for label, value in self.node_selector.items():
+                kubernetes.add_node_selector(task, label, value)
+            if self.gpus > 1:  # GPUs of a node talk through it, and a container has 64 MiB without being asked
+                kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="2Gi")
         if self.timeout_seconds:
             kubernetes.set_timeout(task, self.timeout_seconds)
 
@@ -152,4 +210,11 @@ STAGING = Profile(
     large=Resources("4Gi"),
     training=Resources("4Gi", cpu="1", cpu_limit="4"),
 )
-PRODUCTION = replace(STAGING, name="production", suffix="", gpus=1, training=Resources("16Gi", cpu="4", cpu_limit="8"))
+PRODUCTION = replace(
+    STAGING,
+    name="production",
+    suffix="",
+    gpus=number_in("MTORL_GPUS", 0),
+    nodes=number_in("MTORL_NODES", 1),
+    training=Resources("16Gi", cpu="4", cpu_limit="8"),
+)

@@ -23,9 +23,9 @@ elif ! "$PYTHON" -c "import kubernetes_validate, jsonschema, yaml" 2>/dev/null; 
 fi
 
 # What comes from elsewhere: the Secrets are the platform's (manifests/README.md), the volume is in manifests/foundation,
-# and the pods of mtorl-search are made by Katib.
+# and the pods of mtorl-search are made by Katib, those of mtorl-training by Kubeflow Trainer.
 external=(--external 'Secret/mtorl-redis' --external 'Secret/mtorl-router' --external 'PersistentVolumeClaim/mtorl-data'
-          --external 'NetworkPolicy/mtorl-search')
+          --external 'NetworkPolicy/mtorl-search' --external 'NetworkPolicy/mtorl-training')
 
 folders=("$@")
 ((${#folders[@]})) || folders=(manifests/foundation/*/ manifests/overlays/*/ manifests/tests/*/ manifests/katib/ manifests/examples/*/ manifests/examples/*/foundation/)

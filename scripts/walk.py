@@ -90,7 +90,7 @@ def row() -> list[str]:
         ingest.python_func(str(raw), "simulator", "fail", 0, 0, content, "", log, Folder(scratch / "quarantine.csv"))
         build_features.python_func(log, "", windows, definitions)
         with contextlib.suppress(_FirstGradient):
-            train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", Folder(scratch / "model"), None)
+            train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", 0, "", Folder(scratch / "model"), None)
 
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name, "raw.csv")

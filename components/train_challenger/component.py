@@ -14,6 +14,8 @@ def train_challenger(
     settings: str,
     code_version: str,
     volume: str,
+    gpus: int,
+    pods: str,
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> float:
@@ -29,26 +31,36 @@ def train_challenger(
         code_version: Part of the cache key: the library's version.
         volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
             data and settings, goes on from; "" for none.
+        gpus: The most GPUs to train on: of this step or, with `pods`, of each of those; 0 for CPUs. How many are used
+            follows from the size of the data (`mtorl.fitting.size`).
+        pods: What pods get that train in place of this step, each on a node, as a TrainJob
+            (`components.trainer.train_job.Pods`); "" to train in this step.
         model: Artifact folder of the challenger.
         metrics: Seconds of training, best epoch, best validation loss.
     """
     import json
     from pathlib import Path
 
-    from mtorl.fitting.fit import fit_challenger as fit
+    from components.trainer.train import train
+    from components.trainer.train_job import Pods
     from mtorl.fitting.kept_files import KeptFiles, prune
+    from mtorl.fitting.processes import TrainingFailed
     from mtorl.fitting.settings import SettingsError, read_settings, with_settings
+    from mtorl.fitting.size import size_for
+    from mtorl.fitting.task import FitTask
     from mtorl.network.checkpoint import CheckpointError
-    from mtorl.network.training import TrainConfig
+    from mtorl.network.training import TrainConfig, TrainingDiverged
     from mtorl.runtime.step import step
     from mtorl.window.window import WindowError
 
-    with step(CheckpointError, SettingsError, WindowError):
+    with step(CheckpointError, SettingsError, TrainingDiverged, TrainingFailed, WindowError):
         prune(volume)
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), read_settings(settings))
-        files = KeptFiles.of(volume, windows.path, config, budget_share, code_version)
-        artifact = fit(windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
-        assert artifact is not None  # None is for processes that train along with another one
+        each = Pods.of(pods) if pods else None
+        size = size_for(windows.path, gpus, each.nodes if each else 1)
+        files = KeptFiles.of(volume, windows.path, config, budget_share, code_version, size.total)
+        task = FitTask(windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
+        artifact = train(task, size, each, files.shared)
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
         for name, value in figures.items():

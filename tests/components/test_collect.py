@@ -84,7 +84,8 @@ def test_the_second_night_learns_from_the_first(
     build_features.python_func(second, CODE, windows, output(Artifact, "definitions"))
     incumbent, challenger = output(Model, "incumbent"), output(Model, "challenger")
     fit_incumbent.python_func(windows, "", "", CODE, incumbent)
-    train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(tmp_path), challenger, output(Metrics, "metrics"))
+    metrics = output(Metrics, "metrics")
+    train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(tmp_path), 0, "", challenger, metrics)
     model = load(Path(challenger.path))
     assert json.loads((Path(challenger.path) / "metrics.json").read_text())["priced_on"] == "opportunities"
     asked = opportunities[opportunities["split"] == "train"].groupby("user_id")["hour"].agg(set)

@@ -1,18 +1,22 @@
 """The compiled pipelines: reproducible, thin, and the ones that lie in manifests/pipelines."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from components.trainer.on_nodes import POD_NAME, POD_UID
+from components.trainer.train_job import Pods
 from pipelines import monitoring
 from pipelines.compile import compile_all
-from pipelines.profile import LAPTOP, LINEAGE_VARIABLES
+from pipelines.profile import LAPTOP, LINEAGE_VARIABLES, PRODUCTION, ProfileError, number_in
 from pipelines.version_name import version_name
 from tests.manifests.conftest import CRDS, VALIDATOR
 from tests.repository import ROOT
@@ -132,6 +136,88 @@ def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str
     wanted = {(name, "train-challenger"): "nvidia.com/gpu" for name in trained_in}
     assert accelerated == wanted
     assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
+    compiled = {path.stem: path for path in compile_all(tmp_path, production=replace(PRODUCTION, gpus=4))}
+    step = executors(compiled[TRAIN])["train-challenger"]["resources"]
+    assert step["accelerator"]["resourceCount"] == "4" and step["resourceMemoryLimit"] == "16Gi"
+    assert settings(compiled[TRAIN])["train-challenger"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+    given = tasks(compiled[TRAIN])["train-challenger"]["inputs"]["parameters"]
+    assert given["gpus"]["runtimeValue"]["constant"] == 4 and given["pods"]["runtimeValue"]["constant"] == ""
+
+
+def test_several_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
+    selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    profile = replace(PRODUCTION, gpus=8, nodes=4, node_selector=selector)
+    compiled = {path.stem: path for path in compile_all(tmp_path, production=profile)}
+    step, said = executors(compiled[TRAIN])["train-challenger"], settings(compiled[TRAIN])["train-challenger"]
+    assert "accelerator" not in step["resources"] and step["resources"]["resourceMemoryLimit"] == "2Gi"
+    assert not {"tolerations", "nodeSelector", "emptyDirMounts"} & set(said)
+    owner = {one["name"]: one["fieldPath"] for one in said["fieldPathAsEnv"]}
+    assert (owner[POD_NAME], owner[POD_UID]) == ("metadata.name", "metadata.uid")
+    given = tasks(compiled[TRAIN])["train-challenger"]["inputs"]["parameters"]
+    pods = Pods.of(given["pods"]["runtimeValue"]["constant"])
+    assert (pods.nodes, pods.gpu_resource, pods.claim, pods.folder) == (4, "nvidia.com/gpu", "mtorl-data", "/mnt/mtorl")
+    assert pods.image == step["image"] and pods.node_selector == selector and pods.memory == "16Gi"
+    assert 0 < pods.seconds < int(said["activeDeadlineSeconds"]), "Trainer says why, the step's own limit does not"
+
+
+def test_what_trains_in_pods_of_its_own_needs_a_volume() -> None:
+    with pytest.raises(ValueError, match="needs a volume"):
+        replace(LAPTOP, nodes=2).training_pods  # noqa: B018
+
+
+def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from pipelines.profile import PRODUCTION; print(PRODUCTION.gpus, PRODUCTION.nodes)"
+    environment = {**os.environ, "MTORL_GPUS": "8", "MTORL_NODES": "4"}
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout == "8 4\n" and (PRODUCTION.gpus, PRODUCTION.nodes) == (1, 1)
+    monkeypatch.setenv("MTORL_NODES", "two")
+    with pytest.raises(ProfileError, match="MTORL_NODES must be a whole number of at least 1, got 'two'"):
+        number_in("MTORL_NODES", 1)
+    monkeypatch.setenv("MTORL_NODES", "0")
+    with pytest.raises(ProfileError, match="at least 1, got '0'"):
+        number_in("MTORL_NODES", 1)
+
+
+def test_nodes_of_one_kind_for_a_step_that_trains(tmp_path: Path) -> None:
+    profile = replace(PRODUCTION, node_selector={"pool": "gpu"})
+    compiled = {path.stem: path for path in compile_all(tmp_path, production=profile)}
+    chosen = {
+        name: one["nodeSelector"]["labels"] for name, one in settings(compiled[TRAIN]).items() if "nodeSelector" in one
+    }
+    assert chosen == {"train-challenger": {"pool": "gpu"}}
+
+
+def test_the_role_for_train_jobs_is_for_nothing_else() -> None:
+    text = (ROOT / "manifests" / "pipelines" / "platform" / "training.yaml").read_text()
+    role, binding = yaml.safe_load_all(text)
+    allowed = {
+        (group, one, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for one in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    trainer = "trainer.kubeflow.org"
+    assert allowed == {
+        *((trainer, "trainjobs", verb) for verb in ("create", "get", "delete")),
+        (trainer, "trainjobs/status", "patch"),
+        ("", "pods", "list"),
+        ("", "pods/log", "get"),
+    }
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", ["deploy", "training"])
+def test_what_a_platform_grants_is_what_the_server_takes(name: str) -> None:
+    if not (VALIDATOR.exists() and CRDS.exists()):
+        pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
+    text = (ROOT / "manifests" / "pipelines" / "platform" / f"{name}.yaml").read_text()
+    command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_step_says_what_it_needs(compiled: dict[str, Path]) -> None:
@@ -275,7 +361,7 @@ def test_what_a_platform_may_tell_argo_tries_no_error_of_a_step_again() -> None:
     strategy = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
     assert strategy["retryPolicy"] == "Always"
     (codes,) = re.findall(r"exitCode in \[(.*?)\]", strategy["expression"])
-    assert codes == '"137", "143"'
+    assert codes == '"137", "143"', "a container that was killed, for its memory or with its node"
 
 
 def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:

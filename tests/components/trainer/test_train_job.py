@@ -1,0 +1,211 @@
+"""The TrainJob object, against Trainer's CRD and the rules of its webhooks, and what is read from its status."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+
+from components.trainer.train_job import Owner, Pods, State, problem_of, state_of, train_job, trainer_status
+from mtorl.fitting.size import Size
+from tests.manifests.conftest import CRDS, VALIDATOR
+
+PODS = Pods(
+    nodes=4,
+    image="registry.example.com/mtorl/train:1",
+    claim="mtorl-data",
+    folder="/mnt/mtorl",
+    user=10001,
+    gpu_resource="nvidia.com/gpu",
+    cpu="4",
+    cpu_limit="8",
+    memory="16Gi",
+    seconds=3600,
+    node_selector={"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+)
+JOB = train_job(
+    "mtorl-train-0a1b2c3d4e5f6071",
+    Size(2, 8),
+    PODS,
+    "/mnt/mtorl/shared/0a1b/task.json",
+    "/mnt/mtorl/shared/0a1b/progress.jsonl",
+    Owner("train-challenger-1", "6f0c"),
+)
+NOW = datetime(2026, 11, 29, 3, 0, tzinfo=UTC)
+
+
+def validated(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Schema and CEL rules of the CRD."""
+    if not (VALIDATOR.exists() and CRDS.exists()):
+        pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
+    command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
+    return subprocess.run(command, input=yaml.safe_dump(job), capture_output=True, text=True)
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert node["name"] == "node"
+    return dict(node["template"]["spec"]["template"])
+
+
+@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpu_resource="", node_selector={}, seconds=0)])
+def test_trainer_knows_all_of_it(pods: Pods) -> None:
+    status = trainer_status(3, 24, "validation loss 2.08", NOW, (NOW - timedelta(seconds=60), 1))
+    job = {**train_job("mtorl-train-0a1b", Size(2, 1), pods, "/t", "/r"), "status": {"trainerStatus": status}}
+    done = validated(job)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _rename(job: dict[str, Any]) -> None:
+    job["spec"]["podTemplateOverrides"] = job["spec"].pop("runtimePatches")
+
+
+def _runtime_of_nobody(job: dict[str, Any]) -> None:
+    job["spec"]["managedBy"] = "mtorl"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _rename,
+        _runtime_of_nobody,
+        lambda job: job["spec"]["trainer"].update(numProcPerNode="auto"),
+        lambda job: job["spec"].update(activeDeadlineSeconds=0),
+        lambda job: pod_of(job)["spec"].update(hostNetwork=True),
+        lambda job: job.update(status={"trainerStatus": {"progressPercentage": 5}}),
+    ],
+)
+def test_the_check_refuses_what_trainer_refuses(change: Callable[[dict[str, Any]], None]) -> None:
+    """Old names of fields, a rule in CEL, and a field of a pod that no patch may have."""
+    job = copy.deepcopy(JOB)
+    change(job)
+    assert validated(job).returncode != 0
+
+
+def test_its_pods_are_what_a_restricted_namespace_takes() -> None:
+    pod = pod_of(JOB)["spec"]
+    (container,) = pod["containers"]
+    assert container["name"] == "node" and "env" not in container, "Trainer's webhook refuses variables in a patch"
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] == 10001
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {
+        "data": "/mnt/mtorl",
+        "tmp": "/tmp",
+        "shm": "/dev/shm",
+    }
+    assert {volume["name"] for volume in pod["volumes"]} == {"data", "tmp", "shm"}
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": "mtorl-data"}
+
+
+def test_a_node_gets_its_gpus_and_what_a_quota_asks_for() -> None:
+    trainer, pod = JOB["spec"]["trainer"], pod_of(JOB)["spec"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
+    assert trainer["resourcesPerNode"] == {
+        "requests": {"cpu": "4", "memory": "16Gi"},
+        "limits": {"cpu": "8", "memory": "16Gi", "nvidia.com/gpu": "8"},
+    }
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu" and pod["nodeSelector"] == PODS.node_selector
+    on_cpus = train_job("a", Size(2, 1), replace(PODS, gpu_resource="", node_selector={}), "/t", "/r")
+    assert set(on_cpus["spec"]["trainer"]["resourcesPerNode"]["limits"]) == {"cpu", "memory"}
+    assert not {"tolerations", "nodeSelector"} & set(pod_of(on_cpus)["spec"])
+
+
+def test_nothing_of_it_is_left_over() -> None:
+    assert JOB["spec"]["activeDeadlineSeconds"] == 3600
+    assert JOB["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Pod", "name": "train-challenger-1", "uid": "6f0c"}
+    ]
+    assert "ownerReferences" not in train_job("a", Size(), PODS, "/t", "/r")["metadata"]
+
+
+def test_no_variable_is_one_of_torchruns_own() -> None:
+    """Trainer's webhook refuses those."""
+    assert not [one["name"] for one in JOB["spec"]["trainer"]["env"] if one["name"].startswith("PET_")]
+    assert {one["name"] for one in JOB["spec"]["trainer"]["env"]} == {
+        "HOME",
+        "MTORL_PROGRESS",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+    }
+
+
+def test_pods_are_a_parameter_of_a_step() -> None:
+    assert Pods.of(PODS.text()) == PODS
+    assert json.loads(PODS.text())["claim"] == "mtorl-data"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "state"),
+    [
+        ([], State()),
+        ([("Suspended", "True", "Suspended", "")], State()),
+        ([("Suspended", "False", "Resumed", "")], State()),
+        ([("Complete", "True", "AllJobsCompleted", "jobset completed")], State(complete=True)),
+        ([("Failed", "True", "FailedJobs", "jobset failed")], State(failed=True, words="FailedJobs: jobset failed")),
+        ([("Failed", "False", "FailedJobs", "")], State()),
+    ],
+)
+def test_how_far_it_is(conditions: list[tuple[str, ...]], state: State) -> None:
+    said = [dict(zip(("type", "status", "reason", "message"), one, strict=True)) for one in conditions]
+    assert state_of({"status": {"conditions": said}}) == state
+    assert state_of({}) == State()
+
+
+def test_progress_in_its_status() -> None:
+    status = trainer_status(6, 24, "validation loss 2.0832", NOW, (NOW - timedelta(seconds=60), 3))
+    assert status == {
+        "progressPercentage": 25,
+        "estimatedRemainingSeconds": 360,
+        "metrics": [{"name": "validation_loss", "value": "2.0832"}],
+        "lastUpdatedTime": "2026-11-29T03:00:00Z",
+    }
+    assert trainer_status(1, 1, "LightGBM, to compare with", NOW) == {
+        "progressPercentage": 100,
+        "lastUpdatedTime": "2026-11-29T03:00:00Z",
+    }
+    assert trainer_status(0, 0, "", NOW)["progressPercentage"] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        ({}, ""),
+        ({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}, ""),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such tag"}}}]},
+            "p: ErrImagePull: no such tag",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                    }
+                ]
+            },
+            "p: OOMKilled, exit code 137",
+        ),
+        ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "p: Evicted: low on memory"),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "Insufficient nvidia.com/gpu"}]},
+            "p: no node for it: Insufficient nvidia.com/gpu",
+        ),
+    ],
+)
+def test_why_a_pod_waits_or_has_ended(status: dict[str, Any], problem: str) -> None:
+    assert problem_of({"metadata": {"name": "p"}, "status": status}) == problem
