@@ -29,7 +29,7 @@ RESOURCES = {
 
 def steps() -> Iterator[Any]:
     """Every step, with what the pipeline says of its container and, for Kubernetes, of its pod."""
-    for path in sorted(MANIFESTS.glob("pipelines/*/*.yaml")):
+    for path in sorted(MANIFESTS.glob("pipelines/*/mtorl-*.yaml")):
         spec, platform = [*yaml.safe_load_all(path.read_text()), {}][:2]
         pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
         for name, executor in spec["deploymentSpec"]["executors"].items():
