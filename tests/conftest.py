@@ -41,3 +41,12 @@ def _importer() -> str:
 
 if importlib.util.find_spec("torch") is None:
     sys.meta_path.append(SkipWithoutTorch())
+
+
+LONGEST = ("test_thirty_nights.py", "test_first_day.py", "test_run.py")
+"""Files whose tests take minutes: first, or a process would work on one alone after the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order is as it was otherwise."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
