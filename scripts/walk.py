@@ -87,7 +87,9 @@ def row() -> list[str]:
     def walk(scratch: Path) -> None:
         log, windows, definitions = (Folder(scratch / name) for name in ("log", "windows", "definitions"))
         content = fingerprint.python_func(str(raw), "simulator")
-        ingest.python_func(str(raw), "simulator", "fail", 0, 0, content, "", "", 0, "", log, Folder(scratch / "quarantine.csv"))
+        ingest.python_func(
+            str(raw), "simulator", "fail", 0, 0, content, "", "", 0, "", log, Folder(scratch / "quarantine.csv")
+        )
         build_features.python_func(log, "", windows, definitions)
         with contextlib.suppress(_FirstGradient):
             train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", 0, "", Folder(scratch / "model"), None)
