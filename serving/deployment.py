@@ -2,8 +2,9 @@
 
     said = deploy(servers, "challenger", "challenger/0a1b2c3d4e5f", load(artifact), experiments, seconds=600)
 
-Never under an experiment that serves people: another model in mid-experiment is another treatment, and no figure of the
-one before holds for it. Such a version stays in the registry until the experiment is over.
+Never under an experiment that has begun to serve people: another model in mid-experiment is another treatment, and no
+figure of the one before holds for it. Nor where the incumbent answers, as after a promotion until its own server has
+the model: everybody would get what nobody has tried. Such a version stays in the registry.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from mtorl.artifact.artifact import Artifact
-from mtorl.experiment.arm import Arm
+from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from serving.handlers.items import empty_window
 
@@ -74,12 +75,9 @@ def deploy(
         DeployError: It does not serve; the one of before does again.
     """
     for experiment in experiments:
-        for one in (found for found in experiment.arms if _is_at(found, arm)):
-            if experiment.enabled and experiment.stage != "shadow":
-                return (
-                    f"left alone: {experiment.name} is at {experiment.stage}, and {arm} is under test. {version} stays "
-                    "in the registry until that is over"
-                )
+        for one in _at(experiment, arm):
+            if used := _used_for(one, experiment):
+                return f"left alone: {used}. {version} stays in the registry until that is over"
             if one.model_digest and not artifact.digest.startswith(one.model_digest):
                 raise DeployError(
                     f"{experiment.name} expects the model {one.model_digest} of {one.name}, and {version} is "
@@ -87,7 +85,7 @@ def deploy(
                 )
     before = servers.version(arm)
     if before is None:
-        raise DeployError(f"no server of {arm} here: install the manifests (docs/cluster.md)")
+        return f"there is no server of {arm} here: {version} stays in the registry (docs/cluster.md)"
     if before != version:
         servers.serve(arm, version)
     if not (why := _waits(servers, arm, version, seconds, sleep, clock)) and not (
@@ -110,10 +108,20 @@ def experiments_in(path: Path) -> list[Experiment]:
     return [Experiment.load(file) for file in files]
 
 
-def _is_at(arm: Arm, name: str) -> bool:
-    """Whether an arm of an experiment answers at the server of an arm of the manifests."""
-    host = (urlsplit(arm.url).hostname if arm.url else None) or ""
-    return host.partition(".")[0] == HOST.format(arm=name)
+def _at(experiment: Experiment, name: str) -> list[Arm]:
+    """Arms of an experiment that answer at the server of an arm of the manifests."""
+    kept = [experiment.promotion.before] if experiment.promotion is not None else []
+    hosts = [(one, (urlsplit(one.url).hostname if one.url else None) or "") for one in (*experiment.arms, *kept)]
+    return [one for one, host in hosts if host.partition(".")[0] == HOST.format(arm=name)]
+
+
+def _used_for(arm: Arm, experiment: Experiment) -> str:
+    """Whom another model would be given to unasked, in words; empty: nobody."""
+    if experiment.stage != "shadow":  # also while the kill switch is on: the experiment goes on afterwards
+        return f"{experiment.name} is at {experiment.stage}, and {arm.name} is under test"
+    if arm.name in (INCUMBENT, HOLDOUT):  # a promoted challenger is everybody's, until the incumbent's server has it
+        return f"the {arm.name} of {experiment.name} answers there"
+    return ""
 
 
 def _waits(

@@ -13,6 +13,8 @@ import yaml
 
 from monitoring import rollout
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.history import Event, next_event, state_of
+from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
 from serving import inference_services
 from serving.deployment import HOST, DeployError, deploy, experiments_in
@@ -73,8 +75,36 @@ def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> N
 def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> None:
     servers = Servers()
     assert run(servers, at(stage)).startswith(f"left alone: mtorl-vs-rules is at {stage}")
+    off = at(stage).replace(enabled=False)
+    assert run(servers, off).startswith("left alone"), "it goes on when the kill switch is turned off"
     assert servers.told == [OLD]
-    assert run(servers, at(stage).replace(enabled=False)) == f"challenger serves {NEW}", "nobody is served by it"
+
+
+@pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
+def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None:
+    """Until the incumbent's own server has it; after an end of another kind the server is free."""
+    experiment = at("50%").replace(holdout=0.1)
+    moves = [("move", "50%", None), ("move", "promoted", "challenger")]
+    moves += [("move", phase, None)] if phase == "rolled back" else []
+    events: list[Event] = []
+    for number, (kind, to, who) in enumerate(moves if phase != "stopped" else [*moves[:1], ("move", "stopped", None)]):
+        when = {"at": 10.0 * number, "by": "person", "reason": "a test"}
+        events.append(next_event(events, experiment, kind, to=to, challenger=who, **when))  # type: ignore[arg-type]
+    servers, standing = Servers(), in_force(experiment, state_of(events, experiment))
+    assert standing.stage == "shadow" and not standing.enabled
+    if phase == "promoted":
+        assert run(servers, standing) == (
+            "left alone: the incumbent of mtorl-vs-rules answers there. challenger/new stays in the registry until "
+            "that is over"
+        )
+        assert servers.told == [OLD]
+    else:
+        assert run(servers, standing) == f"challenger serves {NEW}"
+
+
+def test_without_a_server_there_is_nothing_to_do() -> None:
+    said = run(Servers(version=None))
+    assert said.startswith("there is no server of challenger here: challenger/new stays in the registry")
 
 
 def test_an_experiment_of_other_servers_is_no_reason_to_wait() -> None:
@@ -101,8 +131,6 @@ def test_what_does_not_decide_is_taken_back(servers: Servers, words: str) -> Non
 
 
 def test_what_can_not_be_is_said_before_anything_changes() -> None:
-    with pytest.raises(DeployError, match="no server of challenger here"):
-        run(Servers(version=None))
     servers = Servers()
     with pytest.raises(DeployError, match="expects the model eeee of challenger, and challenger/new is dddddddddddd"):
         run(servers, at("shadow", model_digest="eeee"))
