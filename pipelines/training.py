@@ -9,8 +9,8 @@ profile it is built for:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from kfp import dsl
 
@@ -33,6 +33,8 @@ from components.train_challenger import train_challenger
 from components.validate import validate
 from mtorl import __version__
 from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,11 @@ class Publishing:
     deploy_seconds: Any
 
 
+def _chosen(kind: type[_Kind], parameters: Mapping[str, Any]) -> _Kind:
+    """Those of a pipeline's parameters that have the names of a kind's fields: KFP wants each in the signature."""
+    return kind(**{field.name: parameters[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+
+
 def _train_and_publish(profile: Profile, given: Settings, after: Publishing, pipeline: str) -> None:
     trained = add_training(profile, given)
     with dsl.If(trained.decision == "promote", name="promote"):
@@ -234,26 +241,9 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
-        given = Settings(
-            source,
-            dataset,
-            feature_repo,
-            registry,
-            decision_log,
-            collected,
-            most_touchpoints,
-            bad_rows,
-            shrunk,
-            users,
-            seed,
-            epochs,
-            budget_share,
-            settings,
-            min_lift,
-            code_version,
-        )
+        given, after = _chosen(Settings, locals()), _chosen(Publishing, locals())
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
-            _train_and_publish(profile, given, Publishing(experiment, keep_versions, hub, deploy_seconds), name)
+            _train_and_publish(profile, given, after, name)
 
     return mtorl_train
 
@@ -291,27 +281,10 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
-        given = Settings(
-            source,
-            dataset,
-            feature_repo,
-            registry,
-            decision_log,
-            collected,
-            most_touchpoints,
-            bad_rows,
-            shrunk,
-            users,
-            seed,
-            epochs,
-            budget_share,
-            settings,
-            min_lift,
-            code_version,
-        )
+        given, after = _chosen(Settings, locals()), _chosen(Publishing, locals())
         with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
             asked = due(history=profile.on_volume("trainings"), monitor=monitor, most_days=most_days)
             with dsl.If(profile.step(asked).output == "yes", name="due"):
-                _train_and_publish(profile, given, Publishing(experiment, keep_versions, hub, deploy_seconds), name)
+                _train_and_publish(profile, given, after, name)
 
     return mtorl_retrain
