@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from mtorl.artifact.artifact import Artifact
@@ -23,6 +23,20 @@ from serving.handlers.items import empty_window
 HOST = "mtorl-{arm}-predictor"
 """At which the server of an arm of the manifests answers."""
 _POLL_SECONDS = 2.0
+_TELL_SECONDS = 60.0
+
+
+class Told(NamedTuple):
+    """What a server was told to serve.
+
+    Attributes:
+        version: Folder of the version in the registry.
+        instead_of: The one of before, while it has not proved that it decides: who is killed meanwhile leaves it here
+            for the next run. None: it has.
+    """
+
+    version: str
+    instead_of: str | None = None
 
 
 class DeployError(RuntimeError):
@@ -32,21 +46,21 @@ class DeployError(RuntimeError):
 class Servers(Protocol):
     """The model servers of one place."""
 
-    def version(self, arm: str) -> str | None:
-        """The version that an arm's server is told to serve; None: it has no server here."""
+    def told(self, arm: str) -> Told | None:
+        """What an arm's server is told to serve; None: it has no server here.
 
-    def serve(self, arm: str, version: str) -> None:
-        """Tell it to serve another one."""
+        Raises:
+            DeployError: Nobody says; so the other methods, but `ask`.
+        """
+
+    def serve(self, arm: str, told: Told) -> None:
+        """Tell it."""
 
     def problem(self, arm: str, version: str) -> str:
         """Why it does not serve this version, and nothing else; empty: it does."""
 
     def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Its decision on an item.
-
-        Raises:
-            OSError, ValueError: It does not answer, or not with a decision.
-        """
+        """Its decision on an item. Raises whatever an answer that is none leads to."""
 
 
 def deploy(
@@ -83,18 +97,21 @@ def deploy(
                     f"{experiment.name} expects the model {one.model_digest} of {one.name}, and {version} is "
                     f"{artifact.digest[:12]}: take model_digest out of its file, or name the new one"
                 )
-    before = servers.version(arm)
-    if before is None:
+    told = servers.told(arm)
+    if told is None:
         return f"there is no server of {arm} here: {version} stays in the registry (docs/cluster.md)"
-    if before != version:
-        servers.serve(arm, version)
-    if not (why := _waits(servers, arm, version, seconds, sleep, clock)) and not (
-        why := _refuses(servers, arm, artifact)
-    ):
-        return f"{arm} serves {version}" + ("" if before != version else ", as before")
-    if before == version:
+    new = told.version != version
+    before = told.instead_of or (told.version if new else None)  # what has proved that it decides
+    if new:
+        _tell(servers, arm, Told(version, before), sleep, clock)
+    why = _waits(servers, arm, version, seconds, sleep, clock) or _refuses(servers, arm, artifact)
+    if not why:
+        if before is not None:
+            _tell(servers, arm, Told(version), sleep, clock)
+        return f"{arm} serves {version}" + ("" if new else ", as before")
+    if before is None:
         raise DeployError(f"{arm} does not serve {version}: {why}")
-    servers.serve(arm, before)
+    _tell(servers, arm, Told(before), sleep, clock)
     raise DeployError(f"{version} does not serve: {why}; {arm} serves {before} again")
 
 
@@ -129,11 +146,30 @@ def _waits(
 ) -> str:
     """Why a version is not ready in time; empty: it is."""
     until = clock() + seconds
-    while why := servers.problem(arm, version):
+    while why := _problem(servers, arm, version):
         if clock() >= until:
             return f"not ready after {seconds:g} s: {why}"
         sleep(_POLL_SECONDS)
     return ""
+
+
+def _problem(servers: Servers, arm: str, version: str) -> str:
+    try:
+        return servers.problem(arm, version)
+    except DeployError as error:  # for a moment, perhaps
+        return str(error)
+
+
+def _tell(servers: Servers, arm: str, told: Told, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
+    """Tell a server what to serve; for some time, if nobody listens."""
+    until = clock() + _TELL_SECONDS
+    while True:
+        try:
+            return servers.serve(arm, told)
+        except DeployError:
+            if clock() >= until:
+                raise
+        sleep(_POLL_SECONDS)
 
 
 def _refuses(servers: Servers, arm: str, artifact: Artifact) -> str:
@@ -142,7 +178,7 @@ def _refuses(servers: Servers, arm: str, artifact: Artifact) -> str:
         found = servers.ask(arm, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # an answer may be any rubbish, and half of one
         return f"its answer is no decision: {type(error).__name__}: {error}"
     if answered != artifact.digest:
         return f"it answers by the model {answered[:12]}, not by {artifact.digest[:12]}"

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.deployment import HOST, DeployError
+from serving.deployment import HOST, DeployError, Told
 
 VERSION = "mtorl-kubeflow/model"
 """Annotation of a predictor and its pods: the version's folder in the registry."""
+INSTEAD_OF = "mtorl-kubeflow/instead-of"
+"""Annotation of an InferenceService whose version has not proved yet that it decides: the one of before."""
 _NAME = "mtorl-{arm}"
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _KSERVE = ("serving.kserve.io", "v1beta1")
@@ -42,21 +44,24 @@ class InferenceServices:
         self._namespace = namespace or _NAMESPACE.read_text().strip()
         self._custom, self._apps = client.CustomObjectsApi(), client.AppsV1Api()
 
-    def version(self, arm: str) -> str | None:
-        """The version that an arm's server is told to serve; None: it has no server here."""
+    def told(self, arm: str) -> Told | None:
+        """What an arm's server is told to serve; None: it has no server here."""
         place = (*_KSERVE, self._namespace, "inferenceservices", _NAME.format(arm=arm))
         found = _or_none(lambda: self._custom.get_namespaced_custom_object(*place, _request_timeout=_SECONDS))
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
-        return None if version is None else str(version)
+        if found is None or not version:
+            return None
+        return Told(str(version), (found["metadata"].get("annotations") or {}).get(INSTEAD_OF))
 
-    def serve(self, arm: str, version: str) -> None:
-        """Tell it to serve another one."""
+    def serve(self, arm: str, told: Told) -> None:
+        """Tell it."""
         place = (*_KSERVE, self._namespace, "inferenceservices", _NAME.format(arm=arm))
-        patch = {"spec": {"predictor": {"annotations": {VERSION: version}}}}
-        if (
-            _or_none(lambda: self._custom.patch_namespaced_custom_object(*place, patch, _request_timeout=_SECONDS))
-            is None
-        ):
+        patch = {
+            "metadata": {"annotations": {INSTEAD_OF: told.instead_of}},
+            "spec": {"predictor": {"annotations": {VERSION: told.version}}},
+        }
+        done = _or_none(lambda: self._custom.patch_namespaced_custom_object(*place, patch, _request_timeout=_SECONDS))
+        if done is None:
             raise DeployError(f"InferenceService {place[-1]} is gone")
 
     def problem(self, arm: str, version: str) -> str:

@@ -17,7 +17,7 @@ from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
 from serving import inference_services
-from serving.deployment import HOST, DeployError, deploy, experiments_in
+from serving.deployment import HOST, DeployError, Told, deploy, experiments_in
 from serving.inference_services import problem_of
 from tests.mtorl.experiment.experiments import made
 
@@ -28,19 +28,30 @@ ARTIFACT: Any = SimpleNamespace(digest=DIGEST, spec=DatasetSpec.load("simulator"
 class Servers:
     """Those of a test: a version is ready when it was looked at so many times."""
 
-    def __init__(self, version: str | None = OLD, looks: int = 3, answer: Any = None) -> None:
-        self.told, self._left = [version], looks
+    def __init__(
+        self, version: str | None = OLD, looks: int = 3, answer: Any = None, instead_of: str | None = None
+    ) -> None:
+        self.all = [None if version is None else Told(version, instead_of)]
+        self._left = looks
+        self.away = 0  # calls that nobody answers
         self._answer = answer if answer is not None else {"model": {"digest": DIGEST}, "channel_probs": {"a": 1.0}}
 
-    def version(self, arm: str) -> str | None:
-        return self.told[-1]
+    def told(self, arm: str) -> Told | None:
+        return self.all[-1]
 
-    def serve(self, arm: str, version: str) -> None:
-        self.told.append(version)
+    def serve(self, arm: str, told: Told) -> None:
+        self._answers()
+        self.all.append(told)
 
     def problem(self, arm: str, version: str) -> str:
+        self._answers()
         self._left -= 1
         return "" if self._left <= 0 else "of 1 pods, 1 are new and 0 of 1 are ready"
+
+    def _answers(self) -> None:
+        if len(self.all) > 1 and self.away > 0:
+            self.away -= 1
+            raise DeployError("Kubernetes does not answer")
 
     def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         assert set(item) == {"window", "u"}
@@ -66,9 +77,9 @@ def run(servers: Servers, *experiments: Experiment, version: str = NEW) -> str:
 def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> None:
     servers = Servers()
     assert run(servers, *experiments) == f"challenger serves {NEW}"
-    assert servers.told == [OLD, NEW]
+    assert servers.all == [Told(OLD), Told(NEW, OLD), Told(NEW)]
     assert run(servers, *experiments) == f"challenger serves {NEW}, as before"
-    assert servers.told == [OLD, NEW]
+    assert len(servers.all) == 3, "nothing is told anew"
 
 
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
@@ -77,7 +88,7 @@ def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> N
     assert run(servers, at(stage)).startswith(f"left alone: mtorl-vs-rules is at {stage}")
     off = at(stage).replace(enabled=False)
     assert run(servers, off).startswith("left alone"), "it goes on when the kill switch is turned off"
-    assert servers.told == [OLD]
+    assert servers.all == [Told(OLD)]
 
 
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
@@ -97,7 +108,7 @@ def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None
             "left alone: the incumbent of mtorl-vs-rules answers there. challenger/new stays in the registry until "
             "that is over"
         )
-        assert servers.told == [OLD]
+        assert servers.all == [Told(OLD)]
     else:
         assert run(servers, standing) == f"challenger serves {NEW}"
 
@@ -120,6 +131,7 @@ def test_an_experiment_of_other_servers_is_no_reason_to_wait() -> None:
             Servers(answer={"model": {"digest": DIGEST}, "channel_probs": {"a": 0.5}}),
             "its probabilities of channels add up to 0.5",
         ),
+        (Servers(answer=["rubbish"]), "its answer is no decision: TypeError"),
         (Servers(answer={"error": "window: no timestamp"}), "its answer is no decision: KeyError"),
         (Servers(answer=OSError("connection refused")), "its answer is no decision: OSError: connection refused"),
     ],
@@ -127,14 +139,40 @@ def test_an_experiment_of_other_servers_is_no_reason_to_wait() -> None:
 def test_what_does_not_decide_is_taken_back(servers: Servers, words: str) -> None:
     with pytest.raises(DeployError, match=f"{NEW} does not serve: {words}.*; challenger serves {OLD} again"):
         run(servers)
-    assert servers.told == [OLD, NEW, OLD]
+    assert servers.all == [Told(OLD), Told(NEW, OLD), Told(OLD)]
+
+
+@pytest.mark.parametrize("told", [NEW, "challenger/killed-too"])
+def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(told: str) -> None:
+    """It had told the server a version that nobody has seen deciding."""
+    good, bad = Servers(told, instead_of=OLD), Servers(told, looks=1_000, instead_of=OLD)
+    assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == Told(NEW)
+    with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
+        run(bad)
+    assert bad.all[-1] == Told(OLD)
+
+
+def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> None:
+    servers = Servers()
+    servers.away = 5
+    assert run(servers) == f"challenger serves {NEW}"
+    servers = Servers(answer=OSError("connection refused"), looks=1)
+    servers.away = 3
+    with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
+        run(servers)
+    assert servers.all[-1] == Told(OLD)
+    servers = Servers(looks=1)
+    servers.away = 10_000
+    with pytest.raises(DeployError, match="Kubernetes does not answer"):
+        run(servers)
+    assert servers.all[-1] == Told(NEW, OLD), "the next run knows what served before"
 
 
 def test_what_can_not_be_is_said_before_anything_changes() -> None:
     servers = Servers()
     with pytest.raises(DeployError, match="expects the model eeee of challenger, and challenger/new is dddddddddddd"):
         run(servers, at("shadow", model_digest="eeee"))
-    assert servers.told == [OLD]
+    assert servers.all == [Told(OLD)]
 
 
 def test_experiments_are_read_where_the_router_reads_them(tmp_path: Path) -> None:
