@@ -7,8 +7,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.component import IMAGE, StepTraits, traits_of
-from components.trainer.on_nodes import POD_NAME, POD_UID
-from components.trainer.train_job import Pods
+from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from mtorl.runtime import run_notes
 
 _RETRIES, _TRAINING_RETRIES = 2, 3

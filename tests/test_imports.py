@@ -235,3 +235,11 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch','feast','evidently','kserve','kfp') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["pipelines.compile", "pipelines.loop.run"])
+def test_what_describes_pipelines_needs_no_torch(module: str) -> None:
+    """It is installed where pipelines are compiled and started, and torch, which brings gigabytes, in their image."""
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

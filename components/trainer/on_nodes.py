@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.trainer.train_job import NAME, Owner, Pods, state_of, train_job, trainer_status
+from components.trainer.train_job import NAME, POD_NAME, POD_UID, Owner, Pods, state_of, train_job, trainer_status
 from components.trainer.train_jobs import NoAnswer, TrainJobs
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.fitting.processes import Reports, TrainingFailed, ended_by_sigterm
@@ -27,8 +27,6 @@ from mtorl.fitting.size import Size
 from mtorl.fitting.task import FitTask
 from mtorl.runtime.files import remove, replacing
 
-POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
-"""Variables of the environment: the pod of this step."""
 _LOOK_SECONDS = 5.0
 _AWAY_SECONDS = 600.0  # that the API server may be away; the job goes on meanwhile
 _LATE_SECONDS = 120.0  # after its deadline, that Trainer may take to say so

@@ -21,13 +21,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from mtorl.fitting.processes import LAUNCHER, WORKER
 from mtorl.fitting.size import Size
-from mtorl.network.parallel import RESTARTABLE
+from mtorl.fitting.torchrun import LAUNCHER, RESTARTABLE, WORKER
 from mtorl.runtime import progress
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAME_LABEL, NAME = "app.kubernetes.io/name", "mtorl-train"
+POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
+"""Variables of the environment of the step that starts a job: its own pod, which then owns the job."""
 _MANAGER = "mtorl-kubeflow/pipelines"
 _JOB, _CONTAINER = "node", "node"  # of the runtime
 _SHARED_MEMORY = "2Gi"  # through which the GPUs of a node, and what loads data for them, talk

@@ -62,9 +62,10 @@ def generations_of(db: Database, touchpoints: str) -> list[Touchpoints]:
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
     """Share of each generation's users to keep, by arm and generation, so that about `most_rows` rows are left."""
-    newest = {one.arm: one for one in sorted(generations, key=lambda one: one.newest) if one.arm != LOG}
+    by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))  # names decide what is alike
+    newest = {one.arm: one for one in by_age if one.arm != LOG}
     first = list(newest.values())
-    others = sorted((g for g in generations if g not in first), key=lambda g: (g.width, g.newest), reverse=True)
+    others = sorted((one for one in reversed(by_age) if one not in first), key=lambda one: one.width, reverse=True)
     shares, left = {}, most_rows
     for one in (*first, *others):
         share = min(1.0, max(0.0, left / one.rows))

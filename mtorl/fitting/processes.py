@@ -23,12 +23,10 @@ from types import FrameType
 
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.fitting.task import FitTask
-from mtorl.network.parallel import RESTARTABLE
+from mtorl.fitting.torchrun import LAUNCHER, RESTARTABLE, WORKER
 from mtorl.runtime import progress
 
 RESTARTS = 3
-LAUNCHER = ("-m", "torch.distributed.run")
-WORKER = ("-m", "mtorl.fitting.worker")
 _LOOK_SECONDS = 0.5
 _LAST_SECONDS = 20.0  # for processes to end by themselves
 

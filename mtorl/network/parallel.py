@@ -2,8 +2,8 @@
 
     python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
 
-`mtorl.fitting.processes` launches them for a step of a pipeline, with `RESTARTABLE` in its environment. A process that
-is launched in another way is alone; for it, nothing here has any effect.
+`mtorl.fitting.processes` launches them for a step of a pipeline. A process that is launched in another way is alone;
+for it, nothing here has any effect.
 
 One thread, because the matrices of a small network are too small to share out: threads would mostly wait for each
 other, and on a machine with other work for its scheduler too, which makes two of them several times slower than one.
@@ -20,10 +20,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Of the launcher's environment. Without it, processes that are started again would look for each other where those
-before them were (https://github.com/pytorch/pytorch/issues/135712)."""
 
 
 @dataclass(frozen=True)

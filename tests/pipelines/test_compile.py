@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.trainer.on_nodes import POD_NAME, POD_UID
-from components.trainer.train_job import Pods
+from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from pipelines import monitoring
 from pipelines.compile import compile_all
 from pipelines.profile import LAPTOP, LINEAGE_VARIABLES, PRODUCTION, ProfileError, number_in

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from components.trainer.on_nodes import POD_NAME, POD_UID, train_on_nodes
-from components.trainer.train_job import Pods
+from components.trainer.on_nodes import train_on_nodes
+from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from components.trainer.train_jobs import TrainJobs
 from mtorl.artifact.artifact import Artifact
 from mtorl.fitting.processes import TrainingFailed, run_in_processes

@@ -46,7 +46,7 @@ def test_no_more_are_kept_and_none_is_left_out_that_would_fit(generations: list[
 def test_of_old_generations_a_wider_one_stays_longer(generations: list[Touchpoints], most: int) -> None:
     shares = kept_shares(generations, most)
     newest = {
-        arm: max((one for one in generations if one.arm == arm), key=lambda one: one.newest)
+        arm: max((one for one in generations if one.arm == arm), key=lambda one: (one.newest, one.generation))
         for arm in ("a", "b")
         if any(one.arm == arm for one in generations)
     }

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from mtorl.fitting.torchrun import RESTARTABLE
 from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
-from mtorl.network.parallel import RESTARTABLE, Group
+from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingLoop, train
 from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import RESUMED, SMALL, C, fit, part
