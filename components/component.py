@@ -6,6 +6,11 @@
 The image holds the project itself; nothing is installed when a step starts (``packages_to_install=[]``), and the body
 of a component only calls into the rooms below. The image's reference is part of the cache key on a cluster: deploy a
 digest, not a tag that moves.
+
+A step runs the component's file in the image. KFP would send the function's text along, and Argo keeps what a step is
+sent seven times, in nodes of a workflow that is compressed from 1 MiB on. Kubeflow Pipelines can't read it then
+(https://github.com/kubeflow/pipelines/issues/6547): what happens to a run from there on, its failure included, is not
+shown. So descriptions stay here, too: they are in each component's README.
 """
 
 import os
@@ -16,6 +21,10 @@ from typing import Any
 from kfp import dsl
 
 IMAGE = os.environ.get("MTORL_IMAGE", "ghcr.io/mtorl-kubeflow/train:0.1.0-python3.11")
+_RUN = (
+    "_KFP_RUNTIME=true exec python3 -m kfp.dsl.executor_main --component_module_path "
+    '"$(python3 -c \'import components; print(components.__path__[0])\')/$0/component.py" "$@"'
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,13 @@ def component(
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
+        if not hasattr(dsl, "component"):  # inside a step, where KFP has only what a function needs
+            return function
         kfp_component = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+        spec = kfp_component.component_spec
+        spec.implementation.container.command = ["sh", "-ec", _RUN, function.__name__]
+        for described in (*(spec.inputs or {}).values(), *(spec.outputs or {}).values()):
+            described.description = None
         _TRAITS[kfp_component.name] = StepTraits(title, cached, trains, reads_log)
         return kfp_component
 

@@ -1,7 +1,8 @@
-"""Night after night on a cluster: what its router decides by day is in what the next night trains on.
+"""Night after night on a cluster: from an empty volume to the first decision, and then a recurring run that trains on a
+log that grows, and on what the router has decided by day.
 
 They need what `test_running.py` and `test_kfp.py` need together: a node that runs things, the images in $IMAGES, and a
-Kubeflow Pipelines whose namespace has no installation of this project. About a quarter of an hour on two CPUs.
+Kubeflow Pipelines whose namespace has no installation of this project. About half an hour on two CPUs.
 """
 
 from __future__ import annotations
@@ -10,29 +11,59 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import yaml
 
+from pipelines.recurring import apply
+from pipelines.run_state import RunState
+from pipelines.schedule import RecurringRun, Schedule
 from pipelines.server import Server
 from tests.cluster.conftest import SECRETS
 from tests.cluster.kfp_runs import CLAIM, LIST, ended, in_namespace, log_of, on_volume
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, kubectl, listed, wait_until
 from tests.cluster.running import Running
 from tests.manifests.conftest import MANIFESTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 
-LOG_USERS, USERS = 200, 400  # the first are in the log that every night reads; all are known to the feature store
-NIGHT = {"source": "simulator", "dataset": "simulator", "users": str(LOG_USERS), "epochs": "1", "min_lift": "-1"}
+NIGHTS = 3
+LOG_USERS, NEW_USERS, USERS = 200, 40, 400  # in the first night's log; more in each; all are known to the feature store
+SCHEDULE, NIGHTLY = "test-nights", "mtorl-test-nightly"
+BOOTSTRAP = {"dataset": "simulator", "simulate": "true", "users": str(USERS), "epochs": "1"}
+NIGHT: dict[str, str | int | float] = {
+    "source": "/mnt/mtorl/export.parquet",
+    "dataset": "simulator",
+    "shrunk": "accept",  # the first night's log has fewer users than the bootstrap's
+    "epochs": 1,
+    "min_lift": -1,  # the gate promotes whatever it can value
+}
+EXPORT = """
+import sys
+from pathlib import Path
+import pandas as pd
+log = pd.read_parquet("/mnt/mtorl/touchpoints.parquet")
+target = Path("/mnt/mtorl/export.parquet")
+log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix(".new"), index=False)
+target.with_suffix(".new").rename(target)
+"""
 # Arms that explore what to show, and whether to: the gate refuses what a log can say nothing of.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "base" / "router" / "config" / "experiment.yaml").read_text())
 EXPERIMENT["arms"] = [{**arm, "explore": {"share": 0.5, "scope": "both"}} for arm in EXPERIMENT["arms"]]
 EXPLORING = yaml.safe_dump(
     [{"op": "replace", "path": "/data/experiment.yaml", "value": yaml.safe_dump(EXPERIMENT, sort_keys=False)}]
 )
+# Kubeflow's own profiles let the account of runs do so already.
+MAY_DEPLOY = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "RoleBinding",
+    "metadata": {"name": "mtorl-test-deploys"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "mtorl-deploy"},
+    "subjects": [{"kind": "ServiceAccount", "name": "default-editor"}],
+}
 # A day's traffic: each user a few times, and what came of it. Prints the ids of decisions that a model took.
 DAY = """
 import json, random, sys, time, urllib.request
@@ -76,24 +107,22 @@ for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users)
 
 
 @pytest.fixture
-def running(server: Server, images: list[Object], tmp_path: Path) -> Iterator[Running]:
+def running(server: Server, pipelines: dict[str, Path], images: list[Object], tmp_path: Path) -> Iterator[Running]:
     """An installation in the namespace in which KFP runs pipelines, after its bootstrap; and a gateway beside it."""
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     made.further["patches"].append({"target": {"kind": "ConfigMap", "name": "mtorl-experiment"}, "patch": EXPLORING})
-    in_namespace("apply", "-f", str(MANIFESTS / "pipelines" / "platform" / "limits.yaml"))
+    for name in ("limits", "deploy"):
+        in_namespace("apply", "-f", str(MANIFESTS / "pipelines" / "platform" / f"{name}.yaml"))
+    in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(MAY_DEPLOY))
     kubectl("create", "namespace", made.gateway)
     kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
     try:
         made.apply("overlays/dev")
         made.idle_pod(made.gateway, "caller")
-        in_namespace("create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
-        wait_until(
-            "the bootstrap",
-            lambda: get(made.namespace, "job", "mtorl-bootstrap")["status"].get("succeeded"),
-            900,
-            lambda: in_namespace("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20"),
-        )
+        on_volume("")  # gives the volume to the group of the steps
+        run = ended(server, pipelines["mtorl-bootstrap-staging"], BOOTSTRAP)
+        assert run.state == "SUCCEEDED", failures(run)
         # Exposures of users whom the store does not know yet teach nothing.
         in_namespace("create", "job", "mtorl-materialize-now", "--from=cronjob/mtorl-materialize")
         in_namespace("wait", "--for=condition=Complete", "job/mtorl-materialize-now", "--timeout=180s")
@@ -105,7 +134,7 @@ def running(server: Server, images: list[Object], tmp_path: Path) -> Iterator[Ru
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
         pods = listed(made.namespace, "pod")
         mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
-        in_namespace("delete", "job", "mtorl-bootstrap", "mtorl-materialize-now", "--ignore-not-found")
+        in_namespace("delete", "job", "mtorl-materialize-now", "--ignore-not-found")
         in_namespace("delete", "pod", "--ignore-not-found", *mounting)
         # Those of the StatefulSets stay when these go: with that spool, another run would learn from these days.
         in_namespace("delete", "pvc", "--ignore-not-found", *(names_of(made, "pvc") - others))
@@ -134,23 +163,50 @@ def trained(on: range) -> dict[str, int]:
     return {line.split()[1]: int(line.split()[2]) for line in lines}
 
 
-def test_what_is_decided_by_day_is_learned_at_night(
+def failures(run: RunState) -> str:
+    """What the steps that failed have printed last."""
+    failed = [step.name for step in run.steps if step.state == "FAILED"]
+    return "\n".join([f"{failed} failed", *(log_of(run.run_id, name)[-2000:] for name in failed)])
+
+
+def night_after(server: Server, begin: datetime) -> RunState:
+    """The first recurring run that started later, once it has ended."""
+
+    def look() -> RunState | None:
+        listed = server.client.list_runs(page_size=100, sort_by="created_at asc", namespace=server.namespace)
+        later = [one for one in listed.runs or [] if one.recurring_run_id and one.created_at > begin]
+        state = server.look(later[0].run_id) if later else None
+        return state if state and state.ended else None
+
+    return wait_until("a night", look, 1800)
+
+
+def test_from_an_empty_volume_through_three_nights(
     server: Server, pipelines: dict[str, Path], running: Running
 ) -> None:
     before = set(on_volume(LIST, "registry/challenger/*").split())
+    server.upload(pipelines["mtorl-train-staging"])
     days: list[set[str]] = []
-    for _night in range(2):
-        days.append(a_day(running, rounds=3))
-        run = ended(server, pipelines["mtorl-train-staging"], NIGHT)
-        if run.state != "SUCCEEDED":
-            failed = [step.name for step in run.steps if step.state == "FAILED"]
-            pytest.fail("\n".join([f"{failed} failed", *(log_of(run.run_id, name)[-2000:] for name in failed)]))
-        assert set.union(*days) <= set(on_volume(COLLECTED).split()), "every answered decision was collected"
-        said = log_of(run.run_id, "ingest")
-        assert "opportunities, " in said and "exposures took place" in said
-        published = set(on_volume(LIST, "registry/challenger/*").split()) - before
-        assert len(published) == 1, log_of(run.run_id, "gate")[-2000:]
-        before |= published
-        (new,) = published
-        assert trained(range(LOG_USERS, USERS))[new] > 0, "users of the decisions, whom the log does not have"
-        assert "no decision of an incumbent yet" not in log_of(run.run_id, "served-incumbent")
+    nightly = RecurringRun(name=NIGHTLY, pipeline="mtorl-train-staging", cron="*/5 * * * *", parameters=NIGHT)
+    try:
+        for night in range(NIGHTS):
+            known = LOG_USERS + night * NEW_USERS
+            on_volume(EXPORT, str(known))
+            days.append(a_day(running, rounds=3))
+            begin = datetime.now(UTC)
+            assert [change.what for change in apply(server, Schedule(name=SCHEDULE, runs=(nightly,)))] == [
+                "was there" if night else "made"
+            ]
+            run = night_after(server, begin)
+            assert run.state == "SUCCEEDED", failures(run)
+            assert set.union(*days) <= set(on_volume(COLLECTED).split()), "every answered decision was collected"
+            said = log_of(run.run_id, "ingest")
+            assert "opportunities, " in said and "exposures took place" in said
+            published = set(on_volume(LIST, "registry/challenger/*").split()) - before
+            assert published, log_of(run.run_id, "gate")[-2000:]
+            before |= published
+            now = trained(range(known, USERS))
+            assert all(now[new] > 0 for new in published), "users of the decisions, whom the log does not have"
+            assert "no decision of an incumbent yet" not in log_of(run.run_id, "served-incumbent")
+    finally:
+        apply(server, Schedule(name=SCHEDULE, runs=()))

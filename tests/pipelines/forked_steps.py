@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.repository import ROOT
+
 PRELOADED = (
     *("duckdb", "feast", "feast.infra.offline_stores.duckdb", "lightgbm", "onnxruntime", "torch", "torch.onnx"),
     *("kfp.dsl.executor_main", "features.offline.store", "features.collect.store", "features.ingest.log_folder"),
@@ -35,11 +37,11 @@ def forked_steps() -> Iterator[None]:
     context.set_forkserver_preload(list(PRELOADED))
 
     def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        source, arguments = full_command[3], full_command[4:]  # sh -c SCRIPT SOURCE ARGUMENTS...
+        name, arguments = full_command[3], full_command[4:]  # sh -ec SCRIPT NAME ARGUMENTS...
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder, "output")
             environment = {**os.environ, **(env_vars or {}), "_KFP_RUNTIME": "true"}
-            process = context.Process(target=_execute, args=(folder, source, arguments, environment, str(output)))
+            process = context.Process(target=_execute, args=(name, arguments, environment, str(output)))
             process.start()
             process.join()
             print(output.read_text())
@@ -49,7 +51,7 @@ def forked_steps() -> Iterator[None]:
         yield
 
 
-def _execute(folder: str, source: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
+def _execute(name: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
     with open(output, "w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -57,8 +59,7 @@ def _execute(folder: str, source: str, arguments: list[str], environment: dict[s
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None
-        module = Path(folder, "ephemeral_component.py")
-        module.write_text(source)
+        module = ROOT / "components" / name / "component.py"
         sys.argv = ["executor_main", "--component_module_path", str(module), *arguments]
         _main()
 
