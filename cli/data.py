@@ -4,7 +4,7 @@
     mtorl data init log.csv                             writes log.yaml, a first description of it
     mtorl data validate log.csv --dataset my-log.yaml
     mtorl data describe log.csv --dataset my-log.yaml --out page.html
-    mtorl data build log.csv --dataset my-log.yaml --out data/my-log
+    mtorl data build log.csv --dataset my-log.yaml --out data/my-log --collected collected
     mtorl data collect decision_log --dataset my-log.yaml
     mtorl data forget runs/latest --user u1
 
@@ -195,6 +195,13 @@ def build(
     dataset: Dataset = "",
     bad_rows: BadRows = "fail",
     trusted: Trusted = False,
+    collected: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Decisions of your policies, as data collect keeps them, to add."),
+    ] = None,
+    decision_log: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Decision log to bring --collected up to date from, before.")
+    ] = None,
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
     r"""Make what training reads. A folder with canonical log, feature sources and causal windows.
@@ -202,6 +209,8 @@ def build(
         mtorl data build --out data/simulated          the simulator
         mtorl data build log.csv --dataset my-log.yaml --out data/my-log
         mtorl data build runs/latest --out data/again  the log of a run
+        mtorl data build log.csv --dataset my-log.yaml --out data/my-log --collected collected
+        mtorl run --data data/my-log --dataset my-log.yaml
 
     Tell it to go on without faulty rows by --bad-rows quarantine; they are kept in OUT.quarantine.csv.
 
@@ -212,17 +221,27 @@ def build(
             --dataset my-log.yaml --out /data/my-log
 
     Repeated rows, ties in time and bots are taken care of even then.
+
+    With --collected, the folder's log has the exposures among these decisions, too, whether there are any yet or not.
+    Such a folder is a source of the training pipeline, which then builds no windows of its own.
     """
+    if decision_log and not collected:
+        stop("--decision-log: is collected into a folder; name that as well: --collected", 2)
     with _log_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_build
+        from features.data_folder import OwnDecisions
         from features.data_folder import build as build_folder
         from features.engine import open_engine
+        from features.ingest.built_folder import Built
         from features.ingest.log_folder import RawLog
 
+        own = OwnDecisions(collected, decision_log) if collected else None
         with ProgressBars() as bars, open_engine(engine) as opened:
-            manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, bars.step)
+            manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, own, bars.step)
     print_build(manifest, out)
+    if own:
+        typer.echo(Built(out).said())
 
 
 @app.command()

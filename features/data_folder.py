@@ -1,13 +1,17 @@
 """The folder of a data set, which `mtorl data build` makes and from which a log can be read again.
 
     FOLDER/dataset.yaml          the data set description
-    FOLDER/touchpoints.parquet   the canonical log (not if the log was trusted: then it stays where it is)
-    FOLDER/ingest.json           what validation said of the raw log (likewise)
+    FOLDER/touchpoints.parquet   the canonical log, with collected decisions if there were some to add (not if the log
+                                 was trusted, and none were asked for: then it stays where it is)
+    FOLDER/ingest.json           what validation said of the raw log, and what of the decisions (likewise)
+    FOLDER/opportunities.parquet the decisions that a policy's value can rest on (only with decisions)
     FOLDER/conversions-left-out.csv   rows of a second file that count for no touchpoint, if there are any
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
-A run of `mtorl run` keeps the first three in `data/`; `locate` finds the log in both kinds of folder.
+A run of `mtorl run` keeps the first four in `data/`; `locate` finds the log in both kinds of folder. Built with
+decisions, the folder is a source of the training pipeline, which reads its log and its windows as they are
+(features/ingest/built_folder.py).
 """
 
 from __future__ import annotations
@@ -16,26 +20,31 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from features.collect.store import collect, digest_of, holds_decisions
+from features.collect.training_log import Decisions, add_decisions
 from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
 from features.ingest.adapters.files import parts
+from features.ingest.built_folder import DECISIONS, WINDOWS
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
-from features.ingest.log_folder import RawLog, ingest
+from features.ingest.log_folder import RAW, Origin, RawLog, ingest
 from features.ingest.object_store import is_remote
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import STEPS, Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec
-from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
+from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint
 from mtorl.runtime.files import replacing
 
-SOURCES, WINDOWS = "sources", "windows"
-_OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, LEFT_OUT, SOURCES, WINDOWS}
+SOURCES = "sources"
+_OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE, LEFT_OUT, SOURCES, WINDOWS}
 Step = Callable[[str], AbstractContextManager[None]]  # by title: "validate the log", ...
 
 
@@ -116,23 +125,43 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     return CanonicalLog(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
 
 
+@dataclass(frozen=True)
+class OwnDecisions:
+    """Which decisions of one's own policies are added to a log.
+
+    Attributes:
+        store: What `features.collect.store.collect` keeps; may hold none yet.
+        decision_log: Collected into the store first; None, or without decisions: nothing is.
+    """
+
+    store: Path
+    decision_log: Path | None = None
+
+
 def build(
-    engine: Engine, raw: RawLog, out: Path, trusted: bool = False, step: Step = lambda _: nullcontext()
+    engine: Engine,
+    raw: RawLog,
+    out: Path,
+    trusted: bool = False,
+    own: OwnDecisions | None = None,
+    step: Step = lambda _: nullcontext(),
 ) -> Manifest:
     """Make the folder of a data set from a log; it replaces an earlier one once it is complete, and not before.
 
     Args:
-        engine: Computes features and windows. Ingesting is done by DuckDB in any case.
+        engine: Computes features and windows, and adds decisions. Ingesting is done by DuckDB in any case.
         raw: The log, see `canonical_log`.
         out: The folder. Faulty rows go beside it, to `OUT.quarantine.csv`.
-        trusted: Whether to take the log for canonical in any case; it then stays where it is.
+        trusted: Whether to take the log for canonical in any case; it then stays where it is, unless decisions are
+            asked for.
+        own: Decisions to add. The folder then has a log of its own, whatever the decisions are.
         step: Called with the title of each step; the context that it returns is entered while the step runs.
 
     Returns:
         The manifest of the windows.
 
     Raises:
-        LogError: the log can't be used, or the folder exists and has other files.
+        LogError: the log can't be used, or has decisions already, or the folder exists and has other files.
         SpecError: the description can't be used.
     """
     out = out.absolute()
@@ -151,11 +180,15 @@ def build(
                 log.spec.save(folder / DATASET_FILE)
                 if ingested:
                     _copy(log.path, folder)
+        if own is not None:
+            with step("decisions"):
+                log = replace(log, path=_with_decisions(engine, log, folder, own))
         with step("feature sources"):
             build_sources(engine, log.path, log.spec, folder / SOURCES)
         with step("causal windows"):
-            fingerprint = log.report.fingerprint if log.report else _fingerprint(log.path) if ingested else ""
-            manifest = builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=fingerprint)
+            of_log = _fingerprint(folder / LOG_FILE)
+            manifest = builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=of_log)
+            builder.take_opportunities(folder, folder / WINDOWS)
         if not log.spec.features:
             return manifest
         with step("stored features"), TemporaryDirectory() as repository:
@@ -167,10 +200,52 @@ def build(
 
 
 def _copy(log: Path, folder: Path) -> None:
+    _copy_log(log, folder)
+    for name in (INGEST_FILE, OPPORTUNITIES_FILE):
+        if log.with_name(name).exists():
+            shutil.copyfile(log.with_name(name), folder / name)
+
+
+def _copy_log(log: Path, folder: Path) -> None:
     (shutil.copytree if log.is_dir() else shutil.copyfile)(log, folder / LOG_FILE)
-    report = log.with_name(INGEST_FILE)
-    if report.exists():
-        shutil.copyfile(report, folder / INGEST_FILE)
+
+
+def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: OwnDecisions) -> Path:
+    """Write the log with the decisions that there are, and what is known of it; returns where it is."""
+    import pyarrow.parquet as pq
+
+    if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
+        raise LogError(f"{log.path}: has own decisions already; give --collected the log to which none were added")
+    if own.decision_log and holds_decisions(own.decision_log):
+        collect(own.decision_log, own.store, engine.name)
+    decisions, path = digest_of(own.store), folder / LOG_FILE
+    if not path.exists() and not decisions:
+        _copy_log(log.path, folder)
+    if not _fingerprint(path):  # nobody has said anything of this log
+        report = _report(engine, path) if path.exists() else IngestReport(0, 0, 0, (), "")
+        _note(folder, {**asdict(report), RAW: Origin.of(str(log.path), log.spec).to_dict()})
+    if decisions:
+        unwritten = None if path.exists() else log.path
+        add_decisions(own.store, folder, Decisions.mature(folder), engine.name, unwritten)
+    _note(folder, {DECISIONS: decisions})
+    return path
+
+
+def _report(engine: Engine, log: Path) -> IngestReport:
+    """What ingestion would say of a log that is trusted."""
+    import pyarrow.parquet as pq
+
+    rows = engine.read(log)
+    size = rows.aggregate(rows=rows.count(), users=rows.user_id.nunique()).to_pyarrow().to_pylist()[0]
+    batches = (batch for file in parquet_files(log) for batch in pq.ParquetFile(file).iter_batches())
+    return IngestReport(size["rows"], size["users"], 0, (), fingerprint(batches))
+
+
+def _note(folder: Path, more: dict[str, Any]) -> None:
+    """Say more of the folder's log."""
+    path = folder / INGEST_FILE
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **more}, indent=2))
 
 
 def _has_parts(folder: Path) -> bool:

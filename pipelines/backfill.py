@@ -50,7 +50,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     ):
         with dsl.ExitHandler(step(notify(pipeline=name, runs=profile.runs))):
             decisions = step(
-                collect_period(decision_log=decision_log, collected=collected, since=since, until=until)
+                collect_period(decision_log=decision_log, collected=collected, source=source, since=since, until=until)
             ).output
             log = step(
                 ingest(
@@ -67,7 +67,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
                 )
             ).outputs["log"]
             validated = step(validate(log=log, history=profile.on_volume("trainings"), shrunk=shrunk))
-            features = step(build_features(log=log, code_version=code_version).after(validated))
+            features = step(build_features(log=log, source=source, code_version=code_version).after(validated))
             step(install_features(definitions=features.outputs["definitions"], feature_repo=feature_repo))
             if profile.folder:  # it goes on with what it knew at the last check
                 checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state, seed=seed)

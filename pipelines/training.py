@@ -42,7 +42,7 @@ class Settings:
     """Parameters of a training, as a pipeline has them while it is built: placeholders, each of its type.
 
     Attributes:
-        source: Path of the raw log, or "simulator".
+        source: Path of the raw log, or of a folder of `mtorl data build`; or "simulator".
         dataset: Name of a built-in data set description, or the path of a YAML.
         feature_repo: Folder of the feature repository.
         registry: Where models are published.
@@ -95,7 +95,7 @@ def add_training(profile: Profile, given: Settings) -> Trained:
     """Add the steps of a training, from the log to the gate, to the pipeline that is being built."""
     step, history = profile.step, profile.on_volume("trainings")
     content = step(fingerprint(source=given.source, dataset=given.dataset)).output
-    decisions = step(collect(decision_log=given.decision_log, collected=given.collected)).output
+    decisions = step(collect(decision_log=given.decision_log, collected=given.collected, source=given.source)).output
     ingested = step(
         ingest(
             source=given.source,
@@ -112,7 +112,7 @@ def add_training(profile: Profile, given: Settings) -> Trained:
     )
     log = ingested.outputs["log"]
     validated = step(validate(log=log, history=history, shrunk=given.shrunk))
-    features = step(build_features(log=log, code_version=given.code_version).after(validated))
+    features = step(build_features(log=log, source=given.source, code_version=given.code_version).after(validated))
     windows = features.outputs["windows"]
     step(install_features(definitions=features.outputs["definitions"], feature_repo=given.feature_repo))
     served = step(served_incumbent(decision_log=given.decision_log, registry=given.registry)).outputs

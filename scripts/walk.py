@@ -90,7 +90,7 @@ def row() -> list[str]:
         ingest.python_func(
             str(raw), "simulator", "fail", 0, 0, content, "", "", 0, "", log, Folder(scratch / "quarantine.csv")
         )
-        build_features.python_func(log, "", windows, definitions)
+        build_features.python_func(log, "simulator", "", windows, definitions)
         with contextlib.suppress(_FirstGradient):
             train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", 0, "", Folder(scratch / "model"), None)
 

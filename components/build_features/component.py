@@ -7,12 +7,13 @@ from components.component import component
 
 @component("Feast features and causal windows", reads_log=True)
 def build_features(
-    log: Input[Dataset], code_version: str, windows: Output[Dataset], definitions: Output[Artifact]
+    log: Input[Dataset], source: str, code_version: str, windows: Output[Dataset], definitions: Output[Artifact]
 ) -> int:
-    """Build the window of every touchpoint; returns the number of windows.
+    """Build the window of every touchpoint, or take it from where it was built; returns the number of windows.
 
     Args:
         log: Folder written by ingest.
+        source: What ingest has read; a folder of `mtorl data build` has the windows already.
         code_version: Part of the cache key: the library's version.
         windows: Window store: manifest.json, steps/ and dataset.yaml.
         definitions: Feast repository without its sources, which are as large as the log and are made of it again
@@ -20,6 +21,7 @@ def build_features(
     """
     from pathlib import Path
 
+    from features.ingest.built_folder import Built
     from features.offline.installation import without_sources
     from features.offline.store import build_training_data
     from mtorl.log.dataset import SpecError
@@ -27,6 +29,6 @@ def build_features(
     from mtorl.runtime.step import step
 
     with step(LogError, SpecError):
-        rows = build_training_data(Path(log.path), Path(definitions.path), Path(windows.path))
+        rows = build_training_data(Path(log.path), Path(definitions.path), Path(windows.path), Built.at(source))
         without_sources(Path(definitions.path))
         return rows

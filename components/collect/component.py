@@ -5,21 +5,24 @@ from components.component import component
 
 # Not cached: a cache knows the path of a decision log and not its content.
 @component("collect decisions and outcomes", cached=False)
-def collect(decision_log: str, collected: str) -> str:
-    """Bring the collected decisions up to date, and return a digest of them; "" if there are none.
+def collect(decision_log: str, collected: str, source: str) -> str:
+    """Bring the collected decisions up to date; returns a digest of those that a training reads, "" for none.
 
     Args:
         decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router; empty, or without
             decisions: nothing is added.
         collected: Folder in which they are kept; empty for none.
+        source: Of the log. A folder of `mtorl data build` may have decisions already: then these are the ones.
     """
     from features.collect import store
+    from features.ingest.built_folder import Built
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 
     with step(LogError):
-        if not collected:
-            return ""
-        if decision_log and store.holds_decisions(decision_log):
+        if collected and decision_log and store.holds_decisions(decision_log):
             print(store.collect(decision_log, collected))
-        return store.digest_of(collected)
+        built = Built.at(source)
+        if built and (decisions := built.decisions()) is not None:
+            return decisions
+        return store.digest_of(collected) if collected else ""

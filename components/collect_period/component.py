@@ -5,22 +5,26 @@ from components.component import component
 
 # Not cached: it writes to the folder that outlives all runs.
 @component("collect a period anew", cached=False, reads_log=True)
-def collect_period(decision_log: str, collected: str, since: str, until: str) -> str:
-    """Collect the hours of a period from all files of the decision log; returns a digest of all that is collected.
+def collect_period(decision_log: str, collected: str, source: str, since: str, until: str) -> str:
+    """Collect the hours of a period from all files of the decision log; returns a digest as the step `collect` does.
 
     Nothing outside of the period changes, and nothing in it that is there already.
 
     Args:
         decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router.
         collected: Folder in which decisions are kept.
+        source: Of the log, as the step `collect` is told it.
         since: Start of the period (ISO time), inclusive; the hour that it lies in counts whole.
         until: End of the period (ISO time), exclusive; likewise.
     """
     from features.collect import store
     from features.collect.hours import Hours
+    from features.ingest.built_folder import Built
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 
     with step(LogError):
         print(store.collect_again(decision_log, collected, Hours.named(since, until)))
-        return store.digest_of(collected)
+        built = Built.at(source)
+        decisions = built.decisions() if built else None
+        return store.digest_of(collected) if decisions is None else decisions

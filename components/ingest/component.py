@@ -25,13 +25,13 @@ def ingest(
     """Turn a raw log, or the simulator's, into a validated touchpoint log.
 
     Args:
-        source: Path of the raw log, or "simulator".
+        source: Path of the raw log, or of a folder of `mtorl data build`, whose log is taken as it is; or "simulator".
         dataset: Name of a built-in data set description, or the path of a YAML.
         bad_rows: "fail" or "quarantine".
         users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
         seed: Seed of the simulator and of the sample of users.
         content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
-        collected: Folder of the step `collect`; its decisions are added to the log.
+        collected: Folder of the step `collect`; its decisions are added to the log, unless it was built with them.
         decisions: What that step found; part of the cache key. Empty: no decisions.
         most_touchpoints: About so many touchpoints of log and decisions a training reads at most; 0 for all.
         code_version: Part of the cache key: the library's version.
@@ -42,6 +42,7 @@ def ingest(
     from pathlib import Path
 
     from features.collect.training_log import Decisions, add_decisions
+    from features.ingest.built_folder import Built
     from features.ingest.content import check_unchanged
     from features.ingest.ingest import BadRowsError
     from features.ingest.log_folder import RawLog
@@ -52,13 +53,17 @@ def ingest(
 
     with step(LogError, SpecError):
         raw = RawLog.named(source, dataset, bad_rows, users, seed)
+        built = Built.at(source)
         try:
-            ingest_raw(raw, Path(log.path), Path(quarantine.path))
+            if built:
+                print(built.take_log(raw, decisions, most_touchpoints, Path(log.path)))
+            else:
+                ingest_raw(raw, Path(log.path), Path(quarantine.path))
         except BadRowsError as error:
             error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
             raise
         check_unchanged(raw, content)
-        if decisions:
+        if decisions and not built:
             print(add_decisions(collected, Path(log.path), Decisions.mature(Path(log.path), most_touchpoints)))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
         noted = json.loads((Path(log.path) / INGEST_FILE).read_text())  # with the decisions that were added

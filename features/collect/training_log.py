@@ -25,7 +25,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
@@ -89,7 +88,13 @@ def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions
         return learnable_of(db, spec)
 
 
-def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Decisions(), engine: str = "") -> Learnable:
+def add_decisions(
+    store: str | Path,
+    folder: str | Path,
+    which: Decisions = Decisions(),
+    engine: str = "",
+    log: str | Path | None = None,
+) -> Learnable:
     """Add what was collected to a log's folder.
 
     Args:
@@ -97,11 +102,13 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
         folder: Folder with touchpoints.parquet and dataset.yaml, as ingestion writes it; both tables are written there.
         which: Decisions that count.
         engine: duckdb or spark; empty takes $ENGINE, else DuckDB. Rows are equal.
+        log: The log to add to, a file or a folder of parts; None: the folder's own.
 
     Raises:
         LogError: The store holds no decisions.
     """
     data = Path(folder)
+    files = parquet_files(data / LOG_FILE if log is None else log)
     spec = DatasetSpec.load(data / DATASET_FILE)
     progress.report(0, 4, "judging decisions")
     with open_database(engine) as db:
@@ -109,10 +116,11 @@ def add_decisions(store: str | Path, folder: str | Path, which: Decisions = Deci
         progress.report(1, 4, "opportunities")
         _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
         progress.report(2, 4, "touchpoints")
-        pruned = _add_touchpoints(db, spec, [data / LOG_FILE], data / LOG_FILE, which.most_touchpoints)
+        pruned = _add_touchpoints(db, spec, files, data / LOG_FILE, which.most_touchpoints)
         progress.report(3, 4, "what can be learned")
         found = replace(learnable_of(db, spec), pruned=pruned)
-    _note(data, found)
+        ((users,),) = db.rows(f"SELECT count(DISTINCT user_id) FROM {db.table([data / LOG_FILE])}")
+    _note(data, found, int(users))
     progress.report(4, 4, "done")
     return found
 
@@ -216,11 +224,10 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: list[Path], out: Path
     return max(0, rows - pq.read_metadata(out).num_rows)
 
 
-def _note(data: Path, found: Learnable) -> None:
+def _note(data: Path, found: Learnable, users: int) -> None:
     """The log is another one now."""
     path = data / INGEST_FILE
     report: dict[str, Any] = json.loads(path.read_text())
-    users = pc.count_distinct(pq.read_table(data / LOG_FILE, columns=["user_id"])["user_id"]).as_py()
     with pq.ParquetFile(data / LOG_FILE) as file:
         report |= {"rows": file.metadata.num_rows, "users": users, "fingerprint": fingerprint(file.iter_batches())}
     path.write_text(json.dumps({**report, "collected": asdict(found)}, indent=2))

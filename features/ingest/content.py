@@ -11,6 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from features.ingest.built_folder import Built
 from features.ingest.log_folder import RawLog
 from features.ingest.object_store import is_remote, marks
 from mtorl.log.dataset import DatasetSpec
@@ -23,7 +24,7 @@ def content_of(raw: RawLog) -> str:
     """SHA-256 (hex) over all that is read for a log: its files, its description, its second file, its feature views.
 
     A simulated log has no files: what it holds follows from its settings. Files in an object store are not read for
-    it: their sizes and times stand for them.
+    it: their sizes and times stand for them. Of a folder of `mtorl data build`, the digests that it holds do.
 
     Raises:
         LogError: there is no such log.
@@ -31,6 +32,10 @@ def content_of(raw: RawLog) -> str:
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
+    if built := Built.at(raw.path):
+        for file in built.standing_for_it:
+            digest.update(f"\n{file.relative_to(built.folder)}:{sha256_of(file)}".encode())
+        return digest.hexdigest()
     second = [spec.conversions.source] if spec.conversions else []
     paths = [path for path in (raw.path, *second, *(view.source for view in spec.features)) if path]
     for address in filter(is_remote, paths):

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 from features.engine import open_engine, parquet_files
 from features.feature_repo.names import AD_DECISION, HISTORY
 from features.feature_repo.sources import build_sources
+from features.ingest.built_folder import Built
 from features.offline import backfill
 from features.online.open_history import open_history
 from mtorl.log.columns import WindowError
@@ -53,12 +54,23 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
         spec: Description of the data set.
         log_parquet: Canonical touchpoint log.
     """
+    with _quiet(), open_engine() as engine:
+        build_sources(engine, log_parquet, spec, Path(root) / "data")
+    define(root, spec)
+
+
+def define(root: Path | str, spec: DatasetSpec) -> None:
+    """Make a feature repository without the sources of its views, or bring the definitions of one up to date.
+
+    Args:
+        root: Folder of the repository.
+        spec: Description of the data set.
+    """
     from features.feature_repo.views import build
 
     root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
     definitions = build(spec, Path("data"))  # relative: others mount the repository elsewhere
-    with _quiet(), open_engine() as engine:
-        build_sources(engine, log_parquet, spec, root / "data")
     if not (root / CONFIG.name).exists():
         shutil.copyfile(CONFIG, root / CONFIG.name)
     store = _open(root)
@@ -76,20 +88,28 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
 # ---- training
 
 
-def build_training_data(log: Path, root: Path, windows: Path) -> int:
+def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
     """The feature step of a training run: a log's folder becomes a feature repository and the windows folder.
 
     Args:
         log: Folder of the log, as `features.ingest.log_folder.ingest` writes it.
         root: Folder of the feature repository, see `create`.
         windows: Folder to write: manifest.json, steps/part-00000.parquet ..., dataset.yaml.
+        built: Where the log was taken from: its windows are there, and the repository gets no sources.
 
     Returns:
         Number of touchpoints, each of which has a window.
+
+    Raises:
+        LogError: `built` has the windows of another log by now.
     """
     from features.sequences.builder import build_windows
 
     spec = DatasetSpec.load(log / DATASET_FILE)
+    if built is not None:
+        rows = built.take_windows(log, windows)
+        define(root, spec)
+        return rows
     create(root, spec, log / LOG_FILE)
     build_windows(log, windows)
     return training_windows(root, windows, spec)

@@ -55,8 +55,11 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
+    # One value a user, the first, as in the feature view of static columns, from which a policy is served: an own
+    # decision that lacked a value takes it from no other row.
+    static = {c.name: (rows._row == 0).ifelse(rows[c.name], None).max().over(so_far) for c in spec.static}
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
-    rows = rows.mutate(step=(rows._row - begin).cast("int32"))
+    rows = rows.mutate(step=(rows._row - begin).cast("int32"), **static)
     own = [name for name in (CREATED, COLLECTED, "step") if name in rows.columns]
     return rows.select("user_id", "timestamp", *own, *spec.log_columns[2:], *spec.outcome_times.values())
 
@@ -128,6 +131,11 @@ def build_windows(log: Path, windows: Path) -> None:
     fingerprint = json.loads((log / INGEST_FILE).read_text())["fingerprint"]
     with open_engine() as engine:
         build(engine, log / LOG_FILE, spec, windows, log_fingerprint=fingerprint)
+    take_opportunities(log, windows)
+
+
+def take_opportunities(log: Path, windows: Path) -> None:
+    """Copy the opportunities beside a log to its windows, if it has some: training reads both there."""
     if (log / OPPORTUNITIES_FILE).exists():
         shutil.copyfile(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 

@@ -88,8 +88,10 @@ class Opportunities:
         if not path.exists():
             return None
         with_window = (pc.field("split") == split) & pc.field("features").is_valid()
-        columns = [*_COLUMNS, *spec.window_outcomes, "features"]
+        columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = pq.read_table(path, columns=columns, filters=with_window).to_pandas()
+        # Whoever writes the file leaves them in any order, and the last bits of a sum depend on it.
+        rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         instances = [json.loads(text) for text in rows["features"]]
         fit_B = np.array([_fits(window, spec) for window in instances], dtype=bool) & (channel_B >= 0)

@@ -9,6 +9,9 @@ from kfp.dsl import Artifact
 USERS = 300
 """Of the simulated log that the components work on."""
 
+ROUNDS = 25
+"""In which all of them are served; enough that each part of the split has opportunities to stand on."""
+
 CODE = "test"
 """The version of the code, as the pipeline tells it to components."""
 

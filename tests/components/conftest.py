@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
+from benchmarks.generation_runs.night import Served, serve
 from components.build_features import build_features
 from components.evaluate import evaluate
 from components.fingerprint import fingerprint
@@ -14,7 +15,9 @@ from components.fit_incumbent import fit_incumbent
 from components.ingest import ingest
 from components.package import package
 from components.train_challenger import train_challenger
-from tests.components.artifacts import CODE, USERS, Output
+from mtorl.artifact.artifact import load
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from tests.components.artifacts import CODE, ROUNDS, USERS, Output
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +47,7 @@ def definitions(output: Output) -> Artifact:
 @pytest.fixture(scope="session")
 def windows(log: Artifact, definitions: Artifact, output: Output) -> Artifact:
     made = output(Dataset, "windows")
-    made.metadata["returned"] = build_features.python_func(log, CODE, made, definitions)
+    made.metadata["returned"] = build_features.python_func(log, "simulator", CODE, made, definitions)
     return made
 
 
@@ -81,3 +84,14 @@ def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Ar
     made = output(Artifact, "model_store")
     package.python_func(challenger, incumbent, made)
     return made
+
+
+@pytest.fixture(scope="session")
+def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `log`, the decision log of a night in which the first model serves everybody."""
+    folder = tmp_path_factory.mktemp("night")
+    simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
+    online = simulator.online(simulator.user_ids, ROUNDS, seed=1)
+    how = Served(load(Path(challenger.path)), budget=0.2, price=0.25, explore=0.1)
+    serve(online, range(ROUNDS), how, 1, folder / "log" / "router-0")
+    return folder

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
-from benchmarks.generation_runs.night import Served, serve
 from components.build_features import build_features
 from components.collect import collect
 from components.evaluate import evaluate
@@ -20,22 +19,10 @@ from components.train_challenger import train_challenger
 from mtorl.artifact.artifact import load
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import LOG_FILE
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
-from tests.components.artifacts import CODE, USERS, Output
+from tests.components.artifacts import CODE, ROUNDS, USERS, Output
 
 pytestmark = pytest.mark.integration
-ROUNDS = 25  # enough that each part of the split has opportunities to stand on
-
-
-@pytest.fixture(scope="module")
-def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The decision log of a night in which the first model serves everybody."""
-    folder = tmp_path_factory.mktemp("night")
-    simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
-    online = simulator.online(simulator.user_ids, ROUNDS, seed=1)
-    how = Served(load(Path(challenger.path)), budget=0.2, price=0.25, explore=0.1)
-    serve(online, range(ROUNDS), how, 1, folder / "log" / "router-0")
-    return folder
+SOURCE = "simulator"
 
 
 def read(output: Output, collected: str, decisions: str) -> Artifact:
@@ -49,27 +36,27 @@ def read(output: Output, collected: str, decisions: str) -> Artifact:
 
 
 def test_before_anything_serves_there_is_nothing_to_collect(tmp_path: Path) -> None:
-    assert collect.python_func("", "") == collect.python_func("", str(tmp_path / "collected")) == ""
-    assert collect.python_func(str(tmp_path / "decision_log"), str(tmp_path / "collected")) == ""
+    assert collect.python_func("", "", SOURCE) == collect.python_func("", str(tmp_path / "collected"), SOURCE) == ""
+    assert collect.python_func(str(tmp_path / "decision_log"), str(tmp_path / "collected"), SOURCE) == ""
     assert not (tmp_path / "collected").exists()
 
 
 def test_the_digest_changes_with_what_was_decided_and_with_nothing_else(first_night: Path, tmp_path: Path) -> None:
     log, store = str(first_night / "log"), str(tmp_path / "collected")
-    once = collect.python_func(log, store)
-    assert len(once) == 64 and collect.python_func(log, store) == once == collect.python_func("", store)
+    once = collect.python_func(log, store, SOURCE)
+    assert len(once) == 64 and collect.python_func(log, store, SOURCE) == once == collect.python_func("", store, SOURCE)
     file = first_night / "log" / "router-0" / "outcomes.parquet"
     (tmp_path / "log").mkdir()
     pd.read_parquet(file).head(1).assign(event_id="late").to_parquet(tmp_path / "log" / "outcomes.parquet")
     pd.read_parquet(file.with_name("decisions.parquet")).head(0).to_parquet(tmp_path / "log" / "decisions.parquet")
-    assert collect.python_func(str(tmp_path / "log"), store) not in ("", once)
+    assert collect.python_func(str(tmp_path / "log"), store, SOURCE) not in ("", once)
 
 
 def test_the_second_night_learns_from_the_first(
     first_night: Path, log: Artifact, output: Output, tmp_path: Path
 ) -> None:
     collected = str(first_night / "collected")
-    decisions = collect.python_func(str(first_night / "log"), collected)
+    decisions = collect.python_func(str(first_night / "log"), collected, SOURCE)
     second = read(output, collected, decisions)
 
     before, after = (pd.read_parquet(Path(one.path) / LOG_FILE) for one in (log, second))
@@ -81,7 +68,7 @@ def test_the_second_night_learns_from_the_first(
     assert 0.2 < opportunities["exposed"].mean() < 0.9
 
     windows = output(Dataset, "windows")
-    build_features.python_func(second, CODE, windows, output(Artifact, "definitions"))
+    build_features.python_func(second, SOURCE, CODE, windows, output(Artifact, "definitions"))
     incumbent, challenger = output(Model, "incumbent"), output(Model, "challenger")
     fit_incumbent.python_func(windows, "", "", CODE, incumbent)
     metrics = output(Metrics, "metrics")

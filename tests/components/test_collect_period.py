@@ -16,14 +16,14 @@ def test_the_digest_is_that_of_the_next_night(tmp_path: Path, capsys: pytest.Cap
     """Which then has nothing to read anew."""
     log, store = str(tmp_path / "log"), str(tmp_path / "collected")
     write(tmp_path / "log" / "router-0", [decision("a"), decision("b", 61)], [outcome("a-cost", "a")])
-    before = collect.python_func(log, store)
+    before = collect.python_func(log, store, "simulator")
     period = ("2026-01-01T12:00Z", "2026-01-01T13:00Z")
-    assert collect_period.python_func(log, store, *period) == before
+    assert collect_period.python_func(log, store, "simulator", *period) == before
     shutil.rmtree(tmp_path / "collected" / "decisions" / "date=2026-01-01" / "hour=12")
-    assert collect.python_func(log, store) != before, "an hour is gone, and no file of the log is new"
-    after = collect_period.python_func(log, store, *period)
+    assert collect.python_func(log, store, "simulator") != before, "an hour is gone, and no file of the log is new"
+    after = collect_period.python_func(log, store, "simulator", *period)
     assert [row["decision_id"] for row in stored(tmp_path / "collected", "decision")] == ["a", "b"]
-    assert collect.python_func(log, store) == after
+    assert collect.python_func(log, store, "simulator") == after
     assert "1 decisions and 0 outcomes more, of 1 hour" in capsys.readouterr().out
 
 
@@ -35,5 +35,7 @@ def test_what_it_needs_is_said(tmp_path: Path) -> None:
         ("none", "2026-01-02", r"no decisions\.parquet in this folder"),
     ):
         with pytest.raises(SystemExit, match=words):
-            collect_period.python_func(str(tmp_path / log), str(tmp_path / "collected"), "2026-01-01", until)
+            collect_period.python_func(
+                str(tmp_path / log), str(tmp_path / "collected"), "simulator", "2026-01-01", until
+            )
     assert not (tmp_path / "collected").exists()

@@ -30,9 +30,10 @@ PROPERTY = settings(max_examples=25, suppress_health_check=[HealthCheck.function
 
 
 def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
-    """A log from nowhere: pauses, duplicates, rows of one user at one time, in no order."""
+    """A log from nowhere: pauses, duplicates, rows of one user at one time, in no order, static values that change."""
     rng = np.random.default_rng(seed)
     log = toy.log(seed, users=users, late=late)
+    log["tenure"] = log["tenure"].where(rng.random(len(log)) < 0.8, rng.choice([np.nan, 1.0, 2.0], len(log)))
     pause = pd.Timedelta(days=toy.spec.journey_gap_days)
     pauses = (pause // MICROSECOND) * rng.choice([0, 0, 0, 1], len(log)) + rng.integers(0, 2, len(log))
     shift = pd.to_timedelta(pd.Series(pauses).groupby(log["user_id"]).cumsum(), "us")
@@ -95,7 +96,7 @@ def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]],
         for i, row in enumerate(kept):
             begin = max(b for b in begins if b <= i)
             counts["late_rows"] += any(known[i] > later for later in known[i + 1 :])
-            rows.append(row | {"step": i - begin})
+            rows.append(row | {column.name: kept[0][column.name] for column in spec.static} | {"step": i - begin})
     return rows, counts
 
 

@@ -62,6 +62,7 @@ def decisions(
     outcomes = dict.fromkeys(SPEC.window_outcomes, 0.0)
     return pd.DataFrame(
         {
+            "decision_id": [f"{arm}-{policy}-{number}" for number in range(len(user))],
             "user_id": user,
             "timestamp": pd.to_datetime(np.arange(len(user)), unit="s", utc=True),
             "arm": arm,

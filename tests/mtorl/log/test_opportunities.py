@@ -32,6 +32,7 @@ def window(**changes: Any) -> dict[str, Any]:
 def write(folder: Path, windows: list[dict[str, Any]], split: str = "test", **columns: Any) -> Path:
     rows = len(windows)
     table = {
+        "decision_id": [f"d{i}" for i in range(rows)],
         "user_id": [f"u{i}" for i in range(rows)],
         "timestamp": pd.to_datetime(np.arange(rows), unit="s", utc=True),
         **{"arm": "incumbent", "generation": "d"},
@@ -52,6 +53,17 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert found.channel_B.tolist() == [1] * 600 and found.exposed_B.all()
     assert found.propensity_B.tolist() == [0.75] * 600
     assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and found.instances[0] == window()
+
+
+def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> None:
+    spent = {"cost": np.arange(600.0), "user_id": [f"u{i // 2}" for i in range(600)], "timestamp": pd.Timestamp(0)}
+    write(tmp_path, [window(timestamp=i) for i in range(600)], **spent)
+    one = Opportunities.load(tmp_path, SPEC, "test")
+    table = pd.read_parquet(tmp_path / OPPORTUNITIES_FILE)
+    table.sample(frac=1, random_state=1).to_parquet(tmp_path / OPPORTUNITIES_FILE)
+    other = Opportunities.load(tmp_path, SPEC, "test")
+    assert one is not None and other is not None
+    assert one.rows.equals(other.rows) and one.instances == other.instances
 
 
 def test_a_log_from_elsewhere_has_none(tmp_path: Path) -> None:

@@ -1,0 +1,250 @@
+"""A built folder as a source: what is taken of it, what is refused, and what happens if it is replaced meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from features.data_folder import OwnDecisions, build
+from features.engine import open_engine
+from features.forget.places import forget
+from features.ingest import built_folder
+from features.ingest.built_folder import Built
+from features.ingest.content import check_unchanged, content_of
+from features.ingest.log_folder import RawLog
+from features.sequences.builder import build_windows
+from features.sequences.manifest import Manifest
+from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError
+from mtorl.window.table import WindowTable
+from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect.test_rules import data_folder
+from tests.features.forget.test_forget import NOW
+
+
+@pytest.fixture
+def decisions(tmp_path: Path) -> OwnDecisions:
+    """Two of them, one exposed."""
+    log = write(tmp_path / "decision_log", [decision("d"), decision("e", 1, expose=False)], [outcome("d-cost", "d")])
+    return OwnDecisions(tmp_path / "collected", log)
+
+
+def made(out: Path, own: OwnDecisions | None, rows: int = 300, trusted: bool = False) -> Path:
+    """Build a folder from a log of long ago."""
+    log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
+    SPEC.save(out.with_name("toy.yaml"))
+    raw = RawLog(str(log / LOG_FILE if trusted else log), str(out.with_name("toy.yaml")))
+    with open_engine("duckdb") as engine:
+        build(engine, raw, out, trusted, own)
+    return out
+
+
+@pytest.fixture
+def built(tmp_path: Path, decisions: OwnDecisions) -> Built:
+    folder = Built.at(made(tmp_path / "built", decisions))
+    assert folder is not None
+    return folder
+
+
+def named(built: Built, users: int = 0) -> RawLog:
+    return RawLog.named(str(built.folder), str(built.folder.with_name("toy.yaml")), users=users)
+
+
+def take(built: Built, out: Path, most_touchpoints: int = 0, **wanted: int) -> str:
+    return built.take_log(named(built, **wanted), built.decisions() or "", most_touchpoints, out)
+
+
+def test_log_and_windows_are_those_of_a_run(built: Built, tmp_path: Path) -> None:
+    said = take(built, tmp_path / "log")
+    assert said == f"{built.folder}: 301 touchpoints; of own decisions among them: 1 exposures of 2 collected decisions"
+    for name in (LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE):
+        assert (tmp_path / "log" / name).read_bytes() == (built.folder / name).read_bytes()
+    assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 301
+
+    build_windows(tmp_path / "log", tmp_path / "of-its-own")
+    taken, own = (Manifest.read(tmp_path / name) for name in ("windows", "of-its-own"))
+    assert taken == own and taken.log_fingerprint == json.loads((built.folder / INGEST_FILE).read_text())["fingerprint"]
+    assert len(WindowTable.load(tmp_path / "windows").steps) == 301, "which compares the digests of files"
+    assert len(pd.read_parquet(tmp_path / "windows" / OPPORTUNITIES_FILE)) == 2
+
+
+def test_large_files_are_not_copied_and_the_folder_may_change_afterwards(built: Built, tmp_path: Path) -> None:
+    take(built, tmp_path / "log")
+    built.take_windows(tmp_path / "log", tmp_path / "windows")
+    shard = Manifest.read(tmp_path / "windows").shards[0].file
+    for one, other in ((built.folder, tmp_path / "log"), (built.folder / "windows", tmp_path / "windows")):
+        for name in (LOG_FILE, shard):
+            if (one / name).exists():
+                assert (one / name).samefile(other / name)
+        for name in ("ingest.json", "manifest.json", "dataset.yaml"):
+            if (one / name).exists():
+                assert not (one / name).samefile(other / name), "these are written in place"
+    before = (tmp_path / "log" / LOG_FILE).read_bytes()
+    assert not forget(built.folder, frozenset({"old3"}), NOW).failed
+    assert (tmp_path / "log" / LOG_FILE).read_bytes() == before
+
+
+def test_on_another_file_system_files_are_copied(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refused)
+    take(built, tmp_path / "log")
+    built.take_windows(tmp_path / "log", tmp_path / "windows")
+    assert len(WindowTable.load(tmp_path / "windows").steps) == 301
+
+
+def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Built, decisions: OwnDecisions) -> None:
+    before = content_of(named(built))
+    for file in (built.folder / LOG_FILE, *(built.folder / "windows" / "steps").iterdir()):
+        file.write_bytes(b"")
+    assert content_of(named(built)) == before, "large files are not read"
+    made(built.folder, decisions)
+    assert content_of(named(built)) == before, "of the same log"
+    made(built.folder, decisions, rows=301)
+    assert content_of(named(built)) != before
+    with pytest.raises(LogError, match="changed while it was read"):
+        check_unchanged(named(built), before)
+
+
+def test_before_the_first_decision_there_is_a_log_all_the_same(tmp_path: Path) -> None:
+    own = OwnDecisions(tmp_path / "collected", tmp_path / "decision_log")
+    for trusted in (False, True):
+        built = Built(made(tmp_path / f"built-{trusted}", own, trusted=trusted))
+        assert built.decisions() == "" and "300 touchpoints; of own decisions among them: none" in take(
+            built, tmp_path / f"log-{trusted}"
+        )
+        assert built.take_windows(tmp_path / f"log-{trusted}", tmp_path / f"windows-{trusted}") == 300
+    assert not (tmp_path / "collected").exists()
+
+
+def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: OwnDecisions, tmp_path: Path) -> None:
+    ingested, trusted = (Built(made(tmp_path / f"built-{t}", decisions, trusted=t)) for t in (False, True))
+    one, other = (json.loads((built.folder / INGEST_FILE).read_text()) for built in (ingested, trusted))
+    for name in ("rows", "users", "fingerprint", "collected", "decisions"):
+        assert one[name] == other[name]
+    assert other["raw"]["log"].endswith(LOG_FILE), "where `mtorl data forget` looks for users"
+    contents = {Manifest.read(built.folder / "windows").content_sha256 for built in (ingested, trusted)}
+    assert len(contents) == 1 and other["users"] == 301
+
+
+def test_a_trusted_log_in_parts_becomes_one_log(tmp_path: Path, decisions: OwnDecisions) -> None:
+    whole = pd.read_parquet(data_folder(tmp_path / "log", 300) / LOG_FILE)
+    (tmp_path / "parts").mkdir()
+    for number in range(3):
+        whole.iloc[number * 100 : number * 100 + 100].to_parquet(tmp_path / "parts" / f"part-{number}.parquet")
+    SPEC.save(tmp_path / "toy.yaml")
+    raw = RawLog(str(tmp_path / "parts"), str(tmp_path / "toy.yaml"))
+    for name, own in (("none", OwnDecisions(tmp_path / "no-store")), ("some", decisions)):
+        with open_engine("duckdb") as engine:
+            build(engine, raw, tmp_path / name, True, own)
+        built = Built(tmp_path / name)
+        take(built, tmp_path / f"log-{name}")
+        assert built.take_windows(tmp_path / f"log-{name}", tmp_path / f"windows-{name}") == 300 + (name == "some")
+
+
+REFUSED: list[tuple[Callable[[Built], None], dict[str, int], str]] = [
+    (
+        lambda b: (b.folder / LOG_FILE).unlink(),
+        {},
+        "no log of its own, as after `mtorl data build --trusted`; build it",
+    ),
+    (
+        lambda b: SPEC.replace(window=5, currency="EUR").save(b.folder.with_name("toy.yaml")),
+        {},
+        "another description than .*toy.yaml; they differ in currency, window",
+    ),
+    (lambda b: None, {"users": 20}, "users: a built log is taken whole"),
+    (lambda b: None, {"most_touchpoints": 20}, "most_touchpoints: a built log is taken whole"),
+    (lambda b: forget(b.folder, frozenset({"old3"}), NOW), {}, "not those of its log, as after `mtorl data forget`"),
+    (lambda b: (b.folder / "windows" / "manifest.json").write_text("{}"), {}, "not a manifest of windows"),
+]
+
+
+@pytest.mark.parametrize(("change", "wanted", "words"), REFUSED)
+def test_what_is_not_wanted_is_refused_in_a_line(
+    built: Built, tmp_path: Path, change: Callable[[Built], None], wanted: dict[str, int], words: str
+) -> None:
+    change(built)
+    with pytest.raises(LogError, match=words):
+        take(built, tmp_path / "log", **wanted)
+    assert not (tmp_path / "log").exists()
+
+
+def test_all_users_of_the_log_are_no_sample(built: Built, tmp_path: Path) -> None:
+    take(built, tmp_path / "log", users=301, most_touchpoints=301)
+
+
+def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
+    built = Built(made(tmp_path / "built", None))
+    assert built.decisions() is None
+    with pytest.raises(LogError, match="built without the decisions that are collected; build it with --collected, or"):
+        built.take_log(named(built), "digest", 0, tmp_path / "log")
+    built.take_log(named(built), "", 0, tmp_path / "log")
+    assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 300
+
+
+def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
+    built: Built, decisions: OwnDecisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, before = built_folder.link, built.decisions()
+
+    def replaced_first(source: Path, target: Path) -> None:
+        monkeypatch.setattr(built_folder, "link", link)
+        made(built.folder, decisions, rows=310)
+        link(source, target)
+
+    monkeypatch.setattr(built_folder, "link", replaced_first)
+    with pytest.raises(LogError, match="was replaced by another build while this run was reading it; run again"):
+        take(built, tmp_path / "half")
+
+    take(built, tmp_path / "log")
+    made(built.folder, decisions, rows=320)
+    with pytest.raises(LogError, match="was replaced by another build"):
+        built.take_windows(tmp_path / "log", tmp_path / "windows")
+
+    take(built, tmp_path / "log-2")
+    monkeypatch.setattr(built_folder, "link", replaced_first)
+    with pytest.raises(LogError, match="was replaced by another build"):
+        built.take_windows(tmp_path / "log-2", tmp_path / "windows-2")
+
+    take(built, tmp_path / "log-3")
+    monkeypatch.setattr(built_folder, "link", lambda *_: shutil.rmtree(built.folder))
+    with pytest.raises(LogError, match="was replaced by another build"):
+        built.take_windows(tmp_path / "log-3", tmp_path / "windows-3")
+
+    made(built.folder, OwnDecisions(tmp_path / "no-store"))
+    with pytest.raises(LogError, match="was replaced by another build"):
+        built.take_log(named(built), before or "", 0, tmp_path / "log-4")
+
+
+def test_the_same_log_by_another_description_has_other_windows(
+    built: Built, decisions: OwnDecisions, tmp_path: Path
+) -> None:
+    take(built, tmp_path / "log")
+    SPEC.replace(journey_gap_days=1).save(tmp_path / "log" / DATASET_FILE)
+    with pytest.raises(LogError, match="was replaced by another build"):
+        built.take_windows(tmp_path / "log", tmp_path / "windows")
+
+
+@pytest.mark.parametrize("source", ["simulator", "s3://logs/built", "none.csv", ""])
+def test_other_sources_are_no_built_folders(source: str) -> None:
+    assert Built.at(source) is None
+
+
+def test_decisions_are_not_added_twice(built: Built, decisions: OwnDecisions, tmp_path: Path) -> None:
+    with open_engine("duckdb") as engine:
+        with pytest.raises(LogError, match="has own decisions already"):
+            build(engine, RawLog(str(built.folder), ""), tmp_path / "again", own=decisions)
+        build(engine, RawLog(str(built.folder), ""), tmp_path / "again")
+    assert not (tmp_path / "again.quarantine.csv").exists()
+    again = Built(tmp_path / "again")
+    assert again.decisions() == built.decisions()
+    assert (again.folder / OPPORTUNITIES_FILE).read_bytes() == (built.folder / OPPORTUNITIES_FILE).read_bytes()
+    assert (again.folder / "windows" / OPPORTUNITIES_FILE).exists(), "which training reads"
