@@ -23,6 +23,7 @@ from mtorl.log.touchpoints import write_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect.test_rules import data_folder
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +230,27 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     log.head(30).to_parquet(tmp_path / "cut" / "touchpoints.parquet")
     assert data("build", tmp_path / "cut", "--out", tmp_path / "shorter").exit_code == 0
     assert WindowTable.load(tmp_path / "shorter" / "windows").fingerprint not in (known_by, manifest["content_sha256"])
+
+
+def test_build_collects_and_adds_decisions(tmp_path: Path) -> None:
+    SPEC.save(tmp_path / "toy.yaml")
+    log = data_folder(tmp_path / "log", rows=30) / "touchpoints.parquet"
+    options = ["build", log, "--trusted", "--dataset", tmp_path / "toy.yaml", "--out", tmp_path / "made"]
+    told = ["--decision-log", tmp_path / "decision_log"]
+    answer = data(*options, *told)
+    assert answer.exit_code == 2 and "--collected" in answer.output and not (tmp_path / "made").exists()
+
+    told += ["--collected", tmp_path / "collected"]
+    answer = data(*options, *told)
+    assert answer.exit_code == 0 and "30 touchpoints; of own decisions among them: none" in answer.output
+    write(tmp_path / "decision_log", [decision("d")], [outcome("d-cost", "d")])
+    for times in (1, 2):  # the second one finds nothing new, and replaces its own folder
+        answer = data(*options, *told)
+        assert answer.exit_code == 0, answer.output
+        assert "31 touchpoints; of own decisions among them: 1 exposures of 1 collected decisions" in answer.output, (
+            times
+        )
+    assert {"touchpoints.parquet", "opportunities.parquet", "ingest.json"} <= files(tmp_path / "made")
 
 
 def test_build_stops_at_faulty_rows_or_goes_on(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
