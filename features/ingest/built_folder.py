@@ -42,7 +42,7 @@ class Built:
     def at(cls, source: str | Path) -> Built | None:
         """The folder that a pipeline's source names; None if that is another kind of source."""
         folder = Path(source)
-        return cls(folder) if source != SIMULATOR and (folder / WINDOWS / MANIFEST).is_file() else None
+        return cls(folder) if str(source) not in ("", SIMULATOR) and (folder / WINDOWS / MANIFEST).is_file() else None
 
     @property
     def standing_for_it(self) -> tuple[Path, ...]:
