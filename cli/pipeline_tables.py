@@ -37,6 +37,9 @@ def print_run(run: RunState) -> None:
     for step in run.steps:
         if step.reason:
             typer.echo(f"{step.name}: {step.reason}")
+    if run.state == "FAILED" and not any(step.state == "FAILED" for step in run.steps):
+        # It can't read a workflow that Argo has compressed, as after many attempts of many steps.
+        typer.echo("the server does not know which step has failed; the volume does: runs/PIPELINE.json, newest run")
 
 
 def print_changes(changes: list[Change], time_zone: str) -> None:

@@ -115,6 +115,14 @@ def test_status_lists_runs_or_the_steps_of_one(invoke: Any) -> None:
     assert output.splitlines()[-1] == "train-challenger: no node for it: Insufficient nvidia.com/gpu"
 
 
+def test_status_says_where_else_to_look_if_the_server_knows_of_no_failed_step(invoke: Any) -> None:
+    known = StepState("ingest", "SUCCEEDED", 9)
+    lost = invoke(FakeServer(of("FAILED", known)), "status", "run-1")[1]
+    assert "the server does not know which step has failed" in lost
+    for told in (of("SUCCEEDED", known), of("FAILED", known, StepState("gate", "FAILED", 9))):
+        assert "does not know" not in invoke(FakeServer(told), "status", "run-1")[1]
+
+
 def test_a_server_that_refuses_is_a_failure(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server = FakeServer()
 
