@@ -1,0 +1,147 @@
+"""A training on two nodes as Kubeflow Trainer runs it: from a step's pod to its artifact, and a pod that is killed.
+
+It needs a node that runs things, the images in $IMAGES, and Kubeflow Trainer 2.2 or later. Some five minutes on two
+CPUs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.trainer.train_job import GROUP, PLURAL, POD_NAME, POD_UID, VERSION
+from tests.cluster.conftest import Installation
+from tests.cluster.kfp_runs import OURS
+from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
+from tests.manifests.conftest import MANIFESTS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.node]
+
+RUNTIME, ACCOUNT = "mtorl-test-torch", "pipeline-runner"
+# What Trainer's own runtime torch-distributed is: its name for the pods, and the policy that tells torchrun of them.
+TRAINING_RUNTIME = {
+    "apiVersion": f"{GROUP}/{VERSION}",
+    "kind": "ClusterTrainingRuntime",
+    "metadata": {"name": RUNTIME, "labels": {"trainer.kubeflow.org/framework": "torch"}},
+    "spec": {
+        "mlPolicy": {"numNodes": 1, "torch": {}},
+        "template": {
+            "spec": {
+                "replicatedJobs": [
+                    {
+                        "name": "node",
+                        "template": {
+                            "metadata": {"labels": {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}},
+                            "spec": {"template": {"spec": {"containers": [{"name": "node", "image": "any"}]}}},
+                        },
+                    }
+                ]
+            }
+        },
+    },
+}
+STEP = """
+import sys
+from pathlib import Path
+from components.trainer.on_nodes import train_on_nodes
+from components.trainer.train_job import Pods
+from features.data_folder import build
+from features.engine import open_engine
+from features.ingest.log_folder import RawLog
+from mtorl.fitting.size import Size
+from mtorl.fitting.task import FitTask
+from mtorl.network.training import TrainConfig
+image, runtime = sys.argv[1:]
+with open_engine() as engine:
+    build(engine, RawLog("", "simulator", "fail", 1500), Path("/mnt/mtorl/built"))
+task = FitTask("/mnt/mtorl/built/windows", "/tmp/model", TrainConfig(epochs=8), 0.6, "/mnt/mtorl/checkpoints/0a1b.pt")
+pods = Pods(2, image, "mtorl-data", "/mnt/mtorl", 10001, "", "100m", "1", "1500Mi", seconds=1200, runtime=runtime)
+model = train_on_nodes(task, Size(nodes=2, processes=1), pods, "/mnt/mtorl/shared/0a1b")
+print("trained", model.digest)
+"""
+
+
+@pytest.fixture
+def runtime() -> Iterator[str]:
+    """A runtime of Trainer's for torch."""
+    if not serves(f"{GROUP}/{VERSION}"):
+        pytest.skip("the cluster of KUBECONFIG has no Kubeflow Trainer")
+    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(TRAINING_RUNTIME))
+    yield RUNTIME
+    kubectl("delete", "clustertrainingruntime", RUNTIME, "--wait=false")
+
+
+def step_pod(image: str, runtime: str) -> Object:
+    """A pod as a step of a pipeline has it: the account of runs, the volume, its own name."""
+    names = {POD_NAME: "metadata.name", POD_UID: "metadata.uid"}
+    container = {
+        "name": "main",
+        "image": image,
+        "command": ["python", "-c", STEP, image, runtime],
+        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()],
+        "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "serviceAccountName": ACCOUNT,
+        "securityContext": {**OURS, "runAsGroup": 10001, "fsGroup": 10001},
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "mtorl-data"}}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "step"}, "spec": spec}
+
+
+def may_train(namespace: str) -> list[Object]:
+    """The account of runs, with what the platform gives it."""
+    role, binding = yaml.safe_load_all((MANIFESTS / "pipelines" / "platform" / "training.yaml").read_text())
+    for subject in binding["subjects"]:
+        subject["namespace"] = namespace
+    return [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}, role, binding]
+
+
+def test_two_nodes_train_and_a_killed_one_is_started_again(
+    installation: Installation, images: list[Object], runtime: str, tmp_path: Path
+) -> None:
+    (train,) = [one for one in images if one["name"].endswith("/train")]
+    version = f"@{train['digest']}" if "digest" in train else f":{train['newTag']}"
+    image, ns = train.get("newName", train["name"]) + version, installation.namespace
+
+    def job() -> Object:
+        found = listed(ns, f"{PLURAL}.{GROUP}")
+        return found[0] if found else {}
+
+    def nodes() -> list[str]:
+        pods = [
+            pod
+            for pod in listed(ns, "pod", "app.kubernetes.io/name=mtorl-train")
+            if pod["status"]["phase"] == "Running"
+        ]
+        return sorted(pod["metadata"]["name"] for pod in pods)
+
+    def printed() -> str:
+        return kubectl("-n", ns, "logs", "step", "--tail=60", allowed=(0, 1))
+
+    wanted = [*may_train(ns), step_pod(image, runtime)]
+    kubectl("-n", ns, "apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
+
+    def progress() -> int:
+        return int(job().get("status", {}).get("trainerStatus", {}).get("progressPercentage", 0))
+
+    wait_until("progress in the TrainJob's status", lambda: 10 < progress() < 90, 600, printed)
+    first = nodes()
+    assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
+    kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
+
+    def ended() -> str:
+        phase = kubectl("-n", ns, "get", "pod", "step", "-o", "jsonpath={.status.phase}")
+        return phase if phase in ("Succeeded", "Failed") else ""
+
+    assert wait_until("the end of the step", ended, 900, printed) == "Succeeded", printed()
+    assert "trained " in printed() and "goes on from a checkpoint" in printed()
+    wait_until("the job's removal", lambda: not job(), 120)
