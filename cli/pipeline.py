@@ -208,12 +208,13 @@ def schedule(
 
 def _follow(server: Server, run_id: str, step: str, tail: int) -> None:
     """Print what a step prints, until it ends. Another attempt has a log of its own, printed from its start."""
+    from pipelines.kfp_errors import patiently
     from pipelines.step_logs import last_lines
     from pipelines.step_logs import logs as logs_of
 
     seen = ""
     while True:
-        (log,) = logs_of(server, run_id, step)
+        (log,) = patiently(lambda: logs_of(server, run_id, step), _note, _POLL_SECONDS)
         again = "" if log.text.startswith(seen) else "\n==> another attempt <==\n"
         more = log.text.removeprefix(seen) if seen else last_lines(log.text, tail)
         typer.echo(f"{again}{more}" if more else "", nl=False)
@@ -254,10 +255,20 @@ def _values(parameters: list[str]) -> dict[str, str]:
     return values
 
 
+def _note(text: str) -> None:
+    """Say what is no result, so not to standard output."""
+    typer.echo(text, err=True)
+
+
 def _wait(server: Server, run_id: str) -> None:
+    from pipelines.kfp_errors import ServerError, patiently
+
     seen: dict[str, tuple[str, str]] = {}
     while True:
-        state = server.look(run_id)
+        try:
+            state = patiently(lambda: server.look(run_id), _note, _POLL_SECONDS)
+        except ServerError as error:
+            stop(f"{error}; the run goes on without us: mtorl pipeline status {run_id}", 1)
         for line in _changes(state, seen):
             typer.echo(line)
         if state.ended:

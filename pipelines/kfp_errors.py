@@ -6,13 +6,23 @@ import contextlib
 import io
 import json
 import logging
+import time
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+_Answer = TypeVar("_Answer")
+PATIENCE_SECONDS = 600.0
+"""How long a server may be away that somebody waits for: its restart, or a rollout of what stands before it."""
+_BUSY = 429  # of HTTP statuses: too many requests
 
 
 class ServerError(RuntimeError):
     """The server can't be reached, or refuses; the message says what to mend."""
+
+
+class ServerAway(ServerError):
+    """Nobody answers, or only that there is a fault within: what was asked for may go well in a moment."""
 
 
 class RequestError(ValueError):
@@ -27,10 +37,49 @@ def calling(endpoint: str = "") -> Iterator[None]:
         endpoint: Of the server, for the message when nobody answers there.
 
     Raises:
-        ServerError: the server refuses, or nobody answers.
+        ServerError: the server refuses.
+        ServerAway: nobody answers.
     """
     with _quiet(), _translated(endpoint):
         yield
+
+
+def patiently(
+    ask: Callable[[], _Answer],
+    tell: Callable[[str], None],
+    pause: float,
+    patience: float = PATIENCE_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> _Answer:
+    """Ask, and again while the server is away: who waits for a run must not lose it by a restart of the server.
+
+    Args:
+        ask: Something that changes nothing.
+        tell: Told once that the server is away, and once that it is back.
+        pause: Seconds between two times.
+        patience: Seconds after which it is asked no more.
+        sleep: Waits.
+        clock: Seconds.
+
+    Raises:
+        ServerError: the server refuses, or was away for so long.
+    """
+    since: float | None = None
+    while True:
+        try:
+            answer = ask()
+        except ServerAway as error:
+            if since is None:
+                since = clock()
+                tell(f"{error}; waits for it")
+            elif clock() - since >= patience:
+                raise ServerError(f"{error} (for {clock() - since:.0f} s)") from None
+            sleep(pause)
+            continue
+        if since is not None:
+            tell("the server answers again")
+        return answer
 
 
 @contextlib.contextmanager
@@ -55,10 +104,11 @@ def _translated(endpoint: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        raise ServerError(_words_of(error)) from None
+        away = error.status == _BUSY or (error.status or 0) >= 500
+        raise (ServerAway if away else ServerError)(_words_of(error)) from None
     except (HTTPError, TimeoutError) as error:  # TimeoutError: the SDK has asked for its health five times
         where = endpoint or "the endpoint that the KFP SDK has found"
-        raise ServerError(
+        raise ServerAway(
             f"{where}: no answer ({type(error).__name__}); is --endpoint right, and its port open?"
         ) from None
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.kfp_errors import RequestError, ServerError, calling
+from pipelines.kfp_errors import RequestError, ServerAway, ServerError, calling
 from pipelines.run_state import ENDED, RunState, StepState, failed_attempts, reason_in, step_in, step_states
 from pipelines.version_name import version_name
 from pipelines.waiting import waiting_steps
@@ -28,6 +28,8 @@ from pipelines.waiting import waiting_steps
 __all__ = ["RequestError", "Server", "ServerError", "Uploaded", "pipeline_name", "typed"]
 
 _EXPERIMENT = "mtorl"  # of KFP: a group of runs
+_SECONDS = (10, 60)  # for a connection, and for an answer
+_NO_LOG = (400, 404, 500)  # what KFP answers of a log whose pod is gone
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -70,6 +72,7 @@ class Server:
             from kfp import Client
 
             client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
+            _limit_time(client)
             return cls(client, namespace or client.get_user_namespace() or "")
 
     def upload(self, path: Path) -> Uploaded:
@@ -131,19 +134,22 @@ class Server:
 
         Raises:
             RequestError: a parameter is unknown, missing, or not of its type.
-            ServerError: the server refuses.
+            ServerError: the server refuses, or its answer is lost: then there may be a run.
         """
         values = self.typed_for(uploaded, parameters)
         with calling():
-            name = f"{uploaded.pipeline} {datetime.now():%Y-%m-%d %H:%M:%S}"
-            run = self.client.run_pipeline(
-                self.experiment_id(),
-                name,
-                params=values,
-                pipeline_id=uploaded.pipeline_id,
-                version_id=uploaded.version_id,
-            )
-            return str(run.run_id)
+            group = self.experiment_id()
+        name = f"{uploaded.pipeline} {datetime.now():%Y-%m-%d %H:%M:%S}"
+        try:
+            with calling():
+                run = self.client.run_pipeline(
+                    group, name, params=values, pipeline_id=uploaded.pipeline_id, version_id=uploaded.version_id
+                )
+        except ServerAway as error:
+            raise ServerAway(
+                f"{error}. Whether it has started the run {name!r} is not known: `mtorl pipeline status` lists it then"
+            ) from None
+        return str(run.run_id)
 
     def typed_for(self, uploaded: Uploaded, parameters: Mapping[str, str]) -> dict[str, Any]:
         """Parameters of a version of a pipeline in their own types.
@@ -205,21 +211,27 @@ class Server:
         Args:
             run_id: The run.
             node: Of the attempt, as KFP's tasks name it.
+
+        Raises:
+            ServerError: the server refuses, or is away.
         """
         from kfp_server_api import ApiException
 
-        try:
-            answer = self.client.runs.api_client.call_api(
-                "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
-                "GET",
-                {"run": run_id, "node": node},
-                response_type="str",
-                auth_settings=["Bearer"],
-                _return_http_data_only=True,
-            )
+        with calling():
+            try:
+                answer = self.client.runs.api_client.call_api(
+                    "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
+                    "GET",
+                    {"run": run_id, "node": node},
+                    response_type="str",
+                    auth_settings=["Bearer"],
+                    _return_http_data_only=True,
+                )
+            except ApiException as error:
+                if error.status in _NO_LOG:
+                    return ""
+                raise
             return str(answer or "")
-        except ApiException:
-            return ""
 
     def _find_pipeline(self, name: str) -> str:
         same_name = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
@@ -240,6 +252,17 @@ class Server:
         """The newest hundred, the newest first."""
         listed = self.client.list_pipeline_versions(pipeline_id, page_size=100, sort_by="created_at desc")
         return list(listed.pipeline_versions or [])
+
+
+def _limit_time(client: Any) -> None:
+    """Let no call wait for ever on a server that has accepted it and is gone: the SDK itself sets no limit."""
+    rest = client.runs.api_client.rest_client
+    request = rest.request
+
+    def limited(*arguments: Any, **more: Any) -> Any:
+        return request(*arguments, **{**more, "_request_timeout": more.get("_request_timeout") or _SECONDS})
+
+    rest.request = limited
 
 
 def typed(parameters: Mapping[str, str], spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cli import pipeline
 from cli.main import app
 from pipelines import step_logs
-from pipelines.kfp_errors import RequestError, ServerError
+from pipelines.kfp_errors import RequestError, ServerAway, ServerError
 from pipelines.run_state import RunState, StepState
 from pipelines.server import Server, Uploaded
 from pipelines.step_logs import StepLog
@@ -24,10 +24,10 @@ WAITS = StepState("train-challenger", "RUNNING", 3, "no node for it: Insufficien
 
 
 class FakeServer:
-    """Answers `look` with one state after the other."""
+    """Answers `look` with one state after the other, or raises it."""
 
-    def __init__(self, *states: RunState) -> None:
-        self._states: Iterator[RunState] = iter(states)
+    def __init__(self, *states: RunState | ServerError) -> None:
+        self._states: Iterator[RunState | ServerError] = iter(states)
         self.started: dict[str, str] = {}
 
     def upload(self, path: Path) -> Uploaded:
@@ -43,7 +43,10 @@ class FakeServer:
         return "run-1"
 
     def look(self, run_id: str) -> RunState:
-        return next(self._states)
+        state = next(self._states)
+        if isinstance(state, ServerError):
+            raise state
+        return state
 
     def runs(self, count: int) -> list[RunState]:
         return [RunState("run-1", "mtorl-train today", "SUCCEEDED", CREATED)]
@@ -93,6 +96,27 @@ def test_run_waits_says_each_change_once_and_fails_with_the_run(invoke: Any) -> 
         "train-challenger     FAILED  the loss became NaN",
         "run run-1: FAILED",
     ]
+
+
+def test_waiting_outlasts_a_server_that_is_away_for_a_while(invoke: Any) -> None:
+    away = ServerAway("status 503: no healthy upstream")
+    server = FakeServer(of("RUNNING", WAITS), away, away, of("RUNNING", WAITS), away, of("SUCCEEDED"))
+    code, output = invoke(server, "run", "mtorl-train", "--wait")
+    assert code == 0
+    assert output.splitlines()[1:] == [
+        "train-challenger     RUNNING  no node for it: Insufficient nvidia.com/gpu",
+        *["status 503: no healthy upstream; waits for it", "the server answers again"] * 2,
+        "run run-1: SUCCEEDED",
+    ]
+
+
+def test_who_waits_in_vain_hears_that_the_run_goes_on(invoke: Any) -> None:
+    server = FakeServer(of("RUNNING", WAITS), ServerError("status 401: the token is expired"))
+    code, output = invoke(server, "run", "mtorl-train", "--wait")
+    assert code == 1
+    assert output.splitlines()[-1] == (
+        "mtorl: status 401: the token is expired; the run goes on without us: mtorl pipeline status run-1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,6 +227,19 @@ def test_following_prints_each_line_once_until_the_step_ends(invoke: Any, printe
     printed += [[StepLog("ingest", text, ended)] for text, ended in texts + ends]
     code, output = invoke(FakeServer(), "logs", "run-1", "ingest", "--follow", "--tail", "1")
     assert (code, output) == (0, "b\nc\n==> another attempt <==\nanother attempt\nits end\n")
+
+
+def test_following_outlasts_a_server_that_is_away(invoke: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[StepLog("ingest", "a\n", False)], None, [StepLog("ingest", "a\nb\n", True)]])
+
+    def look(*_: Any) -> list[StepLog]:
+        if (found := next(answers)) is None:
+            raise ServerAway("status 502: bad gateway")
+        return found
+
+    monkeypatch.setattr(step_logs, "logs", look)
+    code, output = invoke(FakeServer(), "logs", "run-1", "ingest", "--follow")
+    assert (code, output) == (0, "a\nstatus 502: bad gateway; waits for it\nthe server answers again\nb\n")
 
 
 def test_following_needs_a_step(invoke: Any) -> None:

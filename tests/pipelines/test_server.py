@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kfp_server_api import ApiException
 
+from pipelines import server as server_module
+from pipelines.kfp_errors import ServerAway, patiently
 from pipelines.server import RequestError, Server, ServerError, typed
 from tests.pipelines.fake_kfp import SPEC, TRAIN, FakeClient
 
@@ -94,3 +98,79 @@ def test_a_server_that_is_there_and_not_well_is_one_line(
     with pytest.raises(ServerError, match=r"http://kfp: no answer \(TimeoutError\)"):
         Server.connect("http://kfp", "mtorl", "token")
     assert capsys.readouterr().err == ""
+
+
+def fails(status: int) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ApiException(status=status, reason="no healthy upstream")
+
+    return fail
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_fault_within_the_server_may_be_over_in_a_moment(
+    server: Server, client: FakeClient, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(client, "list_pipelines", fails(status))
+    with pytest.raises(ServerAway, match=f"status {status}: no healthy upstream"):
+        server.upload(TRAIN)
+    monkeypatch.setattr(client, "list_pipelines", fails(404))
+    with pytest.raises(ServerError) as refused:
+        server.upload(TRAIN)
+    assert not isinstance(refused.value, ServerAway)
+
+
+def test_an_upload_whose_answer_was_lost_is_found_by_the_next_one(
+    server: Server, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = client.upload_pipeline_version
+
+    def lost(*given: Any, **more: Any) -> None:
+        upload(*given, **more)
+        raise ApiException(status=504, reason="Gateway Timeout")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "upload_pipeline_version", lost)
+        with pytest.raises(ServerAway, match="status 504"):
+            server.upload(TRAIN)
+    assert not server.upload(TRAIN).new
+
+
+def test_a_run_whose_answer_was_lost_may_be_there(
+    server: Server, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded = server.upload(TRAIN)
+    monkeypatch.setattr(client, "run_pipeline", fails(504))
+    with pytest.raises(ServerAway, match=r"status 504.*run 'mtorl-train .*' is not known: `mtorl pipeline status`"):
+        server.start(uploaded, {"source": "/log", "dataset": "mine"})
+
+
+def test_a_log_that_is_gone_is_empty_and_a_server_that_is_away_is_said(server: Server, client: FakeClient) -> None:
+    api = SimpleNamespace(call_api=fails(404))
+    client.runs = SimpleNamespace(api_client=api)  # type: ignore[attr-defined]
+    assert server.log("run", "node") == ""
+    api.call_api = fails(503)
+    with pytest.raises(ServerAway, match="status 503"):
+        server.log("run", "node")
+
+
+def test_a_server_that_takes_a_call_and_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_SECONDS", (0.1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connected = Server.connect(f"http://127.0.0.1:{silent.getsockname()[1]}", "mtorl", "token")
+        with pytest.raises(ServerAway, match="no answer"):
+            connected.runs(1)
+
+
+def test_patience_ends() -> None:
+    now, said = [0.0], list[str]()
+
+    def away() -> None:
+        raise ServerAway("no answer")
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with pytest.raises(ServerError, match=r"^no answer \(for 20 s\)$"):
+        patiently(away, said.append, 5, patience=20, sleep=sleep, clock=lambda: now[0])
+    assert said == ["no answer; waits for it"]
