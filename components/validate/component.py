@@ -15,9 +15,10 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
         history: Folder in which the step `gate` notes what was trained on; "" for none.
         shrunk: "fail" refuses a log that has lost touchpoints since the newest training; "accept" trains on it.
     """
+    import json
     from pathlib import Path
 
-    from mtorl.log.touchpoints import LogError
+    from mtorl.log.touchpoints import INGEST_FILE, LogError
     from mtorl.log.trainings import LogFacts, newest
     from mtorl.runtime.step import step
 
@@ -30,12 +31,13 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
         seen = LogFacts.of(Path(log.path))
         lost = seen.lost_since(before.log)
         if lost and shrunk == "fail":
-            error = LogError(lost)
+            faulty = json.loads((Path(log.path) / INGEST_FILE).read_text())["quarantined"]
+            error = LogError(f"{lost}; {faulty:,} rows of the log were faulty, and left out" if faulty else lost)
             error.add_note("Export it again; or, if they are gone for good, set the parameter shrunk to accept")
             raise error
         more = sum(seen.days.values()) - sum(before.log.days.values())
         said = [lost or f"{more:+,} touchpoints since the newest training"]
         if new := seen.new_channels(before.log):
-            said.append(f"new channels, which no model that serves knows yet: {', '.join(new)}")
+            said.append(f"new channels, which no model of before knows: {', '.join(new)} (docs/data.md, A new channel)")
         print("; ".join(said))
         return "; ".join(said)

@@ -237,7 +237,7 @@ def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hi
 
 
 def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
-    channels = f"; known: {', '.join(spec.channels)}"
+    channels = f"; known: {', '.join(spec.channels)} (docs/data.md, A new channel)"
     rules = [
         _present("user_id"),
         _time("timestamp", spec),

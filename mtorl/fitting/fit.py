@@ -74,10 +74,13 @@ def take_incumbent(windows: str, served: str, out: str) -> Artifact:
     artifact, spec = load(Path(served)), DatasetSpec.load(Path(windows) / DATASET_FILE)
     theirs, ours = (one.model_dump(exclude={"name", "description"}) for one in (artifact.spec, spec))
     if differ := [name for name in ours if ours[name] != theirs[name]]:
-        raise WindowError(
+        error = WindowError(
             f"the incumbent that serves, {served}, was trained on another description of the data: {', '.join(differ)} "
             "differ. To train on this one, compare with the channel frequencies (decision_log: empty)"
         )
+        if more := [name for name in spec.channels if name not in artifact.spec.channels]:
+            error.add_note(f"How a channel ({', '.join(more)}) comes to what serves: docs/data.md, A new channel")
+        raise error
     with replacing(Path(out)) as unfinished:
         shutil.copytree(served, unfinished)
     return load(Path(out))

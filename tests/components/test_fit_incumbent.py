@@ -36,6 +36,17 @@ def test_a_policy_of_other_data_is_no_comparison(windows: Artifact, challenger: 
         fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, "", CODE, Model(uri=str(tmp_path / "made")))
 
 
+def test_a_channel_that_the_incumbent_does_not_know_has_a_way_in(
+    windows: Artifact, challenger: Artifact, tmp_path: Path
+) -> None:
+    other = tmp_path / "windows"
+    shutil.copytree(windows.path, other)
+    spec = DatasetSpec.load(other / "dataset.yaml")
+    spec.replace(channels=(*spec.channels, "mail")).save(other / "dataset.yaml")
+    with pytest.raises(SystemExit, match=r"channels differ. .*\n.*a channel \(mail\) comes .* docs/data.md, A new"):
+        fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, "", CODE, Model(uri=str(tmp_path / "made")))
+
+
 def test_a_policy_without_an_artifact_needs_decisions_of_its_own(windows: Artifact, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="the incumbent that serves, baseline, has no artifact and 0 decisions"):
         fit_incumbent.python_func(windows, "", "baseline", CODE, Model(uri=str(tmp_path / "made")))
