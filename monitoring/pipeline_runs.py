@@ -9,7 +9,9 @@ tells people: there is one way to them, which groups and sends once.
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,11 +21,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime import run_notes
 from mtorl.runtime.files import replacing
 
+FAILED, CANCELLED = "FAILED", "CANCELLED"
+"""States of a run; one that was cancelled, by a person, says nothing of the pipeline."""
 _SUCCEEDED = "SUCCEEDED"
-_CANCELLED = "CANCELLED"  # by a person: it says nothing of the pipeline
-_NO_FAULT = (_SUCCEEDED, _CANCELLED)
+_NO_FAULT = (_SUCCEEDED, CANCELLED)
 _GAPS = 10
 """Between successes, from which one knows how often a pipeline runs."""
+_BLOCK = 4096  # bytes: of what a small file takes on a disk, at least
 _APART = timedelta(hours=12)
 """Successes that count for it: an afternoon on which somebody tries things out is one of them."""
 
@@ -102,8 +106,29 @@ class PipelineRun(BaseModel):
             more["why"] = known.why
         runs.mkdir(parents=True, exist_ok=True)
         now = self.model_copy(update=more)
-        with replacing(path, durable=True) as unfinished:
-            unfinished.write_text(now.model_dump_json(indent=2))
+        try:
+            with replacing(path, durable=True) as unfinished:
+                unfinished.write_text(now.model_dump_json(indent=2))
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not path.exists():
+                raise
+            now._overwrite(path)
+
+    def _overwrite(self, path: Path) -> None:
+        """Write over a file that is there, in the room that it has: a full disk has none for another one.
+
+        Not in one step. Whoever reads half of it takes it for no file at all.
+        """
+        room = max(path.stat().st_size, _BLOCK)
+        shorter = self
+        while len(content := shorter.model_dump_json().encode()) > room and any(shorter.why.values()):
+            shorter = shorter.model_copy(
+                update={"why": {step: why[: len(why) // 2] for step, why in shorter.why.items()}}
+            )
+        with path.open("r+b") as file:
+            file.write(content)
+            file.truncate()
+            os.fsync(file.fileno())
 
     def __str__(self) -> str:
         reasons = [f"{step}: {reason}" for step, reason in self.why.items()]

@@ -23,8 +23,15 @@ import psutil
 from kfp import local
 
 from mtorl.runtime import progress, run_notes
+from mtorl.runtime.files import remove
 from pipelines.runner_output import CacheHits, PlainLog, StepWatcher
 from pipelines.steps import OnStep
+
+TEMPORARY = "tmp"
+"""Folder below that of a run with the temporary files of its steps."""
+
+
+_RESULT = "executor_output.json"  # of a step, at its end
 
 
 class PipelineError(RuntimeError):
@@ -76,7 +83,7 @@ def run(
         PipelineError: A step failed.
     """
     root = root.resolve()
-    workspace, temporary = root / "workspace", root / "tmp"
+    workspace, temporary = root / "workspace", root / TEMPORARY
     for folder in (workspace, temporary):
         folder.mkdir(parents=True)
     events = root / "progress.jsonl"
@@ -94,8 +101,7 @@ def run(
     variables = {"TMPDIR": str(temporary), progress.ENV: str(events)}
     if notes is not None:
         variables |= {run_notes.RUNS: str(notes), run_notes.RUN_ID: root.name}
-    with log.open("w") as file, _environment(**variables), _restored():
-        output = PlainLog(file, watcher.on_line)
+    with PlainLog(log, watcher.on_line) as output, _environment(**variables), _restored():
         logging.getLogger().addHandler(CacheHits(output))
         logging.getLogger().setLevel(logging.INFO)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
@@ -109,7 +115,8 @@ def run(
     if watcher.input_error:
         raise InputError(watcher.input_error)
     if error is not None:
-        raise PipelineError(f"{_last_error(log) or error} (whole log: {log})") from error
+        whole = f"its log could not be written whole: {output.fault}" if output.fault else f"whole log: {log}"
+        raise PipelineError(f"{_last_error(log) or error} ({whole})") from error
     return _results(root)
 
 
@@ -141,14 +148,42 @@ def _restored() -> Iterator[None]:
             root.setLevel(before[2])
 
 
+def remove_unfinished(root: Path) -> None:
+    """Remove the outputs of steps that have not ended: nothing uses them, and they may be what has filled the disk.
+
+    Args:
+        root: Folder of a run.
+    """
+    for step in root.glob("*/*/"):
+        if step.parent.name != TEMPORARY and not (step / _RESULT).exists():
+            remove(step)
+
+
+def end_steps_of(run: str) -> None:
+    """Stop what a run that was killed has left at work: its steps outlive it, and would write beside the next run's.
+
+    Args:
+        run: Its id, as `mtorl.runtime.run_notes` has it.
+    """
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # somebody else's
+            if process.pid != os.getpid() and process.environ().get(run_notes.RUN_ID) == run:
+                left.append(process)
+    _end(left)
+
+
 def _end_children() -> None:
     """Stop the running step and what it has started; a terminal's Ctrl-C reaches them, a SIGTERM to us does not."""
-    children = psutil.Process().children(recursive=True)
+    _end(psutil.Process().children(recursive=True))
+
+
+def _end(processes: list[psutil.Process]) -> None:
     for signal in (psutil.Process.terminate, psutil.Process.kill):
-        for child in children:
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
-                signal(child)
-        _, children = psutil.wait_procs(children, timeout=3)
+                signal(process)
+        _, processes = psutil.wait_procs(processes, timeout=3)
 
 
 def _last_error(log: Path) -> str:
@@ -158,7 +193,7 @@ def _last_error(log: Path) -> str:
 
 def _results(root: Path) -> dict[str, StepResult]:
     results = {}
-    for path in sorted(root.glob("*/*/executor_output.json")):
+    for path in sorted(root.glob(f"*/*/{_RESULT}")):
         content = json.loads(path.read_text())
         artifacts = {name: output["artifacts"][0] for name, output in content.get("artifacts", {}).items()}
         results[path.parent.name] = StepResult(

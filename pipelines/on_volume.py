@@ -3,18 +3,24 @@
     ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
 
     volume/runs/mtorl-train.json        how its newest run ended
+    volume/runs/.lock                   which run is at work; after one that was killed, that one
     volume/runs/local/...               outputs and log of the newest runs, and of those whose outputs they use
     volume/runs/cache/                  which outputs answer which inputs
 
 What a step made before is used again if the log's content, all settings and the project's own code are what they were:
 kfp's cache knows none of the first and the last, so they are parameters of the steps. One run at a time: a second one
 would change under the first what both write to.
+
+How a run ended, its last step tells (components/notify). Where it can't, the run itself does or, if that was killed,
+the next one: a run that failed must never look like the success of the day before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import stat
@@ -25,9 +31,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from monitoring.pipeline_runs import CANCELLED, FAILED, PipelineRun, newest_runs
+from mtorl.runtime.files import is_disk_full, remove
 from pipelines import backfill, bootstrap, local, monitoring, training
 from pipelines.profile import LAPTOP, Profile
-from pipelines.runner_output import CACHED
+from pipelines.runner_output import CACHED, step_at_work
 from pipelines.server import RequestError, typed
 from pipelines.steps import OnStep, Step
 
@@ -41,6 +49,7 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
 """Those that there are, by the name that people type."""
 _CODE = ("mtorl", "features", "serving", "monitoring", "components")
 _KEPT = 3  # newest runs
+_LOG = "pipeline.log"
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,8 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     if "code_version" in known:
         arguments["code_version"] = parameters.get("code_version") or _code_version()
     runs = volume / "runs"
-    with _alone(runs):
-        folder = runs / "local" / f"{pipeline.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    folder = runs / "local" / f"{pipeline.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    with _alone(runs, pipeline.name, folder):
         cached: list[str] = []
 
         def watch(step: Step, done: float, total: float, note: str) -> None:
@@ -97,8 +106,15 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
-        finally:
-            _prune(runs, folder)
+        except BaseException as error:
+            _prune(runs, folder)  # first: on a full disk this makes the room for what is told
+            if is_disk_full(error):
+                local.remove_unfinished(folder)
+            state, at = FAILED if isinstance(error, Exception) else CANCELLED, datetime.now(UTC)
+            why = {"run": str(error)} if state == FAILED else {}
+            _tell(runs, PipelineRun(pipeline=pipeline.name, run=folder.name, state=state, at=at, why=why))
+            raise
+        _prune(runs, folder)
     return Ended(folder, tuple(cached), steps)
 
 
@@ -109,14 +125,53 @@ def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
 
 
 @contextmanager
-def _alone(runs: Path) -> Iterator[None]:
+def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which says whose it is until the end of the block: after a kill, for good.
+
+    Raises:
+        RequestError: another run holds it.
+    """
     runs.mkdir(parents=True, exist_ok=True)
-    with (runs / ".lock").open("w") as lock:
+    with (runs / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RequestError(f"{runs}: another run is at work on this folder: wait for it") from None
-        yield
+        lock.seek(0)
+        if before := lock.read():
+            _finish_killed(runs, before)
+        lock.truncate(0)
+        with contextlib.suppress(OSError):  # a full disk, which the run itself says, and tells
+            lock.write(json.dumps({"pipeline": pipeline, "run": folder.name}))
+            lock.flush()
+        try:
+            yield
+        finally:
+            os.truncate(lock.fileno(), 0)
+
+
+def _finish_killed(runs: Path, held: str) -> None:
+    """Say of a run that was killed that it failed, and end the step that it may have left at work."""
+    try:
+        killed = json.loads(held)
+        pipeline, run = str(killed["pipeline"]), str(killed["run"])
+    except (ValueError, KeyError, TypeError):  # killed while it wrote this: it had not begun
+        return
+    local.end_steps_of(run)
+    log = runs / "local" / run / _LOG
+    step, at = "", datetime.now(UTC)
+    with contextlib.suppress(OSError):
+        step, at = step_at_work(log.read_text()), datetime.fromtimestamp(log.stat().st_mtime, UTC)
+    why = f"killed at this step, or its machine was: {log}" if step else "killed before its first step"
+    _tell(runs, PipelineRun(pipeline=pipeline, run=run, state=FAILED, at=at, why={step or "run": why}))
+
+
+def _tell(runs: Path, ended: PipelineRun) -> None:
+    """Keep how a run ended, unless its own last step has done so."""
+    if any(known.run == ended.run for known in newest_runs(runs)):
+        return
+    with contextlib.suppress(OSError):  # a full disk: the reason of the end itself is what people must see
+        ended.write(runs)
 
 
 def _check_writable(volume: Path) -> None:
@@ -149,17 +204,24 @@ def _code_version() -> str:
 
 
 def _prune(runs: Path, newest: Path) -> None:
-    """Remove old runs, but not those whose outputs the newest one has read, and what answers from removed ones."""
-    from mtorl.runtime.files import remove
+    """Remove old runs and what answers from them, but not what the newest one has read, nor what the next one may.
 
-    folders = sorted((runs / "local").iterdir(), key=lambda folder: folder.name.split("-", 2)[-1])
-    log = newest / "pipeline.log"
-    used = set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", log.read_text())) if log.exists() else set()
-    kept = {folder.name for folder in folders[-_KEPT:]} | used
+    A run that fails at its first steps makes nothing: three such nights must not remove the training of the night
+    before, which has yet to be evaluated.
+    """
+    folders = sorted((runs / "local").glob("*"), key=lambda folder: folder.name.split("-", 2)[-1])
+    log = newest / _LOG
+    entries = {entry: _runs_named_in(entry, runs) for entry in (runs / "cache").glob("*.json")}
+    answering = set[str]().union(*entries.values())
+    kept = {folder.name for folder in folders[-_KEPT:]} | (_runs_named_in(log, runs) if log.exists() else set())
+    kept |= {folder.name for folder in [one for one in folders if one.name in answering][-_KEPT:]}
     for folder in folders:
-        if folder.name not in kept:
-            remove(folder)
-    for entry in (runs / "cache").glob("*.json"):
-        made_in = set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", entry.read_text()))
+        remove(folder if folder.name not in kept else folder / local.TEMPORARY)
+    for entry, made_in in entries.items():
         if made_in and not made_in <= kept:
             entry.unlink(missing_ok=True)
+
+
+def _runs_named_in(path: Path, runs: Path) -> set[str]:
+    """The runs below whose folders a file names paths."""
+    return set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", path.read_text()))

@@ -8,10 +8,9 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from components.component import traits_of
-from mtorl.runtime import progress
+from mtorl.runtime import progress, run_notes
 from pipelines.steps import OnStep, Step
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,17 +21,43 @@ CACHED = "cached"
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
 
 
-class PlainLog(io.TextIOBase):
-    """Writes text without its colours to a file and hands every whole line on."""
+def step_at_work(log: str) -> str:
+    """The step that had started last and not ended where a log ends; "" if there is none.
 
-    def __init__(self, file: io.TextIOBase | Any, on_line: Callable[[str], None]) -> None:
-        self._file, self._on_line, self._rest = file, on_line, ""
+    Args:
+        log: What the runner has printed, without its colours.
+    """
+    started = list(_STARTED.finditer(log))
+    if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
+        return ""
+    return started[-1][1]
+
+
+class PlainLog(io.TextIOBase):
+    """Writes text without its colours to a file and hands every whole line on.
+
+    Attributes:
+        fault: Why something could not be written; None if all was. A full disk must end a step, and not what tells
+            people that it did.
+    """
+
+    def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
+        self._file = path.open("wb", buffering=0)  # what can't be written now is not tried again at the end
+        self._path, self._on_line, self._rest = path, on_line, ""
+        self.fault: OSError | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
     def write(self, text: str) -> int:
         """Write text, which need not end with its line."""
         plain = _ANSI.sub("", text)
-        self._file.write(plain)
-        self._file.flush()
+        try:
+            self._file.write(plain.encode(errors="backslashreplace"))
+        except OSError as error:
+            self.fault = OSError(error.errno, error.strerror, str(self._path))
         *lines, self._rest = (self._rest + plain).split("\n")
         for line in lines:
             self._on_line(line)
@@ -51,7 +76,8 @@ class StepWatcher(threading.Thread):
     """Turns the runner's lines and the steps' progress file into calls of ``on_step``.
 
     Attributes:
-        input_error: What a step could not use of the user's input; empty if there was no such fault.
+        input_error: What a step could not use of the user's input; empty if there was no such fault. The first one's:
+            the last step, which tells how the run ended, may have one in consequence.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:
@@ -82,6 +108,8 @@ class StepWatcher(threading.Thread):
             self._tell(cached[1], 1, 1, CACHED)
         elif (finished := _FINISHED.search(text)) and finished[1] == self._running:
             self._poll()
+            if finished[2] != "SUCCESS":
+                run_notes.note_silent_end(finished[1])
             self._tell(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
 
     def run(self) -> None:
@@ -96,7 +124,7 @@ class StepWatcher(threading.Thread):
             running = self._running
         for event in events:
             if message := event.get("input_error"):
-                self.input_error = str(message)
+                self.input_error = self.input_error or str(message)
             else:
                 # A step that says it has finished still has to write its outputs: only kfp's own line ends its bar.
                 done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]

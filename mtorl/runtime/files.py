@@ -14,10 +14,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_ABANDONED_SECONDS = 24 * 3600.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a shared volume may have a quota
 
 
 @contextlib.contextmanager
@@ -37,6 +42,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             full disk, whatever error says so in the block, it has the number ENOSPC and names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     # A random name, not the process id: processes of two pods that share a volume can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -64,14 +70,14 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         named = isinstance(error, OSError) and error.__cause__ is not None
-        if _is_disk_full(error) and not named:
+        if is_disk_full(error) and not named:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 
-def _is_disk_full(error: Exception) -> bool:
-    """DuckDB and Arrow have errors of their own for it, which keep the system's words."""
-    return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full. DuckDB and Arrow have ones of their own, which keep its words."""
+    return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def remove(path: Path) -> None:
@@ -95,6 +101,20 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed have left of a path: a day later, nobody is still writing it.
+
+    What was there before stays if nothing has taken its place: it is all that is left.
+    """
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if not name.fullmatch(entry.name):
+                continue
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS:
+                remove(Path(entry.path))
 
 
 def _swap(new: Path, path: Path) -> None:

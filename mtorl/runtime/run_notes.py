@@ -19,6 +19,8 @@ RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
 """Variables of the environment: the folder of all runs, and the id of the present one."""
 _MOST = 4_000  # characters of a note
 _KEPT = 30  # runs whose notes are kept
+_SILENT = "it said nothing at its end: killed, as when there is no memory left"
+_EMPTY = "its note is empty, as on a full disk: see the step's log"
 
 
 def run_id() -> str:
@@ -43,6 +45,20 @@ def note(why: str) -> None:
         path.write_text(why[-_MOST:], encoding="utf-8", errors="backslashreplace")
 
 
+def note_silent_end(step: str) -> None:
+    """Keep that a step has failed which could not say why itself; what it has noted stays.
+
+    Args:
+        step: Its name.
+    """
+    folder = _folder()
+    if folder is None or (folder / f"{step}.txt").exists():
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{step}.txt").write_text(_SILENT)
+
+
 def notes() -> dict[str, str]:
     """What steps of the present run have noted, by step; removes the notes of old runs."""
     folder = _folder()
@@ -55,7 +71,7 @@ def notes() -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("*.txt")):
         with contextlib.suppress(OSError):
-            found[path.stem] = path.read_text(encoding="utf-8", errors="replace")
+            found[path.stem] = path.read_text(encoding="utf-8", errors="replace") or _EMPTY
     return found
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mtorl.runtime import progress, run_notes
+from mtorl.runtime.files import is_disk_full
 
 _PRIVATE = 0o027  # nothing for others; servers and jobs have the user or the group of the steps
 
@@ -37,7 +38,7 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
         yield
         run_notes.note("")
     except (OSError, *unusable) as error:  # type: ignore[misc]
-        if not isinstance(error, unusable) and error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC):
+        if not isinstance(error, unusable) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             run_notes.note(f"{type(error).__name__}: {error}")
             raise
         if isinstance(error, PermissionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def test_failures_are_counted_until_one_succeeds(tmp_path: Path) -> None:
     assert [run.failed_in_a_row for run in found] == [1, 2, 0, 1, 1, 2]
     assert [run.succeeded for run in found] == [None, None, *[START + 2 * DAY] * 4]
     assert found[2].why == {} and found[4].why == {"ingest": "no such file"}, "nobody has mended it meanwhile"
+
+
+def test_a_full_disk_has_room_for_a_failure_in_place_of_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for night in range(12):
+        end(tmp_path, START + night * DAY)
+    (file,) = tmp_path.iterdir()
+    monkeypatch.setattr("mtorl.runtime.files._swap", full_disk)
+    words = {"ingest": "No space left on device " * 1000, "notify": "likewise"}
+    PipelineRun.ended("mtorl-train", "FAILED", words, None, START + 12 * DAY).write(tmp_path)
+    (known,) = newest_runs(tmp_path)
+    assert known.failed_in_a_row == 1 and known.succeeded == START + 11 * DAY and known.usual_interval == DAY
+    assert known.why["ingest"].startswith("No space left on device") and file.stat().st_size <= 4096
+    end(tmp_path, START + 13 * DAY)
+    assert list(tmp_path.iterdir()) == [file]
+    with pytest.raises(OSError, match="No space left"):
+        end(tmp_path, START, pipeline="another")
+
+
+def full_disk(*_: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_what_is_usual_takes_eleven_successes(tmp_path: Path) -> None:

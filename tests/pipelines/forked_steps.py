@@ -4,7 +4,7 @@
         run_on(volume, "train", parameters, on_step)
 
 Each step is a process of its own all the same, forked from one that has only imported: kfp.local would start Python
-anew for each, and most of a small step's time is imports.
+anew for each, and most of a small step's time is imports. Processes that are forked inside of the block share it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,27 +32,42 @@ PRELOADED = (
 
 
 @contextmanager
-def forked_steps() -> Iterator[None]:
-    """Run steps so, until the end of the block."""
+def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Run steps so, until the end of the block.
+
+    Args:
+        prepare: Called in the process of each step with its name, before it begins; a function of a module.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
 
     def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         name, arguments = full_command[3], full_command[4:]  # sh -ec SCRIPT NAME ARGUMENTS...
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder, "output")
             environment = {**os.environ, **(env_vars or {}), "_KFP_RUNTIME": "true"}
-            process = context.Process(target=_execute, args=(name, arguments, environment, str(output)))
+            process = context.Process(target=_execute, args=(name, arguments, environment, str(output), prepare))
             process.start()
             process.join()
             print(output.read_text())
             return int(process.exitcode or 0)
 
-    with mock.patch("kfp.local.subprocess_task_handler.run_local_subprocess", run):
+    with (
+        mock.patch("kfp.local.subprocess_task_handler.run_local_subprocess", run),
+        # It asks for the server's exit status, which only the process that has started it can do.
+        mock.patch.object(forkserver._forkserver, "ensure_running"),  # type: ignore[attr-defined]
+    ):
         yield
 
 
-def _execute(name: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
+def _execute(
+    name: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    output: str,
+    prepare: Callable[[str], None] | None,
+) -> None:
     with open(output, "w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -61,6 +77,8 @@ def _execute(name: str, arguments: list[str], environment: dict[str, str], outpu
         tempfile.tempdir = None
         module = ROOT / "components" / name / "component.py"
         sys.argv = ["executor_main", "--component_module_path", str(module), *arguments]
+        if prepare:
+            prepare(name.replace("_", "-"))
         _main()
 
 

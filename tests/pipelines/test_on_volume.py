@@ -1,10 +1,17 @@
 """Runs on a folder: what they use again, what they leave, and who may work there."""
 # No annotations from __future__: kfp reads those of the components below as objects.
 
+import contextlib
 import fcntl
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
@@ -21,13 +28,17 @@ from pipelines.steps import Step
 
 @component("look", cached=False)
 def look(path: str) -> str:
-    """What a file holds now."""
+    """What a file holds now; one that says "wait" is looked at again until it says something else."""
+    import time
     from pathlib import Path
 
     from mtorl.runtime.step import step
 
     with step():
-        return Path(path).read_text()
+        Path(f"{path}.seen").touch()
+        while (text := Path(path).read_text()) == "wait":
+            time.sleep(0.05)
+        return text
 
 
 @component("make")
@@ -131,8 +142,110 @@ def test_two_at_once_are_one_too_many(tmp_path: Path, log: Path) -> None:
     (tmp_path / "runs").mkdir()
     with (tmp_path / "runs" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("whose it is")
+        lock.flush()
         with pytest.raises(RequestError, match="another run is at work on this folder"):
             run(tmp_path, log)
+    assert (tmp_path / "runs" / ".lock").read_text() == "whose it is"
+
+
+def at_work(volume: Path, log: Path) -> BaseProcess:
+    """A run whose first step waits for another log."""
+    log.write_text("wait")
+    log.with_name("log.seen").unlink(missing_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=run, args=(volume, log))
+    process.start()
+    while not log.with_name("log.seen").exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    return process
+
+
+def test_the_run_after_one_that_was_killed_tells_it_and_ends_its_step(tmp_path: Path, log: Path) -> None:
+    volume = tmp_path / "volume"
+    run(volume, log)
+    process = at_work(volume, log)
+    process.kill()
+    process.join()
+    (before,) = newest_runs(volume / "runs")
+    assert not before.failed, "who is killed tells nothing"
+    (killed,) = (folder.name for folder in (volume / "runs" / "local").iterdir() if folder.name != before.run)
+    assert left_at_work(killed)
+    log.unlink()
+    with pytest.raises((local.InputError, local.PipelineError), match="No such file"):
+        run(volume, log)
+    (ended,) = newest_runs(volume / "runs")
+    assert ended.failed_in_a_row == 2 and ended.run != killed
+    assert not left_at_work(killed)
+
+
+def left_at_work(run_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += [process] if process.environ().get("MTORL_RUN_ID") == run_id else []
+    return found
+
+
+def test_what_was_killed_and_where(tmp_path: Path) -> None:
+    runs, log = tmp_path / "runs", tmp_path / "runs" / "local" / "run-1" / "pipeline.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("x - INFO - Executing task 'look'\nTask 'look' finished with status SUCCESS\nExecuting task 'use'\n")
+    (runs / ".lock").write_text('{"pipeline": "mtorl-small", "run": "run-1"}')
+    with on_volume._alone(runs, "mtorl-small", runs / "local" / "run-2"):
+        (killed,) = newest_runs(runs)
+        assert (
+            killed.run == "run-1"
+            and killed.failed
+            and killed.why == {"use": f"killed at this step, or its machine was: {log}"}
+        )
+    assert (runs / ".lock").read_text() == ""
+
+
+def test_a_run_that_somebody_stops_is_no_failure(tmp_path: Path, log: Path) -> None:
+    volume = tmp_path / "volume"
+    run(volume, log)
+    process = at_work(volume, log)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    (ended,) = newest_runs(volume / "runs")
+    assert ended.state == "CANCELLED" and not ended.failed_in_a_row
+    log.write_text("two")
+    run(volume, log)
+    (ended,) = newest_runs(volume / "runs")
+    assert ended.state == "SUCCEEDED"
+
+
+def test_runs_that_fail_at_once_leave_what_the_next_one_may_use(tmp_path: Path, log: Path) -> None:
+    volume = tmp_path / "volume"
+    run(volume, log)
+    log.unlink()
+    for _ in range(4):
+        with pytest.raises((local.InputError, local.PipelineError)):
+            run(volume, log)
+    log.write_text("one")
+    assert run(volume, log).cached == ("make",)
+    assert not list((volume / "runs" / "local").glob("*/tmp"))
+
+
+def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a run goes on to its last step, which tells people."""
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", *given: Any, **more: Any) -> Any:
+        if path.name == "pipeline.log" and "w" in mode:
+            path.touch()
+            path = Path("/dev/full")
+        return opened(path, mode, *given, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert run(tmp_path / "volume", log).steps["use"].values["Output"] == "made of one"
+    log.unlink()
+    with pytest.raises((local.InputError, local.PipelineError), match=r"written whole: .*No space .*pipeline\.log"):
+        run(tmp_path / "volume", log)
+    (ended,) = newest_runs(tmp_path / "volume" / "runs")
+    assert ended.failed and "No such file" in ended.why["look"]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ def test_a_failure_leaves_the_old_content_and_success_replaces_it(tmp_path: Path
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device"),
         RuntimeError('IO Error: Could not write file "x": No space left on device'),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
     ],
-    ids=["system", "arrow", "duckdb"],
+    ids=["system", "arrow", "duckdb", "quota"],
 )
 def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(OSError, match=r"No space left on device: '.*/out'") as raised, replacing(tmp_path / "out"):
@@ -52,6 +53,26 @@ def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> N
         raise full
     with pytest.raises(RuntimeError, match="another"), naming_full_disk(Path("/elsewhere")):
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_process_has_left_goes_a_day_later(tmp_path: Path, there: bool) -> None:
+    path, other = tmp_path / "out", tmp_path / ".output.0123abcd"
+    left, kept = tmp_path / ".out.0123abcd", tmp_path / ".out.4567abcd.old"
+    left.mkdir()
+    for file in (left / "part", kept, other, *[path] * there):
+        file.write_text("some")
+    with replacing(path) as unfinished:
+        unfinished.write_text("new")
+        assert left.exists(), "somebody may still be writing it"
+    if not there:
+        path.unlink()
+    for old in (left, kept, other):
+        os.utime(old, (0, 0))
+    with replacing(path) as unfinished:
+        unfinished.write_text("newer")
+    assert not left.exists() and other.exists()
+    assert kept.exists() == (not there), "what nothing has taken the place of is all that is left"
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -1,0 +1,207 @@
+"""Nights on which something breaks: a clear end that people hear of, nothing half-published, and a rerun that ends it.
+
+The steps are those of every cluster, in processes of their own; the market is small, and so is the network.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import pytest
+
+from monitoring.pipeline_runs import PipelineRun, newest_runs
+from mtorl.artifact.artifact import load
+from mtorl.log import trainings
+from mtorl.runtime import files, run_notes
+from mtorl.runtime.files import sha256_of
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from pipelines import on_volume
+from pipelines.local import InputError, PipelineError
+from pipelines.on_volume import Ended, run_on
+from pipelines.runner_output import CACHED
+from pipelines.steps import OnStep, Step
+from tests.pipelines.forked_steps import forked_steps
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+SETTINGS = {
+    **{"dataset": "simulator", "epochs": "1", "min_lift": "-9", "settings": "{hidden: 8, levels: 1, heads: 1}"},
+    **{"bad_rows": "quarantine", "code_version": "test"},
+}
+MAKES = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test"}
+"""Steps that are done once for the same data."""
+
+
+class Volume:
+    """A volume with a log."""
+
+    def __init__(self, folder: Path, log: pd.DataFrame) -> None:
+        self.folder, self.log = folder, folder / "touchpoints.parquet"
+        folder.mkdir()
+        log.to_parquet(self.log, index=False)
+
+    def night(self, on_step: OnStep, **more: str) -> Ended:
+        return run_on(self.folder, "train", {"source": str(self.log), **SETTINGS, **more}, on_step)
+
+    def versions(self) -> list[str]:
+        """Digests of what is published, each file of which is compared with its checksum."""
+        found = sorted((self.folder / "registry" / "challenger").glob("[!.]*"))
+        assert all((version / "model-store" / "challenger.mar").stat().st_size for version in found)
+        return [load(version / "artifact").digest for version in found]
+
+    def told(self) -> PipelineRun | None:
+        """What alerts read of the newest run."""
+        return next(iter(newest_runs(self.folder / "runs")), None)
+
+    def trainings(self) -> int:
+        return len(trainings.read(self.folder / "trainings"))
+
+    def unfinished(self) -> list[str]:
+        """Files and folders that were being written, without those of the run at work."""
+        hidden = (path for path in self.folder.rglob(".*") if path.name != ".lock")
+        return [str(path) for path in hidden if "local" not in path.parts]
+
+
+FAULT = "MTORL_TEST_FAULT"
+"""Of the environment: "disk STEP", the disk is full from this step on; "kill STEP", it dies after its last write."""
+
+
+def break_step(step: str) -> None:
+    """Make a step fail as the environment says it."""
+    kind, _, at = os.environ.get(FAULT, "").partition(" ")
+    if kind == "disk" and (step == at or step == "notify"):
+        files._swap = full_disk  # type: ignore[assignment]
+    if kind == "kill" and step == at:
+        run_notes.note = lambda why: kill()  # the last thing that a step does
+
+
+def full_disk(new: Path, path: Path) -> None:
+    """There is no room for what was written."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_steps() -> Iterator[None]:
+    with forked_steps(break_step):
+        yield
+
+
+@pytest.fixture(scope="module")
+def log() -> pd.DataFrame:
+    return Simulator(SimulatorConfig(users=600, days=8, seed=5)).log()
+
+
+def silent(step: Step, done: float, total: float, note: str) -> None:
+    pass
+
+
+def killed(body: Callable[[], Any]) -> bool:
+    """Do something in a process that may kill itself; returns whether it did."""
+    process = multiprocessing.get_context("fork").Process(target=body)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_at_every_step_in_turn(tmp_path: Path, log: pd.DataFrame) -> None:
+    volume, killed_at = Volume(tmp_path / "volume", log), tmp_path / "killed_at"
+    killed_at.touch()
+
+    def kill_at_a_new_step(step: Step, done: float, total: float, note: str) -> None:
+        if done == 0 and note != CACHED and step.name not in killed_at.read_text().split():
+            with killed_at.open("a") as file:
+                file.write(f"{step.name}\n")
+            kill()
+
+    while killed(lambda: volume.night(kill_at_a_new_step)):
+        at = killed_at.read_text().split()
+        published = volume.versions()
+        assert len(published) == ("publish" in at[:-1]), "whole, or not at all"
+        told = volume.told()
+        if len(at) == 1:
+            assert told is None, "who is killed tells nothing"
+        else:
+            assert told is not None and told.failed and at[-2] in told.why, "but the next one does"
+            assert told.failed_in_a_row == len(at) - 1 and "killed at this step" in told.why[at[-2]]
+    at = killed_at.read_text().split()
+    assert at[-1] == "notify" and "publish" in at and set(at) > MAKES
+    told = volume.told()
+    assert told is not None and told.state == "SUCCEEDED" and told.failed_in_a_row == 0
+    assert len(volume.versions()) == 1 and not volume.unfinished()
+    assert not list((volume.folder / "checkpoints").glob("*"))
+    again = volume.night(silent)
+    assert set(again.cached) == MAKES, "what was made between two kills is used"
+    folders = list((volume.folder / "runs" / "local").iterdir())
+    assert len(folders) <= 3 + len(MAKES), "the newest ones, and those whose outputs they use"
+    assert not [path for folder in folders for path in folder.glob("tmp/*")]
+
+
+def test_one_fault_after_the_other(tmp_path: Path, log: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = Volume(tmp_path / "volume", log)
+    for fault, step, words, cached in (
+        ("kill", "ingest", "it said nothing at its end: killed", set[str]()),
+        ("disk", "train-challenger", "No space left on device", set()),
+        ("disk", "gate", "No space left on device", MAKES - {"train-challenger", "evaluate", "package", "smoke-test"}),
+        ("disk", "publish", "No space left on device", MAKES),
+        ("kill", "publish", "it said nothing at its end: killed", MAKES),
+    ):
+        kind = InputError if fault == "disk" else PipelineError
+        with monkeypatch.context() as patch, pytest.raises(kind, match=str(tmp_path)) as ended:
+            patch.setenv(FAULT, f"{fault} {step}")
+            volume.night(silent)
+        told = volume.told()
+        assert told is not None and told.failed and words in str(told), "on a full disk, in the room that it had"
+        assert step in told.why and (fault == "kill" or f"No space left on device: '{tmp_path}" in str(ended.value))
+        assert len(volume.versions()) == ((fault, step) == ("kill", "publish")) and not volume.unfinished()
+        assert cached <= answered(volume), "what was done before the fault is used"
+    published = volume.versions()
+    assert set(volume.night(silent).cached) == MAKES and volume.versions() == published
+    with monkeypatch.context() as patch, pytest.raises(PipelineError):
+        patch.setenv(FAULT, "kill notify")
+        volume.night(silent)
+    told = volume.told()
+    assert told is not None and told.state == "SUCCEEDED", "all had gone well by then"
+
+
+def answered(volume: Volume) -> set[str]:
+    """Steps of the newest run that an earlier one has answered."""
+    newest = max((volume.folder / "runs" / "local").iterdir())
+    return {step for step in MAKES if f"Task {step} cache hit" in (newest / "pipeline.log").read_text()}
+
+
+def test_two_at_once_make_one_model_of_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
+    """As on a cluster, where nothing keeps two pipelines from one volume: the lock of a folder is taken away."""
+    volume, context = Volume(tmp_path / "volume", log), multiprocessing.get_context("fork")
+
+    def run(pipeline: str) -> None:
+        with mock.patch.object(on_volume, "_alone", lambda *_: nullcontext()):
+            run_on(volume.folder, pipeline, {"source": str(volume.log), **SETTINGS}, silent)
+
+    (volume.folder / "runs").mkdir()
+    both = [context.Process(target=run, args=(name,)) for name in ("train", "retrain")]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert [one.exitcode for one in both] == [0, 0]
+    assert 1 <= len(volume.versions()) <= 2 and volume.trainings() == 2 and not volume.unfinished()
+    found = list((volume.folder / "registry" / "challenger").glob("[!.]*/artifact/weights.pt"))
+    assert len({sha256_of(file) for file in found}) == 1, "versions may differ in their time, and in nothing else"
+    assert {run.pipeline: run.state for run in newest_runs(volume.folder / "runs")} == {
+        "mtorl-train": "SUCCEEDED",
+        "mtorl-retrain": "SUCCEEDED",
+    }
