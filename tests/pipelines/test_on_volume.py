@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,19 @@ from pipelines.server import RequestError
 from pipelines.steps import Step
 
 
-@component("look", cached=False)
+def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]], Any]:
+    """A component whose text goes along with a step: those of the project are files in `components/`."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = component(title, **traits)(function)
+        own = dsl.component(function, base_image="python:3.11", packages_to_install=[], install_kfp_package=False)
+        made.component_spec.implementation.container.command = own.component_spec.implementation.container.command
+        return made
+
+    return decorate
+
+
+@component_here("look", cached=False)
 def look(path: str) -> str:
     """What a file holds now; one that says "wait" is looked at again until it says something else."""
     import time
@@ -41,7 +54,7 @@ def look(path: str) -> str:
         return text
 
 
-@component("make")
+@component_here("make")
 def make(content: str, count: int, code_version: str, made: Output[Artifact]):
     """Something of it."""
     from pathlib import Path
@@ -49,7 +62,7 @@ def make(content: str, count: int, code_version: str, made: Output[Artifact]):
     Path(made.path).write_text(f"made of {content}")
 
 
-@component("use", cached=False)
+@component_here("use", cached=False)
 def use(made: Input[Artifact]) -> str:
     """What was made."""
     from pathlib import Path
