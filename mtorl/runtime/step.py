@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,8 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
         yield
         run_notes.note("")
     except (OSError, *unusable) as error:  # type: ignore[misc]
+        if isinstance(error, shutil.Error) and is_disk_full(error):  # of all files of a folder: the first one says it
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if not isinstance(error, unusable) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             run_notes.note(f"{type(error).__name__}: {error}")
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,9 @@ def test_files_are_not_everybodys(mask: int, mode: int, umask: None, tmp_path: P
         (tmp_path / "file").touch()
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
     assert os.umask(mask) == mask
+
+
+def test_a_folder_that_a_full_disk_cut_off_is_one_line() -> None:
+    full = "[Errno 28] No space left on device: '/b/x'"
+    with pytest.raises(SystemExit, match=r"^mtorl: \[Errno 28\] No space left on device: '/b/x'$"), step():
+        raise shutil.Error([("/a/x", "/b/x", full), ("/a/y", "/b/y", full)])
