@@ -31,9 +31,11 @@ unit: $(READY)   ## the fast tests only
 
 # What it needs that is not there is skipped and said: KUBECONFIG names the cluster, with KServe 0.20 and the CRDs of the other
 # operators; `node` and `kfp` in TESTS need what tests/README.md says.
+# Each test has namespaces of its own: AT_ONCE=3 runs three files of them at the same time, where no node has to run what they start.
 TESTS := cluster and not node and not kfp
+AT_ONCE := 0
 cluster-test: $(READY) ## tests on the cluster of KUBECONFIG, in namespaces of their own; TESTS=cluster for all of them
-	$(BIN)/pytest -m '$(TESTS)' tests/cluster
+	$(BIN)/pytest -n $(AT_ONCE) --dist loadfile -m '$(TESTS)' tests/cluster
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

@@ -57,8 +57,9 @@ from mtorl.fitting.task import FitTask
 from mtorl.network.training import TrainConfig
 image, runtime = sys.argv[1:]
 with open_engine() as engine:
-    build(engine, RawLog("", "simulator", "fail", 1500), Path("/mnt/mtorl/built"))
-task = FitTask("/mnt/mtorl/built/windows", "/tmp/model", TrainConfig(epochs=8), 0.6, "/mnt/mtorl/checkpoints/0a1b.pt")
+    build(engine, RawLog("", "simulator", "fail", 4000), Path("/mnt/mtorl/built"))
+config, checkpoint = TrainConfig(epochs=20, patience=20), "/mnt/mtorl/checkpoints/0a1b.pt"
+task = FitTask("/mnt/mtorl/built/windows", "/tmp/model", config, 0.6, checkpoint)
 pods = Pods(2, image, "mtorl-data", "/mnt/mtorl", 10001, "", "100m", "1", "1500Mi", seconds=1200, runtime=runtime)
 model = train_on_nodes(task, Size(nodes=2, processes=1), pods, "/mnt/mtorl/shared/0a1b")
 print("trained", model.digest)
@@ -133,15 +134,22 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(
     def progress() -> int:
         return int(job().get("status", {}).get("trainerStatus", {}).get("progressPercentage", 0))
 
-    wait_until("progress in the TrainJob's status", lambda: 10 < progress() < 90, 600, printed)
+    wait_until("progress in the TrainJob's status", lambda: 5 < progress() < 60, 600, printed)
     first = nodes()
     assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
     kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
+
+    def going_on() -> bool:
+        others = set(nodes()) - set(first)
+        said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in others]
+        return any("goes on from a checkpoint" in one for one in said)
+
+    wait_until("another pod that goes on", going_on, 300, printed)
 
     def ended() -> str:
         phase = kubectl("-n", ns, "get", "pod", "step", "-o", "jsonpath={.status.phase}")
         return phase if phase in ("Succeeded", "Failed") else ""
 
     assert wait_until("the end of the step", ended, 900, printed) == "Succeeded", printed()
-    assert "trained " in printed() and "goes on from a checkpoint" in printed()
+    assert "trained " in printed()
     wait_until("the job's removal", lambda: not job(), 120)
