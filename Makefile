@@ -20,8 +20,9 @@ RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)
 run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS= EPOCHS= SEED= BAD_ROWS= to change it
 	@$(BIN)/mtorl run $(RUN_ARGS)
 
-# A process a core, each with whole files of tests, so that what a file's tests share is made once.
-PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+# One process more than there are cores, since many tests wait for servers; each with whole files of tests, so that what a file's tests
+# share is made once.
+PYTEST = $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 5 --dist loadfile
 
 test: $(READY)   ## all tests that need no cluster
 	$(PYTEST)
