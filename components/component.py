@@ -22,8 +22,8 @@ from kfp import dsl
 
 IMAGE = os.environ.get("MTORL_IMAGE", "ghcr.io/mtorl-kubeflow/train:0.1.0-python3.11")
 _RUN = (
-    "_KFP_RUNTIME=true exec python3 -m kfp.dsl.executor_main --component_module_path "
-    '"$(python3 -c \'import components; print(components.__path__[0])\')/$0/component.py" "$@"'
+    "at=\"$(python3 -c 'import components; print(components.__path__[0])')\"; "
+    '_KFP_RUNTIME=true exec python3 -m kfp.dsl.executor_main --component_module_path "$at/$0/component.py" "$@"'
 )
 
 

@@ -148,6 +148,15 @@ def _restored() -> Iterator[None]:
             root.setLevel(before[2])
 
 
+def text_of(log: Path) -> str:
+    """What was printed. A full disk, or a power failure, may have cut it off inside a character.
+
+    Args:
+        log: Of a run.
+    """
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
 def remove_unfinished(root: Path) -> None:
     """Remove the outputs of steps that have not ended: nothing uses them, and they may be what has filled the disk.
 
@@ -187,7 +196,7 @@ def _end(processes: list[psutil.Process]) -> None:
 
 
 def _last_error(log: Path) -> str:
-    lines = (line.strip() for line in reversed(log.read_text().splitlines()))
+    lines = (line.strip() for line in reversed(text_of(log).splitlines()))
     return next((line for line in lines if re.match(r"^[A-Za-z_.]*(Error|Exception|Exit)\b", line)), "")
 
 

@@ -107,9 +107,10 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            _prune(runs, folder)  # first: on a full disk this makes the room for what is told
-            if is_disk_full(error):
-                local.remove_unfinished(folder)
+            with contextlib.suppress(OSError):  # first: on a full disk this makes the room for what is told
+                _prune(runs, folder)
+                if is_disk_full(error):
+                    local.remove_unfinished(folder)
             state, at = FAILED if isinstance(error, Exception) else CANCELLED, datetime.now(UTC)
             why = {"run": str(error)} if state == FAILED else {}
             _tell(runs, PipelineRun(pipeline=pipeline.name, run=folder.name, state=state, at=at, why=why))
@@ -142,8 +143,8 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
             _finish_killed(runs, before)
         lock.truncate(0)
         with contextlib.suppress(OSError):  # a full disk, which the run itself says, and tells
-            lock.write(json.dumps({"pipeline": pipeline, "run": folder.name}))
-            lock.flush()
+            # Past the buffer of the file, which would write what it could not once more when it is closed.
+            os.write(lock.fileno(), json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
         try:
             yield
         finally:
@@ -161,7 +162,7 @@ def _finish_killed(runs: Path, held: str) -> None:
     log = runs / "local" / run / _LOG
     step, at = "", datetime.now(UTC)
     with contextlib.suppress(OSError):
-        step, at = step_at_work(log.read_text()), datetime.fromtimestamp(log.stat().st_mtime, UTC)
+        step, at = step_at_work(local.text_of(log)), datetime.fromtimestamp(log.stat().st_mtime, UTC)
     why = f"killed at this step, or its machine was: {log}" if step else "killed before its first step"
     _tell(runs, PipelineRun(pipeline=pipeline, run=run, state=FAILED, at=at, why={step or "run": why}))
 
@@ -224,4 +225,4 @@ def _prune(runs: Path, newest: Path) -> None:
 
 def _runs_named_in(path: Path, runs: Path) -> set[str]:
     """The runs below whose folders a file names paths."""
-    return set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", path.read_text()))
+    return set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", local.text_of(path)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -54,8 +56,10 @@ class PlainLog(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write text, which need not end with its line."""
         plain = _ANSI.sub("", text)
+        content = plain.encode(errors="backslashreplace")
         try:
-            self._file.write(plain.encode(errors="backslashreplace"))
+            if self._file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.fault = OSError(error.errno, error.strerror, str(self._path))
         *lines, self._rest = (self._rest + plain).split("\n")

@@ -29,6 +29,7 @@ def build_features(
     from mtorl.runtime.step import step
 
     with step(LogError, SpecError):
-        rows = build_training_data(Path(log.path), Path(definitions.path), Path(windows.path), Built.at(source))
+        built = Built.at(source, known=bool(log.metadata.get("built")))
+        rows = build_training_data(Path(log.path), Path(definitions.path), Path(windows.path), built)
         without_sources(Path(definitions.path))
         return rows

@@ -68,4 +68,5 @@ def ingest(
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
         noted = json.loads((Path(log.path) / INGEST_FILE).read_text())  # with the decisions that were added
         log.metadata["fingerprint"] = noted["fingerprint"]
+        log.metadata["built"] = built is not None
         return (noted["rows"], noted["users"], noted["quarantined"])

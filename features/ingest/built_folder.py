@@ -39,9 +39,19 @@ class Built:
     folder: Path
 
     @classmethod
-    def at(cls, source: str | Path) -> Built | None:
-        """The folder that a pipeline's source names; None if that is another kind of source."""
+    def at(cls, source: str | Path, known: bool = False) -> Built | None:
+        """The folder that a pipeline's source names; None if that is another kind of source.
+
+        Args:
+            source: Of a pipeline.
+            known: Whether it was such a folder before, in the same run.
+
+        Raises:
+            LogError: it is none any more.
+        """
         folder = Path(source)
+        if known and not (folder / WINDOWS / MANIFEST).is_file():
+            raise cls(folder)._replaced()
         return cls(folder) if str(source) not in ("", SIMULATOR) and (folder / WINDOWS / MANIFEST).is_file() else None
 
     @property
@@ -161,12 +171,18 @@ class Built:
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """See to it that all that is read in the block is of one build."""
+        files = self.standing_for_it
         try:
-            before = [file.read_bytes() for file in self.standing_for_it]
+            before = [file.read_bytes() for file in files]
             yield
-            after = [file.read_bytes() for file in self.standing_for_it]
+            after = [file.read_bytes() for file in files]
         except FileNotFoundError:
             raise self._replaced() from None
+        except shutil.Error:  # of the parts of a folder
+            there = [file.read_bytes() if file.exists() else b"" for file in files]
+            if there != before:
+                raise self._replaced() from None
+            raise
         if before != after:
             raise self._replaced()
 
@@ -188,7 +204,7 @@ def link(source: Path, target: Path) -> None:
 def _link(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         raise
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)

@@ -113,8 +113,10 @@ def _remove_abandoned(path: Path) -> None:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS:
-                remove(Path(entry.path))
+            with contextlib.suppress(OSError):  # another process removes it, or nobody may
+                # When it was made or renamed: its content may be a copy, as old as what was copied.
+                if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
+                    remove(Path(entry.path))
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -139,4 +141,5 @@ def _swap(new: Path, path: Path) -> None:
                     os.rename(old, path)
                 raise
         finally:
-            remove(old)
+            with contextlib.suppress(FileNotFoundError):
+                remove(old)

@@ -204,6 +204,8 @@ def test_what_was_killed_and_where(tmp_path: Path) -> None:
     runs, log = tmp_path / "runs", tmp_path / "runs" / "local" / "run-1" / "pipeline.log"
     log.parent.mkdir(parents=True)
     log.write_text("x - INFO - Executing task 'look'\nTask 'look' finished with status SUCCESS\nExecuting task 'use'\n")
+    with log.open("ab") as file:
+        file.write("é".encode()[:1])  # where its disk was full
     (runs / ".lock").write_text('{"pipeline": "mtorl-small", "run": "run-1"}')
     with on_volume._alone(runs, "mtorl-small", runs / "local" / "run-2"):
         (killed,) = newest_runs(runs)

@@ -238,6 +238,11 @@ def test_other_sources_are_no_built_folders(source: str) -> None:
     assert Built.at(source) is None
 
 
+def test_a_folder_that_is_gone_in_the_middle_of_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="was replaced by another build"):
+        Built.at(tmp_path / "built", known=True)
+
+
 def test_decisions_are_not_added_twice(built: Built, decisions: OwnDecisions, tmp_path: Path) -> None:
     with open_engine("duckdb") as engine:
         with pytest.raises(LogError, match="has own decisions already"):

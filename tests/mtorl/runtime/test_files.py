@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mtorl.runtime import files
 from mtorl.runtime.files import naming_full_disk, remove, replacing, sha256_of
 
 
@@ -56,19 +57,22 @@ def test_of_two_paths_on_a_full_disk_the_inner_one_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_a_killed_process_has_left_goes_a_day_later(tmp_path: Path, there: bool) -> None:
+def test_what_a_killed_process_has_left_goes_a_day_later(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, other = tmp_path / "out", tmp_path / ".output.0123abcd"
     left, kept = tmp_path / ".out.0123abcd", tmp_path / ".out.4567abcd.old"
     left.mkdir()
     for file in (left / "part", kept, other, *[path] * there):
         file.write_text("some")
+    for old in (left, kept, other):
+        os.utime(old, (0, 0))  # as what is copied from something old
     with replacing(path) as unfinished:
         unfinished.write_text("new")
         assert left.exists(), "somebody may still be writing it"
     if not there:
         path.unlink()
-    for old in (left, kept, other):
-        os.utime(old, (0, 0))
+    monkeypatch.setattr(files, "_ABANDONED_SECONDS", -1.0)
     with replacing(path) as unfinished:
         unfinished.write_text("newer")
     assert not left.exists() and other.exists()
