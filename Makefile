@@ -22,7 +22,7 @@ run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS
 
 # One process more than there are cores, since many tests wait for servers; each with whole files of tests, so that what a file's tests
 # share is made once.
-PYTEST = $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 5 --dist loadfile
+PYTEST = $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)   ## all tests that need no cluster
 	$(PYTEST)

@@ -50,10 +50,13 @@ if importlib.util.find_spec("torch") is None:
     sys.meta_path.append(SkipWithoutTorch())
 
 
-LONGEST = ("test_thirty_nights.py", "test_first_day.py", "test_run.py")
+LONGEST = (
+    *("test_thirty_nights.py", "test_first_day.py", "test_bad_input.py", "test_resuming.py", "test_backfill.py"),
+    *("test_on_nodes.py", "test_faulty_nights.py", "test_training.py", "test_run.py"),
+)
 """Files whose tests take minutes: first, or a process would work on one alone after the others have ended."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; the order is as it was otherwise."""
+    """Put the longest files first; the order is as it was otherwise. `make test` tells pytest-xdist of no other."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
