@@ -10,3 +10,5 @@ endpoint can be an arm), `shadow.py` (what challengers would have done), `budget
 comes again), `admission.py` (how many requests at once), `micro_batcher.py` (one call for many), `outcomes.py` (what
 became of a decision).
 """
+
+import mtorl.runtime.no_typeguard  # noqa: F401
