@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from monitoring.watch.measures import Measured
 from monitoring.watch.state import Alarm, Kind, PastPeriod, Stream
@@ -68,7 +68,7 @@ def judge(
         forecast = _forecast(stream, each, end, length)
         stream.value, stream.expected, stream.low, stream.high, stream.loss = each.value, None, None, None, None
         if forecast is not None:
-            reach = float(t.ppf(0.975, forecast.degrees)) * forecast.sd
+            reach = float(stdtrit(forecast.degrees, 0.975)) * forecast.sd
             stream.expected, stream.low, stream.high = forecast.mean, forecast.mean - reach, forecast.mean + reach
             p_values[each.stream] = _p(each, forecast)
             if each.stream in HARM and each.size:

@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtr
 
 from mtorl.arrays import Floats
 
@@ -107,11 +107,11 @@ class Forecast:
 
     def p_below(self, value: float) -> float:
         """Probability of a value as low as this one, or lower."""
-        return float(t.cdf((value - self.mean) / self.sd, self.degrees)) if self.sd > 0.0 else float(value >= self.mean)
+        return float(stdtr(self.degrees, (value - self.mean) / self.sd)) if self.sd > 0.0 else float(value >= self.mean)
 
     def p_above(self, value: float) -> float:
         """Probability of a value as high as this one, or higher."""
-        return float(t.sf((value - self.mean) / self.sd, self.degrees)) if self.sd > 0.0 else float(value <= self.mean)
+        return float(stdtr(self.degrees, (self.mean - value) / self.sd)) if self.sd > 0.0 else float(value <= self.mean)
 
     def p_apart(self, value: float) -> float:
         """Probability of a value as far from the mean as this one, or farther."""

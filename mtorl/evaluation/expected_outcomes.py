@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from mtorl.arrays import Floats
 
@@ -116,4 +116,4 @@ def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes])
     said_K3 = np.array([[float((of_BC * gain_BC).sum()) for of_BC in parts_3BC] for gain_BC in models])
     folds = len(models)
     spread_3 = np.sqrt((folds - 1) * said_K3.var(axis=0)) / len(challenger_BC)
-    return np.asarray(np.nan_to_num(spread_3 * student_t.ppf(0.975, folds - 1)), dtype=np.float64)
+    return np.asarray(np.nan_to_num(spread_3 * stdtrit(folds - 1, 0.975)), dtype=np.float64)

@@ -31,7 +31,7 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import gammaincc
 
 from mtorl.arrays import Floats
 from mtorl.log import columns as read
@@ -121,7 +121,7 @@ def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | Non
     df = (levels - 1) * (channels - 1)
     # A scaled chi-square, scale * chi2(2 mean^2 / variance), has this mean and variance.
     scale = variance / (2 * mean)
-    p = float(stats.chi2.sf(chi2 / scale, mean / scale)) if scale > 0 else 1.0
+    p = float(gammaincc(mean / scale / 2, chi2 / scale / 2)) if scale > 0 else 1.0
     # Bergsma 2013: chance alone gives chi2 / rows about df / rows, and is taken off.
     strength = max(chi2 / rows - df / (rows - 1), 0.0)
     sizes = [n - (n - 1) ** 2 / (rows - 1) for n in (levels, channels)]

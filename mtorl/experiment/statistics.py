@@ -48,8 +48,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import lambertw
-from scipy.stats import norm
+from scipy.special import lambertw, ndtri
 
 from mtorl.experiment.adjustment import covariate_means, residual, slopes
 from mtorl.experiment.sums import COVARIATES, DENOMINATOR, NUMERATOR, Floats, Sums
@@ -237,7 +236,7 @@ def one_sided_width(se: Number, users: Number, *, alpha: float, tightest_at: int
 
 def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, Floats]:
     """Normal interval for one look at a size chosen beforehand; it does not hold if people look earlier, too."""
-    width = float(norm.ppf(1.0 - alpha / 2.0)) * np.asarray(se, dtype=np.float64)
+    width = float(ndtri(1.0 - alpha / 2.0)) * np.asarray(se, dtype=np.float64)
     return np.subtract(value, width), np.add(value, width)
 
 
