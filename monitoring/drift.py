@@ -182,7 +182,7 @@ def _scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, 
     both = pd.concat([reference, current], ignore_index=True)
     in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
     return {
-        (name, test.method): test.scorer(both[name])(in_reference, 1.0 - in_reference)
+        (name, test.method): float(test.scorer(both[name])(in_reference, 1.0 - in_reference))
         for name, kind in kinds.items()
         for test in asked_of(kind)
     }

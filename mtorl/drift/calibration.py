@@ -27,6 +27,7 @@ from mtorl.arrays import Bools, Floats
 from mtorl.drift.drift_tests import DriftTest, asked_of
 
 IMITATIONS = 400
+_AT_ONCE = 50  # so many are scored together: a few tens of MB of weights
 ALPHA = 0.01  # probability that a healthy period raises any alarm
 Thresholds = dict[tuple[str, str], float]
 """By column and method of the test."""
@@ -91,9 +92,10 @@ def measure(
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
     to_real_size = np.sqrt((1 / size.users + 1 / journeys.users) / noise)
-    for row in scores:
-        remaining, imitation = journeys.split(rng, held_out, size.rows / size.users)
-        row[:] = [to_real_size * score(remaining, imitation) for score in scorers]
+    for some in np.split(scores, range(_AT_ONCE, imitations, _AT_ONCE)):
+        splits = [journeys.split(rng, held_out, size.rows / size.users) for _ in some]
+        remaining, imitated = (np.stack(weights, axis=1) for weights in zip(*splits, strict=True))
+        some[:] = to_real_size * np.stack([score(remaining, imitated) for score in scorers], axis=1)
     joint = np.array([test.joint for _, test in asked])
     q = np.quantile(scores, 0.99, axis=0)
     ratios = np.divide(scores, q, out=np.zeros_like(scores), where=(q > 0.0) & joint)

@@ -13,8 +13,7 @@ A new test is one entry of TESTS, and nothing else: thresholds, findings, messag
         evidently=True,                     # the method is one of Evidently's: its page shows it, its figure counts
     )
 
-Rows are given by weights, so that a resampled period copies nothing and a score is one pass over a column that was
-sorted once.
+Rows are given by weights, so that a resampled period copies nothing, and many are scored at once.
 """
 
 from __future__ import annotations
@@ -25,11 +24,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scipy.special import rel_entr
 
-from mtorl.arrays import Floats
+from mtorl.arrays import Floats, Ints
 
-Score = Callable[[Floats, Floats], float]
-"""Score of a period against the reference, each given by the weight of every row."""
+Score = Callable[[Floats, Floats], Floats]
+"""Score of a period against the reference, each given by the weight of every row, (rows,); or of several at once, each
+given by a column of weights, (rows, periods)."""
 
 
 class Words(NamedTuple):
@@ -60,23 +62,21 @@ class NumericDistance:
 
     def __init__(self, values: pd.Series) -> None:
         x = values.to_numpy(dtype=np.float64)
-        order = np.argsort(x, kind="stable")
-        self._rows = order[: np.count_nonzero(~np.isnan(x))]  # NaN sorts last
-        x = x[self._rows]
-        self._last = np.flatnonzero(np.append(x[1:] != x[:-1], len(x) > 0))  # row of each distinct value
-        self._x = x[self._last]
-        self._gaps = np.diff(self._x)
+        present = np.flatnonzero(~np.isnan(x))
+        distinct, code = np.unique(x[present], return_inverse=True)
+        self._gaps = np.diff(distinct)
+        self._from_mean = distinct - x[present].mean() if len(present) else distinct
+        self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
-    def __call__(self, reference: Floats, period: Floats) -> float:
-        """Score of the period against the reference, each given by the weight of every row."""
-        r, p = (np.cumsum(weights[self._rows])[self._last] for weights in (reference, period))
-        if not len(r) or r[-1] == 0.0 or p[-1] == 0.0:
-            return 0.0
-        weight = np.diff(r, prepend=0.0) / r[-1]
-        mean = _dot(weight, self._x)
-        std = np.sqrt(_dot(weight, (self._x - mean) ** 2))
-        cdf_gap = np.abs(p / p[-1] - r / r[-1])[:-1]
-        return _dot(cdf_gap, self._gaps) / max(float(std), 0.001)
+    def __call__(self, reference: Floats, period: Floats) -> Floats:
+        """Scores of periods against the reference, as `Score` has it."""
+        r, p = self._totals @ reference, self._totals @ period
+        known = (r.sum(0) > 0.0) & (p.sum(0) > 0.0)
+        r, p = r / np.where(known, r.sum(0), 1.0), p / np.where(known, p.sum(0), 1.0)
+        variance = _dot(self._from_mean**2, r) - _dot(self._from_mean, r) ** 2
+        std = np.sqrt(np.maximum(variance, 0.0))
+        cdf_gap = np.abs(np.cumsum((p - r)[:-1], axis=0))
+        return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 
 
 class CategoricalDistance:
@@ -84,19 +84,17 @@ class CategoricalDistance:
 
     def __init__(self, values: pd.Series) -> None:
         codes, labels = pd.factorize(values)
-        self._codes = codes + 1  # 0: missing
-        self._size = len(labels) + 1
+        present = np.flatnonzero(codes >= 0)
+        self._totals = _totals_by(codes[present], present, (len(labels), len(codes)))
 
-    def __call__(self, reference: Floats, period: Floats) -> float:
-        """Score of the period against the reference, each given by the weight of every row."""
-        p = np.bincount(self._codes, reference, self._size)[1:]
-        q = np.bincount(self._codes, period, self._size)[1:]
-        if p.sum() == 0.0 or q.sum() == 0.0:
-            return 0.0
-        p, q = p / p.sum(), q / q.sum()
+    def __call__(self, reference: Floats, period: Floats) -> Floats:
+        """Scores of periods against the reference, as `Score` has it."""
+        p, q = self._totals @ reference, self._totals @ period
+        known = (p.sum(0) > 0.0) & (q.sum(0) > 0.0)
+        p, q = p / np.where(known, p.sum(0), 1.0), q / np.where(known, q.sum(0), 1.0)
         m = (p + q) / 2
-        divergence = _relative_entropy(p, m) + _relative_entropy(q, m)
-        return float(np.sqrt(max(divergence, 0.0) / 2))
+        divergence = rel_entr(p, m).sum(0) + rel_entr(q, m).sum(0)
+        return np.where(known, np.sqrt(np.maximum(divergence, 0.0) / 2), 0.0)
 
 
 class MissingShareRise:
@@ -105,20 +103,22 @@ class MissingShareRise:
     def __init__(self, values: pd.Series) -> None:
         self._absent = np.flatnonzero(values.isna())
 
-    def __call__(self, reference: Floats, period: Floats) -> float:
-        """Score of the period against the reference, each given by the weight of every row."""
+    def __call__(self, reference: Floats, period: Floats) -> Floats:
+        """Scores of periods against the reference, as `Score` has it."""
         rows = self._absent
-        return float(period[rows].sum() / max(period.sum(), 1.0) - reference[rows].sum() / reference.sum())
+        return np.asarray(
+            period[rows].sum(0) / np.maximum(period.sum(0), 1.0) - reference[rows].sum(0) / reference.sum(0)
+        )
 
 
-def _dot(a: Floats, b: Floats) -> float:
+def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_array:
+    """A matrix that adds up the weights of the rows of each code."""
+    return sparse.csr_array((np.ones(len(row)), (code, row)), shape=shape)
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
     """On one thread: those of BLAS wait for each other longer than sums of this size take."""
-    return float(np.einsum("i,i", a, b))
-
-
-def _relative_entropy(p: Floats, m: Floats) -> float:
-    some = p > 0.0
-    return _dot(p[some], np.log(p[some] / m[some]))
+    return np.asarray(np.einsum("i,i...->...", a, b))
 
 
 MOVED = Words("drift", "has moved away from the training data", "drifted")

@@ -130,8 +130,11 @@ def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def __init__(self, values: pd.Series) -> None:
             self.values = values.to_numpy()
 
-        def __call__(self, reference: np.ndarray, period: np.ndarray) -> float:
-            return float(np.max(self.values[period > 0]) - np.max(self.values[reference > 0]))
+        def __call__(self, reference: np.ndarray, period: np.ndarray) -> np.ndarray:
+            of_reference, of_period = (
+                np.where(rows.T > 0, self.values, -np.inf).max(-1) for rows in (reference, period)
+            )
+            return of_period - of_reference
 
     outlier = DriftTest(
         problem="outlier",

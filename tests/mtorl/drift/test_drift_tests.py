@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtorl.drift.drift_tests import CategoricalDistance, NumericDistance
+from mtorl.drift.drift_tests import CategoricalDistance, MissingShareRise, NumericDistance
 from tests.mtorl.drift.journeys import KINDS, touchpoints
 
 SCORERS = [(name, NumericDistance if kind == "numeric" else CategoricalDistance) for name, kind in KINDS.items()]
@@ -36,3 +36,21 @@ def test_fast_scores_are_evidentlys() -> None:
         ref, cur = reference[name].dropna(), current[name].dropna()
         expected = get_stattest(ref, cur, kind, method)(ref, cur, kind, None).drift_score
         assert scorer(both[name])(in_reference * 1.0, ~in_reference * 1.0) == pytest.approx(expected, rel=1e-9)
+
+
+def test_many_periods_at_once_score_as_each_alone() -> None:
+    rng = np.random.default_rng(6)
+    table = touchpoints(rng, 90)
+    table.loc[:30, ["hour", "region"]] = [np.nan, None]
+    period_NP = (rng.random((len(table), 7)) < 0.3) * 1.0
+    period_NP[:, 3] = 0.0  # nobody is in it
+    for name, scorer in (*SCORERS, *((name, MissingShareRise) for name in KINDS)):
+        score = scorer(table[name])
+        alone = [score(1.0 - period_N, period_N) for period_N in period_NP.T]
+        np.testing.assert_allclose(score(1.0 - period_NP, period_NP), alone, rtol=1e-12, atol=1e-15)
+
+
+def test_a_column_without_values_has_not_moved() -> None:
+    weights = np.ones(4), np.ones(4)
+    assert NumericDistance(pd.Series([np.nan] * 4))(*weights) == 0.0
+    assert CategoricalDistance(pd.Series([None] * 4, dtype=object))(*weights) == 0.0
