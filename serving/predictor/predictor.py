@@ -1,8 +1,7 @@
 """The policy on KServe's own model server: an alternative to TorchServe, and a place to explain decisions.
 
 Answers come from `serving/handlers/policy_handler.py`, so they equal those of TorchServe. Requests of several callers
-are not batched here, so under load TorchServe answers several times as many (docs/serving.md). The router itself sends
-all items that wait in one request.
+share a forward pass (`gathering.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
+from serving.predictor.gathering import Gathering
 
 
 class Predictor(Model):
@@ -29,6 +29,7 @@ class Predictor(Model):
         super().__init__(name)
         self._folder = folder
         self.handler = PolicyHandler()
+        self._predictions = Gathering(self.handler.predictions)
 
     def load(self) -> bool:
         """Load the artifact and warm up; KServe serves no model that is not ready."""
@@ -40,7 +41,7 @@ class Predictor(Model):
         """Decide on every instance."""
         items = _items(payload, PREDICT)
         try:
-            return self._body(payload, PREDICT, self.handler.predictions(items))
+            return self._body(payload, PREDICT, await self._predictions.submit(items))
         except Exception as error:
             raise InferenceError(f"{type(error).__name__}: {error}") from error
 
