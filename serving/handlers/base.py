@@ -127,8 +127,9 @@ class ArtifactHandler(ABC, Generic[Asked]):
 
     def initialize(self, context: Any) -> None:
         """Load the artifact in the .mar."""
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(_is_worth_reading)
+        # TorchServe writes three lines for each request, which Java reads and parses: that it has come, and how long it
+        # took, in two ways. Java itself measures that, too.
+        logging.getLogger().setLevel(logging.WARNING)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
@@ -213,8 +214,3 @@ def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, d
             except Exception as error:
                 faults[i] = str(error).removeprefix("instance 0: ")
     return WindowBatch.from_instances([window for i, window in windows.items() if i not in faults], spec), faults
-
-
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    # TorchServe writes this line for each batch, and Java reads it and logs it once more.
-    return not str(record.msg).startswith("Backend received inference")
