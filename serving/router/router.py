@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from serving.decision_log import Spool, exported
 from serving.decision_log.shipper import Shipper
@@ -98,6 +99,7 @@ class Router:
         self._arms = Arms(self.spec.channels, ArmModels(self.health), faults)
         self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health, faults)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
+        self._accounts_kept_for: Experiments | None = None
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -127,7 +129,7 @@ class Router:
             self.shipper.start()
         watches = (self._watch_disk, self._watch_ledger, self._watch_export)
         rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
-        accounts = self._every_second(self._keep_accounts, sooner=self.budgets.pacer.due)
+        accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
         background = (
             self.budgets.run(),
             self._arm_watch.run(),
@@ -240,8 +242,12 @@ class Router:
             await asyncio.to_thread(self._feed.ask, self.live.versions, self.live.refused)
         await asyncio.to_thread(self.live.refresh)
 
+    def _accounts_due(self) -> bool:
+        """Whether the accounts are to be kept at once: nothing is spent under a changed file before they follow it."""
+        return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
+
     async def _keep_accounts(self) -> None:
-        experiments = self.live.experiments
+        experiments = self._accounts_kept_for = self.live.experiments
         if not self.budgets.set_up_for(experiments):
             await self._set_accounts()
         balances = await self.budgets.pace(experiments)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.router import router
 from tests.experiments import experiment
 from tests.serving.router_fixtures import COST_CAP, Harness, instance, run, sample
 
@@ -124,3 +125,19 @@ def test_the_kill_switch_gives_them_the_incumbent(tmp_path: Path) -> None:
         assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
 
     run(scenario, tmp_path, changes={"overrides": QA, "enabled": False})
+
+
+def test_accounts_follow_a_changed_file_without_waiting_for_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # a round of housekeeping, longer than `until` waits
+    monkeypatch.setattr(router, "_LOOKS", 6000)
+
+    async def scenario(h: Harness) -> None:
+        before = h.router.live.experiments
+        _edit(h, overrides=QA)
+        await h.router._follow_experiment()
+        assert h.router.live.experiments is not before
+        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
+
+    run(scenario, tmp_path)
