@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ from mtorl.runtime.hardware import environment  # noqa: E402  # not before its f
 __all__ = ["ROOT", "environment", "finish", "simulation_options"]
 
 
-def simulation_options(manual: str | None) -> argparse.Namespace:
-    """The command line of a script that simulates: json, quick, seed.
+def simulation_options(manual: str | None, measures: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line of a script that simulates: json, quick, seed and, if it can measure a part anew, only.
 
     Args:
         manual: Its docstring.
+        measures: Its parts.
     """
     parser = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
     parser.add_argument("--quick", action="store_true", help="few runs")
     parser.add_argument("--seed", type=int, default=7)
+    if measures:
+        parser.add_argument("--only", choices=measures, help="measure this anew; the rest is read from --json")
     return parser.parse_args()
 
 

@@ -1,6 +1,7 @@
 """How often the monitor is wrong, how soon it is right, and what a check costs, beside Evidently's defaults.
 
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
+    python benchmarks/monitoring.py --only cost --json benchmarks/results/monitoring.json   # one part of it, anew
     python benchmarks/monitoring.py --quick
 
 Days of markets whose truth is known (`monitoring_runs/days.py`) are judged one after the other, as by `mtorl monitor
@@ -12,6 +13,7 @@ Evidently is asked with the test that it chooses by default for each column, on 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -165,22 +167,26 @@ def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]])
 
 
 def main() -> int:
-    args = simulation_options(__doc__)
-    size, seed = QUICK if args.quick else Size(), args.seed
-    figures = {
-        "environment": environment("duckdb", "evidently"),
-        "columns": COLUMNS,
-        "looked": LOOKED,
-        "users_of_clean": size.users_of_clean,
-        "cost": cost(size),
-        "mean_runs": mean_runs(size),
-        "clean": in_processes(clean, [(seed * 1_000 + i, size) for i in range(size.clean_markets)]),
-        "season": in_processes(season, [(seed * 2_000 + i, size) for i in range(size.season_markets)]),
-        "power": {
+    measures: dict[str, Callable[[], Any]] = {
+        "cost": lambda: cost(size),
+        "mean_runs": lambda: mean_runs(size),
+        "clean": lambda: in_processes(clean, [(seed * 1_000 + i, size) for i in range(size.clean_markets)]),
+        "season": lambda: in_processes(season, [(seed * 2_000 + i, size) for i in range(size.season_markets)]),
+        "power": lambda: {
             str(users): in_processes(power, [(seed * 3_000 + i, users) for i in range(markets)])
             for users, markets in size.markets
         },
     }
+    args = simulation_options(__doc__, list(measures))
+    size, seed = QUICK if args.quick else Size(), args.seed
+    figures = json.loads(Path(args.json).read_text()) if args.only else {}
+    figures |= {
+        "environment": environment("duckdb", "evidently"),
+        "columns": COLUMNS,
+        "looked": LOOKED,
+        "users_of_clean": size.users_of_clean,
+    }
+    figures |= {name: measure() for name, measure in measures.items() if args.only in (None, name)}
     print(monitoring_tables(figures))
     finish(figures, args.json)
     return 0
