@@ -123,10 +123,10 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with (
+        ThreadPoolExecutor(1, thread_name_prefix="beside-training") as beside,
         one_thread(),
         parallel.joined() as group,
         _epoch_log(log if group.leads else "") as write,
-        ThreadPoolExecutor(1, thread_name_prefix="beside-training") as beside,
     ):
         # Training keeps one thread busy: what needs no network is made meanwhile, on another core if there is one.
         trees = beside.submit(_fit_trees, windows, summary, config.seed) if group.leads else None

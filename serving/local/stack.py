@@ -38,7 +38,7 @@ _LOCK = "stack.lock"
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
-_ACCOUNTS_SECONDS = 0.5  # the router sets them a tenth of a second after it has read the file
+_ACCOUNTS_SECONDS = 1.0  # the router sets them a tenth of a second after it has read the file
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
