@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import numpy as np
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.artifact.saving import save
 from mtorl.baselines import channel_frequency, lightgbm
-from mtorl.baselines.lightgbm import Boosted
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.fitting.pricing import price_policy
 from mtorl.fitting.training_summary import TrainingSummary
@@ -122,14 +120,7 @@ def fit_challenger(
     summary = TrainingSummary.of(windows)
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="beside-training") as beside,
-        one_thread(),
-        parallel.joined() as group,
-        _epoch_log(log if group.leads else "") as write,
-    ):
-        # Training keeps one thread busy: what needs no network is made meanwhile, on another core if there is one.
-        trees = beside.submit(_fit_trees, windows, summary, config.seed) if group.leads else None
+    with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             done = member * config.epochs + row["epoch"]
@@ -142,31 +133,21 @@ def fit_challenger(
             channels=len(summary.spec.channels),
         )
         trained = train_ensemble(data, config, on_epoch, resume=resume, group=group)
-    if trees is None:
+    if not group.leads:
         return None
-    progress.report(1, 1, "calibration and export")
     val = WindowTable.load(windows, "val")
     opportunities = Opportunities.load(windows, summary.spec, "val")
     params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
-    fit_state_distance(trained.ensemble, summary.encoder, _first_windows(windows, summary))
-    policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, trees.result().to_dict())
+    progress.report(1, 1, "LightGBM, to compare with")
+    train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
+    fit_state_distance(trained.ensemble, summary.encoder, train_windows)
+    trees = lightgbm.fit(train_windows, val.windows("val", targets=True), summary.encoder, config.seed)
+    progress.report(1, 1, "thresholds of drift")
+    policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, trees.to_dict())
     artifact = save(out, policy)
     if resume is not None:
         resume.remove(MEMBERS)
     return artifact
-
-
-def _fit_trees(windows: str, summary: TrainingSummary, seed: int) -> Boosted:
-    """LightGBM; and the thresholds of drift, which the summary keeps."""
-    val = WindowTable.load(windows, "val").windows("val", targets=True)
-    trees = lightgbm.fit(_first_windows(windows, summary), val, summary.encoder, seed)
-    _ = summary.drift_thresholds
-    return trees
-
-
-def _first_windows(windows: str, summary: TrainingSummary) -> WindowBatch:
-    """Training windows with their targets, of all users or, if the folder has several shards, of the first one's."""
-    return WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
 
 
 def _calibrate_and_price(

@@ -15,7 +15,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +99,6 @@ class TrainingSummary:
             reference=reference,
         )
 
-    @cached_property
     def drift_thresholds(self) -> ThresholdGrid | None:
         """Thresholds of drift from the reference; None if it has too few users to measure any."""
         if self.reference["user_id"].nunique() < 2 * MIN_USERS:
@@ -133,7 +131,7 @@ class TrainingSummary:
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
             reference=self.reference,
-            thresholds=self.drift_thresholds,
+            thresholds=self.drift_thresholds(),
             training_users=self.users,
             data_fingerprint=self.fingerprint,
             git_revision=git_revision(),

@@ -83,7 +83,7 @@ def test_two_nodes_train_what_two_processes_do_and_a_killed_one_is_started_again
     (made,) = cluster.created
     assert made["metadata"]["name"] == NAME
     assert made["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "step-1", "uid": "u-1"}]
-    assert reports[-1] == "calibration and export" and cluster.shown
+    assert reports[-1] == "thresholds of drift" and cluster.shown
     assert 0 < cluster.shown[0]["progressPercentage"] <= 100 and cluster.shown[0]["lastUpdatedTime"].endswith("Z")
     assert any("validation_loss" in str(status.get("metrics")) for status in cluster.shown)
     assert cluster.deleted == [NAME] and not shared.exists()

@@ -59,7 +59,7 @@ def test_a_killed_process_costs_nothing_but_time(task: FitTask, tmp_path: Path) 
     assert isinstance(artifact, Artifact), artifact
     assert learned(artifact) == learned(whole) and len(learned(whole)) == CONFIG.epochs
     assert artifact.metrics["members"] == whole.metrics["members"]
-    assert reports[-1] == (1, 1, "calibration and export")
+    assert reports[-1] == (1, 1, "thresholds of drift")
     assert any(note.startswith("validation loss") for _, _, note in reports)
     assert not checkpointed(task), "a training that ended well leaves no checkpoint"
 
