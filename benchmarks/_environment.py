@@ -34,7 +34,10 @@ def simulation_options(manual: str | None, measures: Sequence[str] = ()) -> argp
     parser.add_argument("--seed", type=int, default=7)
     if measures:
         parser.add_argument("--only", choices=measures, help="measure this anew; the rest is read from --json")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if measures and options.only and (options.quick or not options.json):
+        parser.error("--only renews a part of the figures in --json, at full size")
+    return options
 
 
 def finish(figures: dict[str, Any], path: str) -> None:

@@ -180,8 +180,11 @@ def main() -> int:
     args = simulation_options(__doc__, list(measures))
     size, seed = QUICK if args.quick else Size(), args.seed
     figures = json.loads(Path(args.json).read_text()) if args.only else {}
+    here = environment("duckdb", "evidently")
+    if figures.get("environment", here) != here:
+        sys.exit(f"{args.json} was measured elsewhere, or with other versions: measure all of it anew")
     figures |= {
-        "environment": environment("duckdb", "evidently"),
+        "environment": here,
         "columns": COLUMNS,
         "looked": LOOKED,
         "users_of_clean": size.users_of_clean,

@@ -65,17 +65,19 @@ class NumericDistance:
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        self._from_mean = distinct - x[present].mean() if len(present) else distinct
+        # Not from the mean, which one huge value moves away from all others: their differences would be rounded off.
+        self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
         """Scores of periods against the reference, as `Score` has it."""
         r, p = self._totals @ reference, self._totals @ period
         known = (r.sum(0) > 0.0) & (p.sum(0) > 0.0)
-        r, p = r / np.where(known, r.sum(0), 1.0), p / np.where(known, p.sum(0), 1.0)
-        variance = _dot(self._from_mean**2, r) - _dot(self._from_mean, r) ** 2
+        in_r, in_p = np.where(known, r.sum(0), 1.0), np.where(known, p.sum(0), 1.0)
+        variance = _dot(self._from_median**2, r) / in_r - (_dot(self._from_median, r) / in_r) ** 2
         std = np.sqrt(np.maximum(variance, 0.0))
-        cdf_gap = np.abs(np.cumsum((p - r)[:-1], axis=0))
+        # Divided after they are added up: beyond the last value that has weight, the gap is 0 and not a rounding error.
+        cdf_gap = np.abs(np.cumsum(p, axis=0)[:-1] / in_p - np.cumsum(r, axis=0)[:-1] / in_r)
         return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 
 

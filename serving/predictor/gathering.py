@@ -47,11 +47,16 @@ class Gathering:
                 weight += len(items)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._pass)
+        if not batch:
+            return
         try:
-            results = iter(self._work([item for items, _ in batch for item in items]))
+            results = self._work([item for items, _ in batch for item in items])
+            if len(results) != weight:
+                raise RuntimeError(f"{len(results)} results for {weight} items")
         except Exception as error:
             for _, done in batch:
-                done.set_exception(error)
+                done.set_exception(RuntimeError("StopIteration") if isinstance(error, StopIteration) else error)
             return
+        rest = iter(results)
         for items, done in batch:
-            done.set_result(list(islice(results, len(items))))
+            done.set_result(list(islice(rest, len(items))))

@@ -243,7 +243,7 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether the accounts are to be kept at once: nothing is spent under a changed file before they follow it."""
+        """Whether the accounts are to be kept at once: until they follow a changed file, those of before pay."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:

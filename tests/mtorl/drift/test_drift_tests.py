@@ -54,3 +54,16 @@ def test_a_column_without_values_has_not_moved() -> None:
     weights = np.ones(4), np.ones(4)
     assert NumericDistance(pd.Series([np.nan] * 4))(*weights) == 0.0
     assert CategoricalDistance(pd.Series([None] * 4, dtype=object))(*weights) == 0.0
+
+
+@pytest.mark.parametrize("huge", [1e12, 1e100])
+def test_a_huge_value_that_nobody_has_changes_no_score(huge: float) -> None:
+    rng = np.random.default_rng(7)
+    x = pd.Series(rng.normal(size=400))
+    reference = (rng.random(400) < 0.8) * 1.0
+    reference[0] = 0.0
+    period = (rng.random(400) < 0.2) * (1.0 - reference)
+    period[0] = 0.0
+    without = NumericDistance(x)(reference, period)
+    x[0] = huge
+    assert NumericDistance(x)(reference, period) == pytest.approx(without, rel=1e-9)

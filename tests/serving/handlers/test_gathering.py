@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,6 +57,21 @@ def test_an_error_is_told_to_all_of_its_pass_and_to_no_other() -> None:
     first, second, third = answers(work, [[-1], [1], large])
     assert isinstance(first, ValueError) and isinstance(second, ValueError)
     assert third == large
+
+
+@pytest.mark.parametrize(("fault", "words"), [(StopIteration(), "StopIteration"), (None, "1 results for 2 items")])
+def test_nobody_waits_for_ever(fault: Exception | None, words: str) -> None:
+    def work(items: list[int]) -> list[int]:
+        if fault is not None:
+            raise fault
+        return items[:1]
+
+    async def two() -> list[Any]:
+        gathered = Gathering(work)
+        return await asyncio.gather(gathered.submit([1]), gathered.submit([2]), return_exceptions=True)
+
+    for error in asyncio.run(asyncio.wait_for(two(), 60)):
+        assert isinstance(error, RuntimeError) and words in str(error)
 
 
 def test_who_gave_up_is_left_out() -> None:
