@@ -4,4 +4,4 @@ Reading order: `engine.py`, `ingest/`, `sequences/`, `feature_repo/`, `offline/`
 `forget/`, `data_folder.py`. The README has a line for each file.
 """
 
-import mtorl.runtime.no_typeguard  # noqa: F401
+import mtorl.runtime.no_typeguard  # noqa: F401  # before anything here imports Feast

@@ -262,10 +262,7 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
 
 
 def java_options(java: Path) -> list[str]:
-    """Options of the Java virtual machine.
-
-    Its second compiler costs more than what it compiles saves: the front end only passes requests on.
-    """
+    """Options of the Java virtual machine, which compiles with the first of its compilers alone (docs/serving.md)."""
     options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     # From 24 on Java warns about what netty does; older ones do not know the second option.
     release = java / "release"

@@ -1,4 +1,4 @@
 """The same artifact without TorchServe.
 
-A plain KServe model (`predictor.py`), whose requests share passes (`gathering.py`), and its process (`__main__.py`).
+A plain KServe model (`predictor.py`), and its process (`__main__.py`).
 """

@@ -1,20 +1,24 @@
 """The policy on KServe's own model server: an alternative to TorchServe, and a place to explain decisions.
 
 Answers come from `serving/handlers/policy_handler.py`, so they equal those of TorchServe. Requests of several callers
-share a forward pass (`gathering.py`).
+share a forward pass: those that come while one is at work make up the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
-from serving.predictor.gathering import Gathering
+from serving.micro_batcher import MicroBatcher
+
+_LARGEST = 64  # items that share a pass: a few milliseconds, in which nothing else is done
 
 
 class Predictor(Model):
@@ -29,7 +33,9 @@ class Predictor(Model):
         super().__init__(name)
         self._folder = folder
         self.handler = PolicyHandler()
-        self._predictions = Gathering(self.handler.predictions)
+        self._passes: MicroBatcher[list[Any], list[dict[str, Any]]] = MicroBatcher(
+            self._predictions, weight=len, largest=_LARGEST
+        )
 
     def load(self) -> bool:
         """Load the artifact and warm up; KServe serves no model that is not ready."""
@@ -41,9 +47,13 @@ class Predictor(Model):
         """Decide on every instance."""
         items = _items(payload, PREDICT)
         try:
-            return self._body(payload, PREDICT, await self._predictions.submit(items))
+            return self._body(payload, PREDICT, await self._passes.submit(items))
         except Exception as error:
             raise InferenceError(f"{type(error).__name__}: {error}") from error
+
+    async def _predictions(self, groups: Sequence[list[Any]]) -> list[list[dict[str, Any]]]:
+        answers = iter(self.handler.predictions([item for group in groups for item in group]))
+        return [list(islice(answers, len(group))) for group in groups]
 
     async def explain(self, payload: Any, headers: Any = None) -> Any:
         """Explain the decision on every instance; in a thread, since decisions need the event loop."""

@@ -7,8 +7,8 @@ on its way through the stages), `features.py` (what is known of a user), `arms.p
 endpoint can be an arm), `shadow.py` (what challengers would have done), `budgets.py` (money) with `ledger_of_log.py`
 (no fresh budget after a loss), `pacer.py` (prices of budgets) and `paced_state.py` (what all routers keep of them),
 `stages.py` (time limits and failures of a stage), `drills.py` (injected faults), `idempotency_cache.py` (a request that
-comes again), `admission.py` (how many requests at once), `micro_batcher.py` (one call for many), `outcomes.py` (what
+comes again), `admission.py` (how many requests at once), `outcomes.py` (what
 became of a decision).
 """
 
-import mtorl.runtime.no_typeguard  # noqa: F401
+import mtorl.runtime.no_typeguard  # noqa: F401  # before anything here imports Feast

@@ -23,11 +23,11 @@ import orjson
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.validation import short
+from serving.micro_batcher import MicroBatcher
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
 from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.local_policies import answer_here
-from serving.router.flow.micro_batcher import MicroBatcher
 from serving.router.ops import tracing
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from mtorl.experiment.layers import Experiments
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, AlreadyReserved, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
+from serving.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
-from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
 

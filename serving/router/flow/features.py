@@ -34,8 +34,8 @@ from mtorl.log.times import microseconds
 from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.request_features import request_features
 from mtorl.window.window import Instance, instance_from_history
+from serving.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
-from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.features import FeatureReader, UserFeatures
-from serving.router.flow.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.requests import DecisionRequest
 from tests.serving.router_fixtures import CONTEXT, SPEC
 
