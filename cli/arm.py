@@ -28,12 +28,10 @@ def check(
     from mtorl.log.dataset import SpecError
 
     with exit_codes(unusable=(SpecError, ValueError)):
-        import asyncio
-
         from mtorl.log.dataset import DatasetSpec
         from serving.router.flow.arm_check import check_arm
 
-        found = asyncio.run(check_arm(endpoint, DatasetSpec.load(dataset), name))
+        found = check_arm(endpoint, DatasetSpec.load(dataset), name)
     for finding in found:
         typer.echo(str(finding))
     faults = sum(finding.fault for finding in found)

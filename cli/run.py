@@ -116,25 +116,25 @@ def serve(
     from serving.local.stack import LocalStack, Own
 
     files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
-    served, ports = None, {"router_port": port}
+    served, models = None, 0
     states: dict[Path, Path] = {}
     if experiment:
         states = {file: file.with_suffix("") for file in experiment}
         if state is not None:
             states[experiment[0]] = state
         served = Own(files, states[experiment[0]])
-        ports["models_port"] = models_port
+        models = models_port
     elif (of_run := experiment_of(run.resolve())).file.exists():  # older runs have none
         served = Own(files, of_run.state)
         states = {of_run.file: of_run.state}
         with exit_codes(unusable=(ValueError,)):  # ExperimentError, or what is no port
-            ports["models_port"] = port_of_models(of_run)
+            models = port_of_models(of_run)
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
-    stack = LocalStack(run.resolve(), served, **ports)
+    stack = LocalStack(run.resolve(), served, router_port=port, models_port=models)
     if served is not None:
         with exit_codes(unusable=(ValueError, OSError), failed=(RuntimeError,)):  # ExperimentError, HistoryError
             stack.claim()  # another one's models must not change while they run
-            for words in settle(folders, run.resolve(), served.state, ports["models_port"]):
+            for words in settle(folders, run.resolve(), served.state, models):
                 typer.echo(f"promotion: {words}")
         # After that: a file that names the model which was promoted there as its incumbent's own can be used now.
         if experiment:
@@ -149,12 +149,12 @@ def serve(
             with stack:
                 typer.echo(f"router  {stack.url}")
                 if experiment and served is not None:
-                    typer.echo(f"models  {stack.torchserve.inference_url}")
+                    typer.echo(f"models  {stack.models.inference_url}")
                     typer.echo(f"state   {served.state}")
                 typer.echo("ready   stop with Ctrl-C")
                 for arm, words in silent_arms(stack.url).items():
                     typer.echo(f"arm {arm}: {words}: see its endpoint in the experiment file, and router.log", err=True)
-                servers = LocalServers(run.resolve(), stack.serving, ports.get("models_port", 0), stack.restart_models)
+                servers = LocalServers(run.resolve(), stack.serving, models, stack.restart_models)
                 stack.wait(each_second=rollbacks(folders, servers))
         except KeyboardInterrupt:  # the usual way to end it
             typer.echo("stopped")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -148,7 +148,9 @@ class RouterPath:
 
 
 @contextmanager
-def router(run: Path, scratch: Path, on_redis: bool) -> Iterator[RouterPath]:
+def router(
+    run: Path, scratch: Path, on_redis: bool, runtime: Literal["torchserve", "predictor"] = "torchserve"
+) -> Iterator[RouterPath]:
     """The stack of a run, on a copy: its ledger and log stay as they are."""
     from serving.local.stack import LocalStack
 
@@ -165,7 +167,7 @@ def router(run: Path, scratch: Path, on_redis: bool) -> Iterator[RouterPath]:
         if on_redis:
             os.environ["MTORL_LEDGER"] = running.enter_context(ledger_redis(scratch))
             running.callback(os.environ.pop, "MTORL_LEDGER")
-        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0))
+        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, runtime=runtime))
         parts = stack.pids
         yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -27,6 +27,8 @@ from mtorl.log.times import moment
 from mtorl.policy.exploration import Exploration
 from mtorl.runtime.validation import StrictModel, Text
 
+UNIX = "http+unix"
+"""Scheme of an endpoint on a Unix socket."""
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"
 """In place of an arm: the user is not in the experiment, and gets the incumbent."""
@@ -60,7 +62,8 @@ class Arm(StrictModel):
     weight: float = Field(ge=0)
     """Share of the units at the last stage; the weights of all arms add up to 1."""
     endpoint: Text | None = None
-    """Base URL of the server, or the whole URL to post to."""
+    """Base URL of the server, or the whole URL to post to. Of a server on a Unix socket of this machine or pod, the
+    socket's path takes the host's place, with %2F for each slash: http+unix://%2Fsockets%2Fchallenger.sock."""
     policy: Policy | None = None
     """Instead of an endpoint: what needs no server. baseline, which is what the request itself says; or rows, of which
     the first one that fits decides."""
@@ -88,6 +91,10 @@ class Arm(StrictModel):
         if endpoint is None:
             return None
         parts = urlsplit(endpoint)
+        if parts.scheme == UNIX:
+            if not unquote(parts.netloc).startswith("/"):
+                raise ValueError(f"{endpoint!r}: write the socket's whole path in the host's place, / as %2F")
+            return endpoint
         try:
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:  # the port is no number up to 65535

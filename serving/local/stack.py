@@ -24,15 +24,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
 from serving.local.child_process import ChildProcess
+from serving.local.predictor import LocalPredictor
 from serving.local.torchserve import TorchServe
 from serving.logs import messages
+
+Runtime = Literal["torchserve", "predictor"]
 
 _LOCK = "stack.lock"
 _ROUTER_SECONDS = 120.0
@@ -70,6 +73,8 @@ class LocalStack:
         own: Experiments to serve with the run's models and features; None: that of the run.
         router_port: Port of the router on 127.0.0.1; 0 takes a free one.
         models_port: Port of the run's models there, likewise.
+        runtime: What serves the models: "torchserve", or "predictor", which has no Java and, if no port is asked for,
+            answers on a Unix socket.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
             longer than a cluster's.
     """
@@ -81,6 +86,7 @@ class LocalStack:
         *,
         router_port: int = 0,
         models_port: int = 0,
+        runtime: Runtime = "torchserve",
         deadline_ms: float = 500.0,
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
@@ -88,7 +94,8 @@ class LocalStack:
         self._own = own
         self.experiment = self.serving / ("experiments" if own else "experiment.yaml")
         self._store = self.serving / "model-store"
-        self.torchserve = TorchServe(self._store, self.serving / "torchserve", port=models_port)
+        server = TorchServe if runtime == "torchserve" else LocalPredictor
+        self.models = server(self._store, self.serving / runtime, port=models_port)
         self.url = ""
         self._router_port = router_port
         self._deadline_ms = deadline_ms
@@ -106,7 +113,7 @@ class LocalStack:
     @property
     def pids(self) -> dict[str, int]:
         """Process group of each running part."""
-        parts = {"torchserve": self.torchserve.pid, "router": self._router.pid if self._router else None}
+        parts = {"models": self.models.pid, "router": self._router.pid if self._router else None}
         return {name: pid for name, pid in parts.items() if pid}
 
     def start(self) -> None:
@@ -122,7 +129,7 @@ class LocalStack:
             lock = self.claim()
             config = self._write_config()
             _link(archives(self.run_dir, self.serving), self._store)
-            self._running.enter_context(self.torchserve)
+            self._running.enter_context(self.models)
             if self._own is None:
                 self._write_endpoints()
             else:
@@ -154,13 +161,13 @@ class LocalStack:
         Raises:
             TorchServeError: A model does not come up.
         """
-        self.torchserve.stop()
+        self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
-        self.torchserve.start()
+        self.models.start()
 
     def check(self) -> None:
         """Raise StackError or TorchServeError, with the tail of the log, unless every part is running."""
-        self.torchserve.check()
+        self.models.check()
         if self._router is None:
             raise StackError("the router is not started")
         if not self._router.alive():
@@ -197,9 +204,9 @@ class LocalStack:
             for arm in experiment["arms"]:
                 if arm.get("policy") is not None:  # it needs no server
                     continue
-                if arm["name"] not in self.torchserve.models:
+                if arm["name"] not in self.models.models:
                     raise StackError(f"{path}: arm {arm['name']!r} has no {arm['name']}.mar in the model store")
-                arm["endpoint"] = self.torchserve.endpoint(arm["name"])
+                arm["endpoint"] = self.models.endpoint(arm["name"])
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
             raise StackError(f"{path}: not an experiment file ({error!r})") from error
         _write_yaml(path, experiment)

@@ -13,21 +13,39 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
     parser.add_argument(
-        "--artifact", required=True, type=Path, metavar="FOLDER", help="written by mtorl.artifact.saving.save"
+        "--artifact",
+        required=True,
+        action="append",
+        type=Path,
+        metavar="FOLDER",
+        help="written by mtorl.artifact.saving.save; may be given again, with another --name",
     )
-    parser.add_argument("--name", required=True, help="of the model in the URL: /v1/models/NAME:predict and :explain")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a pod (default: %(default)s)")
+    parser.add_argument(
+        "--name",
+        required=True,
+        action="append",
+        help="of the model in the URL: /v1/models/NAME:predict and :explain",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0 in a pod; with a slash, the path of a Unix socket for a router beside it, whose experiment file "
+        "then has the endpoint http+unix://%%2Fpath%%2Fto%%2Fit (default: %(default)s)",
+    )
     parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
     arguments = parser.parse_args()
+    if len(set(arguments.name)) != len(arguments.artifact):
+        parser.error("give as many --name, each another one, as --artifact")
 
     from mtorl.artifact.artifact import ArtifactError
     from serving.kserve_sdk import Server, app, correct, quiet
     from serving.predictor.predictor import Predictor
 
     quiet()
-    model = Predictor(arguments.name, arguments.artifact)
+    models = [Predictor(name, folder) for name, folder in zip(arguments.name, arguments.artifact, strict=True)]
     try:
-        model.load()
+        for model in models:
+            model.load()
     except ArtifactError as error:
         logging.getLogger("serving.predictor").critical("predictor: %s", error)
         return 2
@@ -35,7 +53,7 @@ def main() -> int:
     # What is loaded stays: looking through all of it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
-    Server(arguments.host, arguments.port, grace_seconds=10).start([model])
+    Server(arguments.host, arguments.port, grace_seconds=10).start(models)
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
-from serving.micro_batcher import MicroBatcher
+from serving.predictor.micro_batcher import MicroBatcher
 
 _LARGEST = 64  # items that share a pass: a few milliseconds, in which nothing else is done
 
@@ -51,7 +51,7 @@ class Predictor(Model):
         except Exception as error:
             raise InferenceError(f"{type(error).__name__}: {error}") from error
 
-    async def _predictions(self, groups: Sequence[list[Any]]) -> list[list[dict[str, Any]]]:
+    def _predictions(self, groups: Sequence[list[Any]]) -> list[list[dict[str, Any]]]:
         answers = iter(self.handler.predictions([item for group in groups for item in group]))
         return [list(islice(answers, len(group))) for group in groups]
 

@@ -27,6 +27,7 @@ from serving.router.flow.drills import Drills
 from serving.router.flow.feature_registry import RegistryAwaited
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
 from serving.router.flow.outcomes import OutcomeIntake
+from serving.router.flow.pipeline import Pipeline, features, model, money, record, still_paid
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
 from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Stages
@@ -121,7 +122,6 @@ class Router:
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
-        await self._arms.open()
         await self._follow_experiment()  # a switch that was thrown while the router waited
         await self._attempt(self._keep_accounts)  # the first decision has a price, too
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
@@ -166,12 +166,16 @@ class Router:
         sink = open_sink(settings, self.spool)
         open_reservations = self.budgets.open_reservations
         self.shipper = Shipper(self.spool, sink, settings.keep_hours, open_reservations) if sink else None
-        stages = Stages(self._seconds, self.health, self.drills or Drills())
-        found = FoundFeatures(self.health)
-        self._shadow = Shadow(self._arms, self.spool, self.health)
-        self.decider = Decider(
-            self.live, self._features, self._arms, self.budgets, self.spool, stages, found, self._shadow
+        around = Stages(self.health, self.drills or Drills())
+        stages = (
+            features(self._features, FoundFeatures(self.health)),
+            model(self._arms, self.budgets),
+            money(self.budgets),
+            record(self.spool),
         )
+        pipeline, repeats = Pipeline(stages, around), Pipeline([still_paid(self.budgets)], around)
+        self._shadow = Shadow(self._arms, self.spool, self.health)
+        self.decider = Decider(self.live, pipeline, repeats, self.budgets, self.spool, self._seconds, self._shadow)
         self.outcomes = OutcomeIntake(
             self.outcome_parser, self.spool, self.budgets, self._seconds, self.decider.cache.forget
         )
@@ -185,9 +189,8 @@ class Router:
         if self.shipper:
             await self.shipper.close(_SHIP_SECONDS)  # before another process may hold the folder
             metrics.show_log(self.spool, self.shipper)
-        await self._arms.close()
+        self._arms.close()
         await asyncio.to_thread(self.spool.close)
-        self._features.close()
         self.budgets.close()
         await tracing.stop()
 
@@ -305,7 +308,7 @@ class Router:
     async def _warm_up_features(self) -> None:
         try:
             async with asyncio.timeout(_WARM_SECONDS):
-                await self._features.read([DecisionRequest("warm-up", "warm-up", {}, at=0)])
+                await asyncio.to_thread(self._features.read, [DecisionRequest("warm-up", "warm-up", {}, at=0)])
             self.health.report("features")
         except Exception as error:
             self.health.report("features", error)

@@ -1,6 +1,6 @@
 """Whether an endpoint can be an arm: asked as the router asks, with ordinary and with odd items, and what it lacks.
 
-    for finding in asyncio.run(check_arm("http://my-policy:8080/decide", spec)):
+    for finding in check_arm("http://my-policy:8080/decide", spec):
         print(finding)
 
 What would be the default action for users is a fault; what the log would lack is a note.
@@ -8,7 +8,6 @@ What would be the default action for users is a fault; what the log would lack i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +37,7 @@ class Finding:
         return f"{'fault' if self.fault else 'note '}  {self.text}"
 
 
-async def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
+def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
     """Ask an endpoint, some twenty times.
 
     Args:
@@ -56,32 +55,31 @@ async def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") 
     assert url is not None, "an arm with an endpoint has one"
     health = Health()
     arms = Arms(spec.channels, ArmModels(health), ArmFaults(health))
-    await arms.open()
     try:
-        found = await _findings(arms, url, spec)
+        found = _findings(arms, url, spec)
     finally:
-        await arms.close()
+        arms.close()
     return sorted(found, key=lambda finding: not finding.fault)
 
 
-async def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
+def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
     plain = neutral_item(spec)
-    first = await _ask(arms, url, [plain])
+    first = _ask(arms, url, [plain])
     if isinstance(first, str):
         return [Finding(True, first)]
     found = []
     for what, item in {"an ordinary item": plain, **_odd_items(plain, spec)}.items():
-        answers = await _ask(arms, url, [item])
+        answers = _ask(arms, url, [item])
         fault = answers if isinstance(answers, str) else _fault(answers[0])
         if fault is not None:
             found.append(Finding(True, f"{what}: {fault}"))
     if found:
         return found
     several = [plain, {**plain, "user_id": "another"}, plain]
-    answers = await _ask(arms, url, several)
+    answers = _ask(arms, url, several)
     if isinstance(answers, str):
         return [Finding(True, f"several items in one call, as under load: {answers}")]
-    again = await _ask(arms, url, [plain])
+    again = _ask(arms, url, [plain])
     if [_choice(answer) for answer in (answers[0], answers[2], *again)] != [_choice(first[0])] * 3:
         text = (
             "the same item, with the same u, gets different answers: draw with u alone, and decisions can be replayed"
@@ -126,11 +124,10 @@ def _unsaid(answer: ArmAnswer, channels: Sequence[str]) -> list[str]:
     return texts
 
 
-async def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> _Answers | str:
+def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> _Answers | str:
     """The answers, or why there are none."""
     try:
-        async with asyncio.timeout(SECONDS):
-            return await arms.ask_at(url, items)
+        return arms.ask_at(url, items, SECONDS)
     except TimeoutError:
         return f"no answer in {SECONDS:g} s"
     except ArmError as error:

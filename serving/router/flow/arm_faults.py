@@ -20,7 +20,7 @@ _LONGEST = 300  # characters of a sentence in health: an arm may be anybody's pr
 
 
 class ArmFaults:
-    """Hears of every call of an arm. For one event loop.
+    """Hears of every call of an arm, from whatever thread.
 
     Args:
         health: Is told the last fault of each arm.

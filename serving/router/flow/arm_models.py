@@ -10,6 +10,7 @@ none, models may come and go, as they do when one is promoted or rolled back. De
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -27,7 +28,7 @@ class WrongModel(ArmError):
 
 
 class ArmModels:
-    """Looks at who answers. For one event loop.
+    """Looks at who answers.
 
     Args:
         health: Is told when an arm's model has changed.
@@ -37,6 +38,7 @@ class ArmModels:
         self._health = health
         self._salts: dict[str, str] = {}  # of each experiment
         self._newest: dict[str, str] = {}
+        self._lock = threading.Lock()  # an arm is asked by several threads, and each change of its model is said once
 
     def check(self, experiment: Experiment, arm: Arm, models: Iterable[str | None]) -> None:
         """Note the models that answered for an arm of an experiment.
@@ -49,6 +51,10 @@ class ArmModels:
         Raises:
             WrongModel: One of them is not the experiment's.
         """
+        with self._lock:
+            self._check(experiment, arm, models)
+
+    def _check(self, experiment: Experiment, arm: Arm, models: Iterable[str | None]) -> None:
         if self._salts.get(experiment.name) != experiment.salt:
             self._start_over(experiment)
         key = experiment.key(arm.name)

@@ -36,7 +36,7 @@ class ArmWatch:
 
     Args:
         live: The experiments in force.
-        arms: Their client, opened.
+        arms: Their client.
         spec: Description of the data set.
         health: Is told which arms answer.
         faults: What is known of an arm's answers.
@@ -80,8 +80,7 @@ class ArmWatch:
     async def _ask(self, experiment: Experiment, arm: Arm) -> None:
         key = experiment.key(arm.name)
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                (answer,) = await self._arms.ask(experiment, arm, [self._item])
+            (answer,) = await asyncio.to_thread(self._arms.ask, experiment, arm, [self._item], _PATIENCE_SECONDS)
         except Exception as error:
             self._health.report(key, error)
         else:

@@ -11,20 +11,18 @@ Whatever comes is read by its form. What an answer holds: `arm_answers.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.validation import short
-from serving.micro_batcher import MicroBatcher
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
+from serving.router.flow.arm_client import ArmClient
 from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.local_policies import answer_here
@@ -33,16 +31,11 @@ from serving.router.ops import tracing
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_POSTS = 2  # to an arm at a time: it works on one while the other is under way
-_MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's
-_LARGEST = 64  # windows in a POST that requests share: a few milliseconds of a model
-
 Items = Sequence[dict[str, Any]]
-_Asked = tuple[Items, "Span | None"]  # and the span that asks
 
 
 class Arms:
-    """HTTP client of all arms; keeps connections open.
+    """All arms; its calls block.
 
     Args:
         channels: The channels that an arm may name.
@@ -54,42 +47,36 @@ class Arms:
         self._channels = channels
         self._models = models
         self._faults = faults
-        self._session: aiohttp.ClientSession | None = None
-        self._batchers: dict[str, MicroBatcher[_Asked, list[ArmAnswer | ArmError]]] = {}
+        self._client = ArmClient()
 
-    async def open(self) -> None:
-        """Must be called inside the running event loop."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=64, keepalive_timeout=30, ttl_dns_cache=10),
-            timeout=aiohttp.ClientTimeout(total=None),  # the caller's deadline counts
-            headers={"content-type": "application/json"},
-            skip_auto_headers=["User-Agent", "Accept-Encoding"],
-        )
+    def close(self) -> None:
+        """Close all connections that nobody uses."""
+        self._client.close()
 
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def ask(self, experiment: Experiment, arm: Arm, items: Items) -> list[ArmAnswer | ArmError]:
-        """Ask for a decision on each item, in one call with others that ask meanwhile.
+    def ask(
+        self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span | None] = ()
+    ) -> list[ArmAnswer | ArmError]:
+        """Ask for a decision on each item, in one call.
 
         Args:
             experiment: An experiment in force.
             arm: Its arm whose policy is asked.
             items: As `PendingDecision.item` makes them.
+            seconds: How long to wait for the answers.
+            spans: That the call belongs to.
 
         Returns:
             An answer or an error for each item, in order.
 
         Raises:
             ArmError: The whole call failed, or it is not the arm's model that answered.
+            TimeoutError: There is no answer in time.
         """
         try:
             if (url := arm.url) is None:
                 answers = [answer_here(arm, item) for item in items]
             else:
-                answers = [_named(answer, arm) for answer in await self.ask_at(url, items)]
+                answers = [_named(answer, arm) for answer in self.ask_at(url, items, seconds, spans)]
             self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         except ArmError as error:
             self._faults.count(experiment.key(arm.name), [error] * len(items))
@@ -98,51 +85,27 @@ class Arms:
         self._faults.count(experiment.key(arm.name), faults)
         return answers
 
-    async def ask_at(self, url: str, items: Items) -> list[ArmAnswer | ArmError]:
+    def ask_at(
+        self, url: str, items: Items, seconds: float, spans: Iterable[Span | None] = ()
+    ) -> list[ArmAnswer | ArmError]:
         """Likewise, of whatever answers there.
 
         Raises:
             ArmError: The whole call failed.
+            TimeoutError: There is no answer in time.
         """
-        if url not in self._batchers:
-            self._batchers[url] = MicroBatcher(
-                lambda groups: self._ask(url, groups), _POSTS, weight=lambda asked: len(asked[0]), largest=_LARGEST
-            )
-        return await self._batchers[url].submit((items, tracing.here()))
-
-    async def _ask(self, url: str, groups: Sequence[_Asked]) -> list[list[ArmAnswer | ArmError] | Exception]:
-        items = [item for group, _ in groups for item in group]
-        traced = tracing.outgoing(span for _, span in groups)
-        body, model = await self._post(url, _question(url, items), traced)
-        answers = (
-            self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)
-        )
-        return [list(islice(answers, len(group))) for group, _ in groups]
+        headers = {"content-type": "application/json", **tracing.outgoing(spans)}
+        status, said, body = self._client.post(url, _question(url, items), headers, seconds)
+        if status != 200:
+            raise ArmError(f"{url}: HTTP {status}: {body[:200]!r}", "status")
+        model: Identity = {"name": said.get("x-model-name"), "version": said.get("x-model-version"), "digest": None}
+        return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
     def _read(self, answer: Any, item: dict[str, Any], model: Identity) -> ArmAnswer | ArmError:
         try:
             return read_answer(answer, self._channels, item["candidates"], model)
         except ArmError as error:
             return error
-
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[bytes, Identity]:
-        """The answer, and what its headers say of the model."""
-        assert self._session is not None, "open() comes first"
-        for last in (False, True):
-            try:
-                async with self._session.post(url, data=body, headers=headers) as response:
-                    answer = await _read(url, response)
-                    if response.status != 200:
-                        raise ArmError(f"{url}: HTTP {response.status}: {answer[:200]!r}", "status")
-                    name, version = map(response.headers.get, ("x-model-name", "x-model-version"))
-                    return answer, {"name": name, "version": version, "digest": None}
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                # The arm closed the connection while it was idle: a new one may work. A refused connection will not.
-                if last or isinstance(error, aiohttp.ClientConnectorError):
-                    raise ArmError(f"{url}: {error}", "unreachable") from error
-            except (aiohttp.ClientError, ValueError) as error:
-                raise ArmError(f"{url}: {type(error).__name__}: {error}", "unreachable") from error
-        raise AssertionError
 
 
 def _question(url: str, items: Items) -> bytes:
@@ -181,12 +144,3 @@ def _named(answer: ArmAnswer | ArmError, arm: Arm) -> ArmAnswer | ArmError:
         return answer
     known = {**NOBODY, "name": arm.model_name, "version": arm.model_version}
     return replace(answer, model={key: answer.model[key] or known[key] for key in NOBODY})
-
-
-async def _read(url: str, response: aiohttp.ClientResponse) -> bytes:
-    answer = bytearray()
-    async for piece in response.content.iter_any():
-        answer += piece
-        if len(answer) > _MOST_BYTES:
-            raise ArmError(f"{url}: the answer is larger than {_MOST_BYTES} bytes", "form")
-    return bytes(answer)

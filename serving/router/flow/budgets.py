@@ -21,7 +21,6 @@ from mtorl.experiment.layers import Experiments
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, AlreadyReserved, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
-from serving.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
@@ -32,7 +31,6 @@ _FEW = 20  # exposures of the dearest channel; an arm that can pay for less is s
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 _MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
 MOST_PENDING = 100_000  # some 20 MB
-_THREADS = 8  # for reservations, which share a call: more than one only if calls hang
 _SETTLING = 4  # threads that settle, and may share a commit
 
 Costs = Mapping[str, float]
@@ -50,7 +48,7 @@ class NoAccount(RuntimeError):
 
 
 class Budgets:
-    """Reserves, settles and cancels in a ledger whose calls block. For one event loop.
+    """Reserves, settles and cancels in a ledger whose calls block. For one event loop, and for lanes that reserve.
 
     Args:
         ledger: Where the accounts are.
@@ -66,66 +64,79 @@ class Budgets:
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
         self._ledger = ledger
         self.cost_cap = cost_cap
-        # Each has threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger")
+        # Threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
         self._settling = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
         self._settler = Settler(ledger, self._settling)
-        self._reservations: MicroBatcher[Wanted, bool] = MicroBatcher(in_threads(self._reserve_all, self._pool))
         self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
         self.ready = False
         self.pacer = Pacer(ledger, cost_cap)
 
-    async def reserve(self, decision: PendingDecision) -> float | None:
-        """Set money aside for a decision that is to be exposed.
+    def reserve(self, decisions: Sequence[PendingDecision]) -> list[float | Exception | None]:
+        """Set money aside for decisions that are to be exposed, in one call of the ledger, which blocks.
 
         Returns:
-            How much, currency units; None: an account has too little left.
+            For each, how much, currency units; None: an account has too little left. Or why nothing is reserved:
+            BudgetsClosed (refused by accounts that are not the experiment's), NoAccount (there is nothing to draw on,
+            whatever was spent), AlreadyReserved (another decision on the same request has the money).
 
         Raises:
-            BudgetsClosed: It was not even tried, or refused by accounts that are not the experiment's.
-            NoAccount: Likewise: there is nothing to draw on, whatever was spent.
-            AlreadyReserved: Another decision on the same request has the money.
+            BudgetsClosed: The ledger was not asked.
             LedgerUnavailable: Whether it was reserved is unknown: cancel it.
         """
         self._check_open()
+        wanted = [self._wanted(decision) for decision in decisions]
+        in_force = self._accounts_of
+        asked = [one for one in wanted if isinstance(one, Wanted)]
+        granted = iter(self._ledger.reserve_all(asked) if asked else ())
+        answers: list[float | Exception | None] = []
+        for decision, one in zip(decisions, wanted, strict=True):
+            answer = next(granted) if isinstance(one, Wanted) else one
+            if isinstance(answer, Exception):
+                answers.append(answer)
+            elif answer:
+                assert isinstance(one, Wanted)
+                answers.append(one.amount)
+            elif in_force is None or not in_force.holds(decision.experiment):
+                # A refusal by the accounts of the file before says nothing about the money there is.
+                answers.append(BudgetsClosed("the accounts of the changed experiment are not set up yet"))
+            else:
+                answers.append(None)
+        return answers
+
+    def _wanted(self, decision: PendingDecision) -> Wanted | NoAccount:
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
-            raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
+            return NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
         amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
-        wanted = Wanted(decision.decision_id, decision.account, campaign, channel, amount, decision.key)
-        set_up = self._accounts_of is not None and self._accounts_of.holds(decision.experiment)
-        if await self._reservations.submit(wanted):
-            return amount
-        if not set_up:  # a refusal by the accounts of the file before says nothing about the money there is
-            raise BudgetsClosed("the accounts of the changed experiment are not set up yet")
-        return None
+        return Wanted(decision.decision_id, decision.account, campaign, channel, amount, decision.key)
 
-    async def still_pay(self, decision: PendingDecision) -> bool:
-        """Whether the money of the answer that was given before is set aside, or spent, and was not given back.
+    def still_pay(self, decisions: Sequence[PendingDecision]) -> list[bool | Exception]:
+        """Whether the money of answers that were given before is set aside, or spent, and was not given back; blocks.
 
         Raises:
             BudgetsClosed: The ledger was not asked.
             LedgerUnavailable: It is unknown.
         """
         self._check_open()
-        assert decision.before is not None, "there is an answer"
-        before, account, campaign = decision.before.answer, decision.before.account, decision.request.campaign_id
-        reserved = decision.before.reserved  # as then: the cost cap may be another since a restart
-        wanted = Wanted(before["decision_id"], account, campaign, before["channel"], reserved, decision.key)
-        try:
-            return await self._reservations.submit(wanted)  # a repeated call changes nothing, and answers the same
-        except AlreadyReserved:  # a ledger that has lost the reservation, and paid for the request again
-            return False
+        wanted = []
+        for decision in decisions:
+            before, campaign = decision.before, decision.request.campaign_id
+            assert before is not None, "there is an answer"
+            answer = before.answer
+            # As then: the cost cap may be another since a restart.
+            money = (before.account, campaign, answer["channel"], before.reserved)
+            wanted.append(Wanted(answer["decision_id"], *money, decision.key))
+        # A repeated call changes nothing, and answers the same; but for a ledger that has lost the reservation, and
+        # paid for the request again.
+        granted = self._ledger.reserve_all(wanted)
+        return [False if isinstance(one, AlreadyReserved) else one for one in granted]
 
     def _check_open(self) -> None:
         if not self.ready:
             raise BudgetsClosed("the ledger is not set up yet")
         if self._settler.full:
             raise BudgetsClosed("too much is still to be settled")
-
-    def _reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        return self._ledger.reserve_all(wanted)
 
     async def finish(self, reservation_id: str, costs: Costs, seconds: float) -> None:
         """Settle costs, or cancel if there are none, within a time; later if that does not work, for any reason."""
@@ -197,7 +208,6 @@ class Budgets:
 
     def close(self) -> None:
         """Stop without waiting for calls that hang."""
-        self._pool.shutdown(wait=False)
         self._settling.shutdown(wait=False)
         self._ledger.close()
 

@@ -10,9 +10,8 @@ be, and ends by itself: nobody has to remember it.
 
 from __future__ import annotations
 
-import asyncio
 import random
-from time import monotonic
+from time import monotonic, sleep
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -67,13 +66,23 @@ class Drills:
         now = monotonic()
         return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._ends.items()]
 
-    async def inject(self, stage: Stage) -> None:
-        """Apply the faults in force to a stage that is about to start."""
+    def inject(self, stage: Stage, seconds: float) -> None:
+        """Apply the faults in force to a stage that is about to start.
+
+        Args:
+            stage: Which.
+            seconds: That the stage may take.
+
+        Raises:
+            DrillFault, TimeoutError: Its fault.
+        """
         if not self._ends:
             return
         self._forget()
         for drill in [drill for drill in self._ends if drill.stage == stage and random.random() < drill.share]:
-            await asyncio.sleep(drill.seconds)
+            sleep(min(drill.seconds, seconds))
+            if drill.seconds >= seconds:
+                raise TimeoutError("held up by a drill")
             if drill.fault == "error":
                 raise DrillFault("injected by a drill")
 

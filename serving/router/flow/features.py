@@ -1,4 +1,4 @@
-"""What a decision knows: a few reads of Feast's online store, in this process, off the event loop.
+"""What a decision knows: a few reads of Feast's online store, in this process, in the threads of lanes.
 
 Feast's own call for a whole service does much that never changes between calls, serves expired values, and marks an
 unknown user differently in each store. So the rows are read from the same store directly. Feast's stores read view by
@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -34,7 +31,6 @@ from mtorl.log.times import microseconds
 from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.request_features import request_features
 from mtorl.window.window import Instance, instance_from_history
-from serving.micro_batcher import MicroBatcher, in_threads
 from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
 
 _HISTORY, _STATIC, _ON_DEMAND = "user_history", "user_static", "request_time"
 _KEYS = {"user_id", "campaign_id"}  # what a request can look up
-_READS = 2  # at a time: while one waits for a slow store another may be quick
 
 Requests = Sequence[DecisionRequest]
 
@@ -76,7 +71,7 @@ class ModelInput:
 
 
 class FeatureReader:
-    """Reads what decisions know, for the event loop.
+    """Reads what decisions know; blocks.
 
     Args:
         source: Where features are.
@@ -86,14 +81,15 @@ class FeatureReader:
     def __init__(self, source: FeatureSource, spec: DatasetSpec) -> None:
         self._source = source
         self._spec = spec
-        self._pool = ThreadPoolExecutor(_READS, thread_name_prefix="features")
-        self._reads: MicroBatcher[Requests, list[UserFeatures]] = MicroBatcher(
-            in_threads(self._read, self._pool), _READS, weight=len
-        )
 
-    async def read(self, requests: Requests) -> list[ModelInput | Exception]:
-        """One input for each request, in order; an exception for a user whose features can't be used."""
-        users = await self._reads.submit(requests)
+    def read(self, requests: Requests) -> list[ModelInput | Exception]:
+        """One input for each request, in order; an exception for one that can't be asked about, or not be used."""
+        try:
+            users = self._source.read(requests)
+        except (ValueError, TypeError) as error:  # the fault of a request; other errors of a store concern all of them
+            if len(requests) == 1:
+                return [error]
+            return [answer for request in requests for answer in self.read([request])]
         return [self._model_input(request, user) for request, user in zip(requests, users, strict=True)]
 
     def _model_input(self, request: DecisionRequest, user: UserFeatures) -> ModelInput | Exception:
@@ -104,19 +100,6 @@ class FeatureReader:
         except Exception as error:  # the lists of a history do not fit together
             return error
         return ModelInput(window, user.has_history, user.aggregates)
-
-    def _read(self, groups: Sequence[Requests]) -> list[list[UserFeatures] | Exception]:
-        try:
-            users = iter(self._source.read([request for group in groups for request in group]))
-        except (ValueError, TypeError) as error:  # the fault of a request; other errors of a store concern all of them
-            if len(groups) == 1:
-                return [error]
-            return [answer for group in groups for answer in self._read([group])]
-        return [list(islice(users, len(group))) for group in groups]
-
-    def close(self) -> None:
-        """Stop without waiting for a store that hangs."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class FeastSource:
@@ -285,18 +268,19 @@ def _online_store(config: Any) -> Any:
 class _EachView:
     """Any store of Feast's: a read for each view.
 
-    Each thread has a store of its own. Feast keeps one connection in a store, and two threads that read SQLite through
+    Each read has a store to itself. Feast keeps one connection in a store, and two threads that read SQLite through
     one connection at the same time get rows of each other's queries.
     """
 
     def __init__(self, config: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
         self._config, self._views = config, views
-        self._of_thread = threading.local()
+        self._free: deque[Any] = deque()  # the last one used at the end
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        if not hasattr(self._of_thread, "online"):
-            self._of_thread.online = _online_store(self._config)
-        online = self._of_thread.online
+        try:
+            online = self._free.pop()
+        except IndexError:
+            online = _online_store(self._config)
         rows = {}
         for view, key, names in self._views:
             answer = online.online_read(self._config, view, _entity_keys(key, ids[key]), list(names))
@@ -304,6 +288,7 @@ class _EachView:
                 value: Stored(time and microseconds(time), {name: _plain((stored or {}).get(name)) for name in names})
                 for value, (time, stored) in zip(ids[key], answer, strict=True)
             }
+        self._free.append(online)  # not after an error: it may be the connection's
         return rows
 
 

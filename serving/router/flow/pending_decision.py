@@ -24,6 +24,7 @@ from serving.router.flow.features import ModelInput
 from serving.router.flow.idempotency_cache import Answered, request_key
 from serving.router.flow.local_policies import answer_of
 from serving.router.flow.requests import DecisionRequest
+from serving.router.flow.stages import Deadline
 from serving.router.ops import tracing
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class PendingDecision:
     assignment_probability: float
     key: str | None  # same for the same request, if it may come again
     decision_id: str
+    deadline: Deadline
     features: ModelInput | None = None
     prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; else the model's own stand
     answer: ArmAnswer | None = None
@@ -48,11 +50,15 @@ class PendingDecision:
     budget_exhausted: bool = False
     fault: FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
+    may_be_reserved: bool = False  # by a ledger that did not say so
+    unlogged: Exception | None = None  # why it is not in the log
     before: Answered | None = None  # the exposure that is the answer instead, as long as it is paid for
     span: Span | None = field(default_factory=tracing.here)  # of its request
 
     @classmethod
-    def start(cls, request: DecisionRequest, experiment: Experiment, log_id: str) -> PendingDecision:
+    def start(
+        cls, request: DecisionRequest, experiment: Experiment, log_id: str, deadline: Deadline
+    ) -> PendingDecision:
         """Assign the user to an arm.
 
         Args:
@@ -60,10 +66,11 @@ class PendingDecision:
             experiment: The experiment that decides it.
             log_id: Identity of the log that will hold the decision. The decision's id, and so that of its reservation,
                 starts with it: after a crash, a router knows its own reservations in a ledger that others share.
+            deadline: Of the request.
         """
         decision_id = log_id + uuid.uuid4().hex[len(log_id) :]
         arm = experiment.arm_of(request.user_id, request.campaign_id)
-        return cls(request, experiment, *arm, request_key(request), decision_id)
+        return cls(request, experiment, *arm, request_key(request), decision_id, deadline)
 
     @property
     def override(self) -> bool:
@@ -177,7 +184,7 @@ class PendingDecision:
             **({} if self.prices is None else {"price": self.prices}),
         }
 
-    def record(self, latency_seconds: float) -> DecisionRecord:
+    def record(self) -> DecisionRecord:
         """The decision as the log keeps it."""
         answer = self.answer
         fields = self._v1_answer()
@@ -218,7 +225,7 @@ class PendingDecision:
             "reserved": self.reserved or 0.0,
             "refused_until": self._refused_until(),
             "withdrawn": self.withdrawn,
-            "latency_seconds": latency_seconds,
+            "latency_seconds": self.deadline.elapsed(),
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.log.records import SHADOW_VERSION, FallbackReason, ShadowRecord
@@ -27,6 +28,9 @@ from serving.router.ops.health import Health
 MOST_WAITING = 256  # decisions; beyond that they have no shadow
 _LARGEST = 32  # asked at a time, which takes the event loop about a millisecond
 _SECONDS = 1.0  # for an arm, and for the log
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +99,9 @@ class Shadow:
         fault: FallbackReason = "model_error"
         try:
             if asked:
-                with _traced([shadows[i] for i in asked]):
-                    async with asyncio.timeout(_SECONDS):
-                        found = await self._arms.ask(shadows[0].experiment, arm, [shadows[i].item() for i in asked])
+                experiment, items = shadows[0].experiment, [shadows[i].item() for i in asked]
+                with _traced([shadows[i] for i in asked]) as spans:
+                    found = await asyncio.to_thread(self._arms.ask, experiment, arm, items, _SECONDS, spans)
                 self._health.report(shadows[0].experiment.key(arm.name))
                 answers = dict(zip(asked, found, strict=True))
         except Exception as error:
@@ -124,12 +128,12 @@ def _challengers(decision: PendingDecision) -> list[Arm]:
     return [arm for arm in decision.experiment.arms if arm.name != INCUMBENT]
 
 
-def _traced(shadows: Sequence[PendingDecision]) -> ExitStack:
+@contextmanager
+def _traced(shadows: Sequence[PendingDecision]) -> Iterator[list[Span | None]]:
     """A span for each whose request is traced."""
-    with ExitStack() as spans:
-        for shadow in shadows:
-            spans.enter_context(tracing.span("shadow", shadow.traits, shadow.span))
-        return spans.pop_all()
+    with ExitStack() as stack:
+        parts = [stack.enter_context(tracing.span("shadow", shadow.traits, shadow.span)) for shadow in shadows]
+        yield [part.span or shadow.span for part, shadow in zip(parts, shadows, strict=True)]
 
 
 def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:

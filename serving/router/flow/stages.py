@@ -10,15 +10,14 @@ default action at once, and now and then one request finds out whether the part 
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic, perf_counter
 
-from serving.router.flow.admission import CURRENT
+from serving.router.flow.admission import AdmittedRequest
 from serving.router.flow.drills import Drills
-from serving.router.ops import metrics, tracing
+from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
 # When each stage has to be over, as a part of the deadline: late enough to use what the stages before it left, and so
@@ -40,15 +39,16 @@ class LeftAlone(RuntimeError):
 
 
 class Deadline:
-    """Starts when the request of this context arrived, or else when it is made.
+    """Starts when a request arrived or, if nobody counts it, when it is made.
 
     Args:
         seconds: For all stages together.
+        request: What is counted; it is told if something is left out for lack of time.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, request: AdmittedRequest | None = None) -> None:
         self._seconds = seconds
-        request = CURRENT.get()
+        self._request = request
         self._arrived = request.arrived if request else perf_counter()
 
     def elapsed(self) -> float:
@@ -60,84 +60,61 @@ class Deadline:
         left = _ENDS[stage] * self._seconds - self.elapsed()
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 
+    def missed(self) -> None:
+        """Something is left out for lack of time."""
+        if self._request is not None:
+            self._request.late = True
+
 
 class Stages:
-    """Runs the stages of decisions. For one event loop.
+    """Runs the stages of decisions, in whatever thread.
 
     Args:
-        seconds: Deadline of a request.
         health: Is told which parts answer.
         drills: Faults that people inject.
     """
 
-    def __init__(self, seconds: float, health: Health, drills: Drills) -> None:
-        self._seconds = seconds
+    def __init__(self, health: Health, drills: Drills) -> None:
         self._health = health
         self._drills = drills
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
 
-    def deadline(self) -> Deadline:
-        """The deadline of the request that this context works on."""
-        return Deadline(self._seconds)
-
-    @asynccontextmanager
-    async def run(
-        self,
-        stage: metrics.Stage,
-        deadline: Deadline,
-        arms: Collection[str],
-        part: str | None = None,
-        traits: tracing.Traits | None = None,
-    ) -> AsyncIterator[None]:
-        """Run a stage: in its time, measured, traced, with the faults of the drills in force.
+    @contextmanager
+    def run(self, stage: metrics.Stage, seconds: float, part: str | None = None, requests: int = 1) -> Iterator[None]:
+        """Run a stage, with the faults of the drills in force.
 
         Args:
             stage: Name of the stage.
-            deadline: Deadline of the request.
-            arms: Arms for which the stage works.
+            seconds: That it may take; what it calls has to keep to them.
             part: What the stage calls, if health is told of it. If that keeps failing, it is not called for a moment.
                 None: only a stage that does not end in time is a failure, since the rest are answers.
-            traits: What its span says.
+            requests: How many it works for.
 
         Raises:
-            NoTimeLeft: The stage does not start.
             LeftAlone: The stage does not start.
             TimeoutError: It took too long.
         """
-        with tracing.span(stage, traits):
-            left = deadline.left(stage)
-            if left <= 0:
-                _mark_late()
-                raise NoTimeLeft(f"before the stage {stage}")
-            breaker = self._breakers[part or stage]
-            if not breaker.lets_through():
-                raise LeftAlone(f"{part or stage} failed too often: left alone for a moment")
-            try:
-                with metrics.stage(stage, *arms):
-                    async with asyncio.timeout(left):
-                        await self._drills.inject(stage)
-                        yield
-            except Exception as error:
-                late = isinstance(error, TimeoutError)
-                if late:
-                    _mark_late()
-                if part is not None:
-                    self._health.report(part, error)
-                breaker.report(part is None and not late)
-                raise
-            if part is not None:
-                self._health.report(part)
-            breaker.report(True)
+        if not self._breakers[part or stage].lets_through():
+            raise LeftAlone(f"{part or stage} failed too often: left alone for a moment")
+        try:
+            self._drills.inject(stage, seconds)
+            yield
+        except Exception as error:
+            self.failed(stage, part, error, requests)
+            raise
+        if part is not None:
+            self._health.report(part)
+        self._breakers[part or stage].report(True)
 
-
-def _mark_late() -> None:
-    """Tell admission that this context's request lacks something for want of time."""
-    if (request := CURRENT.get()) is not None:
-        request.late = True
+    def failed(self, stage: metrics.Stage, part: str | None, error: Exception, requests: int = 1) -> None:
+        """Count a stage that failed, or that is not waited for any longer (TimeoutError); as in `run`."""
+        if part is not None:
+            self._health.report(part, error)
+        self._breakers[part or stage].report(part is None and not isinstance(error, TimeoutError), requests)
 
 
 class Breaker:
-    """Counts the failures of one part. For one event loop."""
+    """Counts the failures of one part."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -154,11 +131,11 @@ class Breaker:
         self._ask_again = now + _PAUSE_SECONDS
         return True
 
-    def report(self, answered: bool) -> None:
-        """Count whether the part answered."""
+    def report(self, answered: bool, requests: int = 1) -> None:
+        """Count whether the part answered, and how many requests."""
         if answered:
             self._failures = 0
             return
         if not self._failures:
             self._since = monotonic()
-        self._failures += 1
+        self._failures += requests

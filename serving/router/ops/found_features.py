@@ -20,7 +20,7 @@ _SECONDS = 60.0  # in which none was found: a burst about one new user is nothin
 
 
 class FoundFeatures:
-    """Counts decisions by whether features were found. For one event loop.
+    """Counts decisions by whether features were found; a count or two may be lost between threads.
 
     Args:
         health: Is told when nobody is known any more.

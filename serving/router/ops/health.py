@@ -59,12 +59,12 @@ class Health:
     @property
     def parts(self) -> dict[str, str]:
         """Part -> "ok", or what is wrong with it."""
-        faults = {part: self.fault(part) for part in self._silences}
+        faults = {part: self.fault(part) for part in list(self._silences)}  # threads may add some
         answers = {
             part: f"no answer for {fault.seconds:.0f} s: {type(fault.error).__name__}" if fault else "ok"
             for part, fault in faults.items()  # more is in the log
         }
-        return answers | {part: note for part, note in self._notes.items() if answers.get(part, "ok") == "ok"}
+        return answers | {part: note for part, note in dict(self._notes).items() if answers.get(part, "ok") == "ok"}
 
     def tick(self) -> None:
         """The event loop turns."""

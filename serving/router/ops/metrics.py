@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Literal, Protocol, TypeVar
 
@@ -78,17 +76,6 @@ for _kind in ("decision", "outcome", "shadow"):  # start them at 0: Prometheus s
     POISON.labels(_kind)
 for _found in ("yes", "no"):
     FEATURES.labels(_found)
-
-
-@contextmanager
-def stage(name: Stage, *arms: str) -> Iterator[None]:
-    """Measure a stage, once for each arm that it works for, also when it fails."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        for arm in arms:
-            STAGE_LATENCY.labels(name, *arm_labels(arm)).observe(time.perf_counter() - start)
 
 
 def arm_labels(arm: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
     tracing: {endpoint: "http://otel-collector:4318", share: 0.01}      # in the router's settings; without it, off
 
     decide               a request for decisions, from its body to the answer: waiting for room counts
-      features           one read for the whole request
+      features           one read for all that an arm decides of it
       model              an arm that is asked for some of its decisions; an endpoint hears of the trace in `traceparent`
       ledger             a reservation, or whether an earlier one still stands
       log                until the record of a decision is on disk
@@ -44,7 +44,13 @@ _traces: Traces | None = None
 
 
 class Part:
-    """In place of a span that nobody records."""
+    """In place of a span that nobody records.
+
+    Attributes:
+        span: What is recorded; None: nothing.
+    """
+
+    span: Span | None = None
 
     def __enter__(self) -> Part:
         return self
@@ -65,12 +71,14 @@ _NOTHING = Part()
 class _Recorded(Part):
     """Whatever happens inside belongs to a span, which ends with it."""
 
+    span: Span
+
     def __init__(self, span: Span) -> None:
-        self._span = span
+        self.span = span
 
     def __enter__(self) -> _Recorded:
         self._before = _HERE.get()
-        _HERE.set(self._span)
+        _HERE.set(self.span)
         return self
 
     def __exit__(
@@ -79,15 +87,15 @@ class _Recorded(Part):
         _HERE.set(self._before)
         if kind is not None:
             self._fail(kind.__name__)  # its text may name a user
-        self._span.end()
+        self.span.end()
 
     def watch(self, send: Send) -> Send:
-        if not _sampled(self._span):
+        if not _sampled(self.span):
             return send
 
         async def watched(message: Any) -> None:
             if message["type"] == "http.response.start":
-                self._span.set_attribute("http.response.status_code", status := message["status"])
+                self.span.set_attribute("http.response.status_code", status := message["status"])
                 if status >= 500:
                     self._fail(str(status))
             await send(message)
@@ -97,8 +105,8 @@ class _Recorded(Part):
     def _fail(self, what: str) -> None:
         from opentelemetry.trace import StatusCode
 
-        self._span.set_attribute("error.type", what)
-        self._span.set_status(StatusCode.ERROR)
+        self.span.set_attribute("error.type", what)
+        self.span.set_status(StatusCode.ERROR)
 
 
 def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> Part:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from scipy.stats import chi2_contingency
 
+from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.policy.schedule import Pacing
 
@@ -163,6 +164,16 @@ def test_an_endpoint_is_a_server_or_a_whole_url() -> None:
     experiment = make()
     assert experiment.arm("incumbent").url == "http://incumbent/v1/models/incumbent:predict"
     assert experiment.arm("challenger").url == "http://challenger:8080/v1/models/c:predict"
+
+
+def test_an_endpoint_may_be_on_a_unix_socket() -> None:
+    arm = Arm(name="challenger", weight=1.0, endpoint="http+unix://%2Fsockets%2FModels")
+    assert arm.url == "http+unix://%2Fsockets%2FModels/v1/models/challenger:predict"
+    whole = Arm(name="challenger", weight=1.0, endpoint="http+unix://%2Fsockets%2FModels/decide")
+    assert whole.url == "http+unix://%2Fsockets%2FModels/decide"
+    for endpoint in ("http+unix:///sockets/models", "http+unix://sockets", "http+unix://"):
+        with pytest.raises(ValueError, match="%2F"):
+            Arm(name="challenger", weight=1.0, endpoint=endpoint)
 
 
 @pytest.mark.parametrize(("stage", "share"), [("1%", 0.01), ("5%", 0.05), ("25%", 0.25), ("50%", 0.5)])

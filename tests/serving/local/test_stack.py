@@ -95,7 +95,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stops(run: Path, remains) -> None:
     with LocalStack(run) as stack:
         assert urllib.request.urlopen(stack.url, timeout=60).status == 200
-        assert set(stack.pids) == {"torchserve", "router"}
+        assert set(stack.pids) == {"models", "router"}
         stack.check()
         stack.start()  # harmless
         config = yaml.safe_load((run / "serving" / "router.yaml").read_text())
@@ -148,7 +148,7 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
         pass
     LocalStack(run).claim()
     with pytest.raises(StackError, match="not started"):
-        stack.torchserve.pid = 1  # type: ignore[assignment]
+        stack.models.pid = 1  # type: ignore[assignment]
         stack.check()
 
 

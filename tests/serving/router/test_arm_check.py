@@ -21,7 +21,7 @@ def checked(mode: Any, form: Callable[[list[Any]], Any] | None = None) -> list[s
         arm.mode, arm.form = mode, form or arm.form
         endpoint = await arm.start()
         try:
-            return [str(finding) for finding in await check_arm(endpoint, SPEC)]
+            return [str(finding) for finding in await asyncio.to_thread(check_arm, endpoint, SPEC)]
         finally:
             await arm.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -77,9 +78,9 @@ def test_decisions_that_ask_an_arm_spare_the_look(tmp_path: Path, monkeypatch: p
     async def scenario(h: Harness) -> None:
         ask = h.router._arms.ask
 
-        async def count(experiment: Experiment, arm: Arm, items: object) -> object:
+        def count(experiment: Experiment, arm: Arm, items: Any, seconds: float, spans: Any = ()) -> object:
             asked.append(arm.url)
-            return await ask(experiment, arm, items)  # type: ignore[arg-type]
+            return ask(experiment, arm, items, seconds, spans)
 
         monkeypatch.setattr(h.router._arms, "ask", count)
         await h.predict(*(instance(f"u{i}") for i in range(20)))  # both arms

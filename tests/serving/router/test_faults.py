@@ -98,7 +98,7 @@ class Traffic:
 
 def workers(stack: LocalStack) -> list[psutil.Process]:
     """TorchServe's Python workers."""
-    found = psutil.Process(stack.pids["torchserve"]).children(recursive=True)
+    found = psutil.Process(stack.pids["models"]).children(recursive=True)
     return [p for p in found if any("model_service_worker" in part for part in p.cmdline())]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,8 @@ def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(
 def test_a_bug_is_the_default_action_too_for_all_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[type, str]
 ) -> None:
-    async def answers_nothing(*_: Any) -> list[Any]:
-        await asyncio.sleep(0.05)
+    def answers_nothing(*_: Any) -> list[Any]:
+        time.sleep(0.05)
         return []
 
     async def scenario(h: Harness) -> None:

@@ -144,7 +144,7 @@ def test_a_part_that_hangs_is_left_alone_for_a_moment_and_found_again(
         h.features.fault = OSError("away") if part == "features" else None
         one = instance("u1", request_id=None)
         arm = (await h.predict(one))[0]["arm"]
-        for _ in range(2):  # more at once than are sent to it at a time
+        for _ in range(6):  # more at once than are sent to it at a time
             await asyncio.gather(*(h.predict(one) for _ in range(6)))
         asked, read_before = len(h.arm.asked), reads
         answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
@@ -336,15 +336,14 @@ def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
 
     async def scenario(h: Harness) -> None:
         nonlocal calls
-        reserve = h.router.budgets.reserve
+        released = threading.Event()
 
-        async def counted(pending: Any) -> Any:
+        def counted(decisions: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls <= 8:
-                raise LedgerUnavailable("refused")
-            await asyncio.sleep(3600)
-            return await reserve(pending)
+            if calls > 8:
+                released.wait(60)
+            raise LedgerUnavailable("refused")
 
         left = Deadline.left
         monkeypatch.setattr(Deadline, "left", lambda self, name: 0.02 if name == "ledger" else left(self, name))
@@ -352,5 +351,6 @@ def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
         answers = [await h.predict() for _ in range(15)]
         assert {answer["fallback_reason"] for (answer,) in answers} == {"ledger"}
         assert calls == 8 + 3 + 1  # the last one was to find out
+        released.set()
 
     run(scenario, tmp_path)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -310,10 +309,23 @@ def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
 def test_the_model_is_told_what_the_data_set_description_chooses(stage: Stage) -> None:
     stage.write_all()
     reader = FeatureReader(stage.source, SPEC)
-    known, stranger = asyncio.run(reader.read([stage.request(NOON + HOUR), stage.request(NOON + HOUR, user_id="?")]))
+    known, stranger = reader.read([stage.request(NOON + HOUR), stage.request(NOON + HOUR, user_id="?")])
     assert isinstance(known, ModelInput) and isinstance(stranger, ModelInput)
     columns = {f"uc_{what}_{channel}": 0.0 for what in ("touchpoints", "clicks") for channel in SPEC.channels}
     assert stranger.window["features"] == {**columns, **CAMPAIGN}
     columns |= {f"uc_touchpoints_{channel}": 1.0 for channel in SPEC.channels} | {f"uc_clicks_{SPEC.channels[1]}": 1.0}
     assert known.window["features"] == {**columns, **CAMPAIGN}
-    reader.close()
+
+
+def test_a_request_that_breaks_the_store_breaks_no_other() -> None:
+    class Source:
+        def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
+            if any(request.user_id == "bad" for request in requests):
+                raise ValueError("bad")
+            return [UserFeatures({}, {"age": request.user_id}, has_history=True) for request in requests]
+
+    context = {column.name: 1.0 if column.kind == "numeric" else "a" for column in SPEC.context}
+    good, bad, other = FeatureReader(Source(), SPEC).read(
+        [DecisionRequest(user, "c", context, at=0) for user in ("good", "bad", "other")]
+    )
+    assert isinstance(good, ModelInput) and isinstance(bad, ValueError) and isinstance(other, ModelInput)

@@ -1,0 +1,195 @@
+"""Lanes: threads that take decisions through their stages, for an event loop that must not wait.
+
+A thread takes all that waits in its lane at once. So one read of features, one POST, one transaction and one sync serve
+many requests, the number of calls follows the speed of whoever answers them and not the traffic, and a request costs
+one hop into a thread and one back. Each arm has a lane of its own: one that hangs holds up its own users alone.
+
+A thread can't be stopped. So what it calls is told how long it may take, and the event loop looks after each job: one
+whose stage takes longer all the same is taken over, and its caller gets the default action in time. A thread that works
+for nobody any more gives its place in the lane to another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import get_args
+
+from serving.router.flow.pending_decision import PendingDecision
+from serving.router.ops.metrics import Stage
+
+_AT_ONCE = 2  # batches at work: while one waits for an answer, the other may prepare the next question
+_MOST_STUCK = 8  # threads that work for nobody; after that the lane stands still until one of them comes back
+_LARGEST = 64  # decisions, about, in a batch: a few milliseconds of a model
+_GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
+_SOON_SECONDS = 0.002  # until a job that is just being changed is looked at again
+
+_ORDER: tuple[Stage, ...] = get_args(Stage)
+
+
+class TakenOver(Exception):
+    """A job is not waited for any longer.
+
+    Args:
+        calling: The stage whose call does not return; None: the job's turn did not come.
+    """
+
+    def __init__(self, calling: Stage | None) -> None:
+        super().__init__(calling)
+        self.calling = calling
+
+
+class Job:
+    """Decisions of one request for one arm. Either a lane's thread may change them or the event loop, never both.
+
+    Args:
+        decisions: They go through the stages together, and have one deadline.
+        stage: The first stage.
+
+    Attributes:
+        stage: In which it is, or which is its next.
+        bug: An exception that no stage expects.
+        taken: Whether the event loop has taken it from its thread.
+        done: Of the lane: is done when the thread has finished.
+        timer: Of the lane: looks after the job.
+        batch: Of the lane: the jobs that its thread has; None: its turn has not come.
+    """
+
+    done: asyncio.Future[None]
+    timer: asyncio.TimerHandle
+    batch: _Batch | None = None
+
+    def __init__(self, decisions: Sequence[PendingDecision], stage: Stage = "features") -> None:
+        self.decisions = decisions
+        self.deadline = decisions[0].deadline
+        self.stage: Stage = stage
+        self.bug: Exception | None = None
+        self.taken = False
+        self._until = monotonic() + self.deadline.left(stage)
+        self._calling: Stage | None = None  # whose call is not back yet
+        self._changing = False  # by a thread
+        self._lock = threading.Lock()
+
+    def comes_to(self, stage: Stage) -> bool:
+        """Whether that stage lies before it, and it is still the thread's."""
+        return self.bug is None and not self.taken and _ORDER.index(stage) >= _ORDER.index(self.stage)
+
+    def begin(self, stage: Stage, seconds: float) -> None:
+        """A thread calls, for so many seconds, what a stage needs: it does not change the decisions meanwhile."""
+        with self._lock:
+            self.stage, self._calling, self._changing, self._until = stage, stage, False, monotonic() + seconds
+
+    def end(self) -> bool:
+        """That call is back, or the job's turn has come: the thread may change the decisions, unless it is taken."""
+        with self._lock:
+            if not self.taken:
+                self._calling, self._changing = None, True
+            return not self.taken
+
+    @property
+    def left(self) -> float:
+        """Seconds until its call has to be back, or its turn to have come."""
+        return self._until - monotonic()
+
+    def take_over(self) -> TakenOver | None:
+        """Take the job from its thread, unless that one is just changing the decisions."""
+        with self._lock:
+            if self._changing:
+                return None
+            self.taken = True
+            return TakenOver(self._calling)
+
+
+class _Batch(list[Job]):
+    holds_place = True  # in its lane
+
+
+class Lane:
+    """Threads for jobs. For one event loop.
+
+    Args:
+        name: Of the threads.
+        walk: Works on jobs whose turn has come, in a thread.
+    """
+
+    def __init__(self, name: str, walk: Callable[[Sequence[Job]], None]) -> None:
+        self._walk = walk
+        self._pool = ThreadPoolExecutor(_AT_ONCE + _MOST_STUCK, thread_name_prefix=name)
+        self._free = _AT_ONCE
+        self._waiting: deque[Job] = deque()
+
+    async def put(self, job: Job) -> None:
+        """Have a job worked on.
+
+        Raises:
+            TakenOver: Its time is over, and the decisions are the caller's again.
+            Exception: A bug.
+        """
+        loop = asyncio.get_running_loop()
+        job.done = loop.create_future()
+        self._waiting.append(job)
+        self._begin(loop)
+        job.timer = loop.call_later(job.left + _GRACE_SECONDS, self._look_after, job, loop)
+        try:
+            await job.done
+        finally:
+            job.timer.cancel()
+
+    def close(self) -> None:
+        """Let the threads end, without waiting for those that are stuck."""
+        self._pool.shutdown(wait=False)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give what waits to threads, as far as there is a place."""
+        while self._free and self._waiting:
+            batch, decisions = _Batch(), 0
+            while self._waiting and decisions < _LARGEST:
+                job = self._waiting.popleft()
+                job.batch = batch
+                batch.append(job)
+                decisions += len(job.decisions)
+            self._free -= 1
+            self._pool.submit(self._work, batch, loop)
+
+    def _work(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._walk([job for job in batch if job.end()])
+        except Exception as bug:
+            for job in batch:
+                job.bug = job.bug or bug
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            loop.call_soon_threadsafe(self._over, batch, loop)
+
+    def _over(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
+        for job in batch:
+            if job.done.done():
+                continue
+            if job.bug is None:
+                job.done.set_result(None)
+            else:
+                job.done.set_exception(job.bug)
+        self._give_up_place(batch, loop)
+
+    def _look_after(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        if job.done.done():
+            return
+        left = job.left + _GRACE_SECONDS
+        if left > 0 or (over := job.take_over()) is None:
+            job.timer = loop.call_later(max(left, _SOON_SECONDS), self._look_after, job, loop)
+            return
+        job.done.set_exception(over)
+        if job.batch is None:
+            self._waiting.remove(job)
+        elif all(each.taken for each in job.batch):
+            self._give_up_place(job.batch, loop)
+
+    def _give_up_place(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
+        if batch.holds_place:
+            batch.holds_place = False
+            self._free += 1
+            self._begin(loop)

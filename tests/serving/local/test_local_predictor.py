@@ -1,0 +1,76 @@
+"""The models of a run on KServe's own server: on a Unix socket for the router, or on a port for everybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from mtorl.log.dataset import DatasetSpec
+from serving.local.ports import free_ports
+from serving.local.predictor import LocalPredictor, PredictorError
+from serving.local.stack import LocalStack
+from serving.router.flow.requests import DecisionParser
+from tests.serving.small_run import small_run
+
+
+def post(url: str, body: Any) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(tmp_path: Path) -> None:
+    with pytest.raises(PredictorError, match=r"no \.mar file"):
+        LocalPredictor(tmp_path, tmp_path / "work").start()
+    run = small_run(tmp_path)
+    artifact = run / "model-store" / "challenger.mar"
+    content = bytearray(artifact.read_bytes())
+    at = content.index(b"network.onnx") + 200
+    content[at : at + 8] = b"\0" * 8
+    artifact.write_bytes(content)
+    with pytest.raises(PredictorError, match=r"challenger\.mar"):
+        LocalPredictor(run / "model-store", tmp_path / "work").start()
+
+
+@pytest.mark.integration
+def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    with LocalStack(run, runtime="predictor") as stack:
+        place = urlsplit(stack.models.endpoint("challenger"))
+        socket = Path(unquote(place.netloc))
+        assert place.scheme == "http+unix" and stat.S_ISSOCK(socket.stat().st_mode)
+        spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
+        body = {"instances": [DecisionParser(spec, dict.fromkeys(spec.channels, 1.0)).example]}
+        url = f"{stack.url}/v1/models/ads:predict"
+        (answer,) = post(url, body)["predictions"]
+        assert answer["fallback_reason"] is None and answer["model"]["name"] == answer["arm"]
+        os.killpg(stack.models.pid or 0, signal.SIGKILL)
+        (answer,) = post(url, body)["predictions"]
+        assert answer["fallback_reason"] in ("model_error", "model_timeout")
+        deadline = time.monotonic() + 30
+        with pytest.raises(PredictorError, match="has ended"):
+            while time.monotonic() < deadline:
+                stack.check()
+                time.sleep(0.1)
+
+
+@pytest.mark.integration
+def test_on_a_port_it_answers_everybody_for_all_models(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    (port,) = free_ports(1)
+    with LocalPredictor(run / "model-store", tmp_path / "work", port=port) as server:
+        assert server.models == ("challenger", "incumbent")
+        for model in server.models:
+            assert server.endpoint(model) == f"http://127.0.0.1:{port}/v1/models/{model}:predict"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/{model}", timeout=60) as answer:
+                assert json.load(answer)["ready"]
+    assert server.pid is None and not list((tmp_path / "work").glob("mtorl-*")), "nothing is left behind"

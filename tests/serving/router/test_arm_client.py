@@ -1,0 +1,205 @@
+"""HTTP to the arms: connections are kept, an answer has its limits, and whatever an arm sends is one clear error."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from serving.router.flow import arm_client
+from serving.router.flow.arm_answers import ArmError
+from serving.router.flow.arm_client import ArmClient
+
+Talk = Callable[[socket.socket], None]
+OK = b"HTTP/1.1 200 OK\r\nx-model-name: m\r\ncontent-length: 2\r\n\r\nok"
+
+
+@contextmanager
+def arm(*talks: Talk, path: Path | None = None) -> Iterator[tuple[str, list[bytes]]]:
+    """A server: the n-th connection is talked to by the n-th function; its URL, and what it was asked."""
+    if path is None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        place = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    else:
+        listening = socket.create_server(str(path), family=socket.AF_UNIX)
+        place = f"http+unix://{quote(str(path), safe='')}"
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        for talk in talks:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(10)
+                whole = connection.recv
+
+                def recorded(size: int, whole: Callable[[int], bytes] = whole) -> bytes:
+                    asked.append(whole(size))
+                    return asked[-1]
+
+                with suppress(OSError):
+                    talk(_Recorded(connection, recorded))  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"{place}/decide?x=1", asked
+    finally:
+        listening.close()
+
+
+class _Recorded:
+    def __init__(self, connection: socket.socket, recv: Callable[[int], bytes]) -> None:
+        self.sendall, self.recv = connection.sendall, recv
+
+
+def question(connection: socket.socket) -> bytes:
+    got = b""
+    while b"\r\n\r\nbody" not in got:
+        piece = connection.recv(65_536)
+        if not piece:
+            raise ConnectionError
+        got += piece
+    return got
+
+
+def answering(*answers: bytes) -> Talk:
+    def talk(connection: socket.socket) -> None:
+        for answer in answers:
+            question(connection)
+            connection.sendall(answer)
+
+    return talk
+
+
+def post(client: ArmClient, url: str, seconds: float = 10.0) -> tuple[int, bytes]:
+    status, _, body = client.post(url, b"body", {"content-type": "application/json"}, seconds)
+    return status, body
+
+
+def test_a_connection_is_used_again() -> None:
+    client = ArmClient()
+    with arm(answering(OK, OK, OK)) as (url, asked):
+        assert [post(client, url) for _ in range(3)] == [(200, b"ok")] * 3
+        assert b"".join(asked).count(b"POST /decide?x=1 HTTP/1.1\r\n") == 3
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n",
+    ],
+)
+def test_an_arm_that_closes_each_connection_is_no_fault(answer: bytes) -> None:
+    client = ArmClient()
+    with arm(answering(answer), answering(answer)) as (url, _):
+        assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
+
+
+def test_an_answer_in_pieces_leaves_the_connection_usable() -> None:
+    pieces = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
+    client = ArmClient()
+    with arm(answering(pieces, OK)) as (url, _):
+        assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
+
+
+def test_a_connection_that_was_closed_while_it_was_idle_is_replaced() -> None:
+    client = ArmClient()
+    with arm(answering(OK), answering(OK)) as (url, _):
+        assert post(client, url) == (200, b"ok")
+        time.sleep(0.05)
+        assert post(client, url) == (200, b"ok")
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arm_client, "_IDLE_SECONDS", 0.0)
+    client = ArmClient()
+    with arm(answering(OK), answering(OK)) as (url, _):
+        assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
+
+
+def _drips(connection: socket.socket) -> None:
+    question(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+    for _ in range(1000):
+        connection.sendall(b" ")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("talk", [lambda connection: time.sleep(10), _drips])
+def test_an_answer_has_its_time_however_it_comes(talk: Talk) -> None:
+    client = ArmClient()
+    with arm(talk) as (url, _):
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            post(client, url, seconds=0.1)
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"rubbish\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\ntoo short",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200,
+        b"",
+    ],
+)
+def test_rubbish_is_one_error_and_the_connection_is_not_used_again(answer: bytes) -> None:
+    client = ArmClient()
+    with arm(answering(answer), answering(answer), answering(OK)) as (url, _):
+        with pytest.raises(ArmError, match="http://127"):
+            post(client, url)
+        if answer:  # else it was asked twice: the arm hung up
+            with pytest.raises(ArmError):
+                post(client, url)
+        assert post(client, url) == (200, b"ok")
+
+
+def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arm_client, "_MOST_BYTES", 100)
+    client = ArmClient()
+    with (
+        arm(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 101\r\n\r\n" + b" " * 101)) as (url, _),
+        pytest.raises(ArmError, match="larger than 100 bytes"),
+    ):
+        post(client, url)
+
+
+def test_on_a_unix_socket_it_is_the_same(tmp_path: Path) -> None:
+    client, path = ArmClient(), tmp_path / "Models"
+    with arm(answering(OK, OK), lambda connection: time.sleep(1), path=path) as (url, _):
+        assert [post(client, url) for _ in range(2)] == [(200, b"ok")] * 2
+        client.close()
+        with pytest.raises(TimeoutError):
+            post(client, url, seconds=0.05)
+    path.unlink()
+    with pytest.raises(ArmError) as error:
+        post(client, url)
+    assert error.value.cause == "unreachable"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "https://127.0.0.1:9/x", "http://no-such-host.invalid/x"])
+def test_nobody_there_is_one_error(url: str) -> None:
+    with pytest.raises(ArmError) as error:
+        post(ArmClient(), url)
+    assert error.value.cause == "unreachable"
+
+
+def test_a_server_that_speaks_no_tls_is_one_error() -> None:
+    with arm(lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as (url, _):
+        with pytest.raises(ArmError) as error:
+            post(ArmClient(), url.replace("http:", "https:"))
+        assert error.value.cause == "unreachable"
