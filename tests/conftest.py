@@ -17,6 +17,12 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
+# One thread for the numbers of each process, also of those that tests start: more tests run at once than there are
+# cores, what they compute is small, and a second thread mostly waits for the first, which costs a core all the same.
+# Libraries read this when they are loaded.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
 
 # To name a method in an error, KFP asks for the whole stack each time that a step is told something. With the source of
 # every frame, that was two thirds of what compiling takes in a process of pytest-xdist, where some frames have no file.
