@@ -14,6 +14,7 @@ from pipelines import local
 from pipelines.on_volume import Ended, run_on
 from pipelines.steps import Step
 from tests.features.collect.decision_logs import decision, outcome, stored, write
+from tests.pipelines.forked_steps import forked_steps
 
 pytestmark = pytest.mark.integration
 
@@ -41,13 +42,14 @@ def test_a_lost_hour_is_back_and_a_second_run_changes_nothing(tmp_path: Path) ->
     shutil.rmtree(store / "decisions" / "date=2026-01-01" / "hour=12")
     others = files(store)
 
-    with pytest.raises(local.InputError, match="nothing lies between"):
+    with forked_steps(), pytest.raises(local.InputError, match="nothing lies between"):
         backfill(volume, until="2026-01-01T11:00Z")
     assert files(store) == others and not (volume / "features").exists()
     (failed,) = newest_runs(volume / "runs")
     assert failed.failed and "nothing lies between" in failed.why["collect-period"]
 
-    first = backfill(volume)
+    with forked_steps():
+        first = backfill(volume)
     assert first.cached == ()
     assert {kind: stored(store, kind) for kind in expected} == expected
     after = files(store)
@@ -56,7 +58,8 @@ def test_a_lost_hour_is_back_and_a_second_run_changes_nothing(tmp_path: Path) ->
     assert first.steps["monitor"].values["Output"] == "not judged", "no decision in its sixty days"
     assert State.read(volume / "monitor" / STATE_FILE).checked is not None
 
-    again = backfill(volume)
+    with forked_steps():
+        again = backfill(volume)
     assert again.cached == ("ingest", "build-features")
     assert files(store) == after and again.steps["install-features"].values["Output"] is False
     (succeeded,) = newest_runs(volume / "runs")
