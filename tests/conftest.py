@@ -23,6 +23,10 @@ settings.load_profile("project")
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+# Spark's virtual machine lives for less than a minute in a test. What it spends on compiling its own code as fast as
+# can be, in threads beside it, it never wins back.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
 
 # To name a method in an error, KFP asks for the whole stack each time that a step is told something. With the source of
 # every frame, that was two thirds of what compiling takes in a process of pytest-xdist, where some frames have no file.
