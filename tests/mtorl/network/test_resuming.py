@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,9 +18,9 @@ import torch
 from mtorl.fitting.torchrun import RESTARTABLE
 from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
 from mtorl.network.parallel import Group
-from mtorl.network.training import TrainConfig, TrainingLoop, train
+from mtorl.network.training import TrainConfig, TrainingLoop, TrainResult, train
 from mtorl.window.loader import TrainingWindows
-from tests.mtorl.network.simulated_journeys import RESUMED, SMALL, C, fit, part
+from tests.mtorl.network.simulated_journeys import RESUMED, SMALL, C, fit, part, whole_part
 from tests.repository import ROOT
 
 
@@ -62,16 +63,22 @@ def _worker(folder: Path, kill_after: int, name: str) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> TrainResult:
+    torch.set_num_threads(1)
+    return train(TrainingWindows([part(150, 0), part(150, 1)], [part(60, 2)], C), RESUMED)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [[1], [2, 3], [4]])
-def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills):
+def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills, uninterrupted):
     for kill in kills:  # inside an epoch and between two, before and after the first part
         assert _worker(tmp_path, kill, "none") == -9
         assert (tmp_path / "checkpoint").exists()
     assert _worker(tmp_path, 0, "resumed") == 0
-    whole = train(TrainingWindows([part(150, 0), part(150, 1)], [part(60, 2)], C), RESUMED)
     resumed = torch.load(tmp_path / "resumed", weights_only=True)
-    assert resumed["losses"] == [row["train_loss"] for row in whole.history]
-    assert all(torch.equal(resumed["weights"][name], value) for name, value in whole.model.state_dict().items())
+    assert resumed["losses"] == [row["train_loss"] for row in uninterrupted.history]
+    assert all(torch.equal(resumed["weights"][name], value) for name, value in uninterrupted.model.state_dict().items())
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
@@ -143,12 +150,12 @@ CONFIG: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 0.01, "hidden": 1
 
 
 def _together(
-    folder: Path, processes: int, config: dict[str, Any], checkpoint: str = "", victim: int = -1, restarts: int = 0
+    folder: Path, config: dict[str, Any], checkpoint: str = "", victim: int = -1, restarts: int = 0
 ) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(DISTRIBUTED)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += [f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    launch += ["--nproc-per-node=2", f"--max-restarts={restarts}"]
     arguments = [str(folder / "train.py"), str(ROOT), str(folder), json.dumps(config), checkpoint, str(victim)]
     environment = {**os.environ, **RESTARTABLE}
     return subprocess.run(
@@ -164,6 +171,7 @@ def _without_seconds(run: dict[str, Any]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in run["history"]]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_network_that_one_does(tmp_path):
     """With half the batch each: the gradient of a batch is the mean of those of its halves.
 
@@ -171,10 +179,12 @@ def test_two_processes_train_the_network_that_one_does(tmp_path):
     is low, for AdamW makes a step of the last digit of a gradient that is nearly zero.
     """
     config = {**CONFIG, "dropout": 0.0, "lam": 0.0, "lr": 1e-4}
-    for processes in (1, 2):
-        done = _together(tmp_path, processes, {**config, "batch_size": 32 // processes})
-        assert done.returncode == 0, done.stderr
-    first, second, alone = (_result(tmp_path, name) for name in ("0-of-2", "1-of-2", "0-of-1"))
+    done = _together(tmp_path, {**config, "batch_size": 16})
+    assert done.returncode == 0, done.stderr
+    first, second = (_result(tmp_path, name) for name in ("0-of-2", "1-of-2"))
+    data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
+    result = train(data, TrainConfig(**config, device="cpu"))
+    alone = {"weights": result.model.state_dict(), "history": result.history}
     assert all(torch.equal(first["weights"][name], value) for name, value in second["weights"].items())
     assert _without_seconds(first) == _without_seconds(second)
     for name, value in alone["weights"].items():
@@ -185,28 +195,37 @@ def test_two_processes_train_the_network_that_one_does(tmp_path):
     assert first["history"][-1]["val_loss"] < first["history"][0]["val_loss"]
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes leave that nobody kills: their results and a checkpoint."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert _together(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
+    return folder
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_path, victim):
+def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_path, victim, together):
     """torchrun starts both again; wherever the kill came, they go on from one place, as if nothing had been."""
-    assert _together(tmp_path / "whole", 2, CONFIG).returncode == 0
-    killed = _together(tmp_path / "killed", 2, CONFIG, str(tmp_path / "checkpoint"), victim, restarts=1)
+    killed = _together(tmp_path / "killed", CONFIG, str(tmp_path / "checkpoint"), victim, restarts=1)
     assert killed.returncode == 0, killed.stderr
     assert "SIGKILL" in killed.stderr or "Signal 9" in killed.stderr or "exitcode: -9" in killed.stderr
     for rank in (0, 1):
-        whole, resumed = (_result(tmp_path / name, f"{rank}-of-2") for name in ("whole", "killed"))
+        whole, resumed = (_result(folder, f"{rank}-of-2") for folder in (together, tmp_path / "killed"))
         assert resumed["restarts"] == "1"
         assert _without_seconds(resumed) == _without_seconds(whole)
         assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
 
 
-def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path):
+@pytest.mark.slow
+def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path, together):
     checkpoint = tmp_path / "checkpoint"
-    assert _together(tmp_path, 2, CONFIG, str(checkpoint)).returncode == 0
-    weights = _result(tmp_path, "0-of-2")["weights"]
-    assert _together(tmp_path, 2, CONFIG, str(checkpoint)).returncode == 0  # nothing is left to do
+    shutil.copy(together / "checkpoint", checkpoint)
+    weights = _result(together, "0-of-2")["weights"]
+    assert _together(tmp_path, CONFIG, str(checkpoint)).returncode == 0  # nothing is left to do
     assert all(torch.equal(_result(tmp_path, "0-of-2")["weights"][name], value) for name, value in weights.items())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint"]
-    refused = _together(tmp_path, 2, {**CONFIG, "lr": 0.1}, str(checkpoint))
+    refused = _together(tmp_path, {**CONFIG, "lr": 0.1}, str(checkpoint))
     assert refused.returncode != 0
     assert refused.stderr.count("CheckpointError: ") == 2 and "lr differ" in refused.stderr
 
