@@ -3,6 +3,8 @@
 Arguments:
 
     python -m tests.features.history_writer REPOSITORY DATASET_YAML USER START WORKER TOUCHPOINTS
+
+It says that it is ready, and begins when it is told a line, so that all of them write at the same time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from mtorl.log.dataset import DatasetSpec
 def write(repo: Path, spec: DatasetSpec, user: str, start: datetime, worker: int, count: int) -> None:
     """Append a touchpoint in one of every four seconds, some of them twice, and give each a click."""
     with open_history(repo, spec) as history:
+        print("ready", flush=True)
+        sys.stdin.readline()
         for turn in range(count):
             # No worker writes in step with another.
             when = start + timedelta(seconds=4 * turn + (worker + turn) % 4)

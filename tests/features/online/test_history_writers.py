@@ -56,6 +56,9 @@ def test_threads_share_a_history(store: OnlineStore, user: str) -> None:
     assert seconds_after_start(store.read(user)) == list(range(120))
 
 
+EACH = 100  # touchpoints of a process: all four begin when the last of them is ready
+
+
 @pytest.mark.integration
 def test_four_processes_lose_nothing(store: OnlineStore, user: str, tmp_path: Path) -> None:
     SPEC.replace(window=10_000).save(tmp_path / "dataset.yaml")
@@ -66,13 +69,24 @@ def test_four_processes_lose_nothing(store: OnlineStore, user: str, tmp_path: Pa
         str(store.repo),
         str(tmp_path / "dataset.yaml"),
     ]
+    given = [*command, user, START.isoformat()]
     workers = [
         subprocess.Popen(
-            [*command, user, START.isoformat(), str(worker), "300"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [*given, str(worker), str(EACH)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for worker in range(4)
     ]
+    assert [worker.stdout.readline() for worker in workers if worker.stdout] == ["ready\n"] * 4
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
     assert [worker.communicate(timeout=600)[1] for worker in workers if worker.wait(600)] == []
     lists = store.read(user)
-    assert seconds_after_start(lists) == list(range(1200))
-    assert lists is not None and lists["hist_click"] == [1.0] * 1200
+    assert seconds_after_start(lists) == list(range(4 * EACH))
+    assert lists is not None and lists["hist_click"] == [1.0] * (4 * EACH)
