@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,19 @@ OF_LAUNCHER, OF_ARTIFACT = 2000, 600
 """About so many bytes are a container's environment and the words of KFP's launcher, and an artifact's places."""
 
 
+@cache
+def documents_of(path: Path) -> list[dict[str, Any]]:
+    """What a file holds, which stays as it is; read by libyaml, or this would take longer than compiling."""
+    return list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
+
+
 def spec_of(path: Path) -> dict[str, Any]:
-    return next(yaml.safe_load_all(path.read_text()))
+    return documents_of(path)[0]
 
 
 def platform_of(path: Path) -> dict[str, Any]:
     """What a pipeline wants of Kubernetes."""
-    return list(yaml.safe_load_all(path.read_text()))[1]["platforms"]["kubernetes"]
+    return documents_of(path)[1]["platforms"]["kubernetes"]
 
 
 def executors(path: Path) -> dict[str, dict[str, Any]]:
@@ -69,6 +76,7 @@ def test_who_is_told_of_a_version_and_how_to_ask_them_is_a_secret_of_one_step(co
         assert {key["envVar"] for key in secret["keyToEnv"]} == set(LINEAGE_VARIABLES)
 
 
+@pytest.mark.slow
 def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_path: Path) -> None:
     assert [path.read_bytes() for path in compile_all(tmp_path)] == [path.read_bytes() for path in compiled.values()]
 
@@ -91,13 +99,14 @@ def test_no_other_pipeline_lies_there(compiled: dict[str, Path]) -> None:
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """The pipelines as objects of Kubernetes."""
     paths = compile_all(tmp_path_factory.mktemp("objects"), objects=True)
-    return {path.stem: list(yaml.safe_load_all(path.read_text())) for path in paths if path.parent.name == "objects"}
+    return {path.stem: documents_of(path) for path in paths if path.parent.name == "objects"}
 
 
+@pytest.mark.slow
 def test_objects_hold_what_is_uploaded(compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]) -> None:
     assert set(objects) == set(compiled)
     for name, (pipeline, version) in objects.items():
-        uploaded = list(yaml.safe_load_all(compiled[name].read_text()))
+        uploaded = documents_of(compiled[name])
         assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
         assert pipeline["metadata"] == {"name": name} and version["spec"]["pipelineName"] == name
         assert [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]] == uploaded
@@ -128,6 +137,7 @@ def test_objects_fit_the_definitions_of_kubeflow_pipelines(objects: dict[str, li
     assert f"{2 * len(objects)} objects, 0 problems" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:
     accelerated = {
         (pipeline, step): container["resources"]["accelerator"]["resourceType"]
@@ -141,6 +151,7 @@ def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str
     assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
+@pytest.mark.slow
 def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
     compiled = {path.stem: path for path in compile_all(tmp_path, production=replace(PRODUCTION, gpus=4))}
     step = executors(compiled[TRAIN])["train-challenger"]["resources"]
@@ -150,6 +161,7 @@ def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
     assert given["gpus"]["runtimeValue"]["constant"] == 4 and given["pods"]["runtimeValue"]["constant"] == ""
 
 
+@pytest.mark.slow
 def test_several_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
     selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     profile = replace(PRODUCTION, gpus=8, nodes=4, node_selector=selector)
@@ -184,6 +196,7 @@ def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.M
         number_in("MTORL_NODES", 1)
 
 
+@pytest.mark.slow
 def test_nodes_of_one_kind_for_a_step_that_trains(tmp_path: Path) -> None:
     profile = replace(PRODUCTION, node_selector={"pool": "gpu"})
     compiled = {path.stem: path for path in compile_all(tmp_path, production=profile)}
@@ -242,6 +255,7 @@ def test_every_step_has_the_volume_and_none_runs_as_root(compiled: dict[str, Pat
             assert settings_of_step["pvcMount"][0]["mountPath"] == "/mnt/mtorl", name
 
 
+@pytest.mark.slow
 def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, Path]) -> None:
     cached = {
         name
@@ -317,6 +331,7 @@ def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> N
     assert 0 < int(limit) < int(platform_of(compiled[TRAIN])["pipelineConfig"]["activeDeadlineSeconds"])
 
 
+@pytest.mark.slow
 def test_every_step_is_tried_again_with_growing_pauses(compiled: dict[str, Path]) -> None:
     for path in compiled.values():
         steps = {
@@ -341,6 +356,7 @@ def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Pat
         )
 
 
+@pytest.mark.slow
 def test_every_path_of_a_step_lies_on_what_it_mounts(compiled: dict[str, Path]) -> None:
     """Defaults and constants alike: what a step writes elsewhere is lost with its pod."""
     for path in compiled.values():
@@ -396,7 +412,7 @@ def test_what_argo_keeps_of_a_run_is_small_enough_to_be_read(compiled: dict[str,
     steps (KFP 2.17, Argo 4.0). A step that is tried again is kept once more.
     """
     for name, path in compiled.items():
-        spec = next(yaml.safe_load_all(path.read_text()))
+        spec = spec_of(path)
         containers = spec["deploymentSpec"]["executors"]
         total = 2 * len(json.dumps(spec))
         for component in spec["components"].values():
