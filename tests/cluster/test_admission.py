@@ -10,14 +10,14 @@ import yaml
 
 from tests.cluster.conftest import SECRETS, Installation, skip_without_apis
 from tests.cluster.kubectl import get, kubectl, listed, refusal, wait_until
-from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, of_kind, pod_specs, render
+from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, documents, of_kind, pod_specs, render
 
 pytestmark = pytest.mark.cluster
 
 
 def objects_of(target: str) -> Objects:
     """What a target is made of; skips if the cluster lacks an operator's API for it."""
-    objects = list(yaml.safe_load_all(render(target)))
+    objects = documents(render(target))
     skip_without_apis(objects)
     return objects
 

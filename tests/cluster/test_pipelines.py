@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster.conftest import Installation
 from tests.cluster.kubectl import Object, refusal
-from tests.manifests.conftest import MANIFESTS
+from tests.manifests.conftest import MANIFESTS, documents
 
 pytestmark = pytest.mark.cluster
 
@@ -30,7 +29,7 @@ RESOURCES = {
 def steps() -> Iterator[Any]:
     """Every step, with what the pipeline says of its container and, for Kubernetes, of its pod."""
     for path in sorted(MANIFESTS.glob("pipelines/*/mtorl-*.yaml")):
-        spec, platform = [*yaml.safe_load_all(path.read_text()), {}][:2]
+        spec, platform = [*documents(path.read_text()), {}][:2]
         pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
         for name, executor in spec["deploymentSpec"]["executors"].items():
             yield pytest.param(

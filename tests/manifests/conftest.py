@@ -41,16 +41,21 @@ def render(folder: str) -> str:
     return done.stdout
 
 
+def documents(text: str) -> list[Any]:
+    """The documents of a YAML text, by libyaml: it is more than ten times as fast as the loader in Python."""
+    return list(yaml.load_all(text, yaml.CSafeLoader))
+
+
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> Objects:
     """The objects of each overlay and combination in turn."""
-    return list(yaml.safe_load_all(render(request.param)))
+    return documents(render(request.param))
 
 
 @pytest.fixture
 def production() -> Objects:
     """The objects of overlays/production."""
-    return list(yaml.safe_load_all(render("overlays/production")))
+    return documents(render("overlays/production"))
 
 
 def of_kind(objects: Objects, *kinds: str) -> Objects:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.manifests.alerting_stack import PLAIN, RULES, SECRETS, program
-from tests.manifests.conftest import MANIFESTS, named, render
+from tests.manifests.conftest import MANIFESTS, documents, named, render
 from tests.repository import ROOT
 
 OBJECT = MANIFESTS / "components" / "alerting" / "config.yaml"
@@ -128,7 +128,7 @@ def test_the_component_is_an_option() -> None:
     """Where nobody knows its kind, nothing could be applied."""
     for overlay in ("overlays/dev", "overlays/production"):
         assert "AlertmanagerConfig" not in render(overlay)
-    found = named(list(yaml.safe_load_all(render("tests/alerting"))), "AlertmanagerConfig", "mtorl")
+    found = named(documents(render("tests/alerting")), "AlertmanagerConfig", "mtorl")
     assert found["metadata"]["namespace"] == "mtorl-dev", "whose alerts alone the operator lets it see"
 
 

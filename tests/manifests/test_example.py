@@ -12,21 +12,32 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
-from tests.manifests.conftest import MANIFESTS, Objects, config_map, containers, named, of_kind, pod_spec, render, title
+from tests.manifests.conftest import (
+    MANIFESTS,
+    Objects,
+    config_map,
+    containers,
+    documents,
+    named,
+    of_kind,
+    pod_spec,
+    render,
+    title,
+)
 
 EXAMPLE = MANIFESTS / "examples" / "team"
 
 
 @pytest.fixture
 def objects() -> Objects:
-    return list(yaml.safe_load_all(render("examples/team")))
+    return documents(render("examples/team"))
 
 
 def test_nothing_of_ours_is_lost(objects: Objects) -> None:
     def names(made: Objects) -> set[str]:
         return {title(o) for o in made if o["kind"] != "ConfigMap"}
 
-    assert names(objects) == names(list(yaml.safe_load_all(render("overlays/dev"))))
+    assert names(objects) == names(documents(render("overlays/dev")))
 
 
 def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_path: Path) -> None:
@@ -65,8 +76,8 @@ def test_images_come_from_the_teams_registry(objects: Objects) -> None:
 
 
 def test_the_teams_volume_is_of_its_own_class(objects: Objects) -> None:
-    foundation = list(yaml.safe_load_all(render("examples/team/foundation")))
-    ours = list(yaml.safe_load_all(render("foundation/dev")))
+    foundation = documents(render("examples/team/foundation"))
+    ours = documents(render("foundation/dev"))
     assert {title(o) for o in foundation} == {title(o) for o in ours}
     claim = named(foundation, "PersistentVolumeClaim", "mtorl-data")
     assert claim["spec"]["storageClassName"] == "shared"

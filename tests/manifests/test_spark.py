@@ -25,6 +25,7 @@ from tests.manifests.conftest import (
     VALIDATOR,
     Objects,
     allowed,
+    documents,
     named,
     of_kind,
     parsed,
@@ -43,7 +44,7 @@ EXECUTOR = {**DRIVER, "spark-role": "executor"}
 @pytest.fixture
 def objects() -> Objects:
     """The component in the dev overlay."""
-    return list(yaml.safe_load_all(render(FOLDER)))
+    return documents(render(FOLDER))
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_it_calls_the_command_as_the_command_takes_it(objects: Objects, schedule
 def test_it_adds_the_decisions_that_the_pipeline_would_add(schedule: dict[str, Any]) -> None:
     context = parsed(schedule["spec"]["template"]["arguments"])
     training = (MANIFESTS / "pipelines" / "production" / "mtorl-train.yaml").read_text()
-    defaults = next(yaml.safe_load_all(training))["root"]["inputDefinitions"]["parameters"]
+    defaults = documents(training)[0]["root"]["inputDefinitions"]["parameters"]
     for name in ("decision_log", "collected"):
         assert str(context[name]) == defaults[name]["defaultValue"]
 
@@ -166,7 +167,7 @@ def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: di
     requests = [one["resources"]["requests"]["cpu"] for _, pod in pod_specs(objects) for one in pod["containers"]]
     millis = [int(cpu[:-1]) if cpu.endswith("m") else 1000 * int(cpu) for cpu in requests]
     assert sum(millis) < 1900, "a node of two CPUs, beside what the cluster itself needs"
-    everything = list(yaml.safe_load_all(render("tests/everything")))
+    everything = documents(render("tests/everything"))
     app = named(everything, "ScheduledSparkApplication", "mtorl-features")["spec"]["template"]
     said = dict(re.findall(r"^\| `([^|]+)` \| ([^|]+) \| ", README, re.M))
     executor, driver = app["executor"], app["driver"]
@@ -234,7 +235,7 @@ def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule:
 
 
 def test_only_sparks_own_flows_are_open() -> None:
-    objects = list(yaml.safe_load_all(render("tests/everything")))
+    objects = documents(render("tests/everything"))
     policies = of_kind(objects, "NetworkPolicy")
     conf = named(objects, "ScheduledSparkApplication", "mtorl-features")["spec"]["template"]["sparkConf"]
     driver, blocks = int(conf["spark.driver.port"]), int(conf["spark.blockManager.port"])
@@ -262,7 +263,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """What lies in the API server after Spark has submitted the application and its driver has asked for executors."""
     if not which("java") and "JAVA_HOME" not in os.environ:
         pytest.fail("Spark needs Java 17 or newer: apt install default-jre-headless, or set JAVA_HOME")
-    schedule = named(list(yaml.safe_load_all(render(FOLDER))), "ScheduledSparkApplication", "mtorl-features")
+    schedule = named(documents(render(FOLDER)), "ScheduledSparkApplication", "mtorl-features")
     with ApiServer() as server:
         submit(server, schedule, tmp_path_factory.mktemp("spark"))
         yield server

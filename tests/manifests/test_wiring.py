@@ -22,6 +22,7 @@ from tests.manifests.conftest import (
     allowed,
     config_map,
     containers,
+    documents,
     mounts_of,
     named,
     of_kind,
@@ -103,7 +104,7 @@ def test_the_runtime_brings_no_envelope(production: Objects) -> None:
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 def test_versions_are_named_once(overlay: str) -> None:
-    objects = list(yaml.safe_load_all(render(f"overlays/{overlay}")))
+    objects = documents(render(f"overlays/{overlay}"))
     models = yaml.safe_load((MANIFESTS / "overlays" / overlay / "models.yaml").read_text())["data"]
     from_annotation = {"fieldRef": {"fieldPath": "metadata.annotations['mtorl-kubeflow/model']"}}
     for arm, version in models.items():
@@ -186,7 +187,7 @@ def test_router_knows_the_channels(production: Objects, router: dict[str, Any], 
 @pytest.mark.parametrize("overlay", ["overlays/dev", "overlays/production"])
 def test_a_ledger_in_a_file_means_one_router(overlay: str) -> None:
     """Each replica would admit the whole budget."""
-    objects = list(yaml.safe_load_all(render(overlay)))
+    objects = documents(render(overlay))
     router = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
     if router["ledger"].startswith("/"):
         assert named(objects, "StatefulSet", "mtorl-router")["spec"]["replicas"] == 1
@@ -195,7 +196,7 @@ def test_a_ledger_in_a_file_means_one_router(overlay: str) -> None:
 
 
 def test_more_routers_are_spread_and_bounded() -> None:
-    objects = list(yaml.safe_load_all(render("tests/everything")))
+    objects = documents(render("tests/everything"))
     assert "replicas" not in named(objects, "StatefulSet", "mtorl-router")["spec"], "every apply would set it again"
     assert named(objects, "HorizontalPodAutoscaler", "mtorl-router")["spec"]["minReplicas"] == 2
     assert named(objects, "PodDisruptionBudget", "mtorl-router")["spec"]["minAvailable"] == 1
@@ -205,7 +206,7 @@ def test_more_routers_are_spread_and_bounded() -> None:
 def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
     from serving.ledger import locate
 
-    objects = list(yaml.safe_load_all(render("tests/everything")))
+    objects = documents(render("tests/everything"))
     environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
     location = locate(environment["MTORL_LEDGER"]["value"])
     service = named(objects, "Service", location.host)
@@ -232,7 +233,7 @@ def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
 def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
     from serving.router.ops.settings import RouterSettings
 
-    objects = list(yaml.safe_load_all(render("tests/everything")))
+    objects = documents(render("tests/everything"))
     router, pod = pod_spec(objects, "StatefulSet/mtorl-router"), pod_spec(objects, "StatefulSet/mtorl-feed")
     (sink,) = [e["value"] for e in router["containers"][0]["env"] if e["name"] == "MTORL_SINK"]
     service = named(objects, "Service", str(urlsplit(sink).hostname))
@@ -260,7 +261,7 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
 def test_routers_send_traces_where_the_policies_let_them(production: Objects) -> None:
     from serving.router.ops.settings import Tracing
 
-    objects = list(yaml.safe_load_all(render("tests/everything")))
+    objects = documents(render("tests/everything"))
     environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
     url = urlsplit(Tracing(endpoint=environment["MTORL_TRACING"]["value"]).endpoint)
     names = list(environment)
@@ -304,7 +305,7 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
         assert all(0 < float(seconds) <= 60 for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
         assert "REDIS_PASSWORD" in [e["name"] for e in pod_spec(production, name)["containers"][0]["env"]], name
-    pipeline = next(yaml.safe_load_all((MANIFESTS / "pipelines" / "production" / "mtorl-train.yaml").read_text()))
+    pipeline = documents((MANIFESTS / "pipelines" / "production" / "mtorl-train.yaml").read_text())[0]
     repository = pipeline["root"]["inputDefinitions"]["parameters"]["feature_repo"]["defaultValue"]
     assert config["registry"]["path"] == f"{repository}/registry.db"
 
@@ -367,7 +368,7 @@ def test_model_servers_call_nobody(production: Objects) -> None:
 
 
 def test_the_operator_may_write_what_routers_read_and_nothing_else() -> None:
-    objects = list(yaml.safe_load_all(render("tests/experiments")))
+    objects = documents(render("tests/experiments"))
     (role,) = (o for o in of_kind(objects, "Role") if o["metadata"]["name"] == "mtorl-operator")
     for rule in role["rules"]:
         named = "resourceNames" in rule or rule["verbs"] == ["create"]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-from tests.manifests.conftest import CRDS, VALIDATOR
+from tests.manifests.conftest import CRDS, VALIDATOR, documents
 from tests.repository import ROOT
 
 PIPELINES = ROOT / "manifests" / "pipelines"
@@ -25,7 +25,7 @@ Use = dict[str, Decimal]
 
 @functools.cache
 def spec_of(path: Path) -> dict[str, Any]:
-    spec: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
+    spec: dict[str, Any] = documents(path.read_text())[0]
     return spec
 
 
