@@ -61,7 +61,7 @@ if importlib.util.find_spec("torch") is None:
 
 
 LONGEST = (
-    *("test_thirty_nights.py", "test_first_day.py", "test_bad_input.py", "test_resuming.py", "test_backfill.py"),
+    *("test_sixteen_nights.py", "test_first_day.py", "test_resuming.py", "test_processes.py", "test_built_source.py"),
     *("test_on_nodes.py", "test_faulty_nights.py", "test_training.py", "test_run.py"),
 )
 """Files whose tests take minutes: first, or a process would work on one alone after the others have ended."""

@@ -1,4 +1,4 @@
-"""Thirty nights on one log that grows, without anybody looking: what is new is learnt, and nothing else grows.
+"""Sixteen nights on one log that grows, without anybody looking: what is new is learnt, and nothing else grows.
 
 The steps are those of every cluster, in processes of their own; the market is small, and so is the network.
 """
@@ -24,7 +24,7 @@ from tests.pipelines.forked_steps import forked_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
 
-NIGHTS, BAD_NIGHT, KEPT = 30, 12, 5
+NIGHTS, BAD_NIGHT, KEPT = 16, 7, 3
 FIRST_DAYS = 8
 SMALL = "{hidden: 8, levels: 1, heads: 1}"
 
@@ -75,7 +75,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     return Nights(tmp_path_factory.mktemp("nights") / "volume")
 
 
-def test_thirty_nights_on_a_log_that_grows(nights: Nights) -> None:
+def test_sixteen_nights_on_a_log_that_grows(nights: Nights) -> None:
     published: list[str] = []
     disk: dict[int, int] = {}
     memory: dict[int, int] = {}
@@ -107,6 +107,7 @@ def test_thirty_nights_on_a_log_that_grows(nights: Nights) -> None:
     assert len(every) == NIGHTS + 1 and rows[:-1] == sorted(set(rows[:-1])) and rows[-1] == rows[-2]
     assert len(nights.versions()) <= KEPT + 1
     assert len(list((nights.volume / "runs" / "local").iterdir())) <= 4
-    grown = len(nights.until(NIGHTS - 1)) / len(nights.until(9))
-    assert disk[NIGHTS - 1] < 1.3 * grown * disk[9], "what is kept grows with the log alone"
-    assert memory[NIGHTS - 1] - memory[4] < 100e6
+    # The log grows by half in these nights; the versions and runs that are kept are as many as before. A night that
+    # leaves a quarter of what it makes is one too many.
+    assert disk[NIGHTS - 1] - disk[NIGHTS // 2] < 2 * disk[0], "what is kept does not grow with the nights"
+    assert memory[NIGHTS - 1] - memory[4] < (NIGHTS - 5) * 4e6
