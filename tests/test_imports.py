@@ -237,6 +237,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
     assert answer.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["pipelines.compile", "pipelines.loop.run"])
 def test_what_describes_pipelines_needs_no_torch(module: str) -> None:
     """It is installed where pipelines are compiled and started, and torch, which brings gigabytes, in their image."""

@@ -137,6 +137,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(command: str, spec: 
         assert answer.exit_code == 2 and "not a readable Parquet file" in answer.output
 
 
+@pytest.mark.slow
 def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     before = files(tmp_path)
     page = tmp_path / "pages" / "page.html"
@@ -161,6 +162,7 @@ def test_describe_the_simulator(tmp_path: Path) -> None:
     assert files(tmp_path) == {"page.html"}
 
 
+@pytest.mark.slow
 def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
     """The folder of a run, its log, and a trusted file: none of them is validated again."""
     mine = DatasetSpec.load(spec)
@@ -187,6 +189,7 @@ def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, 
     assert answer.exit_code == 2 and "negative" in answer.output
 
 
+@pytest.mark.slow
 def test_build_makes_a_folder_that_describe_and_build_take(
     clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -232,6 +235,7 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     assert WindowTable.load(tmp_path / "shorter" / "windows").fingerprint not in (known_by, manifest["content_sha256"])
 
 
+@pytest.mark.slow
 def test_build_collects_and_adds_decisions(tmp_path: Path) -> None:
     SPEC.save(tmp_path / "toy.yaml")
     log = data_folder(tmp_path / "log", rows=30) / "touchpoints.parquet"

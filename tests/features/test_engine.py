@@ -92,6 +92,7 @@ def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
         assert bucket == digest[14] + 256 * digest[15]
 
 
+@pytest.mark.slow
 def test_duckdb_spills_to_disk_instead_of_dying(tmp_path, monkeypatch):
     """A sort of about 300 MB with 64 MB of memory."""
     monkeypatch.setattr(engine_module, "MEMORY_LIMIT", "64MB")

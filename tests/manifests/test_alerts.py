@@ -110,6 +110,7 @@ def test_each_alert_fires_in_a_case(alerts: list[dict[str, Any]]) -> None:
     assert fired == {alert["alert"] for alert in alerts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
     """The cases, through Prometheus's own rule engine; and none of what fires in them lacks its namespace."""

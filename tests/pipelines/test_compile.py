@@ -112,6 +112,7 @@ def test_objects_hold_what_is_uploaded(compiled: dict[str, Path], objects: dict[
         assert [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]] == uploaded
 
 
+@pytest.mark.slow
 def test_a_version_as_an_object_has_the_name_that_an_upload_gives_it(
     compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -121,12 +122,14 @@ def test_a_version_as_an_object_has_the_name_that_an_upload_gives_it(
         assert re.fullmatch(r"[a-z0-9-]{1,63}", version["metadata"]["name"])
 
 
+@pytest.mark.slow
 def test_kubectl_can_apply_the_objects(objects: dict[str, list[dict[str, Any]]]) -> None:
     """It keeps each in an annotation, and the API server takes 256 KiB of them."""
     for name, made in objects.items():
         assert all(len(json.dumps(one)) < 200_000 for one in made), name
 
 
+@pytest.mark.slow
 def test_objects_fit_the_definitions_of_kubeflow_pipelines(objects: dict[str, list[dict[str, Any]]]) -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip("no validator: set VALIDATOR and CRDS (scripts/validate-manifests.sh)")

@@ -156,6 +156,7 @@ users = st.sampled_from("abc")
 times = st.integers(0, 40).map(lambda hours: hours * 21_600)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shown=st.lists(st.tuples(users, times), min_size=1, max_size=8, unique=True),

@@ -99,6 +99,7 @@ def test_typed_times_and_logged_propensities(tmp_path: Path) -> None:
     assert validate_log(path, found.spec).quarantined == 0
 
 
+@pytest.mark.slow
 def test_what_somebody_knows_is_believed(tmp_path: Path) -> None:
     found, _ = draft(tmp_path, foreign(), named={"channel": "os", "cost": "tier"}, name="x.csv")
     assert found.spec.columns["channel"].column == "os" and found.spec.columns["cost"].column == "tier"
@@ -168,6 +169,7 @@ def test_a_second_file_is_described_by_what_it_shares_with_the_log(tmp_path: Pat
     assert any(check.endswith("or a weighted sum: {click: 0.1, revenue: 1}") for check in found.checks)
 
 
+@pytest.mark.slow
 def test_a_second_file_of_something_else_is_refused(tmp_path: Path) -> None:
     log = foreign()
     other = purchases(log, "uid")

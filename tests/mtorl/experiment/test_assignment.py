@@ -107,6 +107,7 @@ def expected_to_stay(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return sum(1 / sum(max(a[j] / a[i], b[j] / b[i]) for j in range(len(a))) for i in both)
 
 
+@pytest.mark.slow
 def test_a_million_units_get_what_one_at_a_time_gets(clocks: NDArray[np.float64]) -> None:
     shares = (0.5, 0.3, 0.2)
     one_by_one = [assign(KEY, f"u{i}", dict(zip(ARMS, shares, strict=True))) for i in range(3_000)]

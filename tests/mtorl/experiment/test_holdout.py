@@ -47,6 +47,7 @@ def test_they_are_in_no_arm_and_nobody_elses_arm_is_touched(
     assert parts.get(HOLDOUT, 0.0) == pytest.approx((part[1] - part[0]) * share)
 
 
+@pytest.mark.slow
 @given(small=SHARES, large=SHARES)
 def test_a_larger_share_holds_a_smaller_one_in_every_experiment_of_the_layer(small: float, large: float) -> None:
     small, large = sorted((small, large))

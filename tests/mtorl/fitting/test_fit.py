@@ -28,6 +28,7 @@ def windows(tmp_path: Path) -> str:
     return str(tmp_path / "windows")
 
 
+@pytest.mark.slow
 def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_path: Path) -> None:
     artifact = fit_incumbent(windows, str(tmp_path / "incumbent"))
     users = STEPS["user_id"].unique()
@@ -68,6 +69,7 @@ def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> Non
         fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
 
 
+@pytest.mark.slow
 def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(windows: str, tmp_path: Path) -> None:
     config = TrainConfig(epochs=1, hidden=8, device="cpu")
     artifact = fit_challenger(windows, str(tmp_path / "challenger"), config, 0.5)

@@ -101,6 +101,7 @@ def test_a_negative_gain_estimate_is_read_as_zero():
     assert decision.expose_B[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     logits=hnp.arrays(np.float64, (4, 5), elements=st.floats(-50, 50)),

@@ -64,6 +64,7 @@ def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
     assert sorted(batch.targets.touchpoint_N) == list(range(len(rows)))
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 1.0, 5.0, 99.0]), min_size=1, max_size=7))
 def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     rows = recorded_late(STEPS, delays)

@@ -267,6 +267,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(steps=steps)
 def test_killed_between_any_two_steps_nothing_is_lost_or_done_twice(steps: Any, tmp_path_factory: Any) -> None:

@@ -267,6 +267,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     field=st.sampled_from(["window", "u", "candidates", "price", *window(), "hour", "device", "region"]),
