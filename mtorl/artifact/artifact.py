@@ -4,7 +4,7 @@
     logits_BC, reward_BC, cost_BC = artifact.predict(WindowBatch.from_instances(instances, artifact.spec))
 
     network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, of a network that has a
-                       state of its users, state_distance_B (`mtorl.network.user_state`); any B, fixed T
+                       state of its users, state_distance_B (`mtorl.network.user_state`); any B, T of the lengths
     weights.pt         the weights alone, to continue training from
     encoder.json       vocabularies, normalisation and reward scale
     dataset.yaml       description of the data set
@@ -14,8 +14,8 @@
     training_users.npy fingerprints of the users it was trained on (`mtorl.log.splits`)
     drift_thresholds.json  scores from which on a period has drifted from the reference; not in every artifact
     yardstick.json.gz  LightGBM fitted on the same training users, to compare with; not in every artifact
-    model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, and the
-                       sha256 of every file above
+    model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, the
+                       lengths (`mtorl.artifact.lengths`) that the graph has, and the sha256 of every file above
 
 The graph is ONNX, exported by `torch.export`. It needs no Python class of ours, so a server with another version of
 this package still computes what was trained. It needs no torch either, whose overhead per operator is several times
@@ -40,6 +40,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mtorl.artifact.lengths import shortened
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints
@@ -109,10 +110,15 @@ class Artifact:
         path = self.folder / YARDSTICK
         return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else None
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Numbers of steps that the graph may compute, in ascending order; older artifacts have whole windows only."""
+        return tuple(self.model.get("lengths", [self.spec.window]))
+
     @cached_property
     def network(self) -> Network:
-        """The exported graph; loading it imports onnxruntime."""
-        return open_graph(self.folder / NETWORK)
+        """The exported graph, of as many steps as the longest window needs; loading it imports onnxruntime."""
+        return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
     def predict(self, batch: WindowBatch) -> Heads:
         """Action logits, expected reward in [0, 1] and expected cost of each channel, at each window's last step."""

@@ -8,6 +8,7 @@ What lies in the folder: see `mtorl.artifact.artifact`, which reads it.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import logging
@@ -32,9 +33,11 @@ from mtorl.artifact.artifact import (
     Artifact,
     ArtifactError,
 )
+from mtorl.artifact.lengths import exact_lengths, lengths_up_to
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints
+from mtorl.network.predictor import CHUNK
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import replacing, sha256_of
 from mtorl.window.encoder import Encoder
@@ -92,7 +95,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
         unfinished.chmod(0o755)  # a server may run as another user, whatever the umask of this process is
-        _export(policy, unfinished)
+        lengths = _export(policy, unfinished)
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
         _write_json(unfinished / "policy.json", policy.params.to_dict())
@@ -116,6 +119,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             "cost_cap": {channel: float(policy.cost_cap[channel]) for channel in policy.spec.channels},
             "default_channel": policy.default_channel,
             "feature_service": FEATURE_SERVICE,
+            "lengths": lengths,
             "files": {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())},
         }
         digest = artifact.digest_of(model)
@@ -129,9 +133,10 @@ def _unnamed(reference: pd.DataFrame) -> pd.DataFrame:
     return reference.assign(user_id=[f"reference-{number}" for number in numbers])
 
 
-def _export(policy: TrainedPolicy, folder: Path) -> None:
-    """Write the network's graph and weights, and compare the graph with the network."""
+def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
+    """Write the network's graph and weights, and compare the graph with the network; the lengths that it has."""
     import torch
+    from onnxscript.optimizer import optimize_ir
 
     from mtorl.network.checkpoint import write_tensors
 
@@ -143,13 +148,20 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+    # The graph has no such bounds, but with them torch is done sooner; it is compared at one window, too.
+    any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
+    least, *longer = lengths_up_to(steps)
+    any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}
+    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"), _without_collections():
         warnings.simplefilter("ignore")  # deprecations inside torch itself
-        program = torch.export.export(network, example(3), dynamic_shapes=({0: batch}, {0: batch}))
+        program = torch.export.export(network, example(3), dynamic_shapes=({**any_batch, **any_length}, any_batch))
         names = GRAPH_OUTPUTS[: len(program.graph_signature.user_outputs)]
-        graph = torch.onnx.export(program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False)
-    assert graph is not None, "what is exported to memory is returned"
+        graph = torch.onnx.export(
+            program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False, optimize=False
+        )
+        assert graph is not None, "what is exported to memory is returned"
+        # What torch calls by default infers each node's shape as well, which takes long and makes no better graph.
+        optimize_ir(graph.model, onnx_shape_inference=False)
     graph.save(folder / NETWORK)
     write_tensors(folder / "weights.pt", network.state_dict())
     exported = artifact.open_graph(folder / NETWORK)
@@ -160,6 +172,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> None:
         for head, graph_head in zip(expected, exported(x_BTD.numpy(), length_B.numpy()), strict=True):
             if not np.allclose(head.numpy(), graph_head, rtol=1e-5, atol=1e-5):
                 raise ArtifactError(f"{NETWORK}: the graph differs from the network at batch size {rows}")
+    return exact_lengths(exported, steps, width)
 
 
 @contextmanager
@@ -174,6 +187,18 @@ def _quiet(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No search for circular garbage: among the many small objects of an export it takes a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _write_json(path: Path, value: Any) -> None:

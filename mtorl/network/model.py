@@ -33,12 +33,13 @@ are the one-hot of the previous channel, column C marks the start of a journey, 
 previous touchpoint, and the `outcomes` columns after it are its other outcomes. The last `stored` columns hold the
 stored features.
 
-Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, K rates of decay, S signals of the
-memory, M memory.
+Shape suffixes: B batch, T steps of a window, D encoded token, H hidden, C channels, A heads of the attention, E size of
+a head, K rates of decay, S signals of the memory, M memory.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -93,10 +94,25 @@ class CausalConv(nn.Module):
 
     def forward(self, h_BTH: Tensor) -> Tensor:
         """Convolve over each step and the `reach` steps before it; before the first step there are zeros."""
-        past_BHT = F.pad(h_BTH.transpose(1, 2), (self.reach, 0))
-        out_BTH = F.gelu(self.conv(past_BHT)).transpose(1, 2)
-        normed: Tensor = self.norm(h_BTH + self.dropout(out_BTH))
+        out_BTH = self._as_product(h_BTH) if torch.compiler.is_exporting() else self._convolved(h_BTH)
+        normed: Tensor = self.norm(h_BTH + self.dropout(F.gelu(out_BTH)))
         return normed
+
+    def _convolved(self, h_BTH: Tensor) -> Tensor:
+        past_BHT = F.pad(h_BTH.transpose(1, 2), (self.reach, 0))
+        out_BHT: Tensor = self.conv(past_BHT)
+        return out_BHT.transpose(1, 2)
+
+    def _as_product(self, h_BTH: Tensor) -> Tensor:
+        """The same for an exported graph, as one product of the joined taps and the weights.
+
+        How onnxruntime splits the sum of a convolution depends on the number of steps, that of a product does not: a
+        graph then gives the same bits for any number of steps. It is faster there, too, whereas torch trains slower.
+        """
+        past_BTH = F.pad(h_BTH, (0, 0, self.reach, 0))
+        lags = range(self.reach, -1, -self.conv.dilation[0])
+        taps = torch.cat([past_BTH[:, self.reach - lag : -lag or None] for lag in lags], dim=-1)
+        return F.linear(taps, self.conv.weight.transpose(1, 2).flatten(1), self.conv.bias)
 
 
 class CausalAttention(nn.Module):
@@ -121,15 +137,22 @@ class CausalAttention(nn.Module):
         return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
 
     def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
-        """The same at one step of each window, (B, H); the other steps are keys and values only."""
-        batch, steps, hidden = h_BTH.shape
-        split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        own_B111 = step_B.view(-1, 1, 1, 1)
-        query = query.gather(2, own_B111.expand(-1, self.heads, 1, hidden // self.heads))
-        seen_B11T = torch.arange(steps, device=h_BTH.device).view(1, 1, 1, -1) <= own_B111
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_B11T)
-        return self._blocks(step_of(h_BTH, step_B), attended.reshape(batch, hidden))
+        """The same at one step of each window, (B, H); of the other steps neither keys nor values are needed.
+
+        With one query q in a head, q . (W_key h_t + b_key) is (W_key^T q) . h_t and a number that no t changes, which
+        the softmax takes out; and the weights p_t, whose sum is 1, give W_value (sum_t p_t h_t) + b_value.
+        """
+        hidden = h_BTH.shape[2]
+        own_BH = step_of(h_BTH, step_B)
+        query_AEH, key_AEH, value_AEH = self.query_key_value.weight.view(3, self.heads, -1, hidden)
+        query_AE, _, value_AE = self.query_key_value.bias.view(3, self.heads, -1)
+        query_BAE = F.linear(own_BH, query_AEH.flatten(0, 1), query_AE.flatten()).view(-1, *query_AE.shape)
+        asked_BAH = (query_BAE.transpose(0, 1) @ (key_AEH / math.sqrt(key_AEH.shape[1]))).transpose(0, 1)
+        seen_B1T = torch.arange(h_BTH.shape[1], device=h_BTH.device) <= step_B.view(-1, 1, 1)
+        score_BAT = (asked_BAH @ h_BTH.transpose(1, 2)).masked_fill(~seen_B1T, -math.inf)
+        mean_BAH = score_BAT.softmax(-1) @ h_BTH
+        attended_BAE = (mean_BAH.transpose(0, 1) @ value_AEH.transpose(1, 2)).transpose(0, 1) + value_AE
+        return self._blocks(own_BH, attended_BAE.flatten(1))
 
     def _blocks(self, h: Tensor, attended: Tensor) -> Tensor:
         h = self.attention_norm(h + self.dropout(self.out(attended)))
@@ -167,10 +190,9 @@ class ChannelMemory(nn.Module):
 
     def at(self, x_BTD: Tensor, step_B: Tensor) -> Tensor:
         """The same at one step of each window, (B, C, M)."""
-        steps = x_BTD.shape[1]
-        lag_BT = self.lag_TT[step_B, :steps]
-        decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT[:, None, None])
-        return self._memory_at(decay_BK1T * self.causal_TT[step_B, :steps][:, None, None], x_BTD).squeeze(1)
+        lag_BT = step_B[:, None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT.clamp(min=0)[:, None, None])
+        return self._memory_at(decay_BK1T * (lag_BT >= 0)[:, None, None], x_BTD).squeeze(1)
 
     def _memory_at(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
         """Memory at the steps that `decay`, (..., K, steps, T), weights the tokens for."""

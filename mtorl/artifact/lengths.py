@@ -1,0 +1,73 @@
+"""How many steps of its windows an exported graph computes: no more than the longest of a batch needs.
+
+    lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): model.json says them
+    network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
+
+Windows are padded on the right, and no step sees a later one, so steps after a window's last one change nothing. That
+holds to the last bit where the sums over steps begin alike, whatever follows: they do at multiples of four, which is
+what kernels of onnxruntime add up at a time. `exact_lengths` makes sure: an artifact carries only lengths at which its
+graph has given, bit for bit, what it gives over the whole window. So a decision does not depend on which other windows
+share its batch by way of their lengths.
+
+A batch takes the smallest length that holds its longest window. A few lengths are enough, since a call has a fixed cost
+besides that of its steps.
+
+Shapes: B windows, T steps of a window, D encoded token.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtorl.network.predictor import Network
+
+_LEAST = 4  # steps; the time of fewer does not count beside the fixed cost
+
+
+def lengths_up_to(window: int) -> tuple[int, ...]:
+    """Powers of two below the window, and the window."""
+    shorter = (1 << power for power in range(_LEAST.bit_length() - 1, window.bit_length()))
+    return (*(length for length in shorter if length < window), window)
+
+
+def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
+    """Those of `lengths_up_to` the window at which a graph gives the bits that it gives over the whole window.
+
+    Args:
+        graph: An exported graph.
+        window: Steps of a whole window.
+        width: Numbers in a token.
+    """
+    random = np.random.default_rng(0)
+
+    def exact(length: int) -> bool:
+        for rows in (1, 2, 9):
+            x_BTD = random.random((rows, window, width), dtype=np.float32)
+            length_B = random.integers(1, length + 1, rows)
+            short = graph(np.ascontiguousarray(x_BTD[:, :length]), length_B)
+            if not all(map(np.array_equal, short, graph(x_BTD, length_B))):
+                return False
+        return True
+
+    *shorter, whole = lengths_up_to(window)
+    return (*filter(exact, shorter), whole)
+
+
+def shortened(graph: Network, lengths: Sequence[int]) -> Network:
+    """A graph that leaves out the steps that no window of a batch has.
+
+    Args:
+        graph: Takes each of the lengths.
+        lengths: In ascending order; the last is that of a whole window.
+    """
+
+    def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:
+        steps = lengths[bisect_left(lengths, length_B.max(initial=1))]
+        return graph(np.ascontiguousarray(x_BTD[:, :steps]), length_B)
+
+    return outputs

@@ -1,0 +1,139 @@
+"""A graph that computes only as many steps as its windows need: the same bits, whatever the windows and the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtorl.artifact.artifact import NETWORK, Artifact, open_graph
+from mtorl.artifact.explanation import explain
+from mtorl.artifact.lengths import exact_lengths, lengths_up_to, shortened
+from mtorl.artifact.saving import save
+from mtorl.network.ensemble import Ensemble
+from mtorl.network.model import MTORL, MTORLConfig
+from mtorl.network.user_state import fit_state_distance
+from mtorl.window.encoder import Encoder
+from mtorl.window.window import instance_from_history
+from tests.mtorl.artifact.test_artifact import SPEC, batch, history, network_config, trained_policy
+
+SIZES: dict[str, dict[str, Any]] = {
+    "as it is by default": {"window": 20, "hidden": 64},
+    "large": {"window": 130, "hidden": 128, "kernel": 5, "heads": 2},
+    "without attention": {"window": 23, "hidden": 64, "attention": False},
+    "without convolutions": {"window": 50, "hidden": 64, "convolutions": False},
+}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def artifact(request, tmp_path_factory) -> Artifact:
+    """Of an untrained network, with the distance of a user's state."""
+    sizes = SIZES[request.param]
+    spec = SPEC.replace(window=sizes["window"])
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    encoder = Encoder.fit(batch(40), spec)
+    config = MTORLConfig(encoder.dim, channels=4, outcomes=len(encoder.seen), cost_scale=0.3, **sizes)
+    network = Ensemble([MTORL(config)]).eval()
+    fit_state_distance(network, encoder, batch(40))
+    return save(tmp_path_factory.mktemp("lengths") / "challenger", trained_policy(network=network, spec=spec))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_output_has_the_bits_that_the_whole_window_gives(artifact, data):
+    window, width = artifact.spec.window, artifact.encoder.dim
+    whole, short = open_graph(artifact.folder / NETWORK), artifact.network
+    longest = data.draw(st.sampled_from(artifact.lengths))
+    length_B = np.array(data.draw(st.lists(st.integers(1, longest), min_size=1, max_size=20)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x_BTD = random.normal(size=(len(length_B), window, width)).astype(np.float32)
+    x_BTD[..., :5] = np.eye(5)[random.integers(5, size=x_BTD.shape[:2])]  # as encoded: one channel, or the start
+    x_BTD[np.arange(window) >= length_B[:, None]] = 0.0
+    outputs, expected = short(x_BTD, length_B), whole(x_BTD, length_B)
+    assert len(outputs) == len(expected) == 4
+    for output, of_whole in zip(outputs, expected, strict=True):
+        assert np.isfinite(of_whole).all()
+        np.testing.assert_array_equal(output, of_whole)
+    # What stands in the padding can't be seen, to the last bit.
+    x_BTD[np.arange(window) >= length_B[:, None]] = 7.0
+    for output, of_whole in zip(short(x_BTD, length_B), expected, strict=True):
+        np.testing.assert_array_equal(output, of_whole)
+
+
+def test_an_artifact_says_its_lengths(artifact):
+    window = artifact.spec.window
+    assert artifact.lengths == tuple(artifact.model["lengths"]) == lengths_up_to(window)
+    assert artifact.lengths[:2] == (4, 8) and artifact.lengths[-1] == window
+
+
+def test_lengths_are_powers_of_two_and_the_window():
+    assert lengths_up_to(50) == (4, 8, 16, 32, 50)
+    assert lengths_up_to(32) == (4, 8, 16, 32)
+    assert lengths_up_to(5) == (4, 5)
+    assert [lengths_up_to(window) for window in (1, 2, 3, 4)] == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_batch_takes_the_smallest_length_that_holds_its_longest_window():
+    taken = []
+
+    def graph(x_BTD, length_B):
+        assert x_BTD.flags.c_contiguous
+        taken.append(x_BTD.shape[1])
+        return (length_B,)
+
+    network = shortened(graph, (4, 8, 20))
+    for length_B in ([1], [4], [5], [3, 8, 2], [9], [20, 1], []):
+        network(np.zeros((len(length_B), 20, 3), dtype=np.float32), np.array(length_B, dtype=np.int64))
+    assert taken == [4, 4, 8, 8, 20, 20, 4]
+
+
+def test_a_length_whose_bits_differ_is_not_carried():
+    def graph(x_BTD, length_B):
+        # Of 8 steps, and of 8 only, the last bit of an output is another.
+        return (np.nextafter(length_B + 0.5, np.inf) if x_BTD.shape[1] == 8 else length_B + 0.5,)
+
+    assert exact_lengths(graph, window=20, width=3) == (4, 16, 20)
+
+
+@pytest.fixture(scope="module")
+def with_and_without(tmp_path_factory) -> tuple[Artifact, Artifact]:
+    """An artifact, and the same as it was saved before artifacts had lengths."""
+    network = MTORL(network_config(Encoder.fit(batch(40), SPEC)))
+    saved = save(tmp_path_factory.mktemp("artifacts") / "challenger", trained_policy(network=network))
+    model = {name: value for name, value in saved.model.items() if name != "lengths"}
+    older = Artifact(saved.folder, saved.spec, saved.encoder, saved.policy, model)
+    assert older.lengths == (20,)
+    return saved, older
+
+
+def test_windows_of_histories_get_the_same_forecasts_together_and_one_by_one(with_and_without):
+    saved, older = with_and_without
+    windows = batch(30)  # of up to 29 touchpoints
+    for rows in ([row] for row in range(30)), ([0, 3, 5], list(range(12)), list(range(30))):
+        for part in map(windows.take, map(np.array, rows)):
+            for output, expected in zip(saved.predict(part), older.predict(part), strict=True):
+                np.testing.assert_array_equal(output, expected)
+
+
+def test_explanations_are_the_same(with_and_without):
+    context = {"hour": 12.0, "device": "mobile", "placement": "feed"}
+    asked = [instance_from_history(history(count, count), context, {}, SPEC, at=30) for count in (0, 1, 6, 25)]
+    for why, expected in zip(*(explain(one, asked, [0, 1, 2, 3]) for one in with_and_without), strict=True):
+        assert (why.reward, why.log_prob_without_past) == (expected.reward, expected.log_prob_without_past)
+        np.testing.assert_array_equal(why.reward_K, expected.reward_K)
+        np.testing.assert_array_equal(why.log_prob_K, expected.log_prob_K)
+
+
+@pytest.mark.parametrize("window", [1, 4, 5])
+def test_a_short_window_can_be_exported(window, tmp_path: Path):
+    spec = SPEC.replace(window=window)
+    encoder = Encoder.fit(batch(40), spec)
+    network = MTORL(MTORLConfig(encoder.dim, 4, window, len(encoder.seen), hidden=8))
+    saved = save(tmp_path / "artifact", trained_policy(network=network, encoder=encoder, spec=spec))
+    assert saved.lengths == lengths_up_to(window)
