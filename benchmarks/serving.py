@@ -5,10 +5,10 @@
 
     forward      reading a window and the challenger's network in a loop: the limit
     stock        TorchServe with its own BaseHandler around the same network, a request a batch
-    handler      TorchServe with our handler, batches of eight
+    handler      TorchServe with our handler, which gathers requests into batches of eight
     predictor    the same artifact on a plain kserve.Model
     stores       a reservation and a record of the log, one at a time, each on disk when it is answered
-    router       the whole path: features, model, ledger, log
+    router       the whole path: features, model, ledger, log; with the predictor on a Unix socket, too
 
 CPU is that of the servers alone, from the system's own accounts: on a machine that the load generator shares with
 them, the firm figure. Latency is what the load generator sees.
@@ -34,6 +34,7 @@ from benchmarks.request_path.load import Plan
 
 CONNECTIONS = (1, 8, 32)
 CAPACITY_CONNECTIONS = 16  # of the router, besides: about as many as it takes in at once
+PATHS = ("sqlite", "redis", "predictor")  # the ledger, with TorchServe; or SQLite with the models on the predictor
 USERS = 500  # that are asked about
 OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0)  # loads, in the best closed loop's decisions a second
 ROUNDS = 5  # through all of them: whatever else happens on the machine meets them alike
@@ -207,8 +208,9 @@ def main() -> None:
         print("stores, median ms:", figures["stores_ms"], flush=True)
         if not arguments.only:
             measure_models(figures, run, root, windows, model_bodies, seconds)
-        for name in ("sqlite", "redis"):
-            with router(run, root / name, on_redis=name == "redis") as path:
+        for name in PATHS:
+            runtime = "predictor" if name == "predictor" else "torchserve"
+            with router(run, root / name, on_redis=name == "redis", runtime=runtime) as path:
                 figures[f"router_{name}"] = measure_router(path, router_bodies, seconds)
                 show(f"router, {name}", figures[f"router_{name}"]["loads"])
                 show(f"asked, {name}", figures[f"router_{name}"]["offered"], "x")
@@ -221,6 +223,7 @@ def measure_models(
 ) -> None:
     """Servers of a model alone."""
     from benchmarks.request_path.servers import predictor, stock_store
+    from serving.archive import package
     from serving.local.torchserve import TorchServe
 
     artifact = run / "artifacts" / "challenger"
@@ -229,8 +232,7 @@ def measure_models(
         url = f"{server.inference_url}/predictions/stock"
         figures["stock"] = at_each_load(url, bodies, [server.pid], seconds)
         show("stock", figures["stock"])
-    (root / "ours-store").mkdir()
-    (root / "ours-store" / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
+    package(artifact, "challenger", root / "ours-store", gather=True)
     with TorchServe(root / "ours-store", root / "ours") as server:
         figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
         show("handler", figures["handler"])

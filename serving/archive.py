@@ -16,6 +16,8 @@ from mtorl.runtime.files import replacing
 _HANDLERS = Path(__file__).parent / "handlers" / "archived"
 HANDLERS = {name: _HANDLERS / f"{name}.py" for name in ("policy", "channel", "budget")}
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
+_ALONE = "batchSize: 1\n"
+_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # milliseconds; 0 is read as "unset", which is 100
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
 
@@ -25,7 +27,12 @@ class ArchiveError(RuntimeError):
 
 
 def package(
-    artifact_folder: str | Path, name: str, out_dir: str | Path, *, handler: str | Path = HANDLERS["policy"]
+    artifact_folder: str | Path,
+    name: str,
+    out_dir: str | Path,
+    *,
+    handler: str | Path = HANDLERS["policy"],
+    gather: bool = False,
 ) -> Path:
     """Write `<out_dir>/<name>.mar`: the handler, its configuration and the artifact, byte for byte, in `artifact/`.
 
@@ -36,6 +43,8 @@ def package(
         name: The model's name in TorchServe.
         out_dir: The model store.
         handler: The handler's file. It holds no more than an import: a worker has the package installed.
+        gather: Whether TorchServe waits a millisecond for further requests, up to eight, which share a forward pass.
+            For many callers who ask the model themselves; the router sends what waits in one request anyhow.
 
     Returns:
         The path of the .mar file.
@@ -54,11 +63,12 @@ def package(
     # The archiver works in $TMPDIR/<model name> and first removes what is there: it gets a folder of its own. It also
     # flattens the folder of extra files by one level, so the artifact lies one level deeper.
     with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
-        extra, store = Path(scratch, "extra"), Path(scratch, "store")
+        extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()
+        config.write_text(MODEL_CONFIG.read_text() + (_GATHERED if gather else _ALONE))
         shutil.copytree(source, extra / "artifact")
         command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
-        command += ["--handler", str(handler), "--config-file", str(MODEL_CONFIG), "--extra-files", str(extra)]
+        command += ["--handler", str(handler), "--config-file", str(config), "--extra-files", str(extra)]
         command += ["--archive-format", "zip-store", "--export-path", str(store)]
         done = subprocess.run(command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True)
         if done.returncode:

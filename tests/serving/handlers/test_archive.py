@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serving.archive import HANDLERS, ArchiveError, package
 
@@ -40,7 +41,14 @@ def test_the_artifact_is_inside_byte_for_byte(artifact: Path, tmp_path: Path) ->
     assert manifest["model"]["modelVersion"] == "0123456789ab"
     assert manifest["createdOn"] == "2026-01-02T03:04:05Z"
     assert (unpacked / manifest["model"]["handler"]).exists()
-    assert "maxBatchDelay: 1" in (unpacked / manifest["model"]["configFile"]).read_text()
+    config = yaml.safe_load((unpacked / manifest["model"]["configFile"]).read_text())
+    assert config["batchSize"] == 1 and "maxBatchDelay" not in config  # else a lone request waits for others
+
+
+def test_for_callers_of_its_own_a_model_gathers_their_requests(artifact: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(package(artifact, "challenger", tmp_path / "store", gather=True)) as archive:
+        config = yaml.safe_load(archive.read("model-config.yaml"))
+    assert (config["batchSize"], config["maxBatchDelay"]) == (8, 1), "a delay of 0 would be one of 100 ms"
 
 
 def test_the_same_artifact_gives_the_same_bytes_and_nothing_else_is_left(artifact: Path, tmp_path: Path) -> None:
