@@ -7,7 +7,7 @@ import os
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +17,11 @@ from cli.endings import exit_codes, naming_the_manual, stop
 if TYPE_CHECKING:
     from pipelines.experiments.folder import ExperimentFolder
     from pipelines.experiments.local_servers import LocalServers
+
+Runtime = Annotated[
+    Literal["torchserve", "predictor"],
+    typer.Option(help="What serves the models: TorchServe, or KServe's own server, which needs no Java."),
+]
 
 app = CommandGroup()
 
@@ -38,6 +43,7 @@ def run(
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
     ] = 0.0,
+    runtime: Runtime = "torchserve",
     root: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
 ) -> None:
     """Run the whole loop: log, features, training, gate, serving, A/B test, drift, report.
@@ -66,6 +72,7 @@ def run(
             epochs=epochs,
             rounds=rounds,
             min_lift=min_lift,
+            runtime=runtime,
             root=root,
         )
     # RuntimeError: PipelineError of a step; StackError and TorchServeError of a server.
@@ -90,8 +97,9 @@ def serve(
     models_port: Annotated[
         int, typer.Option(help="Port of the run's models, as your experiment names it; 0 takes a free one.")
     ] = 8085,
+    runtime: Runtime = "torchserve",
 ) -> None:
-    """Start the servers of a run (TorchServe with both arms, router, Feast online store, ledger) until Ctrl-C.
+    """Start the servers of a run (both arms' models, router, Feast online store, ledger) until Ctrl-C.
 
         mtorl serve
         curl -s localhost:8080/v1/models/ads
@@ -113,7 +121,7 @@ def serve(
     from pipelines.experiments.folder import ExperimentFolder
     from pipelines.experiments.local_servers import LocalServers, settle
     from pipelines.loop.ramp import experiment_of, port_of_models
-    from serving.local.stack import LocalStack, Own
+    from serving.local.stack import RUNTIMES, LocalStack, Own
 
     files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
     served, models = None, 0
@@ -130,7 +138,7 @@ def serve(
         with exit_codes(unusable=(ValueError,)):  # ExperimentError, or what is no port
             models = port_of_models(of_run)
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
-    stack = LocalStack(run.resolve(), served, router_port=port, models_port=models)
+    stack = LocalStack(run.resolve(), served, router_port=port, models_port=models, runtime=runtime)
     if served is not None:
         with exit_codes(unusable=(ValueError, OSError), failed=(RuntimeError,)):  # ExperimentError, HistoryError
             stack.claim()  # another one's models must not change while they run
@@ -145,7 +153,9 @@ def serve(
             files[of_run.file.name] = served_file(of_run.file, of_run.state, of_run.dataset)
     with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
         try:
-            typer.echo(f"starting TorchServe (incumbent, challenger) and the router of {run.resolve().name} ...")
+            typer.echo(
+                f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.resolve().name} ..."
+            )
             with stack:
                 typer.echo(f"router  {stack.url}")
                 if experiment and served is not None:

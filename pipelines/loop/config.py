@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.settings import TrainingSettings
+from serving.local.stack import RUNTIMES, Runtime
 
 STAGES_BEFORE = 2
 """Stages of the experiment before its last one, in which half of the users get the challenger."""
@@ -20,6 +21,7 @@ class LoopConfig(TrainingSettings):
         collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
         rounds: Opportunities per user at the experiment's last stage; in a replay on average.
         concurrency: Requests in flight.
+        runtime: What serves the models.
         root: Folder that runs are kept in.
     """
 
@@ -27,11 +29,14 @@ class LoopConfig(TrainingSettings):
     collected: str = ""
     rounds: int = 5
     concurrency: int = 8
+    runtime: Runtime = "torchserve"
     root: Path = Path("runs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("rounds", "concurrency")
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime: {self.runtime!r} is not one of {', '.join(RUNTIMES)}")
 
     @property
     def turns(self) -> int:

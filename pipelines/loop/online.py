@@ -246,7 +246,7 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
         TrafficFailed: Too many requests failed.
     """
     from features.online.open_history import open_history
-    from serving.local.stack import LocalStack, Own
+    from serving.local.stack import RUNTIMES, LocalStack, Own
 
     run, source = trained.folder, audience.source
     with times.step("materialise", "materialise online features"):
@@ -256,9 +256,9 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
     ramp = RunRamp(folder)
     ramp.start()
     own = Own({folder.file.name: folder.in_force}, folder.state)
-    stack = LocalStack(run, own, models_port=port_of_models(folder))
+    stack = LocalStack(run, own, models_port=port_of_models(folder), runtime=trained.config.runtime)
     with open_history(run / "features", trained.spec) as history:
-        with times.step("start-serving", "start TorchServe and the router"):
+        with times.step("start-serving", f"start {RUNTIMES[trained.config.runtime]} and the router"):
             stack.start()
         try:
             driver = LoadDriver(stack.url, history, trained.config.concurrency)

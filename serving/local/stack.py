@@ -21,8 +21,10 @@ import os
 import re
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
@@ -36,14 +38,15 @@ from serving.local.torchserve import TorchServe
 from serving.logs import messages
 
 Runtime = Literal["torchserve", "predictor"]
+RUNTIMES: dict[Runtime, str] = {"torchserve": "TorchServe", "predictor": "the KServe predictor"}
 
 _LOCK = "stack.lock"
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
-_ACCOUNTS_SECONDS = 1.0  # the router sets them a tenth of a second after it has read the file
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
 ROUTER = ("-P", "-m", "serving.router")
+_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy could not reach 127.0.0.1
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 
@@ -94,7 +97,7 @@ class LocalStack:
         self._own = own
         self.experiment = self.serving / ("experiments" if own else "experiment.yaml")
         self._store = self.serving / "model-store"
-        server = TorchServe if runtime == "torchserve" else LocalPredictor
+        server = {"torchserve": TorchServe, "predictor": LocalPredictor}[runtime]
         self.models = server(self._store, self.serving / runtime, port=models_port)
         self.url = ""
         self._router_port = router_port
@@ -179,15 +182,22 @@ class LocalStack:
         Raises:
             StackError: It does not, or a part has ended.
         """
-        kept, deadline = self.serving / "last-good-experiments", time.monotonic() + _FOLLOW_SECONDS
-        files = list(self.experiment.iterdir()) if self.experiment.is_dir() else [self.experiment]
-        wanted = {file.name: Experiment.load(file) for file in files}
-        while any(Experiment.load(kept / name) != experiment for name, experiment in wanted.items()):
+        deadline = time.monotonic() + _FOLLOW_SECONDS
+        files = self.experiment.iterdir() if self.experiment.is_dir() else [self.experiment]
+        wanted = {one.name: one.version for one in map(Experiment.load, files)}
+        while self._in_force() != wanted:
             self.check()
             if time.monotonic() > deadline:
                 raise StackError(f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}")
             time.sleep(0.05)
-        time.sleep(_ACCOUNTS_SECONDS)
+
+    def _in_force(self) -> dict[str, str]:
+        """Versions of the experiments by which the router decides; empty while it does not answer."""
+        try:
+            with _HTTP.open(f"{self.url}/health/ready", timeout=5) as answer:
+                return dict(json.load(answer)["experiments"])
+        except (OSError, HTTPException, ValueError, LookupError):
+            return {}
 
     def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
         """Return never; raises what `check` raises as soon as a part ends."""

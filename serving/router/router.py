@@ -266,6 +266,7 @@ class Router:
         metrics.show_pace(await asyncio.to_thread(self.budgets.pacer.pace))
         if self.budgets.set_up_for(experiments):
             self.health.report("ledger")
+            self.health.experiments = {one.name: one.version for one in experiments}
 
     def _say_of_budgets(self, words: str) -> None:
         if words != "ok" and words != self.health.parts.get("budgets"):

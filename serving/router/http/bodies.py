@@ -149,6 +149,8 @@ class Ready(TypedDict):
     """The router is about to end."""
     parts: NotRequired[dict[str, str]]
     """Part -> "ok", or what is wrong with it. Decisions are made all the same, with the default action if need be."""
+    experiments: NotRequired[dict[str, str]]
+    """Experiment -> the version by which decisions are made, with its accounts."""
 
 
 @with_config(_EXACT)

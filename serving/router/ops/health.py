@@ -10,12 +10,13 @@ long decision log that is being read. Restarting would help neither, so `live` i
 A store or an arm that does not answer leaves the router ready: it answers with the default action then, and taking all
 replicas out of service at once would help nobody. The body says what does not answer:
 
-    {"ready": true, "parts": {"ledger": "ok", "features": "ok", "challenger": "no answer for 12 s: TimeoutError"}}
+    {"ready": true, "parts": {"ledger": "ok", "features": "ok", "challenger": "no answer for 12 s: TimeoutError"},
+     "experiments": {"spring": "5f1c3a9e"}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
@@ -41,11 +42,13 @@ class Health:
     Attributes:
         waiting_for: Why no decisions can be made yet; empty once they can.
         draining: The end has begun.
+        experiments: Versions of the experiments by which decisions are made, with their accounts; by name.
     """
 
     def __init__(self) -> None:
         self.waiting_for = "the router is starting"
         self.draining = False
+        self.experiments: Mapping[str, str] = {}
         self._tick = monotonic()
         self._silences: dict[str, _Silence | None] = {}
         self._heard: dict[str, float] = {}
@@ -114,4 +117,5 @@ class Health:
         alive = log_alive()
         good = not self.draining and alive
         parts = {"decision_log": "ok"} | self.parts | ({} if alive else {"decision_log": "its thread has ended"})
-        return good, {"ready": good, "draining": self.draining, "parts": parts}
+        experiments = dict(self.experiments)
+        return good, {"ready": good, "draining": self.draining, "parts": parts, "experiments": experiments}
