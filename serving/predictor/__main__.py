@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import socket
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def main() -> int:
         "--host",
         default="127.0.0.1",
         help="0.0.0.0 in a pod; with a slash, the path of a Unix socket for a router beside it, whose experiment file "
-        "then has the endpoint http+unix://%%2Fpath%%2Fto%%2Fit (default: %(default)s)",
+        "then has the endpoint http+unix://%%2Fpath%%2Fto%%2Fit; whoever may enter its folder may ask "
+        "(default: %(default)s)",
     )
     parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
     arguments = parser.parse_args()
@@ -49,12 +51,28 @@ def main() -> int:
     except ArtifactError as error:
         logging.getLogger("serving.predictor").critical("predictor: %s", error)
         return 2
+    path = Path(arguments.host) if "/" in arguments.host else None
+    if path is not None and answers(path):
+        logging.getLogger("serving.predictor").critical("predictor: another process answers at %s", path)
+        return 2
     correct(app)
     # What is loaded stays: looking through all of it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
     Server(arguments.host, arguments.port, grace_seconds=10).start(models)
+    if path is not None:
+        path.unlink(missing_ok=True)
     return 0
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket. A file that a killed process has left is no matter."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import select
 import socket
 import ssl
 from collections import defaultdict, deque
@@ -9,6 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection, IncompleteRead
 from time import monotonic
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from typing_extensions import override
@@ -40,17 +44,18 @@ class ArmClient:
             ArmError: There is none, or it is too large.
             TimeoutError: It takes longer.
         """
-        until = monotonic() + seconds
-        place = _split(url)
+        until, place = monotonic() + seconds, _split(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
-        for last in (False, True):
-            connection = _fresh_enough(free) or _Connection(place)
+        connection = _usable(free)
+        for again in (connection is not None, False):
+            connection = connection or _Connection(place)
             try:
                 answer = connection.post(place, body, headers, until)
             except BaseException as error:
                 connection.close()
-                # The arm closed the connection while it was idle: a new one may work. A refused connection will not.
-                if isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError) and not last:
+                # The arm closed the connection as the question came: a new one may work. A refused one will not.
+                if again and isinstance(error, ConnectionError):
+                    connection = None
                     continue
                 if isinstance(error, HTTPException | OSError | ValueError) and not isinstance(error, TimeoutError):
                     raise ArmError(f"{url}: {type(error).__name__}: {error}", "unreachable") from error
@@ -81,6 +86,50 @@ class _OnSocket(HTTPConnection):
         self.sock.connect(self._path)
 
 
+class _Bounded:
+    """A socket with a time by which everything has to be over, however it comes: http.client reads line by line."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock = sock
+        self.until = until
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(_left(self.until))
+        self._sock.sendall(data)
+
+    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self, self._sock))
+
+    def silent(self) -> bool:
+        """Whether nothing has come, not even the connection's end."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, of: _Bounded, sock: socket.socket) -> None:
+        self._of = of
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open until the answer is read
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._of.until))
+        return self._raw.readinto(buffer)
+
+    @override
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class _Connection:
     def __init__(self, place: SplitResult) -> None:
         self._http: HTTPConnection
@@ -90,11 +139,18 @@ class _Connection:
             self._http = HTTPSConnection(place.hostname or "", place.port, context=_trusted())
         else:
             self._http = HTTPConnection(place.hostname or "", place.port)
-        self.used = monotonic()
+        self._bounded: _Bounded | None = None
+        self._used = monotonic()
 
     @property
     def open(self) -> bool:
         return self._http.sock is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can have another question: nothing has come unasked, and its host's name leads there still."""
+        lately = monotonic() - self._used < _IDLE_SECONDS
+        return lately and self._bounded is not None and self._bounded.silent()
 
     def close(self) -> None:
         self._http.close()
@@ -102,12 +158,13 @@ class _Connection:
     def post(
         self, place: SplitResult, body: bytes, headers: Mapping[str, str], until: float
     ) -> tuple[int, HTTPMessage, bytes]:
-        if not self.open:
+        if self._bounded is None:
             self._http.timeout = _left(until)
             self._http.connect()
-        self._http.sock.settimeout(_left(until))
+            self._bounded = _Bounded(self._http.sock, until)
+            self._http.sock = self._bounded  # it has what http.client calls
+        self._bounded.until = until
         self._http.request("POST", f"{place.path or '/'}{'?' * bool(place.query)}{place.query}", body, headers)
-        sock = self._http.sock  # the answer may say that the connection ends with it
         response = self._http.getresponse()
         answer = bytearray()
         while piece := response.read1(_PIECE):
@@ -116,24 +173,22 @@ class _Connection:
                 raise ArmError(f"{place.geturl()}: the answer is larger than {_MOST_BYTES} bytes", "form")
             if response.length == 0:
                 break
-            sock.settimeout(_left(until))
         if response.length:
             raise IncompleteRead(bytes(answer), response.length)
         response.close()  # it was read to its end: the connection can have another question
-        self.used = monotonic()
+        self._used = monotonic()
         return response.status, response.headers, bytes(answer)
 
 
-def _fresh_enough(free: deque[_Connection]) -> _Connection | None:
-    """A connection that was in use lately; the others are closed."""
-    try:
-        connection = free.pop()
-    except IndexError:
-        return None
-    if monotonic() - connection.used < _IDLE_SECONDS:
-        return connection
-    connection.close()
-    return _fresh_enough(free)
+def _usable(free: deque[_Connection]) -> _Connection | None:
+    """A connection that can be used again; the others are closed."""
+    with contextlib.suppress(IndexError):
+        while True:
+            connection = free.pop()
+            if connection.usable:
+                return connection
+            connection.close()
+    return None
 
 
 def _left(until: float) -> float:

@@ -8,6 +8,7 @@ minute for each arm and cause. Causes are those of `mtorl arm check`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from time import monotonic
 
@@ -38,7 +39,7 @@ class ArmFaults:
             faults: Those among its answers; empty, usually.
         """
         if not faults:
-            if arm in self._last and monotonic() - self._last[arm] >= SECONDS:
+            if monotonic() - self._last.get(arm, math.inf) >= SECONDS:
                 self.forget(arm)
             return
         self._last[arm] = monotonic()

@@ -17,6 +17,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
+from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
@@ -72,61 +73,63 @@ class Budgets:
         self.ready = False
         self.pacer = Pacer(ledger, cost_cap)
 
-    def reserve(self, decisions: Sequence[PendingDecision]) -> list[float | Exception | None]:
-        """Set money aside for decisions that are to be exposed, in one call of the ledger, which blocks.
+    def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
+        """The reservation for a decision that is to be exposed, and by whose accounts.
+
+        Raises:
+            BudgetsClosed: Nothing may be reserved now.
+            NoAccount: There is nothing to draw on, whatever was spent.
+        """
+        self._check_open()
+        campaign, channel = decision.request.campaign_id, decision.action.channel
+        if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
+            raise NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
+        amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
+        wanted = Wanted(decision.decision_id, decision.account, campaign, channel, amount, decision.key)
+        return wanted, decision.experiment
+
+    def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
+        """Set money aside, in one call of the ledger, which blocks.
 
         Returns:
             For each, how much, currency units; None: an account has too little left. Or why nothing is reserved:
-            BudgetsClosed (refused by accounts that are not the experiment's), NoAccount (there is nothing to draw on,
-            whatever was spent), AlreadyReserved (another decision on the same request has the money).
+            BudgetsClosed (refused by accounts that are not the experiment's), AlreadyReserved (another decision on the
+            same request has the money).
 
         Raises:
-            BudgetsClosed: The ledger was not asked.
             LedgerUnavailable: Whether it was reserved is unknown: cancel it.
         """
-        self._check_open()
-        wanted = [self._wanted(decision) for decision in decisions]
         in_force = self._accounts_of
-        asked = [one for one in wanted if isinstance(one, Wanted)]
-        granted = iter(self._ledger.reserve_all(asked) if asked else ())
         answers: list[float | Exception | None] = []
-        for decision, one in zip(decisions, wanted, strict=True):
-            answer = next(granted) if isinstance(one, Wanted) else one
+        granted = self._ledger.reserve_all([one for one, _ in wanted])
+        for (one, experiment), answer in zip(wanted, granted, strict=True):
             if isinstance(answer, Exception):
                 answers.append(answer)
-            elif answer:
-                assert isinstance(one, Wanted)
-                answers.append(one.amount)
-            elif in_force is None or not in_force.holds(decision.experiment):
+            elif not answer and (in_force is None or not in_force.holds(experiment)):
                 # A refusal by the accounts of the file before says nothing about the money there is.
                 answers.append(BudgetsClosed("the accounts of the changed experiment are not set up yet"))
             else:
-                answers.append(None)
+                answers.append(one.amount if answer else None)
         return answers
 
-    def _wanted(self, decision: PendingDecision) -> Wanted | NoAccount:
-        campaign, channel = decision.request.campaign_id, decision.action.channel
-        if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
-            return NoAccount(f"no budget of the experiment is for campaign {campaign!r} and channel {channel!r}")
-        amount = min(decision.request.costs.get(channel, math.inf), self.cost_cap[channel])
-        return Wanted(decision.decision_id, decision.account, campaign, channel, amount, decision.key)
+    def wanted_before(self, decision: PendingDecision) -> Wanted:
+        """The reservation of the answer that was given before.
 
-    def still_pay(self, decisions: Sequence[PendingDecision]) -> list[bool | Exception]:
+        Raises:
+            BudgetsClosed: The ledger can't be asked now.
+        """
+        self._check_open()
+        before, campaign = decision.before, decision.request.campaign_id
+        assert before is not None, "there is an answer"
+        answer, amount = before.answer, before.reserved  # as then: the cost cap may be another since a restart
+        return Wanted(answer["decision_id"], before.account, campaign, answer["channel"], amount, decision.key)
+
+    def still_pay(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         """Whether the money of answers that were given before is set aside, or spent, and was not given back; blocks.
 
         Raises:
-            BudgetsClosed: The ledger was not asked.
             LedgerUnavailable: It is unknown.
         """
-        self._check_open()
-        wanted = []
-        for decision in decisions:
-            before, campaign = decision.before, decision.request.campaign_id
-            assert before is not None, "there is an answer"
-            answer = before.answer
-            # As then: the cost cap may be another since a restart.
-            money = (before.account, campaign, answer["channel"], before.reserved)
-            wanted.append(Wanted(answer["decision_id"], *money, decision.key))
         # A repeated call changes nothing, and answers the same; but for a ledger that has lost the reservation, and
         # paid for the request again.
         granted = self._ledger.reserve_all(wanted)

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from mtorl.experiment.layers import Experiments
 from mtorl.log.records import FallbackReason
 from serving.decision_log import Spool, SpoolUnavailable, Status
 from serving.router.flow.admission import CURRENT
@@ -22,7 +23,7 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.pipeline import Decisions, Pipeline, fall_back
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.shadow import Shadow
-from serving.router.flow.stages import Deadline
+from serving.router.flow.stages import Deadline, LeftAlone
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
@@ -70,6 +71,7 @@ class Decider:
         self._seconds = seconds
         self._shadow = shadow
         self._lanes: dict[str, Lane] = {}
+        self._lanes_of: Experiments | None = None
         self.cache = IdempotencyCache()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -161,20 +163,24 @@ class Decider:
 
     async def _walk(self, lane: str, pipeline: Pipeline, job: Job) -> None:
         """Take a job through its stages, in a lane; what hangs is left out."""
-        while True:
-            try:
-                await self._lane(lane, pipeline).put(job)
-                break
-            except TakenOver as over:
-                following = pipeline.give_up(job, over)
-                if following is None:
-                    break
-                lane, job = _LATE, Job(job.decisions, following)
-        for decision in job.decisions:
-            if decision.may_be_reserved:
-                self._budgets.cancel_later(decision.decision_id)
+        try:
+            while True:
+                try:
+                    return await self._lane(lane, pipeline).put(job)
+                except (TakenOver, LeftAlone) as why:
+                    if (following := pipeline.give_up(job, why)) is None:
+                        return
+                    lane, job = _LATE, Job(job.decisions, following)
+        finally:
+            for decision in job.decisions:
+                if decision.may_be_reserved:
+                    self._budgets.cancel_later(decision.decision_id)
 
     def _lane(self, name: str, pipeline: Pipeline) -> Lane:
+        if self._lanes_of is not self._live.experiments:
+            self._lanes_of = self._live.experiments
+            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # some arms may be gone
+                self._lanes.pop(idle).close()
         if name not in self._lanes:
             self._lanes[name] = Lane(name, pipeline)
         return self._lanes[name]
@@ -229,4 +235,6 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
     if len(parts) == 1:
         await parts[0]
     else:
-        await asyncio.gather(*parts)
+        for result in await asyncio.gather(*parts, return_exceptions=True):  # none goes on when this is over
+            if isinstance(result, BaseException):
+                raise result

@@ -79,7 +79,7 @@ class Drills:
         if not self._ends:
             return
         self._forget()
-        for drill in [drill for drill in self._ends if drill.stage == stage and random.random() < drill.share]:
+        for drill in [drill for drill in list(self._ends) if drill.stage == stage and random.random() < drill.share]:
             sleep(min(drill.seconds, seconds))
             if drill.seconds >= seconds:
                 raise TimeoutError("held up by a drill")
@@ -88,4 +88,5 @@ class Drills:
 
     def _forget(self) -> None:
         now = monotonic()
-        self._ends = {drill: end for drill, end in self._ends.items() if end > now}
+        for drill in [drill for drill, end in list(self._ends.items()) if end <= now]:
+            self._ends.pop(drill, None)  # several threads forget

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from mtorl.experiment.arm import OVERRIDE, arm_key
-from mtorl.log.records import V1Answer
+from mtorl.log.records import V1Answer, is_withdrawn
 from serving.router.flow.requests import DecisionRequest
 
 Prediction = dict[str, Any]
@@ -82,10 +82,15 @@ class IdempotencyCache:
         """Remember the answers that the log holds.
 
         Args:
-            records: Decisions, oldest first; of two records of a decision the later one counts.
+            records: Decisions, oldest first; of two records of a decision that which withdraws it counts.
             outcomes: Some may say that an exposure was given back.
         """
+        withdrawn = set()
         for record in records:
+            if record["decision_id"] in withdrawn:  # a disk that hung took this one later
+                continue
+            if is_withdrawn(record):
+                withdrawn.add(record["decision_id"])
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
             if record["request_id"] is not None and age < SECONDS:
                 key = _key(record["user_id"], record["campaign_id"], record["request_id"])

@@ -4,9 +4,9 @@ A thread takes all that waits in its lane at once. So one read of features, one 
 many requests, the number of calls follows the speed of whoever answers them and not the traffic, and a request costs
 one hop into a thread and one back. Each arm has a lane of its own: one that hangs holds up its own users alone.
 
-A thread can't be stopped. So what it calls is told how long it may take, and the event loop looks after each job: one
-whose stage takes longer all the same is taken over, and its caller gets the default action in time. A thread that works
-for nobody any more gives its place in the lane to another one.
+A thread can't be stopped. So the event loop looks after each job: one whose stage takes too long is taken over, and its
+caller gets the default action in time. A thread that works for nobody any more gives its place in the lane to another
+one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from time import monotonic
 from typing import get_args
 
 from serving.router.flow.pending_decision import PendingDecision
+from serving.router.flow.stages import LeftAlone
 from serving.router.ops.metrics import Stage
 
 _AT_ONCE = 2  # batches at work: while one waits for an answer, the other may prepare the next question
-_MOST_STUCK = 8  # threads that work for nobody; after that the lane stands still until one of them comes back
+_THREADS = 10  # of a lane: when so many hang, it stands still until one of them comes back
 _LARGEST = 64  # decisions, about, in a batch: a few milliseconds of a model
 _GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
 _SOON_SECONDS = 0.002  # until a job that is just being changed is looked at again
@@ -36,10 +37,10 @@ class TakenOver(Exception):
     """A job is not waited for any longer.
 
     Args:
-        calling: The stage whose call does not return; None: the job's turn did not come.
+        calling: Whether its stage's call does not return; else the job's turn did not come.
     """
 
-    def __init__(self, calling: Stage | None) -> None:
+    def __init__(self, calling: bool) -> None:
         super().__init__(calling)
         self.calling = calling
 
@@ -71,25 +72,25 @@ class Job:
         self.bug: Exception | None = None
         self.taken = False
         self._until = monotonic() + self.deadline.left(stage)
-        self._calling: Stage | None = None  # whose call is not back yet
-        self._changing = False  # by a thread
+        self._calling = False
+        self._held = False
         self._lock = threading.Lock()
 
     def comes_to(self, stage: Stage) -> bool:
         """Whether that stage lies before it, and it is still the thread's."""
         return self.bug is None and not self.taken and _ORDER.index(stage) >= _ORDER.index(self.stage)
 
-    def begin(self, stage: Stage, seconds: float) -> None:
-        """A thread calls, for so many seconds, what a stage needs: it does not change the decisions meanwhile."""
+    def hold(self) -> bool:
+        """A thread is to change the decisions; whether it may: the job was not taken over."""
         with self._lock:
-            self.stage, self._calling, self._changing, self._until = stage, stage, False, monotonic() + seconds
+            self._held = not self.taken
+            return self._held
 
-    def end(self) -> bool:
-        """That call is back, or the job's turn has come: the thread may change the decisions, unless it is taken."""
+    def release(self, stage: Stage, calling: bool = False) -> None:
+        """The thread changes the decisions no more: it waits for a stage, or calls what the stage needs."""
         with self._lock:
-            if not self.taken:
-                self._calling, self._changing = None, True
-            return not self.taken
+            self.stage, self._calling, self._held = stage, calling, False
+            self._until = monotonic() + self.deadline.left(stage)
 
     @property
     def left(self) -> float:
@@ -99,14 +100,14 @@ class Job:
     def take_over(self) -> TakenOver | None:
         """Take the job from its thread, unless that one is just changing the decisions."""
         with self._lock:
-            if self._changing:
+            if self._held:
                 return None
             self.taken = True
             return TakenOver(self._calling)
 
 
 class _Batch(list[Job]):
-    holds_place = True  # in its lane
+    hangs = False  # all of its jobs were taken over, and its thread is not back
 
 
 class Lane:
@@ -119,8 +120,9 @@ class Lane:
 
     def __init__(self, name: str, walk: Callable[[Sequence[Job]], None]) -> None:
         self._walk = walk
-        self._pool = ThreadPoolExecutor(_AT_ONCE + _MOST_STUCK, thread_name_prefix=name)
-        self._free = _AT_ONCE
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
+        self._at_work = 0  # batches, without those that hang
+        self._hanging = 0
         self._waiting: deque[Job] = deque()
 
     async def put(self, job: Job) -> None:
@@ -128,8 +130,11 @@ class Lane:
 
         Raises:
             TakenOver: Its time is over, and the decisions are the caller's again.
+            LeftAlone: All threads hang, and nobody would come to it.
             Exception: A bug.
         """
+        if self._hanging >= _THREADS:
+            raise LeftAlone(f"all {_THREADS} threads of a lane hang")
         loop = asyncio.get_running_loop()
         job.done = loop.create_future()
         self._waiting.append(job)
@@ -140,25 +145,30 @@ class Lane:
         finally:
             job.timer.cancel()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job waits or is worked on."""
+        return bool(self._waiting or self._at_work or self._hanging)
+
     def close(self) -> None:
-        """Let the threads end, without waiting for those that are stuck."""
+        """Let the threads end, without waiting for those that hang."""
         self._pool.shutdown(wait=False)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give what waits to threads, as far as there is a place."""
-        while self._free and self._waiting:
+        while self._waiting and self._at_work < min(_AT_ONCE, _THREADS - self._hanging):
             batch, decisions = _Batch(), 0
             while self._waiting and decisions < _LARGEST:
                 job = self._waiting.popleft()
                 job.batch = batch
                 batch.append(job)
                 decisions += len(job.decisions)
-            self._free -= 1
+            self._at_work += 1
             self._pool.submit(self._work, batch, loop)
 
     def _work(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            self._walk([job for job in batch if job.end()])
+            self._walk(batch)
         except Exception as bug:
             for job in batch:
                 job.bug = job.bug or bug
@@ -173,10 +183,17 @@ class Lane:
                 job.done.set_result(None)
             else:
                 job.done.set_exception(job.bug)
-        self._give_up_place(batch, loop)
+        if batch.hangs:
+            self._hanging -= 1
+        else:
+            self._at_work -= 1
+        self._begin(loop)
 
     def _look_after(self, job: Job, loop: asyncio.AbstractEventLoop) -> None:
         if job.done.done():
+            return
+        if job.bug is not None:
+            job.done.set_exception(job.bug)
             return
         left = job.left + _GRACE_SECONDS
         if left > 0 or (over := job.take_over()) is None:
@@ -185,11 +202,8 @@ class Lane:
         job.done.set_exception(over)
         if job.batch is None:
             self._waiting.remove(job)
-        elif all(each.taken for each in job.batch):
-            self._give_up_place(job.batch, loop)
-
-    def _give_up_place(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
-        if batch.holds_place:
-            batch.holds_place = False
-            self._free += 1
+        elif not job.batch.hangs and all(each.taken for each in job.batch):
+            job.batch.hangs = True
+            self._at_work -= 1
+            self._hanging += 1
             self._begin(loop)

@@ -73,7 +73,7 @@ class Forecast(Protocol):
 class Pacer:
     """Keeps the prices in force.
 
-    `refresh` runs in a thread; everything else on the event loop.
+    `refresh` runs in a thread, and `prices` is asked by lanes; everything else on the event loop.
 
     Args:
         ledger: The ledger whose accounts are paced; its calls block.

@@ -14,8 +14,10 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mtorl.experiment.arm import Arm
+from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import DecisionRecord, FallbackReason
-from serving.decision_log import Spool
+from serving.decision_log import Spool, Status
 from serving.ledger import AlreadyReserved
 from serving.router.flow.arm_answers import ArmAnswer, ArmError
 from serving.router.flow.arms import Arms
@@ -43,7 +45,8 @@ class Stage:
     Attributes:
         name: Of the stage.
         concerns: Whether a decision needs it.
-        call: Works for decisions, in so many seconds and for these spans; an answer for each, or an exception.
+        ask: What it is asked for a decision, which nobody else changes just then.
+        call: Answers questions, in so many seconds and for these spans; with an exception where there is no answer.
         take: Lets a decision have its answer.
         fail: Lets decisions do without it.
         part: What a decision calls, if health is told of it.
@@ -53,7 +56,8 @@ class Stage:
 
     name: metrics.Stage
     concerns: Callable[[PendingDecision], bool]
-    call: Callable[[Decisions, float, Spans], Sequence[Any]]
+    ask: Callable[[PendingDecision], Any]
+    call: Callable[[Sequence[Any], float, Spans], Sequence[Any]]
     take: Callable[[PendingDecision, Any], None]
     fail: Callable[[Decisions, Exception], None]
     part: Callable[[PendingDecision], str | None] = lambda _: None
@@ -76,7 +80,8 @@ def features(reader: FeatureReader, found: FoundFeatures) -> Stage:
     return Stage(
         "features",
         concerns=_is_sound,
-        call=lambda decisions, *_: reader.read([decision.request for decision in decisions]),
+        ask=lambda decision: decision.request,
+        call=lambda requests, *_: reader.read(requests),
         take=take,
         fail=fail,
         part=lambda _: "features",
@@ -87,11 +92,13 @@ def features(reader: FeatureReader, found: FoundFeatures) -> Stage:
 def model(arms: Arms, budgets: Budgets) -> Stage:
     """The policies' answers."""
 
-    def call(decisions: Decisions, seconds: float, spans: Spans) -> Sequence[ArmAnswer | ArmError]:
-        for decision in decisions:
-            decision.prices = budgets.pacer.prices(decision.account, decision.request.campaign_id)
-        items = [decision.item() for decision in decisions]
-        return arms.ask(decisions[0].experiment, decisions[0].policy, items, seconds, spans)
+    def ask(decision: PendingDecision) -> tuple[Experiment, Arm, dict[str, Any]]:
+        decision.prices = budgets.pacer.prices(decision.account, decision.request.campaign_id)
+        return decision.experiment, decision.policy, decision.item()
+
+    def call(asked: Sequence[Any], seconds: float, spans: Spans) -> Sequence[ArmAnswer | ArmError]:
+        experiment, policy, _ = asked[0]
+        return arms.ask(experiment, policy, [item for *_, item in asked], seconds, spans)
 
     def fail(decisions: Decisions, why: Exception) -> None:
         arm = decisions[0].account
@@ -109,8 +116,9 @@ def model(arms: Arms, budgets: Budgets) -> Stage:
     return Stage(
         "model",
         concerns=_is_sound,
+        ask=ask,
         call=call,
-        take=PendingDecision.take,
+        take=lambda decision, answer: decision.take(answer),
         fail=fail,
         part=lambda decision: decision.experiment.key(decision.policy.name),
         together=lambda decision: (id(decision.experiment), decision.arm),  # of one generation of the experiments
@@ -138,7 +146,8 @@ def money(budgets: Budgets) -> Stage:
     return Stage(
         "ledger",
         concerns=lambda decision: decision.action.expose,  # a default action that exposes, a baseline, needs it as well
-        call=lambda decisions, *_: budgets.reserve(decisions),
+        ask=budgets.wanted,
+        call=lambda wanted, *_: budgets.reserve(wanted),
         take=take,
         fail=fail,
     )
@@ -147,21 +156,26 @@ def money(budgets: Budgets) -> Stage:
 def record(spool: Spool) -> Stage:
     """Records on disk."""
 
-    def call(decisions: Decisions, seconds: float, _: Spans) -> Sequence[Exception | None]:
-        made = [_record(decision) for decision in decisions]
-        written = spool.submit("decision", *(record for record in made if not isinstance(record, Exception)))
+    def call(records: Sequence[DecisionRecord], seconds: float, _: Spans) -> Sequence[Status]:
+        written = spool.submit("decision", *records)
         try:
-            written.result(seconds)
+            return written.result(seconds)
         except TimeoutError:
             written.cancel()  # takes the records back, unless they are being written just now
             raise
-        return [record if isinstance(record, Exception) else None for record in made]
 
     def fail(decisions: Decisions, why: Exception) -> None:
         for decision in decisions:
             decision.unlogged = why
 
-    return Stage("log", concerns=lambda _: True, call=call, take=lambda *_: metrics.SPOOL_RECORDS.inc(), fail=fail)
+    return Stage(
+        "log",
+        concerns=lambda _: True,
+        ask=lambda decision: decision.record(),
+        call=call,
+        take=lambda *_: metrics.SPOOL_RECORDS.inc(),
+        fail=fail,
+    )
 
 
 def still_paid(budgets: Budgets) -> Stage:
@@ -183,7 +197,8 @@ def still_paid(budgets: Budgets) -> Stage:
     return Stage(
         "ledger",
         concerns=lambda _: True,
-        call=lambda decisions, *_: budgets.still_pay(decisions),
+        ask=budgets.wanted_before,
+        call=lambda wanted, *_: budgets.still_pay(wanted),
         take=take,
         fail=fail,
     )
@@ -203,61 +218,62 @@ class Pipeline:
 
     def __call__(self, jobs: Sequence[Job]) -> None:
         """Take jobs through the stages that lie before them."""
-        for stage in self._stages:
+        for at, stage in enumerate(self._stages):
             calls: dict[object, list[_Share]] = {}
             for job in jobs:
-                if job.comes_to(stage.name) and (decisions := _concerned(stage, job)):
-                    calls.setdefault(stage.together(decisions[0]), []).append(_Share(job, decisions))
+                if (share := _begin(stage, job)) is not None:
+                    calls.setdefault(stage.together(share.decisions[0]), []).append(share)
             for shares in calls.values():
-                self._run(stage, shares)
+                self._run(stage, shares, self._following(at))
 
-    def give_up(self, job: Job, over: TakenOver) -> metrics.Stage | None:
-        """Do without the stage for which a job was taken over.
+    def give_up(self, job: Job, why: TakenOver | LeftAlone) -> metrics.Stage | None:
+        """Do without the stage that a job has come to.
 
         Returns:
             The next one; None: there is none.
         """
-        job.deadline.missed()
-        names = [stage.name for stage in self._stages]
-        at = names.index(job.stage)
+        at = [stage.name for stage in self._stages].index(job.stage)
         stage = self._stages[at]
-        if decisions := _concerned(stage, job):
-            why: Exception = NoTimeLeft(f"before the stage {stage.name}")
-            if over.calling is not None:
-                why = TimeoutError(f"the stage {stage.name} did not end in time")
-                self._around.failed(stage.name, stage.part(decisions[0]), why)
-            stage.fail(decisions, why)
-        return names[at + 1] if at + 1 < len(names) else None
+        error: Exception = why
+        if isinstance(why, TakenOver):
+            job.deadline.missed()
+            error = NoTimeLeft(f"before the stage {stage.name}")
+        if decisions := [decision for decision in job.decisions if stage.concerns(decision)]:
+            if isinstance(why, TakenOver) and why.calling:
+                error = TimeoutError(f"the stage {stage.name} did not end in time")
+                self._around.failed(stage.name, stage.part(decisions[0]), error, 1)
+            stage.fail(decisions, error)
+        return self._following(at)
 
-    def _run(self, stage: Stage, shares: Sequence[_Share]) -> None:
-        """One call; whose time is over is left out of it."""
-        asked, seconds = [], 0.0
-        for share in shares:
-            left = share.job.deadline.left(stage.name)
-            if left > 0:
-                asked.append(share)
-                seconds = max(seconds, left)
-                share.job.begin(stage.name, left)
-            else:
-                share.job.deadline.missed()
-                stage.fail(share.decisions, NoTimeLeft(f"before the stage {stage.name}"))
-        if not asked:
-            return
+    def _following(self, at: int) -> metrics.Stage | None:
+        return self._stages[at + 1].name if at + 1 < len(self._stages) else None
+
+    def _run(self, stage: Stage, shares: Sequence[_Share], following: metrics.Stage | None) -> None:
         answers: Sequence[Any] | Exception
-        start, part = perf_counter(), stage.part(asked[0].decisions[0])
+        seconds, part = max(share.seconds for share in shares), stage.part(shares[0].decisions[0])
+        start = perf_counter()
         try:
-            with _traced(stage, asked) as spans, self._around.run(stage.name, seconds, part, len(asked)):
-                answers = stage.call([decision for share in asked for decision in share.decisions], seconds, spans)
+            with (
+                _traced(stage, shares) as spans,
+                self._around.run(stage.name, seconds, part, lambda: sum(not share.job.taken for share in shares)),
+            ):
+                answers = stage.call([question for share in shares for question in share.questions], seconds, spans)
         except Exception as error:
             answers = error
         took, first = perf_counter() - start, 0
-        for job, decisions in asked:
+        for job, decisions, *_ in shares:
             for arm in {decision.account for decision in decisions}:
                 metrics.STAGE_LATENCY.labels(stage.name, *metrics.arm_labels(arm)).observe(took)
             mine = answers if isinstance(answers, Exception) else answers[first : first + len(decisions)]
             first += len(decisions)
-            if job.end():
+            if not job.hold():
+                continue
+            try:
                 _apply(stage, job, decisions, mine)
+            except Exception as bug:  # concerns this job alone
+                job.bug = bug
+            if following is not None or job.bug is not None:
+                job.release(following or stage.name)
 
 
 class _Share(NamedTuple):
@@ -265,30 +281,48 @@ class _Share(NamedTuple):
 
     job: Job
     decisions: Decisions
+    questions: Sequence[Any]
+    seconds: float
+
+
+def _begin(stage: Stage, job: Job) -> _Share | None:
+    """What a job wants of a stage; None: nothing, or its time is over, or it was taken over."""
+    if not job.comes_to(stage.name) or not job.hold():
+        return None
+    decisions, questions, seconds = [], [], job.deadline.left(stage.name)
+    try:
+        concerned = [decision for decision in job.decisions if stage.concerns(decision)]
+        if concerned and seconds <= 0:
+            job.deadline.missed()
+            stage.fail(concerned, NoTimeLeft(f"before the stage {stage.name}"))
+            concerned = []
+        for decision in concerned:
+            try:
+                questions.append(stage.ask(decision))
+                decisions.append(decision)
+            except Exception as error:
+                stage.fail([decision], error)
+    except Exception as bug:
+        job.bug = bug
+    job.release(stage.name, calling=bool(decisions) and job.bug is None)
+    return _Share(job, decisions, questions, seconds) if decisions and job.bug is None else None
 
 
 def _is_sound(decision: PendingDecision) -> bool:
     return not decision.fault
 
 
-def _concerned(stage: Stage, job: Job) -> list[PendingDecision]:
-    return [decision for decision in job.decisions if stage.concerns(decision)]
-
-
 def _apply(stage: Stage, job: Job, decisions: Decisions, answers: Sequence[Any] | Exception) -> None:
-    try:
-        if isinstance(answers, Exception):
-            if isinstance(answers, TimeoutError):
-                job.deadline.missed()
-            stage.fail(decisions, answers)
-            return
-        for decision, answer in zip(decisions, answers, strict=True):
-            if isinstance(answer, Exception):
-                stage.fail([decision], answer)
-            else:
-                stage.take(decision, answer)
-    except Exception as bug:  # concerns this job alone
-        job.bug = bug
+    if isinstance(answers, Exception):
+        if isinstance(answers, TimeoutError):
+            job.deadline.missed()
+        stage.fail(decisions, answers)
+        return
+    for decision, answer in zip(decisions, answers, strict=True):
+        if isinstance(answer, Exception):
+            stage.fail([decision], answer)
+        else:
+            stage.take(decision, answer)
 
 
 @contextmanager
@@ -296,20 +330,13 @@ def _traced(stage: Stage, shares: Sequence[_Share]) -> Iterator[list[Span | None
     """Spans of a stage, of those requests that are traced; those that a call belongs to."""
     with ExitStack() as stack:
         spans: list[Span | None] = []
-        for _, decisions in shares:
+        for _, decisions, *_ in shares:
             for those in [decisions] if stage.traits else [[decision] for decision in decisions]:
                 of = those[0].span
                 traits = partial(stage.traits, those) if stage.traits else those[0].traits
                 part = stack.enter_context(tracing.span(stage.name, traits, of))
                 spans.append(part.span or of)
         yield spans
-
-
-def _record(decision: PendingDecision) -> DecisionRecord | Exception:
-    try:
-        return decision.record()
-    except Exception as error:  # what is wrong with one record is no fault of the others
-        return error
 
 
 def fall_back(decisions: Decisions, reason: FallbackReason, why: object, cause: str | None = None) -> None:

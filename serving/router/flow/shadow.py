@@ -26,7 +26,7 @@ from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 
 MOST_WAITING = 256  # decisions; beyond that they have no shadow
-_LARGEST = 32  # asked at a time, which takes the event loop about a millisecond
+_LARGEST = 32  # asked at a time
 _SECONDS = 1.0  # for an arm, and for the log
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ default action at once, and now and then one request finds out whether the part 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, perf_counter
 
@@ -80,15 +80,15 @@ class Stages:
         self._breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
 
     @contextmanager
-    def run(self, stage: metrics.Stage, seconds: float, part: str | None = None, requests: int = 1) -> Iterator[None]:
+    def run(self, stage: metrics.Stage, seconds: float, part: str | None, waiting: Callable[[], int]) -> Iterator[None]:
         """Run a stage, with the faults of the drills in force.
 
         Args:
             stage: Name of the stage.
-            seconds: That it may take; what it calls has to keep to them.
+            seconds: That it may take.
             part: What the stage calls, if health is told of it. If that keeps failing, it is not called for a moment.
                 None: only a stage that does not end in time is a failure, since the rest are answers.
-            requests: How many it works for.
+            waiting: How many requests it still works for; of the others `failed` was told.
 
         Raises:
             LeftAlone: The stage does not start.
@@ -96,18 +96,26 @@ class Stages:
         """
         if not self._breakers[part or stage].lets_through():
             raise LeftAlone(f"{part or stage} failed too often: left alone for a moment")
+        start = perf_counter()
+        fault: Exception | None = None
         try:
             self._drills.inject(stage, seconds)
             yield
         except Exception as error:
-            self.failed(stage, part, error, requests)
+            fault = error
             raise
-        if part is not None:
-            self._health.report(part)
-        self._breakers[part or stage].report(True)
+        finally:
+            if perf_counter() - start > seconds:  # whatever it says by now
+                fault = TimeoutError(f"the stage {stage} did not end in time")
+            if fault is not None:
+                self.failed(stage, part, fault, waiting())
+            else:
+                if part is not None:
+                    self._health.report(part)
+                self._breakers[part or stage].report(True)
 
-    def failed(self, stage: metrics.Stage, part: str | None, error: Exception, requests: int = 1) -> None:
-        """Count a stage that failed, or that is not waited for any longer (TimeoutError); as in `run`."""
+    def failed(self, stage: metrics.Stage, part: str | None, error: Exception, requests: int) -> None:
+        """Count requests of a stage that failed, or that do not wait for it any longer (TimeoutError); as in `run`."""
         if part is not None:
             self._health.report(part, error)
         self._breakers[part or stage].report(part is None and not isinstance(error, TimeoutError), requests)
@@ -136,6 +144,6 @@ class Breaker:
         if answered:
             self._failures = 0
             return
-        if not self._failures:
+        if not self._failures and requests:
             self._since = monotonic()
         self._failures += requests

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -53,6 +55,10 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(tmp
         url = f"{stack.url}/v1/models/ads:predict"
         (answer,) = post(url, body)["predictions"]
         assert answer["fallback_reason"] is None and answer["model"]["name"] == answer["arm"]
+        command = [sys.executable, "-P", "-m", "serving.predictor", "--host", str(socket), "--name", "another"]
+        command += ["--artifact", str(run / "artifacts" / "challenger")]
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert second.returncode == 2 and "another process answers" in second.stderr
         os.killpg(stack.models.pid or 0, signal.SIGKILL)
         (answer,) = post(url, body)["predictions"]
         assert answer["fallback_reason"] in ("model_error", "model_timeout")

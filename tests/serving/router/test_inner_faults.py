@@ -18,6 +18,7 @@ import pytest
 from mtorl.log.records import json_schema
 from serving.ledger import LedgerUnavailable, Wanted
 from serving.router.flow import decider
+from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.stages import FAILURES, SILENT_SECONDS, Breaker, Deadline
 from tests.serving.router_fixtures import (
     CONTEXT,
@@ -352,5 +353,56 @@ def test_a_ledger_that_hangs_is_left_alone_and_one_that_refuses_is_not(
         assert {answer["fallback_reason"] for (answer,) in answers} == {"ledger"}
         assert calls == 8 + 3 + 1  # the last one was to find out
         released.set()
+
+    run(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["features", "ledger"])
+def test_a_part_that_answers_too_late_each_time_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """What it says by then is no sign that it answers."""
+    monkeypatch.setattr("serving.router.flow.stages.FAILURES", 4)
+    monkeypatch.setattr("serving.router.flow.stages.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("serving.router.flow.stages._PAUSE_SECONDS", 3600.0)
+
+    async def scenario(h: Harness) -> None:
+        calls = back = 0
+        of, name = (h.features, "read") if part == "features" else (h.ledger, "reserve_all")
+        in_time = getattr(of, name)
+
+        def late(asked: Any) -> Any:
+            nonlocal calls, back
+            calls += 1
+            time.sleep(SHORT_DEADLINE / 1000)
+            back += 1
+            return in_time(asked)
+
+        monkeypatch.setattr(of, name, late)
+        for _ in range(8):
+            (answer,) = await h.predict()
+            assert answer["fallback_reason"] == part
+            await h.until(lambda: back == calls)
+        assert calls <= 5
+
+    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
+
+
+def test_a_bug_in_one_arms_stage_leaves_no_money_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(h: Harness) -> None:
+        take = PendingDecision.take
+
+        def broken(self: PendingDecision, answer: Any) -> None:
+            if self.arm == "challenger":
+                raise ZeroDivisionError
+            take(self, answer)
+
+        monkeypatch.setattr(PendingDecision, "take", broken)
+        answers = await h.predict(*(instance(f"user-{i}") for i in range(8)))
+        assert {answer["fallback_reason"] for answer in answers} == {"internal"}
+        assert not any(answer["expose"] for answer in answers)
+        await h.until(lambda: _no_reservation(h))
+        newest = {record["decision_id"]: record for record in h.records()}
+        assert not any(record["expose"] for record in newest.values())
 
     run(scenario, tmp_path)

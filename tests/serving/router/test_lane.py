@@ -6,15 +6,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.router.flow import lane as lanes
+from serving.router.flow.drills import Drills
 from serving.router.flow.lane import Job, Lane, TakenOver
-from serving.router.flow.stages import Deadline
+from serving.router.flow.pipeline import Pipeline, Stage
+from serving.router.flow.stages import Deadline, LeftAlone, Stages
+from serving.router.ops.health import Health
 
 LONG = 60.0  # a deadline that nobody reaches
 
@@ -25,6 +27,7 @@ class Decision:
     def __init__(self, deadline: Deadline) -> None:
         self.changes: list[str] = []
         self.deadline = deadline
+        self.account, self.span, self.traits = "test/a", None, dict
 
 
 def job(seconds: float = LONG, decisions: int = 1) -> Job:
@@ -36,15 +39,16 @@ def changes(of: Job) -> list[str]:
     return [change for decision in of.decisions for change in decision.changes]  # type: ignore[attr-defined]
 
 
-def calling(call: Callable[[], object], seconds: float = LONG) -> Callable[[Sequence[Job]], None]:
+def calling(call: Callable[[], object]) -> Callable[[Sequence[Job]], None]:
     """A walk of one stage."""
 
     def walk(jobs: Sequence[Job]) -> None:
-        for one in jobs:
-            one.begin("model", min(seconds, one.deadline.left("model")))
+        asked = [one for one in jobs if one.hold()]
+        for one in asked:
+            one.release("model", calling=True)
         call()
-        for one in jobs:
-            if one.end():
+        for one in asked:
+            if one.hold():
                 changes_of(one, "thread")
 
     return walk
@@ -81,39 +85,35 @@ def test_what_waits_shares_a_batch() -> None:
     asyncio.run(scenario())
 
 
-def test_what_hangs_is_taken_over_and_another_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "_MOST_STUCK", 3)
-
+def test_what_hangs_is_taken_over_and_another_thread_goes_on() -> None:
     async def scenario() -> None:
         hanging, go = threading.Event(), threading.Event()
-        calls: list[str] = []
 
         def call() -> None:
-            calls.append(threading.current_thread().name)
             if hanging.is_set():
                 go.wait(LONG)
 
-        one = Lane("test", calling(call, seconds=0.02))
+        one = Lane("test", calling(call))
         hanging.set()
-        late = [job() for _ in range(3)]
+        late = [job(seconds=0.03) for _ in range(5)]
         for each in late:
             with pytest.raises(TakenOver) as over:
                 await one.put(each)
-            assert over.value.calling == "model"
+            assert over.value.calling
             changes_of(each, "loop")
         hanging.clear()
         well = job()
-        await one.put(well)  # three threads hang, and a fourth one works
+        await one.put(well)  # five threads hang, and another one works
         assert changes(well) == ["thread"]
         go.set()
         await asyncio.to_thread(one._pool.shutdown)  # until all threads are back
-        assert [changes(each) for each in late] == [["loop"]] * 3, "who comes back late changes nothing"
+        assert [changes(each) for each in late] == [["loop"]] * 5, "who comes back late changes nothing"
 
     asyncio.run(scenario())
 
 
-def test_no_more_threads_than_a_few_hang_in_a_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "_MOST_STUCK", 2)
+def test_when_all_threads_of_a_lane_hang_nobody_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_THREADS", 3)
 
     async def scenario() -> None:
         go = threading.Event()
@@ -123,13 +123,17 @@ def test_no_more_threads_than_a_few_hang_in_a_lane(monkeypatch: pytest.MonkeyPat
             inside.append(1)
             go.wait(LONG)
 
-        one = Lane("test", calling(call, seconds=0.01))
-        for _ in range(12):
-            with pytest.raises(TakenOver) as over:
-                await one.put(job(seconds=0.05))
-        assert over.value.calling is None, "the last ones did not even get a thread"
-        assert len(inside) <= 2 + lanes._AT_ONCE
+        one = Lane("test", calling(call))
+        for _ in range(3):
+            with pytest.raises(TakenOver):
+                await one.put(job(seconds=0.03))
+        for _ in range(5):
+            with pytest.raises(LeftAlone):
+                await one.put(job())
+        assert len(inside) == 3 and one.busy
         go.set()
+        while one.busy:
+            await asyncio.sleep(0.001)
         well = job()
         await one.put(well)
         assert changes(well) == ["thread"]
@@ -143,6 +147,7 @@ def test_a_job_is_not_taken_while_a_thread_changes_it() -> None:
         changing = threading.Event()
 
         def walk(jobs: Sequence[Job]) -> None:
+            assert jobs[0].hold()
             changing.set()
             time.sleep(0.1)  # far beyond the deadline
             changes_of(jobs[0], "thread")
@@ -163,6 +168,7 @@ def test_a_bug_is_told_to_all_of_the_batch_and_the_thread_goes_on() -> None:
             if broken:
                 raise ZeroDivisionError
             for each in jobs:
+                assert each.hold()
                 changes_of(each, "thread")
 
         one = Lane("test", walk)
@@ -177,33 +183,62 @@ def test_a_bug_is_told_to_all_of_the_batch_and_the_thread_goes_on() -> None:
     asyncio.run(scenario())
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 0.004), st.floats(0.0, 0.004)), max_size=20))
+def test_whom_a_stage_does_not_concern_does_not_wait_for_it() -> None:
+    """A ledger hangs for one that is to be exposed; one that is not shares its batch."""
+    hangs, go = threading.Event(), threading.Event()
+
+    def call(*_: object) -> list[bool]:
+        hangs.set()
+        go.wait(LONG)
+        return [True]
+
+    exposed, other = job(), job()
+    stage = Stage(
+        "ledger",
+        concerns=lambda decision: decision in exposed.decisions,
+        ask=lambda decision: decision,
+        call=call,
+        take=lambda decision, answer: None,
+        fail=lambda decisions, why: None,
+    )
+    pipeline = Pipeline([stage], Stages(Health(), Drills()))
+    thread = threading.Thread(target=pipeline, args=([exposed, other],))
+    thread.start()
+    try:
+        assert hangs.wait(LONG)
+        over, calls = other.take_over(), exposed.take_over()
+        assert over is not None and not over.calling and calls is not None and calls.calling
+    finally:
+        go.set()
+        thread.join()
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.004), st.floats(0.001, 0.008)), max_size=20))
 @settings(deadline=None, max_examples=20)
 def test_each_job_is_either_the_threads_or_the_loops(times: list[tuple[float, float]]) -> None:
     """Whatever the time that a call takes and the time that it may take."""
 
     async def scenario() -> None:
-        jobs = [(job(), takes, may_take) for takes, may_take in times]
-        of = {id(one): (takes, may_take) for one, takes, may_take in jobs}
+        takes = {job(seconds=may_take): takes for takes, may_take in times}
 
         def walk(batch: Sequence[Job]) -> None:
             for one in batch:
-                takes, may_take = of[id(one)]
-                one.begin("model", may_take)
-                time.sleep(takes)
-                if one.end():
-                    changes_of(one, "thread")
+                if one.hold():
+                    one.release("model", calling=True)
+                    time.sleep(takes[one])
+                    if one.hold():
+                        changes_of(one, "thread")
 
         lane = Lane("test", walk)
 
-        async def put(one: Job) -> Any:
+        async def put(one: Job) -> None:
             try:
                 await lane.put(one)
             except TakenOver:
                 changes_of(one, "loop")
 
-        await asyncio.gather(*(put(one) for one, *_ in jobs))
+        await asyncio.gather(*map(put, takes))
         await asyncio.to_thread(lane._pool.shutdown)
-        assert all(len(changes(one)) == 1 for one, *_ in jobs)
+        assert all(len(changes(one)) == 1 for one in takes)
 
     asyncio.run(scenario())
