@@ -193,6 +193,7 @@ class Lane:
         if job.done.done():
             return
         if job.bug is not None:
+            job.taken = True
             job.done.set_exception(job.bug)
             return
         left = job.left + _GRACE_SECONDS

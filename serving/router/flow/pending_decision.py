@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -72,12 +73,12 @@ class PendingDecision:
         arm = experiment.arm_of(request.user_id, request.campaign_id)
         return cls(request, experiment, *arm, request_key(request), decision_id, deadline)
 
-    @property
+    @cached_property
     def override(self) -> bool:
         """Whether the experiment file names the user's arm."""
         return self.experiment.overrides_arm_of(self.request.user_id, self.request.campaign_id)
 
-    @property
+    @cached_property
     def account(self) -> str:
         """Whose money pays for it, by its name among the accounts of all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
