@@ -97,7 +97,6 @@ class Arm(StrictModel):
             return endpoint
         try:
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-            right = right and "@" not in parts.netloc  # nobody would send the password
         except ValueError:  # the port is no number up to 65535
             right = False
         if not right:

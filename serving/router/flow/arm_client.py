@@ -7,6 +7,7 @@ import io
 import select
 import socket
 import ssl
+from base64 import b64encode
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import cache
@@ -58,7 +59,7 @@ class ArmClient:
                     connection = None
                     continue
                 if isinstance(error, HTTPException | OSError | ValueError) and not isinstance(error, TimeoutError):
-                    raise ArmError(f"{url}: {type(error).__name__}: {error}", "unreachable") from error
+                    raise ArmError(f"{shown(url)}: {type(error).__name__}: {error}", "unreachable") from error
                 raise
             if connection.open:
                 free.append(connection)
@@ -70,6 +71,12 @@ class ArmClient:
         for free in self._free.values():
             while free:
                 free.pop().close()
+
+
+def shown(url: str) -> str:
+    """A URL without the name and the password that it may hold, for people."""
+    place = _split(url)
+    return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
 
 
 class _OnSocket(HTTPConnection):
@@ -139,6 +146,7 @@ class _Connection:
             self._http = HTTPSConnection(place.hostname or "", place.port, context=_trusted())
         else:
             self._http = HTTPConnection(place.hostname or "", place.port)
+        self._secret = _authorization(place)
         self._bounded: _Bounded | None = None
         self._used = monotonic()
 
@@ -164,13 +172,15 @@ class _Connection:
             self._bounded = _Bounded(self._http.sock, until)
             self._http.sock = self._bounded  # it has what http.client calls
         self._bounded.until = until
-        self._http.request("POST", f"{place.path or '/'}{'?' * bool(place.query)}{place.query}", body, headers)
+        self._http.request(
+            "POST", f"{place.path or '/'}{'?' * bool(place.query)}{place.query}", body, {**self._secret, **headers}
+        )
         response = self._http.getresponse()
         answer = bytearray()
         while piece := response.read1(_PIECE):
             answer += piece
             if len(answer) > _MOST_BYTES:
-                raise ArmError(f"{place.geturl()}: the answer is larger than {_MOST_BYTES} bytes", "form")
+                raise ArmError(f"{shown(place.geturl())}: the answer is larger than {_MOST_BYTES} bytes", "form")
             if response.length == 0:
                 break
         if response.length:
@@ -189,6 +199,14 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
                 return connection
             connection.close()
     return None
+
+
+def _authorization(place: SplitResult) -> dict[str, str]:
+    """A header for the name and the password that a URL may hold."""
+    if place.username is None or place.scheme == UNIX:
+        return {}
+    given = f"{unquote(place.username)}:{unquote(place.password or '')}"
+    return {"authorization": f"Basic {b64encode(given.encode()).decode()}"}
 
 
 def _left(until: float) -> float:

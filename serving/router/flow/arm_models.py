@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from serving.router.flow.arm_answers import ArmError
+from serving.router.flow.arm_client import shown
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
@@ -62,8 +63,8 @@ class ArmModels:
             if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
                 who = f"model {model}" if model else "a model without a digest"
                 raise WrongModel(
-                    f"{arm.url}: {who} answers, and the experiment names {arm.model_digest} for {arm.name}; "
-                    "mend endpoint or model_digest",
+                    f"{shown(arm.url or '')}: {who} answers, and the experiment names {arm.model_digest} for "
+                    f"{arm.name}; mend endpoint or model_digest",
                     "model_digest",
                 )
             if model is None:

@@ -18,6 +18,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import iso
 from mtorl.window.window import instance_from_history
 from serving.router.flow.arm_answers import ArmError
+from serving.router.flow.arm_client import shown
 from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arms import Arms
 from serving.router.ops import metrics
@@ -75,7 +76,8 @@ class ArmWatch:
                 why = f"{type(fault.error).__name__}: {fault.error}"
                 experiment, arm = arms[name]
                 about = {"experiment": experiment.name, "arm": arm.name, "cause": type(fault.error).__name__}
-                log.warning("%s (%s) has not answered for %.0f s: %s", name, url, fault.seconds, why, extra=about)
+                where = shown(url or "")
+                log.warning("%s (%s) has not answered for %.0f s: %s", name, where, fault.seconds, why, extra=about)
 
     async def _ask(self, experiment: Experiment, arm: Arm) -> None:
         key = experiment.key(arm.name)

@@ -22,7 +22,7 @@ from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.validation import short
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
-from serving.router.flow.arm_client import ArmClient
+from serving.router.flow.arm_client import ArmClient, shown
 from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.local_policies import answer_here
@@ -97,7 +97,7 @@ class Arms:
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         status, said, body = self._client.post(url, _question(url, items), headers, seconds)
         if status != 200:
-            raise ArmError(f"{url}: HTTP {status}: {body[:200]!r}", "status")
+            raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
         model: Identity = {"name": said.get("x-model-name"), "version": said.get("x-model-version"), "digest": None}
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 

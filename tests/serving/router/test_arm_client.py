@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -220,6 +221,18 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch)
         pytest.raises(ArmError, match="larger than 100 bytes"),
     ):
         post(client, url)
+
+
+def test_a_password_goes_to_the_arm_and_into_no_message() -> None:
+    client = ArmClient()
+    with arm(answering(OK, b"rubbish\r\n\r\n")) as (url, asked):
+        secret = url.replace("//", "//user:s%40cret@")
+        assert post(client, secret) == (200, b"ok")
+        given = b64encode(b"user:s@cret").decode().encode()
+        assert b"authorization: Basic " + given in b"".join(asked)
+        with pytest.raises(ArmError) as error:
+            post(client, secret)
+        assert "cret" not in str(error.value) and url in str(error.value)
 
 
 def test_on_a_unix_socket_it_is_the_same(tmp_path: Path) -> None:
