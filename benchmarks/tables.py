@@ -252,7 +252,7 @@ PAGES = {
     "drift": Page("How often the drift check is wrong", "../monitoring/README.md", rates_table),
     "drift_job": Page("What a drift check costs", "../monitoring/README.md", job_table),
     "monitoring": Page("How often the monitor is wrong, and how soon it is right", "monitoring.md", monitoring_tables),
-    "soak": Page("Five minutes of everything at once", "serving.md", soak_table),
+    "soak": Page("Everything at once", "serving.md", soak_table),
     "cluster": Page("How soon a change is in force on a cluster", "cluster.md", cluster_table),
 }
 

@@ -67,7 +67,8 @@ def serving_tables(figures: Figures) -> str:
     for what, aim, value in lines:
         met = float(value) >= float(aim) if "at least" in what else float(value) <= float(aim)
         rows.append([what, aim, value, "yes" if met else "no"])
-    text = "**Targets**\n\n" + table(["", "target", "measured", "met"], rows)
+    text = "A run with `--quick`: three seconds for each figure.\n\n" if figures["quick"] else ""
+    text += "**Targets**\n\n" + table(["", "target", "measured", "met"], rows)
     forward = figures["forward_cpu_ms"]
     text += "\n**Closed loops**: decisions in full/s, p50 and p99 of answers in ms, CPU ms of the servers "
     text += "for each decision in full\n\n"

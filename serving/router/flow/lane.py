@@ -24,7 +24,8 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.stages import LeftAlone
 from serving.router.ops.metrics import Stage
 
-_AT_ONCE = 2  # batches at work: while one waits for an answer, the other may prepare the next question
+_AT_ONCE = 2  # batches at work ...
+_SECOND_SECONDS = 0.01  # ... the second one only if the first takes longer: a large batch costs each of them less
 _THREADS = 10  # of a lane: when so many hang, it stands still until one of them comes back
 _LARGEST = 64  # decisions, about, in a batch: a few milliseconds of a model
 _GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
@@ -122,6 +123,8 @@ class Lane:
         self._walk = walk
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
         self._at_work = 0  # batches, without those that hang
+        self._since = 0.0  # when the newest of them began
+        self._second: asyncio.TimerHandle | None = None
         self._hanging = 0
         self._waiting: deque[Job] = deque()
 
@@ -157,6 +160,11 @@ class Lane:
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give what waits to threads, as far as there is a place."""
         while self._waiting and self._at_work < min(_AT_ONCE, _THREADS - self._hanging):
+            if self._at_work and (left := self._since + _SECOND_SECONDS - monotonic()) > 0:
+                if self._second is None:
+                    self._second = loop.call_later(left, self._begin_second, loop)
+                return
+            self._since = monotonic()
             batch, decisions = _Batch(), 0
             while self._waiting and decisions < _LARGEST:
                 job = self._waiting.popleft()
@@ -165,6 +173,10 @@ class Lane:
                 decisions += len(job.decisions)
             self._at_work += 1
             self._pool.submit(self._work, batch, loop)
+
+    def _begin_second(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._second = None
+        self._begin(loop)
 
     def _work(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
         try:
