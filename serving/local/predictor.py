@@ -3,7 +3,7 @@
     with LocalPredictor("run/model-store", "run/serving/predictor") as server:
         server.endpoint("challenger")      # on a Unix socket; or on a port, if one is given
 
-A stack takes it or `TorchServe`: both have the same methods, and their answers are equal.
+A stack takes it or `TorchServe`, whose answers are equal.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
+
+from typing_extensions import override
 
 from mtorl.experiment.arm import UNIX
 from serving.local.child_process import ChildProcess
+from serving.local.model_server import ModelServer
 from serving.local.torchserve import temporary_folder
 
 _START_SECONDS = 60.0
@@ -30,48 +32,24 @@ class PredictorError(RuntimeError):
     """The predictor did not start, or is no longer there; the message ends with the tail of its log."""
 
 
-class LocalPredictor:
-    """A server of every .mar of a folder.
+class LocalPredictor(ModelServer):
+    """KServe's own server; without a port it answers on a Unix socket."""
 
-    Args:
-        model_store: Folder with the .mar files; a model is named after its file.
-        workdir: Folder for its log (`predictor.log`) and its temporary files.
-        port: Of 127.0.0.1, where the models answer; 0: on a Unix socket.
-    """
-
-    def __init__(self, model_store: str | Path, workdir: str | Path, port: int = 0) -> None:
-        self.model_store = Path(model_store).resolve()
-        self.workdir = Path(workdir).resolve()
-        self._port = port
-        self._socket = ""
-        self._process: ChildProcess | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """What it serves, or would serve if it were started now."""
-        return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
+    title = "the predictor"
+    error = PredictorError
+    _socket = ""
 
     @property
     def inference_url(self) -> str:
         """Where the models answer."""
         return f"http://127.0.0.1:{self._port}" if self._port else f"{UNIX}://{quote(self._socket, safe='')}"
 
-    @property
-    def pid(self) -> int | None:
-        """Id of its process group, None when it is not started."""
-        return self._process.pid if self._process else None
-
+    @override
     def endpoint(self, model: str) -> str:
         """URL that answers a model's decisions."""
         return f"{self.inference_url}/v1/models/{model}:predict"
 
+    @override
     def start(self) -> None:
         """Start, and return when all models answer.
 
@@ -102,19 +80,6 @@ class LocalPredictor:
         except BaseException:  # Ctrl-C as well
             self.stop()
             raise
-
-    def stop(self) -> None:
-        """End it. Harmless when done twice."""
-        if self._process:
-            self._process.stop()
-            self._process = None
-
-    def check(self) -> None:
-        """Raise PredictorError, with the tail of the log, unless the server is running."""
-        if self._process is None:
-            raise PredictorError("the predictor is not started")
-        if not self._process.alive():
-            raise PredictorError(f"the predictor has ended; {self._process.tail()}")
 
     def _command(self, scratch: Path) -> list[str]:
         self._socket = str(scratch / "models")

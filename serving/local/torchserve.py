@@ -18,9 +18,11 @@ import urllib.request
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+
+from typing_extensions import override
 
 from serving.local.child_process import ChildProcess
+from serving.local.model_server import ModelServer
 from serving.local.ports import free_ports, is_free
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
@@ -37,51 +39,36 @@ class TorchServeError(RuntimeError):
     """TorchServe did not start, or is no longer there; the message ends with the tail of its log."""
 
 
-class TorchServe:
-    """A TorchServe that serves every .mar of a folder on ports of 127.0.0.1.
+class TorchServe(ModelServer):
+    """A TorchServe, on ports of 127.0.0.1.
 
     Args:
-        model_store: Folder with the .mar files; a model is named after its file.
-        workdir: Folder for its configuration, its log (`torchserve.log`) and its temporary files.
+        model_store: As of every `ModelServer`, like `workdir` (its log is `torchserve.log`) and `port`.
+        workdir: Likewise.
         workers: Of each model; the models share out the cores when None. (A pod has what its .mar says: one.)
-        port: Where the models answer; 0 takes a free one.
+        port: Likewise.
     """
 
+    title = "TorchServe"
+    error = TorchServeError
+
     def __init__(self, model_store: str | Path, workdir: str | Path, workers: int | None = None, port: int = 0) -> None:
-        self._port = port
-        self.model_store = Path(model_store).resolve()
-        self.workdir = Path(workdir).resolve()
+        super().__init__(model_store, workdir, port)
         self.log = self.workdir / "torchserve.log"
         self._workers = workers
         self.inference_url = self.management_url = self.metrics_url = ""
-        self._process: ChildProcess | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """What it serves, or would serve if it were started now."""
-        return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
 
     @property
     def workers(self) -> int:
         """Of each model."""
         return self._workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
-    @property
-    def pid(self) -> int | None:
-        """Id of the process group of Java and its workers, None when it is not started."""
-        return self._process.pid if self._process else None
-
+    @override
     def endpoint(self, model: str) -> str:
         """URL that answers a model's decisions."""
         return f"{self.inference_url}/v1/models/{model}:predict"
 
+    @override
     def start(self) -> None:
         """Start, and return when each model has answered through a worker and has all of its workers.
 
@@ -108,19 +95,6 @@ class TorchServe:
             except BaseException:  # Ctrl-C as well
                 self.stop()
                 raise
-
-    def stop(self) -> None:
-        """End Java and its workers. Harmless when done twice."""
-        if self._process:
-            self._process.stop()
-            self._process = None
-
-    def check(self) -> None:
-        """Raise TorchServeError, with the tail of the log, unless the server is running."""
-        if self._process is None:
-            raise TorchServeError("TorchServe is not started")
-        if not self._process.alive():
-            raise TorchServeError(f"TorchServe has ended; {self._process.tail()}")
 
     def _launch(self, java: Path) -> ChildProcess:
         inference, management, metrics, *grpc = free_ports(5)
