@@ -6,7 +6,7 @@ import asyncio
 import errno
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -260,6 +260,11 @@ class Harness:
 
     def records(self) -> list[dict[str, Any]]:
         return list(self.spool.read("decision"))
+
+    def records_of(self, answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """In the order of the answers: each arm has a thread, and the first one to write comes first in the log."""
+        by_id = {record["decision_id"]: record for record in self.records()}
+        return [by_id[answer["decision_id"]] for answer in answers]
 
     def balance(self, arm: str) -> Balance:
         return next(b for b in self.ledger.balances() if b.arm.rpartition("/")[2] == arm)

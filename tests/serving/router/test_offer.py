@@ -26,7 +26,7 @@ def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(tmp_path: Path) -> None:
         h.arm.mode = lambda item: decision(**ONLY_SEARCH) if item["candidates"] == ["search"] else decision()
         shown, plain = await h.predict(instance("u1", candidates=["search"]), instance("u2"))
         assert (shown["channel"], shown["expose"], plain["channel"]) == ("search", True, "video")
-        first, second = h.records()
+        first, second = h.records_of([shown, plain])
         jsonschema.Draft202012Validator(json_schema("decision")).validate(first)
         assert (first["candidates"], first["channel_probs"]) == (["search"], {"search": 1.0})
         assert second["candidates"] == ["search", "video"]

@@ -196,8 +196,8 @@ def test_a_refusal_says_until_when(tmp_path: Path, period: str, hours: int | Non
 def test_a_record_says_when_and_under_which_experiment(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         earlier = datetime.now(UTC) - timedelta(hours=2)
-        await h.predict(instance(timestamp=earlier.isoformat()), instance(context={**CONTEXT, "slot": None}))
-        first, second = h.records()
+        late, now = instance(timestamp=earlier.isoformat()), instance(context={**CONTEXT, "slot": None})
+        first, second = h.records_of(await h.predict(late, now))
         assert datetime.fromisoformat(first["request_time"]) == earlier
         assert first["request_time"] < second["request_time"] <= second["event_time"]
         assert (second["context"]["slot"], second["features"]["context"]["slot"][-1]) == (None, None)
