@@ -94,17 +94,25 @@ class _OnSocket(HTTPConnection):
 
 
 class _Bounded:
-    """A socket with a time by which everything has to be over, however it comes: http.client reads line by line."""
+    """A socket with a time by which everything has to be over, however it comes: http.client reads line by line.
+
+    http.client also sends the head alone, for which a server would wake up twice. Here both go together, when the
+    answer is to be read.
+    """
 
     def __init__(self, sock: socket.socket, until: float) -> None:
         self._sock = sock
         self.until = until
+        self._unsent: list[bytes] = []
 
     def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(_left(self.until))
-        self._sock.sendall(data)
+        self._unsent.append(data)
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        question = b"".join(self._unsent)
+        self._unsent.clear()
+        self._sock.settimeout(_left(self.until))
+        self._sock.sendall(question)
         return io.BufferedReader(_Reader(self, self._sock))
 
     def silent(self) -> bool:
