@@ -1,8 +1,9 @@
-"""The durable spool: many requests append, one thread writes, and one sync makes a whole batch durable.
+"""The durable spool: many requests append, one thread at a time writes, and one sync makes a whole batch durable.
 
 While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
-the disk and not the traffic. Only the writing thread uses the index of ids: it needs no lock, and an event that arrives
-twice at the same time is still counted once.
+the disk and not the traffic. A thread that may wait for the disk writes itself (`write`), with all that waits by then;
+for the others one thread does (`submit`). Who writes holds a lock, and alone uses the index of ids: an event that
+arrives twice at the same time is still counted once.
 
 The folder does not outgrow its quota: a record that would exceed it is refused. `shipper.py` sends records away, and
 `prune` then deletes old segments.
@@ -101,11 +102,14 @@ class Spool:
         self.durable: Counter[Kind] = Counter()
         self.fault: Exception | None = None
         self.lost = 0
-        self._owed: deque[tuple[Kind, bytes]] = deque()  # oldest first; of the writing thread
+        self._owed: deque[tuple[Kind, bytes]] = deque()  # oldest first; of the thread that writes
         self._index = Index(late_after)
-        self._queue: queue.Queue[_Entry | None] = queue.Queue(_LARGEST_QUEUE)
+        self._waiting: deque[_Entry] = deque()
+        self._writing = threading.Lock()
+        self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
-        self._closed = False
+        self._closed = False  # takes no more records
+        self._ended = False  # writes no more than what waits
         # For each segment, oldest first: its number, and how many ids the index learned from it.
         self._marks: dict[Kind, deque[list[int]]] = {kind: deque() for kind in _KINDS}
         self._dropped: queue.SimpleQueue[tuple[Kind, int]] = queue.SimpleQueue()
@@ -121,8 +125,8 @@ class Spool:
             held = isinstance(error, BlockingIOError)
             why = "another process writes to this folder" if held else error
             raise SpoolError(f"{self.folder}: {why}") from error
-        # Bytes of the folder, each changed by one thread only: those at the start, those that the writing thread has
-        # added, and those that the shipper has set aside and deleted.
+        # Bytes of the folder, each changed by one thread at a time: those at the start, those that were written since,
+        # and those that the shipper has set aside and deleted.
         self._at_start = _size(self.folder)
         self._written = self._aside = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -160,8 +164,33 @@ class Spool:
         return await asyncio.wrap_future(self.submit(kind, *records))
 
     def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[list[Status]]:
-        """Like `append_all`, for code that does not wait for the disk, or waits in a thread."""
-        return self._enqueue(_Entry(kind, records, _lines(records), Future())).done
+        """Like `append_all`, for code that does not wait for the disk."""
+        done = self._enqueue(_Entry(kind, records, _lines(records), Future())).done
+        self._wake.set()
+        return done
+
+    def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> list[Status]:
+        """`append_all` for a thread: it writes itself, or waits for the one that is at it.
+
+        Args:
+            kind: Of the records.
+            records: They become durable together or not at all.
+            seconds: How long to wait for another thread.
+
+        Raises:
+            SpoolUnavailable: They are not durable.
+            TimeoutError: They are taken back, unless they are being written at that moment.
+        """
+        done = self._enqueue(_Entry(kind, records, _lines(records), Future())).done
+        if not self._writing.acquire(timeout=max(seconds, 0)):
+            done.cancel()
+            raise TimeoutError(f"{self.folder}: the disk took longer than {seconds:g} s")
+        try:
+            while self._waiting and not done.done():
+                self._write_waiting()
+        finally:
+            self._writing.release()
+        return done.result(0)
 
     def owe(self, kind: Kind, record: Mapping[str, Any]) -> Future[list[Status]]:
         """Write a record for which no caller waits: if not now, then as soon as the disk takes records again.
@@ -172,18 +201,20 @@ class Spool:
         entry = _Entry(kind, [record], _lines([record]), Future(), owed=True)
         try:
             self._enqueue(entry)
+            self._wake.set()
         except SpoolUnavailable as error:
             self.lost += 1
             entry.done.set_exception(error)
         return entry.done
 
     def _enqueue(self, entry: _Entry) -> _Entry:
-        try:
-            if self._closed:
-                raise SpoolUnavailable(f"{self.folder}: closed")
-            self._queue.put_nowait(entry)
-        except queue.Full:
-            raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} appends wait for the disk") from None
+        if self._closed:
+            raise SpoolUnavailable(f"{self.folder}: closed")
+        if len(self._waiting) >= _LARGEST_QUEUE:
+            raise SpoolUnavailable(f"{self.folder}: {_LARGEST_QUEUE} appends wait for the disk")
+        self._waiting.append(entry)
+        if self._ended and entry.done.cancel():  # too late for the last batch
+            raise SpoolUnavailable(f"{self.folder}: closed")
         return entry
 
     @property
@@ -247,36 +278,37 @@ class Spool:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
+        self._wake.set()
         self._thread.join()
         os.close(self._lock)
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
-            entries = self._next_entries()
-            closing = None in entries
-            self._forget()
-            # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
-            self._write([e for e in entries if e is not None and e.done.set_running_or_notify_cancel()])
-            if self._owed and (self.fault is None or not entries):
+        while not self._closed:
+            asked = self._wake.wait(_OWED_SECONDS if self._owed else None)
+            self._wake.clear()
+            with self._writing:
+                self._write_waiting()
+                if self._owed and (self.fault is None or not asked):
+                    self._write_owed()
+            if self._waiting:
+                self._wake.set()
+        with self._writing:
+            self._ended = True
+            while self._waiting:
+                self._write_waiting()
+            while self._owed:
                 self._write_owed()
-        while self._owed:
-            self._write_owed()
-            if self.fault is not None:
-                break
-        for writer in self._writers.values():
-            writer.close()
+                if self.fault is not None:
+                    break
+            for writer in self._writers.values():
+                writer.close()
 
-    def _next_entries(self) -> list[_Entry | None]:
-        """What waits to be written; nothing after a second without traffic, if something is owed to the log."""
-        try:
-            entries = [self._queue.get(timeout=_OWED_SECONDS if self._owed else None)]
-        except queue.Empty:
-            return []
-        while len(entries) < _LARGEST_BATCH and not self._queue.empty():
-            entries.append(self._queue.get_nowait())
-        return entries
+    def _write_waiting(self) -> None:
+        """Write what waits, as far as it fits into one batch."""
+        self._forget()
+        entries = [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST_BATCH))]
+        # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
+        self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
     def _write(self, batch: list[_Entry]) -> None:
         if not batch:

@@ -157,12 +157,7 @@ def record(spool: Spool) -> Stage:
     """Records on disk."""
 
     def call(records: Sequence[DecisionRecord], seconds: float, _: Spans) -> Sequence[Status]:
-        written = spool.submit("decision", *records)
-        try:
-            return written.result(seconds)
-        except TimeoutError:
-            written.cancel()  # takes the records back, unless they are being written just now
-            raise
+        return spool.write("decision", records, seconds)
 
     def fail(decisions: Decisions, why: Exception) -> None:
         for decision in decisions:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,60 @@ def test_a_failed_sync_is_an_error(spool: Spool, monkeypatch: pytest.MonkeyPatch
             put(spool, "decision", decision("lost"))
     put(spool, "decision", decision("after"))
     assert [record["decision_id"] for record in spool.read("decision")] == ["before", "after"]
+
+
+def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_record_back(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    sync, gate = os.fdatasync, threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda file: (syncs.append(file), gate.wait(60), sync(file))[2])
+    with ThreadPoolExecutor(12) as pool:
+        first = pool.submit(spool.write, "decision", [decision("first")], 60.0)
+        while not syncs:
+            time.sleep(0.001)
+        rest = [pool.submit(spool.write, "decision", [decision(f"d{i}")], 60.0) for i in range(10)]
+        with pytest.raises(TimeoutError, match="the disk took longer"):
+            spool.write("decision", [decision("hasty")], 0.05)
+        while len(spool._waiting) < 11:
+            time.sleep(0.001)
+        gate.set()
+        assert all(future.result(60) == ["accepted"] for future in [first, *rest])
+    assert len(syncs) == 2
+    assert {record["decision_id"] for record in spool.read("decision")} == {"first", *(f"d{i}" for i in range(10))}
+
+
+def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=5_000)
+    written: list[str] = []
+
+    def some(number: int) -> None:
+        for i in range(40):
+            name = f"{number}-{i}"
+            try:
+                if i % 3:
+                    spool.write("decision", [decision(name)], 60.0)
+                else:
+                    spool.submit("decision", decision(name)).result(60)
+                assert spool.write("outcome", [outcome(name, name)], 60.0) == ["accepted"]
+            except SpoolUnavailable:  # it is closed in the midst of them
+                return
+            written.append(name)
+
+    some(0)
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(some, number) for number in range(1, 7)]
+        while len(written) < 150:
+            time.sleep(0.001)
+        spool.close()
+    with pytest.raises(SpoolUnavailable, match="closed"):
+        spool.write("decision", [decision("late")], 1.0)
+    for ended in running:
+        ended.result()
+    again = Spool(tmp_path)
+    kept = [record["decision_id"] for record in again.read("decision")]
+    again.close()
+    assert set(kept) >= set(written) and len(kept) == len(set(kept)) and not again.torn
 
 
 def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
