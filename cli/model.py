@@ -48,12 +48,13 @@ def train(
     from mtorl.fitting.fit import fit_challenger
     from mtorl.fitting.settings import load_settings, with_settings
     from mtorl.network.checkpoint import CheckpointError
+    from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
     from mtorl.window.window import WindowError
 
     stopped = "stopped" + (f"; the same command goes on from {checkpoint}" if checkpoint else "")
     unusable = (CheckpointError, WindowError, ValueError, OSError)
-    with exit_codes(unusable, failed=(TrainingDiverged,), stopped=stopped):
+    with exit_codes(unusable, failed=(TrainingDiverged, TrainingFailed), stopped=stopped):
         chosen = {} if settings is None else load_settings(settings)
         given = {"batch_size": batch_size, "accumulate": accumulate}
         chosen |= {name: value for name, value in given.items() if value is not None}

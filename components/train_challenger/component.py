@@ -44,11 +44,11 @@ def train_challenger(
     from components.trainer.train import train
     from components.trainer.train_job import Pods
     from mtorl.fitting.kept_files import KeptFiles, prune
-    from mtorl.fitting.processes import TrainingFailed
     from mtorl.fitting.settings import SettingsError, read_settings, with_settings
     from mtorl.fitting.size import size_for
     from mtorl.fitting.task import FitTask
     from mtorl.network.checkpoint import CheckpointError
+    from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
     from mtorl.runtime.step import step
     from mtorl.window.window import WindowError

@@ -22,9 +22,10 @@ from typing import Any
 from components.trainer.train_job import NAME, POD_NAME, POD_UID, Owner, Pods, state_of, train_job, trainer_status
 from components.trainer.train_jobs import NoAnswer, TrainJobs
 from mtorl.artifact.artifact import Artifact, load
-from mtorl.fitting.processes import Reports, TrainingFailed, ended_by_sigterm
+from mtorl.fitting.processes import Reports, ended_by_sigterm
 from mtorl.fitting.size import Size
 from mtorl.fitting.task import FitTask
+from mtorl.network.parallel import TrainingFailed
 from mtorl.runtime.files import remove, replacing
 
 _LOOK_SECONDS = 5.0

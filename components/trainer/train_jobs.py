@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.trainer.train_job import GROUP, PLURAL, VERSION, problem_of
-from mtorl.fitting.processes import TrainingFailed
+from mtorl.network.parallel import TrainingFailed
 
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _SECONDS = (3.0, 15.0)  # for a connection, and for an answer

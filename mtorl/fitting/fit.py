@@ -30,6 +30,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
+from mtorl.network.beside import processors
 from mtorl.network.calibration import calibrate_ensemble
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.ensemble import MEMBERS, Trained, train_ensemble
@@ -114,6 +115,7 @@ def fit_challenger(
         ValueError: budget_share is not a positive number, or there are no training windows.
         CheckpointError: the checkpoint is damaged, or that of another training.
         TrainingDiverged: a loss or gradient became NaN or infinite.
+        TrainingFailed: a process that trained beside this one was killed.
     """
     if not 0 < budget_share < math.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
@@ -121,10 +123,15 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
+        # Two networks on two processors take as long as one; a GPU is one that both would share.
+        beside = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
+        epochs: dict[int, float] = {}
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
-            done = member * config.epochs + row["epoch"]
-            progress.report(done, MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
+            epochs[member] = row["epoch"]
+            if not beside:  # those before have ended, if early
+                epochs.update(dict.fromkeys(range(member), config.epochs))
+            progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
             write(member, row)
 
         data = TrainingWindows(
@@ -132,7 +139,7 @@ def fit_challenger(
             FolderWindows(windows, "val", summary.encoder),
             channels=len(summary.spec.channels),
         )
-        trained = train_ensemble(data, config, on_epoch, resume=resume, group=group)
+        trained = train_ensemble(data, config, on_epoch, resume=resume, group=group, beside=beside)
     if not group.leads:
         return None
     val = WindowTable.load(windows, "val")

@@ -24,15 +24,12 @@ from types import FrameType
 from mtorl.artifact.artifact import Artifact, load
 from mtorl.fitting.task import FitTask
 from mtorl.fitting.torchrun import LAUNCHER, RESTARTABLE, WORKER
+from mtorl.network.parallel import TrainingFailed
 from mtorl.runtime import progress
 
 RESTARTS = 3
 _LOOK_SECONDS = 0.5
 _LAST_SECONDS = 20.0  # for processes to end by themselves
-
-
-class TrainingFailed(Exception):
-    """A training in other processes has failed; the message says why, and what to do."""
 
 
 class Reports:

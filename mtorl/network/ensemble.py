@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from mtorl.network.beside import Beside
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL
 from mtorl.network.parallel import Group
@@ -88,7 +90,7 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """Duration of all trainings."""
+        """Duration of the trainings, added up."""
         return sum(member.seconds for member in self.members)
 
     @property
@@ -105,8 +107,9 @@ def train_ensemble(
     members: int = MEMBERS,
     resume: Checkpoint | None = None,
     group: Group | None = None,
+    beside: bool = False,
 ) -> Trained:
-    """Train the members one after the other.
+    """Train the members.
 
     Args:
         data: Windows to train and to validate on.
@@ -116,20 +119,34 @@ def train_ensemble(
         resume: To continue from, if its files are there, and written as training goes on. Each member has a file of its
             own (`Checkpoint.files`); `Checkpoint.remove` removes them. None for no checkpoint.
         group: This process among those of the training; by default it is alone.
+        beside: Whether each member but the first trains in a process of its own, on the CPU, all at the same time; else
+            one after the other, which comes to the same.
 
     Raises:
         ValueError: no windows, or too few for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or that of another training.
+        TrainingFailed: the process of another member was killed.
     """
-    results: list[TrainResult] = []
-    for i in range(members):
+    settings = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(members)]
+    files = [None if resume is None else resume.of_member(member) for member in range(members)]
 
-        def on_row(row: dict[str, float], member: int = i) -> None:
-            if on_epoch is not None:
-                on_epoch(member, row)
+    def telling(member: int) -> Callable[[dict[str, float]], None]:
+        return lambda row: on_epoch(member, row) if on_epoch is not None else None
 
-        settings = replace(config, seed=config.seed + _SEED_STEP * i)
-        checkpoint = None if resume is None else resume.of_member(i)
-        results.append(train(data, settings, on_row, resume=checkpoint, group=group))
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(Beside(data, settings[member], files[member], telling(member)))
+            for member in range(1, members if beside else 1)
+        ]
+
+        def on_first(row: dict[str, float]) -> None:
+            telling(0)(row)
+            for other in others:
+                other.tell()
+
+        results = [train(data, settings[0], on_first, resume=files[0], group=group)]
+        results += [other.result() for other in others]
+    for member in range(len(results), members):
+        results.append(train(data, settings[member], telling(member), resume=files[member], group=group))
     return Trained(Ensemble([result.model for result in results]).eval(), results)

@@ -22,6 +22,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class TrainingFailed(Exception):
+    """A training in other processes has failed; the message says why, and what to do."""
+
+
 @dataclass(frozen=True)
 class Group:
     """The processes of a training, as one of them sees it."""

@@ -19,9 +19,10 @@ from components.trainer.on_nodes import train_on_nodes
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from components.trainer.train_jobs import TrainJobs
 from mtorl.artifact.artifact import Artifact
-from mtorl.fitting.processes import TrainingFailed, run_in_processes
+from mtorl.fitting.processes import run_in_processes
 from mtorl.fitting.size import Size
 from mtorl.fitting.task import FitTask
+from mtorl.network.parallel import TrainingFailed
 from mtorl.runtime import progress
 from tests.components.trainer.trainer_cluster import JOBS, PODS, Object, TrainerCluster
 from tests.mtorl.fitting.worker_processes import CONFIG, checkpointed, eventually, learned, workers

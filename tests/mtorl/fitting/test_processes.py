@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from mtorl.artifact.artifact import Artifact
-from mtorl.fitting.processes import TrainingFailed, run_in_processes
+from mtorl.fitting.processes import run_in_processes
 from mtorl.fitting.task import FitTask
+from mtorl.network.parallel import TrainingFailed
 from mtorl.network.training import TrainConfig
 from mtorl.runtime import progress
 from tests.mtorl.fitting.worker_processes import CONFIG, checkpointed, eventually, learned, workers

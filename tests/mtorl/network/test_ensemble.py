@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 
+from mtorl.network.beside import Beside
 from mtorl.network.checkpoint import Checkpoint, CheckpointError
 from mtorl.network.ensemble import Ensemble, train_ensemble
 from mtorl.network.model import MTORL, MTORLConfig
+from mtorl.network.parallel import TrainingFailed
 from mtorl.network.training import TrainConfig
 from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import C, part
+from tests.repository import ROOT
 
 CONFIG = TrainConfig(epochs=2, batch_size=32, hidden=8, heads=2, device="cpu")
 
@@ -81,3 +89,65 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
     data = TrainingWindows([part(50, 1)], [part(50, 1)], C)
     with pytest.raises(CheckpointError, match="seed differ"):
         train_ensemble(data, replace(CONFIG, seed=1), resume=Checkpoint(tmp_path / "checkpoint"))
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.ensemble.parameters(), other.ensemble.parameters(), strict=True))
+
+
+def test_side_by_side_members_come_to_the_same(tmp_path):
+    resume, seen = Checkpoint(tmp_path / "checkpoint"), []
+    both = trained(
+        members=2, resume=resume, beside=True, on_epoch=lambda member, row: seen.append((member, row["epoch"]))
+    )
+    assert same(both, trained(members=2))
+    assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2)] and not both.ensemble.training
+    assert set(tmp_path.iterdir()) == set(resume.files(members=2))
+    # And go on from where they were stopped, side by side or not.
+    assert same(both, trained(members=2, resume=resume))
+    assert same(both, trained(members=2, resume=resume, beside=True))
+
+
+def test_a_process_beside_may_end_first(capfd):
+    config = replace(CONFIG, epochs=1)
+    windows = TrainingWindows([part(100, 0)], [part(50, 1)], C)
+    told = []
+    with Beside(windows, config, None, told.append) as other:
+        assert other._process.wait(60) == 0
+        other._talking.join(60)
+        other.tell()
+        other.tell()
+        assert len(told) == 1 and other.result().best_epoch == 1
+    assert not capfd.readouterr().err
+
+
+def test_what_the_process_beside_meets_is_met_here(tmp_path):
+    resume = Checkpoint(tmp_path / "checkpoint")
+    resume.of_member(1).path.write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.member-1: cannot be read"):
+        trained(members=2, resume=resume, beside=True)
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_killed_process_beside_is_an_error_with_its_cause(tmp_path):
+    def kill(member, row):
+        for child in psutil.Process().children():
+            child.kill()
+
+    with pytest.raises(TrainingFailed, match="status -9: memory was short"):
+        trained(members=2, on_epoch=kill, beside=True)
+
+
+def test_the_process_beside_ends_with_this_one(tmp_path):
+    script = """
+        import os, signal, sys
+        from tests.mtorl.network.test_ensemble import trained
+        def stop(member, row):
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        trained(members=2, on_epoch=stop, beside=True)
+    """
+    for name in ("SIGKILL", "SIGTERM", "SIGINT"):
+        command = [sys.executable, "-c", textwrap.dedent(script), name]
+        one = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        output, _ = one.communicate(timeout=120)  # which ends when nobody holds its end of the pipe any more
+        assert one.returncode == -signal.Signals[name] or "KeyboardInterrupt" in output, output
