@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
     from features.ingest.ingest import way_on
     from monitoring.report import render
     from serving.decision_log.export import export_parquet
-    from serving.router.flow.features import FeastSource
 
     started = time.monotonic()
     times = StepTimes(on_step)
@@ -70,24 +70,16 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
         "budget": experiment.budget if trained.replays else 0.0,
         "seed": config.seed,
     }
-    monitored = {
-        "clean": _monitor(run, "clean", "live traffic", served.clean, judged_by, times),
-        "shifted": _monitor(run, "shifted", "shifted traffic", served.shifted, judged_by, times),
-    }
     simulated = None
-    if audience.simulator is not None:
-        with times.step("true-lift", "true difference from the simulator"):
-            store = FeastSource(run / "features", FEATURE_SERVICE)
-            simulated = true_lift(
-                audience.simulator,
-                {name: policy_of(artifact, store) for name, artifact in trained.arms.items()},
-                list(audience.source.opportunities),
-                config.rounds,
-                experiment.budget,
-                experiment.price,
-                config.seed,
-                trained.spec.reward.gain,
-            )
+    with ThreadPoolExecutor(1) as beside:  # the monitoring's steps are processes, of one thread each
+        truth = beside.submit(_true_lift, trained, audience, experiment)
+        monitored = {
+            "clean": _monitor(run, "clean", "live traffic", served.clean, judged_by, times),
+            "shifted": _monitor(run, "shifted", "shifted traffic", served.shifted, judged_by, times),
+        }
+        if audience.simulator is not None:
+            with times.step("true-lift", "true difference from the simulator"):
+                simulated = truth.result()
     seconds = time.monotonic() - started
     finished = Finished(trained, steps, served, monitored, simulated, learned, times.seconds, seconds)
     write_summary(finished)
@@ -144,6 +136,27 @@ def _collect(trained: online.Trained, traffic: Traffic) -> Learnable | None:
         return None
     collect(trained.folder / "decision_log", trained.folder / "collected")
     return learnable(trained.folder / "collected", trained.spec, Decisions(until=traffic.until.isoformat()))
+
+
+def _true_lift(
+    trained: online.Trained, audience: online.Audience, experiment: online.Experiment
+) -> dict[str, float] | None:
+    """What the experiment should have found; None: nobody knows."""
+    from serving.router.flow.features import FeastSource
+
+    if audience.simulator is None:
+        return None
+    store = FeastSource(trained.folder / "features", FEATURE_SERVICE)
+    return true_lift(
+        audience.simulator,
+        {name: policy_of(artifact, store) for name, artifact in trained.arms.items()},
+        list(audience.source.opportunities),
+        trained.config.rounds,
+        experiment.budget,
+        experiment.price,
+        trained.config.seed,
+        trained.spec.reward.gain,
+    )
 
 
 def _source(data: str) -> str:

@@ -143,13 +143,13 @@ class LoadDriver:
         traffic: Traffic,
         on_done: Callable[[Traffic], None],
     ) -> None:
-        users = iter(of_users)
+        users, reports = iter(of_users), _Reports()
 
         async def work(session: aiohttp.ClientSession) -> None:
             for user_id in users:
                 opportunity = _Opportunity(source, user_id, turn, f"{label}-{turn}-{user_id}")
                 try:
-                    await self._decide(session, opportunity, traffic)
+                    await self._decide(session, opportunity, reports, traffic)
                 except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
                     traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
                 on_done(traffic)
@@ -159,7 +159,9 @@ class LoadDriver:
         async with aiohttp.ClientSession(base_url=self.url, timeout=timeout, connector=connector) as session:
             await asyncio.gather(*(work(session) for _ in range(self.concurrency)))
 
-    async def _decide(self, session: aiohttp.ClientSession, opportunity: _Opportunity, traffic: Traffic) -> None:
+    async def _decide(
+        self, session: aiohttp.ClientSession, opportunity: _Opportunity, reports: _Reports, traffic: Traffic
+    ) -> None:
         started = time.perf_counter()
         answer = await _post(session, "/v1/models/ads:predict", {"instances": [opportunity.request()]})
         traffic.latencies.append(time.perf_counter() - started)
@@ -170,7 +172,7 @@ class LoadDriver:
         if shown is not None and not self.history.append(user_id, replace(shown, outcomes={})):
             raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
         if response.outcomes:
-            await _post(session, "/v1/outcomes", {"outcomes": _outcome_records(decision["decision_id"], response)})
+            await reports.send(session, _outcome_records(decision["decision_id"], response))
         if shown is not None and not self.history.patch(user_id, shown.timestamp, shown.outcomes, shown.known):
             raise RuntimeError(f"the history has lost the touchpoint at {shown.timestamp}")
 
@@ -197,6 +199,22 @@ class _Opportunity:
 
     def respond(self, decision: dict[str, Any]) -> Response:
         return self.source.respond(self.user_id, self.turn, decision)
+
+
+class _Reports:
+    """Outcomes on their way: those that become known while a report is on its way go together in the next one."""
+
+    def __init__(self) -> None:
+        self._waiting: list[dict[str, Any]] = []
+        self._turn = asyncio.Lock()
+
+    async def send(self, session: aiohttp.ClientSession, outcomes: list[dict[str, Any]]) -> None:
+        """Report outcomes, and return when the router has them."""
+        self._waiting += outcomes
+        async with self._turn:
+            if self._waiting:  # else somebody has taken them along
+                together, self._waiting = self._waiting, []
+                await _post(session, "/v1/outcomes", {"outcomes": together})
 
 
 def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any]]:
