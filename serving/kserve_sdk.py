@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import struct
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
 
 import uvloop
 from fastapi import FastAPI, Request
@@ -48,6 +51,7 @@ __all__ = [
     "app",
     "correct",
     "quiet",
+    "values_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -85,6 +89,15 @@ class Server(ModelServer):
         asyncio.set_event_loop(asyncio.new_event_loop())
         super().setup_event_loop()
 
+    def register_signal_handler(self) -> None:
+        """Stop at SIGINT or SIGTERM; uvicorn has handlers of its own while it serves, and then restores these."""
+        # KServe's does nothing useful before uvicorn listens, and unloads the models while gRPC's last calls need them.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, _: int, __: FrameType | None) -> None:
+        self._rest_server._server.should_exit = True
+
     async def _serve(self) -> None:
         config = self._rest_server.config  # KServe has no options for these
         config.host, config.uds = (self._host, None) if "/" not in self._host else ("", self._host)
@@ -111,6 +124,28 @@ async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
     text = f"the request can't be decoded: {type(error).__name__}: {error}"
     log.warning("400, %s", text, extra={"cause": type(error).__name__})
     return JSONResponse({"error": text}, 400)
+
+
+def values_of(tensor: InferInput) -> Any:
+    """The values of a request's tensor in whichever form it came, usually a list; bytes among them as texts.
+
+    Raises:
+        InvalidInput: They are no UTF-8 texts.
+    """
+    # A tensor that came as bytes beside the message is in the array alone.
+    data = tensor.data or tensor.as_numpy().ravel().tolist()
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC's are bytes
+        data = [_decoded(tensor.name, value) for value in data]
+    return data
+
+
+def _decoded(name: str, value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"input {name}: not UTF-8 text") from None
 
 
 def _is_callers_mistake(record: logging.LogRecord) -> bool:

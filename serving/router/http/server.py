@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 from collections.abc import AsyncIterator
 from types import FrameType
 
@@ -21,7 +20,7 @@ from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
 from serving.router.http.gateway import Gateway
-from serving.router.http.grpc_server import GrpcServer
+from serving.router.http.grpc_gateway import grpc_server
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
@@ -62,11 +61,6 @@ class _Server(Server):
         self._gateway = gateway
         self._grpc_port = settings.grpc_port
 
-    def register_signal_handler(self) -> None:
-        # KServe's own handler does nothing useful before uvicorn listens, and uvicorn restores the one set here.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-
     async def _serve(self) -> None:
         self._model.ready = False
         async with contextlib.AsyncExitStack() as stack:
@@ -97,13 +91,13 @@ class _Server(Server):
         if self._grpc_port is None:
             yield
             return
-        async with GrpcServer(self, self._gateway, self._host, self._grpc_port) as grpc:
+        async with grpc_server(self, self._gateway, self._host, self._grpc_port) as grpc:
             log.info("router speaks gRPC on port %d", grpc.port)
             yield
 
-    def _stop(self, _: int, __: FrameType | None) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         self._router.health.draining = True
-        self._rest_server._server.should_exit = True
+        super()._stop(number, frame)
 
     async def _listening(self) -> str:
         """Wait until the port is open; returns the URL."""

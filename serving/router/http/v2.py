@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from mtorl.log.records import V2Answer, plain_types
-from serving.kserve_sdk import InferOutput, InferRequest, InferResponse
+from serving.kserve_sdk import InferOutput, InferRequest, InferResponse, values_of
 from serving.router.flow.requests import BadRequest, DecisionParser, DecisionRequest, Instance
 
 _REQUIRED = ("user_id", "campaign_id", "context")
@@ -53,10 +53,7 @@ def build_response(request: InferRequest, model: str, predictions: Sequence[dict
 
 
 def _texts(tensor: Any) -> list[Any]:
-    # A tensor that came as bytes beside the message is in the array alone.
-    data = tensor.data or tensor.as_numpy().ravel().tolist()
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC has its own list, of bytes
-        data = [_decoded(tensor.name, value) for value in data]
+    data = values_of(tensor)
     if (
         tensor.datatype != "BYTES"
         or not isinstance(data, list)
@@ -64,15 +61,6 @@ def _texts(tensor: Any) -> list[Any]:
     ):
         raise BadRequest(f"input {tensor.name}: expected BYTES with shape [n] and n texts as data")
     return data
-
-
-def _decoded(name: str, value: Any) -> Any:
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadRequest(f"input {name}: not UTF-8 text") from None
 
 
 def _parsed(place: str, text: Any) -> Any:

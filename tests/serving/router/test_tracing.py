@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from serving.router.http.grpc_server import GrpcServer
+from serving.router.http.grpc_gateway import grpc_server
 from serving.router.ops import trace_export, tracing
 from tests.repository import ROOT
 from tests.serving.router_fixtures import Harness, instance, kserve, run
@@ -284,7 +284,7 @@ def test_outcomes_are_logged_and_settled(tmp_path: Path, collected: InMemorySpan
 def test_grpc_is_traced_as_well(tmp_path: Path, collected: InMemorySpanExporter) -> None:
     async def scenario(h: Harness) -> None:
         async with (
-            GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server,
+            grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         ):
             call = GRPCInferenceServiceStub(channel).ModelInfer

@@ -13,7 +13,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from serving.router.http.grpc_server import GrpcServer
+from serving.router.http.grpc_gateway import grpc_server
 from tests.serving.router_fixtures import (
     CONTEXT,
     Harness,
@@ -160,7 +160,7 @@ def test_grpc_says_what_is_wrong_with_a_call(tmp_path: Path, caplog: pytest.LogC
         await h.post("/v1/models/ads:predict", BODY)
         large = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
         async with (
-            GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server,
+            grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=large) as channel,
         ):
             stub = GRPCInferenceServiceStub(channel)
@@ -196,7 +196,7 @@ def test_grpc_says_what_is_wrong_with_a_call(tmp_path: Path, caplog: pytest.LogC
 
 def test_grpc_takes_only_so_many_connections(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
-        async with GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server:
+        async with grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server:
             connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(101)]
             reads = [asyncio.create_task(reader.read(1)) for reader, _ in connections]
             # The server of HTTP/2 speaks first, or closes.
@@ -220,7 +220,7 @@ def test_grpc_passes_the_same_gateway(tmp_path: Path) -> None:
     async def scenario(h: Harness) -> None:
         await h.post("/v1/models/ads:predict", BODY)  # registers the model
         async with (
-            GrpcServer(kserve(), h.gateway, "127.0.0.1", 0) as server,
+            grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         ):
             stub = GRPCInferenceServiceStub(channel)

@@ -1,15 +1,17 @@
-"""Protocol v2 over gRPC: KServe's own service, behind the same gateway as HTTP.
+"""Protocol v2 over gRPC: KServe's own service, on an address that can be chosen, behind rules that can be given.
 
 KServe's server takes no interceptors, listens on every address, and answers INTERNAL to a malformed request; this one
 is put together from its parts. gRPC itself limits the size of a message and of its metadata, and the number and time of
-connections; authentication reads the call's metadata.
+connections.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
@@ -17,36 +19,54 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from serving.connection_limits import Limits
-from serving.kserve_sdk import DECODING, InferenceServicer, InvalidInput, ModelNotFound, add_inference_service
-from serving.router.flow.admission import Saturated
-from serving.router.flow.idempotency_cache import RequestConflict
-from serving.router.http.gateway import Gateway
-from serving.router.ops import metrics, tracing
+from serving.kserve_sdk import (
+    DECODING,
+    InferenceError,
+    InferenceServicer,
+    InvalidInput,
+    ModelNotFound,
+    add_inference_service,
+)
 
 log = logging.getLogger(__name__)
 
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PUBLIC = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
 _CALLERS_MISTAKES = (InvalidInput, DecodeError, *DECODING)
-_GRACE_SECONDS = 5.0
-_MOST_RPCS = 256  # gRPC reads a message before the caller is authenticated
+_GRACE_SECONDS = 5.0  # for calls in flight at the end
+_LAST_SECONDS = 0.2  # in which new calls are refused, before no more are taken
+_MOST_RPCS = 256  # gRPC reads a message before anybody looks at the caller
 _MOST_CONNECTIONS = 100  # callers of gRPC share one among many calls
 _IDLE_MS = 65_000  # as over HTTP
 _AGE_MS = 300_000  # the caller's library connects again, and perhaps to another replica
 _LIMITS = Limits()
 
+Headers = list[tuple[bytes, bytes]]
+Rules = Callable[[Headers], AbstractAsyncContextManager[None]]
+"""Surrounds each request for decisions, from before its message is read; it may raise `Refused`."""
+
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
 
-class _Interceptor(aio.ServerInterceptor):
-    """The gateway's rules in gRPC's words.
+class Refused(Exception):
+    """A call is not answered.
 
-    400 is INVALID_ARGUMENT, 401 UNAUTHENTICATED, 404 NOT_FOUND, 409 ALREADY_EXISTS, 503 UNAVAILABLE, and 413, 429 and
-    431 are RESOURCE_EXHAUSTED.
+    Args:
+        code: Which the caller gets.
+        text: What it is told.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class _Interceptor(aio.ServerInterceptor):
+    """What HTTP's statuses say, in gRPC's words: 400 is INVALID_ARGUMENT, 404 NOT_FOUND, 500 INTERNAL."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self.ends = False
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """Put a handler that applies the rules in the place of the service's own."""
@@ -62,39 +82,33 @@ class _Interceptor(aio.ServerInterceptor):
         )
 
     def _checked(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> Any:
+        headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
+        rules = self._rules if details.method == _INFER else _no_rules
+
         async def handle(message: bytes, context: aio.ServicerContext) -> Any:
-            infers = details.method == _INFER
-            headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
-            if infers:
-                await self._admit_caller(headers, context)
+            if self.ends:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this server ends")
             try:
-                request = handler.request_deserializer(message)
-                if not infers:
-                    return await handler.unary_unary(request, context)
-                with tracing.request("decide", headers):
-                    async with self._gateway.decisions.admit():
-                        return await handler.unary_unary(request, context)
-            except Saturated as error:
-                metrics.REFUSED.labels("429").inc()
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"saturated: {error}; come again later")
-            except RequestConflict as error:
-                await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+                async with rules(headers):
+                    return await handler.unary_unary(handler.request_deserializer(message), context)
+            except Refused as refusal:
+                await context.abort(refusal.code, str(refusal))
             except ModelNotFound as error:
                 await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
             except _CALLERS_MISTAKES as error:
-                text = str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"
+                text = str(error) if isinstance(error, InvalidInput) else _said(error)
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            except Exception as error:
+                text = str(error) if isinstance(error, InferenceError) else _said(error)
+                log.error("INTERNAL, %s", text, exc_info=True, extra={"cause": type(error).__name__})
+                await context.abort(grpc.StatusCode.INTERNAL, text)
 
         return handle
 
-    async def _admit_caller(self, headers: list[tuple[bytes, bytes]], context: aio.ServicerContext) -> None:
-        if not self._gateway.authentication.admits(headers):
-            metrics.REFUSED.labels("401").inc()
-            hint = f"not authenticated: {self._gateway.authentication.hint}"
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, hint)
-        if reason := self._gateway.health.waiting_for:
-            metrics.REFUSED.labels("503").inc()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"no decisions yet: {reason}")
+
+@contextlib.asynccontextmanager
+async def _no_rules(_: Headers) -> Any:
+    yield
 
 
 async def _unknown(_: Any, context: aio.ServicerContext) -> None:
@@ -105,22 +119,30 @@ def _bytes(value: str | bytes) -> bytes:
     return value.encode() if isinstance(value, str) else value
 
 
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 class GrpcServer:
     """Serves while it is entered.
 
     Args:
         server: KServe's, for its models.
-        gateway: The rules.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        max_bytes: Larger messages are refused.
+        rules: Of requests for decisions; by default, all are answered.
 
     Attributes:
         port: The port that it listens on.
+
+    Raises:
+        OSError: It can't listen there.
     """
 
-    def __init__(self, server: Any, gateway: Gateway, host: str, port: int) -> None:
+    def __init__(self, server: Any, host: str, port: int, max_bytes: int, rules: Rules = _no_rules) -> None:
         options = [
-            ("grpc.max_receive_message_length", gateway.max_body_bytes),
+            ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_concurrent_streams", _MOST_RPCS),
             ("grpc.max_metadata_size", _LIMITS.head_bytes),
             ("grpc.absolute_max_metadata_size", _LIMITS.head_bytes),  # between the two, gRPC refuses some at random
@@ -131,17 +153,23 @@ class GrpcServer:
             ("grpc.max_allowed_incoming_connections", _MOST_CONNECTIONS),
             ("grpc.so_reuseport", 0),
         ]
-        self._server = aio.server(
-            interceptors=[_Interceptor(gateway)], options=options, maximum_concurrent_rpcs=_MOST_RPCS
-        )
+        self._interceptor = _Interceptor(rules)
+        self._server = aio.server(interceptors=[self._interceptor], options=options, maximum_concurrent_rpcs=_MOST_RPCS)
         servicer = InferenceServicer(server.dataplane, server.model_repository_extension)
         add_inference_service(servicer, self._server)
-        self.port = self._server.add_insecure_port(f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError:  # its text only names the address; gRPC has written the cause
+            raise OSError(f"gRPC can't listen on {address}") from None
 
     async def __aenter__(self) -> GrpcServer:
         await self._server.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        # What comes at the very moment at which gRPC stops is answered CANCELLED, and callers do not try that again.
+        self._interceptor.ends = True
+        await asyncio.sleep(_LAST_SECONDS)
         with contextlib.suppress(Exception):
             await self._server.stop(_GRACE_SECONDS)
