@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve."""
+    """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve, or no place to listen."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
     parser.add_argument(
         "--artifact",
@@ -35,13 +35,22 @@ def main() -> int:
         "(default: %(default)s)",
     )
     parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        help="of protocol v2 over gRPC, on the same host; 0 takes a free one (default: HTTP alone)",
+    )
     arguments = parser.parse_args()
     if len(set(arguments.name)) != len(arguments.artifact):
         parser.error("give as many --name, each another one, as --artifact")
+    path = Path(arguments.host) if "/" in arguments.host else None
+    if path is not None and arguments.grpc_port is not None:
+        parser.error("--grpc-port needs an address as --host: on a Unix socket there is HTTP alone")
 
     from mtorl.artifact.artifact import ArtifactError
-    from serving.kserve_sdk import Server, app, correct, quiet
+    from serving.kserve_sdk import app, correct, quiet
     from serving.predictor.predictor import Predictor
+    from serving.predictor.server import PredictorServer
 
     quiet()
     models = [Predictor(name, folder) for name, folder in zip(arguments.name, arguments.artifact, strict=True)]
@@ -51,7 +60,6 @@ def main() -> int:
     except ArtifactError as error:
         logging.getLogger("serving.predictor").critical("predictor: %s", error)
         return 2
-    path = Path(arguments.host) if "/" in arguments.host else None
     if path is not None and answers(path):
         logging.getLogger("serving.predictor").critical("predictor: another process answers at %s", path)
         return 2
@@ -59,7 +67,11 @@ def main() -> int:
     # What is loaded stays: looking through all of it for garbage would hold up every request for a tenth of a second.
     gc.collect()
     gc.freeze()
-    Server(arguments.host, arguments.port, grace_seconds=10).start(models)
+    try:
+        PredictorServer(arguments.host, arguments.port, arguments.grpc_port).start(models)
+    except OSError as error:
+        logging.getLogger("serving.predictor").critical("predictor: %s", error)
+        return 2
     if path is not None:
         path.unlink(missing_ok=True)
     return 0

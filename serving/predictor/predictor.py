@@ -15,14 +15,14 @@ from typing import Any
 
 from serving.handlers.policy_handler import PolicyHandler
 from serving.handlers.protocol import EXPLAIN, PREDICT, Verb, read_body, read_items, tensor_of
-from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
+from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model, values_of
 from serving.predictor.micro_batcher import MicroBatcher
 
 _LARGEST = 64  # items that share a pass: a few milliseconds, in which nothing else is done
 
 
 class Predictor(Model):
-    """Answers `:predict` and `:explain` (v1) and `/infer` (v2) from one artifact.
+    """Answers `:predict` and `:explain` (v1), and `/infer` (v2) over HTTP and gRPC, from one artifact.
 
     Args:
         name: Of the model in the URL.
@@ -78,8 +78,13 @@ class Predictor(Model):
 def _items(payload: Any, verb: Verb) -> list[Any]:
     try:
         if isinstance(payload, InferRequest):
-            names = ("name", "datatype", "shape", "data")
-            body: Any = {"inputs": [{name: getattr(tensor, name) for name in names} for tensor in payload.inputs]}
+            names = ("name", "datatype", "shape")
+            body: Any = {
+                "inputs": [
+                    {**{name: getattr(tensor, name) for name in names}, "data": values_of(tensor)}
+                    for tensor in payload.inputs
+                ]
+            }
         else:
             body = read_body({"body": payload})  # text, where KServe knows the content type no better
         if body is None:

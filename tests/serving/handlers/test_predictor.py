@@ -8,19 +8,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from mtorl.policy.decision import Forecast, decide
 from mtorl.window.window import WindowBatch, WindowError
 from serving.kserve_sdk import InferenceError, InferInput, InferRequest, InvalidInput
 from serving.local.ports import free_ports
+from serving.logs import messages
 from serving.predictor.predictor import Predictor
 from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, save_artifact, v1, v2, window
 
@@ -248,24 +253,32 @@ def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeyp
             of_kserve(predictor, {"instances": [item()]}, explain)
 
 
-# ---- over HTTP
+# ---- over HTTP and gRPC
+
+
+class Served(NamedTuple):
+    url: str
+    grpc: str  # address
+    process: subprocess.Popen[bytes]
 
 
 @pytest.fixture
-def url(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
-    (port,) = free_ports(1)
+def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[Served]:
+    port, grpc_port = free_ports(2)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
+    command += ["--port", str(port), "--grpc-port", str(grpc_port)]
     log = tmp_path / "predictor.log"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment["HOME"] = str(tmp_path)
     with log.open("w") as output:
-        server = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=output, env=environment)
+        server = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
             assert wait_for(lambda: server.poll() is not None or alive(url), 60)
             assert server.poll() is None, log.read_text()
-            yield url
-            assert log.read_text() == "", "a request must not write to the log"
+            yield Served(url, f"127.0.0.1:{grpc_port}", server)
+            said = list(messages(log.read_text().splitlines()))
+            assert said == [f"predictor speaks gRPC on port {grpc_port}"], "a request must not write to the log"
             assert not (tmp_path / ".cache").exists(), "onnxruntime keeps what it is about to report there"
         finally:
             server.send_signal(signal.SIGTERM)
@@ -280,7 +293,8 @@ def alive(url: str) -> bool:
 
 
 @pytest.mark.integration
-def test_kserves_own_server(handler: Any, url: str) -> None:
+def test_kserves_own_server(handler: Any, served: Served) -> None:
+    url = served.url
     (expected, why), _ = ask(handler, v1(item(), None), v1(item()), explain=[1])
     v1_url, v2_url = f"{url}/v1/models/challenger", f"{url}/v2/models/challenger"
     for content_type in ("application/json", "application/json; charset=utf-8"):
@@ -293,6 +307,10 @@ def test_kserves_own_server(handler: Any, url: str) -> None:
     assert status == 200
     same_answer(expected["predictions"][0], good)
     assert list(bad) == ["error"]
+    with grpc.insecure_channel(served.grpc) as channel:
+        over_grpc = GRPCInferenceServiceStub(channel).ModelInfer(grpc_request(json.dumps(item()), "{"), timeout=120)
+    assert [json.loads(text) for text in over_grpc.outputs[0].contents.bytes_contents] == [good, bad]
+    assert (over_grpc.model_name, over_grpc.model_version) == (answer["model_name"], answer["model_version"])
     status, answer = call(f"{v1_url}:explain", v1(item())["body"])
     assert status == 200
     assert answer["explanations"][0]["method"] == why["explanations"][0]["method"]
@@ -302,6 +320,40 @@ def test_kserves_own_server(handler: Any, url: str) -> None:
     assert call(f"{url}/v2/repository/models/challenger/unload", b"{}")[0] == 404
     assert call(f"{url}/v1/models/{'x' * 40_000}")[0] == 431
     assert alive(url)
+
+
+def grpc_request(*texts: str) -> ModelInferRequest:
+    content = InferTensorContents(bytes_contents=[text.encode() for text in texts])
+    tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "contents": content}
+    return ModelInferRequest(model_name="challenger", inputs=[ModelInferRequest.InferInputTensor(**tensor)])
+
+
+@pytest.mark.integration
+def test_at_the_end_each_call_over_grpc_is_answered_or_not_begun(served: Served) -> None:
+    ends: list[Any] = []
+    answered = threading.Event()
+
+    def ask_until_it_ends() -> None:
+        with grpc.insecure_channel(served.grpc) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            while True:
+                try:
+                    assert stub.ModelInfer(grpc_request(json.dumps(item())), timeout=120).outputs
+                except grpc.RpcError as error:
+                    ends.append(error)
+                    return
+                answered.set()
+
+    callers = [threading.Thread(target=ask_until_it_ends) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    assert answered.wait(120)
+    served.process.send_signal(signal.SIGTERM)
+    for caller in callers:
+        caller.join(120)
+    # gRPC cancels what reaches it while it closes; that is for a moment, and only where the machine stands still.
+    assert len(ends) == 4 and {end.code() for end in ends} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert served.process.wait(120) == 0
 
 
 @pytest.mark.integration
