@@ -90,15 +90,18 @@ class Server(ModelServer):
         super().setup_event_loop()
 
     def register_signal_handler(self) -> None:
-        """Stop at SIGINT or SIGTERM; uvicorn has handlers of its own while it serves, and then restores these."""
-        # KServe's does nothing useful before uvicorn listens, and unloads the models while gRPC's last calls need them.
+        """Stop at SIGINT or SIGTERM."""
+        # KServe's handler does nothing useful before uvicorn listens, and unloads models that gRPC's last calls need.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
-    def _stop(self, _: int, __: FrameType | None) -> None:
-        self._rest_server._server.should_exit = True
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """Take no more requests, and end when those in flight are answered."""
+        uvicorn = self._rest_server._server
+        type(uvicorn).handle_exit(uvicorn, number, frame)
 
     async def _serve(self) -> None:
+        self._rest_server._server.handle_exit = self._stop  # uvicorn has handlers of its own while it serves
         config = self._rest_server.config  # KServe has no options for these
         config.host, config.uds = (self._host, None) if "/" not in self._host else ("", self._host)
         config.http = self._protocol

@@ -222,6 +222,11 @@ class Spool:
         """Whether the thread that writes still does."""
         return self._thread.is_alive()
 
+    @property
+    def waiting(self) -> int:
+        """How many appends wait for the disk, those that the log is owed among them."""
+        return len(self._waiting) + len(self._owed)
+
     def read(self, kind: Kind) -> Iterator[dict[str, Any]]:
         """All durable records of a kind, oldest first."""
         return segments.read(self.folder, kind)

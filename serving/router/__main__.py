@@ -8,7 +8,12 @@ import sys
 
 
 def main() -> int:
-    """Start the router; returns the exit code: 2 if its settings or files are wrong, 1 after a fault of its own."""
+    """Start the router.
+
+    Returns:
+        The exit code: 2 if its settings or files are wrong, 1 after a fault of its own. The process ends with 4 if a
+        store hangs at the end, and something is left undone.
+    """
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     parser.add_argument(
         "--run-config", required=True, metavar="FILE", help="settings, see serving/router/ops/settings.py"

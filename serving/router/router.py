@@ -185,14 +185,31 @@ class Router:
         await self.decider.drain()
         for task in self._tasks:
             task.cancel()
-        await self.budgets.flush()
+        await asyncio.gather(self.budgets.flush(), self._close_log())  # neither waits for the other's store
+        self._arms.close()
+        await tracing.stop()
+        self.budgets.close()
+        if left := self.undone():
+            log.warning("left for the next start: %s", "; ".join(left))
+
+    async def _close_log(self) -> None:
         if self.shipper:
             await self.shipper.close(_SHIP_SECONDS)  # before another process may hold the folder
             metrics.show_log(self.spool, self.shipper)
-        self._arms.close()
         await asyncio.to_thread(self.spool.close)
-        self.budgets.close()
-        await tracing.stop()
+
+    def undone(self) -> list[str]:
+        """What is still to be done before the router has ended; a store that hangs may hold it up for ever."""
+        found = []
+        if decisions := self.decider.at_work:
+            found.append(f"decisions at work: {decisions}")
+        if reservations := self.budgets.unsettled:
+            found.append(f"reservations not settled or given back: {reservations}, which the next start does")
+        if self.spool.alive:
+            found.append(
+                f"the decision log is not closed: {self.spool.waiting} appends, none acknowledged, wait for it"
+            )
+        return found
 
     async def _set_accounts(self) -> None:
         try:

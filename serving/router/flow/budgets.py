@@ -201,6 +201,11 @@ class Budgets:
         except LedgerUnavailable:
             return None
 
+    @property
+    def unsettled(self) -> int:
+        """How many reservations are to be settled or cancelled later."""
+        return self._settler.pending
+
     async def run(self) -> None:
         """The background task that finishes what was put off."""
         await self._settler.run()
@@ -273,6 +278,9 @@ class Settler:
             about = {"cause": type(error).__name__, "decision_id": reservation_id}
             log.warning("to be finished later, %s: %s", about["cause"], error, extra=about)
             self.finish_later(reservation_id, costs)
+        except asyncio.CancelledError:  # at the end of the process, of a report that takes too long
+            self.finish_later(reservation_id, costs)
+            raise
 
     def finish_later(self, reservation_id: str, costs: Costs) -> None:
         """Settle costs, or cancel if there are none, in the background. A cancel undoes no cost that was reported."""
@@ -280,9 +288,14 @@ class Settler:
         self._wake.set()
 
     @property
+    def pending(self) -> int:
+        """How many wait."""
+        return len(self._pending)
+
+    @property
     def full(self) -> bool:
         """Whether so much waits that nothing more should be reserved: memory is not a ledger."""
-        return len(self._pending) >= MOST_PENDING
+        return self.pending >= MOST_PENDING
 
     async def run(self) -> None:
         """The background task."""

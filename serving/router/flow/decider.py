@@ -85,6 +85,11 @@ class Decider:
         """
         return await asyncio.shield(self._in_background(self._decide(requests)))
 
+    @property
+    def at_work(self) -> int:
+        """How many requests, and withdrawals, are not finished."""
+        return len(self._running)
+
     async def drain(self) -> None:
         """Wait for the decisions whose callers gave up, and for the money of those that were withdrawn."""
         while self._running:

@@ -10,7 +10,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
+import threading
+import time
 from collections.abc import AsyncIterator
 from types import FrameType
 
@@ -27,11 +30,15 @@ from serving.router.router import Router
 
 log = logging.getLogger(__name__)
 
-_GRACE_SECONDS = 10
+_GRACE_SECONDS = 10  # for requests in flight, and for what the router has to do after them ...
+_LAST_SECONDS = 4.0  # ... which has as long in any case
+_LEFT_UNDONE = 4  # exit code
 
 
 def serve(settings: RouterSettings, features: FeatureSource | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
+
+    What a store that hangs leaves undone by the end of the grace time is said, and the process ends with exit code 4.
 
     Args:
         settings: Settings.
@@ -60,6 +67,7 @@ class _Server(Server):
         self._model = model
         self._gateway = gateway
         self._grpc_port = settings.grpc_port
+        self._until = math.inf  # monotonic clock: when the grace time is over
 
     async def _serve(self) -> None:
         self._model.ready = False
@@ -72,6 +80,7 @@ class _Server(Server):
                     opening.result()  # raises what is wrong
                 # Nothing was decided, so nothing is left to do; Python would wait for the thread that reads the log.
                 os._exit(0)
+            _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -97,6 +106,7 @@ class _Server(Server):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._router.health.draining = True
+        self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
         super()._stop(number, frame)
 
     async def _listening(self) -> str:
@@ -108,3 +118,21 @@ class _Server(Server):
         host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
         log.info("router listens http://%s:%d", host, port)
         return f"http://{host}:{port}"
+
+
+def _end_in_time(router: Router, seconds: float) -> None:
+    """End the process after a while in any case: Python waits for its threads, and one in a store may hang for ever."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        code = _LEFT_UNDONE
+        try:
+            if left := router.undone():
+                log.critical("the router ends, and a store that hangs leaves undone: %s", "; ".join(left))
+            else:
+                log.warning("all is done, and the router ends without its threads that hang")
+                code = 0
+        finally:
+            os._exit(code)
+
+    threading.Thread(target=end, name="end", daemon=True).start()

@@ -1,0 +1,146 @@
+"""The router's end: it finishes what it can, and a store that hangs keeps it no longer than its grace time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.decision_log import Spool
+from serving.decision_log.segments import path_of
+from serving.ledger import SqliteLedger
+from tests.serving.router_fixtures import instance
+from tests.serving.router_process import Process
+
+pytestmark = pytest.mark.integration
+
+_LONG = 3_600_000  # ms: a deadline, and so the time for which a call waits for the ledger's lock
+_COST = 0.01
+
+
+@contextmanager
+def locked(ledger: Path) -> Iterator[sqlite3.Connection]:
+    """Whoever writes to the ledger waits."""
+    with closing(sqlite3.connect(ledger, isolation_level=None, timeout=600)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield holder
+
+
+class Report(threading.Thread):
+    """What a decision cost, reported; the answer may never come."""
+
+    def __init__(self, process: Process, decision_id: str) -> None:
+        super().__init__()
+        event = {"event_id": "e1", "decision_id": decision_id, "kind": "cost", "value": _COST}
+        self._body = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
+        self._url = f"{process.url}/v1/outcomes"
+        self.answer: httpx.Response | None = None
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            self.answer = httpx.post(self._url, json=self._body, timeout=600)
+
+
+def is_logged(folder: Path) -> None:
+    """Wait until the report is on disk."""
+    while not (path := path_of(folder / "spool", "outcome", 1)).exists() or not path.stat().st_size:
+        time.sleep(0.05)
+
+
+def ended(process: Process) -> int:
+    """Its exit code, once it has ended."""
+    return process.router.wait(120)
+
+
+def said(folder: Path, level: str) -> list[str]:
+    lines = [json.loads(line) for line in (folder / "router.log").read_text().splitlines()]
+    return [line["message"] for line in lines if line["level"] == level]
+
+
+def spent(folder: Path) -> float:
+    with closing(SqliteLedger(folder / "ledger.sqlite")) as ledger:
+        return max(balance.spent for balance in ledger.balances())
+
+
+def logged(folder: Path, kind: Any) -> list[str]:
+    with closing(Spool(folder / "spool")) as spool:
+        return [record["decision_id"] for record in spool.read(kind)]
+
+
+def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").symlink_to(feast_repo)
+    with Process(tmp_path, deadline_ms=_LONG) as process:
+        (answer,) = process.predict(instance("u1"))
+        assert answer["expose"]
+        with locked(tmp_path / "ledger.sqlite"):
+            report = Report(process, answer["decision_id"])
+            is_logged(tmp_path)
+            process.router.send_signal(signal.SIGTERM)
+            assert ended(process) == 4
+            report.join()
+    (why,) = said(tmp_path, "critical")
+    assert "reservations not settled or given back: 1" in why
+    assert logged(tmp_path, "decision") == logged(tmp_path, "outcome") == [answer["decision_id"]]
+    assert spent(tmp_path) == 0
+    with Process(tmp_path, deadline_ms=_LONG):
+        assert spent(tmp_path) == pytest.approx(_COST)
+
+
+def test_what_ends_in_time_is_not_cut_off(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").symlink_to(feast_repo)
+    with Process(tmp_path, deadline_ms=_LONG) as process:
+        (answer,) = process.predict(instance("u1"))
+        with locked(tmp_path / "ledger.sqlite") as holder:
+            report = Report(process, answer["decision_id"])
+            is_logged(tmp_path)
+            process.router.send_signal(signal.SIGTERM)
+            holder.execute("COMMIT")
+            assert ended(process) == 0
+        report.join()
+    assert report.answer is not None and report.answer.json()["accepted"] == 1
+    assert spent(tmp_path) == pytest.approx(_COST)
+    assert said(tmp_path, "critical") == []
+
+
+def test_a_thread_that_hangs_in_housekeeping_leaves_nothing_undone(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").symlink_to(feast_repo)
+    with Process(tmp_path, deadline_ms=_LONG) as process:
+        (answer,) = process.predict(instance("u1"))
+        with locked(tmp_path / "ledger.sqlite"):
+            time.sleep(3)  # in which housekeeping comes to the ledger, once a second
+            process.router.send_signal(signal.SIGTERM)
+            assert ended(process) == 0
+    assert said(tmp_path, "critical") == []
+    assert logged(tmp_path, "decision") == [answer["decision_id"]]
+
+
+def test_a_disk_that_hangs_does_not_keep_it_and_what_was_answered_is_there(feast_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").symlink_to(feast_repo)
+    with Process(tmp_path, deadline_ms=1000) as process:
+        (answer,) = process.predict(instance("u1"))
+        segment = path_of(tmp_path / "spool", "outcome", 1)
+        os.mkfifo(segment)  # whoever opens it to write waits for a reader, as on a disk that hangs
+        report = Report(process, answer["decision_id"])
+        (unlogged,) = process.predict(instance("u2"))
+        while unlogged["fallback_reason"] != "log":  # the report has not come to the disk yet
+            (unlogged,) = process.predict(instance("u2"))
+        process.router.send_signal(signal.SIGTERM)
+        assert ended(process) == 4
+        report.join()
+    (why,) = said(tmp_path, "critical")
+    assert "the decision log is not closed" in why
+    assert report.answer is None or report.answer.status_code >= 500
+    segment.unlink()
+    assert answer["decision_id"] in logged(tmp_path, "decision")
