@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -362,3 +363,19 @@ def test_a_folder_without_an_artifact_is_said(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert "model.json: missing" in done.stderr
+
+
+@pytest.mark.integration
+def test_where_it_cannot_speak_grpc_it_says_so(artifact: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for options, why in (
+            (["--host", str(tmp_path / "models"), "--grpc-port", "0"], "--grpc-port needs an address"),
+            (["--port", "0", "--grpc-port", port], f"gRPC can't listen on 127.0.0.1:{port}"),
+        ):
+            done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
+            assert done.returncode == 2
+            assert why in done.stderr and "Traceback" not in done.stderr
