@@ -106,6 +106,7 @@ class Server(ModelServer):
         config.host, config.uds = (self._host, None) if "/" not in self._host else ("", self._host)
         config.http = self._protocol
         config.ws = "none"
+        config.proxy_headers = False  # nobody asks which address a request came from
         # Its one middleware times every request for a log that `quiet` turns off.
         self._rest_server._add_middlewares = lambda application: None
         await super()._serve()
