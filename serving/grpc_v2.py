@@ -132,6 +132,7 @@ class GrpcServer:
         port: Port to listen on; 0 takes a free one.
         max_bytes: Larger messages are refused.
         rules: Of requests for decisions; by default, all are answered.
+        shares_port: Whether other processes of this user listen on it, too.
 
     Attributes:
         port: The port that it listens on.
@@ -140,7 +141,15 @@ class GrpcServer:
         OSError: It can't listen there.
     """
 
-    def __init__(self, server: Any, host: str, port: int, max_bytes: int, rules: Rules = _no_rules) -> None:
+    def __init__(
+        self,
+        server: Any,
+        host: str,
+        port: int,
+        max_bytes: int,
+        rules: Rules = _no_rules,
+        shares_port: bool = False,
+    ) -> None:
         options = [
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_concurrent_streams", _MOST_RPCS),
@@ -151,7 +160,7 @@ class GrpcServer:
             ("grpc.max_connection_age_ms", _AGE_MS),  # ends, too, what a caller leaves half sent
             ("grpc.max_connection_age_grace_ms", int(_LIMITS.seconds * 1000)),
             ("grpc.max_allowed_incoming_connections", _MOST_CONNECTIONS),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares_port)),
         ]
         self._interceptor = _Interceptor(rules)
         self._server = aio.server(interceptors=[self._interceptor], options=options, maximum_concurrent_rpcs=_MOST_RPCS)

@@ -13,6 +13,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastapi.responses import JSONResponse
 
 from serving import logs
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
+from serving.shared_port import shared_socket
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
@@ -69,6 +71,7 @@ class Server(ModelServer):
         grace_seconds: How long requests in flight may take when the server has to stop.
         refused: Called with the status of each request that is refused before an application sees it.
         shedding: What is refused while the server is full.
+        shares_port: Whether other processes of this user listen on the port, too; the system divides connections.
     """
 
     def __init__(
@@ -78,10 +81,12 @@ class Server(ModelServer):
         grace_seconds: int,
         refused: Callable[[int], None] = lambda _: None,
         shedding: Shedding = NO_SHEDDING,
+        shares_port: bool = False,
     ) -> None:
         super().__init__(http_port=port, enable_grpc=False, enable_latency_logging=False, grace_period=grace_seconds)
         self._host = host
         self._protocol = limited(Limits(), refused, shedding)
+        self._shares_port = shares_port
 
     def setup_event_loop(self) -> None:
         """Run on uvloop: KServe runs asyncio's own loop whatever its event_loop option says, which takes more CPU."""
@@ -109,6 +114,9 @@ class Server(ModelServer):
         config.proxy_headers = False  # nobody asks which address a request came from
         # Its one middleware times every request for a log that `quiet` turns off.
         self._rest_server._add_middlewares = lambda application: None
+        if self._shares_port:
+            server = self._rest_server._server
+            server.serve = partial(server.serve, [shared_socket(self._host, self.http_port)])
         await super()._serve()
 
 

@@ -18,7 +18,7 @@ from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics, tracing
 
 
-def grpc_server(server: Any, gateway: Gateway, host: str, port: int) -> GrpcServer:
+def grpc_server(server: Any, gateway: Gateway, host: str, port: int, shares_port: bool) -> GrpcServer:
     """The router's server of gRPC, to be entered.
 
     Args:
@@ -26,6 +26,7 @@ def grpc_server(server: Any, gateway: Gateway, host: str, port: int) -> GrpcServ
         gateway: The rules.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        shares_port: Whether other processes of this user listen on it, too.
     """
 
     @contextlib.asynccontextmanager
@@ -46,4 +47,4 @@ def grpc_server(server: Any, gateway: Gateway, host: str, port: int) -> GrpcServ
         except RequestConflict as error:
             raise Refused(StatusCode.ALREADY_EXISTS, str(error)) from None
 
-    return GrpcServer(server, host, port, gateway.max_body_bytes, rules)
+    return GrpcServer(server, host, port, gateway.max_body_bytes, rules, shares_port)
