@@ -48,7 +48,9 @@ def main() -> int:
 
         quiet()
         if arguments.worker:
-            serve(RouterSettings.of_text(sys.stdin.read()), worker=Worker.parse(arguments.worker))
+            worker = Worker.parse(arguments.worker)
+            logs.name_worker(worker.number)
+            serve(RouterSettings.of_text(sys.stdin.read()), worker=worker)
         else:
             serve(RouterSettings.load(arguments.run_config))
     except (SettingsError, SpecError, SpoolError, LedgerInUse) as error:

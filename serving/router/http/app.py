@@ -94,7 +94,7 @@ def install(app: FastAPI, model: str, shared: SharedMetrics | None = None) -> No
         shared: Metrics of all of the router's processes, if there are several.
     """
     if shared is not None:
-        app.router.routes.insert(0, Route("/metrics", Metrics(shared)))
+        app.router.routes.insert(0, Route("/metrics", Metrics(shared), methods=["GET"]))
     app.add_middleware(GatewayMiddleware)
     app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions()))
     app.router.routes.insert(0, Route("/v1/outcomes", Outcomes()))

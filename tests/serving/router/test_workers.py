@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
+import json
 import socket
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from serving.decision_log import Spool, segments, workers
 from serving.decision_log.export import export_parquet
 from serving.ledger import Account, SqliteLedger, open_ledger
 from serving.local.ports import free_ports
-from serving.router.http.workers import supervise
+from serving.router.http.workers import _Process, supervise
 from serving.router.ops import shared_metrics
 from serving.router.ops.settings import RouterSettings, SettingsError
 from serving.router.ops.shared_metrics import SharedMetrics
@@ -77,6 +79,33 @@ def test_a_worker_is_told_all_settings(tmp_path: Path, monkeypatch: pytest.Monke
     assert RouterSettings.of_text(given.text()) == given
     worker = Worker(1, 2, False, tmp_path)
     assert Worker.parse(worker.text()) == worker
+
+
+def test_a_worker_that_ends_at_once_is_started_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, told = [0.0], list[dict[str, Any]]()
+
+    class Ended:
+        def __init__(self, command: list[str], **_: Any) -> None:
+            told.append(json.loads(command[-1]))
+            self.stdin = io.StringIO()
+
+        def poll(self) -> int:
+            return 1
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    process = _Process(Worker(0, 2, True, tmp_path), write_settings(tmp_path, "http://x", {}, ledger=REDIS))
+    starts = list[float]()
+    for _ in range(4 * 150):
+        before = len(told)
+        process.look()
+        starts += [now[0]] * (len(told) - before)
+        now[0] += 0.25
+    pauses = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert pauses == sorted(pauses) and pauses[0] < 1 and 30 <= pauses[-1] < 31
+    assert [one["listens_at_once"] for one in told] == [True] + [False] * (len(told) - 1)
 
 
 class Counted:
@@ -180,6 +209,8 @@ def test_two_workers_share_port_and_budget_and_survive_what_is_killed(feast_repo
             process.router.terminate()
             assert process.router.wait(60) == 0
         assert not any(map(psutil.pid_exists, two))
+        lines = [json.loads(line) for line in (tmp_path / "router.log").read_text().splitlines()]
+        assert {line.get("worker") for line in lines} == {None, 0, 1}, "None: who starts them"
         records = {record["decision_id"]: record for record in all_logged(tmp_path)}
         assert records.keys() >= set(answered)
         exposed = {name for name, record in records.items() if record["expose"]}
