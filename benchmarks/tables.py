@@ -7,6 +7,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json
     python benchmarks/features.py --json benchmarks/results/features.json
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
+    python benchmarks/workers.py --run runs/latest --json benchmarks/results/workers.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/adjustment.py --json benchmarks/results/adjustment.json
@@ -62,6 +63,7 @@ from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
 from benchmarks.search import search_table
 from benchmarks.tracing import tracing_table
+from benchmarks.workers import workers_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = ROOT / "docs" / "tables"
@@ -232,6 +234,7 @@ PAGES = {
     "aggregates": Page("What Feast's aggregates add to a model", "model.md", aggregates_table),
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
+    "workers": Page("Several router processes", "serving.md", workers_table),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "adjustment": Page("What it brings to know users beforehand", "experiments.md", adjustment_tables),
