@@ -35,6 +35,7 @@ _POLL_SECONDS = 0.25
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
 _LONG_SECONDS = 60.0  # a worker that ran for so long did not end at its start
 _STOP = {signal.SIGTERM, signal.SIGINT}
+_DRAINED = {0, -signal.SIGTERM, -signal.SIGINT}  # a worker that has begun to work catches both
 
 
 def supervise(settings: RouterSettings, count: int) -> int:
@@ -69,7 +70,7 @@ def supervise(settings: RouterSettings, count: int) -> int:
                 break
         for worker in workers:
             worker.stop()
-        drained = all([worker.wait() == 0 for worker in workers])
+        drained = all([worker.wait() in _DRAINED for worker in workers])
     return WRONG_SETTINGS if wrong else 0 if drained else 1
 
 

@@ -196,8 +196,8 @@ def test_two_workers_share_port_and_budget_and_survive_what_is_killed(feast_repo
             with load(process, answered) as statuses:
                 eventually(lambda: all(len(logged(folder)) > 20 for folder in folders(tmp_path)))
                 victim = psutil.Process(process.router.pid).children()[-1]
-                victim.kill()
                 before = counted(process)
+                victim.kill()
                 process.said("router ready http://127.0.0.1:")  # it is there again
                 here = len(logged(folders(tmp_path)[1]))
                 eventually(lambda: len(logged(folders(tmp_path)[1])) > here + 20)
@@ -221,7 +221,10 @@ def test_two_workers_share_port_and_budget_and_survive_what_is_killed(feast_repo
 
 
 @pytest.mark.integration
-def test_of_a_killed_router_no_worker_stays_and_one_process_goes_on_with_all(feast_repo: Path, tmp_path: Path) -> None:
+def test_of_a_killed_router_no_worker_stays_and_one_process_goes_on_with_all(
+    feast_repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what was killed leaves a folder there
     (tmp_path / "features").symlink_to(feast_repo)
     with redis_server(tmp_path, appendonly="yes") as port:
         url = f"redis://127.0.0.1:{port}/0?name=ads"
