@@ -1,6 +1,6 @@
 """What several router processes on one port decide: 1, 2 and 4 of them in turn, each turn a start of its own.
 
-    python benchmarks/workers.py --run runs/latest          # of a finished `mtorl run`, about four minutes
+    python benchmarks/workers.py --run runs/latest          # of a finished `mtorl run`, about six minutes
     python benchmarks/workers.py --run runs/latest --quick  # about one minute
 
 A closed loop keeps as many connections busy for each process. Both arms are a rule in the experiment file, so the
@@ -36,7 +36,7 @@ from benchmarks.serving import cpu_seconds, decided, load, users_windows
 from serving.decision_log import segments, workers
 
 COUNTS = (1, 2, 4)
-ROUNDS = 3  # through all of them: whatever else happens on the machine meets them alike
+ROUNDS = 6  # through all of them: whatever else happens on the machine meets them alike
 SECONDS = 10.0
 CONNECTIONS = 48  # for each process: with fewer, each gathers fewer requests into a call or a sync
 DEADLINE_MS = 10_000.0  # long: no decision is refused, or cheaper, since the machine is busy
