@@ -30,8 +30,10 @@ from mtorl.window.loader import TrainingWindows
 
 
 def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0))
+    """How many this process may use: those of the machine, or fewer if OMP_NUM_THREADS says so."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    present = len(os.sched_getaffinity(0))
+    return min(int(said), present) if said.isdecimal() and int(said) else present
 
 
 class Beside:

@@ -18,6 +18,7 @@ from mtorl.fitting.training_summary import REFERENCE_TOUCHPOINTS, TrainingSummar
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.runtime import progress
 from mtorl.window.table import WindowTable
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
@@ -70,10 +71,17 @@ def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(windows: str, tmp_path: Path) -> None:
+def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
+    windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[tuple[float, float]] = []
     config = TrainConfig(epochs=1, hidden=8, device="cpu")
-    artifact = fit_challenger(windows, str(tmp_path / "challenger"), config, 0.5)
+    with monkeypatch.context() as two_processors:
+        two_processors.setattr("mtorl.fitting.fit.processors", lambda: 2)
+        with progress.listen(lambda done, total, note: reports.append((done, total))):
+            artifact = fit_challenger(windows, str(tmp_path / "challenger"), config, 0.5)
     assert artifact is not None
+    assert reports[:2] == [(1, 2), (2, 2)], "of both networks, which train at the same time"
     table = WindowTable.load(windows, "train", TrainingSummary.of(windows).first_shard)
     _, distance_B = artifact.predict_with_state(table.windows("train"))
     assert distance_B is not None and np.sqrt((distance_B**2).mean()) == pytest.approx(1.0, abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from mtorl.network.beside import Beside
+from mtorl.network.beside import Beside, processors
 from mtorl.network.checkpoint import Checkpoint, CheckpointError
 from mtorl.network.ensemble import Ensemble, train_ensemble
 from mtorl.network.model import MTORL, MTORLConfig
@@ -119,6 +120,13 @@ def test_a_process_beside_may_end_first(capfd):
         other.tell()
         assert len(told) == 1 and other.result().best_epoch == 1
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("said", "used"), [("1", 1), ("2", 2), ("64", 4), ("", 4), ("0", 4), ("many", 4)])
+def test_fewer_processors_than_there_are_can_be_asked_for(monkeypatch, said, used):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert processors() == used
 
 
 def test_what_the_process_beside_meets_is_met_here(tmp_path):
