@@ -206,15 +206,20 @@ class _Reports:
 
     def __init__(self) -> None:
         self._waiting: list[dict[str, Any]] = []
+        self._next: asyncio.Task[None] | None = None  # reports what waits
         self._turn = asyncio.Lock()
 
     async def send(self, session: aiohttp.ClientSession, outcomes: list[dict[str, Any]]) -> None:
-        """Report outcomes, and return when the router has them."""
+        """Report outcomes, and return when the router has them; whoever has some in a report hears if it fails."""
         self._waiting += outcomes
+        if self._next is None:
+            self._next = asyncio.create_task(self._report(session))
+        await asyncio.shield(self._next)
+
+    async def _report(self, session: aiohttp.ClientSession) -> None:
         async with self._turn:
-            if self._waiting:  # else somebody has taken them along
-                together, self._waiting = self._waiting, []
-                await _post(session, "/v1/outcomes", {"outcomes": together})
+            together, self._waiting, self._next = self._waiting, [], None
+            await _post(session, "/v1/outcomes", {"outcomes": together})
 
 
 def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any]]:

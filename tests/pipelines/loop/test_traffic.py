@@ -28,6 +28,7 @@ class Router:
 
     events: list[tuple[str, Any]] = field(default_factory=list)
     url: str = ""
+    refuses: bool = False  # the next report of several decisions' outcomes
 
     async def _predict(self, request: web.Request) -> web.Response:
         (instance,) = (await request.json())["instances"]
@@ -35,7 +36,13 @@ class Router:
         return web.json_response({"predictions": [{"decision_id": instance["request_id"]}]})
 
     async def _outcomes(self, request: web.Request) -> web.Response:
-        self.events.append(("outcomes", (await request.json())["outcomes"]))
+        outcomes = (await request.json())["outcomes"]
+        await asyncio.sleep(0.005)  # in which others become known
+        if self.refuses and len({event["decision_id"] for event in outcomes}) > 1:
+            self.refuses = False
+            self.events.append(("refused", outcomes))
+            return web.json_response({}, status=503)
+        self.events.append(("outcomes", outcomes))
         return web.json_response({})
 
     async def start(self) -> None:
@@ -137,6 +144,19 @@ def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> 
     traffic = send(Clickers({"u1": 1}), router, history, lambda so_far: seen.append(len(so_far.errors)))
     assert len(traffic.errors) == 1 and "no place for the touchpoint at 2020-01-02" in traffic.errors[0]
     assert seen == [1]
+
+
+def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_it(router: Router) -> None:
+    router.refuses = True
+    users = {f"u{i}": 1 for i in range(60)}
+    traffic = LoadDriver(router.url, RecordingHistory(router), concurrency=12).send(Clickers(users), "live", id)
+    reported = [{event["decision_id"].split("-")[-1] for event in x} for name, x in router.events if name == "outcomes"]
+    (refused,) = (
+        {event["decision_id"].split("-")[-1] for event in x} for name, x in router.events if name == "refused"
+    )
+    assert len(refused) > 1 and sum(map(len, reported)) + len(refused) == 60 > 3 * len(reported)
+    assert sorted(error.split(": ")[0] for error in traffic.errors) == sorted(refused)
+    assert {user for name, (user, *_) in router.events if name == "patch"} == set(users) - refused
 
 
 def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None:
