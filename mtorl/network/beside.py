@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
@@ -57,10 +58,10 @@ class Beside:
         self._result: TrainResult | None = None
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
         )
         self._talking = threading.Thread(target=self._talk, args=((data, config, resume),), daemon=True)
         self._talking.start()
@@ -74,7 +75,10 @@ class Beside:
         """End the training, if it has not ended."""
         self._process.kill()
         self._talking.join()
-        with self._process:  # closes the pipes
+        assert self._process.stdin is not None
+        with suppress(OSError):  # what was still to be written goes nowhere
+            self._process.stdin.close()
+        with self._process:  # closes its output
             pass
 
     def tell(self) -> None:
@@ -118,8 +122,12 @@ class Beside:
                 message = pickle.load(told)  # from our own process
                 self._messages.put(message)
             return
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError):
             status = self._process.wait()
+        except Exception as error:
+            self._process.kill()
+            self._messages.put(TrainingFailed(f"what was trained beside this process can't be read: {error!r}"))
+            return
         lost = f"the process that trained beside this one ended with status {status}"
         if status == -signal.SIGKILL:
             lost += ": memory was short; give the step more, or lower batch_size"

@@ -137,6 +137,31 @@ def test_what_the_process_beside_meets_is_met_here(tmp_path):
     assert not psutil.Process().children(recursive=True)
 
 
+class TwoWords(Exception):
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+class Broken:
+    def __len__(self):
+        raise TwoWords("can't", "be counted")
+
+
+def test_an_error_beside_that_cannot_be_read_is_an_error_all_the_same():
+    with (
+        pytest.raises(TrainingFailed, match="can't be read"),
+        Beside(TrainingWindows(Broken(), [], C), CONFIG, None, print) as other,
+    ):
+        other.result()
+
+
+def test_a_process_that_ends_before_it_was_told_what_to_train(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    large = TrainingWindows([part(3000, 0)], [part(50, 1)], C)
+    with pytest.raises(TrainingFailed, match="ended with status 1"), Beside(large, CONFIG, None, print) as other:
+        other.result()
+
+
 def test_a_killed_process_beside_is_an_error_with_its_cause(tmp_path):
     def kill(member, row):
         for child in psutil.Process().children():
