@@ -27,6 +27,7 @@ from serving.kserve_sdk import (
     ModelNotFound,
     add_inference_service,
 )
+from serving.shared_port import CannotListen
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class GrpcServer:
         port: The port that it listens on.
 
     Raises:
-        OSError: It can't listen there.
+        CannotListen: The port is taken, or the address is none of this machine's.
     """
 
     def __init__(
@@ -170,7 +171,11 @@ class GrpcServer:
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError:  # its text only names the address; gRPC has written the cause
-            raise OSError(f"gRPC can't listen on {address}") from None
+            raise CannotListen(f"gRPC can't listen on {address}") from None
+
+    def end(self) -> None:
+        """Refuse what comes from now on; what is in flight goes on."""
+        self._interceptor.ends = True
 
     async def __aenter__(self) -> GrpcServer:
         await self._server.start()
@@ -178,7 +183,7 @@ class GrpcServer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         # What comes at the very moment at which gRPC stops is answered CANCELLED, and callers do not try that again.
-        self._interceptor.ends = True
+        self.end()
         await asyncio.sleep(_LAST_SECONDS)
         with contextlib.suppress(Exception):
             await self._server.stop(_GRACE_SECONDS)

@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse
 
 from serving import logs
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
-from serving.shared_port import shared_socket
+from serving.shared_port import CannotListen, socket_on
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
@@ -88,6 +88,19 @@ class Server(ModelServer):
         self._protocol = limited(Limits(), refused, shedding)
         self._shares_port = shares_port
 
+    def start(self, models: Any) -> None:
+        """Serve models until SIGINT or SIGTERM.
+
+        Raises:
+            CannotListen: The port is taken, or the address is none of this machine's.
+        """
+        try:
+            super().start(models)
+        except CannotListen:
+            for never_begun in self.servers:
+                never_begun.close()
+            raise
+
     def setup_event_loop(self) -> None:
         """Run on uvloop: KServe runs asyncio's own loop whatever its event_loop option says, which takes more CPU."""
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -114,9 +127,9 @@ class Server(ModelServer):
         config.proxy_headers = False  # nobody asks which address a request came from
         # Its one middleware times every request for a log that `quiet` turns off.
         self._rest_server._add_middlewares = lambda application: None
-        if self._shares_port:
+        if "/" not in self._host:
             server = self._rest_server._server
-            server.serve = partial(server.serve, [shared_socket(self._host, self.http_port)])
+            server.serve = partial(server.serve, [socket_on(self._host, self.http_port, self._shares_port)])
         await super()._serve()
 
 

@@ -1,4 +1,7 @@
-"""A port that several processes of one user listen on: the system divides connections among them (SO_REUSEPORT)."""
+"""A port to listen on; or for several processes of one user, among which the system divides connections.
+
+The latter is SO_REUSEPORT.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def shared_socket(host: str, port: int) -> socket.socket:
-    """A socket on a port that others may have, too.
+class CannotListen(OSError):
+    """Somebody else has the port, or the address is none of this machine's."""
+
+
+def socket_on(host: str, port: int, shared: bool) -> socket.socket:
+    """A socket on a port.
+
+    Args:
+        host: Address of the port.
+        port: The port; 0 takes a free one.
+        shared: Whether others may have it, too.
 
     Raises:
-        OSError: Somebody has it who does not share it.
+        CannotListen: Somebody has it, and does not share it.
     """
-    return _bound(host, port, shared=True)
+    try:
+        return _bound(host, port, shared)
+    except OSError as error:
+        raise CannotListen(f"can't listen on {host}:{port}: {error.strerror or error}") from None
 
 
 @contextmanager

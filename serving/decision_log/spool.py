@@ -201,10 +201,12 @@ class Spool:
         entry = _Entry(kind, [record], _lines([record]), Future(), owed=True)
         try:
             self._enqueue(entry)
-            self._wake.set()
         except SpoolUnavailable as error:
             self.lost += 1
-            entry.done.set_exception(error)
+            refused: Future[list[Status]] = Future()
+            refused.set_exception(error)
+            return refused
+        self._wake.set()
         return entry.done
 
     def _enqueue(self, entry: _Entry) -> _Entry:
@@ -295,7 +297,7 @@ class Spool:
                 self._write_waiting()
                 if self._owed and (self.fault is None or not asked):
                     self._write_owed()
-            if self._waiting:
+            if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
         with self._writing:
             self._ended = True
@@ -316,44 +318,54 @@ class Spool:
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
     def _write(self, batch: list[_Entry]) -> None:
-        if not batch:
-            return
-        new: list[tuple[Kind, Mapping[str, Any]]] = []
-        lines: dict[Kind, list[bytes]] = {kind: [] for kind in _KINDS}
+        error: BaseException | None = None
+        for kind in _KINDS:  # decisions first: no outcome is durable before its decision
+            if entries := [entry for entry in batch if entry.kind == kind]:
+                error = error or self._write_kind(kind, entries)
+                if error is not None:
+                    self._refuse(entries, error)
+        if error is not None and not isinstance(error, Exception):
+            raise error  # Ctrl-C, in the thread of a caller
+        if batch:
+            self.fault = error
+
+    def _write_kind(self, kind: Kind, entries: list[_Entry]) -> BaseException | None:
+        """Write records of one kind, together or not at all; why not, if it does not work."""
+        new: list[Mapping[str, Any]] = []
+        lines: list[bytes] = []
         statuses: list[list[Status]] = []
         try:
-            for entry in batch:
+            for entry in entries:
                 statuses.append([])
                 for record, line in zip(entry.records, entry.lines, strict=True):
-                    if not self._index.knows(entry.kind, record):
-                        new.append((entry.kind, record))
-                    status = self._index.add(entry.kind, record)
+                    if not self._index.knows(kind, record):
+                        new.append(record)
+                    status = self._index.add(kind, record)
                     if status != "duplicate":
-                        lines[entry.kind].append(line)
+                        lines.append(line)
                     statuses[-1].append(status)
-            wanted = sum(len(line) for kind in _KINDS for line in lines[kind])
+            wanted = sum(map(len, lines))
             if wanted and self.size + wanted > self.max_bytes:
                 raise OSError(errno.EDQUOT, f"the log may not grow beyond {self.max_bytes} bytes")
-            for kind in _KINDS:  # decisions first: no outcome is durable before its decision
-                if lines[kind]:
-                    self._writers[kind].append(b"".join(lines[kind]))
-                    self._written += sum(map(len, lines[kind]))
-                    self.durable[kind] += len(lines[kind])
-        except Exception as error:
-            for kind, record in new:
+            if lines:
+                self._writers[kind].append(b"".join(lines))
+        except BaseException as error:
+            for record in new:
                 self._index.remove(kind, record)
-            self.fault = error
-            for entry in batch:
-                if entry.owed:
-                    self._owe(entry)
-                entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
-            return
-        self.fault = None
-        for kind in _KINDS:
-            self._mark(kind, self._writers[kind].end[0], sum(of == kind for of, _ in new))
-        for entry, results in zip(batch, statuses, strict=True):
-            self.counts.update((entry.kind, status) for status in results)
+            return error
+        self._written += wanted
+        self.durable[kind] += len(lines)
+        self._mark(kind, self._writers[kind].end[0], len(new))
+        for entry, results in zip(entries, statuses, strict=True):
+            self.counts.update((kind, status) for status in results)
             entry.done.set_result(results)
+        return None
+
+    def _refuse(self, entries: list[_Entry], error: BaseException) -> None:
+        for entry in entries:
+            if entry.owed:
+                self._owe(entry)
+            entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
 
     def _owe(self, entry: _Entry) -> None:
         for line in entry.lines:

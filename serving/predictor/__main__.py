@@ -34,10 +34,10 @@ def main() -> int:
         "then has the endpoint http+unix://%%2Fpath%%2Fto%%2Fit; whoever may enter its folder may ask "
         "(default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    parser.add_argument("--port", type=_port, default=8080, help="default: %(default)s")
     parser.add_argument(
         "--grpc-port",
-        type=int,
+        type=_port,
         help="of protocol v2 over gRPC, on the same host; 0 takes a free one (default: HTTP alone)",
     )
     arguments = parser.parse_args()
@@ -51,6 +51,7 @@ def main() -> int:
     from serving.kserve_sdk import app, correct, quiet
     from serving.predictor.predictor import Predictor
     from serving.predictor.server import PredictorServer
+    from serving.shared_port import CannotListen
 
     quiet()
     models = [Predictor(name, folder) for name, folder in zip(arguments.name, arguments.artifact, strict=True)]
@@ -69,12 +70,18 @@ def main() -> int:
     gc.freeze()
     try:
         PredictorServer(arguments.host, arguments.port, arguments.grpc_port).start(models)
-    except OSError as error:
+    except CannotListen as error:
         logging.getLogger("serving.predictor").critical("predictor: %s", error)
         return 2
     if path is not None:
         path.unlink(missing_ok=True)
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
+    return int(text)
 
 
 def answers(path: Path) -> bool:

@@ -30,12 +30,7 @@ class PredictorServer(Server):
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             if self._grpc_port is not None:
-                try:
-                    grpc = GrpcServer(self, self._host, self._grpc_port, _LARGEST_MESSAGE)
-                except OSError:
-                    for never_begun in self.servers:
-                        never_begun.close()
-                    raise
+                grpc = GrpcServer(self, self._host, self._grpc_port, _LARGEST_MESSAGE)
                 await stack.enter_async_context(grpc)
                 log.info("predictor speaks gRPC on port %d", grpc.port)
             await super()._serve()

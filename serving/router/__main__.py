@@ -34,6 +34,7 @@ def main() -> int:
     from serving.decision_log import SpoolError
     from serving.ledger import LedgerInUse
     from serving.router.ops.settings import RouterSettings, SettingsError
+    from serving.shared_port import CannotListen
 
     logs.set_up()
     log = logging.getLogger("serving.router")
@@ -53,7 +54,7 @@ def main() -> int:
             serve(RouterSettings.of_text(sys.stdin.read()), worker=worker)
         else:
             serve(RouterSettings.load(arguments.run_config))
-    except (SettingsError, SpecError, SpoolError, LedgerInUse) as error:
+    except (SettingsError, SpecError, SpoolError, LedgerInUse, CannotListen) as error:
         log.critical("router: %s", error)
         return 2
     except Exception:

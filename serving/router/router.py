@@ -229,7 +229,8 @@ class Router:
             found.append(f"reservations not settled or given back: {reservations}, which the next start does")
         if self.spool.alive:
             found.append(
-                f"the decision log is not closed: {self.spool.waiting} appends, none acknowledged, wait for it"
+                f"the decision log is not closed: {self.spool.waiting} appends wait for it, none of an exposure or an "
+                "outcome that was acknowledged"
             )
         return found
 

@@ -18,7 +18,7 @@ from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics, tracing
 
 
-def grpc_server(server: Any, gateway: Gateway, host: str, port: int, shares_port: bool) -> GrpcServer:
+def grpc_server(server: Any, gateway: Gateway, host: str, port: int, shares_port: bool = False) -> GrpcServer:
     """The router's server of gRPC, to be entered.
 
     Args:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from types import FrameType
 
 from serving.connection_limits import Shedding
+from serving.grpc_v2 import GrpcServer
 from serving.kserve_sdk import Server, app
 from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
@@ -73,6 +74,7 @@ class _Server(Server):
         self._model = model
         self._gateway = gateway
         self._grpc_port = settings.grpc_port
+        self._grpc_server: GrpcServer | None = None
         self._until = math.inf  # monotonic clock: when the grace time is over
         self._worker = worker
 
@@ -115,13 +117,15 @@ class _Server(Server):
             yield
             return
         shares_port = not self._worker.alone
-        async with grpc_server(self, self._gateway, self._host, self._grpc_port, shares_port) as grpc:
-            log.info("router speaks gRPC on port %d", grpc.port)
+        async with grpc_server(self, self._gateway, self._host, self._grpc_port, shares_port) as self._grpc_server:
+            log.info("router speaks gRPC on port %d", self._grpc_server.port)
             yield
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._router.health.draining = True
         self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
+        if self._grpc_server is not None:
+            self._grpc_server.end()  # HTTP takes no more either
         super()._stop(number, frame)
 
     async def _listening(self) -> str:

@@ -58,6 +58,50 @@ def test_appends_that_fail_leave_no_segments_and_no_records(
     assert files(spool.folder) == ["decision-00000001.jsonl"] and names(spool) == ["before", "after"]
 
 
+def test_a_decision_on_disk_is_acknowledged_though_the_outcomes_beside_it_are_not(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(spool, "before")
+    spool.submit(
+        "outcome", {"event_id": "e0", "decision_id": "before", "event_time": "2026-01-01T12:00:00+00:00"}
+    ).result(60)
+    outcomes, write = spool._writers["outcome"], os.write
+    spool._writing.acquire()
+    both = [
+        spool.submit("outcome", {"event_id": "e1", "decision_id": "new", "event_time": "2026-01-01T12:00:00+00:00"})
+    ]
+    both += [spool.submit("decision", decision("new"))]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: (full_disk if file == outcomes._file else write)(file, data))
+        spool._writing.release()
+        assert both[1].result(60) == ["accepted"]
+        with pytest.raises(SpoolUnavailable, match="No space left"):
+            both[0].result(60)
+    assert spool.fault is not None and spool.counts["decision", "accepted"] == 2
+    again = {"event_id": "e1", "decision_id": "new", "event_time": "2026-01-01T12:00:00+00:00"}
+    assert spool.submit("outcome", again).result(60) == ["accepted"] and names(spool) == ["before", "new"]
+
+
+def test_ctrl_c_while_a_thread_writes_leaves_nothing_half_known(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(file: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            spool.write("decision", [decision("new")], 60.0)
+    assert spool.write("decision", [decision("new")], 60.0) == ["accepted"] and names(spool) == ["new"]
+
+
+def test_what_is_owed_at_the_very_end_is_lost_and_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.close()
+    spool._closed = False  # as somebody sees it who looks just before
+    with pytest.raises(SpoolUnavailable, match="closed"):
+        spool.owe("decision", decision("late")).result(60)
+    assert spool.lost == 1
+
+
 def test_the_first_append_may_fail_and_so_may_the_next_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path, segment_bytes=1)
     for name in ("first", "second"):

@@ -366,7 +366,7 @@ def test_a_folder_without_an_artifact_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_where_it_cannot_speak_grpc_it_says_so(artifact: Any, tmp_path: Path) -> None:
+def test_where_it_cannot_listen_it_says_so(artifact: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -375,7 +375,9 @@ def test_where_it_cannot_speak_grpc_it_says_so(artifact: Any, tmp_path: Path) ->
         for options, why in (
             (["--host", str(tmp_path / "models"), "--grpc-port", "0"], "--grpc-port needs an address"),
             (["--port", "0", "--grpc-port", port], f"gRPC can't listen on 127.0.0.1:{port}"),
+            (["--port", port], f"can't listen on 127.0.0.1:{port}: Address already in use"),
+            (["--port", "0", "--grpc-port", "99999"], "expected a port, 0 to 65535, got '99999'"),
         ):
             done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
             assert done.returncode == 2
-            assert why in done.stderr and "Traceback" not in done.stderr
+            assert why in done.stderr and "Traceback" not in done.stderr and "never awaited" not in done.stderr

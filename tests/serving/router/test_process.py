@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -140,3 +141,18 @@ def test_a_router_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert ended.returncode == 2, ended.stderr
     (line,) = [json.loads(line) for line in ended.stderr.splitlines() if '"level": "info"' not in line]
     assert line["level"] == "critical" and "feature_repo" in line["message"] and "traceback" not in line
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("setting", ["port", "grpc_port"])
+def test_a_router_whose_port_is_taken_says_so(tmp_path: Path, setting: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        write_settings(tmp_path, "http://127.0.0.1:9", {}, **{setting: port})
+        command = [sys.executable, "-m", "serving.router", "--run-config", str(tmp_path / "router.yaml")]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    assert f"can't listen on 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr and "never awaited" not in ended.stderr
