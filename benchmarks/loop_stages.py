@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _environment import ROOT, environment, finish
+from _environment import environment, finish
 
+from benchmarks._before import checkouts, revision, run_in
 from benchmarks._markdown import Figures, measured_on, table
 
 _SHORT = 0.5  # seconds: steps that take less at both revisions are one row
@@ -35,15 +33,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1,000 users, 2 epochs, 2 rounds, one turn")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
-    checkouts = {"before": arguments.before.resolve(), "now": ROOT}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
+    both = checkouts(arguments.before)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in both}
     for turn in range(1 if arguments.quick else arguments.turns):
-        for name, checkout in checkouts.items():
+        for name, checkout in both.items():
             runs[name].append(_loop(checkout, arguments.quick))
             print(f"turn {turn + 1}, {name}: {runs[name][-1]['seconds']:.1f} s", flush=True)
     figures: dict[str, Any] = {
         name: {
-            "revision": _revision(checkouts[name]),
+            "revision": revision(both[name]),
             "seconds": [run["seconds"] for run in of],
             "steps": {step: [run["steps"].get(step, 0.0) for run in of] for step in of[0]["steps"]},
         }
@@ -86,16 +84,9 @@ def _row(name: str, before: float, now: float) -> list[str]:
 def _loop(checkout: Path, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "loop.json"
-        command = [sys.executable, "benchmarks/loop.py", *(["--quick"] if quick else []), "--json", str(result)]
-        searched = {"PYTHONPATH": str(checkout)}  # by the steps of a run, too
-        subprocess.run(command, cwd=checkout, env={**os.environ, **searched}, check=True, stdout=subprocess.DEVNULL)
+        run_in(checkout, ["benchmarks/loop.py", *(["--quick"] if quick else []), "--json", str(result)])
         measured: dict[str, Any] = json.loads(result.read_text())
     return measured
-
-
-def _revision(checkout: Path) -> str:
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

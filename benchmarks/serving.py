@@ -81,17 +81,22 @@ def memory_mib(pids: list[int]) -> float:
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
-    """CPU milliseconds a window by batch size: reading and encoding it, the artifact's graph, and the same in torch."""
+    """CPU milliseconds a window by batch size.
+
+    Of reading and encoding it, of the graph as served and over every step of the window, and of the same in torch.
+    """
     import torch
 
     from benchmarks.request_path.servers import torch_network
+    from mtorl.artifact.artifact import NETWORK, open_graph
     from mtorl.artifact.artifact import load as load_artifact
     from mtorl.window.window import WindowBatch
 
     torch.set_num_threads(1)
     artifact = load_artifact(artifact_folder)
     trained = torch_network(artifact)
-    measured: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}, "torch": {}}
+    every_step = open_graph(artifact_folder / NETWORK)
+    measured: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}, "every_step": {}, "torch": {}}
     for size in (1, 8, 32):
         some = (windows * size)[:size]
         x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec))
@@ -99,6 +104,7 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
         ways: dict[str, Callable[[], object]] = {
             "encoding": lambda some=some: artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec)),
             "graph": lambda x_BTD=x_BTD, length_B=length_B: artifact.network(x_BTD, length_B),
+            "every_step": lambda x_BTD=x_BTD, length_B=length_B: every_step(x_BTD, length_B),
             "torch": lambda tensors=tensors: trained(*tensors),
         }
         for name, way in ways.items():
@@ -137,7 +143,7 @@ def stores(root: Path, seconds: float) -> dict[str, float]:
             measured[name] = median(lambda name, ledger=ledger: ledger.reserve(name, "a", "c", "video", 0.01, name))
             ledger.close()
     spool = Spool(root / "spool-alone")
-    measured["log"] = median(lambda name: spool.submit("decision", {**record, "decision_id": name}).result())
+    measured["log"] = median(lambda name: spool.write("decision", [{**record, "decision_id": name}], 5.0))
     spool.close()
     return measured
 

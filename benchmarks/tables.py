@@ -3,11 +3,13 @@
 The results come from these commands, the last of which writes the tables:
 
     python benchmarks/loop.py [--data FILE --dataset NAME] --json benchmarks/results/loop/NAME.json    # each data set
+    python benchmarks/loop_stages.py ../before --json benchmarks/results/loop_stages.json   # of an earlier revision
     python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # each data set
     python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json
     python benchmarks/features.py --json benchmarks/results/features.json
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
     python benchmarks/workers.py --run runs/latest --json benchmarks/results/workers.json
+    python benchmarks/serving_before.py ../before --run runs/latest --json benchmarks/results/serving_before.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/adjustment.py --json benchmarks/results/adjustment.json
@@ -57,11 +59,13 @@ from benchmarks.experiment_runs.table import (
 from benchmarks.feature_layer.table import feature_tables
 from benchmarks.independence import independence_table
 from benchmarks.log_storage.table import decision_log_table
+from benchmarks.loop_stages import stages_table
 from benchmarks.monitoring_runs.table import monitoring_tables
 from benchmarks.operator_switch import operator_switch_table
 from benchmarks.pacing_runs.table import pacing_table
 from benchmarks.request_path.tables import serving_tables, shadow_table, soak_table
 from benchmarks.search import search_table
+from benchmarks.serving_before import before_table
 from benchmarks.tracing import tracing_table
 from benchmarks.workers import workers_table
 
@@ -230,11 +234,13 @@ def kill_switch_table(figures: Figures) -> str:
 
 PAGES = {
     "loop": Page("The whole loop", "summary.md", loop_table),
+    "loop_stages": Page("Where the time of the loop goes", "summary.md", stages_table),
     "train": Page("What training costs", "training.md", train_table),
     "aggregates": Page("What Feast's aggregates add to a model", "model.md", aggregates_table),
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
     "workers": Page("Several router processes", "serving.md", workers_table),
+    "serving_before": Page("The request path, before and now", "serving.md", before_table),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),
     "adjustment": Page("What it brings to know users beforehand", "experiments.md", adjustment_tables),

@@ -85,7 +85,12 @@ def serving_tables(figures: Figures) -> str:
         [[name, *(_loop(loads[n]) for n in ("1", "8", "32"))] for name, loads in servers.items()],
     )
     text += "\n**The limit**, CPU ms a window on one thread, without any server\n\n"
-    parts = {"encoding": "reading and encoding it", "graph": "the network, as served", "torch": "the same in torch"}
+    parts = {
+        "encoding": "reading and encoding it",
+        "graph": "the network, as served",
+        "every_step": "the same over the whole window",
+        "torch": "the same in torch",
+    }
     text += table(
         ["", *(f"batches of {size}" for size in forward["graph"])],
         [[what, *(f"{ms:.3f}" for ms in forward[name].values())] for name, what in parts.items()],
