@@ -115,10 +115,9 @@ class Router:
 
     async def __aenter__(self) -> Self:
         # Whatever takes long happens in threads: the probes are answered meanwhile.
-        self._tasks = [
-            asyncio.create_task(self._show_life()),
-            asyncio.create_task(self._every_second(self._share_metrics)),
-        ]
+        self._tasks = [asyncio.create_task(self._show_life())]
+        if self.shared_metrics is not None:
+            self._tasks.append(asyncio.create_task(self._every_second(self._share_metrics)))
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing is not None:

@@ -46,20 +46,27 @@ class SharedMetrics(Collector):
         before = _read(self._file) if self._file.exists() else []
         self._before = [family for family in before if family.type in _ADDED]
 
-    def publish(self) -> None:
-        """Leave this worker's metrics for the others."""
+    def publish(self) -> list[Metric]:
+        """Leave this worker's metrics for the others; returns them."""
         with self._lock:
-            families = _added([*self._before, *self._own.collect()])
+            families = self._mine()
             with replacing(self._file) as unfinished:
                 unfinished.write_bytes(pickle.dumps(families))
+            return families
+
+    def _mine(self) -> list[Metric]:
+        return _added([*self._before, *self._own.collect()])
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of all workers."""
-        self.publish()
+        try:
+            mine = self.publish()
+        except OSError:  # a full disk: just then somebody will want to know how this worker does
+            mine = self._mine()
         found: list[Metric] = []
-        for file in sorted(self._folder.glob("*.pickle")):
-            fresh = time.time() - file.stat().st_mtime < _OLD_SECONDS
-            for family in _read(file):
+        for file in sorted({self._file, *self._folder.glob("*.pickle")}):
+            fresh = file == self._file or time.time() - file.stat().st_mtime < _OLD_SECONDS
+            for family in mine if file == self._file else _read(file):
                 if family.type not in _ADDED:
                     family.samples = [
                         sample._replace(labels={**sample.labels, "worker": file.stem}) for sample in family.samples

@@ -36,7 +36,7 @@ from serving.router.ops.shared_metrics import SharedMetrics
 from serving.router.ops.worker import Worker
 from tests.redis_server import redis_server
 from tests.repository import ROOT
-from tests.serving.router_fixtures import Harness, instance, run, write_settings
+from tests.serving.router_fixtures import Harness, full_disk, instance, run, write_settings
 from tests.serving.router_process import Process
 from tests.serving.shipping import RECORDS, put
 
@@ -128,6 +128,20 @@ class Counted:
         text = generate_latest(self.shared).decode()  # type: ignore[arg-type]  # it calls `collect` alone
         found = [s for family in text_string_to_metric_families(text) for s in family.samples]
         return next((s.value for s in found if s.name == name and s.labels == labels), None)
+
+
+def test_a_worker_that_can_write_nothing_still_tells_its_own_metrics_and_what_the_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Counted(tmp_path, 0), Counted(tmp_path, 1)
+    one.decisions.labels("a").inc(3)
+    other.decisions.labels("a").inc(4)
+    other.shared.publish()
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: full_disk(0, data))
+    for _ in range(2):
+        assert one.sample("decisions_total", arm="a") == 7
+        with pytest.raises(OSError, match="No space left"):
+            one.shared.publish()
 
 
 def test_any_worker_tells_the_metrics_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
