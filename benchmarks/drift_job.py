@@ -107,11 +107,10 @@ def train(folder: Path) -> dict[str, float]:
     network = channel_frequency.fit((tiles(str(windows), "train", file) for file in shards(windows)), summary.encoder)
     args = ("policy", "channel-frequency", network, channel_frequency.POLICY, {})
     cpu = time.process_time()
-    with_thresholds = summary.policy(*args)
+    thresholds = summary.drift_thresholds()
     cpu = time.process_time() - cpu
-    save(folder / "kept", with_thresholds)
-    object.__setattr__(with_thresholds, "thresholds", None)
-    save(folder / "calibrated", with_thresholds)
+    save(folder / "kept", summary.policy(*args, thresholds))
+    save(folder / "calibrated", summary.policy(*args, None))
     return {"training_cpu_seconds": cpu, "reference_rows": float(len(summary.reference))}
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from _environment import environment, finish
 
@@ -24,12 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
     parser.add_argument("--dataset", default="simulator", help="name of its description")
+    parser.add_argument("--runtime", default=LoopConfig.runtime, help="what serves the models; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="1,000 users, 2 epochs, 2 rounds")
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
-    small = {"users": 1000, "epochs": 2, "rounds": 2} if arguments.quick else {}
+    small: dict[str, Any] = {"users": 1000, "epochs": 2, "rounds": 2} if arguments.quick else {}
     with tempfile.TemporaryDirectory() as root:
-        config = LoopConfig(data=arguments.data, dataset=arguments.dataset, root=Path(root), **small)
+        config = LoopConfig(
+            data=arguments.data, dataset=arguments.dataset, runtime=arguments.runtime, root=Path(root), **small
+        )
         run = run_loop(config, lambda *_: None)
         summary = json.loads((run / "summary.json").read_text())
     figures = {

@@ -1,9 +1,11 @@
-"""Where the time of the whole loop goes, and where it went at an earlier revision: both in turns, on one machine.
+"""Where the time of the whole loop goes, with either runtime of the models, and where it went at an earlier revision.
+
+All in turns, on one machine: a run at the earlier revision, one of today's with TorchServe, one with the predictor.
 
 Commands:
 
     git worktree add ../before REVISION
-    python benchmarks/loop_stages.py ../before                   # three turns of each, about a quarter of an hour
+    python benchmarks/loop_stages.py ../before                   # three turns of each, about twenty minutes
     python benchmarks/loop_stages.py ../before --quick           # fewer users and epochs, one turn
 
 Both run in this environment, so REVISION must be one that its packages fit.
@@ -34,14 +36,20 @@ def main() -> None:
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     both = checkouts(arguments.before)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in both}
+    quick = ["--quick"] if arguments.quick else []
+    loops = {
+        "before": (both["before"], quick),
+        "now": (both["now"], [*quick, "--runtime", "torchserve"]),
+        "predictor": (both["now"], [*quick, "--runtime", "predictor"]),
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in loops}
     for turn in range(1 if arguments.quick else arguments.turns):
-        for name, checkout in both.items():
-            runs[name].append(_loop(checkout, arguments.quick))
+        for name, (checkout, options) in loops.items():
+            runs[name].append(_loop(checkout, options))
             print(f"turn {turn + 1}, {name}: {runs[name][-1]['seconds']:.1f} s", flush=True)
     figures: dict[str, Any] = {
         name: {
-            "revision": revision(both[name]),
+            "revision": revision(loops[name][0]),
             "seconds": [run["seconds"] for run in of],
             "steps": {step: [run["steps"].get(step, 0.0) for run in of] for step in of[0]["steps"]},
         }
@@ -55,36 +63,35 @@ def main() -> None:
 
 def stages_table(figures: Figures) -> str:
     """The steps of the loop before and now, in the order of a run."""
-    before, now = (
-        {step: median(seconds) for step, seconds in figures[name]["steps"].items()} for name in ("before", "now")
-    )
-    steps = [*now, *(step for step in before if step not in now)]
-    long = [step for step in steps if max(before.get(step, 0.0), now.get(step, 0.0)) >= _SHORT]
-    rows = [_row(step, before.get(step, 0.0), now.get(step, 0.0)) for step in long]
-    rest = [sum(seconds for step, seconds in of.items() if step not in long) for of in (before, now)]
-    whole = [median(figures[name]["seconds"]) for name in ("before", "now")]
-    rows += [
-        _row("the others", *rest),
-        _row("between the steps", *(w - sum(s.values()) for w, s in zip(whole, (before, now), strict=True))),
-    ]
-    rows.append(_row("**whole loop**", *whole))
-    decisions = figures["decisions"]
-    return (
-        f"Seconds, medians of {len(figures['now']['seconds'])} runs of each revision in turns; "
-        f"{decisions['before']:,} and {decisions['now']:,} decisions.\n\n"
-        + table(["step", figures["before"]["revision"], figures["now"]["revision"], "ratio"], rows)
-        + measured_on(figures, "loop_stages.py")
-    )
+    names = "before", "now", "predictor"
+    of = {name: {step: median(seconds) for step, seconds in figures[name]["steps"].items()} for name in names}
+    steps = [*of["now"], *(step for step in of["before"] if step not in of["now"])]
+    long = [step for step in steps if max(of[name].get(step, 0.0) for name in names) >= _SHORT]
+    rows = [_row(step, [of[name].get(step, 0.0) for name in names]) for step in long]
+    rest = [sum(seconds for step, seconds in of[name].items() if step not in long) for name in names]
+    whole = [median(figures[name]["seconds"]) for name in names]
+    between = [all_of_it - sum(of[name].values()) for name, all_of_it in zip(names, whole, strict=True)]
+    rows += [_row("the others", rest), _row("between the steps", between), _row("**whole loop**", whole)]
+    now = figures["now"]["revision"]
+    heads = figures["before"]["revision"], f"{now}, TorchServe", "ratio", f"{now}, predictor", "ratio"
+    decisions = ", ".join(f"{figures['decisions'][name]:,}" for name in names)
+    runs = len(figures["now"]["seconds"])
+    words = f"Seconds, medians of {runs} runs of each in turns, with {decisions} decisions; ratios to the first column."
+    return f"{words}\n\n" + table(["step", *heads], rows) + measured_on(figures, "loop_stages.py")
 
 
-def _row(name: str, before: float, now: float) -> list[str]:
-    return [name, f"{before:.1f}", f"{now:.1f}", f"{now / before:.2f}" if before >= _SHORT else ""]
+def _row(name: str, seconds: list[float]) -> list[str]:
+    before, now, predictor = seconds
+    cells = [f"{before:.1f}"]
+    for one in (now, predictor):
+        cells += [f"{one:.1f}", f"{one / before:.2f}" if before >= _SHORT else ""]
+    return [name, *cells]
 
 
-def _loop(checkout: Path, quick: bool) -> dict[str, Any]:
+def _loop(checkout: Path, options: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "loop.json"
-        run_in(checkout, ["benchmarks/loop.py", *(["--quick"] if quick else []), "--json", str(result)])
+        run_in(checkout, ["benchmarks/loop.py", *options, "--json", str(result)])
         measured: dict[str, Any] = json.loads(result.read_text())
     return measured
 

@@ -15,7 +15,9 @@ Shapes: U numbers of users, M numbers of rows a user.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
 
 _SIZES = 6
+_AT_ONCE = 2  # sizes: NumPy works outside of Python's lock, and each of them takes tens of MB
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,10 @@ class ThresholdGrid:
         columns = typed(reference, kinds).assign(user_id=reference["user_id"])
         users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
-        measured = [
-            calibration.measure(
-                columns, kinds, Size(int(n), round(n * m)), alpha=alpha, seed=seed, imitations=imitations
-            )
-            for n in users_U
-            for m in rows_M
-        ]
+        sizes = [Size(int(n), round(n * m)) for n in users_U for m in rows_M]
+        of_size = partial(calibration.measure, columns, kinds, alpha=alpha, seed=seed, imitations=imitations)
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            measured = list(threads.map(of_size, sizes))
         shape = len(users_U), len(rows_M)
         limits = {key: np.array([at[key] for at in measured]).reshape(shape) for key in measured[0]}
         return cls(alpha, users_U, rows_M, limits)

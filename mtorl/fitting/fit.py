@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,10 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
     """
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
-    return save(out, summary.policy("incumbent", "channel-frequency", network, channel_frequency.POLICY, {}))
+    thresholds = summary.drift_thresholds()
+    return save(
+        out, summary.policy("incumbent", "channel-frequency", network, channel_frequency.POLICY, {}, thresholds)
+    )
 
 
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
@@ -144,13 +148,18 @@ def fit_challenger(
         return None
     val = WindowTable.load(windows, "val")
     opportunities = Opportunities.load(windows, summary.spec, "val")
-    params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
     progress.report(1, 1, "LightGBM, to compare with")
     train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
-    fit_state_distance(trained.ensemble, summary.encoder, train_windows)
-    trees = lightgbm.fit(train_windows, val.windows("val", targets=True), summary.encoder, config.seed)
-    progress.report(1, 1, "thresholds of drift")
-    policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, trees.to_dict())
+    with ThreadPoolExecutor(1) as growing:  # trees take one processor, and Python's lock seldom
+        trees = growing.submit(
+            lightgbm.fit, train_windows, val.windows("val", targets=True), summary.encoder, config.seed
+        )
+        params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
+        fit_state_distance(trained.ensemble, summary.encoder, train_windows)
+        thresholds = summary.drift_thresholds()
+    policy = summary.policy(
+        "challenger", "mtorl", trained.ensemble, params, metrics, thresholds, trees.result().to_dict()
+    )
     artifact = save(out, policy)
     if resume is not None:
         resume.remove(MEMBERS)

@@ -3,7 +3,7 @@
 A summary of a windows folder makes the policy that is saved:
 
     summary = TrainingSummary.of(windows)
-    policy = summary.policy("challenger", "mtorl", network, params, metrics)
+    policy = summary.policy("challenger", "mtorl", network, params, metrics, summary.drift_thresholds())
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class TrainingSummary:
         network: nn.Module,
         params: PolicyParams,
         metrics: Mapping[str, Any],
+        thresholds: ThresholdGrid | None,
         yardstick: Mapping[str, Any] | None = None,
     ) -> TrainedPolicy:
         """A policy that was trained on these users, ready to be saved."""
@@ -131,7 +132,7 @@ class TrainingSummary:
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
             reference=self.reference,
-            thresholds=self.drift_thresholds(),
+            thresholds=thresholds,
             training_users=self.users,
             data_fingerprint=self.fingerprint,
             git_revision=git_revision(),
