@@ -29,6 +29,7 @@ _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
 # A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>, and the system allows 107 characters for it.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
+_GRACE_SECONDS = 0.5  # its workers end at once, so nobody gets an answer while Java waits for two seconds of quiet
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
@@ -113,6 +114,7 @@ class TorchServe(ModelServer):
             java_command(java, self.model_store, config, tmp),
             log=self.log,
             env=java_environment(java, self.workdir, tmp),
+            grace=_GRACE_SECONDS,
             scratch=tmp,
         )
 
