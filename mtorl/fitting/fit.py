@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +47,8 @@ from mtorl.window.labels import labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
 from mtorl.window.table import WindowTable, shards
 from mtorl.window.window import WindowBatch
+
+_Result = TypeVar("_Result")
 
 
 def fit_incumbent(windows: str, out: str) -> Artifact:
@@ -150,13 +153,12 @@ def fit_challenger(
     opportunities = Opportunities.load(windows, summary.spec, "val")
     progress.report(1, 1, "LightGBM, to compare with")
     train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
-    with ThreadPoolExecutor(1) as growing:  # trees take one processor, and Python's lock seldom
-        trees = growing.submit(
-            lightgbm.fit, train_windows, val.windows("val", targets=True), summary.encoder, config.seed
-        )
-        params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
-        fit_state_distance(trained.ensemble, summary.encoder, train_windows)
-        thresholds = summary.drift_thresholds()
+    val_windows = val.windows("val", targets=True)
+    # Trees take one processor, and Python's lock seldom.
+    trees = _beside(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
+    params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
+    fit_state_distance(trained.ensemble, summary.encoder, train_windows)
+    thresholds = summary.drift_thresholds()
     policy = summary.policy(
         "challenger", "mtorl", trained.ensemble, params, metrics, thresholds, trees.result().to_dict()
     )
@@ -164,6 +166,20 @@ def fit_challenger(
     if resume is not None:
         resume.remove(MEMBERS)
     return artifact
+
+
+def _beside(work: Callable[[], _Result]) -> Future[_Result]:
+    """Do some work in a thread that nobody waits for at the end: Ctrl-C, or an error here, is not held up by it."""
+    future: Future[_Result] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    return future
 
 
 def _calibrate_and_price(

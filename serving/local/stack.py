@@ -167,6 +167,8 @@ class LocalStack:
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
+        if self._own is None:  # they answer at another address now
+            self._write_endpoints()
 
     def check(self) -> None:
         """Raise StackError or TorchServeError, with the tail of the log, unless every part is running."""

@@ -71,6 +71,17 @@ def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no trees today")
+
+    monkeypatch.setattr("mtorl.fitting.fit.lightgbm.fit", fail)
+    with pytest.raises(ValueError, match="no trees today"):
+        fit_challenger(windows, str(tmp_path / "challenger"), TrainConfig(epochs=1, hidden=8, device="cpu"), 0.5)
+    assert not (tmp_path / "challenger").exists()
+
+
+@pytest.mark.slow
 def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,11 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(tmp
         command += ["--artifact", str(run / "artifacts" / "challenger")]
         second = subprocess.run(command, capture_output=True, text=True)
         assert second.returncode == 2 and "another process answers" in second.stderr
+        stack.restart_models()
+        stack.wait_for_experiment()
+        assert not socket.exists(), "it answers at another one now, where the router asks it"
+        (answer,) = post(url, body)["predictions"]
+        assert answer["fallback_reason"] is None
         os.killpg(stack.models.pid or 0, signal.SIGKILL)
         (answer,) = post(url, body)["predictions"]
         assert answer["fallback_reason"] in ("model_error", "model_timeout")
