@@ -28,7 +28,7 @@ class LoopConfig(TrainingSettings):
     data: str = ""
     collected: str = ""
     rounds: int = 5
-    concurrency: int = 8
+    concurrency: int = 16
     runtime: Runtime = "torchserve"
     root: Path = Path("runs")
 

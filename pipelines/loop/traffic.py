@@ -21,6 +21,7 @@ import pandas as pd
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
 
+_TRIES = 3  # of a request that a busy router sends away, 429: a router that has just started takes few at once
 MOST_ERRORS = 0.01
 """Share of the opportunities that may fail. Who failed is in no verdict, so more of them would bias it."""
 
@@ -236,9 +237,12 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
     ]
 
 
-async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> dict[str, Any]:
+async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any], tries: int = _TRIES) -> dict[str, Any]:
     async with session.post(path, json=body) as response:
-        if response.status != 200:
+        if response.status == 200:
+            content: dict[str, Any] = await response.json()
+            return content
+        if response.status != 429 or tries == 1:
             raise RuntimeError(f"HTTP {response.status} from {path}: {(await response.text())[:200]}")
-        content: dict[str, Any] = await response.json()
-        return content
+    await asyncio.sleep(float(response.headers.get("retry-after", 1)))
+    return await _post(session, path, body, tries - 1)

@@ -30,9 +30,13 @@ class Router:
     url: str = ""
     reports: int = 0
     shown_before_the_first: int = 0  # report is answered; the first two are refused then
+    busy: int = 0  # so many decisions are sent away first
 
     async def _predict(self, request: web.Request) -> web.Response:
         (instance,) = (await request.json())["instances"]
+        if self.busy > 0:
+            self.busy -= 1
+            return web.json_response({"error": "saturated"}, status=429, headers={"retry-after": "0"})
         self.events.append(("decide", instance))
         return web.json_response({"predictions": [{"decision_id": instance["request_id"]}]})
 
@@ -136,6 +140,13 @@ def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Ro
 def test_what_was_not_shown_leaves_no_trace(router: Router) -> None:
     traffic = send(Clickers({"u1": 1, "u2": 1}, shows=False), router, RecordingHistory(router))
     assert [name for name, _ in router.events] == ["decide"] * 2 and traffic.errors == []
+
+
+@pytest.mark.parametrize(("busy", "errors"), [(2, 0), (3, 1)])
+def test_whoever_is_sent_away_comes_again_twice(router: Router, busy: int, errors: int) -> None:
+    router.busy = busy
+    traffic = send(Clickers({"u1": 1}, shows=False), router, RecordingHistory(router))
+    assert len(traffic.errors) == errors and all("HTTP 429" in error for error in traffic.errors)
 
 
 def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:
