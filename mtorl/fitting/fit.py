@@ -158,6 +158,7 @@ def fit_challenger(
     trees = _beside(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
     params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
+    progress.report(1, 1, "thresholds of drift")
     thresholds = summary.drift_thresholds()
     policy = summary.policy(
         "challenger", "mtorl", trained.ensemble, params, metrics, thresholds, trees.result().to_dict()
