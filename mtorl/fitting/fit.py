@@ -155,7 +155,7 @@ def fit_challenger(
     train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
     val_windows = val.windows("val", targets=True)
     # Trees take one processor, and Python's lock seldom.
-    trees = _beside(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
+    trees = _in_background(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
     params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
     progress.report(1, 1, "thresholds of drift")
@@ -169,8 +169,8 @@ def fit_challenger(
     return artifact
 
 
-def _beside(work: Callable[[], _Result]) -> Future[_Result]:
-    """Do some work in a thread that nobody waits for at the end: Ctrl-C, or an error here, is not held up by it."""
+def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
+    """Work in a thread that the end of the process does not wait for: it holds up neither Ctrl-C nor an error here."""
     future: Future[_Result] = Future()
 
     def do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +80,28 @@ def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeyp
     with pytest.raises(ValueError, match="no trees today"):
         fit_challenger(windows, str(tmp_path / "challenger"), TrainConfig(epochs=1, hidden=8, device="cpu"), 0.5)
     assert not (tmp_path / "challenger").exists()
+
+
+@pytest.mark.slow
+def test_an_error_beside_the_trees_does_not_wait_for_them(
+    windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    grown = threading.Event()
+
+    def grow(*_: object) -> None:
+        over.wait(120)
+        grown.set()
+
+    def fail(_: TrainingSummary) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtorl.fitting.fit.lightgbm.fit", grow)
+    monkeypatch.setattr(TrainingSummary, "drift_thresholds", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fit_challenger(windows, str(tmp_path / "challenger"), TrainConfig(epochs=1, hidden=8, device="cpu"), 0.5)
+    assert not grown.is_set()
+    over.set()
 
 
 @pytest.mark.slow
