@@ -273,7 +273,8 @@ class _Writer:
             if role in self._roles:
                 self._column(role, self._facts[self._roles[role]])
             elif role == "cost":
-                self._line("  cost: {value: 1}", "", "cost: none seen, so an exposure costs one unit: budgets count exposures")
+                check = "cost: none seen, so an exposure costs one unit: budgets count exposures"
+                self._line("  cost: {value: 1}", "", check)
             elif role in ("click", "conversion", "revenue"):
                 self._line(f"  {role}: {{value: 0}}", "", f"{role}: no column of the file seems to be it")
             elif role == "campaign_id":

@@ -1,7 +1,4 @@
-"""Faults of a whole column, found once every row by itself is good: a description that no policy can learn from.
-
-    check(good, spec)       # raises LogError with all of them, each with its column
-"""
+"""Faults of a whole column, found once every row by itself is good: a description that no policy can learn from."""
 
 from __future__ import annotations
 
