@@ -1,7 +1,7 @@
 """Accounts in which more money was taken than their limits allow, seen in balances that are read one after the other.
 
-    watch = LimitWatch()
-    watch.overruns(ledger.balances())        # {("spring/challenger", "day"): 0.0, ("*", "total"): 0.0}
+watch = LimitWatch()
+watch.overruns(ledger.balances())        # {("spring/challenger", "day"): 0.0, ("*", "total"): 0.0}
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class LimitWatch:
             account = (balance.arm, balance.campaign, balance.channel, balance.period, balance.start)
             taken, lowered = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
-                taken = lowered = taken + balance.excess  # as far as a new watch knows: its amount may have been lowered
+                taken = lowered = (
+                    taken + balance.excess
+                )  # as far as a new watch knows: its amount may have been lowered
             allowed[account] = max(balance.limit, min(self._allowed.get(account, lowered), taken))
             above = taken - allowed[account]
             found[balance.arm, balance.period] = max(above, found[balance.arm, balance.period])

@@ -88,7 +88,5 @@ def test_an_arm_that_took_too_much_is_seen_also_by_a_new_router(ledger: Ledger) 
 
 
 def test_a_campaign_does_not_hide_another() -> None:
-    balances = [
-        Balance("a", campaign, "*", 10.0, spent, 0.0, 0.0) for campaign, spent in (("c1", 11.0), ("c2", 0.0))
-    ]
+    balances = [Balance("a", campaign, "*", 10.0, spent, 0.0, 0.0) for campaign, spent in (("c1", 11.0), ("c2", 0.0))]
     assert LimitWatch().overruns(balances) == {("a", "total"): 1.0}
