@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 # Which Python (the newest supported one found) and which build of torch (TORCH=cpu is the small one): scripts/make-environment.sh.
 export PYTHON TORCH
 
-.PHONY: help run test unit cluster-test lint compile validate clean
+.PHONY: help run test test-all unit cluster-test lint compile validate clean
 help:            ## this list
 	@sed -nE 's/^([a-z-]+):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
@@ -24,8 +24,11 @@ run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS
 # share is made once.
 PYTEST = $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
-test: $(READY)   ## all tests that need no cluster
+test: $(READY)   ## the tests of every change, without what takes minutes or an engine
 	$(PYTEST)
+
+test-all: $(READY) ## all tests that need no cluster, and every example of a property
+	$(PYTEST) --all
 
 unit: $(READY)   ## the fast tests only
 	$(PYTEST) -m "not integration"

@@ -5,17 +5,10 @@ import inspect
 import os
 import sys
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-# Timing decides no test. CI tries the same examples every time; elsewhere each run looks at new ones.
-# $PROPERTY_EXAMPLES: how many, where a test does not say itself.
-_examples = int(os.environ.get("PROPERTY_EXAMPLES", "100"))
-settings.register_profile(
-    "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=_examples
-)
-settings.load_profile("project")
 
 # One thread for the numbers of each process, also of those that tests start: more tests run at once than there are
 # cores, what they compute is small, and a second thread mostly waits for the first, which costs a core all the same.
@@ -60,13 +53,32 @@ if importlib.util.find_spec("torch") is None:
     sys.meta_path.append(SkipWithoutTorch())
 
 
-LONGEST = (
-    *("test_sixteen_nights.py", "test_first_day.py", "test_resuming.py", "test_processes.py", "test_built_source.py"),
-    *("test_on_nodes.py", "test_faulty_nights.py", "test_training.py", "test_run.py"),
-)
-"""Files whose tests take minutes: first, or a process would work on one alone after the others have ended."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--all`."""
+    parser.addoption("--all", action="store_true", help="also tests marked `long`, and every example of a property")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; the order is as it was otherwise. `make test` tells pytest-xdist of no other."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+def pytest_configure(config: pytest.Config) -> None:
+    """Set how many examples a property test tries: a tenth of them, except with `--all`.
+
+    Timing decides no test. CI tries the same examples every time; elsewhere each run draws new ones.
+    """
+    examples = 100 if config.getoption("--all") else 10
+    settings.register_profile(
+        "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=examples
+    )
+    settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked `long`, unless `--all`, `-m` or the name of their file asks for them; run those first.
+
+    First, since a process would otherwise work on one of them after the other processes have ended.
+    """
+    named = {Path(word.split("::")[0]).resolve() for word in config.args}
+    if not config.getoption("--all") and "long" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("long") and item.path not in named]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+    with_long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in with_long)

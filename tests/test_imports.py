@@ -237,10 +237,28 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", ["pipelines.compile", "pipelines.loop.run"])
 def test_what_describes_pipelines_needs_no_torch(module: str) -> None:
     """It is installed where pipelines are compiled and started, and torch, which brings gigabytes, in their image."""
     code = f"import sys, {module}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_module_can_be_imported(room: str) -> None:
+    """Also on the newest Python of the machine (`.ci/run`), without the modules that need torch."""
+    names = [_name(path) for path in sorted((ROOT / room).rglob("*.py")) if path.name != "__main__.py"]
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+IMPORT_ALL = """
+import importlib, importlib.util, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch" or importlib.util.find_spec("torch"):
+            raise
+"""

@@ -31,12 +31,9 @@ class Limit(NamedTuple):
 
 @functools.cache
 def rules() -> dict[str, dict[str, Any]]:
-    """All alerts, by name; of an alert with several severities the first rule, which is that of the highest."""
+    """All alerts, by name."""
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
-    found: dict[str, dict[str, Any]] = {}
-    for rule in (rule for group in groups for rule in group["rules"]):
-        found.setdefault(rule["alert"], rule)
-    return found
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
 def limit(alert: str, pattern: str = rf"([<>])=? ({_NUMBER})(?![\d.])") -> Limit:

@@ -85,7 +85,6 @@ def test_what_differs_is_told_to_a_webhook(tmp_path: Path, monkeypatch: pytest.M
     assert failed.exit_code == 1 and "nobody was told" in failed.output and "secret" not in failed.output
 
 
-@pytest.mark.slow
 def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["bootstrap", "--volume", str(tmp_path)])
     assert answer.exit_code == 2

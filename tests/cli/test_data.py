@@ -137,7 +137,6 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(command: str, spec: 
         assert answer.exit_code == 2 and "not a readable Parquet file" in answer.output
 
 
-@pytest.mark.slow
 def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     before = files(tmp_path)
     page = tmp_path / "pages" / "page.html"
@@ -162,7 +161,6 @@ def test_describe_the_simulator(tmp_path: Path) -> None:
     assert files(tmp_path) == {"page.html"}
 
 
-@pytest.mark.slow
 def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
     """The folder of a run, its log, and a trusted file: none of them is validated again."""
     mine = DatasetSpec.load(spec)
@@ -189,7 +187,6 @@ def test_describe_a_log_that_was_ingested_before(log: pd.DataFrame, spec: Path, 
     assert answer.exit_code == 2 and "negative" in answer.output
 
 
-@pytest.mark.slow
 def test_build_makes_a_folder_that_describe_and_build_take(
     clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -235,7 +232,6 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     assert WindowTable.load(tmp_path / "shorter" / "windows").fingerprint not in (known_by, manifest["content_sha256"])
 
 
-@pytest.mark.slow
 def test_build_collects_and_adds_decisions(tmp_path: Path) -> None:
     SPEC.save(tmp_path / "toy.yaml")
     log = data_folder(tmp_path / "log", rows=30) / "touchpoints.parquet"
@@ -316,7 +312,7 @@ def test_an_interrupted_build_leaves_the_one_before(
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_spark_builds_the_same(clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The windows; that the sources are the same too is tested where they are made."""
     monkeypatch.setattr("features.data_folder.build_sources", lambda *_: None)
@@ -329,7 +325,7 @@ def test_spark_builds_the_same(clean: Path, spec: Path, tmp_path: Path, monkeypa
     assert len(contents) == 1
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_spark_collects_the_same(tmp_path: Path) -> None:
     told = [outcome("d-cost", "d"), outcome("e-cost", "e")]
     log = write(tmp_path / "log", [decision("d"), decision("e", 61)], told)

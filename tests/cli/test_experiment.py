@@ -131,7 +131,6 @@ def test_an_error_names_the_folder_that_was_given(files: dict[str, str], tmp_pat
         assert ".export-" not in done.output
 
 
-@pytest.mark.slow
 def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_path: Path) -> None:
     save_small_model(tmp_path / "model")
     options = ["--experiment", files["file"], "--dataset", files["dataset"], "--model", str(tmp_path / "model")]

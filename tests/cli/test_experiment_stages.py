@@ -49,7 +49,6 @@ def before_start(file: Path) -> Path:
     return other
 
 
-@pytest.mark.slow
 def test_people_start_move_switch_and_end_it(file: Path) -> None:
     assert mtorl("status", file).stdout == "mtorl-vs-rules: draft: incumbent 100%, challenger 0%\n"
     assert mtorl("start", file).stdout == "mtorl-vs-rules: shadow: incumbent 100%, challenger 0%\n"

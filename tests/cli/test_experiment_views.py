@@ -113,7 +113,6 @@ def test_watch_says_what_to_do(served: Path) -> None:
     assert view["traffic"]["arms"]["challenger"]["decisions"] == 200
 
 
-@pytest.mark.slow
 def test_a_promotion_whose_file_has_gone_on_is_not_switched_off(served: Path) -> None:
     assert mtorl("promote", served).exit_code == 0
     served.write_text(served.read_text().replace("salt: a", "salt: next"))
@@ -259,7 +258,6 @@ def test_markup_in_a_name_is_text() -> None:
     assert "[red]x[/red]" in console.export_text()
 
 
-@pytest.mark.slow
 def test_watch_looks_again_until_it_is_ended(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 

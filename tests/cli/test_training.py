@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from tests.repository import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 
 def mtorl(*arguments: str) -> subprocess.CompletedProcess[str]:

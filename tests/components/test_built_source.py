@@ -29,7 +29,7 @@ from mtorl.log.touchpoints import LOG_FILE
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.components.artifacts import CODE, USERS, Output
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

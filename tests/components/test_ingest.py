@@ -60,7 +60,6 @@ def test_faulty_rows_stop_the_step_in_a_line_that_names_the_parameter(faulty: Pa
     assert lines[-1].endswith("set the pipeline's parameter bad_rows to quarantine")
 
 
-@pytest.mark.slow
 def test_faulty_rows_are_set_aside(faulty: Path, output: Output) -> None:
     quarantine = output(Artifact, "quarantine")
     assert read(faulty, "quarantine", output(Dataset, "log"), quarantine) == (len(pd.read_csv(faulty)) - 1, 20, 1)

@@ -18,7 +18,7 @@ from serving.local.ports import free_ports
 from tests.examples.walk import Command, Terminal, commands_of
 from tests.repository import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 EXAMPLE = ROOT / "examples" / "first-day"
 # A smaller log, and ports that nobody else has (see `_with`).

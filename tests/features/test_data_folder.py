@@ -30,7 +30,7 @@ def test_windows_have_the_features_that_the_data_set_description_chooses(tmp_pat
     assert np.nanmax(features["uc_clicks_search"]) > 0
 
 
-@pytest.mark.integration
+@pytest.mark.long
 @pytest.mark.parametrize("trusted", [False, True])
 def test_spark_builds_the_same_log_with_decisions_and_the_same_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool

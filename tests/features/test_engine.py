@@ -13,7 +13,7 @@ import pytest
 from features import engine as engine_module
 from features.engine import BUCKETS, open_engine, timestamp_micros, unix_micros, user_bucket
 
-ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.integration)]
+ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.long)]
 
 
 def rows(size: int = 60) -> pa.Table:
@@ -92,7 +92,6 @@ def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
         assert bucket == digest[14] + 256 * digest[15]
 
 
-@pytest.mark.slow
 def test_duckdb_spills_to_disk_instead_of_dying(tmp_path, monkeypatch):
     """A sort of about 300 MB with 64 MB of memory."""
     monkeypatch.setattr(engine_module, "MEMORY_LIMIT", "64MB")
@@ -110,6 +109,7 @@ def test_duckdb_spills_to_disk_instead_of_dying(tmp_path, monkeypatch):
     assert (found == np.sort(values)).all()
 
 
+@pytest.mark.long
 def test_the_engines_keep_to_themselves(tmp_path, monkeypatch):
     """No progress bar that nobody asked for, no folder where the caller stands."""
     with open_engine() as engine:
@@ -155,7 +155,7 @@ with open_engine("spark"):
 """
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_sparks_python_is_this_one_whatever_is_called_python3(tmp_path):
     (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python3").chmod(0o755)

@@ -107,6 +107,7 @@ def _with_words(node: Any) -> Any:
     return TEMPLATES[name[1]] if name else node
 
 
+@pytest.mark.long
 def test_the_plain_one_is_one() -> None:
     said = amtool("check-config", str(PLAIN))
     assert "SUCCESS" in said and "1 templates" in said
@@ -135,6 +136,7 @@ def test_the_component_is_an_option() -> None:
 # --- who hears of it
 
 
+@pytest.mark.long
 def test_who_hears_of_it(alerts: dict[str, dict[str, str]]) -> None:
     receivers = {"critical": "mtorl-pager", "warning": "mtorl-ticket", "info": "mtorl-nobody", "": "mtorl-ticket"}
     assert {labels["severity"] for labels in alerts.values()} <= receivers.keys()
@@ -287,6 +289,7 @@ def _says(number: int, **more: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_what_is_said(tmp_path: Path) -> None:
     group = _group(_says(1, dashboard_url="http://dashboard"), _says(2, dashboard_url="http://dashboard"))
     assert _said(tmp_path, "mtorl.title", group) == "[FIRING:2] critical MtorlHarm in shop"
@@ -297,6 +300,7 @@ def test_what_is_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_what_is_said_at_the_end(tmp_path: Path) -> None:
     group = _group(_says(1), status="resolved")
     assert _said(tmp_path, "mtorl.title", group) == "[RESOLVED:1] critical MtorlHarm in shop"
@@ -306,6 +310,7 @@ def test_what_is_said_at_the_end(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_what_is_said_of_one_that_ends_before_the_other(tmp_path: Path) -> None:
     group = _group(_says(1), {**_says(2), "status": "resolved"})
     assert _said(tmp_path, "mtorl.title", group) == "[FIRING:1] critical MtorlHarm in shop"
@@ -313,6 +318,7 @@ def test_what_is_said_of_one_that_ends_before_the_other(tmp_path: Path) -> None:
     assert text.startswith("- Arm 1 harms (told since 2026-03-01 03:05 UTC)\n- Resolved: Arm 2 harms\n\nWhy.")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", ["firing", "resolved"])
 def test_a_long_group_is_cut(tmp_path: Path, status: str) -> None:
     text = _said(tmp_path, "mtorl.text", _group(*map(_says, range(40)), status=status))

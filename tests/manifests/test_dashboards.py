@@ -22,6 +22,9 @@ from tests.manifests.dashboard_data import NAMESPACE, NOW
 from tests.manifests.metrics_store import Answer, Store, store_of
 from tests.repository import ROOT
 
+pytestmark = pytest.mark.long
+
+
 FOLDER = MANIFESTS / "components" / "dashboards"
 WRITTEN: dict[str, str] = runpy.run_path(str(ROOT / "scripts" / "write_dashboards.py"))["texts"]()
 BOARDS: dict[str, dict[str, Any]] = {name.removesuffix(".json"): json.loads(text) for name, text in WRITTEN.items()}
@@ -219,7 +222,6 @@ def _experiments(store: Store) -> list[str]:
     return store.label_values(label, series.replace("$namespace", NAMESPACE))
 
 
-@pytest.mark.integration
 def test_the_variables_have_values(store: Store) -> None:
     for uid in UIDS:
         (variable,) = [v for v in BOARDS[uid]["templating"]["list"] if v["name"] == "namespace"]
@@ -228,7 +230,6 @@ def test_the_variables_have_values(store: Store) -> None:
     assert {"mtorl-and-a-vendor", "done", "mtorl-vs-rules"} <= set(_experiments(store))
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("uid", UIDS)
 def test_every_query_has_an_answer(store: Store, uid: str) -> None:
     """Of an experiment: of one of them at least, since none is promoted and at a stage at once."""
@@ -239,7 +240,6 @@ def test_every_query_has_an_answer(store: Store, uid: str) -> None:
         assert any(_numbers(answer) for answer in answers), f"{title}: nothing from {expr}"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("uid", UIDS)
 def test_a_query_is_about_one_namespace(store: Store, uid: str) -> None:
     """Of one in which nothing is, it says nothing: no zero either, which would look fine."""
@@ -248,7 +248,6 @@ def test_a_query_is_about_one_namespace(store: Store, uid: str) -> None:
         assert not answer.series, f"{title}: {expr}"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("uid", UIDS)
 def test_a_series_has_a_name_of_its_own(store: Store, uid: str) -> None:
     """Two lines with one name can't be told apart, and a name with a label that is not there is empty."""
@@ -266,7 +265,6 @@ def test_a_series_has_a_name_of_its_own(store: Store, uid: str) -> None:
         assert len(names) == len(set(names)), f"{panel['title']}: {sorted(names)}"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("uid", UIDS)
 def test_rows_of_a_table_fit_together(store: Store, uid: str) -> None:
     """Grafana puts answers with the same labels into one row: a query with other labels makes rows of its own."""

@@ -114,7 +114,6 @@ def test_materialize_is_called_as_the_command_takes_it(production: Objects, rout
     assert mounts_of(container)["/mnt/mtorl"]["readOnly"]
 
 
-@pytest.mark.slow
 def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:
     container = pod_spec(production, "CronJob/mtorl-monitor")["containers"][0]
     context = parsed(container["args"])

@@ -162,7 +162,6 @@ def test_images_are_ours_and_pinned(objects: Objects) -> None:
             assert (MANIFESTS / "images" / image[1] / "Dockerfile").exists(), f"{name}: no Dockerfile for {image[1]}"
 
 
-@pytest.mark.slow
 def test_the_scripts_validator_finds_nothing() -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")

@@ -35,6 +35,9 @@ from tests.manifests.conftest import (
 from tests.manifests.spark_submission import ApiServer, submit
 from tests.repository import ROOT
 
+pytestmark = pytest.mark.long
+
+
 FOLDER = "tests/spark-features"
 README = (MANIFESTS / "components" / "spark-features" / "README.md").read_text()
 DRIVER = {"app.kubernetes.io/name": "mtorl-features", "spark-role": "driver"}
@@ -269,7 +272,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         yield server
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("role", ["driver", "executor"])
 def test_sparks_pods_are_as_the_manifest_says(
     api: ApiServer, schedule: dict[str, Any], objects: Objects, role: str
@@ -304,7 +306,6 @@ def test_sparks_pods_are_as_the_manifest_says(
         assert container["args"] == ["executor"]
 
 
-@pytest.mark.integration
 def test_the_drivers_role_is_enough(api: ApiServer, objects: Objects) -> None:
     """And holds nothing that the driver never asks for. (It deletes one pod when an executor fails; none does here.)"""
     (rule,) = of_kind(objects, "Role")[0]["rules"]

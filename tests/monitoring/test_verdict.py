@@ -232,8 +232,7 @@ def test_what_was_asked_before_the_naming_and_again_after_it_counts(tmp_path: Pa
         assert found[key] == clean[key]
 
 
-@pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.sampled_from("st")), min_size=1, max_size=16))
 def test_what_was_decided_before_a_users_first_override_counts_everywhere(asked: list[tuple[str, bool, str]]) -> None:
     """In the verdict and the evidence of a stage, of the experiment's salt; in a plan whatever the salt."""
@@ -864,7 +863,6 @@ def test_what_came_of_a_repeated_request_counts_with_the_decision_that_does(tmp_
     assert found["left_out"] == {"repeated": 300} and found["arms"] == clean["arms"]
 
 
-@pytest.mark.slow
 def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the same is found as in more, on a ramp with changes in mid-day, which are judged twice."""
     daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})

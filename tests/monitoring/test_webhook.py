@@ -148,7 +148,6 @@ def test_no_server_and_bad_address(monkeypatch: pytest.MonkeyPatch) -> None:
         assert secret not in str(error.value)
 
 
-@pytest.mark.slow
 def test_importing_monitoring_loads_neither_evidently_nor_plotly() -> None:
     code = (
         "import sys, monitoring.drift, monitoring.webhook, monitoring.webhook_receiver, monitoring.verdict;"

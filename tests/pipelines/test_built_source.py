@@ -16,7 +16,7 @@ from pipelines.on_volume import Ended, run_on
 from pipelines.steps import Step
 from tests.pipelines.forked_steps import forked_steps
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 MADE = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate"}
 
 

@@ -76,7 +76,6 @@ def test_who_is_told_of_a_version_and_how_to_ask_them_is_a_secret_of_one_step(co
         assert {key["envVar"] for key in secret["keyToEnv"]} == set(LINEAGE_VARIABLES)
 
 
-@pytest.mark.slow
 def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_path: Path) -> None:
     assert [path.read_bytes() for path in compile_all(tmp_path)] == [path.read_bytes() for path in compiled.values()]
 
@@ -102,7 +101,6 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     return {path.stem: documents_of(path) for path in paths if path.parent.name == "objects"}
 
 
-@pytest.mark.slow
 def test_objects_hold_what_is_uploaded(compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]) -> None:
     assert set(objects) == set(compiled)
     for name, (pipeline, version) in objects.items():
@@ -112,7 +110,6 @@ def test_objects_hold_what_is_uploaded(compiled: dict[str, Path], objects: dict[
         assert [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]] == uploaded
 
 
-@pytest.mark.slow
 def test_a_version_as_an_object_has_the_name_that_an_upload_gives_it(
     compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -122,14 +119,12 @@ def test_a_version_as_an_object_has_the_name_that_an_upload_gives_it(
         assert re.fullmatch(r"[a-z0-9-]{1,63}", version["metadata"]["name"])
 
 
-@pytest.mark.slow
 def test_kubectl_can_apply_the_objects(objects: dict[str, list[dict[str, Any]]]) -> None:
     """It keeps each in an annotation, and the API server takes 256 KiB of them."""
     for name, made in objects.items():
         assert all(len(json.dumps(one)) < 200_000 for one in made), name
 
 
-@pytest.mark.slow
 def test_objects_fit_the_definitions_of_kubeflow_pipelines(objects: dict[str, list[dict[str, Any]]]) -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip("no validator: set VALIDATOR and CRDS (scripts/validate-manifests.sh)")
@@ -140,7 +135,6 @@ def test_objects_fit_the_definitions_of_kubeflow_pipelines(objects: dict[str, li
     assert f"{2 * len(objects)} objects, 0 problems" in done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:
     accelerated = {
         (pipeline, step): container["resources"]["accelerator"]["resourceType"]
@@ -154,7 +148,6 @@ def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str
     assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
-@pytest.mark.slow
 def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
     compiled = {path.stem: path for path in compile_all(tmp_path, production=replace(PRODUCTION, gpus=4))}
     step = executors(compiled[TRAIN])["train-challenger"]["resources"]
@@ -164,7 +157,6 @@ def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
     assert given["gpus"]["runtimeValue"]["constant"] == 4 and given["pods"]["runtimeValue"]["constant"] == ""
 
 
-@pytest.mark.slow
 def test_several_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
     selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     profile = replace(PRODUCTION, gpus=8, nodes=4, node_selector=selector)
@@ -199,7 +191,6 @@ def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.M
         number_in("MTORL_NODES", 1)
 
 
-@pytest.mark.slow
 def test_nodes_of_one_kind_for_a_step_that_trains(tmp_path: Path) -> None:
     profile = replace(PRODUCTION, node_selector={"pool": "gpu"})
     compiled = {path.stem: path for path in compile_all(tmp_path, production=profile)}
@@ -258,7 +249,6 @@ def test_every_step_has_the_volume_and_none_runs_as_root(compiled: dict[str, Pat
             assert settings_of_step["pvcMount"][0]["mountPath"] == "/mnt/mtorl", name
 
 
-@pytest.mark.slow
 def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, Path]) -> None:
     cached = {
         name
@@ -334,7 +324,6 @@ def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> N
     assert 0 < int(limit) < int(platform_of(compiled[TRAIN])["pipelineConfig"]["activeDeadlineSeconds"])
 
 
-@pytest.mark.slow
 def test_every_step_is_tried_again_with_growing_pauses(compiled: dict[str, Path]) -> None:
     for path in compiled.values():
         steps = {
@@ -359,7 +348,6 @@ def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Pat
         )
 
 
-@pytest.mark.slow
 def test_every_path_of_a_step_lies_on_what_it_mounts(compiled: dict[str, Path]) -> None:
     """Defaults and constants alike: what a step writes elsewhere is lost with its pod."""
     for path in compiled.values():

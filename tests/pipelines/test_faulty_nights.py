@@ -31,7 +31,7 @@ from pipelines.runner_output import CACHED
 from pipelines.steps import OnStep, Step
 from tests.pipelines.forked_steps import forked_steps
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 SETTINGS = {
     **{"dataset": "simulator", "epochs": "1", "min_lift": "-9", "settings": "{hidden: 8, levels: 1, heads: 1}"},

@@ -100,7 +100,6 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-@pytest.mark.slow
 def test_an_unchanged_file_is_a_hit_and_a_changed_one_at_its_path_never_is(tmp_path: Path, log: Path) -> None:
     first = run(tmp_path / "volume", log)
     assert first.cached == () and first.steps["use"].values["Output"] == "made of one"
@@ -113,7 +112,6 @@ def test_an_unchanged_file_is_a_hit_and_a_changed_one_at_its_path_never_is(tmp_p
     assert run(tmp_path / "volume", log).cached == ("make",)
 
 
-@pytest.mark.slow
 def test_a_default_is_the_same_as_its_value_when_somebody_says_it(tmp_path: Path, log: Path) -> None:
     first = run_on(tmp_path / "volume", "small", {"path": str(log)}, silent)
     assert first.cached == ()
@@ -121,14 +119,12 @@ def test_a_default_is_the_same_as_its_value_when_somebody_says_it(tmp_path: Path
     assert run_on(tmp_path / "volume", "small", {"path": str(log), "count": "2"}, silent).cached == ()
 
 
-@pytest.mark.slow
 def test_other_code_makes_everything_anew(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "volume", log)
     monkeypatch.setattr(on_volume, "_code_version", lambda: "another")
     assert run(tmp_path / "volume", log).cached == ()
 
 
-@pytest.mark.slow
 def test_old_runs_go_but_not_what_the_newest_has_read(tmp_path: Path, log: Path) -> None:
     volume = tmp_path / "volume"
     first = run(volume, log)
@@ -236,7 +232,6 @@ def test_a_run_that_somebody_stops_is_no_failure(tmp_path: Path, log: Path) -> N
     assert ended.state == "SUCCEEDED"
 
 
-@pytest.mark.slow
 def test_runs_that_fail_at_once_leave_what_the_next_one_may_use(tmp_path: Path, log: Path) -> None:
     volume = tmp_path / "volume"
     run(volume, log)

@@ -22,7 +22,7 @@ from pipelines.steps import Step
 from serving.registry import published_digest
 from tests.pipelines.forked_steps import forked_steps
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 NIGHTS, BAD_NIGHT, KEPT = 16, 7, 3
 FIRST_DAYS = 8

@@ -28,7 +28,7 @@ from tests.components.trainer.trainer_cluster import JOBS, PODS, Object, Trainer
 from tests.mtorl.fitting.worker_processes import CONFIG, checkpointed, eventually, learned, workers
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 NAME = "mtorl-train-0a1b"
 TWO = Size(nodes=2, processes=1)

@@ -147,7 +147,7 @@ def same(one: pa.Table, other: pa.Table) -> bool:
     return columns[0] == columns[1] and repr(one.to_pydict()) == repr(other.to_pydict())
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_the_hours_of_the_store_are_the_same(stores: Path) -> None:
     files = sorted(_hours(stores / "duckdb"))
     assert files == sorted(_hours(stores / "spark")) and len(files) > 6
@@ -157,7 +157,7 @@ def test_the_hours_of_the_store_are_the_same(stores: Path) -> None:
     assert {path.name for path in (stores / "spark").iterdir()} == {path.name for path in (stores / "duckdb").iterdir()}
 
 
-@pytest.mark.integration
+@pytest.mark.long
 @pytest.mark.parametrize("most_touchpoints", [0, 500])
 def test_a_training_reads_the_same(stores: Path, tmp_path: Path, most_touchpoints: int) -> None:
     which = Decisions(outcome_hours=1.0, most_touchpoints=most_touchpoints)
@@ -175,7 +175,7 @@ def test_a_training_reads_the_same(stores: Path, tmp_path: Path, most_touchpoint
     assert noted[0]["rows"] == noted[1]["rows"]
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_either_engine_reads_the_others_store(stores: Path) -> None:
     said = {str(learnable(stores / store, ODD, engine=engine)) for store, engine in
             (("duckdb", "duckdb"), ("duckdb", "spark"), ("spark", "duckdb"))}  # fmt: skip

@@ -158,7 +158,6 @@ def test_an_exposure_that_does_not_fit_the_data_set_is_no_touchpoint(tmp_path: P
     assert touchpoints.empty and opportunities.empty
 
 
-@pytest.mark.slow
 def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     users = [decision(f"d{i}", user_id=f"u{i // 4}") for i in range(1600)]
     store = collected(tmp_path, users, [])
@@ -266,7 +265,6 @@ def test_money_that_is_gone_leaves_out_the_rest_of_the_period(tmp_path: Path) ->
     assert set(opportunities["decision_id"]) == {"before", "other-campaign", "other-arm", "edited", "next-hour"}
 
 
-@pytest.mark.slow
 def test_whose_money_is_gone_is_as_said_of_each_refusal_before(tmp_path: Path) -> None:
     """Refusals overlap, come at one time, end before they begin, lack an end or an account's name."""
     random = np.random.default_rng(3)

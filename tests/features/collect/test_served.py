@@ -50,7 +50,6 @@ def test_without_probabilities_it_says_what_is_missing(tmp_path: Path) -> None:
         served_decisions(log, SPEC, OURS, "challenger")
 
 
-@pytest.mark.slow
 def test_a_plan_for_an_incumbent_that_always_does_the_same(tmp_path: Path) -> None:
     from mtorl.evaluation.exploration_plan import in_words, plan_for
 

@@ -20,9 +20,7 @@ from features.engine import open_engine
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import START, decision, outcome, stored, write
 
-ENGINES = pytest.mark.parametrize(
-    "engine", ["duckdb", pytest.param("spark", marks=pytest.mark.integration)], indirect=True
-)
+ENGINES = pytest.mark.parametrize("engine", ["duckdb", pytest.param("spark", marks=pytest.mark.long)], indirect=True)
 
 DECISIONS = [
     decision("a", 0),
@@ -91,9 +89,7 @@ def test_each_decision_is_in_the_hour_in_which_it_was_taken(tmp_path: Path) -> N
 
 
 @pytest.mark.integration
-@settings(
-    max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=13, max_size=13),
     again=st.lists(st.integers(0, 12), max_size=6),

@@ -321,7 +321,7 @@ def test_a_log_without_rows_or_columns_is_refused(
         described(engine, log.drop(columns="cost"), spec, tmp_path)
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_spark_finds_the_same(description: Description, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> None:
     with open_engine("spark") as spark:
         assert spark.name == "spark"

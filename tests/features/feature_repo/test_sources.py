@@ -83,7 +83,6 @@ def test_a_missing_value_in_a_list_is_one_that_feast_keeps(toy, tmp_path):
     assert all(value == "" for values in history["hist_order"] for value in values)
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), batch=st.booleans(), window=st.sampled_from([1, 4, 50]))
 def test_a_snapshot_holds_what_had_arrived_by_then(toy, plain, tmp_path, seed, batch, window):
@@ -171,7 +170,6 @@ def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.Da
     return log[(at >= end - span) & (at < end)]
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]), stretch=st.sampled_from([1, 30]))
 def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_path, seed, late, stretch):
@@ -203,7 +201,6 @@ def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_pa
                     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]))
 def test_a_timed_outcome_counts_in_the_hour_in_which_it_became_known(toy, tmp_path, seed, late):
@@ -246,7 +243,6 @@ def test_times_in_nanoseconds_mean_the_same(toy, tmp_path):
     pd.testing.assert_frame_equal(one, other)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
 def test_the_machines_time_zone_does_not_matter(toy, tmp_path, zone):
     here = sources(toy, toy.log(), tmp_path)
@@ -261,7 +257,6 @@ def test_the_machines_time_zone_does_not_matter(toy, tmp_path, zone):
         pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "there" / f"{name}.parquet"))
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]))
 def test_neither_the_order_of_rows_nor_shards_matter(toy, tmp_path, seed, late):
@@ -288,7 +283,6 @@ def test_a_large_log_has_a_folder_of_parts_each_sorted(toy, tmp_path, monkeypatc
         pd.testing.assert_frame_equal(table, table.sort_values(["user_id", "timestamp"]))
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]))
 def test_the_future_changes_no_row_of_the_past(toy, tmp_path, seed, late):
@@ -307,7 +301,7 @@ def test_the_future_changes_no_row_of_the_past(toy, tmp_path, seed, late):
         assert one == other and (one or name in (USER_CHANNEL, CAMPAIGN_STATS, CHANNEL_STATS))
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_spark_gives_the_same_rows(toy, tmp_path):
     log = with_times(toy.log(seed=3, users=30, late=0.3), ("conversion",), 3)
     spec = toy.spec.replace(timed=("conversion",))

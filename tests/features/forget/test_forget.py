@@ -154,7 +154,6 @@ def test_a_second_time_changes_nothing(volume: Path) -> None:
     assert not any(forget(volume, frozenset({"a stranger"}), NOW).removed.values())
 
 
-@pytest.mark.slow
 def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

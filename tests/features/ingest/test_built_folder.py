@@ -100,7 +100,6 @@ def test_on_another_file_system_files_are_copied(built: Built, tmp_path: Path, m
     assert len(WindowTable.load(tmp_path / "windows").steps) == 301
 
 
-@pytest.mark.slow
 def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Built, decisions: OwnDecisions) -> None:
     before = content_of(named(built))
     for file in (built.folder / LOG_FILE, *(built.folder / "windows" / "steps").iterdir()):
@@ -191,7 +190,6 @@ def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
     assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 300
 
 
-@pytest.mark.slow
 def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
     built: Built, decisions: OwnDecisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,7 +196,6 @@ def test_validation_agrees_with_a_slow_reference(rows):
         assert fault.example == ("" if fault.rule == "missing_value" or not value else repr(value))
 
 
-@pytest.mark.slow
 @settings(max_examples=25)
 @given(times=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4)), min_size=2, max_size=40))
 def test_moved_ties_increase_strictly_and_keep_the_order(times):
@@ -246,7 +245,6 @@ def judged(tmp_path):
         yield engine, contract.read(adapter.adapt(raw, SPEC), SPEC)
 
 
-@pytest.mark.slow
 def test_pandera_finds_the_same_faults_query_by_query(judged):
     engine, table = judged
     stage = contract.stages(SPEC, ())[0]

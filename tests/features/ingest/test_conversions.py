@@ -156,8 +156,7 @@ users = st.sampled_from("abc")
 times = st.integers(0, 40).map(lambda hours: hours * 21_600)
 
 
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shown=st.lists(st.tuples(users, times), min_size=1, max_size=8, unique=True),
     told=st.lists(st.tuples(st.sampled_from("abcz"), times, st.integers(-500, 500)), min_size=1, max_size=10),

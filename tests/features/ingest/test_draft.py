@@ -99,7 +99,6 @@ def test_typed_times_and_logged_propensities(tmp_path: Path) -> None:
     assert validate_log(path, found.spec).quarantined == 0
 
 
-@pytest.mark.slow
 def test_what_somebody_knows_is_believed(tmp_path: Path) -> None:
     found, _ = draft(tmp_path, foreign(), named={"channel": "os", "cost": "tier"}, name="x.csv")
     assert found.spec.columns["channel"].column == "os" and found.spec.columns["cost"].column == "tier"
@@ -169,7 +168,6 @@ def test_a_second_file_is_described_by_what_it_shares_with_the_log(tmp_path: Pat
     assert any(check.endswith("or a weighted sum: {click: 0.1, revenue: 1}") for check in found.checks)
 
 
-@pytest.mark.slow
 def test_a_second_file_of_something_else_is_refused(tmp_path: Path) -> None:
     log = foreign()
     other = purchases(log, "uid")
@@ -179,16 +177,6 @@ def test_a_second_file_of_something_else_is_refused(tmp_path: Path) -> None:
     other.drop(columns="at").to_csv(tmp_path / "orders.csv", index=False)
     with pytest.raises(LogError, match=r"orders\.csv: no column of it holds times; its columns: order_no, uid"):
         draft(tmp_path, log, conversions=tmp_path / "orders.csv")
-
-
-def test_an_exposure_of_a_log_without_cost_costs_one_unit(tmp_path: Path) -> None:
-    columns = foreign()
-    del columns["price_paid"]
-    found, path = draft(tmp_path, columns)
-    assert found.spec.columns["cost"].value == 1
-    assert any("cost: none seen, so an exposure costs one unit" in check for check in found.checks)
-    ingest_log(path, found.spec, tmp_path / "log.parquet", tmp_path / "faulty.csv")
-    assert pd.read_parquet(tmp_path / "log.parquet")["cost"].eq(1).all()
 
 
 def test_a_gain_is_an_outcome_that_there_is_some_of(tmp_path: Path) -> None:

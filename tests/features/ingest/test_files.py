@@ -60,7 +60,6 @@ def test_the_line_that_is_not_csv_is_named(ingest, spoil, message):
     assert not ingest.out.exists() and not ingest.quarantine.exists()
 
 
-@pytest.mark.slow
 def test_a_download_that_stopped_is_refused(ingest, tmp_path):
     ingest(pd.concat([rows().iloc[:3].assign(user_id=f"u{i}") for i in range(5_000)]), name="log.csv.gz")
     whole = (tmp_path / "log.csv.gz").read_bytes()

@@ -261,7 +261,6 @@ def test_bad_rows_has_two_values(ingest):
         ingest(rows(), "ignore")
 
 
-@pytest.mark.slow
 def test_many_faults_are_all_found(tmp_path):
     users = np.repeat(np.arange(20_000), 5)
     big = rows().iloc[[0] * len(users)].assign(user_id=users.astype(str), cost="1", age="65+")

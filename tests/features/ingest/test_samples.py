@@ -36,7 +36,6 @@ def sample(name: str) -> str:
 COUNTS = [("kuairand", 105_936, 5_063, 3), ("criteo", 92_399, 6_235, 0)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count", "users", "ties"), COUNTS)
 def test_a_sample_has_no_fault(tmp_path, name, count, users, ties):
     spec = DatasetSpec.load(f"{name}-sequence")

@@ -19,6 +19,9 @@ from mtorl.log.touchpoints import LogError
 from tests.features.ingest.test_conversions import DESCRIPTION, Shop, log, orders
 from tests.features.shop_log import SPEC, rows
 
+pytestmark = pytest.mark.long
+
+
 LOG, ORDERS = "spark://spark_catalog.shop.exposures", "spark://shop.orders"
 
 
@@ -42,7 +45,6 @@ def test_without_spark_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
             read()
 
 
-@pytest.mark.integration
 def test_a_table_is_a_log(session: Any, tmp_path: Path) -> None:
     rows().to_parquet(tmp_path / "log.parquet", index=False)
     wanted = ingest_log(tmp_path / "log.parquet", SPEC, tmp_path / "a.parquet", tmp_path / "faulty.csv")
@@ -60,7 +62,6 @@ def test_a_table_is_a_log(session: Any, tmp_path: Path) -> None:
     assert content_of(raw) != before
 
 
-@pytest.mark.integration
 def test_conversions_may_be_a_table(session: Any, tmp_path: Path) -> None:
     shown, told = log(("a", 0), ("b", 60)), orders(("o1", "i0", "2024-01-05 13:00:00", 1250))
     wanted, _ = Shop(tmp_path, shown, told, DESCRIPTION).ingest()
@@ -71,7 +72,6 @@ def test_conversions_may_be_a_table(session: Any, tmp_path: Path) -> None:
     assert found.equals(wanted)
 
 
-@pytest.mark.integration
 def test_what_is_not_there_is_named(session: Any) -> None:
     for address in ("spark://shop.nothing", "spark://nowhere.shop.exposures", "spark://", "spark://a b"):
         with pytest.raises(LogError, match=f"^{address}: no such table, or no such catalog: ") as said:

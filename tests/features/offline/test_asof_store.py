@@ -180,7 +180,6 @@ def plain(value: object) -> object:
 # ---- equal to Feast's own
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(
     seed=st.integers(0, 10_000),

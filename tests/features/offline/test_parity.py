@@ -167,7 +167,6 @@ def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
 # ---- the same
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(
     seed=st.integers(0, 10_000),
@@ -216,7 +215,6 @@ def test_the_random_logs_end_journeys_and_hide_touchpoints(toy, make):
 # ---- to the microsecond
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

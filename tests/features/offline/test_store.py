@@ -112,7 +112,6 @@ def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make
 # ---- the log grows
 
 
-@pytest.mark.slow
 def test_refresh_brings_all_users_up_to_date(toy, plain, make):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec)
@@ -128,7 +127,6 @@ def test_refresh_brings_all_users_up_to_date(toy, plain, make):
     assert last["recency_hours"].drop("newcomer").notna().all()
 
 
-@pytest.mark.slow
 def test_refresh_can_write_some_users_only(toy, plain, make):
     run = make(toy.log(seed=3))
     store.materialize(run.root, run.spec)
@@ -153,7 +151,6 @@ def test_refresh_can_write_some_views_only(toy, make):
     assert (found.static["age"], found.has_history, found.aggregates["campaign_touchpoints"]) == ("old", False, 0.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("delay", [US, HOUR])
 def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, plain, make, delay):
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])
@@ -165,7 +162,6 @@ def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, plain, 
     check_router_reads(run, log, plain)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pause", [US, pd.Timedelta("300ms"), HOUR])
 def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause):
     run = make(toy.log(seed=3))
@@ -190,7 +186,6 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     assert both.history["hist_click"][-2] == 1.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [7.0, np.nan])  # the log may know it, or not
 def test_a_new_context_column_is_unknown_of_what_was_before(toy, make, value):
     run = make(toy.log(seed=3))

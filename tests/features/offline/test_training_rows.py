@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pytest
 from feast import FeatureStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +30,6 @@ from tests.features.feature_run import (
 PROPERTY = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]), batch=st.booleans())
 def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
@@ -94,7 +92,6 @@ def test_where_nothing_is_known_a_row_has_the_declared_defaults(toy, finished_ru
     assert recency.null_count and not pc.any(pc.is_nan(recency)).as_py(), "null is null, not a number that is none"
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
 def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):

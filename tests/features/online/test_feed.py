@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from feast import FeatureStore
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.feature_repo.names import HISTORY, history_types
@@ -201,7 +201,6 @@ def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> 
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
 def test_order_repetition_and_faults_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, chance: random.Random, size: int, faults: int
 ) -> None:

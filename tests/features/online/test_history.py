@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.Value_pb2 import Value
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.feature_repo.names import HISTORY, history_types
@@ -68,7 +68,6 @@ def test_of_further_outcomes_a_history_keeps_those_that_windows_carry(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", STORES)
-@settings(max_examples=80, deadline=None)
 @given(operations=operations)
 def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
     kind: str, stores: dict[str, OnlineStore], user_ids: Iterator[str], operations: list[Any]

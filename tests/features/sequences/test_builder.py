@@ -115,7 +115,6 @@ def steps_of(folder: Path) -> pd.DataFrame:
     return pq.read_table(folder / "steps").to_pandas().sort_values(["user_id", "timestamp"], ignore_index=True)
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(
     seed=st.integers(0, 10_000),
@@ -145,7 +144,7 @@ def test_the_messy_logs_have_everything(toy):
     assert all(counts.values()), counts
 
 
-@pytest.mark.integration
+@pytest.mark.long
 @pytest.mark.parametrize("late", [0.0, 0.3])
 def test_spark_gives_the_same_bits(toy, tmp_path, late):
     spec = toy.spec.replace(max_touchpoints=8)
@@ -164,7 +163,6 @@ def test_spark_gives_the_same_bits(toy, tmp_path, late):
     assert replace(duckdb, **same) == replace(spark, **same)
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
 def test_the_future_changes_no_step_of_the_past(toy, tmp_path, seed, late):
@@ -181,7 +179,6 @@ def test_the_future_changes_no_step_of_the_past(toy, tmp_path, seed, late):
     assert found[0] == found[1] == found[2] and found[0]
 
 
-@pytest.mark.slow
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.4]))
 def test_neither_the_order_of_rows_nor_a_second_delivery_matters(toy, tmp_path, seed, late):
@@ -213,7 +210,6 @@ def large(users: int, touchpoints: int, spec: DatasetSpec) -> pa.Table:
     return pa.table(columns)
 
 
-@pytest.mark.slow
 def test_a_bot_with_1e5_touchpoints_is_capped_and_counted(toy, tmp_path):
     bot = large(1, 100_000, toy.spec)
     people = large(50, 5, toy.spec).set_column(0, "user_id", pa.array([f"p{i}" for i in range(250)]))

@@ -17,7 +17,7 @@ from monitoring.experiments.page import page as page_of
 from monitoring.experiments.web import Watcher, serving
 from tests.monitoring.experiments import made_views as made
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 LEAST_CONTRAST, OF_LARGE_TEXT = 4.5, 3.0  # WCAG 2.2, level AA

@@ -97,7 +97,6 @@ class Days:
         return {name: s.alarm.kind for name, s in self.streams.items() if s.alarm is not None}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("new", [who_click_on_everything, of_ten_years], ids=lambda kind: kind.__name__)
 def test_new_kinds_of_users_are_a_ticket_and_more_of_the_same_are_none(
     distance_of: Callable[[Simulator], np.ndarray], new: Callable[[], Simulator], tmp_path: Path

@@ -55,7 +55,6 @@ def test_periods_that_are_no_days_have_no_weekday() -> None:
     assert not any(days_until_harm(rng, 14, 0.026, hours=12) for _ in range(10))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_weekends_alone_ring_seldom(missing: float) -> None:
     rng, rung, years = np.random.default_rng(3), 0, 12

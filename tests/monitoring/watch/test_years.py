@@ -51,7 +51,6 @@ def test_one_bad_day_wakes_nobody() -> None:
     assert not any(live([0.0], streams, 40))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("alike", [0.0, 0.5])
 def test_days_that_are_alike_their_neighbours_ring_seldom(alike: float) -> None:
     """Without a wider forecast, days with a correlation of .5 rang each fourth month."""

@@ -131,7 +131,6 @@ def test_an_artifact_knows_its_training_users_and_not_their_ids(saved):
     assert not are_among([], known).size and not are_among(["a"], fingerprints([])).any()
 
 
-@pytest.mark.slow
 def test_a_yardstick_is_stored_and_protected_by_its_checksum(saved, tmp_path):
     assert lightgbm.stored_in(load(saved[0])) is None
     steps = WindowTable(*log_of_a_simulation()).windows("train", targets=True)
@@ -147,7 +146,6 @@ def test_a_yardstick_is_stored_and_protected_by_its_checksum(saved, tmp_path):
         load(folder)
 
 
-@pytest.mark.slow
 def test_thresholds_of_drift_are_stored_and_protected_by_their_checksum(saved, tmp_path):
     assert load(saved[0]).drift_thresholds() is None
     rows = Simulator(SimulatorConfig(users=60, seed=0)).log()
@@ -186,7 +184,6 @@ def test_everything_comes_back(saved):
     assert set(weights) == set(policy.network.state_dict())
 
 
-@pytest.mark.slow
 def test_saving_logs_nothing(tmp_path, caplog):
     """A step on a cluster shows what libraries log, too."""
     with caplog.at_level("INFO"):
@@ -194,7 +191,6 @@ def test_saving_logs_nothing(tmp_path, caplog):
     assert caplog.records == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "simulated"), [("simulator", True), ("touchpoints", False)])
 def test_a_model_of_simulated_data_says_so(adapter, simulated, tmp_path):
     artifact = save(tmp_path / "artifact", trained_policy(spec=SPEC.replace(adapter=adapter)))
@@ -280,7 +276,6 @@ def test_a_policy_that_contradicts_its_data_set_is_refused(change, message):
         trained_policy(**change)
 
 
-@pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     open_graph = artifact.open_graph
 
@@ -294,7 +289,6 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_save_that_fails_leaves_the_old_artifact_as_it_was(copy):
     before = load(copy).digest
     with pytest.raises(ValueError, match="JSON"):
@@ -303,7 +297,6 @@ def test_a_save_that_fails_leaves_the_old_artifact_as_it_was(copy):
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
-@pytest.mark.slow
 def test_a_new_save_replaces_the_old_artifact(copy):
     before = load(copy).digest
     after = save(copy, trained_policy(params=PolicyParams()))

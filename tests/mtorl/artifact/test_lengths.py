@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.artifact.artifact import NETWORK, Artifact, open_graph
@@ -45,7 +45,6 @@ def artifact(request, tmp_path_factory) -> Artifact:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
 def test_every_output_has_the_bits_that_the_whole_window_gives(artifact, data):
     window, width = artifact.spec.window, artifact.encoder.dim
     whole, short = open_graph(artifact.folder / NETWORK), artifact.network

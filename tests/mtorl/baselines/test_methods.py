@@ -203,7 +203,6 @@ def test_a_transformer_answers_at_the_last_real_step():
     np.testing.assert_allclose(fitted.predict(batch)[0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_entropy_constraint_keeps_a_policy_random(monkeypatch: pytest.MonkeyPatch):
     train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
     encoder = Encoder.fit(train, SPEC)

@@ -149,7 +149,6 @@ def results(root):
 WORDS = ("first steps of a journey", "noise alone", "half the users less all", "authors' protocol")
 
 
-@pytest.mark.slow
 def test_jobs_leave_what_the_report_needs(results, root):
     text = report(results, {"cores": "2"})
     for words in (
@@ -181,7 +180,6 @@ def test_a_job_that_is_done_is_not_done_again(results, root, monkeypatch):
         jobs.run(Job("simulator", "user", 0, "score"), root)
 
 
-@pytest.mark.slow
 def test_a_lookup_table_wins_where_test_windows_overlap_with_training(table):
     long = table.rows.groupby("user_id")["step"].transform("size") >= LENGTH + 2
     if not long.any():

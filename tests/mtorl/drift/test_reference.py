@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.drift.reference import sample_users, stretches
@@ -17,7 +17,6 @@ def users_of(lengths: list[int], prefix: str = "u") -> pd.Series:
     return pd.Series(np.repeat([f"{prefix}{i}" for i in range(len(lengths))], lengths))
 
 
-@settings(max_examples=50, deadline=None)
 @given(lengths=LENGTHS, share=st.floats(0.01, 1.0))
 def test_a_stretch_is_that_share_of_a_journey_without_gaps_on_its_circle(lengths: list[int], share: float) -> None:
     users = users_of(lengths)
@@ -44,7 +43,6 @@ def test_users_weigh_what_they_weigh_in_the_log_and_the_draw_is_the_same_again()
     assert (stretches(first, 0.25) == drawn[first.index]).all(), "a user's part depends on nobody else"
 
 
-@settings(max_examples=50, deadline=None)
 @given(lengths=LENGTHS, rows=st.integers(1, 300), cut=st.integers(0, 30))
 def test_a_sample_is_whole_users_up_to_so_many_rows_in_any_order(lengths: list[int], rows: int, cut: int) -> None:
     frame = pd.DataFrame({"user_id": users_of(lengths)})

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.drift.calibration import Size, calibrate
@@ -33,7 +33,6 @@ def test_at_its_points_it_says_what_a_calibration_says() -> None:
         assert GRID.at(size, KINDS) == pytest.approx(asked, rel=0.01)
 
 
-@settings(max_examples=100, deadline=None)
 @given(users=st.integers(MIN_USERS, 3 * MAX_ROWS), m=st.floats(1.0, 40.0), more=st.floats(1.0, 5.0))
 def test_between_them_it_lies_between_theirs(users: int, m: float, more: float) -> None:
     size = Size(users, round(users * m))

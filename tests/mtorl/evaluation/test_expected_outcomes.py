@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, doubts, mean_and_doubt, thinned, unsure_of
@@ -12,7 +12,6 @@ from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, doubts, mean_an
 B, C = 50, 3
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.0, 0.2), st.floats(0.02, 1.0))
 def test_no_truth_between_forecasts_is_further_away_than_the_doubt(seed: int, of_costs: float, budget: float) -> None:
     random = np.random.default_rng(seed)

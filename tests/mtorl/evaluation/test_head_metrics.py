@@ -174,7 +174,6 @@ def test_a_paired_difference_is_known_better_than_its_parts():
     assert np.diff(found["differences"]["noisy"]["reward_auc_ci"]) < 0.3 * alone
 
 
-@pytest.mark.slow
 def test_paired_intervals_cover_the_true_difference():
     """Between a predictor and one that leans to channel 0, on many logs; the true one is that of a large log."""
 

@@ -72,7 +72,6 @@ def test_an_urn_is_independent():
     json.dumps(result, allow_nan=False)
 
 
-@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_promised():
     """Few touchpoints a user and a rare channel: tables as sparse as they come."""
     alarms = [not judge(log(users=90, steps=6, seed=seed))["independent"] for seed in range(100)]

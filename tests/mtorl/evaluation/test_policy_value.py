@@ -57,7 +57,6 @@ def estimate(users: int, seed: int, resamples: int = 1000):
     return found, (probs_BC * click_probability_BC).sum(axis=1).mean()
 
 
-@pytest.mark.slow
 def test_intervals_cover_the_simulators_true_values():
     """At the logged states, and for the market at large; DR knows more than IPS."""
     runs = [estimate(200, 1000 + seed, resamples=300) for seed in range(100)]

@@ -78,7 +78,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[WindowTable, artifac
     return WindowTable.load(folder / "windows"), fit_incumbent(str(folder / "windows"), str(folder / "model"))
 
 
-@pytest.mark.slow
 def test_it_learns_from_test_users_alone(
     made: tuple[WindowTable, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,6 @@ def test_the_value_of_a_challenger_is_found_at_what_the_incumbent_spends(forecas
     assert any("at the same spend" in line for line in in_words(found))
 
 
-@pytest.mark.slow
 def test_the_interval_covers_the_truth() -> None:
     truth = 0.55 - (0.8 * 0.4 + 0.2 * 0.35)
     low_high = [report(world(2000, 0.2, seed))["value"]["difference_ci"] for seed in range(40)]
@@ -169,7 +168,6 @@ def test_a_challenger_that_never_answers_has_no_figures() -> None:
     assert in_words(found)
 
 
-@pytest.mark.slow
 @given(seed=st.integers(0, 1000), explored=st.floats(0.0, 1.0), skipped=st.floats(0.0, 1.0))
 def test_any_log_has_a_report(seed: int, explored: float, skipped: float) -> None:
     found = shadow_report(world(60, explored, seed, skipped), CHANNELS, by=["kind"], resamples=20)["challenger"]

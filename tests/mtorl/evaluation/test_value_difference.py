@@ -169,7 +169,7 @@ def test_no_more_than_a_quarter_is_left_to_forecasts() -> None:
     assert value["largest_weight"] is None and value["forecast"] == {"challenger": 0.0, "incumbent": 0.0}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_holds_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
     """Estimates are normal around what is wrong by a share of the doubt."""

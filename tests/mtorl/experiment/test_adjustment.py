@@ -64,7 +64,7 @@ def test_a_covariate_that_says_nothing_changes_nothing() -> None:
 
 
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3), seed=st.integers(0, 20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_units_of_a_covariate_do_not_matter(scale: float, shift: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     arm, figures, past = users(rng, 800)

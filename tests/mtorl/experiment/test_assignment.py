@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -42,22 +42,26 @@ def test_golden_draw() -> None:
     assert draw("e", "s", "u1", "spring", "d1") == 0.3625500479773278
 
 
+@settings(max_examples=100)
 @given(st.lists(TEXT, min_size=5, max_size=5), st.integers(0, 4), TEXT)
 def test_the_draw_depends_on_every_part_of_a_request(parts: list[str], place: int, other: str) -> None:
     changed = [*parts[:place], other, *parts[place + 1 :]]
     assert (draw(*parts) == draw(*changed)) == (parts == changed)
 
 
+@settings(max_examples=100)
 @given(TEXT, TEXT)
 def test_points_lie_in_the_half_open_interval(salt: str, unit: str) -> None:
     assert 0 <= uniform(salt, unit) < 1
 
 
+@settings(max_examples=100)
 @given(st.lists(TEXT, max_size=4), st.lists(TEXT, max_size=4))
 def test_the_parts_are_kept_apart(left: list[str], right: list[str]) -> None:
     assert (uniform(*left) == uniform(*right)) == (left == right)
 
 
+@settings(max_examples=100)
 @given(TEXT, st.dictionaries(TEXT, st.floats(0, 10), min_size=1, max_size=4).filter(lambda s: sum(s.values()) > 1e-6))
 def test_neither_order_nor_scale_of_the_shares_counts(unit: str, shares: dict[str, float]) -> None:
     found = {assign(KEY, unit, {arm: shares[arm] for arm in order}) for order in permutations(shares)}
@@ -69,6 +73,7 @@ def three(low: float, high: float) -> st.SearchStrategy[list[float]]:
     return st.lists(st.floats(low, high), min_size=3, max_size=3)
 
 
+@settings(max_examples=100)
 @given(TEXT, three(0.001, 10), three(0.5, 2))
 def test_a_unit_moves_only_to_an_arm_that_grew_by_a_larger_factor(
     unit: str, shares: list[float], factors: list[float]
@@ -107,7 +112,6 @@ def expected_to_stay(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return sum(1 / sum(max(a[j] / a[i], b[j] / b[i]) for j in range(len(a))) for i in both)
 
 
-@pytest.mark.slow
 def test_a_million_units_get_what_one_at_a_time_gets(clocks: NDArray[np.float64]) -> None:
     shares = (0.5, 0.3, 0.2)
     one_by_one = [assign(KEY, f"u{i}", dict(zip(ARMS, shares, strict=True))) for i in range(3_000)]

@@ -47,7 +47,6 @@ def test_more_evidence_never_takes_a_discovery_away(log_e: list[float], data: st
     assert all(there or not was for was, there in zip(before, after, strict=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("differing", [0, 3])
 def test_false_discoveries_are_few_even_where_people_stop_at_the_first_one(differing: int) -> None:
     """Ten metrics that depend on each other, looked at 40 times until any is found; by its own interval each is not."""

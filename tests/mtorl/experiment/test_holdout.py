@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, INCUMBENT
@@ -31,6 +31,7 @@ def held_out(found: Experiment) -> set[str]:
     return {user for user in USERS if found.arm_of(user)[0] == HOLDOUT}
 
 
+@settings(max_examples=100)
 @given(share=SHARES, stage=st.sampled_from(STAGES), enabled=st.booleans(), part=PARTS)
 def test_they_are_in_no_arm_and_nobody_elses_arm_is_touched(
     share: float, stage: str, enabled: bool, part: list[float]
@@ -47,7 +48,7 @@ def test_they_are_in_no_arm_and_nobody_elses_arm_is_touched(
     assert parts.get(HOLDOUT, 0.0) == pytest.approx((part[1] - part[0]) * share)
 
 
-@pytest.mark.slow
+@settings(max_examples=100)
 @given(small=SHARES, large=SHARES)
 def test_a_larger_share_holds_a_smaller_one_in_every_experiment_of_the_layer(small: float, large: float) -> None:
     small, large = sorted((small, large))

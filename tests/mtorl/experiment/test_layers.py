@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.experiment.arm import ALL_ARMS, INCUMBENT, OUTSIDE
@@ -151,6 +151,7 @@ def together(draw: st.DrawFn) -> Experiments:
     return Experiments(draw(st.permutations(made)))
 
 
+@settings(max_examples=100)
 @given(together())
 def test_the_parts_of_a_budget_are_the_whole_and_in_proportion_to_users(experiments: Experiments) -> None:
     parts = defaultdict[tuple[str, str], dict[str, float]](dict)
@@ -167,6 +168,7 @@ def test_the_parts_of_a_budget_are_the_whole_and_in_proportion_to_users(experime
                 assert found[one.key(arm)] == pytest.approx(inside * (1 - one.holdout) * (1 - tried) * share)
 
 
+@settings(max_examples=100)
 @given(together(), st.integers(0, 10_000))
 def test_another_experiment_changes_nobodys_arm(experiments: Experiments, number: int) -> None:
     user = f"u{number}"

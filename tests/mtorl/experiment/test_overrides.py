@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE, OVERRIDE
@@ -29,6 +29,7 @@ def of(**changes: Any) -> Experiment:
     return Experiment.from_dict(experiment("http://x", budgets=BUDGETS, **changes))
 
 
+@settings(max_examples=100)
 @given(
     overrides=st.dictionaries(st.sampled_from(USERS), st.sampled_from(ARMS)),
     stage=st.sampled_from(STAGES),

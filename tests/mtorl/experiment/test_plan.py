@@ -28,7 +28,6 @@ def clicks(users: int, rate: float = 0.3, seed: int = 0) -> Floats:
 POPULATION = Population(clicks(5_000))
 
 
-@pytest.mark.slow
 def test_a_smaller_effect_a_smaller_share_and_a_surer_answer_take_more_users() -> None:
     usual = needed_users(POPULATION, 0.2, 0.5, 0.05)
     assert usual is not None and 0.8 <= usual.power < 0.9
@@ -54,7 +53,6 @@ def test_as_many_users_find_it_about_as_often() -> None:
     assert 0.6 < better / 200 <= 0.92  # the last look alone finds less than all looks
 
 
-@pytest.mark.slow
 def test_rare_large_outcomes_take_more_users_than_frequent_small_ones() -> None:
     rng = np.random.default_rng(1)
     bought = rng.random(20_000) < 0.02

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.experiment.statistics import (
@@ -287,7 +287,6 @@ def test_known_values_of_the_sequence() -> None:
         assert width == pytest.approx(widening, abs=0.01)
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 100), stages=st.integers(1, 3))
 def test_the_lift_follows_the_unit_and_not_the_order_of_users(seed: int, scale: float, stages: int) -> None:
     rng = np.random.default_rng(seed)

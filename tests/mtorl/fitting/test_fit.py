@@ -30,7 +30,6 @@ def windows(tmp_path: Path) -> str:
     return str(tmp_path / "windows")
 
 
-@pytest.mark.slow
 def test_the_incumbent_knows_its_users_and_its_highest_costs(windows: str, tmp_path: Path) -> None:
     artifact = fit_incumbent(windows, str(tmp_path / "incumbent"))
     users = STEPS["user_id"].unique()
@@ -71,13 +70,6 @@ def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> Non
         fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
 
 
-def test_a_log_without_cost_is_refused_before_training_by_the_columns_name(tmp_path: Path) -> None:
-    write_windows_folder(tmp_path / "windows", STEPS.assign(cost=0.0), shards=1)
-    with pytest.raises(ValueError, match=r"^cost: every exposure of the log costs 0.*cost: \{value: 1\}"):
-        fit_challenger(str(tmp_path / "windows"), str(tmp_path / "out"), TrainConfig(epochs=1, device="cpu"), 0.5)
-
-
-@pytest.mark.slow
 def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no trees today")
@@ -88,7 +80,6 @@ def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeyp
     assert not (tmp_path / "challenger").exists()
 
 
-@pytest.mark.slow
 def test_an_error_beside_the_trees_does_not_wait_for_them(
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +101,6 @@ def test_an_error_beside_the_trees_does_not_wait_for_them(
     over.set()
 
 
-@pytest.mark.slow
 def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from tests.mtorl.fitting.worker_processes import CONFIG, checkpointed, eventuall
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -103,7 +103,6 @@ def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     return tried
 
 
-@pytest.mark.slow
 def test_the_first_trial_is_the_default_and_the_best_one_better(
     windows: str, tmp_path: Path, formula: list[TrainConfig]
 ) -> None:
@@ -131,7 +130,6 @@ def test_every_proposal_is_in_the_space(windows: str, tmp_path: Path, formula: l
             assert not parameter.whole or isinstance(value, int)
 
 
-@pytest.mark.slow
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +189,6 @@ def test_what_diverges_is_a_trial_and_no_end(
         search(windows, str(tmp_path / "none"), SearchConfig(trials=1, epochs=1))
 
 
-@pytest.mark.slow
 def test_trials_that_cannot_be_compared_are_not_mixed(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

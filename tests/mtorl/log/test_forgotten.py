@@ -39,7 +39,6 @@ def test_of_two_times_the_later_one_counts(tmp_path: Path) -> None:
     assert (tmp_path / FILE).stat().st_mtime_ns == written
 
 
-@pytest.mark.slow
 @given(
     users=st.dictionaries(st.sampled_from("abc"), st.integers(-2, 2)),
     before=st.none() | st.integers(-2, 2),

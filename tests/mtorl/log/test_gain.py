@@ -36,7 +36,6 @@ def test_a_description_and_a_parameter_of_a_pipeline_say_it_alike(spec: str | di
     assert Gain.of_text(gain.text) == Gain.of_text(yaml.safe_dump(gain.plain, sort_keys=False)) == gain
 
 
-@pytest.mark.slow
 @given(st.lists(values, min_size=1))
 def test_one_outcome_is_its_own_gain_bit_for_bit(column: list[float]) -> None:
     gain = Gain.of_spec({"revenue": 1})

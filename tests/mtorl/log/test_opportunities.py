@@ -55,7 +55,6 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and found.instances[0] == window()
 
 
-@pytest.mark.slow
 def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> None:
     spent = {"cost": np.arange(600.0), "user_id": [f"u{i // 2}" for i in range(600)], "timestamp": pd.Timestamp(0)}
     write(tmp_path, [window(timestamp=i) for i in range(600)], **spent)

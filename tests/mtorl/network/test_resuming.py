@@ -69,7 +69,7 @@ def uninterrupted() -> TrainResult:
     return train(TrainingWindows([part(150, 0), part(150, 1)], [part(60, 2)], C), RESUMED)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [[1], [2, 3], [4]])
 def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills, uninterrupted):
     for kill in kills:  # inside an epoch and between two, before and after the first part
@@ -171,7 +171,7 @@ def _without_seconds(run: dict[str, Any]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in run["history"]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_the_network_that_one_does(tmp_path):
     """With half the batch each: the gradient of a batch is the mean of those of its halves.
 
@@ -203,7 +203,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_path, victim, together):
     """torchrun starts both again; wherever the kill came, they go on from one place, as if nothing had been."""
@@ -217,7 +217,7 @@ def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_pat
         assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path, together):
     checkpoint = tmp_path / "checkpoint"
     shutil.copy(together / "checkpoint", checkpoint)

@@ -82,7 +82,7 @@ def test_all_budgets_of_these_tests_bind_that_should():
     assert none.total == 0 and not none.channel_C.any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 12),
@@ -169,7 +169,7 @@ def test_a_budget_on_a_channel_moves_decisions_to_the_others():
     assert tight.share_BC[:, 0].mean() < free.share_BC[:, 0].mean()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 5),
@@ -187,7 +187,6 @@ positive = st.floats(0.001, 10.0)
 usual = st.floats(-1, 10, allow_subnormal=False)  # a subnormal gain for each currency unit rounds to none
 
 
-@settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.tuples(usual, st.just(0.0) | positive), max_size=12), budget=st.floats(0, 30))
 def test_selected_exposures_fit_and_only_the_next_could_add_gain(rows, budget):
     gain, cost = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -101,8 +101,6 @@ def test_a_negative_gain_estimate_is_read_as_zero():
     assert decision.expose_B[0]
 
 
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None)
 @given(
     logits=hnp.arrays(np.float64, (4, 5), elements=st.floats(-50, 50)),
     gain=hnp.arrays(np.float64, (4, 5), elements=st.floats(0, 10)),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, decide, utility_scale
@@ -262,7 +262,6 @@ def test_nothing_that_costs_is_exposed_once_the_budget_is_gone():
 amount = st.floats(0.0, 3.0)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     traffic=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=6).filter(lambda values: sum(values) > 1e-3),
     budget=st.floats(1e-6, 1e9),
@@ -278,7 +277,6 @@ def test_a_caller_who_spends_up_to_the_plan_never_exceeds_the_budget(traffic, bu
         assert 0 <= plan.price(state) < np.inf
 
 
-@settings(max_examples=200, deadline=None)
 @given(reports=st.lists(st.tuples(st.floats(0.0, 120.0), st.floats(-10.0, 1e6)), max_size=20))
 def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports):
     state = START

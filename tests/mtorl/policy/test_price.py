@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
@@ -67,7 +67,6 @@ def test_a_budget_that_does_not_bind_is_free():
     assert solve_price(greedy_spend(gain, cost), 1e9) == 0.0
 
 
-@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 5), share=st.floats(0.01, 1.5), beta=st.floats(0, 20))
 def test_few_rows_never_overspend(seed, rows, share, beta):
     logits, gain, cost = predictions(rows=rows, seed=seed)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.log.dataset import Column, RewardSpec
@@ -111,6 +111,7 @@ def test_targets_are_what_happened_at_each_token():
         encoder.targets(online(log_of([JOURNEY])))
 
 
+@settings(max_examples=100)
 @given(st.floats(0, 1), st.floats(0, 20), st.floats(-5, 5), st.floats(0.01, 50))
 def test_unreward_undoes_reward(gain, cost, low, span):
     encoder = Encoder(SPEC.channels, 3, "click", 0.05, low, low + span, (), None)

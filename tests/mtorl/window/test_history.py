@@ -30,7 +30,6 @@ from tests.mtorl.window.small_journeys import (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spec", [SPEC, TIMED], ids=["outcomes without a time", "outcomes with a time"])
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(train=st.lists(journey, min_size=1, max_size=4), test=st.lists(journey, min_size=1, max_size=3))
@@ -73,7 +72,6 @@ def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
             assert windows.prev_channel_N[windows.row_N == i].tolist() == code
 
 
-@pytest.mark.slow
 @settings(max_examples=150)
 @given(static, st.lists(touchpoint, min_size=1, max_size=9), st.data())
 def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, data):
@@ -100,7 +98,6 @@ def test_what_happens_later_or_is_known_later_moves_no_input(features, seen, dat
     assert same_inputs(changed_window, online([changed[kept]], changed))
 
 
-@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=2))
 def test_a_token_has_a_target_if_it_is_what_was_decided_on(journeys):

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtorl.log.splits import split_of
@@ -64,7 +64,7 @@ def test_tiles_without_late_rows_are_as_few_as_can_be(folder):
     assert sorted(batch.targets.touchpoint_N) == list(range(len(rows)))
 
 
-@pytest.mark.slow
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.001, 0.5, 1.0, 5.0, 99.0]), min_size=1, max_size=7))
 def test_every_touchpoint_is_a_target_once_however_late_rows_are(delays):
     rows = recorded_late(STEPS, delays)

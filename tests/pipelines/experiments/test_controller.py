@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
@@ -267,8 +267,6 @@ steps = st.lists(
 )
 
 
-@pytest.mark.slow
-@settings(max_examples=60, deadline=None)
 @given(steps=steps)
 def test_killed_between_any_two_steps_nothing_is_lost_or_done_twice(steps: Any, tmp_path_factory: Any) -> None:
     folder = folder_of(tmp_path_factory.mktemp("killed"))

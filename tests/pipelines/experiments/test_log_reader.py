@@ -32,7 +32,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_it_ends_with_an_operator_that_is_killed(tmp_path: Path) -> None:
     script, output = tmp_path / "killed.py", tmp_path / "output"
     script.write_text(OPERATOR)

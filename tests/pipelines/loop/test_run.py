@@ -20,7 +20,7 @@ import pytest
 from mtorl.experiment.experiment import Experiment
 from tests.repository import ROOT
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 check = runpy.run_path(str(ROOT / "tests" / "check_summary.py"))["check"]
 
 

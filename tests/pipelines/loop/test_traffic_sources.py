@@ -104,7 +104,6 @@ def test_every_touchpoint_of_a_journey_is_as_likely_as_any_other(length: int, sh
     assert (np.abs(np.diff(chosen.astype(int), prepend=0, append=0)).sum(axis=1) <= 2).all()  # one stretch
 
 
-@pytest.mark.slow
 def test_neither_long_nor_short_journeys_nor_their_ends_are_preferred() -> None:
     lengths, rounds, tries = [1, 4, 40, 15], 5, 600
     log, users = journeys_of(lengths), [f"u{user:02}" for user in range(len(lengths))]

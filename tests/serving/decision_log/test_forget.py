@@ -82,7 +82,6 @@ def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_pat
     assert with_more.torn == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "files"),
     [

@@ -279,8 +279,7 @@ _STEPS = st.lists(
 )
 
 
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=_STEPS)
 def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory

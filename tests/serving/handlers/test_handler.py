@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.policy.decision import Forecast, decide
@@ -267,8 +267,6 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None)
 @given(
     field=st.sampled_from(["window", "u", "candidates", "price", *window(), "hour", "device", "region"]),
     value=JSON,

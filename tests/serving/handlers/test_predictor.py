@@ -134,8 +134,7 @@ def by_hand(artifact: Any, item: Any) -> dict[str, Any] | None:
     }
 
 
-@pytest.mark.slow
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(items=st.lists(ANY, min_size=1, max_size=6))
 def test_handler_predictor_and_rule_agree(artifact: Any, handler: Any, predictor: Predictor, items: list[Any]) -> None:
     texts = [json.dumps(one) for one in items]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.ledger import (
@@ -218,6 +218,7 @@ def test_amounts_that_are_no_money(ledger: Ledger, amount: float) -> None:
         Account("", "*", "*", 1.0)
 
 
+@settings(max_examples=100)
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_rounding_never_grants_more_than_was_given(limit: float, amount: float) -> None:
     assert money.units(money.limit(limit)) <= limit <= limit + 1e-9

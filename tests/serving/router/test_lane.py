@@ -214,7 +214,7 @@ def test_whom_a_stage_does_not_concern_does_not_wait_for_it() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.004), st.floats(0.001, 0.008)), max_size=20))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_each_job_is_either_the_threads_or_the_loops(times: list[tuple[float, float]]) -> None:
     """Whatever the time that a call takes and the time that it may take."""
 

@@ -6,8 +6,6 @@ import pytest
 
 from tests.serving.router.admission_simulation import DEADLINE, Answers, Machine, simulate
 
-pytestmark = pytest.mark.slow  # simulations
-
 MOST_DEFAULT = 0.01  # of the answers
 GOODPUT = 0.9  # of the peak
 

@@ -522,7 +522,6 @@ def week(amount: float, **changes: Any) -> Experiments:
     return Experiments([Experiment.from_dict(experiment("http://x", budgets=budgets, **changes))])
 
 
-@pytest.mark.slow
 def test_after_a_change_of_stage_both_arms_go_on_alike(place: Place) -> None:
     market = Market(place, week(300.0, stage="5%"))
     market.run(3000)
@@ -598,7 +597,6 @@ def test_reservations_that_held_everything_at_a_change_hold_it_up_no_longer_than
     assert market.pacer.by_arm()["test/challenger"] == pytest.approx(0.8)
 
 
-@pytest.mark.slow
 def test_a_clock_that_was_ahead_is_forgotten(place: Place) -> None:
     found = week(300.0)
     market = Market(place, found)
