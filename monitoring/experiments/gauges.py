@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -21,10 +21,17 @@ from monitoring.experiments.document import View
 Sample = tuple[tuple[str, ...], float | None]
 
 
-def exposition(views: Sequence[View]) -> bytes:
-    """All gauges in Prometheus' text format."""
+def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
+    """All gauges in Prometheus' text format.
+
+    Args:
+        views: What is known of the experiments.
+        leads: Whether the operator that exports them is the leader; None: it is not the operator that does.
+    """
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))
+    if leads is not None:
+        Gauge("mtorl_operator_leads", "1: this operator is the leader", registry=registry).set(leads)
     return generate_latest(registry)
 
 

@@ -65,6 +65,7 @@ class ServerApi(Protocol):
         """Change fields of an InferenceService.
 
         Raises:
+            Conflict: The patch has another `resourceVersion` than the object.
             PermissionError: We may not.
             OSError: It was not taken: KServe's own check of it does not answer, perhaps.
         """

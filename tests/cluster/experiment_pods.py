@@ -63,19 +63,26 @@ class Pods(Running):
         return {self.in_router(STAGE, pod=router).strip() for router in ROUTERS}
 
     def operator(self) -> str:
-        """Name of the pod of the operator that acts."""
+        """Name of the operator's pod that leads, once both are ready."""
 
-        def acts() -> str | None:
+        def leads() -> str | None:
             pods = listed(self.namespace, "pod", OPERATOR)
             found = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
             ready = [one["ready"] for pod in found for one in pod["status"].get("containerStatuses", [])]
-            return str(found[0]["metadata"]["name"]) if ready == [True] else None
+            holder = get(self.namespace, "lease", "mtorl-operator").get("spec", {}).get("holderIdentity", "")
+            pod = str(holder).partition("_")[0]
+            return pod if ready == [True, True] and pod in {one["metadata"]["name"] for one in found} else None
 
-        return wait_until("the operator", acts, 180, self.state)
+        return wait_until("the operators", leads, 180, self.state)
+
+    def kill(self, pod: str) -> None:
+        """Delete a pod as if its node were gone."""
+        kubectl("-n", self.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
 
     def log(self) -> str:
-        """What the operator has said."""
-        return kubectl("-n", self.namespace, "logs", self.operator())
+        """What the operators have said."""
+        self.operator()
+        return kubectl("-n", self.namespace, "logs", "-l", OPERATOR, "--tail=-1")
 
     def state(self) -> str:
         """For messages."""
@@ -88,18 +95,21 @@ class Pods(Running):
         said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
         return [(one["status"], one["message"]) for one in said] == [("True", f"on {', '.join(ROUTERS)}")]
 
-    def seconds_to_kill(self, seconds: float = 12) -> float:
+    def seconds_to_kill(self, seconds: float = 12, dies: str = "") -> float:
         """Throw the kill switch; seconds until each router gives a user of the challenger the incumbent.
 
         Args:
             seconds: How long they are asked. It is also what is returned if that does not happen.
+            dies: Pod that is killed at the same moment.
         """
         arm_of = self.people.in_force(NAME).arm_of
         callers = [self.calling(seconds, uuid4().hex, self.address(router)) for router in ROUTERS]
-        with ThreadPoolExecutor(len(callers)) as pool:
+        with ThreadPoolExecutor(len(callers) + 1) as pool:
             heard = [pool.submit(_heard, caller) for caller in callers]
             time.sleep(3)  # until they ask
             began = time.monotonic()
+            if dies:
+                pool.submit(self.kill, dies)
             self.people.patch(NAME, enabled=False)
             answers = [[(when - began, one) for when, one in said.result()] for said in heard]
         killed = [

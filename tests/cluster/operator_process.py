@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from serving.local.ports import free_ports
-from tests.cluster.kubectl import wait_until
+from tests.cluster.kubectl import Object, wait_until
 from tests.repository import ROOT
 
 
@@ -37,17 +37,26 @@ class OperatorProcess:
             self.process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log)
 
     def wait(self) -> None:
-        """Wait until it acts."""
+        """Wait until it leads."""
         wait_until("the operator", self.leads, seconds=120, state=self.log)
 
     def log(self) -> str:
         return (self._folder / "operator.log").read_text()
 
     def leads(self) -> bool:
+        return self._health().get("leads") is True
+
+    def follows(self) -> bool:
+        """Whether it follows changes of objects, leader or not."""
+        return "leads" in self._health()
+
+    def _health(self) -> Object:
         try:
-            return httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200
+            answer = httpx.get(f"{self.url}/health/ready", timeout=2)
         except httpx.HTTPError:
-            return False
+            return {}
+        found: Object = answer.json()
+        return found
 
     def kill(self) -> None:
         self.process.kill()

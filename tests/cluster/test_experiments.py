@@ -8,15 +8,19 @@ from __future__ import annotations
 import functools
 import json
 import random
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from mtorl.experiment.experiment import Experiment
 from serving.decision_log.export import export_segments
 from tests.cluster.conftest import MANIFESTS, Installation
 from tests.cluster.experiment_objects import Cluster
@@ -194,9 +198,9 @@ def test_an_operator_that_is_killed_loses_nothing_and_does_nothing_twice(
         time.sleep(rng.uniform(0, 0.3))
         operator.kill()
         operator.start()
-        operator.wait()
+        wait_until("the next operator", operator.follows, seconds=60, state=operator.log)
     cluster_of.patch("first", enabled=True)
-    wait_until("the last", lambda: (cluster_of.in_force().enabled, operator.leads()) == (True, True))
+    wait_until("the last", lambda: cluster_of.in_force().enabled, state=operator.log)
     history = cluster_of.status("first")["history"]
     assert [event["number"] for event in history] == list(range(1, len(history) + 1))
     reasons = [event["reason"] for event in history if event["kind"] == "move"]
@@ -205,7 +209,8 @@ def test_an_operator_that_is_killed_loses_nothing_and_does_nothing_twice(
         assert before["kind"] != after["kind"], "killed twice, or resumed twice"
 
 
-def test_with_the_rights_of_the_manifests_and_of_two_one_acts(cluster_of: Cluster, tmp_path: Path) -> None:
+def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
+    """The leader is killed as the kill switch is pulled: the other one follows it, and leads some seconds later."""
     SPEC.save(tmp_path / "dataset.yaml")
     namespace = cluster_of.namespace
     objects = [o for o in yaml.safe_load_all(render("tests/experiments")) if named_operator(o)]
@@ -221,13 +226,48 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_acts(cluster_of: Cluste
         cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
         wait_until("its start", lambda: cluster_of.phase("first") == "50%", state=first.log)
         wait_until("events", lambda: "Stage50Percent" in kubectl("-n", namespace, "describe", "exp", "first"))
+        wait_until("the other operator", second.follows, seconds=60, state=second.log)
         assert first.leads() and not second.leads()
-        first.kill()
-        wait_until("the other operator", second.leads, seconds=60, state=second.log)
         cluster_of.patch("first", enabled=False)
+        first.kill()
         wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=second.log)
+        wait_until("another leader", second.leads, seconds=60, state=second.log)
+        assert [event["kind"] for event in cluster_of.status("first")["history"]] == ["move", "kill"]
         second.kill()
         assert "Forbidden" not in first.log() and "forbidden" not in first.log()
+
+
+def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -> None:
+    """Somebody else holds it all the time, as far as this operator knows."""
+    SPEC.save(tmp_path / "dataset.yaml")
+    held = {"holderIdentity": "somebody", "leaseDurationSeconds": 15}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "mtorl-operator"}}
+    ends = threading.Event()
+
+    def hold() -> None:
+        while not ends.wait(5):
+            renewed = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+            body = json.dumps({"spec": {"renewTime": renewed}})
+            kubectl("-n", cluster_of.namespace, "patch", "lease", "mtorl-operator", "--type", "merge", "-p", body)
+
+    kubectl("-n", cluster_of.namespace, "apply", "-f", "-", stdin=json.dumps({**lease, "spec": held}))
+    holder = threading.Thread(target=hold)
+    operator = OperatorProcess(cluster_of.namespace, tmp_path)
+    try:
+        holder.start()
+        operator.start()
+        wait_until("an operator", operator.follows, seconds=60, state=operator.log)
+        cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
+        wait_until("its start", lambda: cluster_of.phase("first") == "50%", state=operator.log)
+        cluster_of.patch("first", enabled=False)
+        wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=operator.log)
+        answer = httpx.post(f"{operator.url}/v1/in-force", json={"router": "one", "has": {}})
+        assert not Experiment.from_yaml(answer.json()["first.yaml"]).enabled, "routers get it there"
+        assert answer.headers["mtorl-leads"] == "false" and not operator.leads()
+    finally:
+        ends.set()
+        holder.join()
+        operator.kill()
 
 
 def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
@@ -291,7 +331,7 @@ def as_operator(namespace: str, folder: Path) -> Path:
 
 
 def named_operator(o: Object) -> bool:
-    kinds = ("ServiceAccount", "Role", "RoleBinding")
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "Lease")
     return o["kind"] in kinds and str(o["metadata"]["name"]) == "mtorl-operator"
 
 

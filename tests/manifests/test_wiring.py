@@ -203,6 +203,25 @@ def test_more_routers_are_spread_and_bounded() -> None:
     assert len(pod_spec(objects, "StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
 
 
+def test_two_operators_are_on_two_nodes_and_routers_find_both() -> None:
+    """A kill switch does not wait for a new pod in place of one that has died."""
+    objects = documents(render("tests/everything"))
+    operator = named(objects, "Deployment", "mtorl-operator")["spec"]
+    assert operator["replicas"] == 2
+    spread, _ = operator["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "DoNotSchedule")
+    assert operator["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert named(objects, "PodDisruptionBudget", "mtorl-operator")["spec"]["minAvailable"] == 1
+    environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    url = urlsplit(environment["MTORL_OPERATOR"]["value"])
+    service = named(objects, "Service", str(url.hostname))["spec"]
+    assert service["clusterIP"] == "None", "its name has to stand for each of them"
+    assert [port["port"] for port in service["ports"]] == [url.port]
+    (container,) = operator["template"]["spec"]["containers"]
+    assert [port["containerPort"] for port in container["ports"]] == [url.port], "no port is translated"
+    assert service["selector"].items() <= operator["template"]["metadata"]["labels"].items()
+
+
 def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
     from serving.ledger import locate
 
@@ -373,9 +392,12 @@ def test_the_operator_may_write_what_routers_read_and_nothing_else() -> None:
     for rule in role["rules"]:
         named = "resourceNames" in rule or rule["verbs"] == ["create"]
         assert named or rule["apiGroups"] == ["mtorl-kubeflow.github.io"], rule
+    (leases,) = (rule for rule in role["rules"] if rule["resources"] == ["leases"])
+    assert leases["verbs"] == ["get", "update"]
+    assert leases["resourceNames"] == [o["metadata"]["name"] for o in of_kind(objects, "Lease")]
     assert not [o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-experiment"]
     (router,) = (o for o in of_kind(objects, "StatefulSet") if o["metadata"]["name"] == "mtorl-router")
     pod = router["spec"]["template"]["spec"]
-    assert {"name": "MTORL_OPERATOR", "value": "http://mtorl-operator"} in pod["containers"][0]["env"]
+    assert {"name": "MTORL_OPERATOR", "value": "http://mtorl-operator:8080"} in pod["containers"][0]["env"]
     (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "experiment")
     assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}

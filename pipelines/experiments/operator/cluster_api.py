@@ -152,6 +152,7 @@ class ClusterApi:
         """Change fields of an InferenceService.
 
         Raises:
+            Conflict: The patch has another `resourceVersion` than the object.
             PermissionError: We may not.
             OSError: It was not taken: KServe's own check of it does not answer, perhaps.
         """
@@ -203,6 +204,8 @@ def _permitted(ask: Callable[[], Result]) -> Result:
     try:
         return ask()
     except ApiException as error:
+        if error.status == 409:
+            raise Conflict(error.reason) from None
         try:
             said = str(json.loads(error.body)["message"])
         except (TypeError, ValueError, KeyError):

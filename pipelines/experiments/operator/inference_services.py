@@ -27,6 +27,7 @@ class InferenceServices:
 
     def __init__(self, api: ServerApi) -> None:
         self._api = api
+        self._seen: dict[str, str] = {}  # resourceVersion of each as it was read last
 
     def name_at(self, url: str | None) -> str | None:
         """The name of the InferenceService that answers at a URL; None: it is none of this namespace."""
@@ -46,6 +47,8 @@ class InferenceServices:
             OSError: The API server can't be asked now, or we may not ask it.
         """
         found = self._api.inference_service(name)
+        if found is not None:
+            self._seen[name] = found["metadata"]["resourceVersion"]
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
         if found is None or not version:
             return None
@@ -53,15 +56,16 @@ class InferenceServices:
         return Served(str(version), problem_of(self._api.deployment(name + _PREDICTOR), str(version)), _read(mark))
 
     def serve(self, name: str, version: str, mark: Mark) -> None:
-        """Roll a version out.
+        """Roll a version out, on condition that nobody has changed the InferenceService since it was read.
 
         Raises:
+            Conflict: Somebody has: a person, KServe, or another operator that took this one for dead.
             OSError: The API server can't be asked now, or does not take it.
         """
         self._api.patch_inference_service(
             name,
             {
-                "metadata": {"annotations": {MARK: mark.model_dump_json()}},
+                "metadata": {"resourceVersion": self._seen[name], "annotations": {MARK: mark.model_dump_json()}},
                 "spec": {"predictor": {"annotations": {VERSION: version}}},
             },
         )

@@ -1,11 +1,14 @@
-"""One of several operators acts: who holds the Lease. The others wait.
+"""The Lease that makes one of several operators the leader; the others stand by.
 
     lease = Lease(namespace, "mtorl-operator")
     lease.wait()                 # until it is ours; then renewed in the background
-    lease.on_loss(end)           # ends the process: it may not act any more
+    lease.leads                  # whether it is ours
+    lease.on_loss(end)           # ends the process: it must not go on as leader
 
-Nothing depends on it for its correctness, since whatever an operator writes is refused if the object has changed
-meanwhile (`pipelines.experiments.resource`). But two would read the log twice, and each would count other routers.
+The leader alone reads the log, moves ramps and changes model servers. Kill switches and moves by people do not wait for
+the lease: each operator follows them. Nothing depends on the lease for its correctness, since the API server refuses
+what an operator writes if the object has changed since it was read: history and ConfigMap
+(`pipelines.experiments.resource`), and a model server (`pipelines.experiments.operator.inference_services`).
 """
 
 from __future__ import annotations
@@ -35,16 +38,23 @@ class Lease:
     Args:
         namespace: Where it is.
         name: Its name.
-        holder: Who we are; by default, a name that no other process has.
+        holder: Who we are; by default, the host and something that no other process has, as `HOST_UNIQUE`.
+
+    Attributes:
+        namespace: Where it is.
+        leads: Whether it is ours.
+        leader: Who holds it, as it was seen last; empty: nobody.
     """
 
     def __init__(self, namespace: str, name: str, holder: str = "") -> None:
         self._api = client.CoordinationV1Api()
-        self._namespace = namespace
+        self.namespace = namespace
         self._name = name
-        self._holder = holder or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._holder = holder or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._seen: tuple[tuple[str | None, datetime | None], float] = ((None, None), -1.0)
         self._end: Callable[[], None] = lambda: os._exit(1)
+        self.leads = False
+        self.leader = ""
 
     def on_loss(self, end: Callable[[], None]) -> None:
         """What to do when it is lost; by default, the process ends at once."""
@@ -55,18 +65,19 @@ class Lease:
         said = False
         while not self._try():
             if not said:
-                log.info("another operator holds the lease %s: waiting for it to end", self._name)
+                log.info("stands by: %s holds the lease %s", self.leader or "nobody yet", self._name)
                 said = True
             time.sleep(1.0)
+        self.leads = True
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def release(self) -> None:
         """Give it back, so that the next operator need not wait; if that fails, it is free after a while."""
         try:
-            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=_ANSWER_SECONDS)
-            if found.spec.holder_identity == self._holder:
+            found = self._api.read_namespaced_lease(self._name, self.namespace, _request_timeout=_ANSWER_SECONDS)
+            if found.spec is not None and found.spec.holder_identity == self._holder:
                 found.spec.holder_identity = None
-                self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=_ANSWER_SECONDS)
+                self._api.replace_namespaced_lease(self._name, self.namespace, found, _request_timeout=_ANSWER_SECONDS)
         except Exception as error:  # at the end, nothing else can be done about it
             log.info("the lease could not be given back: %s", error)
 
@@ -95,22 +106,23 @@ class Lease:
         spec = client.V1LeaseSpec(
             holder_identity=self._holder, lease_duration_seconds=_HELD_SECONDS, acquire_time=now, renew_time=now
         )
-        metadata = client.V1ObjectMeta(name=self._name, namespace=self._namespace)
+        metadata = client.V1ObjectMeta(name=self._name, namespace=self.namespace)
         try:
-            found = self._api.read_namespaced_lease(self._name, self._namespace, _request_timeout=_ANSWER_SECONDS)
+            found = self._api.read_namespaced_lease(self._name, self.namespace, _request_timeout=_ANSWER_SECONDS)
         except ApiException as error:
             if error.status != 404:
                 raise
             made = client.V1Lease(metadata=metadata, spec=spec)
-            self._api.create_namespaced_lease(self._namespace, made, _request_timeout=_ANSWER_SECONDS)
+            self._api.create_namespaced_lease(self.namespace, made, _request_timeout=_ANSWER_SECONDS)
             return True
-        holder, renewed = found.spec.holder_identity, found.spec.renew_time
+        holder, renewed = (None, None) if found.spec is None else (found.spec.holder_identity, found.spec.renew_time)
+        self.leader = holder or ""
         if holder not in (None, self._holder) and not self._is_stale(holder, renewed):
             return False
         if holder == self._holder:
             spec.acquire_time = found.spec.acquire_time
         found.spec = spec
-        self._api.replace_namespaced_lease(self._name, self._namespace, found, _request_timeout=_ANSWER_SECONDS)
+        self._api.replace_namespaced_lease(self._name, self.namespace, found, _request_timeout=_ANSWER_SECONDS)
         return True
 
     def _is_stale(self, holder: str | None, renewed: datetime | None) -> bool:

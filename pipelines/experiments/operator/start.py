@@ -1,4 +1,4 @@
-"""The operator as a process: kopf hears of changes, a thread reads the log, and routers ask over HTTP.
+"""The operator as a process: kopf reports changes, a thread reads the log, and routers ask over HTTP.
 
     mtorl experiment operator --namespace mtorl --log /mnt/mtorl/decision_log --dataset dataset.yaml
 
@@ -8,7 +8,10 @@
 | /experiments.json, /metrics | the same as documents, and as Prometheus gauges |
 | /v1/in-force | what routers ask (`routers.py`) |
 | /health/live | 200 while the loop turns |
-| /health/ready | 200 while this operator holds the lease: a Service leads nobody to one that waits |
+| /health/ready | 200 once this operator follows changes of objects |
+
+Several may run. Each follows kill switches and moves, and answers routers, so that neither waits for an operator that
+has died. One of them leads, by a lease: it alone reads the log, and shows pages and gauges.
 """
 
 from __future__ import annotations
@@ -82,22 +85,29 @@ def run(settings: Settings) -> None:
     reader = LogReader(settings.log, spec.reward.gain)
     operator = Operator(api, reader, spec, InferenceServices(api))
     lease = Lease(settings.namespace, "mtorl-operator")
-    site = _Site(operator)
+    site = _Site(operator, lease)
     threading.Thread(target=lambda: asyncio.run(site.serve(settings.port)), name="http", daemon=True).start()
-    lease.wait()
-    site.leads = True
-    log.info("this operator acts on the experiments of %s", settings.namespace)
-    threading.Thread(target=_repeat, args=(operator.advance, settings.every), name="log", daemon=True).start()
-    threading.Thread(target=_repeat, args=(operator.settle, 1.0), name="servers", daemon=True).start()
-    threading.Thread(target=_repeat, args=(operator.watch, 1.0), name="routers", daemon=True).start()
+    threading.Thread(target=_lead, args=(operator, lease, settings), name="lead", daemon=True).start()
     try:
-        asyncio.run(_hear(operator, settings.namespace))
+        asyncio.run(_hear(operator, settings.namespace, site.follows))
     finally:
         reader.close()
         lease.release()
 
 
-async def _hear(operator: Operator, namespace: str) -> None:
+def _lead(operator: Operator, lease: Lease, settings: Settings) -> None:
+    """Wait for the lease, then do what one of several operators does."""
+    lease.wait()
+    log.info("leads: this operator acts on the experiments of %s", settings.namespace)
+    for name, act, seconds in (
+        ("log", operator.advance, settings.every),
+        ("servers", operator.settle, 1.0),
+        ("routers", operator.watch, 1.0),
+    ):
+        threading.Thread(target=_repeat, args=(act, seconds), name=name, daemon=True).start()
+
+
+async def _hear(operator: Operator, namespace: str, follows: threading.Event) -> None:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -116,7 +126,14 @@ async def _hear(operator: Operator, namespace: str) -> None:
 
     # Without an identity kopf asks for the name of its user, and that of a container has none.
     identity: Any = socket.gethostname()
-    await kopf.operator(registry=registry, namespace=namespace, clusterwide=False, standalone=True, identity=identity)
+    await kopf.operator(
+        registry=registry,
+        namespace=namespace,
+        clusterwide=False,
+        standalone=True,
+        identity=identity,
+        ready_flag=follows,
+    )
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
@@ -137,16 +154,21 @@ def _repeat(act: Callable[[], None], seconds: float) -> None:
 class _Site:
     """What is served over HTTP.
 
+    Args:
+        operator: The operator.
+        lease: Whether it leads.
+
     Attributes:
-        leads: Whether this operator holds the lease.
+        follows: Set once the operator follows changes of objects.
     """
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Operator, lease: Lease) -> None:
         self._operator = operator
+        self._lease = lease
+        self.follows = threading.Event()
         self._known: tuple[float, dict[str, Entry]] = (-1.0, {})
         self._answers = ThreadPoolExecutor(1, "answers")
         self._pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, routers do not wait
-        self.leads = False
 
     async def serve(self, port: int) -> None:
         """Serve until the process ends."""
@@ -163,9 +185,9 @@ class _Site:
             await asyncio.Event().wait()
 
     async def _health(self, request: web.Request) -> web.Response:
-        if request.match_info["probe"] == "live" or self.leads:
-            return web.json_response({"leads": self.leads})
-        return web.json_response({"leads": False, "waits_for": "the lease, which another operator holds"}, status=503)
+        if request.match_info["probe"] == "live" or self.follows.is_set():
+            return web.json_response({"leads": self._lease.leads})
+        return web.json_response({"error": "it does not follow the API server yet"}, status=503)
 
     async def _page(self, _: web.Request) -> web.Response:
         text = await self._shown(lambda: page(self._operator.views(), refresh=_REFRESH_SECONDS))
@@ -176,12 +198,15 @@ class _Site:
 
     async def _gauges(self, _: web.Request) -> web.Response:
         # Two operators would count each experiment twice.
-        views = await self._shown(self._operator.views) if self.leads else []
+        leads = self._lease.leads
+        views = await self._shown(self._operator.views) if leads else []
         return web.Response(
-            body=exposition(views), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+            body=exposition(views, leads), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
     async def _shown(self, make: Callable[[], Made]) -> Made:
+        if not self._lease.leads:  # it has read no log
+            raise web.HTTPServiceUnavailable(text=_stands_by(self._lease))
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pages, make)
         except (OSError, ApiException) as error:
@@ -192,8 +217,6 @@ class _Site:
             raise web.HTTPInternalServerError(text=words) from None
 
     async def _in_force(self, request: web.Request) -> web.Response:
-        if not self.leads:
-            return web.json_response({"error": "another operator acts"}, status=503)
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._answers, self._ask)
         except Exception as error:  # the API server is away: routers go on
@@ -207,14 +230,26 @@ class _Site:
         self._operator.routers.heard(asked.router[:100], asked.has)
         versions = {one.experiment.name: one.experiment.version for one in found.values() if one.experiment is not None}
         if len(versions) == len(found) and asked.has == versions and not asked.everything:
-            return web.Response(status=204)
-        return web.json_response({one.key: one.text for one in found.values()})
+            return web.Response(status=204, headers=self._says_who_leads())
+        return web.json_response({one.key: one.text for one in found.values()}, headers=self._says_who_leads())
+
+    def _says_who_leads(self) -> dict[str, str]:
+        """The leader has to know what each router has: a router asks on until it finds it."""
+        return {"mtorl-leads": str(self._lease.leads).lower()}
 
     def _ask(self) -> dict[str, Entry]:
-        if time.monotonic() - self._known[0] > _KNOWN_SECONDS:
-            found = self._operator.in_force()
-            self._known = time.monotonic(), found
+        asked = time.monotonic()
+        if asked - self._known[0] > _KNOWN_SECONDS:
+            # From before the request on: a router that asks another operator a second later gets nothing older there.
+            self._known = asked, self._operator.in_force()
         return self._known[1]
+
+
+def _stands_by(lease: Lease) -> str:
+    words, pod = "this operator stands by and has read no log", lease.leader.partition("_")[0]
+    if not pod:
+        return f"{words}; none leads yet: try again in some seconds\n"
+    return f"{words}; {pod} leads: kubectl -n {lease.namespace} port-forward pod/{pod} 8088:8080\n"
 
 
 def namespace_of_pod() -> str:

@@ -1,24 +1,30 @@
-"""What the operator says is in force: asked every second, and kept while it does not answer.
+"""Polls the operators every second for what is in force, and keeps it while none answers.
 
-    feed = OperatorFeed("http://mtorl-operator", mounted, last_good, "mtorl-router-0")
+    feed = OperatorFeed("http://mtorl-operator:8080", mounted, last_good, "mtorl-router-0")
     live = LiveExperiments(feed, ...)
     feed.ask(live.versions)            # every second; then `live.refresh`
 
-A kubelet may take minutes to bring a changed ConfigMap to a pod: too long for a kill switch. So the operator is asked,
-and hears at once which versions this router has. While it does not answer, the router goes on with what it has, and the
-ConfigMap that is mounted counts as soon as it was written later than that: a person can still change it by hand.
+A kubelet may take minutes to bring a changed ConfigMap to a pod: too long for a kill switch. So the operators are
+polled, and learn at once which versions this router has. The URL's name stands for the addresses of all operators. They
+are asked one after the other until the leader answers, which reports what routers have; if none leads, the answer of
+another one counts. So a dead operator costs a router two seconds at most.
+
+While none answers, the router goes on with what it has, and the ConfigMap that is mounted counts as soon as it was
+written later than that: a person can still change it by hand.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http
 import http.client
 import logging
+import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 import orjson
 
@@ -31,18 +37,34 @@ _SILENT_SECONDS = 10.0  # for that long, the mounted file does not count
 _MOST_BYTES = 4 << 20  # of an answer; a ConfigMap has at most one MiB
 
 
+_FAULTS = (OSError, http.client.HTTPException, ValueError)
+
+
+class _Refusal(OSError):
+    """An operator says why it can't answer."""
+
+
+class Answer(NamedTuple):
+    """What an operator answers."""
+
+    texts: dict[str, bytes] | None
+    """What is in force; None: what this router has."""
+    leads: bool
+    """Whether it is the leader."""
+
+
 class OperatorFeed:
-    """Asks the operator.
+    """Polls the operators.
 
     Args:
-        operator: Its base URL.
+        operator: Base URL of all operators.
         mounted: File or folder that the ConfigMap is mounted as.
         last_good: Folder with what was in force last, before this start.
         router: Name of this router.
     """
 
     def __init__(self, operator: str, mounted: Path, last_good: Path, router: str) -> None:
-        self._url = f"{operator.rstrip('/')}/v1/in-force"
+        self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")
         self._mounted = ExperimentFiles(mounted)
         self._router = router
         self._answered = time.monotonic()
@@ -62,10 +84,11 @@ class OperatorFeed:
         """What is in force.
 
         Raises:
-            ExperimentError: Nobody has said so yet.
+            ExperimentError: No operator and no file has said so yet.
         """
         if self._texts is None:
-            raise ExperimentError(f"nothing is in force yet, and no file says what is: {self._url} says: {self._said}")
+            asked = self._url.geturl()
+            raise ExperimentError(f"nothing is in force yet, and no file says what is: {asked} says: {self._said}")
         return self._texts
 
     def ask(self, versions: Mapping[str, str], refused: bool = False) -> None:
@@ -80,22 +103,28 @@ class OperatorFeed:
 
     def _answers(self, versions: Mapping[str, str], everything: bool = False) -> bool:
         body = orjson.dumps({"router": self._router, "has": dict(versions), "everything": everything})
-        request = urllib.request.Request(self._url, body, {"content-type": "application/json"})
-        asked = time.time()
+        asked, answer, fault = time.time(), None, ""
         try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-                if answer.status != http.HTTPStatus.NO_CONTENT:
-                    self._texts = _texts(_whole(answer))
-        except urllib.error.HTTPError as error:
-            return self._silent(_said(error))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return self._silent(f"{type(error).__name__}: {error}")
+            for address in _addresses(self._url):
+                try:
+                    answer = _answer_of(address, self._url.path, body)
+                except _FAULTS as error:
+                    fault = _words(error)
+                else:
+                    if answer.leads:
+                        break
+        except OSError as error:  # its name has no address
+            fault = _words(error)
+        if answer is None:
+            return self._silent(fault)
+        if answer.texts is not None:
+            self._texts = answer.texts
         self._answered, self._said, self._known = time.monotonic(), "", asked
         return True
 
     def _silent(self, why: str) -> bool:
         if why != self._said:
-            log.warning("the operator does not say what is in force, and the router goes on with what it has: %s", why)
+            log.warning("no operator says what is in force, and the router goes on with what it has: %s", why)
             self._said = why
         return False
 
@@ -108,12 +137,43 @@ class OperatorFeed:
             log.error("what is in force can't be read: %s", error)
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _addresses(url: SplitResult) -> list[tuple[str, int]]:
+    """Where the operators are.
+
+    Raises:
+        OSError: Nobody knows.
+    """
+    found = socket.getaddrinfo(url.hostname, url.port or http.client.HTTP_PORT, type=socket.SOCK_STREAM)
+    return [(str(address[0]), int(address[1])) for *_, address in found]
+
+
+def _answer_of(address: tuple[str, int], path: str, body: bytes) -> Answer:
+    """Ask one operator.
+
+    Raises:
+        OSError: It does not answer in time, or says why it can't.
+        HTTPException: The answer is none, or ends early.
+        ValueError: The answer is not of this kind.
+    """
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=_ANSWER_SECONDS)) as connection:
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.NO_CONTENT):
+            raise _Refusal(_reason(answer))
+        texts = None if answer.status == http.HTTPStatus.NO_CONTENT else _texts(_whole(answer))
+        return Answer(texts, answer.headers.get("mtorl-leads") == "true")
+
+
+def _reason(answer: http.client.HTTPResponse) -> str:
     """Why the operator says nothing, in its own words."""
     try:
-        return str(orjson.loads(error.read(10_000))["error"])
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-        return f"HTTP {error.code}"
+        return str(orjson.loads(answer.read(10_000))["error"])
+    except (*_FAULTS, KeyError, TypeError):
+        return f"HTTP {answer.status}"
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, _Refusal) else f"{type(error).__name__}: {error}"
 
 
 def _texts(answer: bytes) -> dict[str, bytes]:

@@ -104,7 +104,8 @@ class FakeCluster:
 
     def add_service(self, name: str, version: str) -> None:
         """An InferenceService that serves a version."""
-        self.services[name] = {"metadata": {"name": name}, "spec": {"predictor": {"annotations": {VERSION: version}}}}
+        metadata = {"name": name, "resourceVersion": str(self._next())}
+        self.services[name] = {"metadata": metadata, "spec": {"predictor": {"annotations": {VERSION: version}}}}
         self.roll_out(name)
 
     def roll_out(self, name: str) -> None:
@@ -132,6 +133,9 @@ class FakeCluster:
 
         def write() -> None:
             service = self.services[name]
+            if patch["metadata"]["resourceVersion"] != service["metadata"]["resourceVersion"]:
+                raise Conflict(name)
+            service["metadata"]["resourceVersion"] = str(self._next())
             service["metadata"].setdefault("annotations", {}).update(patch["metadata"]["annotations"])
             service["spec"]["predictor"]["annotations"].update(patch["spec"]["predictor"]["annotations"])
             self.told.append(self.version_of(name))

@@ -13,6 +13,7 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment
 from pipelines.experiments.config_map import Entry
+from pipelines.experiments.operator.lease import Lease
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.start import _Site
@@ -21,6 +22,12 @@ from tests.experiments import experiment
 
 SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
 READERS = 40  # more than a process has threads by default
+
+
+def standing_by() -> Lease:
+    made = Lease("ads", "mtorl-operator")
+    made.leader = "operator-b_1"
+    return made
 
 
 class SlowPages:
@@ -40,8 +47,9 @@ class SlowPages:
 
 def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
     operator, (port,) = SlowPages(), free_ports(1)
-    site = _Site(cast(Operator, operator))
-    site.leads = True
+    lease = standing_by()
+    lease.leads = True
+    site = _Site(cast(Operator, operator), lease)
     threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
     url = f"http://127.0.0.1:{port}"
 
@@ -77,7 +85,9 @@ def test_a_fault_of_ours_is_not_said_to_be_the_api_servers() -> None:
         raise KeyError("arms")
 
     operator.views = broken  # type: ignore[method-assign]
-    site = _Site(cast(Operator, operator))
+    lease = standing_by()
+    lease.leads = True
+    site = _Site(cast(Operator, operator), lease)
     threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
     for _ in range(200):
         try:
@@ -89,3 +99,34 @@ def test_a_fault_of_ours_is_not_said_to_be_the_api_servers() -> None:
         500,
         "this can't be shown, and the operator's log says why: KeyError\n",
     )
+
+
+def test_one_that_stands_by_answers_routers_and_names_the_leader_to_people() -> None:
+    operator, (port,) = SlowPages(), free_ports(1)
+    operator.done.set()
+    site = _Site(cast(Operator, operator), standing_by())
+    threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> int:
+        try:
+            return httpx.get(f"{url}/health/ready").status_code
+        except httpx.HTTPError:
+            return 0
+
+    while ready() != 503:
+        time.sleep(0.05)
+    site.follows.set()
+    assert ready() == 200
+    has = {"router": "one", "has": {}}
+    answer = httpx.post(f"{url}/v1/in-force", json=has)
+    assert (answer.status_code, answer.headers["mtorl-leads"]) == (200, "false")
+    has = {"router": "one", "has": {"spring": SPRING.version}}
+    answer = httpx.post(f"{url}/v1/in-force", json=has)
+    assert (answer.status_code, answer.headers["mtorl-leads"]) == (204, "false")
+    for path in ("/", "/experiments.json"):
+        shown = httpx.get(url + path)
+        assert shown.status_code == 503
+        assert "operator-b leads: kubectl -n ads port-forward pod/operator-b 8088:8080" in shown.text
+    gauges = httpx.get(f"{url}/metrics").text
+    assert "mtorl_operator_leads 0.0" in gauges and "{" not in gauges, "each experiment is counted once"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -20,4 +21,4 @@ def test_it_begins_where_its_user_has_no_name(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(getpass, "getuser", nameless)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(TimeoutError):  # it goes on looking for an API server
-        asyncio.run(asyncio.wait_for(_hear(cast(Operator, None), "ads"), 1.0))
+        asyncio.run(asyncio.wait_for(_hear(cast(Operator, None), "ads", threading.Event()), 1.0))

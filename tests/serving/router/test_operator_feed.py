@@ -45,6 +45,7 @@ class FakeOperator:
         """Bytes of an answer after which the connection ends."""
         self.pause = 0.0
         """Seconds after each byte."""
+        self.leads = True
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -53,6 +54,7 @@ class FakeOperator:
                 body = outer.answer.encode() if isinstance(outer.answer, str) else outer.said
                 self.send_response(200 if isinstance(outer.answer, str) else outer.answer)
                 self.send_header("content-length", str(len(body)))
+                self.send_header("mtorl-leads", str(outer.leads).lower())
                 self.end_headers()
                 if not outer.pause:
                     self.wfile.write(body[: outer.most])
@@ -67,7 +69,12 @@ class FakeOperator:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.address = "127.0.0.1", self.server.server_port
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def end(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
 @pytest.fixture
@@ -75,8 +82,7 @@ def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOperator]:
     monkeypatch.setattr(operator_feed, "_SILENT_SECONDS", -1.0)  # nobody waits in a test
     made = FakeOperator()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.end()
 
 
 def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
@@ -106,6 +112,42 @@ def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOper
     operator.answer = 204
     feed.ask(live.versions)
     assert not live.refresh() and not only(live).enabled
+
+
+def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
+    operator: FakeOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name stands for several addresses, in any order; behind one of them a node may be gone."""
+    other, gone = FakeOperator(), FakeOperator()
+    gone.end()
+    other.leads = False
+    addresses = [gone.address, other.address, operator.address]
+    monkeypatch.setattr(operator_feed, "_addresses", lambda url: addresses)
+    feed = feed_of(operator, tmp_path)
+    other.answer = answer(text(salt="older"))
+    for _ in range(2):
+        feed.ask({"test": "version"})
+        assert told(feed).salt == "s" and operator.asked[-1]["has"] == {"test": "version"}
+        addresses.reverse()
+    before = len(other.asked)
+    addresses.sort(key=lambda one: one != operator.address)
+    feed.ask({})
+    assert len(other.asked) == before, "the leader has answered"
+    operator.end()
+    other.answer = answer(text(enabled=False))
+    feed.ask({})
+    assert not told(feed).enabled, "its kill switch waits for no lease"
+    other.answer, other.said = 503, b'{"error": "the API server is away"}'
+    feed.ask({})
+    assert not told(feed).enabled
+    other.end()
+
+
+def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(0, 0, 0, "", ("10.0.0.1", 8080)), (0, 0, 0, "", ("fd00::1", 8080, 0, 0))]
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, port, **_: found if (host, port) == ("op", 8080) else [])
+    url = operator_feed.urlsplit("http://op:8080/v1/in-force")
+    assert operator_feed._addresses(url) == [("10.0.0.1", 8080), ("fd00::1", 8080)]
 
 
 def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(operator: FakeOperator, tmp_path: Path) -> None:
