@@ -45,16 +45,21 @@ def exit_codes(
         yield
     except typer.Exit:  # it is a RuntimeError, and no failure
         raise
-    except KeyboardInterrupt:
-        stop(stopped, 130)
+    except KeyboardInterrupt as error:
+        stop(_words(stopped, error), 130)
     except Exception as error:
         if _signalled:  # DuckDB turns the exception into one of its own
-            stop(stopped, 130)
+            stop(_words(stopped, error), 130)
         if isinstance(error, unusable):
-            stop(str(error), 2)
+            stop(_words(str(error), error), 2)
         if isinstance(error, failed):
-            stop(str(error), 1)
+            stop(_words(str(error), error), 1)
         raise
+
+
+def _words(said: str, error: BaseException) -> str:
+    """A message with the notes of the error below."""
+    return "\n".join([said, *getattr(error, "__notes__", ())])
 
 
 @contextmanager

@@ -28,6 +28,7 @@ app = CommandGroup()
 
 @app.command()
 def run(
+    ctx: typer.Context,
     data: Annotated[
         str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
     ] = "",
@@ -45,12 +46,16 @@ def run(
     ] = 0.0,
     runtime: Runtime = "torchserve",
     root: Annotated[Path, typer.Option(help="Folder that runs are kept in.")] = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest run, after the last stage that it has finished.")
+    ] = False,
 ) -> None:
     """Run the whole loop: log, features, training, gate, serving, A/B test, drift, report.
 
         mtorl run                                      the simulator, about two minutes
         mtorl run --users 800 --epochs 2 --rounds 3    a small one
         mtorl run --data log.csv.gz --dataset my-log.yaml --bad-rows quarantine
+        mtorl run --resume                             after an interruption, with the settings of the run
 
     Everything that it makes lies in a folder of its own; runs/latest points to the last one. Open
     runs/latest/report.html, or read runs/latest/summary.json.
@@ -59,31 +64,27 @@ def run(
     from cli.tables import print_summary
     from pipelines.local import InputError
     from pipelines.loop.config import LoopConfig
+    from pipelines.loop.finished_stages import to_resume
     from pipelines.loop.run import run_loop
 
+    settings, interrupted = {name: ctx.params[name] for name in ctx.params.keys() - {"root", "resume"}}, None
     with exit_codes(unusable=(ValueError,)):
-        config = LoopConfig(
-            data=data,
-            collected=collected,
-            dataset=dataset,
-            bad_rows=bad_rows,
-            users=users,
-            seed=seed,
-            epochs=epochs,
-            rounds=rounds,
-            min_lift=min_lift,
-            runtime=runtime,
-            root=root,
-        )
+        if resume:
+            sources = {name: ctx.get_parameter_source(name) for name in settings}
+            said = {name: settings[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+            interrupted, config = to_resume(root, said)
+        else:
+            config = LoopConfig(**settings, root=root)
     # RuntimeError: PipelineError of a step; StackError and TorchServeError of a server.
     with exit_codes(unusable=(InputError, OSError), failed=(RuntimeError,)):
         with ProgressBars() as bars:
-            folder = run_loop(config, bars.on_step)
+            folder = run_loop(config, bars.on_step, interrupted)
         print_summary(folder, root)
 
 
 @app.command()
 def serve(
+    ctx: typer.Context,
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")] = Path("runs/latest"),
     experiment: Annotated[
         list[Path] | None,
@@ -114,15 +115,19 @@ def serve(
 
         mtorl serve --experiment spring.yaml --experiment autumn.yaml
     """
-    if not (run / "summary.json").exists():
-        stop(f"{run}: no finished run there; make one with: mtorl run", 2)
     if experiment is None and state is not None:
         stop("--state is that of an experiment of yours: name its file, --experiment", 2)
     from pipelines.experiments.folder import ExperimentFolder
     from pipelines.experiments.local_servers import LocalServers, settle
+    from pipelines.local import InputError
+    from pipelines.loop.finished_stages import at_work, can_be_served
     from pipelines.loop.ramp import experiment_of, port_of_models
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
+    if not can_be_served(run):
+        stop(f"{run}: no trained run there; make one with mtorl run, or finish one that stopped: mtorl run --resume", 2)
+    with exit_codes(unusable=(InputError,)):
+        ctx.with_resource(at_work(run.resolve(), shared=True))
     files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
     served, models = None, 0
     states: dict[Path, Path] = {}

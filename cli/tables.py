@@ -326,6 +326,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("channel accuracy, unseen users", _with_interval(offline, "action_accuracy")),
         ("gate", f"{gate['decision']}: {gate['reason']}"),
         ("decisions", f"{serving['decisions']:,}, {serving['errors']} errors, {serving['fallbacks']} fallbacks"),
+        *_refused(serving),
         ("latency", f"p50 {serving['p50_ms']:.1f} ms, p99 {serving['p99_ms']:.1f} ms"),
         *(
             (
@@ -350,6 +351,11 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if told := summary.get("conversions"):
         lines.insert(0, ("conversions", f"{told['attributed']:,} of {told['rows']:,} count for a touchpoint"))
     return lines
+
+
+def _refused(serving: dict[str, Any]) -> list[tuple[str, str]]:
+    told = f"{serving['refused']:,} of {serving['opportunities']:,} opportunities were refused with 429 after retries"
+    return [("router too busy", told)] if serving["refused"] else []
 
 
 def _stages(stages: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -32,6 +33,8 @@ TEMPORARY = "tmp"
 
 
 _RESULT = "executor_output.json"  # of a step, at its end
+_EVENTS = "progress.jsonl"
+_CODE = ("mtorl", "features", "serving", "monitoring", "components")
 
 
 class PipelineError(RuntimeError):
@@ -70,13 +73,14 @@ def run(
     Args:
         pipeline: A function decorated with ``dsl.pipeline``.
         arguments: Its parameters.
-        root: An empty folder for the run's outputs and log.
+        root: Folder for the run's outputs and log. In that of an earlier run, steps that the cache answers have their
+            results from there.
         on_step: Told about every start, advance and end of a step.
         cache: Folder that says which outputs of earlier runs answer which inputs; None: every step is done.
         notes: Folder of `mtorl.runtime.run_notes`; None: nothing is noted.
 
     Returns:
-        Results by step name, of the steps that were done.
+        Results by step name, of the steps that were done in this folder.
 
     Raises:
         InputError: A step refused the user's input.
@@ -85,8 +89,9 @@ def run(
     root = root.resolve()
     workspace, temporary = root / "workspace", root / TEMPORARY
     for folder in (workspace, temporary):
-        folder.mkdir(parents=True)
-    events = root / "progress.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+    events = root / _EVENTS
+    events.unlink(missing_ok=True)
     log = root / "pipeline.log"
     # kfp deletes the workspace it is given after every run: it must be a fresh folder of ours, never the user's.
     local.init(
@@ -148,6 +153,17 @@ def _restored() -> Iterator[None]:
             root.setLevel(before[2])
 
 
+def code_version() -> str:
+    """A digest of the project's own code: without it, a step would be answered by what other code has made."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in _CODE:
+        for path in sorted((root / room).rglob("*")):
+            if path.suffix in (".py", ".sql", ".lua", ".yaml", ".j2") and path.is_file():
+                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def text_of(log: Path) -> str:
     """What was printed. A full disk, or a power failure, may have cut it off inside a character.
 
@@ -168,16 +184,17 @@ def remove_unfinished(root: Path) -> None:
             remove(step)
 
 
-def end_steps_of(run: str) -> None:
+def end_steps_of(root: Path) -> None:
     """Stop what a run that was killed has left at work: its steps outlive it, and would write beside the next run's.
 
     Args:
-        run: Its id, as `mtorl.runtime.run_notes` has it.
+        root: Its folder.
     """
+    events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # somebody else's
-            if process.pid != os.getpid() and process.environ().get(run_notes.RUN_ID) == run:
+            if process.pid != os.getpid() and process.environ().get(progress.ENV) == events:
                 left.append(process)
     _end(left)
 

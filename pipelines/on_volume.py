@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -47,7 +46,6 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "backfill": backfill.build,
 }
 """Those that there are, by the name that people type."""
-_CODE = ("mtorl", "features", "serving", "monitoring", "components")
 _KEPT = 3  # newest runs
 _LOG = "pipeline.log"
 
@@ -93,7 +91,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     arguments = {**_whole_defaults(known), **typed(parameters, spec)}
     if "code_version" in known:
-        arguments["code_version"] = parameters.get("code_version") or _code_version()
+        arguments["code_version"] = parameters.get("code_version") or local.code_version()
     runs = volume / "runs"
     folder = runs / "local" / f"{pipeline.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     with _alone(runs, pipeline.name, folder):
@@ -158,7 +156,7 @@ def _finish_killed(runs: Path, held: str) -> None:
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
     except (ValueError, KeyError, TypeError):  # killed while it wrote this: it had not begun
         return
-    local.end_steps_of(run)
+    local.end_steps_of(runs / "local" / run)
     log = runs / "local" / run / _LOG
     step, at = "", datetime.now(UTC)
     with contextlib.suppress(OSError):
@@ -191,17 +189,6 @@ def _check_writable(volume: Path) -> None:
             "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001, with mode 2775 "
             "(docs/cluster.md)"
         )
-
-
-def _code_version() -> str:
-    """A digest of the project's own code: without it, a step would be answered by what other code has made."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for room in _CODE:
-        for path in sorted((root / room).rglob("*")):
-            if path.suffix in (".py", ".sql", ".lua", ".yaml", ".j2") and path.is_file():
-                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _prune(runs: Path, newest: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from features.ingest.object_store import is_remote
+from mtorl.log.dataset import SIMULATOR
 from pipelines.settings import TrainingSettings
 from serving.local.stack import RUNTIMES, Runtime
 
@@ -37,6 +39,13 @@ class LoopConfig(TrainingSettings):
         self.check_positive("rounds", "concurrency")
         if self.runtime not in RUNTIMES:
             raise ValueError(f"runtime: {self.runtime!r} is not one of {', '.join(RUNTIMES)}")
+
+    @property
+    def source(self) -> str:
+        """The log as the pipeline's steps name it, which run in folders of their own."""
+        if not self.data:
+            return SIMULATOR
+        return self.data if is_remote(self.data) else str(Path(self.data).resolve())
 
     @property
     def turns(self) -> int:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
+from pydantic import TypeAdapter
 
 from mtorl.artifact.artifact import Artifact
 from mtorl.artifact.artifact import load as load_artifact
@@ -26,6 +27,7 @@ from pipelines.experiments.look import keep_replay
 from pipelines.local import InputError
 from pipelines.loop.config import STAGES_BEFORE, LoopConfig
 from pipelines.loop.ramp import RunRamp, experiment_of, port_of_models, ramp_for, write_file
+from pipelines.loop.run_folder import set_aside
 from pipelines.loop.traffic import LoadDriver, Traffic, Turn, in_parts
 from pipelines.loop.traffic_sources import (
     RepeatedTraffic,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
 _AFTER_PROMOTION = 100  # users who are asked for once more
+_TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
+_PARTS = ("clean", "shifted", "promoted")
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,18 @@ class Served:
     promoted: Traffic | None
     ramp: RunRamp
 
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` makes it of again."""
+        traffic = {name: _TRAFFIC.dump_python(getattr(self, name), mode="json") for name in _PARTS}
+        return {**traffic, "waits": self.ramp.waits}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], run: Path) -> Served:
+        """The rehearsal of a run that went on later."""
+        ramp = RunRamp(experiment_of(run))
+        ramp.waits = tuple(content["waits"])
+        return cls(**{name: _TRAFFIC.validate_python(content[name]) for name in _PARTS}, ramp=ramp)
+
 
 def fill_store(trained: Trained, audience: Audience) -> None:
     """Put into a run's online store what is known of the users before they come online, as the nightly job would.
@@ -223,9 +239,10 @@ def fill_store(trained: Trained, audience: Audience) -> None:
     From then on the store learns of touchpoints as they happen.
     """
     from features.feature_repo.names import STATIC
-    from features.offline.store import refresh
+    from features.offline.store import define, refresh
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
+    define(features, trained.spec)  # the store of an interrupted rehearsal was set aside
     if newcomers := users - set(audience.log_before["user_id"]):
         # Static columns are known before a user's first touchpoint.
         refresh(features, trained.spec, data / LOG_FILE, newcomers, views=[STATIC])
@@ -233,11 +250,20 @@ def fill_store(trained: Trained, audience: Audience) -> None:
     refresh(features, trained.spec, data / "online.parquet", users)
 
 
+def prepare(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> None:
+    """Fill the online store of a run and write its experiment: with the models, all that servers need."""
+    with times.step("materialise", "materialise online features"):
+        if (trained.folder / "serving").exists():
+            set_aside(trained.folder)
+        fill_store(trained, audience)
+    experiment.write(trained, audience)
+
+
 def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
     """Start the servers of a run, take its experiment through its stages with all traffic, and stop them.
 
     Args:
-        trained: The run.
+        trained: The run, see `prepare`.
         audience: Who comes online.
         experiment: What is served.
         times: Told about every step.
@@ -249,9 +275,6 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
     run, source = trained.folder, audience.source
-    with times.step("materialise", "materialise online features"):
-        fill_store(trained, audience)
-    experiment.write(trained, audience)
     folder = experiment_of(run)
     ramp = RunRamp(folder)
     ramp.start()
@@ -294,9 +317,8 @@ def _through_stages(
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
 
     def on_done(so_far: Traffic) -> None:
-        done = len(so_far.latencies) + len(so_far.errors)
-        if done % 20 == 0:
-            times(step, min(done, total - 1), total, f"stage {phase}, {len(so_far.errors)} errors")
+        if so_far.done % 20 == 0:
+            times(step, min(so_far.done, total - 1), total, f"stage {phase}, {so_far.note()}")
 
     times(step, 0, total, "")
     while parts and not ramp.over:
@@ -310,8 +332,8 @@ def _through_stages(
             stack.wait_for_experiment()
     if not ramp.over and not ramp.waits:  # it has just moved, and there is no more traffic
         ramp.step()
-    times(step, total, total, f"stage {ramp.phase}, {len(traffic.errors)} errors")
-    traffic.check(len(traffic.latencies) + len(traffic.errors))  # harm may have ended it
+    times(step, total, total, f"stage {ramp.phase}, {traffic.note()}")
+    traffic.check(traffic.done)  # harm may have ended it
     return traffic
 
 
@@ -319,12 +341,11 @@ def _send(driver: LoadDriver, source: TrafficSource, step: Step, times: StepTime
     total = sum(source.opportunities.values())
 
     def on_done(traffic: Traffic) -> None:
-        done = len(traffic.latencies) + len(traffic.errors)
-        if done % 20 == 0:
-            times(step, min(done, total - 1), total, f"{len(traffic.errors)} errors")
+        if traffic.done % 20 == 0:
+            times(step, min(traffic.done, total - 1), total, traffic.note())
 
     times(step, 0, total, "")
     traffic = driver.send(source, step.name.removeprefix("traffic-"), on_done)
-    times(step, total, total, f"{len(traffic.errors)} errors")
+    times(step, total, total, traffic.note())
     traffic.check(total)
     return traffic

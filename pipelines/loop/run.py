@@ -10,30 +10,34 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from features.collect.report import Learnable
-from features.ingest.object_store import is_remote
 from mtorl.artifact.saving import FEATURE_SERVICE
-from mtorl.log.dataset import SIMULATOR
 from pipelines import local, monitoring, training
 from pipelines.loop import online, ramp
 from pipelines.loop.config import LoopConfig
+from pipelines.loop.finished_stages import Stage, at_work, begin, can_be_served, finish, left_by
 from pipelines.loop.run_folder import QUARANTINE, keep_only_quarantine, new_run, point_latest
 from pipelines.loop.simulated_lift import policy_of, true_lift
 from pipelines.loop.summary import Finished, Monitored, write_summary
 from pipelines.loop.traffic import Traffic
+from pipelines.profile import LAPTOP
 from pipelines.steps import OnStep, Step, StepTimes
 
 
-def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
+def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = None) -> Path:
     """Run the loop.
 
     Args:
         config: Settings.
         on_step: Told about the start, advance and end of every step.
+        interrupted: A run to go on with after its last finished stage, as `to_resume` finds it; None: a new one.
 
     Returns:
         The run's folder; ``<root>/latest`` points to it.
@@ -42,24 +46,94 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
         local.InputError: The input can't be used; nothing but the quarantine file is left behind.
         local.PipelineError: A step failed; the run's folder is left for a look at its logs.
     """
-    from features.ingest.ingest import way_on
-    from monitoring.report import render
-    from serving.decision_log.export import export_parquet
+    run = interrupted or new_run(config.root)
+    with at_work(run):
+        try:
+            if interrupted is None:
+                with _keeping_only_quarantine(run, config):
+                    begin(run, config)
+            _go_on(config, run, StepTimes(on_step))
+        except BaseException as error:
+            if run.exists() and left_by(run, "begin"):
+                served = f"{run} can be served: mtorl serve --run {run}\n" if can_be_served(run) else ""
+                error.add_note(f"{served}go on after the last finished stage: mtorl run --resume --root {config.root}")
+            raise
+        finally:
+            if can_be_served(run):
+                point_latest(config.root, run)
+    return run
 
-    started = time.monotonic()
-    times = StepTimes(on_step)
-    run = new_run(config.root)
+
+def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
+    """Take a run from its last finished stage to its end."""
+    from monitoring.report import render
+
+    clock = _Clock(run, times)
+    trained = online.Trained(config, run)
+    if (left := left_by(run, "train")) is not None:
+        steps = {name: local.StepResult(values, metrics, {}) for name, (values, metrics) in left["steps"].items()}
+    else:
+        with _keeping_only_quarantine(run, config):
+            steps = _train(config, run, times)
+    audience = online.Audience.of(trained)
+    experiment = online.Experiment.of(trained, audience)
+    if (rehearsal := left_by(run, "rehearse")) is not None:
+        served = online.Served.from_json(rehearsal["served"], run)
+    else:
+        online.prepare(trained, audience, experiment, times)
+        results = {name: (result.values, result.metrics) for name, result in steps.items()}
+        clock.finish("train", {"steps": results})
+        served = online.serve(trained, audience, experiment, times)
+        clock.finish("rehearse", {"served": served.to_json()})
+    finished = _judge(trained, audience, experiment, served, times)
+    write_summary(replace(finished, steps=steps, seconds=clock.seconds))
+    with times.step("report", "report"):
+        render(run)
+    clock.finish("report", {})
+
+
+class _Clock:
+    """The time that a run takes, its interruptions left out."""
+
+    def __init__(self, run: Path, times: StepTimes) -> None:
+        self._run, self._times, self._started = run, times, time.monotonic()
+        before = left_by(run, "rehearse") or left_by(run, "train") or {"seconds": 0.0, "seconds_of_step": {}}
+        self._before = before["seconds"]
+        times.seconds |= before["seconds_of_step"]
+
+    @property
+    def seconds(self) -> float:
+        return float(self._before + time.monotonic() - self._started)
+
+    def finish(self, stage: Stage, left: dict[str, Any]) -> None:
+        """Mark a stage as finished, with what it left and how long it all took."""
+        finish(self._run, stage, {**left, "seconds": self.seconds, "seconds_of_step": self._times.seconds})
+
+
+@contextmanager
+def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
+    """Remove a run whose input can't be used, and say where its faulty rows are."""
+    from features.ingest.ingest import way_on
+
     try:
-        steps = _train(config, run, times)
+        yield
     except local.InputError as error:
         if quarantine := keep_only_quarantine(run):
             raise local.InputError(f"{error}\n{way_on(quarantine, config.bad_rows)}") from None
         raise
 
-    trained = online.Trained(config, run)
-    audience = online.Audience.of(trained)
-    experiment = online.Experiment.of(trained, audience)
-    served = online.serve(trained, audience, experiment, times)
+
+def _judge(
+    trained: online.Trained,
+    audience: online.Audience,
+    experiment: online.Experiment,
+    served: online.Served,
+    times: StepTimes,
+) -> Finished:
+    """Judge what was served: what a training would learn from it, the verdict, drift, the true difference."""
+    from serving.decision_log.export import export_parquet
+
+    config, run = trained.config, trained.folder
     export_parquet(run / "serving" / "spool", run / "decision_log")
     with times.step("next-night", "what the next night would learn"):
         learned = _collect(trained, served.clean)
@@ -80,21 +154,17 @@ def run_loop(config: LoopConfig, on_step: OnStep) -> Path:
         if audience.simulator is not None:
             with times.step("true-lift", "true difference from the simulator"):
                 simulated = truth.result()
-    seconds = time.monotonic() - started
-    finished = Finished(trained, steps, served, monitored, simulated, learned, times.seconds, seconds)
-    write_summary(finished)
-    with times.step("report", "report"):
-        render(run)
-    point_latest(config.root, run)
-    return run
+    return Finished(trained, {}, served, monitored, simulated, learned, times.seconds, 0.0)
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
     """Run the training pipeline and copy what it made to plain places in the run's folder."""
+    root = run / "pipeline"
+    local.end_steps_of(root)  # of a run that was killed
     steps = local.run(
-        training.build(),
+        training.build(replace(LAPTOP, folder=str(root))),  # where a training that is interrupted keeps its checkpoint
         {
-            "source": _source(config.data),
+            "source": config.source,
             "dataset": config.dataset,
             "feature_repo": str(run / "features"),
             "decision_log": "",  # nothing serves before a run
@@ -106,9 +176,11 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
             "epochs": config.epochs,
             "budget_share": config.budget_share,
             "min_lift": config.min_lift,
+            "code_version": local.code_version(),
         },
-        run / "pipeline",
+        root,
         on_step,
+        cache=root / "cache",
     )
     for source, target in (
         (steps["ingest"].paths["log"], run / "data"),
@@ -157,13 +229,6 @@ def _true_lift(
         trained.config.seed,
         trained.spec.reward.gain,
     )
-
-
-def _source(data: str) -> str:
-    """A log as the pipeline's steps name it, which run in folders of their own."""
-    if not data:
-        return SIMULATOR
-    return data if is_remote(data) else str(Path(data).resolve())
 
 
 def _write_weights(run: Path, traffic: Traffic) -> str:

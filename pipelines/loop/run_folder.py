@@ -1,4 +1,4 @@
-"""A run's folder: made under its time of day, emptied when the input was refused, pointed to when the run is done."""
+"""A run's folder: made under its time of day, emptied when the input was refused, pointed to when it can be served."""
 
 from __future__ import annotations
 
@@ -42,6 +42,18 @@ def keep_only_quarantine(run: Path) -> Path | None:
         return kept
     run.rmdir()
     return None
+
+
+def set_aside(run: Path) -> None:
+    """Move what an interrupted rehearsal has left to a folder of its own, such as ``interrupted-20261130-161500``.
+
+    It is kept: users may have been served from it since, with a log and a ledger.
+    """
+    kept = run / f"interrupted-{dt.datetime.now():%Y%m%d-%H%M%S}"
+    for path in (run / "serving", run / "serving.yaml", *(run / "features").glob("online.db*")):
+        if path.exists():
+            kept.mkdir(exist_ok=True)
+            path.replace(kept / path.name)
 
 
 def point_latest(root: Path, run: Path) -> None:

@@ -139,13 +139,16 @@ def _drift(run: Path, name: str) -> dict[str, Any]:
 
 
 def _serving(run: Path, served: Served) -> dict[str, Any]:
-    """Decisions, fallbacks and latency of the experiment's traffic; errors of all traffic."""
+    """Decisions, fallbacks and latency of the experiment's traffic; errors and refusals of all traffic."""
     period = served.clean
+    everything = [traffic for traffic in (served.clean, served.shifted, served.promoted) if traffic]
     (fallbacks,) = _decisions(run, period, "count(*) filter (fallback_reason is not null)")
     milliseconds = 1000 * np.array(period.latencies)
     return {
         "decisions": len(period.latencies),
-        "errors": sum(len(traffic.errors) for traffic in (served.clean, served.shifted, served.promoted) if traffic),
+        "opportunities": sum(traffic.done for traffic in everything),
+        "errors": sum(len(traffic.errors) for traffic in everything),
+        "refused": sum(traffic.refused for traffic in everything),
         "fallbacks": fallbacks,
         "p50_ms": round(float(np.quantile(milliseconds, 0.5)), 2),
         "p99_ms": round(float(np.quantile(milliseconds, 0.99)), 2),

@@ -21,7 +21,7 @@ import pandas as pd
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
 
-_TRIES = 3  # of a request that a busy router sends away, 429: a router that has just started takes few at once
+_TRIES = 5  # of a request that a busy router refuses with 429; the waits between them double
 MOST_ERRORS = 0.01
 """Share of the opportunities that may fail. Who failed is in no verdict, so more of them would bias it."""
 
@@ -30,14 +30,20 @@ class TrafficFailed(RuntimeError):
     """Too many requests failed; the message names the causes."""
 
 
+class _Refused(RuntimeError):
+    """The router was too busy for a request, each time it was tried."""
+
+
 @dataclass
 class Traffic:
     """What was sent and what came back.
 
     Attributes:
-        latencies: Seconds from sending a decision request to its answer, one per decision.
+        latencies: Seconds from sending a decision request to its answer, one per decision; of the last try.
         weights: Weight in the verdict by decision id.
         errors: Requests that were not answered with 200, and touchpoints that no history took, as text.
+        refused: Opportunities that the router refused with 429, also when they were tried again. They are no errors:
+            a router refuses before it knows the arm, so no comparison is biased.
         since: Just before the first request, UTC.
         until: Just after the last answer, UTC.
     """
@@ -45,8 +51,18 @@ class Traffic:
     latencies: list[float] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    refused: int = 0
     since: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     until: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    @property
+    def done(self) -> int:
+        """Opportunities that are over, whatever came of them."""
+        return len(self.latencies) + len(self.errors) + self.refused
+
+    def note(self) -> str:
+        """What did not go well, in a few words."""
+        return f"{len(self.errors)} errors" + (f", {self.refused:,} refused with 429" if self.refused else "")
 
     def check(self, opportunities: int) -> None:
         """Refuse traffic of which too much failed.
@@ -55,8 +71,10 @@ class Traffic:
             opportunities: How many there were.
 
         Raises:
-            TrafficFailed: More than `MOST_ERRORS` of them ended in an error.
+            TrafficFailed: More than `MOST_ERRORS` of them ended in an error, or all were refused.
         """
+        if self.refused >= opportunities > 0:
+            raise TrafficFailed(f"the router refused all of {opportunities:,} opportunities with 429, after retries")
         if len(self.errors) > MOST_ERRORS * opportunities:
             causes = "\n".join(f"{count:,} x {cause}" for cause, count in self.causes().most_common(5))
             raise TrafficFailed(f"{len(self.errors):,} of {opportunities:,} opportunities failed:\n{causes}")
@@ -151,6 +169,8 @@ class LoadDriver:
                 opportunity = _Opportunity(source, user_id, turn, f"{label}-{turn}-{user_id}")
                 try:
                     await self._decide(session, opportunity, reports, traffic)
+                except _Refused:
+                    traffic.refused += 1
                 except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
                     traffic.errors.append(f"{user_id}: {type(error).__name__}: {error}")
                 on_done(traffic)
@@ -163,9 +183,8 @@ class LoadDriver:
     async def _decide(
         self, session: aiohttp.ClientSession, opportunity: _Opportunity, reports: _Reports, traffic: Traffic
     ) -> None:
-        started = time.perf_counter()
-        answer = await _post(session, "/v1/models/ads:predict", {"instances": [opportunity.request()]})
-        traffic.latencies.append(time.perf_counter() - started)
+        answer, seconds = await _post(session, "/v1/models/ads:predict", {"instances": [opportunity.request()]})
+        traffic.latencies.append(seconds)
         decision = answer["predictions"][0]
         response = opportunity.respond(decision)
         traffic.weights[decision["decision_id"]] = response.weight
@@ -237,12 +256,17 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
     ]
 
 
-async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any], tries: int = _TRIES) -> dict[str, Any]:
-    async with session.post(path, json=body) as response:
-        if response.status == 200:
-            content: dict[str, Any] = await response.json()
-            return content
-        if response.status != 429 or tries == 1:
-            raise RuntimeError(f"HTTP {response.status} from {path}: {(await response.text())[:200]}")
-    await asyncio.sleep(float(response.headers.get("retry-after", 1)))
-    return await _post(session, path, body, tries - 1)
+async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Send a request, again if the router is too busy; returns the answer and the seconds that it took."""
+    for attempt in range(_TRIES):
+        started = time.perf_counter()
+        async with session.post(path, json=body) as response:
+            if response.status == 200:
+                content: dict[str, Any] = await response.json()
+                return content, time.perf_counter() - started
+            if response.status != 429:
+                raise RuntimeError(f"HTTP {response.status} from {path}: {(await response.text())[:200]}")
+            wait = float(response.headers.get("retry-after", 1)) * 2**attempt
+        if attempt + 1 < _TRIES:
+            await asyncio.sleep(wait)
+    raise _Refused

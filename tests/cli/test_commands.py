@@ -28,7 +28,7 @@ from tests.redis_server import redis_server
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["serve", "--run", "{tmp}"], ["no finished run there", "mtorl run"]),
+        (["serve", "--run", "{tmp}"], ["no trained run there", "mtorl run --resume"]),
         (["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}"], ["model.json", "missing"]),
         (
             ["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}", "--since", "yesterday"],

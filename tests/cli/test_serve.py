@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.run import served_files, share_log, silent_arms
+from pipelines.loop.finished_stages import finish
 from tests.features.collect.decision_logs import SPEC
 from tests.mtorl.experiment.experiments import FILE
 from tests.pipelines.experiments.test_local_servers import LATER, OLD, PORT, WON, run_with, without_server
@@ -75,7 +76,7 @@ def test_a_log_of_its_own_is_not_lost_by_serving_it_with_others(
 
 def test_a_runs_own_file_with_endpoints_of_ones_own_is_one_line(tmp_path: Path) -> None:
     """Nobody can tell any more where the run's models are to answer."""
-    (tmp_path / "summary.json").write_text("{}")
+    finish(tmp_path, "train", {})
     (tmp_path / "artifacts" / "challenger").mkdir(parents=True)
     SPEC.save(tmp_path / "artifacts" / "challenger" / "dataset.yaml")
     names = ("incumbent", "challenger", "vendor")
@@ -92,7 +93,7 @@ def test_serve_hands_a_promotion_over_before_it_checks_the_file_that_follows(
     laptop = without_server(tmp_path, "baseline")
     laptop.do("promoted")
     tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
-    (tonight / "summary.json").write_text("{}")
+    finish(tonight, "train", {})
     started: list[dict[str, Path]] = []
 
     class Stack:

@@ -71,7 +71,15 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
             "overlap": {"challenger": 0.58, "incumbent": 0.91},
             "mean_weight": {"challenger": 1.01, "incumbent": 1.0},
         },
-        "serving": {"decisions": 5_985, "errors": 0, "fallbacks": 3, "p50_ms": 11.4, "p99_ms": 38.2},
+        "serving": {
+            "decisions": 5_985,
+            "opportunities": 8_000,
+            "errors": 0,
+            "refused": 0,
+            "fallbacks": 3,
+            "p50_ms": 11.4,
+            "p99_ms": 38.2,
+        },
         "budget": {
             "incumbent": {"limit": 842.5, "spent": 842.11, "reserved": 0.0, "overspent": 0.0, "spent_share": 0.9995},
             "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0, "spent_share": 0.726},

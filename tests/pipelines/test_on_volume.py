@@ -121,7 +121,7 @@ def test_a_default_is_the_same_as_its_value_when_somebody_says_it(tmp_path: Path
 
 def test_other_code_makes_everything_anew(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "volume", log)
-    monkeypatch.setattr(on_volume, "_code_version", lambda: "another")
+    monkeypatch.setattr(local, "code_version", lambda: "another")
     assert run(tmp_path / "volume", log).cached == ()
 
 

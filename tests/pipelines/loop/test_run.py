@@ -9,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from mtorl.artifact.artifact import load
 from mtorl.experiment.experiment import Experiment
 from tests.repository import ROOT
 
@@ -30,12 +32,46 @@ def mtorl(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed while users came online."""
     root = tmp_path_factory.mktemp("loop")
-    answer = mtorl("--users", "800", "--epochs", "2", "--rounds", "3", root=root)
+    command = [sys.executable, "-m", "cli.main", "run", "--root", str(root), "--users", "800", "--epochs", "2"]
+    running = subprocess.Popen([*command, "--rounds", "3"], stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    while not (asked := list(root.glob("*/serving/spool/*.jsonl"))) or not asked[0].stat().st_size:
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.1)
+    running.kill()
+    running.wait()
+    (run,) = root.iterdir()
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(interrupted: Path) -> str:
+    """The digest of the interrupted run's model, which is what `mtorl serve` serves."""
+    with served(interrupted):
+        pass
+    return load(interrupted / "artifacts" / "challenger").digest
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted: Path, trained: str) -> Path:
+    """The same run, gone on with."""
+    answer = mtorl("--resume", "--rounds", "3", root=interrupted.parent)
     assert answer.returncode == 0, answer.stderr + answer.stdout
-    assert "report:" in answer.stdout
-    return root / "latest"
+    assert "report:" in answer.stdout and "train MTORL" not in answer.stderr
+    return interrupted.parent / "latest"
+
+
+def test_a_run_that_was_killed_after_its_gate_is_served_and_finished_without_another_training(
+    interrupted: Path, trained: str, finished: Path
+) -> None:
+    assert finished.resolve() == interrupted
+    assert load(finished / "artifacts" / "challenger").digest == trained
+    steps = json.loads((finished / "summary.json").read_text())["steps"]
+    assert steps["train-challenger"]["seconds"] > 0, "the time of before counts"
+    assert (next(finished.glob("interrupted-*")) / "serving" / "ledger.sqlite").exists(), "nothing served is lost"
 
 
 def test_the_summary_holds(finished: Path) -> None:

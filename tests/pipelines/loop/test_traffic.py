@@ -31,12 +31,13 @@ class Router:
     reports: int = 0
     shown_before_the_first: int = 0  # report is answered; the first two are refused then
     busy: int = 0  # so many decisions are sent away first
+    retry_after: int = 0
 
     async def _predict(self, request: web.Request) -> web.Response:
         (instance,) = (await request.json())["instances"]
         if self.busy > 0:
             self.busy -= 1
-            return web.json_response({"error": "saturated"}, status=429, headers={"retry-after": "0"})
+            return web.json_response({"error": "saturated"}, status=429, headers={"retry-after": str(self.retry_after)})
         self.events.append(("decide", instance))
         return web.json_response({"predictions": [{"decision_id": instance["request_id"]}]})
 
@@ -142,11 +143,28 @@ def test_what_was_not_shown_leaves_no_trace(router: Router) -> None:
     assert [name for name, _ in router.events] == ["decide"] * 2 and traffic.errors == []
 
 
-@pytest.mark.parametrize(("busy", "errors"), [(2, 0), (3, 1)])
-def test_whoever_is_sent_away_comes_again_twice(router: Router, busy: int, errors: int) -> None:
+@pytest.mark.parametrize(("busy", "refused"), [(4, 0), (5, 1)])
+def test_what_a_busy_router_refuses_five_times_is_counted_and_no_error(router: Router, busy: int, refused: int) -> None:
     router.busy = busy
     traffic = send(Clickers({"u1": 1}, shows=False), router, RecordingHistory(router))
-    assert len(traffic.errors) == errors and all("HTTP 429" in error for error in traffic.errors)
+    assert traffic.errors == [] and traffic.refused == refused and traffic.done == 1
+    assert traffic.note() == ("0 errors, 1 refused with 429" if refused else "0 errors")
+    traffic.check(2)
+
+
+def test_a_retry_waits_twice_as_long_as_the_one_before(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    router.busy, router.retry_after, real = 99, 3, asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr("pipelines.loop.traffic.asyncio.sleep", sleep)
+    traffic = send(Clickers({"u1": 1}, shows=False), router, RecordingHistory(router))
+    assert [wait for wait in waits if wait >= 1] == [3, 6, 12, 24]
+    with pytest.raises(TrafficFailed, match="refused all of 1 opportunities with 429"):
+        traffic.check(1)
 
 
 def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> None:

@@ -1,0 +1,111 @@
+"""What a run keeps of its finished stages, and when another one may go on with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from mtorl.log.dataset import DatasetSpec
+from pipelines.local import InputError
+from pipelines.loop.config import LoopConfig
+from pipelines.loop.finished_stages import at_work, begin, can_be_served, finish, left_by, to_resume
+from pipelines.loop.run_folder import new_run, set_aside
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> LoopConfig:
+    DatasetSpec.load("simulator").save(tmp_path / "my.yaml")
+    (tmp_path / "log.csv").write_text("user_id\n")
+    return LoopConfig(
+        data=str(tmp_path / "log.csv"), dataset=str(tmp_path / "my.yaml"), epochs=2, root=tmp_path / "runs"
+    )
+
+
+@pytest.fixture
+def run(config: LoopConfig) -> Path:
+    made = new_run(config.root)
+    begin(made, config)
+    return made
+
+
+def refused(config: LoopConfig, **asked: Any) -> str:
+    with pytest.raises(InputError) as raised:
+        to_resume(config.root, asked)
+    return str(raised.value)
+
+
+def test_a_run_goes_on_with_its_settings(config: LoopConfig, run: Path) -> None:
+    (config.root / "latest").symlink_to(run.name)
+    assert to_resume(config.root, {}) == (run, config)
+    assert to_resume(config.root, {"epochs": 2, "data": config.data}) == (run, config)
+    assert left_by(run, "train") is None and not can_be_served(run)
+    finish(run, "train", {"steps": {}})
+    assert left_by(run, "train") == {"steps": {}} and can_be_served(run)
+
+
+def test_another_setting_is_named(config: LoopConfig, run: Path) -> None:
+    assert "--epochs was 2, and is 3 now; --min-lift was 0.0, and is 0.5 now" in refused(config, epochs=3, min_lift=0.5)
+
+
+def test_the_command_goes_on_with_the_settings_of_the_run_unless_it_is_told_others(
+    config: LoopConfig, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_loop(settings: LoopConfig, on_step: Any, interrupted: Path) -> Path:
+        raise RuntimeError(f"goes on with {settings.epochs} epochs at {interrupted.name}")
+
+    monkeypatch.setattr("pipelines.loop.run.run_loop", run_loop)
+    command = ["run", "--resume", "--root", str(config.root)]
+    assert f"goes on with 2 epochs at {run.name}" in CliRunner().invoke(app, command).stderr
+    told = CliRunner().invoke(app, [*command, "--epochs", "3"])
+    assert told.exit_code == 2 and "--epochs was 2, and is 3 now" in told.stderr
+
+
+def test_the_rehearsal_may_be_another_until_it_is_finished(config: LoopConfig, run: Path) -> None:
+    finish(run, "train", {})
+    _, changed = to_resume(config.root, {"rounds": 2, "runtime": "predictor"})
+    assert asdict(changed) == {**asdict(config), "rounds": 2, "runtime": "predictor"}
+    finish(run, "rehearse", {})
+    assert "--rounds was 5, and is 2 now" in refused(config, rounds=2)
+
+
+@pytest.mark.parametrize("changed", ["log.csv", "my.yaml"])
+def test_other_data_is_named(config: LoopConfig, run: Path, tmp_path: Path, changed: str) -> None:
+    text = (tmp_path / changed).read_text()
+    (tmp_path / changed).write_text(text.replace("user_id\n", "user_id\nu1\n", 1).replace("name: ", "name: x", 1))
+    assert f"the data of {config.data} has changed" in refused(config)
+
+
+def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_path: Path) -> None:
+    finish(run, "report", {})
+    assert f"{run}: the newest run is finished" in refused(config)
+    with pytest.raises(InputError, match="no run to go on with"):
+        to_resume(tmp_path / "nowhere", {})
+
+
+def test_a_log_that_is_not_there_is_no_run(config: LoopConfig, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").unlink()
+    with pytest.raises(InputError, match=r"log\.csv: no such file"):
+        begin(new_run(config.root), config)
+
+
+def test_a_run_that_is_at_work_or_served_is_left_alone(run: Path) -> None:
+    with at_work(run, shared=True), at_work(run, shared=True), pytest.raises(InputError, match="at work"), at_work(run):
+        pass
+    with at_work(run), pytest.raises(InputError, match="at work"), at_work(run, shared=True):
+        pass
+
+
+def test_what_was_served_of_an_interrupted_rehearsal_is_kept(run: Path) -> None:
+    for name in ("serving/spool", "features"):
+        (run / name).mkdir(parents=True)
+    for name in ("serving/spool/1.jsonl", "serving.yaml", "features/online.db", "features/registry.db"):
+        (run / name).write_text(name)
+    set_aside(run)
+    (kept,) = run.glob("interrupted-*")
+    assert {path.name for path in kept.iterdir()} == {"serving", "serving.yaml", "online.db"}
+    assert (kept / "serving" / "spool" / "1.jsonl").exists() and (run / "features" / "registry.db").exists()
