@@ -13,12 +13,12 @@
 # the folder, committed or not) and where torch comes from. Packages from PyPI and Debian are those of the day of the build; what a
 # push prints names digests, so that an overlay changes only when you change it.
 #
-#   ENGINE         docker, podman or buildah; by default the first that is found
-#   TORCH_FROM     words for pip that say where torch comes from. By default PyTorch's index of CPU builds; a mirror is "--index-url
-#                  https://mirror/whl/cpu", a folder with wheels "--find-links /wheels" (podman, buildah: BUILD_OPTIONS="-v /wheels:/wheels:ro").
-#                  "torch" is the build on PyPI, with CUDA: for train only, if its steps run on GPU nodes; it adds 5 GB
-#   BUILD_OPTIONS  more options of the engine's build: --network=host, --build-arg PIP_INDEX_URL=https://mirror/simple, ...
-#   LOAD           command that takes the name of an image: "kind load docker-image", "minikube image load", "k3d image import", ...
+#   CONTAINER_ENGINE  docker, podman or buildah; by default the first that is found
+#   TORCH_FROM        words for pip that say where torch comes from. By default PyTorch's index of CPU builds; a mirror is "--index-url
+#                     https://mirror/whl/cpu", a folder with wheels "--find-links /wheels" (podman, buildah: BUILD_OPTIONS="-v /wheels:/wheels:ro").
+#                     "torch" is the build on PyPI, with CUDA: for train only, if its steps run on GPU nodes; it adds 5 GB
+#   BUILD_OPTIONS     more options of the engine's build: --network=host, --build-arg PIP_INDEX_URL=https://mirror/simple, ...
+#   LOAD              command that takes the name of an image: "kind load docker-image", "minikube image load", "k3d image import", ...
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
@@ -29,11 +29,11 @@ die() { echo "images.sh: $*" >&2; exit 1; }
 usage() { sed -n '/^# Usage/,/^set /p' scripts/images.sh | sed '$d; s/^# \{0,1\}//'; }
 
 engine() {
-  if [ -z "${ENGINE:-}" ]; then
-    for ENGINE in docker podman buildah; do ! command -v "$ENGINE" >/dev/null || return 0; done
-    die "none of docker, podman and buildah is installed; one of them builds the images (or name another: ENGINE=nerdctl)"
+  if [ -z "${CONTAINER_ENGINE:-}" ]; then
+    for CONTAINER_ENGINE in docker podman buildah; do ! command -v "$CONTAINER_ENGINE" >/dev/null || return 0; done
+    die "none of docker, podman and buildah is installed; one of them builds the images (or name another: CONTAINER_ENGINE=nerdctl)"
   fi
-  command -v "$ENGINE" >/dev/null || die "ENGINE=$ENGINE: no such command"
+  command -v "$CONTAINER_ENGINE" >/dev/null || die "CONTAINER_ENGINE=$CONTAINER_ENGINE: no such command"
 }
 
 # The files that a Dockerfile copies from the repository; "." is what .dockerignore lets through.
@@ -56,7 +56,7 @@ tag() {
   echo "$version$python-$(sha256sum <<<"$hash" | cut -c1-12)"
 }
 
-size() { "$ENGINE" images --format '{{.Size}}' "$1" 2>/dev/null | head -n 1 || true; }      # nothing if it is not there
+size() { "$CONTAINER_ENGINE" images --format '{{.Size}}' "$1" 2>/dev/null | head -n 1 || true; }      # nothing if it is not there
 
 build() {
   local image=$ours/$1:$2 options=()
@@ -65,16 +65,16 @@ build() {
   [ "$1" != train ] || options+=(--build-arg "MTORL_REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)")
   read -ra more <<<"${BUILD_OPTIONS:-}"
   # BUILDAH_LAYERS: buildah alone keeps no layers of an earlier build unless it is told to.
-  BUILDAH_LAYERS=true "$ENGINE" build -f "$images/$1/Dockerfile" -t "$image" "${options[@]}" "${more[@]}" . >&2
+  BUILDAH_LAYERS=true "$CONTAINER_ENGINE" build -f "$images/$1/Dockerfile" -t "$image" "${options[@]}" "${more[@]}" . >&2
 }
 
 push() { # NAME TAG REGISTRY: prints the digest, if the registry says one
   local image=$3/$1:$2 file
-  "$ENGINE" tag "$ours/$1:$2" "$image"
-  case $ENGINE in
-    *podman | *buildah) file=$(mktemp); "$ENGINE" push --digestfile "$file" "$image" >&2; cat "$file"; rm "$file" ;;
-    *) "$ENGINE" push "$image" >&2
-       "$ENGINE" image inspect --format '{{join .RepoDigests "\n"}}' "$image" | sed -n "s#^$3/$1@##p" ;;
+  "$CONTAINER_ENGINE" tag "$ours/$1:$2" "$image"
+  case $CONTAINER_ENGINE in
+    *podman | *buildah) file=$(mktemp); "$CONTAINER_ENGINE" push --digestfile "$file" "$image" >&2; cat "$file"; rm "$file" ;;
+    *) "$CONTAINER_ENGINE" push "$image" >&2
+       "$CONTAINER_ENGINE" image inspect --format '{{join .RepoDigests "\n"}}' "$image" | sed -n "s#^$3/$1@##p" ;;
   esac
 }
 

@@ -84,7 +84,7 @@ class Days:
                 "decision_id": ids,
                 "user_id": rows["user_id"].to_numpy(),
                 "experiment": "spring",
-                "arm": "incumbent",
+                "arm": rows.get("arm", "incumbent"),
                 "assignment_probability": 1.0,
                 "stage": "off",
                 "drawn_channel": rows["channel"].to_numpy(),

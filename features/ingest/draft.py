@@ -272,7 +272,10 @@ class _Writer:
                 continue
             if role in self._roles:
                 self._column(role, self._facts[self._roles[role]])
-            elif role in ("cost", "click", "conversion", "revenue"):
+            elif role == "cost":
+                check = "cost: none seen, so an exposure costs one unit: budgets count exposures"
+                self._line("  cost: {value: 1}", "", check)
+            elif role in ("click", "conversion", "revenue"):
                 self._line(f"  {role}: {{value: 0}}", "", f"{role}: no column of the file seems to be it")
             elif role == "campaign_id":
                 self._line("  campaign_id: {value: all}", "", "campaign_id: none seen, so there is one budget for all")

@@ -22,7 +22,7 @@ import ibis
 import pyarrow.parquet as pq
 
 from features.engine import Engine, open_engine
-from features.ingest import adapters, contract
+from features.ingest import adapters, contract, findings
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.files import ROW, readable
 from features.ingest.contract import Fault
@@ -200,7 +200,11 @@ class _RawTable:
         self._good = good
 
     def canonical(self) -> tuple[ibis.Table, int]:
-        """The canonical log, in no order, and how many of its rows were moved in time."""
+        """The canonical log, in no order, and how many of its rows were moved in time.
+
+        Raises:
+            LogError: a column of it can't be used.
+        """
         good, keys, ties = self._good, self._keys[contract.SAME_TIME], 0
         assert good is not None
         if keys is not None:
@@ -209,7 +213,9 @@ class _RawTable:
             good = good.mutate(timestamp=ibis.coalesce(good["moved"], good["timestamp"])).drop("moved")
         if self.later:
             good = self.later.attribute(good)
-        return contract.canonical(good, self._spec), ties
+        good = contract.canonical(good, self._spec)
+        findings.check(good, self._spec)
+        return good, ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
         """The report for a log of so many users, with the fingerprint and the moved rows of what was written."""

@@ -269,7 +269,7 @@ def _judge_measures(watched: Watched, state: State, counted: Counted, end: datet
         measure_alarms.forget(state.streams, "decisions", INCUMBENT)
     state.incumbent = counted.incumbent or state.incumbent
     length, units = timedelta(hours=watched.hours), loss_units(watched.spec)
-    measure_alarms.judge(state.streams, counted.measured, end, length, units)
+    measure_alarms.judge(state.streams, counted.measured, end, length, units, counted.by_arm)
     for name in GROUPS:
         if name == COLUMNS:
             continue

@@ -113,6 +113,9 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
     loss = _gauge("loss", "What the difference costs a period: gain that is lost, or money", [*_LABELS, "counted_in"])
     alarm = _gauge("alarm", "1 while an alarm stands", [*_LABELS, "kind"])
     since = _gauge("alarm_since_timestamp_seconds", "When what it is about began", _LABELS)
+    cause = _gauge(
+        "harm_by_arm", "1 while harm stands whose cause is this challenger", ["experiment", "arm", "measure"]
+    )
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
@@ -133,7 +136,10 @@ def _streams(state: State) -> Iterator[GaugeMetricFamily]:
             alarm.add_metric([*labels, kind], float(stands))
         if name in alarms:
             since.add_metric(labels, alarms[name].since.timestamp())
-    yield from (value, expected, ratio, loss, alarm, since)
+            for full in alarms[name].arms:
+                experiment, _, arm = full.rpartition("/")
+                cause.add_metric([experiment, arm, labels[-1]], 1.0)
+    yield from (value, expected, ratio, loss, alarm, since, cause)
 
 
 def _gauge(name: str, help_: str, labels: list[str]) -> GaugeMetricFamily:

@@ -9,17 +9,19 @@ average, or later (`mtorl.drift.evidence`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from monitoring.watch.measures import Measured
 from monitoring.watch.state import Alarm, Kind, PastPeriod, Stream
 from monitoring.watch.streams import COLUMNS, HARM, labels_of
 from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
+from mtorl.experiment.arm import INCUMBENT
 
 WAIT = 2
 """Newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it."""
@@ -49,6 +51,7 @@ def judge(
     end: datetime,
     length: timedelta = DAY,
     loss_units: Mapping[str, str] = NO_UNITS,
+    by_arm: Sequence[Measured] = (),
 ) -> int:
     """Add a period to the streams.
 
@@ -58,11 +61,13 @@ def judge(
         end: Of the period.
         length: Of the period: where it is a day, days of the week may differ.
         loss_units: See `monitoring.watch.streams.loss_units`.
+        by_arm: The same measures of outcomes, of the incumbent and of each challenger by itself.
 
     Returns:
         How many measures had enough past periods to be judged.
     """
     p_values: dict[str, float] = {}
+    causes: dict[str, list[str]] = {}
     for each in measured:
         stream = streams.setdefault(each.stream, Stream())
         forecast = _forecast(stream, each, end, length)
@@ -70,12 +75,14 @@ def judge(
         if forecast is not None:
             reach = float(stdtrit(forecast.degrees, 0.975)) * forecast.sd
             stream.expected, stream.low, stream.high = forecast.mean, forecast.mean - reach, forecast.mean + reach
-            p_values[each.stream] = _p(each, forecast)
+            p = p_values[each.stream] = _p(each, forecast)
             if each.stream in HARM and each.size:
                 stream.loss = _loss(each, forecast.mean)
                 stream.loss_unit = loss_units.get(each.stream, "")
+                if p < UNUSUAL:
+                    causes[each.stream] = _causes(each, by_arm, forecast)
     for kind, family in _families(p_values).items():
-        _find(streams, kind, family, end, length)
+        _find(streams, kind, family, end, length, causes)
     for each in measured:
         stream = streams[each.stream]
         unusual = p_values.get(each.stream, 1.0) < UNUSUAL
@@ -109,6 +116,20 @@ def _p(new: Measured, forecast: Forecast) -> float:
             return forecast.p_apart(new.value)
 
 
+def _causes(whole: Measured, by_arm: Sequence[Measured], forecast: Forecast) -> list[str]:
+    """Challengers that are worse than the incumbent, in a period in which the incumbent by itself is as usual."""
+    arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
+    incumbent = arms.pop(INCUMBENT, None)
+    if incumbent is None or _p(incumbent._replace(arm=whole.arm), forecast) < UNUSUAL:
+        return []
+    sign = 1.0 if HARM[whole.stream] == "falls" else -1.0
+    apart = {
+        arm: sign * (incumbent.value - its.value) / max(math.hypot(its.se, incumbent.se), 1e-300)
+        for arm, its in arms.items()
+    }
+    return sorted(arm for arm, errors in apart.items() if ndtr(-errors) < UNUSUAL)
+
+
 def _loss(new: Measured, expected: float) -> float:
     worse = expected - new.value if HARM[new.stream] == "falls" else new.value - expected
     return max(0.0, worse) * new.size
@@ -121,7 +142,14 @@ def _families(p_values: dict[str, float]) -> dict[Kind, dict[str, float]]:
     }
 
 
-def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], end: datetime, length: timedelta) -> None:
+def _find(
+    streams: dict[str, Stream],
+    kind: Kind,
+    p_values: dict[str, float],
+    end: datetime,
+    length: timedelta,
+    causes: Mapping[str, list[str]],
+) -> None:
     """Add evidence, and raise or end the alarms of a family.
 
     The family is all that was ever judged, whichever part of it is now: a stream whose evidence would not be enough
@@ -142,7 +170,9 @@ def _find(streams: dict[str, Stream], kind: Kind, p_values: dict[str, float], en
             stream.alarm = None
         else:
             since = stream.alarm.since if stream.alarm else stream.unusual_since(end, length)
-            stream.alarm = Alarm(kind=kind, since=since, text=describe(name, stream))
+            arms = causes.get(name, stream.alarm.arms if stream.alarm else [])
+            text = "; ".join([describe(name, stream), *(f"{arm} is the cause" for arm in arms)])
+            stream.alarm = Alarm(kind=kind, since=since, text=text, arms=arms)
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:

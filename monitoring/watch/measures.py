@@ -64,6 +64,7 @@ class Counted(NamedTuple):
     heard: int  # of these, how many have any outcome
     measured: tuple[Measured, ...]
     incumbent: str = ""  # the policy that took the incumbent's newest decision
+    by_arm: tuple[Measured, ...] = ()  # outcomes of each challenger, and of all other decisions as the incumbent's
 
     @property
     def outcomes_missing(self) -> bool:
@@ -102,6 +103,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         ratios = [*_journeys(channels), *_decisions(channels), *_user_states(db)]
         if not counted.outcomes_missing:
             ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_calibration(db)]
+            counted = counted._replace(by_arm=tuple(_measured(db, [*_by_arm(db)])))
         measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
         return counted._replace(measured=tuple(measured), incumbent=_newest_policy(db, INCUMBENT))
 
@@ -175,7 +177,7 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
     )
 
 
-def _gain_in_budget(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
+def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
     """Gain of a decision, as if exposures that no budget paid for had brought what the others did, g each.
 
     That they did not is no harm of a policy, but a budget that is gone. With S exposures and E that were refused it is
@@ -183,16 +185,31 @@ def _gain_in_budget(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
     known from the same users (the delta method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
-    ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided").fetchall()
+    ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()
     if shown:
         g, share = gain / shown, refused / shown
         others = f"{share!r} * (came_gain - {g!r}) * shown::INT + {g!r} * coalesce(budget_exhausted, false)::INT"
-        yield _Ratio("outcomes", "", "gain_per_decision", f"came_gain + {others}" if refused else "came_gain")
+        gained = f"came_gain + {others}" if refused else "came_gain"
+        yield _Ratio("outcomes", arm, "gain_per_decision", gained, where=where)
+
+
+def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
+    yield _Ratio("outcomes", arm, "gain_per_cost", "came_gain", '"came_cost"', where)
+    yield _Ratio("outcomes", arm, "cost_per_exposure", '"came_cost"', "1", f"shown AND {where}")
+
+
+def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
+    """What may be harm, of each challenger, and of all other decisions; nothing where no challenger decides."""
+    challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
+    others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}')"
+    arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
+    for arm, where in arms.items():
+        yield from _gain_in_budget(db, arm, where)
+        yield from _of_spend(arm, where)
 
 
 def _outcomes(kinds: Sequence[str]) -> Iterator[_Ratio]:
-    yield _Ratio("outcomes", "", "gain_per_cost", "came_gain", '"came_cost"')
-    yield _Ratio("outcomes", "", "cost_per_exposure", '"came_cost"', "1", "shown")
+    yield from _of_spend()
     for kind in kinds:
         yield _Ratio("outcomes", "", f"{kind}_per_decision", f'"came_{kind}"')
 
@@ -226,6 +243,8 @@ def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:
 
 def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterator[Measured]:
     """One pass over the decisions, and one over the users."""
+    if not ratios:
+        return
     sums = ", ".join(
         f"coalesce(sum(({ratio.numerator})::DOUBLE) FILTER ({ratio.where}), 0) AS n{i}, "
         f"coalesce(sum(({ratio.denominator})::DOUBLE) FILTER ({ratio.where}), 0) AS d{i}, "

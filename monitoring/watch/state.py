@@ -88,6 +88,7 @@ class Alarm(_Part):
     kind: Kind
     since: AwareDatetime  # beginning of the first unusual period; of a broken column, the check that found it first
     text: str
+    arms: list[str] = Field(default_factory=list)  # of harm: the challengers that are its cause, spring/challenger
 
 
 class PastPeriod(_Part):

@@ -119,7 +119,7 @@ def fit_challenger(
         The artifact; None in a process that does not lead.
 
     Raises:
-        ValueError: budget_share is not a positive number, or there are no training windows.
+        ValueError: budget_share is not a positive number, no exposure costs anything, or there are no training windows.
         CheckpointError: the checkpoint is damaged, or that of another training.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         TrainingFailed: a process that trained beside this one was killed.
@@ -127,6 +127,11 @@ def fit_challenger(
     if not 0 < budget_share < math.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
     summary = TrainingSummary.of(windows)
+    if not any(summary.highest_cost.values()):
+        raise ValueError(
+            "cost: every exposure of the log costs 0, so there is no budget to spend. Name the column of "
+            "the cost, or let an exposure cost one unit, in the description: columns: {cost: {value: 1}}"
+        )
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:

@@ -14,7 +14,7 @@ _ARM = "{{experiment}} {{arm}}"
 _ACCOUNT = f"{_ARM} ({{{{period}}}})"
 _WHOLE = ', arm="*"'
 _USED = limit("MtorlBudgetNearlySpent")
-_BROKEN = limit("MtorlBudgetInvariantBroken", r"(\+) ([\d.]+)\s*$")
+_BROKEN = limit("MtorlBudgetInvariantBroken")
 
 
 def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str = "NS") -> str:
@@ -31,7 +31,6 @@ def board() -> Board:
     """The dashboard."""
     used = "(mtorl_budget_spent{NS} + mtorl_budget_reserved{NS}) / (mtorl_budget_limit{NS} > 0)"
     whole = f"NS{_WHOLE}"
-    owed = "mtorl_budget_spent{NS} + mtorl_budget_reserved{NS} + mtorl_budget_excess{NS}"
     left = "mtorl_budget_limit{NS} - mtorl_budget_spent{NS} - mtorl_budget_reserved{NS}"
     top = [
         stat(
@@ -67,12 +66,9 @@ def board() -> Board:
         ),
         stat(
             "Above a budget",
-            "Spent, reserved and in excess, above the limit of the account where that is most. It must be 0: a "
-            "budget is a hard cap.",
-            Query(
-                f"""max(clamp_min({_of_accounts(owed)}
-                - max by (experiment, arm, period) (max_over_time(mtorl_budget_limit{{NS}}[7d])), 0))"""
-            ),
+            "Money above the limit of the account where that is most, currency units. It must be 0: a budget is a "
+            "hard cap.",
+            Query("max(mtorl_budget_overrun{NS})"),
             limit=_BROKEN,
             width=3,
         ),

@@ -31,9 +31,12 @@ class Limit(NamedTuple):
 
 @functools.cache
 def rules() -> dict[str, dict[str, Any]]:
-    """All alerts, by name."""
+    """All alerts, by name; of an alert with several severities the first rule, which is that of the highest."""
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
-    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    found: dict[str, dict[str, Any]] = {}
+    for rule in (rule for group in groups for rule in group["rules"]):
+        found.setdefault(rule["alert"], rule)
+    return found
 
 
 def limit(alert: str, pattern: str = rf"([<>])=? ({_NUMBER})(?![\d.])") -> Limit:

@@ -9,7 +9,7 @@
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the router of
 one machine: `sqlite_tables.py`, `sqlite_database.py` (the file, and one sync for many calls), `sqlite_ledger.py`. In
 Redis, for routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `move_to_redis.py` takes
-a ledger from the first kind to the second. `location.py` reads where it is.
+a ledger from the first kind to the second. `location.py` reads where it is; `overrun.py` checks limits from outside.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from serving.ledger.contract import (
     Wanted,
 )
 from serving.ledger.location import PASSWORD, RedisLocation, locate
+from serving.ledger.overrun import LimitWatch
 from serving.ledger.sqlite_ledger import SqliteLedger
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Ledger",
     "LedgerInUse",
     "LedgerUnavailable",
+    "LimitWatch",
     "RedisLocation",
     "Room",
     "Settlement",

@@ -14,7 +14,7 @@ from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from serving.decision_log import Spool, exported, workers
 from serving.decision_log.shipper import Shipper
-from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, open_ledger
+from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arm_faults import ArmFaults
@@ -110,6 +110,7 @@ class Router:
         self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health, faults)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._accounts_kept_for: Experiments | None = None
+        self._limits = LimitWatch()
         self._started = time.time()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -294,6 +295,7 @@ class Router:
             await self._set_accounts()
         balances = await self.budgets.pace(experiments)
         metrics.show_budget(balances)
+        metrics.show_overruns(self._limits.overruns(balances))
         found = concerns(balances, time.time(), self.budgets.cost_cap)
         words = [
             found,

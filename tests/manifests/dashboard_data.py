@@ -26,7 +26,7 @@ from monitoring.watch.runs_exporter import RunsCollector
 from monitoring.watch.state import Alarm, Group, NotJudged, RetrainRequest, State, Stream
 from mtorl.policy.pace import Pace
 from scripts.dashboards.limits import rules
-from serving.ledger import Balance, Room
+from serving.ledger import Balance, LimitWatch, Room
 from serving.router.ops import metrics
 from tests.monitoring.experiments import made_views
 
@@ -137,7 +137,9 @@ def _router_gauges(step: int, at: float, busy: float) -> None:
         for campaign, limit in (("one", 600.0 * ARMS[arm] / 30), ("two", 400.0 * ARMS[arm] / 30))
     ]
     whole = [sum(getattr(a, of) for a in accounts) for of in ("limit", "spent", "reserved")]
-    metrics.show_budget([*accounts, Balance("*", "*", "*", *whole, 0.0, "day")])
+    balances = [*accounts, Balance("*", "*", "*", *whole, 0.0, "day")]
+    metrics.show_budget(balances)
+    metrics.show_overruns(LimitWatch().overruns(balances))
     paces = [
         Pace(a.arm, a.campaign, a.channel, "day", 0.75 * a.limit * day, a.spent + a.reserved, 20.0) for a in accounts
     ]

@@ -44,13 +44,20 @@ def groups() -> list[dict[str, Any]]:
     return [group for group in found if group["name"] != "mtorl-jobs"]
 
 
-def monitor(alarms: Mapping[str, Kind] | None = None) -> str:
-    """What the monitor's exporter says of a state in which these streams have an alarm."""
+def monitor(alarms: Mapping[str, Kind] | None = None, cause: str = "spring/challenger") -> str:
+    """What the monitor's exporter says of a state in which these streams have an alarm.
+
+    Args:
+        alarms: By stream.
+        cause: The challenger that does the harm; empty: none does.
+    """
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
     healthy = dict.fromkeys([*MOVED, GAIN])
     for name, kind in {**healthy, **(alarms or {})}.items():
         alarm = None if kind is None else Alarm(kind=kind, since=now, text="of a test")
+        if alarm is not None and kind == "harm" and cause:
+            alarm.arms = [cause]
         if alarm is not None and kind == "data_quality":
             state.broken[labels_of(name).measure] = alarm
         else:
@@ -155,6 +162,14 @@ def test_harm_rings_whatever_else_does(stack: Stack) -> None:
     assert (
         f"{NAMESPACE}: gain_per_decision is" in harm["text"] and "120 clicks lost in the newest period" in harm["text"]
     )
+
+
+def test_harm_that_no_challenger_does_wakes_nobody(stack: Stack) -> None:
+    stack.metrics["monitor"] = monitor({GAIN: "harm"}, cause="")
+    wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)
+    stack.evaluations(4)
+    assert stack.people.titles() == [f"[FIRING:1] warning MtorlHarm in {NAMESPACE}"]
+    assert stack.people.pages == []
 
 
 def test_a_shift_that_reaches_one_measure_after_the_other_is_one_page(stack: Stack) -> None:

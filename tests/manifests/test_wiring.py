@@ -16,6 +16,7 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from serving.registry import FIRST
+from tests.manifests.alerting_stack import wait_for
 from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
@@ -172,6 +173,28 @@ def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> 
     path = tmp_path / "router.yaml"
     path.write_text(yaml.safe_dump(router))
     assert config.RouterSettings.load(path).host == "0.0.0.0", "a pod must be reached from outside"
+
+
+def test_the_log_is_exported_as_often_as_the_setting_says(production: Objects, tmp_path: Path) -> None:
+    """The loop of the container, with a stand-in for the export; with 0 seconds it starts again at once."""
+    pod = named(production, "StatefulSet", "mtorl-router")["spec"]["template"]["spec"]
+    (export,) = [container for container in pod["initContainers"] if container["name"] == "export"]
+    assert export["env"] == [{"name": "MTORL_EXPORT_SECONDS", "value": "60"}]
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho exported >>{tmp_path}/exports\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MTORL_EXPORT_SECONDS": "0"}
+    loop = subprocess.Popen([*export["command"], *export["args"]], env=environment)
+
+    def exports() -> int:
+        file = tmp_path / "exports"
+        return file.read_text().count("exported") if file.exists() else 0
+
+    try:
+        wait_for("three exports", lambda: exports() >= 3)
+        loop.terminate()
+        assert loop.wait(30) == 0
+    finally:
+        loop.kill()
 
 
 def test_router_knows_the_channels(production: Objects, router: dict[str, Any], experiment: Experiment) -> None:

@@ -42,6 +42,7 @@ BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the present period, currenc
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", [*_ARM, "period"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", [*_ARM, "period"])
 BUDGET_EXCESS = Gauge("mtorl_budget_excess", "Cost above what was reserved for it, currency units", [*_ARM, "period"])
+BUDGET_OVERRUN = Gauge("mtorl_budget_overrun", "Money above the account's limit, the worst account", [*_ARM, "period"])
 BUDGET_SPEND_RATIO = Gauge("mtorl_budget_spend_ratio", "Spent / limit of the arm's fullest account", _ARM)
 BUDGET_PLANNED = Gauge("mtorl_budget_planned", "What pacing wants spent by now, currency units", [*_ARM, "period"])
 BUDGET_PACED = Gauge("mtorl_budget_paced", "Spent and reserved of what is planned, currency units", [*_ARM, "period"])
@@ -113,6 +114,11 @@ def show_budget(balances: Iterable[Balance]) -> None:
     _show(BUDGET_RESERVED, {labels: sum(b.reserved for b in apart) for labels, apart in shown.items()})
     _show(BUDGET_EXCESS, {labels: sum(b.excess for b in apart) for labels, apart in shown.items()})
     _show(BUDGET_SPEND_RATIO, fullest)
+
+
+def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
+    """Publish how far accounts are above their limits, by arm and period."""
+    _show(BUDGET_OVERRUN, {(*arm_labels(arm), period): above for (arm, period), above in by_arm.items()})
 
 
 def show_pace(paces: Sequence[Pace]) -> None:

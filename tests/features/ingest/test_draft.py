@@ -179,6 +179,16 @@ def test_a_second_file_of_something_else_is_refused(tmp_path: Path) -> None:
         draft(tmp_path, log, conversions=tmp_path / "orders.csv")
 
 
+def test_an_exposure_of_a_log_without_cost_costs_one_unit(tmp_path: Path) -> None:
+    columns = foreign()
+    del columns["price_paid"]
+    found, path = draft(tmp_path, columns)
+    assert found.spec.columns["cost"].value == 1
+    assert any("cost: none seen, so an exposure costs one unit" in check for check in found.checks)
+    ingest_log(path, found.spec, tmp_path / "log.parquet", tmp_path / "faulty.csv")
+    assert pd.read_parquet(tmp_path / "log.parquet")["cost"].eq(1).all()
+
+
 def test_a_gain_is_an_outcome_that_there_is_some_of(tmp_path: Path) -> None:
     found, _ = draft(tmp_path, {**foreign(), "clicked": np.zeros(ROWS, dtype=int)})
     assert found.spec.reward.gain.plain == "revenue"

@@ -78,5 +78,12 @@ def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return rows.assign(rate=rows["rate"] * 0.8)
 
 
+def worse_challenger(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Half of the users have a challenger, which gets no clicks."""
+    challenged = rows["user_id"].str[-1].isin(list("13579")).to_numpy()
+    arm = np.where(challenged, "challenger", "incumbent")
+    return rows.assign(arm=arm, rate=rows["rate"] * ~challenged)
+
+
 def kinds(state: State) -> set[str]:
     return {alarm.kind for alarm in state.alarms().values()}

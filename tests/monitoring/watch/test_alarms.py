@@ -108,6 +108,29 @@ def test_what_is_missing_today_does_not_make_others_alarm() -> None:
     assert streams["journeys/m1"].evidence > 0.0 and len(streams["journeys/m1"].past) == 12
 
 
+@pytest.mark.parametrize(
+    ("incumbent", "challenger", "causes"),
+    [(0.1, 0.04, ["spring/challenger"]), (0.07, 0.07, []), (0.07, 0.04, []), (0.1, 0.1, [])],
+)
+def test_the_cause_of_harm_is_a_challenger_where_the_incumbent_is_as_usual(
+    incumbent: float, challenger: float, causes: list[str]
+) -> None:
+    rng, streams = np.random.default_rng(2), dict[str, Stream]()
+    for day in range(20):
+        usual = 0.1 * (1 + 0.01 * rng.normal())
+        arms = {"incumbent": usual, "spring/challenger": usual}
+        if day >= 16:
+            arms = {"incumbent": incumbent, "spring/challenger": challenger}
+        by_arm = [measured(("outcomes", arm, "gain_per_decision"), value) for arm, value in arms.items()]
+        whole = 0.07 if day >= 16 else usual
+        measure_alarms.judge(streams, [measured(GAIN, whole)], at(day), by_arm=by_arm)
+    alarm = streams["outcomes/gain_per_decision"].alarm
+    assert alarm is not None and alarm.kind == "harm" and alarm.arms == causes
+    measure_alarms.judge(streams, [measured(GAIN, 0.1)], at(20))
+    alarm = streams["outcomes/gain_per_decision"].alarm
+    assert alarm is not None and alarm.arms == causes, "a day on which it is as usual says nothing of the cause"
+
+
 def test_what_is_gone_for_a_week_is_forgotten() -> None:
     streams: dict[str, Stream] = {"context/device": Stream()}
     arm = ("performance", "spring/challenger", "auc")

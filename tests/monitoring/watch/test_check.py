@@ -18,7 +18,7 @@ from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
 from monitoring.watch.streams import column_stream
 from mtorl.drift.past_periods import FEWEST
-from tests.monitoring.watch.market import Market, sample
+from tests.monitoring.watch.market import Market, sample, worse_challenger
 
 pytestmark = pytest.mark.integration
 
@@ -212,6 +212,15 @@ def test_an_arm_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     made.live(1)
     assert "performance/spring/challenger/calibration" not in made.check().streams
     assert "performance/incumbent/calibration" in made.check().streams
+
+
+def test_harm_that_a_challenger_does_names_it(two_weeks: Path, tmp_path: Path) -> None:
+    shutil.copytree(two_weeks, tmp_path / "market")
+    made = market(tmp_path / "market")
+    made.live(4, worse_challenger)
+    alarm = made.check().alarms()["outcomes/gain_per_decision"]
+    assert alarm.kind == "harm" and alarm.arms == ["spring/challenger"]
+    assert alarm.text.endswith("; spring/challenger is the cause")
 
 
 def _edit(file: Path, **columns: Any) -> None:

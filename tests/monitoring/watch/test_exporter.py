@@ -35,7 +35,7 @@ def state() -> State:
         "journeys": Group(end=END, not_judged=NotJudged(reason="learning", text="3 periods seen")),
         "performance": Group(not_judged=NotJudged(reason="nothing_there", text="a rule")),
     }
-    harm = Alarm(kind="harm", since=END, text="gain_per_decision is lower")
+    harm = Alarm(kind="harm", since=END, text="gain_per_decision is lower", arms=["spring/challenger"])
     made.streams = {
         "outcomes/gain_per_decision": Stream(
             value=0.06, expected=0.08, evidence=9e3, needed=4e3, loss=18.0, loss_unit="EUR", alarm=harm
@@ -76,6 +76,7 @@ def test_what_the_state_says(tmp_path: Path) -> None:
         ("period_end_timestamp_seconds", "outcomes"): END.timestamp(),
         ("period_decisions", "outcomes"): 900.0,
         ("period_users", "outcomes"): 600.0,
+        ("harm_by_arm", "spring", "challenger", "gain_per_decision"): 1.0,
         ("not_judged", "context", "no_model"): 1.0,
         ("not_judged", "journeys", "learning"): 0.0,
         ("not_judged", "performance", "nothing_there"): 0.0,

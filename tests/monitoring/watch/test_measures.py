@@ -258,6 +258,23 @@ def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: P
     assert not count(tmp_path).outcomes_missing, "nothing was shown, so nothing came of it"
 
 
+def test_outcomes_of_each_arm(tmp_path: Path) -> None:
+    """What a holdout or a user outside of the experiment gets is the incumbent's."""
+    arms = ["incumbent", "outside", "challenger", "rule"] * 5
+    decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm=arm, expose=True) for i, arm in enumerate(arms)]
+    clicks = [outcome(f"e{i}", f"d{i}", "click", 1.0) for i, arm in enumerate(arms) if arm != "rule"]
+    write(tmp_path, decisions, [*clicks, *(outcome(f"c{i}", f"d{i}", "cost", 0.5) for i in range(20))])
+    found = {(each.arm, each.measure): (each.value, each.size) for each in count(tmp_path).by_arm}
+    experiment = decisions[0]["experiment"]
+    assert {arm for arm, _ in found} == {"incumbent", f"{experiment}/challenger", f"{experiment}/rule"}
+    assert found["incumbent", "gain_per_decision"] == (1.0, 10)
+    assert found[f"{experiment}/rule", "gain_per_decision"] == (0.0, 5)
+    assert found[f"{experiment}/challenger", "gain_per_cost"] == (2.0, 2.5)
+    assert found[f"{experiment}/rule", "cost_per_exposure"] == (0.5, 5)
+    write(tmp_path / "one", [each for each in decisions if each["arm"] == "incumbent"], clicks)
+    assert not count(tmp_path / "one").by_arm, "there is no challenger"
+
+
 @pytest.mark.parametrize("version", ["version-1", "version-2", "version-3", "version-4"])
 def test_records_of_earlier_versions(version: str, tmp_path: Path) -> None:
     """What they lack is not measured of them; all else is."""

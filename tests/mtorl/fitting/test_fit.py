@@ -70,6 +70,12 @@ def test_a_budget_that_is_none_is_refused_before_training(tmp_path: Path) -> Non
         fit_challenger(str(tmp_path), str(tmp_path / "out"), TrainConfig(), 0.0)
 
 
+def test_a_log_without_cost_is_refused_before_training_by_the_columns_name(tmp_path: Path) -> None:
+    write_windows_folder(tmp_path / "windows", STEPS.assign(cost=0.0), shards=1)
+    with pytest.raises(ValueError, match=r"^cost: every exposure of the log costs 0.*cost: \{value: 1\}"):
+        fit_challenger(str(tmp_path / "windows"), str(tmp_path / "out"), TrainConfig(epochs=1, device="cpu"), 0.5)
+
+
 def test_trees_that_fail_fail_the_training(windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no trees today")

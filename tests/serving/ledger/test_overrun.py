@@ -1,0 +1,92 @@
+"""What counts as an overrun of a budget: more than was allowed, however the limit was changed meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.ledger import Balance, Ledger, LimitWatch
+from tests.serving.ledgers import Place, accounts_of, arms
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place("sqlite", tmp_path, 0)
+
+
+@pytest.fixture
+def ledger(place: Place) -> Ledger:
+    made = place.open()
+    made.define(_accounts())
+    return made
+
+
+def _accounts(amount: float = 10.0, **changes: Any) -> Any:
+    budgets = [{"campaign": "*", "channel": "*", "amount": amount, "period": "day"}]
+    return accounts_of(**{"stage": "50%", "arms": arms(challenger=0.5), "budgets": budgets, **changes})
+
+
+def _above(watch: LimitWatch, ledger: Ledger) -> float:
+    return max(watch.overruns(ledger.balances()).values())
+
+
+def _challenger(ledger: Ledger) -> str:
+    return next(balance.arm for balance in ledger.balances() if balance.arm.endswith("challenger"))
+
+
+@pytest.mark.parametrize("change", [{"enabled": False}, {"stage": "shadow"}, {"stage": "5%"}])
+def test_a_roll_back_is_none_although_costs_were_above_their_reservations(
+    ledger: Ledger, place: Place, change: dict[str, Any]
+) -> None:
+    watch, arm = LimitWatch(), _challenger(ledger)
+    assert ledger.reserve("1", arm, "c1", "x", 2.0) and ledger.reserve("2", arm, "c1", "x", 1.0)
+    ledger.settle("1", 4.0)
+    assert _above(watch, ledger) == 0
+    ledger.define(_accounts(**change))
+    found = {balance.arm: balance for balance in ledger.balances()}[arm]
+    assert found.excess == 2.0 and found.limit < 5.0
+    assert _above(watch, ledger) == 0 and _above(LimitWatch(), ledger) == 0
+    ledger.settle("2", 3.0)
+    place.clock.now += DAY
+    assert _above(watch, ledger) == 0 and _above(LimitWatch(), ledger) == 0
+
+
+def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledger) -> None:
+    watch, arm = LimitWatch(), _challenger(ledger)
+    assert ledger.reserve("1", arm, "c1", "x", 2.0) and ledger.reserve("2", arm, "c1", "x", 2.0)
+    assert _above(watch, ledger) == 0
+    ledger.define(_accounts(1.0))
+    for seen in (watch, LimitWatch()):
+        assert _above(seen, ledger) == 0
+    ledger.cancel("2")
+    assert _above(watch, ledger) == 0
+    more = [replace(each, spent=each.spent + 1.0) if each.arm == "*" else each for each in ledger.balances()]
+    assert watch.overruns(more)["*", "day"] == pytest.approx(1.0)
+    assert _above(watch, ledger) == 0
+
+
+def test_costs_beyond_the_amount_of_all_arms_are_one(ledger: Ledger) -> None:
+    watch, arm = LimitWatch(), _challenger(ledger)
+    assert ledger.reserve("1", arm, "c1", "x", 4.0)
+    assert _above(watch, ledger) == 0
+    ledger.settle("1", 12.5)
+    found = watch.overruns(ledger.balances())
+    assert found["*", "day"] == 2.5 and found[arm, "day"] == 0
+    assert watch.overruns(ledger.balances())["*", "day"] == 2.5, "until it is over"
+
+
+def test_an_arm_that_took_too_much_is_seen_also_by_a_new_router(ledger: Ledger) -> None:
+    """SQLite refuses it by a trigger of its own, so it is in the balances alone."""
+    arm = _challenger(ledger)
+    broken = [replace(each, reserved=7.0) if each.arm == arm else each for each in ledger.balances()]
+    assert LimitWatch().overruns(broken)[arm, "day"] == pytest.approx(2.0)
+
+
+def test_a_campaign_does_not_hide_another() -> None:
+    balances = [Balance("a", campaign, "*", 10.0, spent, 0.0, 0.0) for campaign, spent in (("c1", 11.0), ("c2", 0.0))]
+    assert LimitWatch().overruns(balances) == {("a", "total"): 1.0}
