@@ -12,6 +12,7 @@ Experiments are judged at every look by the functions that the verdict calls (`m
     returning   one stage, users come back: their sums grow while people look every hour
     coverage    the challenger is better: how often the interval ever misses the true lift
     power       the same: how often a verdict is reached at all, beside a test of one look at the end
+    bots        a bot with 10, 30 or 60 % of the challenger's decisions: false verdicts, and harms that are found
     srm         how often a mismatch is said, of healthy arms and of a challenger that loses 5 % of its users
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from _environment import environment, finish, simulation_options
 
-from benchmarks.experiment_runs import arrivals, returning
+from benchmarks.experiment_runs import arrivals, bots, returning
 from benchmarks.experiment_runs.judge import judge, mismatches
 from benchmarks.experiment_runs.markets import Clicks, Revenue
 from benchmarks.experiment_runs.table import experiment_tables
@@ -103,7 +104,17 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
     result = mismatches(returning.ramps(Clicks(), Clicks.population // 4, 8, runs, next(streams)))
     srm.append({"share": "ramp", "lost": 0.0, **result})
     say("SRM, ramp", result)
-    return {"same": same, "ramps": ramps, "returning": back, "better": better, "srm": srm}
+    of_bots = [bots.measure(share, part, runs, next(streams)) for share in bots.SHARES for part in bots.OF_DECISIONS]
+    uneven = [bots.uneven(share, runs, next(streams)) for share in bots.SHARES]
+    return {
+        "bots": of_bots,
+        "uneven": uneven,
+        "same": same,
+        "ramps": ramps,
+        "returning": back,
+        "better": better,
+        "srm": srm,
+    }
 
 
 _SRM_LOOKS = arrivals.looks("linear", Clicks.users)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.tables import said_of_long_term, said_of_newest
-from monitoring.plain_words import account, hours_or_minutes, moved
+from monitoring.plain_words import account, heavy, hours_or_minutes, moved
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
@@ -39,6 +39,7 @@ def _whole(view: View) -> RenderableType:
         parts += [_effects(view, verdict), _checks(verdict), _arms(view, verdict)]
         if said := moved(verdict.get("moved_users", 0)):
             parts.append(Text(f"{verdict['users']:,} users in all: {said}"))
+        parts += [Text(heavy(user["arm"], user["share"])) for user in verdict.get("heavy_users", ())]
     elif view["traffic"] is not None:
         parts.append(_decided(view))
     if (long_term := view["long_term"]) is not None:

@@ -180,6 +180,9 @@ def print_verdict(verdict: dict[str, Any]) -> None:
         console.print(f"{verdict['users']:,} users in all: {said}", highlight=False, soft_wrap=True)
     for reason, count in verdict["left_out"].items():
         console.print(f"left out, {reason}: {count:,}", highlight=False)
+    for heavy in verdict["heavy_users"]:
+        said = f"{heavy['user']!r} makes {heavy['share']:.0%} of the decisions of {heavy['arm']}"
+        console.print(f"heavy user: {said}", highlight=False, markup=False, soft_wrap=True)
     if long_term := verdict.get("long_term"):
         console.print(said_of_long_term(long_term), highlight=False, markup=False, soft_wrap=True)
     if segments := verdict.get("segments"):

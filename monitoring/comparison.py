@@ -22,9 +22,8 @@ from monitoring.known_users import PREFIX
 from mtorl.experiment.adjustment import figures_with, standardised
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.metrics import COST, is_gain, is_per_decision, metric
-from mtorl.experiment.statistics import MIN_USERS, Lift, compare
+from mtorl.experiment.statistics import Lift, compare
 from mtorl.experiment.sums import Floats, Sums
-from mtorl.experiment.verdict import DominantUser
 from mtorl.log.gain import Gain
 
 _DECISIONS = f"{COST}_denominator"
@@ -128,16 +127,6 @@ class Comparison:
         hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
         return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
 
-    def dominant_user(self, primary: str) -> DominantUser | None:
-        """The one user who keeps an arm from having enough; None if it isn't one."""
-        for arm in (self.challenger, INCUMBENT):
-            users = self.users[self.users["arm"] == arm]
-            decisions = users.groupby("unit")[f"{primary}_denominator"].sum().sort_values()
-            others = decisions.iloc[:-1]
-            if _effective(decisions) < MIN_USERS <= _effective(others):
-                return DominantUser(arm, float(decisions.iloc[-1] / decisions.sum()))
-        return None
-
     def lift(self, name: str, above: float = 0.0) -> Lift:
         """Of the metric of this name.
 
@@ -203,11 +192,6 @@ class Comparison:
                 chosen = (arm == cell[0]) & (stage == cell[1])
                 figures[chosen] = figures_of(users[chosen], name, self.budget_per_decision)
         return figures_with(figures, self._known[:end])
-
-
-def _effective(decisions: pd.Series[float]) -> float:
-    """Kish's effective number of users, as `mtorl.experiment.statistics` counts them."""
-    return float(decisions.sum() ** 2 / max((decisions**2).sum(), 1e-300))
 
 
 def figures_of(users: pd.DataFrame, name: str, budget: float | None) -> Floats:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from monitoring.counted_decisions import (
@@ -28,11 +29,24 @@ from monitoring.counted_decisions import (
 from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
 from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.heavy_users import user_weights
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, total
 from mtorl.log.gain import Gain
 
 if TYPE_CHECKING:
     import duckdb
+
+
+NAMED_SHARE = 0.05
+"""Share of an arm's decisions from which on a user is named."""
+
+
+class HeavyUser(NamedTuple):
+    """A user who makes so many of an arm's decisions that people should know it: a probe, a bot, a shared id."""
+
+    arm: str
+    user: str
+    share: float  # of the arm's decisions
 
 
 class Users(NamedTuple):
@@ -41,7 +55,9 @@ class Users(NamedTuple):
     Attributes:
         rows: One a user and stage: `unit` (a number), `stage`, `arm`, the sums of its decisions, and its covariates.
             Users are in the order of their arrival, and each user's rows follow each other. Whoever was in several arms
-            of a stage is missing there.
+            of a stage is missing there. What is compared has the user's `weight` (`mtorl.experiment.heavy_users`):
+            numerators, denominators, outcomes by age. The totals `decisions`, `gain` and `cost` are those of the log.
+        heavy: Users with a weight below 1 and `NAMED_SHARE` of their arm's decisions, the heaviest first.
         arms: What the decisions of these rows are in all, by arm.
         crossed: Users who were in several arms of a stage.
         all_users: Users, those included.
@@ -49,6 +65,7 @@ class Users(NamedTuple):
     """
 
     rows: pd.DataFrame
+    heavy: list[HeavyUser]
     arms: pd.DataFrame
     crossed: int
     all_users: int
@@ -110,6 +127,7 @@ class ExperimentUsers:
                 {in_one_arm} GROUP BY unit, stage, arm{self._by})
             {known} ORDER BY min(first) OVER (PARTITION BY unit), unit, first"""
         ).df()
+        _weigh(rows, ["stage", *self._by.split(", ")[1:]])
         arms = self._db.execute(
             f"""SELECT arm, count(*) AS decisions, count_if(weight > 0) AS evaluable, count_if(expose) AS exposures,
                        count_if(fallback_reason IS NOT NULL) AS fallbacks,
@@ -120,7 +138,36 @@ class ExperimentUsers:
             f"""SELECT (SELECT count(DISTINCT unit) FROM crossed), count(DISTINCT unit), coalesce(sum(late), 0)
             FROM {counted}"""
         ).fetchall()
-        return Users(rows, arms.set_index("arm"), crossed, units, int(late))
+        return Users(rows, self._heavy(rows), arms.set_index("arm"), crossed, units, int(late))
+
+    def _heavy(self, rows: pd.DataFrame) -> list[HeavyUser]:
+        total = rows.groupby("arm", observed=True)["decisions"].sum()
+        of_users = rows[rows["weight"] < 1.0].groupby(["arm", "unit"], observed=True)["decisions"].sum()
+        shares = (of_users / total.reindex(of_users.index.get_level_values("arm")).to_numpy()).sort_values()
+        shares = shares[shares >= NAMED_SHARE][::-1]
+        if shares.empty:
+            return []
+        found = self._db.execute(
+            "SELECT DISTINCT hash(user_id), user_id FROM decision_log WHERE hash(user_id) IN (SELECT unnest($units))",
+            {"units": shares.index.get_level_values("unit").tolist()},
+        ).fetchall()
+        names = dict(found)
+        return [HeavyUser(str(arm), str(names[unit]), float(share)) for (arm, unit), share in shares.items()]
+
+
+def _weigh(rows: pd.DataFrame, within: list[str]) -> None:
+    """Give each user its `weight`, and what is compared of it that weight.
+
+    Args:
+        rows: To be changed.
+        within: Columns that say which users are compared with each other.
+    """
+    typical = rows.groupby(within, observed=True, dropna=False)["decisions"].transform("median")
+    rows["weight"] = user_weights(rows["decisions"].to_numpy(np.float64), typical.to_numpy(np.float64))
+    heavy = np.flatnonzero(rows["weight"] < 1.0)
+    for place, name in enumerate(rows.columns):
+        if name.endswith(("_numerator", "_denominator")) or name.startswith(("in_time:", "late:")):
+            rows.iloc[heavy, place] *= rows["weight"].iloc[heavy]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from monitoring.decision_log import DecisionLog, database, find_overridden, one_
 from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.heavy_users import user_weights
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums
 from mtorl.experiment.plan import Plan, Population, needed_users
 from mtorl.experiment.verdict import error_share
@@ -101,6 +102,8 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
             {"begins": begins, "last": last},
         ).df()
     figures = of_users[[f"{primary}_numerator", f"{primary}_denominator"]].to_numpy(np.float64)
+    if len(figures):
+        figures = figures * user_weights(of_users["decisions"].to_numpy(np.float64))[:, None]
     decisions, cost = int(of_users["decisions"].sum()), float(of_users[f"{COST}_numerator"].sum())
     span = of_users["last"].max() - of_users["first"].min() if len(of_users) else None
     known_UK = None

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
+from mtorl.experiment.heavy_users import HEAVIEST
 
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),
@@ -80,6 +81,16 @@ def moved(users: int) -> str:
         f"{users:,} {who} moved from one arm to another between stages, and {are} in both: the arms are compared "
         "within each stage"
     )
+
+
+def heavy(arm: str, share: float) -> str:
+    """That a user makes much of an arm's decisions, in words that do not name it.
+
+    Args:
+        arm: Of the user.
+        share: The user's, of the arm's decisions.
+    """
+    return f"one user makes {share:.0%} of the decisions of {arm} and counts as {HEAVIEST:g} typical users"
 
 
 def left_out(reason: str) -> str:

@@ -18,7 +18,7 @@ sum(weight * gain) / sum(weight).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,10 +26,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from monitoring import plain_words
 from monitoring.comparison import Comparison, figures_of
 from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import Users, experiment_users
+from monitoring.experiment_users import HeavyUser, Users, experiment_users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
@@ -68,13 +69,13 @@ def verdict_from_log(
         A JSON-ready dict: gain (that of the primary metric) and per (what it is divided by), users who count and
         moved_users, those of them who are among several arms' users (`monitoring.experiment_users.UserCounts`), arms,
         their models, users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by
-        reason, late outcomes, and overridden_users, who were given an arm by name), `challengers` with the comparison
-        of each,
-        and at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
-        relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by none), futile
-        (whether the wanted effect can be ruled out; None: none is wanted), money (gain per currency unit, and what it
-        comes to at the challenger's spend), guardrails, secondary, verdict, reason, series of looks at the first
-        users, with all that they did.
+        reason, late outcomes, and overridden_users, who were given an arm by name), heavy_users (who count as
+        `HEAVIEST` typical users and make much of an arm's decisions, by name; capped_users of an arm has the number of
+        all who count as that), `challengers` with the comparison of each, and at the top level that of the challenger
+        which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by which covariates, with
+        the lift that is not adjusted; None: by none), futile (whether the wanted effect can be ruled out; None: none is
+        wanted), money (gain per currency unit, and what it comes to at the challenger's spend), guardrails, secondary,
+        verdict, reason, series of looks at the first users, with all that they did.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -139,7 +140,6 @@ def verdict_from_log(
             if (futile := _futile(experiment, comparison) and not (changed and not with_changed[name][2]))
             else None,
             challenger=name,
-            dominant=None if math.isfinite(lift.ci[0]) else comparison.dominant_user(primary),
         )
         results[name] = {
             "lift": lift.value,
@@ -159,7 +159,8 @@ def verdict_from_log(
             else verdicts[name].reason
             + models.said
             + _late_said(found.late, experiment.metrics.outcome_hours)
-            + _overridden_said(overridden),
+            + _overridden_said(overridden)
+            + _heavy_said(found.heavy, (name, INCUMBENT)),
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
@@ -189,6 +190,7 @@ def verdict_from_log(
         "multiple_exposure_users": found.crossed,
         "left_out": left_out,
         "overridden_users": overridden,
+        "heavy_users": [heavy._asdict() for heavy in found.heavy],
         "late_outcomes": found.late,
         "models": models.digests,
         "challenger": challenger,
@@ -233,7 +235,7 @@ def _both_ways(experiment: Experiment, comparison: Comparison) -> list[Compariso
 
 
 def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str, Any]:
-    """Totals are facts of the log, over all stages; what is per something is weighted in a replay."""
+    """Totals are facts of the log, over all stages; what is per something has the users' weights, and a replay's."""
     users = found.rows[found.rows["arm"] == arm]
     counts = found.arms.reindex([arm], fill_value=0).iloc[0]
     gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
@@ -243,6 +245,7 @@ def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str
         **{name: int(counts[name]) for name in ("decisions", "evaluable", "exposures", "fallbacks")},
         "gain": float(users["gain"].sum()),
         "cost": float(users["cost"].sum()),
+        "capped_users": int(users.loc[users["weight"] < 1.0, "unit"].nunique()),
         "effective_decisions": float(counts["weight"] ** 2 / max(counts["squared_weight"], 1e-300)),
         GAIN: gain_per_decision,
         COST: cost_per_decision,
@@ -307,6 +310,12 @@ def _late_said(outcomes: int, hours: float | None) -> str:
 def _overridden_said(users: int) -> str:
     """What to add to a verdict's reason if users were given an arm by name."""
     return f" (of {users:,} users whose arm the file has named, only what was decided before counts)" if users else ""
+
+
+def _heavy_said(heavy: Sequence[HeavyUser], arms: Collection[str]) -> str:
+    """What to add to a verdict's reason if a user makes much of an arm's decisions; who it is, no page shows."""
+    said = (plain_words.heavy(user.arm, user.share) for user in heavy if user.arm in arms)
+    return "".join(f" ({words}: mtorl experiment verdict names it)" for words in said)
 
 
 def _looks(users: int) -> npt.NDArray[np.int64]:

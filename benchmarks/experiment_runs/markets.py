@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import betabinom, poisson
 
+from mtorl.experiment.heavy_users import user_weights
 from mtorl.experiment.sums import Floats, Sums
 
 DECISIONS_OF_A_BOT = 3_000.0
@@ -17,7 +18,7 @@ _MOST_DECISIONS = 9
 class Clicks:
     """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1).
 
-    Bots decide thousands of times, and never click.
+    Bots decide thousands of times, never click, and have the weight that the verdict gives them.
     """
 
     name: str = "clicks"
@@ -26,6 +27,8 @@ class Clicks:
     """Share by which a challenger's rate is higher."""
     bots: float = 0.0
     """Share of the users who are bots; not of those who come back."""
+    typical: float = 3.0
+    """Median decisions of a user."""
     users: int = 100_000
     """Who come once."""
     population: int = 20_000
@@ -43,7 +46,8 @@ class Clicks:
         possible = (decisions > 0) & (clicks <= decisions)
         figures = np.stack([clicks[possible], decisions[possible]], -1).astype(np.float64)
         people = likely[possible] / likely[possible].sum() * (1.0 - self.bots)
-        return np.vstack([figures, [0.0, DECISIONS_OF_A_BOT]]), np.append(people, self.bots)
+        of_a_bot = DECISIONS_OF_A_BOT * user_weights(np.array(DECISIONS_OF_A_BOT), self.typical)
+        return np.vstack([figures, [0.0, of_a_bot]]), np.append(people, self.bots)
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
         """Sums at each look of one arm, for users that come once: (R, L) new users give sums with those axes."""

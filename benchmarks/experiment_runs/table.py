@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from benchmarks._markdown import Figures, measured_on, table
+from benchmarks.experiment_runs import bots
 from benchmarks.experiment_runs.adjusted import NEW, VISITS_BEFORE
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
+from mtorl.experiment.heavy_users import HEAVIEST
 
 _MARKETS = (
     f"Clicks: {Clicks.users:,} users who decide three times on average and click {Clicks.rate:.0%} of the time, each "
-    f"at a rate of its own; with bots, one user in 1,000 decides {DECISIONS_OF_A_BOT:,.0f} times and never clicks. "
+    f"at a rate of its own; with bots, one user in 1,000 decides {DECISIONS_OF_A_BOT:,.0f} times, never clicks, and "
+    f"counts as {HEAVIEST:g} typical users. "
     f"Revenue: {Revenue.users:,} users of whom {Revenue.rate:.0%} buy for lognormal amounts with "
     f"a sigma of {Revenue.sigma:g}; with the heavier tail, of 2. Users who come back are fewer: {Clicks.population:,} "
     f"and {Revenue.population:,} over a ramp, a tenth of that in a week.\n"
+)
+
+_BOTS = (
+    f"Looked at every hour of four weeks, {Clicks.users:,} users. False verdicts are those of A/A experiments; the bot "
+    f"clicks on nothing, or on everything. The guardrail is a cost of {bots.COST:g} a decision and a margin of "
+    f"{bots.MARGIN:g}. False rollbacks: the challenger costs just as much more as is accepted, and the bot costs 1 a "
+    f"decision. Harm found: the challenger costs {bots.HARM:g} more and the bot nothing; after so many users of the "
+    "challenger, on average. *No weights*: likewise, if a bot counts for all its decisions.\n"
 )
 
 
@@ -22,6 +33,8 @@ def experiment_tables(figures: Figures) -> str:
         f"**A/A: false verdicts at any look.** Users come once.\n\n{_same(figures)}\n"
         f"**A/A: users come back.** A ramp of 1, 5, 25 and 50 %, looked at 32 times, and a week of hourly looks.\n\n"
         f"{_returning(figures)}\n"
+        f"**A bot in the challenger's arm** makes a share of its decisions. {_BOTS}\n{_bots(figures)}\n"
+        f"{_uneven(figures)}\n"
         "**The challenger is better**, looked at every hour of four weeks. Decided: at some look, after which share of "
         "all users on average; beside it the fixed-horizon interval, at its one look at the end.\n\n"
         f"{_better(figures)}\n"
@@ -63,7 +76,7 @@ def plan_table(figures: Figures) -> str:
 
 
 def _worst(figures: Figures) -> str:
-    alike = [*figures["same"], *figures["ramps"], *figures["returning"]]
+    alike = [*figures["same"], *figures["ramps"], *figures["returning"], *figures["uneven"]]
     worst = max(alike, key=lambda row: row["missed_at_most"])
     return (
         f"{len(alike)} kinds of A/A experiments, {worst['runs']:,} runs each: the worst has {worst['missed']:.1%} "
@@ -90,6 +103,30 @@ def _returning(figures: Figures) -> str:
     rows = [[f"{row['market']}, ramp", _rate(row)] for row in figures["ramps"]]
     rows += [[f"{row['market']}, hourly, share {row['share']:.0%}", _rate(row)] for row in figures["returning"]]
     return table(["metric", "false verdicts"], rows)
+
+
+def _bots(figures: Figures) -> str:
+    rows = [
+        [
+            f"{row['share']:.0%}",
+            f"{row['of_decisions']:.0%}",
+            *(f"{row['missed'][what]:.1%} (at most {row['missed_at_most'][what]:.1%})" for what in ("nothing", "all")),
+            f"{row['rolled_back']:.1%} (at most {row['rolled_back_at_most']:.1%})",
+            f"{row['found']:.1%} after {row['found_users']:,.0f}",
+            f"{row['found_uncapped']:.1%}",
+        ]
+        for row in figures["bots"]
+    ]
+    heads = ["share", "the bot's decisions", "false verdicts, clicks on nothing", "on everything"]
+    return table([*heads, "false rollbacks", "harm found", "no weights"], rows)
+
+
+def _uneven(figures: Figures) -> str:
+    rates = ", ".join(f"{_rate(row)} at a share of {row['share']:.0%}" for row in figures["uneven"])
+    return (
+        f"Where {bots.UNEVEN_USERS:,} users differ in how often they decide (lognormal, a sigma of "
+        f"{bots.UNEVEN_SIGMA:g}), and the busy ones click less, false verdicts of A/A experiments are {rates}.\n"
+    )
 
 
 def _better(figures: Figures) -> str:

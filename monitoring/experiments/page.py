@@ -105,6 +105,7 @@ def _experiment(view: View, anchor: str) -> Json:
         "mix": _mix(view),
         "segments": _segments(verdict.get("segments")),
         "moved": plain_words.moved(verdict.get("moved_users", 0)),
+        "heavy": [plain_words.heavy(user["arm"], user["share"]) for user in verdict.get("heavy_users", ())],
         "left_out": sorted((verdict.get("left_out") or {}).items(), key=lambda item: -item[1]),
         "srm": _srm(verdict),
     }

@@ -124,7 +124,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         None if newest is None else newest["silence"],
     )
     serving = experiment if by_hand else in_force(experiment, state)
-    verdict = None if known.verdict is None else dict(known.verdict)
+    verdict = None if known.verdict is None else _without_users(known.verdict)
     return View(
         document_version=DOCUMENT_VERSION,
         looked=_iso(now if known.looked is None else known.looked),
@@ -149,6 +149,12 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         newest=newest,
         events=[_happened(event) for event in own],
     )
+
+
+def _without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict without the names of heavy users: a page goes to more readers than a log."""
+    heavy = [{key: user[key] for key in ("arm", "share")} for user in verdict.get("heavy_users", ())]
+    return {**verdict, "heavy_users": heavy}
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:

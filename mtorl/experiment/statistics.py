@@ -28,11 +28,11 @@ stages' lifts.
 and an arm that has not met its rare large revenues yet has too little: both looked certain of what they do not know.
 So no interval exists below MIN_USERS in each arm, and where an arm has fewer than MIN_POSITIVE users with a positive
 outcome, the missing ones are added to its variance. Both are counted by Kish's effective sample size, sum(D)^2 /
-sum(D^2) and sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum,
-or where a few users (bots, shared devices) make most of the decisions. An arm that has not met such a user yet looks
-certain, too, and so does one in which it makes most of a stage's decisions, since the arm's ratio is then its own. So a
-user of an arm varies about the ratio of both arms, and at least as much as a user of both arms together. An arm that is
-truly dead is still found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
+sum(D^2) and sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum.
+Users who make most of an arm's decisions (bots, shared devices) come here with a weight (`heavy_users.py`). Where one
+of them makes most of a small stage's, the arm's ratio is its own, and the arm looks certain. So a user of an arm varies
+about the ratio of both arms, and at least as much as a user of both arms together. An arm that is truly dead is still
+found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
 
 Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
 sequence is wrong far too often, that of the difference is not. And `tightest_at` has to be fixed before the first user

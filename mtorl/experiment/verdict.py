@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mtorl.experiment.sample_ratio import SRM_ALARM
 from mtorl.experiment.statistics import MIN_USERS, Lift, one_sided_width
@@ -52,13 +52,6 @@ class Verdict:
 
     token: Token
     reason: str
-
-
-class DominantUser(NamedTuple):
-    """A user without whom an arm would have enough users."""
-
-    arm: str
-    share: float  # of the arm's decisions
 
 
 def error_share(alpha: float, challengers: int, guardrails: int) -> float:
@@ -117,7 +110,6 @@ def reach_verdict(
     hours: float = math.inf,
     min_hours: float = 0.0,
     with_changed: Lift | None = None,
-    dominant: DominantUser | None = None,
     ruled_out: float | None = None,
     challenger: str = "challenger",
 ) -> Verdict:
@@ -140,7 +132,6 @@ def reach_verdict(
         with_changed: the lift with the days on which the stage was changed or the kill switch used, if they are left
             out of the primary one. People do so on bad days, so that the others are too good; and the money of such a
             day is not the same in both arms. What either may have brought about is no verdict.
-        dominant: the user who keeps an arm from having enough, if it is one.
         ruled_out: the wanted effect, relative, if a challenger that has it can be ruled out (`rules_out`).
         challenger: what the challenger is called, where its users are counted.
     """
@@ -174,12 +165,6 @@ def reach_verdict(
             )
     if not math.isfinite(primary.value):
         return Verdict("inconclusive", "an arm has no decision that can be evaluated")
-    if not math.isfinite(low) and dominant is not None:
-        return Verdict(
-            "inconclusive",
-            f"too little to say: one user has {dominant.share:.0%} of the decisions of {dominant.arm}, as an id that "
-            "many visitors share would, and without it there would be enough users: leave such decisions out",
-        )
     if not math.isfinite(low):
         return Verdict("inconclusive", f"too little to say: {_too_few(primary, challenger)}")
     if with_changed is not None and not _agree(primary, with_changed):

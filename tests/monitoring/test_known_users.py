@@ -52,6 +52,17 @@ def test_the_past_is_what_was_known_before_the_first_decision_at_a_stage_with_ch
     assert found.loc[2].isna().all()
 
 
+def test_the_past_of_a_bot_is_that_of_ten_typical_users(tmp_path: Path) -> None:
+    log = Log()
+    for user, times in (("a", 1), ("b", 2), ("c", 3), ("bot", 100)):
+        for _ in range(times):
+            log.learn(log.decide(user, "incumbent", **SHADOW), "click", 1.0)
+        for _ in range(times):
+            log.decide(user, "challenger")
+    found = known(log.write(tmp_path), {"past": True})
+    assert found["past decisions"].tolist() == [1.0, 2.0, 3.0, 25.0] == found["past click"].tolist()
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_tells_more(tmp_path: Path, suffix: str) -> None:
     table = pd.DataFrame({"user_id": ["old", "nobody"], "forecast": [0.5, 1.0], "bought": [True, False], "name": "x"})

@@ -894,14 +894,49 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
     assert verdict_from_log(log, daily) == found
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_one_id_for_many_visitors_is_said_to_be_why_there_is_no_verdict(tmp_path: Path, shared: bool) -> None:
+def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
+    """A poller makes that share of the challenger's decisions, at no cost; a user's cost is higher by harm."""
+    rng = np.random.default_rng(seed)
+    log = Log()
+    for user in range(users):
+        arm = "challenger" if user % 2 else "incumbent"
+        for _ in range(1 + rng.poisson(2)):
+            log.learn(log.decide(f"u{user}", arm), "cost", 0.4 * rng.random() + harm * (arm == "challenger"))
+    decisions = sum(row["arm"] == "challenger" for row in log.decisions)
+    for _ in range(round(share / (1 - share) * decisions)):
+        log.decide("probe", "challenger", expose=False)
+    return log
+
+
+GUARDED = Experiment.from_dict(
+    {
+        **CONTENT,
+        "metrics": {
+            **CONTENT["metrics"],
+            "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": 0.05}],
+        },
+    }
+)
+
+
+@pytest.mark.parametrize(("harm", "token"), [(0.145, "guardrail"), (0.0, "inconclusive")])
+def test_a_poller_holds_no_guardrail_and_breaks_none(tmp_path: Path, harm: float, token: str) -> None:
+    found = verdict_from_log(polled(1_000, harm, share=0.41).write(tmp_path), GUARDED)
+    assert found["verdict"] == token, found["reason"]
+    assert found["guardrails"][0]["state"] == ("breached" if harm else "held")
+    assert found["guardrails"][0]["harm"] == pytest.approx(harm, abs=0.02)
+    assert [(user["arm"], user["user"]) for user in found["heavy_users"]] == [("challenger", "probe")]
+    assert found["heavy_users"][0]["share"] == pytest.approx(0.41, abs=0.001)
+    assert found["arms"]["challenger"]["capped_users"] == 1 and found["arms"]["incumbent"]["capped_users"] == 0
+    assert "one user makes 41% of the decisions of challenger" in found["reason"] and "probe" not in found["reason"]
+
+
+def test_one_id_for_many_visitors_keeps_no_verdict(tmp_path: Path) -> None:
     log = traffic(300, 0.5)
-    for visit in range(600 if shared else 0):
+    for visit in range(600):
         log.learn(log.decide("anonymous", "challenger"), "click", float(visit % 2))
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
-    assert ("one user has 57% of the decisions of challenger" in found["reason"]) == shared, found["reason"]
-    assert found["verdict"] == ("inconclusive" if shared else "ship")
+    assert found["verdict"] == "ship" and found["heavy_users"][0]["user"] == "anonymous"
 
 
 def test_users_in_two_arms_are_a_fault(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from monitoring.experiments.charts import effect_chart, track
 from monitoring.experiments.page import page
-from monitoring.experiments.view import Known
+from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.arm import INCUMBENT
 from tests.monitoring.experiments import made_views as made
 
@@ -125,6 +126,15 @@ def test_segments_are_called_exploratory_and_what_is_void_is_crossed_out() -> No
     assert "exploratory" in text and "They are no part of the verdict" in text
     assert "none of these figures counts" in page([made.mismatch()]) and "none of these figures counts" not in text
     assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in text
+
+
+def test_a_heavy_user_is_said_and_not_named() -> None:
+    heavy = [{"arm": "challenger", "user": "probe-7", "share": 0.41}]
+    view = experiment_view(made.made(), [], Known(verdict={**made.early()["verdict"], "heavy_users": heavy}), 0.0)
+    assert view["verdict"] is not None and view["verdict"]["heavy_users"] == [{"arm": "challenger", "share": 0.41}]
+    assert "probe-7" not in json.dumps(view)
+    said = "One user makes 41% of the decisions of challenger and counts as 10 typical users"
+    assert said in page([view])
 
 
 def test_a_user_who_moved_between_arms_is_one_of_those_who_count() -> None:

@@ -1,0 +1,135 @@
+"""Experiments with users who decide far more often than others, each with its weight (`mtorl.experiment.heavy_users`).
+
+    measure     a bot in the challenger's arm makes a fixed share of the arm's decisions, at every look
+    uneven      users differ in how often they decide, by a factor of hundreds, and the busy ones click less
+
+A decision brings 1 or nothing, at a rate of each user's own: a click or, of a guardrail, a cost of one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from benchmarks.experiment_runs import arrivals
+from benchmarks.experiment_runs.judge import ALPHA, TIGHTEST_AT, judge, upper_bound
+from benchmarks.experiment_runs.markets import Clicks
+from mtorl.experiment.heavy_users import user_weights
+from mtorl.experiment.statistics import estimate, one_sided_width
+from mtorl.experiment.sums import DENOMINATOR, Sums
+from mtorl.experiment.verdict import error_share
+
+SHARES = (0.01, 0.05, 0.5)
+OF_DECISIONS = (0.0, 0.1, 0.3, 0.6)
+COST, MARGIN, HARM = 0.2, 0.05, 0.145  # per decision, of the incumbent; accepted; and as it was seen
+UNEVEN_USERS, UNEVEN_SIGMA = 20_000, 1.5
+_LOOKS = arrivals.looks("hourly", Clicks.users)
+
+
+def with_bot(runs: Iterator[Sums], of_decisions: float, rate: float, capped: bool = True) -> Iterator[Sums]:
+    """Experiments with one more user in the challenger's arm.
+
+    Args:
+        runs: Without it.
+        of_decisions: Its share of the arm's decisions; 0: there is no bot.
+        rate: What one of its decisions brings.
+        capped: Whether it has the weight that the verdict gives it; otherwise 1, as every user has.
+    """
+    for sums in runs:
+        if not of_decisions:
+            yield sums
+            continue
+        decisions = sums.totals[..., 0, 0, DENOMINATOR] * of_decisions / (1.0 - of_decisions)
+        decisions *= user_weights(decisions, Clicks.typical) if capped else 1.0
+        figures = np.stack([rate * decisions, decisions], -1)
+        users, positive, totals, products = (
+            field.copy() for field in (sums.users, sums.positive, sums.totals, sums.products)
+        )
+        users[..., 0, 0] += 1.0
+        positive[..., 0, 0] += rate > 0.0
+        totals[..., 0, 0, :] += figures
+        products[..., :2, :2] += figures[..., :, None] * figures[..., None, :]
+        yield Sums(users, positive, totals, products)
+
+
+def measure(share: float, of_decisions: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
+    """How often an experiment with such a bot is wrong, and how often it finds a harm.
+
+    Args:
+        share: The challenger's.
+        of_decisions: The bot's, of the decisions of the challenger's arm.
+        runs: Of each kind.
+        rng: Source of randomness.
+
+    Returns:
+        `missed`: false verdicts of A/A experiments, by what the bot clicks on; `rolled_back`: experiments with a harm
+        as large as the margin that are rolled back, the bot being dearest; `found`: those with a larger harm that are
+        rolled back, the bot costing nothing, after how many users of the challenger on average, and how many are
+        found where the bot counts for all its decisions.
+    """
+
+    def runs_of(lift: float, rate: float, bot: float, capped: bool = True) -> Iterator[Sums]:
+        market = Clicks(rate=rate, lift=lift)
+        return with_bot(arrivals.runs(market, share, _LOOKS, runs, rng), of_decisions, bot, capped)
+
+    false = {what: judge(runs_of(0.0, Clicks.rate, rate), 0.0) for what, rate in (("nothing", 0.0), ("all", 1.0))}
+    accepted, _ = _rolled_back(runs_of(MARGIN / COST, COST, 1.0))
+    found, users = _rolled_back(runs_of(HARM / COST, COST, 0.0))
+    uncapped, _ = _rolled_back(runs_of(HARM / COST, COST, 0.0, capped=False))
+    return {
+        "share": share,
+        "of_decisions": of_decisions,
+        "runs": runs,
+        "missed": {what: result["missed"] for what, result in false.items()},
+        "missed_at_most": {what: result["missed_at_most"] for what, result in false.items()},
+        "rolled_back": accepted,
+        "rolled_back_at_most": upper_bound(round(accepted * runs), runs),
+        "found": found,
+        "found_users": users,
+        "found_uncapped": uncapped,
+    }
+
+
+def _rolled_back(runs: Iterator[Sums]) -> tuple[float, float | None]:
+    """Share of runs in which the guardrail is breached at any look, and the challenger's users that it took."""
+    first = []
+    for sums in runs:
+        found = estimate(sums)
+        width = one_sided_width(
+            found.se, found.effective_users, alpha=error_share(ALPHA, 1, 1), tightest_at=TIGHTEST_AT
+        )
+        breached = found.value - width > MARGIN
+        users = np.take_along_axis(sums.users[..., 0, 0], breached.argmax(-1)[:, None], -1)[:, 0]
+        first.append(np.where(breached.any(-1), users, np.nan))
+    when = np.concatenate(first)
+    there = np.isfinite(when)
+    return float(there.mean()), float(when[there].mean()) if there.any() else None
+
+
+def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
+    """How often an A/A experiment is wrong; at each look the users have the weights of those seen until then.
+
+    Args:
+        share: The challenger's.
+        runs: Experiments.
+        rng: Source of randomness.
+    """
+    looks = arrivals.looks("geometric", UNEVEN_USERS)
+    judged = judge((_uneven(share, looks, rng) for _ in range(runs)), 0.0)
+    return {"share": share, "runs": runs, "missed": judged["missed"], "missed_at_most": judged["missed_at_most"]}
+
+
+def _uneven(share: float, looks: np.ndarray, rng: np.random.Generator) -> Sums:
+    decisions = np.ceil(rng.lognormal(0.0, UNEVEN_SIGMA, looks[-1]))
+    rates = rng.beta(1.0, 4.0 + np.log(decisions))
+    figures = np.stack([rng.binomial(decisions.astype(np.int64), rates), decisions], -1).astype(np.float64)
+    arm = (rng.random(len(figures)) >= share).astype(np.intp)
+    at_looks = []
+    for users in looks:
+        weighted = figures[:users] * user_weights(decisions[:users])[:, None]
+        nobody = np.zeros(users, np.intp)
+        at_looks.append(Sums.of_rows(np.arange(users), arm[:users], nobody, weighted))
+    return Sums(*(np.stack([getattr(sums, field.name) for sums in at_looks]) for field in fields(Sums)))

@@ -1,0 +1,37 @@
+"""Weights that keep one busy user from holding, or deciding, a verdict.
+
+    figures *= user_weights(decisions)[:, None]         # numerator and denominator alike
+
+A probe, a bot or an id that many visitors share makes as many decisions as it likes: 40 % of an arm's are one user,
+whose ratio then is the arm's. So a user counts as `HEAVIEST` typical users at most. Its ratio stays what it is, and
+weighs less.
+
+    typical       median decisions of a user in the stage, of all arms together; bots hardly move it
+    weight        min(1, HEAVIEST * typical / decisions)
+    the metric    sum(weight N) / sum(weight D): per decision, of users who count as HEAVIEST typical ones at most
+
+The bound is fixed, the same in all arms, and knows numbers of decisions alone, no outcome: which arm a user is in, and
+what came of its decisions, change no weight. It needs each user's sums and not the order of its decisions.
+`benchmarks/experiments.py` shows the error rates and the power with bots.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtorl.experiment.sums import Floats
+
+HEAVIEST = 10.0
+"""Typical users that one user counts as at most."""
+
+
+def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Floats:
+    """Weights of users, above 0 and at most 1, of the shape of `decisions`.
+
+    Args:
+        decisions: Of each user in a stage.
+        typical: Median decisions of a user in that stage, of all arms; by default that of the users given.
+    """
+    most = HEAVIEST * (np.median(decisions) if typical is None else typical)
+    weights: Floats = np.minimum(1.0, most / np.maximum(decisions, 1.0))
+    return weights
