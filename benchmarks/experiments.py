@@ -104,7 +104,9 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
     result = mismatches(returning.ramps(Clicks(), Clicks.population // 4, 8, runs, next(streams)))
     srm.append({"share": "ramp", "lost": 0.0, **result})
     say("SRM, ramp", result)
-    of_bots = [bots.measure(share, part, runs, next(streams)) for share in bots.SHARES for part in bots.OF_DECISIONS]
+    of_bots = [
+        bots.measure(share, part, runs // 2, next(streams)) for share in bots.SHARES for part in bots.OF_DECISIONS
+    ]
     uneven = [bots.uneven(share, runs, next(streams)) for share in bots.SHARES]
     return {
         "bots": of_bots,

@@ -187,7 +187,7 @@ def exit_code(found: State) -> int:
     return {"fine": 0, "moved": DRIFT, "harm": HARM, "not judged": NOT_JUDGED}[found.word]
 
 
-def _finder(registry: Path | None, artifact: Path | None) -> Callable[[str], Path | None]:
+def _finder(registry: Path | None, artifact: Path | None) -> Callable[[str | None], Path | None]:
     from serving.registry import folder_of
 
     if artifact is not None:

@@ -299,22 +299,28 @@ class DecisionLog:
         read = read.loc[newest, ["user_id", *objects[-1]]]
         return read, Size(read["user_id"].nunique(), len(read))
 
-    def newest_model(self, arm: str) -> str | None:
-        """Digest of the model that took the newest decision of an arm, or else of any arm; None: no model took one.
+    def models(self) -> list[str]:
+        """Digests of the models of all arms, the newest first: of the challenger, of the other arms, in the shadow.
 
-        Args:
-            arm: Name of the arm that is preferred; a challenger has no decisions in the shadow stage.
+        What a model reads matters also where it does not decide: while the incumbent is a rule of the platform's own,
+        the challenger's model is asked in the shadow alone.
         """
+        # A clock that was ahead does not say what serves.
+        then = f"model_digest IS NOT NULL AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()"
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
-            newest = db.execute(
-                f"""SELECT model_digest FROM ({each_record("decision", "decision_log")})
-                WHERE model_digest IS NOT NULL AND NOT override AND arm <> '{HOLDOUT}' AND {self.period.condition()}
-                AND CAST(event_time AS TIMESTAMPTZ) <= now()  -- a clock that was ahead does not say what serves
-                ORDER BY arm = $arm DESC, event_time DESC LIMIT 1""",
-                {**self.period.parameters(), "arm": arm},
-            ).fetchone()
-        return None if newest is None else str(newest[0])
+            open_records(db, "shadow", self.shadows).create_view("shadow_log")
+            found = db.execute(
+                f"""WITH answered AS (
+                    SELECT model_digest, if(arm = 'challenger', 2, 1) AS place, event_time
+                    FROM ({each_record("decision", "decision_log")})
+                    WHERE NOT override AND arm <> '{HOLDOUT}' AND {then}
+                    UNION ALL
+                    SELECT model_digest, 0, event_time FROM ({each_record("shadow", "shadow_log")}) WHERE {then})
+                SELECT model_digest FROM answered GROUP BY model_digest ORDER BY max((place, event_time)) DESC""",
+                self.period.parameters(),
+            ).fetchall()
+        return [str(digest) for (digest,) in found]
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
         """Digest and name of the policy that took an arm's newest decision; None: it has taken none.

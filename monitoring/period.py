@@ -106,7 +106,7 @@ def verdict_of_period(
 
 
 def served_model(decision_log: str, period: Period, find: Callable[[str], Path | None]) -> Path:
-    """The artifact of the model that took the newest decision: what is asked for may not serve yet, or never.
+    """The artifact of the model that took the newest decision, or was asked in the shadow.
 
     Args:
         decision_log: Folder with decisions.parquet.
@@ -120,12 +120,12 @@ def served_model(decision_log: str, period: Period, find: Callable[[str], Path |
     log = DecisionLog.in_folder(decision_log, period)
     if not log.holds_any():
         raise PeriodError(nothing_in(decision_log, period))
-    digest = log.newest_model("challenger")
-    if digest is None:
-        raise PeriodError(f"{decision_log}: no model took a decision in the period")
-    folder = find(digest)
+    digests = log.models()
+    if not digests:
+        raise PeriodError(f"{decision_log}: no model took a decision in the period, or was asked in the shadow")
+    folder = next((folder for digest in digests if (folder := find(digest)) is not None), None)
     if folder is None:
-        raise PeriodError(f"the model that took the newest decision, digest {digest}, is not in the registry")
+        raise PeriodError(f"no model of the period is in the registry: {', '.join(digests)}")
     return folder
 
 

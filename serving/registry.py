@@ -144,8 +144,15 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
             )
 
 
-def folder_of(registry: Path, digest: str) -> Path | None:
-    """The artifact's folder of the published model with a digest, whichever arm and version; None if there is none."""
+def folder_of(registry: Path, digest: str | None) -> Path | None:
+    """The artifact's folder of the published model with a digest, of any arm and version; None if there is none.
+
+    Args:
+        registry: Root of the registry.
+        digest: Of the model; None: the newest one.
+    """
+    if digest is None:
+        return max(_by_time(registry), default=(None, None))[1]
     return next((folder for folder, model in _published(registry) if model.get("digest") == digest), None)
 
 
@@ -163,12 +170,12 @@ def description_of_newest(registry: Path) -> Path:
     Raises:
         RegistryError: None is published.
     """
-    found = max(_by_time(registry), default=None)
-    if found is None:
+    folder = folder_of(registry, None)
+    if folder is None:
         raise RegistryError(
             f"{registry}: no model is published whose data set is known: name its description (dataset)"
         )
-    return found[1] / DATASET_FILE
+    return folder / DATASET_FILE
 
 
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:

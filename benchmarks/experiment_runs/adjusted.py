@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import sparse
 
-from benchmarks.experiment_runs.markets import Clicks, Revenue
+from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from mtorl.experiment.adjustment import figures_with, standardised
-from mtorl.experiment.heavy_users import HEAVIEST
 from mtorl.experiment.sums import Floats, Sums
 
 VISITS_BEFORE = 20
@@ -29,7 +28,7 @@ def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats
         decisions = np.full(len(rates), VISITS_BEFORE)
         gain = rng.binomial(decisions, rates) * market.visit(rng, np.ones(len(rates)))[:, 0]
     found = np.stack([gain, decisions, rates * rng.lognormal(0.0, NOISE, len(rates))], -1)
-    found[bots] = [0.0, HEAVIEST * np.median(decisions), 0.0]  # of a bot's many decisions, as many count
+    found[bots] = [0.0, VISITS_BEFORE * DECISIONS_OF_A_BOT, 0.0]
     found[rng.random(len(rates)) < NEW] = np.nan
     return standardised(found)
 
@@ -74,7 +73,7 @@ def _visit(
         figures = market.visit(rng, np.minimum(rates * more, 1.0))
     else:
         figures = market.visit(rng, rates) * [more, 1.0]
-    figures[bots] = [0.0, HEAVIEST * Clicks.typical]
+    figures[bots] = [0.0, DECISIONS_OF_A_BOT]
     return figures
 
 

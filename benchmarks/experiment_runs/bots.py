@@ -9,7 +9,6 @@ A decision brings 1 or nothing, at a rate of each user's own: a click or, of a g
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from mtorl.experiment.verdict import error_share
 SHARES = (0.01, 0.05, 0.5)
 OF_DECISIONS = (0.0, 0.1, 0.3, 0.6)
 COST, MARGIN, HARM = 0.2, 0.05, 0.145  # per decision, of the incumbent; accepted; and as it was seen
-UNEVEN_USERS, UNEVEN_SIGMA = 20_000, 1.5
-_LOOKS = arrivals.looks("hourly", Clicks.users)
+UNEVEN_USERS, UNEVEN_SIGMA = 10_000, 1.5
+LOOKS = arrivals.looks("geometric", Clicks.users)
 
 
 def with_bot(runs: Iterator[Sums], of_decisions: float, rate: float, capped: bool = True) -> Iterator[Sums]:
@@ -73,7 +72,7 @@ def measure(share: float, of_decisions: float, runs: int, rng: np.random.Generat
 
     def runs_of(lift: float, rate: float, bot: float, capped: bool = True) -> Iterator[Sums]:
         market = Clicks(rate=rate, lift=lift)
-        return with_bot(arrivals.runs(market, share, _LOOKS, runs, rng), of_decisions, bot, capped)
+        return with_bot(arrivals.runs(market, share, LOOKS, runs, rng), of_decisions, bot, capped)
 
     false = {what: judge(runs_of(0.0, Clicks.rate, rate), 0.0) for what, rate in (("nothing", 0.0), ("all", 1.0))}
     accepted, _ = _rolled_back(runs_of(MARGIN / COST, COST, 1.0))
@@ -126,10 +125,13 @@ def _uneven(share: float, looks: np.ndarray, rng: np.random.Generator) -> Sums:
     decisions = np.ceil(rng.lognormal(0.0, UNEVEN_SIGMA, looks[-1]))
     rates = rng.beta(1.0, 4.0 + np.log(decisions))
     figures = np.stack([rng.binomial(decisions.astype(np.int64), rates), decisions], -1).astype(np.float64)
-    arm = (rng.random(len(figures)) >= share).astype(np.intp)
-    at_looks = []
-    for users in looks:
+    ours = rng.random(len(figures)) < share
+    shape = (len(looks), 2, 1)
+    sums = Sums(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 2)), np.zeros((len(looks), 4, 4)))
+    for look, users in enumerate(looks):
         weighted = figures[:users] * user_weights(decisions[:users])[:, None]
-        nobody = np.zeros(users, np.intp)
-        at_looks.append(Sums.of_rows(np.arange(users), arm[:users], nobody, weighted))
-    return Sums(*(np.stack([getattr(sums, field.name) for sums in at_looks]) for field in fields(Sums)))
+        for arm, there in enumerate((ours[:users], ~ours[:users])):
+            rows, cell = weighted[there], slice(2 * arm, 2 * arm + 2)
+            sums.users[look, arm], sums.positive[look, arm] = len(rows), (rows[:, 0] > 0).sum()
+            sums.totals[look, arm], sums.products[look, cell, cell] = rows.sum(0), rows.T @ rows
+    return sums

@@ -18,7 +18,7 @@ _MARKETS = (
 )
 
 _BOTS = (
-    f"Looked at every hour of four weeks, {Clicks.users:,} users. False verdicts are those of A/A experiments; the bot "
+    f"Looked at {len(bots.LOOKS)} times, after 100 to {Clicks.users:,} users. False verdicts: of A/A runs; the bot "
     f"clicks on nothing, or on everything. The guardrail is a cost of {bots.COST:g} a decision and a margin of "
     f"{bots.MARGIN:g}. False rollbacks: the challenger costs just as much more as is accepted, and the bot costs 1 a "
     f"decision. Harm found: the challenger costs {bots.HARM:g} more and the bot nothing; after so many users of the "

@@ -61,7 +61,8 @@ class Watched:
     Attributes:
         decision_log: Folder with decisions.parquet and outcomes.parquet.
         spec: Description of the data set.
-        sample_of: The training sample of the model with a digest; None if it isn't found.
+        sample_of: The training sample of the model with a digest, or, of None, of the newest one; None if it isn't
+            found.
         hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
         seed: Of thresholds that an artifact lacks.
         workspace: Where Evidently's reports of the columns are filed; None: nowhere.
@@ -71,7 +72,7 @@ class Watched:
 
     decision_log: Path
     spec: DatasetSpec
-    sample_of: Callable[[str], TrainingSample | None]
+    sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24
     seed: int = 7
     workspace: Path | None = None
@@ -301,7 +302,7 @@ def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
 def _columns(
     watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
 ) -> tuple[DriftResult, str]:
-    """Context and static columns of a period beside the training sample of the model that decided last in it.
+    """Context and static columns of a period beside the training sample of a model that reads them (`_sample`).
 
     Args:
         watched: What is watched.
@@ -336,20 +337,23 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
+    """That of a model whose answers are in the period, or else of the newest one: its arm may not be asked yet."""
     with _reading():
-        digest = log.newest_model("challenger")
-        other = log.newest_policy(INCUMBENT) if digest is None else None
-    if other is not None:
-        text = f"the policy that decides, {other[1]}, is no model with a training sample"
-        raise _NotJudgedError("nothing_there", text)
-    if digest is None:
-        raise _NotJudgedError("no_model", "no model took a decision in the period, so there is no training sample")
+        digests = log.models()
+        rule = log.newest_policy(INCUMBENT) if not digests else None
+    asked: list[str | None] = [*digests] or [None]
     try:
-        sample = watched.sample_of(digest)
+        found = (watched.sample_of(digest) for digest in asked)
+        sample = next((sample for sample in found if sample is not None), None)
     except ArtifactError as error:
         raise _NotJudgedError("no_model", str(error)) from None
+    if sample is None and rule is not None:
+        text = f"the policy that decides, {rule[1]}, is no model with a training sample, and no other model is there"
+        raise _NotJudgedError("nothing_there", text)
+    if sample is None and not digests:
+        raise _NotJudgedError("no_model", "no model took a decision in the period, so there is no training sample")
     if sample is None:
-        raise _NotJudgedError("no_model", f"the model that took the newest decision, digest {digest}, is not there")
+        raise _NotJudgedError("no_model", f"the model that took the newest decision, digest {digests[0]}, is not there")
     if {column.name for column in sample.context} != {column.name for column in watched.spec.context}:
         raise _NotJudgedError(
             "other_columns", f"model {sample.model_version} was trained on other context columns than are described now"

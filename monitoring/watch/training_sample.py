@@ -32,17 +32,17 @@ class TrainingSample:
     thresholds: ThresholdGrid | None
 
 
-def sample_of_artifact(find: Callable[[str], Path | None]) -> Callable[[str], TrainingSample | None]:
+def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
     """A function from a model's digest to its sample; None if the model isn't found.
 
     Args:
-        find: The folder of the artifact with a digest.
+        find: The folder of the artifact with a digest; of None, that of the newest model.
 
     Returns:
         A function that raises ArtifactError where the artifact can't be read.
     """
 
-    def sample(digest: str) -> TrainingSample | None:
+    def sample(digest: str | None) -> TrainingSample | None:
         folder = find(digest)
         if folder is None:
             return None

@@ -53,7 +53,7 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
     [
         (None, "no decisions.parquet; the router"),
         ([None], "no model took a decision"),
-        (["feed" * 16], f"digest {'feed' * 16}, is not in"),
+        (["feed" * 16], f"no model of the period is in the registry: {'feed' * 16}"),
     ],
     ids=["no-log", "fallbacks-alone", "unknown-model"],
 )

@@ -56,20 +56,25 @@ def test_what_is_missing_in_a_context_stays_missing(tmp_path: Path) -> None:
     assert context["device"].isna().tolist() == [False, False, True, False]
 
 
-def test_the_newest_model_is_the_challengers_if_it_took_any_decision(tmp_path: Path) -> None:
-    def newest(*rows: tuple[str, str | None]) -> str | None:
+def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tmp_path: Path) -> None:
+    def newest(*rows: tuple[str, str | None]) -> list[str]:
         decisions = [
             {"arm": arm, "model_digest": digest, "event_time": time}
             for (arm, digest), time in zip(rows, TIMES, strict=False)
         ]
         pd.DataFrame(decisions).astype({"model_digest": "string"}).to_parquet(tmp_path / "decisions.parquet")
-        return DecisionLog.in_folder(tmp_path, Period(until=TIMES[3])).newest_model("challenger")
+        return DecisionLog.in_folder(tmp_path, Period(until=TIMES[3])).models()
 
-    assert newest(("challenger", "old"), ("challenger", "new"), ("incumbent", "other")) == "new"
-    assert newest(("challenger", "old"), ("challenger", None), ("incumbent", "other")) == "old"
-    assert newest(("incumbent", "old"), ("incumbent", "new")) == "new"  # the shadow stage
-    assert newest(("challenger", None), ("incumbent", None)) is None
-    assert newest(("incumbent", "a"), ("incumbent", "b"), ("incumbent", "c"), ("challenger", "after the period")) == "c"
+    assert newest(("challenger", "old"), ("challenger", "new"), ("incumbent", "other")) == ["new", "old", "other"]
+    assert newest(("challenger", "old"), ("challenger", None), ("incumbent", "other")) == ["old", "other"]
+    assert newest(("incumbent", "old"), ("incumbent", "new")) == ["new", "old"]  # the shadow stage
+    assert newest(("challenger", None), ("incumbent", None)) == []
+    rows = [("incumbent", "a"), ("incumbent", "b"), ("incumbent", "c"), ("challenger", "after the period")]
+    assert newest(*rows) == ["c", "b", "a"]
+    shadow = {"arm": "challenger", "model_digest": "asked", "event_time": TIMES[0], "decision_id": "d"}
+    pd.DataFrame([shadow]).to_parquet(tmp_path / "shadows.parquet")
+    assert newest(("incumbent", None), ("incumbent", None)) == ["asked"]
+    assert newest(("incumbent", "old")) == ["old", "asked"]
 
 
 def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
@@ -215,7 +220,7 @@ def test_a_file_that_is_removed_while_it_is_read_is_one_error_that_names_it(tmp_
         second.unlink()
         db.sql("FROM decision_log").fetchall()
     with pytest.raises(LogError, match=said):
-        log.newest_model("challenger")
+        log.models()
     first.write_bytes(b"no Parquet")
     with pytest.raises(duckdb.Error), database() as db:
         open_records(db, "decision", (first,))

@@ -132,7 +132,7 @@ def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: 
 
 def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
-    assert newest(registry) is None
+    assert newest(registry) is None and folder_of(registry, None) is None
     for name, created in (
         ("a", "2026-01-02T00:00:00+00:00"),
         ("b", "2026-01-01T23:00:00+00:00"),
@@ -144,3 +144,4 @@ def test_the_newest_model_is_known_whatever_else_lies_there(artifact: Any, archi
         (folder / "model.json").write_text(json.dumps({"created": created}))
     found = newest(registry)
     assert found is not None and found.isoformat() == "2026-01-02T00:00:00+00:00"
+    assert folder_of(registry, None) == registry / "challenger" / "a" / "artifact"

@@ -14,12 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cli.endings import HARM
+from cli.monitor import exit_code
 from monitoring.watch.check import run
 from monitoring.watch.state import STATE_FILE, NotJudged, State, StateError
 from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.log.dataset import Column
-from tests.monitoring.watch.market import Market
+from tests.monitoring.watch.market import Market, sample
 
 pytestmark = pytest.mark.integration
 
@@ -320,24 +322,41 @@ def test_no_training_sample(sample_of: Any, text: str, market: Market) -> None:
 
 def test_nobody_decided_but_fallbacks(market: Market) -> None:
     edit(newest(market), lambda rows: rows.assign(model_digest=None, fallback_reason="model_error"))
-    assert why(market.check(), COLUMNS).reason == "no_model"
+    without_one = replace(market.watched, sample_of=lambda _: None)
+    assert why(run(without_one, market.folder, market.night), COLUMNS).reason == "no_model"
+
+
+def of_a_rule(rows: pd.DataFrame) -> pd.DataFrame:
+    nothing = {"model_digest": None, "expected_reward": None, "features": None}
+    return rows.assign(**nothing, model_name="rule").astype({"expected_reward": float, "features": "string"})
 
 
 def test_a_platforms_own_rule_is_no_fault(tmp_path: Path) -> None:
     market = Market(tmp_path)
     market.live(1)
-
-    def rule(rows: pd.DataFrame) -> pd.DataFrame:
-        nothing = {"model_digest": None, "expected_reward": None, "features": None}
-        return rows.assign(**nothing, model_name="rule").astype({"expected_reward": float, "features": "string"})
-
-    for file in market.log.rglob("decisions.parquet"):
-        edit(file, rule)
-    state = market.check()
+    edit(newest(market), of_a_rule)
+    no_model = replace(market.watched, sample_of=lambda _: None)
+    state = run(no_model, market.folder, market.night)
     reasons = {name: why(state, name).reason for name in GROUPS}
     nothing = dict.fromkeys((COLUMNS, "journeys", "performance"), "nothing_there")
     assert reasons == {**nothing, "decisions": "learning", "outcomes": "learning"}
     assert "rule" in why(state, COLUMNS).text
+
+
+@pytest.mark.parametrize("shadow", [True, False], ids=["asked in the shadow", "not asked yet"])
+def test_what_a_challenger_reads_is_judged_while_a_rule_decides(tmp_path: Path, shadow: bool) -> None:
+    market = Market(tmp_path)
+    market.live(1)
+    decisions = newest(market)
+    edit(decisions, of_a_rule)
+    edit(decisions, in_context(device=None))
+    if shadow:
+        asked = pd.read_parquet(decisions)[["decision_id", "experiment", "event_time"]]
+        asked.assign(arm="challenger", model_digest="sha256:asked").to_parquet(decisions.with_name("shadows.parquet"))
+    digests = {"sha256:asked": sample()} if shadow else {None: sample()}
+    state = run(replace(market.watched, sample_of=digests.get), market.folder, market.night)
+    (alarm,) = (alarm for alarm in state.alarms().values() if alarm.kind == "data_quality")
+    assert "device has no usable value" in alarm.text and exit_code(state) == HARM
 
 
 def test_a_full_disk_is_a_failed_check(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
