@@ -252,7 +252,7 @@ def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixtu
     good = {"verdict": "inconclusive", "reason": "it may be better", "lift": 0.1, "lift_ci": [-0.1, 0.3]}
     bad = {"verdict": "guardrail", "reason": "cost_per_decision is worse", "lift": 0.0, "lift_ci": [-0.2, 0.2]}
     found = {"experiment": "first", "stage": "50%", "gain": "click", "per": "decision", "arms": {}, "left_out": {}}
-    found |= {"users": 5_200, "moved_users": 1_200}
+    found |= {"users": 5_200, "moved_users": 1_200, "heavy_users": []}
     print_verdict({**found, **good, "challenger": "good", "challengers": {"good": good, "bad": bad}})
     said = capsys.readouterr().out
     assert "first: inconclusive: it may be better" in said
