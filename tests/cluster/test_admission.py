@@ -51,6 +51,32 @@ def test_a_second_apply_changes_nothing(installation: Installation) -> None:
     assert [line for line in changed if not line.startswith("poddisruptionbudget.policy/")] == []
 
 
+@pytest.mark.parametrize("target", ["tests/feed", "tests/router-replicas"])
+def test_a_wrong_first_image_heals(target: str, installation: Installation) -> None:
+    """Pods that never become ready make way for those of a corrected overlay: here no node takes the first ones."""
+    stuck = [{"op": "add", "path": "/spec/template/spec/nodeSelector", "value": {"mtorl-test/nowhere": ""}}]
+    wrong = [{"name": f"ghcr.io/mtorl-kubeflow/{name}", "newTag": "wrong"} for name in ("redis", "router")]
+    installation.further = {
+        "images": wrong,
+        "patches": [{"target": {"kind": "StatefulSet"}, "patch": yaml.safe_dump(stuck)}],
+    }
+    installation.apply(target)
+    installation.wait_for_pods()
+    installation.further = {}
+    installation.apply(target)
+    wanted = of_kind(documents(render(target)), "StatefulSet")
+    assert len(wanted) >= 3
+    for workload in wanted:
+        name = workload["metadata"]["name"]
+        images = {one["image"] for one in workload["spec"]["template"]["spec"]["containers"]}
+
+        def healed(name: str = name, images: set[str] = images) -> bool:
+            pods = [pod for pod in listed(installation.namespace, "pod", f"app.kubernetes.io/name={name}")]
+            return bool(pods) and all({one["image"] for one in pod["spec"]["containers"]} == images for pod in pods)
+
+        wait_until(f"pods of {name} with the right image", healed, 120)
+
+
 UPGRADES = [
     ["overlays/dev", "tests/feed", "tests/network-policies", "tests/spark-features", "tests/router-replicas"],
     ["overlays/production", "tests/everything"],

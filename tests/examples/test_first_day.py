@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,11 +71,14 @@ def _with(ports: dict[str, str], text: str) -> str:
 def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
     """The page first-day.md, in a folder of its own."""
     place = tmp_path_factory.mktemp("first-day")
-    shutil.copytree(EXAMPLE, place / "example")
+    (place / "repository").mkdir()
+    (place / "repository" / "examples").symlink_to(ROOT / "examples")
+    (copied,) = re.findall(r"^    (cp .*)$", (ROOT / "docs" / "first-day.md").read_text(), re.MULTILINE)
+    Terminal(place / "repository", place / "bin").run(copied)
     ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-    for file in (place / "example").glob("*.yaml"):
+    for file in (place / "first-day").glob("*.yaml"):
         file.write_text(_with(ports, file.read_text()))
-    return walk(Terminal(place / "example", place / "bin"), ports, "first-day.md")
+    return walk(Terminal(place / "first-day", place / "bin"), ports, "first-day.md")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,16 @@ def check_shown(walked: Walked) -> None:
 
 def _words(line: str) -> str:
     return re.sub(r"[\d,.]*\d[\w-]*", "#", line).rstrip()
+
+
+@pytest.mark.parametrize("page", ["first-day.md", "incumbent.md"])
+def test_every_command_of_the_pages_is_followed(page: str) -> None:
+    """Commands are in console blocks; other blocks show a file, or a part of one."""
+    text = (ROOT / "docs" / page).read_text()
+    assert set(re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL)) <= {"console", "python", "yaml"}
+    apart = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"^ {4}(?:cp|curl|mtorl|pip|python) .*", apart, re.MULTILINE)
+    assert len(commands) == (page == "first-day.md"), "the copy of the example alone"
 
 
 def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_its_decisions(first_day: Walked) -> None:

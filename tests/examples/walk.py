@@ -37,6 +37,15 @@ def commands_of(page: str) -> list[Command]:
     return found
 
 
+def script_of(section: str) -> str:
+    """What a reader of a section types: its blocks of bash, and the commands of its console blocks, in order."""
+    blocks = re.findall(r"^```(bash|console)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    commands = [
+        text if kind == "bash" else "".join(re.findall(r"^\$ (.*\n)", text, re.MULTILINE)) for kind, text in blocks
+    ]
+    return "".join(commands)
+
+
 class Terminal:
     """A folder in which commands run, with `mtorl` and `python` of this environment.
 
@@ -58,10 +67,15 @@ class Terminal:
             "COLUMNS": "120",
         }
 
-    def run(self, command: str) -> str:
-        """What a command prints on its standard output; it has to succeed."""
+    def run(self, command: str, seconds: float = 900) -> str:
+        """What a command, or a script, prints on its standard output; it has to succeed, and ends what it started."""
         done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900
+            ["bash", "-euo", "pipefail", "-c", f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{command}"],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
         )
         assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
         return done.stdout

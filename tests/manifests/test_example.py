@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
+from tests.examples.walk import Terminal, script_of
 from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
@@ -21,9 +23,11 @@ from tests.manifests.conftest import (
     named,
     of_kind,
     pod_spec,
+    pod_specs,
     render,
     title,
 )
+from tests.repository import ROOT
 
 EXAMPLE = MANIFESTS / "examples" / "team"
 
@@ -54,6 +58,22 @@ def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_pat
     assert set(settings.RouterSettings.load(tmp_path / "router.yaml").cost_cap) == set(spec.channels)
     pod = pod_spec(objects, "CronJob/mtorl-bootstrap")["containers"][0]
     assert "--simulate" not in pod["args"], "a real log"
+
+
+def test_the_installs_overlay_names_all_of_its_images(tmp_path: Path) -> None:
+    """Steps 4 and 5 of docs/cluster.md, with an engine that has all images already."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    steps = script_of(page[page.index("\n## Install\n") : page.index("\n# 6  ")] + "\n```\n").partition("# 4  ")[2]
+    for entry in ROOT.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "engine").write_text("#!/bin/sh\n[ $1 != images ] || echo 1 GB\n")
+    (tmp_path / "engine").chmod(0o755)
+    terminal = Terminal(tmp_path, tmp_path / "bin")
+    terminal.environment |= {"CONTAINER_ENGINE": str(tmp_path / "engine"), "LOAD": "true"}
+    objects = documents(terminal.run(f"# 4  {steps}\nkubectl kustomize my-overlay"))
+    images = {container["image"] for _, pod in pod_specs(objects) for container in containers(pod)}
+    assert {image.split(":")[0].rpartition("/")[2] for image in images} == {"router", "redis", "torchserve", "train"}
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]+-[0-9a-f]{12}", image) for image in images), images
 
 
 @pytest.mark.parametrize("folder", ["base/router/config", "examples/team"])

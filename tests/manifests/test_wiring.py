@@ -159,7 +159,6 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     # A router that waits is not killed, and gets no requests; one that hangs is killed.
     for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
-    assert named(production, "StatefulSet", "mtorl-router")["spec"]["podManagementPolicy"] == "Parallel"
     assert {"name": "http", "containerPort": router["port"]} in main["ports"]
     assert {"name": "grpc", "containerPort": router["grpc_port"]} in main["ports"]
     assert router["auth"]["kind"] == "token", "nobody decides or reports without a token"
@@ -173,6 +172,13 @@ def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> 
     path = tmp_path / "router.yaml"
     path.write_text(yaml.safe_dump(router))
     assert config.RouterSettings.load(path).host == "0.0.0.0", "a pod must be reached from outside"
+
+
+def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
+    """It would under OrderedReady, and the policy of a StatefulSet can't be changed."""
+    found = of_kind(documents(render("tests/everything")), "StatefulSet")
+    policies = {one["metadata"]["name"]: one["spec"].get("podManagementPolicy") for one in found}
+    assert policies == dict.fromkeys(("mtorl-router", "mtorl-redis", "mtorl-feed", "mtorl-ledger"), "Parallel")
 
 
 def test_the_log_is_exported_as_often_as_the_setting_says(production: Objects, tmp_path: Path) -> None:
