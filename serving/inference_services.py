@@ -110,7 +110,7 @@ def _or_none(ask: Callable[[], _Result]) -> _Result | None:
     except ApiException as error:
         if error.status == 404:
             return None
-        hint = "; give the run's service account the role of manifests/pipelines/platform/deploy.yaml"
+        hint = "; give the run's service account the role of manifests/pipelines/platform/access.yaml"
         raise DeployError(f"Kubernetes: {error.status} {error.reason}{hint if error.status == 403 else ''}") from None
     except HTTPError as error:
         raise DeployError(f"Kubernetes does not answer: {type(error).__name__}") from None

@@ -1,4 +1,4 @@
-"""The TrainJobs of a namespace, at the API server. The role for it is manifests/pipelines/platform/training.yaml."""
+"""The TrainJobs of a namespace, at the API server. The role for it is manifests/pipelines/platform/access.yaml."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _asked(ask: Callable[[], _Result], absent: tuple[int, ...] = (404, 409)) -> 
             return None
         if error.status is None or error.status >= 500 or error.status == 429:
             raise NoAnswer(f"Kubernetes: {error.status} {error.reason}") from None
-        hint = "; give the run's service account the role of manifests/pipelines/platform/training.yaml"
+        hint = "; give the run's service account the role of manifests/pipelines/platform/access.yaml"
         if error.status == 404:
             raise TrainingFailed("this cluster knows no TrainJobs: install Kubeflow Trainer, 2.2 or later") from None
         words = _message(error) or error.reason

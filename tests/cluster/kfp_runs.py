@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipelines.run_state import RunState
 from pipelines.server import Server
 from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.manifests.conftest import MANIFESTS
 
 CLAIM = "mtorl-data"
 NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
@@ -20,6 +23,17 @@ import sys
 from pathlib import Path
 print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
 """
+# A log as a shop has it: not the simulator's, though it is made of its users.
+WRITE_LOG = """
+import sys
+import pandas as pd
+from mtorl.log.dataset import DatasetSpec
+from mtorl.simulator.simulator import Simulator, SimulatorConfig
+log = Simulator(SimulatorConfig(users=int(sys.argv[1]), seed=int(sys.argv[2]))).log()
+log.loc[log.index[5], "cost"] += float(sys.argv[3])
+log.to_parquet("/mnt/mtorl/touchpoints.parquet", index=False)
+DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save("/mnt/mtorl/dataset.yaml")
+"""
 
 
 def in_namespace(*arguments: str, stdin: str | None = None) -> str:
@@ -27,9 +41,29 @@ def in_namespace(*arguments: str, stdin: str | None = None) -> str:
     return kubectl("-n", os.environ["KFP_NAMESPACE"], *arguments, stdin=stdin)
 
 
+def platform(namespace: str) -> str:
+    """What a namespace needs that runs the pipelines, as the page says it of another one than mtorl."""
+    rendered = kubectl("kustomize", str(MANIFESTS / "pipelines" / "platform"))
+    return rendered.replace("namespace: mtorl\n", f"namespace: {namespace}\n")
+
+
 def made(kind: str, name: str, **content: Any) -> str:
     """An object, for `kubectl create -f -`."""
     return json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content})
+
+
+@contextmanager
+def empty_volume() -> Iterator[None]:
+    """The claim that every step mounts, which goes at the end."""
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    in_namespace("create", "-f", "-", stdin=made("PersistentVolumeClaim", CLAIM, spec=claim))
+    try:
+        yield
+    finally:
+        pods = listed(os.environ["KFP_NAMESPACE"], "pod")
+        mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
+        in_namespace("delete", "pod", "--ignore-not-found", *mounting)  # a claim outlives its pods, ended ones too
+        in_namespace("delete", "pvc", CLAIM)
 
 
 def on_volume(code: str, *arguments: str) -> str:
@@ -65,9 +99,13 @@ def _phase_of(pod: str) -> str:
     return phase if phase in ("Succeeded", "Failed") else ""
 
 
-def ended(server: Server, pipeline: Path, parameters: dict[str, str]) -> RunState:
+def ended(server: Server, pipeline: Path, parameters: Mapping[str, str]) -> RunState:
     """Run a pipeline to its end."""
-    run_id = server.start(server.upload(pipeline), parameters)
+    return end_of(server, server.start(server.upload(pipeline), parameters))
+
+
+def end_of(server: Server, run_id: str) -> RunState:
+    """A run once it has ended."""
 
     def look() -> RunState | None:
         state = server.look(run_id)

@@ -23,7 +23,7 @@ from pipelines.run_state import RunState
 from pipelines.schedule import RecurringRun, Schedule
 from pipelines.server import Server
 from tests.cluster.conftest import SECRETS
-from tests.cluster.kfp_runs import CLAIM, LIST, ended, in_namespace, log_of, on_volume
+from tests.cluster.kfp_runs import CLAIM, LIST, ended, in_namespace, log_of, on_volume, platform
 from tests.cluster.kubectl import Object, kubectl, listed, wait_until
 from tests.cluster.running import Running
 from tests.manifests.conftest import MANIFESTS
@@ -56,14 +56,6 @@ EXPERIMENT["arms"] = [{**arm, "explore": {"share": 0.5, "scope": "both"}} for ar
 EXPLORING = yaml.safe_dump(
     [{"op": "replace", "path": "/data/experiment.yaml", "value": yaml.safe_dump(EXPERIMENT, sort_keys=False)}]
 )
-# Kubeflow's own profiles let the account of runs do so already.
-MAY_DEPLOY = {
-    "apiVersion": "rbac.authorization.k8s.io/v1",
-    "kind": "RoleBinding",
-    "metadata": {"name": "mtorl-test-deploys"},
-    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "mtorl-deploy"},
-    "subjects": [{"kind": "ServiceAccount", "name": "default-editor"}],
-}
 # A day's traffic: each user a few times, and what came of it. Prints the ids of decisions that a model took.
 DAY = """
 import json, random, sys, time, urllib.request
@@ -112,9 +104,7 @@ def running(server: Server, pipelines: dict[str, Path], images: list[Object], tm
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     made.further["patches"].append({"target": {"kind": "ConfigMap", "name": "mtorl-experiment"}, "patch": EXPLORING})
-    for name in ("limits", "deploy"):
-        in_namespace("apply", "-f", str(MANIFESTS / "pipelines" / "platform" / f"{name}.yaml"))
-    in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(MAY_DEPLOY))
+    kubectl("apply", "-f", "-", stdin=platform(made.namespace))
     kubectl("create", "namespace", made.gateway)
     kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
     try:

@@ -15,9 +15,8 @@ import yaml
 
 from components.trainer.train_job import GROUP, PLURAL, POD_NAME, POD_UID, VERSION
 from tests.cluster.conftest import Installation
-from tests.cluster.kfp_runs import OURS
+from tests.cluster.kfp_runs import OURS, platform
 from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
-from tests.manifests.conftest import MANIFESTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
@@ -98,14 +97,6 @@ def step_pod(image: str, runtime: str) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "step"}, "spec": spec}
 
 
-def may_train(namespace: str) -> list[Object]:
-    """The account of runs, with what the platform gives it."""
-    role, binding = yaml.safe_load_all((MANIFESTS / "pipelines" / "platform" / "training.yaml").read_text())
-    for subject in binding["subjects"]:
-        subject["namespace"] = namespace
-    return [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}, role, binding]
-
-
 def test_two_nodes_train_and_a_killed_one_is_started_again(
     installation: Installation, images: list[Object], runtime: str, tmp_path: Path
 ) -> None:
@@ -128,7 +119,8 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(
     def printed() -> str:
         return kubectl("-n", ns, "logs", "step", "--tail=60", allowed=(0, 1))
 
-    wanted = [*may_train(ns), step_pod(image, runtime)]
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
+    wanted = [account, *yaml.safe_load_all(platform(ns)), step_pod(image, runtime)]
     kubectl("-n", ns, "apply", "-f", "-", stdin=yaml.safe_dump_all(wanted))
 
     def progress() -> int:

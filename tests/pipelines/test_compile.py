@@ -18,7 +18,7 @@ from pipelines import monitoring
 from pipelines.compile import compile_all
 from pipelines.profile import LAPTOP, LINEAGE_VARIABLES, PRODUCTION, ProfileError, number_in
 from pipelines.version_name import version_name
-from tests.manifests.conftest import CRDS, VALIDATOR
+from tests.manifests.conftest import CRDS, VALIDATOR, documents, of_kind, render
 from tests.repository import ROOT
 
 TRAIN, MONITOR = "mtorl-train", "mtorl-monitor"
@@ -200,11 +200,11 @@ def test_nodes_of_one_kind_for_a_step_that_trains(tmp_path: Path) -> None:
     assert chosen == {"train-challenger": {"pool": "gpu"}}
 
 
-def test_the_role_for_train_jobs_is_for_nothing_else() -> None:
-    text = (ROOT / "manifests" / "pipelines" / "platform" / "training.yaml").read_text()
-    role, binding = yaml.safe_load_all(text)
+def test_the_role_of_steps_is_for_nothing_else_and_of_either_account_of_runs() -> None:
+    objects = documents(render("pipelines/platform"))
+    (role,), (binding,) = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
     allowed = {
-        (group, one, verb)
+        (group, one, *rule.get("resourceNames", ()), verb)
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for one in rule["resources"]
@@ -212,22 +212,33 @@ def test_the_role_for_train_jobs_is_for_nothing_else() -> None:
     }
     trainer = "trainer.kubeflow.org"
     assert allowed == {
+        ("argoproj.io", "workflows", "get"),
+        ("serving.kserve.io", "inferenceservices", "list"),
+        *(("serving.kserve.io", "inferenceservices", "mtorl-challenger", verb) for verb in ("get", "patch")),
+        ("apps", "deployments", "mtorl-challenger-predictor", "get"),
         *((trainer, "trainjobs", verb) for verb in ("create", "get", "delete")),
         (trainer, "trainjobs/status", "patch"),
         ("", "pods", "list"),
         ("", "pods/log", "get"),
     }
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    accounts = {(subject["name"], subject["namespace"]) for subject in binding["subjects"]}
+    assert accounts == {(name, role["metadata"]["namespace"]) for name in ("default-editor", "pipeline-runner")}
 
 
-@pytest.mark.parametrize("name", ["deploy", "training"])
-def test_what_a_platform_grants_is_what_the_server_takes(name: str) -> None:
+def test_what_a_platform_grants_is_what_the_server_takes() -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
-    text = (ROOT / "manifests" / "pipelines" / "platform" / f"{name}.yaml").read_text()
     command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    done = subprocess.run(command, input=render("pipelines/platform"), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["mtorl-train", "mtorl-retrain"])
+def test_the_manual_lists_the_parameters(name: str) -> None:
+    parameters = spec_of(ROOT / "manifests" / "pipelines" / "production" / f"{name}.yaml")["root"]["inputDefinitions"]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs" / "pipelines.md").read_text(), re.M)
+    assert set(parameters["parameters"]) - {"code_version"} <= set(re.findall(r"\w+", " ".join(rows)))
 
 
 def test_every_step_says_what_it_needs(compiled: dict[str, Path]) -> None:

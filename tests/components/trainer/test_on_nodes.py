@@ -175,7 +175,7 @@ def test_an_api_server_that_is_away_for_a_while_is_asked_again(
 @pytest.mark.parametrize(
     ("verb", "status", "words"),
     [
-        ("POST", 403, "403 POST is not allowed; give the run's .* manifests/pipelines/platform/training.yaml"),
+        ("POST", 403, "403 POST is not allowed; give the run's .* manifests/pipelines/platform/access.yaml"),
         ("POST", 404, "this cluster knows no TrainJobs: install Kubeflow Trainer"),
         ("POST", 422, "422 POST is not allowed"),
     ],
