@@ -1,6 +1,6 @@
 """The newest run of each pipeline, in one small file each: how it ended, why, and when one last succeeded.
 
-    PipelineRun.ended("mtorl-train", "FAILED", {"ingest": "no such file"}, "", now).write(runs)
+    PipelineRun.ended("mtorl-train", RunEnd.FAILED, {"ingest": "no such file"}, "", now).write(runs)
     for run in newest_runs(runs): ...
 
 The last step of each pipeline writes it (components/notify), the monitor's exporter tells Prometheus, and an alert
@@ -14,6 +14,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -21,15 +22,19 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime import run_notes
 from mtorl.runtime.files import replacing
 
-FAILED, CANCELLED = "FAILED", "CANCELLED"
-"""States of a run; one that was cancelled, by a person, says nothing of the pipeline."""
-_SUCCEEDED = "SUCCEEDED"
-_NO_FAULT = (_SUCCEEDED, CANCELLED)
 _GAPS = 10
 """Between successes, from which one knows how often a pipeline runs."""
 _BLOCK = 4096  # bytes: of what a small file takes on a disk, at least
 _APART = timedelta(hours=12)
 """Successes that count for it: an afternoon on which somebody tries things out is one of them."""
+
+
+class RunEnd(StrEnum):
+    """How a run ended; one that was cancelled, by a person, says nothing of the pipeline."""
+
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
 
 
 class PipelineRun(BaseModel):
@@ -41,8 +46,7 @@ class PipelineRun(BaseModel):
     """Its name."""
     run: str = ""
     """Id of the run."""
-    state: str
-    """SUCCEEDED, FAILED or CANCELLED."""
+    state: RunEnd
     at: AwareDatetime
     """When it ended."""
     why: dict[str, str] = {}
@@ -55,26 +59,24 @@ class PipelineRun(BaseModel):
     """When runs succeeded, the newest last, at least twelve hours apart."""
 
     @classmethod
-    def ended(
-        cls, pipeline: str, state: str, why: Mapping[str, str], otherwise: str | None, at: datetime
-    ) -> PipelineRun:
+    def ended(cls, pipeline: str, state: RunEnd, why: Mapping[str, str], otherwise: str, at: datetime) -> PipelineRun:
         """A run that has just ended.
 
         Args:
             pipeline: Its name.
-            state: As KFP says it.
+            state: How it ended.
             why: What its steps have noted.
-            otherwise: What KFP says, for when no step has noted anything: as when it ran out of memory.
+            otherwise: The reason if no step has noted one, as when it ran out of memory.
             at: Now.
         """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_notes.run_id()
-        return cls(pipeline=pipeline, run=run, state=state, at=at, why={} if state in _NO_FAULT else reasons)
+        return cls(pipeline=pipeline, run=run, state=state, at=at, why=reasons if state == RunEnd.FAILED else {})
 
     @property
     def failed(self) -> bool:
         """Whether it did not reach its end, though nobody cancelled it."""
-        return self.state not in _NO_FAULT
+        return self.state == RunEnd.FAILED
 
     @property
     def usual_interval(self) -> timedelta | None:
@@ -88,20 +90,21 @@ class PipelineRun(BaseModel):
         return sorted(gaps)[-2]
 
     def write(self, runs: Path) -> None:
-        """Keep it as the newest run of its pipeline.
+        """Keep it as the newest run of its pipeline. Kept again by a retry of the last step, it counts once.
 
         Args:
             runs: Folder with a file for each pipeline.
         """
         path = runs / f"{self.pipeline}.json"
-        known = _read(path) or self
+        before = _read(path)
+        known, retried = before or self, before is not None and bool(self.run) and before.run == self.run
         more: dict[str, object] = {name: getattr(known, name) for name in ("succeeded", "successes", "failed_in_a_row")}
-        if self.state == _SUCCEEDED:
+        if self.state == RunEnd.SUCCEEDED:
             apart = not known.successes or self.at - known.successes[-1] >= _APART
             successes = [*known.successes, self.at] if apart else known.successes
             more = {"succeeded": self.at, "successes": successes[-_GAPS - 1 :], "failed_in_a_row": 0}
         elif self.failed:
-            more["failed_in_a_row"] = known.failed_in_a_row + 1
+            more["failed_in_a_row"] = max(1, known.failed_in_a_row + (not retried))
         else:
             more["why"] = known.why
         runs.mkdir(parents=True, exist_ok=True)

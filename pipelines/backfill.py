@@ -48,7 +48,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         seed: int = 7,
         code_version: str = __version__,
     ):
-        with dsl.ExitHandler(step(notify(pipeline=name, runs=profile.runs))):
+        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
             decisions = step(
                 collect_period(decision_log=decision_log, collected=collected, source=source, since=since, until=until)
             ).output

@@ -48,7 +48,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         settings: str = "",
         code_version: str = __version__,
     ):
-        with dsl.ExitHandler(step(notify(pipeline=name, runs=profile.runs))):
+        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
             put = first_log(
                 volume=profile.folder,
                 log=log,

@@ -34,7 +34,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         until: str = "",
         seed: int = 7,
     ):
-        with dsl.ExitHandler(step(notify(pipeline=name, runs=profile.runs))):
+        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
             period = {"decision_log": decision_log, "since": since, "until": until}
             judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
             profile.with_experiment(step(judged))

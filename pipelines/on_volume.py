@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.pipeline_runs import CANCELLED, FAILED, PipelineRun, newest_runs
+from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
 from mtorl.runtime.files import is_disk_full, remove
 from pipelines import backfill, bootstrap, local, monitoring, training
 from pipelines.profile import LAPTOP, Profile
@@ -109,8 +109,8 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
                 _prune(runs, folder)
                 if is_disk_full(error):
                     local.remove_unfinished(folder)
-            state, at = FAILED if isinstance(error, Exception) else CANCELLED, datetime.now(UTC)
-            why = {"run": str(error)} if state == FAILED else {}
+            state, at = RunEnd.FAILED if isinstance(error, Exception) else RunEnd.CANCELLED, datetime.now(UTC)
+            why = {"run": str(error)} if state == RunEnd.FAILED else {}
             _tell(runs, PipelineRun(pipeline=pipeline.name, run=folder.name, state=state, at=at, why=why))
             raise
         _prune(runs, folder)
@@ -162,7 +162,7 @@ def _finish_killed(runs: Path, held: str) -> None:
     with contextlib.suppress(OSError):
         step, at = step_at_work(local.text_of(log)), datetime.fromtimestamp(log.stat().st_mtime, UTC)
     why = f"killed at this step, or its machine was: {log}" if step else "killed before its first step"
-    _tell(runs, PipelineRun(pipeline=pipeline, run=run, state=FAILED, at=at, why={step or "run": why}))
+    _tell(runs, PipelineRun(pipeline=pipeline, run=run, state=RunEnd.FAILED, at=at, why={step or "run": why}))
 
 
 def _tell(runs: Path, ended: PipelineRun) -> None:

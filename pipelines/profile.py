@@ -7,6 +7,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.component import IMAGE, StepTraits, traits_of
+from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from mtorl.runtime import run_notes
 
@@ -157,6 +158,12 @@ class Profile:
         if self.user:
             kubernetes.set_security_context(task, run_as_user=self.user, run_as_group=self.user, run_as_non_root=True)
         return task
+
+    def exit_step(self, task: PipelineTask) -> PipelineTask:
+        """Apply the profile to the step that keeps how the run ended; returns the step."""
+        if self.volume:
+            kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
+        return self.step(task)
 
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
         """Show a step the running experiment; returns the step."""

@@ -242,7 +242,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         code_version: str = __version__,
     ):
         given, after = _chosen(Settings, locals()), _chosen(Publishing, locals())
-        with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
+        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
             _train_and_publish(profile, given, after, name)
 
     return mtorl_train
@@ -282,7 +282,7 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         code_version: str = __version__,
     ):
         given, after = _chosen(Settings, locals()), _chosen(Publishing, locals())
-        with dsl.ExitHandler(profile.step(notify(pipeline=name, runs=profile.runs))):
+        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
             asked = due(history=profile.on_volume("trainings"), monitor=monitor, most_days=most_days)
             with dsl.If(profile.step(asked).output == "yes", name="due"):
                 _train_and_publish(profile, given, after, name)

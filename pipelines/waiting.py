@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.notify.run_end import step_of
+
 RUN_LABEL, NODE_NAME = "pipeline/runid", "workflows.argoproj.io/node-name"
 
 
@@ -27,13 +29,9 @@ def waiting_steps(run_id: str, namespace: str) -> dict[str, str]:
         )
     except (ConfigException, ApiException, HTTPError, OSError):
         return {}
-    return {step_of(pod): reason for pod in pods.items if (reason := reason_of(pod))}
-
-
-def step_of(pod: Any) -> str:
-    """The step that a pod belongs to. Argo names a pod RUN(0).root(0).STEP(0).executor(0), or ...STEP-driver(0)."""
-    path = [part.split("(")[0] for part in pod.metadata.annotations.get(NODE_NAME, "").split(".")]
-    return path[-2] if path[-1] == "executor" else path[-1].removesuffix("-driver")
+    return {
+        step_of(pod.metadata.annotations.get(NODE_NAME, "")): reason for pod in pods.items if (reason := reason_of(pod))
+    }
 
 
 def reason_of(pod: Any) -> str:

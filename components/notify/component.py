@@ -18,12 +18,14 @@ def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
     from datetime import UTC, datetime
     from pathlib import Path
 
+    from components.notify.run_end import run_end
     from monitoring.pipeline_runs import PipelineRun
     from mtorl.runtime import run_notes
     from mtorl.runtime.step import step
 
     with step():
-        run = PipelineRun.ended(pipeline, status.state, run_notes.notes(), status.error_message, datetime.now(UTC))
+        state, otherwise = run_end(status.state, status.error_message)
+        run = PipelineRun.ended(pipeline, state, run_notes.notes(), otherwise, datetime.now(UTC))
         if runs:
             run.write(Path(runs))
         print(run)

@@ -68,11 +68,11 @@ def test_status_says_it_and_ends_with_it(state: State, code: int, words: list[st
 
 def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
     state, runs = tmp_path / "monitor", tmp_path / "runs"
-    PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, None, AT - timedelta(days=2)).write(runs)
-    PipelineRun.ended("mtorl-monitor", "SUCCEEDED", {}, None, AT).write(runs)
+    PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, "", AT - timedelta(days=2)).write(runs)
+    PipelineRun.ended("mtorl-monitor", "SUCCEEDED", {}, "", AT).write(runs)
     for hours in (2, 1):
         why = {"ingest": "the log [has] lost rows\n"}
-        PipelineRun.ended("mtorl-train", "FAILED", why, None, AT - timedelta(hours=hours)).write(runs)
+        PipelineRun.ended("mtorl-train", "FAILED", why, "", AT - timedelta(hours=hours)).write(runs)
     code, output = call("status", "--state", state)
     assert code == 2 and "mtorl-train" in output and "no check has been made" in output
     found().write(state / STATE_FILE)

@@ -1,32 +1,37 @@
-"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, wrong input, monitoring,
-and what recurs.
+"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, wrong input, and what
+recurs.
 
 They need, besides $KUBECONFIG, what `mtorl pipeline` needs ($KFP_ENDPOINT, $KFP_NAMESPACE, $KFP_EXISTING_TOKEN), the
 train image that the cluster can pull ($MTORL_IMAGE), and a namespace in which KFP runs pipelines, without a claim
-`mtorl-data`, which they make and remove. About twenty-five minutes on two CPUs.
+`mtorl-data`, which they make and remove. About twenty minutes on two CPUs.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipelines.recurring import apply, plan
 from pipelines.run_state import RunState
 from pipelines.schedule import RecurringRun, Schedule
 from pipelines.server import Server
 from pipelines.step_logs import logs
-from tests.cluster.kfp_runs import CLAIM, LIST, MINUTES, ended, in_namespace, log_of, made, on_volume, pod_of, states
-from tests.cluster.kubectl import listed, wait_until
-from tests.components import decision_log_folder
-from tests.monitoring.judged_experiment import CONTENT
+from tests.cluster.kfp_runs import (
+    LIST,
+    MINUTES,
+    WRITE_LOG,
+    empty_volume,
+    ended,
+    in_namespace,
+    log_of,
+    on_volume,
+    pod_of,
+    states,
+)
+from tests.cluster.kubectl import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
@@ -40,29 +45,13 @@ import json
 from pathlib import Path
 print(json.loads(Path("/mnt/mtorl/runs/mtorl-train-staging.json").read_text()))
 """
-# A log as a shop has it: not the simulator's, though it is made of its users.
-WRITE_LOG = """
-import sys
-import pandas as pd
-from mtorl.log.dataset import DatasetSpec
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
-log = Simulator(SimulatorConfig(users=int(sys.argv[1]), seed=int(sys.argv[2]))).log()
-log.loc[log.index[5], "cost"] += float(sys.argv[3])
-log.to_parquet("/mnt/mtorl/touchpoints.parquet", index=False)
-DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save("/mnt/mtorl/dataset.yaml")
-"""
 
 
 @pytest.fixture(scope="module")
 def volume(server: Server) -> Iterator[None]:
     """The claim that every step mounts, empty."""
-    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-    in_namespace("create", "-f", "-", stdin=made("PersistentVolumeClaim", CLAIM, spec=claim))
-    yield
-    pods = listed(os.environ["KFP_NAMESPACE"], "pod")
-    mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
-    in_namespace("delete", "pod", "--ignore-not-found", *mounting)  # a claim outlives its pods, ended ones too
-    in_namespace("delete", "pvc", CLAIM)
+    with empty_volume():
+        yield
 
 
 def test_nights_train_on_what_is_new_and_only_then(server: Server, pipelines: dict[str, Path], volume: None) -> None:
@@ -178,32 +167,3 @@ def test_what_recurs_runs_is_replaced_and_removed(server: Server, pipelines: dic
     finally:
         assert {change.what for change in apply(server, Schedule(name="test", runs=()))} <= {"removed"}
     assert recurring_runs(server) == [] and [change.what for change in plan(server, minutely())] == ["made"]
-
-
-def test_monitoring_judges_the_last_hours(server: Server, pipelines: dict[str, Path], volume: None) -> None:
-    empty = ended(server, pipelines["mtorl-monitor-staging"], {})
-    assert "no decisions.parquet" in reasons(empty).pop("drift")
-
-    source = inspect.getsource(decision_log_folder)
-    config = {"data": {"experiment.yaml": yaml.safe_dump(CONTENT)}}
-    in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", **config))
-    try:
-        on_volume(source + WRITE_DECISIONS)
-        run = ended(server, pipelines["mtorl-monitor-staging"], {"hours": "48"})
-        assert run.state == "SUCCEEDED", run
-        assert "drift.json" in on_volume(LIST, "drift/monitor/*")
-    finally:
-        in_namespace("delete", "configmap", "mtorl-experiment")
-
-
-WRITE_DECISIONS = """
-from mtorl.artifact.artifact import load
-model = load(next(Path("/mnt/mtorl/registry/challenger").glob("*/artifact")))
-names = [column.name for column in model.spec.context]
-folder = write_decision_log(Path("/mnt/mtorl/decision_log"), model.reference()[names].to_dict("records"))
-decisions = pd.read_parquet(folder / "decisions.parquet")
-now = pd.Timestamp.now("UTC") - pd.Timedelta(hours=1)
-times = [now - pd.Timedelta(minutes=number % 600) for number in range(len(decisions))]
-decisions = decisions.assign(event_time=[time.isoformat() for time in times], model_digest=model.digest)
-decisions.to_parquet(folder / "decisions.parquet")
-"""

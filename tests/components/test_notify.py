@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp.dsl import PipelineTaskFinalStatus
+from kubernetes import client, config
 
-from components.notify import notify
-from monitoring.pipeline_runs import newest_runs
+from components.notify import notify, run_end
+from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import run_notes
 from mtorl.runtime.step import step
 
+# Recorded on Kubeflow Pipelines 2.17 with Argo 4.0.5: what the last step got as its status, and the workflow then.
+ENDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("kfp_ends.json").read_text())
+
 
 def status(state: str) -> PipelineTaskFinalStatus:
+    """As the local runner gives it."""
     return PipelineTaskFinalStatus(state, "run", "exit-handler-1", 1 if state == "FAILED" else None, "it failed")
 
 
@@ -24,6 +32,105 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(run_notes.RUN_ID, "run-1")
     monkeypatch.setattr("sys.argv", ["kfp", "--function_to_execute", "build_features"])
     return str(tmp_path)
+
+
+@pytest.fixture
+def argo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The workflows that the API server has, by name; an error is raised."""
+    workflows: dict[str, Any] = {}
+
+    def get(self: Any, group: str, version: str, namespace: str, plural: str, name: str, **_: Any) -> Any:
+        assert (group, version, namespace, plural) == ("argoproj.io", "v1alpha1", "team", "workflows")
+        if isinstance(workflows[name], Exception):
+            raise workflows[name]
+        return {"status": {"nodes": {str(number): node for number, node in enumerate(workflows[name])}}}
+
+    (tmp_path / "namespace").write_text("team")
+    monkeypatch.setattr(run_end, "_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(config, "load_incluster_config", lambda: None)
+    monkeypatch.setattr(client.CustomObjectsApi, "get_namespaced_custom_object", get)
+    return workflows
+
+
+def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, end: str, found: Any) -> PipelineRun:
+    """What is kept of a run that ended on Kubeflow Pipelines, where the API server answers with nodes or an error."""
+    recorded = ENDS[end]
+    argo[recorded["node"].partition("(")[0]] = found
+    monkeypatch.setenv(run_end.NODE, recorded["node"])
+    given = PipelineTaskFinalStatus(recorded["state"], "golden", "exit-handler-1", None, None)
+    said = notify.python_func("mtorl-train", run, given)
+    (kept,) = newest_runs(Path(run))
+    assert said == str(kept)
+    return kept
+
+
+@pytest.mark.parametrize("state", ["", "FAILED"], ids=["as recorded", "of an attempt before"])
+@pytest.mark.parametrize("end", ["succeeded", "ends in a skipped branch", "a pod was deleted, and retried"])
+def test_a_run_that_succeeded_on_kfp_is_a_success(
+    end: str, state: str, run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENDS[end], "state", state or ENDS[end]["state"])
+    kept = ended_on_kfp(run, argo, monkeypatch, end, ENDS[end]["nodes"])
+    assert kept.state == "SUCCEEDED" and kept.why == {} and kept.failed_in_a_row == 0
+    assert kept.successes == [kept.at]
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [("a step failed", "bad: main: Error (exit code 1)"), ("a step was killed", "killed: main: Error (exit code 1)")],
+)
+def test_a_run_that_failed_on_kfp_is_a_failure(
+    end: str, why: str, run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ended_on_kfp(run, argo, monkeypatch, end, ENDS[end]["nodes"])
+    assert kept.failed and kept.why == {"run": why} and kept.successes == []
+    again = ended_on_kfp(run, argo, monkeypatch, end, ENDS[end]["nodes"])
+    assert again.failed_in_a_row == 1, "the last step was retried, the run was not"
+
+
+def test_a_platform_whose_argo_retries_no_groups() -> None:
+    failed = ENDS["a step failed"]
+    nodes = [node | {"name": re.sub(r"\(0\)", "", node["name"])} for node in failed["nodes"] if node["type"] == "Pod"]
+    node = re.sub(r"\(0\)", "", failed["node"])
+    group = {"name": node.partition(".onExit")[0], "type": "DAG", "phase": "Failed"}
+    found = run_end.state_of({one["name"]: one for one in (*nodes, group)}, node)
+    assert found == ("FAILED", "bad: main: Error (exit code 1)")
+
+
+@pytest.mark.parametrize(
+    ("node", "step"),
+    [
+        ("run(0).root(0).train-challenger(0).executor(1)", "train-challenger"),
+        ("run(0).root(0).condition-1(0).publish(0).executor(0)", "publish"),
+        ("run(0).root(0).ingest-driver(0)", "ingest"),
+    ],
+)
+def test_a_pod_belongs_to_a_step(node: str, step: str) -> None:
+    assert run_end.step_of(node) == step
+
+
+def test_an_attempt_that_was_retried_is_no_reason() -> None:
+    deleted = ENDS["a pod was deleted, and retried"]
+    group = deleted["node"].partition(".onExit")[0]
+    nodes = {node["name"]: node | {"phase": "Failed"} if node["name"] == group else node for node in deleted["nodes"]}
+    assert run_end.state_of(nodes, deleted["node"]) == ("FAILED", "")
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (client.ApiException(403, "Forbidden"), "403 Forbidden; give the run's .*platform/access.yaml"),
+        (client.ApiException(404, "Not Found"), "404 Not Found"),
+        ([], "KeyError"),
+    ],
+    ids=["refused", "gone", "without its nodes"],
+)
+def test_a_run_whose_end_cannot_be_read_does_not_look_like_a_success(
+    found: Any, why: str, run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ended_on_kfp(run, argo, monkeypatch, "succeeded", found)
+    assert kept.failed
+    assert re.search(f"Kubernetes does not say how the steps ended: {why}", kept.why["run"])
 
 
 def test_a_failed_run_says_which_step_could_not_go_on_and_why(run: str, capsys: pytest.CaptureFixture[str]) -> None:

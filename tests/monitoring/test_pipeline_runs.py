@@ -20,7 +20,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mtorl-train") -> PipelineRun:
     """A run ends; returns what is known of its pipeline now."""
     why = {"ingest": "no such file"} if state == "FAILED" else {}
-    PipelineRun.ended(pipeline, state, why, None, at).write(runs)
+    PipelineRun.ended(pipeline, state, why, "", at).write(runs)
     (known,) = [run for run in newest_runs(runs) if run.pipeline == pipeline]
     return known
 
@@ -51,7 +51,7 @@ def test_a_full_disk_has_room_for_a_failure_in_place_of_a_success(
     (file,) = tmp_path.iterdir()
     monkeypatch.setattr("mtorl.runtime.files._swap", full_disk)
     words = {"ingest": "No space left on device " * 1000, "notify": "likewise"}
-    PipelineRun.ended("mtorl-train", "FAILED", words, None, START + 12 * DAY).write(tmp_path)
+    PipelineRun.ended("mtorl-train", "FAILED", words, "", START + 12 * DAY).write(tmp_path)
     (known,) = newest_runs(tmp_path)
     assert known.failed_in_a_row == 1 and known.succeeded == START + 11 * DAY and known.usual_interval == DAY
     assert known.why["ingest"].startswith("No space left on device") and file.stat().st_size <= 4096
@@ -117,7 +117,12 @@ def test_what_prometheus_hears(tmp_path: Path) -> None:
     assert scrape(collector)["run_failed", "mtorl-train"] == 0.0
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"pipeline": "mtorl-train"}'], ids=["empty", "half", "another"])
+COMPLETE = '{"pipeline": "mtorl-train", "state": "COMPLETE", "at": "2026-01-01T03:00:00Z", "failed_in_a_row": 1}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"pipeline": "mtorl-train"}', COMPLETE], ids=["empty", "half", "another", "no state of a run"]
+)
 def test_a_file_that_cannot_be_read_ends_no_alert(text: str, tmp_path: Path) -> None:
     collector = RunsCollector(tmp_path)
     end(tmp_path, START, "FAILED")

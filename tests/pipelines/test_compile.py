@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from pipelines import monitoring
 from pipelines.compile import compile_all
@@ -353,6 +354,7 @@ def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Pat
     for path in compiled.values():
         last = tasks(path)["notify"]
         assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+        assert [name for name, of in settings(path).items() if NODE in str(of)] == ["notify"]
         assert (
             last["inputs"]["parameters"]["pipeline"]["runtimeValue"]["constant"]
             == spec_of(path)["pipelineInfo"]["name"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from pipelines.waiting import NODE_NAME, reason_of, step_of, waiting_steps
+from pipelines.waiting import NODE_NAME, reason_of, waiting_steps
 
 
 def pod(node: str = "run(0).root(0).train-challenger(0).executor(0)", **status: object) -> client.V1Pod:
@@ -37,18 +37,6 @@ def test_a_container_that_does_not_start(reason: str, said: str) -> None:
 def test_a_pod_that_runs_waits_for_nothing() -> None:
     scheduled = client.V1PodCondition(type="PodScheduled", status="True")
     assert reason_of(pod(conditions=[scheduled])) == ""
-
-
-@pytest.mark.parametrize(
-    ("node", "step"),
-    [
-        ("run(0).root(0).train-challenger(0).executor(1)", "train-challenger"),
-        ("run(0).root(0).condition-1(0).publish(0).executor(0)", "publish"),
-        ("run(0).root(0).ingest-driver(0)", "ingest"),
-    ],
-)
-def test_a_pod_belongs_to_a_step(node: str, step: str) -> None:
-    assert step_of(pod(node)) == step
 
 
 def test_without_a_kubeconfig_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_a_real_scrape_of_a_process_that_ends_when_it_is_told(tmp_path: Path) ->
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     runs = tmp_path / "runs"
-    PipelineRun.ended("mtorl-train", "FAILED", {"ingest": "no such file"}, None, END).write(runs)
+    PipelineRun.ended("mtorl-train", "FAILED", {"ingest": "no such file"}, "", END).write(runs)
     of_it = [f"--state={tmp_path}", f"--runs={runs}", f"--port={port}"]
     command = [sys.executable, "-m", "cli.main", "monitor", "export", *of_it]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,136 @@
+"""What each pipeline keeps of its end on a real Kubeflow Pipelines, and which alerts that makes.
+
+KFP's own status of a run's steps is right only of some ends (components/notify/run_end.py), so nothing here is played:
+the runs, the files that their last steps write, and the rules. What the tests need is in test_kfp.py, and promtool.
+About ten minutes on two CPUs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from monitoring.watch.runs_exporter import RunsCollector
+from pipelines.server import Server
+from tests.cluster.kfp_runs import LIST, WRITE_LOG, empty_volume, end_of, in_namespace, made, on_volume, states
+from tests.components import decision_log_folder
+from tests.manifests.alerting_stack import program
+from tests.manifests.conftest import MANIFESTS
+from tests.monitoring.judged_experiment import CONTENT
+
+pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
+
+LOG = {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "/mnt/mtorl/dataset.yaml"}
+TRAINING = LOG | {"epochs": "1", "min_lift": "-1", "deploy_seconds": "0"}  # the gate promotes whatever comes
+# The nights before, so that today's success tells how far apart they are.
+TEN_NIGHTS = """
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from monitoring.pipeline_runs import PipelineRun, RunEnd
+for night in range(10, 0, -1):
+    at = datetime.now(UTC) - timedelta(days=night)
+    PipelineRun.ended("mtorl-retrain-staging", RunEnd.SUCCEEDED, {}, "", at).write(Path("/mnt/mtorl/runs"))
+"""
+KEPT = """
+import json
+from pathlib import Path
+print(json.dumps({path.name: path.read_text() for path in Path("/mnt/mtorl/runs").glob("*.json")}))
+"""
+WRITE_DECISIONS = """
+from mtorl.artifact.artifact import load
+model = load(next(Path("/mnt/mtorl/registry/challenger").glob("*/artifact")))
+names = [column.name for column in model.spec.context]
+folder = write_decision_log(Path("/mnt/mtorl/decision_log"), model.reference()[names].to_dict("records"))
+decisions = pd.read_parquet(folder / "decisions.parquet")
+now = pd.Timestamp.now("UTC") - pd.Timedelta(hours=1)
+times = [now - pd.Timedelta(minutes=number % 600) for number in range(len(decisions))]
+decisions = decisions.assign(event_time=[time.isoformat() for time in times], model_digest=model.digest)
+decisions.to_parquet(folder / "decisions.parquet")
+print(min(times).isoformat(), max(times).isoformat())
+"""
+
+
+@pytest.fixture
+def volume(server: Server) -> Iterator[None]:
+    with empty_volume():
+        yield
+
+
+def test_a_good_night_is_a_success_and_a_bad_one_rings(
+    server: Server, pipelines: dict[str, Path], volume: None, tmp_path: Path
+) -> None:
+    def run(**parameters: dict[str, str]) -> dict[str, Any]:
+        """The ends of runs at the same time, and what is kept of each, by the pipeline's name."""
+        names = {name: f"mtorl-{name}-staging" for name in parameters}
+        ids = {name: server.start(server.upload(pipelines[names[name]]), given) for name, given in parameters.items()}
+        ends = {name: end_of(server, run_id) for name, run_id in ids.items()}
+        for name, text in json.loads(on_volume(KEPT)).items():
+            (tmp_path / name).write_text(text)
+        kept = {name: json.loads((tmp_path / f"{names[name]}.json").read_text()) for name in parameters}
+        for name, end in ends.items():
+            assert (kept[name]["run"], kept[name]["state"]) == (end.run_id, end.state), (end, kept[name])
+        return {name: (states(ends[name]), kept[name]) for name in parameters}
+
+    on_volume(WRITE_LOG, "300", str(time.time_ns() % 1_000_000), "0")
+    on_volume(TEN_NIGHTS)
+
+    first = run(monitor={}, retrain=TRAINING | {"most_days": "0.0001"})
+    assert first["retrain"][0]["publish"] == "SUCCEEDED", "a training was due"
+    steps, failed = first["monitor"]
+    assert steps["drift"] == "FAILED" and "no decisions.parquet" in failed["why"]["drift"]
+    assert failed["failed_in_a_row"] == 1 and failed["successes"] == []
+    assert_fires(tmp_path, {("MtorlPipelineFailed", "mtorl-monitor-staging")})
+
+    second = run(retrain=TRAINING, train=TRAINING | {"min_lift": "9"})
+    assert second["retrain"][0]["condition-2"] == "SKIPPED", "no training was due"
+    assert second["train"][0]["condition-2"] == "SKIPPED", "the gate has rejected the challenger"
+    for _, kept in second.values():
+        assert kept["failed_in_a_row"] == 0 and kept["why"] == {} and kept["succeeded"] == kept["at"]
+
+    in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", data=EXPERIMENT))
+    try:
+        since, until = on_volume(inspect.getsource(decision_log_folder) + WRITE_DECISIONS).split()
+        third = run(monitor={"hours": "48"}, backfill=LOG | {"since": since, "until": until})
+    finally:
+        in_namespace("delete", "configmap", "mtorl-experiment")
+    assert third["monitor"][1]["failed_in_a_row"] == 0
+    assert "drift.json" in on_volume(LIST, "drift/monitor/*")
+    assert_fires(tmp_path, set())
+    assert_fires(tmp_path, {("MtorlPipelineMissed", "mtorl-retrain-staging")}, hours=3 * 24)
+
+
+EXPERIMENT = {"experiment.yaml": yaml.safe_dump(CONTENT)}
+
+
+def assert_fires(runs: Path, expected: set[tuple[str, str]], hours: int = 1) -> None:
+    """Which alerts the files of runs make, a time after now, by the exporter, the shipped rules and promtool."""
+    registry = CollectorRegistry()
+    registry.register(RunsCollector(runs))
+    now, series = datetime.now().timestamp(), []
+    for sample in [sample for family in registry.collect() for sample in family.samples]:
+        value = sample.value - now * sample.name.endswith("_timestamp_seconds")  # promtool's clock starts at 0
+        labels = f'namespace="team", pipeline="{sample.labels["pipeline"]}"'
+        series.append({"series": f"{sample.name}{{{labels}}}", "values": f"{value:.0f}x{hours}"})
+    fires = {
+        "expr": 'count by (alertname, pipeline) (ALERTS{alertname=~"MtorlPipeline.*", alertstate="firing"})',
+        "eval_time": f"{hours}h",
+        "exp_samples": [
+            {"labels": f'{{alertname="{alert}", pipeline="{pipeline}"}}', "value": 1} for alert, pipeline in expected
+        ],
+    }
+    rules = yaml.safe_load((MANIFESTS / "components" / "monitoring" / "rules.yaml").read_text())["spec"]
+    test = {"interval": "1h", "input_series": series, "promql_expr_test": [fires]}
+    (runs / "rules").write_text(yaml.safe_dump(rules))
+    (runs / "test").write_text(yaml.safe_dump({"rule_files": ["rules"], "evaluation_interval": "1h", "tests": [test]}))
+    done = subprocess.run([program("promtool"), "test", "rules", "test"], cwd=runs, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
