@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Trusted, Users
-from cli.endings import exit_codes, stop
+from cli.endings import HELD, exit_codes, stop
 
 if TYPE_CHECKING:
     from features.ingest.log_folder import RawLog
@@ -85,6 +85,34 @@ def rollout(
         serving = ", ".join(f"{version} ({pods})" for version, pods in arm.serving.items()) or "nothing"
         typer.echo(f"{arm.name}: wanted {arm.wanted}, serving {serving}{'; ' if arm.problem else ''}{arm.problem}")
     raise typer.Exit(0 if all(arm.done for arm in arms) else 1)
+
+
+@app.command()
+def put(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="On this machine.", exists=True, dir_okay=False)],
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="On the volume. Empty: the name of the file.")] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the data volume is.")] = "mtorl",
+    replace: Annotated[bool, typer.Option("--replace", help="Also where NAME has another content.")] = False,
+) -> None:
+    """Put a file on a cluster's data volume: a log, or the description of a data set (.yaml), which is checked first.
+
+        mtorl put my-log.yaml dataset.yaml -n mtorl
+        mtorl put touchpoints.parquet -n mtorl
+
+    It asks kubectl, in its current context, and needs a namespace in which the product is installed. The file appears
+    whole or not at all. Exit code 4: NAME has another content, and stays as it is without --replace.
+    """
+    from mtorl.log.dataset import DatasetSpec, SpecError
+    from pipelines.put import Kept, PutError
+    from pipelines.put import put as put_on_volume
+
+    with exit_codes(unusable=(SpecError, OSError), failed=(PutError,)):
+        if file.suffix in (".yaml", ".yml"):
+            DatasetSpec.load(file)
+        try:
+            typer.echo(put_on_volume(file, name or file.name, namespace, replace))
+        except Kept as error:
+            stop(str(error), HELD)
 
 
 def kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@
     mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl model list|show|compare|promote|rollback|rm
                                                the versions of the registry: where each comes from, what serves
+    mtorl put FILE                             a log or its description onto a cluster's data volume
     mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize | drift                  what the CronJobs of manifests/ call
     mtorl feed                                 the decision log's events into Feast's online store

@@ -84,6 +84,8 @@ ORDER = {
         "runner_output",
         "local",
         "on_volume",
+        "receive",
+        "put",
         "evaluation_on_log",
         "paper",
         "experiments",
