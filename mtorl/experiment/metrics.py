@@ -26,8 +26,13 @@ from mtorl.log.gain import Gain
 GAIN = "gain_per_decision"
 COST = "cost_per_decision"
 
-_RATIO = re.compile(r"([A-Za-z][A-Za-z0-9_]*)_per_([A-Za-z][A-Za-z0-9_]*)")
 _GAIN, _DECISION, _COST = "gain", "decision", "cost"
+_NAME = "[A-Za-z][A-Za-z0-9_]*"
+_RATIO = re.compile(f"({_NAME})_per_({_NAME})")
+GAINS = f"{_NAME}_per_({_DECISION}|{_COST})"
+"""Regular expression of a primary metric's whole name. Not all that match are known: see NO_GAINS."""
+NO_GAINS = tuple(f"{what}_per_{per}" for what in (_COST, _DECISION) for per in (_COST, _DECISION))
+"""Names that match GAINS and are no gain."""
 
 
 class Metric(NamedTuple):
@@ -45,6 +50,8 @@ METRICS = {
     "latency_seconds": Metric("latency_seconds"),
 }
 """The metrics that are no sum of outcomes."""
+KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"
+"""Regular expression of a metric's whole name."""
 
 
 def known(name: str) -> str:
@@ -106,8 +113,7 @@ def parts_of(name: str) -> tuple[str, str] | None:
 
 def is_gain(name: str) -> bool:
     """Whether a metric is the gain, or any other outcome that people want more of, per decision or currency unit."""
-    what, per = parts_of(name) or (_COST, "")
-    return what != _COST and per in (_DECISION, _COST)
+    return re.fullmatch(GAINS, name) is not None and name not in NO_GAINS
 
 
 def is_per_decision(name: str) -> bool:

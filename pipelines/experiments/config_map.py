@@ -23,8 +23,6 @@ SUFFIX = ".yaml"
 """Of the keys that routers read."""
 WRITTEN = f"{GROUP}/written"
 """Annotation: digest of what the operator wrote, by key."""
-OFF_BY_HAND = f"{GROUP}/switched-off-at-generation"
-"""Annotation: who was switched off here, and at which generation of the object. A later one undoes that."""
 
 
 class Entry(NamedTuple):
@@ -36,8 +34,6 @@ class Entry(NamedTuple):
     """None: it can't be read."""
     edited: bool
     """Whether it is not what the operator wrote."""
-    off_at: int | None
-    """At which generation of its object somebody has switched it off here; None: nobody has."""
     copies: tuple[str, ...]
     """Further keys with an experiment of that name, of which somebody has made a copy."""
 
@@ -51,7 +47,7 @@ def entries(config_map: Object | None) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     if config_map is None:
         return found
-    written, off = _mark(config_map, WRITTEN), _mark(config_map, OFF_BY_HAND)
+    written = _written(config_map)
     data = config_map.get("data") or {}
     for key in sorted({*data, *written}, key=lambda key: (key not in written, key)):
         if not key.endswith(SUFFIX):
@@ -63,9 +59,7 @@ def entries(config_map: Object | None) -> dict[str, Entry]:
         if owner in found:
             found[owner] = found[owner]._replace(copies=(*found[owner].copies, key))
             continue
-        generation = off.get(owner)
-        off_at = generation if isinstance(generation, int) else None
-        found[owner] = Entry(key, text, experiment, written.get(key) != _digest(text), off_at, ())
+        found[owner] = Entry(key, text, experiment, written.get(key) != _digest(text), ())
     return found
 
 
@@ -83,7 +77,6 @@ def hand_over(
     before: Object | None,
     owner: str,
     experiment: Experiment,
-    off_at: int | None = None,
     instead_of: Collection[str] = (),
 ) -> Object:
     """Write what is in force, unless it is there; returns the ConfigMap as it is then.
@@ -93,7 +86,6 @@ def hand_over(
         before: The ConfigMap as it was read; None: there was none.
         owner: Name of the object that it follows from.
         experiment: What is in force.
-        off_at: Generation of the object at which somebody has switched it off in the ConfigMap; None: nobody has.
         instead_of: Owners of what it takes the place of.
 
     Raises:
@@ -105,10 +97,8 @@ def hand_over(
     gone = {one for name in (owner, *instead_of) if name in known for one in (known[name].key, *known[name].copies)}
     gone -= {key}
     data = {name: text for name, text in (found.get("data") or {}).items() if name not in gone} | {key: content}
-    written = {name: digest for name, digest in _mark(found, WRITTEN).items() if name not in gone}
-    off = {name: at for name, at in _mark(found, OFF_BY_HAND).items() if name in known and name not in instead_of}
-    off = {name: at for name, at in off.items() if name != owner} | ({} if off_at is None else {owner: off_at})
-    marks = {WRITTEN: json.dumps({**written, key: _digest(content)}), OFF_BY_HAND: json.dumps(off)}
+    written = {name: digest for name, digest in _written(found).items() if name not in gone}
+    marks = {WRITTEN: json.dumps({**written, key: _digest(content)})}
     metadata = found["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **marks}
     if found.get("data") == data and metadata.get("annotations") == annotations:
@@ -125,7 +115,7 @@ def end_orphans(api: Api) -> list[str]:
         Conflict: Somebody writes what is in force.
     """
     config_map, ended = api.in_force(), []
-    written = {} if config_map is None else _mark(config_map, WRITTEN)
+    written = {} if config_map is None else _written(config_map)
     for owner, entry in entries(config_map).items():
         serving = entry.experiment
         if owner + SUFFIX not in written or serving is None or not serving.enabled or api.experiment(owner) is not None:
@@ -135,10 +125,10 @@ def end_orphans(api: Api) -> list[str]:
     return ended
 
 
-def _mark(config_map: Object, name: str) -> dict[str, Any]:
-    """What an annotation says; of an earlier version, or after an edit by hand, nothing."""
+def _written(config_map: Object) -> dict[str, Any]:
+    """What the annotation says; after an edit by hand, perhaps nothing."""
     try:
-        found = json.loads((config_map["metadata"].get("annotations") or {}).get(name, "{}"))
+        found = json.loads((config_map["metadata"].get("annotations") or {}).get(WRITTEN, "{}"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -16,9 +16,11 @@ from typing import Any
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
+from mtorl.experiment.metrics import GAINS, KNOWN, METRICS, NO_GAINS
 from mtorl.experiment.stage_machine import FIXED
 from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION
-from pipelines.experiments.resource import MoveRequest
+from pipelines.experiments.follow import MoveRequest
+from pipelines.experiments.resource import BY_HAND
 
 _MOST = 50
 """Arms, budgets or metrics of an experiment: a bound that no file meets, without which a rule might cost too much."""
@@ -75,7 +77,7 @@ def _columns() -> list[dict[str, Any]]:
         for name, field in shown.items()
     ]
     ready = '.status.conditions[?(@.type=="InForce")].status'
-    columns.insert(1, {"name": "Enabled", "type": "boolean", "jsonPath": ".spec.enabled"})
+    columns.insert(1, {"name": "Enabled", "type": "boolean", "jsonPath": ".status.enabled"})
     columns.append({"name": "In force", "type": "string", "jsonPath": ready})
     accepted = '.status.conditions[?(@.type=="Accepted")].reason'
     columns.append({"name": "Spec", "type": "string", "jsonPath": accepted})
@@ -90,6 +92,7 @@ def _schema() -> dict[str, Any]:
     del spec["properties"]["name"], spec["properties"]["promotion"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
+    _name_metrics(spec["properties"]["metrics"]["properties"])
     spec["x-kubernetes-validations"] = [
         {"rule": "has(self.ramp) || has(self.stage)", "message": "give a ramp, or else a stage"},
         {
@@ -114,6 +117,25 @@ def _schema() -> dict[str, Any]:
         },
         "x-kubernetes-validations": [_fixed(name, name in spec["required"]) for name in FIXED] + [_fixed_arms()],
     }
+
+
+def _name_metrics(fields: dict[str, Any]) -> None:
+    """Refuse names that no data set can give a meaning; the operator knows which outcomes this one has."""
+    forbidden = ", ".join(f"'{name}'" for name in NO_GAINS)
+    fields["primary"]["x-kubernetes-validations"] = [
+        {
+            "rule": f"self.matches('^({GAINS})$') && !(self in [{forbidden}])",
+            "message": "the primary metric is gain_per_decision, that of one outcome such as click_per_decision, or "
+            "either of them per cost, such as gain_per_cost",
+        }
+    ]
+    known = {
+        "rule": f"self.matches('^({KNOWN})$')",
+        "message": f"a metric is {', '.join(METRICS)}, or an outcome per decision or per another outcome, such as "
+        "cost_per_click",
+    }
+    for named in (fields["secondary"]["items"], fields["guardrails"]["items"]["properties"]["name"]):
+        named["x-kubernetes-validations"] = [known]
 
 
 def _fixed(name: str, required: bool) -> dict[str, str]:
@@ -173,6 +195,7 @@ def _status() -> dict[str, Any]:
         "reason": "Of the verdict, in words.",
         "version": "Of what is in force: what routers say that they have.",
         "move": "The move that was asked for last, as far as it was looked at.",
+        BY_HAND: "While somebody has switched it off in the ConfigMap: the reason that stood in the object then.",
     }
     return {
         "type": "object",
@@ -180,6 +203,7 @@ def _status() -> dict[str, Any]:
             "observedGeneration": _GENERATION,
             **{name: {**_TEXT, "description": text} for name, text in texts.items()},
             "since": {**_TIME, "description": "When its time at this stage began to count."},
+            "enabled": {"type": "boolean", "description": "Whether it is switched on in what routers read."},
             "users": {"type": "integer", "description": "Who count in the verdict, of all arms together, each once."},
             "conditions": conditions,
             "happened": {

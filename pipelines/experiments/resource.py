@@ -1,12 +1,8 @@
 """An experiment on a cluster: a custom resource, whose status keeps the history, and a ConfigMap with what is in force.
 
     resource = ExperimentResource.read(api, "spring")
-    follow(resource, now, known)                 # what people ask for in `spec`: kill switch, moves
+    follow(resource, now, known)                 # what people ask for (pipelines.experiments.follow)
     next_step(resource, look, now)               # what the ramp does (pipelines.experiments.controller)
-
-    kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
-    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
-    kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
 
 The history lies in `status.history`, and each event is written on condition that nothing else was: of two operators, or
 of one that was believed dead, the second is refused by the API server, looks again, and finds what has happened. The
@@ -18,63 +14,33 @@ follows from a newer one, as an experiment that goes on would replace a kill swi
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import orjson
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
-from monitoring.experiments.look import unsupported
-from monitoring.experiments.view import Known
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import Event, HistoryError, IllegalEvent, replaced_by, serves_since_before, state_of
+from mtorl.experiment.history import Event, HistoryError, replaced_by, serves_since_before, state_of
 from mtorl.experiment.layers import conflict
-from mtorl.experiment.stage_machine import OVER, STAGES, Phase
+from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
-from mtorl.runtime.validation import StrictModel, Text, first_fault
+from mtorl.runtime.validation import first_fault
 from pipelines.experiments.api import REASON, Api, Object
 from pipelines.experiments.config_map import Entry, entries, hand_over
-from pipelines.experiments.controller import act, check_promotion, state, taken_back
+from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
 from pipelines.experiments.happened import happened
 
+BY_HAND = "offByHand"
+"""Of the status, while somebody has switched it off in the ConfigMap: the reason that stood in the object then."""
 _LONGEST_REASON = 1_000  # characters, as of a move
 
 
 class NotItsTurn(ExperimentError):
     """The routers serve another experiment, which is about the same users and campaigns."""
-
-
-class MoveRequest(StrictModel):
-    """A move that a person asks for. It is looked at once; to ask for the same again, give another reason."""
-
-    to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-    """Where to: a stage, from a draft the first one too; or the end."""
-    challenger: Text | None = None
-    """Who is promoted; by default, the only one."""
-    reason: Text
-    """Why, for the history."""
-    force: bool = False
-    """Of a promotion: also if no decision of the challenger is in the log, or the log can't be read."""
-
-    @model_validator(mode="after")
-    def _force_is_of_this_move(self) -> MoveRequest:
-        if self.force and self.to in STAGES:
-            # A patch keeps what it does not name: so the next try does not begin with it, and be promoted by it.
-            raise ValueError("force is about a promotion: set it to null, since a patch keeps it")
-        return self
-
-
-class Declined(NamedTuple):
-    """What people asked for and did not get."""
-
-    words: str
-    waits: bool = False
-    """Whether it is looked at again; else it has to be asked for again."""
 
 
 class ExperimentResource:
@@ -240,155 +206,67 @@ class ExperimentResource:
                 yield Neighbour(serving, over=not goes_on, before=before)
 
     def put_in_force(self, experiment: Experiment) -> None:
-        """Hand it to the routers, switched off if somebody has switched it off in the ConfigMap.
+        """Hand it to the routers, unless somebody has just switched it off in the ConfigMap: `follow` sees to that.
 
         One that is over takes nobody's place: what came after it is in force.
 
         Raises:
             Conflict: Somebody has written it since it was read.
         """
-        off = self.switched_off_by_hand()
-        serving = experiment.replace(enabled=False) if off else experiment
+        if experiment.enabled and self.switched_off_by_hand():
+            return
         instead_of = [
             name for name in self._entries if name != self.name and self._conflict(name, experiment) is not None
         ]
         alive = self.name not in self._entries and any(self._api.experiment(name) is not None for name in instead_of)
         if alive and state_of(self.events(), experiment).phase in OVER:
             return
-        off_at = self.generation if off else None
-        self._config_map = hand_over(self._api, self._config_map, self.name, serving, off_at, instead_of)
+        self._config_map = hand_over(self._api, self._config_map, self.name, experiment, instead_of)
         self._entries = entries(self._config_map)
 
-    def switched_off_by_hand(self) -> bool:
-        """Whether somebody in a hurry has used the kill switch in the ConfigMap. A change of the object undoes that."""
+    def is_edited(self) -> bool:
+        """Whether routers read what somebody has written into the ConfigMap by hand."""
         entry = self._entries.get(self.name)
-        if entry is None or "observedGeneration" not in self.status:
+        return entry is not None and entry.edited
+
+    def switched_off_by_hand(self) -> bool:
+        """Whether somebody in a hurry has used the kill switch in the ConfigMap, and nobody has replied to that here.
+
+        A reply is `enabled: false`, or a reason that is not the one of then. Any other change says nothing of it.
+        """
+        kept = self.status.get(BY_HAND)
+        if kept is not None and self.spec.get("enabled") and kept == self._reason():
+            return True
+        entry = self._entries.get(self.name)
+        if entry is None or "observedGeneration" not in self.status or self.status.get("phase") not in STAGES:
             return False  # in a new one, nothing was switched off since
-        if entry.off_at is not None:
-            return entry.off_at == self.generation
         return entry.experiment is not None and not entry.experiment.enabled and entry.edited
+
+    def keep_switch(self, by_hand: bool) -> None:
+        """Write down that somebody has used the kill switch in the ConfigMap, or that this is over.
+
+        Raises:
+            Conflict: The object has changed.
+        """
+        if by_hand != (BY_HAND in self.status):
+            self.write({BY_HAND: self._reason() if by_hand else None})
 
     def switch_reason(self) -> str:
         """Why people use the kill switch now: what they say in the annotation `REASON`, or else what they did.
 
         A patch keeps an annotation that it does not name: what was the reason of the switch before says nothing now.
         """
-        annotation = str((self.found["metadata"].get("annotations") or {}).get(REASON) or "")
-        said = annotation[:_LONGEST_REASON].strip()
+        if BY_HAND in self.status:
+            return "somebody has switched it off in the ConfigMap"
+        said = self._reason()
         before = {event.reason for event in self.events() if event.kind in ("kill", "resume")}
         return said if said and said not in before else f"spec.enabled is {str(bool(self.spec.get('enabled'))).lower()}"
+
+    def _reason(self) -> str:
+        annotation = str((self.found["metadata"].get("annotations") or {}).get(REASON) or "")
+        return annotation[:_LONGEST_REASON].strip()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nothing is locked: whatever is written is refused if the object has changed since it was read."""
         yield
-
-
-def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
-    """Do what people ask for in the spec: the kill switch, then a move that was not looked at yet.
-
-    Args:
-        resource: The experiment.
-        now: Seconds since 1970.
-        known: What their log said last of each, by name and salt.
-
-    Returns:
-        Why what was asked for last is not done; None: it was.
-
-    Raises:
-        ExperimentError: The spec can't be used. The kill switch works all the same.
-        HistoryError: The history can't be read. The kill switch works all the same.
-        Conflict: The object has changed meanwhile.
-    """
-    off = resource.spec.get("enabled") is False
-    serving = resource.last_in_force()
-    if off and serving is not None and serving.enabled:
-        # Before the history: that may be full, or be more than can be written now.
-        resource.put_in_force(serving.replace(enabled=False))
-    try:
-        _, found = state(resource)
-    except (ExperimentError, HistoryError):
-        if serving is not None:
-            _harm_ends(resource, serving, off, now, known)
-        raise
-    if off != found.killed and found.phase not in OVER:
-        kind: Literal["kill", "resume"] = "kill" if off else "resume"
-        act(resource, kind, by="person", reason=resource.switch_reason(), at=now)
-    declined = _move(resource, now, known)
-    if off and declined is None and state(resource)[1].phase == "promoted":
-        return Declined(
-            "a challenger is promoted, and goes on: a move to rolled back gives everybody the incumbent of before"
-        )
-    return declined
-
-
-def _harm_ends(
-    resource: ExperimentResource,
-    serving: Experiment,
-    off: bool,
-    now: float,
-    known: Mapping[tuple[str, str], Known],
-) -> None:
-    """Kill switch and rollback of what is in force, with a spec that can't be used."""
-    found = state_of(resource.events(), serving)
-    if off and not found.killed and found.phase not in OVER:
-        act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
-    if (resource.spec.get("move") or {}).get("to") == "rolled back":
-        _move(resource, now, known)
-
-
-def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
-    asked = resource.spec.get("move")
-    if not asked:
-        return None
-    resource.moved = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
-    if resource.status.get("move") == resource.moved:
-        return None
-    try:
-        move = MoveRequest.model_validate(asked)
-        phase: Phase = move.to
-        challenger = (move.challenger or _only_challenger(resource)) if phase == "promoted" else None
-        if _was_made(resource, phase, challenger, move.reason):
-            raise IllegalEvent(f"{phase} was asked for in the same words before, and made: give another reason")
-        evidence = None
-        if phase == "promoted":
-            check_promotion(resource, challenger)
-            found = known.get((resource.name, str(resource.spec.get("salt"))))
-            if found is None and not move.force:
-                return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
-            evidence = None if found is None else found.evidence
-            missing = None if found is None else unsupported(found, str(challenger))
-            if missing is not None and not move.force:
-                raise IllegalEvent(f"{missing}: nothing supports a promotion; `force: true` promotes it all the same")
-        act(
-            resource,
-            "move",
-            by="person",
-            reason=move.reason,
-            at=now,
-            to=phase,
-            challenger=challenger,
-            evidence=evidence,
-        )
-    except ValidationError as error:
-        refused = f"move: {first_fault(error)}"
-    except IllegalEvent as error:
-        refused = str(error)
-    else:
-        return None
-    resource.write({"move": resource.moved})
-    return Declined(refused)
-
-
-def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
-    """Whether it is an older move of this experiment: a file that has it is applied again, after other moves."""
-    return any(
-        (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
-        for event in resource.events()
-        if event.salt == resource.spec.get("salt")
-    )
-
-
-def _only_challenger(resource: ExperimentResource) -> str | None:
-    names = [arm.name for arm in resource.definition().arms if arm.name != INCUMBENT]
-    return names[0] if len(names) == 1 else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -143,6 +144,11 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     assert "give a ramp, or else a stage" in cluster_of.refused("first", ramp=None)
     assert "must add up to 1" in cluster_of.refused("first", arms=[arms[0], {**arms[1], "weight": 0.4}])
     assert "Unsupported value" in cluster_of.refused("first", move={"to": "sideways", "reason": "?"})
+    for metric in ("nosuch_metric", "cost_per_decision"):
+        refused = cluster_of.refused("first", metrics={"primary": metric})
+        assert "spec.metrics.primary: Invalid value" in refused and "the primary metric is gain_per" in refused
+    wrong = {"name": "nosuch_metric", "direction": "up", "margin": 0}
+    assert "a metric is exposure_ratio" in cluster_of.refused("first", metrics={"guardrails": [wrong]})
     cluster_of.patch("first", salt="another", alpha=0.2)
     wait_until("the other experiment", lambda: cluster_of.phase("first") == "draft")
 
@@ -232,6 +238,54 @@ def test_an_operator_that_is_killed_loses_nothing_and_does_nothing_twice(
     assert len(reasons) == len(set(reasons)) and set(reasons) <= {move["reason"] for move in asked}
     for before, after in pairwise(event for event in history if event["kind"] != "move"):
         assert before["kind"] != after["kind"], "killed twice, or resumed twice"
+
+
+def test_a_kill_switch_in_the_config_map_is_shown_and_one_patch_ends_it(
+    cluster_of: Cluster, operator: OperatorProcess
+) -> None:
+    def shown() -> list[str]:
+        return kubectl("-n", cluster_of.namespace, "get", "exp", "first", "--no-headers").split()[:3]
+
+    def message() -> str:
+        said = [one for one in cluster_of.status("first")["conditions"] if one["type"] == "InForce"]
+        return str(said[0]["message"])
+
+    cluster_of.apply("first", {**spec(), "move": {"to": "50%", "reason": "go"}})
+    wait_until("its start", lambda: shown() == ["first", "50%", "true"], state=operator.log)
+    config_map = get(cluster_of.namespace, "cm", "mtorl-experiment")
+    off = json.dumps(config_map).replace("enabled: true", "enabled: false")
+    kubectl("replace", "-f", "-", stdin=off)
+    edited = ("False", "EditedByHand")
+    wait_until("the condition", lambda: cluster_of.condition("first", "InForce") == edited, state=operator.log)
+    assert shown() == ["first", "50%", "false"] and not cluster_of.in_force().enabled
+    command = message().partition("before: ")[2].replace("WHY", "clicks are back")
+    subprocess.run(command, shell=True, check=True)
+    wait_until("the switch", lambda: shown() == ["first", "50%", "true"], state=operator.log)
+    assert cluster_of.in_force().enabled
+    assert [event["kind"] for event in cluster_of.status("first")["history"]] == ["move", "kill", "resume"]
+
+
+def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
+    """In the order of `kubectl delete -k`, while the operator still acts."""
+    SPEC.save(tmp_path / "dataset.yaml")
+    objects = [o for o in yaml.safe_load_all(render("tests/experiments")) if named_operator(o) or is_in_force(o)]
+    metadata = {"name": "first"}
+    objects.append({"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": metadata})
+    objects[-1]["spec"] = {**spec(), "move": {"to": "50%", "reason": "go"}}
+    for made in objects:
+        made["metadata"]["namespace"] = namespace
+        for subject in made.get("subjects", ()):
+            subject["namespace"] = namespace
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+    with OperatorProcess(namespace, tmp_path, as_operator(namespace, tmp_path)) as operator:
+        cluster = Cluster(namespace)
+        wait_until("its start", lambda: cluster.phase("first") == "50%", state=operator.log)
+        assert list(cluster.served()) == ["first.yaml"]
+        kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        assert list(cluster.served()) == ["first.yaml"], "an apply leaves its content alone"
+        kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        left = kubectl("-n", namespace, "get", "exp,cm,lease,role,rolebinding,sa", "--output", "name").split()
+    assert set(left) == {"configmap/kube-root-ca.crt", "serviceaccount/default"}
 
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
@@ -353,6 +407,10 @@ def as_operator(namespace: str, folder: Path) -> Path:
     content["users"] = [{"name": content["users"][0]["name"], "user": {"token": token}}]
     config.write_text(yaml.safe_dump(content))
     return config
+
+
+def is_in_force(o: Object) -> bool:
+    return (o["kind"], str(o["metadata"]["name"])) == ("ConfigMap", "mtorl-experiment")
 
 
 def named_operator(o: Object) -> bool:

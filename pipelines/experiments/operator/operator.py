@@ -28,6 +28,7 @@ from mtorl.experiment.history import Event, HistoryError
 from mtorl.experiment.stage_machine import (
     FAULTS,
     OVER,
+    STAGES,
     Evidence,
     Hold,
     Move,
@@ -44,13 +45,15 @@ from mtorl.runtime.clock_jumps import ClockJumps
 from pipelines.experiments.api import Api, Conflict
 from pipelines.experiments.config_map import Entry, end_orphans, entries
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
+from pipelines.experiments.follow import follow
 from pipelines.experiments.handover import ModelServers, hand_over
 from pipelines.experiments.happened import in_words
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
+from pipelines.experiments.operator.edits import edited, not_known_yet
 from pipelines.experiments.operator.figures import FIGURES, figures_of
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.views import views_of
-from pipelines.experiments.resource import ExperimentResource, NotItsTurn, follow
+from pipelines.experiments.resource import ExperimentResource, NotItsTurn
 
 log = logging.getLogger(__name__)
 _TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of conditions: events, besides what happens
@@ -153,9 +156,12 @@ class Operator:
                 except Exception:
                     log.exception("%s could not be followed: it is tried again", owner)
             elif found is not None and serving is not None:
+                resource = ExperimentResource(self._api, config_map, found)
                 said = self.routers.condition(serving.name, serving.version)
+                if said.reason != "Behind":
+                    said = edited(resource, self._api.namespace) or said
                 with contextlib.suppress(Conflict):  # it is said in a second
-                    self._say(ExperimentResource(self._api, config_map, found), {"version": serving.version}, said)
+                    self._say(resource, {"version": serving.version}, said)
 
     def views(self) -> list[View]:
         """What the page and the gauges say: no log is read for it."""
@@ -204,17 +210,16 @@ class Operator:
             said = Condition("Accepted", "False", reason, f"{error}\n{goes_on}")
         else:
             said = Condition("Accepted", "True", "Usable", "the spec can be used")
-            if resource.switched_off_by_hand():
-                words = "the ConfigMap was edited, and what it switched off stays off until this object is changed"
-                said = Condition("Accepted", "True", "SwitchedOffByHand", words)
             if declined is not None:
                 said = Condition("Accepted", "True", "Held" if declined.waits else "Refused", declined.words)
-            elif said.reason == "Usable":
+            else:
                 said = _still_refused(resource) or said
         standing = self._standing(resource)
         anew = len(_history(resource)) > known or any(resource.status.get(key) != standing[key] for key in standing)
-        progress = self._until_looked(resource) if anew else None
-        self._say(resource, standing, said, *([] if progress is None else [progress]))
+        further = [self._until_looked(resource) if anew else None, not_known_yet(resource, self._api.namespace)]
+        serving = resource.last_in_force()
+        version = {} if serving is None else {"version": serving.version}
+        self._say(resource, {**standing, **version}, said, *(one for one in further if one is not None))
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> Condition | None:
@@ -302,14 +307,17 @@ class Operator:
         self._say(resource, {**figures, **self._standing(resource)}, _progress(stands, step, known, needed))
 
     def _standing(self, resource: ExperimentResource) -> dict[str, Any]:
-        try:
+        standing: dict[str, Any] = {"phase": resource.status.get("phase", State().phase)}
+        with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
-        except (ExperimentError, HistoryError):
-            return {} if "phase" in resource.status else {"phase": State().phase}
-        standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
-        # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
-        others = any(name == resource.name and salt != experiment.salt for name, salt in self._found)
-        return {**standing, **dict.fromkeys(FIGURES)} if found.phase == "draft" or others else standing
+            standing = {"phase": found.phase, "since": None if found.since is None else iso(found.since)}
+            # Of a draft, and until the log was looked at for this salt, figures that are there are of another one.
+            others = any(name == resource.name and salt != experiment.salt for name, salt in self._found)
+            standing |= dict.fromkeys(FIGURES) if found.phase == "draft" or others else {}
+        enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
+        if serving is not None and standing["phase"] in STAGES:
+            enabled = serving.enabled  # as routers read it, whoever wrote that
+        return {**standing, "enabled": enabled}
 
     def _knows(self, experiment: Experiment) -> bool:
         known = self._found.get((experiment.name, experiment.salt))

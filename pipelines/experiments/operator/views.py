@@ -12,7 +12,8 @@ from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from pipelines.experiments.api import Api, Object
-from pipelines.experiments.resource import ExperimentResource
+from pipelines.experiments.operator.edits import switch_on
+from pipelines.experiments.resource import BY_HAND, ExperimentResource
 
 _IN_FORCE = {"True": True, "False": False}  # else it is not known
 
@@ -41,7 +42,7 @@ def views_of(
             conditions = {said["type"]: said for said in resource.status.get("conditions") or ()}
             known = replace(
                 found.get((resource.name, experiment.salt), Known()),
-                in_force=_IN_FORCE.get(conditions.get("InForce", {}).get("status")),
+                in_force=BY_HAND in resource.status or _IN_FORCE.get(conditions.get("InForce", {}).get("status")),
                 settled=_settled(conditions),
                 problem=_problem(conditions),
                 commands=_commands(resource, namespace),
@@ -90,6 +91,6 @@ def _commands(resource: ExperimentResource, namespace: str) -> dict[str, str]:
     }
     return {
         **{action: patch(move={"to": to, "reason": "WHY"}) for action, to in moves.items()},
-        "resume": patch(enabled=True),
+        "resume": switch_on(namespace, resource.name),
         "run": f"kubectl -n {namespace} get deployment mtorl-operator",
     }

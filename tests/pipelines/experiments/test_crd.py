@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import yaml
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.metrics import METRICS, known, known_gain
 from mtorl.experiment.stage_machine import FIXED
 from pipelines.experiments.crd import definition, structural
 from tests.repository import ROOT
@@ -55,6 +57,30 @@ def test_overrides_may_change_and_a_holdout_may_not_once_it_has_begun() -> None:
     assert sum("holdout" in rule for rule in rules) == 1 and not any("overrides" in rule for rule in rules)
     assert SPEC["properties"]["overrides"]["maxProperties"] == 1000
     assert SPEC["properties"]["overrides"]["additionalProperties"]["type"] == "string"
+
+
+def allows(schema: dict[str, Any], name: str) -> bool:
+    """What the API server does with its rule for a name."""
+    (rule,) = schema["x-kubernetes-validations"]
+    pattern, _, forbidden = re.fullmatch(r"self\.matches\('(.*?)'\)( && !\(self in \[(.*)\]\))?", rule["rule"]).groups()  # type: ignore[union-attr]
+    return re.search(pattern, name) is not None and f"'{name}'" not in (forbidden or "")
+
+
+@pytest.mark.parametrize("what", ["gain", "click", "cost", "decision", "a_per_b", "9", "", "nosuch metric"])
+@pytest.mark.parametrize("per", ["_per_decision", "_per_cost", "_per_click", "_per_", "_metric", ""])
+def test_the_api_server_refuses_metrics_that_no_data_set_has(what: str, per: str) -> None:
+    metrics, name = SPEC["properties"]["metrics"]["properties"], what + per
+    assert allows(metrics["primary"], name) == is_known(name, known_gain)
+    for named in (metrics["secondary"]["items"], metrics["guardrails"]["items"]["properties"]["name"]):
+        assert allows(named, name) or not is_known(name, known)
+        assert not allows(named, "nosuch_metric") and all(allows(named, one) for one in METRICS)
+
+
+def is_known(name: str, check: Callable[[str], str]) -> bool:
+    try:
+        return bool(check(name))
+    except ValueError:
+        return False
 
 
 @pytest.mark.parametrize(

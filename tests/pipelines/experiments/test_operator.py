@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -263,22 +264,99 @@ def test_old_faults_hold_the_ramp_until_its_time_begins_anew_and_the_condition_s
     assert scene.status["since"] > before
 
 
-def test_a_kill_switch_in_the_config_map_is_not_undone(scene: Scene) -> None:
-    """The runbooks' command, of somebody who does not know that there is an operator."""
-    begin(scene)
+def edit(scene: Scene, old: str, new: str) -> None:
+    """What somebody does to the ConfigMap by hand."""
     assert scene.cluster.config_map is not None
     data = scene.cluster.config_map["data"]
-    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", "enabled: false")
+    assert old in data[f"{NAME}.yaml"]
+    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace(old, new)
+
+
+def replied(scene: Scene, **annotations: str) -> None:
+    """Somebody patches the object as the condition says; in its spec nothing changes."""
+    scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
+    scene.patch(enabled=True)
+
+
+def test_a_kill_switch_in_the_config_map_is_history_until_somebody_replies_to_it(scene: Scene) -> None:
+    """The runbooks' command, of somebody who does not know that there is an operator."""
+    begin(scene)
+    scene.operator.routers.heard("one", {NAME: scene.serving().version})
+    scene.operator.watch()
+    assert scene.status["enabled"] is True and scene.condition("InForce")[:2] == ("True", "EveryRouter")
+    edit(scene, "enabled: true", "enabled: false")
+    scene.operator.watch()
+    assert scene.status["enabled"] is False, "the column says what routers do"
+    assert scene.condition("InForce")[:2] == ("False", "Behind"), "no router has reported it yet"
+    scene.operator.routers.heard("one", {NAME: scene.serving().version})
+    scene.operator.watch()
+    assert scene.condition("InForce")[:2] == ("False", "EditedByHand") and scene.condition("Accepted")[1] == "Usable"
+    assert scene.condition("Progressing")[2] == "the kill switch is on"
+    assert (scene.events()[-1].kind, scene.events()[-1].by) == ("kill", "person")
+    assert ("Kill", "kill by a person: somebody has switched it off in the ConfigMap") in scene.cluster.said
+    (view,) = scene.operator.views()
+    command = scene.condition("InForce")[2].partition("before: ")[2]
+    assert view["advice"]["command"] == command and view["in_force"] is True
     for hours in (1, 2, 3):
         scene.now = hours * HOUR
         scene.operator.advance()
-        assert not scene.serving().enabled and scene.condition("Accepted")[1] == "SwitchedOffByHand"
-    scene.patch(owner="somebody else")
-    assert scene.serving().enabled and scene.condition("Accepted")[1] == "Usable"
-    data = scene.cluster.config_map["data"]
-    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("alpha: 0.05", "alpha: 0.01")
+        scene.patch(owner=f"somebody else {hours}")
+        scene.restart()
+        assert not scene.serving().enabled, "what says nothing of the switch does not undo it"
+    scene.cluster.config_map = None
     scene.operator.advance()
+    assert not scene.serving().enabled and scene.status["phase"] == "shadow"
+    replied(scene, **{"mtorl-kubeflow/reason": "clicks are back"})
+    assert scene.serving().enabled and scene.status["enabled"] is True
+    assert (scene.events()[-1].kind, scene.events()[-1].reason) == ("resume", "clicks are back")
+    scene.operator.routers.heard("one", {NAME: scene.serving().version})
+    scene.operator.watch()
+    assert scene.condition("InForce")[:2] == ("True", "EveryRouter")
+    edit(scene, "enabled: true", "enabled: false")
+    scene.operator.watch()
+    replied(scene, **{"mtorl-kubeflow/reason": "clicks are back"})
+    assert not scene.serving().enabled, "that was said of the time before"
+    scene.patch(enabled=False)
+    scene.patch(enabled=True)
+    assert scene.serving().enabled, "the object's own switch is a reply, too"
+    edit(scene, "alpha: 0.05", "alpha: 0.01")
+    scene.operator.watch()
     assert scene.serving().alpha == 0.05, "any other edit is put back: the object is the truth"
+
+
+def test_a_kill_switch_by_hand_is_not_lost_between_two_writes(scene: Scene) -> None:
+    """Whenever the operator dies, and also where the ramp comes first."""
+    begin(scene)
+    edit(scene, "enabled: true", "enabled: false")
+    scene.operator._advance(NAME)
+    for death in range(1, 12):
+        scene.cluster.dies_after = scene.cluster.requests + death
+        with contextlib.suppress(Killed):
+            scene.operator.watch()
+        scene.cluster.dies_after = None
+        scene.restart()
+        assert not scene.serving().enabled
+    assert [event.kind for event in scene.events()].count("kill") == 1
+    scene.operator.watch()
+    assert not scene.serving().enabled and scene.status["enabled"] is False
+
+
+def test_an_edit_that_can_not_be_put_back_is_said(scene: Scene) -> None:
+    """The spec can't be used, so nothing follows from it: the condition has what routers read instead."""
+    begin(scene)
+    scene.patch(alpha=7)
+    edit(scene, "\nstage: shadow", "\nstage: 50%")
+    scene.operator.watch()
+    assert scene.condition("Accepted")[1] == "Unusable"
+    assert scene.condition("InForce")[:2] == ("False", "Behind")
+    scene.operator.watch()
+    status, reason, words = scene.condition("InForce")
+    assert (status, reason) == ("False", "EditedByHand") and "stage 50%, switched on" in words
+    edit(scene, "\nstage: 50%", "\nstage: half")
+    scene.operator.watch()
+    assert "can't be read, so routers go on with what they had" in scene.condition("InForce")[2]
+    scene.patch(alpha=SPEC["alpha"])
+    assert scene.serving().stage == "shadow" and scene.condition("InForce")[1] == "Behind"
 
 
 @pytest.mark.parametrize(
@@ -453,7 +531,7 @@ def test_a_broken_key_of_one_is_not_free_for_another(scene: Scene) -> None:
     data = scene.cluster.config_map["data"]
     data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", "enabled: false")
     scene.operator.watch()
-    assert scene.condition("Accepted")[1] == "SwitchedOffByHand", "within a second, and not with the next look"
+    assert scene.events()[-1].kind == "kill", "within a second, and not with the next look"
     scene.cluster.config_map["data"][f"{NAME}.yaml"] = "half of it: ["
     of_hats = [{**budgets[0], "campaign": "hats"}]
     scene.cluster.apply("second", {**SPEC, "salt": "2", "layer": "other", "campaigns": ["hats"], "budgets": of_hats})
@@ -606,7 +684,9 @@ def test_page_and_gauges_show_what_was_found_last(scene: Scene) -> None:
     scene.patch(alpha=SPEC["alpha"], enabled=False)
     (view,) = scene.operator.views()
     assert view["advice"]["command"] == (
-        f"kubectl -n ads patch exp {NAME} --type merge -p '" + '{"spec": {"enabled": true}}' + "'"
+        f"kubectl -n ads patch exp {NAME} --type merge -p '"
+        + '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "WHY"}}, "spec": {"enabled": true}}'
+        + "'"
     )
     scene.cluster.delete(NAME)
     assert scene.operator.views() == []
@@ -653,7 +733,7 @@ def test_the_page_and_the_condition_agree_on_what_routers_have(scene: Scene) -> 
         return scene.condition("InForce")[0], view["in_force"]
 
     (before,) = scene.operator.views()
-    assert before["in_force"] is None, "there is no condition yet"
+    assert before["in_force"] is False, "no router has reported yet that it has it"
     assert said() == ("Unknown", None)
     scene.operator.routers.heard("one", {NAME: scene.serving().version})
     assert said() == ("True", True)
@@ -714,8 +794,8 @@ def test_a_kill_switch_with_kubectl_replace_is_not_undone(scene: Scene) -> None:
     scene.operator.changed("second")
     assert scene.serving().name == NAME, "it is not free for others"
     scene.operator.advance()
-    assert not scene.serving().enabled and scene.condition("Accepted")[1] == "SwitchedOffByHand"
-    scene.patch(owner="somebody else")
+    assert not scene.serving().enabled and scene.status["enabled"] is False
+    replied(scene, **{"mtorl-kubeflow/reason": "mended"})
     assert scene.serving().enabled
 
 

@@ -42,7 +42,7 @@ class SlowPages:
         return []
 
     def in_force(self) -> dict[str, Entry]:
-        return {"spring": Entry("spring.yaml", yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, False, None, ())}
+        return {"spring": Entry("spring.yaml", yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, False, ())}
 
 
 def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:

@@ -1,0 +1,170 @@
+"""What people ask for in an object: its kill switch, and moves.
+
+    follow(resource, now, known)
+
+    kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
+    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
+    kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
+
+A kill switch that somebody has used in the ConfigMap is one, too. It stays on until somebody replies to it in the
+object: with `enabled: false`, or with another reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import orjson
+from pydantic import ValidationError, model_validator
+
+from monitoring.experiments.look import unsupported
+from monitoring.experiments.view import Known
+from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
+from mtorl.experiment.stage_machine import OVER, STAGES, Phase
+from mtorl.runtime.validation import StrictModel, Text, first_fault
+from pipelines.experiments.controller import act, check_promotion, state
+from pipelines.experiments.resource import ExperimentResource
+
+
+class MoveRequest(StrictModel):
+    """A move that a person asks for. It is looked at once; to ask for the same again, give another reason."""
+
+    to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
+    """Where to: a stage, from a draft the first one too; or the end."""
+    challenger: Text | None = None
+    """Who is promoted; by default, the only one."""
+    reason: Text
+    """Why, for the history."""
+    force: bool = False
+    """Of a promotion: also if no decision of the challenger is in the log, or the log can't be read."""
+
+    @model_validator(mode="after")
+    def _force_is_of_this_move(self) -> MoveRequest:
+        if self.force and self.to in STAGES:
+            # A patch keeps what it does not name: so the next try does not begin with it, and be promoted by it.
+            raise ValueError("force is about a promotion: set it to null, since a patch keeps it")
+        return self
+
+
+class Declined(NamedTuple):
+    """What people asked for and did not get."""
+
+    words: str
+    waits: bool = False
+    """Whether it is looked at again; else it has to be asked for again."""
+
+
+def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
+    """Do what people ask for: the kill switch, in the spec or in the ConfigMap, then a move that was not looked at yet.
+
+    Args:
+        resource: The experiment.
+        now: Seconds since 1970.
+        known: What their log said last of each, by name and salt.
+
+    Returns:
+        Why what was asked for last is not done; None: it was.
+
+    Raises:
+        ExperimentError: The spec can't be used. The kill switch works all the same.
+        HistoryError: The history can't be read. The kill switch works all the same.
+        Conflict: The object has changed meanwhile.
+    """
+    by_hand = resource.switched_off_by_hand()
+    resource.keep_switch(by_hand)
+    off = by_hand or resource.spec.get("enabled") is False
+    serving = resource.last_in_force()
+    if off and serving is not None and serving.enabled:
+        # Before the history: that may be full, or be more than can be written now.
+        resource.put_in_force(serving.replace(enabled=False))
+    try:
+        _, found = state(resource)
+    except (ExperimentError, HistoryError):
+        if serving is not None:
+            _harm_ends(resource, serving, off, now, known)
+        raise
+    if off != found.killed and found.phase not in OVER:
+        kind: Literal["kill", "resume"] = "kill" if off else "resume"
+        act(resource, kind, by="person", reason=resource.switch_reason(), at=now)
+    declined = _move(resource, now, known)
+    if off and declined is None and state(resource)[1].phase == "promoted":
+        return Declined(
+            "a challenger is promoted, and goes on: a move to rolled back gives everybody the incumbent of before"
+        )
+    return declined
+
+
+def _harm_ends(
+    resource: ExperimentResource,
+    serving: Experiment,
+    off: bool,
+    now: float,
+    known: Mapping[tuple[str, str], Known],
+) -> None:
+    """Kill switch and rollback of what is in force, with a spec that can't be used."""
+    found = state_of(resource.events(), serving)
+    if off and not found.killed and found.phase not in OVER:
+        act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
+    if (resource.spec.get("move") or {}).get("to") == "rolled back":
+        _move(resource, now, known)
+
+
+def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
+    asked = resource.spec.get("move")
+    if not asked:
+        return None
+    resource.moved = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    if resource.status.get("move") == resource.moved:
+        return None
+    try:
+        move = MoveRequest.model_validate(asked)
+        phase: Phase = move.to
+        challenger = (move.challenger or _only_challenger(resource)) if phase == "promoted" else None
+        if _was_made(resource, phase, challenger, move.reason):
+            raise IllegalEvent(f"{phase} was asked for in the same words before, and made: give another reason")
+        evidence = None
+        if phase == "promoted":
+            check_promotion(resource, challenger)
+            found = known.get((resource.name, str(resource.spec.get("salt"))))
+            if found is None and not move.force:
+                return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
+            evidence = None if found is None else found.evidence
+            missing = None if found is None else unsupported(found, str(challenger))
+            if missing is not None and not move.force:
+                raise IllegalEvent(f"{missing}: nothing supports a promotion; `force: true` promotes it all the same")
+        act(
+            resource,
+            "move",
+            by="person",
+            reason=move.reason,
+            at=now,
+            to=phase,
+            challenger=challenger,
+            evidence=evidence,
+        )
+    except ValidationError as error:
+        refused = f"move: {first_fault(error)}"
+    except IllegalEvent as error:
+        refused = str(error)
+    else:
+        return None
+    resource.write({"move": resource.moved})
+    return Declined(refused)
+
+
+def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
+    """Whether it is an older move of this experiment: a file that has it is applied again, after other moves."""
+    return any(
+        (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
+        for event in resource.events()
+        if event.salt == resource.spec.get("salt")
+    )
+
+
+def _only_challenger(resource: ExperimentResource) -> str | None:
+    names = [arm.name for arm in resource.definition().arms if arm.name != INCUMBENT]
+    return names[0] if len(names) == 1 else None
