@@ -72,7 +72,8 @@ def simulate(
 @app.command()
 def init(
     log: Annotated[
-        str, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet, a folder of them, s3://...")
+        str,
+        typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://..."),
     ],
     out: Annotated[Path | None, typer.Option(help="File to write; LOG's name with .yaml by default.")] = None,
     column: Annotated[
@@ -83,14 +84,15 @@ def init(
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
-    """Look at a log and write a first description of it. What a file can't tell is marked CHECK.
+    """Look at a log and write a first description of it. CHECK marks a question that must be answered, NOTE the rest.
 
         mtorl data init log.csv
         mtorl data init log.csv --conversions orders.csv
         mtorl data init log.csv --column channel=slot --column campaign_id=line_item
         mtorl data validate log.csv --dataset log.yaml
 
-    It goes by names and by values: a column is a time because its values are times. Read the file before you use it.
+    It goes by names and by values: a column is a time because its values are times. Read the file before you use it. No
+    command reads it before each CHECK is answered: mend the line below or leave it, and delete the comment.
     """
     with _log_errors():
         from cli.progress_bars import ProgressBars
@@ -105,16 +107,22 @@ def init(
             draft = draft_description(log, named, conversions=conversions, told=told)
         target.write_text(draft.text, encoding="utf-8")
     typer.echo(draft.text)
-    typer.echo(f"{target}: from {draft.rows:,} rows. To check, {len(draft.checks)} points:")
-    for number, check in enumerate(draft.checks, 1):
-        typer.echo(f"  {number}. {check}")
+    typer.echo(f"{target}: from {draft.rows:,} rows")
+    for number, words in enumerate((*draft.checks, *(f"to read: {note}" for note in draft.notes)), 1):
+        typer.echo(f"  {number}. {words}")
+    if draft.checks:
+        typer.echo(
+            f"answer each CHECK in {target}: mend the line below it, or leave it if it is right, and delete the "
+            "comment; or say which column it is: --column"
+        )
     typer.echo(f"next: mtorl data validate {log} --dataset {target}")
 
 
 @app.command()
 def validate(
     log: Annotated[
-        str, typer.Argument(metavar="LOG", help="Raw log: CSV, CSV.gz, TSV.gz, Parquet, a folder of them, s3://...")
+        str,
+        typer.Argument(metavar="LOG", help="Raw log: CSV, TSV or JSON lines (also .gz), Parquet, a folder, s3://..."),
     ],
     dataset: Dataset,
     quarantine: Annotated[

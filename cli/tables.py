@@ -251,6 +251,7 @@ def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> Non
             from features.ingest.conversions import FILE
 
             lines.append(f"left out: {report.conversions.left_out:,} rows in all, in {quarantine.with_name(FILE)}")
+    lines += [f"warning: {warning}" for warning in report.warnings]
     typer.echo("\n".join(lines))
 
 

@@ -99,7 +99,7 @@ class _Look:
         source = told.columns[told.key]
         if told.key == TOUCHPOINT_ID and self._ids is None:
             raise LogError(f"{path}: only the log says whose touchpoints are named in {source.column!r}")
-        rows = self._table(path)
+        rows = self._table(path, told.file.separator)
         rows = rows.select(key=values.text(value_of(rows, source)))
         found = rows.filter(rows["key"].isin(self._users)) if self._ids is None else rows.semi_join(self._ids, "key")
         return found, str(source.column)
@@ -108,7 +108,7 @@ class _Look:
         rows = self._table(path)
         return rows.filter(values.text(rows[USER]).isin(self._users)), USER
 
-    def _table(self, path: Path) -> ibis.Table:
+    def _table(self, path: Path, separator: str | None = None) -> ibis.Table:
         folder = Path(tempfile.mkdtemp(dir=self._scratch))
         parts = files.parts(path)
-        return files.table(self._engine, parts, files.columns_of(path, parts), folder)
+        return files.table(self._engine, parts, files.columns_of(path, parts, separator), folder, separator)

@@ -98,7 +98,7 @@ def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         `ROW`, the canonical columns in their types, and what else the rules need.
     """
     columns: dict[str, ibis.Value] = {}
-    numbers = _numbers(spec)
+    numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
     happened = {*EVENTS, *(c.name for c in spec.outcomes)}  # or not; a further outcome may be an amount, too
     times = ("timestamp", *_times(spec))
@@ -200,7 +200,8 @@ def _present(column: str) -> pa.Check:
 
 
 def _number(column: str) -> pa.Check:
-    return _rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column])
+    hint = "; decimals are written with a point, or with a comma where the description says file: {decimal: ','}"
+    return _rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column], hint)
 
 
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
@@ -208,8 +209,14 @@ _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 
 def _time(column: str, spec: DatasetSpec, required: bool = True) -> pa.Check:
     source = spec.columns.get(column)
-    since = f"{_UNITS[source.unit]} since 1970" if source and source.unit else ""
-    hint = f"; expected {since or 'ISO 8601, such as 2024-01-31T12:00:00Z'}"
+    if source and source.unit:
+        hint = f"; expected {_UNITS[source.unit]} since 1970"
+    elif source and source.format:
+        hint = f"; expected {source.format}"
+    else:
+        own = source.column if source and source.column else column
+        example = f"columns: {{{column}: {{column: {own}, format: '%d.%m.%Y %H:%M'}}}}"
+        hint = f"; expected ISO 8601, such as 2024-01-31T12:00:00Z, or a format that the description names: {example}"
 
     def holds(table: ibis.Table) -> ibis.Value:
         return table[column].notnull() if required else table[column].notnull() | ~table[_PRESENT + column]
@@ -328,8 +335,3 @@ def _declared(spec: DatasetSpec) -> tuple[Column, ...]:
 def _times(spec: DatasetSpec) -> list[str]:
     """The columns of times besides the touchpoint's own, in their order."""
     return [name for name in spec.optional_columns if name != TOUCHPOINT_ID]
-
-
-def _numbers(spec: DatasetSpec) -> set[str]:
-    base = {"cost", "click", "conversion", "revenue", "propensity"}
-    return base | {c.name for c in _declared(spec) if c.kind == "numeric"}

@@ -91,7 +91,8 @@ class Later:
         self._engine, self._spec, self._told = engine, spec, spec.conversions
         with at_hand(self._told.source, scratch / "conversions") as here:
             parts = files.parts(here)
-            names = files.columns_of(here, parts)
+            separator = self._told.file.separator
+            names = files.columns_of(here, parts, separator)
             needed = [s.column for s in self._told.columns.values() if s.column is not None]
             if missing := [name for name in needed if name not in names]:
                 raise LogError(
@@ -101,7 +102,7 @@ class Later:
             folder = scratch / "later"
             folder.mkdir()
             with files.readable(here):
-                self._raw = files.table(engine, parts, names, folder)
+                self._raw = files.table(engine, parts, names, folder, separator)
                 self._rows = self._kept(self._typed())
         self._judged: ibis.Table | None = None
         self.report: ConversionsReport | None = None  # once the rows are attributed
@@ -161,7 +162,7 @@ class Later:
     def _typed(self) -> ibis.Table:
         """`ROW`, key, at, the outcomes, `fault` (number of the first rule that is broken) and `again`."""
         raw = self._raw
-        told = {name: value_of(raw, source) for name, source in self._told.columns.items()}
+        told = self._values()
         fault = ibis.cases(*((~ok, place) for place, (_, _, ok) in enumerate(self._rules(), 1)), else_=0)
         if "event_id" in told:  # a row without an id is one of its own
             event = values.text(told["event_id"])
@@ -178,9 +179,17 @@ class Later:
             **{name: _read(name, told[name]) for name in self._told.outcomes},
         )
 
+    def _values(self) -> dict[str, ibis.Value]:
+        """The described columns of the file."""
+        numbers, decimal = self._told.outcomes, self._told.file.decimal
+        return {
+            name: value_of(self._raw, source, decimal if name in numbers else ".")
+            for name, source in self._told.columns.items()
+        }
+
     def _rules(self) -> list[tuple[str, str, ibis.Value]]:
         """Rule, column and whether a row keeps it."""
-        told = {name: value_of(self._raw, source) for name, source in self._told.columns.items()}
+        told = self._values()
         rules = [("unparsable_timestamp", "timestamp", values.time(told["timestamp"]).notnull())]
         for name in self._told.outcomes:
             number = _read(name, told[name])

@@ -1,28 +1,171 @@
-"""Faults of a whole column, found once every row by itself is good: a description that no policy can learn from."""
+"""Faults of whole columns, found once every row by itself is good: no policy can learn from such a log.
+
+One query counts, and one fetches a bounded sample in which an outcome is as frequent as its absence.
+"""
 
 from __future__ import annotations
 
-import ibis
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from mtorl.log.dataset import DatasetSpec
+import ibis
+import numpy as np
+import pandas as pd
+
+from features.ingest.adapters.files import ROW
+from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.touchpoints import LogError
 
+LEAST = 20  # rows with an outcome, and without: fewer tell nothing of what determines it
+_MOST = 20_000  # rows with an outcome that are looked at, and as many without
+_SURE = 0.99
+_DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # 1.0 is a code
 
-def check(good: ibis.Table, spec: DatasetSpec) -> None:
+
+@dataclass(frozen=True)
+class Leak:
+    """A column that says what an outcome will be: it is known only afterwards."""
+
+    column: str
+    outcome: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"column {self.column!r} determines {self.outcome} ({self.how})"
+
+
+def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
     """Check the columns of a log.
 
     Args:
-        good: The canonical log.
-        spec: Its description.
+        good: Rows that broke no rule, with `ROW` and the log's columns.
+        spec: Description of the data set.
+
+    Returns:
+        Warnings: what may be meant otherwise.
 
     Raises:
-        LogError: a column can't be used; all such columns are in the message.
+        LogError: columns can't be used; all of them are in the message.
     """
-    totals = good.agg(cost=good["cost"].sum()).to_pyarrow().to_pylist()[0]
+    texts = [column.name for column in _inputs(spec) if column.kind == "categorical"]
+    decimals = {f"decimal{i}": good[name].re_search(_DECIMAL).sum() for i, name in enumerate(texts)}
+    present = {f"present{i}": good[name].notnull().sum() for i, name in enumerate(texts)}
+    totals = good.agg(cost=good["cost"].sum(), **decimals, **present).to_pyarrow().to_pylist()[0]
+    faults = []
     if totals["cost"] == 0:
-        source = spec.columns.get("cost")
-        column = source.column if source and source.column else "cost"
-        raise LogError(
-            f"column {column!r}: every exposure costs 0, so there is no budget to spend. Name the column of the cost, "
-            "or let an exposure cost one unit, in the description: columns: {cost: {value: 1}}"
+        faults.append(
+            f"column {_called('cost', spec)!r}: every exposure costs 0, so there is no budget to spend. Name the "
+            "column of the cost, or let an exposure cost one unit, in the description: columns: {cost: {value: 1}}"
         )
+    faults += [
+        f"context or static {leak}: it is known only afterwards. List it under outcomes, or leave it out"
+        for leak in leaks(good, spec)
+    ]
+    if faults:
+        raise LogError("\n".join(faults))
+    decimal = [
+        _called(name, spec)
+        for i, name in enumerate(texts)
+        if (totals[f"decimal{i}"] or 0) > 0.5 * (totals[f"present{i}"] or 0)
+    ]
+    if not decimal or spec.adapter != OWN:  # an adapter's layout is what it is
+        return ()
+    return (
+        f"categorical columns whose values are decimal numbers: {', '.join(map(repr, decimal))}. A request that rounds "
+        "one otherwise has an unknown category. Make them numeric, or round them in the log and in requests",
+    )
+
+
+def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
+    """The context and static columns that determine an outcome, or nearly."""
+    inputs = _inputs(spec)
+    outcomes = [name for name in spec.outcome_kinds if name != "cost"]  # what is paid may be known beforehand
+    if not inputs:
+        return []
+    counts = good.agg(
+        **{f"with{i}": (good[name] > 0).fill_null(False).sum() for i, name in enumerate(outcomes)}, rows=good.count()
+    )
+    counted = counts.to_pyarrow().to_pylist()[0]
+    sampled, every = {}, {}
+    for i, name in enumerate(outcomes):
+        some = int(counted[f"with{i}"] or 0)
+        if some == 0:
+            continue
+        happened = (good[name] > 0).fill_null(False)
+        every[name] = (-(-some // _MOST), max(1, -(-(counted["rows"] - some) // _MOST)))
+        sampled[f"drawn:{name}"] = good[ROW] % ibis.ifelse(happened, *every[name]) == 0
+    if not every:
+        return []
+    rows = good.mutate(**sampled).filter(ibis.or_(*(ibis._[name] for name in sampled)))
+    frame = rows.select(*(column.name for column in inputs), *every, *sampled).to_pandas()
+    found = []
+    for column in inputs:
+        for name, weights in every.items():
+            drawn = frame[frame[f"drawn:{name}"]]
+            if how := next(_determines(drawn, column, name, weights), ""):
+                found.append(Leak(_called(column.name, spec), name, how))
+                break
+    return found
+
+
+def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
+    """How a column determines an outcome, in words.
+
+    Args:
+        rows: A sample.
+        column: The column.
+        outcome: Name of the outcome.
+        every: Of so many rows with the outcome, and without, one is in the sample.
+    """
+    value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
+    y = amount > 0
+    if column.kind == "numeric" and len(np.unique(amount)) > 2:
+        known = value.notna().to_numpy()
+        x, z = value.to_numpy(dtype=float)[known], amount[known]
+        if len(x) >= LEAST and x.std() > 0 and z.std() > 0 and abs(np.corrcoef(x, z)[0, 1]) > 1 - 1e-9:
+            yield "equal after scaling"
+    if min(y.sum(), (~y).sum()) < LEAST:
+        return
+    if column.kind == "numeric":
+        score = value.fillna(value.min() - 1)
+        auc = _auc(score.to_numpy(dtype=float), y)
+        if (auc := max(auc, 1 - auc)) > _SURE:
+            yield f"its value alone has an AUC of {auc:.3f}"
+        some = value.fillna(0).to_numpy(dtype=float) != 0
+        with_it, without = (some & y).sum() * every[0], (some & ~y).sum() * every[1]
+        rare = y.sum() * every[0] < (~y).sum() * every[1]
+        if rare and (some & y).sum() >= LEAST and with_it > _SURE * (with_it + without):
+            yield "it is not 0 only where that happened"
+    else:
+        auc = _auc(_rates(value.fillna("").to_numpy(dtype=str), y), y)
+        if auc > _SURE:
+            yield f"its value alone has an AUC of {auc:.3f}"
+
+
+def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How often the outcome comes with each row's value, in the half of the rows that the row is not of."""
+    half = np.arange(len(y)) % 2 == 0
+    _, codes = np.unique(values, return_inverse=True)
+    score = np.empty(len(y))
+    for own in (half, ~half):
+        n = np.bincount(codes[~own], minlength=codes.max() + 1)
+        some = np.bincount(codes[~own], weights=y[~own], minlength=codes.max() + 1)
+        score[own] = ((some + y.mean()) / (n + 1))[codes[own]]
+    return score
+
+
+def _auc(score: np.ndarray, y: np.ndarray) -> float:
+    """The chance that a row with the outcome has a higher score than one without; ties count half."""
+    ranks = pd.Series(score).rank().to_numpy()
+    some = int(y.sum())
+    return float((ranks[y].sum() - some * (some + 1) / 2) / (some * (len(y) - some)))
+
+
+def _inputs(spec: DatasetSpec) -> tuple[Column, ...]:
+    return (*spec.context, *spec.static)
+
+
+def _called(name: str, spec: DatasetSpec) -> str:
+    """What the file calls a column of the log."""
+    source = spec.columns.get(name)
+    return source.column if source and source.column else name

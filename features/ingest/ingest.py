@@ -25,6 +25,7 @@ from features.engine import Engine, open_engine
 from features.ingest import adapters, contract, findings
 from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.files import ROW, readable
+from features.ingest.adapters.renamed import repeated_hour
 from features.ingest.contract import Fault
 from features.ingest.conversions import FILE, ConversionsReport, Later
 from features.ingest.object_store import at_hand
@@ -53,6 +54,7 @@ class IngestReport:
     fingerprint: str  # see `mtorl.log.touchpoints.fingerprint`; "" where no log was written
     moved_ties: int = 0  # rows put later by microseconds: another touchpoint of the user has the same time
     conversions: ConversionsReport | None = None  # where the data set has a second file
+    warnings: tuple[str, ...] = ()  # what may be meant otherwise, a sentence each
 
     def __str__(self) -> str:
         lines = [f"{self.rows:,} of {self.rows + self.quarantined:,} rows can be used, of {self.users:,} users"]
@@ -60,6 +62,7 @@ class IngestReport:
             lines.append(f"{self.moved_ties:,} rows at the time of another one of their user were put 1 us later")
         lines += [str(fault) for fault in self.faults]
         lines += self.conversions.lines() if self.conversions else []
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -175,6 +178,7 @@ class _RawTable:
         called = adapter.called(spec)
         self._names = {name: called.get(name, name) for name in self._adapted.columns}
         self._good: ibis.Table | None = None
+        self._warnings: tuple[str, ...] = tuple(_repeated_hours(raw, spec))
         self._broken: list[tuple[contract.Stage, ibis.Table]] = []
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
@@ -213,14 +217,14 @@ class _RawTable:
             good = good.mutate(timestamp=ibis.coalesce(good["moved"], good["timestamp"])).drop("moved")
         if self.later:
             good = self.later.attribute(good)
-        good = contract.canonical(good, self._spec)
-        findings.check(good, self._spec)
-        return good, ties
+        self._warnings += findings.check(good, self._spec)
+        return contract.canonical(good, self._spec), ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
         """The report for a log of so many users, with the fingerprint and the moved rows of what was written."""
         conversions = self.later.report if self.later else None
-        return IngestReport(self.total - self.bad, users, self.bad, self.faults, content, ties, conversions)
+        usable = self.total - self.bad
+        return IngestReport(usable, users, self.bad, self.faults, content, ties, conversions, self._warnings)
 
     def quarantine(self, path: Path) -> None:
         """Write the bad rows as they are in the file, with their row number first and their faults last."""
@@ -290,6 +294,22 @@ class _RawTable:
             words.append(ibis.cases(*places, else_=""))
         text = reduce(lambda a, b: a + b, words)
         return rows.select(ROW, **{"fault:": text.left(text.length() - 2)})
+
+
+def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
+    """What can't be known of times in the hour that clocks show twice in autumn."""
+    sources = [source for source in spec.columns.values() if source.timezone]
+    if not sources:
+        return
+    counts = raw.agg(**{f"n{i}": repeated_hour(raw, source).sum() for i, source in enumerate(sources)})
+    counted = counts.to_pyarrow().to_pylist()[0]
+    for i, source in enumerate(sources):
+        if count := counted[f"n{i}"]:
+            yield (
+                f"column {source.column!r}: {count:,} rows are in an hour that clocks of {source.timezone} show twice, "
+                "when summer ends. They are taken for its second time: those of its first one are an hour late. Log "
+                "times in UTC, or with their offset"
+            )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import yaml
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.log.gain import GainOfSpec
-from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Sources
+from mtorl.log.sources import TOUCHPOINT_ID, Conversions, FileFormat, Sources
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 Kind = Literal["numeric", "categorical"]
@@ -46,13 +46,28 @@ BASE_COLUMNS = (
 )
 """The canonical touchpoint log starts with these, in this order; context, static and further outcome columns follow."""
 
+OWN = "touchpoints"
+"""Name of the adapter of logs of one's own."""
+
 SIMULATOR = "simulator"
 """Name of the built-in data set that the simulator makes, and of its adapter."""
 
 # Names that other tables derived from the log use for themselves.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_QUESTION = re.compile(r"^ *# CHECK (.*)$", re.MULTILINE)
 _BUILT_IN = Path(__file__).parent / "datasets"
+
+
+def free_name(name: str) -> str:
+    """The name itself if a context, static or further outcome column may have it; else one like it that it may have.
+
+    Args:
+        name: Letters, digits and _.
+    """
+    if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
+        return f"log_{name}"
+    return name
 
 
 class SpecError(ValueError):
@@ -73,7 +88,7 @@ class Column(StrictModel):
     @field_validator("name")
     @classmethod
     def _name_is_free(cls, name: str) -> str:
-        if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
+        if name != free_name(name):
             raise ValueError(
                 f"column {name!r}: a name starts with a letter, has letters, digits and _ only, and is neither a "
                 "column of the log itself nor starts with hist_"
@@ -161,12 +176,14 @@ class DatasetSpec(StrictModel):
 
     name: Text
     description: str = ""
-    adapter: Text = "touchpoints"
+    adapter: Text = OWN
     """Turns the file into the canonical layout; "touchpoints": the file has it, but for the names in `columns`."""
     channels: Annotated[tuple[Channel, ...], FromList]
     """The actions; their order is the model's."""
     propensity: PropensitySource
     """Where the probability of the logged channel comes from."""
+    file: FileFormat = FileFormat()
+    """How the file is written: separator and decimal mark."""
     columns: Sources = Field(default_factory=dict)
     """What the file calls the log's columns, where it has other names: `user_id: uid`. See `Source` for more."""
     conversions: Conversions | None = None
@@ -255,8 +272,6 @@ class DatasetSpec(StrictModel):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> DatasetSpec:
-        numbers = {*self.outcome_kinds, "propensity"}
-        numbers |= {c.name for c in (*self.context, *self.static) if c.kind == "numeric"}
         later = self.conversions.outcomes if self.conversions else ()
         times = {"timestamp", *self.optional_columns} - {TOUCHPOINT_ID}
         for name, source in self.columns.items():
@@ -265,7 +280,7 @@ class DatasetSpec(StrictModel):
                 raise ValueError(f"columns: the log has no column {name!r}; it has {known}")
             if name in later or name in map(outcome_time, later):
                 raise ValueError(f"columns.{name}: comes from the conversions; leave one of the two out")
-            source.check(name, number=name in numbers, time=name in times)
+            source.check(name, number=name in self.numbers, time=name in times)
         outcomes = [name for name in self.outcome_kinds if name != "cost"]
         if unknown := [name for name in later if name not in outcomes]:
             there = ", ".join((TOUCHPOINT_ID, "user_id", "timestamp", "event_id", *outcomes))
@@ -296,6 +311,12 @@ class DatasetSpec(StrictModel):
     def outcome_kinds(self) -> tuple[str, ...]:
         """The outcomes that are numbers, which somebody may report of a decision."""
         return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The columns of the log that hold numbers."""
+        declared = (*self.context, *self.static)
+        return frozenset((*self.outcome_kinds, "propensity", *(c.name for c in declared if c.kind == "numeric")))
 
     @cached_property
     def optional_columns(self) -> tuple[str, ...]:
@@ -335,7 +356,7 @@ class DatasetSpec(StrictModel):
         """Read a built-in description by name, or any YAML file by path.
 
         Raises:
-            SpecError: no such description, not YAML, or a field is wrong.
+            SpecError: no such description, not YAML, a field is wrong, or a question of `mtorl data init` is open.
         """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
@@ -346,6 +367,11 @@ class DatasetSpec(StrictModel):
                     "your own: give the path of its .yaml file"
                 )
         spec = load_yaml(cls, path, "the data set description", SpecError)
+        if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
+            raise SpecError(
+                "\n".join([f"{path}: has {len(questions)} open CHECK:", *(f"  {words}" for words in questions)])
+                + "\nSet the lines below each, or leave them if they are right; then delete its CHECK comment"
+            )
         # Copies of the description lie in other folders, and name the same files.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):
@@ -357,7 +383,8 @@ class DatasetSpec(StrictModel):
 
     def of_canonical_log(self) -> DatasetSpec:
         """The description of the log that becomes of a raw one: without what says how to read the raw one."""
-        return self.replace(columns={}, conversions=None) if self.columns or self.conversions else self
+        raw = self.columns or self.conversions or self.file != FileFormat()
+        return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
@@ -372,6 +399,7 @@ class DatasetSpec(StrictModel):
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
         # What says nothing is left out: the versions before these fields read the description, too.
         absent = {n for n in ("features", "columns", "outcome_hours", "timed", "conversions") if not getattr(self, n)}
+        absent |= {"file"} if self.file == FileFormat() else set()
         data = self.model_dump(mode="json", exclude=absent)
         if self.columns:
             data["columns"] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -15,6 +16,19 @@ TimeUnit = Literal["s", "ms", "us"]
 
 TOUCHPOINT_ID = "touchpoint_id"
 """Column of a raw log by which conversions find their touchpoint; the canonical log has none."""
+
+
+_EXAMPLE = datetime(2024, 10, 31, 13, 45)
+"""A time of which a format says everything that it needs to: no part of it is that of another one."""
+
+
+class FileFormat(StrictModel):
+    """How a CSV file is written, where it is not written as usual."""
+
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Between the columns; by default a comma, and a tab in a .tsv file."""
+    decimal: Literal[".", ","] = "."
+    """Before the decimals of a number. With ",", points may group its thousands: 1.234,56."""
 
 
 def _column_alone(source: Any) -> Any:
@@ -40,8 +54,10 @@ class Source(StrictModel):
     """Of a time that is a number: seconds, milliseconds or microseconds since 1970. Else it is ISO 8601 text."""
     timezone: Text | None = None
     """IANA zone of times whose text has none, such as Europe/Berlin. Else they are in UTC."""
+    format: Text | None = None
+    """Of a time that is text but not ISO 8601, as strptime reads it: "%d.%m.%Y %H:%M:%S"."""
     per: float = Field(1.0, gt=0)
-    """The file's number is for so many exposures: 1000 for a price per mille."""
+    """The file's number is so many times too large: 1000 for a price per mille, 100 for cents, 1000000 for micros."""
 
     @field_validator("timezone")
     @classmethod
@@ -49,6 +65,19 @@ class Source(StrictModel):
         if timezone is not None:
             zone(timezone)
         return timezone
+
+    @field_validator("format")
+    @classmethod
+    def _format_names_a_day(cls, form: str | None) -> str | None:
+        if form is None:
+            return None
+        try:
+            found = datetime.strptime(_EXAMPLE.astimezone().strftime(form), form)
+        except ValueError as error:
+            raise ValueError(f"{form!r} is no format of a time: {error}") from None
+        if found.date() != _EXAMPLE.date():
+            raise ValueError(f"{form!r} lacks the day, the month or the year; write %d.%m.%Y %H:%M, for instance")
+        return form
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -67,9 +96,11 @@ class Source(StrictModel):
         Raises:
             ValueError: it can't.
         """
-        for field in ("unit", "timezone"):
+        for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
                 raise ValueError(f"columns.{name}, {field}: is for timestamp and other times")
+        if self.unit and self.format:
+            raise ValueError(f"columns.{name}: seconds since 1970 have no format; leave out unit or format")
         if self.unit and self.timezone:
             raise ValueError(f"columns.{name}: seconds since 1970 have no zone; leave out unit or timezone")
         if self.per != 1.0 and not number:
@@ -93,6 +124,8 @@ class Conversions(StrictModel):
     source: Text
     """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..., or
     spark://TABLE."""
+    file: FileFormat = FileFormat()
+    """How the file is written."""
     columns: Sources
     """What the file calls touchpoint_id or user_id, timestamp, event_id (may be left out: then a row that is there
     twice counts once), and the outcomes that it has, such as {conversion: {value: 1}, revenue: amount}."""

@@ -49,7 +49,7 @@ class Adapter:
         return (*canonical, *spec.outcome_times.values())
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """Read a log file as it is: columns by their names in the file, text where it is CSV, and `files.ROW`.
+        """Read a log file as it is: columns by their names in the file, text where it is CSV or JSON, and `files.ROW`.
 
         Args:
             engine: Where the table lives.
@@ -61,9 +61,9 @@ class Adapter:
             LogError: the file is missing, empty, not readable or has other columns.
         """
         parts = files.parts(path)
-        names = files.columns_of(path, parts)
+        names = files.columns_of(path, parts, spec.file.separator)
         files.check_columns(path, names, self.required(spec), spec)
-        return files.table(engine, parts, names, scratch)
+        return files.table(engine, parts, names, scratch, spec.file.separator)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Turn the file's columns into `files.ROW` and the columns of `spec.log_columns`, in any type, unjudged.

@@ -1,7 +1,8 @@
-"""Log files as tables: CSV (every value as text) and Parquet (as typed), with the number of each row in the file.
+"""Log files as tables: CSV and JSON lines (every value as text) and Parquet (as typed), with the number of each row.
 
-CSV is first copied to Parquet in a scratch folder, once, in the order of the file: a malformed line stops ingestion
-there, before any row is judged, and everything after reads only the columns that it needs.
+CSV and JSON are first copied to Parquet in a scratch folder, once, in the order of the file: a malformed line stops
+ingestion there, before any row is judged, and everything after reads only the columns that it needs. An object inside
+an object of JSON is no column; its fields are, by their path: `ad.slot`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
@@ -28,7 +31,9 @@ _FILE = "#file"  # from which a row comes
 INDEX = "Unnamed: 0"  # the first column where it has no name
 
 _TEXT = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
-_KINDS = (*_TEXT, ".parquet")
+_JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_KINDS = (*_TEXT, *_JSON, ".parquet")
+SEPARATORS = (",", ";", "\t", "|")
 _LONGEST_HEADER = 1 << 20  # bytes
 _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowException, duckdb.Error)
 
@@ -50,8 +55,12 @@ def parts(path: Path) -> list[Path]:
     return files
 
 
-def columns(path: Path) -> list[str]:
+def columns(path: Path, separator: str | None = None) -> list[str]:
     """Names of a file's columns, in order; those without a name are "Unnamed: <place>".
+
+    Args:
+        path: The file.
+        separator: Of CSV; by default what the file's name says.
 
     Raises:
         LogError: the file is missing, empty or not readable.
@@ -60,21 +69,35 @@ def columns(path: Path) -> list[str]:
     with readable(path):
         if path.name.endswith(".parquet"):
             return list(pq.read_schema(path).names)
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-            lines = iter(lambda: file.readline(_LONGEST_HEADER).decode("utf-8").removeprefix("\ufeff"), "")
-            names = next(csv.reader(lines, delimiter=_separator(path), strict=True))
+        if path.name.endswith(_JSON):
+            return list(_json_paths([path]))
+        names = next(csv.reader(first_lines(path), delimiter=separator or separator_of(path), strict=True))
     return [name or f"Unnamed: {place}" for place, name in enumerate(names)]
 
 
-def columns_of(path: Path, files: Sequence[Path]) -> list[str]:
-    """Names of the columns of a log's files. Text files must have the same ones in the same order; Parquet is typed.
+def first_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, from its first one on."""
+    with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+        yield from iter(lambda: file.readline(_LONGEST_HEADER).decode("utf-8").removeprefix("\ufeff"), "")
+
+
+def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) -> list[str]:
+    """Names of the columns of a log's files. CSV files must have the same ones in the same order.
+
+    Args:
+        path: The log, for the message.
+        files: As `parts` returns them.
+        separator: Of CSV; by default what the files' names say.
 
     Raises:
         LogError: a file is not readable or has other columns.
     """
-    names = columns(files[0])
+    if files[0].name.endswith(_JSON):
+        with readable(files[0]):
+            return list(_json_paths(files))
+    names = columns(files[0], separator)
     for file in files[1:]:
-        if not file.name.endswith(".parquet") and columns(file) != names:
+        if not file.name.endswith(".parquet") and columns(file, separator) != names:
             raise LogError(f"{path}: its files differ in their columns: {files[0].name} and {file.name}")
     return names
 
@@ -129,23 +152,28 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
         lines += [f"did you mean {names[0]!r} to be {name!r}?" for name, names in near.items() if names]
     if spec.adapter == "touchpoints" and not spec.columns:
         lines.append(f"if the file calls them otherwise, say so in the description: columns: {{{missing[0]}: NAME}}")
+    if len(names) == 1 and (marks := [mark for mark in SEPARATORS if mark in names[0]]):
+        lines.append(f"if its columns are separated by {marks[0]!r}, say so: file: {{separator: {marks[0]!r}}}")
     raise MissingColumns("\n".join(lines), names)
 
 
-def table(engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path) -> ibis.Table:
+def table(
+    engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path, separator: str | None = None
+) -> ibis.Table:
     """Files with the same columns as one table in the order of `paths`, with `ROW` counting through them.
 
     Args:
         engine: DuckDB.
         paths: As `parts` returns them.
         names: As `columns` returns them; one that comes again gets a suffix.
-        scratch: Where CSV becomes Parquet.
+        scratch: Where CSV and JSON become Parquet.
+        separator: Of CSV; by default what the files' names say.
 
     Raises:
         LogError: a file can't be read; names the line.
     """
     if not paths[0].name.endswith(".parquet"):
-        paths = [_as_parquet(engine, paths, names, scratch)]
+        paths = [_as_parquet(engine, paths, names, scratch, separator)]
     with readable(paths[0]):
         stored = engine.connection.read_parquet(
             [str(path) for path in paths], file_row_number=True, **({"filename": _FILE} if len(paths) > 1 else {})
@@ -170,30 +198,71 @@ def readable(path: Path) -> Iterator[None]:
     except _UNREADABLE as error:
         if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
             raise  # not the file's fault
-        kind = "Parquet" if path.name.endswith(".parquet") else _separated(path)
+        kind = "Parquet" if path.name.endswith(".parquet") else _text_kind(path)
         raise LogError(f"{path}: not a readable {kind} file: {_first_words(error)}") from error
 
 
-def _as_parquet(engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path) -> Path:
+def _as_parquet(
+    engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path, separator: str | None
+) -> Path:
     out = scratch / f"{len(list(scratch.iterdir()))}.parquet"
     connection = engine.connection
     path = paths[0]
     with readable(path):
-        raw = connection.read_csv(
-            [str(p) for p in paths],
-            columns=dict.fromkeys(_distinct(names), "varchar"),
-            delim=_separator(path),
-            quote='"',
-            escape='"',
-            strict_mode=True,
-            null_padding=False,
-        )
+        if path.name.endswith(_JSON):
+            raw = _json_table(engine, paths)
+        else:
+            raw = connection.read_csv(
+                [str(p) for p in paths],
+                columns=dict.fromkeys(_distinct(names), "varchar"),
+                delim=separator or separator_of(path),
+                quote='"',
+                escape='"',
+                strict_mode=True,
+                null_padding=False,
+            )
         connection.raw_sql("SET preserve_insertion_order = true")
         try:
             connection.to_parquet(raw, str(out), compression="snappy")
         finally:
             connection.raw_sql("SET preserve_insertion_order = false")
     return out
+
+
+def _json_paths(paths: Sequence[Path]) -> dict[str, str]:
+    """The columns of files of JSON objects: names, such as `ad.slot`, and their JSON paths."""
+    with duckdb.connect() as connection:
+        query = "SELECT json_group_structure(json) FROM read_ndjson_objects($files)"
+        found = connection.execute(query, {"files": [str(path) for path in paths]}).fetchone()
+    structure = json.loads(found[0]) if found and found[0] else {}
+    if not isinstance(structure, dict):
+        raise LogError(f"{paths[0]}: each line must be a JSON object with the columns of a row")
+    fields = list(_leaves(structure, ()))
+    return dict(zip(_distinct([name for name, _ in fields]), (path for _, path in fields), strict=True))
+
+
+def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for key, inner in structure.items():
+        place = (*above, key)
+        if isinstance(inner, dict):
+            yield from _leaves(inner, place)
+        else:
+            yield ".".join(place), "$" + "".join(f".{json.dumps(step, ensure_ascii=False)}" for step in place)
+
+
+def _json_table(engine: Engine, paths: Sequence[Path]) -> ibis.Table:
+    """The values of JSON objects as text; null where an object has no such field."""
+    places = _json_paths(paths)
+    fields = ", ".join(f"json->>{_quoted(path, chr(39))} AS {_quoted(name, chr(34))}" for name, path in places.items())
+    files = ", ".join(_quoted(str(path), chr(39)) for path in paths)
+    query = f"SELECT {fields} FROM read_ndjson_objects([{files}])"
+    # Its schema is given, since Ibis can't ask this DuckDB for that of a query.
+    return engine.connection.sql(query, schema=dict.fromkeys(places, "string"))
+
+
+def _quoted(text: str, mark: str) -> str:
+    """Text as SQL has it: a literal in single quotes, an identifier in double ones."""
+    return mark + text.replace(mark, 2 * mark) + mark
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -210,12 +279,13 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _separator(path: Path) -> str:
-    return next(mark for ending, mark in _TEXT.items() if path.name.endswith(ending))
+def separator_of(path: Path) -> str:
+    """What separates the columns of a text file, by its name; empty for a file that has none."""
+    return next((mark for ending, mark in _TEXT.items() if path.name.endswith(ending)), "")
 
 
-def _separated(path: Path) -> str:
-    return "TSV" if path.name.endswith((".tsv", ".tsv.gz")) else "CSV"
+def _text_kind(path: Path) -> str:
+    return "JSON" if path.name.endswith(_JSON) else "TSV" if separator_of(path) == "\t" else "CSV"
 
 
 def _first_words(error: BaseException) -> str:

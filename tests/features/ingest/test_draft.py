@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from features.ingest.draft import draft_description
 from features.ingest.ingest import ingest_log, validate_log
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.touchpoints import LogError
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
@@ -51,7 +52,7 @@ def draft(folder: Path, columns: dict[str, Any], name: str = "my.log.csv", **opt
 
 
 def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.ingest.draft._MOST_CATEGORIES", 100)
+    monkeypatch.setattr("features.ingest.draft_text._MOST_CATEGORIES", 100)
     found, path = draft(tmp_path, foreign())
     spec = found.spec
     assert (spec.name, spec.channels, spec.propensity) == ("my", ("search", "social", "video"), "channel-frequency")
@@ -65,6 +66,7 @@ def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, mon
         "click": "clicked",
         "conversion": 0.0,
         "revenue": "profit",
+        "query_text": "query text",
     }
     assert spec.columns["timestamp"].unit == "s"
     kinds = {c.name: (c.kind, c.missing) for c in spec.context}
@@ -72,13 +74,14 @@ def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, mon
         "hour": ("numeric", "error"),
         "os": ("categorical", "unknown"),
         "tier": ("categorical", "error"),  # three whole numbers are codes
+        "query_text": ("categorical", "error"),
     }
     assert [c.name for c in spec.static] == ["age"] and spec.segment == "age"
     assert [c.name for c in spec.outcomes] == ["dwell_seconds"]
     left_out = [line for line in found.text.splitlines() if line.startswith("# left out")]
-    assert [line.split(": ")[1] for line in left_out] == ["country", "request", "query text"]
-    assert any(check.startswith("propensity: how was the channel chosen?") for check in found.checks)
-    assert found.text.count("CHECK") == len(found.checks)
+    assert [line.split(": ")[1] for line in left_out] == ["country", "request"]
+    assert any(note.startswith("propensity: how was the channel chosen?") for note in found.notes)
+    assert found.checks == () and found.text.count("# NOTE") == len(found.notes)
     (tmp_path / "my.yaml").write_text(found.text)
     report = validate_log(path, DatasetSpec.load(tmp_path / "my.yaml"))
     assert (report.rows, report.quarantined) == (ROWS, 0)
@@ -162,10 +165,10 @@ def test_a_second_file_is_described_by_what_it_shares_with_the_log(tmp_path: Pat
     assert "conversion" not in spec.columns and "revenue" not in spec.columns
     told = validate_log(path, spec).conversions
     assert told is not None and (told.attributed, told.unattributed["no_touchpoint"], told.faulty) == (70, 10, 0)
-    assert any(check.startswith("conversions: a row counts for the newest touchpoint") for check in found.checks)
-    assert "88% of the values" in " ".join(found.checks)
-    assert any(check.startswith("conversions: items not read; a column may tell") for check in found.checks)
-    assert any(check.endswith("or a weighted sum: {click: 0.1, revenue: 1}") for check in found.checks)
+    assert any(check.startswith("conversions: a row counts for the newest touchpoint") for check in found.notes)
+    assert "88% of the values" in " ".join(found.notes)
+    assert any(check.startswith("conversions: items not read; a column may tell") for check in found.notes)
+    assert any(check.endswith("or a weighted sum: {click: 0.1, revenue: 1}") for check in found.notes)
 
 
 def test_a_second_file_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_an_exposure_of_a_log_without_cost_costs_one_unit(tmp_path: Path) -> Non
     del columns["price_paid"]
     found, path = draft(tmp_path, columns)
     assert found.spec.columns["cost"].value == 1
-    assert any("cost: none seen, so an exposure costs one unit" in check for check in found.checks)
+    assert any("cost: none seen, so an exposure costs one unit" in check for check in found.notes)
     ingest_log(path, found.spec, tmp_path / "log.parquet", tmp_path / "faulty.csv")
     assert pd.read_parquet(tmp_path / "log.parquet")["cost"].eq(1).all()
 
@@ -192,7 +195,7 @@ def test_an_exposure_of_a_log_without_cost_costs_one_unit(tmp_path: Path) -> Non
 def test_a_gain_is_an_outcome_that_there_is_some_of(tmp_path: Path) -> None:
     found, _ = draft(tmp_path, {**foreign(), "clicked": np.zeros(ROWS, dtype=int)})
     assert found.spec.reward.gain.plain == "revenue"
-    assert any("reward: the gain is revenue; dwell_seconds can be" in check for check in found.checks)
+    assert any("reward: the gain is revenue; dwell_seconds can be" in check for check in found.notes)
 
 
 def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def test_a_value_that_hardly_any_row_has_is_no_channel(tmp_path: Path) -> None:
     columns["slot"][:11] = ["seach", *["audio"] * 10]
     found, path = draft(tmp_path, columns)
     assert found.spec.channels == ("audio", "search", "social", "video")
-    (check,) = [check for check in found.checks if check.startswith("channels: ")]
+    (check,) = [check for check in found.notes if check.startswith("channels: ")]
     assert "'seach' (1 row)" in check and "--bad-rows quarantine" in check
     (fault,) = validate_log(path, found.spec).faults
     assert (fault.rule, fault.count) == ("unknown_channel", 1)
@@ -236,3 +239,92 @@ def test_an_amount_is_not_read_from_words(tmp_path: Path) -> None:
     pd.DataFrame(columns).to_csv(path, index=False)
     faults = {(fault.rule, fault.column, fault.example) for fault in validate_log(path, found.spec).faults}
     assert faults == {("not_a_number", "price_paid", "'no'"), ("not_a_number", "clicked", "'nope'")}
+
+
+# ---- what is unlikely is asked
+
+
+def bandit(**changes: Any) -> dict[str, Any]:
+    """A log of a uniform policy over twelve items; no column is the user."""
+    random = np.random.default_rng(8)
+    log = {
+        "row": np.arange(ROWS),
+        "timestamp": [f"{at:%Y-%m-%d %H:%M:%S}" for at in pd.date_range("2024-01-01", periods=ROWS, freq="min")],
+        "item_id": random.integers(0, 12, ROWS),
+        "position": random.integers(1, 4, ROWS),
+        "click": random.integers(0, 2, ROWS),
+        "propensity_score": [1 / 12] * ROWS,
+        "user_feature_0": random.choice(["a", "b", "c"], ROWS),
+        "user-item_affinity_0": random.random(ROWS).round(3),
+    }
+    return {**log, **changes}
+
+
+def test_a_feature_of_users_is_no_user_and_the_channel_is_what_the_propensity_is_of(tmp_path: Path) -> None:
+    found, path = draft(tmp_path, bandit())
+    assert (found.spec.columns["user_id"].column, found.spec.columns["channel"].column) == ("row", "item_id")
+    user, channel = found.checks
+    assert user.startswith("user_id: 'user_feature_0' has 3 values in 600 rows, as a group of users has. Which column")
+    assert channel.startswith("channel: 'item_id', since the mean of 1 / propensity_score is 12, and it has 12 values")
+    assert "'position' has 3" in channel
+    names = {c.name for c in found.spec.context}
+    assert {"position", "user_feature_0", "user_item_affinity_0"} <= names
+    (tmp_path / "log.yaml").write_text(found.text)
+    with pytest.raises(SpecError, match=r"log\.yaml: has 2 open CHECK:\n  user_id: .*\n  channel: .*\nSet the lines"):
+        DatasetSpec.load(tmp_path / "log.yaml")
+    (tmp_path / "log.yaml").write_text(re.sub(r"(?m)^ *# CHECK.*\n", "", found.text))
+    assert validate_log(path, DatasetSpec.load(tmp_path / "log.yaml")).quarantined == 0
+
+
+def test_who_answers_beforehand_is_not_asked(tmp_path: Path) -> None:
+    found, _ = draft(tmp_path, bandit(), named={"user_id": "user_feature_0", "channel": "position"})
+    assert found.checks == () and found.spec.columns["channel"].column == "position"
+
+
+def test_a_propensity_that_is_no_columns_is_asked_about(tmp_path: Path) -> None:
+    found, _ = draft(tmp_path, bandit(propensity_score=[1 / 500] * ROWS, visitor=np.arange(ROWS) // 4))
+    (check,) = found.checks
+    assert check.startswith("propensity: the mean of 1 / propensity_score is 500, and 'position' has 3 values. Is")
+    assert found.spec.columns["user_id"].column == "visitor"
+
+
+def test_an_outcome_of_another_language_is_asked_about_and_what_it_determines_is_no_context(tmp_path: Path) -> None:
+    columns = foreign()
+    click = columns.pop("clicked")
+    del columns["profit"], columns["dwell_seconds"]
+    columns |= {"geklickt": click, "Umsatz (€)": click * np.arange(1, ROWS + 1), "CTR": click / 4}
+    found, _ = draft(tmp_path, columns)
+    (check,) = found.checks
+    assert check.startswith("click: no column is an outcome by its name, and 'geklickt' is yes or no. Is it")
+    assert found.spec.columns["click"].column == "geklickt"
+    assert [c.name for c in found.spec.outcomes] == ["Umsatz", "CTR"]
+    assert any("'CTR' determines click" in note and "'Umsatz (€)' determines click" in note for note in found.notes)
+
+
+def test_every_name_of_a_column_can_be_read(tmp_path: Path) -> None:
+    names = ["Gerät", "geraet-typ", "geraet typ", "2nd", "step", "a'b\"c", "hist_x"]
+    random = np.random.default_rng(1)
+    found, path = draft(tmp_path, foreign() | {name: random.random(ROWS).round(4) for name in names})
+    called = {source.column: name for name, source in found.spec.columns.items()}
+    assert {name: called[name] for name in names} == {
+        "Gerät": "Gerat",
+        "geraet-typ": "geraet_typ",
+        "geraet typ": "geraet_typ_2",
+        "2nd": "log_2nd",
+        "step": "log_step",
+        "a'b\"c": "a_b_c",
+        "hist_x": "log_hist_x",
+    }
+    ingest_log(path, found.spec, tmp_path / "log.parquet", tmp_path / "faulty.csv")
+    log = pd.read_parquet(tmp_path / "log.parquet").sort_values("timestamp", ignore_index=True)
+    raw = pd.read_csv(path)
+    assert all(log[called[name]].tolist() == raw[name].tolist() for name in names)
+
+
+@pytest.mark.parametrize(("name", "per"), [("Cost (micros)", 1_000_000), ("cost cents", 100), ("eCPM", 1000)])
+def test_an_amount_in_another_unit_is_known_by_its_name(name: str, per: int, tmp_path: Path) -> None:
+    columns = foreign()
+    columns[name] = columns.pop("price_paid") * per
+    found, _ = draft(tmp_path, columns)
+    assert (found.spec.columns["cost"].column, found.spec.columns["cost"].per) == (name, per)
+    assert any(f"cost: '{name}' is divided by {per:,}" in note for note in found.notes)

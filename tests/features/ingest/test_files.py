@@ -24,7 +24,7 @@ GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
         ("log.csv.gz", GZIP_CUT_SHORT, "not a readable CSV file|not a 'shop' log"),
         ("log.csv", b'user_id,"time', "not a readable CSV file: unexpected end of data"),
         ("log.parquet", b"PAR1 rubbish", "not a readable Parquet file"),
-        ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz or .parquet"),
+        ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz, .jsonl, .*or .parquet"),
     ],
 )
 def test_a_file_that_is_no_log_is_refused_in_one_message(ingest, tmp_path, name, content, message):
@@ -61,7 +61,7 @@ def test_the_line_that_is_not_csv_is_named(ingest, spoil, message):
 
 
 def test_a_download_that_stopped_is_refused(ingest, tmp_path):
-    ingest(pd.concat([rows().iloc[:3].assign(user_id=f"u{i}") for i in range(5_000)]), name="log.csv.gz")
+    ingest(pd.concat([rows().iloc[:3].assign(user_id=f"u{i}", click="0") for i in range(5_000)]), name="log.csv.gz")
     whole = (tmp_path / "log.csv.gz").read_bytes()
     (tmp_path / "log.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LogError, match=r"not a readable CSV file: .*GZIP"):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ibis
 
 from features.ingest.adapters import base as values
+from features.ingest.adapters.renamed import parsed, with_point
+from features.ingest.profile.dialect import Dialect
 from mtorl.log.sources import TimeUnit
 
+_PER = {"micros": 1_000_000, "micro": 1_000_000, "cpm": 1000, "ecpm": 1000, "cents": 100, "cent": 100}
 FEW = 20  # values: a column of so few whole numbers is taken for codes
 
 
@@ -22,10 +27,11 @@ class Facts:
     numbers: int  # of them, those that are numbers
     times: int
     binary: int  # 0 or 1, true or false, yes or no
-    whole: int
+    whole: int  # written without decimals
     distinct: int
     low: float
     high: float
+    formats: tuple[str, ...] = ()  # of its times, where they are not ISO 8601; the likeliest first
 
     @property
     def numeric(self) -> bool:
@@ -61,39 +67,67 @@ class Facts:
         return next(inside, None) if self.numeric else None
 
 
-def facts_of(table: ibis.Table, names: Sequence[str]) -> tuple[dict[str, Facts], int]:
+def facts_of(table: ibis.Table, names: Sequence[str], dialect: Dialect) -> tuple[dict[str, Facts], int]:
     """What each of some columns of a table holds, and its number of rows."""
     figures: dict[str, ibis.Value] = {"rows": table.count()}
     for i, name in enumerate(names):
         value, present = table[name], values.has_value(table[name])
+        is_text, formats = value.type().is_string(), dialect.formats.get(name, ())
+        time = parsed(value, formats[0]) if formats else values.time(value)
+        if is_text and dialect.decimal == ",":
+            value = with_point(value)
         # Of a type that has no numbers or no times, these would be constants instead of columns.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
         told = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
-        is_time = ibis.ifelse(present, values.time(value).notnull(), False)
+        whole = value.strip().re_search(r"^[+-]?\d+$") if is_text else number % 1 == 0
+        is_time = ibis.ifelse(present, time.notnull(), False)
         figures |= {
             f"present{i}": present.sum(),
             f"numbers{i}": number.notnull().sum(),
             f"times{i}": is_time.sum(),
             f"binary{i}": told.isin([0, 1]).fill_null(False).sum(),
-            f"whole{i}": (number % 1 == 0).fill_null(False).sum(),
+            f"whole{i}": whole.fill_null(False).sum(),
             f"distinct{i}": values.text(value).nunique(),
             f"low{i}": told.min(),
             f"high{i}": told.max(),
         }
     found = table.agg(**figures).to_pyarrow().to_pylist()[0]
     counts = ("present", "numbers", "times", "binary", "whole", "distinct")
-    facts = {
-        name: Facts(
-            name,
-            *(int(found[f"{what}{i}"] or 0) for what in counts),
-            *(float("nan") if found[f"{end}{i}"] is None else float(found[f"{end}{i}"]) for end in ("low", "high")),
-        )
-        for i, name in enumerate(names)
-    }
+    facts = {}
+    for i, name in enumerate(names):
+        figures_of = {what: int(found[f"{what}{i}"] or 0) for what in counts}
+        low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
+        facts[name] = Facts(name, **figures_of, low=low, high=high, formats=dialect.formats.get(name, ()))
     return facts, int(found["rows"])
 
 
-def rank(name: str, words: Sequence[str]) -> int | None:
+def words(name: str) -> str:
+    """The words of a column's name, whatever stands between them: `cost_micros` of "Cost (micros)"."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def rank(name: str, ranked: Sequence[str]) -> int | None:
     """How well the name of a column fits some words; less is better, None is not at all."""
-    own = name.lower().replace("-", "_")
-    return next((place for place, word in enumerate(words) if word == own or word in own.split("_")), None)
+    own = words(name)
+    return next((place for place, word in enumerate(ranked) if word == own or word in own.split("_")), None)
+
+
+def source_of_time(fact: Facts) -> Any:
+    """A column of times as a description names it: with its unit or format, if it needs one."""
+    if fact.unit and fact.times < fact.present:
+        return {"column": fact.name, "unit": fact.unit}
+    return {"column": fact.name, "format": fact.formats[0]} if fact.formats else fact.name
+
+
+def source_of_amount(fact: Facts) -> Any:
+    """A column of money as a description names it; its name may say that it is in millionths, cents or per mille."""
+    own = words(fact.name).split("_")
+    per = next((per for word, per in _PER.items() if word in own), 1)
+    return {"column": fact.name, "per": per} if per != 1 else fact.name
+
+
+def day_or_month(fact: Facts) -> str:
+    """The question which number of a date is the day, if no day above 12 tells; empty if that is known."""
+    if len(fact.formats) < 2:
+        return ""
+    return f"times of {fact.name!r} fit {' and '.join(fact.formats)}, since no day above 12 tells; the first is taken"

@@ -17,7 +17,8 @@ import ibis
 from features.engine import Engine
 from features.ingest.adapters import base as values
 from features.ingest.adapters import files
-from features.ingest.facts import Facts, facts_of, rank
+from features.ingest.profile.dialect import dialect_of, separator_of
+from features.ingest.profile.facts import day_or_month, facts_of, rank, source_of_amount, source_of_time
 from mtorl.log.touchpoints import LogError
 
 _SOME = 0.05  # of the rows have a value of the log, where a column is the key
@@ -34,13 +35,17 @@ class Found:
         columns: The `columns` of `conversions`.
         touchpoint_id: The log's column with the ids; empty where rows are joined by user.
         outcomes: That the file has.
-        checks: What a person should look at.
+        checks: What a person must answer.
+        notes: What a person should look at.
+        file: The `file` of `conversions`.
     """
 
     columns: Mapping[str, Any]
     touchpoint_id: str
     outcomes: tuple[str, ...]
     checks: tuple[str, ...]
+    notes: tuple[str, ...]
+    file: Mapping[str, Any]
 
 
 def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], user: str, scratch: Path) -> Found:
@@ -58,10 +63,12 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
         LogError: The file can't be read, has no rows, or does not show its time or what it belongs to.
     """
     parts = files.parts(path)
-    names = files.columns_of(path, parts)
+    separator = separator_of(parts[0])
+    names = files.columns_of(path, parts, separator)
     with files.readable(path):
-        table = files.table(engine, parts, names, scratch)
-        facts, rows = facts_of(table, names)
+        table = files.table(engine, parts, names, scratch, separator)
+        dialect = dialect_of(table, names, separator)
+        facts, rows = facts_of(table, names, dialect)
     if not rows:
         raise LogError(f"{path}: the file has columns but no rows")
     key, other, share = _key(path, table, names, log, ids, user, rows)
@@ -75,32 +82,31 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
     revenue = _best(numbers, _REVENUE)
     columns: dict[str, Any] = {"user_id" if other == user else "touchpoint_id": key}
     columns |= {"event_id": event} if event else {}
-    columns["timestamp"] = _time(facts[time])
+    columns["timestamp"] = source_of_time(facts[time])
     columns["conversion"] = {"value": 1}
-    columns |= {"revenue": revenue} if revenue else {}
+    columns |= {"revenue": source_of_amount(facts[revenue])} if revenue else {}
     said = "of the user" if other == user else f"whose {other} it names"
-    checks = [
+    notes = [
         f"conversions: a row counts for the newest touchpoint before it {said}, since {share:.0%} of the values of "
         f"{key!r} stand in the log's {other!r}",
     ]
     if unread := [name for name in numbers if name != revenue]:
-        checks.append(
+        notes.append(
             f"conversions: {', '.join(unread)} not read; a column may tell revenue (in cents: {{column: {unread[0]}, "
             "per: 100}), click, or an outcome of yours"
         )
     if times[1:]:
-        checks.append(f"conversions: {time!r} is taken for the time of a row; {', '.join(times)} hold times")
+        notes.append(f"conversions: {time!r} is taken for the time of a row; {', '.join(times)} hold times")
     if columns["timestamp"] == time:
-        checks.append(
+        notes.append(
             f"conversions: times of {time!r} that name no zone are in UTC; else write {{column: {time}, timezone: "
             "Europe/Berlin}, for instance"
         )
-    if revenue:
-        checks.append(
-            f"conversions: {revenue!r} is the revenue as it stands; of cents: {{column: {revenue}, per: 100}}"
-        )
+    if columns.get("revenue") == revenue != "":
+        notes.append(f"conversions: {revenue!r} is the revenue as it stands; of cents: {{column: {revenue}, per: 100}}")
+    checks = tuple(f"conversions: {words}" for words in (day_or_month(facts[time]), dialect.question) if words)
     outcomes = tuple(name for name in columns if name in ("conversion", "revenue"))
-    return Found(columns, "" if other == user else other, outcomes, tuple(checks))
+    return Found(columns, "" if other == user else other, outcomes, checks, tuple(notes), dialect.file)
 
 
 def _key(
@@ -133,7 +139,3 @@ def _best(names: Sequence[str], words: Sequence[str]) -> str:
     """The one whose name fits best; empty if none does."""
     fitting = [(place, i, name) for i, name in enumerate(names) if (place := rank(name, words)) is not None]
     return min(fitting)[2] if fitting else ""
-
-
-def _time(fact: Facts) -> Any:
-    return {"column": fact.name, "unit": fact.unit} if fact.unit and fact.times < fact.present else fact.name

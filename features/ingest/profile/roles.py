@@ -1,0 +1,228 @@
+"""Which column of a file is what: by its name, if its values can be that, and as a question if they hardly can.
+
+A user is likely if it has several rows, and not a large share of them. A channel is likely if the log's propensity is
+that of it: one over the probability of what was chosen is, on average, the number of choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from features.ingest.profile.facts import Facts, day_or_month, rank, words
+from mtorl.log.touchpoints import CREATED, LogError
+
+MOST_CHANNELS = 50
+_MOST_CHOICES = 200  # channels of a log whose propensity shows that they are
+_ROWS_OF_USER, _FEW_USERS = 100, 500  # more rows each of fewer users: a group of users rather than a user
+_FIT = (0.5, 1.25)  # times the number of channels: the mean of 1 / propensity; a request may lack some candidates
+
+# The words of which a column's name consists, for each column of the log; earlier words are better.
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "user_id": ("user", "uid", "userid", "visitor", "customer", "member", "cookie", "client", "device_id"),
+    "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
+    "campaign_id": ("campaign", "campaignid", "line", "lineitem", "advertiser", "order", "adgroup"),
+    "channel": ("channel", "slot", "medium", "format", "source", "network", "placement", "position"),
+    "cost": ("cost", "spend", "price", "paid", "cpm", "ecpm", "bid"),
+    "click": ("click", "clicked", "clicks", "tap", "tapped", "taps"),
+    "conversion": ("conversion", "converted", "conversions", "purchase", "purchased", "bought", "sale"),
+    "revenue": ("revenue", "profit", "income", "gmv", "margin", "sales", "value"),
+    "propensity": ("propensity", "pscore", "probability", "prob"),
+    CREATED: ("created", "ingested", "loaded", "arrived", "received"),
+}
+_AFTERWARDS = {
+    *("click", "clicked", "clicks", "conversion", "converted", "purchase", "revenue", "profit", "attribution", "liked"),
+    *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
+}
+_MUST = ("user_id", "timestamp", "channel")
+_CONTENT: Mapping[str, Callable[[Facts, int], bool]] = {
+    "user_id": lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows),
+    "timestamp": lambda fact, rows: fact.time,
+    "campaign_id": lambda fact, rows: fact.present == rows,
+    "channel": lambda fact, rows: fact.present == rows and 2 <= fact.distinct <= MOST_CHANNELS,
+    "cost": lambda fact, rows: fact.numeric and fact.low >= 0,
+    "click": lambda fact, rows: fact.flag,
+    "conversion": lambda fact, rows: fact.flag,
+    "revenue": lambda fact, rows: fact.numeric,
+    "propensity": lambda fact, rows: fact.numeric and fact.low > 0 and fact.high <= 1,
+    CREATED: lambda fact, rows: fact.time,
+}
+
+
+@dataclass
+class Roles:
+    """Which column is what.
+
+    Attributes:
+        columns: What the file calls each column of the log that it seems to have.
+        questions: What a person must say, by the column of the log that it is about.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    questions: dict[str, str] = field(default_factory=dict)
+
+    def take(self, role: str, column: str, question: str = "") -> None:
+        """Let a column be one of the log's."""
+        self.columns[role] = column
+        if question:
+            self.questions[role] = question
+
+
+def roles_of(
+    path: Path,
+    facts: Mapping[str, Facts],
+    rows: int,
+    named: Mapping[str, str],
+    choices: Callable[[str], float],
+) -> Roles:
+    """Which column is what.
+
+    Args:
+        path: The file, for messages.
+        facts: What its columns hold.
+        rows: Its number of rows.
+        named: What somebody knows: columns of the log, and what the file calls them.
+        choices: The mean of one over the values of a column.
+
+    Raises:
+        LogError: a name is none of the file's, or nothing shows which column is the user, the time or the channel.
+    """
+    for role, column in named.items():
+        if role not in WORDS:
+            turned = f"; write {column}={role}" if column in WORDS else ""
+            raise LogError(f"{role}={column}: a log has no column {role!r}{turned}; it has {', '.join(WORDS)}")
+        if column not in facts:
+            raise LogError(f"{role}={column}: {path} has no such column; it has {', '.join(facts)}")
+    roles = Roles(dict(named))
+    for role in WORDS:
+        if role not in named and (fitting := _by_name(role, facts, rows, roles)):
+            roles.take(role, fitting)
+    if "timestamp" not in roles.columns:  # whatever it is called, the only time there is
+        times = [name for name in _free(facts, roles) if facts[name].time]
+        if len(times) == 1:
+            roles.take("timestamp", times[0])
+    if "propensity" in roles.columns and "channel" not in named:
+        _choose_channel(facts, rows, roles, choices(roles.columns["propensity"]))
+    if "user_id" in roles.columns and "user_id" not in named:
+        _choose_user(facts, rows, roles)
+    missing = [role for role in _MUST if role not in roles.columns]
+    if missing:
+        options = " ".join(f"--column {role}=NAME" for role in missing)
+        there = ", ".join(f"{name} ({fact.distinct:,} values)" for name, fact in facts.items())
+        raise LogError(
+            f"{path}: which column is {' and which is '.join(missing)}? None shows it by its name and its values. "
+            f"Say so: {options}\ncolumns in the file: {there}"
+        )
+    if question := day_or_month(facts[roles.columns["timestamp"]]):
+        roles.questions["timestamp"] = f"timestamp: {question}"
+    return roles
+
+
+def known_afterwards(fact: Facts) -> bool:
+    """Whether a column's name says that it is an outcome."""
+    return bool(_AFTERWARDS & {*words(fact.name).split("_")})
+
+
+def choose_outcome(facts: Mapping[str, Facts], roles: Roles, fixed: set[str]) -> None:
+    """Propose a click where no column is an outcome by its name: the first one that is yes or no.
+
+    Args:
+        facts: What the columns hold.
+        roles: Which column is what; changed.
+        fixed: Columns with one value for each user.
+    """
+    if {"click", "conversion", "revenue"} & {*roles.columns}:
+        return
+    flags = [n for n in _free(facts, roles) if facts[n].flag and facts[n].distinct == 2 and n not in fixed]
+    if flags:
+        others = f"; {', '.join(flags[1:])} can be, too" * (len(flags) > 1)
+        roles.take(
+            "click",
+            flags[0],
+            f"click: no column is an outcome by its name, and {flags[0]!r} is yes or no{others}. Is it what came of "
+            "the exposure?",
+        )
+    else:
+        roles.questions["click"] = (
+            "click: no column is an outcome by its name or its values, so there is nothing to learn. Which column says "
+            "what came of the exposure?"
+        )
+
+
+def _free(facts: Mapping[str, Facts], roles: Roles) -> list[str]:
+    return [name for name in facts if name not in roles.columns.values()]
+
+
+def _by_name(role: str, facts: Mapping[str, Facts], rows: int, roles: Roles) -> str:
+    """The column whose name fits a role best among those whose values can be it; empty if there is none."""
+    fitting = [
+        (role == "user_id" and _unlikely_user(facts[name], rows) != "", place, i, name)
+        for i, name in enumerate(facts)
+        if name not in roles.columns.values() and _CONTENT[role](facts[name], rows)
+        if (place := -1 if words(name) == role else rank(name, WORDS[role])) is not None
+    ]
+    return min(fitting)[3] if fitting else ""
+
+
+def _unlikely_user(fact: Facts, rows: int) -> str:
+    """Why a column is hardly the user, empty if it may be."""
+    if fact.distinct < _FEW_USERS and rows / max(fact.distinct, 1) > _ROWS_OF_USER:
+        return f"has {fact.distinct:,} values in {rows:,} rows, as a group of users has"
+    return f"has another value in each of {rows:,} rows, as no user has" if fact.distinct == rows > 1 else ""
+
+
+def _choose_user(facts: Mapping[str, Facts], rows: int, roles: Roles) -> None:
+    """Ask who the user is, where the column of that name is hardly it; a row of its own is the safe proposal."""
+    column = roles.columns["user_id"]
+    if not (why := _unlikely_user(facts[column], rows)):
+        return
+    ids = [
+        name
+        for name in _free(facts, roles)
+        if facts[name].present == facts[name].distinct == rows and not facts[name].time
+        if not facts[name].numeric or facts[name].whole == rows
+    ]
+    question = f"user_id: {column!r} {why}. Which column is the user?"
+    if ids and facts[column].distinct < rows:
+        question += f" With {ids[0]!r} each row is a user of its own, and nothing is learned from what came before"
+        column = ids[0]
+    roles.take("user_id", column, question)
+
+
+def _choose_channel(facts: Mapping[str, Facts], rows: int, roles: Roles, choices: float) -> None:
+    """Ask for the channel where the propensity is not that of the column of that name, and say of which it may be."""
+
+    def fits(name: str) -> bool:
+        return _FIT[0] * facts[name].distinct <= choices <= _FIT[1] * facts[name].distinct
+
+    now, propensity = roles.columns.get("channel", ""), roles.columns["propensity"]
+    if now and fits(now):
+        return
+    taken = {column for role, column in roles.columns.items() if role not in ("user_id", "campaign_id")}
+    others = [
+        name
+        for name, fact in facts.items()
+        if name not in taken and fact.present == rows and 2 <= fact.distinct <= _MOST_CHOICES and fits(name)
+    ]
+    others.sort(key=lambda name: abs(facts[name].distinct - choices))
+    shown = f"the mean of 1 / {propensity} is {choices:.3g}"
+    if others:
+        many = f", {', '.join(map(repr, others[1:]))} fit as well" * (len(others) > 1)
+        instead = f", {now!r} has {facts[now].distinct}" * bool(now)
+        roles.take(
+            "channel",
+            others[0],
+            f"channel: {others[0]!r}, since {shown}, and it has {facts[others[0]].distinct} values{many}{instead}. Is "
+            f"{propensity!r} the probability of it?",
+        )
+        for role in ("user_id", "campaign_id"):
+            if roles.columns.get(role) == others[0]:
+                del roles.columns[role]
+                if again := _by_name(role, facts, rows, roles):
+                    roles.take(role, again)
+    elif now:
+        roles.questions["propensity"] = (
+            f"propensity: {shown}, and {now!r} has {facts[now].distinct} values. Is {propensity!r} the probability of "
+            "the channel? If not, write propensity: channel-frequency and delete its line in columns"
+        )
