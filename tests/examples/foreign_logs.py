@@ -1,0 +1,96 @@
+"""Logs in layouts that are not this project's: small ones, in the shape that their makers publish.
+
+`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021) as the package `obp` brings it, with random
+values; `obp_sample` is that sample itself, if the package is installed somewhere. `ads_export` is like an export of an
+ads platform with a German locale, `nested_events` like the events of an ad server, `without_cost` like the log of a
+recommender that pays for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROWS = 2000
+
+
+def bandit(path: Path) -> None:
+    """Rows of a uniform policy over 80 items: no user, no cost, and a propensity that is the item's."""
+    random = np.random.default_rng(1)
+    item = random.integers(0, 80, ROWS)
+    log = {
+        "timestamp": pd.date_range("2019-11-24", periods=ROWS, freq="37s", tz="UTC").astype(str),
+        "item_id": item,
+        "position": random.integers(1, 4, ROWS),
+        "click": (random.random(ROWS) < 0.02 + 0.04 * (item < 20)).astype(int),
+        "propensity_score": 1 / 80,
+        **{f"user_feature_{i}": random.choice([f"{7919 * k:032x}" for k in range(3 + 2 * i)], ROWS) for i in range(4)},
+        **{f"user-item_affinity_{i}": random.binomial(2, 0.02, ROWS).astype(float) for i in range(80)},
+    }
+    pd.DataFrame(log).to_csv(path)
+
+
+def ads_export(path: Path) -> None:
+    """One row an impression, separated by semicolons, with decimal commas, micros and days before months."""
+    random = np.random.default_rng(2)
+    click = random.random(ROWS) < 0.2
+    value = np.where(click & (random.random(ROWS) < 0.4), random.gamma(2, 9, ROWS).round(2), 0)
+    log = pd.DataFrame(
+        {
+            "Day & time": pd.date_range("2024-10-01", periods=ROWS, freq="11min").strftime("%d.%m.%Y %H:%M:%S"),
+            "User ID": [f"CID-{u:04d}" for u in random.integers(0, 400, ROWS)],
+            "Campaign": random.choice(["Herbst 24", "Marke"], ROWS),
+            "Ad network": random.choice(["Search", " Display", "YouTube "], ROWS),
+            "Cost (micros)": random.integers(20, 900, ROWS) * 1000,
+            "Clicks": click.astype(int),
+            "Conv. value": [f"{v:.2f}".replace(".", ",") for v in value],
+            "CTR": [f"{100 * c},00" for c in click.astype(int)],
+            "Quality score": random.integers(1, 11, ROWS),
+            "Bid adj.": [f"{b:.2f}".replace(".", ",") for b in random.random(ROWS)],
+            "Device": random.choice(["Mobil", "Desktop", "Tablet"], ROWS),
+        }
+    )
+    log.to_csv(path, index=False, sep=";")
+
+
+def nested_events(path: Path) -> None:
+    """One JSON object a line, with objects inside."""
+    random = np.random.default_rng(3)
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(ROWS):
+            event = {
+                "event": {"id": f"e{i:06d}", "ts": 1_727_740_800_000 + 600_000 * i},
+                "user": {"id": f"u{random.integers(0, 400)}", "geo": {"country": str(random.choice(["DE", "FR"]))}},
+                "ad": {
+                    "campaign": str(random.choice(["a", "b"])),
+                    "slot": str(random.choice(["banner", "feed", "preroll"])),
+                    "price": round(float(random.random()), 4),
+                    "keywords": ["x", "y"],
+                },
+                "device": {
+                    "os": str(random.choice(["ios", "android"])),
+                    "screen-width": int(random.integers(300, 900)),
+                },
+                "outcome": {"clicked": bool(random.random() < 0.2), "revenue": 0.0},
+            }
+            if event["outcome"]["clicked"] and random.random() < 0.4:
+                event["outcome"]["revenue"] = round(float(random.gamma(2, 3)), 2)
+            file.write(json.dumps(event) + "\n")
+
+
+def without_cost(path: Path) -> None:
+    """A log of users, slots and a label whose name says nothing to a program."""
+    random = np.random.default_rng(4)
+    label = random.random(ROWS) < 0.25
+    log = {
+        "uid": [f"u{u}" for u in random.integers(0, 400, ROWS)],
+        "served_at": pd.date_range("2024-03-01", periods=ROWS, freq="9min").strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "slot": random.choice(["top", "side", "end"], ROWS),
+        "geklickt": np.where(label, "ja", "nein"),
+        "label": label.astype(int),
+        "hour of day": random.integers(0, 24, ROWS),
+    }
+    pd.DataFrame(log).to_csv(path, index=False)

@@ -1,0 +1,76 @@
+"""Logs that are not this project's go from a file to a served decision; a person answers no more than what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from mtorl.fitting.fit import fit_challenger
+from mtorl.log.dataset import DatasetSpec
+from mtorl.network.training import TrainConfig
+from mtorl.window.window import instance_from_history
+from serving.predictor.predictor import Predictor
+from tests.examples import foreign_logs
+
+pytestmark = [pytest.mark.integration, pytest.mark.long]
+
+QUESTIONS = {
+    "bandit.csv": ["user_id", "channel"],
+    "ads.csv": [],
+    "events.jsonl": [],
+    "recommender.csv": ["click"],
+}
+
+
+def mtorl(*arguments: object, code: int = 0) -> str:
+    answer = CliRunner().invoke(app, [*map(str, arguments)])
+    assert answer.exit_code == code, answer.output
+    return answer.output
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("bandit.csv", foreign_logs.bandit),
+        ("ads.csv", foreign_logs.ads_export),
+        ("events.jsonl", foreign_logs.nested_events),
+        ("recommender.csv", foreign_logs.without_cost),
+    ],
+)
+def test_a_foreign_log_goes_from_file_to_a_served_decision(
+    name: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    log, description = tmp_path / name, tmp_path / "mine.yaml"
+    write(log)
+    mtorl("data", "init", log, "--out", description)
+    text = description.read_text()
+    asked = re.findall(r"(?m)^ *# CHECK (\w+):", text)
+    assert asked == QUESTIONS[name]
+    if asked:
+        assert "open CHECK" in mtorl("data", "validate", log, "--dataset", description, code=2)
+    description.write_text(re.sub(r"(?m)^ *# CHECK.*\n", "", text))  # each guess is right
+
+    assert "2,000 of 2,000 rows can be used" in mtorl("data", "validate", log, "--dataset", description)
+    mtorl("data", "build", log, "--dataset", description, "--out", tmp_path / "built")
+    config = TrainConfig(epochs=1, hidden=8, device="cpu")
+    artifact = fit_challenger(str(tmp_path / "built" / "windows"), str(tmp_path / "challenger"), config, 0.5)
+    assert artifact is not None
+
+    spec = DatasetSpec.load(description)
+    row = pd.read_parquet(tmp_path / "built" / "touchpoints.parquet").iloc[0]
+    context = {column.name: row[column.name] for column in spec.context}
+    window = instance_from_history(
+        {}, json.loads(json.dumps(context, default=float)), {}, spec, at=row["timestamp"].value
+    )
+    model = Predictor("challenger", artifact.folder)
+    assert model.load()
+    (decision,) = asyncio.run(model.predict({"instances": [{"window": window, "u": 0.5}]}))["predictions"]
+    assert decision["channel"] in spec.channels and 0 < decision["propensity"] <= 1
