@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,15 +29,16 @@ def answer(item: dict[str, Any]) -> dict[str, Any]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers each item by the rule."""
+    """Answers each item by the rule, or by another function from an item to a decision."""
 
+    answer = staticmethod(answer)
     protocol_version = "HTTP/1.1"  # connections stay open: a router asks often
     disable_nagle_algorithm = True  # an answer goes out at once, though it is written in two parts
 
     def do_POST(self) -> None:
         """A decision for each item."""
         items = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
-        body = json.dumps([answer(item) for item in items]).encode()
+        body = json.dumps([self.answer(item) for item in items]).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -49,11 +51,16 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing of each request."""
 
 
-def main() -> None:
-    """Serve until Ctrl-C."""
+def main(answer: Callable[[dict[str, Any]], dict[str, Any]] = answer) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        answer: From an item to a decision; by default the rule's.
+    """
     parser = argparse.ArgumentParser(description="Serve the rule of incumbent.py.")
     parser.add_argument("--port", type=int, default=8070)
     args = parser.parse_args()
+    Handler.answer = staticmethod(answer)
     server = ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
     print(f"our rule answers at http://127.0.0.1:{server.server_port}/decide", flush=True)
     server.serve_forever()

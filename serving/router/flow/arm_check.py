@@ -23,7 +23,13 @@ from serving.router.ops.health import Health
 
 SECONDS = 5.0  # for an answer; a router waits for some hundredths of one
 
+_SHOWN = 300  # characters of an answer that can't be read
+
 _Answers = list[ArmAnswer | ArmError]
+_ADAPTER = (
+    "a service with requests and answers of its own needs an adapter of ten lines, which says where channel and expose "
+    "are: docs/incumbent.md#it-has-an-answer-of-its-own"
+)
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,15 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
     plain = neutral_item(spec)
     first = _ask(arms, url, [plain])
     if isinstance(first, str):
-        return [Finding(True, first)]
+        return [Finding(True, first), *_raw(arms, url, plain)]
     found = []
     for what, item in {"an ordinary item": plain, **_odd_items(plain, spec)}.items():
         answers = _ask(arms, url, [item])
         fault = answers if isinstance(answers, str) else _fault(answers[0])
         if fault is not None:
             found.append(Finding(True, f"{what}: {fault}"))
+            if item is plain:  # the odd ones would have the same
+                return found + _raw(arms, url, plain)
     if found:
         return found
     several = [plain, {**plain, "user_id": "another"}, plain]
@@ -87,6 +95,15 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
         found.append(Finding(False, text))
     assert isinstance(first[0], ArmAnswer), "else there was a fault"
     return found + [Finding(False, text) for text in _unsaid(first[0], spec.channels)]
+
+
+def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
+    """What an endpoint says that does not answer as an arm; nothing if it says nothing."""
+    try:
+        said = arms.raw_answer(url, [item], SECONDS)
+    except (TimeoutError, ArmError):
+        return []
+    return [Finding(False, f"it answered: {said[:_SHOWN]}"), Finding(False, _ADAPTER)]
 
 
 def _odd_items(plain: Mapping[str, Any], spec: DatasetSpec) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -94,12 +95,21 @@ class Arms:
             ArmError: The whole call failed.
             TimeoutError: There is no answer in time.
         """
-        headers = {"content-type": "application/json", **tracing.outgoing(spans)}
-        status, said, body = self._client.post(url, _question(url, items), headers, seconds)
+        status, said, body = self._said(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
         model: Identity = {"name": said.get("x-model-name"), "version": said.get("x-model-version"), "digest": None}
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
+
+    def raw_answer(self, url: str, items: Items, seconds: float) -> str:
+        """The text that answers there, whatever it says; raises as `ask_at`."""
+        return self._said(url, items, seconds, ())[2].decode(errors="replace")
+
+    def _said(
+        self, url: str, items: Items, seconds: float, spans: Iterable[Span | None]
+    ) -> tuple[int, HTTPMessage, bytes]:
+        headers = {"content-type": "application/json", **tracing.outgoing(spans)}
+        return self._client.post(url, _question(url, items), headers, seconds)
 
     def _read(self, answer: Any, item: dict[str, Any], model: Identity) -> ArmAnswer | ArmError:
         try:

@@ -1,0 +1,21 @@
+"""Translates between the router and a service with an answer of its own: docs/incumbent.md."""
+
+import json
+import urllib.request
+
+from incumbent_server import main
+
+OURS = "http://127.0.0.1:8060/ads"  # the service
+
+
+def answer(item):
+    """The service's decision, in the router's words."""
+    asked = {"uid": item["user_id"], "device": item["context"]["device"], "slots": item["candidates"]}
+    request = urllib.request.Request(OURS, json.dumps(asked).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=0.1) as said:
+        ad = json.load(said)["ad"]
+    return {"channel": ad["slot"], "expose": ad["show"] == 1}
+
+
+if __name__ == "__main__":
+    main(answer)
