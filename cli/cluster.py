@@ -189,6 +189,7 @@ def _write_online(feature_repo: Path, raw: RawLog, trusted: bool, collected: str
 
     import duckdb
 
+    from cli.progress_bars import ProgressBars
     from features.collect.training_log import add_touchpoints
     from features.data_folder import canonical_log
     from features.ingest.ingest import saying_way_on
@@ -196,15 +197,16 @@ def _write_online(feature_repo: Path, raw: RawLog, trusted: bool, collected: str
     from features.online.history import HistoryError
 
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with ProgressBars() as bars, tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            with saying_way_on(None, raw.bad_rows):
+            with bars.step("validate the log"), saying_way_on(None, raw.bad_rows):
                 log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
             path = log.path
             if collected:
                 path = place / "with-decisions.parquet"
                 add_touchpoints(collected, log.spec, log.path, path)
-            users = refresh(feature_repo, log.spec, path)
+            with bars.step("write the online store"):
+                users = refresh(feature_repo, log.spec, path)
         newest = last_known(feature_repo)
     except HistoryError as error:
         stop(str(error), 2)

@@ -194,7 +194,8 @@ def build(
         with step("stored features"), TemporaryDirectory() as repository:
             from features.offline import store  # Feast takes seconds
 
-            store.create(repository, log.spec, log.path)
+            Path(repository, "data").symlink_to(folder / SOURCES)
+            store.define(repository, log.spec)
             store.training_windows(repository, folder / WINDOWS, log.spec)
             return Manifest.read(folder / WINDOWS)
 

@@ -17,19 +17,19 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import ibis
 import ibis.expr.datatypes as dt
 
-from mtorl.runtime.duckdb_progress import without_progress_bar
+from mtorl.runtime.duckdb_progress import reporting_queries
 from mtorl.runtime.files import remove, replacing
 
 ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; more than that goes to its temporary folder
-_FLUSH_ROWS = 64 * 1024  # that DuckDB keeps for each shard and thread before it writes them
+_FLUSH_ROWS = 16 * 1024  # that DuckDB keeps for each shard and thread before it writes them
 
 # Functions that Ibis lacks. Spark has the first two under these names; each engine defines those that it lacks.
 
@@ -103,8 +103,8 @@ class DuckDBEngine:
             preserve_insertion_order=False,
             partitioned_write_flush_threshold=_FLUSH_ROWS,
         )
-        # It would be written to the console, whether that is a terminal or not.
-        without_progress_bar(self.connection.con)
+        self._open = ExitStack()
+        self._open.enter_context(reporting_queries(self.connection.con))
         for macro in (
             "unix_micros(time) AS epoch_us(time)",
             "timestamp_micros(micros) AS make_timestamptz(CAST(micros AS BIGINT))",
@@ -143,6 +143,7 @@ class DuckDBEngine:
 
     def close(self) -> None:
         """Close the connection."""
+        self._open.close()
         self.connection.disconnect()
 
     def _write_shard(self, table: ibis.Table, folder: Path, shard: int) -> Path:

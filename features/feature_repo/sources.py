@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from features.sequences.touchpoints import clean_touchpoints
 from mtorl.log.dataset import EVENTS, DatasetSpec, FeatureViewSpec, SpecError, outcome_time
 from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import CREATED, LogError
+from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
 USER_DAYS = 7  # that user_channel counts
@@ -75,17 +77,29 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
             engine.write(build(touchpoints, spec).order_by("user_id", *_TIMES), path)
         else:
             with replacing(path) as folder:
-                engine.write_shards(touchpoints, lambda some: build(some, spec), folder, shards)
+                engine.write_shards(
+                    touchpoints, lambda some: build(some, spec), folder, shards, lambda _: progress.advance()
+                )
 
+    jobs: dict[str, Callable[[], None]] = {}
     users = {HISTORY: user_history, USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
     for name, build in users.items():
-        by_user(touchpoints, build, out / f"{name}.parquet")
-    for view in spec.features:
-        if view.source is not None:
-            own = own_view(engine.read(view.source), view)
-            engine.write(own.order_by(own.columns[0], *_TIMES), out / f"{view.view}.parquet")
-    for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
+        jobs[name] = partial(by_user, touchpoints, build, out / f"{name}.parquet")
+
+    def own(view: FeatureViewSpec) -> None:
+        table = own_view(engine.read(view.source or ""), view)
+        engine.write(table.order_by(table.columns[0], *_TIMES), out / f"{view.view}.parquet")
+
+    jobs |= {view.view: partial(own, view) for view in spec.features if view.source is not None}
+
+    def over_all(name: str, key: str, prefix: str) -> None:
         engine.write(stats(touchpoints, spec, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
+
+    for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
+        jobs[name] = partial(over_all, name, key, prefix)
+    for done, (name, job) in enumerate(jobs.items()):
+        progress.report(done, len(jobs), f"{name}, {rows:,} rows", 1 / shards if name in users else 1.0)
+        job()
 
 
 # ---- users

@@ -22,6 +22,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.type_map import feast_value_type_to_pa
 
 from features.engine import parquet_files
+from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
 _CHUNK = 32_768  # rows of the answer in a piece
@@ -135,7 +136,8 @@ class AsofRetrievalJob(RetrievalJob):
                 return [readers.submit(rows.take, numbers.take(wanted)) for rows, _, numbers in self._parts]
 
             ahead = read(chunks[0])
-            for places, following in zip_longest(chunks, chunks[1:]):
+            for number, (places, following) in enumerate(zip_longest(chunks, chunks[1:])):
+                progress.within(number / len(chunks))
                 columns = [part.result() for part in ahead]
                 if following is not None:
                     ahead = read(following)  # not earlier: a part reads one piece after the other

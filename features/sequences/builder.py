@@ -34,7 +34,7 @@ from mtorl.runtime import progress
 from mtorl.runtime.files import remove, replacing
 from mtorl.window.history import journey_gap_us
 
-ROWS_PER_SHARD = 3_000_000
+ROWS_PER_SHARD = 250_000  # bounds the memory that a shard takes, about 1 GB
 
 
 def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
@@ -88,7 +88,7 @@ def build(
         log_path: Canonical touchpoint log; a log from elsewhere is cleaned, see `features.sequences.touchpoints`.
         spec: Description of the data set.
         out_dir: Folder to write; what was there is replaced in one step.
-        shards: Number of shards; 0 takes one for each 3 million rows.
+        shards: Number of shards; 0 takes one for each 250,000 rows.
         log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log, where it is known.
 
     Raises:
@@ -107,6 +107,7 @@ def build(
     with replacing(Path(out_dir)) as folder:
         try:
             # Nearly every log is clean. Looking first would cost one more pass; what was written shows it as well.
+            progress.report(0, shards, f"{size['rows']:,} rows")
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
             shutil.rmtree(folder)
@@ -173,7 +174,6 @@ def _write(
                 _check(done.result(), spec)
         progress.report(len(surveys), shards, f"shard {len(surveys)} of {shards}")
 
-    progress.report(0, shards, "reading the log")
     with ThreadPoolExecutor(1) as pool:  # a shard is surveyed while the engine writes the next one
         engine.write_shards(log, prepare, folder / STEPS, shards, written)
         finished = [future.result() for future in surveys]

@@ -238,12 +238,12 @@ def _replace_shards(
     with replacing(folder) as temporary:
         shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(STEPS))
         (temporary / STEPS).mkdir()
-        surveys = []
+        surveys, shards = [], len(manifest.shards)
         for number, shard in enumerate(manifest.shards):
+            progress.report(number, shards, f"{shard.rows:,} rows of shard {number + 1} of {shards}")
             rows = change(pq.read_table(folder / shard.file))
             pq.write_table(rows, temporary / shard.file, compression="zstd", row_group_size=_BATCH)
             surveys.append(survey(temporary / shard.file, shard.file))
-            progress.report(number + 1, len(manifest.shards), f"shard {number + 1} of {len(manifest.shards)}")
         kept = {name: getattr(manifest, name) for name in NOT_IN_ROWS}
         written = manifest_of(surveys, manifest.dataset, manifest.engine, log_fingerprint, **kept)
         written.write(temporary)

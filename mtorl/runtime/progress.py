@@ -20,16 +20,43 @@ ENV = "MTORL_PROGRESS"
 _LOG = logging.getLogger(__name__)
 _last_line = 0.0
 _listener: Callable[[float, float, str], None] | None = None
+_newest = (0.0, 0.0, "", 1.0)  # the newest report
+_within = 0.0  # the farthest share of what comes after it
 
 
-def report(done: float, total: float, note: str = "") -> None:
+def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
     """Report that ``done`` of ``total`` units are finished.
 
     Args:
         done: Finished units, 0..total.
         total: All units.
         note: A few words beside the bar, such as the current loss.
+        ahead: Units that `within` and `advance` count next.
     """
+    global _newest, _within
+    _newest, _within = (done, total, note, ahead), 0.0
+    _send(done, total, note)
+
+
+def within(share: float) -> None:
+    """Report how far the work is that follows the newest report; it never goes back.
+
+    Args:
+        share: 0..1.
+    """
+    global _within
+    done, total, note, ahead = _newest
+    _within = max(_within, share)
+    _send(min(done + _within * ahead, total), total, note)
+
+
+def advance() -> None:
+    """Report that the work that followed the newest report is finished, and as much follows again."""
+    done, total, note, ahead = _newest
+    report(min(done + ahead, total), total, note, ahead)
+
+
+def _send(done: float, total: float, note: str) -> None:
     global _last_line
     if _listener is not None:
         _listener(done, total, note)

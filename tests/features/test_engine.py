@@ -113,7 +113,8 @@ def test_duckdb_spills_to_disk_instead_of_dying(tmp_path, monkeypatch):
 def test_the_engines_keep_to_themselves(tmp_path, monkeypatch):
     """No progress bar that nobody asked for, no folder where the caller stands."""
     with open_engine() as engine:
-        assert engine.connection.raw_sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+        setting = engine.connection.raw_sql("SELECT current_setting('enable_progress_bar_print')")
+        assert setting.fetchall() == [(False,)]
     monkeypatch.chdir(tmp_path)
     with open_engine("spark") as engine:
         assert "mtorl-engine" in engine.connection.raw_sql("SET spark.sql.warehouse.dir").collect()[0]["value"]

@@ -17,6 +17,7 @@ from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
 from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.feature_repo.sources import build_sources
+from mtorl.runtime import progress
 from tests.features.feature_run import with_times
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")
@@ -268,6 +269,17 @@ def test_neither_the_order_of_rows_nor_shards_matter(toy, tmp_path, seed, late):
     assert set(whole) == set(parts) == EVERYTHING
     for name in EVERYTHING:
         assert rows_of(whole[name]) == rows_of(parts[name])
+
+
+def test_each_source_reports_before_it_is_computed(toy, tmp_path):
+    told: list[tuple[float, float, str]] = []
+    log = toy.log()
+    with progress.listen(lambda *report: told.append(report)):
+        sources(toy, log, tmp_path)
+    names = (HISTORY, USER_CHANNEL, STATIC, CAMPAIGN_STATS, CHANNEL_STATS)
+    assert [report for report in told if report[0] == int(report[0])] == [
+        (place, 5, f"{name}, {len(log):,} rows") for place, name in enumerate(names)
+    ]
 
 
 def test_a_large_log_has_a_folder_of_parts_each_sorted(toy, tmp_path, monkeypatch):

@@ -3,7 +3,8 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from mtorl.runtime.duckdb_progress import without_progress_bar
+from mtorl.runtime import progress
+from mtorl.runtime.duckdb_progress import reporting_queries, without_progress_bar
 
 
 class Notebook:
@@ -25,3 +26,18 @@ def test_the_bar_is_off_afterwards(before: bool) -> None:
 
 def test_where_it_is_off_nothing_is_set() -> None:
     without_progress_bar(Notebook())
+
+
+def test_a_long_query_reports_how_far_the_present_unit_is() -> None:
+    told: list[tuple[float, float, str]] = []
+    with duckdb.connect() as db, progress.listen(lambda *report: told.append(report)):
+        progress.report(2, 5, "user_history")
+        with reporting_queries(db, seconds=0.001):
+            while len(told) < 4:
+                db.execute("SELECT sum(sqrt(a.range + b.range)) FROM range(2000) a, range(2000) b").fetchall()
+    assert all(2 <= done <= 3 and (total, note) == (5, "user_history") for done, total, note in told)
+
+
+def test_in_a_notebook_that_refuses_the_bar_queries_report_nothing() -> None:
+    with reporting_queries(Notebook()):
+        pass

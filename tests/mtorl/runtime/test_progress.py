@@ -26,3 +26,15 @@ def test_a_listener_hears_this_process_until_the_end_of_its_block(
     assert not file.exists()
     progress.report(4, 4)
     assert progress.read(file, 0)[0] == [{"done": 4, "total": 4, "note": ""}]
+
+
+def test_what_follows_a_report_goes_forward_only() -> None:
+    told: list[tuple[float, float, str]] = []
+    with progress.listen(lambda *report: told.append(report)):
+        progress.report(2, 5, "user_history", ahead=0.5)
+        for share in (0.2, 0.8, 0.1):  # a second query
+            progress.within(share)
+        progress.advance()
+        progress.within(1.0)
+        progress.advance()
+    assert told == [(done, 5, "user_history") for done in (2, 2.1, 2.4, 2.4, 2.5, 3.0, 3.0)]
