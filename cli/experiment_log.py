@@ -13,11 +13,19 @@ from cli.experiment import JsonOption, app, input_errors, print_json
 
 __all__ = ["app"]
 
+
+def _state_of(path: Path) -> Path:
+    """The folder beside an experiment file, where its state is; any other path stays as it is."""
+    return path.with_suffix("") if path.is_file() else path
+
+
 DecisionLogArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="FOLDER",
-        help="State of mtorl serve, also while it runs, or a decision log that was exported or shipped.",
+        metavar="FILE|FOLDER",
+        callback=_state_of,
+        help="Experiment file that mtorl serve serves, or the folder of its state; or a decision log that was exported "
+        "or shipped.",
     ),
 ]
 ExperimentOption = Annotated[
@@ -178,8 +186,8 @@ def verdict(
 ) -> None:
     """Say what the experiment has found so far. Looking often changes no error rate.
 
-        mtorl experiment verdict first-day
-        mtorl experiment verdict first-day --by device
+        mtorl experiment verdict first-day.yaml
+        mtorl experiment verdict first-day.yaml --by device
         mtorl experiment verdict decision_log --experiment first-day.yaml --dataset my-log.yaml
 
     The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
@@ -219,8 +227,8 @@ def _named(folder: Path, name: str, given: Path | str | None) -> str:
     if given is not None:
         return str(given)
     found = served_by_router(folder) if name == "experiment" else named_by_router(folder, name)
-    if found is None and folder.is_file():
-        raise LogError(f"{folder} is a file; give the folder with the decision log, such as {folder.with_suffix('')}")
+    if found is None and not folder.exists():
+        raise LogError(f"{folder}: no such folder; mtorl serve keeps the state of {folder}.yaml there")
     if found is None:
         raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")
     return str(found)

@@ -261,7 +261,7 @@ _COUNTS = {
     "one_touchpoint_users": "of them with one touchpoint",
     "journeys": "journeys",
     "session_breaks": "pauses that end a journey",
-    "dropped_duplicates": "repeated rows, dropped",
+    "dropped_duplicates": "repeated rows that validation let through, dropped",
     "moved_ties": "ties in time, moved by 1 us",
     "late_rows": "rows that arrived late",
     "capped_users": "bots, cut to their first touchpoints",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
@@ -67,6 +68,12 @@ def interval(value: Any, places: int = 4, plus: bool = False) -> str:
     return f"[{show(value[0], places)}, {show(value[1], places)}]"
 
 
+def estimate(value: Any, ci: Any, places: int = 4) -> str:
+    """A difference, with its interval if that is known."""
+    known = interval(ci, places, plus=True)
+    return signed(value, places) + (f" {known}" if known != ABSENT else "")
+
+
 def duration(seconds: Any) -> str:
     """A time span in the two units that matter."""
     finite = _finite(seconds)
@@ -94,9 +101,16 @@ def day(moment: str) -> str:
     return moment[:10]
 
 
-def sentence(text: Any) -> str:
-    """A reason as a sentence: capital, full stop, true minus signs."""
+def sentence(text: Any, names: Collection[str] = ()) -> str:
+    """A reason as a sentence: capital, full stop, true minus signs.
+
+    Args:
+        text: The reason.
+        names: Of arms and the like: one that begins the sentence stays as people write it.
+    """
     words = re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)).strip().rstrip(".")
+    if words.partition(" ")[0].rstrip(":,") in names:
+        return f"{words}."
     return f"{words[:1].upper()}{words[1:]}."
 
 
@@ -112,5 +126,5 @@ def _true_minus(text: str) -> str:
 
 FILTERS = {
     function.__name__: function
-    for function in (count, number, fixed, signed, share, p_value, interval, duration, noun, day, sentence)
+    for function in (count, number, fixed, signed, share, p_value, interval, estimate, duration, noun, day, sentence)
 }

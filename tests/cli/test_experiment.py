@@ -348,3 +348,16 @@ def test_a_verdict_that_nobody_may_overlook_has_an_exit_code(
     monkeypatch.setattr("monitoring.period.verdict_from_log", judged)
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     assert mtorl("verdict", files["log"], *options, "--json").exit_code == code
+
+
+def test_an_experiment_file_stands_for_the_folder_of_its_state(files: dict[str, str], tmp_path: Path) -> None:
+    """As in all other commands of `mtorl experiment`."""
+    file, state = tmp_path / "spring.yaml", tmp_path / "spring"
+    file.write_text(Path(files["file"]).read_text())
+    done = mtorl("verdict", str(file))
+    assert done.exit_code == 2 and f"{state}: no such folder" in done.output, done.output
+    Path(files["log"]).rename(state)
+    (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": files["dataset"]}))
+    by_file, by_folder = mtorl("verdict", str(file)), mtorl("verdict", str(state))
+    assert by_file.exit_code == by_folder.exit_code == 0, by_file.output
+    assert by_file.stdout == by_folder.stdout != ""

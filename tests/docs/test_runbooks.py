@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from cli.main import app
 from tests.repository import ROOT
 
 PAGES = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
@@ -27,3 +31,28 @@ def test_commands_take_the_namespace(page: Path) -> None:
     for command in re.findall(r"\bkubectl ([^`|\n]+)", text):
         named = command.startswith(('-n "$NS" ', "-n kubeflow ", "-n monitoring ", "-n kserve "))
         assert named or command.startswith(OF_NO_NAMESPACE), command
+
+
+def commands_on_a_laptop(page: Path) -> list[str]:
+    """Those of the page's section; none if it says that the alert is for a cluster only."""
+    (section,) = re.findall(r"^## On a laptop\n\n(.*)", page.read_text(), re.M | re.S)
+    if section.startswith("This alert is for a cluster only: "):
+        return []
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", section, re.M | re.S)
+    return str(block).splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_there_is_a_way_on_a_laptop(page: Path) -> None:
+    commands = commands_on_a_laptop(page)
+    assert commands or page.stem in ("MtorlOperatorDown", "MtorlRolloutStuck")
+    assert "kubectl" not in "".join(commands)
+    for line in commands:
+        program, *words = shlex.split(line, comments=True)
+        if program != "mtorl":
+            assert program in ("curl", "tail", "du", "ls", "cat"), line
+            continue
+        command: Any = typer.main.get_command(app)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        command.make_context("mtorl", words)  # raises for an option or an argument that it has not

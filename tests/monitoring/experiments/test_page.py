@@ -219,5 +219,7 @@ def test_what_a_lift_was_adjusted_by_and_which_metrics_differ_is_said() -> None:
     Tags(text)
     assert "the variance is 62% of that without; without, the effect is +0.0210 [+0.0100, +0.0320]." in text
     assert "at the 1,000 spent, that is a gain of +100.0 [+50.0, +150.0]." in text
+    own["money"]["incremental_gain_ci"] = None
+    assert "that is a gain of +100.0.<" in page([made.view(made.made(), [], 0.0, found, users)])
     assert "yes (p = 0.0030)" in text and "false discovery rate" in text
     assert "false discovery rate" not in page([made.win()])

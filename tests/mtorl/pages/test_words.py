@@ -29,6 +29,16 @@ def test_an_interval() -> None:
     assert words.interval([None, 1]) == words.interval(None) == "—"
 
 
+def test_a_difference_without_an_interval_stands_alone() -> None:
+    assert words.estimate(22.8, [1, 44], 1) == "+22.8 [+1.0, +44.0]"
+    assert words.estimate(22.8, [None, None], 1) == words.estimate(22.8, None, 1) == "+22.8"
+
+
+def test_a_sentence_leaves_the_name_of_an_arm_as_it_is() -> None:
+    assert words.sentence("challenger: it does harm", ["challenger"]) == "challenger: it does harm."
+    assert words.sentence("challengers wait", ["challenger"]) == "Challengers wait."
+
+
 def test_a_p_value() -> None:
     assert words.p_value(1e-9) == "< 0.0001" and words.p_value(0.03) == "0.0300" and words.p_value(None) == "—"
 
