@@ -2,8 +2,8 @@
 
 On this machine, the status that the last step gets is right. On Kubeflow Pipelines 2.17 it is the state of the group of
 steps in ML Metadata, which changes only when a container of the group ends: it still says RUNNING after a branch that
-was skipped last, and FAILED after an attempt that was retried. So the last step reads the phase of the group from the
-workflow of Argo, which runs the steps.
+was skipped last, and can say FAILED after an attempt that was retried. So the last step reads the phase of the group
+from the workflow of Argo, which runs the steps.
 """
 
 import os
