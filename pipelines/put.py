@@ -94,7 +94,8 @@ def _kubectl(namespace: str, *words: str, stdin: str = "") -> str:
     done = _run(namespace, *words, stdin=stdin)
     if done.returncode:
         hint = f"; install the product there first, or name another namespace: -n ({_JOB} is its job)"
-        raise PutError(f"kubectl: {done.stderr.strip()}{hint if 'NotFound' in done.stderr else ''}")
+        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]  # what comes before is its own log
+        raise PutError(f"kubectl: {said}{hint if 'NotFound' in said else ''}")
     return done.stdout
 
 

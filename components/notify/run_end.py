@@ -1,4 +1,4 @@
-"""How the steps of a run ended, in the words of `monitoring.pipeline_runs`.
+"""Reads how the steps of a run ended, and says it in the states of `monitoring.pipeline_runs`.
 
 On this machine, the status that the last step gets is right. On Kubeflow Pipelines 2.17 it is the state of the group of
 steps in ML Metadata, which changes only when a container of the group ends: it still says RUNNING after a branch that
