@@ -55,7 +55,7 @@ SIMULATOR = "simulator"
 # Names that other tables derived from the log use for themselves.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_QUESTION = re.compile(r"^ *# CHECK (.*)$", re.MULTILINE)
+_QUESTION = re.compile(r"^ *# CHECK (.*(?:\n *#       .*)*)$", re.MULTILINE)
 _BUILT_IN = Path(__file__).parent / "datasets"
 
 
@@ -368,10 +368,9 @@ class DatasetSpec(StrictModel):
                 )
         spec = load_yaml(cls, path, "the data set description", SpecError)
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
-            raise SpecError(
-                "\n".join([f"{path}: has {len(questions)} open CHECK:", *(f"  {words}" for words in questions)])
-                + "\nSet the lines below each, or leave them if they are right; then delete its CHECK comment"
-            )
+            how = "mend the line below each, or leave it if it is right, and delete the comment"
+            words = [re.sub(r"\n *# *", " ", question) for question in questions]
+            raise SpecError("\n  ".join([f"{path}: has {len(words)} open CHECK; {how}:", *words]))
         # Copies of the description lie in other folders, and name the same files.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):

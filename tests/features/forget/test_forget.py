@@ -321,7 +321,7 @@ def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_
     )
     (own / "own.yaml").write_text(
         """{name: own, channels: [a, b], propensity: channel-frequency,
-        columns: {user_id: uid, channel: slot, touchpoint_id: imp, campaign_id: {value: all}, cost: {value: 0},
+        columns: {user_id: uid, channel: slot, touchpoint_id: imp, campaign_id: {value: all}, cost: {value: 1},
             click: {value: 0}, conversion: {value: 0}},
         conversions: {source: orders.csv, columns: {touchpoint_id: imp, timestamp: timestamp, revenue: amount}},
         features: [{view: ages, source: ages.parquet, key: user_id, fields: [{name: age, kind: numeric}]}],

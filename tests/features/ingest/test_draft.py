@@ -270,7 +270,7 @@ def test_a_feature_of_users_is_no_user_and_the_channel_is_what_the_propensity_is
     names = {c.name for c in found.spec.context}
     assert {"position", "user_feature_0", "user_item_affinity_0"} <= names
     (tmp_path / "log.yaml").write_text(found.text)
-    with pytest.raises(SpecError, match=r"log\.yaml: has 2 open CHECK:\n  user_id: .*\n  channel: .*\nSet the lines"):
+    with pytest.raises(SpecError, match=r"log\.yaml: has 2 open CHECK; mend .*:\n  user_id: .* before\n  channel: "):
         DatasetSpec.load(tmp_path / "log.yaml")
     (tmp_path / "log.yaml").write_text(re.sub(r"(?m)^ *# CHECK.*\n", "", found.text))
     assert validate_log(path, DatasetSpec.load(tmp_path / "log.yaml")).quarantined == 0
