@@ -7,6 +7,7 @@ from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
 from mtorl.experiment.heavy_users import HEAVIEST
+from mtorl.log.dataset import OUTCOMES
 
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),
@@ -99,7 +100,10 @@ def left_out(reason: str) -> str:
 
 
 def metric(name: str) -> str:
-    """A metric's name in words."""
+    """A metric's name in words; an outcome of one's own is called in it as people call it."""
+    outcome, _, per = name.partition("_per_")
+    if per and outcome not in ("gain", "cost", *OUTCOMES):
+        return f"{outcome} per {per}"
     return METRICS.get(name, name.replace("_", " ").capitalize())
 
 
