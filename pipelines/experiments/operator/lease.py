@@ -52,6 +52,7 @@ class Lease:
         self._name = name
         self._holder = holder or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._seen: tuple[tuple[str | None, datetime | None], float] = ((None, None), -1.0)
+        self._said = ""
         self._end: Callable[[], None] = lambda: os._exit(1)
         self.leads = False
         self.leader = ""
@@ -97,8 +98,10 @@ class Lease:
         try:
             return self._take()
         except Exception as error:  # of the network as well as of the API server
-            if not (isinstance(error, ApiException) and error.status == 409):
-                log.warning("the lease %s: %s", self._name, str(error).splitlines()[0])
+            words = str(error).splitlines()[0]
+            if words != self._said and not (isinstance(error, ApiException) and error.status == 409):
+                log.warning("the lease %s: %s", self._name, words)
+                self._said = words
             return False
 
     def _take(self) -> bool:
