@@ -210,3 +210,21 @@ def test_nested_json_is_a_log_by_the_paths_of_its_fields(name: str, tmp_path: Pa
 def test_what_is_not_json_lines_is_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(LogError, match=message):
         described(tmp_path / "log.jsonl", text)
+
+
+def test_a_second_file_has_a_dialect_of_its_own(tmp_path: Path) -> None:
+    log = plain()
+    (tmp_path / "log.csv").write_text(log.to_csv(index=False))
+    orders = log.iloc[::4].assign(
+        time=(TIMES[::4] + pd.Timedelta("1h")).strftime("%d.%m.%Y %H:%M"),
+        amount="2,5",
+        **{"order no": range(ROWS // 4)},
+    )
+    orders[["user", "time", "amount", "order no"]].to_csv(tmp_path / "orders.csv", index=False, sep=";")
+    found = draft_description(tmp_path / "log.csv", conversions=tmp_path / "orders.csv", told="orders.csv")
+    (tmp_path / "log.yaml").write_text(found.text)
+    spec = DatasetSpec.load(tmp_path / "log.yaml")
+    assert spec.conversions is not None and spec.conversions.file.model_dump() == {"separator": ";", "decimal": ","}
+    assert spec.conversions.columns["timestamp"].format == "%d.%m.%Y %H:%M"
+    assert "file" not in spec.to_dict() and "file" in spec.to_dict()["conversions"]
+    assert canonical(tmp_path / "log.csv", spec)["revenue"].sum() == pytest.approx(2.5 * ROWS // 4)
