@@ -90,6 +90,13 @@ def test_a_column_that_determines_an_outcome_is_refused_by_name(
     assert "hour" not in str(caught.value)
 
 
+def test_a_scaled_amount_is_refused_where_every_row_has_one(tmp_path: Path) -> None:
+    path, profit = tmp_path / "log.csv", np.random.default_rng(2).normal(9, 1, ROWS)
+    exposures(revenue=lambda *_: profit, **{"Told, raw": lambda *_: 7 - 3 * profit}).to_csv(path, index=False)
+    with pytest.raises(LogError, match=r"column 'Told, raw' determines revenue \(equal after scaling\)"):
+        validate_log(path, described("numeric"))
+
+
 @pytest.mark.parametrize(
     ("kind", "make"),
     [
