@@ -156,10 +156,11 @@ def plan(
         from mtorl.experiment.plan import MOST_USERS
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.touchpoints import LogError
+        from mtorl.log.units import counted_gain
         from pipelines.experiments.state_log import readable_log
 
         spec = Experiment.load(_named(folder, "experiment", experiment))
-        gain = DatasetSpec.load(_named(folder, "dataset", dataset)).reward.gain
+        gain = counted_gain(DatasetSpec.load(_named(folder, "dataset", dataset)))
         with ProgressBars() as bars, bars.step("add up the incumbent's users"), readable_log(folder) as log:
             seen = incumbent_users(DecisionLog.in_folder(log), spec, gain)
         try:
@@ -201,6 +202,7 @@ def verdict(
         from monitoring.period import period_of, verdict_of_period
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.segments import check_segment, segment_sql
+        from mtorl.log.units import counted_gain
         from pipelines.experiments.state_log import readable_log
 
         file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
@@ -210,7 +212,7 @@ def verdict(
         period = period_of("", until, hours=0)
         with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
             values = {name: segment_sql(spec, name, "record") for name in segments}
-            found = verdict_of_period(str(log), file, period, spec.reward.gain.text, weights="", budget=0.0, by=values)
+            found = verdict_of_period(str(log), file, period, counted_gain(spec), weights="", budget=0.0, by=values)
     if as_json:
         print_json(found)
     else:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.tables import said_of_long_term, said_of_newest
-from monitoring.plain_words import account, heavy, hours_or_minutes, moved
+from monitoring.plain_words import account, heavy, hours_or_minutes, moved, named, named_in, of_arms
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
@@ -36,7 +36,7 @@ def _whole(view: View) -> RenderableType:
         parts.append(_needs(view["next"]["needs"]))
     parts.append(_next(view))
     if verdict.get("users"):
-        parts += [_effects(view, verdict), _checks(verdict), _arms(view, verdict)]
+        parts += [_effects(view, verdict), _checks(verdict, view["units"]), _arms(view, verdict)]
         if said := moved(verdict.get("moved_users", 0)):
             parts.append(Text(f"{verdict['users']:,} users in all: {said}"))
         parts += [Text(heavy(user["arm"], user["share"])) for user in verdict.get("heavy_users", ())]
@@ -117,7 +117,7 @@ def _next(view: View) -> Text:
 
 
 def _effects(view: View, verdict: dict[str, Any]) -> Table:
-    table = Table(title=f"effect, {view['unit']}", title_justify="left")
+    table = Table(title=f"effect, {named(view['plan']['metrics']['primary'], view['unit'])}", title_justify="left")
     for name in ("challenger", "verdict", "effect", "relative", "always-valid interval"):
         table.add_column(name)
     for name, found in verdict["challengers"].items():
@@ -127,7 +127,7 @@ def _effects(view: View, verdict: dict[str, Any]) -> Table:
     return table
 
 
-def _checks(verdict: dict[str, Any]) -> RenderableType:
+def _checks(verdict: dict[str, Any], units: dict[str, str]) -> RenderableType:
     p = verdict.get("srm_p")
     void = verdict["verdict"] == "srm"
     said = "unknown" if p is None else f"{'no' if void else 'ok'} (p = {p:.2g})"
@@ -138,7 +138,7 @@ def _checks(verdict: dict[str, Any]) -> RenderableType:
         for check in found["guardrails"]:
             style = {"breached": "bold red", "held": "green", "open": ""}[check["state"]]
             whose = f"{name}, " if several else ""
-            lines.append(f"\nguardrail {whose}{check['name']}: ")
+            lines.append(f"\nguardrail {whose}{named_in(check['name'], units)}: ")
             lines.append(check["state"], style=style)
             bounds = _interval([check["lower"], check["upper"]])
             lines.append(f", harm {_signed(check['harm'])} {bounds}, {check['margin']:g} allowed")
@@ -146,13 +146,13 @@ def _checks(verdict: dict[str, Any]) -> RenderableType:
 
 
 def _arms(view: View, verdict: dict[str, Any]) -> Table:
-    table = Table()
-    for name in ("arm", "users now", "users", "decisions", "exposures", "gain per decision", "cost per decision"):
+    table, metrics = Table(), of_arms(verdict)[:2]
+    for name in ("arm", "users now", "users", "decisions", "exposures", *(label for _, label in metrics)):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for arm in view["plan"]["arms"]:
         found = verdict["arms"].get(arm["name"], {})
         counts = (f"{found.get(key, 0):,}" for key in ("users", "decisions", "exposures"))
-        means = (found.get(key) for key in ("gain_per_decision", "cost_per_decision"))
+        means = (found.get("metrics", {}).get(metric) for metric, _ in metrics)
         shown = ("-" if mean is None else f"{mean:.4f}" for mean in means)
         table.add_row(Text(arm["name"]), f"{arm['share']:.0%}", *counts, *shown)
     return table
@@ -177,7 +177,7 @@ def _spend(view: View) -> Text:
         who = account(spend["arm"], arms)
         of = f" ({', '.join(scope)})" if scope else ""
         share = f" ({spend['spent'] / spend['limit']:.1%})" if spend["limit"] > 0 else ""
-        lines.append(f"{who}{of}: {spend['spent']:,.2f} of {spend['limit']:,.2f} spent{when}{share}")
+        lines.append(f"{who}{of}: {spend['spent']:,.2f} of {spend['limit']:,.2f} {view['currency']} spent{when}{share}")
     return Text("\n".join(lines))
 
 

@@ -112,7 +112,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     after = f" after the {_span(seen['past_days'])} of their past" if seen["past_days"] else ""
     lines = [
         f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}{after}, {seen['decisions']:,} "
-        f"decisions, {seen['gain']:.4g} gained per decision",
+        f"decisions, {seen['value']:.4g} {seen['unit']}",
         f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
         f"about {plan['users']:,} users",
         f"which found it in {plan['power']:.0%} of {plan['runs']:,} experiments that were played",
@@ -151,7 +151,7 @@ def _what_covariates_bring(adjustment: dict[str, Any]) -> str:
 
 def print_verdict(verdict: dict[str, Any]) -> None:
     """Print a verdict, and the arms that it compares."""
-    from monitoring.plain_words import moved
+    from monitoring.plain_words import moved, named_in, of_arms
 
     console = Console()
     console.print(
@@ -165,15 +165,16 @@ def print_verdict(verdict: dict[str, Any]) -> None:
         if several:
             console.print(f"{name}: {one['verdict']}: {one['reason']}", highlight=False, markup=False, soft_wrap=True)
         if one["lift"] is not None:
-            lift = f"{verdict['gain']} per {verdict['per']}: {_with_interval(one, 'lift', '+', 4)}"
+            lift = f"{named_in(verdict['metric'], verdict['units'])}: {_with_interval(one, 'lift', '+', 4)}"
             whose = f"lift of {name}" if several else "lift"
             console.print(f"{whose}, {lift}", highlight=False, markup=False, soft_wrap=True)
     table = Table()
-    for name in ("arm", "users", "decisions", "exposures", "gain per decision", "cost per decision"):
+    metrics = of_arms(verdict)[:2]
+    for name in ("arm", "users", "decisions", "exposures", *(label for _, label in metrics)):
         table.add_column(name)
     for name, arm in verdict["arms"].items():
         counts = (f"{arm[key]:,}" for key in ("users", "decisions", "exposures"))
-        means = (arm[key] for key in ("gain_per_decision", "cost_per_decision"))
+        means = (arm["metrics"][metric] for metric, _ in metrics)
         table.add_row(name, *counts, *("-" if mean is None else f"{mean:.4f}" for mean in means))
     console.print(table)
     if said := moved(verdict["moved_users"]):
@@ -323,6 +324,8 @@ def _users(names: Sequence[str]) -> str:
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    from monitoring.plain_words import named_in
+
     offline, gate, serving = summary["offline"], summary["gate"], summary["serving"]
     experiment, drift = summary["experiment"], summary["drift"]
     lines = [
@@ -340,7 +343,10 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             )
             for arm, budget in summary["budget"].items()
         ),
-        ("lift, gain per decision", _with_interval(experiment, "lift", sign="+", places=4)),
+        (
+            f"lift, {named_in(experiment['metric'], experiment['units'])}",
+            _with_interval(experiment, "lift", sign="+", places=4),
+        ),
         ("true lift (simulator)", f"{experiment['true_lift']:+.4f}")
         if experiment["true_lift"] is not None
         else ("outcomes", summary["outcomes"]),

@@ -22,7 +22,7 @@ from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.heavy_users import user_weights
-from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums
+from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, unit_of
 from mtorl.experiment.plan import Plan, Population, needed_users
 from mtorl.experiment.verdict import error_share
 from mtorl.log.dataset import EVENTS
@@ -43,6 +43,8 @@ class IncumbentUsers(NamedTuple):
     decisions: int
     cost_per_decision: float
     days: float
+    unit: str
+    """Of the primary metric."""
     covariates: tuple[str, ...] = ()
     """What is known of them beforehand."""
     past_days: float = 0.0
@@ -114,6 +116,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         decisions,
         cost / decisions if decisions else 0.0,
         span.total_seconds() / 86_400 if span is not None else 0.0,
+        unit_of(primary, gain),
         covariates,
         (begins - first).total_seconds() / 86_400 if begins is not None and first is not None else 0.0,
     )
@@ -200,6 +203,8 @@ def plan_with(
             "decisions": seen.decisions,
             "days": seen.days,
             "past_days": seen.past_days,
-            "gain": seen.population.ratio,
+            "metric": experiment.metrics.primary,
+            "value": seen.population.ratio,
+            "unit": seen.unit,
         },
     }

@@ -17,12 +17,10 @@ from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.plain_words import unit
 from monitoring.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.measured import Metrics
-from mtorl.experiment.metrics import is_per_decision
 from mtorl.log.gain import Gain
 from mtorl.log.records import each_record
 
@@ -44,6 +42,8 @@ class LongTerm(TypedDict):
     """Always valid; None: too few users."""
     relative_effect: float | None
     confidence: float
+    metric: str
+    """The primary one."""
     unit: str
     """Of the effect."""
     users: dict[str, int]
@@ -72,9 +72,8 @@ def long_term_effect(log: DecisionLog, experiment: Experiment, gain: Gain) -> Lo
     effect = None if found["lift"] is None else -found["lift"]
     low, high = found["lift_ci"]
     ci = None if low is None or high is None else [-high, -low]
-    metric = "gain_per_decision" if is_per_decision(experiment.metrics.primary) else "gain_per_cost"
-    before = found["arms"][_HELD_OUT][metric]
-    of = unit(found["gain"], found["per"])
+    metric = found["metric"]
+    before, of = found["arms"][_HELD_OUT]["metrics"][metric], found["units"][metric]
     tone, words = _said(found, ci, of)
     names = {INCUMBENT: INCUMBENT, HOLDOUT: _HELD_OUT}
     return LongTerm(
@@ -84,6 +83,7 @@ def long_term_effect(log: DecisionLog, experiment: Experiment, gain: Gain) -> Lo
         effect_ci=ci,
         relative_effect=effect / before if effect is not None and before else None,
         confidence=found["confidence"],
+        metric=metric,
         unit=of,
         users={name: found["arms"][arm]["users"] for name, arm in names.items()},
         decisions={name: found["arms"][arm]["decisions"] for name, arm in names.items()},

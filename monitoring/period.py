@@ -63,7 +63,7 @@ def verdict_of_period(
     decision_log: str,
     experiment: str,
     period: Period,
-    gain: str,
+    gain: Gain | str,
     weights: str,
     budget: float,
     by: Mapping[str, str] | None = None,
@@ -74,7 +74,8 @@ def verdict_of_period(
         decision_log: Folder with decisions.parquet and outcomes.parquet.
         experiment: Path of the experiment file.
         period: Decisions that count.
-        gain: What counts, as a description says it in YAML: "click", or "{click: 0.1, revenue: 1}".
+        gain: What counts, or, without its units, as a description says it in YAML: "click", or "{click: 0.1, revenue:
+            1}".
         weights: Parquet with decision_id and weight of a replay; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
         by: Columns whose segments are compared, too, on the same records, and the SQL of each; see `segment_lifts`.
@@ -89,7 +90,7 @@ def verdict_of_period(
         LogError: a file of the log was removed meanwhile.
     """
     try:
-        counts = Gain.of_text(gain)
+        counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
         raise PeriodError(f"gain: {error}") from None
     _check_there(decision_log)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
 from mtorl.experiment.heavy_users import HEAVIEST
-from mtorl.log.dataset import OUTCOMES
 
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),
@@ -100,15 +99,32 @@ def left_out(reason: str) -> str:
 
 
 def metric(name: str) -> str:
-    """A metric's name in words; an outcome of one's own is called in it as people call it."""
-    outcome, _, per = name.partition("_per_")
-    if per and outcome not in ("gain", "cost", *OUTCOMES):
-        return f"{outcome} per {per}"
+    """The name of a metric of a model, in words."""
     return METRICS.get(name, name.replace("_", " ").capitalize())
 
 
-def unit(gain: Any, per: Any) -> str:
-    """Unit of the primary metric."""
-    words = {"click": "clicks", "conversion": "conversions", "None": "gain"}
-    below = {"None": "decision", "cost": "currency unit"}
-    return f"{words.get(str(gain), str(gain))} per {below.get(str(per), str(per))}"
+def named_in(metric_name: str, units: Mapping[str, str]) -> str:
+    """`named`, with the unit looked up."""
+    return named(metric_name, units[metric_name]) if metric_name in units else metric_name.replace("_", " ")
+
+
+def of_arms(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The metrics that a verdict has of each arm, and their names with units."""
+    arms = list(verdict["arms"].values())
+    return [(name, named(name, verdict["units"][name])) for name in (arms[0]["metrics"] if arms else ())]
+
+
+def named(metric_name: str, unit: str) -> str:
+    """A metric and its unit: `clicks per decision`; `cost per decision, EUR`; `gain per cost, EUR per EUR`.
+
+    Args:
+        metric_name: As an experiment file says it.
+        unit: Of the metric.
+    """
+    what, _, per = metric_name.partition("_per_")
+    above, _, below = unit.partition(" per ")
+    if above.startswith(what):
+        return unit
+    if metric_name.endswith(unit):
+        return metric_name.replace("_", " ")
+    return f"{what} per {per}, {above if per == below else unit}"

@@ -24,7 +24,12 @@ def render(run_dir: Path) -> Path:
     """Write report.html into a run directory and return its path."""
     run_dir = Path(run_dir)
     template = Path(__file__).parent / "report.html.j2"
-    return write_page(run_dir / "report.html", template, _page(run_dir), {"metric": plain_words.metric})
+    return write_page(
+        run_dir / "report.html",
+        template,
+        _page(run_dir),
+        {"metric": plain_words.metric, "named": plain_words.named_in},
+    )
 
 
 def _page(run_dir: Path) -> Json:
@@ -33,7 +38,7 @@ def _page(run_dir: Path) -> Json:
     metrics = _read(run_dir / "artifacts" / "challenger" / "metrics.json")
     experiment = _section(summary, "experiment")
     gate = _section(summary, "gate")
-    unit = plain_words.unit(experiment.get("gain"), experiment.get("per"))
+    unit = (experiment.get("units") or {}).get(experiment.get("metric"), "")
     history = metrics.get("history") or []
     curve = metrics.get("budget_curve") or summary.get("budget_curve") or []
     return {
@@ -145,6 +150,7 @@ def _experiment(experiment: Json, unit: str) -> Json | None:
     page["arms"] = [
         {"arm": name, **arm, "exposed": _share(arm, "exposures", "decisions")} for name, arm in arms.items()
     ]
+    page["of_arms"] = plain_words.of_arms(experiment) if "units" in experiment else []
     page["moved"] = plain_words.moved(experiment.get("moved_users") or 0)
     page["confidence"] = f"{100 * experiment.get('confidence', 0.95):.3g} %"
     page["chart"] = charts.lift(experiment, unit) if _has_interval(experiment) else None

@@ -18,7 +18,7 @@ sum(weight * gain) / sum(weight).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.measured import Guardrail
-from mtorl.experiment.metrics import COST, GAIN, gain_of, is_per_decision, outcomes_of, parts_of
+from mtorl.experiment.metrics import COST, gain_of, is_per_decision, of_primary, outcomes_of, total_of, unit_of
 from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.statistics import MIN_USERS
 from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict, rules_out
@@ -66,16 +66,17 @@ def verdict_from_log(
         tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
-        A JSON-ready dict: gain (that of the primary metric) and per (what it is divided by), users who count and
-        moved_users, those of them who are among several arms' users (`monitoring.experiment_users.UserCounts`), arms,
-        their models, users_of_stages (those who count, by stage and arm), srm_p, what was left out (decisions by
-        reason, late outcomes, and overridden_users, who were given an arm by name), heavy_users (who count as
-        `HEAVIEST` typical users and make much of an arm's decisions, by name; capped_users of an arm has the number of
-        all who count as that), `challengers` with the comparison of each, and at the top level that of the challenger
-        which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by which covariates, with
-        the lift that is not adjusted; None: by none), futile (whether the wanted effect can be ruled out; None: none is
-        wanted), money (gain per currency unit, and what it comes to at the challenger's spend), guardrails, secondary,
-        verdict, reason, series of looks at the first users, with all that they did.
+        A JSON-ready dict: metric (the primary one), units (of every metric that is named in it), total_units (of the
+        arms' totals), currency, users who count and moved_users, those of them who are among several arms' users
+        (`monitoring.experiment_users.UserCounts`), arms, their models, users_of_stages (those who count, by stage and
+        arm), srm_p, what was left out (decisions by reason, late outcomes, and overridden_users, who were given an arm
+        by name), heavy_users (who count as `HEAVIEST` typical users and make much of an arm's decisions, by name;
+        capped_users of an arm has the number of all who count as that), `challengers` with the comparison of each, and
+        at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
+        relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by none), futile
+        (whether the wanted effect can be ruled out; None: none is wanted), money (the lift per currency unit, and what
+        it comes to at the challenger's spend), guardrails, secondary, verdict, reason, series of looks at the first
+        users, with all that they did.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -170,8 +171,8 @@ def verdict_from_log(
         "experiment": experiment.name,
         "stage": experiment.stage,
         "stages": stages_of(users),
-        "gain": str(gain_of(primary, gain)),
-        "per": (parts_of(primary) or ("", "decision"))[1],
+        "metric": primary,
+        **units_in(primary, experiment.metrics.names, gain),
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
@@ -202,6 +203,22 @@ def verdict_from_log(
         ],
     }
     return {key: _plain(value) for key, value in result.items()}
+
+
+def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
+    """The part of a verdict that says what its numbers are counted in.
+
+    Args:
+        primary: The primary metric.
+        names: All metrics of the experiment file.
+        gain: What "gain_per_decision" means, with its units.
+    """
+    every = dict.fromkeys((*names, *of_primary(primary), COST))
+    return {
+        "units": {name: unit_of(name, gain) for name in every},
+        "total_units": {total_of(primary): gain_of(primary, gain).unit, "cost": gain.units.money},
+        "currency": gain.units.money,
+    }
 
 
 def _checks(experiment: Experiment, comparison: Comparison) -> list[GuardrailCheck]:
@@ -238,18 +255,17 @@ def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str
     """Totals are facts of the log, over all stages; what is per something has the users' weights, and a replay's."""
     users = found.rows[found.rows["arm"] == arm]
     counts = found.arms.reindex([arm], fill_value=0).iloc[0]
-    gain_per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
+    per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
     if not is_per_decision(primary):
-        gain_per_decision *= cost_per_decision
+        per_decision *= cost_per_decision
+    per_cost = per_decision / cost_per_decision if cost_per_decision > 0 else math.nan
+    each, per_spend = of_primary(primary)
     return {
         **{name: int(counts[name]) for name in ("decisions", "evaluable", "exposures", "fallbacks")},
-        "gain": float(users["gain"].sum()),
-        "cost": float(users["cost"].sum()),
+        "totals": {total_of(primary): float(users["gain"].sum()), "cost": float(users["cost"].sum())},
         "capped_users": int(users.loc[users["weight"] < 1.0, "unit"].nunique()),
         "effective_decisions": float(counts["weight"] ** 2 / max(counts["squared_weight"], 1e-300)),
-        GAIN: gain_per_decision,
-        COST: cost_per_decision,
-        "gain_per_cost": gain_per_decision / cost_per_decision if cost_per_decision > 0 else math.nan,
+        "metrics": {each: per_decision, COST: cost_per_decision, per_spend: per_cost},
     }
 
 
@@ -336,17 +352,18 @@ def _futile(experiment: Experiment, comparison: Comparison) -> bool:
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
-    """The lift of the gain per currency unit and, at the challenger's spend, the gain that it comes to."""
+    """The lift per currency unit of what the primary metric sums and, at the challenger's spend, what it comes to."""
     lift = comparison.lift_per_cost(primary)
     ours = comparison.users["arm"] == comparison.challenger
     spent = float(comparison.users.loc[ours, "cost"].sum())
     return {
-        "gain_per_cost_lift": lift.value,
-        "gain_per_cost_lift_ci": lift.ci,
-        "gain_per_cost_relative_lift": lift.relative,
+        "metric": of_primary(primary)[1],
+        "lift": lift.value,
+        "lift_ci": lift.ci,
+        "relative_lift": lift.relative,
         "spent": spent,
-        "incremental_gain": lift.value * spent,
-        "incremental_gain_ci": tuple(bound * spent for bound in lift.ci),
+        "incremental": lift.value * spent,
+        "incremental_ci": tuple(bound * spent for bound in lift.ci),
     }
 
 

@@ -214,6 +214,10 @@ class View(TypedDict):
     """Of a promotion, against the holdout; null: nobody was promoted, or nobody is held out."""
     unit: str
     """Of the primary metric."""
+    units: dict[str, str]
+    """Of each metric of the file."""
+    currency: str
+    """Of spend and budgets."""
     spend: list[Spend]
     traffic: Traffic | None
     newest: Newest | None

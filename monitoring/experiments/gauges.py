@@ -119,7 +119,8 @@ def _lift(end: int | None) -> Callable[[View], Iterator[Sample]]:
     def samples(view: View) -> Iterator[Sample]:
         for arm, found in (view["verdict"] or {}).get("challengers", {}).items():
             interval = found.get("lift_ci") or (None, None)
-            yield (arm,), found.get("lift") if end is None else interval[end]
+            of = (arm, view["plan"]["metrics"]["primary"], view["unit"])
+            yield of, found.get("lift") if end is None else interval[end]
 
     return samples
 
@@ -128,7 +129,7 @@ def _long_term(end: int | None) -> Callable[[View], Iterator[Sample]]:
     def samples(view: View) -> Iterator[Sample]:
         if (found := view["long_term"]) is not None:
             interval = found["effect_ci"] or (None, None)
-            yield (), found["effect"] if end is None else interval[end]
+            yield (found["metric"], found["unit"]), found["effect"] if end is None else interval[end]
 
     return samples
 
@@ -145,7 +146,7 @@ def _money(figure: str) -> Callable[[View], Iterator[Sample]]:
     def samples(view: View) -> Iterator[Sample]:
         for spend in view["spend"]:
             if (spend["campaign"], spend["channel"]) == ("*", "*"):
-                yield (spend["arm"], spend["period"]), float(spend[figure])  # type: ignore[literal-required]
+                yield (spend["arm"], spend["period"], view["currency"]), float(spend[figure])  # type: ignore[literal-required]
 
     return samples
 
@@ -169,18 +170,18 @@ _GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]
     ("share_ratio", "Share of the users that an arm has now", ("arm",), _share),
     ("users", "Users who count in the verdict; who moved to another arm is in both", ("arm",), _of_arms("users")),
     ("counted_decisions", "Decisions that count in the verdict", ("arm",), _of_arms("decisions")),
-    ("lift", "Challenger less incumbent, of the primary metric", ("arm",), _lift(None)),
-    ("lift_lower", "Lower end of its always-valid interval", ("arm",), _lift(0)),
-    ("lift_upper", "Upper end of its always-valid interval", ("arm",), _lift(1)),
-    ("long_term_effect", "Of a promotion: promoted less holdout", (), _long_term(None)),
-    ("long_term_effect_lower", "Lower end of its always-valid interval", (), _long_term(0)),
-    ("long_term_effect_upper", "Upper end of its always-valid interval", (), _long_term(1)),
+    ("lift", "Challenger less incumbent, of the primary metric", ("arm", "metric", "unit"), _lift(None)),
+    ("lift_lower", "Lower end of its always-valid interval", ("arm", "metric", "unit"), _lift(0)),
+    ("lift_upper", "Upper end of its always-valid interval", ("arm", "metric", "unit"), _lift(1)),
+    ("long_term_effect", "Of a promotion: promoted less holdout", ("metric", "unit"), _long_term(None)),
+    ("long_term_effect_lower", "Lower end of its always-valid interval", ("metric", "unit"), _long_term(0)),
+    ("long_term_effect_upper", "Upper end of its always-valid interval", ("metric", "unit"), _long_term(1)),
     (
         "guardrail_breached",
         "1 while even the smallest plausible harm is above its margin",
         ("arm", "metric"),
         _guardrails,
     ),
-    ("spent", "Of the present period, currency units; arm *: all of them", ("arm", "period"), _money("spent")),
-    ("budget", "What may be spent in it, currency units", ("arm", "period"), _money("limit")),
+    ("spent", "Of the present period; arm *: all of them", ("arm", "period", "currency"), _money("spent")),
+    ("budget", "What may be spent in it", ("arm", "period", "currency"), _money("limit")),
 )

@@ -53,6 +53,7 @@ def look(
         newest=newest_of(log, experiment, now),
         spend=spend_of(log, experiment, now) if spend is None else spend,
         looked=now,
+        gain=gain,
     )
 
 

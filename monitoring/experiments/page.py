@@ -47,7 +47,7 @@ def page(views: Sequence[View], *, refresh: float | None = None) -> str:
         "policy": content_policy(script),
     }
     filters: dict[str, Callable[..., str]] = {
-        "metric": plain_words.metric,
+        "named": plain_words.named_in,
         "moment": moment,
         "duration": plain_words.duration,
         "left_out": plain_words.left_out,
@@ -83,6 +83,9 @@ def _experiment(view: View, anchor: str) -> Json:
         **view,
         "anchor": anchor,
         "counts": verdict.get("users", 0) > 0,
+        "label": plain_words.named(view["plan"]["metrics"]["primary"], view["unit"]),
+        "of_arms": plain_words.of_arms(verdict) if verdict else [],
+        "total_unit": next(iter((verdict.get("total_units") or {"": ""}).values())),
         "tiles": _tiles(view, verdict),
         "needs": [_need(need) for need in view["next"]["needs"]],
         "effects": _effects(challengers),
@@ -122,8 +125,9 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
         ci = words.interval(verdict.get("lift_ci"), plus=True)
         said = ci if ci != words.ABSENT else "too few users for an interval"
         void = verdict.get("verdict") == "srm"
+        named = plain_words.named(view["plan"]["metrics"]["primary"], view["unit"])
         tone = "void" if void else _verdict(verdict)[1]
-        label = "void: users are not split as configured" if void else f"{view['unit']}{of}"
+        label = "void: users are not split as configured" if void else f"{named}{of}"
         tiles.append({"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone})
     if users:
         decisions = sum(arm["decisions"] for arm in arms.values())
@@ -137,7 +141,9 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
         first = whole[0]
         label = "spent" if first["period"] == "total" else f"spent this {first['period']}"
         outside = any(account["arm"] == OUTSIDE for account in view["spend"])
-        said = f"of {words.number(first['limit'])}{', that of users outside in it' if outside else ''}"
+        said = (
+            f"of {words.number(first['limit'])} {view['currency']}{', that of users outside in it' if outside else ''}"
+        )
         tiles.append({"value": words.number(first["spent"]), "label": label, "said": said})
     return tiles
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from monitoring import plain_words
 from monitoring.experiments.advice import Standing
 from monitoring.experiments.document import (
     DOCUMENT_VERSION,
@@ -36,6 +35,7 @@ from monitoring.long_term import LongTerm
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, state_of
+from mtorl.experiment.metrics import unit_of
 from mtorl.experiment.stage_machine import (
     OVER,
     STAGES,
@@ -49,6 +49,7 @@ from mtorl.experiment.stage_machine import (
     requirements,
 )
 from mtorl.experiment.stages import CHALLENGER_SHARE
+from mtorl.log.gain import Gain
 
 _TOO_SOON = 0.01  # hours of a stage after which a rate can be told
 
@@ -72,6 +73,7 @@ class Known:
             happened; an object begins as a draft, with or without one.
         looked: When the log was read, seconds since 1970; None: just now.
         router_runs: Whether the router runs; None: nobody can tell.
+        gain: Of the data set, with its units.
     """
 
     verdict: Mapping[str, Any] | None = None
@@ -87,6 +89,7 @@ class Known:
     by_hand: bool = True
     looked: float | None = None
     router_runs: bool | None = None
+    gain: Gain = field(default_factory=lambda: Gain.of_spec("gain"))
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
@@ -143,7 +146,9 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         plan=_plan(experiment, serving),
         verdict=verdict,
         long_term=known.long_term,
-        unit=plain_words.unit(*_unit(experiment, verdict or {})),
+        unit=unit_of(experiment.metrics.primary, known.gain),
+        units={name: unit_of(name, known.gain) for name in experiment.metrics.names},
+        currency=known.gain.units.money,
         spend=[spend for spend in known.spend if spend["limit"] > 0 or spend["spent"] > 0],
         traffic=known.traffic,
         newest=newest,
@@ -356,12 +361,6 @@ def _happened(event: Event) -> Happened:
         version=event.version,
         evidence=event.evidence,
     )
-
-
-def _unit(experiment: Experiment, verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """What the primary metric sums, and what it divides that by."""
-    what, _, per = experiment.metrics.primary.partition("_per_")
-    return str(verdict.get("gain") or what), str(verdict.get("per") or per)
 
 
 def _at(time: float | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.units import gain_unit, money_unit
+from mtorl.log.units import counted_gain
 
 COLUMNS = "context"
 """The group of columns: of the context, and static ones."""
@@ -73,4 +73,5 @@ streams are tickets, in both directions."""
 
 def loss_units(spec: DatasetSpec) -> dict[str, str]:
     """What the loss of each stream that stands for harm is counted in: what falls is gain, what rises is cost."""
-    return {stream: gain_unit(spec) if way == "falls" else money_unit(spec) for stream, way in HARM.items()}
+    gain = counted_gain(spec)
+    return {stream: gain.unit if way == "falls" else gain.units.money for stream, way in HARM.items()}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from mtorl.log.dataset import EVENTS, OUTCOMES
@@ -134,7 +135,32 @@ def outcomes_of(name: str, gain: Gain) -> tuple[str, ...]:
 
 
 def _summed(part: str, gain: Gain) -> Gain:
-    return gain if part == _GAIN else Gain.of_spec(part)
+    return gain if part == _GAIN else replace(Gain.of_spec(part), units=gain.units)
+
+
+def total_of(primary: str) -> str:
+    """What the primary metric sums: gain, or an outcome."""
+    return (parts_of(primary) or (_GAIN, _DECISION))[0]
+
+
+def of_primary(primary: str) -> tuple[str, str]:
+    """The metrics of what the primary metric sums: per decision, and per cost."""
+    return f"{total_of(primary)}_per_{_DECISION}", f"{total_of(primary)}_per_{_COST}"
+
+
+def unit_of(name: str, gain: Gain) -> str:
+    """Unit of a metric, for people: clicks per decision, EUR per click, seconds, ratio.
+
+    Args:
+        name: Of the metric.
+        gain: What "gain" in it means, with its units.
+    """
+    parts = parts_of(name)
+    if parts is None:
+        return name.rpartition("_")[2]
+    above, below = (gain.unit if part == _GAIN else gain.units.of(part) for part in parts)
+    one = {"currency units": "currency unit"}.get(below, below) if parts[1] == _COST else parts[1]
+    return f"{above} per {one}"
 
 
 def metric(name: str, gain: Gain) -> Metric:

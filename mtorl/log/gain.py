@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -26,15 +26,30 @@ from mtorl.arrays import Floats
 from mtorl.runtime.validation import short
 
 
+class Units(NamedTuple):
+    """What money and outcomes are counted in, for people."""
+
+    money: str = "currency units"
+    outcomes: tuple[tuple[str, str], ...] = ()
+    """Outcomes whose unit is known, and their units."""
+
+    def of(self, outcome: str) -> str:
+        """The unit of an outcome, or of `cost`."""
+        counted = {"cost": self.money, "click": "clicks", "conversion": "conversions"} | dict(self.outcomes)
+        return counted.get(outcome, outcome)
+
+
 @dataclass(frozen=True)
 class Gain:
     """A weighted sum of outcomes; that of one outcome has the weight 1.
 
     Attributes:
         terms: Outcomes and their weights, above 0, in the order of the description.
+        units: Of outcomes and money, for people; no part of what the gain is.
     """
 
     terms: tuple[tuple[str, float], ...]
+    units: Units = field(default=Units(), compare=False, repr=False)
 
     @classmethod
     def of_spec(cls, value: object) -> Gain:
@@ -81,6 +96,13 @@ class Gain:
     def plain(self) -> str | dict[str, float]:
         """The inverse of `of_spec`: of one outcome with the weight 1 its name."""
         return self.names[0] if self.terms[0][1] == 1.0 and len(self.terms) == 1 else dict(self.terms)
+
+    @property
+    def unit(self) -> str:
+        """For people; of a weighted sum, whose terms may differ in theirs, the sum."""
+        if self.plain == self.names[0]:
+            return self.units.of(self.names[0])
+        return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)
 
     def of(self, outcomes: Mapping[str, Any] | Any) -> Floats:
         """The gain of each exposure.

@@ -29,6 +29,7 @@ from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
+from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
@@ -165,9 +166,9 @@ def _looked(
         for name in by:
             check_segment(spec, name)
         spend = _spend(folder, served)
-        found = look(log, served, spec.reward.gain, since, now, spend, budget)
+        found = look(log, served, counted_gain(spec), since, now, spend, budget)
         if found is None:
-            return replace(known, spend=spend or [])
+            return replace(known, spend=spend or [], gain=counted_gain(spec))
         verdict = dict(found.verdict or {})
         if by:
             values = {name: segment_sql(spec, name, "record") for name in by}

@@ -11,7 +11,9 @@ import duckdb
 import numpy as np
 
 from features.collect.report import Learnable
+from monitoring.verdict import units_in
 from mtorl.evaluation.gate import gate
+from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
 from pipelines.loop.online import Served, Trained
@@ -69,6 +71,8 @@ def summarise(run: Finished) -> dict[str, Any]:
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
     verdict = json.loads(run.monitored["clean"].steps["verdict"].paths["result"].read_text())
+    # The step knows the gain by its text alone, without units.
+    verdict |= units_in(verdict["metric"], verdict["units"], counted_gain(run.trained.spec))
     alerts = {name: period.alerts for name, period in run.monitored.items()}
     return {
         "schema_version": 1,

@@ -251,13 +251,14 @@ def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixtu
     """One that does harm is no secret because another one still may be better."""
     good = {"verdict": "inconclusive", "reason": "it may be better", "lift": 0.1, "lift_ci": [-0.1, 0.3]}
     bad = {"verdict": "guardrail", "reason": "cost_per_decision is worse", "lift": 0.0, "lift_ci": [-0.2, 0.2]}
-    found = {"experiment": "first", "stage": "50%", "gain": "click", "per": "decision", "arms": {}, "left_out": {}}
-    found |= {"users": 5_200, "moved_users": 1_200, "heavy_users": []}
+    found = {"experiment": "first", "stage": "50%", "arms": {}, "left_out": {}, "heavy_users": []}
+    found |= {"metric": "click_per_decision", "units": {"click_per_decision": "clicks per decision"}}
+    found |= {"users": 5_200, "moved_users": 1_200}
     print_verdict({**found, **good, "challenger": "good", "challengers": {"good": good, "bad": bad}})
     said = capsys.readouterr().out
     assert "first: inconclusive: it may be better" in said
     assert "bad: guardrail: cost_per_decision is worse" in said
-    assert "lift of good, click per decision: +0.1" in said
+    assert "lift of good, clicks per decision: +0.1" in said
     assert "5,200 users in all: 1,200 users moved from one arm to another between stages, and are in both" in said
 
 
@@ -314,7 +315,7 @@ def test_a_plan_says_users_days_and_money(tmp_path: Path, monkeypatch: pytest.Mo
     options = ["--experiment", str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "dataset.yaml")]
     done = mtorl("plan", str(log), "--effect", "0.3", *options)
     assert done.exit_code == 0, done.output
-    assert "seen: 200 users of the incumbent in 1.00 days, 200 decisions, 0.335 gained per decision" in done.output
+    assert "seen: 200 users of the incumbent in 1.00 days, 200 decisions, 0.335 clicks per decision" in done.output
     found = figures("plan", str(log), "--effect", "0.3", *options)
     assert f"takes about {found['users']:,} users" in done.output
     assert found["days"] == pytest.approx(found["users"] / 200, rel=0.02)

@@ -221,8 +221,8 @@ def test_money_of_users_outside_is_called_that() -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(screen([view]))
     text = console.export_text()
-    assert "all arms and users outside: 8,200.00 of 20,000.00 spent" in text
-    assert "users outside: 6,150.00 of 15,000.00 spent" in text
+    assert "all arms and users outside: 8,200.00 of 20,000.00 currency units spent" in text
+    assert "users outside: 6,150.00 of 15,000.00 currency units spent" in text
 
 
 def test_status_says_how_old_the_newest_decision_is(served: Path) -> None:

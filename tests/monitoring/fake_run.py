@@ -122,7 +122,13 @@ def _experiment(rng: np.random.Generator) -> dict[str, Any]:
     last = series[-1]
     return {
         "experiment": "mtorl-vs-frequency",
-        "gain": "click",
+        "metric": "click_per_decision",
+        "units": {
+            "click_per_decision": "clicks per decision",
+            "click_per_cost": "clicks per currency unit",
+            "cost_per_decision": "currency units per decision",
+        },
+        "total_units": {"click": "clicks", "cost": "currency units"},
         "alpha": 0.05,
         "confidence": 0.975,
         "stages": ["50%"],
@@ -148,9 +154,10 @@ def _experiment(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _arm(users: int, decisions: int, exposures: int, gain: float, cost: float) -> dict[str, Any]:
-    totals = {"users": users, "decisions": decisions, "exposures": exposures, "gain": gain, "cost": cost}
-    per_decision = {"gain_per_decision": gain / decisions, "cost_per_decision": cost / decisions}
-    return {**totals, **per_decision, "gain_per_cost": gain / cost}
+    counts = {"users": users, "decisions": decisions, "exposures": exposures}
+    per_decision = {"click_per_decision": gain / decisions, "cost_per_decision": cost / decisions}
+    metrics = {**per_decision, "click_per_cost": gain / cost}
+    return {**counts, "totals": {"click": gain, "cost": cost}, "metrics": metrics}
 
 
 def _offline(shift: float) -> dict[str, Any]:

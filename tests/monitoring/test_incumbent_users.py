@@ -110,7 +110,9 @@ def test_a_plan_says_both_with_covariates_and_without(monkeypatch: pytest.Monkey
     rate = rng.beta(0.5, 1.5, 5_000)
     figures = np.stack([rng.binomial(5, rate), np.full(5_000, 5.0)], -1).astype(np.float64)
     known = rng.binomial(20, rate)[:, None].astype(np.float64)
-    seen = IncumbentUsers(Population(figures, known_UK=known), 25_000, 0.2, 7.0, ("past click",), 7.0)
+    seen = IncumbentUsers(
+        Population(figures, known_UK=known), 25_000, 0.2, 7.0, "clicks per decision", ("past click",), 7.0
+    )
     found = plan_with(seen, of(), effect=0.2)
     assert found is not None
     adjustment = found["adjustment"]

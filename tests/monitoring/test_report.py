@@ -123,7 +123,7 @@ def test_an_empty_run_is_a_page(tmp_path: Path) -> None:
 def test_an_experiment_without_numbers(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     experiment = {
-        "arms": {"incumbent": {"users": 0, "decisions": 0, "exposures": 0, "gain_per_decision": None}},
+        "arms": {"incumbent": {"users": 0, "decisions": 0, "exposures": 0, "totals": {}, "metrics": {}}},
         "lift": None,
         "lift_ci": [None, None],
         "srm_p": 0.00001,

@@ -18,13 +18,19 @@ from hypothesis import strategies as st
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.experiment_users import experiment_users
+from monitoring.experiments.gauges import exposition
+from monitoring.experiments.look import look
+from monitoring.experiments.page import page
+from monitoring.experiments.view import experiment_view
 from monitoring.incumbent_users import incumbent_users
 from monitoring.period import PeriodError, verdict_of_period
 from monitoring.stage_evidence import arms_at_stage, stage_evidence
 from monitoring.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
+from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
+from mtorl.log.units import counted_gain
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import Log
 
@@ -50,13 +56,15 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
     assert found["verdict"] == "ship" and found["srm_p"] == 1.0
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     clicks = sum(row["kind"] == "click" for row in log.outcomes)
-    assert sum(arm["gain"] for arm in found["arms"].values()) == clicks
+    assert sum(arm["totals"]["click"] for arm in found["arms"].values()) == clicks
     challenger = found["arms"]["challenger"]
     assert (challenger["users"], challenger["decisions"], challenger["exposures"]) == (300, 900, 900)
-    assert challenger["cost"] == pytest.approx(180.0) and challenger["cost_per_decision"] == pytest.approx(0.2)
-    assert challenger["gain_per_decision"] == pytest.approx(challenger["gain"] / 900)
+    assert challenger["totals"]["cost"] == pytest.approx(180.0) and challenger["metrics"][
+        "cost_per_decision"
+    ] == pytest.approx(0.2)
+    assert challenger["metrics"]["click_per_decision"] == pytest.approx(challenger["totals"]["click"] / 900)
     assert found["lift"] == pytest.approx(
-        challenger["gain_per_decision"] - found["arms"]["incumbent"]["gain_per_decision"]
+        challenger["metrics"]["click_per_decision"] - found["arms"]["incumbent"]["metrics"]["click_per_decision"]
     )
     assert (
         found["lift_ci"][0]
@@ -328,7 +336,9 @@ def test_a_ramp_is_judged_within_its_stages_as_one_experiment(tmp_path: Path) ->
     assert found["verdict"] == "inconclusive" and found["stages"] == ["5%", "25%"]
     assert found["multiple_exposure_users"] == 0 and found["srm_p"] == 1.0 and found["left_out"] == {}
     arms = found["arms"]
-    assert arms["challenger"]["gain_per_decision"] > arms["incumbent"]["gain_per_decision"] + 0.1
+    assert (
+        arms["challenger"]["metrics"]["click_per_decision"] > arms["incumbent"]["metrics"]["click_per_decision"] + 0.1
+    )
     assert found["lift_ci"][0] < 0.0 < found["lift_ci"][1] and abs(found["lift"]) < 0.05
     assert (arms["challenger"]["users"], arms["incumbent"]["users"]) == (1_000, 3_800)
     assert (found["users"], found["moved_users"]) == (4_000, 800)
@@ -392,11 +402,11 @@ def test_the_primary_metric_of_the_file_decides(tmp_path: Path) -> None:
     for primary in ("gain_per_decision", "revenue_per_decision", "conversion_per_decision"):
         metrics = EXPERIMENT.metrics.replace(primary=primary, guardrails=())
         found = verdict_from_log(files, EXPERIMENT.replace(metrics=metrics))
-        words[found["gain"]] = found["verdict"]
+        words[found["units"][primary]] = found["verdict"]
     assert words == {
-        "click": "inconclusive",
-        "revenue": "stop",
-        "conversion": "inconclusive",
+        "clicks per decision": "inconclusive",
+        "revenue per decision": "stop",
+        "conversions per decision": "inconclusive",
     }
 
 
@@ -411,7 +421,7 @@ def test_the_gain_of_the_data_set_guards_a_primary_metric_of_one_outcome(tmp_pat
         {**CONTENT, "metrics": {**CONTENT["metrics"], "guardrails": [guardrail], "secondary": ["revenue_per_decision"]}}
     )
     found = verdict_from_log(log.write(tmp_path), clicks, Gain.of_spec("revenue"))
-    assert found["verdict"] == "guardrail" and found["gain"] == "click" and found["lift"] > 0.2
+    assert found["verdict"] == "guardrail" and found["metric"] == "click_per_decision" and found["lift"] > 0.2
     assert found["guardrails"][0]["harm"] == pytest.approx(-found["secondary"]["revenue_per_decision"]["lift"])
 
 
@@ -673,7 +683,7 @@ def test_an_arm_whose_outcomes_come_later_is_not_worse(tmp_path: Path) -> None:
     assert found["left_out"] == {"immature": 72 * 10} and found["late_outcomes"] == 0
     assert judged(None)["lift"] < -0.04
     late = judged(24.0)  # then the challenger's count for nothing, which is said
-    assert late["arms"]["challenger"]["gain"] == 0 and late["arms"]["incumbent"]["gain"] == 144
+    assert late["arms"]["challenger"]["totals"]["click"] == 0 and late["arms"]["incumbent"]["totals"]["click"] == 144
     assert late["late_outcomes"] == 120 and "120 outcomes came later than outcome_hours, 24" in late["reason"]
 
 
@@ -696,7 +706,7 @@ def test_an_outcome_that_was_reported_late_counts_at_no_look(tmp_path: Path) -> 
 
     early = judged([row for row in heard if pd.Timestamp(row["received_time"]) < last])
     found = judged(heard)
-    assert early["arms"] == found["arms"] and found["arms"]["challenger"]["gain"] == 0
+    assert early["arms"] == found["arms"] and found["arms"]["challenger"]["totals"]["click"] == 0
     assert found["late_outcomes"] > 0 and "later than outcome_hours, 24" in found["reason"]
     # Worse is the challenger in nothing but that.
     assert found["lift_ci"][1] < 0 and found["verdict"] == "inconclusive" and "raise it" in found["reason"]
@@ -803,7 +813,7 @@ def test_an_event_with_two_values_counts_alike_at_every_look(tmp_path: Path, fir
     log.outcomes[-1]["event_id"] = log.outcomes[-2]["event_id"]
     metrics = EXPERIMENT.metrics.replace(primary="revenue_per_decision")
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    assert found["arms"]["challenger"]["gain"] == 1.0
+    assert found["arms"]["challenger"]["totals"]["revenue"] == 1.0
 
 
 def test_fallbacks_count_for_the_assigned_arm(tmp_path: Path) -> None:
@@ -964,8 +974,8 @@ def test_replay_weights(tmp_path: Path) -> None:
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
     found = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT)
     challenger, incumbent = found["arms"]["challenger"], found["arms"]["incumbent"]
-    assert challenger["gain_per_decision"] == pytest.approx(4.0 * 30 / (60 * 5))
-    assert incumbent["gain_per_decision"] == 0.0 and incumbent["gain"] == 1.0
+    assert challenger["metrics"]["click_per_decision"] == pytest.approx(4.0 * 30 / (60 * 5))
+    assert incumbent["metrics"]["click_per_decision"] == 0.0 and incumbent["totals"]["click"] == 1.0
     assert challenger["decisions"] == 180 and challenger["evaluable"] == 120
     assert incumbent["decisions"] == 181 and incumbent["evaluable"] == 120
     frame.to_parquet(tmp_path / "weights.parquet")
@@ -989,10 +999,10 @@ def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
     free = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT)
     bound = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, budget_per_decision=1.0)
-    gain = {arm: found["gain_per_decision"] for arm, found in free["arms"].items()}
+    gain = {arm: found["metrics"]["click_per_decision"] for arm, found in free["arms"].items()}
     assert gain["incumbent"] > gain["challenger"] and free["lift"] < 0
-    assert bound["arms"]["incumbent"]["gain_per_decision"] == pytest.approx(gain["incumbent"] / 2)
-    assert bound["arms"]["challenger"]["gain_per_decision"] == pytest.approx(gain["challenger"])
+    assert bound["arms"]["incumbent"]["metrics"]["click_per_decision"] == pytest.approx(gain["incumbent"] / 2)
+    assert bound["arms"]["challenger"]["metrics"]["click_per_decision"] == pytest.approx(gain["challenger"])
     assert bound["lift"] == pytest.approx(gain["challenger"] - gain["incumbent"] / 2) and bound["lift"] > 0
     assert bound["arms"]["incumbent"]["effective_decisions"] == pytest.approx(200)
 
@@ -1053,9 +1063,9 @@ def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) ->
     )
     experiment = EXPERIMENT.replace(metrics=metrics)
     found = verdict_from_log(log.write(tmp_path), experiment, Gain.of_spec({"click": 0.1, "price": 2}))
-    assert found["gain"] == "0.1 click + 2 price"
-    assert found["arms"]["challenger"]["gain_per_decision"] == pytest.approx(0.1 + 7)
-    assert found["arms"]["incumbent"]["gain"] == pytest.approx(200 * (0.1 - 1))
+    assert found["total_units"]["gain"] == "0.1 x click + 2 x price"
+    assert found["arms"]["challenger"]["metrics"]["gain_per_decision"] == pytest.approx(0.1 + 7)
+    assert found["arms"]["incumbent"]["totals"]["gain"] == pytest.approx(200 * (0.1 - 1))
     assert found["lift"] == pytest.approx(8)
     assert found["secondary"]["price_per_decision"]["lift"] == pytest.approx(4)
     assert found["secondary"]["click_per_decision"]["lift"] == 0
@@ -1088,18 +1098,48 @@ def test_money_is_said_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> N
         "outcome_hours": None,
     }
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    ours, theirs = (found["arms"][name] for name in ("challenger", "incumbent"))
-    for arm in (ours, theirs):
-        assert arm["gain_per_cost"] == pytest.approx(arm["gain"] / arm["cost"])
-        assert arm["gain_per_decision"] == pytest.approx(arm["gain"] / arm["decisions"])
-    assert (found["verdict"], found["gain"], found["per"]) == ("ship", "click", "cost")
+    for arm in found["arms"].values():
+        assert arm["metrics"]["gain_per_cost"] == pytest.approx(arm["totals"]["gain"] / arm["totals"]["cost"])
+        assert arm["metrics"]["gain_per_decision"] == pytest.approx(arm["totals"]["gain"] / arm["decisions"])
+    ours, theirs = (found["arms"][name]["totals"] for name in ("challenger", "incumbent"))
+    assert (found["verdict"], found["metric"]) == ("ship", "gain_per_cost")
     assert found["lift"] == pytest.approx(ours["gain"] / ours["cost"] - theirs["gain"] / theirs["cost"])
     cost_per_click = found["secondary"]["cost_per_click"]
     assert cost_per_click["lift"] == pytest.approx(ours["cost"] / ours["gain"] - theirs["cost"] / theirs["gain"])
     assert cost_per_click["lift_ci"][1] < 0.0 and found["guardrails"][0]["state"] == "held"
     money = found["money"]
-    assert money["gain_per_cost_lift"] == pytest.approx(found["lift"]) and money["spent"] == pytest.approx(ours["cost"])
-    assert money["incremental_gain"] == pytest.approx(found["lift"] * ours["cost"])
+    assert money["lift"] == pytest.approx(found["lift"]) and money["spent"] == pytest.approx(ours["cost"])
+    assert money["incremental"] == pytest.approx(found["lift"] * ours["cost"])
+
+
+def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
+    """The gain of the data set is revenue, and the primary metric is clicks: per cost, both were called gain."""
+    log, spec = traffic(400, 0.5), DatasetSpec.load("simulator").replace(reward={"gain": "revenue"})
+    for row in log.decisions:
+        log.learn(row["decision_id"], "revenue", 3.0)
+    rail = {"name": "gain_per_cost", "direction": "up", "margin": 1.0}
+    metrics = {"primary": "click_per_decision", "guardrails": [rail], "outcome_hours": None}
+    experiment = EXPERIMENT.replace(metrics=metrics)
+    known = look(log.write(tmp_path), experiment, counted_gain(spec), 0.0, 0.0)
+    assert known is not None and known.verdict is not None
+    found = known.verdict
+    assert found["units"] == {
+        "click_per_decision": "clicks per decision",
+        "gain_per_cost": "EUR per EUR",
+        "click_per_cost": "clicks per EUR",
+        "cost_per_decision": "EUR per decision",
+    }
+    challenger = found["arms"]["challenger"]
+    assert challenger["metrics"].keys() == {"click_per_decision", "click_per_cost", "cost_per_decision"}
+    assert challenger["totals"].keys() == {"click", "cost"} and found["currency"] == "EUR"
+    assert found["money"]["metric"] == "click_per_cost"
+    view = experiment_view(experiment, [], known, 0.0)
+    text = page([view])
+    assert "gain per cost, EUR per EUR" in text and "clicks per EUR differs by" in text
+    assert "cost per decision, EUR</th>" in text and "currency unit" not in text and "of gain" not in text
+    lines = exposition([view]).decode()
+    labels = 'arm="challenger",experiment="test",metric="click_per_decision",unit="clicks per decision"'
+    assert f"mtorl_experiment_lift{{{labels}}}" in lines
 
 
 def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
@@ -1119,7 +1159,7 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
     metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     # 1 - .5 in the one, .25 - .5 in the other, of equal weight; people who looked at the first one alone saw .5
-    assert found["lift"] == found["money"]["gain_per_cost_lift"] == pytest.approx((0.5 - 0.25) / 2.0)
+    assert found["lift"] == found["money"]["lift"] == pytest.approx((0.5 - 0.25) / 2.0)
     assert found["series"][0]["lift"] == pytest.approx(0.5) and found["series"][-1]["lift"] == found["lift"]
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 

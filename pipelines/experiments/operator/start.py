@@ -37,6 +37,7 @@ from pydantic import ValidationError
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.units import counted_gain
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.api import GROUP, PLURAL, VERSION
 from pipelines.experiments.config_map import Entry
@@ -82,7 +83,7 @@ def run(settings: Settings) -> None:
     """
     spec = DatasetSpec.load(settings.dataset)
     api = ClusterApi(settings.namespace, settings.config_map)
-    reader = LogReader(settings.log, spec.reward.gain)
+    reader = LogReader(settings.log, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
     lease = Lease(settings.namespace, "mtorl-operator")
     site = _Site(operator, lease)

@@ -125,7 +125,16 @@ def verdict(
     found = {
         "experiment": "mtorl-vs-rules",
         "stage": stage,
-        "gain": "click",
+        "metric": "click_per_decision",
+        "units": {
+            "click_per_decision": "clicks per decision",
+            "click_per_cost": "clicks per currency unit",
+            "cost_per_decision": "currency units per decision",
+            "exposure_ratio": "ratio",
+            "conversion_per_decision": "conversions per decision",
+        },
+        "total_units": {"click": "clicks", "cost": "currency units"},
+        "currency": "currency units",
         "alpha": 0.05,
         "confidence": 0.975,
         "users": total - moved,
@@ -149,9 +158,13 @@ def _arm(users: int, gain: float) -> dict[str, Any]:
     decisions = users * 5
     return {
         "users": users, "decisions": decisions, "evaluable": decisions, "exposures": round(decisions * 0.65),
-        "fallbacks": decisions // 900, "gain": decisions * gain, "cost": decisions * 0.2294,
-        "effective_decisions": float(decisions), "gain_per_decision": gain if users else None,
-        "cost_per_decision": 0.2294 if users else None, "gain_per_cost": gain / 0.2294 if users else None,
+        "fallbacks": decisions // 900, "totals": {"click": decisions * gain, "cost": decisions * 0.2294},
+        "effective_decisions": float(decisions),
+        "metrics": {
+            "click_per_decision": gain if users else None,
+            "click_per_cost": gain / 0.2294 if users else None,
+            "cost_per_decision": 0.2294 if users else None,
+        },
     }  # fmt: skip
 
 
@@ -362,6 +375,7 @@ def long_term() -> LongTerm:
         effect_ci=[0.0041, 0.0312],
         relative_effect=0.26,
         confidence=0.95,
+        metric="click_per_decision",
         unit="clicks per decision",
         users={INCUMBENT: 41_210, "holdout": 2_160},
         decisions={INCUMBENT: 412_100, "holdout": 21_600},

@@ -212,14 +212,15 @@ def test_what_a_lift_was_adjusted_by_and_which_metrics_differ_is_said() -> None:
     own = found["challengers"]["challenger"]
     own["adjustment"] = {"covariates": ["past decisions"], "users_share": 0.8, "variance_ratio": 0.62,
                          "unadjusted_lift": 0.021, "unadjusted_lift_ci": [0.01, 0.032]}  # fmt: skip
-    own["money"] = {"gain_per_cost_lift": 0.1, "gain_per_cost_lift_ci": [0.05, 0.15], "spent": 1000.0,
-                    "incremental_gain": 100.0, "incremental_gain_ci": [50.0, 150.0]}  # fmt: skip
+    own["money"] = {"metric": "click_per_cost", "lift": 0.1, "lift_ci": [0.05, 0.15], "spent": 1000.0,
+                    "incremental": 100.0, "incremental_ci": [50.0, 150.0]}  # fmt: skip
     own["secondary"]["exposure_ratio"] |= {"p": 0.003, "significant": True}
     text = page([made.view(made.made(), [], 0.0, found, users)])
     Tags(text)
     assert "the variance is 62% of that without; without, the effect is +0.0210 [+0.0100, +0.0320]." in text
-    assert "at the 1,000 spent, that is a gain of +100.0 [+50.0, +150.0]." in text
-    own["money"]["incremental_gain_ci"] = None
-    assert "that is a gain of +100.0.<" in page([made.view(made.made(), [], 0.0, found, users)])
+    assert "clicks per currency unit differs by +0.1000 [+0.0500, +0.1500]" in text
+    assert "at the 1,000 currency units spent, that is +100.0 [+50.0, +150.0] clicks." in text
+    own["money"]["incremental_ci"] = None
+    assert "that is +100.0 clicks.<" in page([made.view(made.made(), [], 0.0, found, users)])
     assert "yes (p = 0.0030)" in text and "false discovery rate" in text
     assert "false discovery rate" not in page([made.win()])

@@ -19,7 +19,7 @@ from monitoring.experiments.web import Watcher, serving
 from tests.monitoring.experiments import made_views as made
 from tests.repository import ROOT
 
-LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "period", "reason"}
+LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "period", "reason", "unit", "currency"}
 
 
 def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
@@ -40,11 +40,11 @@ def test_gauges_say_what_the_page_says() -> None:
     name = "mtorl-vs-rules"
     assert found["stage", name, "50%"] == 1 and found["verdict", name, "ship"] == 1
     assert found["users", name, "challenger"] == 7156 and found["share_ratio", name, "challenger"] == 0.5
-    assert found["lift", name, "challenger"] == pytest.approx(0.0225)
-    assert found["lift_lower", name, "challenger"] < found["lift", name, "challenger"]
+    of = (name, "challenger", "click_per_decision", "clicks per decision")
+    assert found["lift", *of] == pytest.approx(0.0225) and found["lift_lower", *of] < found["lift", *of]
     assert found["srm_p_value", name] == 0.84 and found["switched_on", name] == 1
     assert found["guardrail_breached", name, "challenger", "cost_per_decision"] == 0
-    assert found["spent", name, "*", "total"] == pytest.approx(8200)
+    assert found["spent", name, "*", "currency units", "total"] == pytest.approx(8200)
     assert found["attention", name, "held"] == found["attention", name, "harm"] == 0
     assert not any("day" in labels for labels in found), "an account of one channel"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mtorl.log.dataset import Column, DatasetSpec
-from mtorl.log.units import gain_unit, money_unit
+from mtorl.log.units import counted_gain
 
 SPEC = DatasetSpec.load("simulator")
 
@@ -33,9 +33,9 @@ def test_the_unit_of_the_gain(gain: object, changes: dict[str, Any], unit: str) 
         Column(name="liked", kind="numeric", missing="zero"),
     )
     spec = SPEC.replace(outcomes=outcomes, reward={"gain": gain}, **changes)
-    assert gain_unit(spec) == unit
+    assert counted_gain(spec).unit == unit and counted_gain(spec) == spec.reward.gain
 
 
 def test_the_unit_of_money() -> None:
-    assert money_unit(SPEC) == "EUR"
-    assert money_unit(SPEC.replace(currency="currency unit")) == "currency units"
+    assert counted_gain(SPEC).units.money == "EUR"
+    assert counted_gain(SPEC.replace(currency="currency unit")).units.money == "currency units"

@@ -144,7 +144,9 @@ def test_every_arm_is_paced_and_its_money_is_spent(finished: Path) -> None:
         assert 0.9 < budget["spent_share"] <= 1
         assert budget["spent_share"] == pytest.approx(budget["spent"] / budget["limit"])
         figures = summary["experiment"]["arms"][arm]
-        assert figures["gain_per_cost"] == pytest.approx(figures["gain"] / figures["cost"], rel=1e-6)
+        assert summary["experiment"]["units"]["cost_per_decision"] == "EUR per decision"
+        gain_per_cost = figures["totals"]["gain"] / figures["totals"]["cost"]
+        assert figures["metrics"]["gain_per_cost"] == pytest.approx(gain_per_cost, rel=1e-6)
 
 
 def test_no_process_is_left(finished: Path) -> None:
