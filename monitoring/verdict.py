@@ -205,6 +205,12 @@ def verdict_from_log(
     return {key: _plain(value) for key, value in result.items()}
 
 
+def without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict that names no heavy user: for pages, and for files that outlive the log."""
+    heavy = [{key: user[key] for key in ("arm", "share")} for user in verdict.get("heavy_users", ())]
+    return {**verdict, "heavy_users": heavy}
+
+
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
     """The part of a verdict that says what its numbers are counted in.
 

@@ -35,6 +35,7 @@ def verdict(
     from pathlib import Path
 
     from monitoring.period import PeriodError, period_of, verdict_of_period
+    from monitoring.verdict import without_users
     from mtorl.experiment.experiment import ExperimentError
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
@@ -44,7 +45,8 @@ def verdict(
         several = Path(experiment).is_dir()
         files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]
         judged = {
-            file.stem: verdict_of_period(decision_log, str(file), period, gain, weights, budget) for file in files
+            file.stem: without_users(verdict_of_period(decision_log, str(file), period, gain, weights, budget))
+            for file in files
         }
         found = judged if several else next(iter(judged.values()))
         Path(result.path).write_text(json.dumps(found, indent=2))

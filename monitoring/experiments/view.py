@@ -32,6 +32,7 @@ from monitoring.experiments.document import (
 from monitoring.experiments.money import short_of_money
 from monitoring.experiments.newest import while_serving
 from monitoring.long_term import LongTerm
+from monitoring.verdict import without_users
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, state_of
@@ -127,7 +128,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         None if newest is None else newest["silence"],
     )
     serving = experiment if by_hand else in_force(experiment, state)
-    verdict = None if known.verdict is None else _without_users(known.verdict)
+    verdict = None if known.verdict is None else without_users(known.verdict)
     return View(
         document_version=DOCUMENT_VERSION,
         looked=_iso(now if known.looked is None else known.looked),
@@ -154,12 +155,6 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         newest=newest,
         events=[_happened(event) for event in own],
     )
-
-
-def _without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict without the names of heavy users: a page goes to more readers than a log."""
-    heavy = [{key: user[key] for key in ("arm", "share")} for user in verdict.get("heavy_users", ())]
-    return {**verdict, "heavy_users": heavy}
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:

@@ -13,6 +13,7 @@ from components.verdict import verdict
 from tests.components.artifacts import Output
 from tests.components.decision_log_folder import write_decision_log
 from tests.monitoring.judged_experiment import CONTENT
+from tests.monitoring.written_log import Log
 
 
 def test_the_decisions_of_the_period_are_judged(output: Output, tmp_path: Path) -> None:
@@ -25,6 +26,22 @@ def test_the_decisions_of_the_period_are_judged(output: Output, tmp_path: Path) 
     figures = json.loads(Path(result.path).read_text())
     assert word == figures["verdict"] == "ship"
     assert sum(arm["decisions"] for arm in figures["arms"].values()) == 20 * 60
+
+
+def test_the_result_names_no_user(output: Output, tmp_path: Path) -> None:
+    """A heavy user is named on a terminal; a file of a run is no place that `mtorl data forget` looks at."""
+    log = Log()
+    for number in range(300):
+        log.decide("probe" if number % 3 else f"u{number}", "challenger" if number % 3 else "incumbent")
+    for number in range(50):
+        log.decide(f"v{number}", "challenger")
+    log.write(tmp_path)
+    experiment = tmp_path / "experiment.yaml"
+    experiment.write_text(yaml.safe_dump(CONTENT))
+    result = output(Artifact, "result")
+    verdict.python_func(str(tmp_path), str(experiment), "click", "", 0.0, "", "", result)
+    text = Path(result.path).read_text()
+    assert json.loads(text)["heavy_users"] == [{"arm": "challenger", "share": 0.8}] and "probe" not in text
 
 
 def test_all_experiments_of_a_folder_are_judged(output: Output, tmp_path: Path) -> None:
