@@ -1,9 +1,8 @@
 """Logs in layouts that are not this project's: small ones, in the shape that their makers publish.
 
 `bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021) as the package `obp` brings it, with random
-values; `obp_sample` is that sample itself, if the package is installed somewhere. `ads_export` is like an export of an
-ads platform with a German locale, `nested_events` like the events of an ad server, `without_cost` like the log of a
-recommender that pays for nothing.
+values. `ads_export` is like an export of an ads platform with a German locale, `nested_events` like the events of an ad
+server, `without_cost` like the log of a recommender that pays for nothing.
 """
 
 from __future__ import annotations

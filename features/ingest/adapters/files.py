@@ -235,7 +235,7 @@ def _json_paths(paths: Sequence[Path]) -> dict[str, str]:
         query = "SELECT json_group_structure(json) FROM read_ndjson_objects($files)"
         found = connection.execute(query, {"files": [str(path) for path in paths]}).fetchone()
     structure = json.loads(found[0]) if found and found[0] else {}
-    if not isinstance(structure, dict):
+    if not (isinstance(structure, dict) and structure):
         raise LogError(f"{paths[0]}: each line must be a JSON object with the columns of a row")
     fields = list(_leaves(structure, ()))
     return dict(zip(_distinct([name for name, _ in fields]), (path for _, path in fields), strict=True))

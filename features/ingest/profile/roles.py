@@ -109,7 +109,7 @@ def roles_of(
     missing = [role for role in _MUST if role not in roles.columns]
     if missing:
         options = " ".join(f"--column {role}=NAME" for role in missing)
-        there = ", ".join(f"{name} ({fact.distinct:,} values)" for name, fact in facts.items())
+        there = ", ".join(f"{name} ({fact.distinct:,} different)" for name, fact in facts.items())
         raise LogError(
             f"{path}: which column is {' and which is '.join(missing)}? None shows it by its name and its values. "
             f"Say so: {options}\ncolumns in the file: {there}"

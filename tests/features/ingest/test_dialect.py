@@ -205,6 +205,8 @@ def test_nested_json_is_a_log_by_the_paths_of_its_fields(name: str, tmp_path: Pa
         ('{"a": 1}\n{"a":\n', "not a readable JSON file: .*line 3"),
         ("[1, 2]\n", "each line must be a JSON object"),
         ("7\n", "each line must be a JSON object"),
+        ("\n{}\n", "each line must be a JSON object"),
+        ("\n\n", "each line must be a JSON object"),
     ],
 )
 def test_what_is_not_json_lines_is_refused(text: str, message: str, tmp_path: Path) -> None:
