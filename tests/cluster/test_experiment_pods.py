@@ -109,7 +109,8 @@ def test_a_killed_router_comes_back_with_what_is_in_force(pods: Pods) -> None:
     wait_until("another pod", lambda: get(pods.namespace, "pod", ROUTERS[1])["metadata"]["uid"] != pod)
     ready = ("wait", "--for=condition=Ready", f"pod/{ROUTERS[1]}", "--timeout=180s")
     kubectl("-n", pods.namespace, *ready)
-    assert pods.serve({"incumbent"}) and pods.stages() == {"shadow"}
+    wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
+    assert pods.stages() == {"shadow"}
     assert {one["status"] for one in answers(other)} == {200}, "the other answers all the time"
     wait_until("each router", pods.is_in_force, state=pods.state)
 
