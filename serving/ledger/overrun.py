@@ -17,12 +17,12 @@ class LimitWatch:
     """Checks the first promise of a ledger, `spent + reserved <= limit`, in each account by itself.
 
     A stage, a kill switch or a lower amount may set a limit to what is spent and reserved, or below that. It is no
-    overrun: nothing more can be taken then, so what is taken can only fall. What it falls to is the most that is
-    allowed from then on.
+    overrun: what was taken at that moment is the most that is allowed while the limit is lower. A cost may come in
+    parts, or after its reservation has expired, so what was taken may fall and rise again up to that.
     """
 
     def __init__(self) -> None:
-        self._allowed: dict[tuple[str | int, ...], float] = {}
+        self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # limit, and the most that is allowed
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
         """By arm and period: how far the account that is furthest above its limit is above it, currency units.
@@ -33,17 +33,19 @@ class LimitWatch:
         Args:
             balances: All accounts, as the ledger has them at one moment.
         """
-        allowed: dict[tuple[str | int, ...], float] = {}
+        seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
         for balance in balances:
             account = (balance.arm, balance.campaign, balance.channel, balance.period, balance.start)
-            taken, lowered = balance.spent + balance.reserved, 0.0
+            taken, first = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
-                taken = lowered = (
-                    taken + balance.excess
-                )  # as far as a new watch knows: its amount may have been lowered
-            allowed[account] = max(balance.limit, min(self._allowed.get(account, lowered), taken))
-            above = taken - allowed[account]
-            found[balance.arm, balance.period] = max(above, found[balance.arm, balance.period])
-        self._allowed = allowed
+                taken += balance.excess
+                first = taken  # as far as a new watch knows: its amount may have been lowered
+            limit, allowed = self._seen.get(account, (balance.limit, first))
+            if balance.limit < limit:
+                allowed = min(allowed, taken)
+            allowed = max(allowed, balance.limit)
+            seen[account] = balance.limit, allowed
+            found[balance.arm, balance.period] = max(taken - allowed, found[balance.arm, balance.period])
+        self._seen = seen
         return dict(found)

@@ -65,9 +65,38 @@ def test_an_amount_below_what_is_taken_is_none_until_more_is_taken(ledger: Ledge
         assert _above(seen, ledger) == 0
     ledger.cancel("2")
     assert _above(watch, ledger) == 0
-    more = [replace(each, spent=each.spent + 1.0) if each.arm == "*" else each for each in ledger.balances()]
+    more = [replace(each, spent=each.spent + 3.0) if each.arm == "*" else each for each in ledger.balances()]
     assert watch.overruns(more)["*", "day"] == pytest.approx(1.0)
     assert _above(watch, ledger) == 0
+    ledger.define(_accounts(10.0))
+    assert _above(watch, ledger) == 0
+    ledger.define(_accounts(1.0))
+    assert _above(watch, ledger) == 0
+    assert watch.overruns(more)["*", "day"] == pytest.approx(3.0), "as much as was taken when it was lowered again"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_costs_in_parts_or_late_are_none_below_what_was_reserved_before_a_lower_amount(
+    ledger: Ledger, place: Place, late: bool
+) -> None:
+    watch, arm = LimitWatch(), _challenger(ledger)
+    for number in range(4):
+        assert ledger.reserve(str(number), arm, "c1", "x", 1.0)
+    assert _above(watch, ledger) == 0
+    ledger.define(_accounts(2.0))
+    assert _above(watch, ledger) == 0
+    if late:
+        place.clock.now += 3600
+        assert ledger.expire(1800) == 4
+    else:
+        for number in range(4):
+            ledger.settle(str(number), 0.6, "first")
+    assert _above(watch, ledger) == 0
+    for number in range(4):
+        ledger.settle(str(number), 0.3, "second")
+    assert _above(watch, ledger) == 0
+    ledger.settle("0", 4.0, "third")
+    assert _above(watch, ledger) > 1.0
 
 
 def test_costs_beyond_the_amount_of_all_arms_are_one(ledger: Ledger) -> None:
