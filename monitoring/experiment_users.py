@@ -31,6 +31,7 @@ from monitoring.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.heavy_users import user_weights
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, total
+from mtorl.experiment.statistics import MIN_USERS
 from mtorl.log.gain import Gain
 
 if TYPE_CHECKING:
@@ -162,8 +163,12 @@ def _weigh(rows: pd.DataFrame, within: list[str]) -> None:
         rows: To be changed.
         within: Columns that say which users are compared with each other.
     """
-    typical = rows.groupby(within, observed=True, dropna=False)["decisions"].transform("median")
-    rows["weight"] = user_weights(rows["decisions"].to_numpy(np.float64), typical.to_numpy(np.float64))
+    decisions = rows["decisions"].to_numpy(np.float64)
+    others = rows.groupby(within, observed=True, dropna=False)["decisions"]
+    typical = others.transform("median").to_numpy(np.float64)
+    few = others.transform("size").to_numpy() < MIN_USERS  # they may all be probes
+    typical[few] = np.minimum(typical[few], np.median(decisions) if few.any() else 0.0)
+    rows["weight"] = user_weights(decisions, typical)
     heavy = np.flatnonzero(rows["weight"] < 1.0)
     for place, name in enumerate(rows.columns):
         if name.endswith(("_numerator", "_denominator")) or name.startswith(("in_time:", "late:")):

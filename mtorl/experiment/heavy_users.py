@@ -6,12 +6,14 @@ A probe, a bot or an id that many visitors share makes as many decisions as it l
 whose ratio then is the arm's. So a user counts as `HEAVIEST` typical users at most. Its ratio stays what it is, and
 weighs less.
 
-    typical       median decisions of a user in the stage, of all arms together; bots hardly move it
+    typical       median decisions of a user in the stage, of all arms together; bots hardly move it. Of a stage of few
+                  users: at most the median of all stages
     weight        min(1, HEAVIEST * typical / decisions)
     the metric    sum(weight N) / sum(weight D): per decision, of users who count as HEAVIEST typical ones at most
 
-The bound is fixed, the same in all arms, and knows numbers of decisions alone, no outcome: which arm a user is in, and
-what came of its decisions, change no weight. It needs each user's sums and not the order of its decisions.
+The bound is fixed, the same in all arms, and knows numbers of decisions alone, no outcome. An arm that makes its users
+decide oftener gives its busy users less weight, by which lifts differ a little (docs/limitations.md). It needs each
+user's sums and not the order of its decisions.
 `benchmarks/experiments.py` shows the error rates and the power with bots.
 """
 

@@ -941,6 +941,16 @@ def test_a_poller_holds_no_guardrail_and_breaks_none(tmp_path: Path, harm: float
     assert "one user makes 41% of the decisions of challenger" in found["reason"] and "probe" not in found["reason"]
 
 
+def test_pollers_alone_at_a_stage_hold_no_guardrail(tmp_path: Path) -> None:
+    log = polled(600, harm=0.2, share=0.0)
+    for arm, probability in (("challenger", 0.05), ("incumbent", 0.95)):
+        for _ in range(2_000):
+            log.decide(f"probe-{arm}", arm, stage="5%", assignment_probability=probability, expose=False)
+    found = verdict_from_log(log.write(tmp_path), GUARDED)
+    assert found["verdict"] == "guardrail" and found["guardrails"][0]["harm"] == pytest.approx(0.2, abs=0.02)
+    assert {user["user"] for user in found["heavy_users"]} == {"probe-challenger", "probe-incumbent"}
+
+
 def test_one_id_for_many_visitors_keeps_no_verdict(tmp_path: Path) -> None:
     log = traffic(300, 0.5)
     for visit in range(600):
