@@ -11,7 +11,7 @@ from features.ingest.adapters.base import Adapter, lay_out, number, time, time_o
 from mtorl.log.dataset import DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID, Source
 
-_HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*(z|utc|[+-]\d\d(:?\d\d)?)$"  # at the end of a text
+_HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*([a-z][a-z_/+-]*|[+-]\d\d(:?\d\d)?)$"  # at the end of a text: Z, EST, +02
 _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 

@@ -82,6 +82,8 @@ def test_times_without_a_zone_are_of_the_descriptions(tmp_path: Path) -> None:
     texts = ["2024-01-31 12:00:00", "2024-07-31T12:00:00.5", "2024-01-31T12:00:00+01:00"]  # winter, summer, its own
     found = ingested(tmp_path, log(shown_at=texts), spec)
     assert found["timestamp"].dt.hour.tolist() == [17, 16, 11]
+    texts = ["2024-01-31 12:00:00 PST", "2024-01-31 12:00:00 UTC", "2024-07-31 12:00:00 Europe/Berlin"]
+    assert ingested(tmp_path, log(shown_at=texts), spec)["timestamp"].dt.hour.tolist() == [12, 20, 10]
     typed = log(shown_at=pd.to_datetime(["2024-01-31 12:00", "2024-07-31 12:00", "2024-01-31 06:00"]), cpm=[1, 1, 1])
     assert ingested(tmp_path, typed, spec, "log.parquet")["timestamp"].dt.hour.tolist() == [17, 16, 11]
     log(shown_at=["soon", *texts[1:]]).to_csv(tmp_path / "log.csv", index=False)
