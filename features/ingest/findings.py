@@ -19,6 +19,7 @@ from mtorl.log.touchpoints import LogError
 LEAST = 20  # rows with an outcome, and without: fewer tell nothing of what determines it
 _MOST = 20_000  # rows with an outcome that are looked at, and as many without
 _SURE = 0.99
+_BINS = 100  # of a number, as many rows in each
 _DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # 1.0 is a code
 
 
@@ -129,22 +130,29 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
     if column.kind == "numeric":
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
-        if (auc := max(auc, 1 - auc)) > _SURE:
-            yield f"its value alone has an AUC of {auc:.3f}"
-        some = value.fillna(0).to_numpy(dtype=float) != 0
-        with_it, without = (some & y).sum() * every[0], (some & ~y).sum() * every[1]
-        rare = y.sum() * every[0] < (~y).sum() * every[1]
-        if rare and (some & y).sum() >= LEAST and with_it > _SURE * (with_it + without):
-            yield "it is not 0 only where that happened"
+        aucs = [auc, 1 - auc]
+        values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()  # it may go up and down with the outcome
+        marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:
-        auc = _auc(_rates(value.fillna("").to_numpy(dtype=str), y), y)
-        if auc > _SURE:
-            yield f"its value alone has an AUC of {auc:.3f}"
+        aucs = []
+        values = marks = value.fillna("").to_numpy(dtype=str)
+    if (auc := max(*aucs, _auc(_rates(values, y), y), 0)) > _SURE:
+        yield f"its value alone has an AUC of {auc:.3f}"
+    if y.sum() * every[0] < (~y).sum() * every[1]:  # of a frequent outcome a value may say this by chance
+        yield from (f"it is {mark} only where that happened" for mark in _only_with(marks, y, every))
+
+
+def _only_with(values: np.ndarray, y: np.ndarray, every: tuple[int, int]) -> Iterator[str]:
+    """Values whose rows nearly all have the outcome, also if the sample has missed one that has not."""
+    names, codes = np.unique(values, return_inverse=True)
+    some = np.bincount(codes, weights=y)
+    with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
+    yield from names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
     """How often the outcome comes with each row's value, in the half of the rows that the row is not of."""
-    half = np.arange(len(y)) % 2 == 0
+    half = np.random.default_rng(0).random(len(y)) < 0.5  # not every other row: a log may have a pattern
     _, codes = np.unique(values, return_inverse=True)
     score = np.empty(len(y))
     for own in (half, ~half):

@@ -77,6 +77,16 @@ def described(kind: str, **changes: Any) -> DatasetSpec:
         ),
         ("numeric", lambda random, click, amount: amount * 1.19, "determines click (it is not 0 only where"),
         ("numeric", lambda random, click, amount: np.where(amount > 0, amount * 3, 0) - 7, "determines revenue"),
+        (
+            "categorical",
+            lambda random, click, amount: (amount > 0).astype(int),
+            "determines click (it is 1 only where",
+        ),
+        (
+            "numeric",
+            lambda random, click, amount: np.where(click, 9 * random.integers(0, 2, ROWS), 5) + random.random(ROWS),
+            "AUC of",
+        ),
     ],
 )
 def test_a_column_that_determines_an_outcome_is_refused_by_name(
