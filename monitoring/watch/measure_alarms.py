@@ -80,7 +80,7 @@ def judge(
                 stream.loss = _loss(each, forecast.mean)
                 stream.loss_unit = loss_units.get(each.stream, "")
                 if p < UNUSUAL:
-                    causes[each.stream] = _causes(each, by_arm, forecast)
+                    causes[each.stream] = _causes(each, by_arm, stream, end, length)
     for kind, family in _families(p_values).items():
         _find(streams, kind, family, end, length, causes)
     for each in measured:
@@ -116,11 +116,15 @@ def _p(new: Measured, forecast: Forecast) -> float:
             return forecast.p_apart(new.value)
 
 
-def _causes(whole: Measured, by_arm: Sequence[Measured], forecast: Forecast) -> list[str]:
+def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
     """Challengers that are worse than the incumbent, in a period in which the incumbent by itself is as usual."""
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
-    if incumbent is None or _p(incumbent._replace(arm=whole.arm), forecast) < UNUSUAL:
+    if incumbent is None:
+        return []
+    alone = incumbent._replace(arm=whole.arm)
+    forecast = _forecast(stream, alone, end, length)  # wider than of all arms: it has fewer users
+    if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
     sign = 1.0 if HARM[whole.stream] == "falls" else -1.0
     apart = {

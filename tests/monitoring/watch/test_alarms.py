@@ -131,6 +131,18 @@ def test_the_cause_of_harm_is_a_challenger_where_the_incumbent_is_as_usual(
     assert alarm is not None and alarm.arms == causes, "a day on which it is as usual says nothing of the cause"
 
 
+def test_an_incumbent_of_few_users_is_as_usual_within_its_own_error() -> None:
+    rng, streams = np.random.default_rng(2), dict[str, Stream]()
+    for day in range(16):
+        measure_alarms.judge(streams, [measured(GAIN, 0.1 * (1 + 0.02 * rng.normal()), 0.002)], at(day))
+    arms = (("incumbent", 0.09, 0.006), ("spring/challenger", 0.05, 0.002))
+    by_arm = [measured(("outcomes", arm, "gain_per_decision"), value, se) for arm, value, se in arms]
+    for day in range(16, 20):
+        measure_alarms.judge(streams, [measured(GAIN, 0.055, 0.002)], at(day), by_arm=by_arm)
+    alarm = streams["outcomes/gain_per_decision"].alarm
+    assert alarm is not None and alarm.arms == ["spring/challenger"]
+
+
 def test_what_is_gone_for_a_week_is_forgotten() -> None:
     streams: dict[str, Stream] = {"context/device": Stream()}
     arm = ("performance", "spring/challenger", "auc")
