@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 
 import pytest
 import yaml
 
 from tests.cluster.conftest import SECRETS, Installation, skip_without_apis
 from tests.cluster.kubectl import get, kubectl, listed, refusal, wait_until
+from tests.examples.walk import script_of
 from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, documents, of_kind, pod_specs, render
+from tests.repository import ROOT
 
 pytestmark = pytest.mark.cluster
 
@@ -115,6 +118,35 @@ def test_a_new_release_goes_over_the_old_one(installation: Installation) -> None
         found = get(installation.namespace, kind, name)
         assert found["metadata"]["labels"]["app.kubernetes.io/version"] == "9.9.9"
         assert "9.9.9" in yaml.safe_dump(found["spec"]) or kind == "inferenceservice"
+
+
+def test_what_can_not_be_changed_in_place_makes_way_as_the_page_says(installation: Installation) -> None:
+    """From StatefulSets under OrderedReady, and an operator whose Service has an address."""
+    kubectl("apply", "-k", str(MANIFESTS / "crds"))
+    target = "tests/experiments-replicas"
+    before = {
+        "StatefulSet/mtorl-redis": {"op": "remove", "path": "/spec/podManagementPolicy"},
+        "StatefulSet/mtorl-ledger": {"op": "remove", "path": "/spec/podManagementPolicy"},
+        "Service/mtorl-operator": {"op": "remove", "path": "/spec/clusterIP"},
+    }
+    installation.further = {
+        "patches": [
+            {"target": dict(zip(("kind", "name"), one.split("/"), strict=True)), "patch": yaml.safe_dump([patch])}
+            for one, patch in before.items()
+        ]
+    }
+    installation.apply(target)
+    installation.wait_for_pods()
+    claims = installation.uids("pvc")
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    script = script_of(page[page.index("\n## Upgrade\n") : page.index("\n## Uninstall")])
+    subprocess.run(script.replace("-n mtorl ", f"-n {installation.namespace} "), shell=True, check=True)
+    assert {"mtorl-redis-0", "mtorl-ledger-0"} <= installation.uids("pod").keys(), "they serve on"
+    installation.further = {}
+    installation.apply(target)
+    assert installation.differences(target) == ""
+    installation.wait_for_pods()
+    assert claims.items() <= installation.uids("pvc").items()
 
 
 def test_a_container_that_does_not_say_what_it_needs_is_refused(installation: Installation) -> None:
