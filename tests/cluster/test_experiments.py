@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import re
 import subprocess
 import threading
 import time
@@ -29,6 +30,7 @@ from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
 from tests.manifests.conftest import render
+from tests.repository import ROOT
 from tests.serving.router_fixtures import SPEC, instance, made_feast_repo
 from tests.serving.router_process import Process
 
@@ -286,6 +288,23 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
         kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(objects))
         left = kubectl("-n", namespace, "get", "exp,cm,lease,role,rolebinding,sa", "--output", "name").split()
     assert set(left) == {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+
+
+def test_a_running_experiment_outlives_the_apply_that_brings_the_operator(installation: Installation) -> None:
+    """By the command of docs/cluster.md, without which kubectl removes what it had applied."""
+    before, after = (
+        [o for o in yaml.safe_load_all(render(target)) if is_in_force(o)]
+        for target in ("overlays/dev", "tests/experiments")
+    )
+    for one in (*before, *after):
+        one["metadata"]["namespace"] = installation.namespace
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"`(kubectl -n mtorl annotate configmap mtorl-experiment .*-)`", page)
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(before))
+    subprocess.run(command.replace("-n mtorl ", f"-n {installation.namespace} "), shell=True, check=True)
+    for _ in range(2):
+        kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(after))
+        assert Cluster(installation.namespace).served() == before[0]["data"]
 
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
