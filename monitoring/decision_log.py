@@ -126,7 +126,7 @@ def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) 
 
 
 def _newest(files: Iterable[Path]) -> tuple[Path, ...]:
-    """Without what an export has left of segments that have grown since: its next run removes it."""
+    """Without what an export has left of segments that have grown since: it removes that some minutes later."""
     newest: dict[Path, tuple[int, Path]] = {}
     for file in files:
         path, size = file, 0

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -29,6 +30,8 @@ from serving.decision_log.segments import IDENTITY, segments
 # since the current one may be read-only.
 _LIMITS = {"memory_limit": "400MB", "threads": "2", "preserve_insertion_order": "false"}
 _LONGEST_LINE = 1 << 20  # bytes; the reader keeps some buffers of that size
+KEPT_SECONDS = 600.0
+"""For which a superseded folder stays: a look at a large log takes minutes, and reads its files to the end."""
 
 # An outcome is never there before its decision: a reader would take it for one of an unknown decision.
 _KINDS: tuple[Kind, ...] = tuple(reversed(get_args(Kind)))
@@ -67,8 +70,8 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
     """Bring a folder up to date that has one for each segment, `IDENTITY/decision-00000001-SIZE/decisions.parquet`.
 
     Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. One that has
-    grown gets another folder. Its last one stays until the next export, since somebody may be reading it: a file that
-    is replaced meanwhile can't be read to its end. Segments that the spool no longer has are removed. What another
+    grown gets another folder. Its last ones stay for `KEPT_SECONDS`, since somebody may be reading them: a file that is
+    replaced meanwhile can't be read to its end. Segments that the spool no longer has are removed. What another
     spool has left, one whose volume was lost perhaps, stays. A decision and its withdrawal may lie in different
     segments, and a record in two folders: readers take one record of each decision
     (`mtorl.log.records.one_record_each`).
@@ -112,12 +115,16 @@ def _export_folder(con: duckdb.DuckDBPyConnection, scratch: Path, spool: Path, o
 
 
 def _remove_superseded(out: Path, segment: str, file: str) -> None:
-    """Of the folders of a segment, leave the newest that is complete: others are older, or their export was killed."""
-    folders = list(out.glob(f"{segment}*"))
-    complete = [folder for folder in folders if (folder / file).exists()]
-    newest = max(complete, key=lambda folder: (folder / file).stat().st_mtime_ns, default=None)
-    for folder in folders:
-        if folder != newest:
+    """Remove what an export that was killed has left of a segment, and folders that were superseded long enough ago."""
+    written: dict[Path, float] = {}
+    for folder in out.glob(f"{segment}-*"):
+        if (folder / file).exists():
+            written[folder] = (folder / file).stat().st_mtime
+        else:
+            remove(folder)
+    oldest_first = sorted(written, key=lambda folder: written[folder])
+    for folder, successor in pairwise(oldest_first):
+        if written[successor] < time.time() - KEPT_SECONDS:
             remove(folder)
 
 

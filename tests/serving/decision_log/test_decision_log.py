@@ -23,7 +23,7 @@ import pytest
 
 from mtorl.log.records import sql_columns
 from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, export, segments
-from serving.decision_log.export import export_parquet, export_segments
+from serving.decision_log.export import KEPT_SECONDS, export_parquet, export_segments
 from tests.repository import ROOT
 
 GOLDEN = ROOT / "tests" / "serving" / "golden"
@@ -431,18 +431,20 @@ def test_an_exported_file_is_durable_before_it_has_its_name(
     assert synced == ["file, before", "folder, after"]
 
 
-def test_a_file_that_is_being_read_stays_until_the_export_after_the_next(spool: Spool, tmp_path: Path) -> None:
-    opened: list[Path] = []
+def test_a_file_that_is_being_read_stays_for_minutes(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at a large log takes longer than the time between exports."""
+    began, out = time.time(), tmp_path / "out"
     for i in range(4):
         put(spool, "decision", decision(f"d{i}"))
-        export_segments(spool.folder, tmp_path / "out")
-        there = set((tmp_path / "out").rglob("decisions.parquet"))
-        assert len(there) == min(2, i + 1) and there >= set(opened[-1:])
-        opened += there - set(opened)
-        assert exported(tmp_path / "out") == {f"d{n}" for n in range(i + 1)}
-    export_segments(spool.folder, tmp_path / "out")
-    assert exported(tmp_path / "out") == {"d0", "d1", "d2", "d3"}
-    assert list((tmp_path / "out").rglob("decisions.parquet")) == opened[-1:]
+        export_segments(spool.folder, out)
+        there = set(out.rglob("decisions.parquet"))
+        assert len(there) == i + 1 and exported(out) == {f"d{n}" for n in range(i + 1)}
+    monkeypatch.setattr(time, "time", lambda: began + KEPT_SECONDS + 60)
+    export_segments(spool.folder, out)
+    (left,) = out.rglob("decisions.parquet")
+    assert left in there and exported(out) == {"d0", "d1", "d2", "d3"}
 
 
 def test_what_a_version_of_before_has_exported_is_replaced(spool: Spool, tmp_path: Path) -> None:
