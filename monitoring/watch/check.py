@@ -337,16 +337,24 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    """That of a model whose answers are in the period, or else of the newest one: its arm may not be asked yet."""
+    """That of a model whose answers are in the period, or else of the newest one.
+
+    The newest one's arm may not be asked yet; and an incumbent of the platform's own may say a digest that is in no
+    registry.
+    """
     with _reading():
         digests = log.models()
         rule = log.newest_policy(INCUMBENT) if not digests else None
-    asked: list[str | None] = [*digests] or [None]
-    try:
-        found = (watched.sample_of(digest) for digest in asked)
-        sample = next((sample for sample in found if sample is not None), None)
-    except ArtifactError as error:
-        raise _NotJudgedError("no_model", str(error)) from None
+    sample, faults = None, []
+    for digest in (*digests, None):
+        try:
+            sample = watched.sample_of(digest)
+        except ArtifactError as error:
+            faults.append(str(error))
+        if sample is not None:
+            break
+    if sample is None and faults:
+        raise _NotJudgedError("no_model", faults[0])
     if sample is None and rule is not None:
         text = f"the policy that decides, {rule[1]}, is no model with a training sample, and no other model is there"
         raise _NotJudgedError("nothing_there", text)

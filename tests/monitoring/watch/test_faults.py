@@ -320,6 +320,15 @@ def test_no_training_sample(sample_of: Any, text: str, market: Market) -> None:
     assert why(state, "outcomes").reason == "learning"
 
 
+@pytest.mark.parametrize("lost", [lambda _: None, _unreadable_artifact], ids=["missing", "damaged"])
+def test_a_lost_model_leaves_columns_to_the_newest_one(lost: Any, market: Market) -> None:
+    def sample_of(digest: str | None) -> Any:
+        return lost(digest) if digest is not None else market.watched.sample_of("sha256:test")
+
+    state = run(replace(market.watched, sample_of=sample_of), market.folder, market.night)
+    assert state.groups[COLUMNS].not_judged is None
+
+
 def test_nobody_decided_but_fallbacks(market: Market) -> None:
     edit(newest(market), lambda rows: rows.assign(model_digest=None, fallback_reason="model_error"))
     without_one = replace(market.watched, sample_of=lambda _: None)
