@@ -62,7 +62,8 @@ def empty_volume() -> Iterator[None]:
     finally:
         pods = listed(os.environ["KFP_NAMESPACE"], "pod")
         mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
-        in_namespace("delete", "pod", "--ignore-not-found", *mounting)  # a claim outlives its pods, ended ones too
+        if mounting:  # a claim outlives its pods, ended ones too
+            in_namespace("delete", "pod", "--ignore-not-found", *mounting)
         in_namespace("delete", "pvc", CLAIM)
 
 
