@@ -12,13 +12,14 @@ from typing import Any
 import yaml
 
 from features.ingest.profile.dialect import Dialect
-from features.ingest.profile.facts import Facts, source_of_amount, source_of_time
+from features.ingest.profile.facts import FEW, Facts, source_of_amount, source_of_time, words
 from features.ingest.profile.roles import MOST_CHANNELS, WORDS, Roles, known_afterwards
 from features.ingest.profile.second_file import Found
 from mtorl.log.dataset import OUTCOMES, free_name
 from mtorl.log.touchpoints import CREATED, LogError
 
 _RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows, and a smaller share, is no channel
+_FEWEST_ROWS = 100  # of a column of different whole numbers that are taken for ids
 _MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
 
 
@@ -88,6 +89,7 @@ class Writer:
         self._propensity()
         self._columns(names)
         self._conversions()
+        self._mixed(rest)
         self._list("context", context, names, _CONTEXT)
         self._list("static", static, names)
         told = "".join(f"; {column!r} determines {outcome}" for column, outcome in leaks.items())
@@ -148,7 +150,8 @@ class Writer:
             told = "the column looks like the probability with which the channel was chosen"
             self._line("propensity: logged", told, check=self._questions.get("propensity", ""))
         else:
-            self._line("propensity: channel-frequency", note=_PROPENSITY)
+            check = self._questions.get("propensity", "")
+            self._line("propensity: channel-frequency", note=_PROPENSITY, check=check)
 
     def _columns(self, names: Mapping[str, str]) -> None:
         start = len(self._lines)
@@ -160,13 +163,13 @@ class Writer:
                 self._column(role, self._facts[self._roles[role]], check)
             elif role == "cost":
                 note = "cost: none seen, so an exposure costs one unit: budgets count exposures"
-                self._line("  cost: {value: 1}", note=note)
+                self._line("  cost: {value: 1}", note=note * (not check), check=check)
             elif role in ("click", "conversion", "revenue"):
                 note = "" if check else f"{role}: no column of the file seems to be it"
                 self._line(f"  {role}: {{value: 0}}", note=note, check=check)
             elif role == "campaign_id":
                 note = "campaign_id: none seen, so there is one budget for all"
-                self._line("  campaign_id: {value: all}", note=note)
+                self._line("  campaign_id: {value: all}", note=note * (not check), check=check)
         if self._second and self._second.touchpoint_id:
             self._line(f"  touchpoint_id: {_flow(self._second.touchpoint_id)}", "the conversions name it")
         for raw, name in names.items():
@@ -225,12 +228,27 @@ class Writer:
             codes = field != "outcomes" and fact.numeric and fact.kind == "categorical"
             self._line(f"  - {_flow(entry)}", "few whole numbers: taken for codes" * codes)
 
+    def _mixed(self, facts: Sequence[Facts]) -> None:
+        """Ask about columns of numbers among which some text is."""
+        mixed = [fact for fact in facts if fact.distinct > FEW and fact.present / 2 < fact.numbers < fact.present]
+        if mixed:
+            some = ", ".join(f"{fact.name!r} ({fact.numbers:,} of {fact.present:,} values)" for fact in mixed)
+            check = (
+                f"numbers, but for some text, so taken for text: {some}. If that marks a missing value, as '-' may, "
+                "leave it empty in the log and begin again"
+            )
+            self._comment("CHECK", check, "")
+
     def _reason(self, fact: Facts) -> str:
         """Why a column is left out; empty if it is not."""
         if not fact.present or fact.distinct < 2:
             return "the same in every row"
-        if not fact.numeric and fact.time:
+        if fact.time:
             return "a time; what it says of the decision has to be a column of its own"
+        if words(fact.name) in WORDS:
+            return "called as a column of the log that it can't be"
+        if fact.whole == fact.distinct == self._rows >= _FEWEST_ROWS:
+            return "another whole number in each row, as a row number or an id is"
         if fact.kind == "categorical" and fact.distinct > _MOST_CATEGORIES:
             return f"text with more than {_MOST_CATEGORIES:,} different values"
         return ""

@@ -29,6 +29,7 @@ _POINT = r"^[+-]?\d*\.\d+$"
 _DAYS = (
     *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d"),
     *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d %b %Y", "%d-%b-%Y", "%d/%b/%Y", "%b %d, %Y", "%b %d %Y"),
+    *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
 )
 _CLOCKS = ("", "%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
 _FORMATS = tuple(
@@ -96,7 +97,7 @@ def dialect_of(table: ibis.Table, names: Sequence[str], separator: str | None) -
         for what, pattern in (("comma", _COMMA), ("thousands", _THOUSANDS), ("point", _POINT)):
             figures[f"{what}{i}"] = value.re_search(pattern).fill_null(False).sum()
         figures[f"commas{i}"] = value.contains(",").fill_null(False).sum()
-        figures[f"present{i}"] = values.has_value(table[name]).sum()
+        figures[f"present{i}"] = values.has_value(table[name], numeric=True).sum()
     found = {name: int(count or 0) for name, count in table.agg(**figures).to_pyarrow().to_pylist()[0].items()}
     numbers = [i for i in range(len(texts)) if found[f"commas{i}"] and found[f"comma{i}"] == found[f"present{i}"]]
     points = any(found[f"point{i}"] == found[f"present{i}"] > 0 for i in range(len(texts)))

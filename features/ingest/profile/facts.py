@@ -31,6 +31,7 @@ class Facts:
     distinct: int
     low: float
     high: float
+    days: int = 0  # of the times, those without a time of day
     formats: tuple[str, ...] = ()  # of its times, where they are not ISO 8601; the likeliest first
 
     @property
@@ -83,8 +84,10 @@ def facts_of(table: ibis.Table, names: Sequence[str], dialect: Dialect) -> tuple
         is_time = ibis.ifelse(present, time.notnull(), False)
         figures |= {
             f"present{i}": present.sum(),
+            f"absent{i}": (present & ~values.has_value(value, numeric=True)).sum(),
             f"numbers{i}": number.notnull().sum(),
             f"times{i}": is_time.sum(),
+            f"days{i}": (is_time & (time == time.truncate("D"))).fill_null(False).sum(),
             f"binary{i}": told.isin([0, 1]).fill_null(False).sum(),
             f"whole{i}": whole.fill_null(False).sum(),
             f"distinct{i}": values.text(value).nunique(),
@@ -92,10 +95,13 @@ def facts_of(table: ibis.Table, names: Sequence[str], dialect: Dialect) -> tuple
             f"high{i}": told.max(),
         }
     found = table.agg(**figures).to_pyarrow().to_pylist()[0]
-    counts = ("present", "numbers", "times", "binary", "whole", "distinct")
+    counts = ("present", "numbers", "times", "days", "binary", "whole", "distinct")
     facts = {}
     for i, name in enumerate(names):
         figures_of = {what: int(found[f"{what}{i}"] or 0) for what in counts}
+        absent = int(found[f"absent{i}"] or 0)  # NA and the like: a value of text, and none of a number
+        if figures_of["present"] - absent == max(figures_of["numbers"], figures_of["binary"]) > 0:
+            figures_of["present"] -= absent
         low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
         facts[name] = Facts(name, **figures_of, low=low, high=high, formats=dialect.formats.get(name, ()))
     return facts, int(found["rows"])

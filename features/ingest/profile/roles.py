@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from features.ingest.profile.facts import Facts, day_or_month, rank, words
+from features.ingest.profile.facts import FEW, Facts, day_or_month, rank, words
 from mtorl.log.touchpoints import CREATED, LogError
 
 MOST_CHANNELS = 50
@@ -47,6 +47,15 @@ _CONTENT: Mapping[str, Callable[[Facts, int], bool]] = {
     "revenue": lambda fact, rows: fact.numeric,
     "propensity": lambda fact, rows: fact.numeric and fact.low > 0 and fact.high <= 1,
     CREATED: lambda fact, rows: fact.time,
+}
+
+_WANTED = {  # of columns that a log may lack
+    "campaign_id": "Name one in each row",
+    "cost": "Write plain numbers of at least 0",
+    "click": "Write 0 or 1",
+    "conversion": "Write 0 or 1",
+    "revenue": "Write plain numbers",
+    "propensity": "Write probabilities above 0, or rename the column,",
 }
 
 
@@ -110,12 +119,22 @@ def roles_of(
     if missing:
         options = " ".join(f"--column {role}=NAME" for role in missing)
         there = ", ".join(f"{name} ({fact.distinct:,} different)" for name, fact in facts.items())
+        unfit = [f"\n{why}" for role in missing if (why := _misfit(role, facts, rows, roles))]
         raise LogError(
             f"{path}: which column is {' and which is '.join(missing)}? None shows it by its name and its values. "
-            f"Say so: {options}\ncolumns in the file: {there}"
+            f"Say so: {options}{''.join(unfit)}\ncolumns in the file: {there}"
         )
-    if question := day_or_month(facts[roles.columns["timestamp"]]):
+    time = facts[roles.columns["timestamp"]]
+    if question := day_or_month(time):
         roles.questions["timestamp"] = f"timestamp: {question}"
+    elif time.days == time.times > 0:
+        roles.questions["timestamp"] = (
+            f"timestamp: {time.name!r} is a day without a time of day, so the order of a user's touchpoints is not "
+            "known, and two of a day may be taken for one. If another column has the time, join the two in the log"
+        )
+    for role, wanted in _WANTED.items():
+        if role not in roles.columns and role not in roles.questions and (why := _misfit(role, facts, rows, roles)):
+            roles.questions[role] = f"{role}: {why}. {wanted} in the log and begin again, or go on without"
     return roles
 
 
@@ -132,7 +151,7 @@ def choose_outcome(facts: Mapping[str, Facts], roles: Roles, fixed: set[str]) ->
         roles: Which column is what; changed.
         fixed: Columns with one value for each user.
     """
-    if {"click", "conversion", "revenue"} & {*roles.columns}:
+    if {"click", "conversion", "revenue"} & {*roles.columns, *roles.questions}:
         return
     flags = [n for n in _free(facts, roles) if facts[n].flag and facts[n].distinct == 2 and n not in fixed]
     if flags:
@@ -163,6 +182,41 @@ def _by_name(role: str, facts: Mapping[str, Facts], rows: int, roles: Roles) -> 
         if (place := -1 if words(name) == role else rank(name, WORDS[role])) is not None
     ]
     return min(fitting)[3] if fitting else ""
+
+
+def _misfit(role: str, facts: Mapping[str, Facts], rows: int, roles: Roles) -> str:
+    """Why the column whose name fits a role best can't be it; empty if there is none."""
+    fitting = [
+        (place, i, name)
+        for i, name in enumerate(facts)
+        if name not in roles.columns.values() and (place := rank(name, (role, *WORDS[role]))) is not None
+        if role in _MUST or words(name) in (role, *WORDS[role]) or _like(role, facts[name])
+    ]
+    fact = facts[min(fitting)[2]] if fitting else None
+    if fact is None or not fact.present or (role != "timestamp" and fact.time):
+        return ""
+    if role == "timestamp":
+        why = (
+            f"{fact.times:,} of {fact.present:,} values are times of a known format; docs/data.md says how to give one"
+        )
+    elif role in ("click", "conversion"):
+        why = f"{fact.binary:,} of {fact.present:,} values are 0 or 1, true or false, yes or no"
+    elif role in ("cost", "revenue", "propensity"):
+        why = f"{fact.numbers:,} of {fact.present:,} values are numbers"
+        if fact.numeric:
+            why = f"its values are from {fact.low:g} to {fact.high:g}"
+    elif fact.present < rows:
+        why = f"{rows - fact.present:,} of {rows:,} rows have no value"
+    else:
+        why = f"it has {fact.distinct:,} different values"
+    return f"{fact.name!r} is called so, but {why}"
+
+
+def _like(role: str, fact: Facts) -> bool:
+    """Whether values may be meant as those of a role: "click_id" and "order_id" have its word and other values."""
+    if role in ("click", "conversion"):
+        return fact.distinct <= FEW
+    return role in ("cost", "revenue", "propensity") and fact.distinct > FEW
 
 
 def _unlikely_user(fact: Facts, rows: int) -> str:

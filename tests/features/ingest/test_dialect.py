@@ -168,7 +168,7 @@ def nested(row: Any) -> dict[str, Any]:
         "user": {"id": row.user},
         "time": row.time.replace(" ", "T") + ":00Z",
         "campaign": row.campaign,
-        "ad": {"channel": row.channel, "cost": float(row.cost), "tags": ["a", "b"], "x.y": row.Index},
+        "ad": {"channel": row.channel, "cost": float(row.cost), "tags": ["a", "b"], "x.y": row.Index % 90},
         "result": {"click": bool(row.click)} if row.click else None,
         "distance": float(row.distance),
     }

@@ -328,3 +328,53 @@ def test_an_amount_in_another_unit_is_known_by_its_name(name: str, per: int, tmp
     found, _ = draft(tmp_path, columns)
     assert (found.spec.columns["cost"].column, found.spec.columns["cost"].per) == (name, per)
     assert any(f"cost: '{name}' is divided by {per:,}" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("role", "values", "words", "rest"),
+    [
+        ("cost", "€1,234.50", "cost: 'cost' is called so, but 0 of 600 values are numbers. Write plain", {"value": 1}),
+        ("cost", -1.5, "cost: 'cost' is called so, but its values are from -1.5 to -1.5", {"value": 1}),
+        ("click", "ja", "click: 'click' is called so, but 0 of 600 values are 0 or 1", {"value": 0}),
+        ("revenue", "3 EUR", "revenue: 'revenue' is called so, but 0 of 600", {"value": 0}),
+        ("propensity", 33.3, "propensity: 'propensity' is called so, but its values are from 33.3 to", None),
+    ],
+)
+def test_a_column_of_the_right_name_and_the_wrong_values_is_asked_about(
+    role: str, values: Any, words: str, rest: Any, tmp_path: Path
+) -> None:
+    log = foreign() | {role: [values] * (ROWS - 1) + [values * 1]}
+    for other in {"cost": ["price_paid"], "click": ["clicked"], "revenue": ["profit"]}.get(role, []):
+        del log[other]
+    found, _ = draft(tmp_path, log | {"conversion": log["tier"] == 1})
+    (check,) = found.checks
+    assert check.startswith(words)
+    assert role not in {column.name.removeprefix("log_") for column in (*found.spec.context, *found.spec.static)}
+    if rest:
+        assert found.spec.columns[role].value == rest["value"]
+
+
+def test_the_message_says_why_a_column_of_the_right_name_is_no_channel(tmp_path: Path) -> None:
+    log = foreign()
+    with pytest.raises(LogError, match="'slot' is called so, but 1 of 600 rows have no value"):
+        draft(tmp_path, log | {"slot": ["", *log["slot"][1:]]})
+
+
+def test_days_without_a_clock_and_numbers_among_text_are_questions(tmp_path: Path) -> None:
+    log = foreign() | {"shown_at": pd.date_range("2024-01-01", periods=ROWS).strftime("%Y-%m-%d")}
+    found, _ = draft(tmp_path, log | {"score": [*(np.arange(ROWS - 9) % 50 * 0.5), *["-"] * 9]})
+    assert [words[:40] for words in found.checks] == [
+        "timestamp: 'shown_at' is a day without a time of day"[:40],
+        "numbers, but for some text, so taken for text: 'score'"[:40],
+    ]
+
+
+def test_marks_of_missing_numbers_are_no_text_and_ids_no_context(tmp_path: Path) -> None:
+    numbers = np.arange(ROWS)
+    score = np.where(numbers % 9 == 0, "NA", (numbers % 50 * 0.5).astype(str))
+    added = {"": numbers, "updated": 1_704_067_200 + numbers % 300, "score": score}
+    found, _ = draft(tmp_path, added | foreign())
+    kinds = {column.name: (column.kind, column.missing) for column in found.spec.context}
+    assert kinds["score"] == ("numeric", "unknown")
+    assert not {"Unnamed_0", "updated"} & {*kinds}
+    assert "Unnamed: 0: another whole number in each row" in found.text
