@@ -58,9 +58,6 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
                 served = f"{run} can be served: mtorl serve --run {run}\n" if can_be_served(run) else ""
                 error.add_note(f"{served}go on after the last finished stage: mtorl run --resume --root {config.root}")
             raise
-        finally:
-            if can_be_served(run):
-                point_latest(config.root, run)
     return run
 
 
@@ -71,6 +68,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
     clock = _Clock(run, times)
     trained = online.Trained(config, run)
     if (left := left_by(run, "train")) is not None:
+        point_latest(config.root, run)
         steps = {name: local.StepResult(values, metrics, {}) for name, (values, metrics) in left["steps"].items()}
     else:
         with _keeping_only_quarantine(run, config):
@@ -83,6 +81,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
         clock.finish("train", {"steps": results})
+        point_latest(config.root, run)  # now, since a run that is killed does nothing at its end
         served = online.serve(trained, audience, experiment, times)
         clock.finish("rehearse", {"served": served.to_json()})
     finished = _judge(trained, audience, experiment, served, times)

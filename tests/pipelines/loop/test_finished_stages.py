@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from mtorl.log.dataset import DatasetSpec
 from pipelines.local import InputError
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.finished_stages import at_work, begin, can_be_served, finish, left_by, to_resume
+from pipelines.loop.run import run_loop
 from pipelines.loop.run_folder import new_run, set_aside
 
 
@@ -85,6 +87,24 @@ def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_p
     assert f"{run}: the newest run is finished" in refused(config)
     with pytest.raises(InputError, match="no run to go on with"):
         to_resume(tmp_path / "nowhere", {})
+
+
+def test_a_run_is_the_latest_as_soon_as_it_can_be_served(config: LoopConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def serve(*_: Any) -> None:
+        (made,) = config.root.glob("2*")
+        assert can_be_served(made) and (config.root / "latest").resolve() == made
+        raise Killed
+
+    monkeypatch.setattr("pipelines.loop.run._train", lambda *_: {})
+    monkeypatch.setattr("pipelines.loop.run.online", MagicMock(serve=serve))
+    with pytest.raises(Killed):
+        run_loop(config, MagicMock())
+    (config.root / "latest").unlink()
+    with pytest.raises(Killed):
+        run_loop(config, MagicMock(), next(config.root.glob("2*")))
 
 
 def test_a_log_that_is_not_there_is_no_run(config: LoopConfig, tmp_path: Path) -> None:
