@@ -42,8 +42,8 @@ class Traffic:
         latencies: Seconds from sending a decision request to its answer, one per decision; of the last try.
         weights: Weight in the verdict by decision id.
         errors: Requests that were not answered with 200, and touchpoints that no history took, as text.
-        refused: Opportunities that the router refused with 429, also when they were tried again. They are no errors:
-            a router refuses before it knows the arm, so no comparison is biased.
+        refused: Opportunities whose decision the router refused with 429, also when they were tried again. They are no
+            errors: a router refuses before it knows the arm, so no comparison is biased.
         since: Just before the first request, UTC.
         until: Just after the last answer, UTC.
     """
@@ -239,7 +239,10 @@ class _Reports:
     async def _report(self, session: aiohttp.ClientSession) -> None:
         async with self._turn:
             together, self._waiting, self._next = self._waiting, [], None
-            await _post(session, "/v1/outcomes", {"outcomes": together})
+            try:
+                await _post(session, "/v1/outcomes", {"outcomes": together})
+            except _Refused:  # of decisions that were made, and not of any: only what was shown has outcomes
+                raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
 
 def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any]]:

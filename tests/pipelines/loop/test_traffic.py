@@ -32,6 +32,7 @@ class Router:
     shown_before_the_first: int = 0  # report is answered; the first two are refused then
     busy: int = 0  # so many decisions are sent away first
     retry_after: int = 0
+    busy_with_outcomes: bool = False
 
     async def _predict(self, request: web.Request) -> web.Response:
         (instance,) = (await request.json())["instances"]
@@ -43,6 +44,8 @@ class Router:
 
     async def _outcomes(self, request: web.Request) -> web.Response:
         outcomes = (await request.json())["outcomes"]
+        if self.busy_with_outcomes:
+            return web.json_response({"error": "saturated"}, status=429, headers={"retry-after": "0"})
         self.reports += 1
         while self.reports == 1 and sum(name == "append" for name, _ in self.events) < self.shown_before_the_first:
             await asyncio.sleep(0.001)
@@ -150,6 +153,14 @@ def test_what_a_busy_router_refuses_five_times_is_counted_and_no_error(router: R
     assert traffic.errors == [] and traffic.refused == refused and traffic.done == 1
     assert traffic.note() == ("0 errors, 1 refused with 429" if refused else "0 errors")
     traffic.check(2)
+
+
+def test_refused_outcomes_are_errors(router: Router) -> None:
+    router.busy_with_outcomes = True
+    traffic = send(Clickers({"u1": 1, "u2": 1}), router, RecordingHistory(router))
+    assert traffic.refused == 0 and len(traffic.errors) == 2
+    with pytest.raises(TrafficFailed, match="2 x RuntimeError: HTTP 429 from /v1/outcomes, after retries"):
+        traffic.check(2)
 
 
 def test_a_retry_waits_twice_as_long_as_the_one_before(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
