@@ -32,6 +32,7 @@ from features.ingest.profile.second_file import look_at
 from features.ingest.spark_table import SCHEME
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.files import naming_full_disk
 
 MOST_ROWS = 1_000_000  # that are looked at
 
@@ -78,6 +79,7 @@ def draft_description(
     with (
         open_engine("duckdb") as engine,
         tempfile.TemporaryDirectory(prefix="mtorl-draft-") as scratch,
+        naming_full_disk(Path(scratch)),
         at_hand(path, Path(scratch) / "copy") as here,
     ):
         parts = files.parts(here)

@@ -32,7 +32,7 @@ from features.ingest.object_store import at_hand
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
-from mtorl.runtime.files import replacing
+from mtorl.runtime.files import naming_full_disk, replacing
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "saying_way_on", "validate_log", "way_on"]
 
@@ -317,6 +317,7 @@ def _validated(path: str | Path, spec: DatasetSpec) -> Iterator[_RawTable]:
     with (
         open_engine("duckdb") as engine,
         tempfile.TemporaryDirectory(prefix="mtorl-ingest-") as scratch,
+        naming_full_disk(Path(scratch)),
         at_hand(path, Path(scratch) / "copy") as here,
     ):
         progress.report(0, _STEPS, "reading")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from features.engine import Engine
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.files import is_disk_full
 
 ROW = "#row"  # 1 = the first row of data
 _FILE = "#file"  # from which a row comes
@@ -51,7 +52,8 @@ def parts(path: Path) -> list[Path]:
         if part.stat().st_size == 0:
             raise LogError(f"{part}: the file is empty")
         if not part.name.endswith(_KINDS):
-            raise LogError(f"{part}: unknown kind of file; expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
+            array = "; of an array of JSON, jq -c '.[]' makes .jsonl" * part.name.endswith((".json", ".json.gz"))
+            raise LogError(f"{part}: unknown kind of file; expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}{array}")
     return files
 
 
@@ -196,7 +198,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
+        if isinstance(error, duckdb.OutOfMemoryException) or is_disk_full(error):
             raise  # not the file's fault
         kind = "Parquet" if path.name.endswith(".parquet") else _text_kind(path)
         raise LogError(f"{path}: not a readable {kind} file: {_first_words(error)}") from error
@@ -290,6 +292,8 @@ def _text_kind(path: Path) -> str:
 
 def _first_words(error: BaseException) -> str:
     """What is wrong and where. The rest of DuckDB's message is about its settings and how to change them."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8. Convert it (iconv -f latin1 -t utf-8), or name it .gz if it is compressed"
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]
     lines = [line for line in lines if line and not line.startswith("Original Line")] or [type(error).__name__]
     if "state machine" in lines[0]:

@@ -2,13 +2,18 @@
 
 import csv
 import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 
-from features.ingest.ingest import LogError
-from tests.features.shop_log import rows
+from features.ingest.draft import draft_description
+from features.ingest.ingest import LogError, validate_log
+from tests.features.shop_log import SPEC, rows
 
 GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
 
@@ -19,11 +24,12 @@ GZIP_CUT_SHORT = gzip.compress(b"user_id,timestamp\n" * 100, mtime=0)[:-20]
         ("log.csv", None, "no such file"),
         ("log.csv", b"", "the file is empty"),
         ("log.csv", np.random.default_rng(0).bytes(2000), r"not a readable CSV file|not a 'shop' log"),
-        ("log.csv", b"\xff\xfe\x00\x01" * 50, "not a readable CSV file"),
+        ("log.csv", b"\xff\xfe\x00\x01" * 50, "not a readable CSV file: it is not UTF-8. Convert it"),
         ("log.csv.gz", b"not gzip at all", "not a readable CSV file"),
         ("log.csv.gz", GZIP_CUT_SHORT, "not a readable CSV file|not a 'shop' log"),
         ("log.csv", b'user_id,"time', "not a readable CSV file: unexpected end of data"),
         ("log.parquet", b"PAR1 rubbish", "not a readable Parquet file"),
+        ("log.json", b"[]", r"unknown kind of file; .*; of an array of JSON, jq -c '.\[\]' makes .jsonl"),
         ("log.xlsx", b"PK", r"unknown kind of file; expected .csv, .csv.gz, .tsv, .tsv.gz, .jsonl, .*or .parquet"),
     ],
 )
@@ -108,3 +114,17 @@ def test_columns_that_differ_only_in_case_are_refused_where_it_matters(ingest):
     assert ingest(rows().assign(NOTE="x", note="y")).rows == 6
     with pytest.raises(LogError, match="columns 'cost' and 'Cost' differ only in case; rename one"):
         ingest(rows().assign(Cost="1"))
+
+
+@pytest.mark.parametrize("read", [draft_description, lambda path: validate_log(path, SPEC)])
+def test_a_full_temporary_folder_is_named(
+    read: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise duckdb.IOException('Could not write file "0.parquet": No space left on device')
+
+    path = tmp_path / "log.csv"
+    rows().to_csv(path, index=False)
+    monkeypatch.setattr("features.ingest.adapters.files._as_parquet", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/mtorl-"):
+        read(path)
