@@ -74,7 +74,8 @@ class Writer:
         left_out = {fact.name: self._reason(fact) for fact in others if self._reason(fact)}
         for fact in outcomes:
             if not fact.outcome:
-                left_out[fact.name] = "seems to be known only afterwards, and is no number"
+                what = "a time" if fact.time else "no number"
+                left_out[fact.name] = f"seems to be known only afterwards, and is {what}"
         others = [fact for fact in others if fact.name not in left_out]
         outcomes = [fact for fact in outcomes if fact.outcome]
         static = [fact for fact in others if fact.name in self._profile.fixed]

@@ -47,7 +47,7 @@ class Facts:
     @property
     def outcome(self) -> bool:
         """Whether it can be an outcome that a gain may weigh."""
-        return self.numeric or self.flag
+        return (self.numeric or self.flag) and self.unit is None
 
     @property
     def kind(self) -> str:

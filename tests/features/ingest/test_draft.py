@@ -378,3 +378,11 @@ def test_marks_of_missing_numbers_are_no_text_and_ids_no_context(tmp_path: Path)
     assert kinds["score"] == ("numeric", "unknown")
     assert not {"Unnamed_0", "updated"} & {*kinds}
     assert "Unnamed: 0: another whole number in each row" in found.text
+
+
+def test_a_time_of_some_rows_is_not_the_time_of_the_exposure(tmp_path: Path) -> None:
+    log = foreign()
+    clicked = pd.Series(log["shown_at"]).where(log["clicked"] == 1)
+    found, _ = draft(tmp_path, {"click_ts": clicked} | log)
+    assert found.spec.columns["timestamp"].column == "shown_at"
+    assert "click_ts" not in {column.name for column in (*found.spec.context, *found.spec.outcomes)}
