@@ -162,7 +162,7 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
 
     def run() -> tuple[int, str]:
         answer = CliRunner().invoke(app, arguments)
-        return answer.exit_code, " ".join(answer.output.split())
+        return answer.exit_code, " ".join((answer.stderr if answer.exit_code else answer.stdout).split())
 
     with redis_server(tmp_path) as port:
         write_settings(root, "redis", port)
@@ -182,7 +182,7 @@ def test_materialize_says_in_one_line_what_is_wrong_and_goes_on_when_it_is_mende
         assert run()[0] == 2 and "1 of" in run()[1] and "cost" in run()[1], "named, and nothing written"
         assert "go on without them: --bad-rows quarantine" in run()[1] and "--quarantine FILE" in run()[1]
         answer = CliRunner().invoke(app, [*arguments, "--bad-rows", "quarantine"])
-        assert answer.exit_code == 0 and answer.output.startswith("left out 1 faulty rows;"), answer.output
+        assert answer.exit_code == 0 and answer.stdout.startswith("left out 1 faulty rows;"), answer.output
         log.write_bytes(good)
         code, text = run()
         assert code == 0 and text.startswith("wrote the features of 30 users the newest touchpoint is of 20"), text
@@ -228,10 +228,10 @@ def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> N
     collect(tmp_path / "decision_log", collected)
     for further in ([], ["--trusted"]):
         answer = CliRunner().invoke(app, [*arguments, *further])
-        assert answer.exit_code == 0 and answer.output.startswith("wrote the features of 31 users"), answer.output
+        assert answer.exit_code == 0 and answer.stdout.startswith("wrote the features of 31 users"), answer.output
     assert log.read_bytes() == before
     again = tmp_path / "again.parquet"  # as a run's own log: what was collected is in it
     add_touchpoints(collected, simulator.spec, log, again)
     arguments[arguments.index(str(log))] = str(again)
     answer = CliRunner().invoke(app, [*arguments, "--trusted"])
-    assert answer.exit_code == 0 and answer.output.startswith("wrote the features of 31 users"), answer.output
+    assert answer.exit_code == 0 and answer.stdout.startswith("wrote the features of 31 users"), answer.output
