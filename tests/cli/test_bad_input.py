@@ -68,6 +68,7 @@ FAULTS: list[tuple[Callable[[pd.DataFrame], pd.DataFrame], list[str]]] = [
 ]
 
 
+@pytest.mark.long
 def test_row_faults_stop_the_run_and_are_set_aside(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
     """Of every kind, in one file: each has a line of its own."""
     path = tmp_path / "faulty.csv"

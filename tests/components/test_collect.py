@@ -41,6 +41,7 @@ def test_before_anything_serves_there_is_nothing_to_collect(tmp_path: Path) -> N
     assert not (tmp_path / "collected").exists()
 
 
+@pytest.mark.long
 def test_the_digest_changes_with_what_was_decided_and_with_nothing_else(first_night: Path, tmp_path: Path) -> None:
     log, store = str(first_night / "log"), str(tmp_path / "collected")
     once = collect.python_func(log, store, SOURCE)
@@ -52,6 +53,7 @@ def test_the_digest_changes_with_what_was_decided_and_with_nothing_else(first_ni
     assert collect.python_func(str(tmp_path / "log"), store, SOURCE) not in ("", once)
 
 
+@pytest.mark.long
 def test_the_second_night_learns_from_the_first(
     first_night: Path, log: Artifact, output: Output, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from tests.components.decision_log_folder import write_decision_log
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shift", [0.0, 12.0], ids=["as-in-training", "hours-moved"])
 def test_a_shifted_column_is_found(
     shift: float, challenger: Artifact, output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

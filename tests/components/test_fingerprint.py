@@ -40,7 +40,7 @@ def test_without_a_log_the_step_ends_in_a_line(source: str) -> None:
         fingerprint.python_func(source, "simulator")
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_a_log_is_read_again_when_it_has_changed_and_only_then(raw: Path, tmp_path: Path) -> None:
     @dsl.pipeline(name="reading")
     def reading(source: str) -> int:

@@ -59,6 +59,7 @@ def test_settings_that_cannot_be_end_the_step_with_words(windows: Artifact, outp
         train(windows, "width: 64", output)
 
 
+@pytest.mark.long
 def test_two_gpus_are_two_processes_if_the_data_are_worth_it(
     windows: Artifact,
     challenger: Artifact,
@@ -81,6 +82,7 @@ def test_two_gpus_are_two_processes_if_the_data_are_worth_it(
     assert not [file for file in volume.rglob("*.pt*") if file.is_file()]
 
 
+@pytest.mark.long
 def test_several_nodes_are_a_train_job(
     windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

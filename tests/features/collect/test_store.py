@@ -88,7 +88,7 @@ def test_each_decision_is_in_the_hour_in_which_it_was_taken(tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.integration
+@pytest.mark.long
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=13, max_size=13),

@@ -92,7 +92,7 @@ def described(root: Path) -> dict[str, Any]:
 # ---- from the command line
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
     run = FeatureRun(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
     run.spec.save(tmp_path / "toy.yaml")
@@ -112,7 +112,7 @@ def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
     assert repr(by_command.read(users, end + US)) == repr(run.read(users, end + US))  # text, for NaN is not NaN
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_apply_needs_neither_data_nor_settings(repository):
     applied = feast(repository, "apply")
     assert "Created feature view user_history" in applied

@@ -258,6 +258,7 @@ def test_the_machines_time_zone_does_not_matter(toy, tmp_path, zone):
         pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "there" / f"{name}.parquet"))
 
 
+@pytest.mark.long
 @PROPERTY
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]))
 def test_neither_the_order_of_rows_nor_shards_matter(toy, tmp_path, seed, late):

@@ -17,7 +17,7 @@ from benchmarks.monitoring_runs.days import START, Shift
 from monitoring.watch.state import State
 from tests.monitoring.watch.market import DAYS, Market, dearer, fewer_clicks, kinds
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 HEALTHY = 16  # days before a shift
 
 

@@ -131,6 +131,7 @@ def test_an_artifact_knows_its_training_users_and_not_their_ids(saved):
     assert not are_among([], known).size and not are_among(["a"], fingerprints([])).any()
 
 
+@pytest.mark.long
 def test_a_yardstick_is_stored_and_protected_by_its_checksum(saved, tmp_path):
     assert lightgbm.stored_in(load(saved[0])) is None
     steps = WindowTable(*log_of_a_simulation()).windows("train", targets=True)

@@ -109,7 +109,7 @@ def true_values(challenger: Path, price: float) -> dict[str, float]:
     return {**value, "difference": value["challenger"] - value["incumbent"]}
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_intervals_cover_the_truth_at_what_the_incumbent_spends(made: tuple[Path, Path], tmp_path: Path) -> None:
     covered: dict[str, list[bool]] = {"challenger": [], "incumbent": [], "difference": []}
     for seed in range(30):

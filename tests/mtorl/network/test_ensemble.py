@@ -171,6 +171,7 @@ def test_a_killed_process_beside_is_an_error_with_its_cause(tmp_path):
         trained(members=2, on_epoch=kill, beside=True)
 
 
+@pytest.mark.long
 def test_the_process_beside_ends_with_this_one(tmp_path):
     script = """
         import os, signal, sys

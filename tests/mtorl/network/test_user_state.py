@@ -63,6 +63,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artif
     return without, save(folder / "with", trained_policy(network=ensemble)), ensemble
 
 
+@pytest.mark.long
 def test_the_artifact_says_the_distance_of_the_first_members_state(
     artifacts: tuple[Artifact, Artifact, Ensemble], monkeypatch: pytest.MonkeyPatch
 ) -> None:
