@@ -100,6 +100,7 @@ def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
 
 
 def test_wrong_input_ends_in_what_to_do(server: Server, pipelines: dict[str, Path], volume: None) -> None:
+    on_volume(WRITE_LOG, "30", "1", "0")  # also the description, or that is what lacks
     run = ended(server, pipelines["mtorl-train-staging"], SMALL | {"source": "/mnt/mtorl/none.parquet"})
     assert run.state == "FAILED"
     assert reasons(run) == {"fingerprint": "/mnt/mtorl/none.parquet: no such file or folder"}
