@@ -26,7 +26,7 @@ SPEC = {
     "unit": "user_id",
     "layer": "ads",
     "ramp": {
-        "stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}],
+        "stages": [{"stage": "shadow", "hours": 1000}, {"stage": "50%", "hours": 1000}],
         "fallback_ratio": 0.5,  # one small node is slow at times
     },
     "arms": [
@@ -117,6 +117,9 @@ def test_a_killed_router_comes_back_with_what_is_in_force(pods: Pods) -> None:
 
 def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
     """A sidecar exports the log to the data volume, where the operator looks once a minute."""
+    pods.people.patch(
+        NAME, ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}]}
+    )
     wait_until("the ramp", lambda: pods.people.phase(NAME) == "50%", 480, pods.state)
     (*_, moved) = pods.people.status(NAME)["history"]
     assert (moved["kind"], moved["by"]) == ("move", "ramp")
