@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
 
 import pytest
 
 from tests.cluster.conftest import MANIFESTS
 from tests.cluster.experiment_pods import NAME, OPERATOR, ROUTERS, Pods
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
-from tests.cluster.running import Answers, answers, decided
+from tests.cluster.running import Answers, decided
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 BOTH = {"incumbent", "challenger"}
@@ -161,10 +160,10 @@ def test_the_kill_switch_does_not_wait_for_an_operator_that_dies(
 def test_while_all_operators_are_away_nothing_changes_and_the_next_ones_go_on(pods: Pods) -> None:
     before, history = pods.operator(), pods.people.status(NAME)["history"]
     assert "orbidden" not in pods.log()
-    callers = [pods.calling(25, uuid4().hex, pods.address(router)) for router in ROUTERS]
-    kubectl("-n", pods.namespace, "delete", "pod", "-l", OPERATOR, "--force", "--grace-period=0")
-    for caller in callers:
-        said = answers(caller)
+    with ThreadPoolExecutor(len(ROUTERS)) as pool:
+        heard = [pool.submit(pods.asked, router, 25) for router in ROUTERS]
+        kubectl("-n", pods.namespace, "delete", "pod", "-l", OPERATOR, "--force", "--grace-period=0")
+    for said in (one.result() for one in heard):
         assert {one["status"] for one in said} == {200}
         assert {one["arm"] for one in said[-50:]} == BOTH
     assert pods.operator() != before
