@@ -29,6 +29,7 @@ mtorl_arm_silent_seconds{{experiment="spring",arm="challenger"}} {silent}
 mtorl_arm_silent_seconds{{experiment="autumn",arm="challenger"}} {silent}
 mtorl_arm_silent_seconds{{experiment="spring",arm="incumbent"}} 0
 mtorl_experiment_refused 0
+mtorl_experiment_enabled{{experiment="spring"}} 1
 """
 CLUSTER = f"""
 kube_statefulset_created{{namespace="{NAMESPACE}",statefulset="mtorl-router"}} 1
