@@ -287,7 +287,7 @@ def _refused(
     """Why an event can't happen; None: it can."""
     if kind == "kill":
         if state.phase == "promoted":
-            return "a challenger is promoted: a rollback gives everybody the incumbent of before"
+            return "a challenger is promoted: a rollback gives all users the previous incumbent"
         over = f"it is {state.phase}: everybody gets the incumbent anyway" if state.phase in OVER else None
         return "the kill switch is on already" if state.killed else over
     if kind == "resume":

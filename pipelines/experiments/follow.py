@@ -1,4 +1,4 @@
-"""What people ask for in an object: its kill switch, and moves.
+"""Applies the kill switch and the moves that people write into an object.
 
     follow(resource, now, known)
 
@@ -93,7 +93,7 @@ def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, s
     declined = _move(resource, now, known)
     if off and declined is None and state(resource)[1].phase == "promoted":
         return Declined(
-            "a challenger is promoted, and goes on: a move to rolled back gives everybody the incumbent of before"
+            "a challenger is promoted, and goes on: a move to rolled back gives all users the previous incumbent"
         )
     return declined
 

@@ -230,7 +230,7 @@ class ExperimentResource:
         return entry is not None and entry.edited
 
     def switched_off_by_hand(self) -> bool:
-        """Whether somebody in a hurry has used the kill switch in the ConfigMap, and nobody has replied to that here.
+        """Whether the kill switch in the ConfigMap was used by hand and the object has no reply to it yet.
 
         A reply is `enabled: false`, or a reason that is not the one of then. Any other change says nothing of it.
         """

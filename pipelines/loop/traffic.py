@@ -57,7 +57,7 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """Opportunities that are over, whatever came of them."""
+        """Opportunities that are over, with any result."""
         return len(self.latencies) + len(self.errors) + self.refused
 
     def note(self) -> str:

@@ -1,4 +1,4 @@
-"""What a file that nobody described seems to be, by its names and its values.
+"""Proposes a description of an undescribed file from its column names and values.
 
 Read `dialect.py` (how the file is written), `facts.py` (what its columns hold), `roles.py` (which column is what), then
 `second_file.py` (outcomes that came later).

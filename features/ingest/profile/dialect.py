@@ -1,4 +1,4 @@
-"""How a text file is written: what separates its columns, its decimal mark, and the formats of its times."""
+"""Detects the dialect of a text file: separator, decimal mark and formats of times."""
 
 from __future__ import annotations
 

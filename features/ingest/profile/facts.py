@@ -1,4 +1,4 @@
-"""What the values of a file's columns are: how many numbers, times, whole and different ones."""
+"""Counts what the columns of a file hold: numbers, times, whole and distinct values."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def facts_of(table: ibis.Table, names: Sequence[str], dialect: Dialect) -> tuple
 
 
 def words(name: str) -> str:
-    """The words of a column's name, whatever stands between them: `cost_micros` of "Cost (micros)"."""
+    """Words of a column's name, without what separates them: `cost_micros` of "Cost (micros)"."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 

@@ -1,4 +1,4 @@
-"""Which column of a file is what: by its name, if its values can be that, and as a question if they hardly can.
+"""Assigns roles to columns: by name where the values fit, as a question where the fit is unlikely.
 
 A user is likely if it has several rows, and not a large share of them. A channel is likely if the log's propensity is
 that of it: one over the probability of what was chosen is, on average, the number of choices.

@@ -10,7 +10,7 @@ from pipelines.experiments.resource import BY_HAND, ExperimentResource
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """What is said if routers read what somebody has written into the ConfigMap; None: they do not."""
+    """Condition while routers read a hand-edited ConfigMap; None if they do not."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = (
@@ -28,7 +28,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
 
 
 def not_known_yet(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """What is said until routers have reported; None: what was said of them holds."""
+    """Condition until routers have reported; None if the previous one holds."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
         return Condition("InForce", "False", "Behind", "no router has reported yet that it has it")
@@ -36,6 +36,6 @@ def not_known_yet(resource: ExperimentResource, namespace: str) -> Condition | N
 
 
 def switch_on(namespace: str, name: str) -> str:
-    """The command that switches an experiment on again, whoever has switched it off and where."""
+    """Command that switches an experiment on again, after a switch-off in the object or the ConfigMap."""
     body = {"metadata": {"annotations": {REASON: "WHY"}}, "spec": {"enabled": True}}
     return f"kubectl -n {namespace} patch exp {name} --type merge -p '{json.dumps(body)}'"

@@ -56,7 +56,7 @@ class InferenceServices:
         return Served(str(version), problem_of(self._api.deployment(name + _PREDICTOR), str(version)), _read(mark))
 
     def serve(self, name: str, version: str, mark: Mark) -> None:
-        """Roll a version out, on condition that nobody has changed the InferenceService since it was read.
+        """Roll a version out, on condition that the InferenceService is unchanged since it was read.
 
         Raises:
             Conflict: Somebody has: a person, KServe, or another operator that took this one for dead.

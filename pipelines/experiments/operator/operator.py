@@ -316,7 +316,7 @@ class Operator:
             standing |= dict.fromkeys(FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
-            enabled = serving.enabled  # as routers read it, whoever wrote that
+            enabled = serving.enabled  # as routers read it, also after an edit by hand
         return {**standing, "enabled": enabled}
 
     def _knows(self, experiment: Experiment) -> bool:

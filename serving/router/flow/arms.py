@@ -102,7 +102,7 @@ class Arms:
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
     def raw_answer(self, url: str, items: Items, seconds: float) -> str:
-        """The text that answers there, whatever it says; raises as `ask_at`."""
+        """The raw text of the answer; raises as `ask_at`."""
         return self._said(url, items, seconds, ())[2].decode(errors="replace")
 
     def _said(
