@@ -133,7 +133,7 @@ def policy_values(rows: Sequence[tuple[str, float, Sequence[float] | None, str]]
     return Chart(html, "Off-policy value: " + ", ".join(f"{row[0]} {row[1]:.4g}" for row in rows) + ".")
 
 
-def lift(experiment: Row, unit: str) -> Chart:
+def lift(experiment: Row, metric: str) -> Chart:
     """The lift with its two intervals against zero, and against the true lift where it is known."""
     value, true = experiment["lift"], experiment.get("true_lift")
     traces, ends = [], [0.0, value] + ([true] if true is not None else [])
@@ -160,13 +160,13 @@ def lift(experiment: Row, unit: str) -> Chart:
         shapes=shapes,
         annotations=marks(words),
         margin={**WIDE, "l": 90, "t": 26},
-        xaxis={"title": f"challenger − incumbent, {unit}", "nticks": 6, "range": [low - pad, high + pad]},
+        xaxis={"title": f"challenger − incumbent, {metric}", "nticks": 6, "range": [low - pad, high + pad]},
         yaxis={"showgrid": False, "range": [-0.6, 1.6]},
     )
-    return Chart(html, f"Lift {value:+.4g} {unit} with its intervals.")
+    return Chart(html, f"Lift, {metric}: {value:+.4g} with its intervals.")
 
 
-def lift_series(series: Sequence[Row], true_lift: float | None, unit: str) -> Chart:
+def lift_series(series: Sequence[Row], true_lift: float | None, metric: str) -> Chart:
     """The always-valid interval as users arrived; `series` holds only looks that have one."""
     users = [row["users"] for row in series]
     low, high = [row["lo"] for row in series], [row["hi"] for row in series]
@@ -189,7 +189,7 @@ def lift_series(series: Sequence[Row], true_lift: float | None, unit: str) -> Ch
         hovermode="x unified",
         shapes=[horizontal(0, GREY, "solid")],
         xaxis={"title": "users seen", "tickformat": ",d", "showgrid": False},
-        yaxis={"title": f"lift, {unit}", "range": [bottom - pad, top + pad]},
+        yaxis={"title": f"lift, {metric}", "range": [bottom - pad, top + pad]},
     )
     return Chart(html, f"The always-valid interval of the lift over {users[0]:,} to {users[-1]:,} users.")
 

@@ -38,7 +38,7 @@ def _page(run_dir: Path) -> Json:
     metrics = _read(run_dir / "artifacts" / "challenger" / "metrics.json")
     experiment = _section(summary, "experiment")
     gate = _section(summary, "gate")
-    unit = (experiment.get("units") or {}).get(experiment.get("metric"), "")
+    primary = plain_words.named_in(experiment.get("metric") or "", experiment.get("units") or {})
     history = metrics.get("history") or []
     curve = metrics.get("budget_curve") or summary.get("budget_curve") or []
     return {
@@ -54,9 +54,9 @@ def _page(run_dir: Path) -> Json:
         "offline": _offline(_section(summary, "offline"), _section(summary, "offline_incumbent")),
         "gate": _gate(gate),
         "curve": charts.budget_curve(curve) if curve else None,
-        "experiment": _experiment(experiment, unit),
+        "experiment": _experiment(experiment, primary),
         "stages": _section(summary, "stages"),
-        "unit": unit,
+        "primary": primary,
         "serving": _section(summary, "serving"),
         "budget": _budget(_section(summary, "budget")),
         "drift": _drift(run_dir, _section(summary, "drift")),
@@ -139,7 +139,7 @@ def _has_interval(experiment: Json) -> bool:
     return experiment.get("lift") is not None and any(one and None not in one for one in known)
 
 
-def _experiment(experiment: Json, unit: str) -> Json | None:
+def _experiment(experiment: Json, primary: str) -> Json | None:
     if not experiment:
         return None
     page = dict(experiment)
@@ -153,9 +153,9 @@ def _experiment(experiment: Json, unit: str) -> Json | None:
     page["of_arms"] = plain_words.of_arms(experiment) if "units" in experiment else []
     page["moved"] = plain_words.moved(experiment.get("moved_users") or 0)
     page["confidence"] = f"{100 * experiment.get('confidence', 0.95):.3g} %"
-    page["chart"] = charts.lift(experiment, unit) if _has_interval(experiment) else None
+    page["chart"] = charts.lift(experiment, primary) if _has_interval(experiment) else None
     series = [row for row in experiment.get("series") or [] if row.get("lo") is not None]
-    page["series_chart"] = charts.lift_series(series, experiment.get("true_lift"), unit) if len(series) > 1 else None
+    page["series_chart"] = charts.lift_series(series, experiment.get("true_lift"), primary) if len(series) > 1 else None
     return page
 
 

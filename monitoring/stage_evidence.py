@@ -22,6 +22,7 @@ from monitoring.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from mtorl.experiment.verdict import breach
 from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 
@@ -65,7 +66,7 @@ def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], ser
         serving: Arms that have a weight: what was taken out by its weight harms nobody any more.
     """
     breached = tuple(
-        f"{name}: {check['name']} is worse by at least {check['lower']:.4g}, and {check['margin']:.4g} was allowed"
+        f"{name}: {breach(check['name'], check['lower'], check['margin'])}"
         for name, found in verdict["challengers"].items()
         for check in found["guardrails"]
         if check["state"] == "breached" and name in serving

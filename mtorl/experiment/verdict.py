@@ -46,6 +46,11 @@ class GuardrailCheck:
     state: Literal["breached", "held", "open"]
 
 
+def breach(name: str, lower: float, margin: float) -> str:
+    """A breached guardrail in one sentence; the metric is named as on the pages: "cost per decision"."""
+    return f"{name.replace('_', ' ')} is worse by at least {lower:.4g}, and {margin:.4g} was allowed"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A token for machines and one line for people."""
@@ -160,9 +165,7 @@ def reach_verdict(
         return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {count}")
     for check in guardrails:
         if check.state == "breached":
-            return Verdict(
-                "guardrail", f"{check.name} is worse by at least {check.lower:.4g}, and {check.margin:.4g} was allowed"
-            )
+            return Verdict("guardrail", breach(check.name, check.lower, check.margin))
     if not math.isfinite(primary.value):
         return Verdict("inconclusive", "an arm has no decision that can be evaluated")
     if not math.isfinite(low):

@@ -64,6 +64,26 @@ def test_a_whole_run(run: Path) -> None:
     assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inlined once"
 
 
+def test_the_primary_metric_has_one_name_on_the_page(tmp_path: Path) -> None:
+    run = fake_run.write(tmp_path)
+    experiment = json.loads((run / "summary.json").read_text())["experiment"]
+    arms = {
+        name: {
+            **arm,
+            "metrics": {
+                "gain_per_decision" if key == "click_per_decision" else key: value
+                for key, value in arm["metrics"].items()
+            },
+        }
+        for name, arm in experiment["arms"].items()
+    }
+    units = {**experiment["units"], "gain_per_decision": "clicks per decision"}
+    change(run, experiment={**experiment, "metric": "gain_per_decision", "units": units, "arms": arms})
+    text = body(render(run))
+    assert text.count("gain per decision, clicks") >= 4, "headline, its explanation, the chart's caption and the arms"
+    assert "clicks per decision" not in text
+
+
 def test_the_history_of_its_stages(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     text = body(render(run))

@@ -138,7 +138,7 @@ def test_a_breached_guardrail_of_any_challenger_is_said() -> None:
         "challenger": "b",
         "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
     }
-    said = "a: cost_per_decision is worse by at least 0.2, and 0.05 was allowed"
+    said = "a: cost per decision is worse by at least 0.2, and 0.05 was allowed"
     assert evidence_of(verdict, {}, {"a", "b"}).breached == (said,)
     assert evidence_of(verdict, {}, {"b"}).breached == ()  # a was taken out by its weight
 

@@ -289,10 +289,10 @@ def segments() -> dict[str, Any]:
 def rolled_back() -> View:
     experiment = made()
     events = _at_5(experiment)
-    reason = "challenger: cost_per_decision is worse by at least 0.0312, and 0.02 was allowed"
+    reason = "challenger: cost per decision is worse by at least 0.0312, and 0.02 was allowed"
     events = [*events, moved(events, experiment, 101, "rolled back", reason)]
     users = {INCUMBENT: 3893, "challenger": 201}
-    found = verdict("guardrail", "cost_per_decision is worse by at least 0.0312, and 0.02 was allowed", users, -0.004)
+    found = verdict("guardrail", "cost per decision is worse by at least 0.0312, and 0.02 was allowed", users, -0.004)
     check = {"name": "cost_per_decision", "harm": 0.061, "lower": 0.0312, "upper": 0.0908, "margin": 0.02,
              "state": "breached"}  # fmt: skip
     found["challengers"]["challenger"]["guardrails"] = found["guardrails"] = [check]
