@@ -8,7 +8,6 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/aggregates.py [--data FILE --dataset NAME] --json benchmarks/results/aggregates/NAME.json
     python benchmarks/features.py --json benchmarks/results/features.json
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
-    python benchmarks/workers.py --run runs/latest --json benchmarks/results/workers.json
     python benchmarks/serving_before.py ../before --run runs/latest --json benchmarks/results/serving_before.json
     python benchmarks/decision_log.py --json benchmarks/results/decision_log.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
@@ -67,7 +66,6 @@ from benchmarks.request_path.tables import serving_tables, shadow_table, soak_ta
 from benchmarks.search import search_table
 from benchmarks.serving_before import before_table
 from benchmarks.tracing import tracing_table
-from benchmarks.workers import workers_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = ROOT / "docs" / "tables"
@@ -239,7 +237,6 @@ PAGES = {
     "aggregates": Page("What Feast's aggregates add to a model", "model.md", aggregates_table),
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
-    "workers": Page("Several router processes", "serving.md", workers_table),
     "serving_before": Page("The request path, before and now", "serving.md", before_table),
     "decision_log": Page("How the decision log is stored", "serving.md", decision_log_table),
     "experiments": Page("How often a verdict is wrong", "../monitoring/README.md", experiment_tables),

@@ -55,7 +55,6 @@ def agree(
     again. Restore the old one if there is a copy. If not, lower the amounts of the budgets by what was spent, then
     agree; the router may run meanwhile, and spends within a second. What the log no longer holds is not in the sum.
     """
-    from serving.decision_log.workers import folders
     from serving.ledger import LedgerUnavailable, open_ledger
     from serving.router.flow.ledger_of_log import agree as agree_to
     from serving.router.ops.settings import RouterSettings, SettingsError
@@ -63,7 +62,7 @@ def agree(
     with exit_codes(unusable=(SettingsError,), failed=(LedgerUnavailable,)):
         found = RouterSettings.load(settings)
         ledger = open_ledger(found.ledger, patience=30.0)
-        spent = sum(agree_to(ledger, folder) for folder in folders(found.spool))
+        spent = agree_to(ledger, found.spool)
     typer.echo(f"{ledger}: the router goes on with it; the costs in {found.spool} add up to {spent:g}")
 
 

@@ -21,13 +21,13 @@ from grpc import aio
 from serving.connection_limits import Limits
 from serving.kserve_sdk import (
     DECODING,
+    CannotListen,
     InferenceError,
     InferenceServicer,
     InvalidInput,
     ModelNotFound,
     add_inference_service,
 )
-from serving.shared_port import CannotListen
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,6 @@ class GrpcServer:
         port: Port to listen on; 0 takes a free one.
         max_bytes: Larger messages are refused.
         rules: Of requests for decisions; by default, all are answered.
-        shares_port: Whether other processes of this user listen on it, too.
 
     Attributes:
         port: The port that it listens on.
@@ -142,15 +141,7 @@ class GrpcServer:
         CannotListen: The port is taken, or the address is none of this machine's.
     """
 
-    def __init__(
-        self,
-        server: Any,
-        host: str,
-        port: int,
-        max_bytes: int,
-        rules: Rules = _no_rules,
-        shares_port: bool = False,
-    ) -> None:
+    def __init__(self, server: Any, host: str, port: int, max_bytes: int, rules: Rules = _no_rules) -> None:
         options = [
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_concurrent_streams", _MOST_RPCS),
@@ -161,7 +152,7 @@ class GrpcServer:
             ("grpc.max_connection_age_ms", _AGE_MS),  # ends, too, what a caller leaves half sent
             ("grpc.max_connection_age_grace_ms", int(_LIMITS.seconds * 1000)),
             ("grpc.max_allowed_incoming_connections", _MOST_CONNECTIONS),
-            ("grpc.so_reuseport", int(shares_port)),
+            ("grpc.so_reuseport", 0),
         ]
         self._interceptor = _Interceptor(rules)
         self._server = aio.server(interceptors=[self._interceptor], options=options, maximum_concurrent_rpcs=_MOST_RPCS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import struct
 import sys
 import warnings
@@ -23,7 +24,6 @@ from fastapi.responses import JSONResponse
 
 from serving import logs
 from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
-from serving.shared_port import CannotListen, socket_on
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
@@ -39,6 +39,7 @@ finally:
 
 __all__ = [
     "DECODING",
+    "CannotListen",
     "InferInput",
     "InferOutput",
     "InferRequest",
@@ -62,6 +63,10 @@ log = logging.getLogger(__name__)
 DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
+class CannotListen(OSError):
+    """Another process has the port, or the address is none of this machine's."""
+
+
 class Server(ModelServer):
     """KServe's server for HTTP alone, on an address that can be chosen, with limits to what a connection may cost.
 
@@ -71,7 +76,6 @@ class Server(ModelServer):
         grace_seconds: How long requests in flight may take when the server has to stop.
         refused: Called with the status of each request that is refused before an application sees it.
         shedding: What is refused while the server is full.
-        shares_port: Whether other processes of this user listen on the port, too; the system divides connections.
     """
 
     def __init__(
@@ -81,12 +85,10 @@ class Server(ModelServer):
         grace_seconds: int,
         refused: Callable[[int], None] = lambda _: None,
         shedding: Shedding = NO_SHEDDING,
-        shares_port: bool = False,
     ) -> None:
         super().__init__(http_port=port, enable_grpc=False, enable_latency_logging=False, grace_period=grace_seconds)
         self._host = host
         self._protocol = limited(Limits(), refused, shedding)
-        self._shares_port = shares_port
 
     def start(self, models: Any) -> None:
         """Serve models until SIGINT or SIGTERM.
@@ -129,8 +131,24 @@ class Server(ModelServer):
         self._rest_server._add_middlewares = lambda application: None
         if "/" not in self._host:
             server = self._rest_server._server
-            server.serve = partial(server.serve, [socket_on(self._host, self.http_port, self._shares_port)])
+            server.serve = partial(server.serve, [_socket_on(self._host, self.http_port)])
         await super()._serve()
+
+
+def _socket_on(host: str, port: int) -> socket.socket:
+    """A socket on a port, 0 for a free one; on an IPv4 address of the host if it has one."""
+    found = None
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = min(addresses, key=lambda one: one[0] != socket.AF_INET)
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        return found
+    except OSError as error:
+        if found is not None:
+            found.close()
+        raise CannotListen(f"can't listen on {host}:{port}: {error.strerror or error}") from None
 
 
 def correct(application: FastAPI) -> None:

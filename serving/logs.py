@@ -24,7 +24,7 @@ from typing import TextIO
 
 SECONDS = 60.0  # between two lines of one cause
 _MOST_CAUSES = 1000  # that are remembered
-_IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out", "worker")
+_IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
 """What a line has beside its message; the first five as `extra` of the call that logs."""
 
 
@@ -104,17 +104,6 @@ def set_up(stream: TextIO | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("serving").setLevel(logging.INFO)
     logging.captureWarnings(True)
-
-
-def name_worker(number: int) -> None:
-    """Say in each line from now on which of a router's processes writes it."""
-
-    def mark(record: logging.LogRecord) -> bool:
-        record.worker = number
-        return True
-
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(mark)
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:

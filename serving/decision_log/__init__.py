@@ -8,7 +8,7 @@
 From there it leaves the router's disk: `Shipper(spool, sink, ...)` sends it on as CloudEvents, or into Parquet files.
 
 The fields of a record are defined in `mtorl/log/records.py`. In reading order: `segments.py` (files that survive a
-crash), `workers.py` (a folder for each process of a router), `index.py` (which outcome belongs to what), `spool.py`
+crash), `index.py` (which outcome belongs to what), `spool.py`
 (group commit, quota); `position.py` (how far it is shipped), `tail.py` (what comes next), `sink.py` (what a sink is),
 `events.py` and `http_sink.py` (CloudEvents), `parquet_sink.py` (Parquet), `shipper.py` (retries, poison),
 `retention.py` (what is deleted); `export.py` with `exported.py` (how far); `forget.py` (users leave a spool that no

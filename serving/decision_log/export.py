@@ -23,7 +23,7 @@ from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk, remove, replacing
-from serving.decision_log import exported, workers
+from serving.decision_log import exported
 from serving.decision_log.segments import IDENTITY, segments
 
 # A log of any size is exported beside a router: what does not fit is sorted on disk, in the folder for temporary files,
@@ -44,7 +44,7 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.
 
     Args:
-        log_dir: Folder of a `Spool`, those of further workers included (`workers.py`), or of a `ParquetSink`.
+        log_dir: Folder of a `Spool`, or of a `ParquetSink`.
         out_dir: Made if it does not exist.
 
     Returns:
@@ -57,11 +57,8 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
             if parts := [str(path) for path in log.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
                 records = con.read_parquet(parts, union_by_name=True)
             else:
-                lines: list[Path] = []
-                for folder in workers.folders(log):
-                    *closed, newest = segments(folder, kind) or [folder / f"{kind}-none.jsonl"]
-                    lines += [*closed, _whole_lines(newest, scratch)]
-                records = _read(con, kind, lines)
+                *closed, newest = segments(log, kind) or [log / f"{kind}-none.jsonl"]
+                records = _read(con, kind, [*closed, _whole_lines(newest, scratch)])
             written[kind] = _write(con, kind, records, out / f"{kind}s.parquet")
     return written
 
@@ -77,20 +74,18 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
     (`mtorl.log.records.one_record_each`).
 
     Args:
-        spool: Folder of a `Spool`, those of further workers included; nothing is done before there is one.
+        spool: Folder of a `Spool`; nothing is done before there is one.
         out_dir: Made if it does not exist.
         mark: Where to leave how far the log is exported (`exported.py`).
     """
     began = time.time()
-    sizes: dict[str, int] = {}
+    identity = Path(spool) / IDENTITY
+    if not identity.exists():
+        return
     with _database() as (con, scratch):
-        for folder in workers.folders(Path(spool)):
-            if (identity := folder / IDENTITY).exists():
-                out = Path(out_dir) / identity.read_text().strip()
-                exported_now = _export_folder(con, scratch, folder, out)
-                sizes |= {exported.name(Path(spool), path): size for path, size in exported_now.items()}
+        sizes = _export_folder(con, scratch, Path(spool), Path(out_dir) / identity.read_text().strip())
     if mark is not None and sizes:
-        exported.note(Path(mark), began, sizes)
+        exported.note(Path(mark), began, {path.stem: size for path, size in sizes.items()})
 
 
 def _export_folder(con: duckdb.DuckDBPyConnection, scratch: Path, spool: Path, out: Path) -> dict[Path, int]:
@@ -169,6 +164,6 @@ def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyR
 def _whole_lines(segment: Path, scratch: Path) -> Path:
     """A copy without the line that the router may be writing at this moment."""
     content = segment.read_bytes() if segment.exists() else b""
-    copy = scratch / f"{segment.parent.name}-{segment.name}"
+    copy = scratch / segment.name
     copy.write_bytes(content[: content.rfind(b"\n") + 1])
     return copy

@@ -18,7 +18,6 @@ from typing import get_args
 from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
 from serving.decision_log.segments import segments
-from serving.decision_log.workers import folders
 
 
 def note(mark: Path, began: float, sizes: Mapping[str, int]) -> None:
@@ -27,7 +26,7 @@ def note(mark: Path, began: float, sizes: Mapping[str, int]) -> None:
     Args:
         mark: The file.
         began: Unix time.
-        sizes: Bytes of each segment then, by its `name`.
+        sizes: Bytes of each segment then, by its name without suffix.
     """
     with replacing(mark) as unfinished:
         unfinished.write_text(json.dumps({"began": began, "sizes": dict(sizes)}))
@@ -40,7 +39,7 @@ def age(mark: Path, spool: Path, since: float) -> float:
 
     Args:
         mark: The file.
-        spool: Folder of the log, those of further workers included.
+        spool: Folder of the log.
         since: Unix time that counts while no export has left a file that can be read.
     """
     began, sizes = since, {}
@@ -49,12 +48,6 @@ def age(mark: Path, spool: Path, since: float) -> float:
         began, sizes = float(found["began"]), dict(found["sizes"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    files = [path for folder in folders(spool) for kind in get_args(Kind) for path in segments(folder, kind)]
-    there = {name(spool, path): path.stat().st_size for path in files}
+    there = {path.stem: path.stat().st_size for kind in get_args(Kind) for path in segments(spool, kind)}
     behind = any(size and sizes.get(segment) != size for segment, size in there.items())
     return max(0.0, time.time() - began) if behind else 0.0
-
-
-def name(spool: Path, segment: Path) -> str:
-    """How a segment is called here: its path in the folder of the log, without suffix."""
-    return str(segment.relative_to(spool).with_suffix(""))

@@ -48,10 +48,9 @@ def main() -> int:
         parser.error("--grpc-port needs an address as --host: on a Unix socket there is HTTP alone")
 
     from mtorl.artifact.artifact import ArtifactError
-    from serving.kserve_sdk import app, correct, quiet
+    from serving.kserve_sdk import CannotListen, app, correct, quiet
     from serving.predictor.predictor import Predictor
     from serving.predictor.server import PredictorServer
-    from serving.shared_port import CannotListen
 
     quiet()
     models = [Predictor(name, folder) for name, folder in zip(arguments.name, arguments.artifact, strict=True)]

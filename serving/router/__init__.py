@@ -1,6 +1,6 @@
 r"""The A/B router: in front of the policies of an experiment, as a model on KServe's ModelServer.
 
-    python -m serving.router --run-config router.yaml              # --workers 4: as many processes on one port
+    python -m serving.router --run-config router.yaml
     curl localhost:8080/v1/models/ads:predict -H 'content-type: application/json' -d \
       '{"instances": [{"user_id": "u1", "campaign_id": "spring", "context": {"hour": 14, "device": "phone"}}]}'
 

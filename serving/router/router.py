@@ -12,7 +12,7 @@ from typing import Self
 
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
-from serving.decision_log import Spool, exported, workers
+from serving.decision_log import Spool, exported
 from serving.decision_log.shipper import Shipper
 from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
@@ -26,7 +26,6 @@ from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
 from serving.router.flow.feature_registry import RegistryAwaited
 from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
-from serving.router.flow.left_logs import LeftLogs
 from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.pipeline import Pipeline, features, model, money, record, still_paid
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
@@ -38,9 +37,7 @@ from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
-from serving.router.ops.shared_metrics import SharedMetrics
 from serving.router.ops.shipping import open_sink
-from serving.router.ops.worker import ALONE, Worker
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +55,6 @@ class Router:
     Args:
         settings: Settings.
         features: Where users are known, in place of the Feast repository of the settings.
-        worker: Which of the router's processes this is.
 
     Attributes:
         parser: Reads requests for decisions.
@@ -69,14 +65,13 @@ class Router:
         outcome_admission: How many reports of outcomes.
         drills: Faults that people inject; None: the settings do not allow them.
         health: What the probes are told.
-        shared_metrics: Of all processes; None: there is one alone.
 
     Raises:
         SettingsError, SpecError: It can't start like this. Entering it raises SettingsError, if the feature repository
             is not what the settings say, SpoolError, and LedgerInUse.
     """
 
-    def __init__(self, settings: RouterSettings, features: FeatureSource | None = None, worker: Worker = ALONE) -> None:
+    def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
         self.spec = DatasetSpec.load(settings.dataset)
         uncapped = [channel for channel in self.spec.channels if channel not in settings.cost_cap]
         if uncapped:
@@ -95,14 +90,10 @@ class Router:
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         self._feed: OperatorFeed | None = None
         if settings.operator is not None:
-            name = socket.gethostname() if worker.alone else f"{socket.gethostname()}/{worker.number}"
-            self._feed = OperatorFeed(settings.operator, settings.experiment, last_good, name)
+            self._feed = OperatorFeed(settings.operator, settings.experiment, last_good, socket.gethostname())
         source = self._feed or ExperimentFiles(settings.experiment)
         self.live = LiveExperiments(source, self.spec, self.health, last_good, alone)
-        self.shared_metrics = SharedMetrics(worker.metrics, worker.number) if worker.metrics else None
         self._settings = settings
-        self._worker = worker
-        self._log_folder = workers.folder_of(settings.spool, worker.number)
         self._source = features
         self._seconds = seconds
         faults = ArmFaults(self.health)
@@ -117,8 +108,6 @@ class Router:
     async def __aenter__(self) -> Self:
         # Whatever takes long happens in threads: the probes are answered meanwhile.
         self._tasks = [asyncio.create_task(self._show_life())]
-        if self.shared_metrics is not None:
-            self._tasks.append(asyncio.create_task(self._every_second(self._share_metrics)))
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing is not None:
@@ -126,8 +115,8 @@ class Router:
             await asyncio.sleep(_TICK_SECONDS)
             await self._follow_experiment()
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
-        self.health.waiting_for = f"the decision log is being read: {self._log_folder}"
-        self.spool = await asyncio.to_thread(Spool, self._log_folder, max_bytes=self._settings.spool_max_bytes)
+        self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
+        self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
         if self.spool.torn:
             log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
         self._assemble()
@@ -140,7 +129,7 @@ class Router:
         if self.shipper:
             self.shipper.start()
         watches = (self._watch_disk, self._watch_ledger, self._watch_export)
-        rounds = (self._follow_experiment, self._expire_reservations, self._take_over, self._show, *watches)
+        rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
         background = (
             self.budgets.run(),
@@ -175,9 +164,9 @@ class Router:
     def _assemble(self) -> None:
         settings = self._settings
         self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
-        self.shipper = self._shipper_of(self.spool)
-        left = workers.left_by_others(settings.spool, self._worker.count) if self._worker.number == 0 else []
-        self._left = LeftLogs(left, self.ledger, self._shipper_of)
+        sink = open_sink(settings, self.spool)
+        open_reservations = self.budgets.open_reservations
+        self.shipper = Shipper(self.spool, sink, settings.keep_hours, open_reservations) if sink else None
         around = Stages(self.health, self.drills or Drills())
         stages = (
             features(self._features, FoundFeatures(self.health)),
@@ -191,14 +180,6 @@ class Router:
         self.outcomes = OutcomeIntake(
             self.outcome_parser, self.spool, self.budgets, self._seconds, self.decider.cache.forget
         )
-
-    def _shipper_of(self, spool: Spool) -> Shipper | None:
-        sink = open_sink(self._settings, spool)
-        keep_hours, open_reservations = self._settings.keep_hours, self.budgets.open_reservations
-        return Shipper(spool, sink, keep_hours, open_reservations) if sink else None
-
-    def _shippers(self) -> list[Shipper]:
-        return [*([self.shipper] if self.shipper else []), *self._left.shippers]
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.health.draining = True
@@ -215,9 +196,7 @@ class Router:
     async def _close_log(self) -> None:
         if self.shipper:
             await self.shipper.close(_SHIP_SECONDS)  # before another process may hold the folder
-        await self._left.close(_SHIP_SECONDS)
-        metrics.show_log(self.spool, self._shippers())
-        await self._attempt(self._share_metrics)
+        metrics.show_log(self.spool, self.shipper)
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
@@ -323,15 +302,7 @@ class Router:
     async def _show(self) -> None:
         metrics.ADMISSION_LIMIT.set(self.decision_admission.limit)
         metrics.IN_FLIGHT.set(self.decision_admission.inside)
-        metrics.show_log(self.spool, self._shippers())
-
-    async def _share_metrics(self) -> None:
-        if self.shared_metrics is not None:
-            await asyncio.to_thread(self.shared_metrics.publish)
-
-    async def _take_over(self) -> None:
-        if self.budgets.ready:
-            await self._left.take_over()
+        metrics.show_log(self.spool, self.shipper)
 
     async def _watch_disk(self) -> None:
         """Tell what is left of the disk, which may hang."""

@@ -22,9 +22,8 @@ from tests.serving.router_fixtures import FakeArm, write_settings
 class Process:
     """`python -m serving.router` with a real Feast repository and arms that live in a thread of the test."""
 
-    def __init__(self, folder: Path, ready: bool = True, workers: int = 1, **settings: Any) -> None:
+    def __init__(self, folder: Path, ready: bool = True, **settings: Any) -> None:
         self.folder = folder
-        self.workers = workers
         self.ready = ready
         self.arm = FakeArm()
         self._loop = asyncio.new_event_loop()
@@ -36,13 +35,12 @@ class Process:
 
     def __enter__(self) -> Process:
         command = [sys.executable, "-m", "serving.router", "--run-config", str(self.folder / "router.yaml")]
-        command += ["--workers", str(self.workers)] if self.workers > 1 else []
         self._log = self.folder / "router.log"
         with self._log.open("wb") as log:
             self.router = subprocess.Popen(command, cwd=ROOT, stderr=log)
         self._messages = messages(follow(self._log, lambda: self.router.poll() is not None))
         self.url = self.said("router listens http://127.0.0.1:")
-        for _ in range(self.workers if self.ready else 0):
+        if self.ready:
             self.said("router ready http://127.0.0.1:")
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +9,6 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import exposition
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -24,7 +22,6 @@ from serving.router.http import v2
 from serving.router.http.auth import Authentication
 from serving.router.http.gateway import RETRY_AFTER, GatewayMiddleware
 from serving.router.http.openapi import document
-from serving.router.ops.shared_metrics import SharedMetrics
 from serving.router.router import Router
 
 
@@ -53,19 +50,6 @@ class Outcomes:
         await Response(orjson.dumps(counts), media_type="application/json")(scope, receive, send)
 
 
-class Metrics:
-    """The metrics of all of a router's processes, in place of KServe's route, which knows those of one."""
-
-    def __init__(self, shared: SharedMetrics) -> None:
-        self._shared = shared
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Tell them."""
-        encoder, content_type = exposition.choose_encoder(Request(scope).headers.get("accept", ""))
-        body = await asyncio.to_thread(encoder, self._shared)
-        await Response(body, headers={"content-type": content_type})(scope, receive, send)
-
-
 class RouterModel(Model):
     """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `Decisions`.
 
@@ -85,16 +69,13 @@ class RouterModel(Model):
         return v2.build_response(payload, self.name, await self._router.decider.decide(requests))
 
 
-def install(app: FastAPI, model: str, shared: SharedMetrics | None = None) -> None:
+def install(app: FastAPI, model: str) -> None:
     """Add our routes and error answers to KServe's application; once a process, before KServe adds its own.
 
     Args:
         app: The application.
         model: The model's name in the URL.
-        shared: Metrics of all of the router's processes, if there are several.
     """
-    if shared is not None:
-        app.router.routes.insert(0, Route("/metrics", Metrics(shared), methods=["GET"]))
     app.add_middleware(GatewayMiddleware)
     app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions()))
     app.router.routes.insert(0, Route("/v1/outcomes", Outcomes()))

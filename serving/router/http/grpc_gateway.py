@@ -18,7 +18,7 @@ from serving.router.http.gateway import Gateway
 from serving.router.ops import metrics, tracing
 
 
-def grpc_server(server: Any, gateway: Gateway, host: str, port: int, shares_port: bool = False) -> GrpcServer:
+def grpc_server(server: Any, gateway: Gateway, host: str, port: int) -> GrpcServer:
     """The router's server of gRPC, to be entered.
 
     Args:
@@ -26,7 +26,6 @@ def grpc_server(server: Any, gateway: Gateway, host: str, port: int, shares_port
         gateway: The rules.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        shares_port: Whether other processes of this user listen on it, too.
     """
 
     @contextlib.asynccontextmanager
@@ -47,4 +46,4 @@ def grpc_server(server: Any, gateway: Gateway, host: str, port: int, shares_port
         except RequestConflict as error:
             raise Refused(StatusCode.ALREADY_EXISTS, str(error)) from None
 
-    return GrpcServer(server, host, port, gateway.max_body_bytes, rules, shares_port)
+    return GrpcServer(server, host, port, gateway.max_body_bytes, rules)

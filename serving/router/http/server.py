@@ -1,8 +1,7 @@
 """The process: KServe's ModelServer around the router, from the first probe to the drained end.
 
 It listens at once, since what the router waits for may take minutes (a long decision log) or for ever (a feature
-registry that nobody makes), and the probes have to tell that from a process that hangs. Of several processes on one
-port (`workers.py`) the others listen once they can decide.
+registry that nobody makes), and the probes have to tell that from a process that hangs.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from serving.router.http.gateway import Gateway
 from serving.router.http.grpc_gateway import grpc_server
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
-from serving.router.ops.worker import ALONE, Worker
 from serving.router.router import Router
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ _LAST_SECONDS = 4.0  # ... which has as long in any case
 _LEFT_UNDONE = 4  # exit code
 
 
-def serve(settings: RouterSettings, features: FeatureSource | None = None, worker: Worker = ALONE) -> None:
+def serve(settings: RouterSettings, features: FeatureSource | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
 
     What a store that hangs leaves undone by the end of the grace time is said, and the process ends with exit code 4.
@@ -46,29 +44,25 @@ def serve(settings: RouterSettings, features: FeatureSource | None = None, worke
     Args:
         settings: Settings.
         features: In place of the Feast repository of the settings.
-        worker: Which of the router's processes this is.
     """
     allowed = authentication(settings.auth)
-    router = Router(settings, features, worker)
+    router = Router(settings, features)
     admissions = router.decision_admission, router.outcome_admission
     gateway = Gateway(allowed, settings.max_body_bytes, *admissions, router.health)
     app.state.router, app.state.gateway = router, gateway
-    install(app, settings.model_name, router.shared_metrics)
+    install(app, settings.model_name)
     model = RouterModel(settings.model_name, router)
-    _Server(settings, router, gateway, model, worker).start([model])
+    _Server(settings, router, gateway, model).start([model])
 
 
 class _Server(Server):
-    def __init__(
-        self, settings: RouterSettings, router: Router, gateway: Gateway, model: RouterModel, worker: Worker
-    ) -> None:
+    def __init__(self, settings: RouterSettings, router: Router, gateway: Gateway, model: RouterModel) -> None:
         super().__init__(
             settings.host,
             settings.port,
             _GRACE_SECONDS,
             lambda status: metrics.REFUSED.labels(str(status)).inc(),
             Shedding(gateway.sheds, gateway.decisions.refusal_seconds),
-            shares_port=not worker.alone,
         )
         self._router = router
         self._model = model
@@ -76,15 +70,13 @@ class _Server(Server):
         self._grpc_port = settings.grpc_port
         self._grpc_server: GrpcServer | None = None
         self._until = math.inf  # monotonic clock: when the grace time is over
-        self._worker = worker
 
     async def _serve(self) -> None:
         self._model.ready = False
         async with contextlib.AsyncExitStack() as stack:
             opening = asyncio.create_task(self._open(stack))
-            if self._worker.listens_at_once or await self._opened(opening):
-                async with self._grpc():
-                    await super()._serve()
+            async with self._grpc():
+                await super()._serve()
             if not self._router.health.started:
                 if opening.done():
                     opening.result()  # raises what is wrong
@@ -94,7 +86,7 @@ class _Server(Server):
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> None:
         try:
-            url = await self._listening() if self._worker.listens_at_once else ""
+            url = await self._listening()
             await stack.enter_async_context(self._router)
         except BaseException:
             self._rest_server._server.should_exit = True
@@ -103,21 +95,14 @@ class _Server(Server):
         gc.collect()
         gc.freeze()
         self._model.ready = True
-        log.info("router ready %s", url or await self._listening())
-
-    async def _opened(self, opening: asyncio.Task[None]) -> bool:
-        """Wait until decisions can be made; whether they can, and the end has not begun."""
-        while not (self._model.ready or opening.done() or self._rest_server._server.should_exit):
-            await asyncio.sleep(0.05)
-        return self._model.ready and not self._rest_server._server.should_exit
+        log.info("router ready %s", url)
 
     @contextlib.asynccontextmanager
     async def _grpc(self) -> AsyncIterator[None]:
         if self._grpc_port is None:
             yield
             return
-        shares_port = not self._worker.alone
-        async with grpc_server(self, self._gateway, self._host, self._grpc_port, shares_port) as self._grpc_server:
+        async with grpc_server(self, self._gateway, self._host, self._grpc_port) as self._grpc_server:
             log.info("router speaks gRPC on port %d", self._grpc_server.port)
             yield
 

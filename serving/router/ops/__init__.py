@@ -1,7 +1,6 @@
 """What operators set and see.
 
 In reading order: `settings.py` (the YAML file), `live_experiments.py` (the experiments in force, read again when their
-files change), `operator_feed.py` (or asked for at the experiments' operator), `worker.py` (one of several processes),
-`metrics.py` (Prometheus) with `shared_metrics.py` (of several processes), `tracing.py` (OpenTelemetry) with
-`trace_export.py`, `health.py` (probes), `shipping.py` (where the decision log goes).
+files change), `operator_feed.py` (or asked for at the experiments' operator), `metrics.py` (Prometheus), `tracing.py`
+(OpenTelemetry) with `trace_export.py`, `health.py` (probes), `shipping.py` (where the decision log goes).
 """

@@ -197,16 +197,13 @@ def show_room(spool: Spool, room: int) -> None:
     SPOOL_LOST.set(spool.lost)
 
 
-def show_log(spool: Spool, shippers: Sequence[Shipper]) -> None:
-    """Publish how large the decision log is, and how far it is shipped.
-
-    Args:
-        spool: The log.
-        shippers: Its own, and those of the logs that workers have left.
-    """
+def show_log(spool: Spool, shipper: Shipper | None) -> None:
+    """Publish how large the decision log is, and how far it is shipped."""
     SPOOL_BYTES.set(spool.size)
     SPOOL_LIMIT.set(spool.max_bytes)
-    SPOOL_PENDING.set(sum(shipper.pending for shipper in shippers))
-    SPOOL_OLDEST.set(max((shipper.oldest_pending_seconds for shipper in shippers), default=0.0))
-    for (what, label), number in chain.from_iterable(shipper.take_tally().items() for shipper in shippers):
+    if shipper is None:
+        return
+    SPOOL_PENDING.set(shipper.pending)
+    SPOOL_OLDEST.set(shipper.oldest_pending_seconds)
+    for (what, label), number in shipper.take_tally().items():
         {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON}[what].labels(label).inc(number)

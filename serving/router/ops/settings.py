@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, short, validated
+from mtorl.runtime.validation import FromList, StrictModel, Text, read_yaml, short, validated
 from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
 
@@ -190,12 +189,3 @@ class RouterSettings(StrictModel):
             return validated(cls, data, SettingsError, path.parent)
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from None
-
-    @classmethod
-    def of_text(cls, text: str) -> Self:
-        """The settings from what `text` says of others; no environment variable replaces anything."""
-        return cls.model_validate(plain_values(text))
-
-    def text(self) -> str:
-        """All settings as YAML, with absolute paths."""
-        return yaml.safe_dump(self.model_dump(mode="json"))

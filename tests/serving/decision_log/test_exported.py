@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.decision_log import Spool, exported
-from serving.decision_log.export import export_parquet, export_segments
-from serving.decision_log.workers import folder_of, left_by_others
+from serving.decision_log.export import export_segments
 from tests.serving.shipping import put
 
 
@@ -69,22 +68,3 @@ def test_a_file_that_is_none_counts_as_no_export(content: str, spool: Spool, tmp
     (tmp_path / "exported.json").write_text(content)
     put(spool, "decision", "d0")
     assert exported.age(tmp_path / "exported.json", spool.folder, now[0] - 60) == 60
-
-
-def test_the_logs_of_all_workers_are_read(spool: Spool, tmp_path: Path, now: list[float]) -> None:
-    mark = tmp_path / "exported.json"
-    second, tenth = (Spool(folder_of(spool.folder, number)) for number in (2, 10))
-    for log, decision in ((spool, "d0"), (second, "d1"), (tenth, "d2")):
-        put(log, "decision", decision)
-    assert export_parquet(spool.folder, tmp_path / "whole")["decision"] == 3
-    export_segments(spool.folder, tmp_path / "out", mark)
-    assert len(list((tmp_path / "out").glob("*/*/decisions.parquet"))) == 3
-    now[0] += 100
-    assert exported.age(mark, spool.folder, 0.0) == 0
-    put(tenth, "outcome", "e0", decision_id="d2")
-    assert exported.age(mark, spool.folder, 0.0) == 100
-    export_segments(spool.folder, tmp_path / "out", mark)
-    assert exported.age(mark, spool.folder, 0.0) == 0
-    for log in (second, tenth):
-        log.close()
-    assert left_by_others(spool.folder, 3) == [tenth.folder]
