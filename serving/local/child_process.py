@@ -98,7 +98,7 @@ class ChildProcess:
         self._process.wait()
 
 
-def before_exec() -> None:
+def _before_exec() -> None:
     """In a command, before exec: take signals again, and die with the process that started it should that be killed."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
@@ -111,7 +111,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
     # does not end the supervisor itself.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
-        child = subprocess.Popen(command, preexec_fn=before_exec)
+        child = subprocess.Popen(command, preexec_fn=_before_exec)
     except OSError as error:
         print(f"supervisor: {command[0]} did not start: {error}", flush=True)
         return
