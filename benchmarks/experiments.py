@@ -8,7 +8,7 @@
 Experiments are judged at every look by the functions that the verdict calls (`mtorl.experiment`), at alpha = 0.05.
 
     A/A         both arms alike: how often the always-valid interval ever leaves zero, at any look
-    ramps       1 -> 5 -> 25 -> 50 %, users come back in later stages and move to the challenger
+    ramps       1 -> 5 -> 25 -> 50 %, users come back in later stages and move to the challenger; also with covariates
     returning   one stage, users come back: their sums grow while people look every hour
     coverage    the challenger is better: how often the interval ever misses the true lift
     power       the same: how often a verdict is reached at all, beside a test of one look at the end
@@ -83,7 +83,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
                 say(f"A/A, {market.name}, {kind}, {share:.0%}", result)
     for market in MARKETS[:2]:
         result = judge(returning.ramps(market, market.population, 8, runs, next(streams)), 0.0)
-        ramps.append({"market": market.name, **result})
+        ramps.append({"market": market.name, "adjusted": False, **result})
         say(f"ramp, {market.name}", result)
         for share in (0.05, 0.5):
             sums = returning.hours(market, share, market.population // 10, 7 * 24, runs, next(streams))
@@ -101,6 +101,11 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
             result = mismatches(sums, (share,))
             srm.append({"share": f"{share:.0%}", "lost": lost, **result})
             say(f"SRM, {share:.0%}, {lost:.0%} lost", result)
+    for market in MARKETS[:2]:
+        rng = np.random.default_rng(seed)
+        result = judge(returning.ramps(market, market.population, 8, runs, rng, adjusted=True), 0.0)
+        ramps.append({"market": market.name, "adjusted": True, **result})
+        say(f"ramp with covariates, {market.name}", result)
     result = mismatches(returning.ramps(Clicks(), Clicks.population // 4, 8, runs, next(streams)))
     srm.append({"share": "ramp", "lost": 0.0, **result})
     say("SRM, ramp", result)

@@ -23,13 +23,13 @@ from typing import Any
 
 from _environment import environment, finish
 
-from benchmarks.feature_layer import builder, loader, online, retrieval, spark
+from benchmarks.feature_layer import builder, loader, online, retrieval
 from benchmarks.feature_layer.plan import FULL, QUICK
-from benchmarks.tables import feature_tables
+from benchmarks.feature_layer.table import feature_tables
 
 MEASURES = {
     "builder": builder.measure,
-    "spark": spark.measure,
+    "spark": builder.measure_spark,
     "retrieval": retrieval.measure,
     "online": online.measure,
     "loader": loader.measure,

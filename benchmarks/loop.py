@@ -12,13 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from _environment import environment, finish
 
+from benchmarks._markdown import Figures, Show, measured_on, table
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run import run_loop
+
+_SHORT = 2.0  # seconds: steps that take less have no row
 
 
 def main() -> None:
@@ -57,6 +61,33 @@ def main() -> None:
         print(f"{step:<20} {value:7.1f} s")
     print(f"{'all':<20} {summary['seconds']:7.1f} s   {summary['dataset']}, {summary['rows']:,} rows")
     finish(figures, arguments.json)
+
+
+def loop_table(results: Sequence[Figures]) -> str:
+    """The whole loop and its longer steps, a column for each data set."""
+    results = sorted(results, key=lambda result: result["true_lift"] is None)
+    rows: dict[str, Show] = {
+        "touchpoints": lambda result: f"{result['rows']:,}",
+        "decisions over HTTP": lambda result: f"{result['decisions']:,}",
+        "errors, fallbacks": lambda result: f"{result['errors']}, {result['fallbacks']}",
+        "latency p50, p99": lambda result: f"{result['p50_ms']:.0f} ms, {result['p99_ms']:.0f} ms",
+        "gate": lambda result: result["gate"],
+        "lift in clicks per decision": _lift,
+        "true lift": lambda result: "unknown" if result["true_lift"] is None else f"{result['true_lift']:+.4f}",
+        "drift alerts on live traffic": lambda result: str(result["clean_alerts"]),
+        "**whole loop**": lambda result: f"{result['seconds']:.0f} s",
+    }
+    body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
+    for step in results[0]["steps"]:
+        seconds = [result["steps"].get(step, 0.0) for result in results]
+        if max(seconds) >= _SHORT:
+            body.append([f"step {step}", *(f"{one:.1f} s" for one in seconds)])
+    return table(["", *(result["dataset"] for result in results)], body) + measured_on(results[0], "loop.py")
+
+
+def _lift(result: Figures) -> str:
+    low, high = result["lift_ci"]
+    return f"{result['lift']:+.4f} " + ("(too few users)" if low is None else f"[{low:+.4f}, {high:+.4f}]")
 
 
 if __name__ == "__main__":

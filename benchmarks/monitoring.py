@@ -29,7 +29,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 from _environment import environment, finish, simulation_options
 
-from benchmarks._process import measured
+from benchmarks._process import run
 from benchmarks.monitoring_runs.table import monitoring_tables
 
 COLUMNS = 40
@@ -145,14 +145,12 @@ def mean_runs(size: Size) -> list[dict[str, float]]:
 
 def cost(size: Size) -> dict[str, Any]:
     """One check of a large day, with and without Evidently's page of it."""
-    from benchmarks.monitoring_runs.one_check import write_log
+    from benchmarks.monitoring_runs.one_check import check_day, write_log
 
     with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
-        # In another process: a child's peak memory is never below that of the process that has started it.
-        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as processes:
-            processes.submit(write_log, Path(scratch), size.decisions, size.part, COLUMNS - NAMED).result()
-        command = [sys.executable, "-m", "benchmarks.monitoring_runs.one_check", scratch]
-        runs = {"page": measured(command), "no_page": measured([*command, "--no-page"])}
+        written = {"decisions": size.decisions, "part": size.part, "further": COLUMNS - NAMED}
+        run(write_log, folder=scratch, **written)
+        runs = {name: run(check_day, folder=scratch, page=page) for name, page in (("page", True), ("no_page", False))}
     return {"decisions": size.decisions, "columns": COLUMNS, "runs": runs}
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from _environment import environment, finish
 
+from benchmarks._markdown import Figures, measured_on, table
 from mtorl.artifact.artifact import load as load_artifact
 from mtorl.log.dataset import SIMULATOR
 from mtorl.log.splits import split_of
@@ -138,16 +139,40 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = {"users": 1000, "epochs": 2} if arguments.quick else {"users": SimulatorConfig.users}
     seeds = SEEDS[:2] if arguments.quick else SEEDS
-    figures = over_markets([market(seed, settings) for seed in seeds])
-    for rounds, policies in figures.items():
-        print(f"\n{rounds} rounds   value a decision    of the informed (least)   spent (least)   gain per EUR")
-        for name, one in policies.items():
-            print(
-                f"{name:<10} {one['value']:.4f} +- {1.96 * one['value_se']:.4f}    {one['of_informed']:.3f}"
-                f" ({one['of_informed_least']:.3f})          {one['spent_share']:.1%} ({one['spent_share_least']:.1%})"
-                f"   {one['gain_per_cost']:.3f}"
-            )
-    finish({"seeds": len(seeds), "rounds": figures, "environment": environment("torch", "numpy")}, arguments.json)
+    figures = {
+        "seeds": len(seeds),
+        "rounds": over_markets([market(seed, settings) for seed in seeds]),
+        "environment": environment("torch", "numpy"),
+    }
+    print(regret_tables(figures))
+    finish(figures, arguments.json)
+
+
+def regret_tables(figures: Figures) -> str:
+    """What policies earn with a budget, a table for each number of rounds."""
+    words = {
+        "incumbent": "incumbent: frequencies of the log",
+        "cheapest": "the cheapest channel",
+        "unpaced": "MTORL at the price of training",
+        "mtorl": "**MTORL, paced as when served**",
+        "informed": "informed: all that can be known, one step ahead",
+        "oracle": "oracle: sees what nobody can see",
+    }
+    text = f"Means over {figures['seeds']} markets, each with a training of its own; all but one policy paced alike.\n"
+    for rounds, policies in figures["rounds"].items():
+        rows = [
+            [
+                words[name],
+                f"{one['value']:.4f} +- {1.96 * one['value_se']:.4f}",
+                f"{one['of_informed']:.3f} ({one['of_informed_least']:.3f})",
+                f"{one['spent_share']:.1%} ({one['spent_share_least']:.1%})",
+                f"{one['gain_per_cost']:.3f}",
+            ]
+            for name, one in policies.items()
+        ]
+        heads = ["", "clicks a decision", "of the informed (least)", "of the budget spent (least)", "clicks per EUR"]
+        text += f"\n**{rounds} opportunities a user**\n\n{table(heads, rows)}"
+    return text + measured_on(figures, "regret.py")
 
 
 if __name__ == "__main__":

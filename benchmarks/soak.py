@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from _environment import environment, finish
 
+from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.request_path.load import Plan
 from benchmarks.serving import load, memory_mib, users_windows
 
@@ -189,13 +190,34 @@ def main() -> None:
         "descriptors": [min(s["descriptors"] for s in later), max(s["descriptors"] for s in later)],
         "environment": environment("kserve", "torchserve"),
     }
-    print(json.dumps({name: value for name, value in figures.items() if name != "environment"}, indent=2))
+    print(soak_table(figures))
     finish(figures, arguments.json)
     bad = [name for name in statuses if name.split(" ")[1].startswith("5") or not name.split(" ")[1].isdigit()]
     grown = figures["descriptors"][1] - figures["descriptors"][0]
     if bad or measured["broken_connections"] or grown > 20 or figures["bytes_a_record"] > MOST_BYTES_A_RECORD:
         print(f"not as it should be: {', '.join(bad) or 'something grows'}", file=sys.stderr)
         sys.exit(1)
+
+
+def soak_table(result: Figures) -> str:
+    """Minutes of everything at once."""
+    answers: dict[str, str] = {}
+    for name, count in result["statuses"].items():
+        what, status = name.split(" ")
+        answers[what] = ", ".join(filter(None, [answers.get(what), f"{count:,} x {status}"]))
+    rows = [
+        ["decisions in a closed loop, answers", answers["load"]],
+        ["of them default actions", f"{sum(result['fallbacks'].values()):,}"],
+        ["decisions with a request id, asked twice", answers["decisions"]],
+        ["outcomes", answers.get("outcomes", "none")],
+        ["requests that are none", answers["rubbish"]],
+        ["model workers killed", str(result["workers_killed"])],
+        ["records logged", f"{result['records']:,.0f}"],
+        ["file descriptors, least and most", "{}, {}".format(*result["descriptors"])],
+        ["memory after a fifth of the time and at the end, MiB", "{:.0f}, {:.0f}".format(*result["memory_mib"])],
+        ["growth for a record, bytes", f"{result['bytes_a_record']:.0f}"],
+    ]
+    return table([f"{result['seconds']:.0f} s", ""], rows) + measured_on(result, "soak.py")
 
 
 if __name__ == "__main__":

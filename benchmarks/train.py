@@ -5,21 +5,28 @@ Commands:
     python benchmarks/train.py                       # on a simulated log
     python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
     python benchmarks/train.py --quick
+    python benchmarks/train.py --device cuda         # on a GPU instead: windows a second, how busy it is, compiling
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from _environment import environment, finish
 
+from benchmarks._markdown import Figures, Show, measured_on
+from benchmarks._markdown import table as table_of
+
 WINDOWS, STEPS, BATCH = 3200, 20, 512  # of the authors' training set
-USERS = 6000  # simulated
+USERS, USERS_GPU = 6_000, 20_000  # simulated
 
 
 def cpu(work: Callable[[], Any]) -> float:
@@ -104,14 +111,9 @@ def to_best(table: Any) -> dict[str, float]:
 
     from mtorl.network.ensemble import train_ensemble
     from mtorl.network.training import TrainConfig
-    from mtorl.window.encoder import Encoder
-    from mtorl.window.loader import EncodedWindows, TrainingWindows
 
     torch.set_num_threads(1)
-    tiles = table.tiles("train")
-    encoder = Encoder.fit(tiles, table.spec)
-    train_windows, val = EncodedWindows(tiles, encoder), EncodedWindows(table.tiles("val"), encoder)
-    data = TrainingWindows([train_windows], [val], channels=len(table.spec.channels))
+    data, _ = data_of(table)
     started = time.process_time()
     trained = train_ensemble(data, TrainConfig(device="cpu"))
     return {
@@ -125,10 +127,76 @@ def to_best(table: Any) -> dict[str, float]:
     }
 
 
+def data_of(table: Any) -> tuple[Any, int]:
+    """Encoded windows to train and validate on, and how many of them a training epoch has."""
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.loader import EncodedWindows, TrainingWindows
+
+    tiles = table.tiles("train")
+    encoder = Encoder.fit(tiles, table.spec)
+    train_windows, val = EncodedWindows(tiles, encoder), EncodedWindows(table.tiles("val"), encoder)
+    return TrainingWindows([train_windows], [val], channels=len(table.spec.channels)), len(tiles)
+
+
+class Utilisation:
+    """Shares of the time in which a kernel ran on the first GPU while a block runs, as nvidia-smi reports them."""
+
+    def __enter__(self) -> Utilisation:
+        self.samples: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        if not (tool := shutil.which("nvidia-smi")):
+            return
+        command = [tool, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+        while not self._stop.wait(0.2):
+            answer = subprocess.run(command, capture_output=True, text=True, check=False)
+            if answer.returncode == 0:
+                self.samples.append(float(answer.stdout.split()[0]) / 100)
+
+
+def on_device(table: Any, device: str, quick: bool) -> str:
+    """A table of trainings on an accelerator; the first epoch, in which kernels are compiled, stands apart."""
+    import torch
+
+    from mtorl.network.parallel import device_of
+    from mtorl.network.training import TrainConfig, train
+
+    widths, size, epochs = ((32,), 64, 3) if quick else ((64, 512), 1024, 6)
+    data, windows = data_of(table)
+    rows = []
+    for hidden in widths:
+        for precision in ("fp32", "bf16"):
+            of_size: dict[str, Any] = {"hidden": hidden, "precision": precision, "batch_size": size}
+            with Utilisation() as busy:
+                result = train(data, TrainConfig(epochs=epochs, patience=epochs, device=device, **of_size))
+            first, *others = (row["seconds"] for row in result.history)
+            usual = sum(others) / len(others)
+            rows.append(
+                [
+                    f"{hidden}, {precision}",
+                    f"{windows / usual:,.0f}",
+                    f"{sum(busy.samples) / len(busy.samples):.0%}" if busy.samples else "",
+                    f"{max(0.0, first - usual):.1f} s",
+                    f"{min(row['val_loss'] for row in result.history):.4f}",
+                ]
+            )
+    name = torch.cuda.get_device_name() if device_of(device).type == "cuda" else "no GPU"
+    return f"{name}\n\n" + table_of(["width", "windows/s", "GPU busy", "compiling", "validation loss"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
     parser.add_argument("--dataset", default="simulator", help="name of its description")
+    parser.add_argument("--device", default="", help="cuda or auto: measure there, and print it, instead")
     parser.add_argument("--quick", action="store_true", help="600 users, 512 windows")
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -139,11 +207,14 @@ def main() -> None:
     from pipelines.paper import PaperConfig, prepare
 
     with tempfile.TemporaryDirectory() as root:
-        users = (600 if arguments.quick else USERS) if not arguments.data else 0
+        users = (600 if arguments.quick else USERS_GPU if arguments.device else USERS) if not arguments.data else 0
         prepare(arguments.dataset, arguments.data, PaperConfig({}, Path(root), users=users))
         folder = Path(root) / "data" / arguments.dataset
-        log = pd.read_parquet(folder / "log" / "touchpoints.parquet")
         table = WindowTable.load(folder / "windows")
+        if arguments.device:
+            print(on_device(table, arguments.device, arguments.quick))
+            return
+        log = pd.read_parquet(folder / "log" / "touchpoints.parquet")
         figures = {
             "dataset": arguments.dataset,
             "rows": len(log),
@@ -152,14 +223,39 @@ def main() -> None:
             "default": to_best(table),
             "environment": environment("torch"),
         }
-    print(f"{arguments.dataset}, {len(log):,} touchpoints; CPU seconds, one thread")
-    ratio = figures["preparation"]
-    print(f"preparation: notebook {ratio['notebook_cpu_seconds']:.2f}, ours {ratio['ours_cpu_seconds']:.3f}")
-    for name, seconds in figures["epoch_cpu_seconds"].items():
-        print(f"epoch, {name:<22} {seconds:,.2f}")
-    best = figures["default"]
-    print(f"default model: {best['seconds_to_best']:.0f} s to its best of {best['seconds']:.0f} s")
+    print(train_table([figures]))
     finish(figures, arguments.json)
+
+
+def train_table(results: Sequence[Figures]) -> str:
+    """What training costs, a column for each data set."""
+    epoch = "epoch_cpu_seconds"
+    rows: dict[str, Show] = {
+        "touchpoints": lambda result: f"{result['rows']:,}",
+        "preparation, the notebook's way": lambda result: f"{result['preparation']['notebook_cpu_seconds']:.1f} s",
+        "the same windows here": lambda result: f"{result['preparation']['ours_cpu_seconds']:.2f} s",
+        "ratio (aim: 100)": lambda result: f"{result['preparation']['ratio']:.0f}",
+        "epoch, published network, 512 wide, float32": lambda result: f"{result[epoch]['published network']:.1f} s",
+        "epoch, the same network in bfloat16": lambda result: f"{result[epoch]['published network, bf16']:.1f} s",
+        "its float32 / bfloat16 (aim: 2)": lambda result: "{:.2f}".format(
+            result[epoch]["published network"] / result[epoch]["published network, bf16"]
+        ),
+        "epoch, ours, 512 wide, float32": lambda result: f"{result[epoch]['512, fp32']:.1f} s",
+        "epoch, ours, 512 wide, bfloat16": lambda result: f"{result[epoch]['512, bf16']:.1f} s",
+        "published / ours, both in float32": lambda result: "{:.2f}".format(
+            result[epoch]["published network"] / result[epoch]["512, fp32"]
+        ),
+        "published in float32 / ours in bfloat16": lambda result: "{:.2f}".format(
+            result[epoch]["published network"] / result[epoch]["512, bf16"]
+        ),
+        "epoch, ours, default (64 wide)": lambda result: f"{result[epoch]['64, default']:.2f} s",
+        "default model to its best validation (aim: 60 s)": lambda result: (
+            f"{result['default']['seconds_to_best']:.0f} s"
+        ),
+        "its parameters (aim: 300,000)": lambda result: f"{result['default']['parameters']:,}",
+    }
+    body = [[name, *(cell(result) for result in results)] for name, cell in rows.items()]
+    return table_of(["", *(result["dataset"] for result in results)], body) + measured_on(results[0], "train.py")
 
 
 if __name__ == "__main__":

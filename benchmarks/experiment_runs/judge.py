@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta
@@ -16,66 +16,47 @@ from mtorl.experiment.sums import Sums
 ALPHA, TIGHTEST_AT = 0.05, 2_000
 
 
-class Judged(NamedTuple):
-    """What was said at some look of some runs, (runs,)."""
-
-    above: np.ndarray
-    below: np.ndarray
-    decided: np.ndarray
-    fixed: np.ndarray
-    users_share: np.ndarray
-    """Of those that decided alone."""
-
-
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
-    """Look at every look of every run.
+    """Rates over all runs, each judged at every look.
 
     Args:
         runs: Sums with the axes (looks) or (runs, looks).
         true_lift: What the interval should cover.
 
     Returns:
-        See `together`.
+        `runs`; shares of runs in which the interval missed the true lift at any look (`missed`, of it `below` and
+        `above` the interval); in which a verdict was reached (`decided`); the share of users it took, on average, of
+        the runs that decided (`users_share`); and in which a test of one look at the end would have decided (`fixed`).
     """
-    return together(look(sums, true_lift) for sums in runs)
+    parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
+    above, below, decided, fixed, users_share = map(np.concatenate, parts)
+    missed, count = int((above | below).sum()), len(above)
+    return {
+        "runs": count,
+        "missed": missed / count,
+        "missed_at_most": upper_bound(missed, count),
+        "above": float(above.mean()),
+        "below": float(below.mean()),
+        "decided": float(decided.mean()),
+        "users_share": float(users_share.mean()) if len(users_share) else None,
+        "fixed": float(fixed.mean()),
+    }
 
 
-def look(sums: Sums, true_lift: float) -> Judged:
-    """Look at every look of one run, or of some; see `judge`."""
+def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
+    """Above, below, decided and fixed of each run, and the users' share of those that decided."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))
     users = np.atleast_2d(sums.users.sum((-1, -2)))
     one_look = fixed_interval(found.value[..., -1], found.se[..., -1], alpha=ALPHA)
-    return Judged(
-        above=np.atleast_1d((high < true_lift).any(-1)),
-        below=np.atleast_1d((low > true_lift).any(-1)),
-        decided=excludes.any(-1),
-        fixed=np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)),
-        users_share=(users / users[:, -1:])[excludes.cumsum(-1) * excludes == 1],
+    return (
+        np.atleast_1d((high < true_lift).any(-1)),
+        np.atleast_1d((low > true_lift).any(-1)),
+        excludes.any(-1),
+        np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)),
+        (users / users[:, -1:])[excludes.cumsum(-1) * excludes == 1],
     )
-
-
-def together(judged: Iterable[Judged]) -> dict[str, Any]:
-    """Rates over all runs.
-
-    Returns:
-        `runs`; shares of runs in which the interval missed the true lift at any look (`missed`, of it `below` and
-        `above` the interval); in which a verdict was reached (`decided`); the share of users it took, on average, of
-        the runs that decided (`users_share`); and in which a test of one look at the end would have decided (`fixed`).
-    """
-    of_all = Judged(*(np.concatenate(parts) for parts in zip(*judged, strict=True)))
-    missed, runs = int((of_all.above | of_all.below).sum()), len(of_all.above)
-    return {
-        "runs": runs,
-        "missed": missed / runs,
-        "missed_at_most": upper_bound(missed, runs),
-        "above": float(of_all.above.mean()),
-        "below": float(of_all.below.mean()),
-        "decided": float(of_all.decided.mean()),
-        "users_share": float(of_all.users_share.mean()) if len(of_all.users_share) else None,
-        "fixed": float(of_all.fixed.mean()),
-    }
 
 
 def mismatches(runs: Iterable[Sums], shares: Iterable[float] = RAMP) -> dict[str, Any]:

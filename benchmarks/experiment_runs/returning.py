@@ -9,15 +9,30 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.experiment_runs.adjusted import covariates
 from benchmarks.experiment_runs.markets import Clicks, Revenue
-from mtorl.experiment.adjustment import figures_with
+from mtorl.experiment.adjustment import figures_with, standardised
 from mtorl.experiment.sums import Floats, Sums
 
 RAMP = (0.01, 0.05, 0.25, 0.5)
 _COMES = 0.6  # probability that a user comes in a stage
 _HOURLY = 0.1  # share of all users who come in an hour
 _FIELDS = ("users", "positive", "totals", "products")
+VISITS_BEFORE = 20
+NEW = 0.2  # share of the users who have no past
+_NOISE = 0.3  # standard deviation of the logarithm of a forecast about a user's own rate
+
+
+def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats) -> Floats:
+    """Covariates of users, (U, K): decisions and what came of them before, and a forecast; NaN without a past."""
+    if isinstance(market, Clicks):
+        decisions = VISITS_BEFORE + rng.poisson(2 * VISITS_BEFORE, len(rates))
+        gain = rng.binomial(decisions, rates).astype(np.float64)
+    else:
+        decisions = np.full(len(rates), VISITS_BEFORE)
+        gain = rng.binomial(decisions, rates) * market.visit(rng, np.ones(len(rates)))[:, 0]
+    found = np.stack([gain, decisions, rates * rng.lognormal(0.0, _NOISE, len(rates))], -1)
+    found[rng.random(len(rates)) < NEW] = np.nan
+    return standardised(found)
 
 
 def ramps(
@@ -36,7 +51,7 @@ def ramps(
     for _ in range(count):
         point = rng.random(users)  # as the salted hash: a challenger's users stay with it
         rates = market.rates(rng, users)
-        known = covariates(market, rng, rates, np.zeros(users, dtype=bool)) if adjusted else np.zeros((users, 0))
+        known = covariates(market, rng, rates) if adjusted else np.zeros((users, 0))
         growing = _Growing(users, len(RAMP), known)
         for stage, share in enumerate(RAMP):
             coming = rng.permutation(users)[: rng.binomial(users, _COMES)]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .child import brief, clock, median, run
-from .log import DATASET, generate
+from benchmarks._process import brief, clock, run
+
+from .log import generate
 from .plan import Plan
 
 STEPS = 100
@@ -26,7 +27,7 @@ def build(log: str, out: str, engine: str = "duckdb") -> dict[str, Any]:
     from features.sequences.builder import build
     from mtorl.log.dataset import DatasetSpec
 
-    spec = DatasetSpec.load(DATASET)
+    spec = DatasetSpec.load("simulator")
     with clock() as started, open_engine(engine) as opened, clock() as figures:
         build(opened, Path(log), spec, Path(out))
     files = Path(out).rglob("*.parquet")
@@ -49,48 +50,29 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
     return {**figures, "out_mib": round(Path(out).stat().st_size / 2**20, 1)}
 
 
-def per_user_loop(log: str, sample: int) -> dict[str, Any]:
-    """For each user four searches through the whole log, as in the notebooks: length, states, actions, rewards.
+def loop(log: str, sample: int, search: bool) -> dict[str, Any]:
+    """The windows of some users as one padded array each; the time is as if all users had taken as long.
 
-    `sample` users are run, and the time is that as if all had taken as long (0: all users).
+    Args:
+        log: Parquet file.
+        sample: Users run at most.
+        search: Search the whole log four times for each user, as in the notebooks; else loop over `DataFrame.groupby`.
     """
     with clock() as reading:
         frame, columns = _numbers(log)
-        users = frame["user_id"].unique()
-    chosen = users[:: max(len(users) // sample, 1)][:sample] if sample else users
-    with clock() as looping:
-        for user in chosen:
-            padded_arrays(
-                len(frame[frame["user_id"] == user]),
-                frame[frame["user_id"] == user][columns],
-                frame[frame["user_id"] == user]["channel"],
-                frame[frame["user_id"] == user]["click"],
-            )
-    return extrapolated(reading, looping, len(chosen), len(users))
-
-
-def groupby_loop(log: str, sample: int) -> dict[str, Any]:
-    """The same arrays from a loop over `DataFrame.groupby`."""
-    with clock() as reading:
-        frame, columns = _numbers(log)
         groups = frame.groupby("user_id", sort=False)
-        users = groups.ngroups
-    wanted = min(sample or users, users)
+        users = frame["user_id"].unique()
+    done = min(sample, len(users))
     with clock() as looping:
-        for done, (_, rows) in enumerate(groups, 1):
-            padded_arrays(len(rows), rows[columns], rows["channel"], rows["click"])
-            if done == wanted:
-                break
-    return extrapolated(reading, looping, wanted, users)
-
-
-def extrapolated(reading: dict[str, float], looping: dict[str, float], done: int, users: int) -> dict[str, Any]:
-    return {
-        "seconds": reading["seconds"] + looping["seconds"] * users / done,
-        "cpu_seconds": reading["cpu_seconds"] + looping["cpu_seconds"] * users / done,
-        "users_run": done,
-        "extrapolated": done < users,
-    }
+        if search:
+            for user in users[:: max(len(users) // done, 1)][:done]:
+                rows, states, actions, rewards = (frame[frame["user_id"] == user] for _ in range(4))
+                padded_arrays(len(rows), states[columns], actions["channel"], rewards["click"])
+        else:
+            for _, (_, rows) in zip(range(done), groups, strict=False):
+                padded_arrays(len(rows), rows[columns], rows["channel"], rows["click"])
+    found = {kind: reading[kind] + looping[kind] * len(users) / done for kind in ("seconds", "cpu_seconds")}
+    return {**found, "users_run": done, "extrapolated": done < len(users)}
 
 
 def _numbers(log: str) -> tuple[Any, list[str]]:
@@ -125,6 +107,16 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in written.items() if isinstance(value, int | float | str)}
 
 
+def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The run of median time, with the highest peak and the times of all; a run that failed stands for all."""
+    for figures in runs:
+        if "seconds" not in figures:
+            return figures
+    chosen = sorted(runs, key=lambda figures: figures["seconds"])[(len(runs) - 1) // 2]
+    times = [round(figures["seconds"], 3) for figures in runs]
+    return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs), "runs_seconds": times}
+
+
 def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """One entry for each size of the plan, and one for a raw log; the builder and the limit take turns.
 
@@ -134,7 +126,7 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[dict[s
         say: Takes a line about each thing that is done.
     """
     entries = []
-    for rows, turns, raw in [*((rows, turns, False) for rows, turns in plan.runs.items()), (plan.raw_rows, 1, True)]:
+    for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:
         log = folder / "log.parquet"
         entry: dict[str, Any] = {"rows": rows, "raw": raw, "log": run(generate, rows=rows, path=log, raw=raw)}
         entries.append(entry)
@@ -150,12 +142,25 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[dict[s
             shutil.rmtree(folder / "windows", ignore_errors=True)
             say(f"{rows:,} rows: builder, {turn} of {turns}: {brief(built[-1])}")
         entry["builder"], entry["scan_sort"] = median(built), median(limit)
-        for name, task, users in (
-            ("groupby", groupby_loop, plan.groupby),
-            ("per_user", per_user_loop, plan.per_user),
-        ):
-            if rows in users and not raw:
-                entry[name] = run(task, log=log, sample=users[rows], limit_s=plan.loop_limit_s)
+        if rows <= plan.loop_rows and not raw:
+            for name, users, search in zip(("per_user", "groupby"), plan.loop_users, (True, False), strict=True):
+                entry[name] = run(loop, log=log, sample=users, search=search, limit_s=plan.loop_limit_s)
                 say(f"{rows:,} rows: {name}: {brief(entry[name])}")
         log.unlink()
     return entries
+
+
+def measure_spark(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """One log on DuckDB and on Spark (one machine, all cores): both times, and whether the content is equal."""
+    log = folder / "log.parquet"
+    figures: dict[str, Any] = {"log": run(generate, rows=plan.spark_rows, path=log)}
+    for engine in ("duckdb", "spark"):
+        # Spark's temporary files stay in the scratch folder too.
+        figures[engine] = run(build, log=log, out=folder / engine, engine=engine, env={"SPARK_LOCAL_DIRS": str(folder)})
+        say(f"{plan.spark_rows:,} rows: {engine}: {brief(figures[engine])}")
+        shutil.rmtree(folder / engine, ignore_errors=True)
+    digests = [figures[engine].get("manifest", {}).get("content_sha256") for engine in ("duckdb", "spark")]
+    figures["equal"] = None not in digests and digests[0] == digests[1]
+    if None not in digests and not figures["equal"]:
+        figures["error"] = f"content differs: {digests[0][:12]} on DuckDB, {digests[1][:12]} on Spark"
+    return figures

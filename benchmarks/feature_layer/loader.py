@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks._process import brief, clock, run
+
 from .builder import build
-from .child import brief, clock, run
 from .log import generate
 from .plan import Plan
 

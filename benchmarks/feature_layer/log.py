@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .child import clock
+from benchmarks._process import clock
 
 DATASET = "simulator-aggregates"  # the description that the layout follows
 MEAN = 12  # touchpoints a user

@@ -1,23 +1,19 @@
 """The online path in one process: the router's read, appends, and how soon a read shows an append.
 
-Beside the router's read stands a bare HMGET of the same Feast hashes (the user's and the campaign's, in one round trip)
-with its values decoded, beside an append a PING, the shortest round trip there is; what is compared takes turns.
-Redis runs for this measure alone, in memory, on a port of its own.
+Beside an append on Redis stands a PING, the shortest round trip there is; the two take turns. Redis runs for this
+measure alone, in memory, on a port of its own.
 """
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .child import brief, clock, run
+from benchmarks._process import brief, clock, redis_server, run
+
 from .log import DATASET, DAYS, MEAN, generate
 from .plan import Plan
 
@@ -53,14 +49,11 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
         return DecisionRequest(user, f"c{chance.randint(1, 20)}", context, microseconds(at))
 
     source = FeastSource(repo, AD_DECISION)
-    direct, ping = (_hmget(repo, address), _client(address).ping) if store == "redis" else (None, None)
+    ping = _client(address).ping if store == "redis" else None
     source.read([request(chance.choice(users), end) for _ in range(MANY)])  # the first read opens a connection
-    readings: dict[str, list[int]] = {"read": [], "direct": [], "read_many": []}
+    readings: dict[str, list[int]] = {"read": [], "read_many": []}
     for turn in range(reads):
-        one = request(chance.choice(users), end)
-        readings["read"].append(_spent(source.read, [one]))
-        if direct:
-            readings["direct"].append(_spent(direct, one.user_id, one.campaign_id))
+        readings["read"].append(_spent(source.read, [request(chance.choice(users), end)]))
         if turn % 5 == 0:
             many = [request(chance.choice(users), end) for _ in range(MANY)]
             readings["read_many"].append(_spent(source.read, many))
@@ -105,45 +98,6 @@ def _configure(repo: Path, store: str, address: str) -> None:
     (repo / "feature_store.yaml").write_text(yaml.safe_dump(settings))
 
 
-def _hmget(repo: Path, address: str) -> Callable[[str, str], dict[str, Any]]:
-    """A read of the service's stored features without Feast: both hashes in one round trip."""
-    from feast import FeatureStore
-    from feast.infra.online_stores.helpers import _mmh3, _redis_key
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    from features.feature_repo.names import AD_DECISION
-
-    store = FeatureStore(repo_path=str(repo))
-    version = store.config.entity_key_serialization_version
-    names: dict[str, list[str]] = {"user_id": [], "campaign_id": []}
-    fields: dict[str, list[Any]] = {"user_id": [], "campaign_id": []}
-    stored = {view.name: view for view in store.list_feature_views()}
-    for projection in store.get_feature_service(AD_DECISION).feature_view_projections:
-        if view := stored.get(projection.name):
-            (key,) = view.join_keys
-            names[key] += [feature.name for feature in projection.features]
-            fields[key] += [_mmh3(f"{view.name}:{feature.name}") for feature in projection.features]
-    client = _client(address)
-
-    def read(user: str, campaign: str) -> dict[str, Any]:
-        pipe = client.pipeline(transaction=False)
-        for key, value in (("user_id", user), ("campaign_id", campaign)):
-            if fields[key]:
-                entity = EntityKey(join_keys=[key], entity_values=[Value(string_val=value)])
-                pipe.hmget(_redis_key(store.project, entity, version), fields[key])
-        raw = [value for answer in pipe.execute() for value in answer]
-        values = {}
-        for name, serialised in zip([*names["user_id"], *names["campaign_id"]], raw, strict=True):
-            value = Value.FromString(serialised or b"")
-            kind = value.WhichOneof("val")
-            held: Any = getattr(value, kind) if kind else None
-            values[name] = list(held.val) if kind and kind.endswith("_list_val") else held
-        return values
-
-    return read
-
-
 def _client(address: str) -> Any:
     from redis import Redis
 
@@ -160,31 +114,6 @@ def _spent(work: Callable[..., Any], *arguments: Any) -> int:
 def _percentiles(times: Sequence[int]) -> dict[str, float]:
     ordered = sorted(times)
     return {f"p{q}": ordered[min(len(ordered) * q // 100, len(ordered) - 1)] / 1e6 for q in (50, 99)}
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis of our own, in memory only; gives its host:port."""
-    program = shutil.which("redis-server")
-    if not program:
-        raise FileNotFoundError("redis-server is not on the PATH; apt-get install redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        else:
-            raise TimeoutError("redis-server does not answer")
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of all measures."""
+class Plan(NamedTuple):
+    """Sizes of all measures; the defaults are the whole."""
 
-    runs: dict[int, int]  # rows of a log -> turns of the builder and of the limit
-    raw_rows: int  # of a raw log (see log.py), once
-    per_user: dict[int, int]  # rows -> users run of the per-user loop (0: all; a size not named: not run)
-    groupby: dict[int, int]  # the same for the groupby loop
-    loop_limit_s: float  # longest time of one such loop
-    entity_rows: int  # point-in-time retrieval of all views
-    outputs: tuple[str, ...]  # to which its answer goes: arrow, parquet
-    stock_rows: tuple[int, ...]  # retrieval of one view with Feast's own store
-    stock_limit_s: float
-    stock_limit_mib: float
-    online_users: int
-    reads: int
-    appends: int
-    spark_rows: int
-    loader_rows: int
-    loader_windows: int
+    turns: tuple[tuple[int, int], ...] = ((100_000, 5), (1_000_000, 5), (10_000_000, 3), (50_000_000, 1))
+    """Rows of a log, and turns of the builder and of the limit."""
+    raw_rows: int = 10_000_000  # of a raw log (see log.py), once
+    loop_rows: int = 10_000_000  # of the largest log that the loops over users get
+    loop_users: tuple[int, int] = (300, 10_000)  # users run: searching for each, and by groupby
+    loop_limit_s: float = 300  # of one such loop
+    entity_rows: int = 1_100_000  # point-in-time retrieval
+    online_users: int = 7_500
+    reads: int = 5_000
+    appends: int = 3_000
+    spark_rows: int = 1_000_000
+    loader_rows: int = 1_000_000
+    loader_windows: int = 200_000
 
 
-FULL = Plan(
-    runs={100_000: 5, 1_000_000: 5, 10_000_000: 3, 50_000_000: 1},
-    raw_rows=10_000_000,
-    per_user={100_000: 1000, 1_000_000: 300, 10_000_000: 50},
-    groupby={100_000: 0, 1_000_000: 10_000, 10_000_000: 10_000},
-    loop_limit_s=300,
-    entity_rows=1_100_000,
-    outputs=("arrow", "parquet"),
-    stock_rows=(110_000, 1_100_000),
-    stock_limit_s=300,
-    stock_limit_mib=12_000,
-    online_users=7_500,
-    reads=5_000,
-    appends=3_000,
-    spark_rows=1_000_000,
-    loader_rows=1_000_000,
-    loader_windows=200_000,
-)
-
+FULL = Plan()
 QUICK = Plan(
-    runs={10_000: 1, 100_000: 1},
+    turns=((10_000, 1), (100_000, 1)),
     raw_rows=20_000,
-    per_user={10_000: 50, 100_000: 50},
-    groupby={10_000: 500, 100_000: 500},
+    loop_users=(50, 500),
     loop_limit_s=20,
     entity_rows=20_000,
-    outputs=("parquet",),
-    stock_rows=(20_000,),
-    stock_limit_s=20,
-    stock_limit_mib=4_000,
     online_users=200,
     reads=300,
     appends=200,

@@ -1,14 +1,12 @@
-"""One check as a process of its own: `python -m benchmarks.monitoring_runs.one_check FOLDER [--no-page]`.
-
-FOLDER has `log/`, `reference.parquet` and `grid.json`; the first day is judged, and the last hours are looked at.
-"""
+"""One check of a large day, as tasks for processes of their own: write the day, and judge it and its last hours."""
 
 from __future__ import annotations
 
 import json
-import sys
+import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,18 +17,23 @@ from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column, DatasetSpec
 
 
-def main(folder: Path, page: bool) -> None:
+def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
+    """Judge the day of a folder that `write_log` has filled, with or without Evidently's page."""
+    folder = Path(folder)
     columns = tuple(Column(**each) for each in json.loads((folder / "columns.json").read_text()))
     spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
     grid = ThresholdGrid.from_dict(json.loads((folder / "grid.json").read_text()))
     sample = TrainingSample("1", pd.read_parquet(folder / "reference.parquet"), columns, (), grid)
     watched = Watched(folder / "log", spec, lambda _: sample, page="always" if page else "moved")
+    started = time.perf_counter()
     state = run(watched, folder / f"state-{page}", START + timedelta(days=1, hours=1))
+    seconds = time.perf_counter() - started
     faults = {name: why for name, group in state.groups.items() if (why := group.not_judged) is not None}
     assert "context" not in faults and all(why.reason == "learning" for why in faults.values()), faults
+    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # CPU of the whole process, its imports as well
 
 
-def write_log(folder: Path, decisions: int, part: int, further: int) -> None:
+def write_log(folder: str | Path, decisions: int, part: int, further: int) -> dict[str, Any]:
     """A day of many decisions, in as many files as routers export, and the sample that it is compared with."""
     from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
     from mtorl.drift.reference import sample_users
@@ -42,7 +45,7 @@ def write_log(folder: Path, decisions: int, part: int, further: int) -> None:
     reference = sample_users(sample.sample(2))
     kinds = {column.name: column.kind for column in columns}
     grid = ThresholdGrid.measure(reference, kinds, imitations=IMITATIONS)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
     (folder / "grid.json").write_text(json.dumps(grid.to_dict()))
     (folder / "columns.json").write_text(json.dumps([{"name": c.name, "kind": c.kind} for c in columns]))
     reference.to_parquet(folder / "reference.parquet")
@@ -55,7 +58,4 @@ def write_log(folder: Path, decisions: int, part: int, further: int) -> None:
         made.to_parquet(to / "decisions.parquet")
         outcomes.to_parquet(to / "outcomes.parquet")
         written, number = written + len(made), number + 1
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), "--no-page" not in sys.argv)
+    return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+
+from benchmarks._process import free_port, redis_server
 
 if TYPE_CHECKING:
     import torch
@@ -95,9 +96,7 @@ def torch_network(artifact: Artifact) -> torch.nn.Module:
 @contextmanager
 def predictor(artifact: Path) -> Iterator[tuple[str, int]]:
     """The plain kserve.Model predictor; URL and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact), "--name", "challenger"]
     command += ["--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -175,23 +174,8 @@ def router(
 @contextmanager
 def ledger_redis(scratch: Path) -> Iterator[str]:
     """A Redis that syncs each write, as the ledger wants it; its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(scratch)]
-    command += ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with redis_server(scratch, "--appendonly", "yes", "--appendfsync", "always") as address:
+        yield f"redis://{address}/0"
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,6 @@
-"""The tables of docs/tables/serving.md, docs/tables/shadow.md and docs/tables/soak.md."""
+"""The tables of docs/tables/serving.md."""
 
 from __future__ import annotations
-
-from statistics import median
 
 from benchmarks._markdown import Figures, measured_on, table
 
@@ -131,45 +129,6 @@ def _ratios(name: str, aims: tuple[str, str, str], path: Figures, figures: Figur
         [f"{name}: {words} / the limit of that batch, at most", aim, f"{ratio:.1f}"]
         for words, aim, ratio in zip(what, aims, found, strict=True)
     ]
-
-
-def shadow_table(figures: Figures) -> str:
-    """With and without challengers in the shadow, in pairs."""
-    names = {"p50": "p50", "p99": "p99", "cpu_ms": "CPU a decision"}
-    rows = []
-    for name, what in names.items():
-        with_, without = (median(one[name] for one in figures["loops"][kind]) for kind in ("shadow", "without"))
-        low, high = figures["ratio_quartiles"][name]
-        rows.append([what, f"{without:.2f}", f"{with_:.2f}", f"{figures['ratio'][name]:.2f} ({low:.2f} to {high:.2f})"])
-    asked = {result: int(count) for result, count in figures["shadows"].items()}
-    intro = (
-        f"{len(figures['loops']['shadow'])} pairs of loops at {figures['asked_per_second']:.0f} decisions a second; "
-        f"of the shadows {asked.get('answered', 0):,} were answered, {asked.get('failed', 0):,} failed, "
-        f"{asked.get('dropped', 0):,} were dropped.\n\n"
-    )
-    heads = ["", "without, ms", "shadow, ms", "shadow / without: median of pairs (quartiles)"]
-    return intro + table(heads, rows) + measured_on(figures, "shadow.py")
-
-
-def soak_table(result: Figures) -> str:
-    """Minutes of everything at once."""
-    answers: dict[str, str] = {}
-    for name, count in result["statuses"].items():
-        what, status = name.split(" ")
-        answers[what] = ", ".join(filter(None, [answers.get(what), f"{count:,} x {status}"]))
-    rows = [
-        ["decisions in a closed loop, answers", answers["load"]],
-        ["of them default actions", f"{sum(result['fallbacks'].values()):,}"],
-        ["decisions with a request id, asked twice", answers["decisions"]],
-        ["outcomes", answers.get("outcomes", "none")],
-        ["requests that are none", answers["rubbish"]],
-        ["model workers killed", str(result["workers_killed"])],
-        ["records logged", f"{result['records']:,.0f}"],
-        ["file descriptors, least and most", "{}, {}".format(*result["descriptors"])],
-        ["memory after a fifth of the time and at the end, MiB", "{:.0f}, {:.0f}".format(*result["memory_mib"])],
-        ["growth for a record, bytes", f"{result['bytes_a_record']:.0f}"],
-    ]
-    return table([f"{result['seconds']:.0f} s", ""], rows) + measured_on(result, "soak.py")
 
 
 def _per_second(one: Figures, other: Figures) -> float:

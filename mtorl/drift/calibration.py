@@ -12,7 +12,7 @@ real one, and scored against the rest. From the scores of these healthy periods
 and for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c).
 
 No resampling shows a tail that the reference has not seen: a column as heavy-tailed as a log-normal of sigma 1.5 alarms
-somewhat more often than alpha. `benchmarks/drift.py` measures how often healthy periods alarm.
+somewhat more often than alpha.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import importlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks._process import run
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import schema
 from tests.repository import ROOT
@@ -27,9 +27,11 @@ def load(name: str) -> Any:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+def script() -> Any:
     """benchmarks/features.py as a module."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it is run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # as when a script is run
+        importlib.import_module("_environment")
     return importlib.import_module("benchmarks.features")
 
 
@@ -79,84 +81,65 @@ def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return made[-1]
 
     monkeypatch.setattr(builder, "padded_arrays", keep)
-    alone = builder.per_user_loop(str(log), sample=0)
+    users = builder.loop(str(log), sample=10_000, search=True)["users_run"]
     loops, made[:] = list(made), []
-    grouped = builder.groupby_loop(str(log), sample=0)
-    assert alone["users_run"] == grouped["users_run"] == len(loops) == len(made) > 100
+    grouped = builder.loop(str(log), sample=10_000, search=False)
+    assert users == grouped["users_run"] == len(loops) == len(made) > 100 and not grouped["extrapolated"]
     for one, other in zip(loops, made, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     states, actions, _ = max(loops, key=lambda arrays: arrays[0].any(axis=1).sum())
     assert states[1:][actions[1:] > 0].any(), "a step's state is the touchpoint before it"
+    sample = builder.loop(str(log), sample=10, search=True)
+    assert sample["users_run"] == 10 and sample["extrapolated"]
 
 
-def test_sample_is_extrapolated_to_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = load("builder")
-    found = builder.extrapolated({"seconds": 1.0, "cpu_seconds": 1.0}, {"seconds": 2.0, "cpu_seconds": 2.0}, 10, 100)
-    assert found["seconds"] == 21 and found["extrapolated"]
-
-
-def task_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> Any:
-    """A module beside the benchmark's own, with one task."""
-    package = load("child")
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "work.py").write_text(body)
-    (folder / "child.py").write_text((ROOT / "benchmarks/feature_layer/child.py").read_text())
-    monkeypatch.setattr(package, "_PACKAGE", "tasks")
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a task, a module's function, of its text."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    copy = (folder / "child.py").read_text().replace('_PACKAGE = "benchmarks.feature_layer"', '_PACKAGE = "tasks"')
-    (folder / "child.py").write_text(copy)
-    sys.modules.pop("tasks.work", None)
-    sys.modules.pop("tasks", None)
-    return package, importlib.import_module("tasks.work")
+
+    def make(body: str) -> Any:
+        (tmp_path / "tasks.py").write_text(body)
+        sys.modules.pop("tasks", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("tasks").task
+
+    return make
 
 
-def test_child_reports_its_own_memory_not_its_parents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    child, work = task_module(
-        monkeypatch, tmp_path, "def task(size):\n    held = bytearray(size)\n    return {'n': len(held)}\n"
-    )
+def test_child_reports_its_own_memory_not_its_parents(task: Any) -> None:
+    work = task("def task(size):\n    held = bytearray(size)\n    return {'n': len(held)}\n")
     held = bytearray(400 * 2**20)
     held[::4096] = b"1" * len(held[::4096])  # resident in this process
-    small, big = child.run(work.task, size=1), child.run(work.task, size=200 * 2**20)
+    small, big = run(work, size=1), run(work, size=200 * 2**20)
     assert small["n"] == 1 and small["peak_mib"] < 100
     assert 190 < big["peak_mib"] - small["peak_mib"] < 230
 
 
-def test_child_counts_its_children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    body = (
+def test_child_counts_its_children(task: Any) -> None:
+    work = task(
         "import subprocess, sys\n"
         "def task():\n"
         "    code = 'x = bytearray(200 * 2**20); import time; time.sleep(1)'\n"
         "    subprocess.run([sys.executable, '-c', code], check=True)\n"
         "    return {}\n"
     )
-    child, work = task_module(monkeypatch, tmp_path, body)
-    assert child.run(work.task)["peak_mib"] > 200
+    assert run(work)["peak_mib"] > 200
 
 
-def test_child_failure_comes_back_as_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    body = "import os\ndef task(how):\n    if how == 'die': os._exit(3)\n    raise ValueError('no such\\nthing')\n"
-    child, work = task_module(monkeypatch, tmp_path, body)
-    assert child.run(work.task, how="raise") == {"error": "work:task: ValueError: no such thing"}
-    assert "exit code 3" in child.run(work.task, how="die")["error"]
+def test_child_failure_comes_back_as_error(task: Any) -> None:
+    work = task(
+        "import os\ndef task(how):\n    if how == 'die': os._exit(3)\n    raise ValueError('no such\\nthing')\n"
+    )
+    assert run(work, how="raise") == {"error": "tasks:task: ValueError: no such thing"}
+    assert "exit code 3" in run(work, how="die")["error"]
 
 
-@pytest.mark.parametrize(
-    ("limits", "reason"), [({"limit_s": 0.5}, "after"), ({"limit_mib": 100}, "of memory"), ({}, None)]
-)
-def test_child_is_stopped_at_a_limit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: dict[str, float], reason: str | None
-) -> None:
-    body = "import time\ndef task():\n    x = bytearray(200 * 2**20)\n    time.sleep(3)\n    return {}\n"
-    child, work = task_module(monkeypatch, tmp_path, body)
-    began = time.monotonic()
-    found = child.run(work.task, **limits)
-    if reason:
-        assert reason in found["stopped"] and time.monotonic() - began < 3
-    else:
-        assert "stopped" not in found and found["peak_mib"] > 200
+@pytest.mark.parametrize(("limits", "reason"), [({"limit_s": 0.5}, "after"), ({"limit_mib": 100}, "of memory")])
+def test_child_is_stopped_at_a_limit(task: Any, limits: dict[str, float], reason: str) -> None:
+    work = task("import time\ndef task():\n    x = bytearray(200 * 2**20)\n    time.sleep(600)\n    return {}\n")
+    assert reason in run(work, **limits)["stopped"]
 
 
 def test_a_failing_measure_loses_no_other(

@@ -1,7 +1,4 @@
-"""Experiments as objects: a real API server, the operator as a process, and two routers as processes.
-
-How soon the kill switch is in force, `benchmarks/operator_switch.py` measures.
-"""
+"""Experiments as objects: a real API server, the operator as a process, and two routers as processes."""
 
 from __future__ import annotations
 
