@@ -27,7 +27,7 @@ def operator(
 
         mtorl experiment operator --dataset dataset.yaml --log /mnt/mtorl/decision_log
 
-    manifests/components/experiments runs it. Outside of a cluster it uses kubectl's configuration.
+    manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
     """
     from mtorl.log.dataset import SpecError
     from pipelines.experiments.operator.start import Settings, namespace_of_pod, run

@@ -1,4 +1,4 @@
-"""Write the Grafana dashboards: manifests/components/dashboards/*.json.
+"""Write the Grafana dashboards: manifests/base/dashboards/*.json.
 
     python scripts/write_dashboards.py         after a change in scripts/dashboards/ or of an alert
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.dashboards import budget, decisions, drift, experiment, pipelines, serving  # noqa: E402
 from scripts.dashboards.board import document  # noqa: E402
 
-FOLDER = ROOT / "manifests" / "components" / "dashboards"
+FOLDER = ROOT / "manifests" / "base" / "dashboards"
 BOARDS = (decisions, experiment, budget, drift, serving, pipelines)
 
 

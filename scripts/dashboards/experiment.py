@@ -9,7 +9,7 @@ from scripts.dashboards.limits import limit
 from scripts.dashboards.panels import Column, Query, lines, rows, stat, states
 
 UID = "mtorl-experiment"
-_BY_OPERATOR = "The operator says it (components/experiments)."
+_BY_OPERATOR = "The operator says it."
 
 
 def _interval(name: str, series: str) -> list[Query]:

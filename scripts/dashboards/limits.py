@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-RULES = Path(__file__).parents[2] / "manifests" / "components" / "monitoring" / "rules.yaml"
+RULES = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "rules.yaml"
 COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
 _NUMBER = r"\d[\d.]*(?: \* \d[\d.]*)*"
 

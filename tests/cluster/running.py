@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import yaml
 
 from tests.cluster.conftest import SECRETS, Installation
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
-from tests.manifests.conftest import MANIFESTS
 
 CALLER = (Path(__file__).parent / "caller.py").read_text()
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 4).close()"
@@ -29,14 +27,6 @@ import duckdb
 for file in Path("/mnt/mtorl/decision_log", sys.argv[1]).rglob("decisions.parquet"):
     for row in duckdb.sql(f"SELECT decision_id FROM '{file}'").fetchall():
         print(*row)
-"""
-BALANCES = """
-import json
-import os
-from serving.ledger import open_ledger
-ledger = open_ledger(os.environ.get("MTORL_LEDGER", "/var/lib/mtorl/ledger.sqlite"), patience=10)
-fields = ("arm", "campaign", "channel", "limit", "spent", "reserved")
-print(json.dumps(sorted([getattr(one, field) for field in fields] for one in ledger.balances())))
 """
 # A market that trains within a minute, and requests that leave room on a node of two CPUs.
 BOOTSTRAP = """
@@ -82,11 +72,6 @@ class Running(Installation):
         (router,) = [one for one in images if one["name"].endswith("/router")]
         version = f"@{router['digest']}" if "digest" in router else f":{router['newTag']}"
         self.image = router.get("newName", router["name"]) + version
-
-    def add_component(self, name: str) -> None:
-        """Apply every further target with one of the manifests' components."""
-        path = os.path.relpath(MANIFESTS / "components" / name, (self.folder / "any").resolve())
-        self.further = {**self.further, "components": [*self.further.get("components", []), path]}
 
     def bootstrap(self) -> None:
         """Fill the data volume with simulated users and first models, and wait until the models answer."""
@@ -137,11 +122,6 @@ class Running(Installation):
     def exported(self, router: str) -> set[str]:
         """The ids of the decisions of a router that are on the data volume."""
         return set(self.in_router(EXPORTED, router).split())
-
-    def balances(self) -> list[list[Any]]:
-        """Arm, campaign, channel, limit, spent and reserved of each account."""
-        found: list[list[Any]] = json.loads(self.in_router(BALANCES))
-        return found
 
     def restarts(self) -> dict[str, int]:
         """How often containers began anew, of the pods that are there; those that never did are left out."""

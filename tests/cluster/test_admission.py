@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 
 import pytest
 import yaml
 
 from tests.cluster.conftest import SECRETS, Installation, skip_without_apis
 from tests.cluster.kubectl import get, kubectl, listed, refusal, wait_until
-from tests.examples.walk import script_of
 from tests.manifests.conftest import FOLDERS, MANIFESTS, Objects, documents, of_kind, pod_specs, render
-from tests.repository import ROOT
 
 pytestmark = pytest.mark.cluster
 
@@ -54,9 +51,9 @@ def test_a_second_apply_changes_nothing(installation: Installation) -> None:
     assert [line for line in changed if not line.startswith("poddisruptionbudget.policy/")] == []
 
 
-@pytest.mark.parametrize("target", ["tests/feed", "tests/router-replicas"])
-def test_a_wrong_first_image_heals(target: str, installation: Installation) -> None:
+def test_a_wrong_first_image_heals(installation: Installation) -> None:
     """Pods that never become ready make way for those of a corrected overlay: here no node takes the first ones."""
+    target = "overlays/dev"
     stuck = [{"op": "add", "path": "/spec/template/spec/nodeSelector", "value": {"mtorl-test/nowhere": ""}}]
     wrong = [{"name": f"ghcr.io/mtorl-kubeflow/{name}", "newTag": "wrong"} for name in ("redis", "router")]
     installation.further = {
@@ -81,9 +78,9 @@ def test_a_wrong_first_image_heals(target: str, installation: Installation) -> N
 
 
 UPGRADES = [
-    ["overlays/dev", "tests/feed", "tests/network-policies", "tests/spark-features", "tests/router-replicas"],
+    ["tests/without-prometheus-operator", "overlays/dev", "tests/spark-features", "tests/tracing"],
     ["overlays/production", "tests/everything"],
-    ["overlays/dev", "overlays/production", "overlays/dev", "tests/monitoring"],
+    ["overlays/dev", "overlays/production", "overlays/dev"],
 ]
 
 
@@ -118,35 +115,6 @@ def test_a_new_release_goes_over_the_old_one(installation: Installation) -> None
         found = get(installation.namespace, kind, name)
         assert found["metadata"]["labels"]["app.kubernetes.io/version"] == "9.9.9"
         assert "9.9.9" in yaml.safe_dump(found["spec"]) or kind == "inferenceservice"
-
-
-def test_what_can_not_be_changed_in_place_makes_way_as_the_page_says(installation: Installation) -> None:
-    """From StatefulSets under OrderedReady, and an operator whose Service has an address."""
-    kubectl("apply", "-k", str(MANIFESTS / "crds"))
-    target = "tests/experiments-replicas"
-    before = {
-        "StatefulSet/mtorl-redis": {"op": "remove", "path": "/spec/podManagementPolicy"},
-        "StatefulSet/mtorl-ledger": {"op": "remove", "path": "/spec/podManagementPolicy"},
-        "Service/mtorl-operator": {"op": "remove", "path": "/spec/clusterIP"},
-    }
-    installation.further = {
-        "patches": [
-            {"target": dict(zip(("kind", "name"), one.split("/"), strict=True)), "patch": yaml.safe_dump([patch])}
-            for one, patch in before.items()
-        ]
-    }
-    installation.apply(target)
-    installation.wait_for_pods()
-    claims = installation.uids("pvc")
-    page = (ROOT / "docs" / "cluster.md").read_text()
-    script = script_of(page[page.index("\n## Upgrade\n") : page.index("\n## Uninstall")])
-    subprocess.run(script.replace("-n mtorl ", f"-n {installation.namespace} "), shell=True, check=True)
-    assert {"mtorl-redis-0", "mtorl-ledger-0"} <= installation.uids("pod").keys(), "they serve on"
-    installation.further = {}
-    installation.apply(target)
-    assert installation.differences(target) == ""
-    installation.wait_for_pods()
-    assert claims.items() <= installation.uids("pvc").items()
 
 
 def test_a_container_that_does_not_say_what_it_needs_is_refused(installation: Installation) -> None:

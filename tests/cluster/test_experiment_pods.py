@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster.conftest import MANIFESTS
 from tests.cluster.experiment_pods import NAME, OPERATOR, ROUTERS, Pods
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 from tests.cluster.running import Answers, decided
@@ -60,15 +59,13 @@ MOST = 60.0
 @pytest.fixture(scope="module")
 def pods(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Pods:
     """All of it, once the bootstrap is over; there is no experiment yet."""
-    kubectl("apply", "-k", str(MANIFESTS / "crds"))
-    kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
     made = Pods(tmp_path_factory.mktemp("pods"), images)
     ended += [made.namespace, made.gateway, made.monitoring]
     for namespace in (made.gateway, made.monitoring):
         kubectl("create", "namespace", namespace)
     kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
     kubectl("label", "namespace", made.monitoring, "mtorl-kubeflow/monitoring=true")
-    made.apply("tests/experiments-replicas")
+    made.apply("overlays/dev")
     made.idle_pod(made.gateway, "caller")
     made.bootstrap()
     return made

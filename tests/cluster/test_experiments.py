@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import random
-import re
 import subprocess
 import threading
 import time
@@ -27,7 +26,6 @@ from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
 from tests.manifests.conftest import render
-from tests.repository import ROOT
 from tests.serving.router_fixtures import SPEC, instance, made_feast_repo
 from tests.serving.router_process import Process
 
@@ -267,7 +265,7 @@ def test_a_kill_switch_in_the_config_map_is_shown_and_one_patch_ends_it(
 def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
     """In the order of `kubectl delete -k`, while the operator still acts."""
     SPEC.save(tmp_path / "dataset.yaml")
-    objects = [o for o in yaml.safe_load_all(render("tests/experiments")) if named_operator(o) or is_in_force(o)]
+    objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o) or is_in_force(o)]
     metadata = {"name": "first"}
     objects.append({"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": metadata})
     objects[-1]["spec"] = {**spec(), "move": {"to": "50%", "reason": "go"}}
@@ -287,28 +285,11 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
     assert set(left) == {"configmap/kube-root-ca.crt", "serviceaccount/default"}
 
 
-def test_a_running_experiment_outlives_the_apply_that_brings_the_operator(installation: Installation) -> None:
-    """By the command of docs/cluster.md, without which kubectl removes what it had applied."""
-    before, after = (
-        [o for o in yaml.safe_load_all(render(target)) if is_in_force(o)]
-        for target in ("overlays/dev", "tests/experiments")
-    )
-    for one in (*before, *after):
-        one["metadata"]["namespace"] = installation.namespace
-    page = (ROOT / "docs" / "cluster.md").read_text()
-    (command,) = re.findall(r"`(kubectl -n mtorl annotate configmap mtorl-experiment .*-)`", page)
-    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(before))
-    subprocess.run(command.replace("-n mtorl ", f"-n {installation.namespace} "), shell=True, check=True)
-    for _ in range(2):
-        kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(after))
-        assert Cluster(installation.namespace).served() == before[0]["data"]
-
-
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
     """The leader is killed as the kill switch is pulled: the other one follows it, and leads some seconds later."""
     SPEC.save(tmp_path / "dataset.yaml")
     namespace = cluster_of.namespace
-    objects = [o for o in yaml.safe_load_all(render("tests/experiments")) if named_operator(o)]
+    objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o)]
     for made in objects:
         made["metadata"]["namespace"] = namespace
         for subject in made.get("subjects", ()):
@@ -371,7 +352,7 @@ def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
     """With KServe, which rolls it out, and the rights of the manifests. A fake node's pods are ready at once."""
     made = Installation(tmp_path)
     ended.append(made.namespace)
-    made.apply("tests/experiments")
+    made.apply("overlays/dev")
     made.wait_for_pods()
     SPEC.save(tmp_path / "dataset.yaml")
     cluster, arms = Cluster(made.namespace), [
@@ -399,7 +380,7 @@ def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
         assert version() == ("challenger/first", "challenger/first")
         assert cluster.in_force("spring").arm("incumbent").endpoint == arms[0]["endpoint"]
         assert "Forbidden" not in operator.log() and "forbidden" not in operator.log()
-        made.apply("tests/experiments")  # models.yaml still names the version of before
+        made.apply("overlays/dev")  # models.yaml still names the version of before
         wait_until("the condition", lambda: settled() == ("False", "Changed"), state=operator.log)
         assert version()[0] == "incumbent/first", "who applies it has the last word"
         kubectl("-n", made.namespace, "delete", "deployment", "mtorl-operator")

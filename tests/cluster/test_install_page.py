@@ -1,4 +1,4 @@
-"""docs/cluster.md as it is written: its commands take an empty cluster to the first decision.
+"""docs/cluster.md as it is written: its commands take an empty cluster to a running experiment and its kill switch.
 
 The page's `scripts/images.sh load` builds what is not there, and hands it to the command LOAD.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import simulated
-from tests.cluster.kubectl import kubectl
+from tests.cluster.kubectl import kubectl, wait_until
 from tests.cluster.running import BOOTSTRAP
 from tests.examples.walk import Terminal, script_of
 from tests.repository import ROOT
@@ -44,7 +44,7 @@ def empty_cluster() -> Iterator[None]:
     kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
-def test_the_page_leads_to_the_first_decision(empty_cluster: None, tmp_path: Path) -> None:
+def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     script = script_of(page[page.index("\n## Install\n") : page.index("\n## With Kubeflow Pipelines\n")])
     assert script.count(OVERLAY) == 1
@@ -52,7 +52,12 @@ def test_the_page_leads_to_the_first_decision(empty_cluster: None, tmp_path: Pat
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "runs", "my-overlay")
     shutil.copytree(ROOT, repository, ignore=ignored)  # whole, or the tags of the images would be others
     printed = Terminal(repository, tmp_path / "bin").run(script.replace(OVERLAY, SMALLER), 3600)
-    answer = json.loads(printed.strip().splitlines()[-1])
+    (answer,) = [json.loads(line) for line in printed.splitlines() if line.startswith('{"predictions"')]
     assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
     assert "registry/challenger/first: published" in printed or "rejected" in printed, printed
     assert "mtorl-redis-0" in printed
+
+    def shown() -> list[str]:
+        return kubectl("-n", NAMESPACE, "get", "exp", "mtorl-vs-incumbent", "--no-headers").split()[:3]
+
+    wait_until("the kill switch", lambda: shown() == ["mtorl-vs-incumbent", "50%", "false"])

@@ -51,11 +51,9 @@ log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix("
 target.with_suffix(".new").rename(target)
 """
 # Arms that explore what to show, and whether to: the gate refuses what a log can say nothing of.
-EXPERIMENT = yaml.safe_load((MANIFESTS / "base" / "router" / "config" / "experiment.yaml").read_text())
-EXPERIMENT["arms"] = [{**arm, "explore": {"share": 0.5, "scope": "both"}} for arm in EXPERIMENT["arms"]]
-EXPLORING = yaml.safe_dump(
-    [{"op": "replace", "path": "/data/experiment.yaml", "value": yaml.safe_dump(EXPERIMENT, sort_keys=False)}]
-)
+EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
+for arm in EXPERIMENT["spec"]["arms"]:
+    arm["explore"] = {"share": 0.5, "scope": "both"}
 # A day's traffic: each user a few times, and what came of it. Prints the ids of decisions that a model took.
 DAY = """
 import json, random, sys, time, urllib.request
@@ -103,12 +101,12 @@ def running(server: Server, pipelines: dict[str, Path], images: list[Object], tm
     """An installation in the namespace in which KFP runs pipelines, after its bootstrap; and a gateway beside it."""
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
-    made.further["patches"].append({"target": {"kind": "ConfigMap", "name": "mtorl-experiment"}, "patch": EXPLORING})
     kubectl("apply", "-f", "-", stdin=platform(made.namespace))
     kubectl("create", "namespace", made.gateway)
     kubectl("label", "namespace", made.gateway, "mtorl-kubeflow/gateway=true")
     try:
         made.apply("overlays/dev")
+        in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
         made.idle_pod(made.gateway, "caller")
         on_volume("")  # gives the volume to the group of the steps
         run = ended(server, pipelines["mtorl-bootstrap-staging"], BOOTSTRAP)
@@ -121,6 +119,7 @@ def running(server: Server, pipelines: dict[str, Path], images: list[Object], tm
         yield made
     finally:
         kubectl("delete", "namespace", made.gateway, "--wait=false")
+        in_namespace("delete", "experiments.mtorl-kubeflow.github.io", "--all")
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
         pods = listed(made.namespace, "pod")
         mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]

@@ -128,7 +128,7 @@ def assert_fires(runs: Path, expected: set[tuple[str, str]], hours: int = 1) -> 
             {"labels": f'{{alertname="{alert}", pipeline="{pipeline}"}}', "value": 1} for alert, pipeline in expected
         ],
     }
-    rules = yaml.safe_load((MANIFESTS / "components" / "monitoring" / "rules.yaml").read_text())["spec"]
+    rules = yaml.safe_load((MANIFESTS / "base" / "monitoring" / "rules.yaml").read_text())["spec"]
     test = {"interval": "1h", "input_series": series, "promql_expr_test": [fires]}
     (runs / "rules").write_text(yaml.safe_dump(rules))
     (runs / "test").write_text(yaml.safe_dump({"rule_files": ["rules"], "evaluation_interval": "1h", "tests": [test]}))

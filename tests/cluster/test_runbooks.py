@@ -62,9 +62,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
     made.wait_for_pods()
     change = {"spec": {"template": {"metadata": {"annotations": {"changed": "once"}}}}}
     kubectl("-n", made.namespace, "patch", "statefulset", "mtorl-router", "--type=merge", "-p", json.dumps(change))
-    kubectl("apply", "-k", str(MANIFESTS / "crds"))
-    kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
-    experiment = (MANIFESTS / "tests" / "experiments" / "experiment.yaml").read_text()
+    experiment = (MANIFESTS / "examples" / "experiment.yaml").read_text()
     spring = experiment.replace("name: mtorl-vs-incumbent", "name: spring")
     kubectl("-n", made.namespace, "apply", "-f", "-", stdin=spring)
     for job in ("monitor", "materialize"):

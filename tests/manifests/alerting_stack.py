@@ -33,7 +33,7 @@ from serving.local.ports import free_ports
 from tests.repository import ROOT
 
 PLAIN = ROOT / "manifests" / "alertmanager" / "alertmanager.yml"
-RULES = ROOT / "manifests" / "components" / "monitoring" / "rules.yaml"
+RULES = ROOT / "manifests" / "base" / "monitoring" / "rules.yaml"
 NAMESPACE = "shop"
 SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"

@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from cli.main import app
+from mtorl.experiment.experiment import Experiment
 from tests.repository import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -159,6 +160,13 @@ def parsed(args: list[str]) -> dict[str, Any]:
         command, rest = command.commands[rest[0]], rest[1:]
     parameters: dict[str, Any] = command.make_context(command.name, list(rest)).params
     return parameters
+
+
+def experiment_of(file: Path) -> Experiment:
+    """The experiment of an object of kind Experiment, as routers get it at the first stage."""
+    made = yaml.safe_load(file.read_text())
+    spec = {key: value for key, value in made["spec"].items() if key != "ramp"}
+    return Experiment.from_dict({"name": made["metadata"]["name"], "stage": "shadow", **spec})
 
 
 @pytest.fixture

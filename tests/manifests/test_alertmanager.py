@@ -18,7 +18,7 @@ from tests.manifests.alerting_stack import PLAIN, RULES, SECRETS, program
 from tests.manifests.conftest import MANIFESTS, documents, named, render
 from tests.repository import ROOT
 
-OBJECT = MANIFESTS / "components" / "alerting" / "config.yaml"
+OBJECT = MANIFESTS / "base" / "alerting" / "config.yaml"
 SECRET = "mtorl-alerting"
 TEMPLATES = dict(
     re.findall(
@@ -125,11 +125,8 @@ def test_no_secret_is_in_it(file: Path) -> None:
     assert all(word.strip("`,;:.()") in ("secrets", "secrets'", "Secret") for word in said), said
 
 
-def test_the_component_is_an_option() -> None:
-    """Where nobody knows its kind, nothing could be applied."""
-    for overlay in ("overlays/dev", "overlays/production"):
-        assert "AlertmanagerConfig" not in render(overlay)
-    found = named(documents(render("tests/alerting")), "AlertmanagerConfig", "mtorl")
+def test_the_object_is_in_the_namespace_of_its_alerts() -> None:
+    found = named(documents(render("overlays/dev")), "AlertmanagerConfig", "mtorl")
     assert found["metadata"]["namespace"] == "mtorl-dev", "whose alerts alone the operator lets it see"
 
 

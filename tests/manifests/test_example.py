@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import check_outcomes
 from mtorl.log.dataset import DatasetSpec
 from tests.examples.walk import Terminal, script_of
@@ -20,6 +19,7 @@ from tests.manifests.conftest import (
     config_map,
     containers,
     documents,
+    experiment_of,
     named,
     of_kind,
     pod_spec,
@@ -41,17 +41,14 @@ def test_nothing_of_ours_is_lost(objects: Objects) -> None:
     def names(made: Objects) -> set[str]:
         return {title(o) for o in made if o["kind"] != "ConfigMap"}
 
-    assert names(objects) == names(documents(render("overlays/dev")))
+    assert names(objects) == names(documents(render("overlays/dev"))) | {"Experiment/shop-autumn"}
 
 
 def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_path: Path) -> None:
     settings = pytest.importorskip("serving.router.ops.settings")
     spec = DatasetSpec.from_dict(yaml.safe_load(config_map(objects, "mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load(EXAMPLE / "dataset.yaml") and spec.name == "shop"
-    experiment = Experiment.from_dict(
-        yaml.safe_load(named(objects, "ConfigMap", "mtorl-experiment")["data"]["experiment.yaml"])
-    )
-    assert experiment == Experiment.load(EXAMPLE / "experiment.yaml")
+    experiment = experiment_of(EXAMPLE / "experiment.yaml")
     assert experiment.default_channel in spec.channels
     check_outcomes(experiment.metrics.names, spec.outcome_kinds)
     (tmp_path / "router.yaml").write_text(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
@@ -61,29 +58,34 @@ def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_pat
 
 
 def test_the_installs_overlay_names_all_of_its_images(tmp_path: Path) -> None:
-    """Steps 4 and 5 of docs/cluster.md, with an engine that has all images already."""
+    """Steps 5 and 6 of docs/cluster.md, with an engine that has all images already."""
     page = (ROOT / "docs" / "cluster.md").read_text()
-    steps = script_of(page[page.index("\n## Install\n") : page.index("\n# 6  ")] + "\n```\n").partition("# 4  ")[2]
+    steps = script_of(page[page.index("\n## Install\n") : page.index("\n# 7, 8  ")] + "\n```\n").partition("# 5  ")[2]
     for entry in ROOT.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
     (tmp_path / "engine").write_text("#!/bin/sh\n[ $1 != images ] || echo 1 GB\n")
     (tmp_path / "engine").chmod(0o755)
     terminal = Terminal(tmp_path, tmp_path / "bin")
     terminal.environment |= {"CONTAINER_ENGINE": str(tmp_path / "engine"), "LOAD": "true"}
-    objects = documents(terminal.run(f"# 4  {steps}\nkubectl kustomize my-overlay"))
+    objects = documents(terminal.run(f"# 5  {steps}\nkubectl kustomize my-overlay"))
     images = {container["image"] for _, pod in pod_specs(objects) for container in containers(pod)}
     assert {image.split(":")[0].rpartition("/")[2] for image in images} == {"router", "redis", "torchserve", "train"}
     assert all(re.fullmatch(r"[\w./-]+:[\w.-]+-[0-9a-f]{12}", image) for image in images), images
 
 
-@pytest.mark.parametrize("folder", ["base/router/config", "examples/team"])
-def test_the_smallest_arm_has_money_to_show(folder: str) -> None:
+@pytest.mark.parametrize(
+    ("router", "experiment"),
+    [
+        ("base/router/config/router.yaml", "examples/experiment.yaml"),
+        ("examples/team/router.yaml", "examples/team/experiment.yaml"),
+    ],
+)
+def test_the_smallest_arm_has_money_to_show(router: str, experiment: str) -> None:
     budgets = pytest.importorskip("serving.router.flow.budgets")
-    cost_cap = yaml.safe_load((MANIFESTS / folder / "router.yaml").read_text())["cost_cap"]
-    content = yaml.safe_load((MANIFESTS / folder / "experiment.yaml").read_text())
+    cost_cap = yaml.safe_load((MANIFESTS / router).read_text())["cost_cap"]
     balances = [
         budgets.Balance(x.arm, x.campaign, x.channel, x.limit, 0.0, 0.0, 0.0, x.period)
-        for x in Experiment.from_dict(content | {"stage": "1%"}).accounts()
+        for x in experiment_of(MANIFESTS / experiment).replace(stage="1%").accounts()
     ]
     assert budgets.concerns(balances, 0.0, cost_cap) == "ok"
 

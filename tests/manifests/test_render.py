@@ -20,6 +20,8 @@ from tests.manifests.conftest import (
     VALIDATOR,
     Objects,
     containers,
+    documents,
+    named,
     of_kind,
     pod_specs,
     render,
@@ -34,7 +36,7 @@ def test_all_overlays_and_combinations_are_seen() -> None:
     assert {"overlays/dev", "overlays/production"} < set(FOLDERS)
     components = {path.parent.name for path in MANIFESTS.glob("components/*/kustomization.yaml")}
     texts = [(MANIFESTS / folder / "kustomization.yaml").read_text() for folder in FOLDERS]
-    used = {Path(line).name for text in texts for line in re.findall(r"components/\S+", text)}
+    used = {Path(line).name for text in texts for line in re.findall(r"components/[\w-]+", text)}
     assert components <= used, "a component that nothing renders is not tested"
 
 
@@ -83,11 +85,12 @@ def test_what_holds_data_is_not_deleted_with_the_application(objects: Objects) -
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 def test_the_foundation_of_an_overlay(overlay: str) -> None:
-    namespace, claim = yaml.safe_load_all(render(f"foundation/{overlay}"))
+    made = documents(render(f"foundation/{overlay}"))
+    (used,) = {o["metadata"]["namespace"] for o in documents(render(f"overlays/{overlay}"))}
+    namespace = named(made, "Namespace", used)
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    (used,) = {o["metadata"]["namespace"] for o in yaml.safe_load_all(render(f"overlays/{overlay}"))}
-    assert namespace["metadata"]["name"] == claim["metadata"]["namespace"] == used
-    assert claim["metadata"]["name"] == "mtorl-data"
+    assert named(made, "PersistentVolumeClaim", "mtorl-data")["metadata"]["namespace"] == used
+    assert named(made, "CustomResourceDefinition", "experiments.mtorl-kubeflow.github.io")
 
 
 def test_no_pod_names_a_claim_twice(objects: Objects) -> None:

@@ -24,6 +24,7 @@ from tests.manifests.conftest import (
     config_map,
     containers,
     documents,
+    experiment_of,
     mounts_of,
     named,
     of_kind,
@@ -34,7 +35,8 @@ from tests.manifests.conftest import (
 )
 from tests.repository import ROOT
 
-KILL = re.compile(
+KILL = re.compile(r"get exp -o name \| xargs -I\{\} kubectl -n \"\$NS\" patch \{\} --type merge -p '(\S+)'")
+EMERGENCY = re.compile(
     r"kubectl -n \"\$NS\" get configmap mtorl-experiment -o json \| (sed '[^']+') \| kubectl replace -f -"
 )
 SIMULATED = DatasetSpec.load("simulator")
@@ -42,22 +44,19 @@ PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # KServe
 
 
 @pytest.fixture
-def experiment(production: Objects) -> Experiment:
-    return Experiment.from_dict(
-        yaml.safe_load(named(production, "ConfigMap", "mtorl-experiment")["data"]["experiment.yaml"])
-    )
+def experiment() -> Experiment:
+    return experiment_of(MANIFESTS / "examples" / "experiment.yaml")
 
 
 # --- the experiment -------------------------------------------------------------------------------------------------
 
 
-def test_experiment_starts_in_shadow_and_can_be_reloaded(production: Objects, experiment: Experiment) -> None:
-    assert experiment.enabled and experiment.stage == "shadow"
+def test_what_is_in_force_can_be_reloaded(production: Objects) -> None:
     pod = pod_spec(production, "StatefulSet/mtorl-router")
     mount = mounts_of(pod["containers"][0])["/etc/mtorl/experiment"]
     assert "subPath" not in mount, "a file mounted by subPath is never updated"
     (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
-    assert volume["configMap"] == {"name": "mtorl-experiment"}  # the name that the runbooks use: no hash
+    assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}  # the name of the runbooks: no hash
 
 
 def test_other_configuration_rolls_the_pods(production: Objects) -> None:
@@ -67,14 +66,17 @@ def test_other_configuration_rolls_the_pods(production: Objects) -> None:
         assert name == "mtorl-experiment" or no_pod_reads_it or re.search(r"-[a-z0-9]{10}$", name), name
 
 
-def test_the_runbooks_kill_switch_works(production: Objects) -> None:
-    texts = [path.read_text() for path in sorted((ROOT / "docs" / "runbooks").glob("*.md"))]
-    commands = {found[1] for text in texts if (found := KILL.search(text))}
-    (sed,) = commands  # the same in all of them
-    before = json.dumps(named(production, "ConfigMap", "mtorl-experiment"))
-    after = subprocess.run(["sh", "-c", sed], input=before, capture_output=True, text=True, check=True).stdout
-    killed = Experiment.from_dict(yaml.safe_load(json.loads(after)["data"]["experiment.yaml"]))
-    assert not killed.enabled
+def test_the_runbooks_kill_switches_work(experiment: Experiment) -> None:
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "runbooks").glob("*.md")}
+    (switch,) = {found[1] for text in pages.values() if (found := KILL.search(text))}  # the same in all of them
+    assert json.loads(switch) == {"spec": {"enabled": False}}
+    emergency = EMERGENCY.search(pages["MtorlOperatorDown"])
+    assert emergency and not any(EMERGENCY.search(text) for name, text in pages.items() if name != "MtorlOperatorDown")
+    content = yaml.safe_dump(experiment.model_dump(mode="json"))  # as the operator writes it
+    before = json.dumps({"data": {"spring.yaml": content}})
+    done = subprocess.run(["sh", "-c", emergency[1]], input=before, capture_output=True, text=True, check=True)
+    killed = Experiment.from_yaml(json.loads(done.stdout)["data"]["spring.yaml"])
+    assert killed == experiment.replace(enabled=False)
     assert killed.arm_of("any user") == ("incumbent", 1.0)
 
 
@@ -151,8 +153,7 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     assert main["args"] == ["--run-config=/etc/mtorl/config/router.yaml"] and "/etc/mtorl/config" in mounts
     assert mounts[router["feature_repo"]]["name"] == "feature-store"
     (claim,) = named(production, "StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
-    for durable in (router["ledger"], router["spool"]):
-        assert mounts[str(Path(durable).parent)]["name"] == claim["metadata"]["name"]
+    assert mounts[str(Path(router["spool"]).parent)]["name"] == claim["metadata"]["name"]
     assert router["spool"] in export["args"][0] and router["export_mark"] in export["args"][0]
     mark = str(Path(router["export_mark"]).parent)
     assert mounts[mark] == mounts_of(export)[mark], "the router reads what the export has written"
@@ -218,36 +219,24 @@ def test_router_knows_the_channels(production: Objects, router: dict[str, Any], 
 
 
 @pytest.mark.parametrize("overlay", ["overlays/dev", "overlays/production"])
-def test_a_ledger_in_a_file_means_one_router(overlay: str) -> None:
-    """Each replica would admit the whole budget."""
+def test_routers_are_two_at_least_and_spread(overlay: str) -> None:
     objects = documents(render(overlay))
-    router = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
-    if router["ledger"].startswith("/"):
-        assert named(objects, "StatefulSet", "mtorl-router")["spec"]["replicas"] == 1
-        scaled = [o["spec"]["scaleTargetRef"]["name"] for o in of_kind(objects, "HorizontalPodAutoscaler")]
-        assert "mtorl-router" not in scaled
-
-
-def test_more_routers_are_spread_and_bounded() -> None:
-    objects = documents(render("tests/everything"))
     assert "replicas" not in named(objects, "StatefulSet", "mtorl-router")["spec"], "every apply would set it again"
     assert named(objects, "HorizontalPodAutoscaler", "mtorl-router")["spec"]["minReplicas"] == 2
     assert named(objects, "PodDisruptionBudget", "mtorl-router")["spec"]["minAvailable"] == 1
     assert len(pod_spec(objects, "StatefulSet/mtorl-router")["topologySpreadConstraints"]) == 2
 
 
-def test_two_operators_are_on_two_nodes_and_routers_find_both() -> None:
+def test_two_operators_are_on_two_nodes_and_routers_find_both(production: Objects, router: dict[str, Any]) -> None:
     """A kill switch does not wait for a new pod in place of one that has died."""
-    objects = documents(render("tests/everything"))
-    operator = named(objects, "Deployment", "mtorl-operator")["spec"]
+    operator = named(production, "Deployment", "mtorl-operator")["spec"]
     assert operator["replicas"] == 2
     spread, _ = operator["template"]["spec"]["topologySpreadConstraints"]
     assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "DoNotSchedule")
     assert operator["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    assert named(objects, "PodDisruptionBudget", "mtorl-operator")["spec"]["minAvailable"] == 1
-    environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
-    url = urlsplit(environment["MTORL_OPERATOR"]["value"])
-    service = named(objects, "Service", str(url.hostname))["spec"]
+    assert named(production, "PodDisruptionBudget", "mtorl-operator")["spec"]["minAvailable"] == 1
+    url = urlsplit(router["operator"])
+    service = named(production, "Service", str(url.hostname))["spec"]
     assert service["clusterIP"] == "None", "its name has to stand for each of them"
     assert [port["port"] for port in service["ports"]] == [url.port]
     (container,) = operator["template"]["spec"]["containers"]
@@ -255,59 +244,49 @@ def test_two_operators_are_on_two_nodes_and_routers_find_both() -> None:
     assert service["selector"].items() <= operator["template"]["metadata"]["labels"].items()
 
 
-def test_more_routers_share_one_ledger_that_forgets_nothing() -> None:
+def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, router: dict[str, Any]) -> None:
+    """A file for each would admit the whole budget once for each."""
     from serving.ledger import locate
 
-    objects = documents(render("tests/everything"))
-    environment = {e["name"]: e for e in pod_spec(objects, "StatefulSet/mtorl-router")["containers"][0]["env"]}
-    location = locate(environment["MTORL_LEDGER"]["value"])
-    service = named(objects, "Service", location.host)
-    ledger = named(objects, "StatefulSet", "mtorl-ledger")
+    service = named(production, "Service", locate(router["ledger"]).host)
+    ledger = named(production, "StatefulSet", "mtorl-ledger")
     labels = ledger["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
     password = ledger["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]
-    assert environment["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
-    # What was spent before goes along: the first router moves it, and the others wait for that.
-    init, _ = pod_spec(objects, "StatefulSet/mtorl-router")["initContainers"]
-    given = {e["name"]: e for e in init["env"]}
-    assert all(given[name] == environment[name] for name in ("MTORL_LEDGER", "MTORL_LEDGER_PASSWORD"))
-    settings = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
-    assert init["args"][0].count(settings["ledger"]) == 2
-    assert "mtorl ledger move" in init["args"][0] and "mtorl ledger wait" in init["args"][0]
-    conf = config_map(objects, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
+    given = {e["name"]: e for e in pod_spec(production, "StatefulSet/mtorl-router")["containers"][0]["env"]}
+    assert given["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
+    conf = config_map(production, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(conf)
-    policies = of_kind(objects, "NetworkPolicy")
-    router = _labels(objects, "StatefulSet", "mtorl-router")
-    assert allowed(policies, router, labels, 6379)
-    assert not allowed(policies, _labels(objects, "CronJob", "mtorl-materialize"), labels, 6379)
+    policies = of_kind(production, "NetworkPolicy")
+    assert allowed(policies, _labels(production, "StatefulSet", "mtorl-router"), labels, 6379)
+    assert not allowed(policies, _labels(production, "CronJob", "mtorl-materialize"), labels, 6379)
 
 
-def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read() -> None:
+def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read(
+    production: Objects, router: dict[str, Any]
+) -> None:
     from serving.router.ops.settings import RouterSettings
 
-    objects = documents(render("tests/everything"))
-    router, pod = pod_spec(objects, "StatefulSet/mtorl-router"), pod_spec(objects, "StatefulSet/mtorl-feed")
-    (sink,) = [e["value"] for e in router["containers"][0]["env"] if e["name"] == "MTORL_SINK"]
-    service = named(objects, "Service", str(urlsplit(sink).hostname))
-    labels = _labels(objects, "StatefulSet", "mtorl-feed")
+    reader, pod = pod_spec(production, "StatefulSet/mtorl-router"), pod_spec(production, "StatefulSet/mtorl-feed")
+    service = named(production, "Service", str(urlsplit(router["sink"]).hostname))
+    labels = _labels(production, "StatefulSet", "mtorl-feed")
     assert service["spec"]["selector"].items() <= labels.items() and service["spec"]["ports"][0]["port"] == 80
     (container,) = pod["containers"]
     given = parsed(container["args"])
     assert given["port"] == container["ports"][0]["containerPort"]
-    read, written = (mounts_of(one["containers"][0]) for one in (router, pod))
+    read, written = (mounts_of(one["containers"][0]) for one in (reader, pod))
     for path in (str(given["feature_repo"]), str(Path(given["dataset"]).parent), "/mnt/mtorl"):
         volumes = [
-            {v["name"]: v for v in one["volumes"]}[m[path]["name"]] for one, m in ((router, read), (pod, written))
+            {v["name"]: v for v in one["volumes"]}[m[path]["name"]] for one, m in ((reader, read), (pod, written))
         ]
         assert volumes[0] == volumes[1], path
     assert str(given["journal"]).startswith("/var/lib/mtorl/") and "readOnly" not in written["/var/lib/mtorl"]
-    policies = of_kind(objects, "NetworkPolicy")
-    routers, redis = (_labels(objects, "StatefulSet", name) for name in ("mtorl-router", "mtorl-redis"))
+    policies = of_kind(production, "NetworkPolicy")
+    routers, redis = (_labels(production, "StatefulSet", name) for name in ("mtorl-router", "mtorl-redis"))
     assert allowed(policies, routers, labels, given["port"]) and allowed(policies, labels, redis, 6379)
-    for other in (redis, PREDICTOR, _labels(objects, "CronJob", "mtorl-materialize")):
+    for other in (redis, PREDICTOR, _labels(production, "CronJob", "mtorl-materialize")):
         assert not allowed(policies, other, labels, given["port"]) and not allowed(policies, labels, PREDICTOR, 8080)
-    settings = yaml.safe_load(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
-    assert settings["keep_hours"] >= 24 * 30 > RouterSettings.model_fields["keep_hours"].default
+    assert router["keep_hours"] >= 24 * 30 > RouterSettings.model_fields["keep_hours"].default
 
 
 def test_routers_send_traces_where_the_policies_let_them(production: Objects) -> None:
@@ -419,19 +398,20 @@ def test_model_servers_call_nobody(production: Objects) -> None:
             assert policy["spec"]["policyTypes"] == ["Ingress"]
 
 
-def test_the_operator_may_write_what_routers_read_and_nothing_else() -> None:
-    objects = documents(render("tests/experiments"))
-    (role,) = (o for o in of_kind(objects, "Role") if o["metadata"]["name"] == "mtorl-operator")
+def test_the_operator_may_write_what_routers_read_and_nothing_else(production: Objects) -> None:
+    role = named(production, "Role", "mtorl-operator")
     for rule in role["rules"]:
-        named = "resourceNames" in rule or rule["verbs"] == ["create"]
-        assert named or rule["apiGroups"] == ["mtorl-kubeflow.github.io"], rule
+        named_or_made = "resourceNames" in rule or (rule["verbs"], rule["resources"]) == (["create"], ["events"])
+        assert named_or_made or rule["apiGroups"] == ["mtorl-kubeflow.github.io"], rule
     (leases,) = (rule for rule in role["rules"] if rule["resources"] == ["leases"])
     assert leases["verbs"] == ["get", "update"]
-    assert leases["resourceNames"] == [o["metadata"]["name"] for o in of_kind(objects, "Lease")]
-    (written,) = (o for o in of_kind(objects, "ConfigMap") if o["metadata"]["name"] == "mtorl-experiment")
-    assert "data" not in written, "an apply must not put back what a file says, and a delete takes it"
-    (router,) = (o for o in of_kind(objects, "StatefulSet") if o["metadata"]["name"] == "mtorl-router")
-    pod = router["spec"]["template"]["spec"]
-    assert {"name": "MTORL_OPERATOR", "value": "http://mtorl-operator:8080"} in pod["containers"][0]["env"]
-    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "experiment")
-    assert volume["configMap"] == {"name": "mtorl-experiment", "optional": True}
+    assert leases["resourceNames"] == [o["metadata"]["name"] for o in of_kind(production, "Lease")]
+    written = named(production, "ConfigMap", "mtorl-experiment")
+    assert "data" not in written, "an apply changes nothing in force, and a delete takes it"
+
+
+def test_without_the_prometheus_operator_only_its_resources_are_left_out() -> None:
+    whole, part = (documents(render(f"{name}")) for name in ("overlays/dev", "tests/without-prometheus-operator"))
+    left_out = [o for o in whole if o not in part]
+    assert left_out and {o["apiVersion"].split("/")[0] for o in left_out} == {"monitoring.coreos.com"}
+    assert not [o for o in part if o not in whole or o["apiVersion"].startswith("monitoring.coreos.com")]

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Says line by line what a cluster has of what the manifests need, before anything is applied, and what to do about the rest.
+# It reads only. Prerequisites: kubectl, and a kubeconfig that may read resource definitions, storage classes and one namespace.
+#
+# Usage: scripts/check-cluster.sh [NAMESPACE]       default: mtorl, the one of overlays/production; mtorl-dev is that of overlays/dev
+#
+#   ok        it is there
+#   missing   nothing runs without it: the exit status is 1
+#   absent    something is left out, and the line says by what change of your overlay
+#   unknown   only you can tell: the line says what to look at
+set -uo pipefail
+namespace=${1:-mtorl}
+failed=0
+out=$(kubectl version -o json 2>&1) || { printf 'kubectl reaches no cluster: %s\n' "$out" >&2; exit 2; }
+
+line() { printf '%-8s %-28s %s\n' "$1" "$2" "$3"; [ "$1" != missing ] || failed=1; }
+has() { kubectl get crd "$1" -o name >/dev/null 2>&1; }
+# check WORD WHAT FOUND ELSE COMMAND...: a line that depends on whether the command succeeds
+check() {
+  local word=$1 what=$2 found=$3 else=$4; shift 4
+  if "$@" >/dev/null 2>&1; then line ok "$what" "$found"; else line "$word" "$what" "$else"; fi
+}
+secret() { kubectl -n "$namespace" get secret "$1" -o "jsonpath={.data.$2}" 2>/dev/null | grep -q .; }
+labelled() { kubectl get namespace -l "mtorl-kubeflow/$1=true" -o name 2>/dev/null | grep -q .; }
+overlay='add components/without-prometheus-operator to your overlay'
+
+minor=$(sed -n '/serverVersion/,$ s/.*"minor": *"\([0-9]*\).*/\1/p' <<<"$out" | head -1)
+if [ "${minor:-0}" -ge 30 ]; then line ok Kubernetes "1.$minor"; else line missing Kubernetes "1.${minor:-?}: upgrade to 1.30 or newer"; fi
+check missing KServe 'serves the models' 'install KServe 0.20 or newer in Standard mode (https://kserve.github.io)' \
+  has inferenceservices.serving.kserve.io
+default_class() {
+  kubectl get storageclass -o jsonpath='{range .items[*]}{.metadata.annotations}{"\n"}{end}' | grep -q 'is-default-class":"true"'
+}
+check missing 'default StorageClass' 'for ledger, decision log and Redis' 'mark one: kubectl annotate storageclass NAME storageclass.kubernetes.io/is-default-class=true' \
+  default_class
+line unknown 'ReadWriteMany volume' "on several nodes, mtorl-data needs a class that many nodes can mount: manifests/foundation/production says where to name it"
+check absent 'Prometheus Operator' 'scrapes metrics and evaluates alert rules' "no alert is evaluated: $overlay" \
+  has prometheusrules.monitoring.coreos.com
+check absent 'receivers of alerts' 'AlertmanagerConfig' 'nobody hears of alerts: use manifests/alertmanager with your own Alertmanager (docs/alerting.md)' \
+  has alertmanagerconfigs.monitoring.coreos.com
+check absent 'metrics API' 'routers are scaled with their load' 'the autoscaler keeps two routers: install metrics-server' \
+  kubectl get apiservice v1beta1.metrics.k8s.io
+line unknown 'NetworkPolicy' "policies protect only where the network plugin enforces them: ask for Calico, Cilium, kube-network-policies or the provider's"
+check absent 'Kubeflow Pipelines' 'nightly training' 'models come from the bootstrap alone: docs/pipelines.md' has workflows.argoproj.io
+check absent 'Kubeflow Spark Operator' 'components/spark-features can be added' 'leave components/spark-features out: features are built by one pod' \
+  has sparkapplications.sparkoperator.k8s.io
+check absent Katib 'manifests/katib can be applied' 'leave manifests/katib out: mtorl search runs on one machine' has trials.kubeflow.org
+
+check missing 'resource Experiment' 'known to the API server' 'kubectl apply -k manifests/foundation/production (or dev)' \
+  has experiments.mtorl-kubeflow.github.io
+check missing "namespace $namespace" 'there' 'kubectl apply -k manifests/foundation/production (or dev)' kubectl get namespace "$namespace"
+check missing 'volume mtorl-data' 'claimed' 'kubectl apply -k manifests/foundation/production (or dev)' \
+  kubectl -n "$namespace" get persistentvolumeclaim mtorl-data
+check missing 'Secret mtorl-redis' 'password of Redis' \
+  "kubectl -n $namespace create secret generic mtorl-redis --from-literal=password=\"\$(openssl rand -hex 24)\"" secret mtorl-redis password
+check missing 'Secret mtorl-router' "callers' tokens" \
+  "kubectl -n $namespace create secret generic mtorl-router --from-literal=tokens=\"\$(openssl rand -hex 24)\"" secret mtorl-router tokens
+if has alertmanagerconfigs.monitoring.coreos.com; then
+  check absent 'Secret mtorl-alerting' 'receivers of alerts' 'nobody hears of alerts until it is there: docs/alerting.md' secret mtorl-alerting webhook-url
+fi
+check absent 'gateway' 'may call the routers' 'no call from outside arrives: kubectl label namespace GATEWAY mtorl-kubeflow/gateway=true' labelled gateway
+check absent 'monitoring' 'may read the metrics' 'Prometheus reaches no pod: kubectl label namespace MONITORING mtorl-kubeflow/monitoring=true' \
+  labelled monitoring
+
+if [ "$failed" = 0 ]; then
+  echo "apply your overlay; what is absent is left out as the lines say"
+else
+  echo "see to what is missing first" >&2
+fi
+exit "$failed"
