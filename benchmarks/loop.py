@@ -53,7 +53,7 @@ def main() -> None:
         "lift": summary["experiment"]["lift"],
         "lift_ci": summary["experiment"]["lift_ci"],
         "true_lift": summary["experiment"]["true_lift"],
-        "clean_alerts": summary["drift"]["clean_alerts"],
+        "clean_alerts": len(summary["monitor"]["clean"]["alarms"]),
         "steps": {name: step["seconds"] for name, step in summary["steps"].items()},
         "environment": environment("torch", "kfp", "feast", "torchserve", "kserve", "evidently"),
     }

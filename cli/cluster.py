@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -263,59 +262,3 @@ def feed(
         stop(str(error), 2)
     except sqlite3.Error as error:
         stop(f"{journal}: {error}" + (": only one process may have it open" if "locked" in str(error) else ""), 2)
-
-
-@app.command()
-def drift(
-    decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet.")],
-    out: Annotated[Path, typer.Option(help="Folder for drift.html and drift.json.")],
-    artifact: Annotated[
-        Path | None, typer.Option(help="Artifact of the model; it holds the training reference.")
-    ] = None,
-    registry: Annotated[
-        Path | None, typer.Option(help="Instead: the registry; the model that took the newest decision is found there.")
-    ] = None,
-    since: Annotated[str, typer.Option(help="Start of the period, ISO time. Empty: no bound.")] = "",
-    until: Annotated[str, typer.Option(help="End of the period, ISO time. Empty: no bound.")] = "",
-    hours: Annotated[int, typer.Option(help="Instead of both: the last hours. 0: the whole log.")] = 0,
-    webhook: Annotated[
-        str,
-        typer.Option(
-            envvar="MTORL_WEBHOOK",
-            help="Told of what differs, as JSON with a text (Slack); empty: nobody.",
-            metavar="URL",
-        ),
-    ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the threshold calibration.")] = 7,
-) -> None:
-    """Compare the decisions of a period with the model's training reference; exit code 3 when a column drifted.
-
-    mtorl drift --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger --out drift
-    """
-    from monitoring.period import PeriodError, drift_of_period, period_of, served_model
-    from monitoring.webhook import WebhookError, message, post
-    from mtorl.artifact.artifact import ArtifactError
-    from mtorl.log.touchpoints import LogError
-    from serving.registry import folder_of
-
-    try:
-        period = period_of(since, until, hours)
-    except PeriodError as error:
-        stop(str(error), 2)
-    if (artifact is None) == (registry is None):
-        stop("name the model: either its folder, --artifact, or the --registry in which it is found", 2)
-    with exit_codes(unusable=(ArtifactError, OSError)):
-        try:
-            model = artifact or served_model(str(decision_log), period, partial(folder_of, registry or Path()))
-            compared = drift_of_period(str(decision_log), str(model), period, str(out), seed)
-            if webhook and (found := message(compared)):
-                post(found, webhook)
-        except WebhookError as error:
-            stop(f"the check is done (see {out}), but nobody was told: {error}", 1)
-        except (PeriodError, LogError) as error:
-            stop(f"not checked: {error}", 1)
-    if compared["not_checked"]:
-        stop(f"not checked: {compared['not_checked']}", 1)
-    drifted = compared["detected_columns"]
-    typer.echo(f"{compared['rows']} rows, drifted: {', '.join(drifted) or 'none'}; report: {out / 'drift.html'}")
-    raise typer.Exit(3 if drifted else 0)

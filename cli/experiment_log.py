@@ -209,7 +209,7 @@ def verdict(
         segments = by or []
         for name in segments:
             check_segment(spec, name)
-        period = period_of("", until, hours=0)
+        period = period_of("", until)
         with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
             values = {name: segment_sql(spec, name, "record") for name in segments}
             found = verdict_of_period(str(log), file, period, counted_gain(spec), weights="", budget=0.0, by=values)

@@ -16,7 +16,7 @@
                                                the versions of the registry: where each comes from, what serves
     mtorl put FILE                             a log or its description onto a cluster's data volume
     mtorl rollout                              which version each arm serves, and what a new one waits for
-    mtorl materialize | drift                  what the CronJobs of manifests/ call
+    mtorl materialize                          what the CronJob of manifests/ calls
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl arm check URL                        whether an endpoint of your own can be an arm
     mtorl experiment init|check|plan|shadow|exploration|verdict

@@ -327,7 +327,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     from monitoring.plain_words import named_in
 
     offline, gate, serving = summary["offline"], summary["gate"], summary["serving"]
-    experiment, drift = summary["experiment"], summary["drift"]
+    experiment = summary["experiment"]
     lines = [
         ("reward AUC, unseen users", _with_interval(offline, "reward_auc")),
         ("channel accuracy, unseen users", _with_interval(offline, "action_accuracy")),
@@ -353,7 +353,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("verdict", f"{experiment['verdict']}: {experiment['reason']}"),
         *_stages(summary["stages"]),
         *_next_night(summary["next_night"]),
-        ("drift alerts", f"{drift['clean_alerts']} live traffic, {drift['shifted_alerts']} shifted traffic"),
+        ("monitor", _alarms(summary["monitor"])),
         ("time", f"{summary['seconds']:.0f} s"),
     ]
     if summary["quarantined"]["rows"]:
@@ -361,6 +361,14 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if told := summary.get("conversions"):
         lines.insert(0, ("conversions", f"{told['attributed']:,} of {told['rows']:,} count for a touchpoint"))
     return lines
+
+
+def _alarms(monitor: dict[str, Any]) -> str:
+    from monitoring.plain_words import TRAFFIC
+
+    counts = [f"{len(monitor[name]['alarms'])} on {traffic}" for name, traffic in TRAFFIC.items()]
+    asked = "; it asks for a new training" if monitor["shifted"]["retrain"] else ""
+    return f"alarms: {', '.join(counts)}{asked}"
 
 
 def _refused(serving: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,5 +3,5 @@
 Reading order: `component.py` (the decorator), then in the order of the training pipeline `fingerprint.py`,
 `collect.py`, `ingest.py`, `build_features.py`, `install_features.py`, `served_incumbent.py`, `fit_incumbent.py`,
 `train_challenger.py`, `evaluate.py`, `gate.py`, `package.py`, `publish.py`, then those of the monitoring pipeline,
-`verdict.py` and `drift.py`.
+`verdict.py` and `monitor.py`.
 """

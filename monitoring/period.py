@@ -1,19 +1,16 @@
-"""What the monitoring pipeline and the command line call for a period of the decision log: its verdict, its drift."""
+"""The verdict of a period of the decision log, as the monitoring pipeline and the command line call it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import check
 from monitoring.long_term import long_term_effect
 from monitoring.segments import segment_lifts
 from monitoring.verdict import verdict_from_log
-from mtorl.artifact.artifact import load
-from mtorl.drift.reference import MAX_ROWS
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
@@ -23,26 +20,17 @@ class PeriodError(Exception):
     """A period can't be judged; the message says what to mend."""
 
 
-def period_of(since: str, until: str, hours: int, now: datetime | None = None) -> Period:
+def period_of(since: str, until: str) -> Period:
     """A period as a pipeline names it.
 
     Args:
         since: Start (ISO time), inclusive; empty for no bound.
         until: End (ISO time), exclusive; empty for no bound.
-        hours: Without both, the period is that long and ends with the last full minute: a run every `hours` hours sees
-            each decision once. 0 for the whole log.
-        now: The present, if not the clock's.
 
     Raises:
-        PeriodError: a bound is no time, or hours is negative.
+        PeriodError: a bound is no time.
     """
-    since, until = _utc("since", since), _utc("until", until)
-    if hours < 0:
-        raise PeriodError(f"hours: must not be negative, got {hours}")
-    if since or until or not hours:
-        return Period(since, until)
-    end = (now or datetime.now(UTC)).replace(second=0, microsecond=0)
-    return Period((end - timedelta(hours=hours)).isoformat(), end.isoformat())
+    return Period(_utc("since", since), _utc("until", until))
 
 
 def _utc(name: str, value: str) -> str:
@@ -52,10 +40,7 @@ def _utc(name: str, value: str) -> str:
     try:
         at = datetime.fromisoformat(value)
     except ValueError:
-        raise PeriodError(
-            f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z; "
-            "for a run that recurs, leave since and until empty and set hours"
-        ) from None
+        raise PeriodError(f"{name}: {value!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
     return (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
 
 
@@ -104,30 +89,6 @@ def verdict_of_period(
     if by:
         found["segments"] = dict(segment_lifts(log, spec, counts, by))
     return found
-
-
-def served_model(decision_log: str, period: Period, find: Callable[[str], Path | None]) -> Path:
-    """The artifact of the model that took the newest decision, or was asked in the shadow.
-
-    Args:
-        decision_log: Folder with decisions.parquet.
-        period: Decisions that count.
-        find: The folder of the artifact with a digest; None if there is none.
-
-    Raises:
-        PeriodError: no model took a decision, or its artifact isn't found.
-    """
-    _check_there(decision_log)
-    log = DecisionLog.in_folder(decision_log, period)
-    if not log.holds_any():
-        raise PeriodError(nothing_in(decision_log, period))
-    digests = log.models()
-    if not digests:
-        raise PeriodError(f"{decision_log}: no model took a decision in the period, or was asked in the shadow")
-    folder = next((folder for digest in digests if (folder := find(digest)) is not None), None)
-    if folder is None:
-        raise PeriodError(f"no model of the period is in the registry: {', '.join(digests)}")
-    return folder
 
 
 class DecidingIncumbent(NamedTuple):
@@ -181,34 +142,3 @@ def _check_there(decision_log: str) -> None:
         raise PeriodError(
             f"{decision_log}: no decisions.parquet; the router's pod exports its log there every few minutes"
         )
-
-
-def drift_of_period(decision_log: str, artifact: str, period: Period, out: str, seed: int) -> dict[str, Any]:
-    """Compare what the policy read in a period with its training data.
-
-    Args:
-        decision_log: Folder with decisions.parquet.
-        artifact: Folder of the served model's artifact; it holds the reference.
-        period: Decisions that are checked.
-        out: Folder for drift.html and drift.json; its name is the period's name.
-        seed: Seed of the threshold calibration.
-
-    Returns:
-        The content of drift.json.
-
-    Raises:
-        PeriodError: there is no decision log.
-        ArtifactError: the artifact can't be read.
-    """
-    model = load(Path(artifact))
-    _check_there(decision_log)
-    current, whole = DecisionLog.in_folder(decision_log, period).context(MAX_ROWS)
-    return check(
-        model.reference(),
-        current,
-        model.spec.context,
-        out_dir=Path(out),
-        whole=whole,
-        grid=model.drift_thresholds(),
-        seed=seed,
-    ).to_dict()

@@ -30,6 +30,8 @@ METRICS = {
     "reward_logloss": "Reward log loss",
     "reward_ece": "Reward calibration error",
 }
+TRAFFIC = {"clean": "live traffic", "shifted": "shifted traffic"}
+ALARMS = {"drift": "moved", "data_quality": "broken", "harm": "harm"}
 LEFT_OUT = {
     "other_experiment": "of another experiment: another name, layer or salt",
     "override": "since the experiment file named the user's arm",

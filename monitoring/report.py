@@ -13,7 +13,7 @@ from typing import Any
 
 from monitoring import charts, plain_words
 from monitoring.log_summary import LONGEST, summarise
-from mtorl.drift.drift_tests import words_of
+from monitoring.watch.streams import labels_of
 from mtorl.pages.charts import BLUE, GREY, shares
 from mtorl.pages.page import write_page
 
@@ -59,7 +59,7 @@ def _page(run_dir: Path) -> Json:
         "primary": primary,
         "serving": _section(summary, "serving"),
         "budget": _budget(_section(summary, "budget")),
-        "drift": _drift(run_dir, _section(summary, "drift")),
+        "monitor": _monitor(_section(summary, "monitor")),
         "artifacts": _section(summary, "artifacts"),
     }
 
@@ -173,37 +173,23 @@ def _budget(arms: Json) -> Json | None:
     }
 
 
-def _drift(run_dir: Path, drift: Json) -> Json | None:
-    """Both periods, each with a link to its Evidently page if that was written."""
+def _monitor(monitor: Json) -> Json | None:
+    """What the monitor found of both traffics, each with its columns' scores and its pages by Evidently."""
     periods = []
     for name in ("clean", "shifted"):
-        result = _read(run_dir / "drift" / name / "drift.json") or _section(drift, name)
-        if not result:
+        if not (found := _section(monitor, name)):
             continue
-        html = f"drift/{name}/drift.html"
-        periods.append(
-            {
-                **result,
-                "name": name,
-                "columns": [_drift_row(row) for row in result.get("columns") or []],
-                "alerts": drift.get(f"{name}_alerts"),
-                "html": html if (run_dir / html).exists() else None,
-            }
-        )
-    if not periods and not drift:
-        return None
-    received = drift.get("webhook_received")
-    if isinstance(received, bool):
-        received = "yes" if received else "no"
-    alpha = next((period["alpha"] for period in periods if period.get("alpha")), 0.01)
-    return {"periods": periods, "received": received, "alpha": alpha}
+        kinds = {labels_of(alarm["stream"]).measure: alarm["kind"] for alarm in found["alarms"]}
+        columns = [_column(row, kinds.get(row["column"])) for row in found["columns"]]
+        periods.append({**found, "traffic": plain_words.TRAFFIC[name], "columns": columns})
+    return {"periods": periods} if periods else None
 
 
-def _drift_row(row: Json) -> Json:
+def _column(row: Json, alarm: str | None) -> Json:
     """A row with its score as a share of twice the threshold: the middle of the bar is the threshold."""
-    score, threshold, problem = row.get("score"), row.get("threshold"), row.get("problem")
+    score, threshold = row["score"], row["threshold"]
     bar = min(max(score / threshold / 2, 0.0), 1.0) if score is not None and threshold else None
-    return {**row, "bar": bar, "words": words_of(problem).label if problem else ""}
+    return {**row, "bar": bar, "alarm": plain_words.ALARMS[alarm] if alarm else ""}
 
 
 def _share(row: Json, part: str, whole: str) -> float | None:

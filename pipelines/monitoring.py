@@ -1,8 +1,7 @@
-"""The monitoring pipeline: decision log -> verdict of the experiments, drift of a period, a check of the monitor."""
+"""The monitoring pipeline: decision log -> verdict of the experiments, a check of the monitor."""
 
 from kfp import dsl
 
-from components.drift import drift
 from components.monitor import monitor
 from components.notify import notify
 from components.verdict import verdict
@@ -15,21 +14,18 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
 
     @dsl.pipeline(
         name=name,
-        description="Verdict on the experiments so far; drift in one period; a check of the monitor.",
+        description="Verdict on the experiments so far; a check of the monitor.",
         pipeline_config=profile.pipeline_config(),
     )
     def mtorl_monitor(
-        artifact: str = "",
         registry: str = profile.on_volume("registry"),
         experiment: str = EXPERIMENT_MOUNT,
         decision_log: str = profile.on_volume("decision_log"),
         dataset: str = "",
         state: str = profile.on_volume("monitor"),
-        out: str = profile.on_volume("drift/monitor"),
         gain: str = "click",
         weights: str = "",
         budget: float = 0.0,
-        hours: int = 24,
         since: str = "",
         until: str = "",
         seed: int = 7,
@@ -38,7 +34,6 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             period = {"decision_log": decision_log, "since": since, "until": until}
             judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
             profile.with_experiment(step(judged))
-            step(drift(artifact=artifact, registry=registry, out=out, seed=seed, hours=hours, **period))
             if profile.folder:  # it goes on with what it knew at the last check
                 checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state, seed=seed)
                 step(checked)

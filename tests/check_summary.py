@@ -15,7 +15,7 @@ REQUIRED = {
     "experiment": ("arms", "srm_p", "lift", "lift_ci", "true_lift", "verdict"),
     "stages": ("phase", "waits", "moves", "after_promotion"),
     "next_night": (),
-    "drift": ("clean_alerts", "shifted_alerts", "webhook_received"),
+    "monitor": ("clean", "shifted"),
     "artifacts": ("incumbent", "challenger", "decision_log", "report"),
 }  # fmt: skip
 
@@ -52,10 +52,11 @@ def check(path: Path) -> list[str]:
         wrong.append(f"serving.errors is {summary['serving']['errors']}")
     if not 0 < summary["serving"]["decisions"] > 2 * summary["serving"]["fallbacks"]:
         wrong.append(f"no decisions, or most of them fell back: {summary['serving']}")
-    if summary["drift"]["clean_alerts"] != 0:
-        wrong.append(f"drift.clean_alerts is {summary['drift']['clean_alerts']}")
-    if summary["drift"]["webhook_received"] is not True:
-        wrong.append("drift.webhook_received is not true: the shifted window raised no alert")
+    clean, shifted = summary["monitor"]["clean"], summary["monitor"]["shifted"]
+    if clean["alarms"] or clean["not_judged"]:
+        wrong.append(f"monitor.clean: {clean['alarms'] or clean['not_judged']}")
+    if not shifted["retrain"] or not shifted["pages"]:
+        wrong.append("monitor.shifted: no column has moved, or Evidently has drawn no page")
     for generation in (summary["next_night"] or {"generations": ()})["generations"]:
         apart = abs(generation["mean_weight"] - generation["supported"])
         if apart > 5 * generation["mean_weight_error"]:

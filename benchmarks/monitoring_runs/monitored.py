@@ -19,8 +19,8 @@ import pandas as pd
 
 from benchmarks.monitoring_runs.days import START, Days, Shift, healthy
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import check
 from monitoring.watch import column_alarms, measure_alarms
+from monitoring.watch.columns import check
 from monitoring.watch.measures import measure
 from monitoring.watch.state import State
 from monitoring.watch.streams import COLUMNS, labels_of

@@ -41,7 +41,7 @@ def verdict(
     from mtorl.runtime.step import step
 
     with step(PeriodError, ExperimentError, LogError):
-        period = period_of(since, until, hours=0)
+        period = period_of(since, until)
         several = Path(experiment).is_dir()
         files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]
         judged = {

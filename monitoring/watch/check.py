@@ -23,10 +23,10 @@ from typing import Any
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.drift import ColumnDrift, DriftResult, Page, check
-from monitoring.evidently_report import Filing
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.closed import closed_as_usual
+from monitoring.watch.columns import ColumnDrift, DriftResult, Page, check
+from monitoring.watch.evidently_page import Filing
 from monitoring.watch.measures import MIN_USERS, Counted, measure
 from monitoring.watch.retrain import update_request
 from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, StateError, alone
@@ -128,6 +128,11 @@ def run(
     return state
 
 
+def folder_of(folder: Path, end: datetime) -> Path:
+    """Where the figures and Evidently's pages of a period are, below the folder of the state."""
+    return folder / "periods" / end.strftime("%Y-%m-%dT%H")
+
+
 def _ends(watched: Watched, state: State, now: datetime) -> Iterator[datetime]:
     length = timedelta(hours=watched.hours)
     last = _floor(now - EXPORTED_AFTER, watched.hours)
@@ -216,7 +221,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
     _judge_measures(watched, state, counted, end)
     state.groups[COLUMNS] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
     try:
-        out = folder / "periods" / end.strftime("%Y-%m-%dT%H")
+        out = folder_of(folder, end)
         result, version = _columns(watched, log, out, f"until {end:%Y-%m-%d %H:%M}", end)
         column_alarms.judge(state, result, end, version, timedelta(hours=watched.hours))
     except _NotJudgedError as error:

@@ -1,6 +1,6 @@
 """Columns of a period against the training sample: which have moved away, with a known rate of false alarms.
 
-    judge(state, result, end)       # result: a `monitoring.drift.DriftResult` of the period
+    judge(state, result, end)       # result: a `monitoring.watch.columns.DriftResult` of the period
 
 In a healthy period any column is above its threshold with a probability of `ALPHA` at most, as far as thresholds were
 measured well; twice that is what evidence counts on. Two such periods in a row are evidence enough. Which columns have
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
-from monitoring.drift import ColumnDrift, DriftResult
+from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.state import Alarm, PastPeriod, State, Stream
 from monitoring.watch.streams import COLUMNS, column_stream, labels_of
 from mtorl.drift.calibration import ALPHA

@@ -12,6 +12,8 @@ from serving.local.stack import RUNTIMES, Runtime
 
 STAGES_BEFORE = 2
 """Stages of the experiment before its last one, in which half of the users get the challenger."""
+DAYS_EACH = 2
+"""Days of live traffic for the monitor, and of shifted traffic: a column that is too far away on both has moved."""
 
 
 @dataclass(frozen=True, kw_only=True)

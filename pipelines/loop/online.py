@@ -25,7 +25,7 @@ from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from pipelines.experiments.look import keep_replay
 from pipelines.local import InputError
-from pipelines.loop.config import STAGES_BEFORE, LoopConfig
+from pipelines.loop.config import DAYS_EACH, STAGES_BEFORE, LoopConfig
 from pipelines.loop.ramp import RunRamp, experiment_of, port_of_models, ramp_for, write_file
 from pipelines.loop.run_folder import set_aside
 from pipelines.loop.traffic import LoadDriver, Traffic, Turn, in_parts
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
 _AFTER_PROMOTION = 100  # users who are asked for once more
+_SHIFTED = 500  # users who come in a shifted context
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
 
@@ -291,7 +292,7 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
             if ramp.phase == "promoted":
                 again = RepeatedTraffic(source, _AFTER_PROMOTION)
                 promoted = _send(driver, again, Step("traffic-promoted", "traffic after the promotion"), times)
-            shifted = ShiftedTraffic(source, trained.spec, trained.arms["challenger"].reference())
+            shifted = ShiftedTraffic(source, trained.spec, trained.arms["challenger"].reference(), DAYS_EACH, _SHIFTED)
             step = Step("traffic-shifted", "traffic with a shifted context")
             return Served(clean, _send(driver, shifted, step, times), promoted, ramp)
         finally:

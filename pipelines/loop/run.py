@@ -7,7 +7,6 @@ held-out users of a real log.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,12 +22,13 @@ from pipelines import local, monitoring, training
 from pipelines.loop import online, ramp
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.finished_stages import Stage, at_work, begin, can_be_served, finish, left_by
+from pipelines.loop.monitored_days import check_days
 from pipelines.loop.run_folder import QUARANTINE, keep_only_quarantine, new_run, point_latest
 from pipelines.loop.simulated_lift import policy_of, true_lift
-from pipelines.loop.summary import Finished, Monitored, write_summary
+from pipelines.loop.summary import Finished, write_summary
 from pipelines.loop.traffic import Traffic
 from pipelines.profile import LAPTOP
-from pipelines.steps import OnStep, Step, StepTimes
+from pipelines.steps import OnStep, StepTimes
 
 
 def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = None) -> Path:
@@ -85,7 +85,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         served = online.serve(trained, audience, experiment, times)
         clock.finish("rehearse", {"served": served.to_json()})
     finished = _judge(trained, audience, experiment, served, times)
-    write_summary(replace(finished, steps=steps, seconds=clock.seconds))
+    write_summary(replace(finished, steps={**steps, **finished.steps}, seconds=clock.seconds))
     with times.step("report", "report"):
         render(run)
     clock.finish("report", {})
@@ -129,31 +129,24 @@ def _judge(
     served: online.Served,
     times: StepTimes,
 ) -> Finished:
-    """Judge what was served: what a training would learn from it, the verdict, drift, the true difference."""
+    """Judge what was served: what a training would learn, the verdict, the monitor's checks, the true difference."""
     from serving.decision_log.export import export_parquet
 
-    config, run = trained.config, trained.folder
+    run = trained.folder
     export_parquet(run / "serving" / "spool", run / "decision_log")
     with times.step("next-night", "what the next night would learn"):
         learned = _collect(trained, served.clean)
 
-    judged_by = {
-        "gain": trained.spec.reward.gain.text,
-        "weights": _write_weights(run, served.clean) if trained.replays else "",
-        "budget": experiment.budget if trained.replays else 0.0,
-        "seed": config.seed,
-    }
     simulated = None
-    with ThreadPoolExecutor(1) as beside:  # the monitoring's steps are processes, of one thread each
+    with ThreadPoolExecutor(1) as beside:  # the verdict's step is a process of its own
         truth = beside.submit(_true_lift, trained, audience, experiment)
-        monitored = {
-            "clean": _monitor(run, "clean", "live traffic", served.clean, judged_by, times),
-            "shifted": _monitor(run, "shifted", "shifted traffic", served.shifted, judged_by, times),
-        }
+        judged = _verdict(trained, experiment, served.clean, times)
+        with times.step("monitor", "monitor: days of live traffic, days of shifted traffic"):
+            monitored = check_days(trained, served)
         if audience.simulator is not None:
             with times.step("true-lift", "true difference from the simulator"):
                 simulated = truth.result()
-    return Finished(trained, {}, served, monitored, simulated, learned, times.seconds, 0.0)
+    return Finished(trained, judged, served, monitored, simulated, learned, times.seconds, 0.0)
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
@@ -237,31 +230,22 @@ def _write_weights(run: Path, traffic: Traffic) -> str:
     return str(path)
 
 
-def _monitor(
-    run: Path, name: str, title: str, traffic: Traffic, judged_by: dict[str, Any], on_step: OnStep
-) -> Monitored:
-    """Run the monitoring pipeline on the period of some traffic, and tell a webhook of ours what it has found."""
-    from monitoring.webhook import message, post
-    from monitoring.webhook_receiver import Receiver
-
-    def on_its_step(step: Step, done: float, total: float, note: str) -> None:
-        on_step(Step(f"{step.name}-{name}", f"{step.title}, {title}"), done, total, note)
-
-    steps = local.run(
+def _verdict(
+    trained: online.Trained, experiment: online.Experiment, traffic: Traffic, on_step: OnStep
+) -> dict[str, local.StepResult]:
+    """Run the monitoring pipeline on the period of the experiment's own traffic."""
+    run = trained.folder
+    return local.run(
         monitoring.build(),
         {
             "decision_log": str(run / "decision_log"),
             "experiment": str(run / ramp.FILE),
-            "artifact": str(run / "artifacts" / "challenger"),
-            "out": str(run / "drift" / name),
+            "gain": trained.spec.reward.gain.text,
+            "weights": _write_weights(run, traffic) if trained.replays else "",
+            "budget": experiment.budget if trained.replays else 0.0,
             "since": traffic.since.isoformat(),
             "until": traffic.until.isoformat(),
-            **judged_by,
         },
-        run / f"pipeline-monitor-{name}",
-        on_its_step,
+        run / "pipeline-monitor",
+        on_step,
     )
-    with Receiver() as receiver:
-        if found := message(json.loads(steps["drift"].paths["result"].read_text())):
-            post(found, receiver.url)
-        return Monitored(steps, alerts=sum(len(told["findings"]) for told in receiver.received))

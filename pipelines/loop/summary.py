@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,17 @@ import numpy as np
 
 from features.collect.report import Learnable
 from monitoring.verdict import units_in
+from monitoring.watch.check import folder_of
+from monitoring.watch.state import State
+from monitoring.watch.streams import COLUMNS, labels_of
 from mtorl.evaluation.gate import gate
 from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
+from pipelines.loop.config import DAYS_EACH
+from pipelines.loop.monitored_days import STATE_FOLDER
 from pipelines.loop.online import Served, Trained
 from pipelines.loop.traffic import Traffic
-
-
-@dataclass(frozen=True)
-class Monitored:
-    """What the monitoring pipeline said of a period.
-
-    Attributes:
-        steps: Its steps' results by name.
-        alerts: How many findings have reached the webhook.
-    """
-
-    steps: dict[str, StepResult]
-    alerts: int
 
 
 @dataclass(frozen=True)
@@ -39,9 +32,9 @@ class Finished:
 
     Attributes:
         trained: What the training pipeline has left.
-        steps: Results of the training pipeline's steps by name.
+        steps: Results of the pipelines' steps by name.
         served: The traffic.
-        monitored: What monitoring said of the "clean" and of the "shifted" traffic.
+        monitored: The monitor's state after the days of the "clean" traffic, and of the "shifted" traffic.
         true_lift: What the simulator says of both arms; None for a real log.
         learned: What the next training would learn from these decisions; None for a replay.
         seconds_of_step: By name.
@@ -51,7 +44,7 @@ class Finished:
     trained: Trained
     steps: dict[str, StepResult]
     served: Served
-    monitored: dict[str, Monitored]
+    monitored: dict[str, State]
     true_lift: dict[str, float] | None
     learned: Learnable | None
     seconds_of_step: dict[str, float]
@@ -70,10 +63,9 @@ def summarise(run: Finished) -> dict[str, Any]:
     evaluation = json.loads((folder / "evaluation.json").read_text())
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
-    verdict = json.loads(run.monitored["clean"].steps["verdict"].paths["result"].read_text())
+    verdict = json.loads(run.steps["verdict"].paths["result"].read_text())
     # The step knows the gain by its text alone, without units.
     verdict |= units_in(verdict["metric"], verdict["units"], counted_gain(run.trained.spec))
-    alerts = {name: period.alerts for name, period in run.monitored.items()}
     return {
         "schema_version": 1,
         "dataset": run.trained.spec.name,
@@ -101,11 +93,9 @@ def summarise(run: Finished) -> dict[str, Any]:
         "experiment": {**verdict, "stage": run.served.ramp.last_stage, **(run.true_lift or {"true_lift": None})},
         "stages": {**run.served.ramp.told(), "after_promotion": _after_promotion(folder, run.served)},
         "next_night": asdict(run.learned) if run.learned else None,
-        "drift": {
-            "clean_alerts": alerts["clean"],
-            "shifted_alerts": alerts["shifted"],
-            "webhook_received": alerts["shifted"] > 0,
-            **{name: _drift(folder, name) for name in ("clean", "shifted")},
+        "monitor": {
+            "state": STATE_FOLDER,
+            **{name: _found(folder, state) for name, state in run.monitored.items()},
         },
         "artifacts": {
             "incumbent": "artifacts/incumbent",
@@ -123,23 +113,40 @@ def summarise(run: Finished) -> dict[str, Any]:
 
 def _steps(run: Finished) -> dict[str, dict[str, Any]]:
     """Of each step its time, what it returned and what it logged: a new component needs no line here."""
-    results = dict(run.steps)
-    for period, monitored in run.monitored.items():
-        results |= {f"{name}-{period}": result for name, result in monitored.steps.items()}
     steps: dict[str, dict[str, Any]] = {}
     for name, seconds in run.seconds_of_step.items():
         steps[name] = {"seconds": round(seconds, 1)}
-        if result := results.get(name):
+        if result := run.steps.get(name):
             steps[name] |= {"values": result.values, "metrics": result.metrics}
     return steps
 
 
-def _drift(run: Path, name: str) -> dict[str, Any]:
-    """drift.json of a period, with paths relative to the run."""
-    content: dict[str, Any] = json.loads((run / "drift" / name / "drift.json").read_text())
-    for key in ("html", "json"):
-        content[key] = f"drift/{name}/drift.{key}" if content[key] else None
-    return content
+def _found(run: Path, state: State) -> dict[str, Any]:
+    """What the monitor found by the end of the days of some traffic.
+
+    Args:
+        run: The run's folder.
+        state: The monitor's state then.
+    """
+    assert state.judged_until is not None
+    ends = [state.judged_until - timedelta(days=before) for before in reversed(range(DAYS_EACH))]
+    pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]
+    why = state.groups[COLUMNS].not_judged
+    return {
+        "word": state.word,
+        "until": state.judged_until.isoformat(),
+        "decisions": state.groups[COLUMNS].decisions,
+        "users": state.groups[COLUMNS].users,
+        "not_judged": why.text if why else None,
+        "columns": [
+            {"column": labels_of(name).measure, "score": stream.value, "threshold": stream.expected}
+            for name, stream in state.streams.items()
+            if labels_of(name).group == COLUMNS
+        ],
+        "alarms": [{"stream": name, **alarm.model_dump(mode="json")} for name, alarm in state.alarms().items()],
+        "retrain": state.retrain.reason if state.retrain else None,
+        "pages": [str(page.relative_to(run)) for page in pages],
+    }
 
 
 def _serving(run: Path, served: Served) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class ShiftedTraffic:
-    """Another source's opportunities with a context that has moved: what drift monitoring must notice.
+    """The first opportunities of another source's users in a shifted context, one for each of some days.
 
     Numeric context moves by two standard deviations of the reference; 70 % of the users get the rarest category of
     every categorical column. Exposures are cancelled, so that this traffic spends nothing.
@@ -153,15 +153,17 @@ class ShiftedTraffic:
     source: TrafficSource
     spec: DatasetSpec
     reference: pd.DataFrame
+    days: int
+    most_users: int
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """One opportunity of each user of the other source."""
-        return dict.fromkeys(self.source.opportunities, 1)
+        """As many opportunities as days of each of the first users."""
+        return dict.fromkeys(list(self.source.opportunities)[: self.most_users], self.days)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """The other source's opportunity in a shifted context."""
-        opportunity = self.source.opportunity(user_id, round_index)
+        """The user's first opportunity in a shifted context."""
+        opportunity = self.source.opportunity(user_id, 0)
         context = dict(opportunity["context"])
         takes_rarest = np.random.default_rng(sum(user_id.encode())).random() < 0.7
         for column in self.spec.context:

@@ -16,7 +16,6 @@ from cli.main import app
 from features.collect.store import collect
 from features.collect.training_log import add_touchpoints
 from features.offline.store import create
-from monitoring.webhook_receiver import Receiver
 from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -29,16 +28,10 @@ from tests.redis_server import redis_server
     ("arguments", "words"),
     [
         (["serve", "--run", "{tmp}"], ["no trained run there", "mtorl run --resume"]),
-        (["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}"], ["model.json", "missing"]),
-        (
-            ["drift", "--decision-log", "{tmp}", "--artifact", "{tmp}", "--out", "{tmp}", "--since", "yesterday"],
-            ["since", "yesterday", "ISO"],
-        ),
-        (["drift", "--decision-log", "{tmp}", "--out", "{tmp}"], ["--artifact", "--registry"]),
         (["materialize", "--feature-repo", "{tmp}", "--log", "{tmp}/x", "--dataset", "nope"], ["nope", "simulator"]),
         (["run", "--users", "-5", "--root", "{tmp}/runs"], ["users", "-5"]),
     ],
-    ids=["serve", "drift-artifact", "drift-since", "drift-model", "materialize", "run-users"],
+    ids=["serve", "materialize", "run-users"],
 )
 def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, [argument.format(tmp=tmp_path) for argument in arguments])
@@ -46,43 +39,6 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
     for word in words:
         assert word in answer.output
     assert "Traceback" not in answer.output
-
-
-@pytest.mark.parametrize(
-    ("digests", "words"),
-    [
-        (None, "no decisions.parquet; the router"),
-        ([None], "no model took a decision"),
-        (["feed" * 16], f"no model of the period is in the registry: {'feed' * 16}"),
-    ],
-    ids=["no-log", "fallbacks-alone", "unknown-model"],
-)
-def test_a_drift_check_without_a_served_model_is_no_check(
-    digests: list[str | None] | None, words: str, tmp_path: Path
-) -> None:
-    if digests is not None:
-        rows = [{"arm": "challenger", "model_digest": digest, "event_time": "2026-01-01"} for digest in digests]
-        decisions = pd.DataFrame(rows).astype({"model_digest": "string"})
-        decisions.to_parquet(tmp_path / "decisions.parquet")
-    arguments = ["drift", "--decision-log", str(tmp_path), "--registry", str(tmp_path), "--out", str(tmp_path / "out")]
-    answer = CliRunner().invoke(app, arguments)
-    assert answer.exit_code == 1
-    assert answer.output.startswith("mtorl: not checked: ") and words in answer.output
-    assert answer.output.count("\n") == 1
-
-
-def test_what_differs_is_told_to_a_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    column = {"column": "hour", "problem": "drift", "message": "wasserstein 0.3"}
-    period = {"period": "out", "rows": 9, "users": 3, "not_checked": None, "detected_columns": ["hour"]}
-    monkeypatch.setattr("monitoring.period.drift_of_period", lambda *_: {**period, "columns": [column]})
-    arguments = ["drift", "--decision-log", str(tmp_path), "--artifact", str(tmp_path), "--out", str(tmp_path / "out")]
-    with Receiver() as receiver:
-        assert CliRunner().invoke(app, [*arguments, "--webhook", receiver.url]).exit_code == 3
-        (told,) = receiver.received
-        assert "hour has moved away" in told["text"]
-        assert CliRunner().invoke(app, arguments).exit_code == 3 and len(receiver.received) == 1
-        failed = CliRunner().invoke(app, [*arguments, "--webhook", receiver.url + "secret"])
-    assert failed.exit_code == 1 and "nobody was told" in failed.output and "secret" not in failed.output
 
 
 def test_bootstrap_without_a_log_says_what_to_do(tmp_path: Path) -> None:

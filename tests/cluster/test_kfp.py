@@ -127,8 +127,9 @@ def reasons(run: RunState) -> dict[str, str]:
     return {step.name: step.reason for step in run.steps if step.state == "FAILED" and step.name != "exit-handler-1"}
 
 
-def minutely(**parameters: int) -> Schedule:
-    """A pipeline that fails soon, for want of decisions, and again every minute."""
+def minutely(since: str = "yesterday") -> Schedule:
+    """A pipeline that fails soon, as its parameter is no time, and again every minute."""
+    parameters = {"since": since}
     run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor-staging", cron="* * * * *", parameters=parameters)
     return Schedule(name="test", runs=(run,))
 
@@ -155,16 +156,16 @@ def test_what_recurs_runs_is_replaced_and_removed(server: Server, pipelines: dic
         under_way = wait_until("a run that recurs", lambda: started_by(server, first), MINUTES)
         assert not server.look(under_way).ended
 
-        assert [change.what for change in apply(server, minutely(hours=48))] == ["replaced"]
+        assert [change.what for change in apply(server, minutely("today"))] == ["replaced"]
         (second,) = recurring_runs(server)
         assert second != first
         # It goes on to its own end: a run whose workflow Kubernetes had deleted would never come to one.
         wait_until("the end of the run", lambda: server.look(under_way).ended, MINUTES)
-        assert reasons(server.look(under_way)).keys() == {"drift"}
+        assert reasons(server.look(under_way)).keys() == {"verdict"}
         told = {log.step: log.text for log in logs(server, under_way)}
-        assert "no decisions.parquet" in told["drift"]
+        assert "not an ISO time" in told["verdict"]
         run = server.client.get_run(wait_until("a run of the new one", lambda: started_by(server, second), MINUTES))
-        assert run.runtime_config.parameters["hours"] == 48
+        assert run.runtime_config.parameters["since"] == "today"
     finally:
         assert {change.what for change in apply(server, Schedule(name="test", runs=()))} <= {"removed"}
     assert recurring_runs(server) == [] and [change.what for change in plan(server, minutely())] == ["made"]

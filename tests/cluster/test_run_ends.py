@@ -84,10 +84,10 @@ def test_a_good_night_is_a_success_and_a_bad_one_rings(
     on_volume(WRITE_LOG, "300", str(time.time_ns() % 1_000_000), "0")
     on_volume(TEN_NIGHTS)
 
-    first = run(monitor={}, retrain=TRAINING | {"most_days": "0.0001"})
+    first = run(monitor={"since": "yesterday"}, retrain=TRAINING | {"most_days": "0.0001"})
     assert first["retrain"][0]["publish"] == "SUCCEEDED", "a training was due"
     steps, failed = first["monitor"]
-    assert steps["drift"] == "FAILED" and "no decisions.parquet" in failed["why"]["drift"]
+    assert steps["verdict"] == "FAILED" and "not an ISO time" in failed["why"]["verdict"]
     assert failed["failed_in_a_row"] == 1 and failed["successes"] == []
     assert_fires(tmp_path, {("MtorlPipelineFailed", "mtorl-monitor-staging")})
 
@@ -100,11 +100,11 @@ def test_a_good_night_is_a_success_and_a_bad_one_rings(
     in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", data=EXPERIMENT))
     try:
         since, until = on_volume(inspect.getsource(decision_log_folder) + WRITE_DECISIONS).split()
-        third = run(monitor={"hours": "48"}, backfill=LOG | {"since": since, "until": until})
+        third = run(monitor={}, backfill=LOG | {"since": since, "until": until})
     finally:
         in_namespace("delete", "configmap", "mtorl-experiment")
     assert third["monitor"][1]["failed_in_a_row"] == 0
-    assert "drift.json" in on_volume(LIST, "drift/monitor/*")
+    assert "state.json" in on_volume(LIST, "monitor/*")
     assert_fires(tmp_path, set())
     assert_fires(tmp_path, {("MtorlPipelineMissed", "mtorl-retrain-staging")}, hours=3 * 24)
 

@@ -1,4 +1,4 @@
-"""The pods that end by themselves: pipelines, materialisation, the drift check, and the repository that they share."""
+"""The pods that end by themselves: pipelines, materialisation, the monitor, and the repository that they share."""
 
 from __future__ import annotations
 

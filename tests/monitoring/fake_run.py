@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+PAGE = Path("monitor/periods/2026-11-28T00/drift.html")
 CHANNELS = ("search", "social", "display", "video")
 
 
@@ -26,10 +28,7 @@ def write(run: Path) -> Path:
     )
     summary = summary_of(rng)
     _json(run / "summary.json", summary)
-    for period in ("clean", "shifted"):
-        folder = _made(run / "drift" / period)
-        _json(folder / "drift.json", summary["drift"][period])
-        (folder / "drift.html").write_text("<html>drift</html>")
+    (_made(run / PAGE.parent) / PAGE.name).write_text("<html>drift</html>")
     return run
 
 
@@ -94,13 +93,7 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
             ],
             "after_promotion": None,
         },
-        "drift": {
-            "clean_alerts": 0,
-            "shifted_alerts": 3,
-            "webhook_received": True,
-            "clean": _drift("clean", 0.35),
-            "shifted": _drift("shifted", 4.0),
-        },
+        "monitor": {"state": "monitor", "clean": _found(0.35), "shifted": _found(4.0, [str(PAGE)])},
         "artifacts": {
             "incumbent": "artifacts/incumbent",
             "challenger": "artifacts/challenger",
@@ -175,29 +168,28 @@ def _offline(shift: float) -> dict[str, Any]:
     return found
 
 
-def _drift(period: str, size: float) -> dict[str, Any]:
-    columns = []
-    for name, kind, threshold, factor in (
-        ("hour", "numeric", 0.071, 0.9),
-        ("device", "categorical", 0.047, 1.0),
-        ("placement", "categorical", 0.044, 0.6),
-        ("tenure_days", "numeric", 0.142, 0.1),
+def _found(size: float, pages: Sequence[str] = ()) -> dict[str, Any]:
+    columns, alarms = [], []
+    for name, threshold, factor in (
+        ("hour", 0.071, 0.9),
+        ("device", 0.047, 1.0),
+        ("placement", 0.044, 0.6),
+        ("tenure_days", 0.142, 0.1),
     ):
-        score = threshold * size * factor
-        detected = score >= threshold
-        columns.append(
-            {
-                "column": name,
-                "kind": kind,
-                "method": "wasserstein" if kind == "numeric" else "jensenshannon",
-                "score": score,
-                "threshold": threshold,
-                "missing_share": 0.0,
-                "problem": "drift" if detected else None,
-                "detected": detected,
-            }
-        )
-    return {"period": period, "rows": 5_985, "users": 1_197, "not_checked": None, "columns": columns}
+        columns.append({"column": name, "score": threshold * size * factor, "threshold": threshold})
+        if size * factor >= 1:
+            alarms.append({"stream": f"context/{name}", "kind": "drift", "since": "2026-11-26", "text": name})
+    return {
+        "word": "moved" if alarms else "fine",
+        "until": "2026-11-28T00:00:00+00:00",
+        "decisions": 5_985,
+        "users": 1_197,
+        "not_judged": None,
+        "columns": columns,
+        "alarms": alarms,
+        "retrain": alarms[0]["text"] if alarms else None,
+        "pages": pages,
+    }
 
 
 def _touchpoints(rng: np.random.Generator) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from monitoring.report import render
 sys.path.insert(0, str(Path(__file__).parent))
 import fake_run
 
-SECTIONS = ("experiment", "serving", "gate", "model", "data", "drift")
+SECTIONS = ("experiment", "serving", "gate", "model", "data", "monitor")
 
 
 def body(page: Path) -> str:
@@ -58,8 +58,8 @@ def test_a_whole_run(run: Path) -> None:
         assert text.count(f'id="chart-{chart}"') == 1
     assert "Not decided yet" in text and "Passed" in text and "Held" in text
     assert "+0.0236" in text, "the true lift"
-    assert 'href="drift/shifted/drift.html"' in text and "Alert received by the webhook: yes" in text
-    assert text.count("drifted") == 3
+    assert text.count(f'<a href="{fake_run.PAGE}">') == 1, "Evidently's page of the shifted days"
+    assert "0 / 3" in text and text.count('<td class="words alarm">moved</td>') == 3
     assert not re.search(r'(?:src|href)="(?:https?:)?//', text), "nothing is loaded from outside"
     assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inlined once"
 
@@ -123,7 +123,7 @@ def test_budgets_fit_half_of_the_page(run: Path) -> None:
         ("offline", "budget_curve"),
         ("offline_incumbent", "train", "artifacts"),
         ("serving",),
-        ("budget", "drift"),
+        ("budget", "monitor"),
     ],
 )
 def test_any_section_may_be_missing(tmp_path: Path, missing: tuple[str, ...]) -> None:
@@ -151,13 +151,10 @@ def test_an_experiment_without_numbers(tmp_path: Path) -> None:
         "reason": "users are not split as configured",
         "series": [],
     }
-    change(run, experiment=experiment, drift={"clean": {"not_checked": "3 rows", "columns": []}, "clean_alerts": 1})
-    for period in ("clean", "shifted"):
-        (run / "drift" / period / "drift.json").unlink()
+    monitor = json.loads((run / "summary.json").read_text())["monitor"]
+    change(run, experiment=experiment, monitor={"clean": monitor["clean"] | {"not_judged": "3 rows", "columns": []}})
     text = body(render(run))
-    assert (
-        "No verdict" in text and "chart-lift" not in text and "&lt; 0.0001" in text and "Not checked: 3 rows." in text
-    )
+    assert "No verdict" in text and "chart-lift" not in text and "&lt; 0.0001" in text and "not judged: 3 rows." in text
 
 
 def test_a_lift_with_one_interval_and_no_true_lift(tmp_path: Path) -> None:

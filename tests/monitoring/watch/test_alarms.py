@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from monitoring.drift import ColumnDrift, DriftResult
 from monitoring.watch import column_alarms, measure_alarms
+from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.measures import Measured
 from monitoring.watch.retrain import COOL_DOWN, update_request
 from monitoring.watch.state import Alarm, State, StateError, Stream

@@ -186,10 +186,10 @@ def test_the_weighted_replay_is_unbiased_for_a_logger_that_is_not_uniform() -> N
 
 
 def test_shifted_traffic_moves_the_context_and_spends_nothing(traffic: ReplayedTraffic, log: pd.DataFrame) -> None:
-    shifted = ShiftedTraffic(traffic, SPEC, log)
-    before, after = traffic.opportunity("u1", 0)["context"], shifted.opportunity("u1", 0)["context"]
+    shifted = ShiftedTraffic(traffic, SPEC, log, days=2, most_users=1)
+    before, after = traffic.opportunity("u1", 0)["context"], shifted.opportunity("u1", 1)["context"]
     assert after["hour"] == pytest.approx(before["hour"] + 2 * log["hour"].std())
-    assert shifted.opportunities == {"u1": 1, "u3": 1}
+    assert shifted.opportunities == {"u1": 2}
     assert list(shifted.respond("u1", 0, {"expose": True, "channel": "a"}).outcomes) == [("cancel", 0.0)]
 
 

@@ -8,6 +8,7 @@ Method and threshold are always given: Evidently's own choice depends on the row
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -58,9 +59,10 @@ def save_page(
         filing: Where the report is filed, too; None: nowhere.
     """
     os.environ["DO_NOT_TRACK"] = "1"  # telemetry is on by default and is read at import
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.core.metric_types import Metric
-    from evidently.metrics import MissingValueCount, RowCount, ValueDrift
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the libraries that it imports
+        from evidently import DataDefinition, Dataset, Report
+        from evidently.core.metric_types import Metric
+        from evidently.metrics import MissingValueCount, RowCount, ValueDrift
 
     names = list(kinds)
     metrics: list[Metric] = [RowCount(), *(MissingValueCount(column=name) for name in names)]

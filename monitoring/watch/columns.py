@@ -1,11 +1,10 @@
-"""Have the features that the policy reads moved away from those it was trained on?
+"""Compares the columns of a period with the training sample, and writes the figures and Evidently's page.
 
-    result = check(reference, current, columns, out_dir=run / "drift" / "clean")
+    result = check(reference, current, columns, out_dir=state / "periods" / "2026-11-01T00")
 
 Order: schema (columns there, values there, enough users) -> thresholds for a period of this size, kept in the artifact
-or calibrated now -> the scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_report`),
-whose scores are the same -> drift.html, drift.json. Broken data never crash the check, because they are what it is for:
-they become findings.
+or calibrated now -> the scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_page.py`),
+whose scores are the same -> drift.html, drift.json. Broken data never crash the check: they become findings.
 Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
 the missing share is therefore a test of its own.
 """
@@ -24,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from monitoring.evidently_report import Filing, save_page
+from monitoring.watch.evidently_page import Filing, save_page
 from mtorl.drift.calibration import ALPHA, Size, Thresholds, calibrate
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed

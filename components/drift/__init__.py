@@ -1,3 +1,0 @@
-"""The step `drift`."""
-
-from components.drift.component import drift as drift

@@ -1,0 +1,47 @@
+"""A run's traffic as days of the monitor."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.loop.monitored_days import date_records
+from pipelines.loop.traffic import Traffic
+
+START = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)  # midnight falls into the live traffic
+FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def traffic(minute: int) -> Traffic:
+    since = START + timedelta(minutes=minute)
+    return Traffic(since=since, until=since + timedelta(minutes=5))
+
+
+def test_live_users_come_on_one_day_and_shifted_users_on_each_day(tmp_path: Path) -> None:
+    taken = [(f"live-{turn}-{user}", user, turn) for turn in range(3) for user in "abcd"]
+    taken += [("promoted-0-a", "a", 7)]
+    taken += [(f"shifted-{turn}-{user}", user, 10 + turn) for turn in range(2) for user in "ab"]
+    decisions = pd.DataFrame(taken, columns=["decision_id", "user_id", "minute"])
+    decisions["event_time"] = [(START + timedelta(minutes=m)).isoformat() for m in decisions.pop("minute")]
+    withdrawn = decisions.head(1).assign(event_time=(START + timedelta(minutes=0.5)).isoformat())
+    log, dated = tmp_path / "log", tmp_path / "dated"
+    log.mkdir(), dated.mkdir()
+    pd.concat([decisions, withdrawn]).to_parquet(log / "decisions.parquet")
+    outcomes = decisions[["decision_id", "event_time"]].assign(value=1.0)
+    outcomes.to_parquet(log / "outcomes.parquet")
+
+    date_records(log, traffic(0), traffic(10), FIRST_DAY, dated)
+
+    for records in ("decisions", "outcomes"):
+        found = pd.read_parquet(dated / f"{records}.parquet")
+        at = pd.to_datetime(found["event_time"], utc=True)
+        found["day"] = (at - FIRST_DAY).dt.days
+        assert ((at.dt.hour == 12) & (at.dt.minute < 5)).all()
+        name = found["decision_id"].str.split("-", expand=True)
+        live, shifted = name[0] == "live", name[0] == "shifted"
+        assert (live | shifted).all() and live.sum() == 12 + (records == "decisions") and shifted.sum() == 4
+        days = found[live].groupby(name[2])["day"].unique().map(list).to_dict()
+        assert days == {"a": [1], "b": [0], "c": [1], "d": [0]}, "half of the users a day, with all that they did"
+        assert (found["day"][shifted] == 2 + name[1][shifted].astype(int)).all()
