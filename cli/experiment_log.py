@@ -151,7 +151,7 @@ def plan(
         from cli.progress_bars import ProgressBars
         from cli.tables import print_plan
         from monitoring.decision_log import DecisionLog
-        from monitoring.incumbent_users import incumbent_users, plan_with
+        from monitoring.verdict.incumbent_users import incumbent_users, plan_with
         from mtorl.experiment.experiment import Experiment
         from mtorl.experiment.plan import MOST_USERS
         from mtorl.log.dataset import DatasetSpec
@@ -194,12 +194,12 @@ def verdict(
     The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
     Exit codes: 4 users are not split as configured; 5 a guardrail is breached; else 0.
     """
-    from monitoring.period import PeriodError
+    from monitoring.verdict.period import PeriodError
 
     with exit_codes(failed=(PeriodError,)), input_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_verdict
-        from monitoring.period import period_of, verdict_of_period
+        from monitoring.verdict.period import period_of, verdict_of_period
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.segments import check_segment, segment_sql
         from mtorl.log.units import counted_gain

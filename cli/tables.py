@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
     from monitoring.experiments.document import Newest
-    from monitoring.long_term import LongTerm
-    from monitoring.segments import Segments
+    from monitoring.verdict.long_term import LongTerm
+    from monitoring.verdict.segments import Segments
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
     from serving.decision_log.forget import SpoolWithout

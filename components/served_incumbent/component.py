@@ -18,7 +18,7 @@ def served_incumbent(decision_log: str, registry: str) -> NamedTuple("Served", [
     """
     from pathlib import Path
 
-    from monitoring.period import deciding_incumbent
+    from monitoring.verdict.period import deciding_incumbent
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
     from serving.registry import folder_of

@@ -34,8 +34,8 @@ def verdict(
     import json
     from pathlib import Path
 
-    from monitoring.period import PeriodError, period_of, verdict_of_period
-    from monitoring.verdict import without_users
+    from monitoring.verdict.period import PeriodError, period_of, verdict_of_period
+    from monitoring.verdict.verdict import without_users
     from mtorl.experiment.experiment import ExperimentError
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from monitoring.long_term import LongTerm
+from monitoring.verdict.long_term import LongTerm
 
 DOCUMENT_VERSION: Literal[1] = 1
 
@@ -209,7 +209,7 @@ class View(TypedDict):
     next: Next
     plan: Plan
     verdict: dict[str, Any] | None
-    """As `monitoring.verdict.verdict_from_log` gives it, perhaps with `segments`; null: nobody has decided yet."""
+    """As `monitoring.verdict.verdict` gives it, perhaps with `segments`; null: nobody has decided yet."""
     long_term: LongTerm | None
     """Of a promotion, against the holdout; null: nobody was promoted, or nobody is held out."""
     unit: str

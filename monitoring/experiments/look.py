@@ -12,9 +12,9 @@ from monitoring.experiments.document import Spend
 from monitoring.experiments.newest import newest_of
 from monitoring.experiments.traffic import spend_of, traffic_of
 from monitoring.experiments.view import Known
-from monitoring.long_term import long_term_effect
-from monitoring.stage_evidence import stage_evidence
-from monitoring.verdict import verdict_from_log
+from monitoring.verdict.long_term import long_term_effect
+from monitoring.verdict.stage_evidence import stage_evidence
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 
@@ -37,7 +37,7 @@ def look(
         since: When its time at this stage began, seconds since 1970.
         now: Seconds since 1970.
         spend: What a ledger says of each account; None: the log has to say it.
-        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict`).
+        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict.verdict`).
 
     Raises:
         ExperimentError: A table that the verdict needs can't be used.

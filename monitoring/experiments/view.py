@@ -31,8 +31,8 @@ from monitoring.experiments.document import (
 )
 from monitoring.experiments.money import short_of_money
 from monitoring.experiments.newest import while_serving
-from monitoring.long_term import LongTerm
-from monitoring.verdict import without_users
+from monitoring.verdict.long_term import LongTerm
+from monitoring.verdict.verdict import without_users
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, state_of
@@ -60,7 +60,7 @@ class Known:
     """What a look at an experiment has found.
 
     Attributes:
-        verdict: As `monitoring.verdict.verdict_from_log` gives it; None: nobody has decided yet.
+        verdict: As `monitoring.verdict.verdict.verdict_from_log` gives it; None: nobody has decided yet.
         evidence: What follows from it for the present stage.
         long_term: What a promotion has brought since, against the holdout; None: there is nothing to compare.
         traffic: Channels of each arm.

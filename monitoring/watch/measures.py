@@ -19,8 +19,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from monitoring.counted_decisions import sql_text
 from monitoring.decision_log import DecisionLog, database, find_copies, of_few_copies, open_records
+from monitoring.verdict.counted_decisions import sql_text
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain

@@ -20,8 +20,8 @@ from monitoring.experiments.document import Newest, Spend, View
 from monitoring.experiments.look import look
 from monitoring.experiments.newest import newest_of, while_serving
 from monitoring.experiments.view import Known, experiment_view
-from monitoring.segments import segment_lifts
-from monitoring.stage_evidence import stage_evidence
+from monitoring.verdict.segments import segment_lifts
+from monitoring.verdict.stage_evidence import stage_evidence
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
@@ -100,7 +100,7 @@ def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_deci
     Args:
         folder: Where the experiment is.
         weights: How much each decision counts, `decision_id` and `weight`.
-        budget_per_decision: Currency units that either arm may spend on one (`monitoring.verdict`).
+        budget_per_decision: Currency units that either arm may spend on one (`monitoring.verdict.verdict`).
     """
     with replacing(folder.state / _REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from features.collect.log_files import files_of, is_hidden
-from monitoring.period import PeriodError
+from monitoring.verdict.period import PeriodError
 from mtorl.log.touchpoints import LogError
 from serving.decision_log.export import export_parquet
 

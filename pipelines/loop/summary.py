@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 
 from features.collect.report import Learnable
-from monitoring.verdict import units_in
+from monitoring.verdict.verdict import units_in
 from monitoring.watch.check import folder_of
 from monitoring.watch.state import State
 from monitoring.watch.streams import COLUMNS, labels_of

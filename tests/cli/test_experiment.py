@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.tables import print_verdict
-from monitoring.verdict import verdict_from_log
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment import plan
 from mtorl.experiment.experiment import Experiment
 from serving.decision_log.spool import Spool
@@ -177,7 +177,7 @@ def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
         return found
 
     export("decision-00000001-9", 50)
-    monkeypatch.setattr("monitoring.period.verdict_from_log", judged_and_exported)
+    monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", judged_and_exported)
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     found = figures("verdict", files["log"], *options, "--by", "device")
     (phone,) = found["segments"]["lifts"]["device"]
@@ -193,7 +193,7 @@ def test_a_file_that_goes_while_a_verdict_is_reached_is_one_line(
         gone.unlink()
         return verdict_from_log(*arguments, **options)
 
-    monkeypatch.setattr("monitoring.period.verdict_from_log", removed)
+    monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", removed)
     done = mtorl("verdict", files["log"], "--experiment", files["file"], "--dataset", files["dataset"])
     assert done.exit_code == 2 and f"mtorl: {gone}: removed while it was read" in done.output, done.output
 
@@ -346,7 +346,7 @@ def test_a_verdict_that_nobody_may_overlook_has_an_exit_code(
     def judged(*arguments: Any, **options: Any) -> dict[str, Any]:
         return {**verdict_from_log(*arguments, **options), "verdict": token}
 
-    monkeypatch.setattr("monitoring.period.verdict_from_log", judged)
+    monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", judged)
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     assert mtorl("verdict", files["log"], *options, "--json").exit_code == code
 

@@ -26,7 +26,13 @@ PRELOADED = (
     *("duckdb", "feast", "feast.infra.offline_stores.duckdb", "lightgbm", "onnxruntime", "torch", "torch.onnx"),
     *("kfp.dsl.executor_main", "features.offline.store", "features.collect.store", "features.ingest.log_folder"),
     *("torch.export", "torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript"),
-    *("mtorl.evaluation.offline", "mtorl.fitting.fit", "serving.smoke_test", "serving.registry", "monitoring.period"),
+    *(
+        "mtorl.evaluation.offline",
+        "mtorl.fitting.fit",
+        "serving.smoke_test",
+        "serving.registry",
+        "monitoring.verdict.period",
+    ),
 )
 """What steps import: names of installed packages alone, since what can't be found is left out without a word."""
 

@@ -15,7 +15,7 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
     """What a status shows of a verdict and the accounts: `FIGURES`.
 
     Args:
-        verdict: As of `monitoring.verdict`.
+        verdict: As of `monitoring.verdict.verdict`.
         spend: Of each account, as of `monitoring.experiments.traffic`.
     """
     lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]

@@ -76,7 +76,7 @@ def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, no
 
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.look import look
-    from monitoring.period import PeriodError
+    from monitoring.verdict.period import PeriodError
 
     try:
         return look(DecisionLog.in_folder(folder), Experiment.from_dict(experiment), gain, since, now)

@@ -4,7 +4,7 @@ An experiment compares policies, and a policy is a model. If two endpoints are s
 wrong arm, so answers of another model than the experiment file names (`model_digest` of an arm) are none. If it names
 none, models may come and go, as they do when one is promoted or rolled back. Decisions go on then, but a log warning,
 `mtorl_arm_model_changes_total` and `/health/ready` say so, and the verdict judges the newest models alone
-(`monitoring/judged_models.py`).
+(`monitoring/verdict/judged_models.py`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 
 from monitoring.experiments.document import ArmTraffic, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.view import Known, experiment_view
-from monitoring.long_term import LongTerm
+from monitoring.verdict.long_term import LongTerm
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event

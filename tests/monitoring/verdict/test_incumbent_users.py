@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from monitoring.decision_log import DecisionLog
-from monitoring.incumbent_users import IncumbentUsers, incumbent_users, plan_with
-from monitoring.verdict import CLICK
+from monitoring.verdict.incumbent_users import IncumbentUsers, incumbent_users, plan_with
+from monitoring.verdict.verdict import CLICK
 from mtorl.experiment import plan
 from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Experiment

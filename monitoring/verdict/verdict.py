@@ -3,7 +3,7 @@
     verdict_from_log(DecisionLog.in_folder("decision_log"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
 
 Judged is the whole ramp: the arms are compared within each stage, and the stages combined. Each challenger is compared
-with the incumbent. Which decisions count: `monitoring.experiment_users`. Users seen in two arms of one stage are a
+with the incumbent. Which decisions count: `experiment_users.py`. Users seen in two arms of one stage are a
 fault of the assignment; they count for neither. (From one stage to the next a user may well change from the incumbent
 to a challenger.) A decision counts with the outcomes of its first `outcome_hours`, once these are over: outcomes that
 come sooner in one arm than in the other would else look like more. Where days count as a whole, one on which the stage
@@ -27,10 +27,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from monitoring import plain_words
-from monitoring.comparison import Comparison, figures_of
-from monitoring.counted_decisions import CHANGED, shares_of_stages
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import HeavyUser, Users, experiment_users
+from monitoring.verdict.comparison import Comparison, figures_of
+from monitoring.verdict.counted_decisions import CHANGED, shares_of_stages
+from monitoring.verdict.experiment_users import HeavyUser, Users, experiment_users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
@@ -68,7 +68,7 @@ def verdict_from_log(
     Returns:
         A JSON-ready dict: metric (the primary one), units (of every metric that is named in it), total_units (of the
         arms' totals), currency, users who count and moved_users, those of them who are among several arms' users
-        (`monitoring.experiment_users.UserCounts`), arms, their models, users_of_stages (those who count, by stage and
+        (`UserCounts`), arms, their models, users_of_stages (those who count, by stage and
         arm), srm_p, what was left out (decisions by reason, late outcomes, and overridden_users, who were given an arm
         by name), heavy_users (who count as `HEAVIEST` typical users and make much of an arm's decisions, by name;
         capped_users of an arm has the number of all who count as that), `challengers` with the comparison of each, and

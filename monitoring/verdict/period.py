@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.long_term import long_term_effect
-from monitoring.segments import segment_lifts
-from monitoring.verdict import verdict_from_log
+from monitoring.verdict.long_term import long_term_effect
+from monitoring.verdict.segments import segment_lifts
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
@@ -66,7 +66,7 @@ def verdict_of_period(
         by: Columns whose segments are compared, too, on the same records, and the SQL of each; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict_from_log`; with columns, `segments` as well, and after a
+        See `monitoring.verdict.verdict.verdict_from_log`; with columns, `segments` as well, and after a
         promotion with a holdout `long_term`.
 
     Raises:

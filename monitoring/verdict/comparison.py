@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from monitoring.known_users import PREFIX
+from monitoring.verdict.known_users import PREFIX
 from mtorl.experiment.adjustment import figures_with, standardised
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.metrics import COST, is_gain, is_per_decision, metric
@@ -43,7 +43,7 @@ class _Rows(NamedTuple):
 class Comparison:
     """One challenger with the incumbent.
 
-    Users are in the order of their arrival, and each user's rows follow each other (`monitoring.experiment_users`).
+    Users are in the order of their arrival, and each user's rows follow each other (`experiment_users.py`).
     """
 
     users: pd.DataFrame

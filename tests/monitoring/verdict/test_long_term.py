@@ -11,8 +11,8 @@ import pytest
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.look import look
-from monitoring.long_term import long_term_effect
-from monitoring.verdict import CLICK, verdict_from_log
+from monitoring.verdict.long_term import long_term_effect
+from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.sample_ratio import SRM_ALARM
 from tests.monitoring.judged_experiment import CONTENT

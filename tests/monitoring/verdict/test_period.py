@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.decision_log import Period
-from monitoring.period import PeriodError, period_of, verdict_of_period
+from monitoring.verdict.period import PeriodError, period_of, verdict_of_period
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from monitoring.counted_decisions import (
+from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
+from monitoring.verdict.counted_decisions import (
     CHANGED,
     CountedDecisions,
     count_decisions,
@@ -26,8 +27,7 @@ from monitoring.counted_decisions import (
     shares_of_stages,
     sql_text,
 )
-from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
-from monitoring.known_users import PREFIX, find_known
+from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.heavy_users import user_weights
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, total

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from monitoring.decision_log import DecisionLog
-from monitoring.stage_evidence import arms_at_stage, evidence_of, stage_evidence
-from monitoring.verdict import CLICK
+from monitoring.verdict.stage_evidence import arms_at_stage, evidence_of, stage_evidence
+from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import START, decision, write

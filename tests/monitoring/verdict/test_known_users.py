@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import experiment_users
-from monitoring.verdict import CLICK, verdict_from_log
+from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import Log

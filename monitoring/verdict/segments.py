@@ -18,11 +18,11 @@ from typing import TypedDict
 
 import pandas as pd
 
-from monitoring.comparison import Comparison
-from monitoring.counted_decisions import shares_of_stages
 from monitoring.decision_log import DecisionLog
-from monitoring.experiment_users import experiment_users
-from monitoring.verdict import TIGHTEST_AT
+from monitoring.verdict.comparison import Comparison
+from monitoring.verdict.counted_decisions import shares_of_stages
+from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.verdict import TIGHTEST_AT
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
@@ -63,7 +63,7 @@ def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapp
     Args:
         log: Decisions and outcomes.
         experiment: The experiment, over all of its stages.
-        gain: What "gain_per_decision" means, see `monitoring.verdict.verdict_from_log`.
+        gain: What "gain_per_decision" means, see `monitoring.verdict.verdict.verdict_from_log`.
         by: Columns, and the SQL of their value in a `record` of the decision log.
     """
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog, find_overridden, one_record_each_of_few_copies
-from monitoring.judged_models import EXPLORATION, JudgedModels, judged_models
+from monitoring.verdict.judged_models import EXPLORATION, JudgedModels, judged_models
 from mtorl.experiment.arm import HOLDOUT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stages import Stage

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from monitoring.decision_log import DecisionLog, database, find_overridden, one_record_each_of_few_copies, open_records
-from monitoring.known_users import PREFIX, find_known
+from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.heavy_users import user_weights

@@ -3,7 +3,7 @@
     evidence = stage_evidence(log, experiment, gain, since=state.since)        # the experiment as it is in force
     consider(definition, state, evidence, now)                                 # mtorl.experiment.stage_machine
 
-The verdict, and which guardrails are breached, are those of the whole ramp (`monitoring.verdict`). An arm's users are
+The verdict, and which guardrails are breached, are those of the whole ramp (`verdict.py`). An arm's users are
 those of the present stage that count in the verdict: before there are any, no guardrail can be breached, whatever the
 arm does. How often it falls back and how long it takes are facts of all its decisions since the stage began, but for
 those of a user since the file first named its arm. A change of the stage is no fault of an arm: until the ledger has
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from monitoring.decision_log import DecisionLog, database, find_overridden, open_records
-from monitoring.verdict import verdict_from_log
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
@@ -45,7 +45,7 @@ def stage_evidence(
         gain: What "gain_per_decision" means.
         since: When its time at this stage began, seconds since 1970.
         verdict: Of this log, if it is known already.
-        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict`).
+        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict.verdict`).
     """
     if not log.holds_any():
         return None

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.experiment_users import experiment_users
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.look import look
 from monitoring.experiments.page import page
 from monitoring.experiments.view import experiment_view
-from monitoring.incumbent_users import incumbent_users
-from monitoring.period import PeriodError, verdict_of_period
-from monitoring.stage_evidence import arms_at_stage, stage_evidence
-from monitoring.verdict import CLICK, verdict_from_log
+from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.incumbent_users import incumbent_users
+from monitoring.verdict.period import PeriodError, verdict_of_period
+from monitoring.verdict.stage_evidence import arms_at_stage, stage_evidence
+from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import METRICS, Metric
 from mtorl.log.dataset import DatasetSpec

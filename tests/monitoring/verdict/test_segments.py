@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitoring.segments import MOST, segment_lifts
-from monitoring.verdict import CLICK, verdict_from_log
+from monitoring.verdict.segments import MOST, segment_lifts
+from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import Log

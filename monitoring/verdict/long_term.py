@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 from monitoring.decision_log import DecisionLog, Period
-from monitoring.verdict import verdict_from_log
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.measured import Metrics
