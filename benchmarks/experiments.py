@@ -29,7 +29,7 @@ from benchmarks.experiment_runs import arrivals, bots, returning
 from benchmarks.experiment_runs.judge import judge, mismatches
 from benchmarks.experiment_runs.markets import Clicks, Revenue
 from benchmarks.experiment_runs.table import experiment_tables
-from mtorl.experiment.sums import Sums
+from mtorl.experiment.inference.sums import Sums
 
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5)
 KINDS = ("geometric", "linear", "hourly")

@@ -153,7 +153,7 @@ def plan(
         from monitoring.decision_log import DecisionLog
         from monitoring.verdict.incumbent_users import incumbent_users, plan_with
         from mtorl.experiment.experiment import Experiment
-        from mtorl.experiment.plan import MOST_USERS
+        from mtorl.experiment.inference.plan import MOST_USERS
         from mtorl.log.dataset import DatasetSpec
         from mtorl.log.touchpoints import LogError
         from mtorl.log.units import counted_gain

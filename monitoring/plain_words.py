@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
-from mtorl.experiment.heavy_users import HEAVIEST
+from mtorl.experiment.inference.heavy_users import HEAVIEST
 
 VERDICTS = {
     "ship": ("Ship the challenger", "good"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.experiment_runs.markets import Clicks, Revenue
-from mtorl.experiment.sums import Sums
+from mtorl.experiment.inference.sums import Sums
 
 HOURS = 28 * 24
 _AT_ONCE = 100  # runs

@@ -1,4 +1,4 @@
-"""Experiments with users who decide far more often than others, each with its weight (`mtorl.experiment.heavy_users`).
+"""Experiments with users who decide far more often than others, each with its weight (`heavy_users.py`).
 
     measure     a bot in the challenger's arm makes a fixed share of the arm's decisions, at every look
     uneven      users differ in how often they decide, by a factor of hundreds, and the busy ones click less
@@ -16,10 +16,10 @@ import numpy as np
 from benchmarks.experiment_runs import arrivals
 from benchmarks.experiment_runs.judge import ALPHA, TIGHTEST_AT, judge, upper_bound
 from benchmarks.experiment_runs.markets import Clicks
-from mtorl.experiment.heavy_users import user_weights
-from mtorl.experiment.statistics import estimate, one_sided_width
-from mtorl.experiment.sums import DENOMINATOR, Sums
-from mtorl.experiment.verdict import error_share
+from mtorl.experiment.inference.heavy_users import user_weights
+from mtorl.experiment.inference.statistics import estimate, one_sided_width
+from mtorl.experiment.inference.sums import DENOMINATOR, Sums
+from mtorl.experiment.inference.verdict import error_share
 
 SHARES = (0.01, 0.05, 0.5)
 OF_DECISIONS = (0.0, 0.1, 0.3, 0.6)

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.stats import beta
 
 from benchmarks.experiment_runs.returning import RAMP
-from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
-from mtorl.experiment.statistics import confidence_sequence, estimate, fixed_interval
-from mtorl.experiment.sums import Sums
+from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
+from mtorl.experiment.inference.statistics import confidence_sequence, estimate, fixed_interval
+from mtorl.experiment.inference.sums import Sums
 
 ALPHA, TIGHTEST_AT = 0.05, 2_000
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import betabinom, poisson
 
-from mtorl.experiment.heavy_users import user_weights
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference.heavy_users import user_weights
+from mtorl.experiment.inference.sums import Floats, Sums
 
 DECISIONS_OF_A_BOT = 3_000.0
 _MOST_DECISIONS = 9

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.experiment_runs.markets import Clicks, Revenue
-from mtorl.experiment.adjustment import figures_with, standardised
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference.adjustment import figures_with, standardised
+from mtorl.experiment.inference.sums import Floats, Sums
 
 RAMP = (0.01, 0.05, 0.25, 0.5)
 _COMES = 0.6  # probability that a user comes in a stage

@@ -6,7 +6,7 @@ from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.experiment_runs import bots
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
-from mtorl.experiment.heavy_users import HEAVIEST
+from mtorl.experiment.inference.heavy_users import HEAVIEST
 
 _MARKETS = (
     f"Clicks: {Clicks.users:,} users who decide three times on average and click {Clicks.rate:.0%} of the time, each "

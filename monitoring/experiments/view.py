@@ -213,7 +213,7 @@ def _next(
     if last and known.verdict is not None and (hours := known.verdict.get("hours")) is not None:
         least = experiment.min_runtime_hours
         label = f"{'minutes' if 0 < least < 1 else 'hours'} that count in the verdict"
-        met = hours > least - 1.0  # as `mtorl.experiment.verdict` has it
+        met = hours > least - 1.0  # as `mtorl.experiment.inference.verdict` has it
         if least > 0:
             needs.append(Need(kind="counted_hours", arm=None, found=hours, needed=least, met=met, label=label))
     evidence = known.evidence

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from monitoring.verdict.known_users import PREFIX
-from mtorl.experiment.adjustment import figures_with, standardised
 from mtorl.experiment.arm import INCUMBENT
+from mtorl.experiment.inference.adjustment import figures_with, standardised
+from mtorl.experiment.inference.statistics import Lift, compare
+from mtorl.experiment.inference.sums import Floats, Sums
 from mtorl.experiment.metrics import COST, is_gain, is_per_decision, metric
-from mtorl.experiment.statistics import Lift, compare
-from mtorl.experiment.sums import Floats, Sums
 from mtorl.log.gain import Gain
 
 _DECISIONS = f"{COST}_denominator"

@@ -29,9 +29,9 @@ from monitoring.verdict.counted_decisions import (
 )
 from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.heavy_users import user_weights
+from mtorl.experiment.inference.heavy_users import user_weights
+from mtorl.experiment.inference.statistics import MIN_USERS
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, total
-from mtorl.experiment.statistics import MIN_USERS
 from mtorl.log.gain import Gain
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Users(NamedTuple):
     Attributes:
         rows: One a user and stage: `unit` (a number), `stage`, `arm`, the sums of its decisions, and its covariates.
             Users are in the order of their arrival, and each user's rows follow each other. Whoever was in several arms
-            of a stage is missing there. What is compared has the user's `weight` (`mtorl.experiment.heavy_users`):
+            of a stage is missing there. What is compared has the user's `weight` (`heavy_users.py`):
             numerators, denominators, outcomes by age. The totals `decisions`, `gain` and `cost` are those of the log.
         heavy: Users with a weight below 1 and `NAMED_SHARE` of their arm's decisions, the heaviest first.
         arms: What the decisions of these rows are in all, by arm.

@@ -1,7 +1,7 @@
 """What the incumbent's users did so far, and what an experiment with users like them would need.
 
     seen = incumbent_users(log, experiment, gain)
-    plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.plan)
+    plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.inference.plan)
 
 All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside;
 but no decision of a user since the file first named its arm. An experiment whose lift is adjusted by the users' past
@@ -21,10 +21,10 @@ from monitoring.decision_log import DecisionLog, database, find_overridden, one_
 from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.heavy_users import user_weights
+from mtorl.experiment.inference.heavy_users import user_weights
+from mtorl.experiment.inference.plan import Plan, Population, needed_users
+from mtorl.experiment.inference.verdict import error_share
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, unit_of
-from mtorl.experiment.plan import Plan, Population, needed_users
-from mtorl.experiment.verdict import error_share
 from mtorl.log.dataset import EVENTS
 from mtorl.log.gain import Gain
 

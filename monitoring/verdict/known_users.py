@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from monitoring.decision_log import DecisionLog, of_few_copies
 from mtorl.experiment.covariates import MOST_COLUMNS, USER
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.heavy_users import HEAVIEST
+from mtorl.experiment.inference.heavy_users import HEAVIEST
 from mtorl.log.records import each_record
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _find_past(
             SELECT unit{added} FROM ({of_few_copies("outcome", "outcome_log")}) JOIN before USING (decision_id)
             WHERE greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ)) < first GROUP BY unit),
         counted AS (SELECT unit, count(*) AS decisions FROM before GROUP BY unit),
-        weighted AS (  -- as `mtorl.experiment.heavy_users` weighs what they do in the experiment
+        weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs what they do in the experiment
             SELECT *, least(1.0, {HEAVIEST} * (SELECT median(decisions) FROM counted) / decisions) AS weight
             FROM counted)
         SELECT unit, weight * decisions AS {_column("past decisions")}{known}

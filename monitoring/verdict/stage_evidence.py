@@ -21,8 +21,8 @@ from monitoring.decision_log import DecisionLog, database, find_overridden, open
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
-from mtorl.experiment.verdict import breach
 from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 

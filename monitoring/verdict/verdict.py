@@ -33,12 +33,19 @@ from monitoring.verdict.counted_decisions import CHANGED, shares_of_stages
 from monitoring.verdict.experiment_users import HeavyUser, Users, experiment_users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
+from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
+from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
+from mtorl.experiment.inference.statistics import MIN_USERS
+from mtorl.experiment.inference.verdict import (
+    GuardrailCheck,
+    check_guardrail,
+    error_share,
+    leading,
+    reach_verdict,
+    rules_out,
+)
 from mtorl.experiment.measured import Guardrail
 from mtorl.experiment.metrics import COST, gain_of, is_per_decision, of_primary, outcomes_of, total_of, unit_of
-from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
-from mtorl.experiment.statistics import MIN_USERS
-from mtorl.experiment.verdict import GuardrailCheck, check_guardrail, error_share, leading, reach_verdict, rules_out
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")

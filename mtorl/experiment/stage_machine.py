@@ -27,8 +27,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm, Promotion
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.inference.verdict import Token
 from mtorl.experiment.stages import RampStage, Stage
-from mtorl.experiment.verdict import Token
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.tables import print_verdict
 from monitoring.verdict.verdict import verdict_from_log
-from mtorl.experiment import plan
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.inference import plan
 from serving.decision_log.spool import Spool
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write

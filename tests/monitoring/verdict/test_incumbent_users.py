@@ -11,10 +11,10 @@ import pytest
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.incumbent_users import IncumbentUsers, incumbent_users, plan_with
 from monitoring.verdict.verdict import CLICK
-from mtorl.experiment import plan
 from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.plan import Population
+from mtorl.experiment.inference import plan
+from mtorl.experiment.inference.plan import Population
 from mtorl.log.gain import Gain
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import decision, outcome, write

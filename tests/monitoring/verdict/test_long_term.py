@@ -14,7 +14,7 @@ from monitoring.experiments.look import look
 from monitoring.verdict.long_term import long_term_effect
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.sample_ratio import SRM_ALARM
+from mtorl.experiment.inference.sample_ratio import SRM_ALARM
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import Log
 

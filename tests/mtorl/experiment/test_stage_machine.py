@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtorl.experiment.inference.verdict import Token
 from mtorl.experiment.stage_machine import (
     OVER,
     STAGES,
@@ -28,7 +29,6 @@ from mtorl.experiment.stage_machine import (
     may_move,
     requirements,
 )
-from mtorl.experiment.verdict import Token
 from tests.mtorl.experiment.experiments import RAMP, made
 
 HOUR = 3600.0

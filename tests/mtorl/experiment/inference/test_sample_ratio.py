@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.experiment.sample_ratio import SRM_ALARM, srm_p_value
+from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
 
 EVEN = {"incumbent": 0.5, "challenger": 0.5}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtorl.experiment.heavy_users import HEAVIEST, user_weights
-from mtorl.experiment.statistics import confidence_sequence, estimate, one_sided_width
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference.heavy_users import HEAVIEST, user_weights
+from mtorl.experiment.inference.statistics import confidence_sequence, estimate, one_sided_width
+from mtorl.experiment.inference.sums import Floats, Sums
 
 ALPHA, TIGHTEST_AT = 0.05, 2_000
 

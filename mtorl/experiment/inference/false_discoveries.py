@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mtorl.experiment.statistics import rho_squared
+from mtorl.experiment.inference.statistics import rho_squared
 
 
 def log_e_value(value: float, se: float, users: float, *, alpha: float, tightest_at: int) -> float:

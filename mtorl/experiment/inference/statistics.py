@@ -50,8 +50,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import lambertw, ndtri
 
-from mtorl.experiment.adjustment import covariate_means, residual, slopes
-from mtorl.experiment.sums import COVARIATES, DENOMINATOR, NUMERATOR, Floats, Sums
+from mtorl.experiment.inference.adjustment import covariate_means, residual, slopes
+from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, Floats, Sums
 
 Number = float | Floats
 Interval = tuple[float, float]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtorl.experiment.sums import Floats
+from mtorl.experiment.inference.sums import Floats
 
 HEAVIEST = 10.0
 """Typical users that one user counts as at most."""

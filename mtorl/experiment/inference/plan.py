@@ -4,7 +4,7 @@
     found.users, found.power
 
 Each run draws users with replacement from those who were seen, gives the challenger's more, or larger, outcomes by the
-planned effect, and looks as often as people may, with the functions of the verdict (`mtorl.experiment.statistics`). So
+planned effect, and looks as often as people may, with the functions of the verdict (`statistics.py`). So
 what a verdict asks for beyond a small variance is part of it: the width of intervals that are always valid, the fewest
 users with a positive outcome, users who decide far oftener than others. The answer is the first number of users by
 which the wanted share of the runs has found the challenger better.
@@ -25,9 +25,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from mtorl.experiment.adjustment import cross_fitted, standardised
-from mtorl.experiment.statistics import MIN_USERS, confidence_sequence, estimate
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference.adjustment import cross_fitted, standardised
+from mtorl.experiment.inference.statistics import MIN_USERS, confidence_sequence, estimate
+from mtorl.experiment.inference.sums import Floats, Sums
 from mtorl.runtime.progress import report
 
 POWER = 0.8

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.experiment.adjustment import figures_with, standardised
-from mtorl.experiment.statistics import Estimate, compare, confidence_sequence, estimate
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference.adjustment import figures_with, standardised
+from mtorl.experiment.inference.statistics import Estimate, compare, confidence_sequence, estimate
+from mtorl.experiment.inference.sums import Floats, Sums
 
 ALPHA, TIGHTEST_AT = 0.05, 1_000
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtorl.experiment.sums import COVARIATES, DENOMINATOR, NUMERATOR, ONE, Floats, Sums
+from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, ONE, Floats, Sums
 
 _DISTINCT = 1e-8
 """Covariates that agree to that share of their variance are one, and one that varies less than that does not vary."""

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.experiment import plan
-from mtorl.experiment.adjustment import figures_with, standardised
-from mtorl.experiment.plan import Population, needed_users
-from mtorl.experiment.statistics import compare
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference import plan
+from mtorl.experiment.inference.adjustment import figures_with, standardised
+from mtorl.experiment.inference.plan import Population, needed_users
+from mtorl.experiment.inference.statistics import compare
+from mtorl.experiment.inference.sums import Floats, Sums
 
 
 @pytest.fixture(autouse=True)

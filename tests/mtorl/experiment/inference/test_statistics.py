@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.experiment.statistics import (
+from mtorl.experiment.inference.statistics import (
     MIN_POSITIVE,
     MIN_USERS,
     Estimate,
@@ -22,7 +22,7 @@ from mtorl.experiment.statistics import (
     one_sided_width,
     rho_squared,
 )
-from mtorl.experiment.sums import Floats, Sums
+from mtorl.experiment.inference.sums import Floats, Sums
 
 ALPHA, TIGHTEST_AT = 0.05, 1_000
 

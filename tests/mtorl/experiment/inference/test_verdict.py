@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from mtorl.experiment.statistics import Lift, confidence_sequence, fixed_interval
-from mtorl.experiment.verdict import (
+from mtorl.experiment.inference.statistics import Lift, confidence_sequence, fixed_interval
+from mtorl.experiment.inference.verdict import (
     GuardrailCheck,
     Verdict,
     check_guardrail,

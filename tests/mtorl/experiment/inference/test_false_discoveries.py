@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.experiment.false_discoveries import discoveries, log_e_value, p_value
-from mtorl.experiment.statistics import confidence_sequence
+from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
+from mtorl.experiment.inference.statistics import confidence_sequence
 
 ALPHA, TIGHTEST_AT = 0.05, 2_000
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mtorl.experiment.sample_ratio import SRM_ALARM
-from mtorl.experiment.statistics import MIN_USERS, Lift, one_sided_width
+from mtorl.experiment.inference.sample_ratio import SRM_ALARM
+from mtorl.experiment.inference.statistics import MIN_USERS, Lift, one_sided_width
 
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 
