@@ -22,12 +22,7 @@ __all__ = ["ROOT", "environment", "finish", "simulation_options"]
 
 
 def simulation_options(manual: str | None, measures: Sequence[str] = ()) -> argparse.Namespace:
-    """The command line of a script that simulates: json, quick, seed and, if it can measure a part anew, only.
-
-    Args:
-        manual: Its docstring.
-        measures: Its parts.
-    """
+    """The command line of a script that simulates: json, quick, seed and, if it can measure a part anew, only."""
     parser = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
     parser.add_argument("--quick", action="store_true", help="few runs")

@@ -4,7 +4,6 @@
     python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
 
     forward      reading a window and the challenger's network in a loop: the limit
-    stock        TorchServe with its own BaseHandler around the same network, a request a batch
     handler      TorchServe with our handler, which gathers requests into batches of eight
     predictor    the same artifact on a plain kserve.Model
     stores       a reservation and a record of the log, one at a time, each on disk when it is answered
@@ -81,39 +80,25 @@ def memory_mib(pids: list[int]) -> float:
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
-    """CPU milliseconds a window by batch size.
-
-    Of reading and encoding it, of the graph as served and over every step of the window, and of the same in torch.
-    """
-    import torch
-
-    from benchmarks.request_path.servers import torch_network
-    from mtorl.artifact.artifact import NETWORK, open_graph
+    """CPU milliseconds a window by batch size: of reading and encoding it, and of the graph as served."""
     from mtorl.artifact.artifact import load as load_artifact
     from mtorl.window.window import WindowBatch
 
-    torch.set_num_threads(1)
     artifact = load_artifact(artifact_folder)
-    trained = torch_network(artifact)
-    every_step = open_graph(artifact_folder / NETWORK)
-    measured: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}, "every_step": {}, "torch": {}}
+    measured: dict[str, dict[str, float]] = {"encoding": {}, "graph": {}}
     for size in (1, 8, 32):
         some = (windows * size)[:size]
         x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec))
-        tensors = torch.from_numpy(x_BTD), torch.from_numpy(length_B)
         ways: dict[str, Callable[[], object]] = {
             "encoding": lambda some=some: artifact.encoder.encode(WindowBatch.from_instances(some, artifact.spec)),
             "graph": lambda x_BTD=x_BTD, length_B=length_B: artifact.network(x_BTD, length_B),
-            "every_step": lambda x_BTD=x_BTD, length_B=length_B: every_step(x_BTD, length_B),
-            "torch": lambda tensors=tensors: trained(*tensors),
         }
         for name, way in ways.items():
-            with torch.inference_mode():
+            way()
+            rounds, started, until = 0, time.process_time(), time.perf_counter() + seconds / 3
+            while time.perf_counter() < until:
                 way()
-                rounds, started, until = 0, time.process_time(), time.perf_counter() + seconds / 3
-                while time.perf_counter() < until:
-                    way()
-                    rounds += 1
+                rounds += 1
             measured[name][str(size)] = 1000 * (time.process_time() - started) / (rounds * size)
     return measured
 
@@ -190,9 +175,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
     parser.add_argument("--quick", action="store_true", help="a few seconds for each figure")
-    parser.add_argument(
-        "--only", default="", choices=["router"], help="measure this anew; the rest is read from --json"
-    )
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
 
@@ -202,18 +184,13 @@ def main() -> None:
     artifact = run / "artifacts" / "challenger"
     seconds = 3.0 if arguments.quick else 15.0
     windows, model_bodies, router_bodies = users_windows(run)
-    figures: dict[str, Any] = {"quick": arguments.quick}
-    if arguments.only:
-        figures = json.loads(Path(arguments.json).read_text())
-    else:
-        figures["forward_cpu_ms"] = forward(artifact, windows, seconds / 3)
-        print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
+    figures: dict[str, Any] = {"quick": arguments.quick, "forward_cpu_ms": forward(artifact, windows, seconds / 3)}
+    print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         figures["stores_ms"] = stores(root, seconds / 3)
         print("stores, median ms:", figures["stores_ms"], flush=True)
-        if not arguments.only:
-            measure_models(figures, run, root, windows, model_bodies, seconds)
+        measure_models(figures, artifact, root, model_bodies, seconds)
         for name in PATHS:
             runtime = "predictor" if name == "predictor" else "torchserve"
             with router(run, root / name, on_redis=name == "redis", runtime=runtime) as path:
@@ -225,19 +202,13 @@ def main() -> None:
 
 
 def measure_models(
-    figures: dict[str, Any], run: Path, root: Path, windows: list[Any], model_bodies: list[str], seconds: float
+    figures: dict[str, Any], artifact: Path, root: Path, model_bodies: list[str], seconds: float
 ) -> None:
     """Servers of a model alone."""
-    from benchmarks.request_path.servers import predictor, stock_store
+    from benchmarks.request_path.servers import predictor
     from serving.archive import package
     from serving.local.torchserve import TorchServe
 
-    artifact = run / "artifacts" / "challenger"
-    store, bodies = stock_store(artifact, windows, root / "stock-store")
-    with TorchServe(store, root / "stock") as server:
-        url = f"{server.inference_url}/predictions/stock"
-        figures["stock"] = at_each_load(url, bodies, [server.pid], seconds)
-        show("stock", figures["stock"])
     package(artifact, "challenger", root / "ours-store", gather=True)
     with TorchServe(root / "ours-store", root / "ours") as server:
         figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)

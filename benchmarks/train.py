@@ -1,4 +1,4 @@
-"""What training costs: preparing the data, an epoch at the authors' size, and the default model to its best validation.
+"""What training costs: preparing the data, an epoch by width and precision, the default model to its best validation.
 
 Commands:
 
@@ -36,37 +36,15 @@ def cpu(work: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
-def one_by_one(log: Any, users: int) -> None:
-    """Windows as the notebook makes them: for each user, the whole table is searched for its rows, four times."""
-    import numpy as np
-
-    columns = [name for name in log.columns if name != "user"]
-    for user in range(users):
-        for _ in range(4):
-            rows = log[log["user"] == user]
-        values = rows[columns].to_numpy(float)
-        for start in range(max(0, len(values) - STEPS)):
-            np.array(values[start : start + STEPS])
-
-
-def preparation(raw: Any, table: Any) -> dict[str, float]:
-    """Encoded training windows of a whole log; against the notebook's way from the raw file, users numbered for it."""
-    import pandas as pd
-
+def preparation(table: Any) -> float:
+    """CPU seconds of encoding the training windows of a whole log."""
     from mtorl.window.encoder import Encoder
 
-    def ours() -> None:
+    def encode() -> None:
         tiles = table.tiles("train")
         Encoder.fit(tiles, table.spec).encode(tiles)
 
-    user = next(name for name in ("user_id", "uid") if name in raw)
-    codes, names = pd.factorize(raw[user])
-    numbers = raw.select_dtypes(["number", "bool"]).assign(user=codes)
-    # A share of the users: each costs the same search of the whole table.
-    some = min(500, len(names))
-    theirs = cpu(lambda: one_by_one(numbers, some)) * len(names) / some
-    mine = min(cpu(ours) for _ in range(3))
-    return {"notebook_cpu_seconds": theirs, "ours_cpu_seconds": mine, "ratio": theirs / mine}
+    return min(cpu(encode) for _ in range(3))
 
 
 def epochs(table: Any, quick: bool) -> dict[str, float]:
@@ -74,7 +52,6 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from benchmarks.training.published import PublishedNetwork, epoch
     from mtorl.network.training import TrainConfig, train
     from mtorl.window.encoder import Encoder
     from mtorl.window.loader import EncodedWindows, TrainingWindows
@@ -85,14 +62,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
     count = 512 if quick else WINDOWS
     rows = np.resize(np.flatnonzero(tiles.length_B >= min(STEPS, tiles.length_B.max())), count)
     part = EncodedWindows(tiles.take(rows), encoder)
-    batch = part.__getitems__(range(count))
-    channels, inputs = len(table.spec.channels), batch.x_BTD.shape[2]
-    click_BT = (batch.reward_BT > 0.5).float()
-    published = batch.x_BTD, batch.channel_BT, click_BT, BATCH
-    measured = {
-        "published network": cpu(lambda: epoch(PublishedNetwork(inputs, channels), *published)),
-        "published network, bf16": cpu(lambda: epoch(PublishedNetwork(inputs, channels), *published, bf16=True)),
-    }
+    channels, measured = len(table.spec.channels), {}
     few = EncodedWindows(tiles.take(rows[:64]), encoder)
     for name, hidden, levels, precision in (
         ("512, fp32", 512, 4, "fp32"),
@@ -201,24 +171,20 @@ def main() -> None:
     parser.add_argument("--json", default="", help="also write the figures to this file")
     arguments = parser.parse_args()
 
-    import pandas as pd
-
     from mtorl.window.table import WindowTable
     from pipelines.paper import PaperConfig, prepare
 
     with tempfile.TemporaryDirectory() as root:
         users = (600 if arguments.quick else USERS_GPU if arguments.device else USERS) if not arguments.data else 0
         prepare(arguments.dataset, arguments.data, PaperConfig({}, Path(root), users=users))
-        folder = Path(root) / "data" / arguments.dataset
-        table = WindowTable.load(folder / "windows")
+        table = WindowTable.load(Path(root) / "data" / arguments.dataset / "windows")
         if arguments.device:
             print(on_device(table, arguments.device, arguments.quick))
             return
-        log = pd.read_parquet(folder / "log" / "touchpoints.parquet")
         figures = {
             "dataset": arguments.dataset,
-            "rows": len(log),
-            "preparation": preparation(pd.read_csv(arguments.data) if arguments.data else log, table),
+            "rows": len(table.rows),
+            "preparation_cpu_seconds": preparation(table),
             "epoch_cpu_seconds": epochs(table, arguments.quick),
             "default": to_best(table),
             "environment": environment("torch"),
@@ -232,23 +198,10 @@ def train_table(results: Sequence[Figures]) -> str:
     epoch = "epoch_cpu_seconds"
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",
-        "preparation, the notebook's way": lambda result: f"{result['preparation']['notebook_cpu_seconds']:.1f} s",
-        "the same windows here": lambda result: f"{result['preparation']['ours_cpu_seconds']:.2f} s",
-        "ratio (aim: 100)": lambda result: f"{result['preparation']['ratio']:.0f}",
-        "epoch, published network, 512 wide, float32": lambda result: f"{result[epoch]['published network']:.1f} s",
-        "epoch, the same network in bfloat16": lambda result: f"{result[epoch]['published network, bf16']:.1f} s",
-        "its float32 / bfloat16 (aim: 2)": lambda result: "{:.2f}".format(
-            result[epoch]["published network"] / result[epoch]["published network, bf16"]
-        ),
-        "epoch, ours, 512 wide, float32": lambda result: f"{result[epoch]['512, fp32']:.1f} s",
-        "epoch, ours, 512 wide, bfloat16": lambda result: f"{result[epoch]['512, bf16']:.1f} s",
-        "published / ours, both in float32": lambda result: "{:.2f}".format(
-            result[epoch]["published network"] / result[epoch]["512, fp32"]
-        ),
-        "published in float32 / ours in bfloat16": lambda result: "{:.2f}".format(
-            result[epoch]["published network"] / result[epoch]["512, bf16"]
-        ),
-        "epoch, ours, default (64 wide)": lambda result: f"{result[epoch]['64, default']:.2f} s",
+        "preparing the windows": lambda result: f"{result['preparation_cpu_seconds']:.2f} s",
+        "epoch, 512 wide, float32": lambda result: f"{result[epoch]['512, fp32']:.1f} s",
+        "epoch, 512 wide, bfloat16": lambda result: f"{result[epoch]['512, bf16']:.1f} s",
+        "epoch, default (64 wide)": lambda result: f"{result[epoch]['64, default']:.2f} s",
         "default model to its best validation (aim: 60 s)": lambda result: (
             f"{result['default']['seconds_to_best']:.0f} s"
         ),

@@ -11,12 +11,7 @@ import typer
 
 
 class CommandGroup(typer.Typer):
-    """Commands whose help is their docstring; what is indented there, commands to copy, keeps its lines.
-
-    Args:
-        help: Of the group.
-        settings: Further arguments of `typer.Typer`.
-    """
+    """Commands whose help is their docstring; what is indented there, commands to copy, keeps its lines."""
 
     def __init__(self, help: str = "", **settings: Any) -> None:
         super().__init__(help=examples(help), no_args_is_help=True, rich_markup_mode=None, **settings)

@@ -66,11 +66,7 @@ def show(state: State, folder: Path) -> None:
 
 
 def show_failed(runs: Sequence[PipelineRun]) -> None:
-    """Print which pipelines fail, and what their steps said; nothing if none does.
-
-    Args:
-        runs: The newest of each.
-    """
+    """Print which pipelines fail, and what their steps said; nothing if none does."""
     console = Console(highlight=False, soft_wrap=True)
     failed = [run for run in runs if run.failed_in_a_row]
     for run in failed:

@@ -43,12 +43,7 @@ class Rollout:
 
 
 def rollouts(services: Sequence[Object], pods: Sequence[Object]) -> list[Rollout]:
-    """The state of each arm.
-
-    Args:
-        services: InferenceServices of a namespace.
-        pods: Its pods.
-    """
+    """The state of each arm."""
     return [_rollout(service, pods) for service in services]
 
 

@@ -26,15 +26,7 @@ def looks(kind: str, users: int) -> np.ndarray:
 def runs(
     market: Clicks | Revenue, share: float, users: np.ndarray, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Sums with the axes (runs, looks), some runs at a time.
-
-    Args:
-        market: What users do.
-        share: The challenger's.
-        users: At each look, (L,).
-        count: Runs in all.
-        rng: Source of randomness.
-    """
+    """Sums with the axes (runs, looks), some runs at a time."""
     new = np.diff(users, prepend=0)
     for first in range(0, count, _AT_ONCE):
         challengers = rng.binomial(new, share, (min(_AT_ONCE, count - first), len(new)))

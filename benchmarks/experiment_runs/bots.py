@@ -109,13 +109,7 @@ def _rolled_back(runs: Iterator[Sums]) -> tuple[float, float | None]:
 
 
 def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """How often an A/A experiment is wrong; at each look the users have the weights of those seen until then.
-
-    Args:
-        share: The challenger's.
-        runs: Experiments.
-        rng: Source of randomness.
-    """
+    """How often an A/A experiment is wrong; at each look the users have the weights of those seen until then."""
     looks = arrivals.looks("geometric", UNEVEN_USERS)
     judged = judge((_uneven(share, looks, rng) for _ in range(runs)), 0.0)
     return {"share": share, "runs": runs, "missed": judged["missed"], "missed_at_most": judged["missed_at_most"]}

@@ -63,16 +63,7 @@ def ramps(
 def hours(
     market: Clicks | Revenue, share: float, users: int, looks: int, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Sums with the axis (looks), one run at a time; a look is at the end of each hour.
-
-    Args:
-        market: What users do.
-        share: The challenger's.
-        users: In the population.
-        looks: Hours.
-        count: Runs in all.
-        rng: Source of randomness.
-    """
+    """Sums with the axis (looks), one run at a time; a look is at the end of each hour."""
     for _ in range(count):
         arm = (rng.random(users) >= share).astype(np.intp)
         rates, growing = market.rates(rng, users), _Growing(users, 1, np.zeros((users, 0)))

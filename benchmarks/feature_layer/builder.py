@@ -1,9 +1,4 @@
-"""The sequence builder against two loops over users in pandas, and against the engine's own scan and sort of the file.
-
-The loops make what a notebook would: for each user the last `STEPS` touchpoints as one padded array of numbers, the
-state of a step from the touchpoint before it. Both are given their log as numbers (categories coded, users as
-integers) and write nothing; the builder reads text and writes Parquet with a manifest.
-"""
+"""The sequence builder, against the engine's own scan and sort of the file, and on Spark."""
 
 from __future__ import annotations
 
@@ -17,8 +12,6 @@ from benchmarks._process import brief, clock, run
 
 from .log import generate
 from .plan import Plan
-
-STEPS = 100
 
 
 def build(log: str, out: str, engine: str = "duckdb") -> dict[str, Any]:
@@ -48,57 +41,6 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
             f"COPY (SELECT * FROM '{log}' ORDER BY user_id, timestamp) TO '{out}' (FORMAT parquet, COMPRESSION zstd)"
         )
     return {**figures, "out_mib": round(Path(out).stat().st_size / 2**20, 1)}
-
-
-def loop(log: str, sample: int, search: bool) -> dict[str, Any]:
-    """The windows of some users as one padded array each; the time is as if all users had taken as long.
-
-    Args:
-        log: Parquet file.
-        sample: Users run at most.
-        search: Search the whole log four times for each user, as in the notebooks; else loop over `DataFrame.groupby`.
-    """
-    with clock() as reading:
-        frame, columns = _numbers(log)
-        groups = frame.groupby("user_id", sort=False)
-        users = frame["user_id"].unique()
-    done = min(sample, len(users))
-    with clock() as looping:
-        if search:
-            for user in users[:: max(len(users) // done, 1)][:done]:
-                rows, states, actions, rewards = (frame[frame["user_id"] == user] for _ in range(4))
-                padded_arrays(len(rows), states[columns], actions["channel"], rewards["click"])
-        else:
-            for _, (_, rows) in zip(range(done), groups, strict=False):
-                padded_arrays(len(rows), rows[columns], rows["channel"], rows["click"])
-    found = {kind: reading[kind] + looping[kind] * len(users) / done for kind in ("seconds", "cpu_seconds")}
-    return {**found, "users_run": done, "extrapolated": done < len(users)}
-
-
-def _numbers(log: str) -> tuple[Any, list[str]]:
-    """The log in time order as a frame of numbers (float64, users int64), and the columns of a state."""
-    import pyarrow.parquet as pq
-
-    texts = [field.name for field in pq.read_schema(log) if str(field.type) == "string"]
-    frame = pq.read_table(log, read_dictionary=texts).to_pandas()
-    for name in texts:
-        frame[name] = frame[name].cat.codes
-    frame["timestamp"] = frame["timestamp"].astype("int64")
-    frame = frame.sort_values("timestamp").astype("float64").astype({"user_id": "int64"})
-    return frame, [name for name in frame.columns if name not in ("user_id", "timestamp")]
-
-
-def padded_arrays(length: int, states: Any, actions: Any, rewards: Any) -> tuple[Any, Any, Any]:
-    """One user's states [STEPS, columns], actions and rewards [STEPS]; a step's state is the touchpoint before it."""
-    import numpy as np
-
-    padded = np.zeros((STEPS, states.shape[1])), np.zeros(STEPS), np.zeros(STEPS)
-    n = min(length - 1, STEPS)
-    if n > 0:
-        padded[0][:n] = states.to_numpy()[-n - 1 : -1]
-        padded[1][:n] = actions.to_numpy()[-n:]
-        padded[2][:n] = rewards.to_numpy()[-n:]
-    return padded
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -142,10 +84,6 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[dict[s
             shutil.rmtree(folder / "windows", ignore_errors=True)
             say(f"{rows:,} rows: builder, {turn} of {turns}: {brief(built[-1])}")
         entry["builder"], entry["scan_sort"] = median(built), median(limit)
-        if rows <= plan.loop_rows and not raw:
-            for name, users, search in zip(("per_user", "groupby"), plan.loop_users, (True, False), strict=True):
-                entry[name] = run(loop, log=log, sample=users, search=search, limit_s=plan.loop_limit_s)
-                say(f"{rows:,} rows: {name}: {brief(entry[name])}")
         log.unlink()
     return entries
 

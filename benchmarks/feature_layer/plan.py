@@ -11,9 +11,6 @@ class Plan(NamedTuple):
     turns: tuple[tuple[int, int], ...] = ((100_000, 5), (1_000_000, 5), (10_000_000, 3), (50_000_000, 1))
     """Rows of a log, and turns of the builder and of the limit."""
     raw_rows: int = 10_000_000  # of a raw log (see log.py), once
-    loop_rows: int = 10_000_000  # of the largest log that the loops over users get
-    loop_users: tuple[int, int] = (300, 10_000)  # users run: searching for each, and by groupby
-    loop_limit_s: float = 300  # of one such loop
     entity_rows: int = 1_100_000  # point-in-time retrieval
     online_users: int = 7_500
     reads: int = 5_000
@@ -27,8 +24,6 @@ FULL = Plan()
 QUICK = Plan(
     turns=((10_000, 1), (100_000, 1)),
     raw_rows=20_000,
-    loop_users=(50, 500),
-    loop_limit_s=20,
     entity_rows=20_000,
     online_users=200,
     reads=300,

@@ -40,7 +40,6 @@ def _targets(figures: Figures) -> str:
         return divisor and _figure(entry.get(one), lambda result: result["seconds"] / divisor)
 
     aims: list[tuple[str, float, float | None, str]] = [
-        ("per-user loop / builder, 1e6 rows, at least", 200, over(1_000_000, "per_user", "builder"), "{:,.0f}"),
         *(
             (f"builder / scan and sort, {name} rows, at most", 2, over(rows, "builder", "scan_sort"), "{:.2f}")
             for name, rows in (("1e6", 1_000_000), ("1e7", 10_000_000), ("5e7", 50_000_000))
@@ -68,14 +67,10 @@ def _builder(entries: Sequence[Figures]) -> str:
     base = _per_row(at_million)
     times: dict[str, Show] = {
         "rows": _rows,
-        "per-user loop": lambda e: _cell(e.get("per_user"), _seconds),
-        "groupby loop": lambda e: _cell(e.get("groupby"), _seconds),
         "scan and sort": lambda e: _cell(e.get("scan_sort"), _seconds),
         "builder": lambda e: _cell(e.get("builder"), _seconds),
         "builder, rows/s": lambda e: _cell(e.get("builder"), lambda result: f"{e['rows'] / result['seconds']:,.0f}"),
-        "per-user loop / builder": lambda e: _ratio(e.get("per_user"), e.get("builder")),
-        "groupby loop / builder": lambda e: _ratio(e.get("groupby"), e.get("builder")),
-        "builder / scan and sort": lambda e: _ratio(e.get("builder"), e.get("scan_sort"), 2),
+        "builder / scan and sort": lambda e: _ratio(e.get("builder"), e.get("scan_sort")),
     }
     memory: dict[str, Show] = {
         "rows": _rows,
@@ -89,7 +84,7 @@ def _builder(entries: Sequence[Figures]) -> str:
         ),
     }
     return (
-        f"**Sequence builder**, time. ≈: extrapolated from a sample of users.\n\n{_lines(times, entries)}\n"
+        f"**Sequence builder**, time\n\n{_lines(times, entries)}\n"
         f"**Sequence builder**, memory and growth\n\n{_lines(memory, entries)}"
     )
 
@@ -180,9 +175,7 @@ def _loader(result: Figures) -> str:
 
 def _seconds(result: Figures) -> str:
     seconds = result["seconds"]
-    return (
-        f"{'≈ ' * bool(result.get('extrapolated'))}{seconds:,.{0 if seconds >= 100 else 1 if seconds >= 10 else 2}f} s"
-    )
+    return f"{seconds:,.{0 if seconds >= 100 else 1 if seconds >= 10 else 2}f} s"
 
 
 def _cell(result: Figures | None, show: Callable[[Any], str]) -> str:
@@ -197,7 +190,7 @@ def _figure(result: Figures | None, value: Callable[[Any], float]) -> float | No
     return value(result) if result and "seconds" in result else None
 
 
-def _ratio(result: Figures | None, other: Figures | None, digits: int = 0) -> str:
+def _ratio(result: Figures | None, other: Figures | None) -> str:
     if not (result and other and "seconds" in result and "seconds" in other):
         return ""
-    return f"{result['seconds'] / other['seconds']:,.{digits}f}"
+    return f"{result['seconds'] / other['seconds']:,.2f}"

@@ -65,15 +65,7 @@ class Night:
 
 
 def serve(online: Online, rounds: range, how: Served, number: int, folder: Path) -> Night:
-    """Serve all users of a simulator for some rounds, and write the night's decision log.
-
-    Args:
-        online: The users.
-        rounds: Which of their rounds.
-        how: Who serves, and how.
-        number: Of the night.
-        folder: Decision log to write.
-    """
+    """Serve all users of a simulator for some rounds, and write the night's decision log."""
     users = online.users
     random = np.random.default_rng([number, 17])
     total = how.budget * len(users) * len(rounds)

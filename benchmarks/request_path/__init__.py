@@ -1,5 +1,5 @@
 """The parts of `benchmarks/serving.py` and `benchmarks/soak.py`.
 
-In reading order: `load.py` (a load generator in a process of its own), `servers.py` (what it calls) with
-`stock_handler.py`, `tables.py` (the figures as tables).
+In reading order: `load.py` (a load generator in a process of its own), `servers.py` (what it calls),
+`tables.py` (the figures as tables).
 """

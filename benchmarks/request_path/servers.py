@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import time
 import urllib.request
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import yaml
 
 from benchmarks._process import free_port, redis_server
 
-if TYPE_CHECKING:
-    import torch
-
-    from mtorl.artifact.artifact import Artifact
-
 ROOT = Path(__file__).parents[2]
-_STOCK_HANDLER = Path(__file__).parent / "stock_handler.py"
-
-_STOCK_CONFIG = """\
-minWorkers: 1
-maxWorkers: 1
-batchSize: 1
-responseTimeout: 5
-jobQueueSize: 64
-deviceType: "cpu"
-handler: {shape: SHAPE}
-"""
-
-
-def stock_store(artifact_folder: Path, windows: Sequence[Any], out: Path) -> tuple[Path, list[str]]:
-    """A model store with the artifact's network under TorchServe's own handler, and bodies for it.
-
-    The stock handler takes one tensor and gives one: the encoded window at its full length, as JSON, and the three
-    heads in a row. Encoding is left to the caller, which is in its favour.
-    """
-    import torch
-
-    from mtorl.artifact.artifact import load
-    from mtorl.window.window import WindowBatch
-
-    artifact = load(artifact_folder)
-    network = torch_network(artifact)
-    whole = [w for w in windows if len(w["prev_channel"]) == artifact.spec.window] or list(windows)
-    x_BTD, length_B = artifact.encoder.encode(WindowBatch.from_instances(whole, artifact.spec))
-    length = int(length_B[0])
-
-    class Stock(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
-            lengths_B = torch.full((1,), length, dtype=torch.int64)
-            return torch.cat(self.network(x_BTD, lengths_B), dim=1)
-
-    out.mkdir(parents=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated; it is what BaseHandler loads
-        traced = torch.jit.trace(Stock(), torch.from_numpy(x_BTD[:1]), check_trace=False)
-    traced.save(str(out / "stock.pt"))
-    (out / "model-config.yaml").write_text(_STOCK_CONFIG.replace("SHAPE", str(list(x_BTD.shape[1:]))))
-    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock", "--version", "1"]
-    command += ["--serialized-file", str(out / "stock.pt"), "--handler", str(_STOCK_HANDLER)]
-    command += ["--config-file", str(out / "model-config.yaml"), "--export-path", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-    return out, [json.dumps(x_TD.tolist()) for x_TD in x_BTD[length_B == length][:100]]
-
-
-def torch_network(artifact: Artifact) -> torch.nn.Module:
-    """The network of an artifact in torch, with its trained weights; servers run its ONNX graph instead."""
-    import torch
-
-    from mtorl.network.ensemble import MEMBERS, Ensemble
-    from mtorl.network.model import MTORL, MTORLConfig
-
-    encoder = artifact.encoder
-    config = MTORLConfig(encoder.dim, len(encoder.channels), encoder.window, len(encoder.seen))
-    network = Ensemble([MTORL(config) for _ in range(MEMBERS)]).eval().requires_grad_(False)
-    weights = torch.load(artifact.folder / "weights.pt", weights_only=True)
-    network.load_state_dict({name: weight for name, weight in weights.items() if name in network.state_dict()})
-    return network
 
 
 @contextmanager

@@ -31,11 +31,7 @@ TRIES = 5
 
 
 class Router:
-    """The two requests that a platform sends.
-
-    Args:
-        url: Of the router.
-    """
+    """The two requests that a platform sends."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url).netloc

@@ -82,11 +82,7 @@ class AsofRetrievalJob(RetrievalJob):
         yield from self._pieces(np.arange(self._length))
 
     def to_parquet(self, path: Path | str) -> None:
-        """Write the answer without ever holding all of it; what was there is replaced in one step.
-
-        Args:
-            path: File to write.
-        """
+        """Write the answer without ever holding all of it; what was there is replaced in one step."""
         with replacing(Path(path)) as temporary:
             writer = None
             try:

@@ -24,10 +24,6 @@ _AT_ONCE = 500  # keys of one command
 def forget_online(repo: Path, users: Collection[str]) -> int:
     """Take users out of the online store of a Feast repository.
 
-    Args:
-        repo: Folder with feature_store.yaml.
-        users: Ids.
-
     Returns:
         How many of them had something there.
 

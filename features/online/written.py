@@ -41,9 +41,6 @@ class Written:
 class Repository:
     """What feature_store.yaml says, without Feast.
 
-    Args:
-        repo: Folder with feature_store.yaml.
-
     Raises:
         OSError: There is none.
     """

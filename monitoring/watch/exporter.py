@@ -29,11 +29,7 @@ _LABELS = list(Labels._fields)
 
 
 class MonitorCollector(Collector):
-    """Gives the gauges of the state as it is when it is asked.
-
-    Args:
-        path: The state's file.
-    """
+    """Gives the gauges of the state as it is when it is asked."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,11 +64,6 @@ class MonitorCollector(Collector):
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
     """Serve /metrics until the process is ended.
-
-    Args:
-        host: Address to listen on.
-        port: Port.
-        collectors: What is served.
 
     Raises:
         OSError: the port can't be had.

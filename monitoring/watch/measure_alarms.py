@@ -180,13 +180,7 @@ def _find(
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Begin anew with what an arm of all experiments does: another policy decides for it, and may do otherwise.
-
-    Args:
-        streams: Those of measures.
-        group: Of them.
-        arm: Of them.
-    """
+    """Begin anew with what an arm of all experiments does: another policy decides for it, and may do otherwise."""
     for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 

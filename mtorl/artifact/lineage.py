@@ -141,9 +141,6 @@ class Lineage(StrictModel):
     def read(cls, version: Path) -> Lineage | None:
         """That of a published version; None: it was published without one.
 
-        Args:
-            version: Its folder.
-
         Raises:
             LineageError: There is one that can't be read, of a later release perhaps.
         """

@@ -7,6 +7,6 @@ A window is one touchpoint with its history; what happened at the touchpoint is 
 To add a method, write one file with `fit` and `predict` like these and name it in `mtorl/comparison/methods.py`.
 
 Counting: `channel_frequency` (the incumbent), `repeat_last`, `markov`. Regression: `logistic`, `lightgbm` (the
-yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`, `online_dt`; they share
+yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`; they share
 `learning`. What all of these read is made in `inputs/`: `summary`, then `states`, `transitions`, `trajectories`.
 """

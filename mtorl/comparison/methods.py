@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mtorl.comparison.task import Task, of_half_the_users
+from mtorl.comparison.task import Task
 from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import Heads, predict
 from mtorl.network.training import TrainConfig
@@ -26,14 +26,9 @@ OURS = "mtorl"
 
 BASELINES = (
     *("channel_frequency", "repeat_last", "markov", "logistic", YARDSTICK, "behaviour_cloning", "cql", "iql", "bcq"),
-    *("decision_transformer", "online_dt"),
+    "decision_transformer",
 )
-BLEND = "blend"
-"""The mean of MTORL and the yardstick. They are unlike models of the same inputs, so what the mean gains over the
-better one hints at how much more could be learned from these inputs."""
-HALVED = {name: f"{name} of half the users" for name in (OURS, YARDSTICK)}
-"""Methods trained on half of the users: they show what more users would still bring."""
-NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", "online_dt", f"{OURS} without reward task"})
+NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", f"{OURS} without reward task"})
 """Methods that only choose: they predict no reward and no cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
@@ -110,16 +105,9 @@ def mtorl_with(changes: Mapping[str, Any]) -> Method:
     return answer
 
 
-def halved(method: Method) -> Method:
-    """The method, trained on half of the users."""
-    return lambda task, seed: method(of_half_the_users(task, seed), seed)
-
-
 METHODS: dict[str, Method] = {
     OURS: mtorl_with({}),
     **{f"{OURS} {name}": mtorl_with(changes) for name, changes in ABLATIONS.items()},
     **{name: _baseline(name) for name in BASELINES if name != "channel_frequency"},
     "channel_frequency": _channel_frequency,
-    HALVED[OURS]: halved(mtorl_with({})),
-    HALVED[YARDSTICK]: halved(_baseline(YARDSTICK)),
 }

@@ -70,23 +70,14 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
         f"### Protocol `{protocol}`",
         f"{repeats}, on average {rows:,.0f} test rows of {users:,.0f} users.",
         tables.method_table(tasks),
-        "Differences on the same rows and resamples; what the mean of both gains hints at what more could be learned:",
+        "Differences on the same rows and resamples:",
         tables.paired_table(tasks, disjoint),
     ]
     if tasks[0]["budget"]:
         out += ["Share of all gain that a share of the spend buys:", tables.budget_table(tasks, disjoint)]
     out += ["Value of channel policies, always exposing, on the 37.5 % of rows with the highest expected gain:"]
     out += [tables.policy_value_table(tasks, disjoint)]
-    if tasks[0]["journeys"]:
-        out += ["Gain of the first steps of a journey under the decision rule, per-decision importance sampling:"]
-        out += [tables.journey_table(tasks, disjoint)]
-    out += [_CALIBRATION, tables.calibration_table(tasks)]
-    if tasks[0]["learning"]:
-        out += [
-            "Training on half of the users, on the same test rows:",
-            tables.learning_table(tasks, disjoint),
-        ]
-    return out
+    return [*out, _CALIBRATION, tables.calibration_table(tasks)]
 
 
 def _about(dataset: Mapping[str, Any]) -> str:

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from mtorl.arrays import Floats
 from mtorl.comparison.calibration_noise import calibration_noise
-from mtorl.comparison.methods import BLEND, HALVED, NO_REWARD, OURS, YARDSTICK
+from mtorl.comparison.methods import NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.head_metrics import LoggedTargets, compare
-from mtorl.evaluation.journey_value import journey_value
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
@@ -30,8 +28,6 @@ from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.labels import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
-_RULE = "its decision rule"
-_HORIZON = 3  # steps of a journey over which the rule is valued: each further step costs most of the effective sample
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
@@ -47,28 +43,17 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
         ``compared``: see `mtorl.evaluation.head_metrics.compare`.
         ``budget``: by method, see `budget_curve`; empty if all exposures cost the same.
         ``value``: by policy, see `policy_value`.
-        ``journeys``: by method, its decision rule over the first steps of journeys, see `journey_value`; empty where
-        the test has no whole journeys.
         ``calibration_noise``: of MTORL, see `calibration_noise`.
-        ``learning``: by method, what training on half of its users costs: the differences of `compare`.
         ``rows`` and ``users``: their number in the test.
     """
     rows, spec = task.test.rows, task.spec
-    answers = {**answers, BLEND: _mean(answers[OURS], answers[YARDSTICK])}
     logged = labels(task.test.windows, task.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), spec.reward.gain.of(rows)
     targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
     predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
     compared = compare(predictors, YARDSTICK, targets, seed, resamples)
-    learning = {}
-    for name, half in HALVED.items():
-        if half in answers:
-            both = {name: predictors[name], half: predictors[half]}
-            learning[name] = compare(both, name, targets, seed, resamples)["differences"][half]
     at_logged = np.arange(len(rows)), logged.channel_B
-    curves, values, journeys = {}, {}, {}
-    # The end of a log starts in the middle of journeys.
-    whole_journeys = bool((rows.loc[~rows["user_id"].duplicated(), "step"] == 0).all())
+    curves, values = {}, {}
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
     rows_of_log = LoggedRows(logged.channel_B, propensity_B, gain_B, logged.cost_B, users_B)
     logged_values, users = GainAndCost(gain_B, logged.cost_B), UserResamples(users_B, resamples, seed)
@@ -85,26 +70,14 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
             selected_B = top_share((probs_BC * gain_BC).sum(axis=1), SELECTED, seed)
             always = PolicyOnLog.always_exposing(probs_BC)
             values[f"{name}: {policy}"] = policy_value(always, rows_of_log, seed, gain_BC, selected_B)
-            if policy == _RULE and whole_journeys:
-                step_B = rows["step"].to_numpy()
-                journeys[name] = journey_value(always, rows_of_log, step_B, horizon=_HORIZON, seed=seed)
     return {
         "compared": compared,
         "budget": curves,
         "value": values,
-        "journeys": journeys,
         "calibration_noise": calibration_noise(answers[OURS], logged.channel_B, logged.reward_B, seed),
-        "learning": learning,
         "rows": len(rows),
         "users": len(np.unique(users_B)),
     }
-
-
-def _mean(ours: Heads, yardstick: Heads) -> Heads:
-    """Heads of the mixture of two predictors: mean probabilities, rewards and costs."""
-    log_probs = [log_softmax(np.asarray(heads[0], dtype=np.float64), axis=1) for heads in (ours, yardstick)]
-    reward_BC, cost_BC = ((np.asarray(ours[part]) + np.asarray(yardstick[part])) / 2 for part in (1, 2))
-    return np.logaddexp(*log_probs) - np.log(2), reward_BC, cost_BC
 
 
 def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, Floats]:
@@ -113,7 +86,7 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, 
     params = price_policy(logits_BC, gain_BC, cost_BC, budget_per_opportunity=float(cost_BC.max()))
     fixed = int(gain_BC.mean(axis=0).argmax())
     return {
-        _RULE: action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)[0],
+        "its decision rule": action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)[0],
         "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
         "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
         "best single channel": np.eye(channels)[np.full(rows, fixed)],

@@ -13,13 +13,12 @@ import numpy as np
 
 from mtorl.comparison.authors_protocol import LOOKUP
 from mtorl.comparison.cells import combined, interval, metric_title, percent, spread, table
-from mtorl.comparison.methods import ABLATIONS, BASELINES, BLEND, HALVED, OURS, YARDSTICK
+from mtorl.comparison.methods import ABLATIONS, BASELINES, OURS, YARDSTICK
 
 Tasks = Sequence[Mapping[str, Any]]
 
 NAMES = {
     OURS: "**MTORL**",
-    BLEND: "mean of MTORL and LightGBM",
     YARDSTICK: "LightGBM",
     "channel_frequency": "channel frequency (incumbent)",
     "repeat_last": "repeat last",
@@ -30,10 +29,7 @@ NAMES = {
     "iql": "IQL",
     "bcq": "BCQ",
     "decision_transformer": "Decision Transformer",
-    "online_dt": "Online DT (offline phase)",
     **{f"{OURS} {name}": f"MTORL {name}" for name in ABLATIONS},
-    HALVED[OURS]: "MTORL of half the users",
-    HALVED[YARDSTICK]: "LightGBM of half the users",
 }
 HEADS = {
     "action_accuracy": "accuracy",
@@ -45,7 +41,6 @@ HEADS = {
     "reward_logloss": "log-loss",
     "reward_ece": "ECE",
 }
-_LEARNING = ("action_auc", "action_logloss", "reward_auc", "reward_logloss")
 # Published: MTORL.ipynb of the authors' repository.
 _PUBLISHED_ON = "kuairand-sequence"
 _NOTEBOOK = {"accuracy": 0.680, "AUC": 0.825, "F1": 0.673, "policy CTR": 0.2563, "original CTR": 0.1835}
@@ -60,7 +55,7 @@ _RULES = {
 def method_table(tasks: Tasks) -> str:
     """Figures of every method, with the time of its training and its size."""
     there = tasks[0]["compared"]["metrics"]
-    every = (OURS, BLEND, *BASELINES, *(f"{OURS} {a}" for a in ABLATIONS), *HALVED.values())
+    every = (OURS, *BASELINES, *(f"{OURS} {a}" for a in ABLATIONS))
     order = [name for name in every if name in there]
     lines = []
     for name in order:
@@ -74,13 +69,10 @@ def method_table(tasks: Tasks) -> str:
 
 
 def paired_table(tasks: Tasks, disjoint: bool) -> str:
-    """Differences of MTORL, and of its mean with LightGBM, from LightGBM."""
-    lines = []
-    for name in (OURS, BLEND):
-        differences = [task["compared"]["differences"][name] for task in tasks]
-        cells = [interval(combined(differences, metric, disjoint), signed=True) for metric in HEADS]
-        lines.append([f"{NAMES[name]} less LightGBM", *cells])
-    return table(["", *HEADS.values()], lines)
+    """Differences of MTORL from LightGBM."""
+    differences = [task["compared"]["differences"][OURS] for task in tasks]
+    cells = [interval(combined(differences, metric, disjoint), signed=True) for metric in HEADS]
+    return table(["", *HEADS.values()], [[f"{NAMES[OURS]} less LightGBM", *cells]])
 
 
 def budget_table(tasks: Tasks, disjoint: bool) -> str:
@@ -119,24 +111,6 @@ def policy_value_table(tasks: Tasks, disjoint: bool) -> str:
     return table(head, lines)
 
 
-def journey_table(tasks: Tasks, disjoint: bool) -> str:
-    """Values of each method's decision rule over the first steps of journeys."""
-    lines = []
-    for method in tasks[0]["journeys"]:
-        values = [task["journeys"][method] for task in tasks]
-        cells = [interval(combined(values, "logged", disjoint), places=3)]
-        for name in ("pdis", "snpdis"):
-            rows = [value["estimates"][name] for value in values]
-            cells.append(interval(combined(rows, "value", disjoint), places=3))
-        lifts = combined([value["estimates"]["snpdis"] for value in values], "lift", disjoint)
-        cells.append(interval(lifts, signed=True, places=3))
-        cells.append(", ".join(f"{share:.2f}" for share in np.mean([value["ess_share"] for value in values], axis=0)))
-        rejections = [value["not_evaluable"] for value in values if value["not_evaluable"]]
-        lines.append([NAMES[method], *cells, f"not evaluable: {rejections[0]}" if rejections else ""])
-    head = ["its rule", "as logged", "PDIS", "self-normalised", "less logged", "ESS / journeys after each step", ""]
-    return table(head, lines)
-
-
 def calibration_table(tasks: Tasks) -> str:
     """Calibration errors of MTORL beside those of a perfectly calibrated head."""
     lines = []
@@ -147,15 +121,6 @@ def calibration_table(tasks: Tasks) -> str:
         shift = f"{np.mean([row['less_shift'] for row in noises]):.4f}" if "less_shift" in noises[0] else ""
         lines.append([metric_title(metric), f"{measured:.4f}", f"{noise:.4f}, {high:.4f}", shift])
     return table(["", "measured", "noise alone: mean, high", "with the overall rate of the test"], lines)
-
-
-def learning_table(tasks: Tasks, disjoint: bool) -> str:
-    """Differences between training on half of the users and on all of them."""
-    lines = []
-    for name in tasks[0]["learning"]:
-        differences = [task["learning"][name] for task in tasks]
-        lines.append([NAMES[name], *(interval(combined(differences, m, disjoint), signed=True) for m in _LEARNING)])
-    return table(["half the users less all", *(metric_title(metric) for metric in _LEARNING)], lines)
 
 
 def authors_table(rows: Tasks, dataset: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.splits import folds_of, unit_order
+from mtorl.log.splits import folds_of
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
@@ -65,19 +65,6 @@ def by_user(table: WindowTable, fold: int) -> Task:
     parts = {name: Rows(table.windows(name, targets=True), table.rows[table.is_in(name)]) for name in _names()}
     tiles = table.tiles("train")
     return Task(table.spec, Encoder.fit(tiles, table.spec), tiles, table.tiles("val"), **parts, table=table)
-
-
-def of_half_the_users(task: Task, seed: int) -> Task:
-    """The same task without a random half of the training users, to see what more users bring.
-
-    The encoder stays that of all users, so that labels keep their scale.
-    """
-    users = unit_order(task.train.rows["user_id"].unique(), seed)
-    dropped_B = task.table.rows["user_id"].isin(set(users[len(users) // 2 :])).to_numpy() & task.table.is_in("train")
-    rows = task.table.rows.assign(split=np.where(dropped_B, "left out", task.table.rows["split"]))
-    table = replace(task.table, rows=rows)
-    train = Rows(table.windows("train", targets=True), rows[table.is_in("train")])
-    return replace(task, tiles=table.tiles("train"), train=train, table=table)
 
 
 def by_time(table: WindowTable) -> Task:

@@ -185,11 +185,7 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Where the incumbent answered before the newest promotion, if that may still be rolled back.
-
-    Args:
-        events: All of a history.
-    """
+    """Where the incumbent answered before the newest promotion, if that may still be rolled back."""
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 

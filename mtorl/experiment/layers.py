@@ -29,9 +29,6 @@ _NOBODY = 1e-12  # a share of users, below which it is an error of rounding
 class Experiments:
     """Experiments that are in force together.
 
-    Args:
-        experiments: In any order.
-
     Raises:
         ExperimentError: There is none, or two of them get in each other's way.
     """
@@ -105,12 +102,7 @@ def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
 
 
 def conflict(one: Experiment, other: Experiment) -> str | None:
-    """Why two experiments can't be in force together; None: they can.
-
-    Args:
-        one: An experiment.
-        other: Another one.
-    """
+    """Why two experiments can't be in force together; None: they can."""
     if one.name == other.name:
         return f"two experiments are called {one.name}"
     common = _in_common(one, other)

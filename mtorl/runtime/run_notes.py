@@ -46,11 +46,7 @@ def note(why: str) -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Keep that a step has failed which could not say why itself; what it has noted stays.
-
-    Args:
-        step: Its name.
-    """
+    """Keep that a step has failed which could not say why itself; what it has noted stays."""
     folder = _folder()
     if folder is None or (folder / f"{step}.txt").exists():
         return

@@ -187,21 +187,13 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[ValueError]
 
 
 def all_faults(error: ValidationError) -> str:
-    """All faults of the input: one in a line, several in a list.
-
-    Args:
-        error: What pydantic raised.
-    """
+    """All faults of the input: one in a line, several in a list."""
     faults = [_in_words(fault) for fault in _of_people(error)]
     return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults:", *faults])
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first fault of the input in one line: where, what was expected, what was given.
-
-    Args:
-        error: What pydantic raised.
-    """
+    """The first fault of the input in one line: where, what was expected, what was given."""
     return _in_words(_of_people(error)[0])
 
 

@@ -27,11 +27,7 @@ _POINTS = 15
 
 
 class Informed:
-    """Infers users' interests from their touchpoints.
-
-    Args:
-        simulator: The market.
-    """
+    """Infers users' interests from their touchpoints."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -69,28 +68,6 @@ def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path) -> None:
     assert rows.duplicated(["user_id", "timestamp", "campaign_id", "channel"]).sum() >= 500
     late = rows["created_timestamp"] - rows["timestamp"] > pd.Timedelta(1, "s")
     assert 0.005 < late.mean() < 0.02
-
-
-def test_loops_make_equal_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, builder = tmp_path / "log.parquet", load("builder")
-    load("log").generate(rows=3_000, path=str(log))
-    padded, made = builder.padded_arrays, []
-
-    def keep(*arguments: Any) -> Any:
-        made.append(padded(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(builder, "padded_arrays", keep)
-    users = builder.loop(str(log), sample=10_000, search=True)["users_run"]
-    loops, made[:] = list(made), []
-    grouped = builder.loop(str(log), sample=10_000, search=False)
-    assert users == grouped["users_run"] == len(loops) == len(made) > 100 and not grouped["extrapolated"]
-    for one, other in zip(loops, made, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    states, actions, _ = max(loops, key=lambda arrays: arrays[0].any(axis=1).sum())
-    assert states[1:][actions[1:] > 0].any(), "a step's state is the touchpoint before it"
-    sample = builder.loop(str(log), sample=10, search=True)
-    assert sample["users_run"] == 10 and sample["extrapolated"]
 
 
 @pytest.fixture

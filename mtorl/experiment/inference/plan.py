@@ -89,12 +89,7 @@ class Population:
         return rank
 
     def others_like(self, chosen_N: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.intp]:
-        """For each of some users another one, drawn from those of whom about the same is known: anyone, if nothing is.
-
-        Args:
-            chosen_N: Places of the users.
-            rng: Source of the draws.
-        """
+        """For each of some users another one, drawn from those of whom about the same is known, or from all."""
         users, number = len(self.figures_U2), len(chosen_N)
         if self.forecast_U is None:
             return rng.integers(users, size=number)

@@ -15,7 +15,6 @@ from mtorl.baselines import (
     decision_transformer,
     iql,
     learning,
-    online_dt,
 )
 from mtorl.baselines.inputs.trajectories import Tiles, returns_to_go
 from mtorl.baselines.inputs.transitions import Step, Transitions
@@ -201,23 +200,3 @@ def test_a_transformer_answers_at_the_last_real_step():
     x_BTD, return_BT = encoder.encode(batch)[0], returns_to_go(batch, encoder, fitted.target)
     expected = network(torch.from_numpy(x_BTD), torch.from_numpy(return_BT))[range(len(batch)), batch.length_B - 1]
     np.testing.assert_allclose(fitted.predict(batch)[0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
-
-
-def test_the_entropy_constraint_keeps_a_policy_random(monkeypatch: pytest.MonkeyPatch):
-    train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
-    encoder = Encoder.fit(train, SPEC)
-    monkeypatch.setattr(online_dt, "EPOCHS", 20)
-    monkeypatch.setattr(learning, "PATIENCE", 20)
-    monkeypatch.setattr(online_dt, "DUAL_LR", 0.2)
-
-    def randomness(share: float) -> float:
-        monkeypatch.setattr(online_dt, "RANDOMNESS", share)
-        fitted = online_dt.fit(train, val, encoder, seed=0)
-        data = Tiles.of(val, encoder)
-        with torch.inference_mode():
-            return online_dt.entropy(fitted.network.logged(data, torch.arange(len(data)))[0]).item()
-
-    share_C = np.bincount(labels(train, encoder).channel_B) / len(train)
-    most = float(-share_C @ np.log(share_C))
-    assert randomness(0.0) < 0.5 * most and 0.75 * most < randomness(0.8) < 0.9 * most
-    assert online_dt.entropy(torch.tensor([[0.0, 0.0], [0.0, -99.0]])).item() == pytest.approx(np.log(2) / 2)

@@ -16,10 +16,10 @@ from mtorl.comparison.authors_protocol import LENGTH, authors_protocol
 from mtorl.comparison.calibration_noise import calibration_noise
 from mtorl.comparison.cells import combined
 from mtorl.comparison.jobs import Job, collect
-from mtorl.comparison.methods import BASELINES, BLEND, HALVED, METHODS, OURS
+from mtorl.comparison.methods import BASELINES, METHODS, OURS
 from mtorl.comparison.report import report
 from mtorl.comparison.tables import NAMES
-from mtorl.comparison.task import by_time, by_user, last_only, of_half_the_users
+from mtorl.comparison.task import by_time, by_user, last_only
 from mtorl.evaluation.head_metrics import calibration_error, top_label
 from mtorl.log.dataset import DatasetSpec
 from mtorl.network.training import TrainConfig
@@ -29,7 +29,7 @@ from mtorl.window.window import WindowBatch
 from tests.mtorl.window.windows_folder import write_windows_folder
 
 SPEC = DatasetSpec.load("simulator")
-SOME = ["markov", *HALVED.values()]
+SOME = ["markov"]
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +83,6 @@ def test_a_row_counts_once_whatever_came_before_it(table):
     assert last_only(windows).targets.valid_N.sum() == len(windows)
 
 
-def test_half_of_the_users_are_the_same_test(table):
-    task = by_user(table, 0)
-    half = of_half_the_users(task, seed=1)
-    all_users, some = (set(t.train.rows["user_id"]) for t in (task, half))
-    assert some < all_users and len(some) == len(all_users) // 2
-    assert half.tiles.targets.valid_N.sum() == len(half.train.rows)
-    assert half.test is task.test and half.val is task.val and half.encoder is task.encoder
-    assert set(of_half_the_users(task, seed=2).train.rows["user_id"]) != some
-
-
 def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
     random = np.random.default_rng(0)
     level_B = random.normal(size=20_000)
@@ -113,7 +103,7 @@ def test_a_calibrated_head_shows_noise_and_a_shifted_one_more():
 
 
 def test_every_method_has_a_name_and_answers(table):
-    assert {*METHODS, BLEND} == set(NAMES) and set(BASELINES) < set(METHODS)
+    assert set(METHODS) == set(NAMES) and set(BASELINES) < set(METHODS)
     task = by_user(table, 0)
     for name in ("channel_frequency", "markov"):
         answer = METHODS[name](task, 0)
@@ -133,7 +123,6 @@ def results(root):
     small = {"epochs": 1, "hidden": 8, "heads": 2}
     before = dict(methods.METHODS)
     methods.METHODS[OURS] = methods.mtorl_with(small)
-    methods.METHODS[HALVED[OURS]] = methods.halved(methods.mtorl_with(small))
     config, jobs_protocol = TrainConfig(**small, device="cpu"), jobs.authors_protocol
     jobs.authors_protocol = lambda table, seed: jobs_protocol(table, seed, config)
     try:
@@ -146,9 +135,6 @@ def results(root):
     return collect(todo, root)
 
 
-WORDS = ("first steps of a journey", "noise alone", "half the users less all", "authors' protocol")
-
-
 def test_jobs_leave_what_the_report_needs(results, root):
     text = report(results, {"cores": "2"})
     for words in (
@@ -157,7 +143,8 @@ def test_jobs_leave_what_the_report_needs(results, root):
         "### Protocol `time`",
         "Markov, running rate",
         "LightGBM",
-        *WORDS,
+        "noise alone",
+        "authors' protocol",
     ):
         assert words in text
     auc = np.mean([task["compared"]["metrics"][OURS]["reward_auc"] for task in results["simulator"]["user"]])

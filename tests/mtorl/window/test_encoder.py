@@ -72,11 +72,6 @@ def test_a_weighted_sum_of_outcomes_is_the_label_and_further_outcomes_are_seen_i
         assert x_BTD[2, 1:, 3].tolist() == encoder.reward(before, 1.0).astype(np.float32).tolist()
 
 
-def test_an_encoder_of_an_earlier_version_names_its_gain():
-    stored = FITTED.to_dict()
-    assert stored["gain"] == "click" and Encoder.from_dict(stored) == FITTED
-
-
 def test_unseen_categories_are_unknown_and_outliers_are_clipped():
     encoder = Encoder.fit(online(log_of([JOURNEY])), SPEC)
     row = {**log_of([JOURNEY])[0], "device": "fridge", "hour": 1e9}

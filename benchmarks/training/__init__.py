@@ -1,1 +1,0 @@
-"""What `train.py` compares with: the published network (`published.py`)."""
