@@ -73,11 +73,12 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
         "Differences on the same rows and resamples:",
         tables.paired_table(tasks, disjoint),
     ]
+    if not disjoint:  # what policies are worth, whole users say
+        return out
     if tasks[0]["budget"]:
-        out += ["Share of all gain that a share of the spend buys:", tables.budget_table(tasks, disjoint)]
+        out += ["Share of all gain that a share of the spend buys:", tables.budget_table(tasks)]
     out += ["Value of channel policies, always exposing, on the 37.5 % of rows with the highest expected gain:"]
-    out += [tables.policy_value_table(tasks, disjoint)]
-    return [*out, _CALIBRATION, tables.calibration_table(tasks)]
+    return [*out, tables.policy_value_table(tasks), _CALIBRATION, tables.calibration_table(tasks)]
 
 
 def _about(dataset: Mapping[str, Any]) -> str:

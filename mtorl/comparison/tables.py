@@ -1,6 +1,6 @@
 """The tables of a protocol's figures.
 
-Each function takes the tasks of a protocol, which are its folds or seeds (`mtorl.comparison.score`), and `disjoint`:
+Each function takes the tasks of a protocol, which are its folds or seeds (`mtorl.comparison.score`); `disjoint` says
 whether they test on different users.
 """
 
@@ -75,34 +75,34 @@ def paired_table(tasks: Tasks, disjoint: bool) -> str:
     return table(["", *HEADS.values()], [[f"{NAMES[OURS]} less LightGBM", *cells]])
 
 
-def budget_table(tasks: Tasks, disjoint: bool) -> str:
+def budget_table(tasks: Tasks) -> str:
     """Share of all gain that a share of the spend buys, by who chooses the exposures."""
     lines = []
     for i, share in enumerate(row["share"] for row in tasks[0]["budget"][OURS]):
         ours, theirs = ([task["budget"][name][i] for task in tasks] for name in (OURS, YARDSTICK))
         cells = [percent(np.mean([row["mtorl"] for row in rows])) for rows in (ours, theirs)]
         cells += [percent(np.mean([row[rule] for row in ours])) for rule in _RULES]
-        less = [combined(ours, f"mtorl_minus_{name}", disjoint) for name in ("cheapest", "rival")]
+        less = [combined(ours, f"mtorl_minus_{name}", True) for name in ("cheapest", "rival")]
         lines.append([f"{100 * share:g} %", *cells, *(interval(value, signed=True) for value in less)])
     head = ["budget", "**MTORL** gain / cost", "LightGBM gain / cost", *_RULES.values()]
     head += ["MTORL less cheapest", "MTORL less LightGBM"]
     return table(head, lines)
 
 
-def policy_value_table(tasks: Tasks, disjoint: bool) -> str:
+def policy_value_table(tasks: Tasks) -> str:
     """Off-policy values of each method's policies."""
     lines = []
     for name in tasks[0]["value"]:
         method, policy = name.split(": ")
         values = [task["value"][name] for task in tasks]
         shares = [value["importance_weights"]["ess_share"] for value in values]
-        cells = [interval(combined(values, "logged", disjoint), places=3)]
+        cells = [interval(combined(values, "logged", True), places=3)]
         for estimator in ("ips", "snips", "dr"):
             rows = [value["estimates"].get(estimator, {}) for value in values]
-            cells.append(interval(combined(rows, "value", disjoint), places=3))
+            cells.append(interval(combined(rows, "value", True), places=3))
         lifts = [value["estimates"].get("dr", {}) for value in values]
         rejections = [value["not_evaluable"] for value in values if value["not_evaluable"]]
-        cells.append(interval(combined(lifts, "lift", disjoint), signed=True, places=3))
+        cells.append(interval(combined(lifts, "lift", True), signed=True, places=3))
         cells.append(f"{np.mean(shares):.2f}")
         cells.append(f"{np.mean([value['importance_weights']['overlap'] for value in values]):.2f}")
         cells.append(f"not evaluable: {rejections[0]}" if rejections else "")
