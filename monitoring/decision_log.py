@@ -24,8 +24,7 @@ from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
-from mtorl.log.removed_files import saying_what_was_removed
-from mtorl.log.touchpoints import LogError
+from mtorl.log.touchpoints import LogError, saying_what_was_removed
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk
 

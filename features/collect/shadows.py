@@ -24,9 +24,8 @@ from features.collect.training_log import Decisions, judge
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
-from mtorl.log.removed_files import saying_what_was_removed
 from mtorl.log.segments import check_segment, segment_sql
-from mtorl.log.touchpoints import LogError
+from mtorl.log.touchpoints import LogError, saying_what_was_removed
 
 MOST = 500_000
 """Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""

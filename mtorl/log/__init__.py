@@ -3,6 +3,5 @@
 In reading order: `dataset` with `datasets/` (what a data set is: one YAML file), `units` (what gain and money are
 counted in), `touchpoints` (types, writing, fingerprint), `columns` (reading columns from JSON and Arrow), `times`,
 `hashing`, `splits` (training, validation or test, by user), `propensity`, `records` (fields of the decision log, which
-becomes the next touchpoint log), `removed_files` (a file that is gone while it is read), and `forgotten` (whose records
-must not be written any more).
+becomes the next touchpoint log), and `forgotten` (whose records must not be written any more).
 """

@@ -11,7 +11,9 @@ there is a column for it, such as `click_time`; if it says when its rows arrived
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +28,8 @@ from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
 """The files of a log's folder: the canonical log, its description, and what validation said of the raw log."""
+
+_PARQUET = re.compile(r'"([^"]+\.parquet)"')
 
 CREATED, COLLECTED = "created_timestamp", "collected"
 _TIME = pa.timestamp("us", tz="UTC")
@@ -88,3 +92,24 @@ def _in_one_type(values: pa.Array) -> pa.Array:
         numbers = values.cast(pa.float64())
         return pc.if_else(pc.is_nan(numbers), None, numbers)
     return values.cast(pa.string())
+
+
+@contextmanager
+def saying_what_was_removed() -> Iterator[None]:
+    """Turn what DuckDB says of a Parquet file that is no longer there into an error for people.
+
+    Raises:
+        LogError: A file was removed that the block reads.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.IOException as error:
+        named = _PARQUET.search(str(error))
+        if named is None or Path(named[1]).exists():
+            raise
+        raise LogError(
+            f"{named[1]}: removed while it was read, as an export removes what is old or superseded; nothing is lost, "
+            "try again"
+        ) from error
