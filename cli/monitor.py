@@ -54,7 +54,6 @@ def check(
     job: Annotated[
         bool, typer.Option("--job", help="Exit with 0 whatever is found: the check has done its work.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of thresholds that an artifact lacks.")] = 7,
 ) -> None:
     """Judge every period that is over and not judged yet.
 
@@ -81,7 +80,6 @@ def check(
             spec,
             sample_of_artifact(_finder(registry, artifact)),
             hours,
-            seed,
             workspace,
             newest_model=lambda: None if registry is None else newest(registry),
         )

@@ -70,7 +70,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
             features = step(build_features(log=log, source=source, code_version=code_version).after(validated))
             step(install_features(definitions=features.outputs["definitions"], feature_repo=feature_repo))
             if profile.folder:  # it goes on with what it knew at the last check
-                checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state, seed=seed)
+                checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state)
                 step(checked)
 
     return mtorl_backfill

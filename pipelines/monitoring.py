@@ -28,14 +28,13 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         budget: float = 0.0,
         since: str = "",
         until: str = "",
-        seed: int = 7,
     ):
         with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
             period = {"decision_log": decision_log, "since": since, "until": until}
             judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
             profile.with_experiment(step(judged))
             if profile.folder:  # it goes on with what it knew at the last check
-                checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state, seed=seed)
+                checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state)
                 step(checked)
 
     return mtorl_monitor

@@ -91,7 +91,7 @@ class Monitored:
             counted = measure(log, spec.reward.gain, spec.outcome_kinds, spec.channels)
             judged = measure_alarms.judge(self.state.streams, counted.measured, end)
             current = sample_users(rows)
-            result = check(self.reference, current, self.columns, out_dir=folder / "page", grid=self.grid, page="never")
+            result = check(self.reference, current, self.columns, self.grid, out_dir=folder / "page", page="never")
         column_alarms.judge(self.state, result, end, "1")
         self.next += 1
         alarms = self.state.alarms()
@@ -116,8 +116,8 @@ class Monitored:
                     self.reference,
                     sample_users(last.sort_values("user_id", kind="stable")),
                     self.columns,
+                    self.grid,
                     out_dir=Path(folder),
-                    grid=self.grid,
                     page="never",
                 )
             problems = [column.problem for column in result.columns if column.problem]

@@ -5,7 +5,7 @@ from components.component import component
 
 # Not cached: it looks at what a decision log holds by now, and keeps what it has found.
 @component("judge the days that are over", cached=False)
-def monitor(decision_log: str, registry: str, dataset: str, state: str, seed: int) -> str:
+def monitor(decision_log: str, registry: str, dataset: str, state: str) -> str:
     """Judge every day that is over and not judged yet; returns "fine", "moved", "harm" or "not judged".
 
     The same as `mtorl monitor check`, on the same state. What it finds is its result, and no failure. While another
@@ -17,7 +17,6 @@ def monitor(decision_log: str, registry: str, dataset: str, state: str, seed: in
         dataset: Name of a built-in data set description, or the path of a YAML; empty: that of the newest published
             model.
         state: Folder of the monitor's state and pages.
-        seed: Seed of thresholds that an artifact lacks.
     """
     from functools import partial
     from pathlib import Path
@@ -34,7 +33,7 @@ def monitor(decision_log: str, registry: str, dataset: str, state: str, seed: in
         spec = DatasetSpec.load(dataset or description_of_newest(models))
         known = State.read(folder / STATE_FILE)
         samples = sample_of_artifact(partial(folder_of, models))
-        watched = Watched(Path(decision_log), spec, samples, known.hours, seed, newest_model=partial(newest, models))
+        watched = Watched(Path(decision_log), spec, samples, known.hours, newest_model=partial(newest, models))
         try:
             known = run(watched, folder)
         except BusyError as error:

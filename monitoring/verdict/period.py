@@ -132,7 +132,7 @@ def nothing_in(decision_log: str, period: Period) -> str:
     """What to say of a period without decisions."""
     span = f"from {period.since or 'the start'} to {period.until or 'now'}"
     return (
-        f"{decision_log}: no decision {span}; is the period right (hours, since, until), does the router get requests, "
+        f"{decision_log}: no decision {span}; is the period right (since, until), does the router get requests, "
         "and does it export its log?"
     )
 

@@ -64,7 +64,6 @@ class Watched:
         sample_of: The training sample of the model with a digest, or, of None, of the newest one; None if it isn't
             found.
         hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
-        seed: Of thresholds that an artifact lacks.
         workspace: Where Evidently's reports of the columns are filed; None: nowhere.
         page: When Evidently draws a page of a period; always where reports are filed.
         newest_model: When the newest published model was trained; None: nobody knows.
@@ -74,7 +73,6 @@ class Watched:
     spec: DatasetSpec
     sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24
-    seed: int = 7
     workspace: Path | None = None
     page: Page = "moved"
     newest_model: Callable[[], datetime | None] = lambda: None
@@ -320,11 +318,11 @@ def _columns(
     with _reading():
         context, whole = log.context(MAX_ROWS)
         static, users = log.static(MAX_ROWS) if sample.static else (pd.DataFrame(), whole)
-    kept: Any = {"grid": sample.thresholds, "seed": watched.seed, "page": "never" if until is None else watched.page}
+    drawn: Any = {"page": "never" if until is None else watched.page}
     if until is not None and watched.workspace is not None:
-        kept |= {"page": "always", "filing": Filing(watched.workspace, until, sample.model_version)}
-    title = f"columns of the context, {period}"
-    result = check(sample.rows, context, sample.context, out_dir=out, whole=whole, title=title, **kept)
+        drawn = {"page": "always", "filing": Filing(watched.workspace, until, sample.model_version)}
+    title, grid = f"columns of the context, {period}", sample.thresholds
+    result = check(sample.rows, context, sample.context, grid, out_dir=out, whole=whole, title=title, **drawn)
     if result.not_checked is not None:
         raise _NotJudgedError("too_few_users", result.not_checked)
     if len(static):
@@ -332,10 +330,11 @@ def _columns(
             sample.rows,
             static,
             sample.static,
+            grid,
             out_dir=out / "static",
             whole=users,
             title=f"columns of users, {period}",
-            **kept,
+            **drawn,
         )
         result = replace(result, columns=result.columns + of_users.columns)
     return result, sample.model_version

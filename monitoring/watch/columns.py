@@ -1,9 +1,9 @@
 """Compares the columns of a period with the training sample, and writes the figures and Evidently's page.
 
-    result = check(reference, current, columns, out_dir=state / "periods" / "2026-11-01T00")
+    result = check(reference, current, columns, grid, out_dir=state / "periods" / "2026-11-01T00")
 
-Order: schema (columns there, values there, enough users) -> thresholds for a period of this size, kept in the artifact
-or calibrated now -> the scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_page.py`),
+Order: schema (columns there, values there, enough users) -> the artifact's thresholds for a period of this size -> the
+scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_page.py`),
 whose scores are the same -> drift.html, drift.json. Broken data never crash the check: they become findings.
 Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
 the missing share is therefore a test of its own.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from monitoring.watch.evidently_page import Filing, save_page
-from mtorl.drift.calibration import ALPHA, Size, Thresholds, calibrate
+from mtorl.drift.calibration import Size, Thresholds
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
 from mtorl.drift.thresholds import ThresholdGrid
@@ -64,17 +63,12 @@ class ColumnDrift:
 class DriftResult:
     """One period against the reference. `not_checked` says why when nothing could be compared."""
 
-    period: str
     rows: int
     users: int
     reference_rows: int
     reference_users: int
-    alpha: float
     columns: tuple[ColumnDrift, ...]
     not_checked: str | None
-    html: str | None
-    json: str
-    seconds: float
 
     @property
     def detected_columns(self) -> tuple[str, ...]:
@@ -91,12 +85,10 @@ def check(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     columns: Sequence[Column],
+    grid: ThresholdGrid | None,
     *,
     out_dir: Path,
     whole: Size | None = None,
-    grid: ThresholdGrid | None = None,
-    alpha: float = ALPHA,
-    seed: int = 0,
     title: str = "",
     filing: Filing | None = None,
     page: Page = "always",
@@ -106,43 +98,24 @@ def check(
     Args:
         reference: Rows that the model was trained on, whole users, rows of a user in the order of time.
         current: Rows of the period, or of a sample of its users.
-        columns: Context and static columns of the data set description.
-        out_dir: Where drift.html and drift.json go; its name is the period's name.
+        columns: Context or static columns of the data set description.
+        grid: Thresholds that were measured for this reference; a test that they lack is not asked. None: the reference
+            had too few users to measure any.
+        out_dir: Where drift.html and drift.json go.
         whole: Size of the period that `current` is a sample of.
-        grid: Thresholds that were measured for this reference. Without them, or where they don't fit (another alpha, or
-            a column or test that they lack), thresholds are calibrated for this very period.
-        alpha: Probability that a healthy period raises any alarm, over all columns together.
-        seed: Seed of the calibration.
-        title: Of the page; by default it names the period.
+        title: Of the page.
         filing: Where Evidently's report is filed, too; None: nowhere.
         page: When Evidently draws drift.html: it takes longer than all else together. The scores are the same.
     """
-    started = time.perf_counter()
-    out_dir = Path(out_dir)
     whole = whole or Size(_users(current), len(current))
-    result = DriftResult(
-        period=out_dir.name,
-        rows=whole.rows,
-        users=whole.users,
-        reference_rows=len(reference),
-        reference_users=_users(reference),
-        alpha=alpha,
-        columns=(),
-        not_checked=_too_little(reference, current),
-        html=None,
-        json=str(out_dir / "drift.json"),
-        seconds=0.0,
-    )
-    if result.not_checked is None:
-        html = out_dir / "drift.html"
-        draw = partial(save_page, html=html, title=title or f"drift: {result.period}", filing=filing)
-        judged, drawn = _compare(
-            sample_users(reference), sample_users(current), columns, draw, page, result, grid, seed
-        )
-        result = replace(result, columns=judged, html=str(html) if drawn else None)
-    result = replace(result, seconds=round(time.perf_counter() - started, 3))
-    # Whole or not at all: an exporter may read the file at any moment.
-    with replacing(Path(result.json)) as unfinished:
+    not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")
+    result = DriftResult(whole.rows, whole.users, len(reference), _users(reference), (), not_checked)
+    if not_checked is None and grid is not None:
+        draw = partial(save_page, html=out_dir / "drift.html", title=title, filing=filing)
+        judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)
+        result = replace(result, columns=judged)
+    # Whole or not at all: somebody may read the file at any moment.
+    with replacing(out_dir / "drift.json") as unfinished:
         unfinished.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
     return result
 
@@ -151,45 +124,42 @@ def _compare(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     columns: Sequence[Column],
+    grid: ThresholdGrid,
     draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], None],
     page: Page,
-    result: DriftResult,
-    grid: ThresholdGrid | None,
-    seed: int,
-) -> tuple[tuple[ColumnDrift, ...], bool]:
-    """Schema check of every column, then the tests of those that can be compared; and whether a page was drawn."""
+) -> tuple[ColumnDrift, ...]:
+    """Schema check of every column, then the tests of those that can be compared, and perhaps a page of them."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
-        return tuple(rows.values()), False
+        return tuple(rows.values())
     ref, cur = typed(reference, kinds), typed(current, kinds)
-    size = Size(users=_users(current), rows=len(current))
-    thresholds = grid.at(size, kinds, result.alpha) if grid else None
-    if thresholds is None:
-        thresholds = calibrate(ref.assign(user_id=reference["user_id"]), kinds, size, alpha=result.alpha, seed=seed)
-    scores = _scores(ref, cur, kinds)
+    thresholds = grid.at(Size(users=_users(current), rows=len(current)), kinds)
+    scores = _scores(ref, cur, kinds, thresholds)
     for name in kinds:
         rows[name] = _judge(rows[name], scores, thresholds)
-    drawn = page == "always" or (page == "moved" and any(row.detected for row in rows.values()))
-    if drawn:
+    if page == "always" or (page == "moved" and any(row.detected for row in rows.values())):
         draw(ref, cur, kinds, thresholds)
-    return tuple(rows.values()), drawn
+    return tuple(rows.values())
 
 
-def _scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str]) -> Scores:
-    """Scores of all tests; those whose method is one of Evidently's are equal to what its page shows."""
+def _scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], thresholds: Thresholds) -> Scores:
+    """Scores of the tests that have a threshold; those of Evidently's methods are equal to what its page shows."""
     both = pd.concat([reference, current], ignore_index=True)
     in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
     return {
         (name, test.method): float(test.scorer(both[name])(in_reference, 1.0 - in_reference))
         for name, kind in kinds.items()
         for test in asked_of(kind)
+        if (name, test.method) in thresholds
     }
 
 
 def _judge(row: ColumnDrift, scores: Scores, thresholds: Thresholds) -> ColumnDrift:
     """Compare the scores of a column's tests with their thresholds: the first finding is the column's problem."""
     for test in asked_of(row.kind):
+        if (row.column, test.method) not in thresholds:
+            continue
         score, threshold = scores[row.column, test.method], thresholds[row.column, test.method]
         row = replace(row, method=test.method, score=score, threshold=threshold)
         if not math.isfinite(score):

@@ -70,7 +70,7 @@ def save_page(
         ValueDrift(column=name, method=test.method, threshold=thresholds[name, test.method])
         for name in names
         for test in asked_of(kinds[name])
-        if test.evidently
+        if test.evidently and (name, test.method) in thresholds
     ]
     definition = DataDefinition(
         numerical_columns=[name for name in names if kinds[name] == "numeric"],
@@ -82,7 +82,7 @@ def save_page(
             f"threshold of {name}": f"{thresholds[name, test.method]:.4f}"
             for name in names
             for test in asked_of(kinds[name])
-            if test.evidently
+            if test.evidently and (name, test.method) in thresholds
         }
         said = {"metadata": {"model_version": filing.model_version, **thresholds_said}}
     snapshot = Report(metrics, **said).run(

@@ -22,7 +22,7 @@ class TrainingSample:
         rows: User, context and static columns.
         context: Columns of the context.
         static: Columns of users that are in it.
-        thresholds: Measured for this sample; None: they are measured by each check.
+        thresholds: Measured for this sample; None: it has too few users.
     """
 
     model_version: str

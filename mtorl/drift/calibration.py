@@ -40,38 +40,6 @@ class Size(NamedTuple):
     rows: int
 
 
-def calibrate(
-    reference: pd.DataFrame,
-    kinds: Mapping[str, str],
-    size: Size,
-    *,
-    alpha: float,
-    seed: int,
-    imitations: int = IMITATIONS,
-) -> Thresholds:
-    """Thresholds at which a healthy period of this size raises any alarm with probability alpha.
-
-    Args:
-        reference: The reference sample with its user_id, whole users, rows of a user in the order of time.
-        kinds: "numeric" or "categorical" of each column to check.
-        size: Of the period that is about to be checked; fewer rows a user than in the reference make context columns
-            noisier.
-        alpha: False-alarm rate of a period over all its columns.
-        seed: Seed of the resampling.
-        imitations: Number of imitated periods.
-    """
-    return at_least_floors(measure(reference, kinds, size, alpha=alpha, seed=seed, imitations=imitations), kinds)
-
-
-def at_least_floors(limits: Thresholds, kinds: Mapping[str, str]) -> Thresholds:
-    """Thresholds of measured limits: what is below its test's floor is too small to matter."""
-    return {
-        (name, test.method): max(test.floor, limits[name, test.method])
-        for name, kind in kinds.items()
-        for test in asked_of(kind)
-    }
-
-
 def measure(
     reference: pd.DataFrame,
     kinds: Mapping[str, str],
@@ -81,7 +49,16 @@ def measure(
     seed: int,
     imitations: int = IMITATIONS,
 ) -> Thresholds:
-    """`calibrate` without floors."""
+    """Limits that a healthy period of this size reaches with probability alpha in any column, without floors.
+
+    Args:
+        reference: The reference sample with its user_id, whole users, rows of a user in the order of time.
+        kinds: "numeric" or "categorical" of each column to check.
+        size: Of the period; fewer rows a user than in the reference make context columns noisier.
+        alpha: False-alarm rate of a period over all its columns.
+        seed: Seed of the resampling.
+        imitations: Number of imitated periods.
+    """
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, DriftTest]] = [(name, test) for name, kind in kinds.items() for test in asked_of(kind)]
     scorers = [test.scorer(reference[name]) for name, test in asked]

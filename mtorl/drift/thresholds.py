@@ -25,11 +25,12 @@ import pandas as pd
 
 from mtorl.arrays import Floats
 from mtorl.drift import calibration
-from mtorl.drift.calibration import ALPHA, Size, Thresholds, at_least_floors
+from mtorl.drift.calibration import ALPHA, Size, Thresholds
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
 
 _SIZES = 6
+_Weights = list[tuple[int, float]]
 _AT_ONCE = 2  # sizes: NumPy works outside of Python's lock, and each of them takes tens of MB
 
 
@@ -38,13 +39,11 @@ class ThresholdGrid:
     """Measured limits of each column and test.
 
     Attributes:
-        alpha: Probability that a healthy period raises any alarm, over all columns together.
         users_U: Users of a period, ascending.
         rows_M: Mean rows of a user, ascending.
         limits_UM: By column and method. Floors are not in them, since these may change while an artifact lives.
     """
 
-    alpha: float
     users_U: Floats
     rows_M: Floats
     limits_UM: Mapping[tuple[str, str], Floats]
@@ -55,7 +54,6 @@ class ThresholdGrid:
         reference: pd.DataFrame,
         kinds: Mapping[str, str],
         *,
-        alpha: float = ALPHA,
         seed: int = 0,
         imitations: int = calibration.IMITATIONS,
     ) -> ThresholdGrid:
@@ -64,35 +62,33 @@ class ThresholdGrid:
         users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
         sizes = [Size(int(n), round(n * m)) for n in users_U for m in rows_M]
-        of_size = partial(calibration.measure, columns, kinds, alpha=alpha, seed=seed, imitations=imitations)
+        of_size = partial(calibration.measure, columns, kinds, alpha=ALPHA, seed=seed, imitations=imitations)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             measured = list(threads.map(of_size, sizes))
         shape = len(users_U), len(rows_M)
         limits = {key: np.array([at[key] for at in measured]).reshape(shape) for key in measured[0]}
-        return cls(alpha, users_U, rows_M, limits)
+        return cls(users_U, rows_M, limits)
 
-    def at(self, size: Size, kinds: Mapping[str, str], alpha: float = ALPHA) -> Thresholds | None:
-        """Thresholds of a period; None if the grid was measured for another alpha, or without one of the tests.
+    def at(self, size: Size, kinds: Mapping[str, str]) -> Thresholds:
+        """Thresholds of a period, of the tests that the grid was measured for.
 
         With fewer columns than the grid has, the false-alarm rate is below alpha: its limits are those for all of them.
         """
-        asked = [(name, test.method) for name, kind in kinds.items() for test in asked_of(kind)]
-        if alpha != self.alpha or not self.limits_UM.keys() >= set(asked):
-            return None
         of_users = _weights(self.users_U, size.users)
         of_rows = _weights(self.rows_M, size.rows / size.users)
-        # The limit of a column that never varies is 0; that of values that few users miss may be below, as no rise is.
-        with np.errstate(divide="ignore"):
-            logs_UM = {key: np.log(np.maximum(self.limits_UM[key], 0.0)) for key in asked}
-        limits = {key: float(np.exp(_mean(_mean(logs.T, of_users), of_rows))) for key, logs in logs_UM.items()}
-        return at_least_floors(limits, kinds)
+        return {
+            (name, test.method): max(test.floor, _interpolated(self.limits_UM[name, test.method], of_users, of_rows))
+            for name, kind in kinds.items()
+            for test in asked_of(kind)
+            if (name, test.method) in self.limits_UM
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         limits: dict[str, dict[str, Any]] = {}
         for (name, method), limits_UM in self.limits_UM.items():
             limits.setdefault(name, {})[method] = limits_UM.tolist()
-        return {"alpha": self.alpha, "users": self.users_U.tolist(), "rows": self.rows_M.tolist(), "limits": limits}
+        return {"users": self.users_U.tolist(), "rows": self.rows_M.tolist(), "limits": limits}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ThresholdGrid:
@@ -102,16 +98,23 @@ class ThresholdGrid:
             for name, of_methods in content["limits"].items()
             for method, limits_UM in of_methods.items()
         }
-        return cls(content["alpha"], np.array(content["users"]), np.array(content["rows"]), limits)
+        return cls(np.array(content["users"]), np.array(content["rows"]), limits)
 
 
-def _weights(grid: Floats, value: float) -> list[tuple[int, float]]:
+def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> float:
+    # The limit of a column that never varies is 0; that of values that few users miss may be below, as no rise is.
+    with np.errstate(divide="ignore"):
+        logs_UM = np.log(np.maximum(limits_UM, 0.0))
+    return float(np.exp(_mean(_mean(logs_UM.T, of_users), of_rows)))
+
+
+def _weights(grid: Floats, value: float) -> _Weights:
     """Place and weight of the grid's points on both sides of a value, or of its end, by logarithms; none weighs 0."""
     place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
     low = int(place)
     return [(at, weight) for at, weight in ((low, low + 1 - place), (low + 1, place - low)) if weight > 0.0]
 
 
-def _mean(values: Floats, weights: list[tuple[int, float]]) -> Floats:
+def _mean(values: Floats, weights: _Weights) -> Floats:
     """Weighted mean over the last axis; an infinite value that has no weight does no harm."""
     return np.asarray(sum(weight * values[..., at] for at, weight in weights))

@@ -40,7 +40,7 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
     first_day = midnight - 2 * DAYS_EACH * _DAY
     with tempfile.TemporaryDirectory(dir=trained.folder) as log:
         date_records(trained.folder / "decision_log", served.clean, served.shifted, first_day, Path(log))
-        watched = Watched(Path(log), trained.spec, sample_of_artifact(lambda _: artifact), seed=trained.config.seed)
+        watched = Watched(Path(log), trained.spec, sample_of_artifact(lambda _: artifact))
         return {
             name: run(watched, folder, first_day + days * _DAY + EXPORTED_AFTER)
             for name, days in (("clean", DAYS_EACH), ("shifted", 2 * DAYS_EACH))

@@ -162,7 +162,7 @@ def column(name: str, score: float | None, problem: str | None = None, threshold
 
 
 def result(*columns: ColumnDrift) -> DriftResult:
-    return DriftResult("p", 500, 300, 5_000, 900, 0.01, columns, None, None, "", 0.0)
+    return DriftResult(500, 300, 5_000, 900, columns, None)
 
 
 def columns_alarm(state: State, day: int, *columns: ColumnDrift, version: str = "1") -> set[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,15 @@ import pytest
 
 from monitoring.watch.columns import check
 from mtorl.drift import drift_tests
-from mtorl.drift.calibration import Size, Thresholds, calibrate
-from mtorl.drift.drift_tests import DriftTest, Words
+from mtorl.drift.calibration import Size
+from mtorl.drift.drift_tests import DriftTest, Words, asked_of
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column
 from tests.mtorl.drift.journeys import COLUMNS, KINDS, touchpoints
+
+
+def measured(reference: pd.DataFrame, kinds: Mapping[str, str] = KINDS) -> ThresholdGrid:
+    return ThresholdGrid.measure(reference, kinds, imitations=100)
 
 
 def test_too_little_data_is_said_and_written(tmp_path: Path) -> None:
@@ -28,58 +32,50 @@ def test_too_little_data_is_said_and_written(tmp_path: Path) -> None:
         (reference.head(0), "0 rows"),
         (reference.assign(user_id="one"), "1 users"),
         (reference.drop(columns="user_id"), "'user_id'"),
+        (reference, "no thresholds"),
     ):
-        result = check(reference, current, COLUMNS, out_dir=tmp_path / "w")
-        assert result.not_checked is not None and why in result.not_checked
-        assert result.detected_columns == () and result.html is None
-        assert json.loads(Path(result.json).read_text())["not_checked"] == result.not_checked
+        result = check(reference, current, COLUMNS, None, out_dir=tmp_path)
+        assert result.not_checked is not None and why in result.not_checked and result.detected_columns == ()
+        assert json.loads((tmp_path / "drift.json").read_text())["not_checked"] == result.not_checked
+    assert not (tmp_path / "drift.html").exists()
 
 
 @pytest.mark.integration
-def test_check_end_to_end(tmp_path: Path) -> None:
+def test_healthy_and_shifted_periods_with_and_without_a_page(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     reference, clean, shifted = touchpoints(rng, 400), touchpoints(rng, 300), touchpoints(rng, 300, mobile=2.0)
     shifted["tenure"] *= 2
-    good = check(reference, clean, COLUMNS, out_dir=tmp_path / "clean")
-    assert good.detected_columns == () and good.not_checked is None and good.period == "clean"
-    bad = check(reference, shifted, COLUMNS, out_dir=tmp_path / "shifted")
-    assert bad.detected_columns == ("device", "tenure")
-    for result in (good, bad):
-        assert result.html is not None and "<html" in Path(result.html).read_text()
-        assert json.loads(Path(result.json).read_text()) == json.loads(json.dumps(result.to_dict()))
-    device = next(column for column in bad.columns if column.column == "device")
+    grid = measured(reference)
+    for current, moved in ((clean, ()), (shifted, ("device", "tenure"))):
+        drawn = check(reference, current, COLUMNS, grid, out_dir=tmp_path)
+        assert drawn.detected_columns == moved and drawn.not_checked is None
+        assert json.loads((tmp_path / "drift.json").read_text()) == json.loads(json.dumps(drawn.to_dict()))
+        page = tmp_path / "drift.html"
+        assert "<html" in page.read_text()
+        page.unlink()
+        for when, expected in (("never", False), ("moved", bool(moved))):
+            assert check(reference, current, COLUMNS, grid, out_dir=tmp_path, page=when) == drawn  # type: ignore[arg-type]
+            assert page.exists() == expected
+    device = next(column for column in drawn.columns if column.column == "device")
     assert device.score is not None and device.threshold is not None and device.score >= device.threshold
     assert "jensenshannon" in device.message
 
 
-@pytest.mark.integration
-def test_thresholds_of_the_artifact_are_used_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_period_or_the_thresholds_lack_changes_no_other_column(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
-    reference, current = touchpoints(rng, 200), touchpoints(rng, 150)
-    grid = ThresholdGrid.measure(reference, KINDS, imitations=100)
+    reference, current = touchpoints(rng, 200).assign(x=1.0), touchpoints(rng, 150).assign(x=1.0)
+    grid = measured(reference)
+    expected = grid.at(Size(150, len(current)), KINDS)
+    found = check(reference, current, (*COLUMNS, X), grid, out_dir=tmp_path, page="never")
+    assert found.detected_columns == ()
+    thresholds = {column.column: column.threshold for column in found.columns}
+    assert thresholds.pop("x") is None, "it was not there when the thresholds were measured"
+    assert thresholds == {name: expected[name, asked_of(kind)[-1].method] for name, kind in KINDS.items()}
     lacking = current.drop(columns="region").assign(tenure=None)
-    calibrated: list[float] = []
-
-    def counted(*args: Any, **kwargs: Any) -> Thresholds:
-        calibrated.append(kwargs["alpha"])
-        return calibrate(*args, **kwargs, imitations=100)
-
-    monkeypatch.setattr("monitoring.watch.columns.calibrate", counted)
-    size = Size(150, len(current))
-    expected, found = grid.at(size, KINDS), check(reference, current, COLUMNS, out_dir=tmp_path / "a", grid=grid)
-    assert expected is not None and found.detected_columns == ()
-    assert all(column.threshold == expected[column.column, column.method] for column in found.columns)
-    # What the period lacks is a finding, and moves no other column's threshold.
-    fewer = check(reference, lacking, COLUMNS, out_dir=tmp_path / "b", grid=grid)
+    fewer = check(reference, lacking, COLUMNS, grid, out_dir=tmp_path, page="never")
     problems = {c.column: (c.problem, c.threshold) for c in fewer.columns}
     assert problems["region"] == ("no_column", None) and problems["tenure"] == ("no_values", None)
     assert problems["hour"] == (None, expected["hour", "wasserstein"])
-    assert not calibrated
-    # Another alpha, a column that the grid lacks, and an older artifact: calibrated for this period.
-    check(reference, current, COLUMNS, out_dir=tmp_path / "c", grid=grid, alpha=0.05)
-    check(reference.assign(x=1.0), current.assign(x=1.0), (*COLUMNS, X), out_dir=tmp_path / "d", grid=grid)
-    check(reference, current, COLUMNS, out_dir=tmp_path / "e")
-    assert calibrated == [0.05, 0.01, 0.01]
 
 
 X = Column(name="x", kind="numeric")
@@ -104,7 +100,8 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
     current["hour"] = "noon"
     current["region"] = None
     current.loc[current.index % 3 == 0, "placement"] = None
-    result = check(reference, current, columns, out_dir=tmp_path / "broken")
+    grid = measured(reference, {column.name: column.kind for column in columns})
+    result = check(reference, current, columns, grid, out_dir=tmp_path)
     problems = {column.column: column.problem for column in result.columns}
     assert problems == {
         "hour": "no_values",
@@ -117,8 +114,9 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
         "constant": None,
         "largest": "no_values",
     }
-    everything = check(reference, current[["user_id"]], columns, out_dir=tmp_path / "nothing")
-    assert set(everything.detected_columns) == {column.name for column in columns} and everything.html is None
+    everything = check(reference, current[["user_id"]], columns, grid, out_dir=tmp_path / "nothing")
+    assert set(everything.detected_columns) == {column.name for column in columns}
+    assert not (tmp_path / "nothing" / "drift.html").exists()
 
 
 @pytest.mark.integration
@@ -149,20 +147,7 @@ def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(3)
     reference, current = touchpoints(rng, 200), touchpoints(rng, 150)
     current.loc[7, "tenure"] = 1e5
-    result = check(reference, current, COLUMNS, out_dir=tmp_path / "odd")
+    result = check(reference, current, COLUMNS, measured(reference), out_dir=tmp_path)
     (tenure,) = (column for column in result.columns if column.detected)
     assert (tenure.column, tenure.problem, tenure.method) == ("tenure", "outlier", "largest_rise")
     assert drift_tests.words_of("outlier").kind == "data_quality"
-
-
-@pytest.mark.integration
-def test_without_a_page_the_scores_are_the_same(tmp_path: Path) -> None:
-    rng = np.random.default_rng(13)
-    reference, current = touchpoints(rng, 200), touchpoints(rng, 150, mobile=1.0)
-    grid = ThresholdGrid.measure(reference, KINDS, imitations=50)
-    drawn = check(reference, current, COLUMNS, out_dir=tmp_path / "a", grid=grid)
-    plain = check(reference, current, COLUMNS, out_dir=tmp_path / "b", grid=grid, page="never")
-    assert drawn.html is not None and plain.html is None and not (tmp_path / "b" / "drift.html").exists()
-    assert drawn.detected_columns == plain.detected_columns == ("device",)
-    for one, other in zip(drawn.columns, plain.columns, strict=True):
-        assert other.score == pytest.approx(one.score, rel=1e-6, abs=1e-9)
