@@ -1,4 +1,4 @@
-"""Is anything wrong with what is decided, and with what comes of it? The same on a laptop and on a cluster.
+"""Commands of the monitor: checks of what is decided and of what comes of it, on a laptop as on a cluster.
 
     mtorl monitor check --decision-log runs/latest/decision_log --registry runs/latest/registry
     mtorl monitor status                                # what the last check found, in words

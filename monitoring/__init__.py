@@ -1,4 +1,4 @@
-"""What happens after traffic: the verdict of an experiment, the monitor's alarms, and the report of a run.
+"""Everything after the traffic: the verdict of an experiment, the monitor's alarms, and the report of a run.
 
 In reading order: `decision_log.py`, `verdict/`, `watch/` (the monitor), `experiments/` (what people see of
 experiments), `versions/`, `rollout.py`, `report.py` with its parts.

@@ -1,4 +1,4 @@
-"""What is in a touchpoint log, in the few figures that a reader of the run report needs."""
+"""Summarises a touchpoint log in the few figures that a reader of the run report needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which version of its model each arm serves, and which it is meant to serve, from what Kubernetes says.
+"""The model version that each arm serves, and the one that it is meant to serve, from what Kubernetes says.
 
     for arm in rollouts(kubectl("get", "inferenceservices"), kubectl("get", "pods")):
         print(arm.name, arm.wanted, arm.serving, arm.problem)

@@ -1,4 +1,4 @@
-"""Whether a training is due: the monitor asks for one, the newest is too old, or there was none."""
+"""Decides if a training is due: the monitor asks for one, the newest is too old, or there was none."""
 
 from components.component import component
 

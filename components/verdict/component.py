@@ -1,4 +1,4 @@
-"""What the experiments say: the arms compared on the decision log."""
+"""Compares the arms of the experiments on the decision log."""
 
 from kfp.dsl import Artifact, Output
 

@@ -1,4 +1,4 @@
-"""What people see of experiments: one document of what is known, and the page, the gauges and the server made from it.
+"""Views of experiments: one document of what is known, and the page, the gauges and the server made from it.
 
     view = experiment_view(experiment, events, known, now)       # JSON-ready; the same on a laptop and a cluster
     Path("report.html").write_text(page([view]))

@@ -1,4 +1,4 @@
-"""What should I do? One headline, why, and a command to copy, from where an experiment stands and what is known.
+"""Advice to the owner of an experiment: one headline, the reason, and a command to copy.
 
 The order is that of the stage machine: what is over stays over, then what a person did, then what makes figures void,
 then what the ramp does by itself.

@@ -1,4 +1,4 @@
-"""Where the marks of a drawing lie, in percent of its width and height; the template draws them.
+"""Places of a drawing's marks, in percent of its width and height; the template draws them.
 
 Text stays HTML beside the drawing: it has its size on a phone as on a desktop, and nothing here needs escaping.
 """

@@ -1,4 +1,4 @@
-"""What the decision log says of an experiment: verdict, evidence for the next stage, channels and money.
+"""Reads the decision log for an experiment: verdict, evidence for the next stage, channels and money.
 
 known = look(DecisionLog.in_folder(folder), experiment, gain, since, now)      # on a laptop and on a cluster alike
 """

@@ -1,4 +1,4 @@
-"""Whether the money of an experiment lasts for the stages to come: without money its decisions are default actions.
+"""Forecasts if the money of an experiment lasts for its next stages: without money, decisions are default actions.
 
 short_of_money(spend, started, experiment.ramp, state, now)      # in words; None: it lasts, as far as anybody can tell
 """

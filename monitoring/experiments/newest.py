@@ -1,4 +1,4 @@
-"""How old the newest decision in the log is, and whether that is long for this experiment.
+"""Age of the newest decision in the log, and if that is long for this experiment.
 
 newest = newest_of(log, experiment, now)        # None: there is none
 newest["silence"]                               # in words, if nothing has come for long; None: that is usual

@@ -1,4 +1,4 @@
-"""Which decisions of an experiment count, and why the others do not.
+"""Selects the decisions of an experiment that count, and counts the others by reason.
 
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
 of whichever arm fails less. Left out, and counted by reason:

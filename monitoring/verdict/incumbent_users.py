@@ -1,4 +1,4 @@
-"""What the incumbent's users did so far, and what an experiment with users like them would need.
+"""Summarises the incumbent's users so far, for the plan of an experiment with users like them.
 
     seen = incumbent_users(log, experiment, gain)
     plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.inference.plan)

@@ -1,4 +1,4 @@
-"""Which models an experiment's verdict is about: the newest of each arm, and only since no other one decided.
+"""Finds the models that a verdict is about: the newest of each arm, and only since no other one decided.
 
 A model that is promoted or rolled back in mid-experiment makes two policies of one arm. The newest is what people ask
 about: it serves now, and would be shipped. Judged is what was decided after the last decision of any other model of

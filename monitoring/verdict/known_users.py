@@ -1,4 +1,4 @@
-"""What is known of an experiment's users before they met any arm: the covariates that its lift is adjusted by.
+"""Covariates of an experiment's lift: facts about its users from before they met any arm.
 
     names = find_known(db, log, experiment, kinds)      # the table `known`: unit, and a column of each name
 

@@ -1,4 +1,4 @@
-"""What a promotion brings in the long run: the promoted policy, less what the holdout keeps.
+"""Long-run effect of a promotion: the promoted policy, less what the holdout keeps.
 
     long_term_effect(log, experiment, gain)      # the experiment as it is in force; None: nobody was promoted
 

@@ -1,4 +1,4 @@
-"""What the decision log says of an experiment at its present stage, for the stage machine to decide on.
+"""Evidence from the decision log about an experiment's present stage, for the stage machine to decide on.
 
     evidence = stage_evidence(log, experiment, gain, since=state.since)        # the experiment as it is in force
     consider(definition, state, evidence, now)                                 # mtorl.experiment.stage_machine

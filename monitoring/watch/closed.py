@@ -1,4 +1,4 @@
-"""Whether nobody decides at this time of the week: a shop that is closed on Sundays is no fault.
+"""Recognises times of the week without decisions: a shop that is closed on Sundays is no fault.
 
 closed_as_usual(decision_log, end, timedelta(days=1))     # of a period without decisions
 """

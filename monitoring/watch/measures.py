@@ -1,4 +1,4 @@
-"""What is measured of a period's decisions, each with a standard error that knows that a user's decisions are alike.
+"""Measures of a period's decisions, each with a standard error that knows that a user's decisions are alike.
 
     for measured in measure(log, gain, channels): ...       # Measured("outcomes", "", "gain_per_decision", .081, .002)
 

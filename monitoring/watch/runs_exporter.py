@@ -1,4 +1,4 @@
-"""How the newest run of each pipeline ended, for Prometheus: beside what the monitor has found, by the same process.
+"""Exports how the newest run of each pipeline ended, in the process that exports the monitor's findings.
 
     registry.register(RunsCollector(Path("runs")))
 

@@ -1,4 +1,4 @@
-"""What the monitor knows from period to period: one JSON file, written whole or not at all.
+"""State of the monitor from period to period: one JSON file, written whole or not at all.
 
     state = State.read(folder / STATE_FILE)
     state.write(folder / STATE_FILE)

@@ -1,4 +1,4 @@
-"""What columns are compared with: a sample of what the model was trained on, that lies in its artifact."""
+"""The sample of a model's training data in its artifact, with which columns are compared."""
 
 from __future__ import annotations
 

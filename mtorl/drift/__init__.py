@@ -1,4 +1,4 @@
-"""What drift is: the tests of a column, the sample that it is measured against, and the scores that are too high.
+"""Drift: the tests of a column, the sample that it is measured against, and the scores that are too high.
 
 In reading order: `drift_tests.py` (what is asked of a column: a new test is one entry there), `reference.py` (samples
 of users), `calibration.py` (thresholds for a period of one size), `thresholds.py` (for every size, as an artifact keeps

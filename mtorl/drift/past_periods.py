@@ -1,4 +1,4 @@
-"""What earlier periods lead one to expect of the next one, of any measure with a standard error.
+"""Forecasts a measure with a standard error from earlier periods.
 
     forecast = Forecast.of(past, se=0.002)                      # past: values and standard errors of earlier periods
     forecast = Forecast.of(past, se=0.002, weekdays=weekdays)   # ... which are days: of each, and of the one to come

@@ -1,4 +1,4 @@
-"""What is known of users before they meet any arm, of an experiment file: it makes intervals narrower.
+"""The covariates of an experiment file: facts about users from before they meet any arm, which make intervals narrower.
 
     covariates:
       past: true                          # what each did in this decision log before

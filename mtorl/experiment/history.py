@@ -1,4 +1,4 @@
-"""What has happened to an experiment: an append-only list of events, from which its state follows.
+"""History of an experiment: an append-only list of events, from which its state follows.
 
     state = state_of(events, experiment)
     event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # IllegalEvent

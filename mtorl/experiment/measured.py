@@ -1,4 +1,4 @@
-"""What an experiment file says is measured: the metric that decides, and those that are watched beside it."""
+"""The metrics section of an experiment file: the metric that decides, and those that are watched as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment does next: a pure function of its file, of what has happened to it, and of the evidence.
+"""Decides the next stage of an experiment: a pure function of its file, its history and the evidence.
 
     state = state_of(events, experiment)          # `mtorl.experiment.history`
     consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)

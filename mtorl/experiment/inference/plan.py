@@ -1,4 +1,4 @@
-"""How many users an experiment needs, before the first of them comes: by playing it, with users of the log.
+"""Plans the number of users of an experiment before it starts, by playing it with users of the log.
 
     found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
     found.users, found.power

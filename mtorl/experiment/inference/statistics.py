@@ -1,4 +1,4 @@
-"""How much better is the challenger than the incumbent, and within which bounds, however often people look?
+"""Lift of the challenger over the incumbent, with bounds that hold however often people look.
 
 Every metric is a ratio of two sums over users (gain per decision, cost per decision ...), because the user is what
 was randomised: decisions of one user are not independent. The comparison is the *difference* of the two arms' ratios,

@@ -1,4 +1,4 @@
-"""What the users of an experiment add up to: all that a comparison needs to know of them.
+"""Sums over the users of an experiment: all that a comparison needs to know of them.
 
     sums = Sums.of_rows(user, arm, stage, figures)      # one row for each user, arm and stage
 
