@@ -18,7 +18,6 @@ the next one: a run that failed must never look like the success of the day befo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from typing import Any
 
 from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
 from mtorl.runtime.files import is_disk_full, remove
+from mtorl.runtime.locks import locked
 from pipelines import backfill, bootstrap, local, monitoring, training
 from pipelines.profile import LAPTOP, Profile
 from pipelines.runner_output import CACHED, step_at_work
@@ -131,22 +131,17 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
         RequestError: another run holds it.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    with (runs / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RequestError(f"{runs}: another run is at work on this folder: wait for it") from None
-        lock.seek(0)
-        if before := lock.read():
+    file = runs / ".lock"
+    with locked(file, RequestError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
+        if before := file.read_text():
             _finish_killed(runs, before)
-        lock.truncate(0)
+        os.truncate(lock, 0)
         with contextlib.suppress(OSError):  # a full disk, which the run itself says, and tells
-            # Past the buffer of the file, which would write what it could not once more when it is closed.
-            os.write(lock.fileno(), json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
+            os.write(lock, json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
         try:
             yield
         finally:
-            os.truncate(lock.fileno(), 0)
+            os.truncate(lock, 0)
 
 
 def _finish_killed(runs: Path, held: str) -> None:

@@ -18,7 +18,6 @@ without looking changed, are collected again: from all files, and nothing else i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, place_among_copies, sql_columns
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
+from mtorl.runtime.locks import locked
 
 PART = "part.parquet"
 _UNKNOWN, _LOCK = "unknown.parquet", ".lock"
@@ -336,12 +336,6 @@ def alone(store: Path) -> Iterator[None]:
     Raises:
         LogError: Another run is at work on it.
     """
-    with (store / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LogError(
-                f"{store}: another run is collecting into this folder, or forgets something in it; "
-                "wait until it has finished"
-            ) from None
+    busy = f"{store}: another run is collecting or forgetting something here; wait until it has finished"
+    with locked(store / _LOCK, LogError(busy)):
         yield

@@ -8,7 +8,6 @@ The exporter, `mtorl monitor status` and the next check read it; nothing else of
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from monitoring.watch.streams import COLUMNS, column_stream, labels_of
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import locked
 
 _KEPT_ACCEPTANCES = 99
 
@@ -63,11 +63,7 @@ def alone(folder: Path) -> Iterator[None]:
         BusyError: Somebody does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{folder}: another check is at work here; wait until it has finished") from None
+    with locked(folder / _LOCK, BusyError(f"{folder}: another check is at work here; wait until it has finished")):
         yield
 
 

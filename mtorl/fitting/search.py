@@ -16,12 +16,10 @@ What is minimised, and that no test user is read: `mtorl.fitting.trial`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +33,7 @@ from mtorl.fitting.trial import TrialResult, Trials
 from mtorl.network.training import TrainConfig, TrainingDiverged
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import locked
 
 if TYPE_CHECKING:
     import optuna
@@ -148,7 +147,8 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    # Another search would take this one's trial for one that was killed.
+    with locked(folder / _LOCK, SearchError(f"{folder}: another search is at work in this folder; wait until it ends")):
         study = _study(folder, _identity(windows, config))
         _forget_unfinished(study)
         started = time.monotonic()
@@ -161,17 +161,6 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     if not any(one.ended == "complete" for one in tried):
         raise SearchError("no trial was completed: all diverged; look for extreme inputs (mtorl data validate)")
     return SearchReport(tried, _importance(study))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let no other search write to the folder: each takes the other's trial for one that was killed."""
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SearchError(f"{folder}: another search is at work in this folder; wait until it ends") from None
-        yield
 
 
 def distributions(space: tuple[Parameter, ...] = SPACE) -> dict[str, optuna.distributions.BaseDistribution]:

@@ -12,8 +12,8 @@ that it was forgotten.
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from mtorl.log.records import Kind, unit_hash
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import acquire
 
 FILE = "forgotten.json"
 _LOCK = ".forgotten.lock"
@@ -147,17 +148,17 @@ def alone(folder: Path) -> Iterator[None]:
         ForgottenError: Somebody does, or the folder can't be written to.
     """
     try:
-        lock = (folder / _LOCK).open("w")
+        lock = acquire(folder / _LOCK)
+    except BlockingIOError:
+        raise ForgottenError(
+            f"{folder}: another `mtorl data forget` is at work here; wait until it has finished"
+        ) from None
     except OSError as error:
         raise ForgottenError(f"{folder}: can't be written to: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ForgottenError(
-                f"{folder}: another `mtorl data forget` is at work here; wait until it has finished"
-            ) from None
+    try:
         yield
+    finally:
+        os.close(lock)
 
 
 def _literal(time: datetime) -> str:

@@ -10,7 +10,6 @@ before: an export that was cut off trains a model of half a log, and every check
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -20,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, LOG_FILE
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import locked
 
 FILE = "trainings.jsonl"
 LOST = 0.01
@@ -109,8 +109,8 @@ def add(history: Path, training: Training) -> None:
         training: What to keep.
     """
     history.mkdir(parents=True, exist_ok=True)
-    with (history / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs may end at once
+    # Two runs may end at once, and each holds it for the moment of a write.
+    with locked(history / ".lock", TimeoutError(f"{history}: another run has held it for a minute"), wait_seconds=60):
         kept = [one for one in read(history) if not (training.run and one.run == training.run)]
         with replacing(history / FILE, durable=True) as unfinished:
             unfinished.write_text("".join(f"{one.model_dump_json()}\n" for one in [*kept, training][-_KEPT:]))

@@ -11,9 +11,7 @@ puts into force what follows from file and history: after a crash in between, th
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import Event, HistoryError, read_events
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.runtime.files import replacing, sync
+from mtorl.runtime.locks import locked
 
 
 def named_by_router(state: Path, name: str) -> str | None:
@@ -140,23 +139,12 @@ class ExperimentFolder:
         """
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        until = time.monotonic() + _LOCK_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise TimeoutError(
-                            f"{path}: another process has held it for {_LOCK_SECONDS:g} s, and is suspended or hangs: "
-                            f"end it (fuser {path}) and try again"
-                        ) from None
-                    time.sleep(0.05)
+        busy = TimeoutError(
+            f"{path}: another process has held it for {_LOCK_SECONDS:g} s, and is suspended or hangs: "
+            f"end it (fuser {path}) and try again"
+        )
+        with locked(path, busy, wait_seconds=_LOCK_SECONDS):
             yield
-        finally:
-            os.close(handle)
 
     def append(self, event: Event) -> None:
         """Write what happens, durably; the lock is held."""

@@ -11,7 +11,6 @@ that had begun goes on from its checkpoint. A rehearsal begins again: its users 
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from mtorl.log.dataset import SpecError
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import locked
 from pipelines.local import InputError
 from pipelines.loop.config import LoopConfig
 from pipelines.settings import TrainingSettings
@@ -104,11 +104,8 @@ def at_work(run: Path, shared: bool = False) -> Iterator[None]:
     """
     path = run / "stages" / ".lock"
     path.parent.mkdir(exist_ok=True)
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{run}: a run or a server is at work there; wait for it, or stop it") from None
+    busy = InputError(f"{run}: a run or a server is at work there; wait for it, or stop it")
+    with locked(path, busy, shared=shared):
         yield
 
 

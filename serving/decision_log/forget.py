@@ -9,7 +9,6 @@ router would give the money back when it starts. A cost that was logged is taken
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import orjson
 
 from mtorl.log.records import Kind, is_withdrawn
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import acquire
 from serving.decision_log import segments
 
 _OPEN = timedelta(hours=24)  # how long a reservation without a cost stays open, unless a router is told otherwise
@@ -119,13 +119,12 @@ def _record(line: bytes) -> Mapping[str, Any]:
 @contextmanager
 def _alone(spool: Path) -> Iterator[bool]:
     """Whether no router holds the spool; while the block runs, none can take it."""
-    lock = os.open(spool / ".lock", os.O_RDWR)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+        lock = acquire(spool / ".lock")
+    except BlockingIOError:
+        yield False
+        return
+    try:
         yield True
     finally:
         os.close(lock)

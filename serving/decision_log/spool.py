@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import queue
 import threading
@@ -33,6 +32,7 @@ import orjson
 
 from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import acquire
 from serving.decision_log import retention, segments
 from serving.decision_log.index import Index, Status
 from serving.decision_log.position import Position
@@ -116,8 +116,7 @@ class Spool:
         self._lock = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o640)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = acquire(self.folder / ".lock")
             self._recover()
         except OSError as error:  # a crash left a torn record, for instance, and the disk is too full to set it aside
             if self._lock >= 0:

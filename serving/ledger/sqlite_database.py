@@ -7,7 +7,6 @@ thread that gets the lock does the work of all that wait for it, and the others 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
+from mtorl.runtime.locks import acquire
 from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 from serving.ledger.sqlite_tables import MOVED, MOVING, TABLES, VERSION, bring_up_to_date
 
@@ -49,18 +49,14 @@ class LedgerFile:
         if self._lock is not None:
             return
         try:
-            lock = os.open(self._path.with_name(f".{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o640)
-        except OSError as error:
-            raise LedgerUnavailable(f"{self._path}: {error}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
+            self._lock = acquire(self._path.with_name(f".{self._path.name}.lock"))
+        except BlockingIOError as error:
             raise LedgerInUse(
                 f"{self._path}: another router spends from this ledger: stop it, give this one a file of its own, or "
                 "move the ledger to a Redis that both share (mtorl ledger move)"
             ) from error
-        self._lock = lock
+        except OSError as error:
+            raise LedgerUnavailable(f"{self._path}: {error}") from error
 
     def create_if_new(self) -> None:
         """Create the file if there is none. It appears complete, for several processes may start at once."""

@@ -15,7 +15,6 @@ in its folder `models/` is served in place of the run's of the same name: what a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -26,12 +25,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, Self, TextIO
+from typing import Any, Literal, Self
 
 import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import acquire
 from serving.local.child_process import ChildProcess
 from serving.local.predictor import LocalPredictor
 from serving.local.torchserve import TorchServe
@@ -309,27 +309,23 @@ def _environment() -> dict[str, str]:
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[int]:
     """Hold a lock, which the system gives back when this process and the supervisor of its router have ended."""
-    with path.open("a+") as file:
-        deadline = time.monotonic() + _DRAIN_SECONDS + 5
-        while not _locked(file):
-            file.seek(0)
-            owner = file.read()
+    deadline = time.monotonic() + _DRAIN_SECONDS + 5
+    while True:
+        try:
+            lock = acquire(path)
+            break
+        except BlockingIOError:
+            owner = path.read_text()
             # An owner that was killed is gone while its router still drains: that is worth waiting for.
             if _is_alive(owner) or time.monotonic() > deadline:
-                raise StackError(f"{path.parent} is in use already, by process {owner}")
+                raise StackError(f"{path.parent} is in use already, by process {owner}") from None
             time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file.fileno()
-
-
-def _locked(file: TextIO) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        os.truncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def _is_alive(pid: str) -> bool:

@@ -10,7 +10,6 @@ by the next.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import time
@@ -20,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mtorl.runtime.files import remove
+from mtorl.runtime.locks import locked as lock_file
 from serving.registry import RegistryError
 from serving.versions.catalogue import Version, versions
 from serving.versions.need import Needs
@@ -91,16 +91,7 @@ def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None
         OSError: The registry can't be written.
     """
     registry.mkdir(parents=True, exist_ok=True)
-    path, until = registry / ".lock", time.monotonic() + wait_seconds
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise RegistryError(
-                        f"{path}: another process has had it for {wait_seconds:g} s; find it with fuser {path}"
-                    ) from None
-                time.sleep(0.05)
+    path = registry / ".lock"
+    busy = RegistryError(f"{path}: another process has had it for {wait_seconds:g} s; find it with fuser {path}")
+    with lock_file(path, busy, wait_seconds=wait_seconds):
         yield

@@ -1,0 +1,67 @@
+"""Locks between processes: a file that the kernel unlocks when its holder ends, in whatever way.
+
+with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
+...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_TRY_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[int]:
+    """Holds a lock until the end of the block, whose value is the lock file's descriptor.
+
+    Args:
+        path: The lock file; made if it is not there, and never removed.
+        busy: Raised if another process holds the lock.
+        wait_seconds: How long to wait for that process.
+        shared: Whether others may hold the lock in the same way.
+
+    Raises:
+        OSError: The lock file can't be made.
+    """
+    try:
+        lock = acquire(path, wait_seconds=wait_seconds, shared=shared)
+    except BlockingIOError:
+        raise busy from None
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def acquire(path: Path, *, wait_seconds: float = 0.0, shared: bool = False) -> int:
+    """Locks a file; returns its descriptor, which holds the lock until it is closed.
+
+    Args:
+        path: The lock file; made if it is not there.
+        wait_seconds: How long to wait for another holder.
+        shared: Whether others may hold the lock in the same way.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+        OSError: The lock file can't be made.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    until = time.monotonic() + wait_seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                return lock
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_TRY_SECONDS)
+    except BaseException:
+        os.close(lock)
+        raise
