@@ -26,7 +26,6 @@
     mtorl experiment start|run|status|ramp|kill|resume|stop|promote|rollback
                                                through its stages, by itself or by hand
     mtorl monitor check|status|export|accept   has anything moved, does it do harm, what does it cost
-    mtorl ledger move                          the budget ledger from a file to Redis, for several routers
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
 """

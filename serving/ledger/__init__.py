@@ -8,8 +8,8 @@
 
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the router of
 one machine: `sqlite_tables.py`, `sqlite_database.py` (the file, and one sync for many calls), `sqlite_ledger.py`. In
-Redis, for routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `move_to_redis.py` takes
-a ledger from the first kind to the second. `location.py` reads where it is; `overrun.py` checks limits from outside.
+Redis, for routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` reads where
+it is; `overrun.py` checks limits from outside.
 """
 
 from __future__ import annotations

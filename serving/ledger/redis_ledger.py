@@ -60,7 +60,7 @@ _LUA = Path(__file__).parent / "redis_scripts"
 _SCRIPTS = ("define", "begin", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
 _BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
 _PERIOD_OVER = -2  # a script's answer: the next period must begin first
-FORM = "3-"  # of the keys and scripts: what the generation begins with
+_FORM = "1-"  # version of the keys and scripts: what the generation begins with
 
 
 class RedisLedger(Ledger):
@@ -115,13 +115,12 @@ class RedisLedger(Ledger):
         self._scripts = {
             name: self.client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
         }
-        self._bring_up_to_date = self.client.register_script((_LUA / "bring_up_to_date.lua").read_text())
 
     @override
     def identity(self) -> str | None:
         with self._errors():
             found = self.client.get(self._keys[0])
-        return found.removeprefix(FORM) if found else None
+        return found.removeprefix(_FORM) if found else None
 
     @override
     def claim(self) -> None:
@@ -134,26 +133,16 @@ class RedisLedger(Ledger):
         with self._errors():
             if self._generation is None:
                 self.check()
-                if not self.client.set(self._keys[0], FORM + uuid.uuid4().hex, nx=True):
-                    self._update()
+                self.client.set(self._keys[0], _FORM + uuid.uuid4().hex, nx=True)
             now = self._now()
             self._jumps.look(now)
             arguments: list[Any] = []
             for a in sorted(limits, key=lambda account: account.arm != ALL_ARMS):
                 terms = f"{a.period} {a.timezone} {divided[a.budget]}"
-                names = (name_of(arm, a.campaign, a.channel, a.period) for arm in (a.arm, ALL_ARMS))
+                names = (_name_of(arm, a.campaign, a.channel, a.period) for arm in (a.arm, ALL_ARMS))
                 arguments += [*names, limits[a], *period_at(a.period, a.timezone, now), terms]
             self._run("define", [], *arguments)
             self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
-
-    def _update(self) -> None:
-        """Bring a ledger of the first form to the present one."""
-        generation, caps, in_force, books, _ = self._keys
-        while not (old := self.client.get(generation)).startswith(FORM):
-            arguments = [old, FORM + old]
-            for account in self.client.hkeys(caps):
-                arguments += [account, name_of(ALL_ARMS, *json.loads(account)[1:])]
-            self._bring_up_to_date([generation, caps, in_force, books, f"{self.prefix}r:"], arguments)
 
     @override
     def reserve(
@@ -305,15 +294,11 @@ class RedisLedger(Ledger):
             found = self.client.get(self._keys[0])
             if found is None:
                 raise LedgerUnavailable(f"{self._name}: has no accounts yet")
-            if not found.startswith(FORM):
-                raise LedgerUnavailable(f"{self._name}: of the version before; a router of this one updates it")
+            if not found.startswith(_FORM):
+                version = found.partition("-")[0]
+                raise LedgerUnavailable(f"{self._name}: a ledger of version {version}; this router reads {_FORM[:-1]}")
             self._generation = found
         return self._generation
-
-    def has_accounts(self) -> bool:
-        """Whether anybody has set accounts, in this ledger of this server."""
-        with self._errors():
-            return bool(self.client.exists(self._keys[0]))
 
     def check(self) -> None:
         """Raise LedgerUnavailable unless the server keeps what it is told."""
@@ -352,7 +337,7 @@ class RedisLedger(Ledger):
 def _reservation_arguments(wanted: Wanted) -> list[Any]:
     """What the script `reserve` takes after the reservation's id."""
     accounts = _matching(wanted.arm, wanted.campaign, wanted.channel)
-    scope = name_of(wanted.arm, wanted.campaign, wanted.channel)
+    scope = _name_of(wanted.arm, wanted.campaign, wanted.channel)
     return [wanted.request or "", scope, money.reservation(wanted.amount, LARGEST), len(accounts) // 2, *accounts]
 
 
@@ -360,9 +345,9 @@ def _reservation_arguments(wanted: Wanted) -> list[Any]:
 def _matching(arm: str, campaign: str, channel: str) -> list[str]:
     """Accounts that a reservation draws on if they are in force: the arm's own, then as many of all arms."""
     budgets = list(itertools.product({campaign, "*"}, {channel, "*"}, PERIODS))
-    return [name_of(arm, *budget) for arm in (arm, ALL_ARMS) for budget in budgets]
+    return [_name_of(arm, *budget) for arm in (arm, ALL_ARMS) for budget in budgets]
 
 
-def name_of(*parts: str) -> str:
+def _name_of(*parts: str) -> str:
     """The name of an account or a scope in Redis."""
     return json.dumps(parts, separators=(",", ":"))

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar, cast
 
 from mtorl.runtime.locks import acquire
 from serving.ledger.contract import LedgerInUse, LedgerUnavailable
-from serving.ledger.sqlite_tables import MOVED, MOVING, TABLES, VERSION, bring_up_to_date
+from serving.ledger.sqlite_tables import TABLES, VERSION
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -52,8 +52,8 @@ class LedgerFile:
             self._lock = acquire(self._path.with_name(f".{self._path.name}.lock"))
         except BlockingIOError as error:
             raise LedgerInUse(
-                f"{self._path}: another router spends from this ledger: stop it, give this one a file of its own, or "
-                "move the ledger to a Redis that both share (mtorl ledger move)"
+                f"{self._path}: another router spends from this ledger: stop it, or give both a ledger on Redis "
+                "(setting `ledger`)"
             ) from error
         except OSError as error:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
@@ -91,20 +91,14 @@ class LedgerFile:
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
-            db.execute("BEGIN IMMEDIATE")
-            version = bring_up_to_date(db)
-            db.execute("COMMIT")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 raise LedgerUnavailable(
                     "holds no ledger (any more): restore it; if it is lost for good, remove the file and say that the "
                     "router goes on without (mtorl ledger agree)"
                 )
-            if version == MOVED:
-                raise LedgerUnavailable("its accounts were moved to Redis, where alone they may be spent from")
-            if version == MOVING:
-                raise LedgerUnavailable("its move to Redis was stopped: start `mtorl ledger move` again, which ends it")
             if version != VERSION:
-                raise LedgerUnavailable(f"not a ledger of this version (found {version}, need {VERSION})")
+                raise LedgerUnavailable(f"a ledger of version {version}; this router reads {VERSION}")
         except BaseException:
             db.close()
             raise

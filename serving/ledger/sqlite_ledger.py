@@ -37,11 +37,9 @@ from serving.ledger.contract import (
     parts,
 )
 from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
-from serving.ledger.sqlite_tables import ANY_EVENT, event_key
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
-_PARTS = """replace(parts, ', "' || timezone || '", ', ', ')"""  # the zone is in texts of earlier versions
 _BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
 
 
@@ -94,9 +92,7 @@ class SqliteLedger(Ledger):
         self._jumps.look(self._clock())
 
         def work(db: sqlite3.Connection) -> None:
-            before = db.execute(
-                f"SELECT DISTINCT campaign, channel, period, {_PARTS} FROM account WHERE active"
-            ).fetchall()
+            before = db.execute("SELECT DISTINCT campaign, channel, period, parts FROM account WHERE active").fetchall()
             db.execute("UPDATE account SET active = 0")
             db.executemany(
                 "INSERT INTO account (arm, campaign, channel, period, cap, timezone, parts) "
@@ -167,7 +163,7 @@ class SqliteLedger(Ledger):
 
     @override
     def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
-        cost, key = money.cost(actual), event_key(event)
+        cost = money.cost(actual)
 
         def work(db: sqlite3.Connection) -> Settlement:
             known = db.execute(
@@ -176,9 +172,7 @@ class SqliteLedger(Ledger):
             if known is None:
                 raise UnknownReservation(reservation_id)
             amount, state, charged, excess = known
-            told = db.execute(
-                "SELECT 1 FROM cost WHERE reservation = ? AND event IN (?, ?)", (reservation_id, key, ANY_EVENT)
-            )
+            told = db.execute("SELECT 1 FROM cost WHERE reservation = ? AND event = ?", (reservation_id, event))
             if not told.fetchone():
                 if state == "cancelled":
                     amount = 0  # nothing is set aside for it any more
@@ -191,7 +185,7 @@ class SqliteLedger(Ledger):
                     "UPDATE reservation SET amount = ?, state = ?, finished = ?, charged = ?, excess = ? WHERE id = ?",
                     (amount, state, self._clock(), charged, excess, reservation_id),
                 )
-                db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, key))
+                db.execute("INSERT INTO cost VALUES (?, ?)", (reservation_id, event))
                 db.execute(
                     "UPDATE book SET reserved = reserved - ?, spent = spent + ?, "
                     f"excess = min(excess + ?, {money.MOST}) "

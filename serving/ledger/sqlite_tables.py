@@ -1,36 +1,6 @@
-"""The tables of the embedded ledger, and how those of the version before become them."""
+"""The tables of the embedded ledger."""
 
-from __future__ import annotations
-
-import sqlite3
-from collections.abc import Iterator
-
-VERSION = 3  # of the tables; stands in the file
-MOVED = -VERSION  # stands there after `move_to_redis`: nobody spends from this file any more
-MOVING = -100 - VERSION  # likewise, in the last steps of a move; only the move itself goes on from here
-ANY_EVENT = "*"  # in the table of costs: that of a reservation which an earlier version settled
-_BEFORE = 2  # the version that is brought up to date when it is opened
-
-_HARD_CAP = """
--- The code checks before it reserves. This holds the cap even if that code has a fault.
-CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
-WHEN NEW.spent + NEW.reserved > NEW.cap AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
-BEGIN
-    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
-END;
-"""
-
-_NEW = """
--- Costs that were reported; '*' stands for any, and a blob for the event that is called so (`event_key`).
-CREATE TABLE cost (
-    reservation TEXT NOT NULL REFERENCES reservation (id),
-    event TEXT NOT NULL,
-    PRIMARY KEY (reservation, event)
-) WITHOUT ROWID;
-
--- One row: a name of this ledger that no other has, and where it was moved to.
-CREATE TABLE identity (name TEXT NOT NULL, moved_to TEXT);
-"""
+VERSION = 1  # of the tables; stands in the file as `user_version`
 
 TABLES = f"""
 -- Amounts are nano-units (`money.py`), times seconds since 1970.
@@ -60,7 +30,14 @@ CREATE TABLE book (
     cap INTEGER NOT NULL DEFAULT 0 CHECK (cap >= 0),
     UNIQUE (account, start)
 );
-{_HARD_CAP}
+
+-- The code checks before it reserves. This holds the cap even if that code has a fault.
+CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
+WHEN NEW.spent + NEW.reserved > NEW.cap AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
+BEGIN
+    SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
+END;
+
 -- 'late': a cost came after the reservation was cancelled or had expired.
 CREATE TABLE reservation (
     id TEXT PRIMARY KEY,
@@ -89,64 +66,16 @@ CREATE INDEX requested ON request (reservation);
 
 -- What the pacing controller remembers between two updates: one row at most.
 CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
-{_NEW}
+
+-- Costs that were reported, by their event.
+CREATE TABLE cost (
+    reservation TEXT NOT NULL REFERENCES reservation (id),
+    event TEXT NOT NULL,
+    PRIMARY KEY (reservation, event)
+) WITHOUT ROWID;
+
+-- One row: a name of this ledger that no other has.
+CREATE TABLE identity (name TEXT NOT NULL);
 INSERT INTO identity (name) VALUES (lower(hex(randomblob(16))));
 PRAGMA user_version = {VERSION};
 """
-
-# From version 2, whose accounts each bound one arm, in UTC: what the arms have spent is what the experiment has. Of a
-# reservation that is settled there, it is not known which event has told its cost.
-_BRING_UP_TO_DATE = f"""
-DROP TRIGGER hard_cap;
-ALTER TABLE account ADD COLUMN timezone TEXT NOT NULL DEFAULT 'UTC';
-ALTER TABLE account ADD COLUMN parts TEXT NOT NULL DEFAULT '';
-ALTER TABLE account ADD COLUMN start INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE account ADD COLUMN until INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE book ADD COLUMN cap INTEGER NOT NULL DEFAULT 0 CHECK (cap >= 0);
-UPDATE book SET cap = (SELECT cap FROM account WHERE id = book.account);
-UPDATE account SET start = ifnull((SELECT max(start) FROM book WHERE account = account.id), 0);
-INSERT INTO account (arm, campaign, channel, period, cap, active, start)
-    SELECT '*', campaign, channel, period, 0, 0, max(start) FROM account GROUP BY campaign, channel, period;
-CREATE TEMPORARY VIEW part AS
-    SELECT book.*, whole.id AS whole FROM book JOIN account arm ON arm.id = book.account
-    JOIN account whole USING (campaign, channel, period) WHERE whole.arm = '*' AND arm.arm != '*';
-INSERT INTO book (account, start, spent, reserved, excess)
-    SELECT whole, start, sum(spent), sum(reserved), sum(excess) FROM part GROUP BY whole, start;
-INSERT OR IGNORE INTO hold
-    SELECT hold.reservation, book.id FROM hold JOIN part ON part.id = hold.book
-    JOIN book ON book.account = part.whole AND book.start = part.start;
-DROP VIEW part;
-{_HARD_CAP}
-{_NEW}
-INSERT INTO cost SELECT id, '*' FROM reservation WHERE state IN ('settled', 'late');
-CREATE TABLE IF NOT EXISTS moved (generation TEXT NOT NULL, target TEXT);
-INSERT INTO moved SELECT lower(hex(randomblob(16))), NULL WHERE NOT EXISTS (SELECT 1 FROM moved);
-INSERT INTO identity SELECT generation, target FROM moved;
-DROP TABLE moved;
-"""
-
-
-def event_key(event: str) -> str | bytes:
-    """How the table of costs names an event: as itself, unless that is the name which stands for any."""
-    return event.encode() if event == ANY_EVENT else event
-
-
-def bring_up_to_date(db: sqlite3.Connection) -> int:
-    """Bring the tables to this version, inside the caller's transaction; returns what `user_version` says then."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version in (_BEFORE, -_BEFORE, -100 - _BEFORE):
-        for statement in _statements(_BRING_UP_TO_DATE):
-            db.execute(statement)
-        version += VERSION - _BEFORE if version > 0 else _BEFORE - VERSION
-        db.execute(f"PRAGMA user_version = {version}")
-    return int(version)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Of a script, one after another: `executescript` would end the transaction first."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -146,7 +146,7 @@ def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_p
 
 def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> None:
     pod = pod_spec(production, "StatefulSet/mtorl-router")
-    (main,), (export,) = pod["containers"], pod["initContainers"]
+    (main,), (_, export) = pod["containers"], pod["initContainers"]
     mounts = mounts_of(main)
     assert mounts[router["experiment"]]["name"] == "experiment", "a folder: a file would not be updated"
     assert mounts[str(Path(router["dataset"]).parent)]["name"] == "dataset"
@@ -256,6 +256,10 @@ def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, rout
     given = {e["name"]: e for e in pod_spec(production, "StatefulSet/mtorl-router")["containers"][0]["env"]}
     assert given["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
     conf = config_map(production, "mtorl-ledger-")["data"]["redis.conf"].splitlines()
+    # The first router makes the accounts. The others wait for them: a new one does not know that a ledger was lost.
+    wait = pod_spec(production, "StatefulSet/mtorl-router")["initContainers"][0]
+    assert wait["env"] == [{"name": "MTORL_LEDGER_PASSWORD", "valueFrom": password}]
+    assert 'exec mtorl ledger wait "/etc/mtorl/config/router.yaml"' in wait["args"][0]
     assert {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction"} <= set(conf)
     policies = of_kind(production, "NetworkPolicy")
     assert allowed(policies, _labels(production, "StatefulSet", "mtorl-router"), labels, 6379)

@@ -58,12 +58,11 @@ local function number_of(book) -- as a reservation names it: memory is full of t
   return number
 end
 
-local function each(books) -- of a reservation; one that was moved here, or is older, names them in full
-  local next_part = string.gmatch(books, '[^\n]+')
+local function each(books) -- of a reservation, which names them by their numbers
+  local next_number = string.gmatch(books, '[^\n]+')
   return function()
-    local part = next_part()
-    if not part or string.find(part, ':', 1, true) then return part end
-    return redis.call('HGET', KEYS[4], 'book:' .. part)
+    local number = next_number()
+    return number and redis.call('HGET', KEYS[4], 'book:' .. number)
   end
 end
 

@@ -10,9 +10,7 @@ for i = 1, #in_force, 2 do
 end
 redis.call('DEL', KEYS[3])
 
-local function parts_of(rest) -- the zone is in texts of earlier versions
-  return (string.gsub(string.match(rest or '', '^%S+ %S+ (.*)$') or '', ', "[^"]*", ', ', '))
-end
+local function parts_of(rest) return string.match(rest or '', '^%S+ %S+ (.*)$') end
 
 local starts = {} -- of the accounts of all arms: the parts of a budget keep one calendar
 for i = 4, #ARGV, 6 do

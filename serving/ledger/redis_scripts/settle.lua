@@ -7,8 +7,7 @@ local known = redis.call('HMGET', KEYS[6], 'state', 'amount', 'books', 'charged'
 local state, amount, books, charged = known[1], tonumber(known[2]), known[3] or '', tonumber(known[4] or '0')
 if not state then return {} end
 local before = state == 'settled' or state == 'late'
--- Of what was settled before the books were kept, nobody knows which event it was.
-if known[7] or before and not known[3] then return { whole(charged), known[5] } end
+if known[7] then return { whole(charged), known[5] } end
 
 if state == 'cancelled' then amount = 0 end -- nothing is set aside for it any more
 local more = math.min(tonumber(ARGV[5]), amount - charged)

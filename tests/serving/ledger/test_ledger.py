@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import threading
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,7 +129,6 @@ def test_costs_of_several_events_add_up_and_each_counts_once(ledger: Ledger) -> 
 
 
 def test_an_event_may_have_any_name(ledger: Ledger) -> None:
-    """The embedded ledger took "*" for any event, as which it keeps what an earlier version settled."""
     names = ["*", "**", "e", "", "%", "é\u2028"]
     ledger.reserve("r1", "a", "c1", "video", 0.9)
     for _ in range(2):
@@ -420,28 +416,6 @@ def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
         ledger.reserve("r1", "a", "c", "x", 1.0)
         ledger.settle("r1", 1.0)
     assert balance(ledger, "a", period="day").limit == balance(ledger, "b", period="day").limit == 1.0
-
-
-def test_the_time_zone_in_the_texts_of_the_version_before_is_no_other_division(ledger: Ledger, place: Place) -> None:
-    accounts = [Account(arm, "*", "*", limit, "day") for arm, limit in {"*": 2.0, "a": 1.0, "b": 1.0}.items()]
-    ledger.define(accounts)
-    ledger.reserve("r1", "a", "c", "x", 1.0)
-    ledger.settle("r1", 1.0)
-    now = '[["*", 2000000000], ["a", 1000000000], ["b", 1000000000]]'
-    before = '[["*", "UTC", 2000000000], ["a", "UTC", 1000000000], ["b", "UTC", 1000000000]]'
-    if place.kind == "sqlite":
-        with closing(sqlite3.connect(place.path)) as db, db:
-            assert db.execute("UPDATE account SET parts = ? WHERE parts = ?", (before, now)).rowcount == 3
-    else:
-        with place.client() as client:
-            key = f"{{mtorl-ledger:{place.name}}}:in-force"
-            for account, terms in client.hgetall(key).items():
-                assert terms.endswith(now)
-                client.hset(key, account, terms.replace(now, before))
-    ledger.define(accounts)
-    assert balance(ledger, "a", period="day").limit == 1.0
-    ledger.define([replace(account, timezone="Asia/Tokyo") for account in accounts])
-    assert balance(ledger, "a", period="day").limit == 1.0
 
 
 def test_nothing_expires_before_its_time_when_the_clock_jumps_back(ledger: Ledger, place: Place) -> None:

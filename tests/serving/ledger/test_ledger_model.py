@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from serving.ledger import Account, Settlement, UnknownReservation
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
-from serving.ledger.move_to_redis import move_to_redis
-from serving.ledger.redis_ledger import RedisLedger
 from tests.serving.ledgers import Place
 
 CENT = 10**7  # nano-units
@@ -236,54 +234,7 @@ class RedisMachine(Machine):
     kind = "redis"
 
 
-class _Stopped(BaseException):
-    """As a process that is killed."""
-
-
-class MovingMachine(Machine):
-    """A file whose ledger moves to Redis in the middle: the model, and so all money, goes on as if nothing had been."""
-
-    kind = "sqlite"
-
-    @precondition(lambda self: self.kind == "sqlite")
-    @rule(stopped_after=st.sampled_from([None, None, 0, 3, 20]))
-    def move(self, stopped_after: int | None) -> None:
-        self.ledger.close()
-        file = self.place.path
-        self.kind = self.place.kind = "redis"
-        target = self.place.open()
-        assert isinstance(target, RedisLedger)
-        if stopped_after is not None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("serving.ledger.move_to_redis._send", _stopping(stopped_after))
-                with pytest.raises(_Stopped):
-                    move_to_redis(file, target)
-        moved = move_to_redis(file, target)
-        assert not moved.before and move_to_redis(file, target) == replace(moved, before=True)
-        assert moved.spent == pytest.approx(sum(book.spent for book in self.books.values()) / 100)
-        assert moved.reserved == pytest.approx(sum(book.reserved for book in self.books.values()) / 100)
-        self.ledger = self.place.open()
-
-
-def _stopping(after: int) -> Callable[[Any, list[Any]], None]:
-    def send(client: Any, commands: list[Any]) -> None:
-        for command in commands[:after]:
-            client.execute_command(*command)
-        raise _Stopped
-
-    return send
-
-
 _SETTINGS = settings(max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.mark.integration
-class TestMoving(MovingMachine.TestCase):  # type: ignore[misc]
-    settings = _SETTINGS
-
-    @pytest.fixture(autouse=True)
-    def _server(self, lasting_redis: int) -> None:
-        MovingMachine.port = lasting_redis
 
 
 TestSqlite = SqliteMachine.TestCase

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,11 +15,15 @@ from typing import Any
 
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from cli.main import app
 from serving.ledger import Account, Ledger, LedgerUnavailable, SqliteLedger, locate, open_ledger
 from serving.local.ports import free_ports
 from tests.redis_server import redis_server
+from tests.repository import ROOT
 from tests.serving.ledgers import Place, balance
+from tests.serving.router_fixtures import write_settings
 
 ACCOUNTS = [Account("a", "*", "*", 10.0)]
 
@@ -53,6 +59,32 @@ def test_no_accounts_no_spend(place: Place) -> None:
         ledger.reserve("r1", "a", "c", "x", 0.1)
     place.open().define(ACCOUNTS)
     assert ledger.reserve("r1", "a", "c", "x", 0.1)
+
+
+def test_a_ledger_of_another_version_is_refused_and_stays(place: Place) -> None:
+    with place.client() as client:
+        client.set(f"{{mtorl-ledger:{place.name}}}:generation", "2-g")
+    _every_call_is_refused(place.open(), "a ledger of version 2; this router reads 1")
+    with place.client() as client:
+        assert client.keys(f"{{mtorl-ledger:{place.name}}}:*") == [f"{{mtorl-ledger:{place.name}}}:generation"]
+
+
+@pytest.mark.integration
+def test_later_routers_wait_for_the_accounts(place: Place) -> None:
+    write_settings(place.folder, "http://x", {}, ledger=place.where)
+    command = [sys.executable, "-m", "cli.main", "ledger", "wait", str(place.folder / "router.yaml")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert "has no accounts yet" in waiting.stdout.readline()
+        assert waiting.poll() is None
+        place.open().define(ACCOUNTS)
+        assert waiting.wait(60) == 0 and not waiting.stdout.read()
+
+
+def test_a_ledger_in_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    write_settings(tmp_path, "http://x", {})
+    answer = CliRunner().invoke(app, ["ledger", "wait", str(tmp_path / "router.yaml")])
+    assert (answer.exit_code, answer.output) == (0, "")
 
 
 def test_nobody_there(tmp_path: Path) -> None:
