@@ -306,10 +306,7 @@ def print_forgotten(folder: Path, report: Report, spools: Mapping[str, SpoolWith
             )
     for model in report.models:
         places = ", ".join(str(place) for place in model.places)
-        if model.users:
-            typer.echo(f"trained on {_users(model.users)}: {model.name} {model.version} in {places}")
-        if model.named:
-            typer.echo(f"names {_users(model.named)} in reference.parquet: {model.name} {model.version} in {places}")
+        typer.echo(f"trained on {_users(model.users)}: {model.name} {model.version} in {places}")
     if report.raw:
         typer.echo("your own files stay as they are; whoever is still in one comes back when it is read again:")
         for line in report.raw:

@@ -23,7 +23,16 @@ import pandas as pd
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
 from mtorl.experiment.arm import HOLDOUT
-from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each, sql_columns
+from mtorl.log.records import (
+    ID_FIELD,
+    MODEL_NAME,
+    UNNAMED,
+    Kind,
+    each_record,
+    one_record_each,
+    sql_columns,
+    this_version,
+)
 from mtorl.log.touchpoints import LogError, saying_what_was_removed
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk
@@ -73,7 +82,7 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
     are in a file there, too, compressed. A period's bounds without a zone are UTC.
 
     Raises:
-        LogError: A file of the log was removed while it was read.
+        LogError: A file of the log was removed while it was read, or a record has another version of the schema.
     """
     import duckdb
 
@@ -88,11 +97,16 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
     ):
         db.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
         without_progress_bar(db)
-        yield db
+        try:
+            yield db
+        except duckdb.InvalidInputException as error:
+            if "of schema version" in str(error):
+                raise LogError(str(error).removeprefix("Invalid Input Error: ")) from None
+            raise
 
 
 def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
-    """The records of Parquet files, some of which may be older and lack a column; without a file, none.
+    """The records of Parquet files; without a file, none.
 
     Args:
         db: Where to open them.
@@ -100,7 +114,8 @@ def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path
         files: Perhaps none.
     """
     if files:
-        return db.from_parquet([str(file) for file in files], union_by_name=True)
+        records = db.from_parquet([str(file) for file in files], union_by_name=True)
+        return records.filter(this_version(kind)) if "schema_version" in records.columns else records
     columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
     return db.sql(f"SELECT {columns} WHERE false")
 

@@ -115,7 +115,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
                         "budget_exhausted": bool(wants_N[i] and not shown_N[i]),
                         "experiment": "generations",
                         "experiment_version": f"{number:016x}",
-                        "schema_version": 5,
+                        "schema_version": 1,
                         "user_id": rows[place]["user_id"],
                         "campaign_id": rows[place]["campaign_id"],
                         "context": json.dumps(rows[place]["context"]),
@@ -136,7 +136,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
                                 {
                                     "event_id": f"{name}-{kind}",
                                     "decision_id": name,
-                                    "schema_version": 2,
+                                    "schema_version": 1,
                                     "kind": kind,
                                     "value": float(found[kind][i]),
                                     "event_time": at,

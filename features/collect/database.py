@@ -52,8 +52,7 @@ class Database(Protocol):
 
         Args:
             kind: Of record.
-            files: Perhaps none. Older ones may lack columns, which are null then; `withdrawn` and `override` never
-                are.
+            files: Perhaps none.
             by_hour: The files are a store's, and `hour` is one more column.
         """
 
@@ -166,7 +165,7 @@ class DuckDB:
 
 
 def _read(files: Sequence[Path], folders: str) -> str:
-    """Some of the files may be older and lack a column."""
+    """Their columns may differ in type: pandas writes times of its own."""
     return f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, {folders})"
 
 

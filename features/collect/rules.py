@@ -11,8 +11,8 @@ of these decisions; they are left out, and counted by reason:
     repeated            another decision on the same request holds the reservation
     no_account          no budget is for this campaign and channel
     no_draw             the default action was taken before a policy answered
-    no_probabilities    the policy, or a record of an earlier version, does not say with what probabilities it drew and
-                        exposed each channel; or it drew from others than the data set has now
+    no_probabilities    the policy does not say with what probabilities it drew and exposed each channel, or it drew
+                        from others than the data set has now
     budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
                         period: what would have come of an exposure is missing, not zero
     other_columns       the context lacks a column that the data set requires
@@ -64,8 +64,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     # A router's clock may be behind the one that dated the request: nothing is known before it.
     outcomes += "".join(
-        f"if({_column(time)} IS NULL, NULL, greatest({_column(time)}, coalesce(request_time, event_time))) "
-        f"AS {name_of(time)}, "
+        f"if({_column(time)} IS NULL, NULL, greatest({_column(time)}, request_time)) AS {name_of(time)}, "
         for time in times.values()
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
@@ -96,7 +95,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
             ON day BETWEEN refused_at::DATE AND refused_to::DATE),
     record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, features),
-               coalesce(exposure_probs, '{{}}') = '{{}}' OR coalesce(channel_probs, '{{}}') = '{{}}' AS unsaid,
+               exposure_probs = '{{}}' OR channel_probs = '{{}}' AS unsaid,
                json_transform(channel_probs, {by_channel(spec)}) AS drawing,
                json_transform(exposure_probs, {by_channel(spec)}) AS exposing,
                json_transform(context, {_structure(_texts(spec.context))}) AS of_context,
@@ -135,7 +134,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     realised AS (
         SELECT arm, day, count_if(exposed) * {_UNIT} / nullif({_sum_of("wanted")}, 0) AS share
         FROM judged WHERE left_out IS NULL GROUP BY arm, day)
-    SELECT decision_id, user_id, coalesce(request_time, event_time) AS timestamp, campaign_id, arm,
+    SELECT decision_id, user_id, request_time AS timestamp, campaign_id, arm,
            coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
            touchpoint AND list_contains({_channels(spec)}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
@@ -165,8 +164,7 @@ def _total(kind: str) -> str:
 def _known(kind: str, time: str) -> str:
     """When the router had heard of an event, or of all parts of an amount."""
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
-    heard = f"{first_or_last}(coalesce(received_time, event_time))"
-    return f"{heard} FILTER (kind = '{kind}' AND value {happened}) AS {_column(time)}"
+    return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_column(time)}"
 
 
 def _column(kind: str) -> str:

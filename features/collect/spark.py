@@ -1,6 +1,6 @@
 """Spark as collecting uses it: the same queries, told in Spark's SQL, and files that are written as DuckDB would.
 
-sqlglot, which Ibis brings, knows how most of DuckDB's SQL is said in Spark's. What it does not know is below:
+sqlglot, which Ibis brings, knows how most of DuckDB's SQL is said in Spark's. What it does not know is below: `error`,
 `list_sum`, and `json_transform`, which Spark calls `from_json` and tells of an object's fields in another way. On a
 cluster, decision log, store and the folder of the log are on a volume that the driver and all executors see.
 """
@@ -60,7 +60,7 @@ class Spark:
         columns = types | {name: _type(type_) for name, type_ in PARTITIONS.items() if by_hour}
         frame = self._session.createDataFrame([], ", ".join(f"{name} {type_}" for name, type_ in columns.items()))
         for there, same in _by_columns(files).items():
-            values = {name: _value(name, dict(there).get(name)) for name in types}
+            values = {name: _value(name, dict(there)[name]) for name in types}
             selected = [f"CAST({values[name]} AS {type_}) AS {name}" for name, type_ in types.items()]
             selected += [_of_folder(name) for name in PARTITIONS if by_hour]
             frame = frame.unionAll(self._session.read.parquet(*map(_place, same)).selectExpr(*selected))
@@ -145,6 +145,8 @@ def _said_otherwise(node: Any) -> Any:
             case "json_transform", [value, fields]:
                 declared = exp.Literal.string(_ddl(json.loads(fields.this)))
                 return exp.Anonymous(this="from_json", expressions=[value, declared])
+            case "error", [message]:
+                return exp.Anonymous(this="raise_error", expressions=[message])
             case "list_sum", [numbers]:
                 return exp.replace_placeholders(_SUM, numbers=numbers)
     return node
@@ -167,10 +169,8 @@ def _by_columns(files: Sequence[Path]) -> dict[tuple[tuple[str, str], ...], list
     return found
 
 
-def _value(name: str, type_: str | None) -> str:
-    """SQL of a column of a file, by its type there; None: the file lacks it."""
-    if type_ is None:
-        return "NULL"
+def _value(name: str, type_: str) -> str:
+    """SQL of a column of a file, by its type there."""
     # Spark has no such times, and reads numbers.
     return f"timestamp_micros({name} DIV 1000)" if type_.startswith("timestamp[ns") else name
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from mtorl.log.records import OVERRIDDEN, WITHDRAWN, Kind, sql_columns
+from mtorl.log.records import Kind, sql_columns, this_version
 
 PARTITIONS = {"date": "VARCHAR", "hour": "VARCHAR"}
 """Columns that the folders of a store's hours are."""
 
 
 def chosen(kind: Kind, found: str, by_hour: bool) -> str:
-    """SQL of the records in a table that has the columns, perhaps in other types and of an earlier version."""
-    values = {name: name for name in sql_columns(kind)}
-    if kind == "decision":
-        values |= {"withdrawn": WITHDRAWN, "override": OVERRIDDEN}
-    columns = [f"CAST({values[name]} AS {type_}) AS {name}" for name, type_ in sql_columns(kind).items()]
+    """SQL of the records in a table that has the columns, perhaps in other types."""
+    columns = [f"CAST({name} AS {type_}) AS {name}" for name, type_ in sql_columns(kind).items()]
     if by_hour:
         columns.append("CAST(date || ' ' || hour || ':00:00+00:00' AS TIMESTAMPTZ) AS hour")
-    return f"(SELECT {', '.join(columns)} FROM {found})"
+    return f"(SELECT {', '.join(columns)} FROM {found} WHERE {this_version(kind)})"
 
 
 def text(value: str | Path) -> str:

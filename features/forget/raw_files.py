@@ -40,7 +40,7 @@ def origins_of(logs: Iterable[Path]) -> tuple[list[Origin], list[Path]]:
     unknown = []
     for folder in logs:
         report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
-        if RAW not in report:  # an earlier release wrote it
+        if RAW not in report:  # not written by `mtorl data build`
             unknown.append(folder)
         elif report[RAW]:
             found[json.dumps(report[RAW], sort_keys=True)] = Origin.from_dict(report[RAW])

@@ -1,14 +1,13 @@
 """The decision log becomes touchpoints: what was shown is written to users' online histories as its events arrive.
 
     feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
-    feed.take([("mtorl.decision.v3", record), ("mtorl.outcome.v2", record)])
+    feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
 An exposure becomes a touchpoint with its first outcome, at the latest with its cost. Before that, nobody knows whether
 the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
 the touchpoint stays.) The time of a touchpoint is the `request_time` of its decision, when the opportunity arose, as in
 the log that decisions are added to (`features.collect`). A log for `mtorl materialize` must use the same time, or the
-user has the touchpoint twice. An outcome is known from when the router received it, or, where an earlier version does
-not say when, from when it happened.
+user has the touchpoint twice. An outcome is known from when the router received it.
 
 Events may arrive again, late, or in another order. The journal is written first, then the history, and only then are
 events acknowledged: after a crash in between, the sender sends them again and nothing is lost.
@@ -25,13 +24,13 @@ from typing import Any
 from features.online.history import History
 from features.online.journal import Journal
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, Kind, is_withdrawn
+from mtorl.log.records import VERSION, Kind
 
-_OF_DECISION = ("decision_id", "user_id", "event_time", "channel", "context", "expose")
-_OF_OUTCOME = ("event_id", "decision_id", "kind", "value")
-# Of earlier versions, too: a router that was not upgraded yet sends them.
-_FIELDS = {f"mtorl.decision.v{version}": _OF_DECISION for version in range(1, DECISION_VERSION + 1)} | {
-    f"mtorl.outcome.v{version}": _OF_OUTCOME for version in range(1, OUTCOME_VERSION + 1)
+_FIELDS = {
+    f"mtorl.decision.v{VERSION}": (
+        *("decision_id", "user_id", "event_time", "request_time", "channel", "context", "expose", "withdrawn"),
+    ),
+    f"mtorl.outcome.v{VERSION}": ("event_id", "decision_id", "kind", "value", "event_time", "received_time"),
 }
 _LARGEST = 1e9  # currency units; the router accepts no larger amount
 _FORGET_SECONDS = 600.0  # between two deletions of old records
@@ -129,9 +128,7 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
             raise EventError(f"{kind}: value is no amount")
         _check_times(kind, record, "event_time", "received_time")
         return record
-    if "withdrawn" not in record and "fallback_reason" in record:  # a router of an older version sent it
-        record = {**record, "withdrawn": is_withdrawn(record)}
-    if not isinstance(record["expose"], bool) or not isinstance(record.get("withdrawn"), bool):
+    if not isinstance(record["expose"], bool) or not isinstance(record["withdrawn"], bool):
         raise EventError(f"{kind}: expose and withdrawn must be true or false")
     _check_times(kind, record, "event_time", "request_time")
     if not isinstance(record["context"], Mapping):
@@ -141,7 +138,7 @@ def _checked(kind: str, record: Any) -> Mapping[str, Any]:
 
 def _check_times(kind: str, record: Mapping[str, Any], *names: str) -> None:
     for name in names:
-        if record.get(name) is not None and not _is_time(record[name]):
+        if not _is_time(record[name]):
             raise EventError(f"{kind}: {name} is no time with a zone")
 
 

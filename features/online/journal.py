@@ -21,7 +21,7 @@ from features.online.history import Touchpoint
 from mtorl.log.dataset import EVENTS
 from mtorl.log.forgotten import Forgotten
 
-# `heard` is when a record arrived; files of earlier versions call it so.
+# `heard` is when a record arrived.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS exposure (
     decision TEXT PRIMARY KEY, user TEXT NOT NULL, shown TEXT NOT NULL, channel TEXT NOT NULL, context TEXT NOT NULL,
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS exposure (
 );
 CREATE TABLE IF NOT EXISTS outcome (
     event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL, value REAL NOT NULL, heard REAL NOT NULL,
-    known TEXT
+    known TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS outcome_of ON outcome (decision);
 CREATE INDEX IF NOT EXISTS exposure_age ON exposure (heard);
@@ -63,8 +63,6 @@ class Journal:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
-        if "known" not in {column for _, column, *_ in self._db.execute("PRAGMA table_info(outcome)")}:
-            self._db.execute("ALTER TABLE outcome ADD COLUMN known TEXT")  # a file of an earlier version
 
     def record(self, decisions: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> set[str]:
         """Store records of the decision log; one that is stored already changes nothing.
@@ -85,7 +83,7 @@ class Journal:
                     (
                         record["decision_id"],
                         record["user_id"],
-                        record.get("request_time") or record["event_time"],  # the first version has no other
+                        record["request_time"],
                         record["channel"],
                         json.dumps(record["context"]),
                         record["withdrawn"],
@@ -102,7 +100,7 @@ class Journal:
                         record["kind"],
                         record["value"],
                         now,
-                        record.get("received_time") or record.get("event_time"),
+                        record["received_time"],
                     ),
                 )
         return decision_ids
@@ -114,9 +112,7 @@ class Journal:
                 "SELECT user, shown, channel, context FROM exposure WHERE decision = ? AND NOT withdrawn", (decision,)
             ).fetchone()
             outcomes = self._db.execute(
-                "SELECT kind, value, coalesce(known, strftime('%Y-%m-%dT%H:%M:%fZ', heard, 'unixepoch')) FROM outcome "
-                "WHERE decision = ? ORDER BY rowid",
-                (decision,),
+                "SELECT kind, value, known FROM outcome WHERE decision = ? ORDER BY rowid", (decision,)
             ).fetchall()
         kinds = {kind for kind, *_ in outcomes}
         if exposure is None or not kinds or "cancel" in kinds:

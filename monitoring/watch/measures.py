@@ -128,8 +128,7 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
     heard = f"{log.period.condition(margin_hours=1)} AND CAST(event_time AS TIMESTAMPTZ) < CAST($until AS TIMESTAMPTZ)"
     db.execute(
         f"""CREATE TABLE heard AS SELECT event_id, decision_id, kind, value, event_time, received_time
-        FROM (FROM outcome_log UNION ALL BY NAME SELECT NULL::VARCHAR AS received_time WHERE false)
-             SEMI JOIN taken USING (decision_id)
+        FROM outcome_log SEMI JOIN taken USING (decision_id)
         WHERE {heard}""",
         log.period.parameters(),
     )

@@ -50,7 +50,7 @@ from mtorl.runtime.files import sha256_of
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 NETWORK = "network.onnx"
 FILES = (
     NETWORK,
@@ -112,8 +112,8 @@ class Artifact:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Numbers of steps that the graph may compute, in ascending order; older artifacts have whole windows only."""
-        return tuple(self.model.get("lengths", [self.spec.window]))
+        """Numbers of steps that the graph may compute, in ascending order."""
+        return tuple(self.model["lengths"])
 
     @cached_property
     def network(self) -> Network:

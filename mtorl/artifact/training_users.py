@@ -1,4 +1,4 @@
-"""Which models were trained on a user, and which of them name users.
+"""Which models were trained on a user.
 
     for model in trained_on(Path("registry"), ["u1"]):
         print(model.name, model.version, model.places)
@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.log.splits import are_among
 
-_MODEL, _USERS, _REFERENCE = "model.json", "training_users.npy", "reference.parquet"
+_MODEL, _USERS = "model.json", "training_users.npy"
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class TrainedOn:
     name: str  # of the artifact
     version: str
     users: tuple[str, ...]  # that it was trained on, of those that were asked for
-    named: tuple[str, ...]  # whose ids stand in reference.parquet: earlier releases wrote them there
     places: tuple[Path, ...]  # folders with a copy of it
 
 
@@ -41,7 +38,7 @@ def is_artifact(folder: Path) -> bool:
 
 
 def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[TrainedOn]:
-    """The models that were trained on any of some users, or that name them.
+    """The models that were trained on any of some users.
 
     Args:
         artifacts: Folders of artifacts; copies of one model count once.
@@ -59,13 +56,11 @@ def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[Train
         folder, model = places[0], _model(places[0])
         try:
             fingerprints = np.load(folder / _USERS, allow_pickle=False)
-            there = pq.read_table(folder / _REFERENCE, columns=["user_id"])["user_id"]
         except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(f"{folder}: can't be read: {error}") from None
         trained = tuple(user for user, is_one in zip(users, are_among(users, fingerprints), strict=True) if is_one)
-        named = tuple(sorted(set(users) & set(pc.unique(there).to_pylist())))
-        if trained or named:
-            found.append(TrainedOn(str(model.get("name")), str(model.get("version")), trained, named, tuple(places)))
+        if trained:
+            found.append(TrainedOn(str(model.get("name")), str(model.get("version")), trained, tuple(places)))
     return found
 
 

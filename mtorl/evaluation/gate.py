@@ -64,8 +64,7 @@ def refusal(
     if estimate.get("users", MIN_USERS) < MIN_USERS:
         return f"the log says too little: {estimate['users']} test users, at least {MIN_USERS} are needed"
     for arm in ARMS:
-        impossible = estimate.get("impossible", {}).get(arm, 0.0)  # an evaluation of an earlier version says nothing
-        if impossible > max_impossible:
+        if (impossible := estimate["impossible"][arm]) > max_impossible:
             return (
                 f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
                 f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose, "

@@ -4,7 +4,6 @@
     json_schema("decision")                           # what other systems validate against
     sql_columns("decision")                           # the same fields as DuckDB columns
     one_record_each("decision", "decision_log")       # SQL: of each decision the record that counts
-    is_withdrawn(record)                              # also of a record from before `withdrawn` was a field
 
 The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
 is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
@@ -13,14 +12,13 @@ arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.ass
 the probabilities, in the order of the candidates; and a policy that is asked with the features, the draw and the prices
 answers the same again. What the policy drew stays in the record when the default action is taken after the draw.
 
-A field that is added, removed or renamed makes a new version of the schema. Records of earlier versions lie in spools,
-sinks and events on their way, and are read as well: what they lack is null.
+A field that is added, removed or renamed makes a new version of the schema (docs/architecture.md). A reader that meets
+a record of another version stops with an error that names both.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,9 +27,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 Kind = Literal["decision", "outcome", "shadow"]
-DECISION_VERSION: Literal[5] = 5
-OUTCOME_VERSION: Literal[2] = 2
-SHADOW_VERSION: Literal[1] = 1
+VERSION: Literal[1] = 1
+"""Of the schema of each kind."""
 
 CANCEL = "cancel"
 """The kind of an outcome that says: the ad was not shown. The others are numeric outcomes of the data set."""
@@ -132,7 +129,7 @@ class V1Answer(V2Answer):
 class DecisionRecord(V1Answer):
     """One decision of the router, with everything that an evaluation needs."""
 
-    schema_version: Literal[5]
+    schema_version: Literal[1]
     unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
     user_id: Name
     layer: Name
@@ -233,7 +230,7 @@ class DecisionRecord(V1Answer):
 class OutcomeRecord(TypedDict):
     """Something that became known after a decision."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[1]
     event_id: Annotated[Name, Field(description="The sender's id of this event: the same id counts once.")]
     decision_id: Name
     kind: Annotated[
@@ -291,21 +288,12 @@ _FIRST_COUNTS: dict[Kind, str] = {
     "shadow": "event_time",
 }
 
-# Before `withdrawn` was a field: the router fell back for one of these reasons when it withdrew a decision, and for no
-# other.
-_REASONS_TO_WITHDRAW = ("log", "internal")
-WITHDRAWN = f"coalesce(withdrawn, fallback_reason IN {_REASONS_TO_WITHDRAW}, false)"
-"""SQL: `withdrawn` of a record of any version."""
-OVERRIDDEN = "coalesce(override, false)"
-"""SQL: `override` likewise: before it was a field, no file named anybody's arm."""
-
 
 @cache
 def json_schema(kind: Kind) -> dict[str, Any]:
     """The JSON schema (2020-12) of a record."""
     schema = TypeAdapter(_RECORDS[kind]).json_schema()
-    version = schema["properties"]["schema_version"]["const"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"{kind}.v{version}.json", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"{kind}.v{VERSION}.json", **schema}
 
 
 @cache
@@ -317,11 +305,7 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 
 
 def one_record_each(kind: Kind, relation: str) -> str:
-    """A DuckDB query: of several records with one id the one that counts, with all columns of the relation.
-
-    Columns that records of an earlier version lack are there, and null; of decisions, `withdrawn` and `override` are
-    never null.
-    """
+    """A DuckDB query: of several records with one id the one that counts, with all columns of `each_record`."""
     return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {place_among_copies(kind)} = 1"
 
 
@@ -330,21 +314,17 @@ def place_among_copies(kind: Kind, *beside: str) -> str:
     return f"row_number() OVER (PARTITION BY {', '.join((*beside, ID_FIELD[kind]))} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
+def this_version(kind: Kind) -> str:
+    """SQL: true of a record of this version of the schema. A query that meets another one fails and names both."""
+    said = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
+    return f"CASE WHEN schema_version <> {VERSION} THEN error({said}) ELSE true END"
+
+
 def each_record(kind: Kind, relation: str) -> str:
-    """The same query for records of which no id comes twice."""
+    """A DuckDB query: all records, with all columns; those that the relation leaves out are null."""
     columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
     nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
-    complete = f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
-    if kind != "decision":
-        return complete
-    return f"SELECT * REPLACE ({WITHDRAWN} AS withdrawn, {OVERRIDDEN} AS override) FROM ({complete})"
-
-
-def is_withdrawn(decision: Mapping[str, Any]) -> bool:
-    """Whether a decision record says that nothing was shown, whatever another record of the decision says."""
-    if "withdrawn" in decision:
-        return bool(decision["withdrawn"])
-    return decision["fallback_reason"] in _REASONS_TO_WITHDRAW
+    return f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
 
 
 def unit_hash(user_id: str) -> str:

@@ -23,7 +23,7 @@ from mtorl.log.touchpoints import COLLECTED, CREATED
 from mtorl.runtime.files import sha256_of
 from mtorl.window.window import WindowBatch
 
-SCHEMA_VERSION = 2  # of the manifest
+SCHEMA_VERSION = 1  # of the manifest
 
 _TEXT = ("user_id", "channel")
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import orjson
 
-from mtorl.log.records import ID_FIELD, Kind, is_withdrawn
+from mtorl.log.records import ID_FIELD, Kind
 
 JSON = "application/json"
 BATCH_JSON = "application/cloudevents-batch+json"
@@ -28,7 +28,7 @@ def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     record: Any = orjson.loads(line)  # JSONDecodeError is a ValueError
     try:
         event_id = record[ID_FIELD[kind]]
-        if kind == "decision" and is_withdrawn(record):
+        if kind == "decision" and record["withdrawn"]:
             event_id += ".withdrawn"
         context = {
             "specversion": "1.0",

@@ -20,7 +20,7 @@ from typing import get_args
 import duckdb
 
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
+from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk, remove, replacing
 from serving.decision_log import exported
@@ -55,7 +55,7 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
     with _database() as (con, scratch):
         for kind in _KINDS:
             if parts := [str(path) for path in log.glob(f"{kind}s/date=*/hour=*/*.parquet")]:
-                records = con.read_parquet(parts, union_by_name=True)
+                records = con.read_parquet(parts).filter(this_version(kind))
             else:
                 *closed, newest = segments(log, kind) or [log / f"{kind}-none.jsonl"]
                 records = _read(con, kind, [*closed, _whole_lines(newest, scratch)])
@@ -142,7 +142,7 @@ def _read(con: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path]) -> duck
         columns=sql_columns(kind),
         format="newline_delimited",
         maximum_object_size=_LONGEST_LINE,
-    )
+    ).filter(this_version(kind))
 
 
 def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyRelation, target: Path) -> int:

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 import orjson
 
-from mtorl.log.records import Kind, is_withdrawn
+from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
 from serving.decision_log import segments
@@ -82,7 +82,7 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
 
 def _may_hold_money(decision: Mapping[str, Any], now: datetime) -> bool:
     taken = datetime.fromisoformat(decision["event_time"])
-    return decision["reservation_id"] is not None and not is_withdrawn(decision) and now - taken < _OPEN
+    return decision["reservation_id"] is not None and not decision["withdrawn"] and now - taken < _OPEN
 
 
 def _files(spool: Path) -> Iterator[Path]:

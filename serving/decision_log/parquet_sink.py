@@ -19,7 +19,7 @@ import duckdb
 from typing_extensions import override
 
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns
+from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import sync
 from serving.decision_log.position import Position
@@ -78,7 +78,8 @@ class ParquetSink(Sink):
         with duckdb.connect() as con:
             con.execute("SET TimeZone = 'UTC'; SET threads = 1")
             without_progress_bar(con)
-            con.read_json(str(lines), columns=sql_columns(batch.kind), format="newline_delimited").create_view("lines")
+            records = con.read_json(str(lines), columns=sql_columns(batch.kind), format="newline_delimited")
+            records.filter(this_version(batch.kind)).create_view("lines")
             con.sql(f"""
                 SELECT *, strftime(event_time, '%Y-%m-%d') AS date, strftime(event_time, '%H') AS hour
                 FROM ({one_record_each(batch.kind, "lines")})

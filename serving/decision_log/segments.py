@@ -128,7 +128,7 @@ class SegmentWriter:
     def find_end(self) -> None:
         """Set `end` from what an earlier run left; after `recover`, before the first append.
 
-        Segments without a record are deleted: routers used to leave one for each append to a full disk.
+        Segments without a record, which a crash may leave, are deleted.
         """
         for path in segments(self._folder, self._kind):
             size = path.stat().st_size

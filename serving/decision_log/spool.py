@@ -30,7 +30,7 @@ from typing import Any, get_args
 
 import orjson
 
-from mtorl.log.records import Kind
+from mtorl.log.records import VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
 from serving.decision_log import retention, segments
@@ -118,7 +118,10 @@ class Spool:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = acquire(self.folder / ".lock")
             self._recover()
-        except OSError as error:  # a crash left a torn record, for instance, and the disk is too full to set it aside
+        except (
+            OSError,
+            SpoolError,
+        ) as error:  # a crash left a torn record, for instance, and the disk is too full to set it aside
             if self._lock >= 0:
                 os.close(self._lock)
             held = isinstance(error, BlockingIOError)
@@ -138,6 +141,7 @@ class Spool:
         self.identity = _identity(self.folder / segments.IDENTITY)
         open_decisions = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
         for record in open_decisions:
+            _check_version("decision", record)
             self._index.add("decision", record)
         self._mark("decision", 0, len(open_decisions))
         torn: list[bytes] = []
@@ -382,6 +386,7 @@ class Spool:
         """Take note of the records of an earlier run, and set aside what a crash left of a record."""
         new = 0
         for record in segments.recover(path, torn):
+            _check_version(kind, record)
             new += not self._index.knows(kind, record)
             self.counts[kind, self._index.add(kind, record)] += 1
         self._mark(kind, segments.number(path), new)
@@ -404,6 +409,14 @@ class Spool:
             while len(marks) > 1 and sum(new for _, new in marks) > self._max_known:
                 self._index.forget(kind, marks.popleft()[1])
         self._index.tidy()
+
+
+def _check_version(kind: Kind, record: Mapping[str, Any]) -> None:
+    if (version := record.get("schema_version", VERSION)) != VERSION:
+        raise SpoolError(
+            f"a {kind} record of schema version {version}; this release reads {VERSION}: export the folder with the "
+            "release that wrote it, then move it away"
+        )
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> list[bytes]:

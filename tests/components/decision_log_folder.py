@@ -24,6 +24,7 @@ def write_decision_log(folder: Path, contexts: list[dict[str, object]]) -> Path:
                 "expose": True,
                 "fallback_reason": None,
                 "withdrawn": False,
+                "override": False,
                 "latency_seconds": 0.01,
                 "context": json.dumps(context),
                 "event_time": time.isoformat(),

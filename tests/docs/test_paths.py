@@ -32,8 +32,8 @@ MADE_BY_A_RUN = {
 }
 # Types of CloudEvents, an API group, whom a token is for.
 NOT_MODULES = {
-    "mtorl.decision.v5",
-    "mtorl.outcome.v2",
+    "mtorl.decision.v1",
+    "mtorl.outcome.v1",
     "mtorl.shadow.v1",
     "serving.kserve.io",
     "pipelines.kubeflow.org",

@@ -78,7 +78,7 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
 
 
 def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
-    """Each router exports into a folder of its own; the folder itself may hold an older export of one of them."""
+    """Each router exports into a folder of its own; the folder itself may hold the export of one of them."""
     rows = [
         {"decision_id": f"d{i}", "user_id": f"u{i}", "withdrawn": False, "context": "{}", "event_time": time}
         for i, time in enumerate(TIMES)
@@ -86,12 +86,16 @@ def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
     for folder, some in (("router-0", rows[:3]), ("router-1", rows[3:])):
         (tmp_path / folder).mkdir()
         pd.DataFrame(some).to_parquet(tmp_path / folder / "decisions.parquet")
-    older = (
-        pd.DataFrame(rows[:2]).drop(columns="withdrawn").assign(fallback_reason=None).astype({"fallback_reason": str})
-    )
-    older.to_parquet(tmp_path / "decisions.parquet")
+    pd.DataFrame(rows[:2]).to_parquet(tmp_path / "decisions.parquet")
     log = DecisionLog.in_folder(tmp_path)
     assert log.holds_any() and log.context(100)[0]["user_id"].tolist() == ["u0", "u1", "u2", "u3"]
+
+
+def test_a_record_of_another_version_is_one_error(tmp_path: Path) -> None:
+    row = {"decision_id": "d", "user_id": "u", "withdrawn": False, "context": "{}", "event_time": TIMES[0]}
+    pd.DataFrame([{**row, "schema_version": version} for version in (1, 2)]).to_parquet(tmp_path / "decisions.parquet")
+    with pytest.raises(LogError, match=r"^a decision record of schema version 2; this release reads 1$"):
+        DecisionLog.in_folder(tmp_path).context(100)
 
 
 def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> None:

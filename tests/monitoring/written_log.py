@@ -29,6 +29,7 @@ class Log:
             "expose": True,
             "fallback_reason": None,
             "withdrawn": False,
+            "override": False,
             "latency_seconds": 0.01,
             "event_time": (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(minutes=minutes)).isoformat(),
         }
@@ -48,7 +49,7 @@ class Log:
             "kind": "string",
             "value": "float64",
             "event_time": "string",
-            "received_time": "string",  # null in records of an earlier version
+            "received_time": "string",
         }
         pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
         return DecisionLog((decisions,), (outcomes,))

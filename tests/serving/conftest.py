@@ -10,14 +10,7 @@ import psutil
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mtorl.log.records import (
-    DECISION_VERSION,
-    OUTCOME_VERSION,
-    SHADOW_VERSION,
-    DecisionRecord,
-    OutcomeRecord,
-    ShadowRecord,
-)
+from mtorl.log.records import VERSION, DecisionRecord, OutcomeRecord, ShadowRecord
 from serving.decision_log import Spool
 from tests.redis_server import redis_server
 
@@ -67,8 +60,6 @@ _RECORDS = {
     "shadow": TypeAdapter(ShadowRecord),
 }
 
-_VERSIONS = {"decision": DECISION_VERSION, "outcome": OUTCOME_VERSION, "shadow": SHADOW_VERSION}
-
 
 @pytest.fixture(autouse=True)
 def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -77,7 +68,7 @@ def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def checked(spool: Spool, entry: Any) -> Any:
         for record in entry.records:
-            if record.get("schema_version") == _VERSIONS[entry.kind]:
+            if record.get("schema_version") == VERSION:
                 try:
                     _RECORDS[entry.kind].validate_python(record, strict=True)
                 except ValidationError as error:

@@ -19,7 +19,6 @@ from typing import Any
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
-from mtorl.log.records import is_withdrawn
 from serving.decision_log import Spool
 from serving.ledger import Account, AlreadyReserved, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
 from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
@@ -362,7 +361,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     for record in spool.read("decision") if unfinished else ():
         name = record["decision_id"]
         if name in unfinished:
-            (exposed if record["expose"] and not is_withdrawn(record) else finished).add(name)
+            (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
     finished |= {name for name in unfinished - exposed if name.startswith(spool.identity)}
     for name in finished:
         ledger.cancel(name)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from mtorl.experiment.arm import OVERRIDE, arm_key
-from mtorl.log.records import V1Answer, is_withdrawn
+from mtorl.log.records import V1Answer
 from serving.router.flow.requests import DecisionRequest
 
 Prediction = dict[str, Any]
@@ -50,7 +50,7 @@ class Answered(NamedTuple):
     """An answer that was given before."""
 
     at: float  # time.monotonic
-    content: str | None  # of the request; None: the log of an earlier version did not say
+    content: str | None  # hash of what the request said
     answer: Prediction
     reserved: float  # for the exposure, currency units; 0: it costs nothing to repeat the answer
     account: str  # that it was reserved in
@@ -89,13 +89,13 @@ class IdempotencyCache:
         for record in records:
             if record["decision_id"] in withdrawn:  # a disk that hung took this one later
                 continue
-            if is_withdrawn(record):
+            if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
             if record["request_id"] is not None and age < SECONDS:
                 key = _key(record["user_id"], record["campaign_id"], record["request_id"])
-                at, content = time.monotonic() - age, record.get("request_hash")
-                account = arm_key(record["experiment"], OVERRIDE if record.get("override") else record["arm"])
+                at, content = time.monotonic() - age, record["request_hash"]
+                account = arm_key(record["experiment"], OVERRIDE if record["override"] else record["arm"])
                 self._remember(key, Answered(at, content, prediction_of(record), record["reserved"], account))
         for outcome in outcomes:
             if outcome["kind"] == "cancel":
@@ -165,7 +165,7 @@ class IdempotencyCache:
 
 
 def _check_same(before: str | None, now: str | None) -> None:
-    if before is not None and before != now:
+    if before != now:
         raise RequestConflict(
             "the request_id was used before, for this user and campaign, by a request that said something else in "
             "context, timestamp, candidates, costs or baseline; give each request an id of its own"
@@ -174,7 +174,7 @@ def _check_same(before: str | None, now: str | None) -> None:
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
     """The answer to a decision, from its record in the log."""
-    model = {"name": record["model_name"], "version": record.get("model_version"), "digest": record["model_digest"]}
+    model = {"name": record["model_name"], "version": record["model_version"], "digest": record["model_digest"]}
     taken = record["fallback_reason"] is None and any(model.values())
     return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if taken else None}
 

@@ -76,7 +76,7 @@ class PacedState:
 
     @classmethod
     def parse(cls, text: str) -> PacedState:
-        """Read what :meth:`text` wrote; nothing of what another version remembers, or what is damaged."""
+        """Read what :meth:`text` wrote; nothing of what is damaged."""
         try:
             return cls({key: Kept.from_dict(value) for key, value in json.loads(text or "{}").items()})
         except (TypeError, ValueError, KeyError, AttributeError) as error:

@@ -16,7 +16,7 @@ import orjson
 from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.records import DECISION_VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
+from mtorl.log.records import VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
@@ -191,7 +191,7 @@ class PendingDecision:
         fields = self._v1_answer()
         return {
             **fields,
-            "schema_version": DECISION_VERSION,
+            "schema_version": VERSION,
             "unit_hash": unit_hash(self.request.user_id),
             "user_id": self.request.user_id,
             "layer": self.experiment.layer,

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
-from mtorl.log.records import CANCEL, OUTCOME_VERSION, Baseline, OutcomeRecord
+from mtorl.log.records import CANCEL, VERSION, Baseline, OutcomeRecord
 from mtorl.log.times import microseconds
 from mtorl.runtime.validation import first_fault, place, short
 from serving.kserve_sdk import InvalidInput
@@ -250,7 +250,7 @@ class OutcomeParser:
         if value < 0 and kind in _NEVER_NEGATIVE:
             raise BadRequest(f"{where}.value: expected a number of at least 0 for {kind}, got {value:g}")
         return {
-            "schema_version": OUTCOME_VERSION,
+            "schema_version": VERSION,
             "event_id": outcome["event_id"],
             "decision_id": outcome["decision_id"],
             "kind": kind,
@@ -273,10 +273,8 @@ def parse_json(body: Any) -> Any:
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
     """Equal for requests that say the same, however they write it."""
     said = {name: value for name, value in said.items() if value}
-    parts = [context, at, said] if said else [context, at]  # the latter is what older records hold
-    return hashlib.blake2b(
-        orjson.dumps(parts, option=orjson.OPT_SORT_KEYS if said else None), digest_size=8
-    ).hexdigest()
+    text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _type_of(column: Column) -> Any:

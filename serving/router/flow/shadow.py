@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mtorl.experiment.arm import INCUMBENT, Arm
-from mtorl.log.records import SHADOW_VERSION, FallbackReason, ShadowRecord
+from mtorl.log.records import VERSION, FallbackReason, ShadowRecord
 from serving.decision_log import Spool
 from serving.router.flow.arm_answers import ArmAnswer, ArmError
 from serving.router.flow.arms import Arms
@@ -139,7 +139,7 @@ def _traced(shadows: Sequence[PendingDecision]) -> Iterator[list[Span | None]]:
 def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:
     answer = shadow.answer
     return {
-        "schema_version": SHADOW_VERSION,
+        "schema_version": VERSION,
         "shadow_id": f"{shadow.decision_id}.{shadow.arm}",
         "decision_id": shadow.decision_id,
         "experiment": shadow.experiment.name,

@@ -79,7 +79,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         cut = write(log / "router-2", decisions[2001::2]) / "decisions.parquet"
         whole = cut.read_bytes()
         cut.write_bytes(whole[:-20])
-        _older(log / "router-0" / "decisions.parquet")
         _typed_otherwise(log / "router-1" / "outcomes.parquet")
         first = _run(folder)
         assert first["cut"] and first["added"][0] > 2000
@@ -91,17 +90,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "flat" / "outcomes.parquet").rename(hour / "part-1.parquet")
         assert not _run(folder)["cut"]
 
-        # Some of it once more: what router-1 has, not the older router-0, or either of two differing copies would do.
+        # Some of it once more: what router-1 has, not router-0, or either of two differing copies would do.
         write(log / "router-3", decisions[5:50:14], [*outcomes[4::6], *outcomes[::50]])
         assert _run(folder, ("spark", "duckdb"))["hours"]  # either goes on with the other's store
         assert _run(folder)["hours"] == set()
         yield folder
-
-
-def _older(file: Path) -> None:
-    """As a router of an earlier version would have written it."""
-    table = pq.read_table(file)
-    pq.write_table(table.drop_columns(["refused_until", "exploration", "override"]), file)
 
 
 def _typed_otherwise(file: Path) -> None:

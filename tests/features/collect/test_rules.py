@@ -80,12 +80,10 @@ RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"exposure_probs": {"video": 1.0}}, COST, "no_probabilities"),
     ({"channel_probs": {"video": 1.0}, "exposure_probs": {"video": 1.0}}, COST, "exposed"),
     ({"fallback_reason": "model_error", **BASELINE}, COST, "no_draw"),
-    ({"schema_version": 2, "drawn_channel": None, "exposure_probs": None}, COST, "no_probabilities"),
     ({"budget_exhausted": True, **NOTHING}, [], "budget_gone"),
     ({"context": {"device": "phone"}}, [], "other_columns"),
     ({"override": True, "assignment_probability": 1.0}, COST, "override"),
     ({"override": True, "fallback_reason": "repeated", **NOTHING}, [], "override"),
-    ({"override": None}, COST, "exposed"),  # of an earlier version
     ({"stage": "off", "assignment_probability": 1.0}, COST, "exposed"),  # the policy decided all the same
 ]
 """Changes to a decision, its outcomes, and what it counts as."""
@@ -211,7 +209,7 @@ def test_a_timed_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path
     told = [
         *COST,
         {**outcome("d-1", "d", "conversion", 1.0, 50.0), "received_time": (START + timedelta(hours=2)).isoformat()},
-        {**outcome("d-2", "d", "conversion", 1.0, 50.0), "received_time": None},  # of an earlier version
+        outcome("d-2", "d", "conversion", 1.0, 50.0),
         outcome("d-3", "d", "revenue", 2.0, 30.0),
         outcome("d-4", "d", "revenue", 3.0, 40.0),
         outcome("d-5", "d", "revenue", 0.0, 90.0),

@@ -31,7 +31,7 @@ from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.forgotten import FILE, ForgottenError
-from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION, unit_hash
+from mtorl.log.records import VERSION, unit_hash
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime.files import sha256_of
 from mtorl.window.table import WindowTable
@@ -212,7 +212,7 @@ def test_a_refresh_of_the_features_does_not_bring_the_user_back(volume: Path) ->
 
 def test_a_feed_lets_go_of_a_user_with_its_next_events(volume: Path) -> None:
     """It holds its journal, so nobody else can; a cost that comes late finds nobody."""
-    types = f"mtorl.decision.v{DECISION_VERSION}", f"mtorl.outcome.v{OUTCOME_VERSION}"
+    types = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
     with closing(Journal(volume / "feed.sqlite")) as journal, open_history(volume / "features", SPEC) as history:
         feed = Feed(journal, history, place=volume / "features")
         shown = {"channel": "search", "context": {"hour": 1.0, "device": "mobile", "placement": "feed"}}

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from features.online.journal import Journal
 from features.online.open_history import open_history
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
-from mtorl.log.records import DECISION_VERSION, OUTCOME_VERSION
+from mtorl.log.records import VERSION
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper
@@ -39,7 +39,7 @@ from tests.features.online_stores import apply_history, write_settings
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 
-DECISION, OUTCOME = f"mtorl.decision.v{DECISION_VERSION}", f"mtorl.outcome.v{OUTCOME_VERSION}"
+DECISION, OUTCOME = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
 SHOWN = datetime.fromisoformat("2026-01-01T12:01:00.000001+00:00")  # of decision("d1")
 GOLDEN = ROOT / "tests" / "serving" / "golden"
 SPEC = DatasetSpec(
@@ -134,16 +134,6 @@ EVENTS = [
 KNOWN = {"channel": "video", "hour": 9.0, "device": "tv", "click": 1.0, "revenue": 5.0}
 
 
-def test_decisions_of_an_earlier_version_are_taken(tmp_path: Path) -> None:
-    taker, history, _ = feed(tmp_path)
-    record = json.loads((GOLDEN / "version-1" / "decision.json").read_text())
-    context = {"hour": 9.0, "device": "tv"}
-    record = {**record, "context": context}
-    shown = outcome(record["decision_id"], "cost", 0.03)
-    assert taker.take([("mtorl.decision.v1", record), shown]) == 1
-    assert history.of("u42") == [{"channel": "video", **context, "cost": 0.03}]
-
-
 def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> None:
     made, history, _ = feed(tmp_path)
     assert made.take(EVENTS) == 1
@@ -165,13 +155,11 @@ def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path
 
 
 def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> None:
-    made, history, journal = feed(tmp_path)
+    made, history, _ = feed(tmp_path)
 
-    def heard(kind: str, value: float, event: str, received: str | None, happened: str = "12:00") -> Event:
-        times = {"event_time": f"2026-01-02T{happened}:00+00:00"}
-        times |= {"received_time": f"2026-01-02T{received}:00+00:00"} if received else {}
+    def heard(kind: str, value: float, event: str, received: str) -> Event:
         name, record = outcome("d1", kind, value, event)
-        return name, {k: v for k, v in record.items() if k != "received_time"} | times
+        return name, {**record, "received_time": f"2026-01-02T{received}:00+00:00"}
 
     made.take([decision("d1", user_id="u1"), heard("cost", 0.1, "1", "12:00")])
     for event in (
@@ -180,7 +168,6 @@ def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> 
         heard("conversion", 1.0, "4", "13:00"),  # told by another router, sooner
         heard("revenue", 2.0, "5", "14:00"),
         heard("revenue", 3.0, "6", "15:00"),  # the sum is known with its last part
-        heard("click", 1.0, "7", None, "12:05"),  # of a router of the version before: when it happened
     ):
         made.take([event])
     (known,) = history.known.values()
@@ -188,16 +175,7 @@ def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> 
         "cost": "12:00",
         "conversion": "13:00",
         "revenue": "15:00",
-        "click": "12:05",
     }
-    journal.close()
-    with sqlite3.connect(tmp_path / "journal.sqlite") as file:  # as the version before left it
-        file.execute("ALTER TABLE outcome DROP COLUMN known")
-    file.close()
-    made, history, _ = feed(tmp_path)
-    made.take([heard("click", 1.0, "8", "16:00")])
-    (known,) = history.known.values()
-    assert f"{known['click']:%H:%M}" == "16:00" and known["conversion"] > datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3))
@@ -414,39 +392,6 @@ def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
     ):
         answer = CliRunner().invoke(app, ["feed", *arguments])
         assert answer.exit_code == 2 and said in answer.output, answer.output
-    journal.close()
-
-
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_decisions_of_a_router_of_an_older_version_are_taken(tmp_path: Path, order: tuple[int, int]) -> None:
-    shown, withdrawal = decision("d1"), decision("d1", expose=False, fallback_reason="log")
-    for _, record in (shown, withdrawal):
-        del record["withdrawn"]
-    journal, history = Journal(tmp_path / "journal.sqlite"), FakeHistory()
-    feed = Feed(journal, history)
-    other = decision("d2")
-    del other[1]["withdrawn"]
-    feed.take([(shown, withdrawal)[i] for i in order])
-    feed.take([outcome("d1", "cost", 0.1), other, outcome("d2", "cost", 0.1)])
-    assert [at for _, at in history.found] == [datetime.fromisoformat(other[1]["request_time"])]
-
-
-def test_a_journal_of_an_older_version_is_read_and_cleared(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "journal.sqlite") as db:
-        db.executescript("""
-            CREATE TABLE exposure (decision TEXT PRIMARY KEY, user TEXT NOT NULL, shown TEXT NOT NULL,
-                channel TEXT NOT NULL, context TEXT NOT NULL, withdrawn INTEGER NOT NULL, heard REAL NOT NULL);
-            CREATE TABLE outcome (event TEXT PRIMARY KEY, decision TEXT NOT NULL, kind TEXT NOT NULL,
-                value REAL NOT NULL, heard REAL NOT NULL);
-            CREATE INDEX exposure_age ON exposure (heard);
-            INSERT INTO exposure VALUES ('d', 'u', '2026-01-01T12:00:00+00:00', 'video', '{}', 0, 0);
-        """)
-    db.close()
-    journal = Journal(tmp_path / "journal.sqlite")
-    journal.record([], [outcome("d", "click", 1.0)[1]])
-    shown = journal.shown("d")
-    assert shown is not None and shown.user_id == "u"
-    assert journal.forget(3600.0) == 1
     journal.close()
 
 

@@ -263,7 +263,7 @@ def test_what_lies_in_the_folder(toy, windows):
     first = pq.read_schema(windows / made.shards[0].file)
     assert made.columns == {field.name: str(field.type) for field in first}
     assert made.columns["timestamp"] == "timestamp[us, tz=UTC]" and made.columns["step"] == "int32"
-    assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 2
+    assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 1
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_what_lies_in_the_folder(toy, windows):
     [
         (None, r"manifest.json: no such file; `mtorl data build` writes"),
         ("[]", r"manifest.json: not a manifest"),
-        ('{"schema_version": 99}', r"schema_version is 99, expected 2"),
+        ('{"schema_version": 99}', r"schema_version is 99, expected 1"),
     ],
     ids=["missing", "not-an-object", "other-version"],
 )

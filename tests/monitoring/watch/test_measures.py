@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from monitoring.watch import measures
 from monitoring.watch.measures import Counted, Measured, measure
 from mtorl.evaluation.expected_auc import expected_auc, realised_auc
 from mtorl.log.gain import Gain
-from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
-from tests.repository import ROOT
+from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 
 DAY = Period("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
 CLICK = Gain.of_spec("click")
@@ -273,31 +271,6 @@ def test_outcomes_of_each_arm(tmp_path: Path) -> None:
     assert found[f"{experiment}/rule", "cost_per_exposure"] == (0.5, 5)
     write(tmp_path / "one", [each for each in decisions if each["arm"] == "incumbent"], clicks)
     assert not count(tmp_path / "one").by_arm, "there is no challenger"
-
-
-@pytest.mark.parametrize("version", ["version-1", "version-2", "version-3", "version-4"])
-def test_records_of_earlier_versions(version: str, tmp_path: Path) -> None:
-    """What they lack is not measured of them; all else is."""
-    record = json.loads((ROOT / "tests/serving/golden" / version / "decision.json").read_text())
-    at = START.isoformat()
-    rows = [
-        record | {"decision_id": f"d{i}", "user_id": f"u{i}", "arm": "incumbent", "event_time": at} for i in range(9)
-    ]
-    texts = {name: json.dumps for name, value in record.items() if isinstance(value, dict | list)}
-    pd.DataFrame(rows).assign(**{name: json.dumps(record[name]) for name in texts}).to_parquet(
-        tmp_path / "decisions.parquet"
-    )
-    event = outcome("e", "d1", "click", 1.0)
-    del event["received_time"]  # version 1 of outcomes
-    pd.DataFrame([event]).to_parquet(tmp_path / "outcomes.parquet")
-    old = by_name(count(tmp_path))
-    assert old["outcomes/gain_per_decision"].value == pytest.approx(1 / 9)
-    assert old["decisions/incumbent/exposure_ratio"].value == float(record["expose"])
-    # Beside records of today, they count for what both know.
-    write(tmp_path / "new", [decision(f"n{i}", user_id=f"n{i}", arm="incumbent", expose=False) for i in range(9)])
-    both = by_name(count(tmp_path))
-    assert both["decisions/incumbent/exposure_ratio"].value == pytest.approx(record["expose"] / 2)
-    assert both["journeys/history_length"].size == 9 * (1 + ("features" in record))
 
 
 def test_the_period_has_both_ends(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_everything_comes_back(saved):
     model = loaded.model
     assert set(model["files"]) == set(FILES)
     assert model["version"] == loaded.digest[:12]
-    assert model["schema_version"] == 4
+    assert model["schema_version"] == 1
     for name in ("name", "kind", "cost_cap", "default_channel", "data_fingerprint", "git_revision"):
         assert model[name] == getattr(policy, name)
     assert model["feature_service"] == "ad_decision_v1"
@@ -240,7 +240,7 @@ def test_a_missing_file_is_named(copy, file):
     ("change", "message"),
     [
         ({"cost_cap": {"search": 99.0}}, "model.json: does not match its digest"),
-        ({"schema_version": 1}, "schema version 1, this code reads 4"),
+        ({"schema_version": 2}, "schema version 2, this code reads 1"),
         ({"files": {"../../etc/passwd": "0"}}, "its list of files is not"),
     ],
 )

@@ -89,7 +89,7 @@ def test_golden_records_are_valid(path: Path) -> None:
         ("stage", "2%"),
         ("fallback_reason", "tired"),
         ("price", "0.25"),
-        ("schema_version", 1),
+        ("schema_version", 2),
     ],
 )
 def test_a_value_that_no_router_writes_is_invalid(name: str, value: Any) -> None:

@@ -21,7 +21,7 @@ def test_events_are_cloudevents(number: int) -> None:
     )
     headers, body = events.binary("outcome", lines[0], "/s") if number == 1 else events.batch("outcome", lines, "/s")
     for i, event in enumerate(parse(headers, body)):
-        assert event["specversion"] == "1.0" and event["type"] == "mtorl.outcome.v2" and event["source"] == "/s"
+        assert event["specversion"] == "1.0" and event["type"] == "mtorl.outcome.v1" and event["source"] == "/s"
         assert event["time"] == RECORDS["outcome"]["event_time"]
         assert event["partitionkey"] == RECORDS["outcome"]["decision_id"]
         data = event["data"] if isinstance(event["data"], dict) else json.loads(event["data"])
