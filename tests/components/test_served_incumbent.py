@@ -25,6 +25,7 @@ def write(log: Path, *rows: tuple[str, str | None], **fields: str | None) -> Non
             **usual,
             **(fields or {"fallback_reason": None if digest else "features"}),
             **{"arm": arm, "model_digest": digest, "event_time": f"2026-01-01T00:00:0{second}Z"},
+            **{"withdrawn": False, "override": False},
         }
         for second, (arm, digest) in enumerate(rows)
     ]

@@ -59,7 +59,7 @@ def test_what_is_missing_in_a_context_stays_missing(tmp_path: Path) -> None:
 def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tmp_path: Path) -> None:
     def newest(*rows: tuple[str, str | None]) -> list[str]:
         decisions = [
-            {"arm": arm, "model_digest": digest, "event_time": time}
+            {"arm": arm, "model_digest": digest, "withdrawn": False, "override": False, "event_time": time}
             for (arm, digest), time in zip(rows, TIMES, strict=False)
         ]
         pd.DataFrame(decisions).astype({"model_digest": "string"}).to_parquet(tmp_path / "decisions.parquet")

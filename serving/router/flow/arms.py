@@ -55,7 +55,7 @@ class Arms:
         self._client.close()
 
     def ask(
-        self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span | None] = ()
+        self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
         """Ask for a decision on each item, in one call.
 
@@ -86,9 +86,7 @@ class Arms:
         self._faults.count(experiment.key(arm.name), faults)
         return answers
 
-    def ask_at(
-        self, url: str, items: Items, seconds: float, spans: Iterable[Span | None] = ()
-    ) -> list[ArmAnswer | ArmError]:
+    def ask_at(self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()) -> list[ArmAnswer | ArmError]:
         """Likewise, of whatever answers there.
 
         Raises:
@@ -105,9 +103,7 @@ class Arms:
         """The raw text of the answer; raises as `ask_at`."""
         return self._said(url, items, seconds, ())[2].decode(errors="replace")
 
-    def _said(
-        self, url: str, items: Items, seconds: float, spans: Iterable[Span | None]
-    ) -> tuple[int, HTTPMessage, bytes]:
+    def _said(self, url: str, items: Items, seconds: float, spans: Iterable[Span]) -> tuple[int, HTTPMessage, bytes]:
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         return self._client.post(url, _question(url, items), headers, seconds)
 

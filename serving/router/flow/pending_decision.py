@@ -54,7 +54,7 @@ class PendingDecision:
     may_be_reserved: bool = False  # by a ledger that did not say so
     unlogged: Exception | None = None  # why it is not in the log
     before: Answered | None = None  # the exposure that is the answer instead, as long as it is paid for
-    span: Span | None = field(default_factory=tracing.here)  # of its request
+    span: Span = field(default_factory=tracing.here)  # of its request
 
     @classmethod
     def start(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Decisions = Sequence[PendingDecision]
-Spans = Sequence["Span | None"]
+Spans = Sequence["Span"]
 
 
 @dataclass(frozen=True)
@@ -321,16 +321,15 @@ def _apply(stage: Stage, job: Job, decisions: Decisions, answers: Sequence[Any] 
 
 
 @contextmanager
-def _traced(stage: Stage, shares: Sequence[_Share]) -> Iterator[list[Span | None]]:
+def _traced(stage: Stage, shares: Sequence[_Share]) -> Iterator[list[Span]]:
     """Spans of a stage, of those requests that are traced; those that a call belongs to."""
     with ExitStack() as stack:
-        spans: list[Span | None] = []
+        spans: list[Span] = []
         for _, decisions, *_ in shares:
             for those in [decisions] if stage.traits else [[decision] for decision in decisions]:
                 of = those[0].span
                 traits = partial(stage.traits, those) if stage.traits else those[0].traits
-                part = stack.enter_context(tracing.span(stage.name, traits, of))
-                spans.append(part.span or of)
+                spans.append(stack.enter_context(tracing.span(stage.name, traits, of)))
         yield spans
 
 

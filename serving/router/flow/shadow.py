@@ -129,11 +129,10 @@ def _challengers(decision: PendingDecision) -> list[Arm]:
 
 
 @contextmanager
-def _traced(shadows: Sequence[PendingDecision]) -> Iterator[list[Span | None]]:
+def _traced(shadows: Sequence[PendingDecision]) -> Iterator[list[Span]]:
     """A span for each whose request is traced."""
     with ExitStack() as stack:
-        parts = [stack.enter_context(tracing.span("shadow", shadow.traits, shadow.span)) for shadow in shadows]
-        yield [part.span or shadow.span for part, shadow in zip(parts, shadows, strict=True)]
+        yield [stack.enter_context(tracing.span("shadow", shadow.traits, shadow.span)) for shadow in shadows]
 
 
 def _record(shadow: PendingDecision, fault: FallbackReason | None) -> ShadowRecord:

@@ -111,9 +111,9 @@ class GatewayMiddleware:
         body = await _read(gateway, scope, receive)
         what = "outcomes" if path == _OUTCOMES else "decide" if path.endswith(_DECISIONS) else "other"
         try:
-            with tracing.request(what, scope["headers"]) as traced:
+            with tracing.request(what, scope["headers"]) as span:
                 async with gateway.admission(path).admit():
-                    await self._app(scope, _replay(body, receive), traced.watch(send))
+                    await self._app(scope, _replay(body, receive), tracing.watched(span, send))
         except Saturated as error:
             raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None
 

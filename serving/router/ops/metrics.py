@@ -70,7 +70,6 @@ POISON = Counter("mtorl_poison_records", "Records that the sink refused and that
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiments were loaded")
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
-TRACE_SPANS = Counter("mtorl_trace_spans", "Spans of traced requests, by what became of them", ["result"])
 
 for _kind in ("decision", "outcome", "shadow"):  # start them at 0: Prometheus sees no increase in a series that is new
     SHIPPED.labels(_kind)

@@ -4,7 +4,7 @@
 
     decide               a request for decisions, from its body to the answer: waiting for room counts
       features           one read for all that an arm decides of it
-      model              an arm that is asked for some of its decisions; an endpoint hears of the trace in `traceparent`
+      model              an arm that is asked for some of its decisions; its endpoint gets `traceparent`
       ledger             a reservation, or whether an earlier one still stands
       log                until the record of a decision is on disk
       shadow             a challenger that is asked at stage `shadow`, after the answer
@@ -12,161 +12,148 @@
       log                until they are on disk
       ledger             their settlement
 
-A caller that sends `traceparent` says itself whether its request is traced; of all others the share is. No user, no
-context, no amount of money and no text of an error is in a span: `PendingDecision.traits` is what one says of a
-decision.
+All of it is OpenTelemetry's SDK: its sampler (a caller's `traceparent` decides, else the share), its batches in the
+background and its exporter, with its variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its
+instrumentation of FastAPI is not used: it traces requests before they are authenticated, and says the caller's address,
+the URL and the texts of errors. No user, no context, no amount of money and no text of an error is in a span here:
+`PendingDecision.traits` is what one says of a decision.
 
-While tracing is off, OpenTelemetry's SDK is not imported, and a place in the flow costs a look at a variable. What is
-traced leaves in the background (`trace_export.py`).
+While tracing is off the SDK is not imported, and a place in the flow costs a look at a variable.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextvars import ContextVar
-from types import TracebackType
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from mtorl import __version__
 from serving.router.ops.settings import SettingsError, Tracing
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
-    from serving.router.ops.trace_export import Traces
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 Traits = Callable[[], Mapping[str, str | int]]
 """What a span says; called only if it is recorded."""
 Send = Callable[[Any], Awaitable[None]]
 
-_HERE: ContextVar[Span | None] = ContextVar("_HERE", default=None)
-_traces: Traces | None = None
+_CARRIED = (b"traceparent", b"tracestate")
+_W3C = TraceContextTextMapPropagator()
+_SECONDS = 2.0  # for the collector to take a batch
+_LAST_SECONDS = 3.0  # at the end, for what waits then
+
+_provider: TracerProvider | None = None  # not the global one, which KServe's libraries would use as well
+_tracer: Tracer | None = None
+
+here = get_current_span
+"""The span of this context, for what is done elsewhere on its behalf."""
 
 
-class Part:
-    """In place of a span that nobody records.
-
-    Attributes:
-        span: What is recorded; None: nothing.
-    """
-
-    span: Span | None = None
-
-    def __enter__(self) -> Part:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
-
-    def watch(self, send: Send) -> Send:
-        """An ASGI channel, whose answers' status the span is to say."""
-        return send
-
-
-_NOTHING = Part()
-
-
-class _Recorded(Part):
-    """Whatever happens inside belongs to a span, which ends with it."""
-
-    span: Span
-
-    def __init__(self, span: Span) -> None:
-        self.span = span
-
-    def __enter__(self) -> _Recorded:
-        self._before = _HERE.get()
-        _HERE.set(self.span)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _HERE.set(self._before)
-        if kind is not None:
-            self._fail(kind.__name__)  # its text may name a user
-        self.span.end()
-
-    def watch(self, send: Send) -> Send:
-        if not _sampled(self.span):
-            return send
-
-        async def watched(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                self.span.set_attribute("http.response.status_code", status := message["status"])
-                if status >= 500:
-                    self._fail(str(status))
-            await send(message)
-
-        return watched
-
-    def _fail(self, what: str) -> None:
-        from opentelemetry.trace import StatusCode
-
-        self.span.set_attribute("error.type", what)
-        self.span.set_status(StatusCode.ERROR)
-
-
-def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> Part:
-    """A request that has come in, as a context manager: a part of its caller's trace, or the root of one.
+@contextmanager
+def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Span]:
+    """The span of a request that has come in: a part of its caller's trace, or the root of one.
 
     Args:
         name: Of the span: one of few.
         headers: Of the request, with names in lower case. What is no valid `traceparent` is ignored.
     """
-    if _traces is None or (span := _traces.root(name, headers)) is None:
-        return _NOTHING
-    return _Recorded(span)
+    if _tracer is None:
+        yield INVALID_SPAN
+        return
+    carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
+    with _current(_tracer, name, _W3C.extract(carrier, Context()), SpanKind.SERVER) as started:
+        yield started
 
 
-def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Part:
-    """A part of a request that is traced, as a context manager; of any other, nothing.
+@contextmanager
+def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Iterator[Span]:
+    """The span of a part of a request; of one that is not traced, the request's own.
 
     Args:
         name: Of the span: one of few.
         traits: What it says.
-        of: The span that it is a part of; by default, that of this context.
+        of: The span that it is a part of, which may have ended; by default, that of this context.
     """
-    if _traces is None or (parent := of or _HERE.get()) is None or not _sampled(parent):
-        return _NOTHING
-    return _Recorded(_traces.child(name, parent, _named(traits) if traits else {}))
+    parent = of or get_current_span()
+    if _tracer is None or not _sampled(parent):
+        yield parent
+        return
+    with _current(_tracer, name, set_span_in_context(parent), SpanKind.INTERNAL) as started:
+        if traits:
+            started.set_attributes(_named(traits))
+        yield started
+
+
+@contextmanager
+def _current(tracer: Tracer, name: str, context: Context, kind: SpanKind) -> Iterator[Span]:
+    # The SDK would record the text of an exception, which may name a user.
+    with tracer.start_as_current_span(
+        name, context, kind, record_exception=False, set_status_on_exception=False
+    ) as started:
+        try:
+            yield started
+        except BaseException as error:
+            _fail(started, type(error).__name__)
+            raise
+
+
+def watched(of: Span, send: Send) -> Send:
+    """An ASGI channel; the span says the status of the answer."""
+    if not of.is_recording():
+        return send
+
+    async def watching(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            of.set_attribute("http.response.status_code", status := message["status"])
+            if status >= 500:
+                _fail(of, str(status))
+        await send(message)
+
+    return watching
 
 
 def note(traits: Traits) -> None:
     """Let the span of this context say something more."""
-    if _traces is not None and (span := _HERE.get()) is not None and span.is_recording():
-        span.set_attributes(_named(traits))
+    if (current := get_current_span()).is_recording():
+        current.set_attributes(_named(traits))
 
 
-def here() -> Span | None:
-    """The span of this context, for what is done elsewhere on its behalf."""
-    return None if _traces is None else _HERE.get()
+def outgoing(spans: Iterable[Span]) -> dict[str, str]:
+    """Headers of a call that several spans share: it belongs to the trace of the first one that is recorded.
 
-
-def outgoing(spans: Iterable[Span | None]) -> dict[str, str]:
-    """Headers of a call that several spans share.
-
-    It can belong to one trace alone: that of the first span that is recorded. The others are linked to it.
+    The others are linked to that one.
     """
-    known = [span for span in spans if span is not None]
-    if _traces is None or not known:
+    if _tracer is None or not (known := sorted(spans, key=_sampled, reverse=True)):
         return {}
-    known.sort(key=_sampled, reverse=True)
+    headers: dict[str, str] = {}
+    _W3C.inject(headers, set_span_in_context(known[0]))
     for other in known[1:]:
         if other.is_recording():
             other.add_link(known[0].get_span_context())
-    return _traces.headers(known[0])
+    return headers
 
 
-def _sampled(span: Span) -> bool:
+def _sampled(of: Span) -> bool:
     """Whether it is recorded, or was before it ended."""
-    return span.get_span_context().trace_flags.sampled
+    return of.get_span_context().trace_flags.sampled
 
 
 def _named(traits: Traits) -> dict[str, str | int]:
     return {f"mtorl.{name}": value for name, value in traits().items()}
+
+
+def _fail(of: Span, what: str) -> None:
+    of.set_attribute("error.type", what)
+    of.set_status(StatusCode.ERROR)
 
 
 def start(settings: Tracing) -> None:
@@ -175,19 +162,42 @@ def start(settings: Tracing) -> None:
     Raises:
         SettingsError: OpenTelemetry's SDK is not installed.
     """
-    global _traces
+    global _provider, _tracer
     try:
-        from serving.router.ops.trace_export import Traces
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+        exporter = _exporter(settings.endpoint)
     except ImportError as error:
         raise SettingsError(
             f"tracing: {error}; install what it needs with pip install 'mtorl-kubeflow[router]', or remove the setting"
         ) from None
-    _traces = Traces(settings)
+    about = {
+        "service.name": os.environ.get("OTEL_SERVICE_NAME") or "mtorl-router",
+        "service.version": __version__,
+        "service.instance.id": socket.gethostname(),
+    }
+    _provider = TracerProvider(
+        ParentBased(TraceIdRatioBased(settings.share)), Resource.create(about), shutdown_on_exit=False
+    )
+    _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+    _tracer = _provider.get_tracer("mtorl.router", __version__)
+
+
+def _exporter(endpoint: str) -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_SECONDS)
 
 
 async def stop() -> None:
-    """Trace no more, and send what waits; a collector that hangs is not waited for."""
-    global _traces
-    stopped, _traces = _traces, None
+    """Trace no more, and send what waits; a collector that hangs is waited for a few seconds."""
+    global _provider, _tracer
+    stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:
-        await asyncio.to_thread(stopped.close)
+        # The SDK waits for 30 seconds, or for ever if a server sends its answer a byte at a time.
+        closing = threading.Thread(target=stopped.shutdown, name="tracing-close", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, _LAST_SECONDS)

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from serving.router.http.grpc_gateway import grpc_server
-from serving.router.ops import trace_export, tracing
+from serving.router.ops import tracing
 from tests.repository import ROOT
 from tests.serving.router_fixtures import Harness, instance, kserve, run
 
@@ -34,7 +34,7 @@ PREDICT = "/v1/models/ads:predict"
 def collected(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """In place of a collector; the spans are complete once the router has ended."""
     memory = InMemorySpanExporter()
-    monkeypatch.setattr(trace_export, "_otlp", lambda endpoint: memory)
+    monkeypatch.setattr(tracing, "_exporter", lambda endpoint: memory)
     return memory
 
 
@@ -196,7 +196,7 @@ def test_the_caller_decides_whether_its_request_is_traced(tmp_path: Path, collec
 def test_of_other_requests_the_share_is_traced(tmp_path: Path, collected: InMemorySpanExporter, share: float) -> None:
     async def scenario(h: Harness) -> None:
         await traced(h, None)
-        assert [int(sent[-2:], 16) & 1 for sent in h.arm.traceparents] == [1] * int(share)
+        assert [int(sent[-2:], 16) & 1 for sent in h.arm.traceparents] == [int(share)]
 
     run(scenario, tmp_path, tracing={**ALL, "share": share})
     assert names(collected).count("decide") == int(share)
@@ -221,26 +221,19 @@ def test_of_other_requests_the_share_is_traced(tmp_path: Path, collected: InMemo
         "00-" * 10_000,
     ],
 )
-def test_a_traceparent_that_is_none_is_ignored(rubbish: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceparent_that_is_none_is_ignored(rubbish: str, collected: InMemorySpanExporter) -> None:
     headers = [(b"traceparent", rubbish.encode()), (b"tracestate", b"\xff=\xff,,=,"), (b"x", b"y")]
-    traces = trace_export.Traces(tracing.Tracing(endpoint="http://127.0.0.1:1", share=0.0))
-    try:
-        assert traces.root("decide", headers) is None
-        monkeypatch.setattr(trace_export, "random", lambda: -1.0)
-        span = traces.root("decide", headers)
-        assert span is not None and span.is_recording() and f"{span.get_span_context().trace_id:032x}" != TRACE
-    finally:
-        traces.close()
 
+    async def scenario() -> None:
+        for share in (1.0, 0.0):  # the exporter in memory takes no more once it was shut down
+            tracing.start(tracing.Tracing(endpoint="http://collector", share=share))
+            with tracing.request("decide", headers) as span:
+                assert span.is_recording() == bool(share)
+            await tracing.stop()
 
-def test_the_share_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = iter([0.0, 0.2499, 0.25, 0.99])
-    monkeypatch.setattr(trace_export, "random", lambda: next(draws))
-    traces = trace_export.Traces(tracing.Tracing(endpoint="http://127.0.0.1:1", share=0.25))
-    try:
-        assert [traces.root("decide", []) is not None for _ in range(4)] == [True, True, False, False]
-    finally:
-        traces.close()
+    asyncio.run(scenario())
+    context = one(collected, "decide").context
+    assert context is not None and f"{context.trace_id:032x}" != TRACE
 
 
 def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected: InMemorySpanExporter) -> None:
@@ -311,7 +304,7 @@ def test_a_call_that_traces_share_belongs_to_one_and_is_linked_to_the_others(
             ):
                 first = tracing.here()
                 with tracing.span("second"):
-                    return tracing.outgoing([None, unrecorded, first, tracing.here()])["traceparent"]
+                    return tracing.outgoing([unrecorded, first, tracing.here()])["traceparent"]
         finally:
             await tracing.stop()
 
@@ -340,6 +333,6 @@ assert not imported, imported
 
 
 def test_without_the_packages_the_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "serving.router.ops.trace_export", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     with pytest.raises(tracing.SettingsError, match=r"tracing: .*pip install"):
         tracing.start(tracing.Tracing(endpoint="http://collector"))

@@ -14,12 +14,9 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from serving.local.ports import free_ports
-from serving.router.ops import trace_export
 from serving.router.ops.settings import RouterSettings, SettingsError, Tracing
-from tests.serving.router_fixtures import Harness, instance, run, sample, write_settings
+from tests.serving.router_fixtures import instance, write_settings
 from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
@@ -103,7 +100,7 @@ def test_a_collector_gets_the_spans_of_a_real_router(
             (answer,) = process.predict(instance("u1"), headers=SAMPLED)
             process.router.send_signal(signal.SIGTERM)
             assert process.router.wait(120) == 0
-            (sent,) = process.arm.traceparents
+            *_, sent = process.arm.traceparents
         spans = {span.name: span for span in received.spans}
         assert set(spans) == {"decide", "features", "model", "ledger", "log"} and len(received.spans) == 5
         assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
@@ -128,81 +125,6 @@ def test_a_collector_that_never_answers_holds_up_no_decision_and_no_end(feast_re
             assert answer["fallback_reason"] is None
         process.router.send_signal(signal.SIGTERM)
         assert process.router.wait(120) == 0, "the collector would have kept it for ever"
-
-
-def test_a_collector_that_is_away_costs_spans_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_export, "_SECONDS", 0.2)
-    lost, sent = (sample("mtorl_trace_spans_total", result=result) for result in ("failed", "sent"))
-
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        assert answer["fallback_reason"] is None and answer["expose"]
-        await h.until(lambda: sample("mtorl_trace_spans_total", result="failed") == lost + 5)
-
-    run(scenario, tmp_path, tracing={"endpoint": f"http://127.0.0.1:{free_ports(1)[0]}", "share": 1.0})
-    assert sample("mtorl_trace_spans_total", result="sent") == sent
-
-
-class _Waiting(SpanExporter):
-    """A collector that is busy until it is released."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-        self.spans = 0
-
-    def export(self, spans: Any) -> SpanExportResult:
-        assert self.release.wait(60)
-        self.spans += len(spans)
-        return SpanExportResult.SUCCESS
-
-
-def test_what_a_slow_collector_does_not_take_is_dropped_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slow = _Waiting()
-    monkeypatch.setattr(trace_export, "_otlp", lambda endpoint: slow)
-    monkeypatch.setattr(trace_export, "_MOST_WAITING", 7)
-    monkeypatch.setattr(trace_export, "_BATCH", 2)
-    before = {name: sample("mtorl_trace_spans_total", result=name) for name in ("sent", "failed", "dropped")}
-
-    def since() -> dict[str, float]:
-        return {name: sample("mtorl_trace_spans_total", result=name) - before[name] for name in before}
-
-    async def scenario(h: Harness) -> None:
-        for turn in range(4):  # five spans each
-            (answer,) = await h.predict(instance(f"u{turn}"))
-            assert answer["fallback_reason"] is None
-        assert since() == {"sent": 0, "failed": 0, "dropped": 20 - 7}
-        slow.release.set()
-        await h.until(lambda: since()["sent"] == 7)
-        await h.predict(instance("u9"))  # there is room again
-        await h.until(lambda: since()["sent"] == 12)
-
-    run(scenario, tmp_path, tracing={"endpoint": "http://collector", "share": 1.0})
-    assert since() == {"sent": 12, "failed": 0, "dropped": 13} and slow.spans == 12
-
-
-def test_the_end_does_not_wait_for_a_collector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = _Waiting()
-    monkeypatch.setattr(trace_export, "_otlp", lambda endpoint: slow)
-    monkeypatch.setattr(trace_export, "_SECONDS", 0.1)
-    monkeypatch.setattr(trace_export, "_LAST_SECONDS", 0.1)
-    traces = trace_export.Traces(Tracing(endpoint="http://collector", share=1.0))
-    span = traces.root("decide", [])
-    assert span is not None
-    span.end()
-    began = time.monotonic()
-    traces.close()
-    assert time.monotonic() - began < 20, "the SDK itself waits for 30 seconds"
-    slow.release.set()
-
-
-def test_the_metric_is_there(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        app_metrics = (await h.client.get("/metrics")).text
-        assert 'mtorl_trace_spans_total{result="dropped"}' in app_metrics
-
-    run(scenario, tmp_path, tracing={"endpoint": "http://127.0.0.1:1", "share": 0.0})
 
 
 @pytest.mark.parametrize(
