@@ -32,7 +32,7 @@ def write_decision_log(folder: Path, contexts: list[dict[str, object]]) -> Path:
         )
         for kind, value in (("cost", 0.2), ("click", float(number % 8 == 1))):
             event = {"event_id": f"d{number}-{kind}", "decision_id": f"d{number}", "kind": kind, "value": value}
-            outcomes.append({**event, "event_time": time.isoformat()})
+            outcomes.append({**event, "event_time": time.isoformat(), "received_time": time.isoformat()})
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(decisions).astype({"fallback_reason": "string"}).to_parquet(folder / "decisions.parquet")
     pd.DataFrame(outcomes).to_parquet(folder / "outcomes.parquet")
