@@ -35,7 +35,6 @@ def test_the_readme_names_every_schema() -> None:
 
 
 FILES = [("dataset", path) for path in sorted((ROOT / "mtorl" / "log" / "datasets").glob("*.yaml"))]
-FILES.append(("experiment", ROOT / "manifests" / "base" / "router" / "config" / "experiment.yaml"))
 FILES += [
     ("pipeline-schedule", path) for path in sorted((ROOT / "manifests" / "pipelines" / "schedules").glob("*.yaml"))
 ]
