@@ -1,7 +1,7 @@
 """How a command ends: one line that says why, and an exit code.
 
 0 done; 1 a step failed; 2 the input can't be used; 3 (`mtorl monitor`) something moved; 4 an experiment is
-held, or (`mtorl model`) something needs what there is: a person must do something first; 5 an experiment did harm, or
+held, or (`mtorl model rm`) something needs the version: a person must do something first; 5 an experiment did harm, or
 is switched off, or the monitor found harm; 6 (`monitor`) something could not be judged; 130 stopped by a signal.
 """
 

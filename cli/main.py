@@ -12,8 +12,7 @@
     mtorl pipeline upload|run|status|logs      them on a Kubeflow Pipelines server
     mtorl pipeline schedule                    what recurs there, made what a file says
     mtorl bootstrap                            the first installation: features, and a model of each arm
-    mtorl model list|show|compare|promote|rollback|rm
-                                               the versions of the registry: where each comes from, what serves
+    mtorl model list|show|rm                   the versions of the registry: what each was trained on, what serves
     mtorl put FILE                             a log or its description onto a cluster's data volume
     mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize                          what the CronJob of manifests/ calls

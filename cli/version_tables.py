@@ -1,4 +1,4 @@
-"""What `mtorl model` prints: versions in a table, one with its parents, two side by side."""
+"""Tables of `mtorl model`: all versions, and one with its parents."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.tree import Tree
 UNKNOWN = "unknown"
 
 
-def print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, told_by: Sequence[str]) -> None:
-    """Print a table of versions, and who says what serves."""
+def print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: Sequence[str]) -> None:
+    """Print a table of versions, and what says which ones serve."""
     console = Console()
     table = Table(title=Text(str(registry)), title_justify="left")
     for name in ("version", "serves", "age", "gate", "lift", "AUC", "data"):
@@ -30,12 +30,10 @@ def print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, told_by: S
             gate["decision"] if gate else missing,
             _figure(metrics["lift"], ".3f") if "lift" in metrics else missing,
             f"{metrics['reward_auc']['value']:.3f}" if "reward_auc" in metrics else missing,
-            str(row["data"] or UNKNOWN)[:7],
+            f"{row['data_set'] or ''} {str(row['data'] or UNKNOWN)[:7]}".strip(),
         )
     console.print(table)
-    says = (
-        f"what serves is said by {', '.join(told_by)}" if told_by else "nobody says what serves: see the options in -h"
-    )
+    says = f"what serves: by {', '.join(sources)}" if sources else "nothing says what serves: see the options in -h"
     console.print(Text(says), soft_wrap=True)
 
 
@@ -78,28 +76,6 @@ def print_version(found: Mapping[str, Any]) -> None:
     console.print(tree)
 
 
-def print_comparison(found: Mapping[str, Any]) -> None:
-    """Print two versions side by side."""
-    console = Console()
-    if found["same_model"]:
-        console.print("both are the same model")
-    table = Table(title=Text(" beside ".join(found["versions"])), title_justify="left")
-    table.add_column("what", no_wrap=True)
-    for version in found["versions"]:
-        table.add_column(Text(version), overflow="fold")
-    for name, (one, other) in found["figures"].items():
-        table.add_row(name, _figure(one), _figure(other))
-    if found["figures"] and found["differs"]:
-        table.add_section()
-    for name, (one, other) in found["differs"].items():
-        table.add_row(name, Text(_plain(one)), Text(_plain(other)))
-    console.print(table)
-    if not found["same_data"] and not found["same_model"]:
-        console.print(
-            "the data differ, so each figure is of users of its own: an experiment says which model is better"
-        )
-
-
 def _grow(tree: Tree, parents: Sequence[Mapping[str, Any]], known: bool = True) -> None:
     if not known:
         tree.add(Text(f"parents {UNKNOWN}"))
@@ -129,8 +105,3 @@ def _age(hours: float | None) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items()) or UNKNOWN
-
-
-def _plain(value: object) -> str:
-    text = UNKNOWN if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -19,7 +19,7 @@ MOUNT = "/mnt/mtorl"
 EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
 """Where the router's experiments lie in a step on a cluster: a file each, as the router reads them."""
 
-LINEAGE_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN", "OPENLINEAGE_URL", "OPENLINEAGE_API_KEY")
+MODEL_REGISTRY_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN")
 """Of the environment of the step that publishes, and keys of the Secret that they come from."""
 
 
@@ -72,8 +72,8 @@ class Profile:
         volume: Claim that is mounted there in every step; empty for none.
         experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it;
             empty for none.
-        lineage: Secret with the addresses and credentials of those who are told of a published version: the environment
-            of that step (docs/registry.md), if it is there. Empty for none.
+        model_registry: Secret with the address and token of a Kubeflow Model Registry, optional on the cluster
+            (docs/registry.md); empty for none.
         node_selector: Labels of nodes that trainings may be on; empty for any.
         user: Numeric user that the steps run as; 0 leaves the pod's default.
         small: Resources of a step that neither trains nor reads the whole log; None for no requests and limits.
@@ -91,7 +91,7 @@ class Profile:
     deadline_seconds: int = 0
     volume: str = ""
     experiment: str = ""
-    lineage: str = ""
+    model_registry: str = ""
     node_selector: dict[str, str] = field(default_factory=dict)
     user: int = 0
     small: Resources | None = None
@@ -172,12 +172,13 @@ class Profile:
             kubernetes.use_config_map_as_volume(task, self.experiment, EXPERIMENT_MOUNT, optional=True)
         return task
 
-    def with_lineage(self, task: PipelineTask) -> PipelineTask:
-        """Give a step the environment in which it tells others of a published version; returns the step."""
+    def with_model_registry(self, task: PipelineTask) -> PipelineTask:
+        """Give a step the environment in which it registers a published version; returns the step."""
         if self.volume:
             task.set_env_variable("MTORL_CLAIM", self.volume)
-        if self.lineage:
-            kubernetes.use_secret_as_env(task, self.lineage, {name: name for name in LINEAGE_VARIABLES}, optional=True)
+        if self.model_registry:
+            keys = {name: name for name in MODEL_REGISTRY_VARIABLES}
+            kubernetes.use_secret_as_env(task, self.model_registry, keys, optional=True)
         return task
 
     def _resources(self, traits: StepTraits) -> Resources | None:
@@ -210,7 +211,7 @@ STAGING = Profile(
     deadline_seconds=12 * 3600,
     volume="mtorl-data",
     experiment="mtorl-experiment",
-    lineage="mtorl-lineage",
+    model_registry="mtorl-model-registry",
     user=10001,
     small=Resources("2Gi", cpu="250m"),
     large=Resources("4Gi"),

@@ -170,13 +170,11 @@ class Publishing:
     Attributes:
         experiment: File, or folder of files, of the running experiments.
         keep_versions: Newest versions of the registry that stay whatever needs them; 0: all.
-        hub: URL of a Kubeflow Model Registry; "" for none.
         deploy_seconds: How long a server may take to be ready with what was published; 0: it stays in the registry.
     """
 
     experiment: Any
     keep_versions: Any
-    hub: Any
     deploy_seconds: Any
 
 
@@ -196,11 +194,10 @@ def _train_and_publish(profile: Profile, given: Settings, after: Publishing, pip
             decision_log=given.decision_log,
             experiment=after.experiment,
             keep=after.keep_versions,
-            hub=after.hub,
             pipeline=pipeline,
             **trained.lineage,
         )
-        published = profile.with_lineage(profile.with_experiment(profile.step(publishing)))
+        published = profile.with_model_registry(profile.with_experiment(profile.step(publishing)))
         if profile.volume:  # on a laptop there is no server that goes on
             with dsl.If(after.deploy_seconds > 0, name="deploy"):
                 rolled_out = deploy(
@@ -237,7 +234,6 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         min_lift: float = 0.0,
         experiment: str = EXPERIMENT_MOUNT,
         keep_versions: int = 30,
-        hub: str = "",
         deploy_seconds: int = 600,
         code_version: str = __version__,
     ):
@@ -277,7 +273,6 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         min_lift: float = 0.0,
         experiment: str = EXPERIMENT_MOUNT,
         keep_versions: int = 30,
-        hub: str = "",
         deploy_seconds: int = 600,
         code_version: str = __version__,
     ):

@@ -90,7 +90,6 @@ ORDER = {
         "paper",
         "experiments",
         "loop",
-        "versions",
     ),
     "cli": (
         "commands",

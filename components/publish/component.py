@@ -23,7 +23,6 @@ def publish(
     decision_log: str,
     experiment: str,
     keep: int,
-    hub: str,
     pipeline: str,
     run_name: str,
     run_id: str,
@@ -47,7 +46,6 @@ def publish(
         decision_log: Folder with decisions.parquet; the models that took them stay. Empty: nothing has decided.
         experiment: File, or folder of files, of the running experiments; the models that they name stay.
         keep: Newest versions that stay whatever needs them; 0: all stay.
-        hub: URL of a Kubeflow Model Registry to tell; empty: $MTORL_MODEL_REGISTRY, or none.
         pipeline: Name of the pipeline.
         run_name: Name of its run.
         run_id: Id of the run.
@@ -57,7 +55,7 @@ def publish(
     from monitoring.versions.on_cluster import uses_now
     from mtorl.runtime.step import step
     from serving.registry import RegistryError
-    from serving.versions.hub import tell
+    from serving.versions.kubeflow_model_registry import announce
     from serving.versions.origin import Origin
     from serving.versions.publishing import prune_beside, publish_approved
 
@@ -65,6 +63,6 @@ def publish(
         given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
         made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
         version = publish_approved(Origin(*made_of, given, pipeline, run_name, run_id), model_store.path, registry)
-        print(tell(version, hub))
+        print(announce(version))
         print(prune_beside(version, lambda: uses_now(decision_log), Path(experiment), keep))
         return str(version)

@@ -96,22 +96,6 @@ class LocalServers:
         if self._restart is not None:
             self._restart()
 
-    def add(self, archive: Path) -> str:
-        """Keep a model of a registry beside those that promotions are about, so that it can be served.
-
-        Returns:
-            Its version.
-
-        Raises:
-            OSError: It can't be read, or kept.
-        """
-        version = _version(archive)
-        target = self._models / "versions" / f"{version}.mar"
-        if not target.exists():
-            with replacing(target, durable=True) as unfinished:
-                shutil.copyfile(archive, unfinished)
-        return version
-
     def _archives(self) -> dict[str, Path]:
         return archives(self._run, self._state)
 

@@ -1,7 +1,6 @@
-"""The versions of the registry: what is known of each, what needs it, and how those go that nothing needs.
+"""Versions of the model registry, in reading order.
 
-In reading order: `catalogue` (what there is, with its lineage), `need` (what needs a version, as far as it is known),
-`pruning` (which versions go, and how one is removed), `origin` (the lineage of a challenger that is to be published),
-`hub` (Kubeflow's model registry, told of each version), `open_lineage` (events for whoever collects them), `publishing`
-(all of it, as the pipeline does it).
+`catalogue` (the versions with their lineage), `need` (what needs a version), `description` (versions as plain values),
+`pruning` (removal of old versions), `origin` (the lineage of a challenger), `publishing` (what the pipeline does),
+`kubeflow_model_registry` (an optional announcement).
 """

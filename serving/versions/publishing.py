@@ -17,7 +17,6 @@ from mtorl.log.touchpoints import LogError
 from serving.archive import package
 from serving.registry import FIRST, publish, published_digest
 from serving.versions.need import Needs, experiments_in
-from serving.versions.open_lineage import reported
 from serving.versions.origin import Origin
 from serving.versions.pruning import locked, prune
 
@@ -36,11 +35,9 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
         RegistryError: See `serving.registry.publish`.
         ArtifactError: There is no artifact, or it is damaged.
     """
-    with reported(origin.pipeline, origin.run_id) as report, locked(Path(registry)):
+    with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
-        version = publish(Path(origin.challenger), archive, Path(registry), ARM, lineage=origin.lineage())
-        report(version)
-    return version
+        return publish(Path(origin.challenger), archive, Path(registry), ARM, lineage=origin.lineage())
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:

@@ -38,7 +38,6 @@ class Publish:
             "decision_log": "",
             "experiment": "",
             "keep": 1,
-            "hub": "",
             "pipeline": "mtorl-train",
             "run_name": "night",
             "run_id": "17",
@@ -129,12 +128,12 @@ def test_all_versions_stay_if_that_is_asked_for(run: Publish) -> None:
     assert old in {found.ref for found in versions(run.registry)}
 
 
-def test_a_hub_that_is_away_stops_nobody(run: Publish, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(hub="http://127.0.0.1:1").is_dir()
-    assert (
-        "published, but the Kubeflow Model Registry at http://127.0.0.1:1 does not know it (Client"
-        in capsys.readouterr().out
-    )
+def test_a_model_registry_that_is_away_stops_no_publication(
+    run: Publish, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MTORL_MODEL_REGISTRY", "http://127.0.0.1:1")
+    assert run().is_dir()
+    assert "published, but not registered at http://127.0.0.1:1: Client" in capsys.readouterr().out
 
 
 def test_a_model_of_simulated_data_does_not_go_to_a_registry_of_real_ones(run: Publish) -> None:

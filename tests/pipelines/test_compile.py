@@ -17,7 +17,7 @@ from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from pipelines import monitoring
 from pipelines.compile import compile_all
-from pipelines.profile import LAPTOP, LINEAGE_VARIABLES, PRODUCTION, ProfileError, number_in
+from pipelines.profile import LAPTOP, MODEL_REGISTRY_VARIABLES, PRODUCTION, ProfileError, number_in
 from pipelines.version_name import version_name
 from tests.manifests.conftest import CRDS, VALIDATOR, documents, of_kind, render
 from tests.repository import ROOT
@@ -73,8 +73,8 @@ def test_who_is_told_of_a_version_and_how_to_ask_them_is_a_secret_of_one_step(co
         secrets = {step: of["secretAsEnv"] for step, of in settings(compiled[pipeline]).items() if "secretAsEnv" in of}
         assert list(secrets) == ["publish"]
         ((secret,),) = secrets.values()
-        assert secret["optional"] and secret["secretName"] == "mtorl-lineage"
-        assert {key["envVar"] for key in secret["keyToEnv"]} == set(LINEAGE_VARIABLES)
+        assert secret["optional"] and secret["secretName"] == "mtorl-model-registry"
+        assert {key["envVar"] for key in secret["keyToEnv"]} == set(MODEL_REGISTRY_VARIABLES)
 
 
 def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""What is known around a registry of the versions that serve: decision log, this machine's servers, a cluster's.
+"""Everything that uses the versions of a registry: the decision log, this machine's servers, a cluster, experiments.
 
-place = Place.around(Path("runs/latest/registry"))
-needs = place.needs()                      # what needs which version
-place.told_by                              # who has said so: nobody's word is no proof that nothing serves
+uses = RegistryUses.around(Path("runs/latest/registry"))
+needs = uses.needs()          # what needs which version
+uses.sources                  # where that comes from; empty: nothing says what serves, which does not mean nothing does
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ RUN_REGISTRY, VOLUME_REGISTRY = Path("runs/latest/registry"), Path("/mnt/mtorl/r
 
 
 def default_registry() -> Path:
-    """The registry that a person means who names none: that of the newest run here, or that of the volume."""
+    """The registry of the newest run here, or else that of the volume."""
     return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
 
 
 @dataclass(frozen=True)
-class Place:
-    """A registry and what lies around it.
+class RegistryUses:
+    """A registry and what uses it.
 
     Attributes:
         registry: Its root.
         decision_log: Folder of the decision log; None: there is none.
-        run: Folder of the run whose models `mtorl serve` serves; None: it is no run's registry.
+        run: Folder of the run whose models `mtorl serve` serves; None: the registry is not a run's.
         state: Folder of the state of `mtorl serve`; None: nothing is served on this machine.
-        services: InferenceServices of a cluster; None: nobody has asked one.
+        services: InferenceServices of a cluster; None: no cluster was asked.
         experiments: Those of a cluster.
     """
 
@@ -59,35 +59,35 @@ class Place:
         state: Path | None = None,
         services: Sequence[Mapping[str, Any]] | None = None,
         experiments: Sequence[Experiment] = (),
-    ) -> Place:
-        """What lies around a registry, as a run's folder and the data volume have it.
+    ) -> RegistryUses:
+        """What lies beside a registry, as in a run's folder and on the data volume.
 
         Args:
             registry: Its root.
             decision_log: Instead of the folder beside it.
             state: Instead of that of the run's own servers.
-            services: InferenceServices of a cluster; None: those beside us, if we run in one.
+            services: InferenceServices of a cluster; None: those of our namespace, if we run in a pod.
             experiments: Of that cluster.
 
         Raises:
-            NotAllowedError: We run in a cluster, and may not ask what serves.
+            NotAllowedError: We run in a pod that may not list InferenceServices.
         """
-        beside = registry.parent
-        log = decision_log or (beside / "decision_log" if (beside / "decision_log").is_dir() else None)
-        run = beside if (beside / "model-store").is_dir() else None
-        own = beside / "serving" if run is not None and (beside / "serving").is_dir() else None
+        parent = registry.parent
+        log = decision_log or (parent / "decision_log" if (parent / "decision_log").is_dir() else None)
+        run = parent if (parent / "model-store").is_dir() else None
+        own = parent / "serving" if run is not None and (parent / "serving").is_dir() else None
         found = services_beside_us() if services is None else services
         return cls(registry, log, run, state or own, found, experiments)
 
     @property
-    def told_by(self) -> list[str]:
-        """Who has said what serves, in words; empty: nobody."""
-        told = [f"the decision log {self.decision_log}"] if self._in_log else []
-        told += [f"the servers of {self.state}"] if self.state is not None and self.run is not None else []
-        return told + (["the cluster"] if self.services is not None else [])
+    def sources(self) -> list[str]:
+        """What says which versions serve; empty: nothing does."""
+        found = [f"the decision log {self.decision_log}"] if self._in_log else []
+        found += [f"the servers of {self.state}"] if self.state is not None and self.run is not None else []
+        return found + (["the cluster"] if self.services is not None else [])
 
     def needs(self) -> Needs:
-        """All uses of versions that are known here.
+        """All known uses of versions.
 
         Raises:
             LogError: A file of the decision log was removed meanwhile.
@@ -97,39 +97,36 @@ class Place:
         for use in uses_of_services(self.services or ()):
             needs.add(*use)
         if self.state is not None and self.run is not None:
-            self._on_this_machine(self.state, self.run, needs)
+            _add_local(needs, self.state, self.run)
         return needs
-
-    def folders(self) -> list[ExperimentFolder]:
-        """The experiments that the router of this machine reads."""
-        return [] if self.state is None else experiments_of(self.state)
 
     @cached_property
     def _in_log(self) -> list[tuple[str, str, bool]]:
         return [] if self.decision_log is None else [tuple(use) for use in uses_in_log(str(self.decision_log))]  # type: ignore[misc]
 
-    def _on_this_machine(self, state: Path, run: Path, needs: Needs) -> None:
-        for file, archive in archives(run, state).items():
-            try:
-                needs.add(version_of(archive), f"mtorl serve serves it as {file.removesuffix('.mar')}", serves=True)
-            except ArchiveError as error:
-                raise OSError(str(error)) from None
-        for path in sorted((state / "models").glob("*.json")):
-            mark = Mark.model_validate_json(path.read_text())
-            for version in (mark.before, mark.after):
-                needs.add(version, f"a rollback of {path.stem} on this machine goes back to it")
-        for folder in self.folders():
-            for experiment in (folder.last_in_force(), folder.definition() if folder.file.exists() else None):
-                for arm in () if experiment is None else experiment.arms:
-                    needs.add(arm.model_digest or "", f"the experiment {folder.file} names it ({arm.name})")
-            if (promotion := newest_promotion(folder.events())) is not None:
-                for answer in (promotion.event.replaced, promotion.event.incumbent):
-                    digest = str((answer or {}).get("model_digest") or "")
-                    needs.add(digest, f"the promotion in {folder.file} was about it")
+
+def _add_local(needs: Needs, state: Path, run: Path) -> None:
+    for file, archive in archives(run, state).items():
+        try:
+            needs.add(version_of(archive), f"mtorl serve serves it as {file.removesuffix('.mar')}", serves=True)
+        except ArchiveError as error:
+            raise OSError(str(error)) from None
+    for path in sorted((state / "models").glob("*.json")):
+        mark = Mark.model_validate_json(path.read_text())
+        for version in (mark.before, mark.after):
+            needs.add(version, f"a rollback of {path.stem} on this machine goes back to it")
+    for folder in experiments_of(state):
+        for experiment in (folder.last_in_force(), folder.definition() if folder.file.exists() else None):
+            for arm in () if experiment is None else experiment.arms:
+                needs.add(arm.model_digest or "", f"the experiment {folder.file} names it ({arm.name})")
+        if (promotion := newest_promotion(folder.events())) is not None:
+            for answer in (promotion.event.replaced, promotion.event.incumbent):
+                digest = str((answer or {}).get("model_digest") or "")
+                needs.add(digest, f"the promotion in {folder.file} was about it")
 
 
 def experiments_of(state: Path) -> list[ExperimentFolder]:
-    """The experiments that the router of a state reads: what people write of each, and where its state is.
+    """The experiments that the router of a state reads.
 
     Args:
         state: Folder of the state of `mtorl serve`.

@@ -1,1 +1,0 @@
-"""What `mtorl model` does: `place` (what is known around a registry), `known` (versions for people), `servers`."""

@@ -1,0 +1,92 @@
+"""Registers a published version in a Kubeflow Model Registry.
+
+    print(announce(Path("registry/challenger/0a1b2c3d4e5f")))
+
+| variable | |
+|---|---|
+| MTORL_MODEL_REGISTRY | its URL; without it, nothing is registered |
+| MTORL_MODEL_REGISTRY_TOKEN | bearer token; by default that of the pod's service account |
+| MTORL_MODEL_REGISTRY_CA | file with the certificates of its authority, for https |
+| MTORL_CLAIM | claim of the volume with our registry; without it, the URI is that of a local folder |
+
+Servers read the folder, never this registry. If it fails, the version is published nevertheless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mtorl.artifact.lineage import Lineage
+
+_SECONDS = 30.0  # for each request, with the client's own retries
+Answer = TypeVar("Answer")
+
+
+def announce(version: Path) -> str:
+    """Register a version, if a registry is configured; returns the result in words. Repeating it changes nothing.
+
+    Args:
+        version: REGISTRY/ARM/VERSION, with its lineage.
+    """
+    url = os.environ.get("MTORL_MODEL_REGISTRY", "")
+    if not url:
+        return "no Kubeflow Model Registry is configured (MTORL_MODEL_REGISTRY)"
+    try:
+        return f"Kubeflow Model Registry: {_register(version, url)}"
+    except Exception as error:  # whatever fails there, the version is published
+        words = (str(error).strip().splitlines() or [""])[0][:300]
+        return f"published, but not registered at {url}: {type(error).__name__}: {words}. Run this step again to retry"
+
+
+def _register(version: Path, url: str) -> str:
+    from model_registry import ModelRegistry
+
+    lineage = Lineage.read(version)
+    if lineage is None:
+        raise ValueError(f"{version} has no lineage")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without a token the client warns, and asks nevertheless
+        client = ModelRegistry(
+            url,
+            author="mtorl",
+            user_token=os.environ.get("MTORL_MODEL_REGISTRY_TOKEN") or None,
+            custom_ca=os.environ.get("MTORL_MODEL_REGISTRY_CA") or None,
+            async_runner=_within_seconds,
+        )
+    name, number = f"mtorl-{lineage.data.name}-{version.parent.name}", lineage.digest[:12]
+    if client.get_registered_model(name) and client.get_model_version(name, number):
+        return f"{name} {number} is registered already"
+    client.register_model(
+        name,
+        _uri(version, os.environ.get("MTORL_CLAIM", "")),
+        version=number,
+        model_format_name="mtorl",  # as the ServingRuntime names it
+        model_format_version="1",
+        metadata=_properties(lineage),
+    )
+    return f"registered {name} {number}"
+
+
+def _properties(lineage: Lineage) -> dict[str, Any]:
+    """Custom properties: the figures, flat, and the whole lineage as JSON."""
+    found: dict[str, Any] = {f"metric_{name}": figure.value for name, figure in lineage.metrics.items()}
+    if lineage.gate is not None:
+        found |= {"gate": lineage.gate.decision, "lift": lineage.gate.lift.value}
+        found |= {"lift_low": lineage.gate.lift.low, "lift_high": lineage.gate.lift.high}
+    found |= {"digest": lineage.digest, "data_fingerprint": lineage.data.log, "lineage": lineage.model_dump_json()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _uri(folder: Path, claim: str) -> str:
+    if not claim:
+        return folder.resolve().as_uri()
+    return f"pvc://{claim}/{folder.relative_to(folder.parents[2])}"  # KServe's form
+
+
+def _within_seconds(request: Coroutine[Any, Any, Answer]) -> Answer:
+    return asyncio.run(asyncio.wait_for(request, _SECONDS))

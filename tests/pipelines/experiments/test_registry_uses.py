@@ -1,0 +1,73 @@
+"""Versions that this machine's servers and experiments use are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.experiments.handover import Mark
+from pipelines.experiments.local_servers import LocalServers
+from pipelines.experiments.registry_uses import RegistryUses, experiments_of
+from serving.versions.catalogue import find
+from tests.pipelines.experiments.test_local_servers import PORT, WON, Laptop, archive
+from tests.serving.small_versions import digest, version
+
+NEW = digest(1)[:12]
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Laptop:
+    return Laptop(tmp_path)
+
+
+def reads(laptop: Laptop) -> None:
+    """What `mtorl serve` writes at its start: what its router reads."""
+    state = laptop.folder.state
+    (state / "experiments").mkdir()
+    (state / "experiments" / laptop.folder.file.name).symlink_to(laptop.folder.in_force)
+    settings = {"dataset": str(laptop.run / "dataset.yaml"), "experiment": str(state / "experiments")}
+    (state / "router.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_what_serves_here_and_what_a_rollback_goes_back_to_is_needed(laptop: Laptop) -> None:
+    registry = laptop.run / "registry"
+    ref = version(registry, 1)
+    uses = RegistryUses(registry, run=laptop.run, state=laptop.folder.state)
+    assert uses.needs().reasons(find(registry, NEW)) == []
+    archive(laptop.run / "model-store" / "challenger.mar", NEW)
+    mark = Mark(experiment="first-day", promotion="1", before=WON, after=NEW)
+    LocalServers(laptop.run, laptop.folder.state, PORT).serve("incumbent", NEW, mark)
+    needs = uses.needs()
+    assert needs.serves(find(registry, ref)) and set(needs.reasons(find(registry, ref))) == {
+        "mtorl serve serves it as challenger",
+        "mtorl serve serves it as incumbent",
+        "a rollback of incumbent on this machine goes back to it",
+    }
+    assert uses.sources == [f"the servers of {laptop.folder.state}"]
+
+
+def test_what_an_experiment_here_names_is_needed(laptop: Laptop) -> None:
+    registry = laptop.run / "registry"
+    version(registry, 1)
+    reads(laptop)
+    fields = yaml.safe_load(laptop.folder.file.read_text())
+    fields["arms"][0]["model_digest"] = digest(1)[:6]
+    laptop.folder.file.write_text(yaml.safe_dump(fields))
+    (reason,) = RegistryUses(registry, run=laptop.run, state=laptop.folder.state).needs().reasons(find(registry, NEW))
+    assert reason == f"the experiment {laptop.folder.file} names it (incumbent)"
+    laptop.folder.file.write_text("name: []")
+    with pytest.raises(ValueError, match="name"):  # what it names is not known
+        RegistryUses(registry, run=laptop.run, state=laptop.folder.state).needs()
+
+
+def test_the_router_says_which_experiments_there_are(laptop: Laptop, tmp_path: Path) -> None:
+    assert experiments_of(tmp_path / "nowhere") == []
+    reads(laptop)
+    (found,) = experiments_of(laptop.folder.state)
+    assert (found.file, found.state) == (laptop.folder.file, laptop.folder.state)
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("name: plain\n")
+    (laptop.folder.state / "experiments" / "plain.yaml").symlink_to(plain)
+    assert [folder.file for folder in experiments_of(laptop.folder.state)] == [laptop.folder.file, plain]
