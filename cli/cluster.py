@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -73,11 +71,11 @@ def rollout(
 
         mtorl rollout -n mtorl-dev
 
-    It asks kubectl, in its current context. Exit code 1: an arm does not serve the wanted version alone, yet.
+    It asks the cluster of kubectl's current context. Exit code 1: an arm does not serve the wanted version alone, yet.
     """
-    from monitoring.rollout import rollouts
+    from serving.rollout import rollouts
 
-    arms = rollouts(kubectl_get("inferenceservices.serving.kserve.io", namespace), kubectl_get("pods", namespace))
+    arms = rollouts(objects("inferenceservices", namespace), objects("pods", namespace))
     if not arms:
         stop(f"no InferenceService in namespace {namespace}", 2)
     for arm in arms:
@@ -114,17 +112,12 @@ def put(
             stop(str(error), HELD)
 
 
-def kubectl_get(kind: str, namespace: str) -> list[dict[str, Any]]:
+def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
     """Objects of a kind, from the cluster of kubectl's context; ends the command where it does not say."""
-    try:
-        command = ["kubectl", "get", kind, "--namespace", namespace, "--output", "json", "--request-timeout=20s"]
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        stop("kubectl is not installed: it is what talks to the cluster", 2)
-    if done.returncode:
-        stop(f"kubectl: {done.stderr.strip()}", 2)
-    items: list[dict[str, Any]] = json.loads(done.stdout)["items"]
-    return items
+    from serving.kubernetes_api import KubernetesApi
+
+    with exit_codes(unusable=(OSError,)):
+        return KubernetesApi(namespace).list(kind)
 
 
 @app.command()

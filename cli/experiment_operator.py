@@ -30,7 +30,8 @@ def operator(
     manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
     """
     from mtorl.log.dataset import SpecError
-    from pipelines.experiments.operator.start import Settings, namespace_of_pod, run
+    from pipelines.experiments.operator.start import Settings, run
+    from serving.kubernetes_api import namespace_of_pod
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)

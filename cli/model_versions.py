@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.cluster import kubectl_get
+from cli.cluster import objects
 from cli.commands import CommandGroup
 from cli.endings import HELD, exit_codes, stop
 
@@ -139,7 +139,6 @@ def remove(
 
 def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, namespace: str) -> RegistryUses:
     """A registry and what uses it, as the options name them."""
-    from monitoring.versions.on_cluster import NotAllowedError
     from mtorl.experiment.experiment import Experiment
     from pipelines.experiments.registry_uses import RegistryUses, default_registry
 
@@ -149,12 +148,12 @@ def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, 
     services: list[dict[str, Any]] | None = None
     experiments: list[Experiment] = []
     if namespace:
-        services = kubectl_get("inferenceservices.serving.kserve.io", namespace)
-        for config_map in kubectl_get("configmap", namespace):
+        services = objects("inferenceservices", namespace)
+        for config_map in objects("configmaps", namespace):
             if config_map["metadata"]["name"] == "mtorl-experiment":
                 with _errors():
                     experiments = [Experiment.from_yaml(text) for text in (config_map.get("data") or {}).values()]
-    with exit_codes(unusable=(NotAllowedError,)):
+    with exit_codes(unusable=(OSError,)):
         return RegistryUses.around(root, decision_log, state, services, experiments)
 
 

@@ -1,66 +1,55 @@
-"""A new version of an arm's model goes to its server: it is asked for, waited for, asked for a decision, or taken back.
+"""Deploys a new version to an arm's server: rolls it out, waits, asks for a decision, or puts the previous one back.
 
-    said = deploy(servers, "challenger", "challenger/0a1b2c3d4e5f", load(artifact), experiments, seconds=600)
+    said = deploy(InferenceServices(KubernetesApi()), "challenger", "challenger/0a1b2c3d4e5f", load(artifact),
+                  experiments, seconds=600)
 
-Never under an experiment that has begun to serve people: another model in mid-experiment is another treatment, and no
-figure of the one before holds for it. Nor where the incumbent answers, as after a promotion until its own server has
-the model: everybody would get what nobody has tried. Such a version stays in the registry.
+It never changes a server under an experiment that serves users: another model in mid-experiment is another treatment.
+Nor where the incumbent of an experiment answers, as after a promotion until its own server has the model: all users
+would get an untried one. Such a version stays in the registry.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from mtorl.artifact.artifact import Artifact
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from serving.handlers.items import empty_window
+from serving.kubernetes_api import Conflict, Refused
+from serving.model_servers import ModelServers, Served
 
-HOST = "mtorl-{arm}-predictor"
-"""At which the server of an arm of the manifests answers."""
 _POLL_SECONDS = 2.0
 _TELL_SECONDS = 60.0
-
-
-class Told(NamedTuple):
-    """What a server was told to serve.
-
-    Attributes:
-        version: Folder of the version in the registry.
-        instead_of: The one of before, while it has not proved that it decides: who is killed meanwhile leaves it here
-            for the next run. None: it has.
-    """
-
-    version: str
-    instead_of: str | None = None
 
 
 class DeployError(RuntimeError):
     """A version does not serve; the message says why, and what serves instead."""
 
 
-class Servers(Protocol):
-    """The model servers of one place."""
+class Servers(ModelServers, Protocol):
+    """Model servers that can be asked for a decision."""
 
-    def told(self, arm: str) -> Told | None:
-        """What an arm's server is told to serve; None: it has no server here.
+    def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A server's decision on an item. Raises whatever an answer that is none leads to."""
 
-        Raises:
-            DeployError: Nobody says; so the other methods, but `ask`.
-        """
 
-    def serve(self, arm: str, told: Told) -> None:
-        """Tell it."""
+@dataclass(frozen=True)
+class Patience:
+    """How a deployment waits.
 
-    def problem(self, arm: str, version: str) -> str:
-        """Why it does not serve this version, and nothing else; empty: it does."""
+    Attributes:
+        seconds: How long a version may take to be ready.
+        sleep: Waits.
+        clock: Seconds.
+    """
 
-    def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Its decision on an item. Raises whatever an answer that is none leads to."""
+    seconds: float
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
 
 
 def deploy(
@@ -69,27 +58,24 @@ def deploy(
     version: str,
     artifact: Artifact,
     experiments: Iterable[Experiment],
-    seconds: float,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    patience: Patience,
 ) -> str:
     """Roll a version out to an arm's server; returns what was done, in words.
 
     Args:
         servers: Of the place.
-        arm: Whose servers.
+        arm: Whose server, `mtorl-ARM`.
         version: Folder of the version in the registry, ARM/VERSION.
         artifact: Its model, whose digest its answers must carry.
         experiments: Those that are in force.
-        seconds: How long it may take to be ready.
-        sleep: Waits.
-        clock: Seconds.
+        patience: How to wait.
 
     Raises:
-        DeployError: It does not serve; the one of before does again.
+        DeployError: It does not serve; the previous version does again.
     """
+    name = f"mtorl-{arm}"
     for experiment in experiments:
-        for one in _at(experiment, arm):
+        for one in _at(servers, experiment, name):
             if used := _used_for(one, experiment):
                 return f"left alone: {used}. {version} stays in the registry until that is over"
             if one.model_digest and not artifact.digest.startswith(one.model_digest):
@@ -97,39 +83,32 @@ def deploy(
                     f"{experiment.name} expects the model {one.model_digest} of {one.name}, and {version} is "
                     f"{artifact.digest[:12]}: take model_digest out of its file, or name the new one"
                 )
-    told = servers.told(arm)
-    if told is None:
+    try:
+        served = servers.served(name)
+    except OSError as error:
+        role = "give the run's service account the role of manifests/pipelines/platform/access.yaml"
+        raise DeployError(f"{error}{f'; {role}' if isinstance(error, Refused) else ''}") from None
+    if served is None:
         return f"there is no server of {arm} here: {version} stays in the registry (docs/cluster.md)"
-    new = told.version != version
-    before = told.instead_of or (told.version if new else None)  # what has proved that it decides
+    new = served.version != version
+    before = served.instead_of or (served.version if new else None)  # the version that has proved that it decides
     if new:
-        _tell(servers, arm, Told(version, before), sleep, clock)
-    why = _waits(servers, arm, version, seconds, sleep, clock) or _refuses(servers, arm, artifact)
+        _serve(servers, name, Served(version, "", instead_of=before), {served.version}, patience)
+    why = _waits(servers, name, version, patience) or _refuses(servers, name, artifact)
     if not why:
         if before is not None:
-            _tell(servers, arm, Told(version), sleep, clock)
+            _serve(servers, name, Served(version, ""), {version}, patience)
         return f"{arm} serves {version}" + ("" if new else ", as before")
     if before is None:
         raise DeployError(f"{arm} does not serve {version}: {why}")
-    _tell(servers, arm, Told(before), sleep, clock)
+    _serve(servers, name, Served(before, ""), {version}, patience)
     raise DeployError(f"{version} does not serve: {why}; {arm} serves {before} again")
 
 
-def experiments_in(path: Path) -> list[Experiment]:
-    """The experiments in force where routers read them: a file, or a folder with several.
-
-    Raises:
-        ExperimentError: a file can't be used: who knows what is under test?
-    """
-    files = sorted(path.glob("[!.]*.yaml")) if path.is_dir() else [path] if path.exists() else []
-    return [Experiment.load(file) for file in files]
-
-
-def _at(experiment: Experiment, name: str) -> list[Arm]:
-    """Arms of an experiment that answer at the server of an arm of the manifests."""
+def _at(servers: ModelServers, experiment: Experiment, name: str) -> list[Arm]:
+    """Arms of an experiment that answer at a server."""
     kept = [experiment.promotion.before] if experiment.promotion is not None else []
-    hosts = [(one, (urlsplit(one.url).hostname if one.url else None) or "") for one in (*experiment.arms, *kept)]
-    return [one for one, host in hosts if host.partition(".")[0] == HOST.format(arm=name)]
+    return [one for one in (*experiment.arms, *kept) if servers.name_at(one.url) == name]
 
 
 def _used_for(arm: Arm, experiment: Experiment) -> str:
@@ -141,41 +120,54 @@ def _used_for(arm: Arm, experiment: Experiment) -> str:
     return ""
 
 
-def _waits(
-    servers: Servers, arm: str, version: str, seconds: float, sleep: Callable[[float], None], clock: Callable[[], float]
-) -> str:
+def _waits(servers: ModelServers, name: str, version: str, patience: Patience) -> str:
     """Why a version is not ready in time; empty: it is."""
-    until = clock() + seconds
-    while why := _problem(servers, arm, version):
-        if clock() >= until:
-            return f"not ready after {seconds:g} s: {why}"
-        sleep(_POLL_SECONDS)
+    until = patience.clock() + patience.seconds
+    while why := _problem(servers, name, version):
+        if patience.clock() >= until:
+            return f"not ready after {patience.seconds:g} s: {why}"
+        patience.sleep(_POLL_SECONDS)
     return ""
 
 
-def _problem(servers: Servers, arm: str, version: str) -> str:
+def _problem(servers: ModelServers, name: str, version: str) -> str:
     try:
-        return servers.problem(arm, version)
-    except DeployError as error:  # for a moment, perhaps
+        served = servers.served(name)
+    except OSError as error:  # perhaps for a moment
         return str(error)
+    if served is None or served.version != version:
+        return f"{name} is meant to serve {'nothing' if served is None else served.version} now"
+    return served.problem
 
 
-def _tell(servers: Servers, arm: str, told: Told, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
-    """Tell a server what to serve; for some time, if nobody listens."""
-    until = clock() + _TELL_SECONDS
+def _serve(servers: ModelServers, name: str, wanted: Served, instead: set[str], patience: Patience) -> None:
+    """Let a server serve a version; for some time, if the API server does not answer.
+
+    Args:
+        servers: Of the place.
+        name: Of the server.
+        wanted: What it is to serve.
+        instead: What it may serve until then: anything else was rolled out by somebody meanwhile, and stays.
+        patience: How to wait.
+    """
+    until = patience.clock() + _TELL_SECONDS
     while True:
         try:
-            return servers.serve(arm, told)
-        except DeployError:
-            if clock() >= until:
-                raise
-        sleep(_POLL_SECONDS)
+            served = servers.served(name)
+            if served is None or served.version not in instead | {wanted.version}:
+                now = "nothing" if served is None else served.version
+                raise DeployError(f"{name} serves {now} since somebody changed it meanwhile: that stays")
+            return servers.serve(name, wanted.version, instead_of=wanted.instead_of)
+        except (OSError, Conflict) as error:
+            if patience.clock() >= until:
+                raise DeployError(f"{name} could not be told to serve {wanted.version}: {error}") from None
+        patience.sleep(_POLL_SECONDS)
 
 
-def _refuses(servers: Servers, arm: str, artifact: Artifact) -> str:
+def _refuses(servers: Servers, name: str, artifact: Artifact) -> str:
     """Why a ready server does not decide by a model; empty: it does."""
     try:
-        found = servers.ask(arm, {"window": empty_window(artifact.spec), "u": 0.5})
+        found = servers.ask(name, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
     except Exception as error:  # an answer may be any rubbish, and half of one

@@ -1,80 +1,92 @@
-"""The model servers of a cluster: InferenceServices of one namespace, each of which serves a version of the registry.
+"""The model servers of a cluster: InferenceServices, each of which serves one version of the registry.
 
-A version is an annotation of the predictor, which its pods read, so another one is a roll-out: pods with the version of
-before serve until those with the new one are ready. An InferenceService says Ready while any pod serves; its Deployment
-says how far the roll-out is.
+A version is an annotation of the predictor, so another one is a roll-out: pods with the previous version serve until
+those with the new one are ready. An InferenceService says Ready while any pod serves; its Deployment says how far the
+roll-out is. `InferenceServices.serve` is all that changes the annotation, beside a person who applies models.yaml.
 """
 
 from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from serving.deployment import HOST, DeployError, Told
+from serving.kubernetes_api import KubernetesApi, Object, Refused, in_pod
+from serving.model_servers import Mark, Served
 
 VERSION = "mtorl-kubeflow/model"
 """Annotation of a predictor and its pods: the version's folder in the registry."""
+MARK = "mtorl-kubeflow/promotion"
+"""Annotation of an InferenceService whose version a promotion has changed: JSON, a `Mark`."""
 INSTEAD_OF = "mtorl-kubeflow/instead-of"
-"""Annotation of an InferenceService whose version has not proved yet that it decides: the one of before."""
-_NAME = "mtorl-{arm}"
-_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_KSERVE = ("serving.kserve.io", "v1beta1")
-_SECONDS = (3.0, 15.0)  # for a connection, and for an answer: KServe checks what is written
+"""Annotation of an InferenceService whose deployed version has not decided yet: the previous version."""
+KIND = "inferenceservices"
+_PREDICTOR = "-predictor"
+_PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it
 _ANSWER_SECONDS = 10.0
-_Result = TypeVar("_Result")
+
+
+class Api(Protocol):
+    """The part of `KubernetesApi` that is needed here."""
+
+    namespace: str
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object; None: there is none of that name."""
+
+    def merge_patch(
+        self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
+    ) -> Object:
+        """Change fields of an object."""
 
 
 class InferenceServices:
-    """Those of one namespace; see `serving.deployment.Servers`.
+    """Those of a namespace; see `serving.model_servers.ModelServers`.
 
     Args:
-        namespace: Empty: that in which this process runs.
+        api: Of the API server.
     """
 
-    def __init__(self, namespace: str = "") -> None:
-        from kubernetes import client, config
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._seen: dict[str, str] = {}  # resourceVersion of each as it was read last
 
-        try:
-            config.load_incluster_config()
-        except config.ConfigException:
-            config.load_kube_config()  # of a person who tries it out, or of a test
-        self._namespace = namespace or _NAMESPACE.read_text().strip()
-        self._custom, self._apps = client.CustomObjectsApi(), client.AppsV1Api()
+    def name_at(self, url: str | None) -> str | None:
+        """The name of the InferenceService that answers at a URL; None: it is none of this namespace."""
+        host = (urlsplit(url).hostname if url else None) or ""
+        service, _, rest = host.partition(".")
+        elsewhere = rest and rest.partition(".")[0] != self._api.namespace
+        return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
 
-    def told(self, arm: str) -> Told | None:
-        """What an arm's server is told to serve; None: it has no server here."""
-        place = (*_KSERVE, self._namespace, "inferenceservices", _NAME.format(arm=arm))
-        found = _or_none(lambda: self._custom.get_namespaced_custom_object(*place, _request_timeout=_SECONDS))
+    def for_incumbent(self, url: str | None) -> str | None:
+        """Nowhere: an InferenceService is made by an overlay, and serves what that names."""
+        return None
+
+    def served(self, name: str) -> Served | None:
+        """What it serves; None: there is none of that name, or it serves no version of a registry."""
+        found = self._api.get(KIND, name)
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
         if found is None or not version:
             return None
-        return Told(str(version), (found["metadata"].get("annotations") or {}).get(INSTEAD_OF))
+        self._seen[name] = found["metadata"]["resourceVersion"]
+        notes = found["metadata"].get("annotations") or {}
+        problem = problem_of(self._api.get("deployments", name + _PREDICTOR), version)
+        return Served(version, problem, _mark(notes.get(MARK)), notes.get(INSTEAD_OF))
 
-    def serve(self, arm: str, told: Told) -> None:
-        """Tell it."""
-        place = (*_KSERVE, self._namespace, "inferenceservices", _NAME.format(arm=arm))
+    def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
+        """Roll a version out, on condition that the InferenceService is unchanged since it was read."""
+        notes = {INSTEAD_OF: instead_of} | ({} if mark is None else {MARK: mark.model_dump_json()})
         patch = {
-            "metadata": {"annotations": {INSTEAD_OF: told.instead_of}},
-            "spec": {"predictor": {"annotations": {VERSION: told.version}}},
+            "metadata": {"resourceVersion": self._seen[name], "annotations": notes},
+            "spec": {"predictor": {"annotations": {VERSION: version}}},
         }
-        done = _or_none(lambda: self._custom.patch_namespaced_custom_object(*place, patch, _request_timeout=_SECONDS))
-        if done is None:
-            raise DeployError(f"InferenceService {place[-1]} is gone")
+        self._api.merge_patch(KIND, name, patch, seconds=_PATCH_SECONDS)
 
-    def problem(self, arm: str, version: str) -> str:
-        """Why it does not serve this version, and nothing else; empty: it does."""
-        name = HOST.format(arm=arm)
-        found = _or_none(
-            lambda: self._apps.read_namespaced_deployment(name, self._namespace, _request_timeout=_SECONDS)
-        )
-        return problem_of(None if found is None else self._apps.api_client.sanitize_for_serialization(found), version)
-
-    def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+    def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its decision on an item."""
-        url = f"http://{HOST.format(arm=arm)}.{self._namespace}.svc/v1/models/{arm}:predict"
+        url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
         body = json.dumps({"instances": [item]}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
@@ -100,17 +112,45 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
     )
 
 
-def _or_none(ask: Callable[[], _Result]) -> _Result | None:
-    """What the API server answers; None: there is no such object."""
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
+def services_of_pod() -> list[Object] | None:
+    """The InferenceServices of the namespace that this pod runs in; None: this is no pod.
 
+    Raises:
+        OSError: The API server does not say it, so nothing may be removed.
+    """
+    if not in_pod():
+        return None
     try:
-        return ask()
-    except ApiException as error:
-        if error.status == 404:
-            return None
-        hint = "; give the run's service account the role of manifests/pipelines/platform/access.yaml"
-        raise DeployError(f"Kubernetes: {error.status} {error.reason}{hint if error.status == 403 else ''}") from None
-    except HTTPError as error:
-        raise DeployError(f"Kubernetes does not answer: {type(error).__name__}") from None
+        return KubernetesApi(retries=2).list(KIND)
+    except Refused as error:
+        if error.status == 404:  # no KServe here
+            return []
+        hint = ": let its service account list inferenceservices (docs/registry.md)" if error.status == 403 else ""
+        raise PermissionError(f"{error}{hint}") from None
+
+
+def uses_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+    """The versions that InferenceServices serve, or served before the newest promotion, as `Needs` takes them.
+
+    Args:
+        services: As the API server gives them.
+    """
+    uses = []
+    for service in services:
+        name = service["metadata"]["name"]
+        served = (service["spec"].get("predictor", {}).get("annotations") or {}).get(VERSION)
+        if served:
+            uses.append((served, f"{name} serves it", True))
+        notes = service["metadata"].get("annotations") or {}
+        mark = _mark(notes.get(MARK))
+        before = [] if mark is None else [mark.before, mark.after]
+        before += [notes[INSTEAD_OF]] if notes.get(INSTEAD_OF) else []
+        uses += [(version, f"a rollback of {name} goes back to it", False) for version in before if version != served]
+    return uses
+
+
+def _mark(text: str | None) -> Mark | None:
+    try:
+        return None if text is None else Mark.model_validate_json(text)
+    except ValueError:
+        return None  # written by hand

@@ -8,7 +8,7 @@ from components.component import component
 def deploy(published: str, experiment: str, seconds: int) -> str:
     """Roll a published version out to the challenger's InferenceService; returns what was done, in words.
 
-    A version that is not ready in time, or does not decide, is taken back. Where an experiment serves people the
+    A version that is not ready in time, or does not decide, is rolled back. Where an experiment serves people the
     challenger, nothing is changed.
 
     Args:
@@ -21,15 +21,18 @@ def deploy(published: str, experiment: str, seconds: int) -> str:
     from mtorl.artifact.artifact import load
     from mtorl.experiment.experiment import ExperimentError
     from mtorl.runtime.step import step
-    from serving.deployment import DeployError, experiments_in
+    from serving.deployment import DeployError, Patience
     from serving.deployment import deploy as run
     from serving.inference_services import InferenceServices
+    from serving.kubernetes_api import KubernetesApi
+    from serving.versions.need import experiments_in
 
     with step(DeployError, ExperimentError):
         folder = Path(published)
         version = f"{folder.parent.name}/{folder.name}"
         model = load(folder / "artifact")
         running = experiments_in(Path(experiment))
-        said = run(InferenceServices(), folder.parent.name, version, model, running, seconds)
+        servers = InferenceServices(KubernetesApi(retries=3))
+        said = run(servers, folder.parent.name, version, model, running, Patience(seconds))
         print(said)
         return said

@@ -9,15 +9,12 @@ from the workflow of Argo, which runs the steps.
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from monitoring.pipeline_runs import RunEnd
 
 NODE = "MTORL_ARGO_NODE"
 """Variable of the environment: Argo's name for the node of the last step; not set on this machine."""
-_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_SECONDS = (3.0, 15.0)  # for a connection, and for an answer
 _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # of Argo: the number in a name; phases
 _ROLE = "give the run's service account the role of manifests/pipelines/platform/access.yaml"
 
@@ -68,20 +65,13 @@ def step_of(node: str) -> str:
 
 
 def _workflow(name: str) -> Mapping[str, Any]:
-    from kubernetes import client, config
-    from urllib3 import Retry
+    from serving.kubernetes_api import KubernetesApi
 
-    config.load_incluster_config()
-    patient = client.Configuration.get_default_copy()
-    patient.retries = Retry(4, backoff_factor=2, status_forcelist=(429, 500, 502, 503, 504))  # half a minute
-    found: Mapping[str, Any] = client.CustomObjectsApi(client.ApiClient(patient)).get_namespaced_custom_object(
-        "argoproj.io", "v1alpha1", _NAMESPACE.read_text().strip(), "workflows", name, _request_timeout=_SECONDS
-    )
+    found = KubernetesApi(retries=5).get("workflows", name)  # half a minute
+    if found is None:
+        raise LookupError(f"workflow {name} is gone")
     return found
 
 
 def _words(error: Exception) -> str:
-    status = getattr(error, "status", None)
-    if status is None:
-        return f"{type(error).__name__}: {error}"
-    return f"{status} {getattr(error, 'reason', '')}" + (f"; {_ROLE}" if status == 403 else "")
+    return f"{type(error).__name__}: {error}" + (f"; {_ROLE}" if getattr(error, "status", None) == 403 else "")

@@ -52,8 +52,9 @@ def publish(
     """
     from pathlib import Path
 
-    from monitoring.versions.on_cluster import uses_now
+    from monitoring.models_in_log import uses_in_log
     from mtorl.runtime.step import step
+    from serving.inference_services import services_of_pod, uses_of
     from serving.registry import RegistryError
     from serving.versions.kubeflow_model_registry import announce
     from serving.versions.origin import Origin
@@ -64,5 +65,9 @@ def publish(
         made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
         version = publish_approved(Origin(*made_of, given, pipeline, run_name, run_id), model_store.path, registry)
         print(announce(version))
-        print(prune_beside(version, lambda: uses_now(decision_log), Path(experiment), keep))
+
+        def uses() -> list[tuple[str, str, bool]]:
+            return [*uses_in_log(decision_log), *uses_of(services_of_pod() or [])]
+
+        print(prune_beside(version, uses, Path(experiment), keep))
         return str(version)

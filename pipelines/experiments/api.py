@@ -1,9 +1,11 @@
-"""What is asked of a Kubernetes API server, and what its objects are called."""
+"""What experiments need of a Kubernetes API server, and what its objects are called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+from serving.kubernetes_api import Object
 
 GROUP = "mtorl-kubeflow.github.io"
 VERSION = "v1alpha1"
@@ -11,12 +13,6 @@ KIND = "Experiment"
 PLURAL = "experiments"
 REASON = "mtorl-kubeflow/reason"
 """Annotation of an experiment in which people say why they use the kill switch."""
-
-Object = dict[str, Any]
-
-
-class Conflict(Exception):
-    """An object has changed since it was read: read it again."""
 
 
 class Api(Protocol):
@@ -43,29 +39,4 @@ class Api(Protocol):
 
         Raises:
             Conflict: It has another `resourceVersion` now; or it has none, and there is one already.
-        """
-
-
-class ServerApi(Protocol):
-    """The API server, as far as model servers of one namespace go."""
-
-    namespace: str
-
-    def inference_service(self, name: str) -> Object | None:
-        """An InferenceService as it is now; None: there is none of that name.
-
-        Raises:
-            PermissionError: We may not read it.
-        """
-
-    def deployment(self, name: str) -> Object | None:
-        """A Deployment as it is now, likewise."""
-
-    def patch_inference_service(self, name: str, patch: Mapping[str, Any]) -> None:
-        """Change fields of an InferenceService.
-
-        Raises:
-            Conflict: The patch has another `resourceVersion` than the object.
-            PermissionError: We may not.
-            OSError: It was not taken: KServe's own check of it does not answer, perhaps.
         """

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from pipelines.experiments.api import GROUP, Api, Object
+from pipelines.experiments.api import GROUP, Api
+from serving.kubernetes_api import Object
 
 SUFFIX = ".yaml"
 """Of the keys that routers read."""

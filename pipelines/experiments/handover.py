@@ -16,63 +16,15 @@ has changed since.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
 from mtorl.experiment.stage_machine import answering
-from mtorl.runtime.validation import StrictModel, Text
 from pipelines.experiments.controller import act, state
 from pipelines.experiments.store import ExperimentStore
-
-
-class Mark(StrictModel):
-    """What a promotion has changed on a server."""
-
-    experiment: Text
-    """In which somebody was promoted."""
-    promotion: Text
-    """Which: the same for each reader of a history, another one for each promotion, also in a store made anew."""
-    before: Text
-    """Version that was served until then."""
-    after: Text
-    """Version that won."""
-
-
-class Served(NamedTuple):
-    """What a model server serves."""
-
-    version: str
-    """That it is meant to serve."""
-    problem: str
-    """Why it does not serve that alone, yet; empty: it does."""
-    mark: Mark | None
-    """Of the newest promotion; None: there was none."""
-
-
-class ModelServers(Protocol):
-    """The model servers that can be told what to serve."""
-
-    def name_at(self, url: str | None) -> str | None:
-        """The name of the server that answers at a URL; None: it is none of these."""
-
-    def for_incumbent(self, url: str | None) -> str | None:
-        """Where the model that answers at a URL may answer as an incumbent that had no server; None: nowhere else."""
-
-    def served(self, name: str) -> Served | None:
-        """What a server serves; None: there is no such server, or it says no version.
-
-        Raises:
-            OSError: That can't be asked now.
-        """
-
-    def serve(self, name: str, version: str, mark: Mark) -> None:
-        """Tell a server what to serve, and mark it, at once or not at all.
-
-        Raises:
-            OSError: It can't be told now.
-        """
+from serving.model_servers import Mark, ModelServers, Served
 
 
 class Neighbour(NamedTuple):

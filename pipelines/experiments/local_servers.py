@@ -27,9 +27,10 @@ from mtorl.experiment.stage_machine import STAGES
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_of
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
-from pipelines.experiments.handover import Mark, Neighbour, Served, Standing, hand_over
+from pipelines.experiments.handover import Neighbour, Standing, hand_over
 from serving.archive import ArchiveError, version_of
 from serving.local.stack import archives
+from serving.model_servers import Mark, Served
 
 _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 
@@ -74,12 +75,13 @@ class LocalServers:
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(_version(archive), "", self._mark(name))
 
-    def serve(self, name: str, version: str, mark: Mark) -> None:
+    def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Serve a version under a name, after a restart if the models are running.
 
         Raises:
             OSError: A file can't be written, or the version is nowhere.
         """
+        assert mark is not None and instead_of is None, "here, nothing but a promotion changes what serves"
         versions = self._models / "versions"
         versions.mkdir(parents=True, exist_ok=True)
         known = {_version(archive): archive for archive in self._archives().values()}

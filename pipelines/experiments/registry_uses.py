@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from monitoring.versions.deciding import uses_in_log
-from monitoring.versions.on_cluster import services_beside_us, uses_of_services
+from monitoring.models_in_log import uses_in_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import newest_promotion
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
-from pipelines.experiments.handover import Mark
 from serving.archive import ArchiveError, version_of
+from serving.inference_services import services_of_pod, uses_of
 from serving.local.stack import archives
+from serving.model_servers import Mark
 from serving.versions.need import Needs
 
 RUN_REGISTRY, VOLUME_REGISTRY = Path("runs/latest/registry"), Path("/mnt/mtorl/registry")
@@ -70,13 +70,13 @@ class RegistryUses:
             experiments: Of that cluster.
 
         Raises:
-            NotAllowedError: We run in a pod that may not list InferenceServices.
+            OSError: We run in a pod, and the API server does not say what serves.
         """
         parent = registry.parent
         log = decision_log or (parent / "decision_log" if (parent / "decision_log").is_dir() else None)
         run = parent if (parent / "model-store").is_dir() else None
         own = parent / "serving" if run is not None and (parent / "serving").is_dir() else None
-        found = services_beside_us() if services is None else services
+        found = services_of_pod() if services is None else services
         return cls(registry, log, run, state or own, found, experiments)
 
     @property
@@ -94,7 +94,7 @@ class RegistryUses:
             ExperimentError, HistoryError, OSError: An experiment, or a model that is served, can't be read.
         """
         needs = Needs(self._in_log, self.experiments)
-        for use in uses_of_services(self.services or ()):
+        for use in uses_of(self.services or ()):
             needs.add(*use)
         if self.state is not None and self.run is not None:
             _add_local(needs, self.state, self.run)
@@ -102,7 +102,7 @@ class RegistryUses:
 
     @cached_property
     def _in_log(self) -> list[tuple[str, str, bool]]:
-        return [] if self.decision_log is None else [tuple(use) for use in uses_in_log(str(self.decision_log))]  # type: ignore[misc]
+        return [] if self.decision_log is None else uses_in_log(str(self.decision_log))
 
 
 def _add_local(needs: Needs, state: Path, run: Path) -> None:

@@ -28,11 +28,12 @@ from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
-from pipelines.experiments.api import REASON, Api, Object
+from pipelines.experiments.api import REASON, Api
 from pipelines.experiments.config_map import Entry, entries, hand_over
 from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
 from pipelines.experiments.happened import happened
+from serving.kubernetes_api import Object
 
 BY_HAND = "offByHand"
 """Of the status, while somebody has switched it off in the ConfigMap: the reason that stood in the object then."""

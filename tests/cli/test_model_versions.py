@@ -112,8 +112,8 @@ def test_a_cluster_says_what_serves(registry: Path, monkeypatch: pytest.MonkeyPa
         "metadata": {"name": "mtorl-challenger"},
         "spec": {"predictor": {"annotations": {"mtorl-kubeflow/model": f"challenger/{NEWER}"}}},
     }
-    objects: dict[str, list[Any]] = {"inferenceservices.serving.kserve.io": [service], "configmap": []}
-    monkeypatch.setattr(model_versions, "kubectl_get", lambda kind, namespace: objects[kind])
+    objects: dict[str, list[Any]] = {"inferenceservices": [service], "configmaps": []}
+    monkeypatch.setattr(model_versions, "objects", lambda kind, namespace: objects[kind])
     done = run("rm", NEWER, "--registry", registry, "-n", "ads")
     assert done.exit_code == 4 and "mtorl-challenger serves it" in done.stderr
     assert "the cluster" in as_json("list", "--registry", registry, "-n", "ads")["sources"]

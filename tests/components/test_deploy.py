@@ -10,8 +10,9 @@ from kfp.dsl import Artifact
 
 import serving.deployment
 import serving.inference_services
+import serving.kubernetes_api
 from components.deploy import deploy
-from serving.deployment import DeployError
+from serving.deployment import DeployError, Patience
 from serving.registry import publish
 
 
@@ -20,16 +21,19 @@ def test_a_published_version_is_rolled_out(
     challenger: Artifact, model_store: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = publish(Path(challenger.path), Path(model_store.path) / "challenger.mar", tmp_path, "challenger")
-    monkeypatch.setattr(serving.inference_services, "InferenceServices", lambda: "the servers")
+    monkeypatch.setattr(serving.kubernetes_api, "KubernetesApi", lambda retries: f"an API, {retries} retries")
+    monkeypatch.setattr(serving.inference_services, "InferenceServices", lambda api: f"servers of {api}")
     asked: list[Any] = []
 
-    def rolled_out(servers: Any, arm: str, version: str, artifact: Any, experiments: Any, seconds: float) -> str:
-        asked.append((servers, arm, version, artifact.digest, experiments, seconds))
+    def rolled_out(servers: Any, arm: str, version: str, artifact: Any, experiments: Any, patience: Patience) -> str:
+        asked.append((servers, arm, version, artifact.digest, experiments, patience.seconds))
         return "it serves"
 
     monkeypatch.setattr(serving.deployment, "deploy", rolled_out)
     assert deploy.python_func(str(folder), str(tmp_path / "none"), 60) == "it serves"
-    assert asked == [("the servers", "challenger", f"challenger/{folder.name}", challenger.metadata["digest"], [], 60)]
+    digest = challenger.metadata["digest"]
+    servers = "servers of an API, 3 retries"
+    assert asked == [(servers, "challenger", f"challenger/{folder.name}", digest, [], 60)]
 
     def refused(*_: Any) -> str:
         raise DeployError("it does not serve")

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from kfp.dsl import PipelineTaskFinalStatus
-from kubernetes import client, config
+from kubernetes import config
 
 from components.notify import notify, run_end
 from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import run_notes
 from mtorl.runtime.step import step
+from serving.kubernetes_api import KubernetesApi, Refused
 
 # Recorded on Kubeflow Pipelines 2.17 with Argo 4.0.5: what the last step got as its status, and the workflow then.
 ENDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("kfp_ends.json").read_text())
@@ -35,20 +36,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def argo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The workflows that the API server has, by name; an error is raised."""
     workflows: dict[str, Any] = {}
 
-    def get(self: Any, group: str, version: str, namespace: str, plural: str, name: str, **_: Any) -> Any:
-        assert (group, version, namespace, plural) == ("argoproj.io", "v1alpha1", "team", "workflows")
+    def get(self: Any, kind: str, name: str) -> Any:
+        assert kind == "workflows"
         if isinstance(workflows[name], Exception):
             raise workflows[name]
-        return {"status": {"nodes": {str(number): node for number, node in enumerate(workflows[name])}}}
+        nodes = workflows[name]
+        return nodes and {"status": {"nodes": {str(number): node for number, node in enumerate(nodes)}}}
 
-    (tmp_path / "namespace").write_text("team")
-    monkeypatch.setattr(run_end, "_NAMESPACE", tmp_path / "namespace")
     monkeypatch.setattr(config, "load_incluster_config", lambda: None)
-    monkeypatch.setattr(client.CustomObjectsApi, "get_namespaced_custom_object", get)
+    monkeypatch.setattr(KubernetesApi, "get", get)
     return workflows
 
 
@@ -120,9 +120,9 @@ def test_an_attempt_that_was_retried_is_no_reason() -> None:
 @pytest.mark.parametrize(
     ("found", "why"),
     [
-        (client.ApiException(403, "Forbidden"), "403 Forbidden; give the run's .*platform/access.yaml"),
-        (client.ApiException(404, "Not Found"), "404 Not Found"),
-        ([], "KeyError"),
+        (Refused(403, "Forbidden"), "Refused: Kubernetes: 403 Forbidden; give the run's .*platform/access.yaml"),
+        (None, "LookupError: workflow .* is gone"),
+        ([{"name": "other"}], "KeyError"),
     ],
     ids=["refused", "gone", "without its nodes"],
 )

@@ -10,9 +10,9 @@ import pytest
 from kfp.dsl import Artifact
 
 from components.publish import publish
-from monitoring.versions import on_cluster
 from mtorl.artifact.lineage import Lineage
 from mtorl.evaluation.offline import gate_from_file
+from serving import inference_services
 from serving.versions.catalogue import versions
 from tests.serving.small_versions import version
 
@@ -97,7 +97,7 @@ def test_old_versions_go_and_what_serves_stays(
         "metadata": {"name": "mtorl-challenger"},
         "spec": {"predictor": {"annotations": {"mtorl-kubeflow/model": served}}},
     }
-    monkeypatch.setattr(on_cluster, "services_beside_us", lambda: [service])
+    monkeypatch.setattr(inference_services, "services_of_pod", lambda: [service])
     place = run()
     assert {found.ref for found in versions(run.registry)} == {served, f"challenger/{place.name}"}
     assert f"removed {old}" in capsys.readouterr().out
@@ -109,9 +109,9 @@ def test_nothing_goes_where_nobody_says_what_serves(
     old = version(run.registry, 1)
 
     def refuse() -> None:
-        raise on_cluster.NotAllowedError("forbidden: let its service account list them")
+        raise PermissionError("forbidden: let its service account list them")
 
-    monkeypatch.setattr(on_cluster, "services_beside_us", refuse)
+    monkeypatch.setattr(inference_services, "services_of_pod", refuse)
     run()
     assert old in {found.ref for found in versions(run.registry)}
     assert "no version is removed, since it is not known what serves: forbidden" in capsys.readouterr().out

@@ -2,82 +2,86 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
-from monitoring import rollout
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
-from serving import inference_services
-from serving.deployment import HOST, DeployError, Told, deploy, experiments_in
-from serving.inference_services import problem_of
+from serving.deployment import DeployError, Patience, deploy
+from serving.inference_services import VERSION, InferenceServices, problem_of
+from serving.model_servers import Served
 from tests.mtorl.experiment.experiments import made
+from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 NEW, OLD, DIGEST = "challenger/new", "challenger/old", "d" * 64
 ARTIFACT: Any = SimpleNamespace(digest=DIGEST, spec=DatasetSpec.load("simulator"))
 
 
-class Servers:
+def told(version: str, instead_of: str | None = None) -> Served:
+    return Served(version, "", None, instead_of)
+
+
+class Servers(InferenceServices):
     """Those of a test: a version is ready when it was looked at so many times."""
 
     def __init__(
         self, version: str | None = OLD, looks: int = 3, answer: Any = None, instead_of: str | None = None
     ) -> None:
-        self.all = [None if version is None else Told(version, instead_of)]
+        super().__init__(FakeCluster())
+        self.all = [None if version is None else told(version, instead_of)]
         self._left = looks
         self.away = 0  # calls that nobody answers
         self._answer = answer if answer is not None else {"model": {"digest": DIGEST}, "channel_probs": {"a": 1.0}}
 
-    def told(self, arm: str) -> Told | None:
-        return self.all[-1]
-
-    def serve(self, arm: str, told: Told) -> None:
+    def served(self, name: str) -> Served | None:
+        assert name == "mtorl-challenger"
         self._answers()
-        self.all.append(told)
-
-    def problem(self, arm: str, version: str) -> str:
-        self._answers()
+        found = self.all[-1]
+        if found is None:
+            return None
         self._left -= 1
-        return "" if self._left <= 0 else "of 1 pods, 1 are new and 0 of 1 are ready"
+        return found._replace(problem="" if self._left <= 0 else "of 1 pods, 1 are new and 0 of 1 are ready")
+
+    def serve(self, name: str, version: str, mark: Any = None, instead_of: str | None = None) -> None:
+        self._answers()
+        self.all.append(told(version, instead_of))
 
     def _answers(self) -> None:
         if len(self.all) > 1 and self.away > 0:
             self.away -= 1
-            raise DeployError("Kubernetes does not answer")
+            raise OSError("Kubernetes does not answer")
 
-    def ask(self, arm: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+    def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         assert set(item) == {"window", "u"}
         if isinstance(self._answer, Exception):
             raise self._answer
-        return self._answer
+        return self._answer  # type: ignore[no-any-return]
 
 
 def at(stage: str, **changes: Any) -> Experiment:
     arms = [
-        {"name": "incumbent", "weight": 0.5, "endpoint": f"http://{HOST.format(arm='incumbent')}"},
-        {"name": "challenger", "weight": 0.5, "endpoint": f"http://{HOST.format(arm='challenger')}.ads.svc", **changes},
+        {"name": "incumbent", "weight": 0.5, "endpoint": "http://mtorl-incumbent-predictor"},
+        {"name": "challenger", "weight": 0.5, "endpoint": "http://mtorl-challenger-predictor.ads.svc", **changes},
     ]
     return made(stage=stage, arms=arms)
 
 
-def run(servers: Servers, *experiments: Experiment, version: str = NEW) -> str:
+def run(servers: InferenceServices, *experiments: Experiment, version: str = NEW) -> str:
     passed = iter(range(0, 10_000, 2))
-    return deploy(servers, "challenger", version, ARTIFACT, experiments, 60.0, lambda _: None, lambda: next(passed))
+    patience = Patience(60.0, lambda _: None, lambda: next(passed))
+    return deploy(servers, "challenger", version, ARTIFACT, experiments, patience)
 
 
 @pytest.mark.parametrize("experiments", [(), (at("shadow"),), (at("shadow", model_digest="dddd"),)])
 def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> None:
     servers = Servers()
     assert run(servers, *experiments) == f"challenger serves {NEW}"
-    assert servers.all == [Told(OLD), Told(NEW, OLD), Told(NEW)]
+    assert servers.all == [told(OLD), told(NEW, OLD), told(NEW)]
     assert run(servers, *experiments) == f"challenger serves {NEW}, as before"
     assert len(servers.all) == 3, "nothing is told anew"
 
@@ -88,7 +92,7 @@ def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> N
     assert run(servers, at(stage)).startswith(f"left alone: mtorl-vs-rules is at {stage}")
     off = at(stage).replace(enabled=False)
     assert run(servers, off).startswith("left alone"), "it goes on when the kill switch is turned off"
-    assert servers.all == [Told(OLD)]
+    assert servers.all == [told(OLD)]
 
 
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
@@ -108,7 +112,7 @@ def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None
             "left alone: the incumbent of mtorl-vs-rules answers there. challenger/new stays in the registry until "
             "that is over"
         )
-        assert servers.all == [Told(OLD)]
+        assert servers.all == [told(OLD)]
     else:
         assert run(servers, standing) == f"challenger serves {NEW}"
 
@@ -139,17 +143,18 @@ def test_an_experiment_of_other_servers_is_no_reason_to_wait() -> None:
 def test_what_does_not_decide_is_taken_back(servers: Servers, words: str) -> None:
     with pytest.raises(DeployError, match=f"{NEW} does not serve: {words}.*; challenger serves {OLD} again"):
         run(servers)
-    assert servers.all == [Told(OLD), Told(NEW, OLD), Told(OLD)]
+    assert servers.all == [told(OLD), told(NEW, OLD), told(OLD)]
 
 
-@pytest.mark.parametrize("told", [NEW, "challenger/killed-too"])
-def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(told: str) -> None:
+@pytest.mark.parametrize("rolled_out", [NEW, "challenger/killed-too"])
+def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(rolled_out: str) -> None:
     """It had told the server a version that nobody has seen deciding."""
-    good, bad = Servers(told, instead_of=OLD), Servers(told, looks=1_000, instead_of=OLD)
-    assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == Told(NEW)
+    good = Servers(rolled_out, instead_of=OLD)
+    bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
+    assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW)
     with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
         run(bad)
-    assert bad.all[-1] == Told(OLD)
+    assert bad.all[-1] == told(OLD)
 
 
 def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> None:
@@ -160,35 +165,55 @@ def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> No
     servers.away = 3
     with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
         run(servers)
-    assert servers.all[-1] == Told(OLD)
+    assert servers.all[-1] == told(OLD)
     servers = Servers(looks=1)
     servers.away = 10_000
     with pytest.raises(DeployError, match="Kubernetes does not answer"):
         run(servers)
-    assert servers.all[-1] == Told(NEW, OLD), "the next run knows what served before"
+    assert servers.all[-1] == told(NEW, OLD), "the next run knows what served before"
 
 
 def test_what_can_not_be_is_said_before_anything_changes() -> None:
     servers = Servers()
     with pytest.raises(DeployError, match="expects the model eeee of challenger, and challenger/new is dddddddddddd"):
         run(servers, at("shadow", model_digest="eeee"))
-    assert servers.all == [Told(OLD)]
+    assert servers.all == [told(OLD)]
 
 
-def test_experiments_are_read_where_the_router_reads_them(tmp_path: Path) -> None:
-    assert experiments_in(tmp_path / "nowhere") == []
-    text = yaml.safe_dump(json.loads(at("5%").model_dump_json(exclude_none=True)))
-    (tmp_path / "experiment.yaml").write_text(text)
-    assert [one.stage for one in experiments_in(tmp_path)] == ["5%"]
-    assert [one.stage for one in experiments_in(tmp_path / "experiment.yaml")] == ["5%"]
+def test_what_a_person_rolled_out_meanwhile_stays() -> None:
+    class Changed(Servers):
+        def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
+            self.all.append(told("challenger/by-hand"))
+            return super().ask(name, item)
+
+    servers = Changed()
+    with pytest.raises(DeployError, match="serves challenger/by-hand since somebody changed it meanwhile: that stays"):
+        run(servers)
+    assert servers.all[-1] == told("challenger/by-hand")
 
 
-def test_all_rooms_mean_the_same_annotation() -> None:
-    assert inference_services.VERSION == rollout.VERSION
+def test_kserves_own_writes_are_no_obstacle() -> None:
+    """KServe writes its status into the object all the time: what was read is read again before the next try."""
+
+    class Busy(FakeCluster):
+        def get(self, kind: str, name: str) -> Any:
+            found = super().get(kind, name)
+            if kind == "inferenceservices" and not self.told and self.requests < 6:
+                self.services[name]["metadata"]["resourceVersion"] = str(self._next())
+            elif kind == "inferenceservices":
+                self.roll_out(name)
+            return found
+
+    cluster, answers = Busy(), Servers()
+    cluster.add_service("mtorl-challenger", OLD)
+    servers = InferenceServices(cluster)
+    servers.ask = answers.ask  # type: ignore[method-assign]
+    assert run(servers) == f"challenger serves {NEW}"
+    assert cluster.told == [NEW, NEW] and cluster.services["mtorl-challenger"]["metadata"]["annotations"] == {}
 
 
 def test_a_roll_out_is_over_when_all_pods_are_new_and_ready() -> None:
-    annotations = {inference_services.VERSION: NEW}
+    annotations = {VERSION: NEW}
     status = {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
     spec = {"replicas": 1, "template": {"metadata": {"annotations": annotations}}}
     done = {"metadata": {"generation": 2}, "spec": spec, "status": status}

@@ -1,28 +1,21 @@
-"""Requests to the API server: experiments, what routers read, events that people read, and model servers."""
+"""Requests of the operator: experiments, what routers read, and events that people read."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
-from urllib3.exceptions import HTTPError
-
-from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION, Conflict, Object
+from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION
+from serving.kubernetes_api import Conflict, KubernetesApi, Object
 
 log = logging.getLogger(__name__)
-_KSERVE = ("serving.kserve.io", "v1beta1")
-_SECONDS = (2.0, 3.0)  # for a connection, and for an answer; the client ignores a single float
-_WEBHOOK_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it
-Result = TypeVar("Result")
+_SECONDS = (2.0, 3.0)
 
 
-class ClusterApi:
-    """The API server, for one namespace.
+class ClusterApi(KubernetesApi):
+    """The API server, for one namespace; see `pipelines.experiments.api.Api`. The operator retries, and says so.
 
     Args:
         namespace: Whose experiments.
@@ -30,184 +23,62 @@ class ClusterApi:
     """
 
     def __init__(self, namespace: str, config_map: str) -> None:
-        try:
-            config.load_incluster_config()
-        except config.ConfigException:
-            config.load_kube_config()  # of a person who tries it out, or of a test
-        known = client.Configuration.get_default_copy()
-        known.retries = 0  # who asks tries again, and says so
-        client.Configuration.set_default(known)
-        self.namespace = namespace
+        super().__init__(namespace, _SECONDS)
         self._config_map = config_map
-        self._client = client.ApiClient()
-        self._experiments = client.CustomObjectsApi(self._client)
-        self._core = client.CoreV1Api(self._client)
 
     def experiments(self) -> list[Object]:
         """All experiments, the oldest first."""
-        found = _answered(
-            lambda: self._experiments.list_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, _request_timeout=_SECONDS
-            )
-        )
-        return sorted(found["items"], key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
+        found = self.list(PLURAL)
+        return sorted(found, key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
 
     def experiment(self, name: str) -> Object | None:
         """An experiment as it is now; None: there is none of that name."""
-        return _or_none(
-            lambda: self._experiments.get_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=_SECONDS
-            )
-        )
+        return self.get(PLURAL, name)
 
     def replace_status(self, found: Mapping[str, Any]) -> Object:
-        """Write an experiment's status; returns the object as it is then.
-
-        Raises:
-            Conflict: Its `resourceVersion` is another one, or it is gone.
-        """
-        written: Object = _or_conflict(
-            lambda: self._experiments.replace_namespaced_custom_object_status(
-                GROUP, VERSION, self.namespace, PLURAL, found["metadata"]["name"], found, _request_timeout=_SECONDS
-            )
-        )
-        return written
+        """Write an experiment's status; returns the object as it is then."""
+        return self.replace(PLURAL, found["metadata"]["name"], found, "status")
 
     def in_force(self) -> Object | None:
         """The ConfigMap that the routers read; None: there is none yet."""
-        found = _or_none(
-            lambda: self._core.read_namespaced_config_map(self._config_map, self.namespace, _request_timeout=_SECONDS)
-        )
-        return None if found is None else self._plain(found)
+        return self.get("configmaps", self._config_map)
 
     def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
-        """Write it; returns it as it is then.
-
-        Raises:
-            Conflict: It has another `resourceVersion` now; or it has none, and there is one already.
-        """
+        """Write the ConfigMap; returns it as it is then."""
         metadata = {**config_map["metadata"], "name": self._config_map}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:
-            written = _or_conflict(
-                lambda: self._core.replace_namespaced_config_map(
-                    self._config_map, self.namespace, body, _request_timeout=_SECONDS
-                )
-            )
-        else:
-            written = _or_conflict(
-                lambda: self._core.create_namespaced_config_map(self.namespace, body, _request_timeout=_SECONDS)
-            )
-        return self._plain(written)
+            return self.replace("configmaps", self._config_map, body)
+        return self.create("configmaps", body)
 
     def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
         """Write an event about an experiment, for `kubectl describe`; without it, the history says the same."""
-        now = datetime.now(UTC)
         metadata = found["metadata"]
-        body = client.EventsV1Event(
-            metadata=client.V1ObjectMeta(generate_name=f"{metadata['name']}-", namespace=self.namespace),
-            event_time=now,
-            reporting_controller=f"{GROUP}/operator",
-            reporting_instance="mtorl-operator",
-            action=reason,
-            reason=reason,
-            type="Warning" if warning else "Normal",
-            note=message.encode()[:1000].decode(errors="ignore"),
-            regarding=client.V1ObjectReference(
-                api_version=f"{GROUP}/{VERSION}",
-                kind=KIND,
-                name=metadata["name"],
-                namespace=self.namespace,
-                uid=metadata["uid"],
-            ),
-        )
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{metadata['name']}-", "namespace": self.namespace},
+            "eventTime": micro_time(),
+            "reportingController": f"{GROUP}/operator",
+            "reportingInstance": "mtorl-operator",
+            "action": reason,
+            "reason": reason,
+            "type": "Warning" if warning else "Normal",
+            "note": message.encode()[:1000].decode(errors="ignore"),
+            "regarding": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": KIND,
+                "name": metadata["name"],
+                "namespace": self.namespace,
+                "uid": metadata["uid"],
+            },
+        }
         try:
-            client.EventsV1Api(self._client).create_namespaced_event(self.namespace, body, _request_timeout=_SECONDS)
-        except (ApiException, HTTPError) as error:
+            self.create("events", body)
+        except (OSError, Conflict) as error:
             log.warning("an event could not be written: %s", str(error).splitlines()[0])
 
-    def inference_service(self, name: str) -> Object | None:
-        """An InferenceService as it is now; None: there is none of that name.
 
-        Raises:
-            PermissionError: We may not read it.
-        """
-        return _permitted(
-            lambda: _or_none(
-                lambda: self._experiments.get_namespaced_custom_object(
-                    *_KSERVE, self.namespace, "inferenceservices", name, _request_timeout=_SECONDS
-                )
-            )
-        )
-
-    def deployment(self, name: str) -> Object | None:
-        """A Deployment as it is now, likewise."""
-        apps = client.AppsV1Api(self._client)
-        found = _permitted(
-            lambda: _or_none(lambda: apps.read_namespaced_deployment(name, self.namespace, _request_timeout=_SECONDS))
-        )
-        return None if found is None else self._plain(found)
-
-    def patch_inference_service(self, name: str, patch: Mapping[str, Any]) -> None:
-        """Change fields of an InferenceService.
-
-        Raises:
-            Conflict: The patch has another `resourceVersion` than the object.
-            PermissionError: We may not.
-            OSError: It was not taken: KServe's own check of it does not answer, perhaps.
-        """
-        _permitted(
-            lambda: _answered(
-                lambda: self._experiments.patch_namespaced_custom_object(
-                    *_KSERVE, self.namespace, "inferenceservices", name, patch, _request_timeout=_WEBHOOK_SECONDS
-                )
-            )
-        )
-
-    def _plain(self, found: Any) -> Object:
-        plain: Object = self._client.sanitize_for_serialization(found)
-        return plain
-
-
-def _or_none(ask: Callable[[], Result]) -> Result | None:
-    try:
-        return _answered(ask)
-    except ApiException as error:
-        if error.status == 404:
-            return None
-        raise
-
-
-def _or_conflict(write: Callable[[], Result]) -> Result:
-    try:
-        return _answered(write)
-    except ApiException as error:
-        if error.status in (404, 409):
-            raise Conflict(error.reason) from None
-        raise
-
-
-def _answered(ask: Callable[[], Result]) -> Result:
-    """Ask; an API server that does not answer, or has too much to do, raises OSError."""
-    try:
-        return ask()
-    except HTTPError as error:
-        raise ConnectionError(f"{type(error).__name__}: {error}") from None
-    except ApiException as error:
-        if error.status in (0, 429) or error.status >= 500:
-            raise ConnectionError(f"HTTP {error.status} {error.reason}: {str(error.body)[:300]}") from None
-        raise
-
-
-def _permitted(ask: Callable[[], Result]) -> Result:
-    """Ask for what the manifests may not allow, or what KServe may refuse: whatever is refused raises OSError."""
-    try:
-        return ask()
-    except ApiException as error:
-        if error.status == 409:
-            raise Conflict(error.reason) from None
-        try:
-            said = str(json.loads(error.body)["message"])
-        except (TypeError, ValueError, KeyError):
-            said = str(error.reason)
-        raise (PermissionError if error.status == 403 else OSError)(said) from None
+def micro_time() -> str:
+    """The present, in Kubernetes' form of a time with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

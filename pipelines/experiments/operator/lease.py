@@ -1,6 +1,6 @@
 """The Lease that makes one of several operators the leader; the others stand by.
 
-    lease = Lease(namespace, "mtorl-operator")
+    lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS), "mtorl-operator")
     lease.wait()                 # until it is ours; then renewed in the background
     lease.leads                  # whether it is ours
     lease.on_loss(end)           # ends the process: it must not go on as leader
@@ -8,7 +8,7 @@
 The leader alone reads the log, moves ramps and changes model servers. Kill switches and moves by people do not wait for
 the lease: each operator follows them. Nothing depends on the lease for its correctness, since the API server refuses
 what an operator writes if the object has changed since it was read: history and ConfigMap
-(`pipelines.experiments.resource`), and a model server (`pipelines.experiments.operator.inference_services`).
+(`pipelines.experiments.resource`), and a model server (`serving.inference_services`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
+from pipelines.experiments.operator.cluster_api import micro_time
+from serving.kubernetes_api import Conflict, KubernetesApi
 
 log = logging.getLogger(__name__)
+ANSWER_SECONDS = (2.0, 2.0)
+"""Of the API server that the lease is asked of: the holder must not wait until others take it for dead."""
 _HELD_SECONDS = 15  # without a renewal it is free for others
 _RENEW_SECONDS = 3.0
-_ANSWER_SECONDS = (2.0, 2.0)  # for a connection and for an answer; the client ignores a single float
 _GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends when the next one fails: about when others may begin
 
 
@@ -36,7 +36,7 @@ class Lease:
     """A Lease of the API group coordination.k8s.io.
 
     Args:
-        namespace: Where it is.
+        api: Of the API server.
         name: Its name.
         holder: Who we are; by default, the host and something that no other process has, as `HOST_UNIQUE`.
 
@@ -46,12 +46,12 @@ class Lease:
         leader: Who holds it, as it was seen last; empty: nobody.
     """
 
-    def __init__(self, namespace: str, name: str, holder: str = "") -> None:
-        self._api = client.CoordinationV1Api()
-        self.namespace = namespace
+    def __init__(self, api: KubernetesApi, name: str, holder: str = "") -> None:
+        self._api = api
+        self.namespace = api.namespace
         self._name = name
         self._holder = holder or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        self._seen: tuple[tuple[str | None, datetime | None], float] = ((None, None), -1.0)
+        self._seen: tuple[tuple[str | None, str | None], float] = ((None, None), -1.0)
         self._said = ""
         self._end: Callable[[], None] = lambda: os._exit(1)
         self.leads = False
@@ -75,10 +75,9 @@ class Lease:
     def release(self) -> None:
         """Give it back, so that the next operator need not wait; if that fails, it is free after a while."""
         try:
-            found = self._api.read_namespaced_lease(self._name, self.namespace, _request_timeout=_ANSWER_SECONDS)
-            if found.spec is not None and found.spec.holder_identity == self._holder:
-                found.spec.holder_identity = None
-                self._api.replace_namespaced_lease(self._name, self.namespace, found, _request_timeout=_ANSWER_SECONDS)
+            found = self._api.get("leases", self._name)
+            if found is not None and found["spec"].get("holderIdentity") == self._holder:
+                self._api.replace("leases", self._name, {**found, "spec": {**found["spec"], "holderIdentity": None}})
         except Exception as error:  # at the end, nothing else can be done about it
             log.info("the lease could not be given back: %s", error)
 
@@ -99,36 +98,34 @@ class Lease:
             return self._take()
         except Exception as error:  # of the network as well as of the API server
             words = str(error).splitlines()[0]
-            if words != self._said and not (isinstance(error, ApiException) and error.status == 409):
+            if words != self._said and not isinstance(error, Conflict):
                 log.warning("the lease %s: %s", self._name, words)
                 self._said = words
             return False
 
     def _take(self) -> bool:
-        now = datetime.now(UTC)
-        spec = client.V1LeaseSpec(
-            holder_identity=self._holder, lease_duration_seconds=_HELD_SECONDS, acquire_time=now, renew_time=now
-        )
-        metadata = client.V1ObjectMeta(name=self._name, namespace=self.namespace)
-        try:
-            found = self._api.read_namespaced_lease(self._name, self.namespace, _request_timeout=_ANSWER_SECONDS)
-        except ApiException as error:
-            if error.status != 404:
-                raise
-            made = client.V1Lease(metadata=metadata, spec=spec)
-            self._api.create_namespaced_lease(self.namespace, made, _request_timeout=_ANSWER_SECONDS)
+        now = micro_time()
+        spec = {
+            "holderIdentity": self._holder,
+            "leaseDurationSeconds": _HELD_SECONDS,
+            "acquireTime": now,
+            "renewTime": now,
+        }
+        found = self._api.get("leases", self._name)
+        if found is None:
+            kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": self._name}}
+            self._api.create("leases", {**kind, "spec": spec})
             return True
-        holder, renewed = (None, None) if found.spec is None else (found.spec.holder_identity, found.spec.renew_time)
-        self.leader = holder or ""
-        if holder not in (None, self._holder) and not self._is_stale(holder, renewed):
+        held = found.get("spec") or {}
+        self.leader = held.get("holderIdentity") or ""
+        if self.leader not in ("", self._holder) and not self._is_stale(self.leader, held.get("renewTime")):
             return False
-        if holder == self._holder:
-            spec.acquire_time = found.spec.acquire_time
-        found.spec = spec
-        self._api.replace_namespaced_lease(self._name, self.namespace, found, _request_timeout=_ANSWER_SECONDS)
+        if self.leader == self._holder:
+            spec["acquireTime"] = held.get("acquireTime")
+        self._api.replace("leases", self._name, {**found, "spec": spec})
         return True
 
-    def _is_stale(self, holder: str | None, renewed: datetime | None) -> bool:
+    def _is_stale(self, holder: str, renewed: str | None) -> bool:
         """Whether its holder has not renewed it for as long as it holds, by our clock: clocks of nodes differ."""
         now = time.monotonic()
         if self._seen[0] != (holder, renewed):

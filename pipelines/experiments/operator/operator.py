@@ -42,11 +42,11 @@ from mtorl.experiment.stages import stages_before
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
-from pipelines.experiments.api import Api, Conflict
+from pipelines.experiments.api import Api
 from pipelines.experiments.config_map import Entry, end_orphans, entries
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.follow import follow
-from pipelines.experiments.handover import ModelServers, hand_over
+from pipelines.experiments.handover import hand_over
 from pipelines.experiments.happened import in_words
 from pipelines.experiments.operator.conditions import Condition, iso, with_condition
 from pipelines.experiments.operator.edits import edited, not_known_yet
@@ -54,6 +54,8 @@ from pipelines.experiments.operator.figures import FIGURES, figures_of
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.views import views_of
 from pipelines.experiments.resource import ExperimentResource, NotItsTurn
+from serving.kubernetes_api import Conflict
+from serving.model_servers import ModelServers
 
 log = logging.getLogger(__name__)
 _TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of conditions: events, besides what happens

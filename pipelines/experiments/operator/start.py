@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import threading
 import time
@@ -31,7 +30,6 @@ from typing import Any, TypeVar
 
 import kopf
 from aiohttp import web
-from kubernetes.client.exceptions import ApiException
 from pydantic import ValidationError
 
 from monitoring.experiments.gauges import exposition
@@ -42,11 +40,12 @@ from mtorl.runtime.validation import first_fault
 from pipelines.experiments.api import GROUP, PLURAL, VERSION
 from pipelines.experiments.config_map import Entry
 from pipelines.experiments.operator.cluster_api import ClusterApi
-from pipelines.experiments.operator.inference_services import InferenceServices
-from pipelines.experiments.operator.lease import Lease
+from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
 from pipelines.experiments.operator.look import LogReader
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Asked
+from serving.inference_services import InferenceServices
+from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -85,7 +84,7 @@ def run(settings: Settings) -> None:
     api = ClusterApi(settings.namespace, settings.config_map)
     reader = LogReader(settings.log, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
-    lease = Lease(settings.namespace, "mtorl-operator")
+    lease = Lease(KubernetesApi(settings.namespace, ANSWER_SECONDS), "mtorl-operator")
     site = _Site(operator, lease)
     threading.Thread(target=lambda: asyncio.run(site.serve(settings.port)), name="http", daemon=True).start()
     threading.Thread(target=_lead, args=(operator, lease, settings), name="lead", daemon=True).start()
@@ -210,7 +209,7 @@ class _Site:
             raise web.HTTPServiceUnavailable(text=_stands_by(self._lease))
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pages, make)
-        except (OSError, ApiException) as error:
+        except OSError as error:
             raise web.HTTPServiceUnavailable(text=f"the API server: {type(error).__name__}\n") from None
         except Exception as error:  # a fault of ours
             log.exception("a page can't be made")
@@ -251,9 +250,3 @@ def _stands_by(lease: Lease) -> str:
     if not pod:
         return f"{words}; none leads yet: try again in some seconds\n"
     return f"{words}; {pod} leads: kubectl -n {lease.namespace} port-forward pod/{pod} 8088:8080\n"
-
-
-def namespace_of_pod() -> str:
-    """The namespace that a pod runs in; "default" outside of a cluster."""
-    named = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-    return os.environ.get("MTORL_NAMESPACE") or (named.read_text().strip() if named.exists() else "default")

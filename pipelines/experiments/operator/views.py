@@ -11,9 +11,10 @@ from monitoring.experiments.document import Settled, View
 from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
-from pipelines.experiments.api import Api, Object
+from pipelines.experiments.api import Api
 from pipelines.experiments.operator.edits import switch_on
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
+from serving.kubernetes_api import Object
 
 _IN_FORCE = {"True": True, "False": False}  # else it is not known
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from monitoring.rollout import VERSION
-from pipelines.experiments.api import Conflict, Object
+from serving.inference_services import VERSION
+from serving.kubernetes_api import Conflict, Object
 
 
 class Killed(BaseException):
@@ -121,26 +121,28 @@ class FakeCluster:
         """Of the model that an InferenceService is meant to serve."""
         return str(self.services[name]["spec"]["predictor"]["annotations"][VERSION])
 
-    def inference_service(self, name: str) -> Object | None:
-        return self._do(lambda: _copy(self.services.get(name)))
+    def get(self, kind: str, name: str) -> Object | None:
+        kept = {"inferenceservices": self.services, "deployments": self.deployments}[kind]
+        return self._do(lambda: _copy(kept.get(name)))
 
-    def deployment(self, name: str) -> Object | None:
-        return self._do(lambda: _copy(self.deployments.get(name)))
-
-    def patch_inference_service(self, name: str, patch: Mapping[str, Any]) -> None:
+    def merge_patch(
+        self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: Any = None
+    ) -> Object:
         if self.server_fault is not None:
             raise self.server_fault
 
-        def write() -> None:
+        def write() -> Object:
             service = self.services[name]
             if patch["metadata"]["resourceVersion"] != service["metadata"]["resourceVersion"]:
                 raise Conflict(name)
             service["metadata"]["resourceVersion"] = str(self._next())
-            service["metadata"].setdefault("annotations", {}).update(patch["metadata"]["annotations"])
+            notes = service["metadata"].get("annotations", {}) | patch["metadata"]["annotations"]
+            service["metadata"]["annotations"] = {key: note for key, note in notes.items() if note is not None}
             service["spec"]["predictor"]["annotations"].update(patch["spec"]["predictor"]["annotations"])
             self.told.append(self.version_of(name))
+            return _copy(service)  # type: ignore[no-any-return]
 
-        self._do(write)
+        return self._do(write)
 
     def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
         self._do(lambda: self.said.append((reason, message)))

@@ -264,14 +264,14 @@ def test_a_slow_check_of_a_server_holds_no_kill_switch_and_no_rollback_up(scene:
     scene.cluster.delete(NAME)
     scene.operator.changed(NAME)
     beside(scene)
-    patch, asked, answered = scene.cluster.patch_inference_service, threading.Event(), threading.Event()
+    patch, asked, answered = scene.cluster.merge_patch, threading.Event(), threading.Event()
 
-    def slow(name: str, change: Any) -> None:
+    def slow(*change: Any, **options: Any) -> Any:
         asked.set()
         assert answered.wait(20)
-        patch(name, change)
+        return patch(*change, **options)
 
-    scene.cluster.patch_inference_service = slow  # type: ignore[method-assign]
+    scene.cluster.merge_patch = slow  # type: ignore[method-assign]
     move(scene, "stopped", "other")
     scene.cluster.patch("other", arms=UNPINNED, salt="b", move={"to": "50%", "reason": "again"})
     scene.cluster.patch("other", arms=[{**arm, "endpoint": "http://bidder/decide"} for arm in UNPINNED])

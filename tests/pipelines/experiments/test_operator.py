@@ -17,12 +17,12 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
 from mtorl.log.touchpoints import LogError
-from pipelines.experiments.api import Conflict
 from pipelines.experiments.operator.figures import figures_of
-from pipelines.experiments.operator.inference_services import InferenceServices
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.resource import ExperimentResource
+from serving.inference_services import InferenceServices
+from serving.kubernetes_api import Conflict
 from tests.features.collect.decision_logs import SPEC as DATASET
 from tests.mtorl.experiment.experiments import FILE
 from tests.pipelines.experiments.fake_cluster import FakeCluster, Killed

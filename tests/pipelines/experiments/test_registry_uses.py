@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.experiments.handover import Mark
 from pipelines.experiments.local_servers import LocalServers
 from pipelines.experiments.registry_uses import RegistryUses, experiments_of
+from serving.model_servers import Mark
 from serving.versions.catalogue import find
 from tests.pipelines.experiments.test_local_servers import PORT, WON, Laptop, archive
 from tests.serving.small_versions import digest, version

@@ -17,15 +17,17 @@ from pipelines.experiments.operator.lease import Lease
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.start import _Site
+from serving.kubernetes_api import KubernetesApi
 from serving.local.ports import free_ports
 from tests.experiments import experiment
+from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
 READERS = 40  # more than a process has threads by default
 
 
 def standing_by() -> Lease:
-    made = Lease("ads", "mtorl-operator")
+    made = Lease(cast(KubernetesApi, FakeCluster()), "mtorl-operator")
     made.leader = "operator-b_1"
     return made
 

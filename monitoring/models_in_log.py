@@ -1,7 +1,7 @@
 """The models that took the decisions of a log.
 
     for use in uses_in_log("decision_log"):
-        print(use.name, use.reason, use.serves)
+        print(*use)                    # digest, reason, whether it serves
 
 Whoever judges these decisions needs the models' artifacts, which hold a sample of what they were trained on.
 """
@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 from monitoring.decision_log import DecisionLog, database, open_records
-from monitoring.versions.uses import Use
 from mtorl.log.records import Kind, each_record
 
 _SILENT = timedelta(days=1)
@@ -24,7 +23,7 @@ _POLICY = {  # SQL: whether a record says which policy an arm has: a model that 
 }
 
 
-def uses_in_log(folder: str) -> list[Use]:
+def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
     """The models of all decisions that are kept, and of what challengers decided in the shadow; the newest first.
 
     A model serves if no other policy has decided for that arm since.
@@ -45,7 +44,7 @@ def uses_in_log(folder: str) -> list[Use]:
         serves = at == newest[experiment, arm] and end is not None and end - at <= _SILENT
         if digest is not None:
             words = "decides" if serves else "decided"
-            uses.append(Use(digest, f"{words} as {arm} of {experiment}, last {at:%Y-%m-%d %H:%M}", serves))
+            uses.append((digest, f"{words} as {arm} of {experiment}, last {at:%Y-%m-%d %H:%M}", serves))
     return uses
 
 

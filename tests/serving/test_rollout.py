@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from monitoring.rollout import VERSION, Rollout, rollouts
+from serving.inference_services import VERSION
+from serving.rollout import Rollout, rollouts
 
 SERVICE = {
     "metadata": {"name": "mtorl-challenger"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitoring.versions.deciding import uses_in_log
+from monitoring.models_in_log import uses_in_log
 from tests.monitoring.written_log import Log
 
 NEW, OLD, OTHER = "b" * 64, "a" * 64, "c" * 64
@@ -25,7 +25,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def uses(folder: Path) -> dict[tuple[str, str], bool]:
-    return {(use.name, use.reason): use.serves for use in uses_in_log(str(folder))}
+    return {(name, reason): serves for name, reason, serves in uses_in_log(str(folder))}
 
 
 def test_the_newest_of_an_arm_serves_and_the_others_are_needed(log: Log, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_newest_of_an_arm_serves_and_the_others_are_needed(log: Log, tmp_pat
         (NEW, "decides as challenger of test, last 2025-03-01 00:01"): True,
         (OLD, "decided as incumbent of test, last 2025-03-01 00:00"): False,
     }
-    assert uses_in_log(str(tmp_path))[0].reason.startswith("decides as incumbent"), "the newest first"
+    assert uses_in_log(str(tmp_path))[0][1].startswith("decides as incumbent"), "the newest first"
 
 
 def test_a_model_serves_no_more_after_a_policy_without_one(log: Log, tmp_path: Path) -> None:

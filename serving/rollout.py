@@ -1,6 +1,6 @@
 """The model version that each arm serves, and the one that it is meant to serve, from what Kubernetes says.
 
-    for arm in rollouts(kubectl("get", "inferenceservices"), kubectl("get", "pods")):
+    for arm in rollouts(api.list("inferenceservices"), api.list("pods")):
         print(arm.name, arm.wanted, arm.serving, arm.problem)
 
 An InferenceService says Ready while any pod serves, so it does not tell that a new version never came up.
@@ -12,10 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = "mtorl-kubeflow/model"
-"""Annotation of a predictor and its pods: the version's folder in the registry."""
-MARK = "mtorl-kubeflow/promotion"
-"""Annotation of an InferenceService whose version a promotion has changed: JSON, with the versions before and after."""
+from serving.inference_services import VERSION
 
 Object = Mapping[str, Any]
 

@@ -1,0 +1,203 @@
+"""Requests to a Kubernetes API server: objects of one namespace as plain values, over the official client's connection.
+
+    api = KubernetesApi("ads")                          # a pod's credentials, or those of kubectl's context
+    api.get("configmaps", "mtorl-experiment")           # None: there is none
+    api.merge_patch("inferenceservices", "mtorl-incumbent", {"spec": {"predictor": {"annotations": {...}}}})
+
+Everything else in this repository that asks an API server does it through this module; `mtorl put` alone needs kubectl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Object = dict[str, Any]
+
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_GROUPS = {  # API group and version of each kind that is asked for
+    "configmaps": "v1",
+    "deployments": "apps/v1",
+    "events": "events.k8s.io/v1",
+    "experiments": "mtorl-kubeflow.github.io/v1alpha1",
+    "inferenceservices": "serving.kserve.io/v1beta1",
+    "leases": "coordination.k8s.io/v1",
+    "pods": "v1",
+    "trainjobs": "trainer.kubeflow.org/v1alpha1",
+    "workflows": "argoproj.io/v1alpha1",
+}
+_AGAIN = (429, 500, 502, 503, 504)
+
+
+class Unanswered(ConnectionError):
+    """The API server does not answer, or has a fault of its own: retry."""
+
+
+class Refused(OSError):
+    """The API server refuses a request.
+
+    Attributes:
+        status: Of HTTP.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"Kubernetes: {status} {message}")
+        self.status = status
+
+
+class Conflict(Exception):
+    """An object has changed since it was read, is gone, or is there already: read it again."""
+
+
+def in_pod() -> bool:
+    """Whether this process runs in a cluster."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def namespace_of_pod() -> str:
+    """The namespace that a pod runs in; "default" outside of a cluster."""
+    return os.environ.get("MTORL_NAMESPACE") or (_NAMESPACE.read_text().strip() if _NAMESPACE.exists() else "default")
+
+
+class KubernetesApi:
+    """The API server, for one namespace. Each method raises Unanswered and Refused.
+
+    Args:
+        namespace: Empty: that of this pod.
+        seconds: Longest wait for a connection, and for an answer.
+        retries: Of a request that is not answered, with pauses of 0, 2, 4, 8 ... 120 seconds; 0: the caller retries.
+    """
+
+    def __init__(self, namespace: str = "", seconds: tuple[float, float] = (3.0, 15.0), retries: int = 0) -> None:
+        from kubernetes import client, config
+        from urllib3 import Retry
+
+        try:
+            try:
+                config.load_incluster_config()
+            except config.ConfigException:
+                config.load_kube_config()
+        except config.ConfigException as error:
+            raise Unanswered(f"no cluster is configured: {error}") from None
+        known = client.Configuration.get_default_copy()
+        known.retries = Retry(
+            retries, backoff_factor=1, status_forcelist=_AGAIN, allowed_methods=None, raise_on_status=False
+        )
+        self.namespace = namespace or namespace_of_pod()
+        self._client = client.ApiClient(known)
+        self._seconds = seconds
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object; None: there is none of that name."""
+        try:
+            found: Object = self._ask("GET", kind, name)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def list(self, kind: str, selector: str = "") -> list[Object]:
+        """All objects of a kind, or those whose labels match."""
+        query = [("labelSelector", selector)] if selector else []
+        items: list[Object] = self._ask("GET", kind, query=query)["items"]
+        return items
+
+    def create(self, kind: str, body: Mapping[str, Any]) -> Object:
+        """Create an object.
+
+        Raises:
+            Conflict: There is one of that name.
+        """
+        return self._object("POST", kind, body=body)
+
+    def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
+        """Write an object, or its subresource `part`.
+
+        Raises:
+            Conflict: It has another `resourceVersion`, or is gone.
+        """
+        try:
+            return self._object("PUT", kind, name, part, body=body)
+        except Refused as error:
+            if error.status == 404:
+                raise Conflict(str(error)) from None
+            raise
+
+    def merge_patch(
+        self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
+    ) -> Object:
+        """Change fields of an object, or of its subresource `part`; null removes one.
+
+        Raises:
+            Conflict: The patch has another `resourceVersion` than the object.
+        """
+        return self._object("PATCH", kind, name, part, body=patch, seconds=seconds)
+
+    def delete(self, kind: str, name: str) -> None:
+        """Delete an object and, before it, those that it owns; one that is gone is no fault."""
+        try:
+            self._ask("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
+        except Refused as error:
+            if error.status != 404:
+                raise
+
+    def log(self, pod: str, lines: int) -> str:
+        """The last lines of a pod's log."""
+        found: bytes = self._ask("GET", "pods", pod, "log", query=[("tailLines", lines)], raw=True).data
+        return found.decode(errors="replace")
+
+    def _object(self, *words: str, **options: Any) -> Object:
+        found: Object = self._ask(*words, **options)
+        return found
+
+    def _ask(
+        self,
+        method: str,
+        kind: str,
+        name: str = "",
+        part: str = "",
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Any = (),
+        seconds: tuple[float, float] | None = None,
+        raw: bool = False,
+    ) -> Any:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        group = _GROUPS[kind]
+        words = ("apis" if "/" in group else "api", group, "namespaces", self.namespace, kind, name, part)
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            return self._client.call_api(
+                "/" + "/".join(word for word in words if word),
+                method,
+                query_params=list(query),
+                header_params={"Accept": "*/*" if raw else "application/json", "Content-Type": content},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _preload_content=not raw,
+                _request_timeout=seconds or self._seconds,
+            )
+        except HTTPError as error:
+            raise Unanswered(f"Kubernetes does not answer: {type(error).__name__}: {error}") from None
+        except ApiException as error:
+            message = _message(error)
+            if error.status == 409:
+                raise Conflict(message) from None
+            if not error.status or error.status == 429 or error.status >= 500:
+                raise Unanswered(f"Kubernetes: {error.status} {message}") from None
+            raise Refused(error.status, message) from None
+
+
+def _message(error: Any) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (KeyError, TypeError, ValueError):
+        return str(error.reason)

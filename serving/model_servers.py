@@ -1,0 +1,68 @@
+"""What can be told to serve a version of the registry: InferenceServices on a cluster, `mtorl serve` on a laptop.
+
+`serving.deployment` (a new challenger) and `pipelines.experiments.handover` (a promotion, a rollback) change what
+serves, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from mtorl.runtime.validation import StrictModel, Text
+
+
+class Mark(StrictModel):
+    """What a promotion has changed on a server."""
+
+    experiment: Text
+    """Name of the experiment."""
+    promotion: Text
+    """Which promotion of the experiment's history."""
+    before: Text
+    """Version that the server served until then."""
+    after: Text
+    """Version that won."""
+
+
+class Served(NamedTuple):
+    """What a model server serves."""
+
+    version: str
+    """That it is meant to serve."""
+    problem: str
+    """Why it does not serve that alone, yet; empty: it does."""
+    mark: Mark | None = None
+    """Of the newest promotion; None: there was none."""
+    instead_of: str | None = None
+    """The previous version, until a deployed one has decided; a killed deployment leaves it to the next one."""
+
+
+class ModelServers(Protocol):
+    """The model servers of one place."""
+
+    def name_at(self, url: str | None) -> str | None:
+        """The name of the server that answers at a URL; None: it is none of these."""
+
+    def for_incumbent(self, url: str | None) -> str | None:
+        """Where the model that answers at a URL may answer as an incumbent that had no server; None: nowhere else."""
+
+    def served(self, name: str) -> Served | None:
+        """What a server serves; None: there is no such server, or it names no version.
+
+        Raises:
+            OSError: That can't be asked now.
+        """
+
+    def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
+        """Let a server serve a version, at once or not at all.
+
+        Args:
+            name: Of the server, whose `served` was read before.
+            version: As the server calls it.
+            mark: Of a promotion; None: the one that is there stays.
+            instead_of: See `Served`.
+
+        Raises:
+            Conflict: Somebody has changed the server since it was read.
+            OSError: It can't be told now.
+        """

@@ -1,0 +1,87 @@
+"""What InferenceServices serve, what a rollback goes back to, and what happens where a pod may not list them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serving import inference_services
+from serving.inference_services import INSTEAD_OF, MARK, VERSION, InferenceServices, services_of_pod, uses_of
+from serving.kubernetes_api import KubernetesApi, Refused
+from serving.model_servers import Mark, Served
+from tests.pipelines.experiments.fake_cluster import FakeCluster
+
+PROMOTED = Mark(experiment="e", promotion="1", before="incumbent/first", after="challenger/new")
+
+
+def service(name: str, version: str, **notes: str) -> dict[str, Any]:
+    predictor = {"annotations": {VERSION: version}} if version else {}
+    return {"metadata": {"name": name, "annotations": notes}, "spec": {"predictor": predictor}}
+
+
+def test_what_serves_and_what_a_rollback_goes_back_to_is_used() -> None:
+    promoted = service("mtorl-incumbent", "challenger/new", **{MARK: PROMOTED.model_dump_json()})
+    deployed = service("mtorl-challenger", "challenger/newer", **{INSTEAD_OF: "challenger/old"})
+    assert uses_of([promoted, deployed, service("other", "")]) == [
+        ("challenger/new", "mtorl-incumbent serves it", True),
+        ("incumbent/first", "a rollback of mtorl-incumbent goes back to it", False),
+        ("challenger/newer", "mtorl-challenger serves it", True),
+        ("challenger/old", "a rollback of mtorl-challenger goes back to it", False),
+    ]
+
+
+@pytest.mark.parametrize("mark", ["{", "[]", "7", '{"else": 1}'])
+def test_a_mark_by_hand_hides_nothing_else(mark: str) -> None:
+    assert [name for name, _, _ in uses_of([service("one", "a/1", **{MARK: mark}), service("two", "b/2")])] == [
+        "a/1",
+        "b/2",
+    ]
+
+
+def test_one_that_is_told_serves_after_its_roll_out_and_keeps_the_mark() -> None:
+    cluster = FakeCluster()
+    cluster.add_service("mtorl-incumbent", "incumbent/first")
+    servers = InferenceServices(cluster)
+    assert servers.served("mtorl-incumbent") == Served("incumbent/first", "")
+    servers.serve("mtorl-incumbent", "challenger/new", PROMOTED)
+    found = servers.served("mtorl-incumbent")
+    assert found == Served("challenger/new", "the roll-out has not begun", PROMOTED)
+    cluster.roll_out("mtorl-incumbent")
+    servers.serve("mtorl-incumbent", "challenger/newer", instead_of="challenger/new")
+    cluster.roll_out("mtorl-incumbent")
+    assert servers.served("mtorl-incumbent") == Served("challenger/newer", "", PROMOTED, "challenger/new")
+    assert servers.served("nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://mtorl-incumbent-predictor/v1/models/incumbent:predict", "mtorl-incumbent"),
+        ("http://mtorl-incumbent-predictor.ads.svc", "mtorl-incumbent"),
+        ("http://mtorl-incumbent-predictor.other.svc", None),
+        ("http://platform.ads.svc", None),
+        (None, None),
+    ],
+)
+def test_a_server_is_known_by_its_url(url: str | None, name: str | None) -> None:
+    assert InferenceServices(FakeCluster()).name_at(url) == name
+
+
+@pytest.mark.parametrize("status", [403, 404, 422])
+def test_a_pod_that_may_not_list_them_does_not_know_what_serves(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    class Api(KubernetesApi):
+        def __init__(self, **_: object) -> None: ...
+
+        def list(self, kind: str, selector: str = "") -> list[Any]:
+            raise Refused(status, "no")
+
+    monkeypatch.setattr(inference_services, "KubernetesApi", Api)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert services_of_pod() is None, "a laptop is no cluster"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    if status == 404:
+        assert services_of_pod() == [], "there is no KServe"
+        return
+    with pytest.raises(PermissionError, match=f"Kubernetes: {status} no"):
+        services_of_pod()
