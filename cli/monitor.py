@@ -3,7 +3,6 @@
     mtorl monitor check --decision-log runs/latest/decision_log --registry runs/latest/registry
     mtorl monitor status                                # what the last check found, in words
     mtorl monitor export --port 9102                    # the same for Prometheus
-    mtorl monitor retrain                               # is a new training asked for, and why
     mtorl monitor accept outcomes/cost_per_exposure --reason "new contract"
 
 A check judges every day that is over and not judged yet, and says at once where a column has lost its values. What
@@ -93,7 +92,9 @@ def status(
     state: StateFolder = _STATE,
     json: Annotated[bool, typer.Option("--json", help="The state as it is, and nothing else.")] = False,
 ) -> None:
-    """Say what the last check found: what is wrong, what it costs, what to do. Exit codes as of `check`.
+    """Say what the last check found: what is wrong, what it costs, what to do, if a new training is asked for.
+
+    Exit codes as of `check`.
 
     Runs of pipelines that failed are shown, too, if their folder `runs` is beside that of the state.
 
@@ -136,24 +137,6 @@ def export(
     of_runs = [] if runs is None else [RunsCollector(runs)]
     with exit_codes(unusable=(OSError,)), suppress(KeyboardInterrupt):  # the usual way to end it
         serve(host, port, MonitorCollector(state / STATE_FILE), *of_runs)
-
-
-@app.command()
-def retrain(state: StateFolder = _STATE) -> None:
-    """Say whether a new training is asked for, and why: exit code 0 if so, 3 if not.
-
-    What is trained meets the same gate as every night's, against the model that serves, and begins in the shadow.
-
-        mtorl monitor retrain --state runs/latest/monitor && mtorl run
-    """
-    from monitoring.watch.state import STATE_FILE, State, StateError
-
-    with exit_codes(unusable=(StateError,)):
-        request = State.read(state / STATE_FILE).retrain
-    if request is None:
-        typer.echo("no new training is asked for")
-        raise typer.Exit(DRIFT)
-    typer.echo(f"asked for since {request.since:%Y-%m-%d %H:%M}: {request.reason}")
 
 
 @app.command()

@@ -66,6 +66,14 @@ def test_status_says_it_and_ends_with_it(state: State, code: int, words: list[st
     assert ended == code and State.model_validate_json(output) == state
 
 
+def test_status_says_that_a_training_is_asked_for(tmp_path: Path) -> None:
+    state = found("drift")
+    state.retrain = RetrainRequest(since=AT, reason="device has moved", model_version="1")
+    state.write(tmp_path / STATE_FILE)
+    code, output = call("status", "--state", tmp_path)
+    assert code == 3 and "a new training is asked for since 2026-01-02: device has moved" in output
+
+
 def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
     state, runs = tmp_path / "monitor", tmp_path / "runs"
     PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, "", AT - timedelta(days=2)).write(runs)
@@ -140,12 +148,3 @@ def test_accept(tmp_path: Path) -> None:
     state = State.read(tmp_path / STATE_FILE)
     assert not state.alarms() and state.accepted[0].at > AT - timedelta(days=1)
     assert call("status", "--state", tmp_path)[0] == 0
-
-
-def test_retrain_is_a_question_for_a_shell(tmp_path: Path) -> None:
-    state = found()
-    state.write(tmp_path / STATE_FILE)
-    assert call("retrain", "--state", tmp_path) == (3, "no new training is asked for\n")
-    state.retrain = RetrainRequest(since=AT, reason="device has moved", model_version="1")
-    state.write(tmp_path / STATE_FILE)
-    assert call("retrain", "--state", tmp_path) == (0, "asked for since 2026-01-02 00:00: device has moved\n")
