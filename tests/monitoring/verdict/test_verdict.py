@@ -35,6 +35,7 @@ from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import Log
 
 EXPERIMENT = Experiment.from_dict(CONTENT)
+DAILY = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
 
 
 def traffic(users: int, challenger_rate: float, rounds: int = 3, seed: int = 0) -> Log:
@@ -472,8 +473,7 @@ def paced_against_unpaced(hours: int) -> Log:
 def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_path: Path) -> None:
     metrics = EXPERIMENT.metrics.replace(guardrails=())
     total = EXPERIMENT.replace(metrics=metrics)
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
-    daily = daily.replace(metrics=metrics)
+    daily = DAILY.replace(metrics=metrics)
     log = paced_against_unpaced(60)
     noon = verdict_from_log(log.write(tmp_path), daily)
     assert noon["verdict"] == "inconclusive" and noon["lift"] == pytest.approx(0.0)
@@ -488,23 +488,21 @@ def test_a_day_that_is_not_over_says_nothing_where_each_day_has_its_money(tmp_pa
 
 
 def test_a_period_that_ends_in_the_future_does_not_end_the_present_day(tmp_path: Path) -> None:
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     now, log = pd.Timestamp.now(tz="UTC"), Log()
     for user, arm in enumerate(("incumbent", "challenger")):
         log.decide(f"u{user}", arm, event_time=now.isoformat())
     period = Period(until=(now + pd.Timedelta(days=3)).isoformat())
     files = replace(log.write(tmp_path), period=period)
-    assert verdict_from_log(files, daily)["left_out"] == {"unfinished_period": 2}
+    assert verdict_from_log(files, DAILY)["left_out"] == {"unfinished_period": 2}
 
 
 def test_a_clock_that_was_ahead_ends_no_day_and_makes_nothing_mature(tmp_path: Path) -> None:
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     mature = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(outcome_hours=24.0))
     now, log = pd.Timestamp.now(tz="UTC"), Log()
     for user, days in enumerate((0, 0, 365)):
         log.decide(f"u{user}", "incumbent", event_time=(now + pd.Timedelta(days=days)).isoformat())
     files = log.write(tmp_path)
-    assert verdict_from_log(files, daily)["left_out"] == {"unfinished_period": 3}
+    assert verdict_from_log(files, DAILY)["left_out"] == {"unfinished_period": 3}
     assert verdict_from_log(files, mature)["left_out"] == {"immature": 3}
 
 
@@ -551,18 +549,16 @@ def test_each_campaigns_days_are_those_of_its_own_budget(tmp_path: Path) -> None
 
 
 def test_before_a_day_is_over_the_reason_says_so(tmp_path: Path) -> None:
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
-    found = verdict_from_log(paced_against_unpaced(5).write(tmp_path), daily)
+    found = verdict_from_log(paced_against_unpaced(5).write(tmp_path), DAILY)
     assert found["verdict"] == "inconclusive"
     assert found["reason"].startswith("no decision counts yet: of 100, their budget's day or hour is not over")
 
 
 def test_a_day_in_which_the_money_was_divided_anew_does_not_count(tmp_path: Path) -> None:
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     log = paced_against_unpaced(73)
     for row in log.decisions[28 * 20 : 30 * 20]:
         row |= {"stage": "off", "assignment_probability": 1.0, "arm": "incumbent"}
-    found = verdict_from_log(log.write(tmp_path), daily)
+    found = verdict_from_log(log.write(tmp_path), DAILY)
     assert found["left_out"] == {"switched_off": 22 * 20, "not_randomised": 2 * 20, "unfinished_period": 20}
     assert found["lift"] == pytest.approx(0.0)
 
@@ -601,8 +597,7 @@ def test_bad_days_that_are_cut_short_are_not_forgotten(
 
 def test_a_day_with_the_kill_switch_is_looked_at_once_its_outcomes_are_known(tmp_path: Path) -> None:
     files = stopped_when_it_goes_badly(0.24, np.random.default_rng(0)).write(tmp_path)
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
-    daily = daily.replace(metrics=daily.metrics.replace(outcome_hours=24.0))
+    daily = DAILY.replace(metrics=DAILY.metrics.replace(outcome_hours=24.0))
     half_a_day = 12 * 40
     with experiment_users(files, daily, CLICK) as found:
         decisions = [int(found.users(changed).arms["decisions"].sum()) for changed in (False, True)]
@@ -616,8 +611,7 @@ def test_a_guardrail_that_only_such_days_break_does_not_hold(tmp_path: Path) -> 
     for row in log.decisions:
         dear = row["arm"] == "challenger" and pd.Timestamp(row["event_time"]).day % 4 == 0  # the days with the switch
         log.learn(row["decision_id"], "cost", 5.0 if dear else 0.2)
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
-    found = verdict_from_log(log.write(tmp_path), daily)
+    found = verdict_from_log(log.write(tmp_path), DAILY)
     assert found["guardrails"][0]["name"] == "cost_per_decision" and found["guardrails"][0]["state"] == "open"
     assert found["verdict"] == "inconclusive"
 
@@ -758,28 +752,25 @@ def test_a_stage_in_which_all_outcomes_came_late_is_no_difference_between_the_ar
 def test_a_budget_period_is_mature_as_a_whole(tmp_path: Path) -> None:
     """The log ends at noon of the third day; half a day after it the second day may still bring outcomes."""
     metrics = EXPERIMENT.metrics.replace(outcome_hours=18.0)
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
-    found = verdict_from_log(paced_against_unpaced(60).write(tmp_path), daily.replace(metrics=metrics))
+    found = verdict_from_log(paced_against_unpaced(60).write(tmp_path), DAILY.replace(metrics=metrics))
     assert found["left_out"] == {"immature": 24 * 20, "unfinished_period": 12 * 20}
 
 
 def test_a_day_that_began_before_the_period_asked_for_does_not_count(tmp_path: Path) -> None:
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     files = replace(paced_against_unpaced(49).write(tmp_path), period=Period(since="2025-03-01T12:00:00Z"))
-    found = verdict_from_log(files, daily)
+    found = verdict_from_log(files, DAILY)
     assert found["left_out"] == {"unfinished_period": 13 * 20} and found["lift"] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("field", ["salt", "layer"])
 def test_a_day_on_which_the_experiment_began_anew_does_not_count(tmp_path: Path, field: str) -> None:
     """Its arms have the money that those of before have left."""
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
     log = paced_against_unpaced(49)
     for place, row in enumerate(log.decisions):
-        row |= {"salt": daily.salt, "layer": daily.layer}
+        row |= {"salt": DAILY.salt, "layer": DAILY.layer}
         if place < 12 * 20:
             row[field] = "before"
-    found = verdict_from_log(log.write(tmp_path), daily)
+    found = verdict_from_log(log.write(tmp_path), DAILY)
     assert found["left_out"] == {"changed_period": 12 * 20, "other_experiment": 12 * 20, "unfinished_period": 20}
     assert found["lift"] == pytest.approx(0.0)
 
@@ -875,8 +866,7 @@ def test_what_came_of_a_repeated_request_counts_with_the_decision_that_does(tmp_
 
 def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the same is found as in more, on a ramp with changes in mid-day, which are judged twice."""
-    daily = Experiment.from_dict({**CONTENT, "budgets": [{**CONTENT["budgets"][0], "period": "day"}]})
-    shares = {stage: daily.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
+    shares = {stage: DAILY.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
     files = tmp_path / "decisions.parquet", tmp_path / "outcomes.parquet"
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
@@ -898,10 +888,10 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
             TO '{files[1]}' (ROW_GROUP_SIZE 10000)"""
         )
     log = DecisionLog((files[0],), (files[1],))
-    found = verdict_from_log(log, daily)
+    found = verdict_from_log(log, DAILY)
     assert found["stages"] == ["5%", "25%", "50%"] and found["left_out"]["changed_period"] > 10_000
     monkeypatch.setattr("monitoring.decision_log._MEMORY_LIMIT", "80MB")
-    assert verdict_from_log(log, daily) == found
+    assert verdict_from_log(log, DAILY) == found
 
 
 def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
