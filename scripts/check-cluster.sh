@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Says line by line what a cluster has of what the manifests need, before anything is applied, and what to do about the rest.
-# It reads only. Prerequisites: kubectl, and a kubeconfig that may read resource definitions, storage classes and one namespace.
+# It reads only. Prerequisites: kubectl, and a kubeconfig that may read one namespace and its Secrets.
 #
 # Usage: scripts/check-cluster.sh [NAMESPACE]       default: mtorl, the one of overlays/production; mtorl-dev is that of overlays/dev
 #
@@ -14,7 +14,8 @@ failed=0
 out=$(kubectl version -o json 2>&1) || { printf 'kubectl reaches no cluster: %s\n' "$out" >&2; exit 2; }
 
 line() { printf '%-8s %-28s %s\n' "$1" "$2" "$3"; [ "$1" != missing ] || failed=1; }
-has() { kubectl get crd "$1" -o name >/dev/null 2>&1; }
+resources=$(kubectl api-resources -o name 2>/dev/null)     # of each kind that is served; anybody may ask
+has() { grep -qx "$1" <<<"$resources"; }
 # check WORD WHAT FOUND ELSE COMMAND...: a line that depends on whether the command succeeds
 check() {
   local word=$1 what=$2 found=$3 else=$4; shift 4
@@ -28,11 +29,12 @@ minor=$(sed -n '/serverVersion/,$ s/.*"minor": *"\([0-9]*\).*/\1/p' <<<"$out" | 
 if [ "${minor:-0}" -ge 30 ]; then line ok Kubernetes "1.$minor"; else line missing Kubernetes "1.${minor:-?}: upgrade to 1.30 or newer"; fi
 check missing KServe 'serves the models' 'install KServe 0.20 or newer in Standard mode (https://kserve.github.io)' \
   has inferenceservices.serving.kserve.io
-default_class() {
-  kubectl get storageclass -o jsonpath='{range .items[*]}{.metadata.annotations}{"\n"}{end}' | grep -q 'is-default-class":"true"'
-}
-check missing 'default StorageClass' 'for ledger, decision log and Redis' 'mark one: kubectl annotate storageclass NAME storageclass.kubernetes.io/is-default-class=true' \
-  default_class
+if ! classes=$(kubectl get storageclass -o jsonpath='{range .items[*]}{.metadata.annotations}{"\n"}{end}' 2>/dev/null); then
+  line unknown 'default StorageClass' 'you may not list storage classes; there must be one for ledger, decision log and Redis'
+else
+  check missing 'default StorageClass' 'for ledger, decision log and Redis' \
+    'mark one: kubectl annotate storageclass NAME storageclass.kubernetes.io/is-default-class=true' grep -q 'is-default-class":"true"' <<<"$classes"
+fi
 line unknown 'ReadWriteMany volume' "on several nodes, mtorl-data needs a class that many nodes can mount: manifests/foundation/production says where to name it"
 check absent 'Prometheus Operator' 'scrapes metrics and evaluates alert rules' "no alert is evaluated: $overlay" \
   has prometheusrules.monitoring.coreos.com

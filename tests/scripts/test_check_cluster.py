@@ -24,7 +24,7 @@ PROMETHEUS = ("prometheusrules.monitoring.coreos.com", "alertmanagerconfigs.moni
 KUBECTL = """#!/bin/bash
 case "$*" in
   "version -o json") cat "$CLUSTER/version"; [ -s "$CLUSTER/version" ] ;;
-  "get crd "*) grep -qx "$3" "$CLUSTER/crds" ;;
+  "api-resources -o name") cat "$CLUSTER/crds" ;;
   *"get secret "*) grep -qx "$5" "$CLUSTER/secrets" && echo eHg= ;;
   "get storageclass "*) echo '{"storageclass.kubernetes.io/is-default-class":"true"}' ;;
   "get namespace -l "*) echo namespace/given ;;
