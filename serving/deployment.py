@@ -21,6 +21,7 @@ from mtorl.experiment.experiment import Experiment
 from serving.handlers.items import empty_window
 from serving.kubernetes_api import Conflict, Refused
 from serving.model_servers import ModelServers, Served
+from serving.registry import FIRST
 
 _POLL_SECONDS = 2.0
 _TELL_SECONDS = 60.0
@@ -90,14 +91,14 @@ def deploy(
         raise DeployError(f"{error}{f'; {role}' if isinstance(error, Refused) else ''}") from None
     if served is None:
         return f"there is no server of {arm} here: {version} stays in the registry (docs/cluster.md)"
-    new = served.version != version
-    before = served.instead_of or (served.version if new else None)  # the version that has proved that it decides
+    new, before = served.version != version, served.instead_of
     if new:
+        # A deployment that was killed before it had asked its version leaves one that perhaps never decided.
+        killed = before is not None and (served.problem or _refuses(servers, name, artifact, served.version))
+        before = before if killed else served.version
         _serve(servers, name, Served(version, "", instead_of=before), {served.version}, patience)
-    why = _waits(servers, name, version, patience) or _refuses(servers, name, artifact)
+    why = _waits(servers, name, version, patience) or _refuses(servers, name, artifact, artifact.digest)
     if not why:
-        if before is not None:
-            _serve(servers, name, Served(version, ""), {version}, patience)
         return f"{arm} serves {version}" + ("" if new else ", as before")
     if before is None:
         raise DeployError(f"{arm} does not serve {version}: {why}")
@@ -164,16 +165,24 @@ def _serve(servers: ModelServers, name: str, wanted: Served, instead: set[str], 
         patience.sleep(_POLL_SECONDS)
 
 
-def _refuses(servers: Servers, name: str, artifact: Artifact) -> str:
-    """Why a ready server does not decide by a model; empty: it does."""
+def _refuses(servers: Servers, name: str, artifact: Artifact, model: str) -> str:
+    """Why a ready server does not decide by a model; empty: it does.
+
+    Args:
+        servers: Of the place.
+        name: Of the server.
+        artifact: Whose window an item has.
+        model: The model's digest, or a version whose name is the beginning of it; of `first`, any model will do.
+    """
+    digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.ask(name, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
     except Exception as error:  # an answer may be any rubbish, and half of one
         return f"its answer is no decision: {type(error).__name__}: {error}"
-    if answered != artifact.digest:
-        return f"it answers by the model {answered[:12]}, not by {artifact.digest[:12]}"
+    if not answered.startswith(digest):
+        return f"it answers by the model {answered[:12]}, not by {digest[:12]}"
     if abs(sum(probabilities) - 1.0) > 1e-6:
         return f"its probabilities of channels add up to {sum(probabilities):.6f}"
     return ""

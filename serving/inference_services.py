@@ -21,7 +21,8 @@ VERSION = "mtorl-kubeflow/model"
 MARK = "mtorl-kubeflow/promotion"
 """Annotation of an InferenceService whose version a promotion has changed: JSON, a `Mark`."""
 INSTEAD_OF = "mtorl-kubeflow/instead-of"
-"""Annotation of an InferenceService whose deployed version has not decided yet: the previous version."""
+"""Annotation of an InferenceService: the version that decided before the newest deployment. It is written together
+with the version and stays, since KServe copies annotations to the pods: another change would be another roll-out."""
 KIND = "inferenceservices"
 _PREDICTOR = "-predictor"
 _PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it

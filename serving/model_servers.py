@@ -34,7 +34,7 @@ class Served(NamedTuple):
     mark: Mark | None = None
     """Of the newest promotion; None: there was none."""
     instead_of: str | None = None
-    """The previous version, until a deployed one has decided; a killed deployment leaves it to the next one."""
+    """The version that decided before the newest deployment, which goes back to it; None: a promotion came after it."""
 
 
 class ModelServers(Protocol):

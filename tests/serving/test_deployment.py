@@ -13,7 +13,7 @@ from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
 from serving.deployment import DeployError, Patience, deploy
-from serving.inference_services import VERSION, InferenceServices, problem_of
+from serving.inference_services import INSTEAD_OF, VERSION, InferenceServices, problem_of
 from serving.model_servers import Served
 from tests.mtorl.experiment.experiments import made
 from tests.pipelines.experiments.fake_cluster import FakeCluster
@@ -81,9 +81,9 @@ def run(servers: InferenceServices, *experiments: Experiment, version: str = NEW
 def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> None:
     servers = Servers()
     assert run(servers, *experiments) == f"challenger serves {NEW}"
-    assert servers.all == [told(OLD), told(NEW, OLD), told(NEW)]
+    assert servers.all == [told(OLD), told(NEW, OLD)], "one roll-out"
     assert run(servers, *experiments) == f"challenger serves {NEW}, as before"
-    assert len(servers.all) == 3, "nothing is told anew"
+    assert len(servers.all) == 2, "nothing is told anew"
 
 
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
@@ -151,10 +151,16 @@ def test_a_run_that_was_killed_meanwhile_is_made_good_by_the_next(rolled_out: st
     """It had told the server a version that nobody has seen deciding."""
     good = Servers(rolled_out, instead_of=OLD)
     bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
-    assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW)
+    assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW, OLD)
     with pytest.raises(DeployError, match=f"challenger serves {OLD} again"):
         run(bad)
     assert bad.all[-1] == told(OLD)
+
+
+@pytest.mark.parametrize("decided", ["challenger/dddddddddddd", "challenger/first"])
+def test_a_version_that_decides_is_what_a_deployment_goes_back_to(decided: str) -> None:
+    servers = Servers(decided, looks=1, instead_of=OLD)
+    assert run(servers) == f"challenger serves {NEW}" and servers.all[-1] == told(NEW, decided)
 
 
 def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> None:
@@ -186,7 +192,7 @@ def test_what_a_person_rolled_out_meanwhile_stays() -> None:
             self.all.append(told("challenger/by-hand"))
             return super().ask(name, item)
 
-    servers = Changed()
+    servers = Changed(answer=["rubbish"])
     with pytest.raises(DeployError, match="serves challenger/by-hand since somebody changed it meanwhile: that stays"):
         run(servers)
     assert servers.all[-1] == told("challenger/by-hand")
@@ -209,7 +215,8 @@ def test_kserves_own_writes_are_no_obstacle() -> None:
     servers = InferenceServices(cluster)
     servers.ask = answers.ask  # type: ignore[method-assign]
     assert run(servers) == f"challenger serves {NEW}"
-    assert cluster.told == [NEW, NEW] and cluster.services["mtorl-challenger"]["metadata"]["annotations"] == {}
+    assert cluster.told == [NEW]
+    assert cluster.services["mtorl-challenger"]["metadata"]["annotations"] == {INSTEAD_OF: OLD}
 
 
 def test_a_roll_out_is_over_when_all_pods_are_new_and_ready() -> None:
