@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.experiment_runs import arrivals
-from benchmarks.experiment_runs.judge import ALPHA, TIGHTEST_AT, judge, upper_bound
+from benchmarks.experiment_runs.judge import ALPHA, judge, upper_bound
 from benchmarks.experiment_runs.markets import Clicks
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.statistics import estimate, one_sided_width
@@ -97,9 +97,7 @@ def _rolled_back(runs: Iterator[Sums]) -> tuple[float, float | None]:
     first = []
     for sums in runs:
         found = estimate(sums)
-        width = one_sided_width(
-            found.se, found.effective_users, alpha=error_share(ALPHA, 1, 1), tightest_at=TIGHTEST_AT
-        )
+        width = one_sided_width(found.se, found.effective_users, alpha=error_share(ALPHA, 1, 1))
         breached = found.value - width > MARGIN
         users = np.take_along_axis(sums.users[..., 0, 0], breached.argmax(-1)[:, None], -1)[:, 0]
         first.append(np.where(breached.any(-1), users, np.nan))

@@ -13,7 +13,7 @@ from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.inference.statistics import confidence_sequence, estimate, fixed_interval
 from mtorl.experiment.inference.sums import Sums
 
-ALPHA, TIGHTEST_AT = 0.05, 2_000
+ALPHA = 0.05
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
     """Above, below, decided and fixed of each run, and the users' share of those that decided."""
     found = estimate(sums)
-    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))
     users = np.atleast_2d(sums.users.sum((-1, -2)))
     one_look = fixed_interval(found.value[..., -1], found.se[..., -1], alpha=ALPHA)

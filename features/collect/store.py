@@ -83,7 +83,7 @@ def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Co
     return _collect(decision_log, store, engine, None)
 
 
-def collect_again(decision_log: str | Path, store: str | Path, hours: Hours, engine: str = "") -> Collected:
+def collect_again(decision_log: str | Path, store: str | Path, hours: Hours) -> Collected:
     """Collect some hours from the whole decision log, whatever of it was read before.
 
     An hour is written only if that changes it, and nothing of other hours, nor what the next `collect` has to read.
@@ -93,13 +93,12 @@ def collect_again(decision_log: str | Path, store: str | Path, hours: Hours, eng
         decision_log: See `collect`.
         store: Likewise.
         hours: Of the decisions.
-        engine: See `collect`.
 
     Raises:
         LogError: See `collect`.
         RuntimeError: Likewise.
     """
-    return _collect(decision_log, store, engine, hours)
+    return _collect(decision_log, store, "", hours)
 
 
 def _collect(decision_log: str | Path, store: str | Path, engine: str, hours: Hours | None) -> Collected:

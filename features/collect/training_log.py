@@ -125,7 +125,7 @@ def add_decisions(
     return found
 
 
-def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path, engine: str = "") -> None:
+def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
     """Write a log with the exposures among collected decisions, for what needs no more of them: features.
 
     Args:
@@ -133,12 +133,11 @@ def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path, 
         spec: Description of the data set.
         log: A canonical log, a file or a folder of parts.
         out: File to write.
-        engine: As in `add_decisions`.
 
     Raises:
         LogError: The store holds no decisions.
     """
-    with open_database(engine) as db:
+    with open_database("") as db:
         judge(db, store, spec, Decisions())
         _add_touchpoints(db, spec, parquet_files(log), out)
 

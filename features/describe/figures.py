@@ -155,10 +155,11 @@ class Description:
         return next(column for column in self.columns if column.name == name)
 
 
-def rate(hits: int, rows: int, z: float = 1.959964) -> Rate:
+def rate(hits: int, rows: int) -> Rate:
     """A share with Wilson's interval; without rows the interval is all of [0, 1]."""
     if not rows:
         return Rate(0, 0, math.nan, 0.0, 1.0)
+    z = 1.959964
     share, spread = hits / rows, z * z / rows
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)

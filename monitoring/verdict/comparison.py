@@ -1,6 +1,6 @@
 """One challenger with the incumbent: the lift of each metric, from the users' sums.
 
-comparison = Comparison(users, "challenger", stages, gain, None, alpha, tightest_at)
+comparison = Comparison(users, "challenger", stages, gain, None, alpha)
 comparison.lift("click_per_decision")
 comparison.lifts("click_per_decision", numbers)     # of the first so many users
 """
@@ -52,7 +52,6 @@ class Comparison:
     gain: Gain
     budget_per_decision: float | None
     alpha: float
-    tightest_at: int
     covariates: tuple[str, ...] = ()
     """Columns of the users by which all lifts are adjusted."""
 
@@ -105,7 +104,6 @@ class Comparison:
                 lift = compare(
                     self._sums(np.stack(figures, -1)),
                     alpha=alpha / (2 * len(self.covariates)),
-                    tightest_at=self.tightest_at,
                 )
                 if lift.ci[0] > 0.0 or lift.ci[1] < 0.0:
                     return column.removeprefix(PREFIX)
@@ -142,9 +140,7 @@ class Comparison:
         """Of what the primary metric sums, per currency unit."""
         columns = self.users[[f"{primary}_numerator", f"{COST}_numerator"]].iloc[self._rows.place]
         sums = self._sums(figures_with(columns.to_numpy(np.float64), self._known))
-        return compare(
-            sums, alpha=self.alpha, tightest_at=self.tightest_at, sizes=self._decisions(sums.users.shape[-1])
-        )
+        return compare(sums, alpha=self.alpha, sizes=self._decisions(sums.users.shape[-1]))
 
     def lifts(self, name: str, users: npt.NDArray[np.int64]) -> list[Lift]:
         """The same of the first users alone, with all that they did at any stage.
@@ -164,7 +160,7 @@ class Comparison:
     def _compare(self, name: str, sums: Sums, end: int | None = None) -> Lift:
         sizes = None if is_per_decision(name) else self._decisions(sums.users.shape[-1], end)
         largest = metric(name, self.gain).largest
-        return compare(sums, alpha=self.alpha, tightest_at=self.tightest_at, largest=largest, sizes=sizes)
+        return compare(sums, alpha=self.alpha, largest=largest, sizes=sizes)
 
     def _decisions(self, stages: int, end: int | None = None) -> Floats:
         """Of the first rows, or of all of them, in each arm and so many stages, (A, S)."""

@@ -22,7 +22,6 @@ from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison
 from monitoring.verdict.counted_decisions import shares_of_stages
 from monitoring.verdict.experiment_users import experiment_users
-from monitoring.verdict.verdict import TIGHTEST_AT
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
@@ -93,7 +92,7 @@ def _lift(
 ) -> SegmentLift:
     of_both = users[users["arm"].isin((challenger, INCUMBENT))]
     stages = [stage for stage in shares_of_stages(experiment) if (of_both["stage"] == stage).any()]
-    comparison = Comparison(of_both, challenger, stages, gain, None, alpha, TIGHTEST_AT)
+    comparison = Comparison(of_both, challenger, stages, gain, None, alpha)
     lift = comparison.lift(experiment.metrics.primary)
     return SegmentLift(
         challenger=challenger,

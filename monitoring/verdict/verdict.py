@@ -50,7 +50,6 @@ from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")
 LOOKS = 30  # of the series that shows the interval as users arrived
-TIGHTEST_AT = 2_000  # users; fixed beforehand, the width hardly depends on it (1.55 to 1.95 times one look's)
 
 
 def verdict_from_log(
@@ -59,7 +58,6 @@ def verdict_from_log(
     gain: Gain = CLICK,
     *,
     budget_per_decision: float | None = None,
-    tightest_at: int = TIGHTEST_AT,
 ) -> dict[str, Any]:
     """Compare the arms of an experiment.
 
@@ -70,7 +68,6 @@ def verdict_from_log(
         budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger
             sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
             `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
-        tightest_at: Effective users at which the always-valid interval is tightest; fixed before the experiment starts.
 
     Returns:
         A JSON-ready dict: metric (the primary one), units (of every metric that is named in it), total_units (of the
@@ -101,7 +98,7 @@ def verdict_from_log(
     def compared(users: pd.DataFrame) -> dict[str, Comparison]:
         stages = stages_of(users)
         return {
-            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, tightest_at, read.covariates)
+            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, read.covariates)
             for name in challengers
         }
 
@@ -124,7 +121,7 @@ def verdict_from_log(
     )
     deciding = (primary, *(guardrail.name for guardrail in guardrails))
     kinds = {kind for metric in deciding for kind in outcomes_of(metric, gain)}
-    secondary = _secondary(comparisons, experiment, tightest_at)
+    secondary = _secondary(comparisons, experiment)
     lifts, verdicts, results = {}, {}, {}
     for name, comparison in comparisons.items():
         lift = lifts[name] = comparison.lift(primary)
@@ -250,7 +247,6 @@ def _check(guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
         direction=guardrail.direction,
         margin=guardrail.margin,
         alpha=comparison.alpha,
-        tightest_at=comparison.tightest_at,
     )
 
 
@@ -359,8 +355,7 @@ def _futile(experiment: Experiment, comparison: Comparison) -> bool:
     if wanted is None:
         return False
     return all(
-        rules_out(each.lift(experiment.metrics.primary, above=wanted), tightest_at=each.tightest_at)
-        for each in _both_ways(experiment, comparison)
+        rules_out(each.lift(experiment.metrics.primary, above=wanted)) for each in _both_ways(experiment, comparison)
     )
 
 
@@ -380,15 +375,12 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
     }
 
 
-def _secondary(
-    comparisons: Mapping[str, Comparison], experiment: Experiment, tightest_at: int
-) -> dict[str, dict[str, Any]]:
+def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
     """The secondary metrics of each challenger; those of all of them share one false discovery rate."""
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
     evidence = [
-        log_e_value(lift.value, lift.se, lift.effective_users, alpha=experiment.alpha, tightest_at=tightest_at)
-        for lift in lifts.values()
+        log_e_value(lift.value, lift.se, lift.effective_users, alpha=experiment.alpha) for lift in lifts.values()
     ]
     found: dict[str, dict[str, Any]] = {who: {} for who in comparisons}
     for ((who, name), lift), log_e, there in zip(

@@ -205,27 +205,26 @@ def best_channel(
 def action_probabilities(
     forecast: Forecast,
     params: PolicyParams,
-    candidates_BC: ArrayLike | None = None,
     price_BC: ArrayLike | None = None,
 ) -> tuple[Floats, Bools]:
     """The whole policy at each row, before u draws from it: what off-policy evaluation and budget search read.
 
-    Takes the arguments of :func:`decide` without u.
+    Takes the arguments of :func:`decide` without u and candidates.
 
     Returns:
-        ``probs_BC``, the probability of choosing each channel (rows sum to one, channels that are no candidates get
-        exactly zero), and ``expose_BC``, whether money would be spent if that channel were chosen.
+        ``probs_BC``, the probability of choosing each channel (rows sum to one), and ``expose_BC``, whether money would
+        be spent if that channel were chosen.
     """
     utility_BC = expected_utility(forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC)
-    return choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC), utility_BC >= 0
+    return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
 
 
-def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike, price: float = 0.0) -> float:
-    """Root mean square deviation of utility from its row's mean: how much the choice of channel typically matters.
+def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike) -> float:
+    """Root mean square deviation of gain from its row's mean: how much the choice of channel typically matters.
 
     Returns 1.0 when the channels do not differ at all, where any scale gives the same policy.
     """
-    utility_BC = expected_utility(gain_BC, cost_BC, price)
+    utility_BC = expected_utility(gain_BC, cost_BC, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0
 

@@ -3,7 +3,6 @@
     simulator = Simulator(SimulatorConfig(users=6000, seed=7))
     log = simulator.log()                                       # canonical touchpoint log with known propensities
     online = simulator.online(user_ids, rounds=5, seed=1)       # the same users, from the end of the log on
-    value, error = simulator.true_value(decide, user_ids, rounds=5, seed=1)
 
 How users respond is in `market.py`. The logging policy prefers some channels by age group and explores uniformly, so
 every propensity is at least `exploration` / channels. Costs differ by channel and never exceed `Simulator.cost_cap`.
@@ -14,7 +13,7 @@ Shape suffixes: U users (of the market, or of an `Online`), T steps, R rounds, N
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,10 +26,6 @@ from mtorl.arrays import Floats, Ints
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.log.times import HOUR_US
 from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Draws, Market, State, pick, price_cap
-
-Decide = Callable[[list[dict[str, Any]], int], Sequence[tuple[str | None, float]]]
-"""Rows (history, context, static, at, user_id, campaign_id, u) and round -> for each row the channel, None if not
-to be exposed, and the expected cost."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -100,45 +95,6 @@ class Simulator:
             newcomers: Whether they come for the first time, as if the log had never been: without a history.
         """
         return Online(self, user_ids, rounds, seed, newcomers)
-
-    def true_value(
-        self,
-        decide: Decide | None,
-        user_ids: Sequence[str],
-        rounds: int,
-        seed: int,
-        repetitions: int = 1,
-    ) -> tuple[float, float]:
-        """What a policy is worth without a budget: expected clicks per decision.
-
-        Journeys unfold with drawn outcomes, as a router would see them, but the value counts click probabilities, which
-        removes most of the noise. A policy sees the touchpoints of earlier rounds, not those of the same one.
-
-        Args:
-            decide: The policy; the expected cost that it returns is not used. None: an oracle, which knows every
-                probability and takes the channel with the highest one, whatever it costs.
-            user_ids: Users of the log.
-            rounds: Decisions per user.
-            seed: Seed of the first repetition; `online` with the same seed draws the same numbers.
-            repetitions: Independent futures to average over.
-
-        Returns:
-            Mean over decisions, and its standard error over users.
-        """
-        code: dict[str | None, int] = {name: i for i, name in enumerate(CHANNELS)}
-        code[None] = -1
-        gain_U = np.zeros(len(user_ids))
-        for repetition in range(repetitions):
-            online = Online(self, user_ids, rounds, seed + repetition)
-            for round_index in range(rounds):
-                if decide is None:
-                    channel_U = online.click_probability(round_index).argmax(axis=1)
-                else:
-                    chosen = decide(online.rows(round_index), round_index)
-                    channel_U = np.array([code[channel] for channel, _ in chosen], dtype=np.int64)
-                gain_U += online.advance(round_index, channel_U)["expected_click"]
-        gain_U /= rounds * repetitions
-        return float(gain_U.mean()), float(gain_U.std(ddof=1) / np.sqrt(len(gain_U)))
 
     @cached_property
     def _logged(self) -> tuple[pd.DataFrame, Floats, State]:
@@ -241,23 +197,6 @@ class Online:
         code = -1 if channel is None else CHANNELS.index(channel)
         outcomes = self._respond(np.array([self._row[user_id]]), round_index, np.array([code]))
         return Outcome(**{name: values.item() for name, values in outcomes.items()})
-
-    def touchpoint(
-        self, user_id: str, round_index: int, channel: str, outcome: Outcome, propensity: float | None = None
-    ) -> dict[str, Any]:
-        """The row of the canonical log that an exposure adds."""
-        opportunity = self.opportunity(user_id, round_index)
-        i = self._row[user_id]
-        return {
-            "user_id": user_id,
-            "timestamp": opportunity["timestamp"],
-            "campaign_id": opportunity["campaign_id"],
-            "channel": channel,
-            **{name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")},
-            "propensity": propensity,
-            **opportunity["context"],
-            **{name: values[i] for name, values in self._static_U.items()},
-        }
 
     def rows(self, round_index: int) -> list[dict[str, Any]]:
         """All users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.

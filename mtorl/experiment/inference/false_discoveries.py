@@ -1,6 +1,6 @@
 """Many metrics, few false discoveries: which of the secondary metrics differ, whenever people look.
 
-    logs = [log_e_value(lift.value, lift.se, lift.effective_users, alpha=.05, tightest_at=2_000) for lift in lifts]
+    logs = [log_e_value(lift.value, lift.se, lift.effective_users, alpha=.05) for lift in lifts]
     discoveries(logs, 0.05)
 
 Every secondary metric that is read by its own interval is another chance of a false one. Instead, of those that are
@@ -21,21 +21,20 @@ from collections.abc import Sequence
 from mtorl.experiment.inference.statistics import rho_squared
 
 
-def log_e_value(value: float, se: float, users: float, *, alpha: float, tightest_at: int) -> float:
+def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float:
     """Logarithm of the evidence against a difference of zero; -inf where nothing is known.
 
     Args:
         value: The difference.
         se: Its standard error.
         users: Effective users.
-        alpha: Error rate for which the evidence grows fastest, at
-        tightest_at: so many effective users.
+        alpha: Error rate for which the evidence grows fastest.
     """
     if not (math.isfinite(value) and math.isfinite(se)):
         return -math.inf
     if se == 0.0:
         return 0.0 if value == 0.0 else math.inf
-    k = users * rho_squared(alpha, tightest_at)
+    k = users * rho_squared(alpha)
     return 0.5 * ((value / se) ** 2 * k / (k + 1.0) - math.log1p(k))
 
 

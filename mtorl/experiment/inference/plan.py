@@ -147,9 +147,7 @@ def needed_users(
     share: float,
     alpha: float,
     *,
-    tightest_at: int = 2_000,
     power: float = POWER,
-    seed: int = 0,
 ) -> Plan | None:
     """The fewest users with which an effect is found with a wanted probability; None: more than `MOST_USERS`.
 
@@ -158,9 +156,7 @@ def needed_users(
         effect: By how much the challenger's metric is larger, as a share of the incumbent's.
         share: Of the users who get the challenger.
         alpha: Error rate of the comparison.
-        tightest_at: As of the verdict.
         power: The wanted probability.
-        seed: Of all draws.
 
     Raises:
         ValueError: the log says too little, or an argument makes no sense.
@@ -182,11 +178,9 @@ def needed_users(
         runs = int(np.clip(_DRAWS / most, *_RUNS))
         first = np.zeros(len(looks_L))
         for run in range(runs):
-            rng = np.random.default_rng([seed, run])
+            rng = np.random.default_rng([0, run])
             found = estimate(_play(rng, population, effect, share, looks_L))
-            low, _ = confidence_sequence(
-                found.value, found.se, found.effective_users, alpha=alpha, tightest_at=tightest_at
-            )
+            low, _ = confidence_sequence(found.value, found.se, found.effective_users, alpha=alpha)
             better = low > 0.0  # NaN, where nothing is known yet, is not
             first[int(better.argmax()) :] += bool(better.any())
             report(run + 1, runs)

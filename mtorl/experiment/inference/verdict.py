@@ -65,7 +65,7 @@ def error_share(alpha: float, challengers: int, guardrails: int) -> float:
 
 
 def check_guardrail(
-    name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, alpha: float, tightest_at: int
+    name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, alpha: float
 ) -> GuardrailCheck:
     """Bound the harm of the challenger on one guardrail metric.
 
@@ -75,12 +75,11 @@ def check_guardrail(
         direction: where the metric should go: "up" = more is better, "down" = less is better.
         margin: harm that is accepted, in the metric's own unit, never negative.
         alpha: error rate of each one-sided bound.
-        tightest_at: effective users at which the bounds are tightest.
     """
     if margin < 0.0:
         raise ValueError(f"guardrail {name!r}: margin is {margin}, but the accepted harm is never negative")
     value = lift.value if direction == "down" else -lift.value
-    width = float(one_sided_width(lift.se, lift.effective_users, alpha=alpha, tightest_at=tightest_at))
+    width = float(one_sided_width(lift.se, lift.effective_users, alpha=alpha))
     state: Literal["breached", "held", "open"] = "open"  # also where the width is NaN, for want of users
     if value - width > margin:
         state = "breached"
@@ -89,7 +88,7 @@ def check_guardrail(
     return GuardrailCheck(name, value, value - width, value + width, margin, state)
 
 
-def rules_out(short_of_effect: Lift, *, tightest_at: int) -> bool:
+def rules_out(short_of_effect: Lift) -> bool:
     """Whether the challenger is not as much better as wanted, or that is bad luck of probability FUTILITY_BETA.
 
     The bound is one-sided and always valid, so looking often does not raise the probability of giving up on a
@@ -97,10 +96,9 @@ def rules_out(short_of_effect: Lift, *, tightest_at: int) -> bool:
 
     Args:
         short_of_effect: Challenger minus incumbent, if the incumbent had the wanted effect, too.
-        tightest_at: Effective users at which the bound is tightest.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
-    width = float(one_sided_width(se, users, alpha=FUTILITY_BETA, tightest_at=tightest_at))
+    width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
     return short_of_effect.value + width < 0.0
 
 

@@ -29,8 +29,17 @@ def log(simulator) -> pd.DataFrame:
     return simulator.log()
 
 
-def always(channel, cost=0.5):
-    return lambda rows, turn: [(channel, cost)] * len(rows)
+def touchpoint(row, channel, outcome):
+    """The row of the log that an exposure adds."""
+    outcomes = {name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")}
+    known = {name: row[name] for name in ("user_id", "campaign_id")} | {"channel": channel, "propensity": 0.25}
+    return {
+        **known,
+        "timestamp": pd.Timestamp(row["at"], unit="us", tz="UTC"),
+        **outcomes,
+        **row["context"],
+        **row["static"],
+    }
 
 
 # ---- the log
@@ -133,9 +142,8 @@ def test_a_touchpoint_fits_the_log(simulator, log, tmp_path):
     online = simulator.online(USERS, 2, 1)
     new = []
     for turn in range(2):
-        for user in USERS:
-            new.append(online.touchpoint(user, turn, "video", online.step(user, turn, "video"), propensity=0.5))
-    assert list(new[0]) == list(simulator.spec.log_columns)
+        new += [touchpoint(row, "video", online.step(row["user_id"], turn, "video")) for row in online.rows(turn)]
+    assert set(new[0]) == set(simulator.spec.log_columns)
     grown = pd.concat([log, pd.DataFrame(new)], ignore_index=True)
     write_log(grown, tmp_path / "grown.parquet", simulator.spec)
     found = validate_log(tmp_path / "grown.parquet", simulator.spec)
@@ -223,7 +231,7 @@ def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(sim
                         rows[i]["history"], rows[i]["context"], rows[i]["static"], spec, rows[i]["at"]
                     )
                 )
-                new.append(stepped.touchpoint(user, turn, name, outcome, 0.25) | {"new": len(new)})
+                new.append(touchpoint(rows[i], name, outcome) | {"new": len(new)})
         online.advance(turn, channel)
     grown = pd.concat([log[log["user_id"].isin(USERS)], pd.DataFrame(new)], ignore_index=True)
     grown = grown.sort_values(["user_id", "timestamp"], ignore_index=True)
@@ -236,15 +244,7 @@ def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(sim
     assert (trained.length_B == 1).any() == (gap_days < 30)  # a pause of a day and a half is not rare
 
 
-# ---- true value
-
-
-def test_the_true_value_is_what_stepping_gives(simulator):
-    online = simulator.online(USERS, 3, 9)
-    stepped = [online.step(u, t, "social").expected_click for t in range(3) for u in USERS]
-    value, error = simulator.true_value(always("social"), USERS, 3, 9)
-    assert value == pytest.approx(np.mean(stepped)) and 0 < error < 0.01
-    assert simulator.true_value(always(None), USERS, 3, 9)[0] == 0.0
+# ---- rounds
 
 
 def test_a_budget_stops_exposures_before_it_is_exceeded(simulator):
@@ -271,22 +271,27 @@ def test_clicks_reveal_what_frequencies_do_not(simulator, log):
     users = simulator.user_ids[:1500]
     logged = log.drop_duplicates(["age_group", "channel"]).set_index(["age_group", "channel"])["propensity"]
 
-    def frequency(rows, turn):
-        table = np.array([[logged[row["static"]["age_group"], c] for c in CHANNELS] for row in rows])
-        return [(CHANNELS[c], 0.0) for c in pick(table, np.array([row["u"] for row in rows]))]
+    def frequency(online, turn):
+        groups = [row["static"]["age_group"] for row in online.rows(turn)]
+        return pick(np.array([[logged[group, c] for c in CHANNELS] for group in groups]), online.u(turn))
 
-    def clicked_most(rows, turn):
-        scores = np.zeros((len(rows), len(CHANNELS)))
-        for i, row in enumerate(rows):
+    def clicked_most(online, turn):
+        scores = np.zeros((len(users), len(CHANNELS)))
+        for i, row in enumerate(online.rows(turn)):
             touchpoints = zip(row["history"]["hist_channel"], row["history"]["hist_click"], strict=True)
             for channel, click in touchpoints:
                 scores[i, CHANNELS.index(channel)] += 1.0 if click else -0.12
             scores[i, CHANNELS.index(row["history"]["hist_channel"][-1])] -= 0.2
-        return [(CHANNELS[c], 0.0) for c in scores.argmax(axis=1)]
+        return scores.argmax(axis=1)
 
-    frequencies, error = simulator.true_value(frequency, users, 4, 1)
-    rule, _ = simulator.true_value(clicked_most, users, 4, 1)
-    oracle, _ = simulator.true_value(None, users, 4, 1)
+    def worth(decide):
+        online = simulator.online(users, 4, 1)
+        value_U = np.mean([online.advance(t, decide(online, t))["expected_click"] for t in range(4)], axis=0)
+        return value_U.mean(), value_U.std() / np.sqrt(len(users))
+
+    frequencies, error = worth(frequency)
+    rule, _ = worth(clicked_most)
+    oracle, _ = worth(lambda online, turn: online.click_probability(turn).argmax(axis=1))
     assert rule > 1.2 * frequencies and rule - frequencies > 4 * error
     assert oracle > 1.2 * rule
 

@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
 from mtorl.experiment.inference.statistics import confidence_sequence
 
-ALPHA, TIGHTEST_AT = 0.05, 2_000
+ALPHA = 0.05
 
 
 @given(z=st.floats(-8.0, 8.0), users=st.floats(100.0, 1e6))
 def test_the_evidence_is_that_of_the_interval(z: float, users: float) -> None:
-    log_e = log_e_value(z, 1.0, users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
-    low, high = confidence_sequence(z, 1.0, users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    log_e = log_e_value(z, 1.0, users, alpha=ALPHA)
+    low, high = confidence_sequence(z, 1.0, users, alpha=ALPHA)
     if abs(log_e - math.log(1 / ALPHA)) > 1e-9:
         assert (log_e > math.log(1 / ALPHA)) == bool(low > 0.0 or high < 0.0)
     assert p_value(log_e) == pytest.approx(min(1.0, math.exp(-log_e)))
 
 
 def test_nothing_known_is_no_evidence() -> None:
-    assert log_e_value(math.nan, 1.0, 1e3, alpha=ALPHA, tightest_at=TIGHTEST_AT) == -math.inf
-    assert p_value(log_e_value(1.0, math.nan, 1e3, alpha=ALPHA, tightest_at=TIGHTEST_AT)) == 1.0
-    assert p_value(log_e_value(0.0, 0.0, 1e3, alpha=ALPHA, tightest_at=TIGHTEST_AT)) == 1.0
+    assert log_e_value(math.nan, 1.0, 1e3, alpha=ALPHA) == -math.inf
+    assert p_value(log_e_value(1.0, math.nan, 1e3, alpha=ALPHA)) == 1.0
+    assert p_value(log_e_value(0.0, 0.0, 1e3, alpha=ALPHA)) == 1.0
 
 
 def test_the_procedure() -> None:
@@ -60,16 +60,13 @@ def test_false_discoveries_are_few_even_where_people_stop_at_the_first_one(diffe
         means = (noise.cumsum(1)[:, looks - 1] / looks) + effects[:, None]
         false = 0.0
         for look, users in enumerate(looks):
-            log_e = [
-                log_e_value(mean, 1.0 / math.sqrt(users), float(users), alpha=ALPHA, tightest_at=TIGHTEST_AT)
-                for mean in means[:, look]
-            ]
+            log_e = [log_e_value(mean, 1.0 / math.sqrt(users), float(users), alpha=ALPHA) for mean in means[:, look]]
             if any(there := discoveries(log_e, ALPHA)):
                 false = sum(there[differing:]) / sum(there)
                 break
         shares.append(false)
         ones = looks * 0.0 + 1.0 / np.sqrt(looks)
-        low, high = confidence_sequence(means[differing:], ones, looks, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+        low, high = confidence_sequence(means[differing:], ones, looks, alpha=ALPHA)
         alone += bool(((low > 0.0) | (high < 0.0)).any())
     assert np.mean(shares) <= ALPHA
     assert alone / runs > ALPHA, "reading each by its own interval should be seen to fail, or this proves nothing"

@@ -9,7 +9,7 @@ from mtorl.experiment.inference.heavy_users import HEAVIEST, user_weights
 from mtorl.experiment.inference.statistics import confidence_sequence, estimate, one_sided_width
 from mtorl.experiment.inference.sums import Floats, Sums
 
-ALPHA, TIGHTEST_AT = 0.05, 2_000
+ALPHA = 0.05
 
 
 def test_a_user_counts_as_ten_typical_ones_at_most_and_others_count_in_full() -> None:
@@ -40,8 +40,8 @@ def looks(rng: np.random.Generator, share: float, more: float, bot: float, part:
 def bounds(sums: Sums) -> tuple[Floats, Floats, Floats]:
     """Bounds of the lift: of the two-sided interval, and the lower one-sided."""
     found = estimate(sums)
-    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
-    width = one_sided_width(found.se, found.effective_users, alpha=ALPHA / 2, tightest_at=TIGHTEST_AT)
+    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
+    width = one_sided_width(found.se, found.effective_users, alpha=ALPHA / 2)
     return low, high, found.value - width
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mtorl.experiment.inference.statistics import (
     MIN_POSITIVE,
     MIN_USERS,
+    TIGHTEST_AT,
     Estimate,
     Lift,
     compare,
@@ -24,7 +25,7 @@ from mtorl.experiment.inference.statistics import (
 )
 from mtorl.experiment.inference.sums import Floats, Sums
 
-ALPHA, TIGHTEST_AT = 0.05, 1_000
+ALPHA = 0.05
 
 
 def clicks(rng: np.random.Generator, n: int, rate: float) -> Floats:
@@ -41,7 +42,7 @@ def sums_of(challenger: Floats, incumbent: Floats) -> Sums:
 
 
 def lift_of(challenger: Floats, incumbent: Floats, largest: float | None = None) -> Lift:
-    return compare(sums_of(challenger, incumbent), alpha=ALPHA, tightest_at=TIGHTEST_AT, largest=largest)
+    return compare(sums_of(challenger, incumbent), alpha=ALPHA, largest=largest)
 
 
 def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, count: int = 20) -> Estimate:
@@ -66,7 +67,7 @@ def looks_at(figures: Floats, challenger: npt.NDArray[np.bool_], count: int) -> 
 
 def missed(found: Estimate, true: float) -> bool:
     """Whether the always-valid interval leaves out the true lift at any look."""
-    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     return bool(((low > true) | (high < true)).any())
 
 
@@ -118,11 +119,11 @@ def test_one_sided_bound_is_always_valid_and_tighter_than_two_sided() -> None:
     crossed = 0
     for _ in range(400):
         run = looks(rng, 2_000, 0.0)
-        width = one_sided_width(run.se, run.effective_users, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+        width = one_sided_width(run.se, run.effective_users, alpha=ALPHA)
         crossed += bool((run.value - width > 0).any())
     assert crossed / 400 <= ALPHA
-    low, high = confidence_sequence(0.0, 1.0, TIGHTEST_AT, alpha=ALPHA, tightest_at=TIGHTEST_AT)
-    assert one_sided_width(1.0, TIGHTEST_AT, alpha=ALPHA, tightest_at=TIGHTEST_AT) < (high - low) / 2
+    low, high = confidence_sequence(0.0, 1.0, TIGHTEST_AT, alpha=ALPHA)
+    assert one_sided_width(1.0, TIGHTEST_AT, alpha=ALPHA) < (high - low) / 2
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
@@ -172,7 +173,7 @@ def test_a_market_that_changes_between_stages_is_no_lift() -> None:
     sums = ramp(rng, 20_000, moving=0.3)
     pooled = sums.totals.sum(1)
     assert pooled[0, 0] / pooled[0, 1] - pooled[1, 0] / pooled[1, 1] > 0.05
-    lift = compare(sums, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    lift = compare(sums, alpha=ALPHA)
     assert lift.ci[0] < 0.0 < lift.ci[1] and abs(lift.value) < 0.01
 
 
@@ -180,7 +181,7 @@ def test_stages_are_weighted_by_decisions_and_not_by_outcomes() -> None:
     rng = np.random.default_rng(4)
     sums = ramp(rng, 3_000)
     users, decisions, ratio = sums.users, sums.totals[..., 1], sums.totals[..., 0] / sums.totals[..., 1]
-    lift = compare(sums, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    lift = compare(sums, alpha=ALPHA)
     weights = decisions[0] * decisions[1] / decisions.sum(0)
     assert lift.value == pytest.approx(np.average(ratio[0] - ratio[1], weights=weights))
     assert lift.effective_users == pytest.approx((4 * users[0] * users[1] / users.sum(0)).sum())
@@ -244,7 +245,7 @@ def test_a_bot_that_makes_most_decisions_of_a_small_stage_is_no_lift() -> None:
     decisions[0, 0] += bot
     products[1, 1] += bot**2
     sums = Sums(users, clicks, np.stack([clicks, decisions], -1), products)
-    lift = compare(sums, alpha=ALPHA, tightest_at=TIGHTEST_AT)
+    lift = compare(sums, alpha=ALPHA)
     assert lift.value < -0.005 and lift.ci[0] < 0.0 < lift.ci[1]
 
 
@@ -280,10 +281,10 @@ def test_a_metric_without_any_positive_outcome_is_only_known_if_it_is_bounded() 
 
 
 def test_known_values_of_the_sequence() -> None:
-    assert rho_squared(0.05, 1) == pytest.approx(8.212, abs=5e-3)
+    assert rho_squared(0.05) * TIGHTEST_AT == pytest.approx(8.212, abs=5e-3)
     z = fixed_interval(0.0, 1.0, alpha=0.05)[1]
     for share, widening in ((1.0, 1.55), (0.5, 1.57), (0.1, 1.95), (10.0, 1.66)):
-        width = confidence_sequence(0.0, 1.0, round(10_000 * share), alpha=0.05, tightest_at=10_000)[1] / z
+        width = confidence_sequence(0.0, 1.0, round(TIGHTEST_AT * share), alpha=0.05)[1] / z
         assert width == pytest.approx(widening, abs=0.01)
 
 
