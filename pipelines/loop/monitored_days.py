@@ -13,10 +13,14 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from monitoring.decision_log import database
-from monitoring.watch.check import EXPORTED_AFTER, Watched, run
+from monitoring.verdict.counted_decisions import sql_text
+from monitoring.watch.check import EXPORTED_AFTER, Watched, folder_of
+from monitoring.watch.check import run as check
 from monitoring.watch.state import State
+from monitoring.watch.streams import COLUMNS, labels_of
 from monitoring.watch.training_sample import sample_of_artifact
 from mtorl.runtime.files import remove
 from pipelines.loop.config import DAYS_EACH
@@ -42,7 +46,7 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
         date_records(trained.folder / "decision_log", served.clean, served.shifted, first_day, Path(log))
         watched = Watched(Path(log), trained.spec, sample_of_artifact(lambda _: artifact))
         return {
-            name: run(watched, folder, first_day + days * _DAY + EXPORTED_AFTER)
+            name: check(watched, folder, first_day + days * _DAY + EXPORTED_AFTER)
             for name, days in (("clean", DAYS_EACH), ("shifted", 2 * DAYS_EACH))
         }
 
@@ -80,5 +84,33 @@ def date_records(log: Path, clean: Traffic, shifted: Traffic, first_day: datetim
         for records in ("decisions", "outcomes"):
             db.execute(
                 f"""COPY (SELECT {records}.* REPLACE ({moved} AS event_time)
-                FROM {records} JOIN moved USING (decision_id)) TO '{dated / records}.parquet' (FORMAT parquet)"""
+                FROM {records} JOIN moved USING (decision_id)) TO {sql_text(f"{dated / records}.parquet")}"""
             )
+
+
+def figures_of(run: Path, state: State) -> dict[str, Any]:
+    """A state in figures for summary.json, with the pages by Evidently of its newest days.
+
+    Args:
+        run: The run's folder.
+        state: The monitor's after the days of some traffic.
+    """
+    group = state.groups[COLUMNS]
+    assert group.end is not None  # also of a day that could not be judged
+    ends = [group.end - before * _DAY for before in reversed(range(DAYS_EACH))]
+    pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]
+    return {
+        "word": state.word,
+        "until": group.end.isoformat(),
+        "decisions": group.decisions,
+        "users": group.users,
+        "not_judged": group.not_judged.text if group.not_judged else None,
+        "columns": [
+            {"column": labels_of(name).measure, "score": stream.value, "threshold": stream.expected}
+            for name, stream in state.streams.items()
+            if labels_of(name).group == COLUMNS
+        ],
+        "alarms": [{"stream": name, **alarm.model_dump(mode="json")} for name, alarm in state.alarms().items()],
+        "retrain": state.retrain.reason if state.retrain else None,
+        "pages": [str(page.relative_to(run)) for page in pages],
+    }

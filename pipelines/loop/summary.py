@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ import numpy as np
 
 from features.collect.report import Learnable
 from monitoring.verdict.verdict import units_in
-from monitoring.watch.check import folder_of
 from monitoring.watch.state import State
-from monitoring.watch.streams import COLUMNS, labels_of
 from mtorl.evaluation.gate import gate
 from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
-from pipelines.loop.config import DAYS_EACH
-from pipelines.loop.monitored_days import STATE_FOLDER
+from pipelines.loop.monitored_days import STATE_FOLDER, figures_of
 from pipelines.loop.online import Served, Trained
 from pipelines.loop.traffic import Traffic
 
@@ -95,7 +91,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "next_night": asdict(run.learned) if run.learned else None,
         "monitor": {
             "state": STATE_FOLDER,
-            **{name: _found(folder, state) for name, state in run.monitored.items()},
+            **{name: figures_of(folder, state) for name, state in run.monitored.items()},
         },
         "artifacts": {
             "incumbent": "artifacts/incumbent",
@@ -119,34 +115,6 @@ def _steps(run: Finished) -> dict[str, dict[str, Any]]:
         if result := run.steps.get(name):
             steps[name] |= {"values": result.values, "metrics": result.metrics}
     return steps
-
-
-def _found(run: Path, state: State) -> dict[str, Any]:
-    """What the monitor found by the end of the days of some traffic.
-
-    Args:
-        run: The run's folder.
-        state: The monitor's state then.
-    """
-    assert state.judged_until is not None
-    ends = [state.judged_until - timedelta(days=before) for before in reversed(range(DAYS_EACH))]
-    pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]
-    why = state.groups[COLUMNS].not_judged
-    return {
-        "word": state.word,
-        "until": state.judged_until.isoformat(),
-        "decisions": state.groups[COLUMNS].decisions,
-        "users": state.groups[COLUMNS].users,
-        "not_judged": why.text if why else None,
-        "columns": [
-            {"column": labels_of(name).measure, "score": stream.value, "threshold": stream.expected}
-            for name, stream in state.streams.items()
-            if labels_of(name).group == COLUMNS
-        ],
-        "alarms": [{"stream": name, **alarm.model_dump(mode="json")} for name, alarm in state.alarms().items()],
-        "retrain": state.retrain.reason if state.retrain else None,
-        "pages": [str(page.relative_to(run)) for page in pages],
-    }
 
 
 def _serving(run: Path, served: Served) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.loop.monitored_days import date_records
+from monitoring.watch.check import folder_of
+from monitoring.watch.state import Alarm, Group, NotJudged, State, Stream
+from pipelines.loop.monitored_days import date_records, figures_of
 from pipelines.loop.traffic import Traffic
 
 START = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)  # midnight falls into the live traffic
@@ -26,7 +28,7 @@ def test_live_users_come_on_one_day_and_shifted_users_on_each_day(tmp_path: Path
     decisions = pd.DataFrame(taken, columns=["decision_id", "user_id", "minute"])
     decisions["event_time"] = [(START + timedelta(minutes=m)).isoformat() for m in decisions.pop("minute")]
     withdrawn = decisions.head(1).assign(event_time=(START + timedelta(minutes=0.5)).isoformat())
-    log, dated = tmp_path / "log", tmp_path / "dated"
+    log, dated = tmp_path / "log", tmp_path / "anna's"
     log.mkdir(), dated.mkdir()
     pd.concat([decisions, withdrawn]).to_parquet(log / "decisions.parquet")
     outcomes = decisions[["decision_id", "event_time"]].assign(value=1.0)
@@ -45,3 +47,25 @@ def test_live_users_come_on_one_day_and_shifted_users_on_each_day(tmp_path: Path
         days = found[live].groupby(name[2])["day"].unique().map(list).to_dict()
         assert days == {"a": [1], "b": [0], "c": [1], "d": [0]}, "half of the users a day, with all that they did"
         assert (found["day"][shifted] == 2 + name[1][shifted].astype(int)).all()
+
+
+def test_figures_of_days_that_were_judged_and_of_days_that_were_not(tmp_path: Path) -> None:
+    page = folder_of(tmp_path / "monitor", FIRST_DAY) / "drift.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    alarm = Alarm(kind="drift", since=FIRST_DAY, text="hour has moved")
+    found = figures_of(
+        tmp_path,
+        State(
+            checked=FIRST_DAY,
+            groups={"context": Group(end=FIRST_DAY + timedelta(days=1), decisions=7, users=3)},
+            streams={"context/hour": Stream(value=2.0, expected=0.1, alarm=alarm), "outcomes/x": Stream(value=1.0)},
+        ),
+    )
+    assert (found["word"], found["decisions"], found["users"], found["not_judged"]) == ("moved", 7, 3, None)
+    assert found["columns"] == [{"column": "hour", "score": 2.0, "threshold": 0.1}]
+    assert [(one["stream"], one["kind"]) for one in found["alarms"]] == [("context/hour", "drift")]
+    assert found["pages"] == [str(page.relative_to(tmp_path))], "of the day before the newest one"
+    why = NotJudged(reason="unreadable_log", text="no Parquet file")
+    found = figures_of(tmp_path, State(checked=FIRST_DAY, groups={"context": Group(end=FIRST_DAY, not_judged=why)}))
+    assert (found["word"], found["not_judged"], found["columns"]) == ("not judged", "no Parquet file", [])
