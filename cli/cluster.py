@@ -43,14 +43,13 @@ def bootstrap(
     On a cluster it is a suspended CronJob, see docs/cluster.md. A run that was stopped goes on where it was.
     """
     from cli.progress_bars import ProgressBars
-    from pipelines.local import InputError, PipelineError
+    from pipelines.local import PipelineError
     from pipelines.on_volume import run_on
-    from pipelines.server import RequestError
     from pipelines.settings import TrainingSettings
     from serving.registry import ARMS, first_models
 
     os.umask(0o027)  # nobody outside the volume's group may read logs and models
-    with exit_codes(unusable=(ValueError, RequestError, InputError, OSError), failed=(PipelineError,)):
+    with exit_codes(unusable=(ValueError, OSError), failed=(PipelineError,)):
         TrainingSettings(dataset=dataset, bad_rows=bad_rows, users=users, epochs=epochs, seed=seed)
         there = first_models(volume / "registry")
         if len(there) == len(ARMS) and (volume / "features" / "registry.db").exists():
@@ -100,8 +99,8 @@ def put(
     whole or not at all. Exit code 4: NAME has another content, and stays as it is without --replace.
     """
     from mtorl.log.dataset import DatasetSpec, SpecError
-    from pipelines.put import Kept, PutError
-    from pipelines.put import put as put_on_volume
+    from pipelines.cluster.put import Kept, PutError
+    from pipelines.cluster.put import put as put_on_volume
 
     with exit_codes(unusable=(SpecError, OSError), failed=(PutError,)):
         if file.suffix in (".yaml", ".yml"):

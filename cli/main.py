@@ -9,8 +9,8 @@
     mtorl search | katib                       the settings of training, here or by Katib on a cluster
     mtorl benchmark paper                      MTORL beside its ablations and other methods
     mtorl pipeline compile                     pipelines as YAML for a cluster
-    mtorl pipeline upload|run|status|logs      them on a Kubeflow Pipelines server
-    mtorl pipeline schedule                    what recurs there, made what a file says
+    mtorl pipeline upload|schedule             them, and recurring runs, on a Kubeflow Pipelines server
+    mtorl pipeline run                         one of them on this machine
     mtorl bootstrap                            the first installation: features, and a model of each arm
     mtorl model list|show|rm                   the versions of the registry: what each was trained on, what serves
     mtorl put FILE                             a log or its description onto a cluster's data volume

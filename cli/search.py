@@ -41,7 +41,7 @@ def search(
     The first trial is the defaults. Settings are proposed by TPE (Optuna), and unpromising trials end early. No test
     user is read. The pipeline takes the same file:
 
-        mtorl pipeline run mtorl-train ... -p settings="$(cat best/settings.yaml)"
+        kfp run create -e mtorl -f mtorl-train.yaml ... settings="$(cat best/settings.yaml)"
     """
     from cli.progress_bars import ProgressBars
     from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError
@@ -107,7 +107,7 @@ def katib(
 
     What the cluster needs for it: manifests/katib/README.md
     """
-    from pipelines.katib import KatibSearch, write
+    from pipelines.cluster.katib import KatibSearch, write
 
     with exit_codes((ValueError, OSError)):
         write(out, KatibSearch(windows=windows, trials=trials, parallel=parallel, epochs=epochs, seed=seed))

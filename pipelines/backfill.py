@@ -1,6 +1,6 @@
 """The repair of a period: its decisions collected anew, the definitions of features, days that are not judged yet.
 
-    mtorl pipeline run mtorl-backfill -p since=2026-11-25 -p until=2026-11-27 -p source=... -p dataset=...
+    kfp run create -e mtorl -f mtorl-backfill.yaml since=2026-11-25 until=2026-11-27 source=... dataset=...
 
 After an outage, when an export was repaired, or when a definition has changed. Whatever ends it early, and running it
 again, does no harm, and outside of the period no decision changes. It trains nothing: the next training finds what it
@@ -23,7 +23,7 @@ from pipelines.profile import LAPTOP, Profile
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
-    step, name = profile.step, f"mtorl-backfill{profile.suffix}"
+    step, name = profile.step, "mtorl-backfill"
 
     # The parameters of the log are those of mtorl-train, so that one run uses what the other has made.
     @dsl.pipeline(

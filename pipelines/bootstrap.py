@@ -1,7 +1,7 @@
 """The first installation: from a touchpoint log to all that must be on the volume before the first decision.
 
     mtorl bootstrap --volume /mnt/mtorl --dataset my-log.yaml       # on this machine, or in a job on a cluster
-    mtorl pipeline run mtorl-bootstrap -p dataset=my-log.yaml       # on Kubeflow Pipelines
+    kfp run create -e mtorl -f mtorl-bootstrap.yaml dataset=...     # on Kubeflow Pipelines: docs/pipelines.md
 
 The steps are those of a training, between two of its own, and leave on the volume
 
@@ -25,7 +25,7 @@ from pipelines.training import Settings, add_training
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
-    step, name = profile.step, f"mtorl-bootstrap{profile.suffix}"
+    step, name = profile.step, "mtorl-bootstrap"
 
     @dsl.pipeline(
         name=name,

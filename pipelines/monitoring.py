@@ -10,7 +10,7 @@ from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
-    step, name = profile.step, f"mtorl-monitor{profile.suffix}"
+    step, name = profile.step, "mtorl-monitor"
 
     @dsl.pipeline(
         name=name,

@@ -35,7 +35,6 @@ from mtorl.runtime.locks import locked
 from pipelines import backfill, bootstrap, local, monitoring, training
 from pipelines.profile import LAPTOP, Profile
 from pipelines.runner_output import CACHED, step_at_work
-from pipelines.server import RequestError, typed
 from pipelines.steps import OnStep, Step
 
 PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
@@ -45,7 +44,8 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "monitor": monitoring.build,
     "backfill": backfill.build,
 }
-"""Those that there are, by the name that people type."""
+"""The pipelines by the name that people type."""
+_BOOLEANS = {"true": True, "false": False}
 _KEPT = 3  # newest runs
 _LOG = "pipeline.log"
 
@@ -75,21 +75,20 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         on_step: Told about every start, advance and end of a step.
 
     Raises:
-        RequestError: no such pipeline, a parameter is unknown, missing, or not of its type; or another run is at work.
-        local.InputError: A step refused the input.
+        local.InputError: No such pipeline; a parameter is unknown, missing, or not of its type; another run is at work;
+            or a step refused the input.
         local.PipelineError: A step failed.
     """
     from google.protobuf.json_format import MessageToDict
 
     build = PIPELINES.get(name.removeprefix("mtorl-"))
     if build is None:
-        raise RequestError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
+        raise local.InputError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
     volume = volume.resolve()
     _check_writable(volume)
     pipeline = build(replace(LAPTOP, folder=str(volume)))
-    spec = MessageToDict(pipeline.pipeline_spec)
-    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    arguments = {**_whole_defaults(known), **typed(parameters, spec)}
+    known = MessageToDict(pipeline.pipeline_spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+    arguments = {**_whole_defaults(known), **typed(parameters, known)}
     if "code_version" in known:
         arguments["code_version"] = parameters.get("code_version") or local.code_version()
     runs = volume / "runs"
@@ -117,6 +116,38 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     return Ended(folder, tuple(cached), steps)
 
 
+def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a pipeline in their own types.
+
+    Args:
+        parameters: Values as text, by name.
+        known: What the compiled pipeline says of each, by name.
+
+    Raises:
+        local.InputError: A parameter is unknown, missing, or not of its type.
+    """
+    if unknown := sorted(set(parameters) - set(known)):
+        raise local.InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
+    if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
+        raise local.InputError(f"parameters that this pipeline can't do without: {', '.join(missing)}")
+    return {name: _typed(name, text, known[name]["parameterType"]) for name, text in parameters.items()}
+
+
+def _typed(name: str, text: str, kind: str) -> Any:
+    try:
+        match kind:
+            case "NUMBER_INTEGER":
+                return int(text)
+            case "NUMBER_DOUBLE":
+                return float(text)
+            case "BOOLEAN":
+                return _BOOLEANS[text.lower()]
+        return text
+    except (ValueError, KeyError):
+        words = {"NUMBER_INTEGER": "a whole number", "NUMBER_DOUBLE": "a number", "BOOLEAN": "true or false"}
+        raise local.InputError(f"parameter {name}: expected {words[kind]}, got {text!r}") from None
+
+
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
     """Defaults of whole numbers, as such: kfp.local makes 7.0 of them, which is another key of its cache than a 7."""
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
@@ -128,11 +159,11 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which says whose it is until the end of the block: after a kill, for good.
 
     Raises:
-        RequestError: another run holds it.
+        local.InputError: Another run holds it.
     """
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
-    with locked(file, RequestError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
+    with locked(file, local.InputError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)
@@ -171,14 +202,14 @@ def _tell(runs: Path, ended: PipelineRun) -> None:
 def _check_writable(volume: Path) -> None:
     """Say whose a folder is that can't be written: nobody can tell from a step's error what a volume lacks."""
     if not volume.parent.is_dir():
-        raise RequestError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
+        raise local.InputError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):
         if not path.exists() or os.access(path, os.W_OK | os.X_OK):
             continue
         if os.statvfs(path).f_flag & os.ST_RDONLY:
-            raise RequestError(f"{path} is mounted read-only: pipelines write to it")
+            raise local.InputError(f"{path} is mounted read-only: pipelines write to it")
         owner = path.stat()
-        raise RequestError(
+        raise local.InputError(
             f"{path} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
             f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
             "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001, with mode 2775 "

@@ -1,7 +1,7 @@
 """What differs between a laptop and a cluster: settings that a profile gives to each step of a pipeline."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
@@ -58,8 +58,6 @@ class Profile:
     """What the steps of a pipeline get where it runs.
 
     Attributes:
-        name: What people call it; "" on a laptop.
-        suffix: What a pipeline's name ends in that is compiled for this profile, so that one server may have several.
         folder: Where everything lies that outlives a run; "" for nowhere.
         gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU. What it does use follows
             from the size of its data (`mtorl.fitting.size`).
@@ -81,8 +79,6 @@ class Profile:
         training: Of a step that trains; None likewise.
     """
 
-    name: str = ""
-    suffix: str = ""
     folder: str = ""
     gpus: int = 0
     nodes: int = 1
@@ -202,26 +198,23 @@ class Profile:
             kubernetes.set_timeout(task, self.timeout_seconds)
 
 
+def on_cluster(gpus: int, nodes: int = 1) -> Profile:
+    """The profile of a cluster, whose trainings use up to so many GPUs of each of so many nodes; 0: its CPUs."""
+    return Profile(
+        folder=MOUNT,
+        gpus=gpus,
+        nodes=nodes,
+        timeout_seconds=6 * 3600,
+        deadline_seconds=12 * 3600,
+        volume="mtorl-data",
+        experiment="mtorl-experiment",
+        model_registry="mtorl-model-registry",
+        user=10001,
+        small=Resources("2Gi", cpu="250m"),
+        large=Resources("4Gi"),
+        training=Resources("16Gi", cpu="4", cpu_limit="8") if gpus else Resources("4Gi", cpu="1", cpu_limit="4"),
+    )
+
+
 LAPTOP = Profile()
-STAGING = Profile(
-    name="staging",
-    suffix="-staging",
-    folder=MOUNT,
-    timeout_seconds=6 * 3600,
-    deadline_seconds=12 * 3600,
-    volume="mtorl-data",
-    experiment="mtorl-experiment",
-    model_registry="mtorl-model-registry",
-    user=10001,
-    small=Resources("2Gi", cpu="250m"),
-    large=Resources("4Gi"),
-    training=Resources("4Gi", cpu="1", cpu_limit="4"),
-)
-PRODUCTION = replace(
-    STAGING,
-    name="production",
-    suffix="",
-    gpus=number_in("MTORL_GPUS", 0),
-    nodes=number_in("MTORL_NODES", 1),
-    training=Resources("16Gi", cpu="4", cpu_limit="8"),
-)
+CLUSTER = on_cluster(number_in("MTORL_GPUS", 0), number_in("MTORL_NODES", 1))

@@ -5,7 +5,7 @@ monitor asks for one, and ends at once if not. One definition for the laptop and
 profile it is built for:
 
     mtorl run                      # runs mtorl-train here through kfp.local
-    make compile                   # writes manifests/pipelines/staging/*.yaml and manifests/pipelines/production/*.yaml
+    make compile                   # writes manifests/pipelines/compiled/*.yaml
 """
 
 from collections.abc import Mapping
@@ -208,7 +208,7 @@ def _train_and_publish(profile: Profile, given: Settings, after: Publishing, pip
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline that trains whenever it runs, for a profile."""
-    name = f"mtorl-train{profile.suffix}"
+    name = "mtorl-train"
 
     # Where the data come from is said for each run: whoever forgets it must not publish a simulated market's policy.
     @dsl.pipeline(
@@ -246,7 +246,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
 
 def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline that trains if a training is due, for a profile."""
-    name = f"mtorl-retrain{profile.suffix}"
+    name = "mtorl-retrain"
 
     @dsl.pipeline(
         name=name,

@@ -25,7 +25,7 @@ MODELS = {
     "dataset": "mtorl.log.dataset:DatasetSpec",
     "experiment": "mtorl.experiment.experiment:Experiment",
     "lineage": "mtorl.artifact.lineage:Lineage",
-    "pipeline-schedule": "pipelines.schedule:Schedule",
+    "pipeline-schedule": "pipelines.cluster.schedule:Schedule",
     "router-settings": "serving.router.ops.settings:RouterSettings",
     "decision-request": "serving.router.flow.requests:DecisionBody",
     "outcome-report": "serving.router.flow.requests:OutcomeBody",

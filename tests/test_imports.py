@@ -64,28 +64,17 @@ ORDER = {
     ),
     "serving.router": ("ops", "flow", "router", "http"),
     "pipelines": (
-        "version_name",
         "profile",
         "training",
         "bootstrap",
         "monitoring",
         "backfill",
-        "compile",
-        "katib",
-        "run_state",
-        "waiting",
-        "kfp_errors",
-        "server",
-        "schedule",
-        "recurring",
-        "step_logs",
         "steps",
         "settings",
         "runner_output",
         "local",
         "on_volume",
-        "receive",
-        "put",
+        "cluster",
         "evaluation_on_log",
         "paper",
         "experiments",
@@ -96,7 +85,6 @@ ORDER = {
         "endings",
         "progress_bars",
         "tables",
-        "pipeline_tables",
         "run",
         "data",
         "model",
@@ -241,7 +229,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["pipelines.compile", "pipelines.loop.run"])
+@pytest.mark.parametrize("module", ["pipelines.cluster.compile", "pipelines.loop.run"])
 def test_what_describes_pipelines_needs_no_torch(module: str) -> None:
     """It is installed where pipelines are compiled and started, and torch, which brings gigabytes, in their image."""
     code = f"import sys, {module}; print('torch' in sys.modules)"

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from pipelines import receive
+from pipelines.cluster import receive
 from tests.manifests.conftest import MANIFESTS, documents
 
 # Notes what it is called with, and runs what is run in the pod, with the volume in another place.

@@ -11,13 +11,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
-from pipelines.compile import compile_all
-from pipelines.server import Server
+from pipelines.cluster.compile import compile_all
+from pipelines.cluster.kfp_server import connect
+from pipelines.profile import on_cluster
 from tests.cluster.kfp_runs import NEEDED
 from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
 from tests.manifests.conftest import MANIFESTS, Objects
@@ -180,16 +181,17 @@ def images() -> list[Object]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Server:
+def client() -> Any:
+    """A `kfp.Client` of the server."""
     if missing := [name for name in NEEDED if not os.environ.get(name)]:
         pytest.skip(f"no Kubeflow Pipelines to test on: set {', '.join(missing)}")
-    return Server.connect(*(os.environ[name] for name in NEEDED[1:4]))
+    return connect(*(os.environ[name] for name in NEEDED[1:4]))
 
 
 @pytest.fixture(scope="session")
-def pipelines(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Compiled for $MTORL_IMAGE, by name."""
-    return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"))}
+def pipelines(client: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compiled for $MTORL_IMAGE and CPUs, by name."""
+    return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"), on_cluster(gpus=0))}
 
 
 @pytest.fixture

@@ -13,17 +13,16 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import yaml
 
-from pipelines.recurring import apply
-from pipelines.run_state import RunState
-from pipelines.schedule import RecurringRun, Schedule
-from pipelines.server import Server
+from pipelines.cluster.kfp_server import upload
+from pipelines.cluster.schedule import RecurringRun, Schedule, apply
 from tests.cluster.conftest import SECRETS
-from tests.cluster.kfp_runs import CLAIM, LIST, ended, in_namespace, log_of, on_volume, platform
+from tests.cluster.kfp_runs import CLAIM, LIST, Run, ended, in_namespace, log_of, look, on_volume, platform
 from tests.cluster.kubectl import Object, kubectl, listed, wait_until
 from tests.cluster.running import Running
 from tests.manifests.conftest import MANIFESTS
@@ -33,7 +32,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 NIGHTS = 3
 LOG_USERS, NEW_USERS, USERS = 200, 40, 400  # in the first night's log; more in each; all are known to the feature store
 SCHEDULE, NIGHTLY = "test-nights", "mtorl-test-nightly"
-BOOTSTRAP = {"dataset": "simulator", "simulate": "true", "users": str(USERS), "epochs": "1"}
+BOOTSTRAP = {"dataset": "simulator", "simulate": True, "users": USERS, "epochs": 1}
 NIGHT: dict[str, str | int | float] = {
     "source": "/mnt/mtorl/export.parquet",
     "dataset": "simulator",
@@ -97,7 +96,7 @@ for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users)
 
 
 @pytest.fixture
-def running(server: Server, pipelines: dict[str, Path], images: list[Object], tmp_path: Path) -> Iterator[Running]:
+def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_path: Path) -> Iterator[Running]:
     """An installation in the namespace in which KFP runs pipelines, after its bootstrap; and a gateway beside it."""
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
@@ -109,7 +108,7 @@ def running(server: Server, pipelines: dict[str, Path], images: list[Object], tm
         in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
         made.idle_pod(made.gateway, "caller")
         on_volume("")  # gives the volume to the group of the steps
-        run = ended(server, pipelines["mtorl-bootstrap-staging"], BOOTSTRAP)
+        run = ended(client, pipelines["mtorl-bootstrap"], BOOTSTRAP)
         assert run.state == "SUCCEEDED", failures(run)
         # Exposures of users whom the store does not know yet teach nothing.
         in_namespace("create", "job", "mtorl-materialize-now", "--from=cronjob/mtorl-materialize")
@@ -152,50 +151,47 @@ def trained(on: range) -> dict[str, int]:
     return {line.split()[1]: int(line.split()[2]) for line in lines}
 
 
-def failures(run: RunState) -> str:
+def failures(run: Run) -> str:
     """What the steps that failed have printed last."""
-    failed = [step.name for step in run.steps if step.state == "FAILED"]
-    return "\n".join([f"{failed} failed", *(log_of(run.run_id, name)[-2000:] for name in failed)])
+    failed = [name for name, state in run.steps.items() if state == "FAILED"]
+    return "\n".join([f"{failed} failed", *(log_of(run.id, name)[-2000:] for name in failed)])
 
 
-def night_after(server: Server, begin: datetime) -> RunState:
+def night_after(client: Any, begin: datetime) -> Run:
     """The first recurring run that started later, once it has ended."""
 
-    def look() -> RunState | None:
-        listed = server.client.list_runs(page_size=100, sort_by="created_at asc", namespace=server.namespace)
+    def at_end() -> Run | None:
+        listed = client.list_runs(page_size=100, sort_by="created_at asc")
         later = [one for one in listed.runs or [] if one.recurring_run_id and one.created_at > begin]
-        state = server.look(later[0].run_id) if later else None
-        return state if state and state.ended else None
+        run = look(client, later[0].run_id) if later else None
+        return run if run and run.ended else None
 
-    return wait_until("a night", look, 1800)
+    return wait_until("a night", at_end, 1800)
 
 
-def test_from_an_empty_volume_through_three_nights(
-    server: Server, pipelines: dict[str, Path], running: Running
-) -> None:
+def test_from_an_empty_volume_through_three_nights(client: Any, pipelines: dict[str, Path], running: Running) -> None:
     before = set(on_volume(LIST, "registry/challenger/*").split())
-    server.upload(pipelines["mtorl-train-staging"])
+    upload(client, pipelines["mtorl-train"])
     days: list[set[str]] = []
-    nightly = RecurringRun(name=NIGHTLY, pipeline="mtorl-train-staging", cron="*/5 * * * *", parameters=NIGHT)
+    nightly = RecurringRun(name=NIGHTLY, pipeline="mtorl-train", cron="*/5 * * * *", parameters=NIGHT)
     try:
         for night in range(NIGHTS):
             known = LOG_USERS + night * NEW_USERS
             on_volume(EXPORT, str(known))
             days.append(a_day(running, rounds=3))
             begin = datetime.now(UTC)
-            assert [change.what for change in apply(server, Schedule(name=SCHEDULE, runs=(nightly,)))] == [
-                "was there" if night else "made"
-            ]
-            run = night_after(server, begin)
+            changes = apply(client, Schedule(name=SCHEDULE, runs=(nightly,)))
+            assert changes == {NIGHTLY: "was there" if night else "made"}
+            run = night_after(client, begin)
             assert run.state == "SUCCEEDED", failures(run)
             assert set.union(*days) <= set(on_volume(COLLECTED).split()), "every answered decision was collected"
-            said = log_of(run.run_id, "ingest")
+            said = log_of(run.id, "ingest")
             assert "opportunities, " in said and "exposures took place" in said
             published = set(on_volume(LIST, "registry/challenger/*").split()) - before
-            assert published, log_of(run.run_id, "gate")[-2000:]
+            assert published, log_of(run.id, "gate")[-2000:]
             before |= published
             now = trained(range(known, USERS))
             assert all(now[new] > 0 for new in published), "users of the decisions, whom the log does not have"
-            assert "no decision of an incumbent yet" not in log_of(run.run_id, "served-incumbent")
+            assert "no decision of an incumbent yet" not in log_of(run.id, "served-incumbent")
     finally:
-        apply(server, Schedule(name=SCHEDULE, runs=()))
+        apply(client, Schedule(name=SCHEDULE, runs=()))

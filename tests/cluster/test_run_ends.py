@@ -21,8 +21,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from monitoring.watch.runs_exporter import RunsCollector
-from pipelines.server import Server
-from tests.cluster.kfp_runs import LIST, WRITE_LOG, empty_volume, end_of, in_namespace, made, on_volume, states
+from tests.cluster.kfp_runs import LIST, WRITE_LOG, empty_volume, end_of, in_namespace, made, on_volume, started
 from tests.components import decision_log_folder
 from tests.manifests.alerting_stack import program
 from tests.manifests.conftest import MANIFESTS
@@ -31,7 +30,7 @@ from tests.monitoring.judged_experiment import CONTENT
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG = {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "/mnt/mtorl/dataset.yaml"}
-TRAINING = LOG | {"epochs": "1", "min_lift": "-1", "deploy_seconds": "0"}  # the gate promotes whatever comes
+TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # the gate promotes whatever comes
 # The nights before, so that today's success tells how far apart they are.
 TEN_NIGHTS = """
 from datetime import UTC, datetime, timedelta
@@ -39,7 +38,7 @@ from pathlib import Path
 from monitoring.pipeline_runs import PipelineRun, RunEnd
 for night in range(10, 0, -1):
     at = datetime.now(UTC) - timedelta(days=night)
-    PipelineRun.ended("mtorl-retrain-staging", RunEnd.SUCCEEDED, {}, "", at).write(Path("/mnt/mtorl/runs"))
+    PipelineRun.ended("mtorl-retrain", RunEnd.SUCCEEDED, {}, "", at).write(Path("/mnt/mtorl/runs"))
 """
 KEPT = """
 import json
@@ -61,37 +60,37 @@ print(min(times).isoformat(), max(times).isoformat())
 
 
 @pytest.fixture
-def volume(server: Server) -> Iterator[None]:
+def volume(client: Any) -> Iterator[None]:
     with empty_volume():
         yield
 
 
 def test_a_good_night_is_a_success_and_a_bad_one_rings(
-    server: Server, pipelines: dict[str, Path], volume: None, tmp_path: Path
+    client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path
 ) -> None:
-    def run(**parameters: dict[str, str]) -> dict[str, Any]:
+    def run(**parameters: dict[str, Any]) -> dict[str, Any]:
         """The ends of runs at the same time, and what is kept of each, by the pipeline's name."""
-        names = {name: f"mtorl-{name}-staging" for name in parameters}
-        ids = {name: server.start(server.upload(pipelines[names[name]]), given) for name, given in parameters.items()}
-        ends = {name: end_of(server, run_id) for name, run_id in ids.items()}
+        names = {name: f"mtorl-{name}" for name in parameters}
+        ids = {name: started(client, pipelines[names[name]], given) for name, given in parameters.items()}
+        ends = {name: end_of(client, run_id) for name, run_id in ids.items()}
         for name, text in json.loads(on_volume(KEPT)).items():
             (tmp_path / name).write_text(text)
         kept = {name: json.loads((tmp_path / f"{names[name]}.json").read_text()) for name in parameters}
         for name, end in ends.items():
-            assert (kept[name]["run"], kept[name]["state"]) == (end.run_id, end.state), (end, kept[name])
-        return {name: (states(ends[name]), kept[name]) for name in parameters}
+            assert (kept[name]["run"], kept[name]["state"]) == (end.id, end.state), (end, kept[name])
+        return {name: (ends[name].steps, kept[name]) for name in parameters}
 
     on_volume(WRITE_LOG, "300", str(time.time_ns() % 1_000_000), "0")
     on_volume(TEN_NIGHTS)
 
-    first = run(monitor={"since": "yesterday"}, retrain=TRAINING | {"most_days": "0.0001"})
+    first = run(monitor={"since": "yesterday"}, retrain=TRAINING | {"most_days": 0.0001})
     assert first["retrain"][0]["publish"] == "SUCCEEDED", "a training was due"
     steps, failed = first["monitor"]
     assert steps["verdict"] == "FAILED" and "not an ISO time" in failed["why"]["verdict"]
     assert failed["failed_in_a_row"] == 1 and failed["successes"] == []
-    assert_fires(tmp_path, {("MtorlPipelineFailed", "mtorl-monitor-staging")})
+    assert_fires(tmp_path, {("MtorlPipelineFailed", "mtorl-monitor")})
 
-    second = run(retrain=TRAINING, train=TRAINING | {"min_lift": "9"})
+    second = run(retrain=TRAINING, train=TRAINING | {"min_lift": 9})
     assert second["retrain"][0]["condition-2"] == "SKIPPED", "no training was due"
     assert second["train"][0]["condition-2"] == "SKIPPED", "the gate has rejected the challenger"
     for _, kept in second.values():
@@ -106,7 +105,7 @@ def test_a_good_night_is_a_success_and_a_bad_one_rings(
     assert third["monitor"][1]["failed_in_a_row"] == 0
     assert "state.json" in on_volume(LIST, "monitor/*")
     assert_fires(tmp_path, set())
-    assert_fires(tmp_path, {("MtorlPipelineMissed", "mtorl-retrain-staging")}, hours=3 * 24)
+    assert_fires(tmp_path, {("MtorlPipelineMissed", "mtorl-retrain")}, hours=3 * 24)
 
 
 EXPERIMENT = {"experiment.yaml": yaml.safe_dump(CONTENT)}

@@ -225,7 +225,6 @@ def test_only_pipelines_that_train_explain_a_missing_model(plain: dict[str, Any]
     for pipeline, explains in (
         ("mtorl-train", True),
         ("mtorl-retrain", True),
-        ("mtorl-retrain-staging", True),
         ("mtorl-monitor", False),
         ("mtorl-backfill", False),
     ):

@@ -23,7 +23,6 @@ from monitoring.pipeline_runs import newest_runs
 from pipelines import local, on_volume
 from pipelines.on_volume import run_on
 from pipelines.profile import Profile
-from pipelines.server import RequestError
 from pipelines.steps import Step
 
 
@@ -157,7 +156,7 @@ def test_two_at_once_are_one_too_many(tmp_path: Path, log: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("whose it is")
         lock.flush()
-        with pytest.raises(RequestError, match="another run is at work on this folder"):
+        with pytest.raises(local.InputError, match="another run is at work on this folder"):
             run(tmp_path, log)
     assert (tmp_path / "runs" / ".lock").read_text() == "whose it is"
 
@@ -273,5 +272,5 @@ def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, m
     ],
 )
 def test_what_can_not_be_run_is_said(tmp_path: Path, name: str, parameters: dict[str, str], words: str) -> None:
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(local.InputError, match=words):
         run_on(tmp_path, name, parameters, silent)

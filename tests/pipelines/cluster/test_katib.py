@@ -21,7 +21,7 @@ from mtorl.fitting.search import distributions
 from mtorl.fitting.search_space import SPACE, defaults
 from mtorl.fitting.trial import METRIC, Trials
 from mtorl.network.training import TrainConfig
-from pipelines.katib import KatibSearch, experiment, write
+from pipelines.cluster.katib import KatibSearch, experiment, write
 from tests.manifests.conftest import parsed
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT

@@ -24,9 +24,10 @@ from components.component import IMAGE
 from mtorl.fitting.search_space import SPACE, Parameter
 from mtorl.fitting.trial import METRIC
 from mtorl.runtime.files import replacing
-from pipelines.profile import MOUNT, STAGING
+from pipelines.profile import MOUNT, on_cluster
 
 NAME = "mtorl-search"
+_PROFILE = on_cluster(gpus=0)
 _CONTAINER = "trial"
 _HEAD = f"""# A search for the hyper-parameters of training, on a cluster: README.md. Written by `mtorl katib`, not by
 # hand, with the space of mtorl/fitting/search_space.py. In no overlay: Katib refuses changes of one that has begun.
@@ -136,7 +137,7 @@ def _labels() -> dict[str, str]:
 def _job(search: KatibSearch) -> dict[str, Any]:
     """A trial: the volume read-only, no token, nothing to write but scratch."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
-    resources = STAGING.training
+    resources = _PROFILE.training
     assert resources is not None
     container = {
         "name": _CONTAINER,
@@ -164,16 +165,16 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": STAGING.user,
-            "runAsGroup": STAGING.user,
-            "fsGroup": STAGING.user,
+            "runAsUser": _PROFILE.user,
+            "runAsGroup": _PROFILE.user,
+            "fsGroup": _PROFILE.user,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
-            {"name": "data", "persistentVolumeClaim": {"claimName": STAGING.volume}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": _PROFILE.volume}},
         ],
     }
     return {
@@ -181,7 +182,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "kind": "Job",
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": STAGING.timeout_seconds,
+            "activeDeadlineSeconds": _PROFILE.timeout_seconds,
             "template": {"metadata": {"labels": _labels()}, "spec": pod},
         },
     }

@@ -1,4 +1,4 @@
-"""The compiled pipelines: reproducible, thin, and the ones that lie in manifests/pipelines."""
+"""The compiled pipelines: reproducible, thin, and the ones that lie in manifests/pipelines/compiled."""
 
 import json
 import os
@@ -16,14 +16,14 @@ import yaml
 from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from pipelines import monitoring
-from pipelines.compile import compile_all
-from pipelines.profile import LAPTOP, MODEL_REGISTRY_VARIABLES, PRODUCTION, ProfileError, number_in
-from pipelines.version_name import version_name
+from pipelines.cluster.compile import compile_all
+from pipelines.profile import CLUSTER, LAPTOP, MODEL_REGISTRY_VARIABLES, ProfileError, number_in, on_cluster
 from tests.manifests.conftest import CRDS, VALIDATOR, documents, of_kind, render
 from tests.repository import ROOT
 
 TRAIN, MONITOR = "mtorl-train", "mtorl-monitor"
-TRAINING = (TRAIN, "mtorl-train-staging", "mtorl-retrain", "mtorl-retrain-staging")
+TRAINING = (TRAIN, "mtorl-retrain")
+KEPT = ROOT / "manifests" / "pipelines" / "compiled"
 
 
 @pytest.fixture(scope="module")
@@ -81,62 +81,13 @@ def test_compiling_twice_gives_the_same_bytes(compiled: dict[str, Path], tmp_pat
     assert [path.read_bytes() for path in compile_all(tmp_path)] == [path.read_bytes() for path in compiled.values()]
 
 
-def test_manifests_hold_the_compiled_pipelines(compiled: dict[str, Path]) -> None:
+def test_manifests_hold_the_compiled_pipelines_and_no_other(compiled: dict[str, Path]) -> None:
+    assert {path.name for path in KEPT.iterdir()} == {path.name for path in compiled.values()}
     for path in compiled.values():
-        kept = ROOT / "manifests" / "pipelines" / path.parent.name / path.name
-        assert kept.read_text() == path.read_text(), f"{kept} is stale: make compile"
+        assert (KEPT / path.name).read_text() == path.read_text(), f"{KEPT / path.name} is stale: make compile"
 
 
-def test_no_other_pipeline_lies_there(compiled: dict[str, Path]) -> None:
-    kept = {
-        path.relative_to(ROOT / "manifests" / "pipelines")
-        for path in (ROOT / "manifests" / "pipelines").glob("[ps]*/mtorl-*.yaml")
-    }
-    assert kept == {Path(path.parent.name, path.name) for path in compiled.values()}
-
-
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The pipelines as objects of Kubernetes."""
-    paths = compile_all(tmp_path_factory.mktemp("objects"), objects=True)
-    return {path.stem: documents_of(path) for path in paths if path.parent.name == "objects"}
-
-
-def test_objects_hold_what_is_uploaded(compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]) -> None:
-    assert set(objects) == set(compiled)
-    for name, (pipeline, version) in objects.items():
-        uploaded = documents_of(compiled[name])
-        assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
-        assert pipeline["metadata"] == {"name": name} and version["spec"]["pipelineName"] == name
-        assert [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]] == uploaded
-
-
-def test_a_version_as_an_object_has_the_name_that_an_upload_gives_it(
-    compiled: dict[str, Path], objects: dict[str, list[dict[str, Any]]]
-) -> None:
-    """It can't be changed: the same name for another content would be refused."""
-    for name, (_, version) in objects.items():
-        assert version["metadata"]["name"] == version_name(name, compiled[name].read_bytes())
-        assert re.fullmatch(r"[a-z0-9-]{1,63}", version["metadata"]["name"])
-
-
-def test_kubectl_can_apply_the_objects(objects: dict[str, list[dict[str, Any]]]) -> None:
-    """It keeps each in an annotation, and the API server takes 256 KiB of them."""
-    for name, made in objects.items():
-        assert all(len(json.dumps(one)) < 200_000 for one in made), name
-
-
-def test_objects_fit_the_definitions_of_kubeflow_pipelines(objects: dict[str, list[dict[str, Any]]]) -> None:
-    if not (VALIDATOR.exists() and CRDS.exists()):
-        pytest.skip("no validator: set VALIDATOR and CRDS (scripts/validate-manifests.sh)")
-    text = yaml.safe_dump_all(one for made in objects.values() for one in made)
-    words = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
-    done = subprocess.run(words, input=text, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    assert f"{2 * len(objects)} objects, 0 problems" in done.stdout + done.stderr
-
-
-def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:
+def test_only_training_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:
     accelerated = {
         (pipeline, step): container["resources"]["accelerator"]["resourceType"]
         for pipeline, path in compiled.items()
@@ -149,8 +100,14 @@ def test_only_training_for_production_asks_for_an_accelerator(compiled: dict[str
     assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
+def test_without_gpus_a_training_asks_for_no_accelerator_and_less_memory(tmp_path: Path) -> None:
+    compiled = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=0))}
+    step = executors(compiled[TRAIN])["train-challenger"]["resources"]
+    assert "accelerator" not in step and step["resourceMemoryLimit"] == "4Gi"
+
+
 def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
-    compiled = {path.stem: path for path in compile_all(tmp_path, production=replace(PRODUCTION, gpus=4))}
+    compiled = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=4))}
     step = executors(compiled[TRAIN])["train-challenger"]["resources"]
     assert step["accelerator"]["resourceCount"] == "4" and step["resourceMemoryLimit"] == "16Gi"
     assert settings(compiled[TRAIN])["train-challenger"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
@@ -160,8 +117,8 @@ def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
 
 def test_several_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
     selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
-    profile = replace(PRODUCTION, gpus=8, nodes=4, node_selector=selector)
-    compiled = {path.stem: path for path in compile_all(tmp_path, production=profile)}
+    profile = replace(on_cluster(gpus=8, nodes=4), node_selector=selector)
+    compiled = {path.stem: path for path in compile_all(tmp_path, profile)}
     step, said = executors(compiled[TRAIN])["train-challenger"], settings(compiled[TRAIN])["train-challenger"]
     assert "accelerator" not in step["resources"] and step["resources"]["resourceMemoryLimit"] == "2Gi"
     assert not {"tolerations", "nodeSelector", "emptyDirMounts"} & set(said)
@@ -180,10 +137,10 @@ def test_what_trains_in_pods_of_its_own_needs_a_volume() -> None:
 
 
 def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from pipelines.profile import PRODUCTION; print(PRODUCTION.gpus, PRODUCTION.nodes)"
+    code = "from pipelines.profile import CLUSTER; print(CLUSTER.gpus, CLUSTER.nodes)"
     environment = {**os.environ, "MTORL_GPUS": "8", "MTORL_NODES": "4"}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert answer.stdout == "8 4\n" and (PRODUCTION.gpus, PRODUCTION.nodes) == (1, 1)
+    assert answer.stdout == "8 4\n" and (CLUSTER.gpus, CLUSTER.nodes) == (1, 1)
     monkeypatch.setenv("MTORL_NODES", "two")
     with pytest.raises(ProfileError, match="MTORL_NODES must be a whole number of at least 1, got 'two'"):
         number_in("MTORL_NODES", 1)
@@ -193,8 +150,8 @@ def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.M
 
 
 def test_nodes_of_one_kind_for_a_step_that_trains(tmp_path: Path) -> None:
-    profile = replace(PRODUCTION, node_selector={"pool": "gpu"})
-    compiled = {path.stem: path for path in compile_all(tmp_path, production=profile)}
+    profile = replace(CLUSTER, node_selector={"pool": "gpu"})
+    compiled = {path.stem: path for path in compile_all(tmp_path, profile)}
     chosen = {
         name: one["nodeSelector"]["labels"] for name, one in settings(compiled[TRAIN]).items() if "nodeSelector" in one
     }
@@ -237,7 +194,7 @@ def test_what_a_platform_grants_is_what_the_server_takes() -> None:
 
 @pytest.mark.parametrize("name", ["mtorl-train", "mtorl-retrain"])
 def test_the_manual_lists_the_parameters(name: str) -> None:
-    parameters = spec_of(ROOT / "manifests" / "pipelines" / "production" / f"{name}.yaml")["root"]["inputDefinitions"]
+    parameters = spec_of(KEPT / f"{name}.yaml")["root"]["inputDefinitions"]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs" / "pipelines.md").read_text(), re.M)
     assert set(parameters["parameters"]) - {"code_version"} <= set(re.findall(r"\w+", " ".join(rows)))
 

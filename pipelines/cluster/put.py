@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from components.trainer.train_job import problem_of
 from mtorl.runtime.files import sha256_of
-from pipelines.receive import KEPT
+from pipelines.cluster.receive import KEPT
 
 MOUNT = PurePosixPath("/mnt/mtorl")
 _JOB = "mtorl-bootstrap"

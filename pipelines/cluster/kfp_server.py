@@ -1,0 +1,163 @@
+"""A Kubeflow Pipelines server, by the KFP SDK: connects, uploads, and says in one line why a call failed.
+
+    client = connect("https://kubeflow.example.com/pipeline", "mtorl", token)
+    print(upload(client, Path("manifests/pipelines/compiled/mtorl-train.yaml")).version)
+
+Runs, their logs and their state are the `kfp` command's and the user interface's: docs/pipelines.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.local import InputError
+
+
+class ServerError(RuntimeError):
+    """The server can't be reached, or refuses; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A version of a pipeline on the server.
+
+    Attributes:
+        version: Its name, which follows from the file's content.
+        new: Whether it was not there before.
+    """
+
+    version: str
+    new: bool
+
+
+def connect(endpoint: str, namespace: str, token: str) -> Any:
+    """A `kfp.Client`. What is empty comes from the SDK's own environment variables, files and kubeconfig.
+
+    Raises:
+        ServerError: No answer, not one of Kubeflow Pipelines, or a namespace is needed.
+    """
+    with kfp_calls(endpoint):
+        from kfp import Client
+
+        client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
+        multi_user = client.get_kfp_healthz(sleep_duration=1).multi_user
+    if multi_user is None:  # a proxy's login page, which the SDK takes for an empty answer
+        raise ServerError(
+            f"{endpoint or 'the endpoint that the KFP SDK has found'}: answers, but not as Kubeflow Pipelines. "
+            f"Check --endpoint; or {_NEW_TOKEN}"
+        )
+    if multi_user and not client.get_user_namespace():
+        raise ServerError("this server has namespaces: name yours with --namespace or $KFP_NAMESPACE")
+    return client
+
+
+def upload(client: Any, path: Path) -> Uploaded:
+    """Upload a compiled pipeline, unless the server has this content.
+
+    Raises:
+        InputError: The file is not a compiled pipeline.
+        ServerError: The server refuses.
+    """
+    name = pipeline_name(path)
+    version = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    with kfp_calls():
+        pipeline_id = find_pipeline(client, name) or _create_pipeline(client, name)
+        if find_version(client, pipeline_id, version):
+            return Uploaded(version, new=False)
+        client.upload_pipeline_version(str(path), version, pipeline_id=pipeline_id)
+    return Uploaded(version, new=True)
+
+
+def pipeline_name(path: Path) -> str:
+    """The name of a compiled pipeline.
+
+    Raises:
+        InputError: The file is not one.
+    """
+    try:
+        spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
+        return str(spec["pipelineInfo"]["name"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, StopIteration):
+        raise InputError(f"{path}: not a compiled pipeline; mtorl pipeline compile writes them") from None
+
+
+def find_pipeline(client: Any, name: str) -> str:
+    """The id of a pipeline; "" if there is none. The SDK's `get_pipeline_id` looks in no namespace."""
+    found = client.list_pipelines(filter=_named(name), namespace=client.get_user_namespace() or None).pipelines
+    return str(found[0].pipeline_id) if found else ""
+
+
+def find_version(client: Any, pipeline_id: str, version: str) -> str:
+    """The id of a version of a pipeline; "" if there is none."""
+    found = client.list_pipeline_versions(pipeline_id, filter=_named(version)).pipeline_versions
+    return str(found[0].pipeline_version_id) if found else ""
+
+
+@contextmanager
+def kfp_calls(endpoint: str = "") -> Iterator[None]:
+    """Wrap calls of the SDK: keeps what it prints and warns off the console, and turns its errors into one line.
+
+    Raises:
+        ServerError: No answer, or the server refuses.
+    """
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except ApiException as error:
+        raise ServerError(_explained(error)) from None
+    except (HTTPError, TimeoutError) as error:  # TimeoutError: the SDK has asked for the server's health five times
+        where = endpoint or "the endpoint that the KFP SDK has found"
+        raise ServerError(
+            f"{where}: no answer of Kubeflow Pipelines ({type(error).__name__}). "
+            "Check --endpoint or $KFP_ENDPOINT, and that its port is open"
+        ) from None
+    finally:
+        logging.disable(disabled)
+
+
+_NEW_TOKEN = (
+    "the token ($KFP_EXISTING_TOKEN) may have expired; a new one: "
+    "kubectl -n NAMESPACE create token default-editor --audience pipelines.kubeflow.org"
+)
+_HINTS = {401: f"{_NEW_TOKEN}. ", 403: f"check --namespace; or {_NEW_TOKEN}. "}
+_SAID = 300  # characters of a server's message
+
+
+def _explained(error: Any) -> str:
+    try:
+        body = json.loads(error.body)
+        text = str(body.get("message") or body.get("error") or error.body)
+    except (TypeError, ValueError):
+        text = str(error.body or error.reason)
+    hint = _HINTS.get(error.status, "")
+    return f"status {error.status}: {hint}The server says: {' '.join(text.split())[:_SAID]}"
+
+
+def _named(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def _create_pipeline(client: Any, name: str) -> str:
+    """Without a version: the SDK's `upload_pipeline` would give the first one the pipeline's own name."""
+    from kfp_server_api import V2beta1Pipeline
+
+    pipeline = V2beta1Pipeline(display_name=name, namespace=client.get_user_namespace() or None)
+    return str(client.pipelines.pipeline_service_create_pipeline(pipeline).pipeline_id)

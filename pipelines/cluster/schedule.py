@@ -1,0 +1,194 @@
+"""The recurring runs of a Kubeflow Pipelines server, made to be what a small file says.
+
+    for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
+        print(name, change)
+
+Doing it twice changes nothing. KFP can't change a recurring run, only turn it on and off, so a changed one is made
+anew, turned off; the old one is deleted; the new one is turned on. A call that was cut off is finished by the next one.
+Which recurring runs are ours stands in their description, with a digest of what they were made of: KFP has no labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml
+from pipelines.cluster.kfp_server import ServerError, find_pipeline, find_version, kfp_calls
+from pipelines.local import InputError
+
+KFP_EXPERIMENT = "mtorl"
+"""KFP's group of the runs of this project."""
+
+_MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.")
+
+
+def _cron(text: str) -> str:
+    fields = text.split()
+    if len(fields) != 5:  # KFP would read another number of fields as seconds first
+        raise ValueError(
+            f"expected minute hour day month weekday, such as '0 3 * * *' for three at night, got {text!r}"
+        )
+    return " ".join(fields)
+
+
+class RecurringRun(StrictModel):
+    """A pipeline that runs again and again. It never runs twice at a time, and missed times are not made up for."""
+
+    name: Annotated[Text, Field(max_length=100)]
+    """Name of the recurring run on the server; another name is another recurring run."""
+    pipeline: Text
+    """Name of an uploaded pipeline, such as mtorl-train."""
+    cron: Annotated[Text, AfterValidator(_cron)]
+    """When: minute, hour, day of the month, month, weekday (0 is Sunday), in the server's time zone."""
+    parameters: Mapping[str, str | int | float | bool] = {}
+    """Parameters of the pipeline, by name."""
+    version: Text | None = None
+    """A version of the pipeline, as `mtorl pipeline upload` prints it; left out, each run takes the newest."""
+    enabled: bool = True
+    """false: it stays on the server and does not run."""
+
+
+class Schedule(StrictModel):
+    """The recurring runs of a Kubeflow Pipelines server, for `mtorl pipeline schedule FILE`."""
+
+    name: Annotated[Text, Field(max_length=50, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+    """Name of the schedule. Only recurring runs that a schedule of this name has made are replaced or removed."""
+    runs: Annotated[tuple[RecurringRun, ...], FromList]
+    """The recurring runs."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Schedule:
+        names = [run.name for run in self.runs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two runs have the name {twice[0]!r}")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Schedule:
+        """Read a file.
+
+        Raises:
+            InputError: It can't be read, or a field is wrong.
+        """
+        return load_yaml(cls, path, "a schedule of pipelines", InputError)
+
+
+def apply(client: Any, schedule: Schedule) -> dict[str, str]:
+    """Make the recurring runs of a server what a schedule says.
+
+    Returns:
+        What has happened to each, by name: "was there", "made", "replaced", "turned on", "turned off" or "removed".
+
+    Raises:
+        InputError: A pipeline or version is not on the server, or a recurring run of that name is another's.
+        ServerError: The server refuses, maybe half way; the next call does the rest.
+    """
+    with kfp_calls():
+        there = _recurring_runs(client)
+        wanted = {run.name: _wanted(client, schedule, run) for run in schedule.runs}
+    others = {one.display_name for one in there if _mark(one)[0] != schedule.name}
+    if taken := sorted(others & wanted.keys()):
+        raise InputError(
+            f"schedule {schedule.name!r} has not made the recurring run {taken[0]!r} that is there: delete it, or give "
+            "the entry another name"
+        )
+    ours = [one for one in there if _mark(one)[0] == schedule.name]
+    changes = {}
+    for name, body in wanted.items():
+        try:
+            with kfp_calls():
+                changes[name] = _apply(client, body, [one for one in ours if one.display_name == name])
+        except ServerError as error:
+            raise ServerError(f"{name}: {error}. Call this again after that: it does the rest") from None
+    for one in ours:
+        if one.display_name not in wanted:
+            with kfp_calls():
+                _delete(client, one)
+            changes[one.display_name] = "removed"
+    return changes
+
+
+def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
+    enabled = wanted.mode == "ENABLE"
+    same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
+    # One that is off beside an older one is of a call that was cut off: turned on, it would start what has been due
+    # since, which the older one has started already. It is made anew.
+    keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
+    what = "was there"
+    if keep is None:
+        what = "replaced" if there else "made"
+        wanted.mode = "ENABLE" if enabled and not there else "DISABLE"
+        keep = client.recurring_runs.recurring_run_service_create_recurring_run(wanted)
+    elif _is_on(keep) != enabled:
+        what = "turned on" if enabled else "turned off"
+    for one in there:
+        if one is not keep:
+            _delete(client, one)
+    if _is_on(keep) != enabled:
+        turn = client.enable_recurring_run if enabled else client.disable_recurring_run
+        turn(keep.recurring_run_id)
+    return what
+
+
+def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
+    """The recurring run as it is to be. The SDK's `create_recurring_run` asks for a version, and would pin it."""
+    import kfp_server_api as api
+
+    pipeline_id = find_pipeline(client, run.pipeline)
+    if not pipeline_id:
+        raise InputError(f"{run.name}: no pipeline {run.pipeline!r} on the server: mtorl pipeline upload FILE")
+    version_id = find_version(client, pipeline_id, run.version) if run.version else None
+    if run.version and not version_id:
+        raise InputError(f"{run.name}: no version {run.version!r} of {run.pipeline!r} on the server")
+    parameters = dict(run.parameters)
+    content = json.dumps([pipeline_id, version_id, run.cron, parameters], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return api.V2beta1RecurringRun(
+        display_name=run.name,
+        description=f"Made by `mtorl pipeline schedule` of {schedule.name}; content {digest}.",
+        experiment_id=client.create_experiment(KFP_EXPERIMENT).experiment_id,
+        pipeline_version_reference=api.V2beta1PipelineVersionReference(
+            pipeline_id=pipeline_id, pipeline_version_id=version_id
+        ),
+        runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
+        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=f"0 {run.cron}")),  # seconds first
+        mode="ENABLE" if run.enabled else "DISABLE",
+        max_concurrency="1",
+        no_catchup=True,
+    )
+
+
+def _recurring_runs(client: Any) -> list[Any]:
+    """All of the namespace, the oldest first."""
+    found: list[Any] = []
+    token = ""
+    while True:
+        page = client.list_recurring_runs(
+            page_token=token, page_size=100, sort_by="created_at", namespace=client.get_user_namespace() or None
+        )
+        found += page.recurring_runs or []
+        if not (token := page.next_page_token or ""):
+            return found
+
+
+def _mark(one: Any) -> tuple[str, str]:
+    """Name of the schedule that has made a recurring run, and digest of its content; empty for another's."""
+    found = _MARK.search(one.description or "")
+    return (found[1], found[2]) if found else ("", "")
+
+
+def _is_on(one: Any) -> bool:
+    return bool(one.status == "ENABLED")
+
+
+def _delete(client: Any, one: Any) -> None:
+    # By default Kubernetes would end running runs with the recurring run that has started them.
+    service = client.recurring_runs
+    service.recurring_run_service_delete_recurring_run(one.recurring_run_id, propagation_policy="ORPHAN")

@@ -1,0 +1,125 @@
+"""A Kubeflow Pipelines server in memory: what the SDK's own client asks of one, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Answer = tuple[int, dict[str, Any]]
+
+
+class FakeKfp:
+    """Pipelines, versions and recurring runs of one namespace.
+
+    Attributes:
+        endpoint: Its address.
+        health: What it says of itself.
+        changes: Requests that changed something, as METHOD PATH, without ids.
+        refuse_after: After how many changes every other one is refused; None for never.
+        refusal: Status and message of a refused request; also of every request, if `refuse_after` is -1.
+        recurring: Recurring runs by id, the oldest first.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.health: Any = {"multi_user": True}
+        self.changes: list[str] = []
+        self.refuse_after: int | None = None
+        self.refusal: Answer = (503, {"message": "no healthy upstream"})
+        self.recurring: dict[str, dict[str, Any]] = {}
+        self._pipelines: dict[str, list[dict[str, str]]] = {}  # versions by the pipeline's name
+        self._experiments: list[dict[str, str]] = []
+
+    def on(self) -> list[str]:
+        """Names of recurring runs that are turned on."""
+        return [one["display_name"] for one in self.recurring.values() if one["status"] == "ENABLED"]
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
+        if self.refuse_after == -1 and path != "healthz":
+            return self.refusal
+        if method != "GET":
+            if self.refuse_after is not None and len(self.changes) >= self.refuse_after:
+                return self.refusal
+            self.changes.append(f"{method} {path.split('/')[0]}")
+        match [method, *path.split("/")]:
+            case ["GET", "healthz"]:
+                return 200, self.health
+            case ["GET", "pipelines"]:
+                assert query["namespace"] == "mtorl"
+                name = _wanted(query)
+                return 200, {"pipelines": [{"pipeline_id": name}] if name in self._pipelines else []}
+            case ["POST", "pipelines"]:
+                assert body["namespace"] == "mtorl"
+                self._pipelines[body["display_name"]] = []
+                return 200, {"pipeline_id": body["display_name"]}
+            case ["GET", "pipelines", name, "versions"]:
+                found = [one for one in self._pipelines[name] if one["display_name"] == _wanted(query)]
+                return 200, {"pipeline_versions": found}
+            case ["POST", "pipelines", "upload_version"]:
+                made = {"display_name": query["name"], "pipeline_version_id": f"id-{query['name']}"}
+                self._pipelines[query["pipelineid"]].append(made)
+                return 200, made
+            case ["GET", "experiments"]:
+                return 200, {"experiments": self._experiments}
+            case ["POST", "experiments"]:
+                self._experiments.append({**body, "experiment_id": "group"})
+                return 200, self._experiments[-1]
+            case ["GET", "recurringruns"]:  # a page of one each
+                assert query["namespace"] == "mtorl" and query["sort_by"] == "created_at"
+                there, first = list(self.recurring.values()), int(query.get("page_token") or 0)
+                more = str(first + 1) if first + 1 < len(there) else ""
+                return 200, {"recurringRuns": there[first : first + 1], "next_page_token": more}
+            case ["POST", "recurringruns"]:
+                made = {**body, "recurring_run_id": f"r{len(self.changes)}", "status": f"{body['mode']}D"}
+                self.recurring[made["recurring_run_id"]] = made
+                return 200, made
+            case ["DELETE", "recurringruns", name]:
+                assert query["propagation_policy"] == "ORPHAN", "Kubernetes would end its running runs"
+                del self.recurring[name]
+                return 200, {}
+            case ["POST", "recurringruns", turned]:
+                name, turn = turned.split(":")
+                self.recurring[name]["status"] = f"{turn.upper()}D"
+                return 200, {}
+        raise AssertionError(f"{method} {path}")
+
+
+def _wanted(query: dict[str, str]) -> str:
+    (predicate,) = json.loads(query["filter"])["predicates"]
+    assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
+    return str(predicate["stringValue"])
+
+
+@contextmanager
+def fake_kfp() -> Iterator[FakeKfp]:
+    """A server until the end of the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked, length = urlsplit(self.path), int(self.headers.get("Content-Length", 0))
+            content = self.rfile.read(length)
+            body = json.loads(content) if self.headers.get("Content-Type") == "application/json" and content else None
+            query = {key: values[0] for key, values in parse_qs(asked.query).items()}
+            path = asked.path.removeprefix("/apis/v2beta1/")
+            status, said = kfp.answer(self.command, path, query, body)
+            text = said if isinstance(said, str) else json.dumps(said)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_POST = do_DELETE = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        kfp = FakeKfp(f"http://127.0.0.1:{server.server_port}")
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield kfp
+        server.shutdown()

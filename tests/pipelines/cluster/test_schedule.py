@@ -1,0 +1,161 @@
+"""`mtorl pipeline schedule`: recurring runs as the file says, after any number of calls, wherever one was cut off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cli.main import app
+from pipelines.cluster.kfp_server import connect, upload
+from pipelines.cluster.schedule import Schedule
+from pipelines.local import InputError
+from scripts.write_schemas import schema_text
+from tests.pipelines.cluster.fake_kfp import FakeKfp, fake_kfp
+from tests.repository import ROOT
+
+TRAIN = ROOT / "manifests" / "pipelines" / "compiled" / "mtorl-train.yaml"
+SHIPPED = ROOT / "manifests" / "pipelines" / "schedule.yaml"
+NIGHTLY: dict[str, Any] = {
+    "name": "train",
+    "pipeline": "mtorl-train",
+    "cron": "0 3 * * *",
+    "parameters": {"source": "/log", "dataset": "mine"},
+}
+WEEKLY = NIGHTLY | {"name": "weekly", "cron": "0 4 * * 0"}
+CHANGED = NIGHTLY | {"parameters": NIGHTLY["parameters"] | {"epochs": 3}}
+
+
+@pytest.fixture
+def kfp() -> Iterator[FakeKfp]:
+    """A server with the pipeline."""
+    with fake_kfp() as server:
+        upload(connect(server.endpoint, "mtorl", "token"), TRAIN)
+        server.changes.clear()
+        yield server
+
+
+@pytest.fixture
+def call(kfp: FakeKfp, tmp_path: Path) -> Any:
+    def schedule(*runs: dict[str, Any], name: str = "shop") -> tuple[int, str]:
+        file = tmp_path / "schedule.yaml"
+        file.write_text(yaml.safe_dump({"name": name, "runs": list(runs)}))
+        options = ["--endpoint", kfp.endpoint, "--existing-token", "token", "--namespace", "mtorl"]
+        answer = CliRunner().invoke(app, ["pipeline", *options, "schedule", str(file)])
+        return answer.exit_code, answer.output
+
+    return schedule
+
+
+def test_twice_changes_nothing(call: Any, kfp: FakeKfp) -> None:
+    runs = (NIGHTLY, WEEKLY | {"enabled": False})
+    assert call(*runs) == (0, "train: made\nweekly: made\n")
+    changes = len(kfp.changes)
+    assert call(*runs) == (0, "train: was there\nweekly: was there\n") and len(kfp.changes) == changes
+    assert kfp.on() == ["train"] and len(kfp.recurring) == 2
+
+
+def test_what_the_server_is_told(call: Any, kfp: FakeKfp) -> None:
+    call(CHANGED)
+    (made,) = kfp.recurring.values()
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+    assert made["runtime_config"]["parameters"] == {"source": "/log", "dataset": "mine", "epochs": 3}
+    assert made["max_concurrency"] == "1" and made["no_catchup"] is True and made["experiment_id"] == "group"
+    assert made["pipeline_version_reference"] == {"pipeline_id": "mtorl-train"}, "it follows the newest version"
+
+
+def test_a_version_can_be_pinned(call: Any, kfp: FakeKfp) -> None:
+    version = upload(connect(kfp.endpoint, "mtorl", "token"), TRAIN).version
+    assert call(NIGHTLY | {"version": version})[0] == 0
+    (made,) = kfp.recurring.values()
+    assert made["pipeline_version_reference"]["pipeline_version_id"] == f"id-{version}"
+
+
+def test_a_changed_entry_is_replaced_and_one_that_is_gone_is_removed(call: Any, kfp: FakeKfp) -> None:
+    call(NIGHTLY, WEEKLY)
+    assert call(CHANGED) == (0, "train: replaced\nweekly: removed\n")
+    (left,) = kfp.recurring.values()
+    assert left["runtime_config"]["parameters"]["epochs"] == 3 and left["status"] == "ENABLED"
+    assert call(CHANGED) == (0, "train: was there\n")
+
+
+def test_turning_off_and_on_keeps_the_recurring_run(call: Any, kfp: FakeKfp) -> None:
+    call(NIGHTLY)
+    before = list(kfp.recurring)
+    assert call(NIGHTLY | {"enabled": False}) == (0, "train: turned off\n") and kfp.on() == []
+    assert call(NIGHTLY) == (0, "train: turned on\n") and list(kfp.recurring) == before
+
+
+@pytest.mark.parametrize("cut_off", [1, 2])
+def test_the_next_call_finishes_one_that_was_cut_off(call: Any, kfp: FakeKfp, cut_off: int) -> None:
+    call(NIGHTLY)
+    kfp.refuse_after = len(kfp.changes) + cut_off
+    code, said = call(CHANGED)
+    assert code == 1 and said.startswith("mtorl: train: status 503") and said.endswith("it does the rest\n")
+    # Two that are on at once would run a night twice; the old one goes only when the new one is there.
+    assert len(kfp.on()) <= 1 and len(kfp.recurring) == (2 if cut_off == 1 else 1)
+    kfp.refuse_after = None
+    assert call(CHANGED)[0] == 0
+    (left,) = kfp.recurring.values()
+    assert left["runtime_config"]["parameters"]["epochs"] == 3 and left["status"] == "ENABLED"
+    assert call(CHANGED) == (0, "train: was there\n")
+
+
+def test_two_calls_at_once_leave_one(call: Any, kfp: FakeKfp) -> None:
+    call(NIGHTLY)
+    (made,) = kfp.recurring.values()
+    kfp.recurring["copy"] = made | {"recurring_run_id": "copy"}
+    assert call(NIGHTLY) == (0, "train: was there\n") and len(kfp.recurring) == 1
+
+
+def test_what_others_have_made_is_not_touched(call: Any, kfp: FakeKfp) -> None:
+    call(NIGHTLY | {"name": "theirs"}, name="other")
+    call(NIGHTLY | {"name": "by hand"})
+    for made in kfp.recurring.values():
+        if made["display_name"] == "by hand":
+            made["description"] = "Every night."
+    assert call(NIGHTLY) == (0, "train: made\n") and len(kfp.recurring) == 3
+    for name in ("by hand", "theirs"):
+        code, said = call(NIGHTLY | {"name": name})
+        assert code == 2 and f"has not made the recurring run '{name}'" in said and len(kfp.recurring) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pipeline": "other"}, "second: no pipeline 'other' on the server: mtorl pipeline upload"),
+        ({"version": "mtorl-train-0"}, "second: no version 'mtorl-train-0' of 'mtorl-train' on the server"),
+        ({"cron": "0 0 3 * * *"}, r"runs[1].cron: expected minute hour day month weekday"),
+        ({"cron": "0 3 * *"}, "expected minute hour day month weekday, such as '0 3 "),
+        ({"parameters": {"epochs": [1]}}, "parameters"),
+        ({"paramters": {}}, "unknown field 'paramters'"),
+        ({"name": "train"}, "two runs have the name 'train'"),
+    ],
+)
+def test_nothing_happens_if_one_entry_is_wrong(call: Any, kfp: FakeKfp, changes: dict[str, Any], words: str) -> None:
+    code, said = call(NIGHTLY, NIGHTLY | {"name": "second"} | changes)
+    assert code == 2 and words in said and kfp.recurring == {}
+
+
+def test_what_is_shipped_fits_its_pipelines_and_the_schema() -> None:
+    schema = json.loads(schema_text("pipeline-schedule"))
+    jsonschema.validate(yaml.safe_load(SHIPPED.read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "shop", "runs": [NIGHTLY | {"every": "night"}]}, schema)
+    for run in Schedule.load(SHIPPED).runs:
+        compiled = SHIPPED.parent / "compiled" / f"{run.pipeline}.yaml"
+        spec = next(yaml.load_all(compiled.read_text(), yaml.CSafeLoader))
+        known = spec["root"]["inputDefinitions"]["parameters"]
+        needed = {name for name, one in known.items() if not one.get("isOptional")}
+        assert needed <= run.parameters.keys() <= known.keys()
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent"):
+        Schedule.load(tmp_path / "absent.yaml")
