@@ -25,17 +25,3 @@ def test_the_digest_is_that_of_the_next_night(tmp_path: Path, capsys: pytest.Cap
     assert [row["decision_id"] for row in stored(tmp_path / "collected", "decision")] == ["a", "b"]
     assert collect.python_func(log, store, "simulator") == after
     assert "1 decisions and 0 outcomes more, of 1 hour" in capsys.readouterr().out
-
-
-def test_what_it_needs_is_said(tmp_path: Path) -> None:
-    write(tmp_path / "log", [decision("a")])
-    for log, until, words in (
-        ("log", "yesterday", "until: 'yesterday' is not an ISO time"),
-        ("log", "2025-01-01", "nothing lies between"),
-        ("none", "2026-01-02", r"no decisions\.parquet in this folder"),
-    ):
-        with pytest.raises(SystemExit, match=words):
-            collect_period.python_func(
-                str(tmp_path / log), str(tmp_path / "collected"), "simulator", "2026-01-01", until
-            )
-    assert not (tmp_path / "collected").exists()

@@ -60,12 +60,6 @@ def test_faulty_rows_stop_the_step_in_a_line_that_names_the_parameter(faulty: Pa
     assert lines[-1].endswith("set the pipeline's parameter bad_rows to quarantine")
 
 
-def test_faulty_rows_are_set_aside(faulty: Path, output: Output) -> None:
-    quarantine = output(Artifact, "quarantine")
-    assert read(faulty, "quarantine", output(Dataset, "log"), quarantine) == (len(pd.read_csv(faulty)) - 1, 20, 1)
-    assert pd.read_csv(quarantine.path)["row"].tolist() == [4]
-
-
 def test_a_log_that_changes_while_it_is_read_stops_the_step(faulty: Path, output: Output) -> None:
     with pytest.raises(SystemExit, match="changed while it was read"):
         read(faulty, "quarantine", output(Dataset, "log"), output(Artifact, "quarantine"), content="of before")
