@@ -268,7 +268,7 @@ def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterat
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
     """Does what the model expected more of succeed more often? Of a gain that is one outcome, nearly always 0 or 1."""
-    from mtorl.evaluation.expected_auc import auc_error, expected_auc, realised_auc
+    from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:
         return

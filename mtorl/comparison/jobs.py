@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from mtorl.comparison.authors_protocol import authors_protocol
+from mtorl.comparison.independence import independence
 from mtorl.comparison.methods import ABLATIONS, BASELINES, METHODS, OURS, YARDSTICK
 from mtorl.comparison.score import score
 from mtorl.comparison.task import Task, by_time, by_user
-from mtorl.evaluation.independence import independence
 from mtorl.runtime.files import replacing
 from mtorl.window.table import WindowTable
 

@@ -28,16 +28,16 @@ from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.labels import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
+_RESAMPLES = 200
 
 
-def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 200) -> dict[str, Any]:
+def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]:
     """All figures that the report shows of a task.
 
     Args:
         task: The task that the methods were trained on.
         answers: By method, its heads on the test rows.
         seed: Seed of the resampling.
-        resamples: Number of resamples.
 
     Returns:
         ``compared``: see `mtorl.evaluation.head_metrics.compare`.
@@ -51,12 +51,12 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int, resamples: int = 
     users_B, gain_B = rows["user_id"].to_numpy(), spec.reward.gain.of(rows)
     targets = LoggedTargets(logged.channel_B, logged.reward_B, users_B, positive_B=gain_B > 0)
     predictors = {name: (heads[0], None if name in NO_REWARD else heads[1]) for name, heads in answers.items()}
-    compared = compare(predictors, YARDSTICK, targets, seed, resamples)
+    compared = compare(predictors, YARDSTICK, targets, seed, _RESAMPLES)
     at_logged = np.arange(len(rows)), logged.channel_B
     curves, values = {}, {}
     propensity_B = logged_propensity(task.table.rows, spec)[task.table.is_in("test")]
     rows_of_log = LoggedRows(logged.channel_B, propensity_B, gain_B, logged.cost_B, users_B)
-    logged_values, users = GainAndCost(gain_B, logged.cost_B), UserResamples(users_B, resamples, seed)
+    logged_values, users = GainAndCost(gain_B, logged.cost_B), UserResamples(users_B, _RESAMPLES, seed)
     predicted = {}
     for name in _VALUED:
         logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in answers[name])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtorl.evaluation.importance_weights import MAX_WEIGHT_ERROR, rejection_reason
+from mtorl.evaluation.importance_weights import rejection_reason
 from mtorl.evaluation.value_difference import ARMS
 
 MAX_IMPOSSIBLE = 0.05
@@ -21,30 +21,21 @@ MAX_IMPOSSIBLE = 0.05
 MIN_USERS = 20
 """Fewer users say too little of how much users differ, however many decisions they have."""
 
+MIN_ESS, MIN_ESS_ROWS = 0.01, 100
+"""Smallest effective sample size of either arm: as a share of rows, and as a number of rows."""
 
-def gate(
-    estimate: Mapping[str, Any],
-    min_lift: float = 0.0,
-    min_ess: float = 0.01,
-    min_ess_rows: float = 100,
-    max_weight_error: float = MAX_WEIGHT_ERROR,
-    max_impossible: float = MAX_IMPOSSIBLE,
-) -> tuple[str, str]:
+
+def gate(estimate: Mapping[str, Any], min_lift: float = 0.0) -> tuple[str, str]:
     """Decide whether the challenger may go on to an experiment.
 
     Args:
         estimate: What `value_difference` returned, or its JSON.
         min_lift: Gain per opportunity that the lower bound of the difference must exceed.
-        min_ess: Smallest effective sample size of either arm, as a share of rows.
-        min_ess_rows: And as a number of rows.
-        max_weight_error: How far either arm's mean weight may be from 1 beyond what chance explains: its whole
-            interval must not lie further away.
-        max_impossible: Largest share of either arm's exposures that the log could not have made.
 
     Returns:
         "promote" or "reject", and the reason in words.
     """
-    if reason := refusal(estimate, min_ess, min_ess_rows, max_weight_error, max_impossible):
+    if reason := refusal(estimate):
         return "reject", reason
     low, high = estimate["difference_ci"]
     bounds = f"challenger - incumbent is {estimate['difference']:+.4g}, 95 % interval [{low:+.4g}, {high:+.4g}]"
@@ -53,25 +44,19 @@ def gate(
     return "reject", f"{bounds}: not all above {min_lift:g}"
 
 
-def refusal(
-    estimate: Mapping[str, Any],
-    min_ess: float = 0.01,
-    min_ess_rows: float = 100,
-    max_weight_error: float = MAX_WEIGHT_ERROR,
-    max_impossible: float = MAX_IMPOSSIBLE,
-) -> str | None:
-    """Why an estimate should not be used, in words; None if nothing speaks against it. Arguments as of `gate`."""
-    if estimate.get("users", MIN_USERS) < MIN_USERS:
+def refusal(estimate: Mapping[str, Any]) -> str | None:
+    """Why an estimate should not be used, in words; None if nothing speaks against it."""
+    if estimate["users"] < MIN_USERS:
         return f"the log says too little: {estimate['users']} test users, at least {MIN_USERS} are needed"
     for arm in ARMS:
-        if (impossible := estimate["impossible"][arm]) > max_impossible:
+        if (impossible := estimate["impossible"][arm]) > MAX_IMPOSSIBLE:
             return (
                 f"the log can't say what the {arm} is worth: {impossible:.0%} of its exposures are of a kind that no "
-                f"policy of the log could make, {max_impossible:.0%} may be at most; let arms explore what to expose, "
+                f"policy of the log could make, {MAX_IMPOSSIBLE:.0%} may be at most; let arms explore what to expose, "
                 "and collect what they decide from then on by itself"
             )
         weights = {name: estimate[name][arm] for name in ("ess", "mean_weight", "mean_weight_ci")}
-        least = max(min_ess * estimate["rows"], min_ess_rows)
-        if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least, max_weight_error):
+        least = max(MIN_ESS * estimate["rows"], MIN_ESS_ROWS)
+        if reason := rejection_reason({**weights, "rows": estimate["rows"]}, arm, least):
             return reason
     return None

@@ -5,6 +5,7 @@
     -> {"reward_auc": 0.71, "reward_auc_ci": [0.69, 0.73], ...}
     compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
+    expected_auc(probability_N)     # before any outcome is known
 
 A user's rows resemble each other, so intervals come from resampling whole users with replacement. A resample is a
 weight on each row (how often its user was drawn), and every metric takes weights: no row is copied, and a ranking is
@@ -201,6 +202,36 @@ def auc(score_B: Floats, positive_B: Bools) -> Metric:
         return float(hits @ (np.cumsum(misses) - misses / 2) / pairs) if pairs > 0 else np.nan
 
     return metric
+
+
+def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
+    """Area under the ROC curve of what came; NaN without a success, or without a failure."""
+    p_N = np.asarray(probability_N, dtype=np.float64)
+    if not len(p_N):
+        return float("nan")
+    return auc(p_N, np.asarray(success_N, dtype=np.bool_))(np.ones(len(p_N)))
+
+
+def expected_auc(probability_N: ArrayLike) -> float:
+    """Area under the ROC curve of outcomes that are not known yet; NaN without a decision.
+
+    A decision with probability p counts as p of a success and 1 - p of a failure ("confidence-based performance
+    estimation", NannyML). The estimate is as right as the calibration of the probabilities.
+    """
+    p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
+    if not len(p_N):
+        return float("nan")
+    success_N = np.repeat([True, False], len(p_N))
+    return auc(np.concatenate([p_N, p_N]), success_N)(np.concatenate([p_N, 1.0 - p_N]))
+
+
+def auc_error(area: float, successes: int, failures: int) -> float:
+    """Standard error of an area under the ROC curve (Hanley and McNeil, 1982)."""
+    if not (successes and failures) or not np.isfinite(area):
+        return float("nan")
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (successes - 1) * (q1 - area**2) + (failures - 1) * (q2 - area**2)
+    return float(np.sqrt(max(spread, 0.0) / (successes * failures)))
 
 
 def _mean(value_B: NDArray[Any]) -> Metric:

@@ -23,6 +23,7 @@ from mtorl.arrays import Floats
 from mtorl.evaluation.resamples import interval
 
 MAX_WEIGHT_ERROR = 0.05
+"""How far the mean weight may be from 1 beyond what chance explains: its whole interval must not lie further away."""
 
 
 class WeightSummary(TypedDict):
@@ -63,17 +64,13 @@ def effective_size(weight_B: Floats) -> float:
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
-def rejection_reason(
-    summary: Mapping[str, Any], policy: str, least: float, max_weight_error: float = MAX_WEIGHT_ERROR
-) -> str | None:
+def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> str | None:
     """Why an estimate that rests on these weights should not be used, in words; None if nothing speaks against it.
 
     Args:
         summary: `WeightSummary`, or its JSON.
         policy: Name of the policy.
         least: Smallest effective sample size, rows.
-        max_weight_error: How far the mean weight may be from 1 beyond what chance explains: its whole interval must not
-            lie further away.
     """
     if not summary["ess"] >= least:
         return (
@@ -81,7 +78,7 @@ def rejection_reason(
             f"{summary['rows']:.0f} rows, at least {least:.0f} are needed"
         )
     low, high = summary["mean_weight_ci"]
-    if low > 1 + max_weight_error or high < 1 - max_weight_error:
+    if low > 1 + MAX_WEIGHT_ERROR or high < 1 - MAX_WEIGHT_ERROR:
         return (
             f"the propensities do not describe the log: the {policy}'s mean weight is "
             f"{summary['mean_weight']:.2f} [{low:.2f}, {high:.2f}] and should be 1"

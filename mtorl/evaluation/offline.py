@@ -17,13 +17,12 @@ import pandas as pd
 from mtorl.arrays import Bools, Floats
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
-from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
+from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, Fit, second_opinion
 from mtorl.evaluation.gate import gate
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples
-from mtorl.evaluation.second_opinion import Fit, second_opinion
 from mtorl.evaluation.value_difference import value_difference
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec

@@ -22,7 +22,7 @@ are computed on the same resample, so the difference keeps their correlation.
 An exposure that the log's policy hardly ever made, because it explored it only, has a large weight, and a few of them
 drown all others in noise. What they could say is left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017,
 arXiv:1612.01205): the mean of two models. A model overrates what it chooses and underrates what it passes over; so the
-second one is of users that the challenger did not learn from (`second_opinion.py`), the two differ there, and the truth
+second one is of users that the challenger did not learn from (`expected_outcomes`), the two differ there, and the truth
 is taken to lie between them. Half of their difference, in gains and in what costs leave of them under the budget, is
 then the most by which the estimate may be off, and is added to the interval at either end. An exposure has one truth,
 whichever arm makes it, so what both arms leave to forecasts is in no doubt as far as both would make it. Of several

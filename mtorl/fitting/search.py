@@ -163,7 +163,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     return SearchReport(tried, _importance(study))
 
 
-def distributions(space: tuple[Parameter, ...] = SPACE) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions() -> dict[str, optuna.distributions.BaseDistribution]:
     """The search space in Optuna's terms."""
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -175,7 +175,7 @@ def distributions(space: tuple[Parameter, ...] = SPACE) -> dict[str, optuna.dist
             return IntDistribution(int(parameter.low), int(parameter.high), log=log)
         return FloatDistribution(parameter.low, parameter.high, log=log)
 
-    return {parameter.name: of(parameter) for parameter in space}
+    return {parameter.name: of(parameter) for parameter in SPACE}
 
 
 def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:

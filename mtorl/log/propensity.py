@@ -6,7 +6,7 @@
 were chosen:
 
     channel-frequency   P(a): the channel does not depend on anything in the state (a log of random exposures);
-                        `independence.py` tests that claim
+                        `mtorl.comparison.independence` tests that claim
     markov              P(a | previous a): users tend to stay on a channel
 
 Both are estimated on training users only, so that test rows do not confirm themselves. If the true logging policy used

@@ -13,7 +13,7 @@ import pytest
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import measures
 from monitoring.watch.measures import Counted, Measured, measure
-from mtorl.evaluation.expected_auc import expected_auc, realised_auc
+from mtorl.evaluation.head_metrics import expected_auc, realised_auc
 from mtorl.log.gain import Gain
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 

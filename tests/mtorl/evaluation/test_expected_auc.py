@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mtorl.evaluation.expected_auc import auc_error, expected_auc, realised_auc
+from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
 

@@ -53,26 +53,19 @@ def test_gate_rejects_a_difference_that_may_be_noise():
     assert "interval" in reason
 
 
-def test_gate_refuses_to_judge_on_few_effective_rows():
-    value = estimate(3000, seed=5)
-    few = {**value, "ess": {"challenger": 99.0, "incumbent": 5000.0}}
-    decision, reason = gate(few)
-    assert decision == "reject"
-    assert "too little about the challenger" in reason
-    assert gate({**value, "rows": 1_000_000, "ess": {"challenger": 9_000.0, "incumbent": 9_000.0}})[0] == "reject"
-    assert gate({**value, "ess": {"challenger": 5_000.0, "incumbent": 50.0}})[0] == "reject"
-
-
-def test_gate_wants_users_and_not_only_rows():
-    value = estimate(3000, seed=5)
-    decision, reason = gate({**value, "users": 19})
-    assert decision == "reject" and "19 test users, at least 20 are needed" in reason
-
-
-def test_gate_wants_a_hundred_rows_however_short_the_log():
-    value = {**estimate(3000, seed=5), "rows": 2000}
-    assert gate({**value, "ess": {"challenger": 99.0, "incumbent": 500.0}})[0] == "reject"
-    assert gate({**value, "ess": {"challenger": 101.0, "incumbent": 500.0}})[0] == "promote"
+@pytest.mark.parametrize(
+    ("changed", "decision"),
+    [
+        ({"rows": 2_000, "ess": {"challenger": 101.0, "incumbent": 500.0}}, "promote"),
+        ({"rows": 2_000, "ess": {"challenger": 99.0, "incumbent": 500.0}}, "reject"),  # 100 however short the log
+        ({"rows": 2_000, "ess": {"challenger": 5_000.0, "incumbent": 50.0}}, "reject"),
+        ({"rows": 1_000_000, "ess": {"challenger": 9_000.0, "incumbent": 9_000.0}}, "reject"),  # under 1 %
+        ({"users": 19}, "reject"),  # whatever rows there are
+    ],
+)
+def test_gate_wants_enough_users_and_effective_rows(changed, decision):
+    found, reason = gate({**estimate(3000, seed=5), **changed})
+    assert found == decision and ("too little" in reason) == (decision == "reject")
 
 
 def test_gate_refuses_propensities_that_do_not_describe_the_log():

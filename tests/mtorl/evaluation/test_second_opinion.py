@@ -10,9 +10,8 @@ import pytest
 
 from mtorl.artifact import artifact
 from mtorl.baselines import lightgbm
-from mtorl.evaluation.expected_outcomes import ExpectedOutcomes
+from mtorl.evaluation.expected_outcomes import FEWEST_USERS, FOLDS, ExpectedOutcomes, cross_fitted, second_opinion
 from mtorl.evaluation.gate import gate
-from mtorl.evaluation.second_opinion import FEWEST_USERS, FOLDS, cross_fitted, second_opinion
 from mtorl.evaluation.value_difference import value_difference
 from mtorl.fitting.fit import fit_incumbent
 from mtorl.log.splits import folds_of
@@ -82,7 +81,7 @@ def test_it_learns_from_test_users_alone(
     made: tuple[WindowTable, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, model = made
-    monkeypatch.setattr("mtorl.evaluation.second_opinion.FEWEST_USERS", 2)
+    monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)
     test = table.rows[table.is_in("test")]
     users, moments = test["user_id"].to_numpy(), table.windows("test")
     learned_from: list[set[str]] = []
@@ -104,8 +103,8 @@ def test_of_many_touchpoints_those_of_whole_users_are_learned_from(
     made: tuple[WindowTable, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, model = made
-    monkeypatch.setattr("mtorl.evaluation.second_opinion.MOST_TOUCHPOINTS", table.is_in("test").sum() // 2)
-    monkeypatch.setattr("mtorl.evaluation.second_opinion.FEWEST_USERS", 2)
+    monkeypatch.setattr("mtorl.evaluation.expected_outcomes.MOST_TOUCHPOINTS", table.is_in("test").sum() // 2)
+    monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)
     test = table.rows[table.is_in("test")]
     sizes: list[int] = []
 

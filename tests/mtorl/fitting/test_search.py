@@ -118,18 +118,6 @@ def test_the_first_trial_is_the_default_and_the_best_one_better(
     assert all(tried.seed == 7 for tried in formula), "settings are compared on the same random numbers"
 
 
-def test_every_proposal_is_in_the_space(windows: str, tmp_path: Path, formula: list[TrainConfig]) -> None:
-    report = search(windows, str(tmp_path / "best"), SearchConfig(trials=15, epochs=1))
-    for one in report.trials:
-        for parameter in SPACE:
-            value = one.settings[parameter.name]
-            if parameter.scale == "choice":
-                assert value in parameter.choices
-            else:
-                assert parameter.low <= value <= parameter.high
-            assert not parameter.whole or isinstance(value, int)
-
-
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     windows: str, tmp_path: Path, formula: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import chi2_contingency
 
-from mtorl.evaluation.independence import chi2_moments, holm, independence, link
+from mtorl.comparison.independence import chi2_moments, holm, independence, link
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.table import WindowTable
 

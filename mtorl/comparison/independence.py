@@ -18,7 +18,7 @@ together (Holm 1979): if the claim holds, any of them is below .05 in at most 5 
 A large log finds dependence too small to matter, so each test also says how strong it is: Cramér's V, bias-corrected
 (Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on
 several columns together escapes these tests; a model's action_logloss that is better than that of channel frequencies
-shows it (`head_metrics.compare`).
+shows it (`mtorl.evaluation.head_metrics.compare`).
 
 Shapes: B rows.
 """
