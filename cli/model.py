@@ -42,7 +42,7 @@ def train(
 
     On several GPUs, or processes of one machine, each takes its share of every batch:
 
-        python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train runs/latest/windows model
+        torchrun --standalone --nproc-per-node=4 -m cli.main train runs/latest/windows model
     """
     from cli.progress_bars import ProgressBars
     from mtorl.fitting.fit import fit_challenger

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import mtorl
 from mtorl.comparison import jobs
 from mtorl.comparison.jobs import Job
+from mtorl.network.parallel import worker_processes
 from pipelines.local import InputError
 
 OnJob = Callable[[int, int, str], None]
@@ -68,41 +67,14 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     done = 0
     # Read when a library is loaded, which in a spawned process is before any function of ours.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # A spawned process starts clean: torch and LightGBM don't survive a fork of a process that has used them.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, context, initializer=_start_worker) as pool:
+    with worker_processes(config.workers) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):
             waiting: dict[Future[None], Job] = {pool.submit(jobs.run, job, config.root): job for job in stage}
-            try:
-                while waiting:
-                    finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        job = waiting.pop(future)
-                        future.result()
-                        done += 1
-                        on_job(done, len(todo), job.label)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                # What is in work is lost and will be done again; nobody waits minutes for it.
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                raise
+            for future in as_completed(waiting):
+                future.result()
+                done += 1
+                on_job(done, len(todo), waiting[future].label)
     return jobs.collect(todo, config.root)
-
-
-def _start_worker() -> None:
-    """Use one thread; and end with the process that gives out the jobs, even if that one is killed."""
-    import torch
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has been spawned"
-    parent.join()
-    os._exit(1)
 
 
 def _settings(config: PaperConfig) -> dict[str, Any]:

@@ -59,10 +59,10 @@ class Profile:
 
     Attributes:
         folder: Where everything lies that outlives a run; "" for nowhere.
-        gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU. What it does use follows
-            from the size of its data (`mtorl.fitting.size`).
-        nodes: The most nodes that a training uses. Of 1, the step itself trains, and asks for `gpus`. Of more, it asks
-            for none, and has Kubeflow Trainer train in pods of their own (`components.trainer`), as many as it uses.
+        gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU.
+        nodes: The most nodes that a training uses. With one GPU or none on one node, the step itself trains. With more,
+            the step asks for none, and Kubeflow Trainer trains in pods of their own (`components.trainer`), as many as
+            the size of the data is worth.
         gpu_resource: Kubernetes resource name of one accelerator.
         timeout_seconds: Longest run of a step that trains; 0 for no limit.
         deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It ends a run whose pods find no
@@ -110,17 +110,18 @@ class Profile:
     @property
     def training_pods(self) -> str:
         """What pods get that train in place of a step, as its parameter; "" if the step trains."""
-        if self.nodes == 1:
+        if not self._trains_in_pods:
             return ""
         if self.training is None or not self.volume:
-            raise ValueError("a training on several nodes needs a volume, and resources of a step that trains")
+            raise ValueError("a training in pods of its own needs a volume, and resources of a step that trains")
         pods = Pods(
             nodes=self.nodes,
+            gpus=self.gpus,
             image=IMAGE,
             claim=self.volume,
             folder=self.folder,
             user=self.user,
-            gpu_resource=self.gpu_resource if self.gpus else "",
+            gpu_resource=self.gpu_resource,
             cpu=self.training.cpu,
             cpu_limit=self.training.cpu_limit,
             memory=self.training.memory,
@@ -129,6 +130,10 @@ class Profile:
             node_selector=self.node_selector,
         )
         return pods.text()
+
+    @property
+    def _trains_in_pods(self) -> bool:
+        return self.gpus > 1 or self.nodes > 1
 
     def pipeline_config(self) -> dsl.PipelineConfig:
         """What holds for a pipeline as a whole."""
@@ -178,22 +183,20 @@ class Profile:
         return task
 
     def _resources(self, traits: StepTraits) -> Resources | None:
-        if traits.trains and self.nodes == 1:
+        if traits.trains and not self._trains_in_pods:
             return self.training
         return self.large if traits.reads_log else self.small
 
     def _train(self, task: PipelineTask) -> None:
-        if self.nodes > 1:
+        if self._trains_in_pods:
             kubernetes.use_field_path_as_env(task, POD_NAME, "metadata.name")
             kubernetes.use_field_path_as_env(task, POD_UID, "metadata.uid")
-        elif self.gpus:
-            task.set_accelerator_type(self.gpu_resource).set_accelerator_limit(self.gpus)
-            kubernetes.add_toleration(task, key=self.gpu_resource, operator="Exists", effect="NoSchedule")
-        if self.nodes == 1:
+        else:
+            if self.gpus:
+                task.set_accelerator_type(self.gpu_resource).set_accelerator_limit(self.gpus)
+                kubernetes.add_toleration(task, key=self.gpu_resource, operator="Exists", effect="NoSchedule")
             for label, value in self.node_selector.items():
                 kubernetes.add_node_selector(task, label, value)
-            if self.gpus > 1:  # GPUs of a node talk through it, and a container has 64 MiB without being asked
-                kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="2Gi")
         if self.timeout_seconds:
             kubernetes.set_timeout(task, self.timeout_seconds)
 

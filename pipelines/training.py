@@ -130,7 +130,6 @@ def add_training(profile: Profile, given: Settings) -> Trained:
             settings=given.settings,
             code_version=given.code_version,
             volume=profile.folder,
-            gpus=profile.gpus,
             pods=profile.training_pods,
         )
     ).outputs["model"]

@@ -92,7 +92,7 @@ def row() -> list[str]:
         )
         build_features.python_func(log, "simulator", "", windows, definitions)
         with contextlib.suppress(_FirstGradient):
-            train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", 0, "", Folder(scratch / "model"), None)
+            train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", "", Folder(scratch / "model"), None)
 
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name, "raw.csv")

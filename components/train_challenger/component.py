@@ -14,7 +14,6 @@ def train_challenger(
     settings: str,
     code_version: str,
     volume: str,
-    gpus: int,
     pods: str,
     model: Output[Model],
     metrics: Output[Metrics],
@@ -31,22 +30,20 @@ def train_challenger(
         code_version: Part of the cache key: the library's version.
         volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
             data and settings, goes on from; "" for none.
-        gpus: The most GPUs to train on: of this step or, with `pods`, of each of those; 0 for CPUs. How many are used
-            follows from the size of the data (`mtorl.fitting.size`).
-        pods: What pods get that train in place of this step, each on a node, as a TrainJob
-            (`components.trainer.train_job.Pods`); "" to train in this step.
+        pods: What pods get that train in place of this step, as a TrainJob (`components.trainer.train_job.Pods`), as
+            many as the size of the data is worth; "" to train in this step.
         model: Artifact folder of the challenger.
         metrics: Seconds of training, best epoch, best validation loss.
     """
     import json
     from pathlib import Path
 
-    from components.trainer.train import train
-    from components.trainer.train_job import Pods
+    from components.trainer.train import train_in_pods
+    from components.trainer.train_job import Pods, Size, size_for
+    from mtorl.fitting.fit import fit_challenger
     from mtorl.fitting.kept_files import KeptFiles, prune
     from mtorl.fitting.settings import SettingsError, read_settings, with_settings
-    from mtorl.fitting.size import size_for
-    from mtorl.fitting.task import FitTask
+    from mtorl.fitting.worker import FitTask
     from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
@@ -57,10 +54,11 @@ def train_challenger(
         prune(volume)
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), read_settings(settings))
         each = Pods.of(pods) if pods else None
-        size = size_for(windows.path, gpus, each.nodes if each else 1)
+        size = size_for(windows.path, each) if each else Size()
         files = KeptFiles.of(volume, windows.path, config, budget_share, code_version, size.total)
-        task = FitTask(windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
-        artifact = train(task, size, each, files.shared)
+        given = (windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
+        artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each else fit_challenger(*given)
+        assert artifact is not None  # None is for processes that train along with another one
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
         for name, value in figures.items():

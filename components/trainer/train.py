@@ -1,32 +1,183 @@
-"""Train where it is worth it: in this process, in one for each GPU of this pod, or in pods of their own."""
+"""Train in pods: Kubeflow Trainer runs a TrainJob, this process waits for it and takes the artifact it leaves.
+
+    artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
+
+The job is named after its training, so a retried step finds the job of its first attempt and waits for that one. The
+job is removed at its end, after SIGTERM, with the step's pod (which owns it), and at its deadline.
+"""
 
 from __future__ import annotations
 
-from components.trainer.on_nodes import train_on_nodes
-from components.trainer.train_job import Pods
-from mtorl.artifact.artifact import Artifact
-from mtorl.fitting.processes import run_in_processes
-from mtorl.fitting.size import Size
-from mtorl.fitting.task import FitTask
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from components.trainer.train_job import (
+    NAME,
+    PLURAL,
+    POD_NAME,
+    POD_UID,
+    Owner,
+    Pods,
+    Size,
+    problem_of,
+    state_of,
+    train_job,
+)
+from mtorl.artifact.artifact import Artifact, load
+from mtorl.fitting.worker import FitTask
+from mtorl.network.parallel import TrainingFailed
+from mtorl.runtime import progress
+from mtorl.runtime.files import remove, replacing
+from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
+
+_POLL_SECONDS = 5.0
+_RETRIES = 11  # ten minutes without the API server, while the job goes on
+_LINES = 40  # of a failed pod's log
+_POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
+_HINTS = {
+    403: "; give the run's service account the role of manifests/pipelines/platform/access.yaml",
+    404: "; install Kubeflow Trainer, 2.2 or later: this cluster knows no TrainJobs",
+}
+_LOG = logging.getLogger(__name__)
 
 
-def train(task: FitTask, size: Size, pods: Pods | None, shared: str) -> Artifact:
-    """Train, and wait for the end.
+def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str, poll_seconds: float = _POLL_SECONDS) -> Artifact:
+    """Train as a TrainJob, and wait for it.
 
     Args:
         task: What to train.
-        size: Nodes and processes.
-        pods: What pods get that train in place of this one; None to train here.
-        shared: Folder that they share with this one.
+        size: Nodes, and processes on each.
+        pods: What each pod gets.
+        shared: Folder on the volume of all pods, of this training alone.
+        poll_seconds: Time between two looks at the job.
 
     Raises:
-        TrainingFailed: other processes failed; the message says why.
+        TrainingFailed: its input can't be used, it has failed, or it can't be started; the message says why.
     """
-    print(f"trains in {size.total} {'process' if size.total == 1 else 'processes'}, nodes: {size.nodes}")
-    if pods is not None:
-        return train_on_nodes(task, size, pods, shared)
-    if size.total > 1:
-        return run_in_processes(task, size.processes)
-    artifact = task.run()
-    assert artifact is not None  # None is for processes that train along with another one
-    return artifact
+    folder = Path(shared)
+    if not folder.is_absolute():
+        raise TrainingFailed("a training in pods of its own needs a volume that they share (volume is empty)")
+    model = folder / "model"
+    if not (folder / "windows").exists():  # a step's inputs are in its pod
+        with replacing(folder / "windows") as unfinished:
+            shutil.copytree(task.windows, unfinished)
+    replace(task, windows=str(folder / "windows"), out=str(model)).save(folder / "task.json")
+    if not model.exists():  # a step that was killed may have left it
+        reports = folder / "progress.jsonl"
+        job = train_job(f"{NAME}-{folder.name}", size, pods, str(folder / "task.json"), str(reports), _this_pod())
+        with _ended_by_sigterm():
+            try:
+                _run(KubernetesApi(retries=_RETRIES), job, reports, poll_seconds)
+            except Refused as error:
+                raise TrainingFailed(f"{error}{_HINTS.get(error.status, '')}") from None
+            except Unanswered as error:
+                raise TrainingFailed(str(error)) from None
+        if not model.exists():
+            raise TrainingFailed(
+                f"TrainJob {job['metadata']['name']} is complete and has left no {model}: is the claim "
+                f"{pods.claim} the volume of this step, in access mode ReadWriteMany?"
+            )
+    with replacing(Path(task.out)) as unfinished:
+        shutil.copytree(model, unfinished)
+    remove(folder)
+    return load(Path(task.out))
+
+
+def _this_pod() -> Owner | None:
+    name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
+    return Owner(name, uid) if name and uid else None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit(143) inside the block, so that the job is removed."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path, poll_seconds: float) -> None:
+    """Create a TrainJob, or find the one of an earlier attempt; pass on its reports until it is complete; remove it.
+
+    Raises:
+        TrainingFailed: its input can't be used, or it has failed.
+        Refused, Unanswered: by the API server.
+    """
+    name: str = job["metadata"]["name"]
+    offset = earlier = reports.stat().st_size if reports.exists() else 0
+    unfinished = False  # whether it was seen before its end
+    told: dict[str, str] = {}  # problems of pods
+    try:
+        while True:
+            found = api.get(PLURAL, name)
+            state = state_of(found or {})
+            if found is None:
+                with suppress(Conflict):  # it was created meanwhile
+                    api.create(PLURAL, job)
+                    unfinished = True
+                    _LOG.info("TrainJob %s begins, on %d nodes", name, job["spec"]["trainer"]["numNodes"])
+            elif "deletionTimestamp" in found["metadata"]:
+                pass
+            elif state.over and not unfinished:
+                with suppress(Conflict):
+                    api.delete(PLURAL, name)  # of an attempt that did not remove it; another one uses its checkpoint
+            else:
+                unfinished = True
+                offset = _relay(reports, offset)
+                if state.failed or offset == earlier:
+                    told = _log_problems(api, name, told, with_logs=state.failed)
+                if state.failed:
+                    pods = "; ".join(told.values())
+                    raise TrainingFailed(f"TrainJob {name}: {state.words}{f' ({pods})' if pods else ''}")
+                if state.over:
+                    return
+            time.sleep(poll_seconds)
+    finally:
+        try:
+            api.delete(PLURAL, name)
+        except (Conflict, Refused, Unanswered) as error:
+            _LOG.warning("TrainJob %s stays: %s", name, error)
+
+
+def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs: bool) -> dict[str, str]:
+    """Log why pods of a job wait or have ended; returns the problems by pod. `told` holds those that were logged."""
+    problems = dict[str, str]()
+    api = KubernetesApi(api.namespace)  # a request that only explains is not retried: a lost node has no logs
+    with suppress(Refused, Unanswered):  # a training goes on without the right to read pods
+        pods = api.list("pods", f"{_POD_LABEL}={name}")
+        problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := problem_of(pod))}
+        for pod, problem in problems.items():
+            if told.get(pod) != problem:
+                _LOG.info("%s", problem)
+        for pod in problems if with_logs else ():
+            _LOG.info("the last lines of %s:\n%s", pod, api.log(pod, _LINES))
+    return problems
+
+
+def _relay(reports: Path, offset: int) -> int:
+    """Report what the processes of a job have reported to a file since an offset; returns the next offset."""
+    events, offset = progress.read(reports, offset)
+    for event in events:
+        if "input_error" in event:
+            raise TrainingFailed(str(event["input_error"]))
+        progress.report(float(str(event["done"])), float(str(event["total"])), str(event["note"]))
+    return offset

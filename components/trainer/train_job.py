@@ -1,8 +1,9 @@
 """A training as a TrainJob of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, of Trainer 2.2 or later).
 
     pods = Pods.of(text)                                  # what the profile gives the pods
-    job = train_job("mtorl-train-0a1b", Size(4, 2), pods, task, reports, owner)
-    state_of(job), trainer_status(...)
+    size = size_for(windows, pods)
+    job = train_job("mtorl-train-0a1b", size, pods, task, reports, owner)
+    state_of(job)
 
 Each pod runs torchrun, which finds the others by the variables that Trainer's runtime for torch sets. Everything else
 of a pod is a patch of that runtime (`runtimePatches`): the volume, the user, labels, what nodes it may be on. Its
@@ -18,17 +19,22 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from mtorl.fitting.size import Size
-from mtorl.fitting.torchrun import LAUNCHER, RESTARTABLE, WORKER
 from mtorl.runtime import progress
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAME_LABEL, NAME = "app.kubernetes.io/name", "mtorl-train"
 POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
 """Variables of the environment of the step that starts a job: its own pod, which then owns the job."""
+TOUCHPOINTS_PER_PROCESS = 5_000_000
+"""Of the windows folder. At 20 touchpoints in a window, these are 250,000 windows: 1,500 steps of 128 for training."""
+_COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, wherever the image has its scripts
+_ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
+# Without it, processes that are started again would look for each other where those before them were
+# (https://github.com/pytorch/pytorch/issues/135712).
+RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _MANAGER = "mtorl-kubeflow/pipelines"
 _JOB, _CONTAINER = "node", "node"  # of the runtime
 _SHARED_MEMORY = "2Gi"  # through which the GPUs of a node, and what loads data for them, talk
@@ -37,10 +43,11 @@ _LAST_SECONDS = 30
 
 @dataclass(frozen=True)
 class Pods:
-    """What each pod of a training on several nodes gets.
+    """What each pod of a training gets.
 
     Attributes:
         nodes: The most pods; each on a node of its own as far as GPUs make it so.
+        gpus: The most accelerators of a pod; 0 trains on CPUs, in one process of each pod.
         image: Of the container.
         claim: Volume that all pods and the step share.
         folder: Where it is mounted.
@@ -55,6 +62,7 @@ class Pods:
     """
 
     nodes: int
+    gpus: int
     image: str
     claim: str
     folder: str
@@ -78,6 +86,37 @@ class Pods:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How a training is spread: nodes, and processes on each, one for each GPU."""
+
+    nodes: int = 1
+    processes: int = 1
+
+    @property
+    def total(self) -> int:
+        """Processes on all nodes."""
+        return self.nodes * self.processes
+
+
+def size_for(windows: str, pods: Pods) -> Size:
+    """Number of processes that a training is worth by the size of its data, up to what its pods may have.
+
+    Each process takes `batch_size` windows of every batch, so N of them make N times fewer steps of the optimizer in an
+    epoch, of N times as many windows. With `TOUCHPOINTS_PER_PROCESS` an epoch has more than a thousand steps, however
+    many processes there are. On less data a further process would change what is learned, to save minutes.
+
+    Args:
+        windows: Windows folder.
+        pods: What each pod gets.
+    """
+    touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
+    worth, most = max(1, touchpoints // TOUCHPOINTS_PER_PROCESS), max(1, pods.gpus)
+    if worth <= most:
+        return Size(1, worth)
+    return Size(min(pods.nodes, math.ceil(worth / most)), most)
+
+
+@dataclass(frozen=True)
 class Owner:
     """The pod without which a TrainJob has no purpose: Kubernetes removes the job with it."""
 
@@ -94,6 +133,11 @@ class State:
     words: str = ""
     """Why it failed."""
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, either way."""
+        return self.complete or self.failed
+
 
 def train_job(name: str, size: Size, pods: Pods, task: str, reports: str, owner: Owner | None = None) -> dict[str, Any]:
     """The Kubernetes object.
@@ -102,20 +146,20 @@ def train_job(name: str, size: Size, pods: Pods, task: str, reports: str, owner:
         name: Of the object.
         size: Pods, and processes in each: as many GPUs, if the task has any.
         pods: What each pod gets.
-        task: File of the `mtorl.fitting.task.FitTask`, on the shared volume.
+        task: File of the `mtorl.fitting.worker.FitTask`, on the shared volume.
         reports: File on it that processes report to.
         owner: The pod of the step; None for nobody.
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}
-    if pods.gpu_resource:
+    if pods.gpus:
         limits[pods.gpu_resource] = str(size.processes)
     environment = {**RESTARTABLE, progress.ENV: reports, "HOME": "/tmp"}  # compiled kernels are written below HOME
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": pods.runtime},
         "trainer": {
             "image": pods.image,
-            "command": ["python", *LAUNCHER],
-            "args": ["--max-restarts=0", *WORKER, task],
+            "command": [*_COMMAND],
+            "args": [*_ARGUMENTS, task],
             "numNodes": size.nodes,
             "numProcPerNode": size.processes,
             "resourcesPerNode": {"requests": {"cpu": pods.cpu, "memory": pods.memory}, "limits": limits},
@@ -173,7 +217,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
     }
     if pods.node_selector:
         pod["nodeSelector"] = pods.node_selector
-    if pods.gpu_resource:
+    if pods.gpus:
         pod["tolerations"] = [{"key": pods.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
     # A sidecar of Istio would go on when the training has ended.
     labels = {**_labels(), "sidecar.istio.io/inject": "false"}
@@ -189,37 +233,6 @@ def state_of(job: Mapping[str, Any]) -> State:
     if failed := true.get("Failed"):
         return State(failed=True, words=f"{failed['reason']}: {failed['message']}")
     return State(complete="Complete" in true)
-
-
-def trainer_status(
-    done: float, total: float, note: str, now: datetime, started: tuple[datetime, float] | None = None
-) -> dict[str, Any]:
-    """The field `status.trainerStatus` of a TrainJob.
-
-    Args:
-        done: Finished units.
-        total: All units.
-        note: Words beside them; "validation loss 2.08" becomes a metric.
-        now: Time of the report, with its zone.
-        started: An earlier time, and what was done by then, from which the time that is left follows.
-    """
-    share = min(max(done / max(total, 1e-9), 0.0), 1.0)
-    status: dict[str, Any] = {
-        "progressPercentage": math.floor(100 * share),
-        "lastUpdatedTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-    name, _, value = note.rpartition(" ")
-    try:
-        float(value)
-    except ValueError:
-        pass
-    else:
-        if name:
-            status["metrics"] = [{"name": name.replace(" ", "_")[:64], "value": value[:64]}]
-    if started is not None and done > started[1]:
-        seconds = (now - started[0]).total_seconds() / (done - started[1]) * max(total - done, 0.0)
-        status["estimatedRemainingSeconds"] = math.ceil(seconds)
-    return status
 
 
 def problem_of(pod: Mapping[str, Any]) -> str:

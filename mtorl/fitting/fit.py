@@ -32,11 +32,10 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
-from mtorl.network.beside import processors
 from mtorl.network.calibration import calibrate_ensemble
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.ensemble import MEMBERS, Trained, train_ensemble
-from mtorl.network.parallel import one_thread
+from mtorl.network.parallel import one_thread, processors
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
 from mtorl.network.user_state import fit_state_distance
@@ -52,12 +51,7 @@ _Result = TypeVar("_Result")
 
 
 def fit_incumbent(windows: str, out: str) -> Artifact:
-    """Tabulate channel frequencies by segment and save them as an artifact.
-
-    Args:
-        windows: Windows folder.
-        out: Folder of the artifact.
-    """
+    """Tabulate channel frequencies by segment and save them as an artifact."""
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
     thresholds = summary.drift_thresholds()
@@ -70,11 +64,6 @@ def take_incumbent(windows: str, served: str, out: str) -> Artifact:
     """Copy the artifact of a policy that serves, to compare with on the test users of the windows.
 
     A user's part of the split never changes, so an earlier night has not trained on these test users either.
-
-    Args:
-        windows: Windows folder.
-        served: Folder of the artifact.
-        out: Folder of the copy.
 
     Raises:
         WindowError: the artifact reads other columns, or chooses among other channels, than the windows have.
@@ -122,7 +111,7 @@ def fit_challenger(
         ValueError: budget_share is not a positive number, no exposure costs anything, or there are no training windows.
         CheckpointError: the checkpoint is damaged, or that of another training.
         TrainingDiverged: a loss or gradient became NaN or infinite.
-        TrainingFailed: a process that trained beside this one was killed.
+        TrainingFailed: the process of another member of the ensemble was killed.
     """
     if not 0 < budget_share < math.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
@@ -136,12 +125,12 @@ def fit_challenger(
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
         # Two networks on two processors take as long as one; a GPU is one that both would share.
-        beside = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
+        at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             epochs[member] = row["epoch"]
-            if not beside:  # those before have ended, if early
+            if not at_once:  # those before have ended, if early
                 epochs.update(dict.fromkeys(range(member), config.epochs))
             progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
             write(member, row)
@@ -151,7 +140,7 @@ def fit_challenger(
             FolderWindows(windows, "val", summary.encoder),
             channels=len(summary.spec.channels),
         )
-        trained = train_ensemble(data, config, on_epoch, resume=resume, group=group, beside=beside)
+        trained = train_ensemble(data, config, on_epoch, resume=resume, group=group, at_once=at_once)
     if not group.leads:
         return None
     val = WindowTable.load(windows, "val")

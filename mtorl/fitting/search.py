@@ -133,11 +133,6 @@ class SearchReport:
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     """Search, or go on with a search.
 
-    Args:
-        windows: Windows folder.
-        out: Folder of the search.
-        config: How to search.
-
     Raises:
         SearchError: the folder holds another search, or no trial could be completed.
         WindowError: the windows folder is none, or has no training or no validation users.

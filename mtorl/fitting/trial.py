@@ -62,9 +62,6 @@ class TrialResult:
 class Trials:
     """Trials on a windows folder, one after the other.
 
-    Args:
-        windows: Windows folder.
-
     Raises:
         WindowError: it is none, or has no training users.
     """

@@ -1,6 +1,7 @@
-"""One of the processes of a training, as a launcher starts it.
+"""A training as a file, and the process that trains it, of which torchrun starts several.
 
-    python -m torch.distributed.run --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
+    FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
+    torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
 What another attempt can't mend is reported (`mtorl.runtime.progress.input_error`) and no failure of the process: its
 launcher would start all of them again. Every other error is one.
@@ -8,18 +9,47 @@ launcher would start all of them again. Every other error is one.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mtorl.fitting.task import FitTask
+from mtorl.artifact.artifact import Artifact
+from mtorl.fitting.fit import fit_challenger
 from mtorl.log.columns import WindowError
 from mtorl.network.checkpoint import CheckpointError
-from mtorl.network.training import TrainingDiverged
+from mtorl.network.training import TrainConfig, TrainingDiverged
 from mtorl.runtime import progress
 
 FINAL = (CheckpointError, TrainingDiverged, WindowError)
 """Errors that the next attempt would meet, too."""
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """Arguments of `mtorl.fitting.fit.fit_challenger`, which explains them."""
+
+    windows: str
+    out: str
+    config: TrainConfig
+    budget_share: float
+    checkpoint: str = ""
+    log: str = ""
+
+    def run(self) -> Artifact | None:
+        """Train; None in a process that does not lead."""
+        return fit_challenger(self.windows, self.out, self.config, self.budget_share, self.checkpoint, self.log)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2))
+
+    @classmethod
+    def load(cls, path: Path) -> FitTask:
+        """Read what `save` has written."""
+        kept = json.loads(path.read_text())
+        return cls(**{**kept, "config": TrainConfig(**kept["config"])})
 
 
 def main(task: str) -> None:

@@ -14,24 +14,28 @@ Shapes: B batch, T steps of a window, D encoded token, C channels.
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mtorl.network.beside import Beside
 from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL
-from mtorl.network.parallel import Group
+from mtorl.network.parallel import Group, TrainingFailed, worker_processes
 from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import TrainingWindows
 
 MEMBERS = 2
 _SEED_STEP = 7919  # between the seeds of members: runs with neighbouring seeds share no member
 _TINY = 1e-7
+_POLL_SECONDS = 0.5
+_rows: Any  # of a process that trains a member: where its epochs go
 
 
 class Ensemble(nn.Module):
@@ -107,7 +111,7 @@ def train_ensemble(
     members: int = MEMBERS,
     resume: Checkpoint | None = None,
     group: Group | None = None,
-    beside: bool = False,
+    at_once: bool = False,
 ) -> Trained:
     """Train the members.
 
@@ -119,34 +123,79 @@ def train_ensemble(
         resume: To continue from, if its files are there, and written as training goes on. Each member has a file of its
             own (`Checkpoint.files`); `Checkpoint.remove` removes them. None for no checkpoint.
         group: This process among those of the training; by default it is alone.
-        beside: Whether each member but the first trains in a process of its own, on the CPU, all at the same time; else
-            one after the other, which comes to the same.
+        at_once: Whether all members train at the same time on the CPU, each but the first in a process of its own; else
+            one after the other. The weights are the same, bit for bit.
 
     Raises:
         ValueError: no windows, or too few for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or that of another training.
-        TrainingFailed: the process of another member was killed.
+        TrainingFailed: the process of a member was killed.
     """
-    settings = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(members)]
-    files = [None if resume is None else resume.of_member(member) for member in range(members)]
-
-    def telling(member: int) -> Callable[[dict[str, float]], None]:
-        return lambda row: on_epoch(member, row) if on_epoch is not None else None
-
-    with ExitStack() as stack:
-        others = [
-            stack.enter_context(Beside(data, settings[member], files[member], telling(member)))
-            for member in range(1, members if beside else 1)
+    tell = on_epoch or (lambda member, row: None)
+    trainings = [
+        _Training(
+            member,
+            replace(config, seed=config.seed + _SEED_STEP * member),
+            None if resume is None else resume.of_member(member),
+        )
+        for member in range(members)
+    ]
+    if at_once and members > 1:
+        results = _train_at_once(data, trainings, tell)
+    else:
+        results = [
+            train(data, one.config, partial(tell, one.member), resume=one.resume, group=group) for one in trainings
         ]
-
-        def on_first(row: dict[str, float]) -> None:
-            telling(0)(row)
-            for other in others:
-                other.tell()
-
-        results = [train(data, settings[0], on_first, resume=files[0], group=group)]
-        results += [other.result() for other in others]
-    for member in range(len(results), members):
-        results.append(train(data, settings[member], telling(member), resume=files[member], group=group))
     return Trained(Ensemble([result.model for result in results]).eval(), results)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The training of one member."""
+
+    member: int
+    config: TrainConfig
+    resume: Checkpoint | None
+
+
+def _train_at_once(
+    data: TrainingWindows, trainings: list[_Training], tell: Callable[[int, dict[str, float]], None]
+) -> list[TrainResult]:
+    """Train the first member in this process, and each other one in a process of its own."""
+    rows = multiprocessing.get_context("spawn").SimpleQueue()
+    with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
+        others = [pool.submit(_train_member, data, training) for training in trainings[1:]]
+
+        def on_epoch(row: dict[str, float]) -> None:
+            tell(0, row)
+            follow(0)
+
+        def follow(seconds: float) -> bool:
+            """Pass on the epochs and the errors of the other members; whether one still trains."""
+            ended, unfinished = wait(others, seconds, FIRST_EXCEPTION)
+            while not rows.empty():
+                tell(*rows.get())
+            for one in ended:
+                one.result()
+            return bool(unfinished)
+
+        try:
+            first = train(data, trainings[0].config, on_epoch, resume=trainings[0].resume)
+            while follow(_POLL_SECONDS):
+                pass
+            return [first, *(one.result() for one in others)]
+        except BrokenProcessPool as error:
+            raise TrainingFailed(
+                "the process that trained another network of the ensemble ended abruptly. If its output does not say "
+                "why, memory was short: give the step more, or lower batch_size"
+            ) from error
+
+
+def _send_rows_to(rows: Any) -> None:
+    global _rows
+    _rows = rows
+
+
+def _train_member(data: TrainingWindows, training: _Training) -> TrainResult:
+    return train(data, training.config, lambda row: _rows.put((training.member, row)), resume=training.resume)

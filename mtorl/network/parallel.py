@@ -1,9 +1,9 @@
-"""How much of a machine a training uses: one thread a process, and several processes if it is launched in several.
+"""How much of a machine a training uses: one thread a process, and several processes if torchrun started several.
 
-    python -m torch.distributed.run --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
+    torchrun --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
 
-`mtorl.fitting.processes` launches them for a step of a pipeline. A process that is launched in another way is alone;
-for it, nothing here has any effect.
+A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several. A process that
+torchrun has not started is alone.
 
 One thread, because the matrices of a small network are too small to share out: threads would mostly wait for each
 other, and on a machine with other work for its scheduler too, which makes two of them several times slower than one.
@@ -11,8 +11,12 @@ other, and on a machine with other work for its scheduler too, which makes two o
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +63,13 @@ class Group:
         return values
 
 
+def processors() -> int:
+    """Number of processors that this process may use: those of the machine, or fewer if OMP_NUM_THREADS says so."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    present = len(os.sched_getaffinity(0))
+    return min(int(said), present) if said.isdecimal() and int(said) else present
+
+
 def device_of(name: str) -> torch.device:
     """The device of this process: the named one, or for "auto" its own GPU or, without any, the CPU."""
     if name != "auto":
@@ -93,3 +104,41 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def worker_processes(
+    count: int, prepare: Callable[..., None] | None = None, *args: Any
+) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one torch thread each. They are killed at the end of the block, and end with this process.
+
+    Args:
+        count: Number of processes.
+        prepare: Called in each of them at its start.
+        args: Of `prepare`.
+    """
+    # A spawned process starts clean: torch and LightGBM do not survive a fork of a process that has used them.
+    context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(count, context, _start_worker, (prepare, args)) as pool:
+        try:
+            yield pool
+        finally:
+            for child in multiprocessing.active_children():
+                if child not in others:
+                    child.terminate()  # the end of the block waits neither for its work nor for its clean-up
+
+
+def _start_worker(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare(*args)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has been spawned"
+    parent.join()
+    os._exit(1)

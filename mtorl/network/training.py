@@ -14,7 +14,7 @@ The order of the windows follows from the seed and the epoch alone, and a checkp
 was killed and resumed ends in the same weights, bit for bit on a CPU, as one that was not killed.
 
 On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
-`torch.distributed.run` each process takes its share of every batch (`mtorl.network.parallel`).
+torchrun each process takes its share of every batch (`mtorl.network.parallel`).
 
 Shape suffixes: B windows, T steps, D encoded token, C channels.
 """

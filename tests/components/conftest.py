@@ -66,7 +66,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def challenger(windows: Artifact, volume: Path, output: Output) -> Artifact:
     made, metrics = output(Model, "challenger"), output(Metrics, "metrics")
-    returned = train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(volume), 0, "", made, metrics)
+    returned = train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(volume), "", made, metrics)
     made.metadata |= {"returned": returned, "metrics": metrics}
     return made
 

@@ -82,7 +82,7 @@ class Trained:
         fit_incumbent.python_func(self.windows, "", "", CODE, self.incumbent)
         settings = "{hidden: 8, levels: 1, heads: 1}"
         train_challenger.python_func(
-            self.windows, 1, 7, 0.6, settings, CODE, "", 0, "", self.challenger, output(Metrics, "metrics")
+            self.windows, 1, 7, 0.6, settings, CODE, "", "", self.challenger, output(Metrics, "metrics")
         )
         self.evaluation, metrics = output(Artifact, "evaluation"), output(Metrics, "metrics")
         evaluate.python_func(self.windows, self.challenger, self.incumbent, 0.6, 7, CODE, self.evaluation, metrics)

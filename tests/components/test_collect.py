@@ -74,7 +74,7 @@ def test_the_second_night_learns_from_the_first(
     incumbent, challenger = output(Model, "incumbent"), output(Model, "challenger")
     fit_incumbent.python_func(windows, "", "", CODE, incumbent)
     metrics = output(Metrics, "metrics")
-    train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(tmp_path), 0, "", challenger, metrics)
+    train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(tmp_path), "", challenger, metrics)
     model = load(Path(challenger.path))
     assert json.loads((Path(challenger.path) / "metrics.json").read_text())["priced_on"] == "opportunities"
     asked = opportunities[opportunities["split"] == "train"].groupby("user_id")["hour"].agg(set)

@@ -12,7 +12,6 @@ from components.train_challenger import train_challenger
 from components.trainer.train_job import Pods
 from mtorl.artifact.artifact import load
 from mtorl.network.training import TrainConfig
-from mtorl.runtime import progress
 from tests.components.artifacts import CODE, Output
 from tests.components.trainer.trainer_cluster import TrainerCluster
 
@@ -60,54 +59,28 @@ def test_settings_that_cannot_be_end_the_step_with_words(windows: Artifact, outp
 
 
 @pytest.mark.long
-def test_two_gpus_are_two_processes_if_the_data_are_worth_it(
-    windows: Artifact,
-    challenger: Artifact,
-    volume: Path,
-    output: Output,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Of CPUs, here; what they report is the step's progress."""
-    rows = json.loads(Path(windows.path, "manifest.json").read_text())["rows"]
-    monkeypatch.setattr("mtorl.fitting.size.TOUCHPOINTS_PER_PROCESS", rows // 2)
-    reports: list[str] = []
-    with progress.listen(lambda done, total, note: reports.append(note)):
-        model, metrics = output(Model, "challenger"), output(Metrics, "metrics")
-        loss = train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(volume), 2, "", model, metrics)
-    assert "trains in 2 processes, nodes: 1" in capfd.readouterr().out
-    assert loss == pytest.approx(challenger.metadata["returned"], rel=0.2)
-    assert any(note.startswith("validation loss") for note in reports)
-    assert load(Path(model.path)).digest == model.metadata["digest"]
-    assert not [file for file in volume.rglob("*.pt*") if file.is_file()]
-
-
-@pytest.mark.long
 def test_several_nodes_are_a_train_job(
     windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtorl.fitting.size.TOUCHPOINTS_PER_PROCESS", 1)
-    pods = Pods(2, "train:1", "mtorl-data", str(volume), 10001, "", "1", "2", "4Gi")
+    monkeypatch.setattr("components.trainer.train_job.TOUCHPOINTS_PER_PROCESS", 1)
+    pods = Pods(2, 0, "train:1", "mtorl-data", str(volume), 10001, "", "1", "2", "4Gi")
     with TrainerCluster() as cluster:
         cluster.use(monkeypatch)
-        namespace = Path(output(Artifact, "namespace").path)
-        namespace.write_text("mine")
-        monkeypatch.setattr("components.trainer.train_jobs._NAMESPACE", namespace)
         cluster.play = cluster.run_pods
         model, metrics = output(Model, "challenger"), output(Metrics, "metrics")
-        train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(volume), 0, pods.text(), model, metrics)
+        train_challenger.python_func(windows, 1, 7, 0.6, "", CODE, str(volume), pods.text(), model, metrics)
     (made,) = cluster.created
     assert made["spec"]["trainer"]["numNodes"] == 2
     assert load(Path(model.path)).digest == model.metadata["digest"]
     assert not list((volume / "shared").iterdir())
 
 
-def test_several_nodes_need_a_volume(windows: Artifact, output: Output) -> None:
-    pods = Pods(2, "train:1", "mtorl-data", "/mnt/mtorl", 10001, "", "1", "2", "4Gi").text()
-    with pytest.raises(SystemExit, match="mtorl: a training on several nodes needs a volume"):
+def test_pods_of_its_own_need_a_volume(windows: Artifact, output: Output) -> None:
+    pods = Pods(2, 0, "train:1", "mtorl-data", "/mnt/mtorl", 10001, "", "1", "2", "4Gi").text()
+    with pytest.raises(SystemExit, match="mtorl: a training in pods of its own needs a volume"):
         train(windows, "", output, pods)
 
 
 def train(windows: Artifact, settings: str, output: Output, pods: str = "") -> None:
     model, metrics = output(Model, "challenger"), output(Metrics, "metrics")
-    train_challenger.python_func(windows, 1, 7, 0.6, settings, CODE, "", 0, pods, model, metrics)
+    train_challenger.python_func(windows, 1, 7, 0.6, settings, CODE, "", pods, model, metrics)

@@ -8,18 +8,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from components.trainer.train_job import Owner, Pods, State, problem_of, state_of, train_job, trainer_status
-from mtorl.fitting.size import Size
+from components.trainer.train_job import (
+    TOUCHPOINTS_PER_PROCESS,
+    Owner,
+    Pods,
+    Size,
+    State,
+    problem_of,
+    size_for,
+    state_of,
+    train_job,
+)
 from tests.manifests.conftest import CRDS, VALIDATOR
 
 PODS = Pods(
     nodes=4,
+    gpus=8,
     image="registry.example.com/mtorl/train:1",
     claim="mtorl-data",
     folder="/mnt/mtorl",
@@ -39,7 +49,6 @@ JOB = train_job(
     "/mnt/mtorl/shared/0a1b/progress.jsonl",
     Owner("train-challenger-1", "6f0c"),
 )
-NOW = datetime(2026, 11, 29, 3, 0, tzinfo=UTC)
 
 
 def validated(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -57,11 +66,9 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     return dict(node["template"]["spec"]["template"])
 
 
-@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpu_resource="", node_selector={}, seconds=0)])
+@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpus=0, node_selector={}, seconds=0)])
 def test_trainer_knows_all_of_it(pods: Pods) -> None:
-    status = trainer_status(3, 24, "validation loss 2.08", NOW, (NOW - timedelta(seconds=60), 1))
-    job = {**train_job("mtorl-train-0a1b", Size(2, 1), pods, "/t", "/r"), "status": {"trainerStatus": status}}
-    done = validated(job)
+    done = validated(train_job("mtorl-train-0a1b", Size(2, 1), pods, "/t", "/r"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -81,7 +88,6 @@ def _runtime_of_nobody(job: dict[str, Any]) -> None:
         lambda job: job["spec"]["trainer"].update(numProcPerNode="auto"),
         lambda job: job["spec"].update(activeDeadlineSeconds=0),
         lambda job: pod_of(job)["spec"].update(hostNetwork=True),
-        lambda job: job.update(status={"trainerStatus": {"progressPercentage": 5}}),
     ],
 )
 def test_the_check_refuses_what_trainer_refuses(change: Callable[[dict[str, Any]], None]) -> None:
@@ -119,7 +125,7 @@ def test_a_node_gets_its_gpus_and_what_a_quota_asks_for() -> None:
         "limits": {"cpu": "8", "memory": "16Gi", "nvidia.com/gpu": "8"},
     }
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu" and pod["nodeSelector"] == PODS.node_selector
-    on_cpus = train_job("a", Size(2, 1), replace(PODS, gpu_resource="", node_selector={}), "/t", "/r")
+    on_cpus = train_job("a", Size(2, 1), replace(PODS, gpus=0, node_selector={}), "/t", "/r")
     assert set(on_cpus["spec"]["trainer"]["resourcesPerNode"]["limits"]) == {"cpu", "memory"}
     assert not {"tolerations", "nodeSelector"} & set(pod_of(on_cpus)["spec"])
 
@@ -164,19 +170,25 @@ def test_how_far_it_is(conditions: list[tuple[str, ...]], state: State) -> None:
     assert state_of({}) == State()
 
 
-def test_progress_in_its_status() -> None:
-    status = trainer_status(6, 24, "validation loss 2.0832", NOW, (NOW - timedelta(seconds=60), 3))
-    assert status == {
-        "progressPercentage": 25,
-        "estimatedRemainingSeconds": 360,
-        "metrics": [{"name": "validation_loss", "value": "2.0832"}],
-        "lastUpdatedTime": "2026-11-29T03:00:00Z",
-    }
-    assert trainer_status(1, 1, "LightGBM, to compare with", NOW) == {
-        "progressPercentage": 100,
-        "lastUpdatedTime": "2026-11-29T03:00:00Z",
-    }
-    assert trainer_status(0, 0, "", NOW)["progressPercentage"] == 0
+@pytest.mark.parametrize(
+    ("times", "gpus", "nodes", "size"),
+    [
+        (0, 0, 1, Size(1, 1)),
+        (100, 0, 1, Size(1, 1)),  # on CPUs
+        (1.9, 8, 4, Size(1, 1)),  # one more would have too little
+        (2, 8, 4, Size(1, 2)),
+        (8, 8, 4, Size(1, 8)),  # one node, as long as that is enough
+        (9, 8, 4, Size(2, 8)),  # whole nodes
+        (100, 8, 4, Size(4, 8)),
+        (100, 8, 1, Size(1, 8)),
+        (3, 0, 2, Size(2, 1)),  # a process on each node without GPUs
+    ],
+)
+def test_a_training_gets_as_many_processes_as_its_data_are_worth(
+    times: float, gpus: int, nodes: int, size: Size, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"rows": int(times * TOUCHPOINTS_PER_PROCESS)}))
+    assert size_for(str(tmp_path), replace(PODS, gpus=gpus, nodes=nodes)) == size
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,6 @@ class TrainerCluster(ThreadingHTTPServer):
         self.logs: dict[str, str] = {}
         self.created: list[Object] = []
         self.deleted: list[str] = []
-        self.shown: list[Object] = []
         self.asked: list[tuple[str, str]] = []  # verb and path
         self.broken: dict[tuple[str, str], list[int]] = {}  # by verb and start of a path: the next answers' codes
         self.processes: list[subprocess.Popen[str]] = []
@@ -66,9 +65,9 @@ class TrainerCluster(ThreadingHTTPServer):
 
         there = client.Configuration()
         there.host = f"http://127.0.0.1:{self.server_address[1]}"
-        there.retries = 0
         monkeypatch.setattr(client.Configuration, "_default", there)
         monkeypatch.setattr(config, "load_kube_config", lambda: None)
+        monkeypatch.setenv("MTORL_NAMESPACE", "mine")
 
     def begin(self, job: Object) -> None:
         """A job that was made."""
@@ -176,21 +175,12 @@ class _Requests(BaseHTTPRequestHandler):
             assert selector.split("=")[0] == "jobset.sigs.k8s.io/jobset-name"
             self._answer(200, {"items": self.server.pods})
         elif name == "log":
-            self._answer(200, self.server.logs[Path(url.path).parent.name])
+            log = self.server.logs.get(Path(url.path).parent.name)
+            self._answer(400 if log is None else 200, {"message": "not started"} if log is None else log)
         elif name in self.server.jobs:
             self._answer(200, self.server.jobs[name])
         else:
             self._answer(404, {"message": "not found"})
-
-    def do_PATCH(self) -> None:
-        body = self._body()
-        if self._refused():
-            return
-        assert self.path.endswith("/status") and self.headers["Content-Type"] == "application/merge-patch+json"
-        job = self.server.jobs[Path(urlsplit(self.path).path).parent.name]
-        job.setdefault("status", {}).update(body["status"])
-        self.server.shown.append(body["status"]["trainerStatus"])
-        self._answer(200, job)
 
     def do_DELETE(self) -> None:
         if self._refused():

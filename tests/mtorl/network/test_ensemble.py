@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,11 +14,10 @@ import psutil
 import pytest
 import torch
 
-from mtorl.network.beside import Beside, processors
 from mtorl.network.checkpoint import Checkpoint, CheckpointError
 from mtorl.network.ensemble import Ensemble, train_ensemble
 from mtorl.network.model import MTORL, MTORLConfig
-from mtorl.network.parallel import TrainingFailed
+from mtorl.network.parallel import TrainingFailed, processors
 from mtorl.network.training import TrainConfig
 from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import C, part
@@ -96,30 +96,23 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.ensemble.parameters(), other.ensemble.parameters(), strict=True))
 
 
-def test_side_by_side_members_come_to_the_same(tmp_path):
+@pytest.mark.integration
+def test_members_that_train_at_once_come_to_the_same(tmp_path):
     resume, seen = Checkpoint(tmp_path / "checkpoint"), []
     both = trained(
-        members=2, resume=resume, beside=True, on_epoch=lambda member, row: seen.append((member, row["epoch"]))
+        members=2, resume=resume, at_once=True, on_epoch=lambda member, row: seen.append((member, row["epoch"]))
     )
     assert same(both, trained(members=2))
     assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2)] and not both.ensemble.training
     assert set(tmp_path.iterdir()) == set(resume.files(members=2))
-    # And go on from where they were stopped, side by side or not.
+    # And go on from where they were stopped, at once or not.
     assert same(both, trained(members=2, resume=resume))
-    assert same(both, trained(members=2, resume=resume, beside=True))
+    assert same(both, trained(members=2, resume=resume, at_once=True))
+    assert not children()
 
 
-def test_a_process_beside_may_end_first(capfd):
-    config = replace(CONFIG, epochs=1)
-    windows = TrainingWindows([part(100, 0)], [part(50, 1)], C)
-    told = []
-    with Beside(windows, config, None, told.append) as other:
-        assert other._process.wait(60) == 0
-        other._talking.join(60)
-        other.tell()
-        other.tell()
-        assert len(told) == 1 and other.result().best_epoch == 1
-    assert not capfd.readouterr().err
+def children():
+    return [child for child in psutil.Process().children(True) if "spawn_main" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize(("said", "used"), [("1", 1), ("2", 2), ("64", 4), ("", 4), ("0", 4), ("many", 4)])
@@ -129,59 +122,67 @@ def test_fewer_processors_than_there_are_can_be_asked_for(monkeypatch, said, use
     assert processors() == used
 
 
-def test_what_the_process_beside_meets_is_met_here(tmp_path):
-    resume = Checkpoint(tmp_path / "checkpoint")
-    resume.of_member(1).path.write_bytes(b"rubbish")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.member-1: cannot be read"):
-        trained(members=2, resume=resume, beside=True)
-    assert not [child for child in psutil.Process().children() if "mtorl.network.beside" in child.cmdline()]
-
-
 class TwoWords(Exception):
+    """An error that cannot be pickled."""
+
     def __init__(self, one: str, other: str) -> None:
         super().__init__(f"{one} {other}")
 
 
 class Broken:
+    def __init__(self, error):
+        self.error = error
+
     def __len__(self):
-        raise TwoWords("can't", "be counted")
+        if multiprocessing.parent_process() is None:  # the first member trains
+            return 1
+        raise self.error
+
+    def __getitem__(self, place):
+        return part(100, 0)
 
 
-def test_an_error_beside_that_cannot_be_read_is_an_error_all_the_same():
-    with (
-        pytest.raises(TrainingFailed, match="can't be read"),
-        Beside(TrainingWindows(Broken(), [], C), CONFIG, None, print) as other,
-    ):
-        other.result()
+class Unreadable(Broken):
+    def __len__(self):
+        self.error = TwoWords("can't", "be read")
+        return super().__len__()
 
 
-def test_a_process_that_ends_before_it_was_told_what_to_train(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    large = TrainingWindows([part(3000, 0)], [part(50, 1)], C)
-    with pytest.raises(TrainingFailed, match="ended with status 1"), Beside(large, CONFIG, None, print) as other:
-        other.result()
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("train", "error", "words"),
+    [
+        (Broken(CheckpointError("its words")), CheckpointError, "its words"),
+        (Unreadable(None), TrainingFailed, "ended abruptly"),
+    ],
+)
+def test_an_error_of_another_process_is_one_here_and_ends_all(train, error, words):
+    with pytest.raises(error, match=words):
+        train_ensemble(TrainingWindows(train, [part(50, 1)], C), CONFIG, members=2, at_once=True)
+    assert not children()
 
 
-def test_a_killed_process_beside_is_an_error_with_its_cause(tmp_path):
+@pytest.mark.integration
+def test_a_killed_process_is_an_error(tmp_path):
     def kill(member, row):
-        for child in psutil.Process().children():
+        for child in children():
             child.kill()
 
-    with pytest.raises(TrainingFailed, match="status -9: memory was short"):
-        trained(members=2, on_epoch=kill, beside=True)
+    with pytest.raises(TrainingFailed, match="memory was short"):
+        trained(members=2, on_epoch=kill, at_once=True)
 
 
 @pytest.mark.long
-def test_the_process_beside_ends_with_this_one(tmp_path):
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_the_processes_end_with_this_one(name):
     script = """
         import os, signal, sys
         from tests.mtorl.network.test_ensemble import trained
         def stop(member, row):
             os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-        trained(members=2, on_epoch=stop, beside=True)
+        trained(members=2, on_epoch=stop, at_once=True)
     """
-    for name in ("SIGKILL", "SIGTERM", "SIGINT"):
-        command = [sys.executable, "-c", textwrap.dedent(script), name]
-        one = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        output, _ = one.communicate(timeout=120)  # which ends when nobody holds its end of the pipe any more
-        assert one.returncode == -signal.Signals[name] or "KeyboardInterrupt" in output, output
+    command = [sys.executable, "-c", textwrap.dedent(script), name]
+    one = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output, _ = one.communicate(timeout=120)  # which ends when nobody holds its end of the pipe any more
+    assert one.returncode == -signal.Signals[name] or "KeyboardInterrupt" in output, output

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from mtorl.fitting.torchrun import RESTARTABLE
 from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
 from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingLoop, TrainResult, train
@@ -157,7 +156,8 @@ def _together(
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc-per-node=2", f"--max-restarts={restarts}"]
     arguments = [str(folder / "train.py"), str(ROOT), str(folder), json.dumps(config), checkpoint, str(victim)]
-    environment = {**os.environ, **RESTARTABLE}
+    # Without it, restarted processes look for each other where those before them were (pytorch issue 135712).
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.run(
         [*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
     )

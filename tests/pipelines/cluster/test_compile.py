@@ -106,17 +106,10 @@ def test_without_gpus_a_training_asks_for_no_accelerator_and_less_memory(tmp_pat
     assert "accelerator" not in step and step["resourceMemoryLimit"] == "4Gi"
 
 
-def test_several_gpus_are_those_of_the_step(tmp_path: Path) -> None:
-    compiled = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=4))}
-    step = executors(compiled[TRAIN])["train-challenger"]["resources"]
-    assert step["accelerator"]["resourceCount"] == "4" and step["resourceMemoryLimit"] == "16Gi"
-    assert settings(compiled[TRAIN])["train-challenger"]["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
-    given = tasks(compiled[TRAIN])["train-challenger"]["inputs"]["parameters"]
-    assert given["gpus"]["runtimeValue"]["constant"] == 4 and given["pods"]["runtimeValue"]["constant"] == ""
-
-
-def test_several_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
+def test_several_gpus_or_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
     selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert not on_cluster(gpus=1, nodes=1).training_pods
+    assert Pods.of(on_cluster(gpus=2, nodes=1).training_pods).gpus == 2
     profile = replace(on_cluster(gpus=8, nodes=4), node_selector=selector)
     compiled = {path.stem: path for path in compile_all(tmp_path, profile)}
     step, said = executors(compiled[TRAIN])["train-challenger"], settings(compiled[TRAIN])["train-challenger"]
@@ -126,7 +119,7 @@ def test_several_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_pa
     assert (owner[POD_NAME], owner[POD_UID]) == ("metadata.name", "metadata.uid")
     given = tasks(compiled[TRAIN])["train-challenger"]["inputs"]["parameters"]
     pods = Pods.of(given["pods"]["runtimeValue"]["constant"])
-    assert (pods.nodes, pods.gpu_resource, pods.claim, pods.folder) == (4, "nvidia.com/gpu", "mtorl-data", "/mnt/mtorl")
+    assert (pods.nodes, pods.gpus, pods.claim, pods.folder) == (4, 8, "mtorl-data", "/mnt/mtorl")
     assert pods.image == step["image"] and pods.node_selector == selector and pods.memory == "16Gi"
     assert 0 < pods.seconds < int(said["activeDeadlineSeconds"]), "Trainer says why, the step's own limit does not"
 
@@ -175,7 +168,6 @@ def test_the_role_of_steps_is_for_nothing_else_and_of_either_account_of_runs() -
         *(("serving.kserve.io", "inferenceservices", "mtorl-challenger", verb) for verb in ("get", "patch")),
         ("apps", "deployments", "mtorl-challenger-predictor", "get"),
         *((trainer, "trainjobs", verb) for verb in ("create", "get", "delete")),
-        (trainer, "trainjobs/status", "patch"),
         ("", "pods", "list"),
         ("", "pods/log", "get"),
     }
