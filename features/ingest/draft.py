@@ -59,7 +59,6 @@ class Draft:
 def draft_description(
     path: str | Path,
     named: Mapping[str, str] | None = None,
-    name: str = "",
     conversions: str | Path = "",
     told: str = "",
 ) -> Draft:
@@ -68,7 +67,6 @@ def draft_description(
     Args:
         path: A file or folder, or its address, as `mtorl data validate` reads it.
         named: What somebody knows already: columns of the log, and what the file calls them.
-        name: Of the data set; by default that of the file.
         conversions: A second file, with what came of touchpoints later; empty for none.
         told: How the description names it: a path relative to where it is written, or an address.
 
@@ -112,10 +110,10 @@ def draft_description(
 
         channels = _counts_of(table, found.columns["channel"])
         profile = Profile(facts, rows, dialect, channels, second, told or str(conversions), fixed)
-        draft = _written(name or file_stem(path), profile, found, rest, {})
+        draft = _written(file_stem(path), profile, found, rest, {})
         read = contract.read(adapters.adapter_of(draft.spec).adapt(table, draft.spec), draft.spec)
         outcomes = {leak.column: leak.outcome for leak in leaks(read, draft.spec)}
-        return _written(name or file_stem(path), profile, found, rest, outcomes) if outcomes else draft
+        return _written(file_stem(path), profile, found, rest, outcomes) if outcomes else draft
 
 
 def file_stem(path: str | Path) -> str:

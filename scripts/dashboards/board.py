@@ -62,7 +62,7 @@ def alert_count(uid: str, width: int = 4) -> Panel:
     )
 
 
-def alert_list(uid: str, labels: Sequence[str] = (), width: int = 12) -> Panel:
+def alert_list(uid: str, labels: Sequence[str]) -> Panel:
     """The alerts of a dashboard, and their runbooks."""
     by = ["alertname", "severity", "alertstate", *labels]
     return rows(
@@ -73,7 +73,6 @@ def alert_list(uid: str, labels: Sequence[str] = (), width: int = 12) -> Panel:
         links={"alertname": ("Runbook", f"{REPOSITORY}/docs/runbooks/${{__value.raw}}.md")},
         words={"severity": {severity: (severity, color) for severity, color in COLORS.items()}},
         empty="no alert",
-        width=width,
     )
 
 
