@@ -25,7 +25,7 @@ from tests.repository import ROOT
 pytestmark = pytest.mark.long
 
 
-FOLDER = MANIFESTS / "components" / "dashboards"
+FOLDER = MANIFESTS / "base" / "dashboards"
 WRITTEN: dict[str, str] = runpy.run_path(str(ROOT / "scripts" / "write_dashboards.py"))["texts"]()
 BOARDS: dict[str, dict[str, Any]] = {name.removesuffix(".json"): json.loads(text) for name, text in WRITTEN.items()}
 UIDS = sorted(BOARDS)
