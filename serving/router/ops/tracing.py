@@ -28,7 +28,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
@@ -51,6 +51,7 @@ _W3C = TraceContextTextMapPropagator()
 _SECONDS = 2.0  # for the collector to take a batch
 _LAST_SECONDS = 3.0  # at the end, for what waits then
 
+_OFF = nullcontext(INVALID_SPAN)
 _provider: TracerProvider | None = None  # not the global one, which KServe's libraries would use as well
 _tracer: Tracer | None = None
 
@@ -58,8 +59,7 @@ here = get_current_span
 """The span of this context, for what is done elsewhere on its behalf."""
 
 
-@contextmanager
-def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Span]:
+def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
     """The span of a request that has come in: a part of its caller's trace, or the root of one.
 
     Args:
@@ -67,15 +67,12 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Span]
         headers: Of the request, with names in lower case. What is no valid `traceparent` is ignored.
     """
     if _tracer is None:
-        yield INVALID_SPAN
-        return
+        return _OFF
     carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
-    with _current(_tracer, name, _W3C.extract(carrier, Context()), SpanKind.SERVER) as started:
-        yield started
+    return _current(_tracer, name, _W3C.extract(carrier, Context()), SpanKind.SERVER)
 
 
-@contextmanager
-def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Iterator[Span]:
+def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
     """The span of a part of a request; of one that is not traced, the request's own.
 
     Args:
@@ -83,21 +80,22 @@ def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Ite
         traits: What it says.
         of: The span that it is a part of, which may have ended; by default, that of this context.
     """
+    if _tracer is None:
+        return _OFF
     parent = of or get_current_span()
-    if _tracer is None or not _sampled(parent):
-        yield parent
-        return
-    with _current(_tracer, name, set_span_in_context(parent), SpanKind.INTERNAL) as started:
-        if traits:
-            started.set_attributes(_named(traits))
-        yield started
+    if not _sampled(parent):
+        return nullcontext(parent)
+    return _current(_tracer, name, set_span_in_context(parent), SpanKind.INTERNAL, traits)
 
 
 @contextmanager
-def _current(tracer: Tracer, name: str, context: Context, kind: SpanKind) -> Iterator[Span]:
+def _current(
+    tracer: Tracer, name: str, context: Context, kind: SpanKind, traits: Traits | None = None
+) -> Iterator[Span]:
+    attributes = _named(traits) if traits else None
     # The SDK would record the text of an exception, which may name a user.
     with tracer.start_as_current_span(
-        name, context, kind, record_exception=False, set_status_on_exception=False
+        name, context, kind, attributes, record_exception=False, set_status_on_exception=False
     ) as started:
         try:
             yield started
