@@ -59,8 +59,8 @@ def open_ledger(where: str | Path, patience: float) -> Ledger:
     """Open a ledger; it is reached at the first call.
 
     Args:
-        where: A path, `sqlite:///PATH`, or `redis://` or `rediss://` `[user@]host[:port][/database][?name=NAME]`. The
-            password of a Redis is read from MTORL_LEDGER_PASSWORD; TLS trusts what the system, or SSL_CERT_FILE, does.
+        where: A path, or `redis://` or `rediss://` `[user@]host[:port][/database][?name=NAME]`. The password of a Redis
+            is read from MTORL_LEDGER_PASSWORD; TLS trusts what the system, or SSL_CERT_FILE, does.
         patience: Seconds to wait before giving up with LedgerUnavailable.
 
     Raises:

@@ -10,8 +10,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 PASSWORD = "MTORL_LEDGER_PASSWORD"
 
-_SQLITE = "sqlite:///"
-
 
 @dataclass(frozen=True)
 class RedisLocation:
@@ -55,15 +53,13 @@ class RedisLocation:
 
 
 def locate(where: str | Path) -> Path | RedisLocation:
-    """Tell a path (or `sqlite:///PATH`) from the URL of a Redis.
+    """Tell a path from the URL of a Redis.
 
     Raises:
         ValueError: it is neither.
     """
     if isinstance(where, Path) or "://" not in where:
         return Path(where)
-    if where.startswith(_SQLITE):
-        return Path(where.removeprefix(_SQLITE))
     if where.startswith(("redis://", "rediss://")):
         return RedisLocation.parse(where)
-    raise ValueError("expected a path, or a URL that starts with sqlite:///, redis:// or rediss://")
+    raise ValueError("expected a path, or a URL that starts with redis:// or rediss://")
