@@ -43,12 +43,18 @@ def define(ledger: Ledger, found: Experiments) -> None:
     ledger.define([Account(x.arm, x.campaign, x.channel, x.limit, x.period) for x in found.accounts()])
 
 
-def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
-    """A minute after an arm has reserved most of its money for the day at once."""
+def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
+    """A ledger with the accounts, and a pacer after its first update."""
     ledger = place.open()
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(found, ledger.balances())
+    return ledger, pacer
+
+
+def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
+    """A minute after an arm has reserved most of its money for the day at once."""
+    ledger, pacer = paced(place, found)
     assert ledger.reserve("a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
     pacer.refresh(found, ledger.balances())
@@ -71,19 +77,13 @@ def plans(pacer: Pacer, found: Experiments, ledger: Ledger) -> dict[str, Plan]:
 
 def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> None:
     found = of({"campaign": "*", "channel": "*", "amount": 10.0})
-    ledger = place.open()
-    define(ledger, found)
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(found, ledger.balances())
+    ledger, pacer = paced(place, found)
     assert pacer.prices("test/challenger", "spring") is None and ledger.memory() == (0, "")
 
 
 def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> None:
     found = of(day(), day(campaign="spring", channel="video", price=0.25))
-    ledger = place.open()
-    define(ledger, found)
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(found, ledger.balances())
+    ledger, pacer = paced(place, found)
     assert pacer.prices("test/challenger", "spring") == {"search": 0.5, "video": 0.75}
     assert pacer.prices("test/challenger", "autumn") == {"search": 0.5, "video": 0.5}
     assert pacer.prices("stranger", "spring") is None
@@ -111,10 +111,7 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
 
 def test_how_far_an_arm_is_from_its_plan(place: Place) -> None:
     """A tenth of a day's 100 is due at 2:24; a gap of 5 is the largest that pacing waits for."""
-    ledger = place.open()
-    define(ledger, of(day(200.0)))
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(of(day(200.0)), ledger.balances())
+    ledger, pacer = paced(place, of(day(200.0)))
     ledger.reserve("spent", "test/challenger", "c", "video", 20.0)
     ledger.settle("spent", 20.0)
     ledger.reserve("open", "test/challenger", "c", "video", 5.0)
@@ -326,10 +323,7 @@ def test_every_opportunity_is_counted_once(place: Place) -> None:
 
 def test_campaigns_that_callers_make_up_take_no_memory(place: Place) -> None:
     found = counted(10_000)
-    ledger = place.open()
-    define(ledger, found)
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(found, ledger.balances())
+    ledger, pacer = paced(place, found)
     for number in range(1000):
         pacer.count("test/challenger", f"made up {number}", Expects(0.1, 0.2))
     assert len(pacer._opportunities) == 1
@@ -424,10 +418,7 @@ def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) ->
 def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(place: Place) -> None:
     """One median of all of them was off by a thousand for some, beyond what any multiplier reaches."""
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
-    ledger = place.open()
-    define(ledger, found)
-    pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(found, ledger.balances())
+    ledger, pacer = paced(place, found)
     for _ in range(20):
         pacer.count("test/challenger", "few", Expects(0.1, 0.5))
         pacer.count("test/incumbent", "many", Expects(100.0, 0.5))
