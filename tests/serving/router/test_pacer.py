@@ -323,7 +323,7 @@ def test_every_opportunity_is_counted_once(place: Place) -> None:
 
 def test_campaigns_that_callers_make_up_take_no_memory(place: Place) -> None:
     found = counted(10_000)
-    ledger, pacer = paced(place, found)
+    _, pacer = paced(place, found)
     for number in range(1000):
         pacer.count("test/challenger", f"made up {number}", Expects(0.1, 0.2))
     assert len(pacer._opportunities) == 1
