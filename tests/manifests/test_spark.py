@@ -75,7 +75,7 @@ def test_it_calls_the_command_as_the_command_takes_it(objects: Objects, schedule
 
 def test_it_adds_the_decisions_that_the_pipeline_would_add(schedule: dict[str, Any]) -> None:
     context = parsed(schedule["spec"]["template"]["arguments"])
-    training = (MANIFESTS / "pipelines" / "production" / "mtorl-train.yaml").read_text()
+    training = (MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text()
     defaults = documents(training)[0]["root"]["inputDefinitions"]["parameters"]
     for name in ("decision_log", "collected"):
         assert str(context[name]) == defaults[name]["defaultValue"]
@@ -84,7 +84,7 @@ def test_it_adds_the_decisions_that_the_pipeline_would_add(schedule: dict[str, A
 def test_what_the_readme_says_of_training_is_true(schedule: dict[str, Any]) -> None:
     source = re.search(r"^    source: (\S+)$", README, re.M)
     assert source and source[1] == str(parsed(schedule["spec"]["template"]["arguments"])["out"])
-    nights = yaml.safe_load((MANIFESTS / "pipelines" / "schedules" / "production.yaml").read_text())
+    nights = yaml.safe_load((MANIFESTS / "pipelines" / "schedule.yaml").read_text())
     crons = {run["name"]: run["cron"] for run in nights["runs"]}
     for said in (schedule["spec"]["schedule"], crons["mtorl-train"]):
         minute, hour, *_ = said.split()

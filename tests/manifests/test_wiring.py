@@ -340,7 +340,7 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
         assert all(0 < float(seconds) <= 60 for seconds in limits.values())
     for name in ("StatefulSet/mtorl-router", "CronJob/mtorl-materialize"):
         assert "REDIS_PASSWORD" in [e["name"] for e in pod_spec(production, name)["containers"][0]["env"]], name
-    pipeline = documents((MANIFESTS / "pipelines" / "production" / "mtorl-train.yaml").read_text())[0]
+    pipeline = documents((MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text())[0]
     repository = pipeline["root"]["inputDefinitions"]["parameters"]["feature_repo"]["defaultValue"]
     assert config["registry"]["path"] == f"{repository}/registry.db"
 
