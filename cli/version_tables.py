@@ -22,7 +22,7 @@ def print_versions(rows: Sequence[Mapping[str, Any]], registry: Path, sources: S
         table.add_column(name, no_wrap=name != "lift", overflow="fold")
     for row in rows:
         gate, metrics = row["gate"], row["metrics"]
-        missing = "none" if row["lineage"] == "known" else UNKNOWN
+        missing = "none" if row["lineage"] == "known" else row["lineage"]
         table.add_row(
             Text(row["version"]),
             "yes" if row["serves"] else "",
@@ -46,7 +46,7 @@ def print_version(found: Mapping[str, Any]) -> None:
         ("digest", found["digest"]),
         ("serves", "yes" if found["serves"] else "not as far as is known"),
         *[("needed", reason) for reason in found["needed"]],
-        ("published", found["published"] if lineage else f"{UNKNOWN}; trained {model['created']}"),
+        ("published", found["published"] or f"{UNKNOWN}; trained {model['created']}"),
         ("kind", model["kind"]),
         ("data set", data.get("name") or UNKNOWN),
         ("log", data.get("log") or model["data_fingerprint"]),

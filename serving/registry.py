@@ -37,9 +37,7 @@ class RegistryError(RuntimeError):
     """A model can't be published; the message says why and what to do."""
 
 
-def publish(
-    artifact: Path, archive: Path, registry: Path, arm: str, version: str = "", lineage: Lineage | None = None
-) -> Path:
+def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
     """Copy an artifact and its archive to their place in the registry.
 
     A version that is there is left as it is, its lineage too, so publishing twice is harmless. What is incomplete is
@@ -50,8 +48,8 @@ def publish(
         archive: The .mar file that was made of it.
         registry: Root of the registry.
         arm: Which arm the model is for.
+        lineage: Where the model comes from.
         version: Name of the version; by default the artifact's own, which its content determines.
-        lineage: Where the model comes from; None: nobody knows.
 
     Returns:
         The version's folder.
@@ -62,7 +60,7 @@ def publish(
         ArtifactError: There is no artifact, or it is damaged.
     """
     model = load(artifact).model
-    if lineage is not None and lineage.digest != model["digest"]:
+    if lineage.digest != model["digest"]:
         raise RegistryError(f"{artifact}: its lineage is that of another model, {lineage.digest[:12]}")
     target = registry / arm / (version or str(model["version"]))
     check_kind(registry, bool(model.get("simulated", False)))
@@ -75,8 +73,7 @@ def publish(
         shutil.copytree(artifact, unfinished / "artifact")
         (unfinished / "model-store").mkdir()
         shutil.copyfile(archive, unfinished / "model-store" / f"{arm}.mar")
-        if lineage is not None:
-            lineage.write(unfinished)
+        lineage.write(unfinished)
         _make_read_only(unfinished)
     return target
 

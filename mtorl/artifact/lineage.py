@@ -1,6 +1,6 @@
 """Where a published model comes from: data, code, figures, the gate's report, and the models beside it.
 
-    lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))    # None: nobody has written it
+    lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
     lineage.write(unfinished)                                           # beside the artifact, before it is published
 
 `lineage.json` lies beside the artifact and not in it: an artifact's version follows from what it holds, and which other
@@ -138,17 +138,15 @@ class Lineage(StrictModel):
     """Which run made it."""
 
     @classmethod
-    def read(cls, version: Path) -> Lineage | None:
-        """That of a published version; None: it was published without one.
+    def read(cls, version: Path) -> Lineage:
+        """The lineage of a published version.
 
         Raises:
-            LineageError: There is one that can't be read, of a later release perhaps.
+            LineageError: It can't be read.
         """
         path = version / FILE
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
         except ValidationError as error:
             raise LineageError(f"{path}: {all_faults(error)}") from None
         except (OSError, UnicodeDecodeError) as error:

@@ -1,10 +1,8 @@
 """The versions that a registry holds, with what is known of each.
 
-    for version in versions(Path("registry")):
-        print(version.ref, version.published, version.lineage)
-    version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if one version begins with that
-
-What publishes nothing of its lineage, an earlier release or a hand, leaves what the artifact says of itself.
+for version in versions(Path("registry")):
+print(version.ref, version.published, version.lineage)
+version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if one version begins with that
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ class Version:
     Attributes:
         folder: Its folder.
         model: Content of the artifact's model.json.
-        lineage: Where it comes from; None: it is not known.
-        problem: Why the lineage can't be read; empty: it can, or there is none.
+        lineage: Where it comes from; None: it can't be read.
+        problem: Why it can't be read; empty: it can.
     """
 
     folder: Path
@@ -63,13 +61,8 @@ class Version:
 
     @property
     def published(self) -> datetime | None:
-        """When it was published, or at least when its model was trained; None: nothing says."""
-        if self.lineage is not None:
-            return self.lineage.published
-        try:
-            return datetime.fromisoformat(self.model["created"]).astimezone(UTC)
-        except (KeyError, TypeError, ValueError):
-            return None
+        """When it was published; None: its lineage can't be read."""
+        return None if self.lineage is None else self.lineage.published
 
     @property
     def is_first(self) -> bool:

@@ -30,7 +30,7 @@ def rows_of(known: Sequence[Version], needs: Needs, now: datetime) -> list[dict[
             "simulated": bool(version.model.get("simulated", False)),
             "gate": None if version.lineage is None else _gate(version.lineage),
             "metrics": _figures(version.lineage),
-            "lineage": "unreadable" if version.problem else "unknown" if version.lineage is None else "known",
+            "lineage": "unreadable" if version.problem else "known",
         }
         for version in known
     ]

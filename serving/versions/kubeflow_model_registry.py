@@ -47,8 +47,6 @@ def _register(version: Path, url: str) -> str:
     from model_registry import ModelRegistry
 
     lineage = Lineage.read(version)
-    if lineage is None:
-        raise ValueError(f"{version} has no lineage")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without a token the client warns, and asks nevertheless
         client = ModelRegistry(

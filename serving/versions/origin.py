@@ -1,7 +1,7 @@
 """The lineage of a challenger that is to be published, from what the steps before have left.
 
     origin = Origin(challenger, incumbent, evaluation, min_lift=0.0, source=content, settings={"epochs": 12})
-    publish(challenger, archive, registry, "challenger", lineage=origin.lineage())
+    publish(challenger, archive, registry, "challenger", origin.lineage())
 
 A first installation publishes the incumbent, too, which no gate has judged.
 """

@@ -15,7 +15,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mtorl.runtime.files import remove
@@ -31,33 +30,27 @@ _LOCK_SECONDS = 60.0
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
-def prune(
-    registry: Path, needs: Needs, keep: int = KEEP, days: float = 0.0, now: datetime | None = None
-) -> list[Version]:
+def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
     """Remove the versions that nothing needs; returns them. The registry is locked.
 
     Args:
         registry: Root of the registry.
         needs: Everything that is known to need a version.
         keep: Newest versions of each arm that stay in any case.
-        days: A version that was published within so many days stays, too.
-        now: The present, if not the clock's.
 
     Raises:
-        ValueError: `keep` is less than 1, or `days` is negative.
+        ValueError: `keep` is less than 1.
     """
-    if keep < 1 or days < 0:
-        raise ValueError(f"keep must be at least 1 and days not negative, got {keep} and {days:g}")
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
     _tidy(registry)
     known = versions(registry)
     needs = needs.with_rollbacks(known)
-    since = (now or datetime.now(UTC)) - timedelta(days=days)
     gone, seen = [], dict.fromkeys((version.arm for version in known), 0)
     for version in known:
         seen[version.arm] += 1
-        # Of one that does not say when it was published nobody knows that it is old.
-        old = version.published is not None and version.published <= since
-        if seen[version.arm] > keep and old and not needs.reasons(version):
+        # One whose lineage can't be read says neither its age nor its parents.
+        if seen[version.arm] > keep and version.lineage is not None and not needs.reasons(version):
             remove_version(version)
             gone.append(version)
     return gone

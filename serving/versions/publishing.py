@@ -37,7 +37,7 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
     """
     with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
-        return publish(Path(origin.challenger), archive, Path(registry), ARM, lineage=origin.lineage())
+        return publish(Path(origin.challenger), archive, Path(registry), ARM, origin.lineage())
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
@@ -60,7 +60,7 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
         if not was_there:
             lineage = origin.lineage() if own else origin.lineage_of_incumbent()
             with tempfile.TemporaryDirectory() as store, locked(Path(registry)):
-                publish(artifact, package(artifact, arm, Path(store)), Path(registry), arm, FIRST, lineage)
+                publish(artifact, package(artifact, arm, Path(store)), Path(registry), arm, lineage, FIRST)
         digest = str(published_digest(place))[:12]
         said.append(f"{place}: {'was there' if was_there else 'published'}, digest {digest}")
     if decision != "promote":

@@ -25,7 +25,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     root = tmp_path / "registry"
-    version(root, 0, "incumbent", "first")
+    version(root, 0, "incumbent", "first", lineage(0, gate=None))
     version(root, 1, known=lineage(1, parent=0))
     version(root, 2, known=lineage(2, parent=1))
     log = Log()
@@ -52,13 +52,13 @@ def test_the_list_says_what_serves_and_why_it_was_published(registry: Path) -> N
     assert [row["serves"] for row in rows.values()] == [False, True, False]
     assert rows[f"challenger/{NEW}"]["gate"]["decision"] == "promote"
     assert rows[f"challenger/{NEW}"]["metrics"]["lift"] == {"value": 0.1, "low": 0.05, "high": 0.15}
-    assert (rows["incumbent/first"]["gate"], rows["incumbent/first"]["lineage"]) == (None, "unknown")
+    assert (rows["incumbent/first"]["gate"], rows["incumbent/first"]["lineage"]) == (None, "known")
     assert found["sources"] == [f"the decision log {registry.parent / 'decision_log'}"]
     said = run("list", "--registry", registry).stdout
     (line,) = [line for line in said.splitlines() if NEW in line]
     assert [cell.strip() for cell in line.strip("│").split("│")][1] == "yes" and "0.100 [0.050, 0.150]" in line
     assert f"small {'da7a'}" in line, "what it was trained on"
-    assert "unknown" in next(line for line in said.splitlines() if "incumbent/first" in line)
+    assert "none" in next(line for line in said.splitlines() if "incumbent/first" in line)
 
 
 def test_a_version_is_shown_with_its_parents(registry: Path) -> None:
@@ -74,12 +74,11 @@ def test_a_version_is_shown_with_its_parents(registry: Path) -> None:
     assert "promote: better" in said and "0.7000 [0.6800, 0.7200]" in said
 
 
-def test_what_is_missing_is_said_to_be_unknown(registry: Path) -> None:
-    said = run("show", "incumbent/first", "--registry", registry).stdout
-    assert "parents unknown" in said and "unknown; trained 2026-01-01" in said
+def test_a_lineage_that_can_not_be_read_is_said(registry: Path) -> None:
     (registry / "challenger" / NEW / FILE).write_text("{")
     said = run("show", NEW, "--registry", registry).stdout
-    assert "its lineage can't be read" in said and "parents unknown" in said
+    assert "its lineage can't be read" in said and "parents unknown" in said and "unknown; trained 2026-01-02" in said
+    assert "unreadable" in next(line for line in run("list", "--registry", registry).stdout.splitlines() if NEW in line)
 
 
 def test_a_parent_that_is_gone_is_named_by_its_digest(registry: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import serving.deployment
 import serving.inference_services
 import serving.kubernetes_api
 from components.deploy import deploy
+from mtorl.artifact.artifact import load
+from mtorl.artifact.lineage import lineage_of
 from serving.deployment import DeployError, Patience
 from serving.registry import publish
 
@@ -20,7 +23,8 @@ from serving.registry import publish
 def test_a_published_version_is_rolled_out(
     challenger: Artifact, model_store: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = publish(Path(challenger.path), Path(model_store.path) / "challenger.mar", tmp_path, "challenger")
+    lineage = lineage_of(load(challenger.path).model, "simulator", datetime(2026, 1, 1, tzinfo=UTC))
+    folder = publish(Path(challenger.path), Path(model_store.path) / "challenger.mar", tmp_path, "challenger", lineage)
     monkeypatch.setattr(serving.kubernetes_api, "KubernetesApi", lambda retries: f"an API, {retries} retries")
     monkeypatch.setattr(serving.inference_services, "InferenceServices", lambda api: f"servers of {api}")
     asked: list[Any] = []

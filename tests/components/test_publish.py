@@ -75,7 +75,7 @@ def test_it_says_where_it_comes_from(
     run: Publish, challenger: Artifact, incumbent: Artifact, evaluation: Artifact
 ) -> None:
     found = Lineage.read(run(decisions="kept"))
-    assert found is not None and found.gate is not None
+    assert found.gate is not None
     assert found.digest == challenger.metadata["digest"]
     assert (found.gate.decision, found.gate.reason) == gate_from_file(evaluation.path, 0.01)
     (parent,) = found.parents

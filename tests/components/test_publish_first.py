@@ -32,7 +32,7 @@ def test_each_arm_has_one_and_keeps_it(
     assert digests == {"incumbent": incumbent.metadata["digest"], "challenger": wanted.metadata["digest"]}
     for arm, digest in digests.items():
         lineage = Lineage.read(tmp_path / arm / FIRST)
-        assert lineage is not None and (lineage.digest, lineage.run.id) == (digest, "17")
+        assert (lineage.digest, lineage.run.id) == (digest, "17")
         assert bool(lineage.gate) == bool(lineage.parents) == (digest == challenger.metadata["digest"])
     other = "reject" if decision == "promote" else "promote"
     again = published(other)

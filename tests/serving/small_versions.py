@@ -52,6 +52,5 @@ def version(
     (folder / "artifact" / "dataset.yaml").write_text("name: small\n")
     (folder / "artifact" / "model.json").write_text(json.dumps(content))
     (folder / "model-store" / f"{arm}.mar").write_text("archive")
-    if known is not None:
-        known.write(folder)
+    (known or lineage(number)).write(folder)
     return f"{arm}/{folder.name}"

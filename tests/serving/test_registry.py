@@ -16,6 +16,8 @@ from mtorl.artifact.lineage import FILE, Lineage, lineage_of
 from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
 from tests.serving.handler_fixtures import save_artifact
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -38,8 +40,14 @@ def changed(artifact: Any, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def put(artifact: Path, archive: Path, registry: Path, arm: str, version: str = "") -> Path:
+    """Publish with a lineage."""
+    model = json.loads((artifact / "model.json").read_text())
+    return publish(artifact, archive, registry, arm, lineage_of(model, "small", NOW), version)
+
+
 def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, archive: Path, tmp_path: Path) -> None:
-    place = publish(artifact.folder, archive, tmp_path / "registry", "challenger")
+    place = put(artifact.folder, archive, tmp_path / "registry", "challenger")
     assert place == tmp_path / "registry" / "challenger" / artifact.model["version"]
     assert published_digest(place) == artifact.digest
     assert (place / "model-store" / "challenger.mar").read_bytes() == b"archive"
@@ -50,22 +58,20 @@ def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, 
 def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
     artifact: Any, archive: Path, tmp_path: Path
 ) -> None:
-    registry, known = tmp_path / "registry", lineage_of(artifact.model, "small", datetime(2026, 1, 1, tzinfo=UTC))
+    registry, known = tmp_path / "registry", lineage_of(artifact.model, "small", NOW)
     with pytest.raises(RegistryError, match="its lineage is that of another model, 000000000000"):
-        publish(artifact.folder, archive, registry, "challenger", lineage=known.replace(digest="0" * 64))
+        publish(artifact.folder, archive, registry, "challenger", known.replace(digest="0" * 64))
     assert not registry.exists()
-    place = publish(artifact.folder, archive, registry, "challenger", lineage=known)
+    place = publish(artifact.folder, archive, registry, "challenger", known)
     assert Lineage.read(place) == known and stat.S_IMODE((place / FILE).stat().st_mode) == 0o440
-    publish(artifact.folder, archive, registry, "challenger", lineage=known.replace(settings={"seed": 8}))
+    publish(artifact.folder, archive, registry, "challenger", known.replace(settings={"seed": 8}))
     assert Lineage.read(place) == known, "a version is never changed"
-    place = publish(artifact.folder, archive, registry, "incumbent", FIRST)
-    assert Lineage.read(place) is None
 
 
 def test_publishing_again_changes_nothing(artifact: Any, archive: Path, tmp_path: Path) -> None:
-    place = publish(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST)
+    place = put(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST)
     written = (place / "artifact" / "model.json").stat().st_mtime_ns
-    assert publish(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST) == place
+    assert put(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST) == place
     assert (place / "artifact" / "model.json").stat().st_mtime_ns == written
 
 
@@ -75,7 +81,7 @@ def test_what_is_incomplete_is_no_version_and_is_replaced(
 ) -> None:
     """An empty folder, say, which a mount of a version that is not there has left."""
     registry = tmp_path / "registry"
-    place = publish(artifact.folder, archive, registry, "challenger")
+    place = put(artifact.folder, archive, registry, "challenger")
     if lacks == "everything":
         shutil.rmtree(place)
         place.mkdir()
@@ -85,16 +91,16 @@ def test_what_is_incomplete_is_no_version_and_is_replaced(
     else:
         (place / lacks).unlink()
     assert published_digest(place) is None
-    assert publish(artifact.folder, archive, registry, "challenger") == place
+    assert put(artifact.folder, archive, registry, "challenger") == place
     assert published_digest(place) == artifact.digest
 
 
 def test_a_version_is_never_given_another_model(artifact: Any, archive: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
-    publish(artifact.folder, archive, registry, "incumbent", FIRST)
+    put(artifact.folder, archive, registry, "incumbent", FIRST)
     other = changed(artifact, tmp_path / "other", git_revision="another")
     with pytest.raises(RegistryError, match="another model is published as this version"):
-        publish(other, archive, registry, "incumbent", FIRST)
+        put(other, archive, registry, "incumbent", FIRST)
     assert published_digest(registry / "incumbent" / FIRST) == artifact.digest
 
 
@@ -106,11 +112,11 @@ def test_models_of_simulated_data_and_of_a_real_log_do_not_mix(
     one = changed(artifact, tmp_path / "one", simulated=first_simulated)
     other = changed(artifact, tmp_path / "other", simulated=not first_simulated)
     with pytest.raises(FileNotFoundError):
-        publish(other, archive.with_name("missing.mar"), registry, "challenger")  # decides nothing
-    publish(one, archive, registry, "challenger")
+        put(other, archive.with_name("missing.mar"), registry, "challenger")  # decides nothing
+    put(one, archive, registry, "challenger")
     with pytest.raises(RegistryError, match="publish it to another registry"):
-        publish(other, archive, registry, "challenger")
-    publish(other, archive, tmp_path / "another registry", "challenger")
+        put(other, archive, registry, "challenger")
+    put(other, archive, tmp_path / "another registry", "challenger")
 
 
 def test_a_damaged_artifact_is_not_published(artifact: Any, archive: Path, tmp_path: Path) -> None:
@@ -118,12 +124,12 @@ def test_a_damaged_artifact_is_not_published(artifact: Any, archive: Path, tmp_p
     shutil.copytree(artifact.folder, damaged)
     (damaged / "network.onnx").write_bytes(b"")
     with pytest.raises(ArtifactError):
-        publish(damaged, archive, tmp_path / "registry", "challenger")
+        put(damaged, archive, tmp_path / "registry", "challenger")
     assert not list((tmp_path / "registry").glob("challenger/*"))
 
 
 def test_a_model_is_found_by_its_digest(artifact: Any, archive: Path, tmp_path: Path) -> None:
-    place = publish(artifact.folder, archive, tmp_path / "registry", "challenger", FIRST)
+    place = put(artifact.folder, archive, tmp_path / "registry", "challenger", FIRST)
     (tmp_path / "registry" / "challenger" / "empty").mkdir()
     shutil.copytree(place, place.with_name(".first.0123abcd"))  # what a process was killed at
     assert folder_of(tmp_path / "registry", artifact.digest) == place / "artifact"

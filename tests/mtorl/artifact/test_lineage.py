@@ -88,21 +88,19 @@ def test_what_nobody_says_is_null() -> None:
     assert (found.code.git_revision, found.code.package, found.data.source, found.data.collected) == (None,) * 4
 
 
-def test_a_version_without_one_has_none(tmp_path: Path) -> None:
-    assert Lineage.read(tmp_path) is None
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("", "cannot be read"),
         ("{", "Invalid JSON"),
         (known().model_dump_json().replace('"schema_version":1', '"schema_version":2'), "2 is not one of 1"),
         (known().model_dump_json().replace('"package"', '"packages"'), "unknown field 'packages'"),
     ],
-    ids=["no JSON", "of a later release", "another field"],
+    ids=["missing", "no JSON", "of a later release", "another field"],
 )
 def test_one_that_can_not_be_read_says_so(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / FILE).write_text(text)
+    if text:
+        (tmp_path / FILE).write_text(text)
     with pytest.raises(LineageError, match=says) as error:
         Lineage.read(tmp_path)
     assert str(tmp_path / FILE) in str(error.value)
