@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -91,10 +90,8 @@ def router(
         budget["amount"] = 1e6  # a decision without money left is a cheaper one
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
-        if on_redis:
-            os.environ["MTORL_LEDGER"] = running.enter_context(ledger_redis(scratch))
-            running.callback(os.environ.pop, "MTORL_LEDGER")
-        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, runtime=runtime))
+        ledger = running.enter_context(ledger_redis(scratch)) if on_redis else None
+        stack = running.enter_context(LocalStack(copy, deadline_ms=50.0, runtime=runtime, ledger=ledger))
         parts = stack.pids
         yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)
 

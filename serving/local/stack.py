@@ -78,6 +78,7 @@ class LocalStack:
         models_port: Port of the run's models there, likewise.
         runtime: What serves the models: "torchserve", or "predictor", which has no Java and, if no port is asked for,
             answers on a Unix socket.
+        ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
             longer than a cluster's.
     """
@@ -90,6 +91,7 @@ class LocalStack:
         router_port: int = 0,
         models_port: int = 0,
         runtime: Runtime = "torchserve",
+        ledger: str | None = None,
         deadline_ms: float = 500.0,
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
@@ -101,6 +103,7 @@ class LocalStack:
         self.models = server(self._store, self.serving / runtime, port=models_port)
         self.url = ""
         self._router_port = router_port
+        self._ledger = ledger or str(self.serving / "ledger.sqlite")
         self._deadline_ms = deadline_ms
         self._router: ChildProcess | None = None
         self._lock: int | None = None
@@ -234,7 +237,7 @@ class LocalStack:
                 "experiment": str(self.experiment),
                 "feature_repo": str(self.run_dir / "features"),
                 "feature_service": model["feature_service"],
-                "ledger": str(self.serving / "ledger.sqlite"),
+                "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
                 "sink": str(self.serving / "log"),
                 "dataset": str(artifact / "dataset.yaml"),

@@ -13,9 +13,8 @@ sink: http://collector/events    # where the log is shipped to, or a folder for 
 tracing: {endpoint: "http://otel-collector:4318", share: 0.01}     # traces of requests; see tracing.py
 ```
 
-The environment variables MTORL_LEDGER, MTORL_SINK and MTORL_OPERATOR replace `ledger`, `sink` and `operator`;
-MTORL_TRACING replaces the endpoint of `tracing`, and switches it on where it is off; K_SINK, which Knative sets, comes
-before both forms of `sink`. All settings, with their types: docs/schemas/router-settings.json.
+The environment variable MTORL_TRACING replaces the endpoint of `tracing`, and switches it on where it is off; K_SINK,
+which Knative sets, comes before `sink`. All settings, with their types: docs/schemas/router-settings.json.
 """
 
 from __future__ import annotations
@@ -177,14 +176,9 @@ class RouterSettings(StrictModel):
         """
         path = Path(path)
         data = read_yaml(path, "the router's settings", SettingsError)
-        if isinstance(data, Mapping):
-            from_environment = {
-                name: os.environ.get(f"MTORL_{name.upper()}") for name in ("ledger", "sink", "operator")
-            }
-            data = {**data, **{name: value for name, value in from_environment.items() if value}}
-            if endpoint := os.environ.get("MTORL_TRACING"):
-                given = data.get("tracing") or {}
-                data["tracing"] = {**given, "endpoint": endpoint} if isinstance(given, Mapping) else given
+        if isinstance(data, Mapping) and (endpoint := os.environ.get("MTORL_TRACING")):
+            given = data.get("tracing") or {}
+            data = {**data, "tracing": {**given, "endpoint": endpoint} if isinstance(given, Mapping) else given}
         try:
             return validated(cls, data, SettingsError, path.parent)
         except SettingsError as error:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from serving.decision_log import Spool
-from serving.ledger import Ledger, open_ledger
+from serving.ledger import open_ledger
 from serving.local.ports import free_ports
 from serving.local.stack import LocalStack
 from tests.redis_server import redis_server
@@ -102,8 +102,9 @@ def workers(stack: LocalStack) -> list[psutil.Process]:
     return [p for p in found if any("model_service_worker" in part for part in p.cmdline())]
 
 
-def check_books(ledger: Ledger, run: Path, traffic: Traffic) -> None:
+def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
     """What the ledger says is what the log says, and what callers were told."""
+    ledger = open_ledger(where or str(run / "serving" / "ledger.sqlite"), 5.0)
     with ExitStack() as stack:
         spool = Spool(run / "serving" / "spool")
         stack.callback(spool.close)
@@ -125,10 +126,10 @@ def check_books(ledger: Ledger, run: Path, traffic: Traffic) -> None:
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Where the ledger is; with Redis, a way to kill it and bring it back."""
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """URL of the ledger, and a way to kill it and bring it back; None, None: it is the file of the run."""
     if request.param == "sqlite":
-        yield str(tmp_path / "run" / "serving" / "ledger.sqlite"), None
+        yield None, None
         return
     (port,) = free_ports(1)
     (tmp_path / "redis").mkdir()
@@ -147,7 +148,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
     start()
     url = f"redis://127.0.0.1:{port}/0?name=faults"
-    monkeypatch.setenv("MTORL_LEDGER", url)
     yield url, restart
     running.close()
 
@@ -165,7 +165,7 @@ def test_parts_that_are_killed_cost_no_answer_and_no_money(
 ) -> None:
     where, restart_redis = store
     run = small_run(tmp_path)
-    with LocalStack(run) as stack, Traffic(stack.url, run) as traffic:
+    with LocalStack(run, ledger=where) as stack, Traffic(stack.url, run) as traffic:
         time.sleep(3)
         for worker in workers(stack):
             os.kill(worker.pid, signal.SIGKILL)  # TorchServe starts them again
@@ -179,8 +179,7 @@ def test_parts_that_are_killed_cost_no_answer_and_no_money(
     assert set(traffic.statuses) <= {200, 429, 503}, traffic.statuses
     assert traffic.statuses[429] < 0.2 * traffic.statuses[200], traffic.statuses
     assert sum(traffic.reasons.values()) > 100 and traffic.reasons[None] > 50
-    ledger = open_ledger(where, 5.0)
-    check_books(ledger, run, traffic)
+    check_books(where, run, traffic)
 
 
 def test_a_killed_router_owes_nothing_and_repeats_its_answers(
@@ -190,7 +189,7 @@ def test_a_killed_router_owes_nothing_and_repeats_its_answers(
     run = small_run(tmp_path)
     (port,) = free_ports(1)
     with ExitStack() as first:
-        stack = LocalStack(run, router_port=port)
+        stack = LocalStack(run, router_port=port, ledger=where)
         stack.start()
         first.callback(stack.stop)
         with Traffic(stack.url, run) as traffic:
@@ -201,4 +200,4 @@ def test_a_killed_router_owes_nothing_and_repeats_its_answers(
             stack.start()
             answered = traffic.statuses[200]
             assert wait_for(lambda: traffic.statuses[200] > answered + 50, 240)
-    check_books(open_ledger(where, 5.0), run, traffic)
+    check_books(where, run, traffic)

@@ -25,7 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 @pytest.fixture(autouse=True)
 def no_knative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("K_SINK", raising=False)
-    monkeypatch.delenv("MTORL_SINK", raising=False)
 
 
 def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,8 +39,6 @@ def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(parquet, ParquetSink) and parquet.folder == tmp_path / "log"
     assert isinstance(web, HttpSink) and web.url == "https://collector/events" and web.largest > 1
     assert web.source == "/mtorl/router/ads"
-    monkeypatch.setenv("MTORL_SINK", "http://feed/")
-    assert sink(sink="log").url == "http://feed/"
     monkeypatch.setenv("K_SINK", "http://broker")
     bound = sink(sink="log")
     assert isinstance(bound, HttpSink) and (bound.url, bound.largest) == ("http://broker", 1)
