@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 HELD, HARM = 4, 5
-"""Of `mtorl experiment status`, `watch --once` and `verdict`."""
+"""Of `mtorl experiment status` and `verdict`."""
 
 _signalled = False
 

@@ -18,12 +18,8 @@
     mtorl materialize                          what the CronJob of manifests/ calls
     mtorl feed                                 the decision log's events into Feast's online store
     mtorl arm check URL                        whether an endpoint of your own can be an arm
-    mtorl experiment init|check|plan|shadow|exploration|verdict
-                                               its file; how large it must be; what challengers would do; what
-                                               exploring would cost and teach; what came of it
-    mtorl experiment watch|report|web          what is known of it: in the terminal, as a page, as a served page
-    mtorl experiment start|run|status|ramp|kill|resume|stop|promote|rollback
-                                               through its stages, by itself or by hand
+    mtorl experiment init|check|plan           its file; who gets what; how large it must be, what exploring costs
+    mtorl experiment run|move|status|verdict   through its stages with a page, by hand; what is known of it
     mtorl monitor check|status|export|accept   has anything moved, does it do harm, what does it cost
 
 `mtorl COMMAND -h` says more. `mtorl --install-completion` lets the shell complete commands, options and data sets.
@@ -41,7 +37,6 @@ from cli import (
     benchmark,
     cluster,
     data,
-    experiment_views,
     ledger,
     model,
     model_versions,
@@ -51,6 +46,7 @@ from cli import (
     search,
 )
 from cli.commands import CommandGroup
+from cli.experiment.app import app as experiment
 from mtorl import __version__
 
 # Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
@@ -66,7 +62,7 @@ app.add_typer(search.app)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(cluster.app)
 app.add_typer(arm.app, name="arm")
-app.add_typer(experiment_views.app, name="experiment")
+app.add_typer(experiment, name="experiment")
 app.add_typer(model_versions.app, name="model")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(monitor.app, name="monitor")

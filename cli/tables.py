@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     from features.forget.places import Report
     from features.ingest.ingest import IngestReport
     from features.sequences.manifest import Manifest
-    from monitoring.experiments.document import Newest
-    from monitoring.verdict.long_term import LongTerm
-    from monitoring.verdict.segments import Segments
-    from mtorl.evaluation.exploration_plan import ExplorationPlan
-    from mtorl.evaluation.shadow import ShadowReport
     from serving.decision_log.forget import SpoolWithout
 
 
 def print_summary(run: Path, root: Path) -> None:
     """Print the figures of a run that people look for first, and where the report is."""
     summary = json.loads((run / "summary.json").read_text())
-    table = _titled(f"{summary['dataset']}: {summary['rows']:,} touchpoints of {summary['users']:,} users")
+    table = titled(f"{summary['dataset']}: {summary['rows']:,} touchpoints of {summary['users']:,} users")
     table.add_column("what")
     table.add_column("result")
     for name, value in _summary_lines(summary):
@@ -48,179 +43,12 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     caveat = f"; not evaluable: {journeys['not_evaluable']}" if journeys["not_evaluable"] else ""
     console.print(
         f"its decision rule over the first {steps} steps, gain per journey (self-normalised, per decision): "
-        f"{_with_interval(journeys['estimates']['snpdis'], 'value')}, as logged {journeys['logged']:.4f}, "
+        f"{with_interval(journeys['estimates']['snpdis'], 'value')}, as logged {journeys['logged']:.4f}, "
         f"ESS {journeys['ess_share'][-1]:.2f}{caveat}",
         highlight=False,
     )
     if figures["budget"]:
         console.print(_budget_curve(figures["budget"]))
-
-
-def print_shadow(report: ShadowReport) -> None:
-    """Print what a challenger would have done, and by segment, if segments were asked for."""
-    from mtorl.evaluation.shadow import in_words
-
-    console = Console()
-    for line in in_words(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for column, segments in report["segments"].items():
-        table = _titled(f"by {column}")
-        for name in (column, "decisions", "same action", "gain per decision, difference"):
-            table.add_column(name)
-        for segment in segments:
-            agreement, value = segment["agreement"], segment["value"]
-            table.add_row(
-                "unknown" if segment["segment"] is None else segment["segment"],
-                f"{segment['decisions']:,}",
-                f"{agreement['same_action']:.1%}",
-                _with_interval(dict(value), "difference", "+", 4) if value else "not known",
-            )
-        console.print(table)
-        if smaller := report["decisions"] - sum(segment["decisions"] for segment in segments):
-            console.print(f"{smaller:,} decisions are of smaller segments", highlight=False)
-
-
-def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
-    """Print what exploring would cost and teach; in days, if it is known how many decisions there are in one."""
-    from mtorl.evaluation.exploration_plan import in_words
-
-    console = Console()
-    for line in in_words(plan):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = _titled(f"what exploring costs, and when a difference of {plan.lift:.0%} is told")
-    per, told = ("a day", "told after, days") if decisions_a_day else ("per 1,000 decisions", "told after, decisions")
-    for name in ("scope", "share", f"gain lost {per}", "of the gain", "never made", "left to forecasts", told):
-        table.add_column(name)
-    for option in plan.options:
-        told_after = option.told_after if option.judged else None
-        after = "never" if told_after is None else f"{told_after / (decisions_a_day or 1):,.0f}"
-        table.add_row(
-            option.scope if option.share else "none",
-            f"{option.share:.0%}",
-            f"{option.cost * (decisions_a_day or 1000):,.2f}",
-            f"{option.cost_share:.1%}",
-            f"{option.impossible:.0%}",
-            f"{option.forecast - option.impossible:.0%}",
-            after,
-        )
-    console.print(table)
-
-
-def print_plan(plan: dict[str, Any]) -> None:
-    """Print what an experiment needs."""
-    seen, adjustment = plan["seen"], plan["adjustment"]
-    after = f" after the {_span(seen['past_days'])} of their past" if seen["past_days"] else ""
-    lines = [
-        f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}{after}, {seen['decisions']:,} "
-        f"decisions, {seen['value']:.4g} {seen['unit']}",
-        f"to find {plan['effect']:+.1%} with a share of {plan['share']:.0%}, looked at whenever people like, takes "
-        f"about {plan['users']:,} users",
-        f"which found it in {plan['power']:.0%} of {plan['runs']:,} experiments that were played",
-        f"decisions of these users: {plan['decisions']:,.0f}, for {plan['cost']:,.2f} at the incumbent's cost",
-    ]
-    days = plan["days"]
-    lines.append(
-        "days: not known from less than a day; say --users-a-day"
-        if days is None
-        else f"days at the last stage: {days:,.2f}"
-    )
-    if adjustment is not None:
-        lines.append(_what_covariates_bring(adjustment))
-    for line in lines:
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _span(days: float) -> str:
-    """A time in the unit that tells it."""
-    if days >= 1:
-        return f"{days:.2f} days"
-    return f"{24 * days:.1f} hours" if 24 * days >= 1 else f"{1440 * days:.0f} minutes"
-
-
-def _what_covariates_bring(adjustment: dict[str, Any]) -> str:
-    names, without = ", ".join(adjustment["covariates"]), adjustment["without"]
-    takes = "more users than anybody waits for"
-    if without is not None:
-        days = "" if without["days"] is None else f" and {without['days']:,.2f} days"
-        takes = f"about {without['users']:,} users{days}"
-    return (
-        f"that counts on covariates ({names}), which are known of {adjustment['users_share']:.0%} of these users and "
-        f"explain {adjustment['explained']:.0%} of the variance; without them it takes {takes}"
-    )
-
-
-def print_verdict(verdict: dict[str, Any]) -> None:
-    """Print a verdict, and the arms that it compares."""
-    from monitoring.plain_words import moved, named_in, of_arms
-
-    console = Console()
-    console.print(
-        f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    several = len(verdict["challengers"]) > 1
-    for name, one in verdict["challengers"].items():
-        if several:
-            console.print(f"{name}: {one['verdict']}: {one['reason']}", highlight=False, markup=False, soft_wrap=True)
-        if one["lift"] is not None:
-            lift = f"{named_in(verdict['metric'], verdict['units'])}: {_with_interval(one, 'lift', '+', 4)}"
-            whose = f"lift of {name}" if several else "lift"
-            console.print(f"{whose}, {lift}", highlight=False, markup=False, soft_wrap=True)
-    table = Table()
-    metrics = of_arms(verdict)[:2]
-    for name in ("arm", "users", "decisions", "exposures", *(label for _, label in metrics)):
-        table.add_column(name)
-    for name, arm in verdict["arms"].items():
-        counts = (f"{arm[key]:,}" for key in ("users", "decisions", "exposures"))
-        means = (arm["metrics"][metric] for metric, _ in metrics)
-        table.add_row(name, *counts, *("-" if mean is None else f"{mean:.4f}" for mean in means))
-    console.print(table)
-    if said := moved(verdict["moved_users"]):
-        console.print(f"{verdict['users']:,} users in all: {said}", highlight=False, soft_wrap=True)
-    for reason, count in verdict["left_out"].items():
-        console.print(f"left out, {reason}: {count:,}", highlight=False)
-    for heavy in verdict["heavy_users"]:
-        said = f"{heavy['user']!r} makes {heavy['share']:.0%} of the decisions of {heavy['arm']}"
-        console.print(f"heavy user: {said}", highlight=False, markup=False, soft_wrap=True)
-    if long_term := verdict.get("long_term"):
-        console.print(said_of_long_term(long_term), highlight=False, markup=False, soft_wrap=True)
-    if segments := verdict.get("segments"):
-        _print_segments(console, segments, verdict["alpha"])
-
-
-def said_of_long_term(found: LongTerm) -> str:
-    """What a promotion has brought, in a sentence."""
-    who = f"{found['users']['incumbent']:,} users, {found['users']['holdout']:,} held out"
-    return f"since the promotion ({who}): {found['words']}"
-
-
-def said_of_newest(newest: Newest) -> str:
-    """How old the newest decision in a log is, in a sentence."""
-    from monitoring.plain_words import duration
-
-    return newest["silence"] or f"the newest decision in the log is {duration(newest['age_seconds'])} old"
-
-
-def _print_segments(console: Console, segments: Segments, alpha: float) -> None:
-    for column, lifts in segments["lifts"].items():
-        table = _titled(f"by {column}, no part of the verdict")
-        for name in (column, "arm", "users", "decisions", "lift per decision"):
-            table.add_column(name)
-        for lift in lifts:
-            segment = "unknown" if lift["segment"] is None else lift["segment"]
-            what = _with_interval(dict(lift), "lift", "+", 4) if lift["lift_ci"] else "not known yet"
-            table.add_row(segment, lift["challenger"], f"{lift['users']:,}", f"{lift['decisions']:,}", what)
-        console.print(table)
-        if smaller := segments["smaller"][column]:
-            console.print(f"{smaller:,} decisions are of smaller segments", highlight=False)
-    console.print(
-        f"all of these intervals hold together with {1 - alpha:.0%} however often you look, which makes each of them "
-        f"wide ({segments['confidence']:.2%}); naming other columns tomorrow is another chance to be misled",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
@@ -326,8 +154,8 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     offline, gate, serving = summary["offline"], summary["gate"], summary["serving"]
     experiment = summary["experiment"]
     lines = [
-        ("reward AUC, unseen users", _with_interval(offline, "reward_auc")),
-        ("channel accuracy, unseen users", _with_interval(offline, "action_accuracy")),
+        ("reward AUC, unseen users", with_interval(offline, "reward_auc")),
+        ("channel accuracy, unseen users", with_interval(offline, "action_accuracy")),
         ("gate", f"{gate['decision']}: {gate['reason']}"),
         ("decisions", f"{serving['decisions']:,}, {serving['errors']} errors, {serving['fallbacks']} fallbacks"),
         *_refused(serving),
@@ -342,7 +170,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             f"lift, {named_in(experiment['metric'], experiment['units'])}",
-            _with_interval(experiment, "lift", sign="+", places=4),
+            with_interval(experiment, "lift", sign="+", places=4),
         ),
         ("true lift (simulator)", f"{experiment['true_lift']:+.4f}")
         if experiment["true_lift"] is not None
@@ -404,24 +232,24 @@ def _heads(figures: dict[str, Any]) -> Table:
     left_out = f", {data['left_out_users']:,} training users left out" if data["left_out_users"] else ""
     rows = f"{data['rows']:,} touchpoints of {data['users']:,} users{left_out}"
     others = list(compared["differences"])
-    table = _titled(f"{figures['artifact']['name']} on {rows}")
+    table = titled(f"{figures['artifact']['name']} on {rows}")
     for column in ("what", *compared["metrics"], *(f"{name} less {compared['yardstick']}" for name in others)):
         table.add_column(column)
     for metric in (name for name in compared["metrics"]["model"] if not name.endswith("_ci")):
-        cells = [_with_interval(values, metric) for values in compared["metrics"].values()]
-        cells += [_with_interval(compared["differences"][name], metric, sign="+") for name in others]
+        cells = [with_interval(values, metric) for values in compared["metrics"].values()]
+        cells += [with_interval(compared["differences"][name], metric, sign="+") for name in others]
         table.add_row(metric.replace("_", " "), *cells)
     return table
 
 
 def _policy_values(values: dict[str, Any]) -> Table:
-    table = _titled("value of its policies, gain per row")
+    table = titled("value of its policies, gain per row")
     for column in ("policy", "as logged", "IPS", "SNIPS", "DR", "DR less logged", "ESS", "overlap", ""):
         table.add_column(column)
     for name, value in values.items():
         doubly_robust = value["estimates"]["dr"]
-        cells = [_with_interval(value["estimates"][estimate], "value") for estimate in ("ips", "snips", "dr")]
-        cells.append(_with_interval(doubly_robust, "lift", sign="+"))
+        cells = [with_interval(value["estimates"][estimate], "value") for estimate in ("ips", "snips", "dr")]
+        cells.append(with_interval(doubly_robust, "lift", sign="+"))
         caveat = f"not evaluable: {value['not_evaluable']}" if value["not_evaluable"] else ""
         weights = [f"{value['importance_weights'][figure]:.2f}" for figure in ("ess_share", "overlap")]
         table.add_row(name, f"{value['logged']:.4f}", *cells, *weights, caveat)
@@ -433,22 +261,24 @@ def _share(share: float | None) -> str:
 
 
 def _budget_curve(budget: dict[str, Any]) -> Table:
-    table = _titled("share of all gain that a share of the spend buys")
+    table = titled("share of all gain that a share of the spend buys")
     rules = ("cheapest", "predicted_gain", "random", "oracle")
     for column in ("budget", *(f"{name}, gain / cost" for name in budget), *rules):
         table.add_column(column.replace("_", " "))
     for i, row in enumerate(budget["model"]):
-        cells = [_with_interval(rows[i], "mtorl", places=3) for rows in budget.values()]
+        cells = [with_interval(rows[i], "mtorl", places=3) for rows in budget.values()]
         others = ("-" if row[rule] is None else f"{row[rule]:.3f}" for rule in rules)
         table.add_row(f"{100 * row['share']:g} %", *cells, *others)
     return table
 
 
-def _titled(title: str) -> Table:
+def titled(title: str) -> Table:
+    """A table with its title on the left."""
     return Table(title=title, title_justify="left")
 
 
-def _with_interval(figures: dict[str, Any], name: str, sign: str = "", places: int = 3) -> str:
+def with_interval(figures: dict[str, Any], name: str, sign: str = "", places: int = 3) -> str:
+    """A figure with its interval, `NAME` and `NAME_ci`."""
     if figures.get(name) is None or figures.get(f"{name}_ci") is None:
         return "not defined"
     form = f"{sign}.{places}f"

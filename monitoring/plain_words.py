@@ -20,6 +20,12 @@ GATES = {
     "promote": ("The gate let the challenger into the experiment", "good"),
     "reject": ("The gate refused the challenger", "alarm"),
 }
+GUARDRAILS = {
+    "breached": ("Breached", "alarm"),
+    "open": ("Not known yet", "open"),
+    "held": ("Held", "good"),
+}
+"""States of a guardrail, the worst first."""
 METRICS = {
     "action_accuracy": "Action accuracy",
     "action_auc": "Action AUC",
@@ -47,6 +53,21 @@ LEFT_OUT = {
     "switched_off": "of a budget's day or hour in which the kill switch was used",
 }
 """Why decisions do not count in a verdict."""
+
+
+def verdict(token: Any) -> tuple[str, str]:
+    """A verdict in words, and its tone; one that has no words is itself."""
+    return VERDICTS.get(str(token), (str(token), "open"))
+
+
+def gate(token: Any) -> tuple[str, str]:
+    """The gate's decision, likewise."""
+    return GATES.get(str(token), (str(token), "open"))
+
+
+def confidence(verdict: Mapping[str, Any]) -> str:
+    """How sure the always-valid intervals of a verdict are."""
+    return f"{100 * verdict.get('confidence', 0.95):.4g} %"
 
 
 def hours_or_minutes(hours: float, needed: float) -> str:

@@ -67,12 +67,10 @@ def _page(run_dir: Path) -> Json:
 def _headline(experiment: Json, gate: Json) -> Json:
     """The one sentence on top: the verdict if there is one, else the gate's."""
     if experiment.get("verdict"):
-        token = str(experiment["verdict"])
-        words, tone = plain_words.VERDICTS.get(token, (token, "open"))
+        words, tone = plain_words.verdict(experiment["verdict"])
         return {"words": words, "tone": tone, "reason": experiment.get("reason")}
     if gate.get("decision"):
-        token = str(gate["decision"])
-        words, tone = plain_words.GATES.get(token, (token, "open"))
+        words, tone = plain_words.gate(gate["decision"])
         return {"words": words, "tone": tone, "reason": gate.get("reason")}
     return {"words": "No experiment in this run", "tone": "open", "reason": None}
 
@@ -112,7 +110,7 @@ def _gate(gate: Json) -> Json | None:
     """The gate's decision, its values for the chart, and how far to trust them."""
     if not gate:
         return None
-    words, tone = plain_words.GATES.get(str(gate.get("decision")), (str(gate.get("decision")), "open"))
+    words, tone = plain_words.gate(gate.get("decision"))
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [
         (arm, gate[arm], gate.get(f"{arm}_ci"), colour)
@@ -143,16 +141,18 @@ def _experiment(experiment: Json, primary: str) -> Json | None:
     if not experiment:
         return None
     page = dict(experiment)
-    page["words"], page["tone"] = plain_words.VERDICTS.get(
-        str(experiment.get("verdict")), (str(experiment.get("verdict")), "open")
-    )
+    page["words"], page["tone"] = plain_words.verdict(experiment.get("verdict"))
+    page["guardrails"] = [
+        {**check, "words": plain_words.GUARDRAILS[check["state"]][0], "tone": plain_words.GUARDRAILS[check["state"]][1]}
+        for check in experiment.get("guardrails") or ()
+    ]
     arms = experiment.get("arms") or {}
     page["arms"] = [
         {"arm": name, **arm, "exposed": _share(arm, "exposures", "decisions")} for name, arm in arms.items()
     ]
     page["of_arms"] = plain_words.of_arms(experiment) if "units" in experiment else []
     page["moved"] = plain_words.moved(experiment.get("moved_users") or 0)
-    page["confidence"] = f"{100 * experiment.get('confidence', 0.95):.3g} %"
+    page["confidence"] = plain_words.confidence(experiment)
     page["chart"] = charts.lift(experiment, primary) if _has_interval(experiment) else None
     series = [row for row in experiment.get("series") or [] if row.get("lo") is not None]
     page["series_chart"] = charts.lift_series(series, experiment.get("true_lift"), primary) if len(series) > 1 else None

@@ -1,6 +1,6 @@
 """Everything known of an experiment, as one JSON-ready document: the fields of `view.experiment_view`.
 
-Whoever shows an experiment (the page, `mtorl experiment watch`, `--json`, the gauges, an operator) reads this and
+Whoever shows an experiment (the page, `mtorl experiment status`, the gauges, the operator) reads this and
 nothing else. Times are ISO times in UTC, shares are between 0 and 1, money is in currency units; what is not known is
 null. The salt is not in it: who knows it can tell every user's arm.
 """

@@ -1,7 +1,7 @@
 """The facts of experiments as Prometheus gauges, from the same documents as the page.
 
     REGISTRY.register(ExperimentCollector(lambda: views))        # beside other metrics
-    text = exposition(views)                                     # or alone, as `mtorl experiment web` serves them
+    text = exposition(views)                                     # or alone, as `/metrics` of the page
 
 Labels are names of experiments, arms, metrics, stages and verdicts: what files name, never a user or a campaign. What
 is not known has no series, so that an alert on it does not fire on a zero.

@@ -27,7 +27,6 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-_STATES = {"breached": "alarm", "held": "good", "open": "open"}
 _COLOURS = 8
 """How many channels have a colour of their own in the style sheet."""
 
@@ -89,7 +88,7 @@ def _experiment(view: View, anchor: str) -> Json:
         "tiles": _tiles(view, verdict),
         "needs": [_need(need) for need in view["next"]["needs"]],
         "effects": _effects(challengers),
-        "confidence": f"{100 * verdict.get('confidence', 0.95):.4g} %",
+        "confidence": plain_words.confidence(verdict),
         "chart": effect_chart(verdict.get("series") or []),
         "several": len(challengers) > 1,
         "judged": any("significant" in lift for found in challengers.values() for lift in _values(found, "secondary")),
@@ -126,7 +125,7 @@ def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
         said = ci if ci != words.ABSENT else "too few users for an interval"
         void = verdict.get("verdict") == "srm"
         named = plain_words.named(view["plan"]["metrics"]["primary"], view["unit"])
-        tone = "void" if void else _verdict(verdict)[1]
+        tone = "void" if void else plain_words.verdict(verdict["verdict"])[1]
         label = "void: users are not split as configured" if void else f"{named}{of}"
         tiles.append({"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone})
     if users:
@@ -152,11 +151,11 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
     checks = [check["state"] for found in verdict["challengers"].values() for check in found.get("guardrails") or []]
     if not checks:
         return []
-    worst = next(state for state in ("breached", "open", "held") if state in checks)
-    value = {"breached": "Breached", "open": "Not known yet", "held": "Held"}[worst]
+    states = [state for state in plain_words.GUARDRAILS if state in checks]
+    value, tone = plain_words.GUARDRAILS[states[0]]
     label = words.noun(len(checks), "guardrail", "guardrails")
-    said = ", ".join(f"{checks.count(state)} {state}" for state in _STATES if state in checks)
-    return [{"value": value, "label": label, "said": said, "tone": _STATES[worst]}]
+    said = ", ".join(f"{checks.count(state)} {state}" for state in states)
+    return [{"value": value, "label": label, "said": said, "tone": tone}]
 
 
 def _srm(verdict: Mapping[str, Any]) -> Json:
@@ -193,7 +192,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
     span = domain([found.get("lift_ci") for found in challengers.values()], 0.0)
     rows = []
     for name, found in challengers.items():
-        said, tone = _verdict(found)
+        said, tone = plain_words.verdict(found["verdict"])
         lift = found.get("lift")
         drawn = track(found.get("lift_ci"), lift, span)
         rows.append({**found, "name": name, "words": said, "tone": tone, "track": drawn})
@@ -204,7 +203,13 @@ def _guardrail(challenger: str, check: Json) -> Json:
     interval = [check.get("lower"), check.get("upper")]
     span = domain([interval], 0.0, check["margin"])
     drawn = track(interval, check.get("harm"), span, check["margin"])
-    return {**check, "challenger": challenger, "interval": interval, "tone": _STATES[check["state"]], "track": drawn}
+    return {
+        **check,
+        "challenger": challenger,
+        "interval": interval,
+        "tone": plain_words.GUARDRAILS[check["state"]][1],
+        "track": drawn,
+    }
 
 
 def _secondary(challenger: str, name: str, lift: Json) -> Json:
@@ -279,12 +284,6 @@ def _segments(segments: Json | None) -> list[Json]:
 
 def _values(found: Mapping[str, Any], name: str) -> list[Any]:
     return list((found.get(name) or {}).values())
-
-
-def _verdict(found: Mapping[str, Any]) -> tuple[str, str]:
-    """A verdict's words and tone; one of a later version is itself."""
-    token = str(found.get("verdict"))
-    return plain_words.VERDICTS.get(token, (token, "open"))
 
 
 def _known(value: Any) -> TypeGuard[float]:

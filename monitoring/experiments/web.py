@@ -1,6 +1,6 @@
-"""Serves the page of experiments: read only, and from what was looked at last, so that nobody's look waits.
+"""Serves the page of experiments, on a laptop and in the operator: read only, from what was looked at last.
 
-    with Watcher(look, every=30) as watcher, serving(watcher, "127.0.0.1", 8088) as url:
+    with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url:
         ...
 
 | path | what |
@@ -8,166 +8,130 @@
 | / | the page |
 | /experiments.json | the documents |
 | /metrics | Prometheus gauges |
-| /healthz | whether the last look is not too old |
 
-Whoever reaches the port can read all of it: it is for one's own machine, or behind something that knows who asks.
+Each client that reaches the port can read all of it: it is for one's own machine, or behind something that knows who
+asks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
-from types import TracebackType
-from typing import Any
 
-from typing_extensions import override
+from aiohttp import web
 
 from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 
-_LATE = 10.0  # looks that may be missing before health says so
-_REFRESH = 5.0  # seconds after which a page asks again: it costs nothing but the page
+_REFRESH = 5.0  # seconds after which an open page asks again: it costs nothing but the page
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Server": "mtorl",
+}
 _log = logging.getLogger(__name__)
 
 
-class Watcher:
-    """Looks again and again, in a thread of its own, and keeps what was found.
+class Unavailable(Exception):
+    """There is nothing to show now; the message says why."""
+
+
+def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], bool] | None = None) -> web.Application:
+    """The application, to which others may add routes.
 
     Args:
-        look: Gives the documents; may take minutes. What it raises is logged, and the last documents stay.
-        every: Seconds between two looks.
+        views: Gives the documents, without a look at a log; raises `Unavailable`.
+        host: Address that it listens at. At one of this machine alone, requests under another name are refused.
+        leads: Whether the operator that serves it is the leader: two of them would count each experiment twice.
+            None: it is no operator.
     """
+    pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, other requests do not wait
 
-    def __init__(self, look: Callable[[], Sequence[View]], every: float) -> None:
-        self.every = every
-        self._look = look
-        self._views: Sequence[View] = ()
-        self._at = time.monotonic()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="experiments")
+    async def made(make: Callable[[], str | bytes], kind: str) -> web.Response:
+        try:
+            text = await asyncio.get_running_loop().run_in_executor(pages, make)
+        except Unavailable as error:
+            raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
+        except Exception as error:  # a fault of ours
+            _log.exception("a page can't be made")
+            words = f"this can't be shown, and the server's log says why: {type(error).__name__}\n"
+            raise web.HTTPInternalServerError(text=words) from None
+        return web.Response(body=text, headers={"Content-Type": kind})
 
-    def __enter__(self) -> Watcher:
-        """The first look is over when the block begins; its errors are raised."""
-        self._keep(self._look())
-        self._thread.start()
-        return self
+    def gauges() -> bytes:
+        leading = None if leads is None else leads()
+        return exposition([] if leading is False else views(), leading)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
+    async def show_page(_: web.Request) -> web.Response:
+        return await made(lambda: page(views(), refresh=_REFRESH), "text/html; charset=utf-8")
 
-    @property
-    def views(self) -> Sequence[View]:
-        """What was found last."""
-        return self._views
+    async def show_documents(_: web.Request) -> web.Response:
+        return await made(lambda: json.dumps(list(views())), "application/json")
 
-    @property
-    def age(self) -> float:
-        """Seconds since the last look."""
-        return time.monotonic() - self._at
+    async def show_gauges(_: web.Request) -> web.Response:
+        return await made(gauges, "text/plain; version=0.0.4; charset=utf-8")
 
-    def _keep(self, views: Sequence[View]) -> None:
-        self._views, self._at = views, time.monotonic()
+    app = web.Application(middlewares=[_own_name_alone] if _is_local(host) else [])
+    app.on_response_prepare.append(_add_headers)
+    app.router.add_get("/", show_page)
+    app.router.add_get("/experiments.json", show_documents)
+    app.router.add_get("/metrics", show_gauges)
+    return app
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self.every):
-            try:
-                self._keep(self._look())
-            except Exception:  # whatever it is, the server stays, and its health says how old the figures are
-                _log.exception("the experiments could not be looked at")
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+@web.middleware
+async def _own_name_alone(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse a page of somebody else's whose name was made to point here."""
+    if not _is_local(_host_of(request.headers.get("Host", ""))):
+        raise web.HTTPForbidden(text="not under this name\n")
+    return await handler(request)
 
 
 @contextmanager
-def serving(watcher: Watcher, host: str, port: int) -> Iterator[str]:
-    """Serve what a watcher has found; gives the address.
+def serving(app: web.Application, host: str, port: int) -> Iterator[str]:
+    """Serve an application in a thread of its own; gives the address.
 
     Args:
-        watcher: What looks.
+        app: The application.
         host: Address to listen at.
         port: 0 takes a free one.
 
     Raises:
-        OSError: the port is taken, or the address is not this machine's.
+        OSError: The port is taken, or the address is not this machine's.
     """
-    server = _Server((host, port), _handler(watcher, host))
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+
+    async def start() -> int:
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        return int(runner.addresses[0][1])
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True, name="http")
     thread.start()
     try:
-        yield f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}/"
+        bound = asyncio.run_coroutine_threadsafe(start(), loop).result()
+        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}/"
     finally:
-        server.shutdown()
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    @override
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that closes a connection is no fault of ours."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
-
-
-def _handler(watcher: Watcher, host: str) -> type[BaseHTTPRequestHandler]:
-    local = _is_local(host)
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # of a client that stops talking
-        server_version = "mtorl"
-        sys_version = ""
-
-        def do_GET(self) -> None:
-            if local and not _is_local(_host_of(self.headers.get("Host", ""))):
-                # A page of somebody else's whose name was made to point here must not read this one.
-                return self._answer(403, "text/plain; charset=utf-8", b"not under this name\n")
-            path = self.path.partition("?")[0]
-            if path == "/":
-                text = page(watcher.views, refresh=min(_REFRESH, watcher.every))
-                return self._answer(200, "text/html; charset=utf-8", text.encode())
-            if path == "/experiments.json":
-                return self._answer(200, "application/json", json.dumps(list(watcher.views)).encode())
-            if path == "/metrics":
-                return self._answer(200, "text/plain; version=0.0.4; charset=utf-8", exposition(watcher.views))
-            if path == "/healthz":
-                fresh = watcher.age < _LATE * watcher.every + 60
-                words = f"looked {watcher.age:.0f} s ago\n".encode()
-                return self._answer(200 if fresh else 503, "text/plain; charset=utf-8", words)
-            return self._answer(
-                404, "text/plain; charset=utf-8", b"there is /, /experiments.json, /metrics, /healthz\n"
-            )
-
-        do_HEAD = do_GET
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            for name, value in (
-                ("Content-Type", kind),
-                ("Content-Length", str(len(body))),
-                ("Cache-Control", "no-store"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("X-Frame-Options", "DENY"),
-                ("Referrer-Policy", "no-referrer"),
-            ):
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing: a page that refreshes itself would fill the terminal."""
-
-    return Handler
+        loop.close()
 
 
 def _host_of(header: str) -> str:

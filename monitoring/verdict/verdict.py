@@ -320,7 +320,7 @@ def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
     wait = {
         "unfinished_period": f"their budget's day or hour is not over: look again then{ended}",
         "immature": f"their outcomes may still come: look again {hours:g} hours after them{ended}",
-        "not_randomised": "nobody was randomised at stage shadow (mtorl experiment shadow), or with the kill switch",
+        "not_randomised": "no user is randomised at stage shadow (use mtorl experiment verdict --shadow) or when off",
     }
     return f"no decision counts yet: of {count:,}, {wait.get(reason, f'the reason is {reason} (monitoring/README.md)')}"
 

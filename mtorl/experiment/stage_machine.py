@@ -37,7 +37,7 @@ OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
 """Requirements that what happened at the beginning of a stage can leave unmet for as long as the stage lasts."""
 _ANEW = (
-    "old faults count until its time at this stage begins anew: mtorl experiment kill, then resume (an object: "
+    "old faults count until its time at this stage begins anew: mtorl experiment move FILE off, then on (an object: "
     "enabled: false, then true)"
 )
 

@@ -32,7 +32,7 @@ class RampStage(StrictModel):
     stage: Stage
     """shadow, 1%, 5%, 25% or 50%."""
     hours: float = Field(default=24.0, ge=0)
-    """It lasts at least that long, from its start or from the last `mtorl experiment resume`."""
+    """It lasts at least that long, from its start, or since it was switched on last."""
     users: int = Field(default=100, ge=0)
     """Each arm has at least that many users of this stage who count in the verdict; in the shadow, each challenger was
     asked for at least that many."""

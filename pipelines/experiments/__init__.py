@@ -1,8 +1,9 @@
 """Controllers of experiments: they put the stage machine of `mtorl.experiment` to work.
 
-In reading order: `store.py` (what an experiment is kept in), `controller.py` (what people and the ramp do to it); on a
-laptop `folder.py` (a file, a history, and what is in force), `state_log.py` (the decision log of a router that runs)
-and `look.py` (all that is known, for the ramp and for people); on a cluster `api.py` (what is asked of an API server),
-`config_map.py` (what is in force), `resource.py` (an object and its history), `follow.py` (what people ask for in it),
-`crd.py` (its definition), `operator/`.
+In reading order: `store.py` (what an experiment is kept in), `controller.py` (what people and the ramp do to it),
+`moves.py` (what a person asks for); on a laptop `folder.py` (a file, a history, and what is in force), `state_log.py`
+(the decision log of a router that runs), `look.py` (all that is known, for the ramp and for people) and `runner.py`
+(from stage to stage); on a cluster `api.py` (what is asked of an API server), `config_map.py` (what is in force),
+`resource.py` (an object and its history), `follow.py` (what people ask for in it), `crd.py` (its definition),
+`operator/`.
 """

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -229,37 +228,6 @@ def next_step(store: ExperimentStore, look: Look, now: float, reached: float | N
                 evidence=known,
             )
         return step
-
-
-def summary(store: ExperimentStore) -> dict[str, Any]:
-    """Where an experiment stands, who gets what, and what has happened to it, JSON-ready.
-
-    Raises:
-        ExperimentError: The file can't be used.
-        HistoryError: The history can't be read.
-    """
-    experiment, found = state(store)
-    serving = in_force(experiment, found)
-    return {
-        "experiment": experiment.name,
-        "salt": experiment.salt,
-        "phase": found.phase,
-        "since": None if found.since is None else _iso(found.since),
-        "killed": found.phase not in OVER and (found.killed or not experiment.enabled),
-        "in_force": store.last_in_force() in (serving, None),
-        "shares": serving.shares(),
-        "holdout": serving.holdout,
-        "incumbent": None if found.incumbent is None else dict(found.incumbent),
-        "events": [
-            {"at": _iso(event.at), "what": event.to or event.kind, **event.model_dump(mode="json", exclude={"at"})}
-            for event in store.events()
-            if (event.experiment, event.salt) == (experiment.name, experiment.salt)
-        ],
-    }
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _do(store: ExperimentStore, experiment: Experiment, kind: Kind, **event: Any) -> Experiment:

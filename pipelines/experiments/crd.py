@@ -19,7 +19,7 @@ from mtorl.experiment.history import Event
 from mtorl.experiment.metrics import GAINS, KNOWN, METRICS, NO_GAINS
 from mtorl.experiment.stage_machine import FIXED
 from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION
-from pipelines.experiments.follow import MoveRequest
+from pipelines.experiments.moves import MoveRequest
 from pipelines.experiments.resource import BY_HAND
 
 _MOST = 50

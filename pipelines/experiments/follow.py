@@ -17,37 +17,16 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import orjson
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
-from monitoring.experiments.look import unsupported
 from monitoring.experiments.view import Known
-from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
-from mtorl.experiment.stage_machine import OVER, STAGES, Phase
-from mtorl.runtime.validation import StrictModel, Text, first_fault
-from pipelines.experiments.controller import act, check_promotion, state
+from mtorl.experiment.stage_machine import OVER, Phase
+from mtorl.runtime.validation import first_fault
+from pipelines.experiments.controller import act, state
+from pipelines.experiments.moves import MoveRequest, NotLookedYet, challenger_of, make_move
 from pipelines.experiments.resource import ExperimentResource
-
-
-class MoveRequest(StrictModel):
-    """A move that a person asks for. It is looked at once; to ask for the same again, give another reason."""
-
-    to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-    """Where to: a stage, from a draft the first one too; or the end."""
-    challenger: Text | None = None
-    """Who is promoted; by default, the only one."""
-    reason: Text
-    """Why, for the history."""
-    force: bool = False
-    """Of a promotion: also if no decision of the challenger is in the log, or the log can't be read."""
-
-    @model_validator(mode="after")
-    def _force_is_of_this_move(self) -> MoveRequest:
-        if self.force and self.to in STAGES:
-            # A patch keeps what it does not name: so the next try does not begin with it, and be promoted by it.
-            raise ValueError("force is about a promotion: set it to null, since a patch keeps it")
-        return self
 
 
 class Declined(NamedTuple):
@@ -122,30 +101,12 @@ def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, st
         return None
     try:
         move = MoveRequest.model_validate(asked)
-        phase: Phase = move.to
-        challenger = (move.challenger or _only_challenger(resource)) if phase == "promoted" else None
-        if _was_made(resource, phase, challenger, move.reason):
-            raise IllegalEvent(f"{phase} was asked for in the same words before, and made: give another reason")
-        evidence = None
-        if phase == "promoted":
-            check_promotion(resource, challenger)
-            found = known.get((resource.name, str(resource.spec.get("salt"))))
-            if found is None and not move.force:
-                return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
-            evidence = None if found is None else found.evidence
-            missing = None if found is None else unsupported(found, str(challenger))
-            if missing is not None and not move.force:
-                raise IllegalEvent(f"{missing}: nothing supports a promotion; `force: true` promotes it all the same")
-        act(
-            resource,
-            "move",
-            by="person",
-            reason=move.reason,
-            at=now,
-            to=phase,
-            challenger=challenger,
-            evidence=evidence,
-        )
+        challenger = challenger_of(resource, move)
+        if _was_made(resource, move.to, challenger, move.reason):
+            raise IllegalEvent(f"{move.to} was asked for in the same words before, and made: give another reason")
+        make_move(resource, move, now, lambda: known.get((resource.name, str(resource.spec.get("salt")))))
+    except NotLookedYet:
+        return Declined("its promotion waits until the log was looked at, which takes a minute", waits=True)
     except ValidationError as error:
         refused = f"move: {first_fault(error)}"
     except IllegalEvent as error:
@@ -163,8 +124,3 @@ def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, r
         for event in resource.events()
         if event.salt == resource.spec.get("salt")
     )
-
-
-def _only_challenger(resource: ExperimentResource) -> str | None:
-    names = [arm.name for arm in resource.definition().arms if arm.name != INCUMBENT]
-    return names[0] if len(names) == 1 else None

@@ -144,7 +144,7 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
         if not (promotion.rolled_back or promotion.handed_over or (before / "model-store").is_dir()):
             raise ExperimentError(
                 f"{folder.file}: {promotion.event.challenger} was promoted, and its model was in {before}, which is "
-                f"gone: put it back, or roll the promotion back: mtorl experiment rollback {folder.file}"
+                f"gone: put it back, or roll the promotion back: mtorl experiment move {folder.file} 'rolled back'"
             )
         if (standing := _settle(folder, folders, servers)) is not None:
             said.append(standing.words)
@@ -152,7 +152,7 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
             raise ExperimentError(
                 f"{folder.file}: {promotion.event.challenger} was promoted, and is not the incumbent's own yet: "
                 f"{name} is another model in {run}; serve {before}, or roll it back: "
-                f"mtorl experiment rollback {folder.file}"
+                f"mtorl experiment move {folder.file} 'rolled back'"
             )
     return said
 

@@ -8,7 +8,7 @@ It reads; nothing that the router or the ramp has is changed by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
-from monitoring.experiments.document import Newest, Spend, View
+from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import look
-from monitoring.experiments.newest import newest_of, while_serving
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.stage_evidence import stage_evidence
@@ -39,7 +38,6 @@ from serving.local.stack import runs
 
 _REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # seconds that a ledger may take
-_ACTIONS = ("start", "run", "ramp", "promote", "rollback", "resume", "stop")
 
 
 def evidence_now(
@@ -71,27 +69,32 @@ def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: f
         now: Seconds since 1970.
     """
     try:
-        return _looked(folder, served, since, Known(), now, ())
+        return known_or_error(folder, served, since, now)
     except (ExperimentError, LogError, OSError) as error:
         return Known(problem=str(error))
 
 
-def newest_now(folder: ExperimentFolder, now: float) -> Newest | None:
-    """The newest decision in the router's log, now; None: there is none, or no router has been started there.
-
-    Args:
-        folder: Where the experiment is.
-        now: Seconds since 1970.
+def known_or_error(
+    folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
+) -> Known:
+    """`known_now`, with the effect by segment; what can't be read is raised.
 
     Raises:
-        ExperimentError: The file can't be used.
-        LogError: The log can't be read.
+        ExperimentError: A table that the verdict needs can't be used.
+        LogError: The log can't be read, or a column can't tell segments apart.
     """
-    if not _has_served(folder):
-        return None
-    experiment, stands = state_in(folder)
-    with _opened(folder) as (log, _, _):
-        return while_serving(newest_of(log, experiment, now), stands.phase)
+    with _opened(folder) as (log, spec, budget):
+        for name in by:
+            check_segment(spec, name)
+        spend = _spend(folder, served)
+        found = look(log, served, counted_gain(spec), since, now, spend, budget)
+        if found is None:
+            return Known(spend=spend or [], gain=counted_gain(spec), looked=now)
+        if not by:
+            return found
+        values = {name: segment_sql(spec, name, "record") for name in by}
+        segments = dict(segment_lifts(log, served, spec.reward.gain, values))
+        return replace(found, verdict={**(found.verdict or {}), "segments": segments})
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
@@ -106,13 +109,19 @@ def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_deci
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 
 
-def view_of(folder: ExperimentFolder, now: float, by: Sequence[str] = ()) -> View:
+def view_of(
+    folder: ExperimentFolder,
+    now: float,
+    by: Sequence[str] = (),
+    known: Mapping[tuple[str, float], Known] | None = None,
+) -> View:
     """All that is known. A file or a log that can't be read is part of it, as its `problem`.
 
     Args:
         folder: Where the experiment is.
         now: Seconds since 1970.
         by: Columns by whose segments the effect is asked for, too.
+        known: What the log has just said, by version and start of the stage: it is not read again for that.
 
     Raises:
         ExperimentError: The file can't be used, and nothing is in force that could be shown instead.
@@ -130,57 +139,41 @@ def view_of(folder: ExperimentFolder, now: float, by: Sequence[str] = ()) -> Vie
         experiment, problem = in_use, str(error)
     stands = state_of(events, experiment)
     by_hand = experiment.ramp is None and stands.phase == "draft"
-    served = experiment if by_hand else in_force(experiment, stands)
-    commands = {action: f"mtorl experiment {action} {folder.file}" for action in _ACTIONS}
-    commands["ramp"] += " --to STAGE"
-    commands["serve"] = f"mtorl serve --experiment {folder.file}"
-    known = Known(
-        commands=commands,
+    served, since = experiment if by_hand else in_force(experiment, stands), stands.since or 0.0
+    found = (known or {}).get((served.version, since), Known())
+    if found.looked is None and (folder.state / "router.yaml").exists():
+        try:
+            found = known_or_error(folder, served, since, now, by)
+        except (ExperimentError, LogError) as error:  # of the former, a table that the verdict needs
+            if by and str(error).startswith("by:"):
+                raise
+            problem = problem or str(error)
+    elif found.looked is None and stands.phase != "draft" and problem is None:
+        problem = f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}"
+    found = replace(
+        found,
+        commands=_commands(folder, experiment),
         problem=problem,
         in_force=by_hand or folder.last_in_force() in (served, None),
         router_runs=runs(folder.state),
     )
-    if not _has_served(folder):
-        missing = f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}"
-        if stands.phase != "draft" and problem is None:
-            known = replace(known, problem=missing)
-        return experiment_view(experiment, events, known, now)
-    try:
-        known = _looked(folder, served, stands.since or 0.0, known, now, by)
-    except (ExperimentError, LogError) as error:  # of the former, a table that the verdict needs
-        if by and str(error).startswith("by:"):
-            raise
-        known = replace(known, problem=problem or str(error))
-    return experiment_view(experiment, events, known, now)
+    return experiment_view(experiment, events, found, now)
 
 
-def _has_served(folder: ExperimentFolder) -> bool:
-    """Whether there is a log, or a router that will write one."""
-    return (folder.state / "router.yaml").exists()
-
-
-def _looked(
-    folder: ExperimentFolder, served: Experiment, since: float, known: Known, now: float, by: Sequence[str]
-) -> Known:
-    with _opened(folder) as (log, spec, budget):
-        for name in by:
-            check_segment(spec, name)
-        spend = _spend(folder, served)
-        found = look(log, served, counted_gain(spec), since, now, spend, budget)
-        if found is None:
-            return replace(known, spend=spend or [], gain=counted_gain(spec))
-        verdict = dict(found.verdict or {})
-        if by:
-            values = {name: segment_sql(spec, name, "record") for name in by}
-            verdict["segments"] = dict(segment_lifts(log, served, spec.reward.gain, values))
-        return replace(
-            found,
-            verdict=verdict,
-            in_force=known.in_force,
-            problem=known.problem,
-            commands=known.commands,
-            router_runs=known.router_runs,
-        )
+def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str]:
+    """What to type, by action."""
+    move = f"mtorl experiment move {folder.file}"
+    first = "shadow" if experiment.ramp is None else experiment.ramp.stages[0].stage
+    return {
+        "start": f"{move} {first}",
+        "ramp": f"{move} STAGE",
+        "resume": f"{move} on",
+        "promote": f"{move} promoted",
+        "rollback": f'{move} "rolled back"',
+        "stop": f"{move} stopped",
+        "run": f"mtorl experiment run {folder.file}",
+        "serve": f"mtorl serve --experiment {folder.file}",
+    }
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:

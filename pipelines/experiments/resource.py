@@ -29,7 +29,7 @@ from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.api import REASON, Api
-from pipelines.experiments.config_map import Entry, entries, hand_over
+from pipelines.experiments.config_map import Entry, entries, write
 from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
 from pipelines.experiments.happened import happened
@@ -222,7 +222,8 @@ class ExperimentResource:
         alive = self.name not in self._entries and any(self._api.experiment(name) is not None for name in instead_of)
         if alive and state_of(self.events(), experiment).phase in OVER:
             return
-        self._config_map = hand_over(self._api, self._config_map, self.name, experiment, instead_of)
+        changes = {self.name: experiment, **dict.fromkeys(instead_of)}
+        self._config_map = write(self._api, self._config_map, changes)
         self._entries = entries(self._config_map)
 
     def is_edited(self) -> bool:

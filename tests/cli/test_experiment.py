@@ -10,8 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cli.experiment.table import print_verdict
 from cli.main import app
-from cli.tables import print_verdict
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference import plan
@@ -95,11 +95,11 @@ def test_a_ramp_is_checked_as_a_draft_and_then_its_stages(files: dict[str, str])
 
 def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
-    done = mtorl("shadow", files["log"], *options, "--by", "device")
+    done = mtorl("verdict", files["log"], "--shadow", *options, "--by", "device")
     assert done.exit_code == 0, done.output
     assert "20 decisions of 20 users" in done.output and "the same action 0.0%" in done.output
     assert "the challenger does not say with which probability" in done.output
-    report = figures("shadow", files["log"], *options, "--by", "device")["challenger"]
+    report = figures("verdict", files["log"], "--shadow", *options, "--by", "device")["challenger"]
     assert report["channels"] == [{"incumbent": "search", "challenger": "video", "decisions": 20}]
     assert report["segments"]["device"][0]["segment"] == "phone"
 
@@ -110,9 +110,8 @@ def test_segments_leave_nothing_out_silently(files: dict[str, str]) -> None:
     decisions = [decision(f"d{n}", n, **MINE, **SURE | {"context": places[n]}, user_id=f"u{n}") for n in range(20)]
     said = {"channel": "video", "expose": True, "exploration": None}
     write(Path(files["log"]), decisions, [], [shadow(f"d{n}", **said) for n in range(20)])
-    done = mtorl(
-        "shadow", files["log"], "--experiment", files["file"], "--dataset", files["dataset"], "--by", "placement"
-    )
+    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
+    done = mtorl("verdict", files["log"], "--shadow", *options, "--by", "placement")
     assert done.exit_code == 0, done.output
     assert "│ unknown   │ 6 " in done.output and "2 decisions are of smaller segments" in done.output
 
@@ -125,7 +124,7 @@ def test_an_error_names_the_folder_that_was_given(files: dict[str, str], tmp_pat
     assert done.exit_code == 1 and str(tmp_path) in done.output and ".export-" not in done.output, done.output
     spool.submit("decision", decision("d", **MINE, **SURE)).result()
     spool.close()
-    for command in (["shadow"], ["exploration", "--model", str(tmp_path)]):
+    for command in (["verdict", "--shadow"], ["plan", "--model", str(tmp_path)]):
         done = mtorl(command[0], str(tmp_path), *options, *command[1:])
         assert done.exit_code == 2 and f"mtorl: {tmp_path}: no " in done.output, done.output
         assert ".export-" not in done.output
@@ -138,15 +137,15 @@ def test_exploration_is_planned_in_words_and_as_json(files: dict[str, str], tmp_
     clicks = [outcome(f"c{n}", f"d{n}", "click", 1.0, minutes=n + 1) for n in range(20)]
     write(Path(files["log"]), decisions, clicks)
     arm = ["--arm", decisions[0]["arm"]]
-    done = mtorl("exploration", files["log"], *options, *arm)
+    done = mtorl("plan", files["log"], *options, *arm)
     assert done.exit_code == 0, done.output
     assert "20 decisions; what both policies would do overlaps" in done.output
-    plan = figures("exploration", files["log"], *options, *arm)
+    plan = figures("plan", files["log"], *options, *arm)
     assert plan["lift"] == 0.05 and {option["scope"] for option in plan["options"]} == {"channel", "exposure", "both"}
-    done = mtorl("exploration", files["log"], *options, *arm, "--decisions-a-day", "1000")
+    done = mtorl("plan", files["log"], *options, *arm, "--decisions-a-day", "1000")
     assert done.exit_code == 0 and "days" in done.output
-    for wrong in (["--lift", "0"], ["--decisions-a-day", "-1"], ["--arm", "nobody"]):
-        done = mtorl("exploration", files["log"], *options, *wrong)
+    for wrong in (["--effect", "0"], ["--decisions-a-day", "-1"], ["--arm", "nobody"]):
+        done = mtorl("plan", files["log"], *options, *wrong)
         assert done.exit_code == 2, done.output
 
 
@@ -258,14 +257,16 @@ def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "first: inconclusive: it may be better" in said
     assert "bad: guardrail: cost_per_decision is worse" in said
-    assert "lift of good, clicks per decision: +0.1" in said
-    assert "5,200 users in all: 1,200 users moved from one arm to another between stages, and are in both" in said
+    assert "effect, clicks per decision" in said and "│ good       │ inconclusive │ +0.1000 │" in said
+    assert "5,200 users in all: 1,200 users moved from one arm to another between stages" in said
 
 
-@pytest.mark.parametrize("command", ["shadow", "verdict"])
-def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("options", [[], ["--shadow"]])
+def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "empty").mkdir()
-    done = mtorl(command, str(tmp_path / "empty"), "--experiment", files["file"], "--dataset", files["dataset"])
+    done = mtorl(
+        "verdict", str(tmp_path / "empty"), *options, "--experiment", files["file"], "--dataset", files["dataset"]
+    )
     assert done.exit_code == 2
     assert "neither the state of mtorl serve nor a decision log" in done.output
 
@@ -289,7 +290,7 @@ def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> 
     settings = {"experiment": files["file"], "dataset": files["dataset"]}
     Path(files["log"], "router.yaml").write_text(yaml.safe_dump(settings))
     assert mtorl("verdict", files["log"]).exit_code == 0
-    assert mtorl("shadow", files["log"]).exit_code == 0
+    assert mtorl("verdict", files["log"], "--shadow").exit_code == 0
     several = Path(files["log"], "experiments")
     several.mkdir()
     (several / "mine.yaml").symlink_to(Path(files["file"]).resolve())

@@ -48,10 +48,16 @@ from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_f
 from pipelines.experiments.follow import follow
 from pipelines.experiments.handover import hand_over
 from pipelines.experiments.happened import in_words
-from pipelines.experiments.operator.conditions import Condition, iso, with_condition
-from pipelines.experiments.operator.edits import edited, not_known_yet
-from pipelines.experiments.operator.figures import FIGURES, figures_of
 from pipelines.experiments.operator.routers import Routers
+from pipelines.experiments.operator.status import (
+    FIGURES,
+    Condition,
+    edited,
+    figures_of,
+    iso,
+    not_known_yet,
+    with_condition,
+)
 from pipelines.experiments.operator.views import views_of
 from pipelines.experiments.resource import ExperimentResource, NotItsTurn
 from serving.kubernetes_api import Conflict
@@ -151,8 +157,9 @@ class Operator:
         config_map = self._api.in_force()  # at least as new as the objects that it follows from
         for owner, entry in entries(config_map).items():
             found, serving = objects.get(owner), entry.experiment
-            unheard = serving is None or (serving.enabled if found is None else not _is_followed(found))
-            if unheard or (found is not None and (entry.edited or entry.copies)):
+            alone = serving is not None and (serving.enabled or serving.name != owner)  # of no object
+            unheard = serving is None or (alone if found is None else not _is_followed(found))
+            if unheard or (found is not None and entry.edited):
                 try:
                     self.changed(owner)
                 except Exception:
@@ -200,7 +207,7 @@ class Operator:
         known = len(_history(resource))
         if resource is None:
             for ended in end_orphans(self._api):
-                log.warning("%s was deleted: everybody gets the incumbent", ended)
+                log.warning("%s is no object: all users get the incumbent", ended)
             return False
         try:
             with self._events(resource):

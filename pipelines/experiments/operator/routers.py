@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from mtorl.runtime.validation import StrictModel, Text
-from pipelines.experiments.operator.conditions import Condition
+from pipelines.experiments.operator.status import Condition
 
 SILENT_SECONDS = 10.0
 """A router that has not asked for that long is gone, or can't reach the operator: it is not waited for."""

@@ -17,28 +17,27 @@ has died. One of them leads, by a lease: it alone reads the log, and shows pages
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import kopf
 from aiohttp import web
 from pydantic import ValidationError
 
-from monitoring.experiments.gauges import exposition
-from monitoring.experiments.page import page
+from monitoring.experiments.document import View
+from monitoring.experiments.web import Unavailable, serving, site
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.units import counted_gain
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.api import GROUP, PLURAL, VERSION
-from pipelines.experiments.config_map import Entry
+from pipelines.experiments.config_map import SUFFIX, Entry
 from pipelines.experiments.operator.cluster_api import ClusterApi
 from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
 from pipelines.experiments.operator.look import LogReader
@@ -48,8 +47,7 @@ from serving.inference_services import InferenceServices
 from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
-Made = TypeVar("Made")
-_REFRESH_SECONDS = 5.0  # after which an open page asks again
+_ALL_ADDRESSES = "0.0.0.0"
 _KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
 
 
@@ -79,17 +77,18 @@ def run(settings: Settings) -> None:
 
     Raises:
         SpecError: The data set's description can't be used.
+        OSError: The port is taken.
     """
     spec = DatasetSpec.load(settings.dataset)
     api = ClusterApi(settings.namespace, settings.config_map)
     reader = LogReader(settings.log, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
     lease = Lease(KubernetesApi(settings.namespace, ANSWER_SECONDS), "mtorl-operator")
-    site = _Site(operator, lease)
-    threading.Thread(target=lambda: asyncio.run(site.serve(settings.port)), name="http", daemon=True).start()
+    served = _Site(operator, lease)
     threading.Thread(target=_lead, args=(operator, lease, settings), name="lead", daemon=True).start()
     try:
-        asyncio.run(_hear(operator, settings.namespace, site.follows))
+        with serving(served.app(), _ALL_ADDRESSES, settings.port):
+            asyncio.run(_hear(operator, settings.namespace, served.follows))
     finally:
         reader.close()
         lease.release()
@@ -168,53 +167,26 @@ class _Site:
         self.follows = threading.Event()
         self._known: tuple[float, dict[str, Entry]] = (-1.0, {})
         self._answers = ThreadPoolExecutor(1, "answers")
-        self._pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, routers do not wait
 
-    async def serve(self, port: int) -> None:
-        """Serve until the process ends."""
-        app = web.Application()
+    def app(self) -> web.Application:
+        """The page of experiments, with what routers and Kubernetes ask."""
+        app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads)
         app.router.add_post("/v1/in-force", self._in_force)
-        app.router.add_get("/", self._page)
-        app.router.add_get("/experiments.json", self._documents)
-        app.router.add_get("/metrics", self._gauges)
         app.router.add_get("/health/{probe:live|ready}", self._health)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "0.0.0.0", port).start()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
+        return app
 
     async def _health(self, request: web.Request) -> web.Response:
         if request.match_info["probe"] == "live" or self.follows.is_set():
             return web.json_response({"leads": self._lease.leads})
         return web.json_response({"error": "it does not follow the API server yet"}, status=503)
 
-    async def _page(self, _: web.Request) -> web.Response:
-        text = await self._shown(lambda: page(self._operator.views(), refresh=_REFRESH_SECONDS))
-        return web.Response(text=text, content_type="text/html")
-
-    async def _documents(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._shown(self._operator.views))
-
-    async def _gauges(self, _: web.Request) -> web.Response:
-        # Two operators would count each experiment twice.
-        leads = self._lease.leads
-        views = await self._shown(self._operator.views) if leads else []
-        return web.Response(
-            body=exposition(views, leads), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
-
-    async def _shown(self, make: Callable[[], Made]) -> Made:
+    def _views(self) -> Sequence[View]:
         if not self._lease.leads:  # it has read no log
-            raise web.HTTPServiceUnavailable(text=_stands_by(self._lease))
+            raise Unavailable(_stands_by(self._lease))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pages, make)
+            return self._operator.views()
         except OSError as error:
-            raise web.HTTPServiceUnavailable(text=f"the API server: {type(error).__name__}\n") from None
-        except Exception as error:  # a fault of ours
-            log.exception("a page can't be made")
-            words = f"this can't be shown, and the operator's log says why: {type(error).__name__}\n"
-            raise web.HTTPInternalServerError(text=words) from None
+            raise Unavailable(f"the API server: {type(error).__name__}") from None
 
     async def _in_force(self, request: web.Request) -> web.Response:
         try:
@@ -231,7 +203,8 @@ class _Site:
         versions = {one.experiment.name: one.experiment.version for one in found.values() if one.experiment is not None}
         if len(versions) == len(found) and asked.has == versions and not asked.everything:
             return web.Response(status=204, headers=self._says_who_leads())
-        return web.json_response({one.key: one.text for one in found.values()}, headers=self._says_who_leads())
+        texts = {name + SUFFIX: one.text for name, one in found.items()}
+        return web.json_response(texts, headers=self._says_who_leads())
 
     def _says_who_leads(self) -> dict[str, str]:
         """The leader has to know what each router has: a router asks on until it finds it."""
@@ -248,5 +221,5 @@ class _Site:
 def _stands_by(lease: Lease) -> str:
     words, pod = "this operator stands by and has read no log", lease.leader.partition("_")[0]
     if not pod:
-        return f"{words}; none leads yet: try again in some seconds\n"
-    return f"{words}; {pod} leads: kubectl -n {lease.namespace} port-forward pod/{pod} 8088:8080\n"
+        return f"{words}; none leads yet: try again in some seconds"
+    return f"{words}; {pod} leads: kubectl -n {lease.namespace} port-forward pod/{pod} 8088:8080"

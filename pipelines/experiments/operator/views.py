@@ -12,7 +12,7 @@ from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from pipelines.experiments.api import Api
-from pipelines.experiments.operator.edits import switch_on
+from pipelines.experiments.operator.status import switch_on
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 from serving.kubernetes_api import Object
 

@@ -23,9 +23,9 @@ from tests.experiments import experiment as content
 
 START = 1_795_000_000.0  # 2026-11-18
 HOUR = 3600.0
-COMMANDS = {
-    name: f"mtorl experiment {name} channel-policy.yaml" for name in ("start", "run", "promote", "rollback", "resume")
-}
+_MOVE = "mtorl experiment move channel-policy.yaml"
+COMMANDS = {"run": "mtorl experiment run channel-policy.yaml", "start": f"{_MOVE} shadow", "resume": f"{_MOVE} on"}
+COMMANDS |= {"promote": f"{_MOVE} promoted", "rollback": f'{_MOVE} "rolled back"'}
 RAMP: dict[str, Any] = {
     "stages": [
         {"stage": "shadow", "hours": 24, "users": 1000},

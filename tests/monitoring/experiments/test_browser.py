@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from monitoring.experiments.page import page as page_of
-from monitoring.experiments.web import Watcher, serving
+from monitoring.experiments.web import serving, site
 from tests.monitoring.experiments import made_views as made
 
 pytestmark = pytest.mark.long
@@ -180,7 +180,7 @@ def test_a_served_page_follows_what_is_found_and_keeps_what_is_open(browser: Any
     from playwright.sync_api import expect
 
     views = [made.early()]
-    with Watcher(lambda: views, every=0.2) as watcher, serving(watcher, "127.0.0.1", 0) as url:
+    with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 0) as url:
         with Opened(browser, url, DESKTOP) as opened:
             tab = opened.tab
             assert tab.locator("h1").inner_text() == "Let it run: nothing is decided yet"

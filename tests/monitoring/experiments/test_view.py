@@ -74,15 +74,9 @@ def test_a_time_that_is_past_is_not_what_comes_next() -> None:
     assert early["not_before"] is not None and (late["not_before"], late["expected"] is None) == (None, False)
 
 
-def test_old_faults_say_how_they_cease_to_count() -> None:
-    view = made.STATES["late"]()
-    assert "mtorl experiment kill, then resume" in view["advice"]["reason"]
-    assert view["next"]["waits"][-1] in view["advice"]["reason"]
-
-
 def test_a_command_to_copy_stands_beside_what_to_do() -> None:
-    assert made.draft()["advice"]["command"] == "mtorl experiment start channel-policy.yaml"
-    assert made.win()["advice"]["command"] == "mtorl experiment promote channel-policy.yaml"
+    assert made.draft()["advice"]["command"] == "mtorl experiment move channel-policy.yaml shadow"
+    assert made.win()["advice"]["command"] == "mtorl experiment move channel-policy.yaml promoted"
     assert made.early()["advice"]["command"] is None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
-from monitoring.experiments.web import Watcher, serving
+from monitoring.experiments.web import serving, site
 from tests.monitoring.experiments import made_views as made
 from tests.repository import ROOT
 
@@ -82,53 +81,30 @@ def test_names_are_of_this_project_and_labels_are_few() -> None:
 
 def test_it_serves_page_documents_and_gauges_read_only() -> None:
     views = [made.win(), made.late()]
-    with Watcher(lambda: views, every=60) as watcher, serving(watcher, "127.0.0.1", 0) as url:
+    with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 0) as url:
         with urllib.request.urlopen(url) as answer:
             text = answer.read().decode()
             assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-            assert answer.headers["X-Frame-Options"] == "DENY"
+            assert (answer.headers["X-Frame-Options"], answer.headers["Server"]) == ("DENY", "mtorl")
         assert "Promote challenger" in text and "slow-model" in text
         assert json.load(urllib.request.urlopen(f"{url}experiments.json")) == views
         assert b"mtorl_experiment_stage{" in urllib.request.urlopen(f"{url}metrics").read()
-        assert urllib.request.urlopen(f"{url}healthz").status == 200
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{url}../etc/passwd")
-        with pytest.raises(urllib.error.HTTPError, match="501"):
+        with pytest.raises(urllib.error.HTTPError, match="405"):
             urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="POST"))
+        port = int(url.rpartition(":")[2].strip("/"))
+        with pytest.raises(OSError), serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", port):
+            pass
 
 
 @pytest.mark.parametrize(("host", "status"), [("evil.example.com", 403), ("localhost:80", 200), ("[::1]:80", 200)])
 def test_another_name_for_this_machine_reads_nothing(host: str, status: int) -> None:
-    with Watcher(lambda: [made.draft()], every=60) as watcher, serving(watcher, "127.0.0.1", 0) as url:
+    with serving(site(lambda: [made.draft()], "127.0.0.1"), "127.0.0.1", 0) as url:
         connection = http.client.HTTPConnection(url.removeprefix("http://").strip("/"), timeout=10)
         connection.request("GET", "/", headers={"Host": host})
         assert connection.getresponse().status == status
         connection.close()
-
-
-def test_a_look_that_fails_leaves_what_was_found() -> None:
-    looks = 0
-
-    def look() -> list[View]:
-        nonlocal looks
-        looks += 1
-        if looks == 2:
-            raise RuntimeError("the log is away")
-        return [made.draft()] if looks == 1 else [made.win()]
-
-    with Watcher(look, every=0.05) as watcher:
-        until = time.monotonic() + 30
-        while looks < 4 and time.monotonic() < until:
-            time.sleep(0.02)
-        assert watcher.views[0]["advice"]["action"] == "promote"
-
-
-def test_the_first_look_must_succeed() -> None:
-    def look() -> list[View]:
-        raise ValueError("no such file")
-
-    with pytest.raises(ValueError, match="no such file"), Watcher(look, every=1):
-        pass
 
 
 def test_every_gauge_is_in_the_manual() -> None:

@@ -95,10 +95,10 @@ def test_old_faults_say_how_they_cease_to_count_and_nothing_else_does() -> None:
     both = challenger(fallback_ratio=0.02, users=3)
     step = consider(made(), SMALL, both, 1e9)
     assert isinstance(step, Hold) and len(step.reasons) == 3, "said once, of all of them"
-    assert "mtorl experiment kill, then resume" in step.reasons[-1] and "enabled: false" in step.reasons[-1]
+    assert "mtorl experiment move FILE off, then on" in step.reasons[-1] and "enabled: false" in step.reasons[-1]
     slow = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
-    assert "kill, then resume" in held(consider(made(), SMALL, evidence(arms=slow), 1e9))
-    assert "resume" not in held(consider(made(), SMALL, challenger(users=3), 1e9))
+    assert "off, then on" in held(consider(made(), SMALL, evidence(arms=slow), 1e9))
+    assert "off, then on" not in held(consider(made(), SMALL, challenger(users=3), 1e9))
 
 
 def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:

@@ -108,7 +108,7 @@ def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(lapto
     laptop.do("promoted")
     shutil.rmtree(laptop.run)
     tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
-    with pytest.raises(ExperimentError, match="put it back, or roll the promotion back: mtorl experiment rollback"):
+    with pytest.raises(ExperimentError, match="put it back, or roll the promotion back: mtorl experiment move"):
         laptop.settle(tonight)
     laptop.do("rolled back")
     assert laptop.settle(tonight) == ["the incumbent's arm answers as before: nothing else had changed"]
@@ -267,7 +267,7 @@ def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: P
     tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)
     folders = [one.folder, *others]
     with pytest.raises(
-        ExperimentError, match=f"another model in .*; serve {one.run}, or roll it back: mtorl experiment roll"
+        ExperimentError, match=f"another model in .*; serve {one.run}, or roll it back: mtorl experiment move"
     ):
         settle(folders, tonight, one.folder.state, PORT)
     settle(folders, one.run, one.folder.state, PORT)

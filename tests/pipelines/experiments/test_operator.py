@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +16,9 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
 from mtorl.log.touchpoints import LogError
-from pipelines.experiments.operator.figures import figures_of
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
+from pipelines.experiments.operator.status import figures_of
 from pipelines.experiments.resource import ExperimentResource
 from serving.inference_services import InferenceServices
 from serving.kubernetes_api import Conflict
@@ -198,14 +197,6 @@ def test_a_kill_has_the_reason_that_people_give_in_the_same_patch(scene: Scene) 
     assert scene.events()[-1].reason == "a spec that can't be used" and not scene.serving().enabled
 
 
-def test_only_the_newest_events_are_told_in_words(scene: Scene) -> None:
-    begin(scene)
-    for count in range(12):
-        scene.patch(move={"to": ("5%", "shadow")[count % 2], "reason": f"to and fro {count}"})
-    assert len(scene.status["happened"]) == 10 < len(scene.events())
-    assert scene.status["happened"][0].endswith("to and fro 11")
-
-
 def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
     """As the page says it, and not of those alone that count in the verdict."""
     account = {"arm": "*", "channel": "*", "period": "total", "limit": 900.0, "reserved": 0.0}
@@ -213,55 +204,6 @@ def test_spend_is_that_of_all_decisions(scene: Scene) -> None:
         accounts: list[Any] = [{**account, "campaign": name, "spent": 70.0} for name in campaigns]
         accounts += [{**one, "channel": "video"} for one in accounts] + [{**one, "arm": "x"} for one in accounts]
         assert figures_of(VERDICT, accounts)["spend"] == spend
-
-
-def test_what_it_waits_for_is_said_at_once_and_not_with_the_next_look(scene: Scene) -> None:
-    begin(scene)
-    assert "0.0 of 1 hours at shadow" in scene.condition("Progressing")[2]
-    scene.operator.advance()
-    assert "(the newest decision in the log is of 2026-11-28 09:30 UTC)" in scene.condition("Progressing")[2]
-    late = Newest(**{**NEWEST, "silence": "no decision has come for 40 minutes"})
-    before = scene.evidence
-    scene.evidence = lambda: replace(before() or Known(), newest=late)
-    scene.operator.advance()
-    assert "of 2026-11-28 09:30 UTC, and none has come for long)" in scene.condition("Progressing")[2]
-    scene.patch(enabled=False)
-    assert scene.condition("Progressing")[2] == "the kill switch is on"
-    scene.patch(enabled=True)
-    scene.patch(move={"to": "stopped", "reason": "enough"})
-    assert scene.condition("Progressing")[1:] == ("Over", "it is stopped")
-    scene.patch(salt="next", move=None)
-    assert scene.condition("Progressing")[1:] == ("Waiting", "it is a draft: start it")
-
-
-def test_a_move_from_the_draft_says_what_it_leaves_out(scene: Scene) -> None:
-    scene.patch(move={"to": "50%", "reason": "go"})
-    (said,) = (words for reason, words in scene.cluster.said if reason == "Stage50Percent")
-    assert said == "50% by a person: go (it leaves out shadow, 5%: nobody has seen there what challengers do)"
-
-
-def test_the_kill_switch_is_a_field_and_its_use_is_history(scene: Scene) -> None:
-    begin(scene)
-    scene.patch(enabled=False)
-    assert not scene.serving().enabled and scene.events()[-1].kind == "kill"
-    scene.operator.advance()
-    assert not scene.serving().enabled
-    scene.patch(enabled=True)
-    assert scene.serving().enabled and [event.kind for event in scene.events()] == ["move", "kill", "resume"]
-
-
-def test_old_faults_hold_the_ramp_until_its_time_begins_anew_and_the_condition_says_so(scene: Scene) -> None:
-    begin(scene)
-    arms = {**ARMS, "challenger": ArmEvidence(500, fallback_ratio=0.05)}
-    scene.evidence = lambda: Known(VERDICT, Evidence("inconclusive", "zero", "challenger", (), arms), looked=scene.now)
-    scene.now = 2 * HOUR
-    scene.operator.advance()
-    status, reason, message = scene.condition("Progressing")
-    assert (status, reason) == ("False", "Waiting") and "an object: enabled: false, then true" in message
-    before = scene.status["since"]
-    scene.patch(enabled=False)
-    scene.patch(enabled=True)
-    assert scene.status["since"] > before
 
 
 def edit(scene: Scene, old: str, new: str) -> None:
@@ -272,56 +214,335 @@ def edit(scene: Scene, old: str, new: str) -> None:
     data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace(old, new)
 
 
+Step = Callable[[Scene], None]
+
+
+def patch(**fields: Any) -> Step:
+    return lambda scene: scene.patch(**fields)
+
+
+def move(to: str, reason: str = "go", **more: Any) -> Step:
+    return patch(move={"to": to, "reason": reason, **more})
+
+
+def log(found: Known | Exception | None) -> Step:
+    """From now on, a look at the log finds that."""
+
+    def look() -> Known | None:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return lambda scene: setattr(scene, "evidence", look)
+
+
+def clock(hours: float, put_forward: float = 0.0) -> Step:
+    def tick(scene: Scene) -> None:
+        scene.now, scene.put_forward = hours * HOUR, put_forward * HOUR
+        scene.operator.advance()
+
+    return tick
+
+
+def by_hand(old: str, new: str) -> Step:
+    def edit_and_watch(scene: Scene) -> None:
+        edit(scene, old, new)
+        scene.operator.watch()
+
+    return edit_and_watch
+
+
+def heard(version: str = "") -> Step:
+    """A router asks, and has that; empty: what is in force."""
+
+    def ask(scene: Scene) -> None:
+        scene.operator.routers.heard("one", {NAME: version or scene.serving().version})
+        scene.operator.watch()
+
+    return ask
+
+
+def reply(reason: str) -> Step:
+    return lambda scene: replied(scene, **{"mtorl-kubeflow/reason": reason})
+
+
+def apply(name: str, **fields: Any) -> Step:
+    def apply_and_hear(scene: Scene) -> None:
+        scene.cluster.apply(name, {**SPEC, **fields})
+        scene.operator.changed(name)
+
+    return apply_and_hear
+
+
+def no_config_map(scene: Scene) -> None:
+    scene.cluster.config_map = None
+
+
+def replaced_from_a_file(scene: Scene) -> None:
+    """`kubectl replace`: it knows nothing of an operator."""
+    assert scene.cluster.config_map is not None
+    del scene.cluster.config_map["metadata"]["annotations"]
+    edit(scene, "enabled: true", "enabled: false")
+
+
+def delete(scene: Scene) -> None:
+    scene.cluster.delete(NAME)
+
+
+def patched_unheard(scene: Scene) -> None:
+    scene.cluster.patch(NAME, enabled=False)
+
+
+def broken_neighbour(scene: Scene) -> None:
+    scene.cluster.objects = {"first": {"metadata": {"name": "first"}}, **scene.cluster.objects}
+
+
+def restart(scene: Scene) -> None:
+    scene.restart()
+
+
+def changed(scene: Scene) -> None:
+    scene.operator.changed(NAME)
+
+
+def advance(scene: Scene) -> None:
+    scene.operator.advance()
+
+
+def watch(scene: Scene) -> None:
+    scene.operator.watch()
+
+
+def knows_data_set(scene: Scene) -> None:
+    scene.operator = Prompt(scene.cluster, scene, DATASET, InferenceServices(scene.cluster), clock=lambda: scene.now)
+
+
+def check(scene: Scene, expected: dict[str, Any]) -> None:
+    """Reasons of conditions by their type; `says`: what stands in one of their messages; `events`: kinds or targets."""
+    status = scene.cluster.objects.get(NAME, {}).get("status", {})
+    conditions = {one["type"]: one for one in status.get("conditions", ())}
+    found: dict[str, Callable[[], Any]] = {
+        "phase": lambda: scene.status["phase"],
+        "stage": lambda: scene.serving().stage,
+        "enabled": lambda: scene.serving().enabled,
+        "events": lambda: [event.to or event.kind for event in scene.events()],
+        "last": lambda: scene.events()[-1].to or scene.events()[-1].kind,
+        "incumbent": lambda: scene.serving().arm("incumbent").policy,
+        "alpha": lambda: scene.serving().alpha,
+        "served": scene.served,
+        "users": lambda: scene.status.get("users"),
+        "shown": lambda: (view := scene.operator.views()[0])["verdict"] and view["looked"],
+        "in_force": lambda: scene.operator.views()[0]["in_force"],
+        "command": lambda: (
+            scene.condition("InForce")[2].partition("before: ")[2] == scene.operator.views()[0]["advice"]["command"]
+        ),
+        **{kind: lambda kind=kind: conditions[kind]["reason"] for kind in ("Accepted", "Progressing", "InForce")},
+    }
+    for name, value in expected.items():
+        if name == "says":
+            assert any(value in one["message"] for one in conditions.values()), (value, conditions)
+        else:
+            assert found[name]() == value, name
+
+
+ARMS_THAT_FAIL = {**ARMS, "challenger": ArmEvidence(500, fallback_ratio=0.05)}
+FAILING = Known(VERDICT, Evidence("inconclusive", "zero", "challenger", (), ARMS_THAT_FAIL))
+LATE = Known(VERDICT, traffic=TRAFFIC, newest=Newest(**{**NEWEST, "silence": "no decision has come for 40 minutes"}))
+HELD_OUT = {"at": "2026-01-01T00:00:00Z", "before": {"name": "holdout", "weight": 0, "policy": "baseline"}}
+STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
+    "the kill switch is a field, and its use is history": [
+        (move("shadow"), {"enabled": True}),
+        (patch(enabled=False), {"enabled": False, "last": "kill", "says": "the kill switch is on"}),
+        (advance, {"enabled": False}),
+        (patch(enabled=True), {"enabled": True, "events": ["shadow", "kill", "resume"]}),
+    ],
+    "a move is looked at once, and each write of the status is heard as a change": [
+        (move("promoted"), {"Accepted": "Refused", "says": "it has not begun"}),
+        (changed, {"Accepted": "Refused"}),
+        (move("shadow"), {"Accepted": "Usable"}),
+        (move("50%"), {"stage": "50%"}),
+        (move("5%", "back"), {"stage": "5%"}),
+        (changed, {}),
+        (advance, {"events": ["shadow", "50%", "5%"]}),
+        (move("sideways"), {"Accepted": "Refused"}),
+    ],
+    "an older move that a file applies again is not made again, unless it is another experiment": [
+        (move("5%", "as in the file"), {"stage": "5%"}),
+        (move("50%", "on"), {"stage": "50%"}),
+        (move("5%", "as in the file"), {"stage": "50%", "Accepted": "Refused", "says": "another reason"}),
+        (move("5%", "back, since it is slow"), {"stage": "5%"}),
+        (patch(salt="another", move={"to": "50%", "reason": "on"}), {"stage": "50%"}),
+    ],
+    "a log that can't be read moves nothing": [
+        (move("shadow"), {}),
+        (log(LogError("torn")), {}),
+        (clock(100), {"Progressing": "LogUnreadable", "says": "torn", "phase": "shadow"}),
+    ],
+    "a clock that is put forward for a moment moves nothing": [
+        (move("shadow"), {}),
+        (advance, {}),
+        (clock(0, put_forward=1000), {"phase": "shadow"}),
+        (clock(2), {"phase": "5%"}),
+    ],
+    "what it waits for is in the condition at once, and not with the next look": [
+        (move("shadow"), {"says": "0.0 of 1 hours at shadow"}),
+        (advance, {"says": "(the newest decision in the log is of 2026-11-28 09:30 UTC)"}),
+        (log(LATE), {}),
+        (advance, {"says": "of 2026-11-28 09:30 UTC, and none has come for long)"}),
+        (move("stopped"), {"Progressing": "Over", "says": "it is stopped"}),
+        (patch(salt="next", move=None), {"Progressing": "Waiting", "says": "it is a draft: start it"}),
+    ],
+    "old faults hold the ramp until its time begins anew": [
+        (move("shadow"), {}),
+        (log(FAILING), {}),
+        (clock(2), {"phase": "shadow", "Progressing": "Waiting", "says": "an object: enabled: false, then true"}),
+    ],
+    "a promotion waits until the log was looked at": [
+        (move("shadow"), {}),
+        (move("promoted"), {"phase": "shadow", "Accepted": "Held"}),
+        (advance, {}),
+        (advance, {"phase": "promoted"}),
+    ],
+    "a promotion that nothing supports is refused without force, which a rollback may keep": [
+        (move("shadow"), {}),
+        (log(None), {}),
+        (move("promoted"), {"Accepted": "Held", "says": "until the log was looked at"}),
+        (advance, {}),
+        (advance, {"Accepted": "Refused", "says": "no decision of challenger is in the log"}),
+        (log(LogError("the log is torn")), {}),
+        (advance, {}),
+        (move("promoted", "once more"), {"Accepted": "Refused", "says": "torn", "phase": "shadow"}),
+        (move("promoted", "an emergency", force=True), {"Accepted": "Usable", "phase": "promoted"}),
+        (patch(salt="next", move={"to": "shadow", "reason": "again", "force": True}), {}),
+        (patch(move={"to": "rolled back", "reason": "harm", "force": True}, salt="a"), {"phase": "rolled back"}),
+        (patch(salt="next", move={"to": "shadow", "reason": "again", "force": True}), {"says": "a patch keeps it"}),
+    ],
+    "a promotion ends with a rollback, also of a broken spec, and not with the kill switch": [
+        (move("shadow"), {}),
+        (advance, {}),
+        (move("promoted"), {"incumbent": None}),
+        (patch(enabled=False), {"Accepted": "Refused", "says": "rolled back", "incumbent": None}),
+        (
+            patch(alpha=7, move={"to": "rolled back", "reason": "calls"}),
+            {"Accepted": "Unusable", "last": "rolled back", "incumbent": "baseline"},
+        ),
+    ],
+    "an edit that can't be put back is in the condition": [
+        (move("shadow"), {}),
+        (patch(alpha=7), {"Accepted": "Unusable"}),
+        (by_hand("\nstage: shadow", "\nstage: 50%"), {"InForce": "Behind"}),
+        (watch, {"InForce": "EditedByHand", "says": "stage 50%, switched on"}),
+        (by_hand("\nstage: 50%", "\nstage: half"), {"says": "can't be read, so routers go on with what they had"}),
+        (patch(alpha=SPEC["alpha"]), {"stage": "shadow", "InForce": "Behind"}),
+    ],
+    "a kill switch in the ConfigMap is history until somebody replies to it; any other edit is put back": [
+        (move("shadow"), {}),
+        (heard(), {"InForce": "EveryRouter"}),
+        (by_hand("enabled: true", "enabled: false"), {"enabled": False, "last": "kill", "InForce": "Behind"}),
+        (heard(), {"InForce": "EditedByHand", "Accepted": "Usable", "command": True, "in_force": True}),
+        (clock(1), {"enabled": False, "says": "the kill switch is on"}),
+        (patch(owner="somebody else"), {"enabled": False}),
+        (restart, {}),
+        (clock(2), {"enabled": False}),
+        (no_config_map, {}),
+        (advance, {"enabled": False, "phase": "shadow"}),
+        (reply("clicks are back"), {"enabled": True, "last": "resume"}),
+        (heard(), {"InForce": "EveryRouter"}),
+        (by_hand("enabled: true", "enabled: false"), {"enabled": False}),
+        (reply("clicks are back"), {"enabled": False}),  # said of the time before
+        (patch(enabled=False), {"enabled": False}),
+        (patch(enabled=True), {"enabled": True}),
+        (by_hand("alpha: 0.05", "alpha: 0.01"), {"alpha": 0.05}),
+    ],
+    "a kill switch with kubectl replace is not undone, and its place is not free": [
+        (move("shadow"), {}),
+        (replaced_from_a_file, {}),
+        (apply("second", salt="other"), {"served": [f"{NAME}.yaml"]}),
+        (advance, {"enabled": False, "last": "kill"}),
+        (reply("mended"), {"enabled": True}),
+    ],
+    "a change that was not heard is followed within a second, and routers don't have it yet": [
+        (move("shadow"), {"in_force": False}),
+        (watch, {"InForce": "NoRouter", "in_force": None}),
+        (heard(), {"InForce": "EveryRouter", "in_force": True}),
+        (heard("an older one"), {"InForce": "Behind", "in_force": False}),
+        (patched_unheard, {}),
+        (watch, {"enabled": False, "last": "kill"}),
+        (watch, {"InForce": "Behind"}),
+    ],
+    "a deleted experiment ends, and its place is free": [
+        (move("shadow"), {}),
+        (delete, {}),
+        (changed, {"enabled": False}),
+        (apply("second", salt="other"), {"served": ["second.yaml"]}),
+    ],
+    "one that was deleted while the operator was away ends": [
+        (move("shadow"), {}),
+        (delete, {}),
+        (restart, {}),
+        (watch, {"enabled": False}),
+    ],
+    "a ConfigMap that was deleted goes to the experiment that has started": [
+        (move("shadow"), {}),
+        (no_config_map, {}),
+        (apply("a-draft", salt="other"), {}),
+        (advance, {"enabled": True, "served": [f"{NAME}.yaml"]}),
+    ],
+    "one that can't be looked at stops none of the others": [
+        (move("shadow"), {}),
+        (broken_neighbour, {}),
+        (clock(2), {"phase": "5%"}),
+    ],
+    "figures are those of the present salt": [
+        (move("shadow"), {}),
+        (advance, {"users": 940}),
+        (patch(salt="another", move=None), {}),
+        (advance, {"phase": "draft", "users": None, "shown": None}),
+    ],
+    "what is over is shown by the next operator too, with the time of its figures": [
+        (move("shadow"), {}),
+        (advance, {}),
+        (move("stopped"), {}),
+        (restart, {}),
+        (clock(5), {}),
+        (clock(9), {"users": 940, "shown": "1970-01-01T05:00:00+00:00"}),
+    ],
+    "only a promotion writes what the holdout keeps": [
+        (patch(holdout=0.2, enabled=False, promotion=HELD_OUT), {"Accepted": "Unusable", "says": "only a promotion"}),
+    ],
+    "a budget of no channel of the data set is unusable": [
+        (knows_data_set, {}),
+        (patch(budgets=[{"campaign": "*", "channel": "TV", "amount": 1000}]), {"Accepted": "Unusable"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story(scene: Scene, story: str) -> None:
+    """Each step, and what is true after it."""
+    for act, expected in STORIES[story]:
+        act(scene)
+        check(scene, expected)
+
+
+def test_a_stage_begins_anew_and_the_newest_events_are_told(scene: Scene) -> None:
+    scene.patch(move={"to": "50%", "reason": "go"})
+    (said,) = (words for reason, words in scene.cluster.said if reason == "Stage50Percent")
+    assert "it leaves out shadow, 5%" in said
+    before, scene.now = scene.status["since"], HOUR
+    scene.patch(enabled=False)
+    scene.patch(enabled=True)
+    assert scene.status["since"] > before
+    for count in range(12):
+        scene.patch(move={"to": ("5%", "shadow")[count % 2], "reason": f"to and fro {count}"})
+    assert len(scene.status["happened"]) == 10 < len(scene.events())
+    assert scene.status["happened"][0].endswith("to and fro 11")
+
+
 def replied(scene: Scene, **annotations: str) -> None:
     """Somebody patches the object as the condition says; in its spec nothing changes."""
     scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
     scene.patch(enabled=True)
-
-
-def test_a_kill_switch_in_the_config_map_is_history_until_somebody_replies_to_it(scene: Scene) -> None:
-    """The runbooks' command, of somebody who does not know that there is an operator."""
-    begin(scene)
-    scene.operator.routers.heard("one", {NAME: scene.serving().version})
-    scene.operator.watch()
-    assert scene.status["enabled"] is True and scene.condition("InForce")[:2] == ("True", "EveryRouter")
-    edit(scene, "enabled: true", "enabled: false")
-    scene.operator.watch()
-    assert scene.status["enabled"] is False, "the column says what routers do"
-    assert scene.condition("InForce")[:2] == ("False", "Behind"), "no router has reported it yet"
-    scene.operator.routers.heard("one", {NAME: scene.serving().version})
-    scene.operator.watch()
-    assert scene.condition("InForce")[:2] == ("False", "EditedByHand") and scene.condition("Accepted")[1] == "Usable"
-    assert scene.condition("Progressing")[2] == "the kill switch is on"
-    assert (scene.events()[-1].kind, scene.events()[-1].by) == ("kill", "person")
-    assert ("Kill", "kill by a person: somebody has switched it off in the ConfigMap") in scene.cluster.said
-    (view,) = scene.operator.views()
-    command = scene.condition("InForce")[2].partition("before: ")[2]
-    assert view["advice"]["command"] == command and view["in_force"] is True
-    for hours in (1, 2, 3):
-        scene.now = hours * HOUR
-        scene.operator.advance()
-        scene.patch(owner=f"somebody else {hours}")
-        scene.restart()
-        assert not scene.serving().enabled, "what says nothing of the switch does not undo it"
-    scene.cluster.config_map = None
-    scene.operator.advance()
-    assert not scene.serving().enabled and scene.status["phase"] == "shadow"
-    replied(scene, **{"mtorl-kubeflow/reason": "clicks are back"})
-    assert scene.serving().enabled and scene.status["enabled"] is True
-    assert (scene.events()[-1].kind, scene.events()[-1].reason) == ("resume", "clicks are back")
-    scene.operator.routers.heard("one", {NAME: scene.serving().version})
-    scene.operator.watch()
-    assert scene.condition("InForce")[:2] == ("True", "EveryRouter")
-    edit(scene, "enabled: true", "enabled: false")
-    scene.operator.watch()
-    replied(scene, **{"mtorl-kubeflow/reason": "clicks are back"})
-    assert not scene.serving().enabled, "that was said of the time before"
-    scene.patch(enabled=False)
-    scene.patch(enabled=True)
-    assert scene.serving().enabled, "the object's own switch is a reply, too"
-    edit(scene, "alpha: 0.05", "alpha: 0.01")
-    scene.operator.watch()
-    assert scene.serving().alpha == 0.05, "any other edit is put back: the object is the truth"
 
 
 def test_a_kill_switch_by_hand_is_not_lost_between_two_writes(scene: Scene) -> None:
@@ -341,24 +562,6 @@ def test_a_kill_switch_by_hand_is_not_lost_between_two_writes(scene: Scene) -> N
     assert not scene.serving().enabled and scene.status["enabled"] is False
 
 
-def test_an_edit_that_can_not_be_put_back_is_said(scene: Scene) -> None:
-    """The spec can't be used, so nothing follows from it: the condition has what routers read instead."""
-    begin(scene)
-    scene.patch(alpha=7)
-    edit(scene, "\nstage: shadow", "\nstage: 50%")
-    scene.operator.watch()
-    assert scene.condition("Accepted")[1] == "Unusable"
-    assert scene.condition("InForce")[:2] == ("False", "Behind")
-    scene.operator.watch()
-    status, reason, words = scene.condition("InForce")
-    assert (status, reason) == ("False", "EditedByHand") and "stage 50%, switched on" in words
-    edit(scene, "\nstage: 50%", "\nstage: half")
-    scene.operator.watch()
-    assert "can't be read, so routers go on with what they had" in scene.condition("InForce")[2]
-    scene.patch(alpha=SPEC["alpha"])
-    assert scene.serving().stage == "shadow" and scene.condition("InForce")[1] == "Behind"
-
-
 @pytest.mark.parametrize(
     "broken", [{"alpha": 7}, {"arms": []}, {"metrics": {"primary": "nonsense"}}, {"alpha": 0.2}, {"budgets": None}]
 )
@@ -375,52 +578,6 @@ def test_what_can_not_be_used_is_said_and_changes_nothing(scene: Scene, broken: 
     assert scene.condition("Accepted")[:2] == ("True", "Usable") and not scene.serving().enabled
     scene.patch(enabled=True)
     assert scene.serving() == before
-
-
-def test_a_budget_of_no_channel_of_the_data_set_is_unusable(scene: Scene) -> None:
-    scene.operator = Prompt(scene.cluster, scene, DATASET, InferenceServices(scene.cluster), clock=lambda: scene.now)
-    scene.patch(budgets=[{"campaign": "*", "channel": "TV", "amount": 1000}])
-    status, reason, message = scene.condition("Accepted")
-    assert (status, reason) == ("False", "Unusable")
-    assert "budgets[0].channel: 'TV' is not one of search, social, display, video" in message
-
-
-def test_a_move_is_looked_at_once(scene: Scene) -> None:
-    scene.patch(move={"to": "promoted", "reason": "now"})
-    for _ in range(3):  # each write of the status is heard as a change, too
-        assert scene.condition("Accepted") == ("True", "Refused", f"{NAME}: it has not begun")
-        scene.operator.changed(NAME)
-    begin(scene)
-    assert scene.condition("Accepted")[1] == "Usable"
-    scene.patch(move={"to": "50%", "reason": "on"})
-    scene.patch(move={"to": "5%", "reason": "back"})
-    scene.operator.changed(NAME)
-    scene.operator.advance()
-    assert [event.to for event in scene.events()] == ["shadow", "50%", "5%"]
-    scene.patch(move={"to": "sideways", "reason": "?"})
-    assert scene.condition("Accepted")[1] == "Refused"
-
-
-def test_a_log_that_can_not_be_read_moves_nothing(scene: Scene) -> None:
-    begin(scene)
-
-    def torn() -> Known | None:
-        raise LogError("torn")
-
-    scene.evidence, scene.now = torn, 100 * HOUR
-    scene.operator.advance()
-    assert scene.condition("Progressing") == ("False", "LogUnreadable", "torn") and scene.status["phase"] == "shadow"
-
-
-def test_a_clock_that_is_put_forward_for_a_moment_moves_nothing(scene: Scene) -> None:
-    begin(scene)
-    scene.operator.advance()
-    scene.put_forward = 1000 * HOUR
-    scene.operator.advance()
-    assert scene.status["phase"] == "shadow"
-    scene.put_forward, scene.now = 0.0, 2 * HOUR
-    scene.operator.advance()
-    assert scene.status["phase"] == "5%"
 
 
 def test_what_follows_from_an_older_state_does_not_replace_a_newer_one(scene: Scene) -> None:
@@ -541,18 +698,17 @@ def test_a_broken_key_of_one_is_not_free_for_another(scene: Scene) -> None:
     assert not scene.serving().enabled, "what was switched off by hand stays off"
 
 
-def test_a_copy_of_a_key_goes_where_its_experiment_goes(scene: Scene) -> None:
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_a_key_of_no_object_is_removed_or_switched_off(scene: Scene, enabled: str) -> None:
+    """Keys are those of objects: a copy by hand neither decides nor switches anything off."""
     begin(scene)
     assert scene.cluster.config_map is not None
     data = scene.cluster.config_map["data"]
-    data["renamed.yaml"] = data.pop(f"{NAME}.yaml")
+    data["a-copy.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", f"enabled: {enabled}")
+    data["alone.yaml"] = data[f"{NAME}.yaml"].replace(f"name: {NAME}", "name: alone")
     scene.operator.watch()
-    assert scene.served() == [f"{NAME}.yaml"] and scene.serving().enabled
-    data = scene.cluster.config_map["data"]
-    data["a-copy.yaml"] = data[f"{NAME}.yaml"]
-    scene.cluster.delete(NAME)
-    scene.operator.changed(NAME)
-    assert scene.served() == [f"{NAME}.yaml"] and not scene.serving().enabled
+    assert sorted(scene.served()) == ["alone.yaml", f"{NAME}.yaml"]
+    assert scene.serving().enabled and not scene.serving("alone").enabled
 
 
 def test_a_second_costs_two_requests_however_many_experiments_there_are(scene: Scene) -> None:
@@ -581,16 +737,6 @@ def test_an_older_ones_place_is_taken_and_the_others_stay(scene: Scene) -> None:
     assert scene.served() == ["second.yaml", "third.yaml"], "what is over does not come back"
 
 
-def test_a_deleted_experiment_ends(scene: Scene) -> None:
-    begin(scene)
-    scene.cluster.delete(NAME)
-    scene.operator.changed(NAME)
-    assert not scene.serving().enabled
-    scene.cluster.apply("second", {**SPEC, "salt": "other"})
-    scene.operator.changed("second")
-    assert scene.served() == ["second.yaml"]
-
-
 def test_routers_say_what_they_have() -> None:
     clock = [0.0]
     routers = Routers(lambda: clock[0])
@@ -606,16 +752,6 @@ def test_routers_say_what_they_have() -> None:
     routers.heard("one", {"spring": "a"})
     clock[0] = SILENT_SECONDS
     assert routers.condition("spring", "a")[3] == "on one"
-
-
-def test_the_status_says_whether_routers_have_it(scene: Scene) -> None:
-    begin(scene)
-    scene.operator.routers.heard("one", {NAME: scene.serving().version})
-    scene.operator.watch()
-    assert scene.condition("InForce") == ("True", "EveryRouter", "on one")
-    version = scene.cluster.objects[NAME]["metadata"]["resourceVersion"]
-    scene.operator.watch()
-    assert scene.cluster.objects[NAME]["metadata"]["resourceVersion"] == version, "what is the same is not written"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -724,46 +860,6 @@ def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, mo
     assert scene.status["phase"] == "promoted" and shown() == (1000, 1000)
 
 
-def test_the_page_and_the_condition_agree_on_what_routers_have(scene: Scene) -> None:
-    begin(scene)
-
-    def said() -> tuple[str, bool | None]:
-        scene.operator.watch()
-        (view,) = scene.operator.views()
-        return scene.condition("InForce")[0], view["in_force"]
-
-    (before,) = scene.operator.views()
-    assert before["in_force"] is False, "no router has reported yet that it has it"
-    assert said() == ("Unknown", None)
-    scene.operator.routers.heard("one", {NAME: scene.serving().version})
-    assert said() == ("True", True)
-    scene.operator.routers.heard("one", {NAME: "an older one"})
-    assert said() == ("False", False)
-
-
-def test_an_experiment_that_was_deleted_while_the_operator_was_away_ends(scene: Scene) -> None:
-    begin(scene)
-    scene.cluster.delete(NAME)
-    scene.restart()
-    scene.operator.watch()
-    assert not scene.serving().enabled
-    requests = scene.cluster.requests
-    scene.operator.watch()
-    assert scene.cluster.requests - requests <= 3, "it is ended once"
-
-
-def test_a_change_that_was_not_heard_is_followed_within_a_second(scene: Scene) -> None:
-    """The API server answered nothing when it was heard of, for longer than it is tried again."""
-    begin(scene)
-    scene.operator.routers.heard("one", {NAME: scene.serving().version})
-    scene.operator.watch()
-    scene.cluster.patch(NAME, enabled=False)
-    scene.operator.watch()
-    assert not scene.serving().enabled and scene.events()[-1].kind == "kill"
-    scene.operator.watch()
-    assert scene.condition("InForce")[:2] == ("False", "Behind"), "nobody says that routers have what they have not"
-
-
 def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object has at most 1.5 MB: after thousands of events nothing can be added."""
     begin(scene)
@@ -783,37 +879,6 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
     assert not scene.serving().enabled and scene.events()[-1].kind == "kill", "what was not written is written later"
 
 
-def test_a_kill_switch_with_kubectl_replace_is_not_undone(scene: Scene) -> None:
-    """The whole ConfigMap is made anew from a file, and knows nothing of an operator."""
-    begin(scene)
-    assert scene.cluster.config_map is not None
-    del scene.cluster.config_map["metadata"]["annotations"]
-    data = scene.cluster.config_map["data"]
-    data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", "enabled: false")
-    scene.cluster.apply("second", {**SPEC, "salt": "other"})
-    scene.operator.changed("second")
-    assert scene.serving().name == NAME, "it is not free for others"
-    scene.operator.advance()
-    assert not scene.serving().enabled and scene.status["enabled"] is False
-    replied(scene, **{"mtorl-kubeflow/reason": "mended"})
-    assert scene.serving().enabled
-
-
-def test_an_experiment_without_an_operator_becomes_an_object(scene: Scene) -> None:
-    begin(scene)
-    other = FakeCluster()
-    other.config_map = scene.cluster.config_map
-    assert other.config_map is not None
-    del other.config_map["metadata"]["annotations"]
-    scene.cluster = other
-    scene.restart()
-    scene.operator.watch()
-    assert scene.serving().enabled, "nobody has deleted its object"
-    other.apply(NAME, {**SPEC, "move": {"to": "shadow", "reason": "it was there already"}})
-    scene.operator.changed(NAME)
-    assert scene.serving().enabled and scene.status["phase"] == "shadow"
-
-
 @pytest.mark.parametrize("content", [None, "", "{", "start: 2026-02-30", "alpha: 7"])
 def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: str | None) -> None:
     begin(scene)
@@ -826,82 +891,6 @@ def test_a_config_map_that_is_broken_by_hand_is_mended(scene: Scene, content: st
         scene.cluster.patch(NAME, enabled=not off)
         scene.operator.watch()
         assert scene.serving() == before.replace(enabled=not off)
-
-
-def test_a_config_map_that_was_deleted_goes_to_the_experiment_that_has_started(scene: Scene) -> None:
-    scene.cluster.apply("a-draft", {**SPEC, "salt": "other"})
-    begin(scene)
-    scene.cluster.config_map = None
-    scene.operator.changed("a-draft")
-    assert scene.cluster.config_map is None
-    scene.operator.advance()
-    assert scene.serving().name == NAME and scene.serving().enabled
-
-
-def test_an_older_move_that_is_applied_again_is_not_made_again(scene: Scene) -> None:
-    """A file in a repository has the first move, and people patch further ones."""
-    for to, reason in (("5%", "as in the file"), ("50%", "on"), ("5%", "as in the file")):
-        scene.patch(move={"to": to, "reason": reason})
-    assert [event.to for event in scene.events()] == ["5%", "50%"]
-    assert scene.condition("Accepted")[1] == "Refused" and "another reason" in scene.condition("Accepted")[2]
-    scene.patch(move={"to": "5%", "reason": "back, since it is slow"})
-    assert scene.serving().stage == "5%"
-    scene.patch(salt="another", move={"to": "50%", "reason": "on"})
-    assert scene.serving().stage == "50%", "another experiment"
-
-
-def test_a_promotion_that_nothing_supports_is_refused(scene: Scene) -> None:
-    """No decision of the challenger, or no log that can be read: nobody knows anything of it, good or bad."""
-    begin(scene)
-    scene.evidence = lambda: None
-    scene.patch(move={"to": "promoted", "reason": "it wins"})
-    assert scene.condition("Accepted")[:2] == ("True", "Held") and "until the log was looked at" in held(scene)
-    scene.operator.advance()
-    scene.operator.advance()
-    assert scene.condition("Accepted")[:2] == ("True", "Refused")
-    assert "no decision of challenger is in the log: nothing supports a promotion; `force: true`" in held(scene)
-
-    def unreadable() -> Known | None:
-        raise LogError("the log is torn")
-
-    scene.evidence = unreadable
-    scene.operator.advance()
-    scene.patch(move={"to": "promoted", "reason": "once more"})
-    assert scene.condition("Accepted")[1] == "Refused" and "can't be read" in held(scene) and "torn" in held(scene)
-    assert scene.status["phase"] == "shadow"
-    scene.patch(move={"to": "promoted", "reason": "an emergency", "force": True})
-    assert scene.status["phase"] == "promoted" and scene.condition("Accepted")[1] == "Usable"
-    scene.patch(salt="next", move={"to": "shadow", "reason": "again", "force": True})
-    scene.patch(move={"to": "rolled back", "reason": "harm", "force": True}, salt="a")
-    assert scene.status["phase"] == "rolled back", "no rollback fails for a field that a patch has kept"
-    scene.patch(salt="next", move={"to": "shadow", "reason": "again", "force": True})
-    assert scene.condition("Accepted")[1] == "Refused" and "a patch keeps it" in held(scene)
-
-
-def test_a_promotion_that_waits_is_made_once_the_log_was_looked_at(scene: Scene) -> None:
-    begin(scene)
-    scene.patch(move={"to": "promoted", "reason": "it wins"})
-    assert scene.status["phase"] == "shadow" and scene.condition("Accepted")[1] == "Held"
-    scene.operator.advance()
-    scene.operator.advance()
-    assert scene.status["phase"] == "promoted"
-    evidence = scene.events()[-1].evidence
-    assert evidence is not None and evidence["token"] == "inconclusive", "the history has what was known"
-
-
-def held(scene: Scene) -> str:
-    return scene.condition("Accepted")[2]
-
-
-def test_a_promotion_ends_with_a_rollback_also_of_a_broken_spec(scene: Scene) -> None:
-    begin(scene)
-    scene.operator.advance()
-    scene.patch(move={"to": "promoted", "reason": "it wins"})
-    scene.patch(enabled=False)
-    assert scene.condition("Accepted")[1] == "Refused" and "rolled back" in scene.condition("Accepted")[2]
-    scene.patch(alpha=7, move={"to": "rolled back", "reason": "calls"})
-    assert scene.condition("Accepted")[1] == "Unusable"
-    assert scene.events()[-1].to == "rolled back" and scene.serving().arm("incumbent").policy == "baseline"
 
 
 def test_who_is_held_out_keeps_the_incumbent_of_before(scene: Scene) -> None:
@@ -937,21 +926,6 @@ def test_who_is_held_out_keeps_the_incumbent_of_before(scene: Scene) -> None:
     assert scene.serving().arm("holdout").policy == "baseline"
 
 
-def test_nobody_writes_what_the_holdout_keeps(scene: Scene) -> None:
-    before = {"name": "holdout", "weight": 0, "policy": "baseline"}
-    scene.patch(holdout=0.2, enabled=False, promotion={"at": "2026-01-01T00:00:00Z", "before": before})
-    assert scene.condition("Accepted")[1] == "Unusable"
-    assert "only a promotion writes it" in scene.condition("Accepted")[2]
-
-
-def test_one_that_can_not_be_looked_at_stops_none_of_the_others(scene: Scene) -> None:
-    begin(scene)
-    scene.cluster.objects = {"first": {"metadata": {"name": "first"}}, **scene.cluster.objects}
-    scene.now = 2 * HOUR
-    scene.operator.advance()
-    assert scene.status["phase"] == "5%"
-
-
 def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: Scene) -> None:
     """Reading a log takes minutes, and routers come and go: their condition is in the same object."""
     begin(scene)
@@ -967,31 +941,6 @@ def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: 
     scene.evidence = found
     scene.operator.advance()
     assert scene.status["phase"] == "rolled back" and looks == 1
-
-
-def test_figures_are_those_of_the_present_salt(scene: Scene) -> None:
-    begin(scene)
-    scene.operator.advance()
-    assert scene.status["users"] == 940
-    scene.patch(salt="another", move=None)
-    scene.operator.advance()
-    assert scene.status["phase"] == "draft" and not {"users", "lift", "interval", "verdict"} & set(scene.status)
-    (view,) = scene.operator.views()
-    assert view["verdict"] is None
-
-
-def test_what_is_over_is_shown_with_its_figures_by_the_next_operator_too(scene: Scene) -> None:
-    begin(scene)
-    scene.operator.advance()
-    scene.patch(move={"to": "stopped", "reason": "enough"})
-    scene.restart()
-    scene.now = 5 * HOUR
-    scene.operator.advance()
-    scene.now = 9 * HOUR
-    scene.operator.advance()
-    (view,) = scene.operator.views()
-    assert view["verdict"] is not None and scene.status["users"] == 940
-    assert view["looked"] == "1970-01-01T05:00:00+00:00", "how old the figures are, not when they are shown"
 
 
 def test_the_page_has_an_experiment_that_waits_for_its_turn(scene: Scene) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, cast
 
 import httpx
 import yaml
 
+from monitoring.experiments.web import serving
 from mtorl.experiment.experiment import Experiment
 from pipelines.experiments.config_map import Entry
 from pipelines.experiments.operator.lease import Lease
@@ -18,7 +20,6 @@ from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.start import _Site
 from serving.kubernetes_api import KubernetesApi
-from serving.local.ports import free_ports
 from tests.experiments import experiment
 from tests.pipelines.experiments.fake_cluster import FakeCluster
 
@@ -44,26 +45,21 @@ class SlowPages:
         return []
 
     def in_force(self) -> dict[str, Entry]:
-        return {"spring": Entry("spring.yaml", yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, False, ())}
+        return {"spring": Entry(yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, False)}
+
+
+@contextmanager
+def served(operator: SlowPages, leads: bool) -> Iterator[tuple[_Site, str]]:
+    lease = standing_by()
+    lease.leads = leads
+    site = _Site(cast(Operator, operator), lease)
+    with serving(site.app(), "127.0.0.1", 0) as url:
+        yield site, url.rstrip("/")
 
 
 def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
-    operator, (port,) = SlowPages(), free_ports(1)
-    lease = standing_by()
-    lease.leads = True
-    site = _Site(cast(Operator, operator), lease)
-    threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
-    url = f"http://127.0.0.1:{port}"
-
-    def up() -> bool:
-        try:
-            return httpx.get(f"{url}/health/live").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    while not up():
-        time.sleep(0.05)
-    with ThreadPoolExecutor(READERS) as readers:
+    operator = SlowPages()
+    with served(operator, leads=True) as (_, url), ThreadPoolExecutor(READERS) as readers:
         pages = [readers.submit(httpx.get, url, timeout=60) for _ in range(READERS)]
         time.sleep(0.5)  # all of them are being served
 
@@ -81,54 +77,32 @@ def test_routers_do_not_wait_for_people_who_look_at_pages() -> None:
 
 
 def test_a_fault_of_ours_is_not_said_to_be_the_api_servers() -> None:
-    operator, (port,) = SlowPages(), free_ports(1)
+    operator = SlowPages()
+    for error, status in ((KeyError("arms"), 500), (ConnectionError(), 503)):
 
-    def broken() -> list[Any]:
-        raise KeyError("arms")
+        def broken(error: Exception = error) -> list[Any]:
+            raise error
 
-    operator.views = broken  # type: ignore[method-assign]
-    lease = standing_by()
-    lease.leads = True
-    site = _Site(cast(Operator, operator), lease)
-    threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
-    for _ in range(200):
-        try:
-            answer = httpx.get(f"http://127.0.0.1:{port}/")
-            break
-        except httpx.HTTPError:
-            time.sleep(0.05)
-    assert (answer.status_code, answer.text) == (
-        500,
-        "this can't be shown, and the operator's log says why: KeyError\n",
-    )
+        operator.views = broken  # type: ignore[method-assign]
+        with served(operator, leads=True) as (_, url):
+            answer = httpx.get(url)
+            assert (answer.status_code, type(error).__name__ in answer.text) == (status, True)
 
 
 def test_one_that_stands_by_answers_routers_and_names_the_leader_to_people() -> None:
-    operator, (port,) = SlowPages(), free_ports(1)
+    operator = SlowPages()
     operator.done.set()
-    site = _Site(cast(Operator, operator), standing_by())
-    threading.Thread(target=lambda: asyncio.run(site.serve(port)), daemon=True).start()
-    url = f"http://127.0.0.1:{port}"
-
-    def ready() -> int:
-        try:
-            return httpx.get(f"{url}/health/ready").status_code
-        except httpx.HTTPError:
-            return 0
-
-    while ready() != 503:
-        time.sleep(0.05)
-    site.follows.set()
-    assert ready() == 200
-    has = {"router": "one", "has": {}}
-    answer = httpx.post(f"{url}/v1/in-force", json=has)
-    assert (answer.status_code, answer.headers["mtorl-leads"]) == (200, "false")
-    has = {"router": "one", "has": {"spring": SPRING.version}}
-    answer = httpx.post(f"{url}/v1/in-force", json=has)
-    assert (answer.status_code, answer.headers["mtorl-leads"]) == (204, "false")
-    for path in ("/", "/experiments.json"):
-        shown = httpx.get(url + path)
-        assert shown.status_code == 503
-        assert "operator-b leads: kubectl -n ads port-forward pod/operator-b 8088:8080" in shown.text
-    gauges = httpx.get(f"{url}/metrics").text
-    assert "mtorl_operator_leads 0.0" in gauges and "{" not in gauges, "each experiment is counted once"
+    with served(operator, leads=False) as (site, url):
+        assert httpx.get(f"{url}/health/live").status_code == 200
+        assert httpx.get(f"{url}/health/ready").status_code == 503
+        site.follows.set()
+        assert httpx.get(f"{url}/health/ready").status_code == 200
+        for has, status in (({}, 200), ({"spring": SPRING.version}, 204)):
+            answer = httpx.post(f"{url}/v1/in-force", json={"router": "one", "has": has})
+            assert (answer.status_code, answer.headers["mtorl-leads"]) == (status, "false")
+        for path in ("/", "/experiments.json"):
+            shown = httpx.get(url + path)
+            assert shown.status_code == 503
+            assert "operator-b leads: kubectl -n ads port-forward pod/operator-b 8088:8080" in shown.text
+        gauges = httpx.get(f"{url}/metrics").text
+        assert "mtorl_operator_leads 0.0" in gauges and "{" not in gauges, "each experiment is counted once"

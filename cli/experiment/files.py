@@ -1,44 +1,24 @@
-"""An experiment: its file, what its challengers would do, and what came of it.
-
-    mtorl experiment init first-day.yaml --dataset my-log.yaml
-    mtorl experiment check first-day.yaml --dataset my-log.yaml
-    mtorl serve --experiment first-day.yaml                  keeps its state in first-day/
-    mtorl experiment shadow first-day --by device
-    mtorl experiment exploration first-day --model runs/latest/artifacts/challenger
-    mtorl experiment plan first-day --effect 0.05
-    mtorl experiment start first-day.yaml                    through its stages: run, ramp, kill, promote ...
-    mtorl experiment watch first-day.yaml                    what is known, in the terminal; report and web as a page
-    mtorl experiment verdict first-day
-
-docs/first-day.md and docs/experiments.md go through all of them. With --json, each prints JSON alone.
-"""
+"""The experiment file: a first one with comments, and the check of one before it is served."""
 
 from __future__ import annotations
 
 import getpass
-import json
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import CommandGroup, Dataset
-from cli.endings import exit_codes, naming_the_manual, stop
+from cli.commands import Dataset
+from cli.endings import stop
+from cli.experiment.shared import FileArgument, JsonOption, StateOption, input_errors, print_json
 
 if TYPE_CHECKING:
     from mtorl.experiment.arm import Arm
     from mtorl.experiment.experiment import Experiment
 
-app = CommandGroup(__doc__ or "")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, with all figures, in place of words.")]
-
-
-@app.command()
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file to write.")],
     dataset: Dataset,
@@ -76,17 +56,14 @@ def init(
     typer.echo(f"{file}: read its comments, then")
     typer.echo(f"  mtorl experiment check {file} --dataset {dataset}")
     typer.echo(f"  mtorl serve --experiment {file}")
-    typer.echo(f"  mtorl experiment start {file}")
-    typer.echo(f"  mtorl experiment run {file}          beside mtorl serve: from stage to stage")
+    typer.echo(f"  mtorl experiment move {file} shadow          its first stage")
+    typer.echo(f"  mtorl experiment run {file}          in another terminal: from stage to stage")
 
 
-@app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")],
+    file: FileArgument,
     dataset: Dataset,
-    state: Annotated[
-        Path | None, typer.Option(help="Folder of its state; by default that file without its suffix.")
-    ] = None,
+    state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check an experiment file before anybody serves it, and say who would get what.
@@ -102,12 +79,11 @@ def check(
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
 
-        with naming_the_manual():
-            experiment = Experiment.load(file)
-            experiment.check_written()
-            spec = DatasetSpec.load(dataset)
-            experiment.check(spec)
-            check_history(file, state, experiment)
+        experiment = Experiment.load(file)
+        experiment.check_written()
+        spec = DatasetSpec.load(dataset)
+        experiment.check(spec)
+        _check_history(file, state, experiment)
         if as_json:
             print_json(_checked(experiment))
             return
@@ -118,9 +94,7 @@ def check(
             shares = ", ".join(f"{100 * at_stage.shares()[arm.name]:.3g}%" for at_stage in stages)
             typer.echo(f"  {arm.name}: {shares} of the users; {_answers(arm)}{explored}")
         if experiment.holdout:
-            typer.echo(
-                f"  holdout: {experiment.holdout:.3g} of the users, in no arm; they keep the incumbent of before"
-            )
+            typer.echo(f"  holdout: {experiment.holdout:.3g} of the users, in no arm; they keep the previous incumbent")
         for user, named in experiment.overrides.items():
             typer.echo(f"  {user}: {named}, as the file says; counts nowhere")
         for accounts in zip(*(at_stage.accounts() for at_stage in stages), strict=True):
@@ -138,18 +112,13 @@ def check(
             typer.echo(f"  no budget is for {', '.join(unpaid)}: nothing is shown there")
 
 
-def check_history(file: Path, state: Path | None, experiment: Experiment) -> None:
+def _check_history(file: Path, state: Path | None, experiment: Experiment) -> None:
     """Whether a file can follow on what has happened to its experiment, and to those before it."""
-    from mtorl.experiment.experiment import ExperimentError
-    from mtorl.experiment.history import HistoryError
     from pipelines.experiments.controller import follows
     from pipelines.experiments.folder import ExperimentFolder
 
     folder = ExperimentFolder.of(file, state)
-    try:
-        follows(folder.name, experiment, folder.events())
-    except HistoryError as error:
-        raise ExperimentError(str(error)) from None
+    follows(folder.name, experiment, folder.events())
 
 
 def _by_stage(experiment: Experiment) -> list[Experiment]:
@@ -205,21 +174,3 @@ def _checked(experiment: Experiment) -> dict[str, Any]:
 
 def _answers(arm: Arm) -> str:
     return arm.url or ("what each request says" if arm.policy == "baseline" else "rows of this file")
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Turn input that can't be used into one line and exit code 2."""
-    from mtorl.artifact.artifact import ArtifactError
-    from mtorl.experiment.experiment import ExperimentError
-    from mtorl.log.columns import WindowError
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
-
-    with exit_codes(unusable=(ArtifactError, ExperimentError, SpecError, LogError, WindowError, OSError)):
-        yield
-
-
-def print_json(found: Any) -> None:
-    """Print something as JSON, and nothing else: `--json > file` keeps it."""
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

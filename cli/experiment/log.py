@@ -1,0 +1,225 @@
+"""What a decision log says of an experiment: before it begins, in the shadow, and as a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.endings import HARM, HELD, exit_codes, stop
+from cli.experiment.shared import ByOption, JsonOption, input_errors, print_json
+
+if TYPE_CHECKING:
+    from mtorl.evaluation.exploration_plan import ExplorationPlan
+    from mtorl.evaluation.shadow import ShadowReport
+
+
+def _state_of(path: Path) -> Path:
+    """The folder beside an experiment file, where its state is; any other path stays as it is."""
+    return path.with_suffix("") if path.is_file() else path
+
+
+DecisionLogArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE|FOLDER",
+        callback=_state_of,
+        help="Experiment file that mtorl serve serves, or the folder of its state; or a decision log that was exported "
+        "or shipped.",
+    ),
+]
+ExperimentOption = Annotated[
+    Path | None, typer.Option(help="The experiment file. None: that of mtorl serve, if FOLDER is its state.")
+]
+DatasetOption = Annotated[str | None, typer.Option(help="The data set's description. None: likewise.")]
+
+
+def plan(
+    folder: DecisionLogArgument,
+    effect: Annotated[float, typer.Option(help="Difference to find, as a share of what the arm earns.")] = 0.05,
+    experiment: ExperimentOption = None,
+    dataset: DatasetOption = None,
+    share: Annotated[float, typer.Option(help="Of the users who get the challenger.")] = 0.5,
+    users_a_day: Annotated[
+        float, typer.Option(help="Users of the experiment who come on a day. 0: as many new ones as in the log.")
+    ] = 0.0,
+    model: Annotated[
+        Path | None, typer.Option(help="Artifact folder: what exploring costs, and teaches of this policy.")
+    ] = None,
+    arm: Annotated[str, typer.Option(help="With --model: the arm that would explore.")] = "incumbent",
+    decisions_a_day: Annotated[
+        float, typer.Option(help="With --model: of the arm, to count in days. 0: count in decisions.")
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many users, days and how much money it takes to find an effect, before the experiment begins.
+
+        mtorl experiment plan first-day.yaml --effect 0.05
+        mtorl experiment plan decision_log --effect 0.05 --experiment first-day.yaml --dataset my-log.yaml
+        mtorl experiment plan first-day.yaml --model runs/latest/artifacts/challenger --decisions-a-day 50000
+
+    The experiment is played some hundred times with the incumbent's users of the log, and with the verdict's own
+    functions, until 80 of 100 played experiments find a challenger that is so much better.
+
+    With --model: an arm that always does the same teaches nothing about anything else. The plan says what exploring a
+    share of its decisions costs, and after how many decisions the log can tell such a difference of the model.
+    """
+    with input_errors():
+        from cli.experiment.plan_tables import print_exploration, print_plan
+
+        if model is not None:
+            explored = _exploration(folder, experiment, dataset, arm, model, effect)
+            print_json(asdict(explored)) if as_json else print_exploration(explored, decisions_a_day)
+            return
+        found = _plan(folder, experiment, dataset, effect, share, users_a_day)
+    print_json(found) if as_json else print_plan(found)
+
+
+def _plan(
+    folder: Path, experiment: Path | None, dataset: str | None, effect: float, share: float, users_a_day: float
+) -> dict[str, Any]:
+    from cli.progress_bars import ProgressBars
+    from monitoring.decision_log import DecisionLog
+    from monitoring.verdict.incumbent_users import incumbent_users, plan_with
+    from mtorl.experiment.experiment import Experiment
+    from mtorl.experiment.inference.plan import MOST_USERS
+    from mtorl.log.dataset import DatasetSpec
+    from mtorl.log.touchpoints import LogError
+    from mtorl.log.units import counted_gain
+    from pipelines.experiments.state_log import readable_log
+
+    spec = Experiment.load(_named(folder, "experiment", experiment))
+    gain = counted_gain(DatasetSpec.load(_named(folder, "dataset", dataset)))
+    with ProgressBars() as bars, bars.step("add up the incumbent's users"), readable_log(folder) as log:
+        seen = incumbent_users(DecisionLog.in_folder(log), spec, gain)
+    try:
+        with ProgressBars() as bars, bars.step("play the experiment"):
+            found = plan_with(seen, spec, effect, share, users_a_day)
+    except ValueError as error:
+        raise LogError(str(error)) from None
+    if found is None:
+        stop(f"an effect of {effect:.1%} would take more than {MOST_USERS:,} users: plan with a larger one", 1)
+    return found
+
+
+def _exploration(
+    folder: Path, experiment: Path | None, dataset: str | None, arm: str, model: Path, effect: float
+) -> ExplorationPlan:
+    from cli.progress_bars import ProgressBars
+    from features.collect.served import served_decisions
+    from mtorl.evaluation.exploration_plan import plan_for
+    from mtorl.experiment.experiment import Experiment
+    from mtorl.log.dataset import DatasetSpec
+    from pipelines.experiments.state_log import readable_log
+
+    if not 0 < effect < 1:
+        stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
+    served = Experiment.load(_named(folder, "experiment", experiment))
+    spec = DatasetSpec.load(_named(folder, "dataset", dataset))
+    with ProgressBars() as bars, bars.step("read what was decided"), readable_log(folder) as log:
+        rows = served_decisions(log, spec, served, arm)
+    with ProgressBars() as bars, bars.step("ask the model"):
+        return plan_for(rows, model, effect)
+
+
+def verdict(
+    folder: DecisionLogArgument,
+    experiment: ExperimentOption = None,
+    dataset: DatasetOption = None,
+    by: ByOption = None,
+    until: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="Until when decisions count, and everything is known, ISO time: for traffic that has ended. Empty: "
+            "the log ends with its newest decision.",
+        ),
+    ] = "",
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Instead, what challengers would have done in the shadow.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the experiment has found so far. Looking often changes no error rate.
+
+        mtorl experiment verdict first-day.yaml
+        mtorl experiment verdict first-day.yaml --by device
+        mtorl experiment verdict first-day.yaml --shadow
+        mtorl experiment verdict decision_log --experiment first-day.yaml --dataset my-log.yaml
+
+    The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
+    Exit codes: 4 users are not split as configured; 5 a guardrail is breached; else 0.
+
+    With --shadow: how often challengers agree with the incumbent is known from the first decision on. What they would
+    earn is estimated from the outcomes of the incumbent's decisions, so let the incumbent explore
+    (docs/experiments.md).
+    """
+    from monitoring.verdict.period import PeriodError
+
+    with exit_codes(failed=(PeriodError,)), input_errors():
+        from cli.experiment.plan_tables import print_shadow
+        from cli.experiment.table import print_verdict
+
+        file, spec_file = _named(folder, "experiment", experiment), _named(folder, "dataset", dataset)
+        if shadow:
+            reports = _shadows(folder, file, spec_file, by or [])
+            if as_json:
+                print_json(reports)
+            else:
+                for report in reports.values():
+                    print_shadow(report)
+            return
+        found = _verdict(folder, file, spec_file, by or [], until)
+    if as_json:
+        print_json(found)
+    else:
+        print_verdict(found)
+    if found["verdict"] in ("srm", "guardrail"):
+        raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
+
+
+def _verdict(folder: Path, file: str, dataset: str, by: list[str], until: str) -> dict[str, Any]:
+    from cli.progress_bars import ProgressBars
+    from monitoring.verdict.period import period_of, verdict_of_period
+    from mtorl.log.dataset import DatasetSpec
+    from mtorl.log.segments import check_segment, segment_sql
+    from mtorl.log.units import counted_gain
+    from pipelines.experiments.state_log import readable_log
+
+    spec = DatasetSpec.load(dataset)
+    for name in by:
+        check_segment(spec, name)
+    period = period_of("", until)
+    with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
+        values = {name: segment_sql(spec, name, "record") for name in by}
+        return verdict_of_period(str(log), file, period, counted_gain(spec), weights="", budget=0.0, by=values)
+
+
+def _shadows(folder: Path, file: str, dataset: str, by: list[str]) -> dict[str, ShadowReport]:
+    from cli.progress_bars import ProgressBars
+    from features.collect.shadows import shadows
+    from mtorl.evaluation.shadow import shadow_report
+    from mtorl.experiment.experiment import Experiment
+    from mtorl.log.dataset import DatasetSpec
+    from pipelines.experiments.state_log import readable_log
+
+    spec = DatasetSpec.load(dataset)
+    with ProgressBars() as bars, bars.step("compare what was decided"), readable_log(folder) as log:
+        return shadow_report(shadows(log, spec, Experiment.load(file), by), spec.channels, by)
+
+
+def _named(folder: Path, name: str, given: Path | str | None) -> str:
+    """A file that the command was given, or that the router of a state reads."""
+    from mtorl.log.touchpoints import LogError
+    from pipelines.experiments.folder import named_by_router, served_by_router
+
+    if given is not None:
+        return str(given)
+    found = served_by_router(folder) if name == "experiment" else named_by_router(folder, name)
+    if found is None and not folder.exists():
+        raise LogError(f"{folder}: no such folder; mtorl serve keeps the state of {folder}.yaml there")
+    if found is None:
+        raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")
+    return str(found)

@@ -1,0 +1,148 @@
+"""`mtorl experiment move`: what people do to an experiment, from its first stage to its end.
+
+The file belongs to people. What is in force and the history lie in the folder of its state, where `mtorl serve` keeps
+its own: first-day.yaml and first-day/.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli.endings import stop
+from cli.experiment.shared import (
+    FileArgument,
+    JsonOption,
+    StateOption,
+    check_router,
+    input_errors,
+    print_json,
+    shares_in_words,
+)
+
+if TYPE_CHECKING:
+    from monitoring.experiments.view import Known
+    from mtorl.experiment.experiment import Experiment
+    from mtorl.experiment.stage_machine import State
+    from pipelines.experiments.folder import ExperimentFolder
+
+To = Literal["shadow", "1%", "5%", "25%", "50%", "off", "on", "promoted", "stopped", "rolled back"]
+
+
+def move(
+    file: FileArgument,
+    to: Annotated[To, typer.Argument(metavar="TO", help="A stage, off, on, promoted, stopped or 'rolled back'.")],
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "by hand",
+    challenger: Annotated[str | None, typer.Option(help="Who is promoted. None: the only one.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote also if no decision of it is in the log, or it can't be read.")
+    ] = False,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move an experiment: to a stage, off and on, or to its end.
+
+        mtorl experiment move first-day.yaml shadow --reason "agreed on Monday"      begin with the first stage
+        mtorl experiment move first-day.yaml 5%                                      on or back, by hand
+        mtorl experiment move first-day.yaml off --reason "clicks are gone"          kill switch: within five seconds
+        mtorl experiment move first-day.yaml on                                      on again, at its stage
+        mtorl experiment move first-day.yaml promoted                                the challenger for all users
+        mtorl experiment move first-day.yaml stopped                                 the incumbent, permanently
+        mtorl experiment move first-day.yaml "rolled back"                           the previous incumbent
+
+    off and "rolled back" work while the file is broken, too. After on, the time of the stage begins anew; decisions
+    of before still count in the verdict. promoted, stopped and "rolled back" end the experiment: another try needs a
+    new salt. A promotion is in force at once; "rolled back" undoes it. Without --force, a challenger of which nothing
+    is known is not promoted; one that has not won is, with a warning.
+    """
+    with input_errors():
+        from mtorl.experiment.stage_machine import in_force
+        from pipelines.experiments.controller import act
+        from pipelines.experiments.controller import state as state_in
+        from pipelines.experiments.folder import ExperimentFolder
+        from pipelines.experiments.look import known_now
+        from pipelines.experiments.moves import MoveRequest, challenger_of, make_move
+
+        folder, now = ExperimentFolder.of(file, state), time.time()
+        check_router(folder)
+        reason = reason.strip() or "by hand"
+        if force and to != "promoted":
+            stop("--force is about a promotion", 2)
+        if to == "off" or to == "on":  # compared one by one, which narrows the type
+            serving = act(folder, "kill" if to == "off" else "resume", by="person", reason=reason, at=now)
+            _tell(to, serving, as_json)
+            return
+        before = _before(folder, to)
+        asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
+
+        def look() -> Known:
+            experiment, stands = state_in(folder)
+            return known_now(folder, in_force(experiment, stands), stands.since or 0.0, now)
+
+        serving, known = make_move(folder, asked, now, look)
+        _tell(to, serving, as_json)
+        if not as_json:
+            _tell_what_follows(folder, to, serving, before)
+            if known is not None:
+                _tell_doubts(folder, known, str(challenger_of(folder, asked)))
+
+
+def _before(folder: ExperimentFolder, to: To) -> State | None:
+    """Where it stood before a move to a stage; None: it is another move."""
+    from mtorl.experiment.stage_machine import STAGES
+    from pipelines.experiments.controller import state
+
+    if to not in STAGES:
+        return None
+    experiment, stands = state(folder)
+    if experiment.ramp is None and stands.phase == "draft":
+        stop(f"{folder.file}: it has no ramp; give it one, or set its stage by hand (docs/experiments.md)", 2)
+    return stands
+
+
+def _tell(to: To, serving: Experiment, as_json: bool) -> None:
+    """What was done, and who gets what from now on."""
+    if as_json:
+        print_json({"experiment": serving.name, "to": to, "shares": serving.shares(), "version": serving.version})
+        return
+    gets = shares_in_words(serving.shares())
+    if to == "promoted":
+        whom = "all users but the holdout" if serving.holdout else "all users"
+        gets = (
+            f"{whom} get the challenger's decisions, in the arm incumbent; the next start of mtorl serve makes it the "
+            "incumbent's own model"
+        )
+    typer.echo(f"{serving.name}: {to}: {gets}")
+
+
+def _tell_what_follows(folder: ExperimentFolder, to: To, serving: Experiment, before: State | None) -> None:
+    from mtorl.experiment.history import newest_promotion
+    from mtorl.experiment.stages import stages_before
+
+    if before is not None and not serving.enabled:
+        on = f"with: mtorl experiment move {folder.file} on" if before.killed else "when the file says `enabled: true`"
+        typer.echo(f"it is switched off: it goes on at {to} at once {on}")
+    ramp = serving.ramp if before is not None and before.phase == "draft" else None
+    if ramp is not None and (passed := stages_before(ramp, to)):
+        typer.echo(f"it leaves out {', '.join(passed)}: no challenger was watched there")
+    if to == "rolled back" and (newest := newest_promotion(folder.events())) is not None:
+        made = newest.event
+        if not newest.rolled_back and made.salt != serving.salt:
+            typer.echo(
+                f"the promotion of {made.challenger} under salt {made.salt!r} stays: to undo it, give the file that "
+                f'salt again, then: mtorl experiment move {folder.file} "rolled back"'
+            )
+
+
+def _tell_doubts(folder: ExperimentFolder, known: Known, challenger: str) -> None:
+    """What speaks against a promotion."""
+    from monitoring.experiments.look import unsupported
+
+    missing, found = unsupported(known, challenger), known.evidence
+    if missing is None and found is not None and found.token == "ship":
+        return
+    doubt = missing or (f"its verdict is {found.token}: {found.reason}" if found is not None else "there is no verdict")
+    undo = f'mtorl experiment move {folder.file} "rolled back"'
+    typer.echo(f"promoted, although {doubt} (to undo it: {undo})", err=True)

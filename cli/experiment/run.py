@@ -1,0 +1,116 @@
+"""What takes experiments from stage to stage: files on a laptop, objects on a cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.endings import exit_codes
+from cli.experiment.shared import FilesArgument, OwnDataset, StateOption, check_router, folders, input_errors
+
+if TYPE_CHECKING:
+    from monitoring.experiments.document import View
+    from mtorl.experiment.stage_machine import Hold, Move
+
+
+def run(
+    files: FilesArgument,
+    state: StateOption = None,
+    dataset: OwnDataset = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, without a page, and end.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Address of the page. Each client that reaches it can read all of it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the page. 0 takes a free one.")] = 8088,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each thing that it says.")] = False,
+) -> None:
+    """Take experiments from stage to stage, and serve their page, until they are over or Ctrl-C.
+
+        mtorl serve --experiment first-day.yaml          in one terminal
+        mtorl experiment move first-day.yaml shadow
+        mtorl experiment run first-day.yaml              in another: http://127.0.0.1:8088/
+        curl -s http://127.0.0.1:8088/metrics            Prometheus gauges
+        curl -s http://127.0.0.1:8088/experiments.json   what the page is made from
+
+    It may be away: what is in force stays in force, and it goes on from the history. An edit of the file is applied
+    within two seconds; a file that can't be used is reported, and changes nothing. A clock that is put forward is
+    believed after an hour. Of a file without a ramp, people set the stage, and it serves the page alone.
+    """
+    with input_errors():
+        from monitoring.experiments.web import Unavailable, serving, site
+        from pipelines.experiments.runner import Runner
+
+        found = folders(files, state, dataset)
+        for folder in found:
+            if folder.router_reads_file() and folder.definition().ramp is not None:
+                check_router(folder)
+
+        def tell(name: str, step: Move | Hold | None, words: str) -> None:
+            _tell(name if len(found) > 1 else "", step, words, as_json)
+
+        def views() -> Sequence[View]:
+            if not runner.views:
+                raise Unavailable("the first look at the log is not over yet")
+            return runner.views
+
+        with ExitStack() as stack:
+            runner = stack.enter_context(Runner(found, tell))
+            if not once:
+                url = stack.enter_context(serving(site(views, host), host, port))
+                typer.echo(f"page  {url}   stop with Ctrl-C", err=as_json)
+            while not runner.look(strict=once) and not once:
+                time.sleep(every)
+
+
+def _tell(name: str, step: Move | Hold | None, words: str, as_json: bool) -> None:
+    from mtorl.experiment.stage_machine import Hold, Move
+
+    at = datetime.now(UTC)
+    if not as_json:
+        typer.echo(f"{at:%Y-%m-%d %H:%M:%S}  {name}{': ' if name else ''}{words}")
+        return
+    said = {
+        "at": at.isoformat(timespec="seconds"),
+        **({"experiment": name} if name else {}),
+        "to": step.to if isinstance(step, Move) else None,
+        "reason": step.reason if isinstance(step, Move) else None,
+        "waits": list(step.reasons) if isinstance(step, Hold) else [],
+        "problem": words if step is None else None,
+    }
+    typer.echo(json.dumps(said, ensure_ascii=False))
+
+
+def operator(
+    dataset: Annotated[Path, typer.Option(help="The data set's description, which each experiment must fit.")],
+    log: Annotated[Path, typer.Option(metavar="FOLDER", help="Where each router exports its decision log.")],
+    namespace: Annotated[str, typer.Option(help="Whose experiments. Empty: that of the pod.")] = "",
+    config_map: Annotated[
+        str, typer.Option(metavar="NAME", help="ConfigMap with what is in force.")
+    ] = "mtorl-experiment",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of routers' requests and of the page.")] = 8080,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the log.")] = 60.0,
+) -> None:
+    """Take the Experiment objects of a Kubernetes namespace through their stages, as run does files.
+
+        mtorl experiment operator --dataset dataset.yaml --log /mnt/mtorl/decision_log
+
+    manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
+    """
+    from mtorl.log.dataset import SpecError
+    from pipelines.experiments.operator.start import Settings
+    from pipelines.experiments.operator.start import run as run_operator
+    from serving.kubernetes_api import namespace_of_pod
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    with exit_codes(unusable=(SpecError, OSError)):
+        run_operator(Settings(namespace or namespace_of_pod(), dataset, log, config_map, port, every))

@@ -1,0 +1,255 @@
+"""The table of an experiment in a terminal, from the document of `monitoring.experiments`.
+
+print_experiments([view])     # `mtorl experiment status`
+print_verdict(verdict)        # `mtorl experiment verdict`: the part of it that is the verdict
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from cli.experiment.shared import shares_in_words
+from cli.tables import titled, with_interval
+from monitoring.plain_words import account, duration, heavy, hours_or_minutes, left_out, moved, named_in, of_arms
+
+if TYPE_CHECKING:
+    from monitoring.experiments.document import Need, Step, View
+    from monitoring.verdict.segments import Segments
+
+_STYLES = {"good": "bold green", "alarm": "bold red", "open": "bold"}
+_PLACES = {"past": ("●", "blue"), "skipped": ("◌", "dim"), "here": ("◉", "bold blue"), "ahead": ("○", "dim")}
+_BAR = 20
+
+
+def print_experiments(views: Sequence[View]) -> None:
+    """Print all of one experiment; of each of several what to do, its stage, and what comes next."""
+    Console().print(experiments(views), highlight=False)
+
+
+def print_verdict(verdict: Mapping[str, Any]) -> None:
+    """Print a verdict, and the arms that it compares."""
+    headline = Text(f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}")
+    Console().print(_spaced([headline, *_verdict(verdict)]), highlight=False)
+
+
+def experiments(views: Sequence[View]) -> RenderableType:
+    """What `print_experiments` prints."""
+    if len(views) == 1:
+        return _spaced(_whole(views[0]))
+    return _spaced(Group(_head(view), _steps(view["steps"]), _next(view)) for view in views)
+
+
+def _spaced(parts: Iterator[RenderableType] | Sequence[RenderableType]) -> Group:
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def _whole(view: View) -> Iterator[RenderableType]:
+    """What to do, the stages, what it waits for, the verdict, money, history."""
+    yield _head(view)
+    yield _steps(view["steps"])
+    if view["next"]["needs"]:
+        yield _needs(view["next"]["needs"])
+    yield _next(view)
+    verdict = view["verdict"] or {}
+    if verdict.get("users"):
+        yield from _verdict({**verdict, "long_term": view["long_term"]})
+    elif view["traffic"] is not None:
+        yield _decided(view)
+    if view["spend"]:
+        yield _spend(view)
+    if view["events"]:
+        yield Text("\n".join(_events(view)))
+
+
+def _head(view: View) -> Text:
+    advice = view["advice"]
+    off = "" if view["enabled"] else ", switched off"
+    text = Text(f"{view['name']}: {view['phase']}{off}", style="dim")
+    if view["since"] is not None:
+        text.append(f" since {_time(view['since'])}")
+    text.append(f": {shares_in_words({arm['name']: arm['share'] for arm in view['plan']['arms']})}")
+    if view["plan"]["holdout"]:
+        text.append(f"; {view['plan']['holdout']:.3g} of the users are held out")
+    text.append(f"\n{advice['headline']}\n", style=_STYLES[advice["tone"]])
+    text.append(advice["reason"], style="not dim")
+    if advice["command"] is not None:
+        text.append(f"\n{advice['command']}", style="cyan not dim")
+    return text
+
+
+def _steps(steps: Sequence[Step]) -> Text:
+    text = Text()
+    for number, step in enumerate(steps):
+        if number:
+            text.append(" ─── ", style="dim")
+        mark, style = _PLACES[step["place"]]
+        text.append(f"{mark} {step['phase']}", style=style)
+        if step["place"] == "skipped":
+            text.append(" skipped", style=style)
+    return text
+
+
+def _needs(needs: Sequence[Need]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for need in needs:
+        limit = need["kind"] in ("fallback_ratio", "latency_seconds")
+        share = 1.0 if need["needed"] <= 0 else min(max(need["found"] / need["needed"], 0.0), 1.0)
+        colour = "green" if need["met"] else "red" if limit else "blue"
+        bar = Text("━" * round(_BAR * share), style=colour)
+        bar.append("─" * (_BAR - round(_BAR * share)), style="bright_black")
+        mark = "✓" if need["met"] else "✗" if limit else "…"
+        found, needed = _amount(need, need["found"]), _amount(need, need["needed"])
+        words = f"{found}, {needed} allowed" if limit else f"{found} of {needed}"
+        table.add_row(Text(mark, style=colour), Text(need["label"]), bar, Text(words))
+    return table
+
+
+def _amount(need: Need, value: float) -> str:
+    if need["kind"] == "users":
+        return f"{value:,.0f}"
+    if need["kind"] == "fallback_ratio":
+        return f"{value:.1%}"
+    if need["kind"] == "latency_seconds":
+        return f"{1000 * value:,.0f} ms"
+    return hours_or_minutes(value, need["needed"])
+
+
+def _next(view: View) -> Text:
+    after = view["next"]
+    text = Text(after["words"])
+    when = []
+    if after["not_before"] is not None:
+        when.append(f"{'That is on' if view['phase'] == 'draft' else 'Not before'} {_time(after['not_before'])}")
+    if after["expected"] is not None:
+        when.append(f"{'at' if when else 'At'} the rate so far, about {_time(after['expected'])}")
+    if when:
+        text.append(f" {'; '.join(when)}.")
+    if (newest := view["newest"]) is not None:
+        age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
+        text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
+    if view["in_force"] is False:  # None: of an object, whose routers nobody asks from here
+        text.append("\nThe file or the history has changed since: routers don't have it yet.", style="red")
+    return text
+
+
+def _verdict(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Effect, checks and arms of a verdict, and what to know of its figures."""
+    challengers, units = verdict["challengers"], verdict["units"]
+    effects = titled(f"effect, {named_in(verdict['metric'], units)}")
+    for name in ("challenger", "verdict", "effect", "relative", "always-valid interval"):
+        effects.add_column(name)
+    for name, found in challengers.items():
+        relative = _signed(found.get("relative_lift"), "+.1%")
+        cells = (name, found["verdict"], _signed(found["lift"]), relative, _interval(found["lift_ci"]))
+        effects.add_row(*map(Text, cells))
+    yield effects
+    yield Text("\n").join(_checks(verdict))
+    arms, metrics = Table(), of_arms(verdict)[:2]
+    for name in ("arm", "users", "decisions", "exposures", *(label for _, label in metrics)):
+        arms.add_column(name, justify="left" if name == "arm" else "right")
+    for name, arm in verdict["arms"].items():
+        counts = (f"{arm[key]:,}" for key in ("users", "decisions", "exposures"))
+        means = (arm["metrics"][metric] for metric, _ in metrics)
+        arms.add_row(Text(name), *counts, *("-" if mean is None else f"{mean:.4f}" for mean in means))
+    yield arms
+    if notes := list(_notes(verdict)):
+        yield Text("\n".join(notes))
+    if segments := verdict.get("segments"):
+        yield from _segments(segments, verdict["alpha"])
+
+
+def _checks(verdict: Mapping[str, Any]) -> Iterator[Text]:
+    p, void, challengers = verdict.get("srm_p"), verdict["verdict"] == "srm", verdict["challengers"]
+    said = "unknown" if p is None else f"{'no' if void else 'ok'} (p = {p:.2g})"
+    yield Text("users are split as configured: ").append(said, style="bold red" if void else "green")
+    for name, found in challengers.items():
+        if len(challengers) > 1:
+            yield Text(f"{name}: {found['verdict']}: {found['reason']}")
+        for check in found.get("guardrails", ()):
+            line = Text(f"guardrail {name + ', ' if len(challengers) > 1 else ''}")
+            line.append(f"{named_in(check['name'], verdict['units'])}: ")
+            line.append(check["state"], style={"breached": "bold red", "held": "green", "open": ""}[check["state"]])
+            bounds = _interval([check["lower"], check["upper"]])
+            yield line.append(f", harm {_signed(check['harm'])} {bounds}, {check['margin']:g} allowed")
+
+
+def _notes(verdict: Mapping[str, Any]) -> Iterator[str]:
+    if said := moved(verdict.get("moved_users", 0)):
+        yield f"{verdict['users']:,} users in all: {said}"
+    for reason, count in verdict.get("left_out", {}).items():
+        yield f"left out: {count:,} {left_out(reason)}"
+    for user in verdict.get("heavy_users", ()):
+        named = f" ({user['user']!r})" if "user" in user else ""
+        yield f"{heavy(user['arm'], user['share'])}{named}"
+    if long_term := verdict.get("long_term"):
+        users = long_term["users"]
+        who = f"{users['incumbent']:,} users, {users['holdout']:,} held out"
+        yield f"since the promotion ({who}): {long_term['words']}"
+
+
+def _segments(segments: Segments, alpha: float) -> Iterator[RenderableType]:
+    for column, lifts in segments["lifts"].items():
+        table = titled(f"by {column}, no part of the verdict")
+        for name in (column, "arm", "users", "decisions", "lift per decision"):
+            table.add_column(name)
+        for lift in lifts:
+            segment = "unknown" if lift["segment"] is None else lift["segment"]
+            what = with_interval(dict(lift), "lift", "+", 4) if lift["lift_ci"] else "not known yet"
+            cells = (segment, lift["challenger"], f"{lift['users']:,}", f"{lift['decisions']:,}", what)
+            table.add_row(*map(Text, cells))
+        yield table
+        if smaller := segments["smaller"][column]:
+            yield Text(f"{smaller:,} decisions are of smaller segments")
+    yield Text(
+        f"all of these intervals hold together with {1 - alpha:.0%} at every look, which makes each of them wide "
+        f"({segments['confidence']:.2%}); other columns tomorrow are another chance to be misled"
+    )
+
+
+def _decided(view: View) -> Table:
+    traffic = view["traffic"]
+    assert traffic is not None
+    table = Table(title="in the shadow" if traffic["shadow"] else None, title_justify="left")
+    for name in ("arm", "decisions", "exposures", "default actions"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name, arm in traffic["arms"].items():
+        table.add_row(Text(name), f"{arm['decisions']:,}", f"{arm['exposures']:,}", f"{arm['fallbacks']:,}")
+    return table
+
+
+def _spend(view: View) -> Text:
+    lines, arms = [], {spend["arm"] for spend in view["spend"]}
+    for spend in view["spend"]:
+        scope = [name for name in (spend["campaign"], spend["channel"]) if name != "*"]
+        when = "" if spend["period"] == "total" else f" this {spend['period']}"
+        who = account(spend["arm"], arms)
+        of = f" ({', '.join(scope)})" if scope else ""
+        share = f" ({spend['spent'] / spend['limit']:.1%})" if spend["limit"] > 0 else ""
+        lines.append(f"{who}{of}: {spend['spent']:,.2f} of {spend['limit']:,.2f} {view['currency']} spent{when}{share}")
+    return Text("\n".join(lines))
+
+
+def _events(view: View) -> Iterator[str]:
+    for event in view["events"]:
+        who = "" if event["challenger"] is None else f" {event['challenger']}"
+        yield f"{_time(event['at'])}  {event['what']}{who} by {event['by']}: {event['reason']}"
+
+
+def _signed(value: float | None, form: str = "+.4f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _interval(ends: Any) -> str:
+    if not ends or None in ends:
+        return "too few users"
+    return f"[{_signed(ends[0])}, {_signed(ends[1])}]"
+
+
+def _time(iso: str) -> str:
+    return f"{iso[:10]} {iso[11:16]} UTC"

@@ -1,0 +1,114 @@
+"""What the operator writes into an object's status: its conditions, and the figures that `kubectl get exp` shows.
+
+    Accepted     the spec can be used
+    Progressing  it waits for something that comes by itself; False: a person has to look, or it is over
+    InForce      every router that asks has what follows from it
+    Settled      of a promotion: the incumbent's model server serves what won, or what it did before a rollback; there
+                 is none where nothing was promoted, or where people have gone on from it since
+
+A condition keeps its `lastTransitionTime` as long as its status is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from monitoring.experiments.document import Spend
+from mtorl.experiment.arm import ALL_ARMS
+from pipelines.experiments.api import REASON
+from pipelines.experiments.resource import BY_HAND, ExperimentResource
+
+_LONGEST = 30_000  # characters of a message; the conventions allow 32,768
+FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
+
+
+class Condition(NamedTuple):
+    """What is said of one aspect."""
+
+    type: Literal["Accepted", "Progressing", "InForce", "Settled"]
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    """In one word."""
+    message: str
+
+
+def with_condition(
+    before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
+) -> list[dict[str, Any]]:
+    """The conditions of a status with one of them as it is now.
+
+    Args:
+        before: Those in the status.
+        said: The one.
+        generation: Of the spec that it is about.
+        now: Seconds since 1970.
+    """
+    old = next((one for one in before if one["type"] == said.type), None)
+    same = old is not None and old["status"] == said.status
+    since = old["lastTransitionTime"] if old is not None and same else iso(now)
+    made = {**said._asdict(), "message": said.message[:_LONGEST], "observedGeneration": generation}
+    made["lastTransitionTime"] = since
+    return sorted([*(dict(one) for one in before if one["type"] != said.type), made], key=lambda one: one["type"])
+
+
+def iso(at: float) -> str:
+    """A time as Kubernetes writes it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
+    """Condition while routers read a hand-edited ConfigMap; None if they do not."""
+    serving = resource.last_in_force()
+    if BY_HAND in resource.status:
+        words = (
+            "somebody has switched it off in the ConfigMap: everybody gets the incumbent. To switch it on, give a "
+            f"reason that was not given before: {switch_on(namespace, resource.name)}"
+        )
+    elif resource.is_edited():
+        has = "can't be read, so routers go on with what they had"
+        if serving is not None:
+            has = f"has stage {serving.stage}, switched {'on' if serving.enabled else 'off'}"
+        words = f"somebody has edited the ConfigMap, which {has}: it is written anew once the spec can be used"
+    else:
+        return None
+    return Condition("InForce", "False", "EditedByHand", words)
+
+
+def not_known_yet(resource: ExperimentResource, namespace: str) -> Condition | None:
+    """Condition until routers have reported; None if the previous one holds."""
+    serving = resource.last_in_force()
+    if serving is not None and serving.version != resource.status.get("version"):
+        return Condition("InForce", "False", "Behind", "no router has reported yet that it has it")
+    return edited(resource, namespace) if resource.is_edited() else None
+
+
+def switch_on(namespace: str, name: str) -> str:
+    """Command that switches an experiment on again, after a switch-off in the object or the ConfigMap."""
+    body = {"metadata": {"annotations": {REASON: "WHY"}}, "spec": {"enabled": True}}
+    return f"kubectl -n {namespace} patch exp {name} --type merge -p '{json.dumps(body)}'"
+
+
+def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
+    """What a status shows of a verdict and the accounts: `FIGURES`.
+
+    Args:
+        verdict: As of `monitoring.verdict.verdict`.
+        spend: Of each account, as of `monitoring.experiments.traffic`.
+    """
+    lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
+    arms = verdict["arms"].values()
+    of_incumbent = "" if relative is None else f" ({relative:+.1%})"
+    totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
+    of_all = [one for one in totals if one["campaign"] == "*"] or totals
+    spent = [one["spent"] for one in of_all] or [arm["cost"] for arm in arms]  # without a total, what counts
+    return {
+        "users": verdict["users"],
+        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # in the interval's unit
+        "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
+        "spend": f"{sum(spent):.2f}",
+        "verdict": verdict["verdict"],
+        "reason": verdict["reason"],
+    }

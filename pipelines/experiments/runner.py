@@ -1,0 +1,124 @@
+"""Takes experiments of files from stage to stage, as `mtorl experiment run` does, and keeps their documents.
+
+    with Runner(folders, tell) as runner:
+        while not runner.look():
+            time.sleep(60)
+
+While it is open, an edit of a file is applied within a second or two, also while a look at a large log takes minutes.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from monitoring.experiments.document import View
+from monitoring.experiments.view import Known
+from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.history import HistoryError
+from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime.clock_jumps import ClockJumps
+from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
+from pipelines.experiments.folder import ExperimentFolder
+from pipelines.experiments.look import known_or_error, view_of
+
+Tell = Callable[[str, Move | Hold | None, str], None]
+"""Reports what has changed: the experiment's file, the step (None: a fault), in words."""
+_MENDABLE = (ExperimentError, LogError, OSError)  # while it runs: of the last, a full disk, too
+_EDITS_SECONDS = 1.0
+
+
+class Runner:
+    """Experiments of files that go on by themselves.
+
+    Args:
+        folders: Where they are.
+        tell: Reports each move, and each change of what an experiment waits for.
+        clock: Seconds since 1970.
+        steady: Seconds that go on evenly.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[ExperimentFolder],
+        tell: Tell,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folders = folders
+        self._ramps = [folder for folder in folders if not folder.router_reads_file()]
+        self._tell = tell
+        self._clock = clock
+        self._jumps = ClockJumps(steady)
+        self._kinds: dict[str, str] = {}
+        self._views: dict[str, View] = {}
+        self._closed = threading.Event()
+        self._edits = threading.Thread(target=self._follow_edits, daemon=True, name="edits")
+
+    def __enter__(self) -> Runner:
+        """A file that can't be used ends it here, and only here."""
+        for folder in self._ramps:
+            put_in_force(folder)
+        self._edits.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._edits.join()
+
+    @property
+    def views(self) -> Sequence[View]:
+        """The documents of the last look."""
+        return list(self._views.values())
+
+    def look(self, strict: bool = False) -> bool:
+        """Do what comes next for each experiment; returns whether all are over.
+
+        Args:
+            strict: Raise what can't be read, in place of reporting it.
+        """
+        return all([self._look(folder, strict) for folder in self._folders])
+
+    def _look(self, folder: ExperimentFolder, strict: bool) -> bool:
+        now = self._clock()
+        reached = self._jumps.before(now, BELIEVED_AFTER) + BELIEVED_AFTER
+        known: dict[tuple[str, float], Known] = {}
+
+        def evidence(served: Experiment, since: float) -> Evidence | None:
+            known[served.version, since] = found = known_or_error(folder, served, since, now)
+            return found.evidence
+
+        over = False
+        step: Move | Hold | None = None
+        try:
+            if folder in self._ramps:
+                step = next_step(folder, evidence, now, reached)
+                over = state(folder)[1].phase in OVER
+            else:
+                step = Hold(("it has no ramp: people set its stage",))
+            words = f"{step.to}: {step.reason}" if isinstance(step, Move) else f"waits: {'; '.join(step.reasons)}"
+        except _MENDABLE as error:
+            step = None
+            if strict:
+                raise
+            words = f"nothing changes: {error}"
+        with suppress(ExperimentError, OSError):  # nothing is in force that could be shown, or the disk is full
+            self._views[folder.name] = view_of(folder, now, known=known)
+        kind = re.sub(r"[\d.,+-]+", "", words)
+        if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a figure that has grown is no news
+            self._tell(folder.name, step, words)
+            self._kinds[folder.name] = kind
+        return over
+
+    def _follow_edits(self) -> None:
+        while not self._closed.wait(_EDITS_SECONDS):
+            for folder in self._ramps:
+                with suppress(ExperimentError, HistoryError, OSError):  # the next look reports it
+                    put_in_force(folder)

@@ -1,0 +1,291 @@
+"""`mtorl experiment move` and `run`: what takes an experiment through its stages."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.run import served_file
+from monitoring.experiments.document import ArmTraffic, Traffic
+from monitoring.experiments.view import Known
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import Evidence
+from tests.features.collect.decision_logs import SPEC, decision, write
+from tests.features.collect.test_shadows import shadow
+from tests.mtorl.experiment.experiments import FILE
+from tests.repository import ROOT
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "first-day.yaml"
+    stages = [{"stage": stage, "hours": 0, "users": users} for stage, users in (("shadow", 5), ("5%", 10), ("50%", 10))]
+    metrics = {"primary": "gain_per_decision", "outcome_hours": None}
+    path.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
+    return path
+
+
+def mtorl(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["experiment", *map(str, arguments)])
+
+
+def serving(file: Path) -> Experiment:
+    return Experiment.load(file.with_suffix("") / "experiment.yaml")
+
+
+def before_start(file: Path) -> Path:
+    """The same experiment, which nobody has started."""
+    other = file.with_name("another.yaml")
+    other.write_text(file.read_text())
+    return other
+
+
+def events(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (file.with_suffix("") / "history.jsonl").read_text().splitlines()]
+
+
+def test_people_move_it_through_its_life(file: Path) -> None:
+    """Each move: options, what it prints first, shares of the users that follow, and the event in the history."""
+    challenger = {"incumbent": 0.95, "challenger": 0.05}
+    nobody = {"incumbent": 1.0, "challenger": 0.0}
+    for to, options, shares, event in (
+        ("shadow", (), nobody, ("move", "shadow")),
+        ("5%", (), challenger, ("move", "5%")),
+        ("off", ("--reason", "clicks are gone"), nobody, ("kill", None)),
+        ("off", (), nobody, ("kill", None)),  # twice is once
+        ("on", (), challenger, ("resume", None)),
+        ("promoted", ("--force",), nobody, ("move", "promoted")),
+        ("rolled back", (), nobody, ("move", "rolled back")),
+    ):
+        done = mtorl("move", file, to, *options)
+        assert done.exit_code == 0 and done.stdout.startswith(f"mtorl-vs-rules: {to}: "), done.output
+        assert serving(file).shares() == shares
+        assert serving(file).enabled == (to not in ("off", "promoted", "rolled back")) or to == "promoted"
+        assert (serving(file).arm("incumbent").endpoint is None) == (to != "promoted")
+        assert (events(file)[-1]["kind"], events(file)[-1]["to"]) == event
+    assert [event["number"] for event in events(file)] == [1, 2, 3, 4, 5, 6]
+    assert events(file)[2]["reason"] == "clicks are gone"
+    over = mtorl("move", file, "5%")
+    assert over.exit_code == 2 and "give it a new salt" in over.stderr
+    found = json.loads(mtorl("move", before_start(file), "shadow", "--json").stdout)
+    assert (found["to"], found["shares"]) == ("shadow", nobody)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("on",), "kill switch is not on"),
+        (("promoted",), "it has not begun"),
+        (("10%",), "Invalid value"),
+        (("shadow", "--force"), "--force is about a promotion"),
+    ],
+)
+def test_a_move_that_can_not_be_made_changes_nothing(file: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = mtorl("move", file, *arguments)
+    assert done.exit_code == 2, done.output
+    assert not (file.with_suffix("") / "history.jsonl").exists()
+
+
+def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
+    """Let a log say that, and have decisions of these arms."""
+    counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
+    traffic = Traffic(first=None, last=None, shadow=False, arms=dict.fromkeys(arms, counts))
+    known = Known(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
+    monkeypatch.setattr("pipelines.experiments.look.known_now", lambda *_: known)
+
+
+@pytest.mark.parametrize(
+    ("token", "arms", "refused", "doubt"),
+    [
+        ("ship", ("incumbent", "challenger"), False, ""),
+        ("inconclusive", ("incumbent", "challenger"), False, "its verdict is inconclusive: its interval"),
+        ("inconclusive", ("incumbent",), True, "no decision of challenger is in the log"),
+        (None, (), True, "its log can't be read"),
+    ],
+)
+def test_a_promotion_takes_decisions_of_the_challenger_or_force(
+    file: Path, monkeypatch: pytest.MonkeyPatch, token: Any, arms: tuple[str, ...], refused: bool, doubt: str
+) -> None:
+    if token is not None:
+        found(monkeypatch, token, *arms)
+    mtorl("move", file, "shadow")
+    done = mtorl("move", file, "promoted")
+    assert done.exit_code == (2 if refused else 0), done.output
+    if refused:
+        assert doubt in done.stderr and serving(file).arm("incumbent").policy == "baseline"
+        done = mtorl("move", file, "promoted", "--force")
+    assert done.exit_code == 0 and (doubt in done.stderr if doubt else not done.stderr)
+    kept = events(file)[-1]["evidence"]
+    assert (kept and kept["token"]) == token, "the history has what was known"
+
+
+def test_a_move_says_what_follows_from_it(file: Path) -> None:
+    """Stages that it leaves out, and what has to happen before it goes on."""
+    other = before_start(file)
+    assert "leaves out" not in mtorl("move", other, "shadow").stdout
+    assert "it leaves out shadow, 5%" in mtorl("move", file, "50%").stdout
+    mtorl("move", file, "off")
+    said = mtorl("move", file, "5%").stdout
+    assert f"it goes on at 5% at once with: mtorl experiment move {file} on" in said
+    mtorl("move", file, "on")
+    file.write_text(file.read_text().replace("enabled: true", "enabled: false"))
+    assert "when the file says `enabled: true`" in mtorl("move", file, "50%").stdout
+
+
+def test_check_says_what_serve_would_refuse(file: Path) -> None:
+    """An earlier promotion that the file does not know of, or a change of what may not change."""
+    SPEC.save(dataset := file.with_name("dataset.yaml"))
+    mtorl("move", file, "shadow")
+    assert mtorl("check", file, "--dataset", dataset).exit_code == 0
+    whole = file.read_text()
+    file.write_text(whole.replace("alpha: 0.05", "alpha: 0.2"))
+    done = mtorl("check", file, "--dataset", dataset)
+    assert done.exit_code == 2 and "alpha may not change once it has begun" in done.stderr
+    file.write_text(whole)
+    mtorl("move", file, "promoted", "--force")
+    file.write_text(whole.replace("salt: a", "salt: next"))
+    done = mtorl("check", file, "--dataset", dataset)
+    assert done.exit_code == 2 and "was promoted in mtorl-vs-rules under salt 'a'" in done.stderr
+    assert mtorl("check", file, "--dataset", dataset, "--state", file.with_name("new")).exit_code == 0
+
+
+def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file: Path) -> None:
+    arms = [{"name": name, "weight": 0.5, "endpoint": f"http://{name}/decide"} for name in ("incumbent", "challenger")]
+    fields = {**yaml.safe_load(file.read_text()), "arms": arms}
+    file.write_text(yaml.safe_dump(fields))
+    mtorl("move", file, "shadow")
+    mtorl("move", file, "promoted", "--force")
+    arms[0]["endpoint"] = "http://challenger/decide"
+    file.write_text(yaml.safe_dump({**fields, "salt": "next"}))
+    assert mtorl("move", file, "shadow").exit_code == 0
+    done = mtorl("move", file, "rolled back")
+    assert done.exit_code == 0 and "under salt 'a' stays" in done.stdout
+
+
+def test_a_broken_file_stops_nobody_from_pulling_the_switch_or_rolling_back(file: Path) -> None:
+    mtorl("move", file, "50%")
+    file.write_text("{")
+    assert mtorl("move", file, "stopped").exit_code == 2
+    for to in ("off", "rolled back"):
+        done = mtorl("move", file, to)
+        assert done.exit_code == 0 and "incumbent 100%, challenger 0%" in done.stdout, done.output
+        assert not serving(file).enabled
+
+
+def test_it_takes_a_ramp_to_begin(file: Path) -> None:
+    file.write_text(yaml.safe_dump({**FILE, "ramp": None, "stage": "5%"}))
+    done = mtorl("move", file, "shadow")
+    assert done.exit_code == 2 and "it has no ramp" in done.stderr
+
+
+def test_where_the_router_reads_the_file_itself_nothing_is_said_to_be_in_force(file: Path) -> None:
+    state = file.with_suffix("")
+    state.mkdir()
+    (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": str(state / "none.yaml")}))
+    for command in (("move", file, "off"), ("move", file, "shadow"), ("run", file)):
+        done = mtorl(*command)
+        assert done.exit_code == 2 and "`enabled: false` there is its kill switch" in done.stderr
+    file.write_text(yaml.safe_dump({**FILE, "ramp": None, "stage": "5%"}))
+    assert "waits: it has no ramp" in mtorl("run", file, "--once").stdout, "its page is served all the same"
+    assert not (state / "history.jsonl").exists() and not (state / "experiment.yaml").exists()
+
+
+def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
+    state = file.with_suffix("")
+    before = mtorl("run", file, "--once")
+    assert before.exit_code == 0 and "waits: it is a draft: start it" in before.stdout
+    mtorl("move", file, "shadow")
+    SPEC.save(state / "dataset.yaml")
+    waits = json.loads(mtorl("run", before_start(file), "--once", "--json").stdout)
+    assert waits["to"] is None and waits["waits"] == ["it is a draft: start it"]
+    unserved = mtorl("run", file, "--once")
+    assert unserved.exit_code == 2 and "no router has been started there" in unserved.stderr
+    served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}
+    served["ledger"] = str(state / "none.sqlite")
+    (state / "router.yaml").write_text(yaml.safe_dump(served))
+    (state / "spool").mkdir()
+    unasked = mtorl("run", file, "--once")
+    assert unasked.exit_code == 0 and "0 of 5 users of challenger" in unasked.stdout
+    (state / "spool").rmdir()
+    at = json.loads(mtorl("status", file, "--json").stdout)["since"]
+    own = {"experiment": FILE["name"], "salt": "a", "layer": "ads", "stage": "shadow", "arm": "incumbent"}
+    own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
+    decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
+    shadows = [{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)]
+    write(state / "exported", decisions, shadows=shadows)
+    # The start of the stage has parts of a second, which the time of these decisions lacks.
+    history = state / "history.jsonl"
+    event = json.loads(history.read_text())
+    history.write_text(json.dumps({**event, "at": float(int(event["at"]))}) + "\n")
+    done = mtorl("run", file, "--once")
+    assert done.exit_code == 0, done.output
+    assert "  5%: 0 hours at shadow are over, 6 users of incumbent, 6 users of challenger" in done.stdout
+    assert serving(file).stage == "5%"
+
+
+def test_without_its_ramp_the_router_still_reads_what_is_in_force_once_it_has_begun(file: Path) -> None:
+    dataset = file.with_name("dataset.yaml")
+    SPEC.save(dataset)
+    whole = file.read_text()
+    unused = yaml.safe_dump({**yaml.safe_load(whole), "ramp": None, "stage": "50%"})
+    file.write_text(unused)
+    assert served_file(file, None, dataset) == file
+    file.write_text(whole)
+    mtorl("move", file, "shadow")
+    mtorl("move", file, "off")
+    file.write_text(unused)
+    assert served_file(file, None, dataset) == file.with_suffix("") / "experiment.yaml"
+    assert (serving(file).enabled, serving(file).stage) == (False, "shadow")
+
+
+def test_a_file_that_changes_what_is_measured_changes_nothing(file: Path) -> None:
+    mtorl("move", file, "shadow")
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "alpha": 0.2}))
+    done = mtorl("run", file, "--once")
+    assert done.exit_code == 2 and "alpha may not change once it has begun" in done.stderr
+    assert serving(file).alpha == 0.05
+
+
+@pytest.mark.integration
+def test_run_serves_the_page_applies_an_edit_and_ends_with_the_experiment(file: Path) -> None:
+    mtorl("move", file, "50%")
+    command = [sys.executable, "-m", "cli.main", "experiment", "run", str(file), "--port", "0", "--every", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            whole = file.read_text()
+            file.write_text(whole.replace("enabled: true", "enabled: false"))
+
+            def until(done: Callable[[], bool]) -> None:
+                end = time.monotonic() + 60
+                while not done():
+                    assert time.monotonic() < end
+                    time.sleep(0.3)
+
+            def read(path: str) -> str:
+                try:
+                    return urllib.request.urlopen(url + path).read().decode()
+                except urllib.error.HTTPError as error:  # before the first look is over
+                    return error.read().decode()
+
+            until(lambda: not serving(file).enabled)
+            until(lambda: f'mtorl_experiment_switched_on{{experiment="{FILE["name"]}"}} 0.0' in read("metrics"))
+            assert "<article" in read("")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()

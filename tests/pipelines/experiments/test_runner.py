@@ -1,0 +1,136 @@
+"""What `mtorl experiment run` does between looks, and with what can't be read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import Hold
+from pipelines.experiments import runner as module
+from pipelines.experiments.controller import act, state
+from pipelines.experiments.folder import ExperimentFolder
+from pipelines.experiments.runner import Runner
+from tests.features.collect.decision_logs import SPEC
+from tests.mtorl.experiment.experiments import FILE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ExperimentFolder:
+    """An experiment at 50 %, with a router that has decided nothing yet."""
+    stages = [{"stage": "50%", "hours": 0, "users": 10}]
+    metrics = {"primary": "gain_per_decision", "outcome_hours": None}
+    file = tmp_path / "first-day.yaml"
+    file.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
+    made = ExperimentFolder.of(file)
+    act(made, "move", by="person", reason="agreed", at=time.time(), to="50%")
+    SPEC.save(made.state / "dataset.yaml")
+    router = {"dataset": str(made.state / "dataset.yaml"), "experiment": "x", "ledger": str(made.state / "none.sqlite")}
+    (made.state / "router.yaml").write_text(yaml.safe_dump(router))
+    (made.state / "spool").mkdir()
+    return made
+
+
+@contextmanager
+def running(folder: ExperimentFolder, **clocks: Any) -> Iterator[tuple[Runner, list[str]]]:
+    said: list[str] = []
+    with Runner([folder], lambda _, __, words: said.append(words), **clocks) as runner:
+        yield runner, said
+
+
+def serving(folder: ExperimentFolder) -> Experiment:
+    return Experiment.load(folder.in_force)
+
+
+def edit(folder: ExperimentFolder, **fields: Any) -> None:
+    folder.file.write_text(yaml.safe_dump({**yaml.safe_load(folder.file.read_text()), **fields}))
+
+
+def test_it_keeps_the_document_and_reports_what_is_new(folder: ExperimentFolder) -> None:
+    with running(folder) as (runner, said):
+        assert not runner.look() and not runner.look()
+        (view,) = runner.views
+        assert view["phase"] == "50%" and said[0] == f"waits: {'; '.join(view['next']['waits'])}"
+        assert len(said) == 1, "a figure that has grown is no news"
+        act(folder, "move", by="person", reason="enough", at=time.time(), to="stopped")
+        assert runner.look() and runner.views[0]["phase"] == "stopped"
+
+
+def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking, done = threading.Event(), threading.Event()
+
+    def step(*_: Any) -> Hold:
+        looking.set()
+        done.wait(60)
+        return Hold(("the last stage",))
+
+    monkeypatch.setattr(module, "next_step", step)
+    with running(folder) as (runner, _):
+        thread = threading.Thread(target=runner.look)
+        thread.start()
+        looking.wait(60)
+        for fields, enabled in (({"alpha": 0.2}, True), ({"alpha": 0.05, "enabled": False}, False)):
+            edit(folder, **fields)
+            end = time.monotonic() + 60
+            while serving(folder).enabled != enabled:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        assert thread.is_alive() and serving(folder).alpha == 0.05
+        done.set()
+        thread.join()
+
+
+def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolder) -> None:
+    now, looks = time.time(), 0
+    edit(folder, planned_end=datetime.fromtimestamp(now + 30 * 86_400, UTC).isoformat())
+    year = 365 * 86_400
+    with running(folder, clock=lambda: now + (looks % 2) * year + looks, steady=lambda: float(looks)) as (runner, _):
+        for looks in range(5):  # noqa: B007
+            assert not runner.look()
+    assert state(folder)[1].phase == "50%"
+
+
+@pytest.mark.parametrize("fault", ["the file", "the log", "no router", "a full disk"])
+def test_it_goes_on_once_what_can_not_be_read_is_mended(
+    fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing follows from a fault: not even that its planned end has come without a win."""
+    edit(folder, planned_end="2026-01-01T00:00:00Z")
+    whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()
+    rubbish = folder.state / "exported" / "decisions.parquet"
+    with running(folder) as (runner, said):
+        if fault == "the file":
+            folder.file.write_text("{")
+        elif fault == "the log":
+            (folder.state / "spool").rmdir()
+            rubbish.parent.mkdir()
+            rubbish.write_text("rubbish")
+        elif fault == "no router":
+            (folder.state / "router.yaml").unlink()
+
+        def full(*_: Any) -> Hold:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            if fault == "a full disk":
+                patch.setattr(module, "next_step", full)
+            assert not runner.look() and not runner.look()
+            assert len(said) == 1 and said[0].startswith("nothing changes: ")
+            with pytest.raises(module._MENDABLE):
+                runner.look(strict=True)
+        assert len(folder.events()) == 1 and serving(folder).stage == "50%"
+        folder.file.write_text(whole)
+        (folder.state / "router.yaml").write_text(router)
+        (folder.state / "spool").mkdir(exist_ok=True)
+        if rubbish.exists():
+            rubbish.unlink()
+            rubbish.parent.rmdir()
+        assert runner.look() and serving(folder).shares()["incumbent"] == 1.0, "its planned end has come"
