@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import cli.model_versions as model_versions
+import cli.versions.commands as model_versions
 from cli.main import app
 from mtorl.artifact.lineage import FILE
 from serving.versions.catalogue import versions

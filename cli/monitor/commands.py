@@ -62,7 +62,7 @@ def check(
 
         mtorl monitor check --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger
     """
-    from cli.monitor_screen import show
+    from cli.monitor.screen import show
     from monitoring.watch.check import Watched, run
     from monitoring.watch.state import BusyError, StateError
     from monitoring.watch.training_sample import sample_of_artifact
@@ -100,7 +100,7 @@ def status(
 
         mtorl monitor status --state volume/monitor
     """
-    from cli.monitor_screen import show, show_failed
+    from cli.monitor.screen import show, show_failed
     from monitoring.pipeline_runs import newest_runs
     from monitoring.watch.state import STATE_FILE, State, StateError
 

@@ -63,7 +63,7 @@ def list_versions(
     A version serves if it took its arm's newest decision, if mtorl serve is to serve it, or, with -n, if an
     InferenceService names it. Exit code 2: there is no registry.
     """
-    from cli.version_tables import print_versions
+    from cli.versions.tables import print_versions
     from serving.versions.catalogue import versions
     from serving.versions.description import rows_of
 
@@ -89,7 +89,7 @@ def show(
 
     mtorl model show challenger/0a1b2c3d4e5f
     """
-    from cli.version_tables import print_version
+    from cli.versions.tables import print_version
     from serving.versions.catalogue import find, versions
     from serving.versions.description import description_of
 

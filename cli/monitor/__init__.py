@@ -1,0 +1,1 @@
+"""`mtorl monitor`: `commands.py`, and `screen.py`, what they print."""

@@ -1,0 +1,1 @@
+"""`mtorl model`: `commands.py`, and `tables.py`, what they print."""
