@@ -52,7 +52,8 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "runs", "my-overlay")
     shutil.copytree(ROOT, repository, ignore=ignored)  # whole, or the tags of the images would be others
     printed = Terminal(repository, tmp_path / "bin").run(script.replace(OVERLAY, SMALLER), 3600)
-    (answer,) = [json.loads(line) for line in printed.splitlines() if line.startswith('{"predictions"')]
+    (line,) = [line for line in printed.splitlines() if line.startswith('{"predictions"')]
+    answer, _ = json.JSONDecoder().raw_decode(line)  # without an end of line, what comes next is on it, too
     assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
     assert "registry/challenger/first: published" in printed or "rejected" in printed, printed
     assert "mtorl-redis-0" in printed
