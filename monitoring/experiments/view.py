@@ -270,7 +270,7 @@ def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, l
     """What happens next, in a sentence or two."""
     if state.phase in OVER:
         again = "Another try needs a new salt."
-        return "It is over; a rollback gives back the incumbent of before." if state.phase == "promoted" else again
+        return "It is over; a rollback restores the previous incumbent." if state.phase == "promoted" else again
     if off:
         return "Nothing moves until a person has done something."
     if experiment.ramp is None:

@@ -132,10 +132,10 @@ def _said(found: Mapping[str, Any], ci: list[float] | None, of: str) -> tuple[Li
         return "open", found["reason"]
     interval = f"[{ci[0]:+.4g}, {ci[1]:+.4g}] {of}"
     if token == "stop":
-        return "good", f"what was promoted is better than the incumbent of before: by {interval}, always valid"
+        return "good", f"what was promoted is better than the previous incumbent: by {interval}, always valid"
     if token == "ship":
         return "alarm", (
-            f"what was promoted is worse than the incumbent of before: by {interval}, always valid; a rollback "
+            f"what was promoted is worse than the previous incumbent: by {interval}, always valid; a rollback "
             "gives that one back to everybody"
         )
-    return "open", f"no difference from the incumbent of before is known yet: {interval}, always valid, holds zero"
+    return "open", f"no difference from the previous incumbent is known yet: {interval}, always valid, holds zero"

@@ -35,7 +35,7 @@ OUTSIDE = "outside"
 ALL_ARMS = "*"
 """Whose account is the experiment's own: every arm draws on it."""
 HOLDOUT = "holdout"
-"""In place of an arm: the user is in none, and keeps the incumbent of before when a challenger is promoted."""
+"""In place of an arm: the user is in none, and keeps the previous incumbent when a challenger is promoted."""
 OVERRIDE = "override"
 """Whose account pays for the users whose arm the file names: they must not spend an arm's money."""
 RESERVED = {

@@ -105,7 +105,7 @@ class Experiment(StrictModel):
     """Arms of single users, such as those who test it, at every stage, by user id. They never count, and the kill
     switch ends it."""
     holdout: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of the layer's users who are in no arm at any stage, and keep the incumbent of before after a promotion: so
+    """Share of the layer's users who are in no arm at any stage, and keep the previous incumbent after a promotion: so
     its effect can be measured for as long as they do."""
     promotion: Promotion | None = None
     """What they keep. No field of a file that people write."""

@@ -68,7 +68,7 @@ class Event(StrictModel):
     """Of a promotion: how the incumbent answered until then, which a rollback goes back to."""
     served: dict[str, str] | None = None
     """Of what was handed over: the versions that the server served before, and serves since; and the endpoint, if the
-    incumbent of before had no server."""
+    previous incumbent had no server."""
 
     def line(self) -> str:
         """The event as a line of JSON, with its end."""
@@ -137,7 +137,7 @@ def _after(state: State, event: Event) -> State:
 def _at_its_own(
     incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """How a promoted challenger answers at the server of the incumbent of before, or at that which it was given."""
+    """How a promoted challenger answers at the server of the previous incumbent, or at that which it was given."""
     if incumbent is None or replaced is None:
         return None
     return {**incumbent, "endpoint": replaced["endpoint"] or (served or {}).get("endpoint")}
@@ -149,9 +149,9 @@ class Promoted:
 
     Attributes:
         event: With which it was made.
-        handed_over: Whether the server of the incumbent of before has the promoted model.
+        handed_over: Whether the server of the previous incumbent has the promoted model.
         noted: What was noted of that (`Event.served`); None: nothing was.
-        rolled_back: Whether everybody has the incumbent of before again.
+        rolled_back: Whether everybody has the previous incumbent again.
     """
 
     event: Event

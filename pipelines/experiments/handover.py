@@ -90,7 +90,7 @@ def hand_over(
     if name is None or target is None or winner in (None, name):
         return _at_its_endpoint(promotion)
     if experiment.holdout and before and not followed:
-        return Standing(True, "Holdout", f"the holdout keeps the incumbent of before, so {name} goes on serving it")
+        return Standing(True, "Holdout", f"the holdout keeps the previous incumbent, so {name} goes on serving it")
     if mark is None:
         source = servers.served(winner)
         if source is None:

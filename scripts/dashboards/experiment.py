@@ -196,7 +196,7 @@ def board() -> Board:
         ),
         lines(
             "After a promotion",
-            "What was promoted less the holdout, which keeps the incumbent of before, and its always-valid interval.",
+            "What was promoted less the holdout, which keeps the previous incumbent, and its always-valid interval.",
             _interval("long_term_effect", ""),
             line_at=0,
             least=None,

@@ -185,7 +185,7 @@ def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: O
     assert cluster_of.condition("first", "Accepted") == ("True", "Usable")
     assert cluster_of.in_force().arm("incumbent").url == cluster_of.in_force().arm("challenger").url
     cluster_of.patch("first", move={"to": "rolled back", "reason": "back"})
-    wait_until("the incumbent of before", lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
+    wait_until("the previous incumbent", lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
 
 
 def test_specs_that_can_not_be_used_get_a_condition_and_change_nothing(

@@ -362,12 +362,12 @@ def promoted() -> View:
     events = [*events, moved(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
     users = {INCUMBENT: 7212, "challenger": 7156}
     found = verdict("ship", reason, users, 0.0225)
-    settled = Settled(done=True, reason="Holdout", words="the holdout keeps the incumbent of before")
+    settled = Settled(done=True, reason="Holdout", words="the holdout keeps the previous incumbent")
     return view(experiment, events, 1505, found, users, long_term=long_term(), settled=settled)
 
 
 def long_term() -> LongTerm:
-    words = "what was promoted is better than the incumbent of before: by [+0.0041, +0.0312] clicks per decision"
+    words = "what was promoted is better than the previous incumbent: by [+0.0041, +0.0312] clicks per decision"
     return LongTerm(
         since="2026-12-08T18:13:20+00:00",
         holdout=0.05,

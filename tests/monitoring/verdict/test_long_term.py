@@ -1,4 +1,4 @@
-"""What a promotion brings in the long run, against those who keep the incumbent of before."""
+"""What a promotion brings in the long run, against those who keep the previous incumbent."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def found(log: DecisionLog, experiment: Experiment = PROMOTED) -> Any:
 @pytest.mark.parametrize(
     ("promoted", "kept", "tone", "words"),
     [
-        (0.4, 0.2, "good", "what was promoted is better than the incumbent of before"),
-        (0.2, 0.4, "alarm", "what was promoted is worse than the incumbent of before"),
-        (0.3, 0.3, "open", "no difference from the incumbent of before is known yet"),
+        (0.4, 0.2, "good", "what was promoted is better than the previous incumbent"),
+        (0.2, 0.4, "alarm", "what was promoted is worse than the previous incumbent"),
+        (0.3, 0.3, "open", "no difference from the previous incumbent is known yet"),
     ],
 )
 def test_the_effect_is_that_of_what_was_promoted(

@@ -101,7 +101,7 @@ def test_it_stays_the_incumbent_beside_the_next_nights_models(laptop: Laptop, tm
     assert laptop.versions(tonight) == {"incumbent": WON, "challenger": LATER}
     laptop.do("rolled back")
     laptop.settle(tonight)
-    assert laptop.versions(tonight) == {"incumbent": OLD, "challenger": LATER}, "the incumbent of before, not tonight's"
+    assert laptop.versions(tonight) == {"incumbent": OLD, "challenger": LATER}, "the previous incumbent, not tonight's"
 
 
 def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(laptop: Laptop, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_an_incumbent_that_had_no_server_is_given_its_own(tmp_path: Path, policy
     assert laptop.happened() == ["50%", "promoted", "handed over"], "once"
     laptop.do("rolled back")
     served = laptop.folder.last_in_force()
-    assert served is not None and served.arm("incumbent").policy is not None, "the incumbent of before"
+    assert served is not None and served.arm("incumbent").policy is not None, "the previous incumbent"
     assert give_back([laptop.folder], LocalServers(tonight, laptop.folder.state, PORT)) is None
     assert laptop.versions(tonight)["incumbent"] == OLD
 

@@ -1,4 +1,4 @@
-"""Who is held out is in no arm and, after a promotion, keeps the incumbent of before."""
+"""Who is held out is in no arm and, after a promotion, keeps the previous incumbent."""
 
 from __future__ import annotations
 
