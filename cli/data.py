@@ -266,7 +266,7 @@ def collect(
         mtorl run --data log.csv --dataset my-log.yaml --collected collected
 
     Run it as often as you like, on one router's log or on a folder with those of many: only what is new is read, and
-    only hours that gained something are written. The folder keeps what the routers delete after a week.
+    only hours that gained something are written. The folder keeps what the routers delete (`keep_hours`).
 
     On a Spark cluster it is the same command under spark-submit, with the same folder at the end: either engine may go
     on with it. Decision log and folder are then on a volume that all pods see.

@@ -17,6 +17,7 @@
     mtorl rollout                              which version each arm serves, and what a new one waits for
     mtorl materialize                          what the CronJob of manifests/ calls
     mtorl feed                                 the decision log's events into Feast's online store
+    mtorl ledger wait|agree                    before a further router starts; after the ledger was lost
     mtorl arm check URL                        whether an endpoint of your own can be an arm
     mtorl experiment init|check|plan           its file; who gets what; how large it must be, what exploring costs
     mtorl experiment run|move|status|verdict   through its stages with a page, by hand; what is known of it

@@ -50,7 +50,7 @@ def run(
         bool, typer.Option("--resume", help="Go on with the newest run, after the last stage that it has finished.")
     ] = False,
 ) -> None:
-    """Run the whole loop: log, features, training, gate, serving, A/B test, drift, report.
+    """Run the whole loop: log, features, training, gate, serving, A/B test, monitor, report.
 
         mtorl run                                      the simulator, about two minutes
         mtorl run --users 800 --epochs 2 --rounds 3    a small one

@@ -1,1 +1,1 @@
-"""What `benchmarks/generations.py` is made of: `night.py` (serve and log a night), `market.py` (nights in a row)."""
+"""What `benchmarks/generations.py` is made of: `ways.py`, `night.py` (one night), `market.py` (nights in a row)."""

@@ -52,8 +52,8 @@ def move(
         mtorl experiment move first-day.yaml stopped                                 the incumbent, permanently
         mtorl experiment move first-day.yaml "rolled back"                           the previous incumbent
 
-    off and "rolled back" work while the file is broken, too. After on, the time of the stage begins anew; decisions
-    of before still count in the verdict. promoted, stopped and "rolled back" end the experiment: another try needs a
+    off and "rolled back" work while the file is broken, too. After on, the time of the stage begins anew; earlier
+    decisions still count in the verdict. promoted, stopped and "rolled back" end the experiment: another try needs a
     new salt. A promotion is in force at once; "rolled back" undoes it. Without --force, a challenger of which nothing
     is known is not promoted; one that has not won is, with a warning.
     """

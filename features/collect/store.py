@@ -9,7 +9,7 @@
     collected/read.json                                          which files of the decision log have been read
 
 The decision log is what routers export or ship, in any number of folders (`mtorl.log.records` defines the records); it
-keeps a week, and this folder keeps everything. An hour is written anew only if a decision or an outcome of it came in,
+loses old records, this folder keeps everything. An hour is written anew only if a decision or an outcome of it came in,
 whole and in one step. A run that is killed leaves hours that are complete, and the next one reads the same files again:
 a record that is there already changes nothing. Hours of which the store has lost something, or whose files were mended
 without looking changed, are collected again: from all files, and nothing else is touched. What was forgotten

@@ -2,5 +2,5 @@
 
 Reading order: `history.py` (append, patch, merge), `open_history.py`, `sqlite_history.py`, `redis_history.py` with the
 `.lua` scripts; then `journal.py`, `feed.py` and `receiver.py`, which turn events of the decision log into touchpoints.
-`written.py` says what the store was last written from.
+`written.py` says what the store was last written from; `forget.py` removes users.
 """

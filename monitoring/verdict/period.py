@@ -139,6 +139,4 @@ def nothing_in(decision_log: str, period: Period) -> str:
 
 def _check_there(decision_log: str) -> None:
     if not any(Path(decision_log).rglob("decisions.parquet")):
-        raise PeriodError(
-            f"{decision_log}: no decisions.parquet; the router's pod exports its log there every few minutes"
-        )
+        raise PeriodError(f"{decision_log}: no decisions.parquet; routers export their logs there every minute")

@@ -229,7 +229,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
 
 def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudgedError:
     if not log.decisions:
-        text = f"{watched.decision_log}: no decisions.parquet; routers export their log there every few minutes"
+        text = f"{watched.decision_log}: no decisions.parquet; routers export their logs there every minute"
         return _NotJudgedError("no_decisions", text)
     text = f"no decision from {log.period.since} to {log.period.until}"
     with _reading():

@@ -414,8 +414,7 @@ class Spool:
 def _check_version(kind: Kind, record: Mapping[str, Any]) -> None:
     if (version := record.get("schema_version", VERSION)) != VERSION:
         raise SpoolError(
-            f"a {kind} record of schema version {version}; this release reads {VERSION}: export the folder with the "
-            "release that wrote it, then move it away"
+            f"a {kind} record of schema version {version}; this release reads {VERSION}: move the folder away"
         )
 
 

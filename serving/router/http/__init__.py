@@ -2,5 +2,5 @@
 
 In reading order: `gateway.py` (what every request passes first) with `auth.py`, `app.py` (routes, and protocol v1),
 `v2.py` (protocol v2), `bodies.py` and `openapi.py` (all of it as an OpenAPI document), `grpc_gateway.py` (v2 over
-gRPC), `server.py` (the process, from the warm-up to its end), `workers.py` (several of them on one port).
+gRPC), `server.py` (the process, from the warm-up to its end).
 """
