@@ -87,8 +87,7 @@ def deploy(
     try:
         served = servers.served(name)
     except OSError as error:
-        role = "give the run's service account the role of manifests/pipelines/platform/access.yaml"
-        raise DeployError(f"{error}{f'; {role}' if isinstance(error, Refused) else ''}") from None
+        raise DeployError(_explained(error)) from None
     if served is None:
         return f"there is no server of {arm} here: {version} stays in the registry (docs/cluster.md)"
     new, before = served.version != version, served.instead_of
@@ -160,9 +159,15 @@ def _serve(servers: ModelServers, name: str, wanted: Served, instead: set[str], 
                 raise DeployError(f"{name} serves {now} since somebody changed it meanwhile: that stays")
             return servers.serve(name, wanted.version, instead_of=wanted.instead_of)
         except (OSError, Conflict) as error:
-            if patience.clock() >= until:
-                raise DeployError(f"{name} could not be told to serve {wanted.version}: {error}") from None
+            if isinstance(error, Refused) or patience.clock() >= until:  # what is refused once is refused again
+                raise DeployError(f"{name} could not be told to serve {wanted.version}: {_explained(error)}") from None
         patience.sleep(_POLL_SECONDS)
+
+
+def _explained(error: Exception) -> str:
+    denied = isinstance(error, Refused) and error.status == 403
+    role = "; give the run's service account the role of manifests/pipelines/platform/access.yaml"
+    return f"{error}{role if denied else ''}"
 
 
 def _refuses(servers: Servers, name: str, artifact: Artifact, model: str) -> str:

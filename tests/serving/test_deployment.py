@@ -14,6 +14,7 @@ from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
 from serving.deployment import DeployError, Patience, deploy
 from serving.inference_services import INSTEAD_OF, VERSION, InferenceServices, problem_of
+from serving.kubernetes_api import Refused
 from serving.model_servers import Served
 from tests.mtorl.experiment.experiments import made
 from tests.pipelines.experiments.fake_cluster import FakeCluster
@@ -177,6 +178,19 @@ def test_an_api_server_that_is_away_for_a_while_leaves_nothing_half_done() -> No
     with pytest.raises(DeployError, match="Kubernetes does not answer"):
         run(servers)
     assert servers.all[-1] == told(NEW, OLD), "the next run knows what served before"
+
+
+@pytest.mark.parametrize(("status", "words"), [(403, "the role of manifests"), (422, "Kubernetes: 422 no$")])
+def test_what_the_api_server_refuses_is_not_asked_again(status: int, words: str) -> None:
+    class Denied(Servers):
+        def serve(self, name: str, version: str, mark: Any = None, instead_of: str | None = None) -> None:
+            self.all.append(told(version, instead_of))
+            raise Refused(status, "no")
+
+    servers = Denied()
+    with pytest.raises(DeployError, match=f"could not be told to serve {NEW}: .*{words}"):
+        run(servers)
+    assert servers.all == [told(OLD), told(NEW, OLD)], "once"
 
 
 def test_what_can_not_be_is_said_before_anything_changes() -> None:
