@@ -357,3 +357,12 @@ class Experiment(StrictModel):
             ExperimentError: a field is wrong, missing or unknown.
         """
         return validated(cls, data, ExperimentError)
+
+
+def is_switched_off(text: str | bytes) -> bool:
+    """Whether YAML says `enabled: false`, whatever else it says."""
+    try:
+        values = plain_values(text)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and values.get("enabled") is False

@@ -110,11 +110,17 @@ def put_in_force(store: ExperimentStore) -> Experiment:
     """Hand to the router what follows from file and history, and return it.
 
     Raises:
-        ExperimentError: The file can't be used, or has changed what may not change any more.
-        HistoryError: The history can't be read.
+        ExperimentError: The file can't be used, or has changed what may not change any more. Its kill switch works.
+        HistoryError: The history can't be read. The kill switch of the file works.
     """
     with store.locked():
-        experiment = in_force(*state(store))
+        try:
+            experiment = in_force(*state(store))
+        except (ExperimentError, HistoryError):
+            in_use = store.last_in_force()
+            if in_use is not None and in_use.enabled and store.switched_off():
+                store.put_in_force(in_use.replace(enabled=False))
+            raise
         store.put_in_force(experiment)
         return experiment
 

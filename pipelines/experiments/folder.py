@@ -19,17 +19,23 @@ from pathlib import Path
 
 import yaml
 
-from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched_off
 from mtorl.experiment.history import Event, HistoryError, read_events
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.runtime.files import replacing, sync
 from mtorl.runtime.locks import locked
+from mtorl.runtime.validation import read_yaml
 
 
 def named_by_router(state: Path, name: str) -> str | None:
     """A file that the router of a state reads, by the name of its setting; None: no router has been started there."""
     settings = state / "router.yaml"
-    return str(yaml.safe_load(settings.read_text())[name]) if settings.exists() else None
+    if not settings.exists():
+        return None
+    found = read_yaml(settings, "the router's settings", ExperimentError)
+    if not isinstance(found, dict) or name not in found:
+        raise ExperimentError(f"{settings}: it has no {name}; start mtorl serve again, which writes it")
+    return str(found[name])
 
 
 def served_by_router(state: Path) -> Path | None:
@@ -101,6 +107,13 @@ class ExperimentFolder:
                 raise ExperimentError(f"{self.file}: {error}") from None
         return experiment
 
+    def switched_off(self) -> bool:
+        """Whether people wrote `enabled: false`, whatever else is wrong with the file."""
+        try:
+            return is_switched_off(self.file.read_bytes())
+        except OSError:
+            return False
+
     def router_reads_file(self) -> bool:
         """Whether the router of this state reads what people wrote, and not what is put into force."""
         found = named_by_router(self.state, "experiment")
@@ -127,7 +140,7 @@ class ExperimentFolder:
             return read_events(self.history.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
-        except HistoryError as error:
+        except (HistoryError, UnicodeDecodeError) as error:
             raise HistoryError(f"{self.history}: {error}") from None
 
     @contextmanager
@@ -161,7 +174,7 @@ class ExperimentFolder:
         """Hand it to the router, unless it has it; the lock is held."""
         content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         content = _HEAD.format(file=self.file.name) + content
-        if self.in_force.exists() and self.in_force.read_text(encoding="utf-8") == content:
+        if self.in_force.exists() and self.in_force.read_bytes() == content.encode():
             return
         with replacing(self.in_force, durable=True) as unfinished:
             unfinished.write_text(content, encoding="utf-8")

@@ -121,6 +121,10 @@ class ExperimentResource:
         experiment.check_written()
         return experiment
 
+    def switched_off(self) -> bool:
+        """Whether people wrote `enabled: false`, whatever else is wrong with the spec."""
+        return self.spec.get("enabled") is False
+
     def _check_turn(self, experiment: Experiment) -> None:
         """Refuse it beside one that decides about the same users and campaigns, or what another one has promoted."""
         for other, reason in self._in_the_way(experiment):

@@ -29,7 +29,7 @@ from pipelines.experiments.look import known_or_error, view_of
 
 Tell = Callable[[str, Move | Hold | None, str], None]
 """Reports what has changed: the experiment's file, the step (None: a fault), in words."""
-_MENDABLE = (ExperimentError, LogError, OSError)  # while it runs: of the last, a full disk, too
+_MENDABLE = (ExperimentError, HistoryError, LogError, OSError)  # while it runs: of the last, a full disk, too
 _EDITS_SECONDS = 1.0
 
 
@@ -109,7 +109,7 @@ class Runner:
             if strict:
                 raise
             words = f"nothing changes: {error}"
-        with suppress(ExperimentError, OSError):  # nothing is in force that could be shown, or the disk is full
+        with suppress(ExperimentError, HistoryError, OSError):  # nothing can be shown, or the disk is full
             self._views[folder.name] = view_of(folder, now, known=known)
         kind = re.sub(r"[\d.,+-]+", "", words)
         if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a figure that has grown is no news

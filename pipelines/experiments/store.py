@@ -23,6 +23,9 @@ class ExperimentStore(Protocol):
             ExperimentError: It can't be used.
         """
 
+    def switched_off(self) -> bool:
+        """Whether people wrote `enabled: false`, whatever else is wrong with the definition."""
+
     def events(self) -> list[Event]:
         """All that has happened.
 

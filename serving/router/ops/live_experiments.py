@@ -19,11 +19,10 @@ from typing import Protocol
 
 import yaml
 
-from mtorl.experiment.experiment import Experiment, ExperimentError
+from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched_off
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.files import remove, replacing
-from mtorl.runtime.validation import plain_values
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
@@ -268,15 +267,6 @@ def put_together(
         else:
             faults.append(f"{name}: {words}")
     return found, faults
-
-
-def is_switched_off(text: bytes) -> bool:
-    """Whether YAML says `enabled: false`, whatever else it says."""
-    try:
-        values = plain_values(text)
-    except ValueError:
-        return False
-    return isinstance(values, dict) and values.get("enabled") is False
 
 
 def _fits(experiments: Mapping[str, Experiment]) -> str | None:

@@ -255,6 +255,23 @@ def test_the_kill_switch_works_beside_a_history_that_can_not_be_read(tmp_path: P
     assert not serving(folder).enabled
 
 
+@pytest.mark.parametrize("fault", ["alpha", "a field", "the history", "bytes in the history", "the router's settings"])
+def test_the_kill_switch_in_the_file_needs_nothing_else_to_be_right(fault: str, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    do(folder, "move", "50%")
+    changes = {"alpha": {"alpha": 0.2}, "a field": {"arms": 3}}.get(fault, {})
+    if "history" in fault:
+        folder.history.write_bytes(b"rubbish\n" if fault == "the history" else b"\xff\n")
+    if fault == "the router's settings":
+        (folder.state / "router.yaml").write_text("dataset: [")
+    for enabled in (True, False, True):
+        folder.file.write_text(yaml.safe_dump({**FILE, **changes, "enabled": enabled}))
+        before = serving(folder)
+        with pytest.raises((ExperimentError, HistoryError)):
+            put_in_force(folder)
+        assert serving(folder) == (before if enabled else before.replace(enabled=False))
+
+
 class Killed(BaseException):
     """Ends a process in the middle."""
 

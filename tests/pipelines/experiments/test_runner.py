@@ -98,17 +98,20 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolde
     assert state(folder)[1].phase == "50%"
 
 
-@pytest.mark.parametrize("fault", ["the file", "the log", "no router", "a full disk"])
+@pytest.mark.parametrize("fault", ["the file", "the history", "the log", "no router", "a full disk"])
 def test_it_goes_on_once_what_can_not_be_read_is_mended(
     fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing follows from a fault: not even that its planned end has come without a win."""
     edit(folder, planned_end="2026-01-01T00:00:00Z")
     whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()
+    history = folder.history.read_bytes()
     rubbish = folder.state / "exported" / "decisions.parquet"
     with running(folder) as (runner, said):
         if fault == "the file":
             folder.file.write_text("{")
+        elif fault == "the history":
+            folder.history.write_bytes(b"\xff\n" + history)
         elif fault == "the log":
             (folder.state / "spool").rmdir()
             rubbish.parent.mkdir()
@@ -126,7 +129,9 @@ def test_it_goes_on_once_what_can_not_be_read_is_mended(
             assert len(said) == 1 and said[0].startswith("nothing changes: ")
             with pytest.raises(module._MENDABLE):
                 runner.look(strict=True)
-        assert len(folder.events()) == 1 and serving(folder).stage == "50%"
+        assert serving(folder).stage == "50%"
+        folder.history.write_bytes(history)
+        assert len(folder.events()) == 1
         folder.file.write_text(whole)
         (folder.state / "router.yaml").write_text(router)
         (folder.state / "spool").mkdir(exist_ok=True)
