@@ -66,8 +66,8 @@ def board() -> Board:
         ),
         stat(
             "Files refused",
-            "1 while an experiment's file is refused: the last good one holds, and a kill switch in it has NOT "
-            "taken effect.",
+            "1 while a router refuses what is in force: it goes on with what it had, and a change has NOT taken effect "
+            "there.",
             Query("max(mtorl_experiment_refused{NS})"),
             texts={"0": ("none", "green"), "1": ("refused", "red")},
             width=3,
