@@ -193,7 +193,12 @@ def _alarms(monitor: dict[str, Any]) -> str:
 
     counts = [f"{len(monitor[name]['alarms'])} on {traffic}" for name, traffic in TRAFFIC.items()]
     asked = "; it asks for a new training" if monitor["shifted"]["retrain"] else ""
-    return f"alarms: {', '.join(counts)}{asked}"
+    faults = "".join(
+        f"; {traffic} was not judged: {monitor[name]['not_judged']}"
+        for name, traffic in TRAFFIC.items()
+        if monitor[name]["not_judged"]
+    )
+    return f"alarms: {', '.join(counts)}{asked}{faults}"
 
 
 def _refused(serving: dict[str, Any]) -> list[tuple[str, str]]:

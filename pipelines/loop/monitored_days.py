@@ -19,7 +19,7 @@ from monitoring.decision_log import database
 from monitoring.verdict.counted_decisions import sql_text
 from monitoring.watch.check import EXPORTED_AFTER, Watched, folder_of
 from monitoring.watch.check import run as check
-from monitoring.watch.state import State
+from monitoring.watch.state import Group, NotJudged, State
 from monitoring.watch.streams import COLUMNS, labels_of
 from monitoring.watch.training_sample import sample_of_artifact
 from mtorl.runtime.files import remove
@@ -95,12 +95,13 @@ def figures_of(run: Path, state: State) -> dict[str, Any]:
         run: The run's folder.
         state: The monitor's after the days of some traffic.
     """
-    group = state.groups[COLUMNS]
+    why = NotJudged(reason="no_decisions", text="no decision was taken")  # by then: no day is over in the log
+    group = state.groups.get(COLUMNS, Group(end=state.checked, not_judged=why))
     assert group.end is not None  # also of a day that could not be judged
     ends = [group.end - before * _DAY for before in reversed(range(DAYS_EACH))]
     pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]
     return {
-        "word": state.word,
+        "word": state.word if COLUMNS in state.groups else "not judged",
         "until": group.end.isoformat(),
         "decisions": group.decisions,
         "users": group.users,

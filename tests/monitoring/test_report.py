@@ -155,6 +155,7 @@ def test_an_experiment_without_numbers(tmp_path: Path) -> None:
     change(run, experiment=experiment, monitor={"clean": monitor["clean"] | {"not_judged": "3 rows", "columns": []}})
     text = body(render(run))
     assert "No verdict" in text and "chart-lift" not in text and "&lt; 0.0001" in text and "not judged: 3 rows." in text
+    assert '<li class="alarm"><b>?</b><span>alarms of the monitor' in text, "no alarm of what was not judged is no news"
 
 
 def test_a_lift_with_one_interval_and_no_true_lift(tmp_path: Path) -> None:
