@@ -108,7 +108,7 @@ class Runner:
             step = None
             if strict:
                 raise
-            words = f"nothing changes: {error}"
+            words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
         with suppress(ExperimentError, HistoryError, OSError):  # nothing can be shown, or the disk is full
             self._views[folder.name] = view_of(folder, now, known=known)
         kind = re.sub(r"[\d.,+-]+", "", words)

@@ -88,6 +88,13 @@ def test_an_edit_is_applied_while_a_look_takes_long(folder: ExperimentFolder, mo
         thread.join()
 
 
+def test_a_kill_switch_in_a_file_with_a_fault_is_applied_and_reported(folder: ExperimentFolder) -> None:
+    with running(folder) as (runner, said):
+        edit(folder, enabled=False, nonsense=3)
+        assert not runner.look() and not serving(folder).enabled
+        assert said[-1].startswith("switched off; nothing else changes: ") and "unknown field 'nonsense'" in said[-1]
+
+
 def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolder) -> None:
     now, looks = time.time(), 0
     edit(folder, planned_end=datetime.fromtimestamp(now + 30 * 86_400, UTC).isoformat())
