@@ -195,7 +195,7 @@ class Operator:
                 except Conflict:
                     wait = 0.05
                 except OSError as error:  # of the network; a kill switch can't wait for the next look
-                    log.warning("the API server does not answer: %s", error)
+                    log.warning("the API server does not answer, or refuses: %s", error)
                     wait = min(0.2 * 2**attempt, 2.0)
             time.sleep(wait)
         log.warning("it could not be written: it is tried again at the next look at the log")
@@ -250,7 +250,7 @@ class Operator:
             except Conflict:  # perhaps of what is in force, after the history was written
                 self._again(lambda: self._follow(name))
             except OSError as error:
-                return log.warning("the API server does not answer: %s", error)
+                return log.warning("the API server does not answer, or refuses: %s", error)
 
     def _settle_once(self, name: str) -> None:
         resource = ExperimentResource.read(self._api, name, self._dataset)

@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.experiments.operator import lease
 from pipelines.experiments.operator.lease import Lease
-from serving.kubernetes_api import Conflict, KubernetesApi, Unanswered
+from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
+from tests.repository import ROOT
 
 
 class Leases:
@@ -64,3 +65,13 @@ def test_a_lease_that_can_not_be_renewed_is_lost(monkeypatch: pytest.MonkeyPatch
     held.on_loss(lambda: ended.append(True))
     held._renew()
     assert ended
+
+
+def test_the_runbook_has_the_words_of_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    class Denied(Leases):
+        def get(self, kind: str, name: str) -> dict[str, Any] | None:
+            raise Refused(403, "leases is forbidden")
+
+    assert not of(Denied(), "a")._try()
+    words, _, _ = caplog.messages[-1].partition("leases is forbidden")
+    assert f"| `{words}" in (ROOT / "docs" / "runbooks" / "MtorlOperatorDown.md").read_text()
