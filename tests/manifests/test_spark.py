@@ -226,15 +226,15 @@ def test_the_run_by_hand_keeps_to_the_schema(by_hand: dict[str, Any]) -> None:
 
 
 def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule: dict[str, Any]) -> None:
-    (role,), (binding,) = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
+    driver = schedule["spec"]["template"]["driver"]["serviceAccount"]
+    (binding,) = [one for one in of_kind(objects, "RoleBinding") if one["subjects"][0]["name"] == driver]
+    role = named(objects, "Role", binding["roleRef"]["name"])
     (rule,) = role["rules"]
     assert rule["apiGroups"] == [""] and rule["resources"] == ["pods"] and "*" not in rule["verbs"]
     app, namespace = schedule["spec"]["template"], schedule["metadata"]["namespace"]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"] and binding["roleRef"]["kind"] == "Role"
-    assert binding["subjects"] == [
-        {"kind": "ServiceAccount", "name": app["driver"]["serviceAccount"], "namespace": namespace}
-    ]
-    assert app["executor"]["serviceAccount"] != app["driver"]["serviceAccount"]
+    assert binding["roleRef"]["kind"] == "Role"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": driver, "namespace": namespace}]
+    assert app["executor"]["serviceAccount"] != driver
 
 
 def test_only_sparks_own_flows_are_open() -> None:

@@ -175,7 +175,7 @@ def test_the_pages_on_asking_for_decisions_are_true(finished: Path, tmp_path: Pa
 
 def test_a_person_may_promote_after_the_run(finished: Path) -> None:
     file = finished / "serving.yaml"
-    promote = [sys.executable, "-m", "cli.main", "experiment", "promote", str(file)]
+    promote = [sys.executable, "-m", "cli.main", "experiment", "move", str(file), "promoted"]
     assert subprocess.run(promote, capture_output=True).returncode == 0
     challenger = Experiment.load(file).arm("challenger").model_digest
     with served(finished) as router:  # servers of another day
