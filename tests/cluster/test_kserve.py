@@ -18,7 +18,12 @@ def dev(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installat
     made = Installation(tmp_path_factory.mktemp("dev"))
     ended.append(made.namespace)
     made.apply("overlays/dev")
-    wait_until("KServe's Deployments", lambda: len(listed(made.namespace, "deployment")) == len(ARMS))
+    wanted = {f"mtorl-{arm}-predictor" for arm in ARMS}
+
+    def named() -> set[str]:
+        return {str(found["metadata"]["name"]) for found in listed(made.namespace, "deployment")}
+
+    wait_until("KServe's Deployments", lambda: wanted <= named())
     made.wait_for_pods()
     return made
 
