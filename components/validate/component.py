@@ -38,6 +38,6 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
         more = sum(seen.days.values()) - sum(before.log.days.values())
         said = [lost or f"{more:+,} touchpoints since the newest training"]
         if new := seen.new_channels(before.log):
-            said.append(f"new channels, which no model of before knows: {', '.join(new)} (docs/data.md, A new channel)")
+            said.append(f"new channels, which no earlier model knows: {', '.join(new)} (docs/data.md, A new channel)")
         print("; ".join(said))
         return "; ".join(said)

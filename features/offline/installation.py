@@ -41,7 +41,7 @@ def without_sources(repository: Path) -> None:
 def install(made: Path, root: Path) -> bool:
     """Put definitions into a folder; settings and an online store that are there already stay.
 
-    Readers find the registry of before or the new one, never half of one.
+    Readers find the previous registry or the new one, never half of one.
 
     Args:
         made: What `without_sources` left.

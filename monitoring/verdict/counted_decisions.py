@@ -166,7 +166,7 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
                coalesce(taken >= since, false) AS overridden,
                (stage, shares) IN (FROM other_split) AS split_otherwise,
                {MODEL_NAME} AS digest, {EXPLORATION} AS exploration,
-               if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no request of before
+               if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no earlier request
                   hash(experiment, salt, user_id, campaign_id, request_id, decided::DATE)) AS request,
                ({segment})::VARCHAR AS segment
         FROM each AS record {join} LEFT JOIN decision_copy USING (decision_id) LEFT JOIN overridden USING (user_id)""",

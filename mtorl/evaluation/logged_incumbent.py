@@ -22,7 +22,7 @@ from mtorl.log.opportunities import ENOUGH, Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 
 _FILE = "logged_incumbent.json"
-_ARMS = ("incumbent", "outside", "holdout")  # users who are in no arm get the incumbent, or the one of before
+_ARMS = ("incumbent", "outside", "holdout")  # users who are in no arm get the incumbent, or the previous one
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,7 @@ class Experiment(StrictModel):
         return self.arms if self.promotion is None else (*self.arms, self.promotion.before)
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name; that of OUTSIDE is the incumbent, that of HOLDOUT the one of before a promotion."""
+        """The arm of that name; that of OUTSIDE is the incumbent, that of HOLDOUT the one before a promotion."""
         if name == HOLDOUT and self.promotion is not None:
             return self.promotion.before
         name = INCUMBENT if name in (OUTSIDE, HOLDOUT) else name

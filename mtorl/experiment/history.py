@@ -193,7 +193,7 @@ def replaced_by(events: Sequence[Event]) -> str | None:
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
     """The promotion in an earlier experiment of this history that is in force, and that a file does not know of.
 
-    With another salt the file's own incumbent would serve everybody again, unsaid, if it still is the one of before.
+    With another salt the file's own incumbent would serve everybody again, unsaid, if it still is the previous one.
 
     Args:
         events: Of its history, all of them.

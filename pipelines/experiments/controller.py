@@ -95,7 +95,7 @@ def taken_back(promotion: Promoted, experiment: Experiment) -> str:
     made = promotion.event
     words = (
         f"{made.challenger} was promoted in {made.experiment} under salt {made.salt!r} and serves "
-        f"everybody; the incumbent given here is the one of before. Write its arm as `- {line}`, "
+        f"everybody; the incumbent given here is the previous one. Write its arm as `- {line}`, "
         "or roll that promotion back first"
     )
     if promotion.handed_over:

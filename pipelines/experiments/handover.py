@@ -175,7 +175,7 @@ def _afterwards(promotion: Promoted, name: str | None, target: Served | None, fo
     served = "no version" if target is None else target.version
     words = f"{name} is meant to serve {served} and not {promoted}: change it back, or roll back"
     if followed:
-        words += f", under the salt of before, {promotion.event.salt!r}: under this one, that ends what goes on now"
+        words += f", under the previous salt, {promotion.event.salt!r}: under this one, that ends what goes on now"
     return Standing(False, "Changed", words)
 
 

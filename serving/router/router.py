@@ -265,7 +265,7 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether the accounts are to be kept at once: until they follow a changed file, those of before pay."""
+        """Whether the accounts are to be kept at once: until they follow a changed file, the previous accounts pay."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:

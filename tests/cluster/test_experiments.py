@@ -294,7 +294,7 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
     """The leader is killed as the kill switch is pulled: the other one follows it, and leads some seconds later."""
     SPEC.save(tmp_path / "dataset.yaml")
     namespace = cluster_of.namespace
-    objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o) or is_in_force(o)]
+    objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o)]
     for made in objects:
         made["metadata"]["namespace"] = namespace
         for subject in made.get("subjects", ()):

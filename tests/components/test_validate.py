@@ -35,7 +35,7 @@ def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: 
     ):
         validate.python_func(log, str(tmp_path), "fail")
     said = validate.python_func(log, str(tmp_path), "accept")
-    assert "has lost 10,000" in said and f"no model of before knows: {seen.channels[0]} (docs/" in said
+    assert "has lost 10,000" in said and f"no earlier model knows: {seen.channels[0]} (docs/" in said
     with pytest.raises(SystemExit, match="'perhaps' is not one of"):
         validate.python_func(log, str(tmp_path), "perhaps")
 

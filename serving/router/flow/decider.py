@@ -134,7 +134,7 @@ class Decider:
         return decision
 
     async def _repeat(self, decision: PendingDecision) -> None:
-        """Give the answer of before, or decide anew if its money was given back: another router may have heard so."""
+        """Give the previous answer, or decide anew if its money was given back: another router may have heard so."""
         assert decision.before is not None and decision.key is not None, "it was remembered under a key"
         answer = decision.before.answer
         await self._walk("repeats", self._repeats, Job([decision], "ledger"))

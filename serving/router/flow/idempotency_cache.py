@@ -139,7 +139,7 @@ class IdempotencyCache:
         pending.answer.set_result(answer)
 
     def give_again(self, key: str, answer: Prediction) -> None:
-        """The answer of before stands, and is remembered for no longer than it was."""
+        """The previous answer stands, and is remembered for no longer than it was."""
         self._pending.pop(key).answer.set_result(answer)
 
     def give_up(self, keys: Iterable[str | None]) -> None:

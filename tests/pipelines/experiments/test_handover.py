@@ -195,7 +195,7 @@ def test_an_apply_that_undoes_a_promotion_under_the_next_salt_is_said(scene: Sce
     scene.cluster.add_service("mtorl-incumbent", FIRST)
     scene.operator.advance()
     assert settled(scene) == ("False", "Changed") and f"not {WON}, which was promoted" in scene.condition("Settled")[2]
-    assert "roll back, under the salt of before, 'a'" in scene.condition("Settled")[2]
+    assert "roll back, under the previous salt, 'a'" in scene.condition("Settled")[2]
     assert scene.cluster.version_of("mtorl-incumbent") == FIRST, "the operator leaves it"
     (view,) = scene.operator.views()
     assert view["advice"]["condition"] == "held" and "what was promoted" in view["advice"]["headline"]

@@ -643,7 +643,7 @@ def test_a_second_experiment_waits_for_the_end_of_the_first(scene: Scene) -> Non
     scene.patch(move={"to": "promoted", "reason": "it wins"})
     scene.operator.advance()
     (said,) = scene.cluster.status("second")["conditions"]
-    assert said["reason"] == "Unusable" and "was promoted in" in said["message"], "its incumbent is the one of before"
+    assert said["reason"] == "Unusable" and "was promoted in" in said["message"], "its incumbent is the previous one"
     scene.patch(move={"to": "rolled back", "reason": "calls"})
     scene.operator.advance()
     assert scene.served() == ["second.yaml"] and scene.serving("second").enabled, "in the place of the first one"
