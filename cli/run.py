@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +12,7 @@ import typer
 
 from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Users
 from cli.endings import exit_codes, naming_the_manual, stop
+from mtorl.runtime.http import ask
 
 if TYPE_CHECKING:
     from pipelines.experiments.folder import ExperimentFolder
@@ -193,8 +193,7 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 def silent_arms(router: str) -> dict[str, str]:
     """Arms of the router's experiments that do not answer, and what it says of them; nothing while it can't say it."""
     try:
-        with urllib.request.urlopen(f"{router}/health/ready", timeout=10) as answer:
-            parts: dict[str, str] = json.load(answer)["parts"]
+        parts: dict[str, str] = json.loads(ask(f"{router}/health/ready", seconds=10).content)["parts"]
     except (OSError, ValueError):
         return {}
     return {part: words for part, words in parts.items() if "/" in part and words.startswith("no answer")}

@@ -8,11 +8,11 @@ roll-out is. `InferenceServices.serve` is all that changes the annotation, besid
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from mtorl.runtime.http import ask
 from serving.kubernetes_api import KubernetesApi, Object, Refused, in_pod
 from serving.model_servers import Mark, Served
 
@@ -26,7 +26,6 @@ with the version and stays, since KServe copies annotations to the pods: another
 KIND = "inferenceservices"
 _PREDICTOR = "-predictor"
 _PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it
-_ANSWER_SECONDS = 10.0
 
 
 class Api(Protocol):
@@ -88,10 +87,7 @@ class InferenceServices:
     def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its decision on an item."""
         url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
-        body = json.dumps({"instances": [item]}).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
-            found: Mapping[str, Any] = json.loads(answer.read())["predictions"][0]
+        found: Mapping[str, Any] = json.loads(ask(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
         return found
 
 

@@ -25,10 +25,9 @@ from pydantic import (
 from mtorl.experiment.rule import Rule, digest
 from mtorl.log.times import moment
 from mtorl.policy.exploration import Exploration
+from mtorl.runtime.http import UNIX
 from mtorl.runtime.validation import StrictModel, Text
 
-UNIX = "http+unix"
-"""Scheme of an endpoint on a Unix socket."""
 INCUMBENT = "incumbent"
 OUTSIDE = "outside"
 """In place of an arm: the user is not in the experiment, and gets the incumbent."""

@@ -2,5 +2,5 @@
 
 `files` (atomic replacement), `validation` (strict models and their error messages), `progress` (reports of a step),
 `duckdb_progress` (no bar of DuckDB's own), `sqlite_times` (times in SQLite beside IPython), `hardware` (what a figure
-was measured on), `locks` (between processes).
+was measured on), `locks` (between processes), `http` (requests).
 """

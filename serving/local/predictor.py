@@ -8,10 +8,8 @@ A stack takes it or `TorchServe`, whose answers are equal.
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
-import socket
 import sys
 import time
 import zipfile
@@ -20,7 +18,7 @@ from urllib.parse import quote
 
 from typing_extensions import override
 
-from mtorl.experiment.arm import UNIX
+from mtorl.runtime.http import UNIX, ask
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import ModelServer
 from serving.local.torchserve import temporary_folder
@@ -90,18 +88,11 @@ class LocalPredictor(ModelServer):
         return command
 
     def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port or None, timeout=2)
         try:
-            if not self._port:
-                connection.sock = socket.socket(socket.AF_UNIX)
-                connection.sock.settimeout(2)
-                connection.sock.connect(self._socket)
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
+            ask(f"{self.inference_url}/v2/health/ready", seconds=2)
+        except OSError:
             return False
-        finally:
-            connection.close()
+        return True
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:

@@ -20,10 +20,8 @@ import os
 import re
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,6 +29,7 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
+from mtorl.runtime.http import ask
 from mtorl.runtime.locks import acquire
 from serving.local.child_process import ChildProcess
 from serving.local.predictor import LocalPredictor
@@ -46,7 +45,6 @@ _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
 ROUTER = ("-P", "-m", "serving.router")
-_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy could not reach 127.0.0.1
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 
@@ -199,9 +197,8 @@ class LocalStack:
     def _in_force(self) -> dict[str, str]:
         """Versions of the experiments by which the router decides; empty while it does not answer."""
         try:
-            with _HTTP.open(f"{self.url}/health/ready", timeout=5) as answer:
-                return dict(json.load(answer)["experiments"])
-        except (OSError, HTTPException, ValueError, LookupError):
+            return dict(json.loads(ask(f"{self.url}/health/ready", seconds=5).content)["experiments"])
+        except (OSError, ValueError, LookupError):
             return {}
 
     def wait(self, each_second: Callable[[], None] = lambda: None) -> None:

@@ -14,13 +14,12 @@ import re
 import sys
 import tempfile
 import time
-import urllib.request
-from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 
 from typing_extensions import override
 
+from mtorl.runtime.http import ask
 from serving.local.child_process import ChildProcess
 from serving.local.model_server import ModelServer
 from serving.local.ports import free_ports, is_free
@@ -33,7 +32,6 @@ _GRACE_SECONDS = 0.5  # its workers end at once, so nobody gets an answer while 
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
-_HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy could not reach 127.0.0.1
 
 
 class TorchServeError(RuntimeError):
@@ -139,11 +137,9 @@ class TorchServe(ModelServer):
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
         for model in self.models:
-            request = urllib.request.Request(f"{self.management_url}/models/{model}?{scale}", method="PUT")
             try:
-                with _HTTP.open(request, timeout=_START_SECONDS):
-                    pass
-            except (OSError, HTTPException) as error:
+                ask(f"{self.management_url}/models/{model}?{scale}", seconds=_START_SECONDS, method="PUT")
+            except OSError as error:
                 raise TorchServeError(
                     f"{model} did not get {self.workers} workers ({error}); {process.tail()}"
                 ) from None
@@ -154,10 +150,10 @@ class TorchServe(ModelServer):
         /ping says Healthy before a worker has loaded its model; an empty request goes through the worker.
         """
         try:
-            with _HTTP.open(f"{self.inference_url}/predictions/{model}", timeout=2):
-                return ""
-        except (OSError, HTTPException) as error:  # URLError, HTTPError and timeouts are OSErrors
+            ask(f"{self.inference_url}/predictions/{model}", seconds=2)
+        except OSError as error:
             return str(error)
+        return ""
 
 
 def _reason(process: ChildProcess) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from typing_extensions import override
 
-from mtorl.experiment.arm import UNIX
+from mtorl.runtime.http import UNIX
 from serving.router.flow.arm_answers import ArmError
 
 _MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's

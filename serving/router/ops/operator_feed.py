@@ -15,13 +15,11 @@ written later than that: a person can still change it by hand.
 
 from __future__ import annotations
 
-import contextlib
-import http
-import http.client
 import logging
 import socket
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -29,19 +27,12 @@ from urllib.parse import SplitResult, urlsplit
 import orjson
 
 from mtorl.experiment.experiment import ExperimentError
+from mtorl.runtime.http import StatusError, ask
 from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
 _SILENT_SECONDS = 10.0  # for that long, the mounted file does not count
-_MOST_BYTES = 4 << 20  # of an answer; a ConfigMap has at most one MiB
-
-
-_FAULTS = (OSError, http.client.HTTPException, ValueError)
-
-
-class _Refusal(OSError):
-    """An operator says why it can't answer."""
 
 
 class Answer(NamedTuple):
@@ -102,13 +93,13 @@ class OperatorFeed:
             self._take_later(self._mounted)
 
     def _answers(self, versions: Mapping[str, str], everything: bool = False) -> bool:
-        body = orjson.dumps({"router": self._router, "has": dict(versions), "everything": everything})
+        has = {"router": self._router, "has": dict(versions), "everything": everything}
         asked, answer, fault = time.time(), None, ""
         try:
             for address in _addresses(self._url):
                 try:
-                    answer = _answer_of(address, self._url.path, body)
-                except _FAULTS as error:
+                    answer = _answer_of(address, self._url.path, has)
+                except (OSError, ValueError) as error:
                     fault = _words(error)
                 else:
                     if answer.leads:
@@ -143,37 +134,32 @@ def _addresses(url: SplitResult) -> list[tuple[str, int]]:
     Raises:
         OSError: Nobody knows.
     """
-    found = socket.getaddrinfo(url.hostname, url.port or http.client.HTTP_PORT, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(url.hostname, url.port or 80, type=socket.SOCK_STREAM)
     return [(str(address[0]), int(address[1])) for *_, address in found]
 
 
-def _answer_of(address: tuple[str, int], path: str, body: bytes) -> Answer:
+def _answer_of(address: tuple[str, int], path: str, has: dict[str, object]) -> Answer:
     """Ask one operator.
 
     Raises:
         OSError: It does not answer in time, or says why it can't.
-        HTTPException: The answer is none, or ends early.
         ValueError: The answer is not of this kind.
     """
-    with contextlib.closing(http.client.HTTPConnection(*address, timeout=_ANSWER_SECONDS)) as connection:
-        connection.request("POST", path, body, {"content-type": "application/json"})
-        answer = connection.getresponse()
-        if answer.status not in (http.HTTPStatus.OK, http.HTTPStatus.NO_CONTENT):
-            raise _Refusal(_reason(answer))
-        texts = None if answer.status == http.HTTPStatus.NO_CONTENT else _texts(_whole(answer))
-        return Answer(texts, answer.headers.get("mtorl-leads") == "true")
-
-
-def _reason(answer: http.client.HTTPResponse) -> str:
-    """Why the operator says nothing, in its own words."""
-    try:
-        return str(orjson.loads(answer.read(10_000))["error"])
-    except (*_FAULTS, KeyError, TypeError):
-        return f"HTTP {answer.status}"
+    host, port = address
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    answer = ask(f"http://{place}{path}", has, seconds=_ANSWER_SECONDS)
+    texts = None if answer.status == HTTPStatus.NO_CONTENT else _texts(answer.content)
+    return Answer(texts, answer.headers.get("mtorl-leads") == "true")
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, _Refusal) else f"{type(error).__name__}: {error}"
+    """Why there is no answer; where the operator says it, in its own words."""
+    if not isinstance(error, StatusError):
+        return f"{type(error).__name__}: {error}"
+    try:
+        return str(orjson.loads(error.content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return str(error)
 
 
 def _texts(answer: bytes) -> dict[str, bytes]:
@@ -188,20 +174,3 @@ def _texts(answer: bytes) -> dict[str, bytes]:
     if any(not name.endswith(".yaml") or Path(name).name != name for name in found):
         raise ValueError("its names are not those of *.yaml files")
     return {name: text.encode() for name, text in found.items()}
-
-
-def _whole(answer: http.client.HTTPResponse) -> bytes:
-    """The body of an answer.
-
-    Raises:
-        OSError: It does not come in time, or does not end.
-        HTTPException: It ends early: half an experiment may be another one.
-    """
-    until, content = time.monotonic() + _ANSWER_SECONDS, b""
-    while part := answer.read1(_MOST_BYTES):  # what has come, since waiting for all of it has no end
-        content += part
-        if len(content) > _MOST_BYTES or time.monotonic() > until:
-            raise TimeoutError(f"after {len(content):,} bytes the answer has not ended")
-    if answer.length:  # the end of the connection is not that of the answer
-        raise http.client.IncompleteRead(content, answer.length)
-    return content

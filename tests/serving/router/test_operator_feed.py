@@ -247,12 +247,6 @@ def test_an_answer_that_does_not_end_is_none(
     feed.ask({})
     # It would take a minute; that it ends is what is tested, not how soon.
     assert told(feed).salt == "s" and time.monotonic() - began < 0.1 * len(slow)
-    operator.pause = 0.0
-    monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr(operator_feed, "_MOST_BYTES", 1000)
-    operator.answer = answer(text(salt="huge") + "# " + "x" * 1000)
-    feed.ask({})
-    assert told(feed).salt == "s"
 
 
 def test_what_the_operator_has_just_confirmed_is_newer_than_a_file(operator: FakeOperator, tmp_path: Path) -> None:
