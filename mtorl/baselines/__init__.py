@@ -3,10 +3,11 @@
     predictor = lightgbm.fit(table.windows("train", targets=True), table.windows("val", targets=True), encoder, seed=0)
     logits_BC, reward_BC, cost_BC = predictor.predict(table.windows("test"))
 
-A window is one touchpoint with its history; what happened at the touchpoint is the target of the window's last token.
-To add a method, write one file with `fit` and `predict` like these and name it in `mtorl/comparison/methods.py`.
+Every `fit` takes windows of training and of validation users with their targets, one window for each touchpoint, the
+encoder of the training windows, and a seed. To add a method, write one file with `fit` and `predict` like these and
+name it in `mtorl/comparison/methods.py`.
 
 Counting: `channel_frequency` (the incumbent), `repeat_last`, `markov`. Regression: `logistic`, `lightgbm` (the
-yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`; they share
-`learning`. What all of these read is made in `inputs/`: `summary`, then `states`, `transitions`, `trajectories`.
+yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`; they share `learning`. Their
+inputs are made in `inputs/`: `summary`, then `states`, `transitions`, `trajectories`.
 """

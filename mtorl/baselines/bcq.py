@@ -1,7 +1,5 @@
 """Batch-constrained Q-learning with discrete actions (Fujimoto et al. 2019, arXiv:1910.01708).
 
-    predictor = fit(train, val, encoder, seed=0)
-
     G:       E[ -log G(a | s) ], an imitation of the log
     allowed: G(a | s) > tau max_a' G(a' | s)
     Q:       E[ huber(r + gamma Q'(s', a') - Q(s, a)) ],  a' = argmax over allowed a of Q(s', a)
@@ -64,14 +62,7 @@ class BCQ:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BCQ:
-    """Train the imitation, then Q.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for early stopping of the imitation, the temperature and the reward map.
-        encoder: Of the training windows.
-        seed: Of initial weights and the order of rows.
-    """
+    """Train the imitation, then Q; validation users stop the imitation and fit the temperature and the reward map."""
     states = States.fit(train, encoder)
     data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
     channels = len(encoder.channels)

@@ -1,7 +1,5 @@
 """Behaviour cloning: a network that imitates the logged policy, by maximum likelihood (Pomerleau 1989).
 
-    predictor = fit(train, val, encoder, seed=0)
-
     loss = E[ -log pi(a | s) ]
 
 It does not predict rewards: its expected reward is the training mean for every window and channel, so its reward AUC is
@@ -45,14 +43,7 @@ class BehaviourCloning:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BehaviourCloning:
-    """Train the policy.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for early stopping.
-        encoder: Of the training windows.
-        seed: Of initial weights and the order of rows.
-    """
+    """Train the policy; validation users stop it early."""
     states = States.fit(train, encoder)
     data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
     logged = labels(train, encoder)

@@ -3,9 +3,9 @@
     network = fit([batch], encoder)
     decide(Forecast(*network outputs), POLICY, u)
 
-For each value of the data set's segment column (one table if there is none) it tabulates how often each channel was
-used, what it earned and what it cost. Its network has the signature of MTORL's, so both arms share one artifact format,
-one server and one decision rule. `POLICY` follows the frequencies and makes a tenth of its decisions at random.
+For each value of the data set's segment column (one table if there is none) it tabulates uses, rewards and costs of
+each channel. Its network has the signature of MTORL's, so both arms share one artifact format, one server and one
+decision rule. `POLICY` follows the frequencies and makes a tenth of its decisions at random.
 
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
@@ -53,12 +53,7 @@ class ChannelFrequency(nn.Module):
 
 
 def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
-    """Tabulate a log.
-
-    Args:
-        parts: Training windows with targets that cover each step once, in parts that fit in memory.
-        encoder: Encodes windows; tells where in a token the segment is.
-    """
+    """Tabulate training windows with targets that cover each step once, in parts that fit in memory."""
     segment = encoder.segment_slice()
     channels = len(encoder.channels)
     # uses, rewards and costs

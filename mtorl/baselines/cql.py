@@ -1,7 +1,5 @@
 """Conservative Q-learning with discrete actions (Kumar et al. 2020, arXiv:2006.04779).
 
-    predictor = fit(train, val, encoder, seed=0)
-
     loss = alpha E[ log sum_a exp Q(s, a) - Q(s, a_logged) ] + 1/2 E[ (Q(s, a_logged) - y)^2 ]     eq. 4, CQL(H)
     y    = r + gamma Q'(s', argmax_a Q(s', a)),  Q' a slow copy of Q                      van Hasselt et al. 2016
 
@@ -53,14 +51,7 @@ class CQL:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQL:
-    """Train Q.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for the temperature and the reward map.
-        encoder: Of the training windows.
-        seed: Of initial weights and the order of rows.
-    """
+    """Train Q; validation users fit the temperature and the reward map."""
     states = States.fit(train, encoder)
     data = Transitions.of(train, encoder, states)
     channels = len(encoder.channels)

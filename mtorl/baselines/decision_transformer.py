@@ -1,7 +1,5 @@
 """Decision Transformer: predict the logged channel from the history and from the return that followed.
 
-    predictor = fit(train, val, encoder, seed=0)
-
     loss = E[ -log pi(a_t | x_1..t, R_1..t) ],  R_t = r_t + r_{t+1} + ... to the end of the journey
 
 (Chen et al. 2021, arXiv:2106.01345.) A step is one token here, where the paper has three, because x_t already holds the
@@ -101,14 +99,7 @@ class DecisionTransformer:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
-    """Train the network.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for early stopping.
-        encoder: Of the training windows.
-        seed: Of initial weights and the order of windows.
-    """
+    """Train the network; validation users stop it early."""
     data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
     with seeded(seed):
         network = Transformer(data, encoder)

@@ -1,14 +1,11 @@
 """Implicit Q-learning with discrete actions (Kostrikov et al. 2022, arXiv:2110.06169).
 
-    predictor = fit(train, val, encoder, seed=0)
-
     V:      E[ L(Q'(s, a) - V(s)) ],  L(u) = |tau - 1(u < 0)| u^2          eq. 5
     Q:      E[ (r + gamma V(s') - Q(s, a))^2 ]                             eq. 6
     policy: E[ -exp(beta (Q(s, a) - V(s))) log pi(a | s) ]                 eq. 7
 
 Q is evaluated at logged actions only. Q' is a slow copy of Q, and Q the smaller one of two networks, as in the paper.
 The equations hold for channels as they do for continuous actions: Q has a value for each channel, and pi is a softmax.
-
 The reward is a monotone map of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel's mean.
 """
 
@@ -80,14 +77,7 @@ class IQL:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQL:
-    """Train Q and V, then the policy, on which they do not depend.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for early stopping of the policy and the reward map.
-        encoder: Of the training windows.
-        seed: Of initial weights and the order of rows.
-    """
+    """Train Q and V, then the policy; validation users stop the policy and fit the reward map."""
     states = States.fit(train, encoder)
     data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
     channels = len(encoder.channels)

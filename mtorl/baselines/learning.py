@@ -1,7 +1,4 @@
-"""What the baselines with networks share: a training loop, a policy from values, rewards from values.
-
-Shapes: B windows (touchpoints), S numbers of a state, C channels.
-"""
+"""Training loop, policies from values and rewards from values, for the baselines with networks."""
 
 from __future__ import annotations
 
@@ -63,10 +60,7 @@ def learn(
     """Fit a network in place; with `validate`, keep the weights of the best epoch and stop when none gets better.
 
     Args:
-        network: What is trained.
-        rows: Number of training rows.
         loss: Loss of the rows with these numbers.
-        schedule: Length and pace of the training.
         validate: Returns the validation loss of the network in its current state.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=WEIGHT_DECAY)

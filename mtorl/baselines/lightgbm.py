@@ -4,7 +4,7 @@
     outcomes = fit_outcomes(train, val, encoder, seed=0)      # without the channel's model
 
 Three models, each with early stopping on validation users: the channel (multi-class), the reward of a channel (its
-label is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). The two latter have the channel among
+label is a share, so cross-entropy) and its cost (Poisson, as MTORL's cost loss). Reward and cost have the channel among
 their features, as MTORL's decoders have, and predict each channel in turn.
 """
 
@@ -99,14 +99,7 @@ class Boosted:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Boosted:
-    """Grow the trees.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for early stopping.
-        encoder: Of the training windows.
-        seed: Of the choice of rows and features.
-    """
+    """Grow the trees; the seed chooses rows and features."""
     parts = _labelled(train, val, encoder)
     # As the network's action head does, this one learns what the log's policy chooses, and not what we chose ourselves.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
@@ -121,7 +114,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
 
 
 def fit_outcomes(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BoostedOutcomes:
-    """Grow the trees of reward and cost alone; arguments as of `fit`."""
+    """Grow the trees of reward and cost alone."""
     return _outcomes(_labelled(train, val, encoder), encoder, seed)
 
 

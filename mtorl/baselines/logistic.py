@@ -1,10 +1,8 @@
-"""Linear models on summaries of windows: what is left of LightGBM without interactions.
-
-    predictor = fit(train, val, encoder, seed=0)
+"""Linear models on summaries of windows: LightGBM's features without interactions.
 
 Logistic regressions for the channel (multinomial) and for the reward of a channel, a Poisson regression for its cost
-(as MTORL's cost loss). The two latter have the channel among their inputs, one-hot, and predict each channel in
-turn. The strength of each one's regularisation is chosen on validation users.
+(as MTORL's cost loss). Reward and cost have the channel among their inputs, one-hot, and predict each channel in turn.
+The strength of each one's regularisation is chosen on validation users.
 
 Shapes: B windows, S numbers of a state, C channels.
 """
@@ -54,14 +52,7 @@ class Linear:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Linear:
-    """Solve the three regressions.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: The same of validation users, for the strength of the regularisation.
-        encoder: Of the training windows.
-        seed: Unused: each loss has one minimum.
-    """
+    """Solve the three regressions; each loss has one minimum, so the seed is unused."""
     del seed
     logged, val_logged = labels(train, encoder), labels(val, encoder)
     states = States.fit(train, encoder)

@@ -1,9 +1,7 @@
 """Each channel as often as it followed the previous one in training; reward and cost are the user's running means.
 
-    predictor = fit(train, val, encoder, seed=0)
-
-It only counts. In a log whose users mostly stay on a channel its most probable channel is nearly always the last one,
-and the user's running reward is hard to beat by much.
+In a log whose users mostly stay on a channel its most probable channel is nearly always the last one, and the user's
+running reward is hard to beat by much.
 
 Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
 """
@@ -57,14 +55,7 @@ class Markov:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Markov:
-    """Count which channel follows which.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: Unused.
-        encoder: Of the training windows.
-        seed: Unused: nothing is random.
-    """
+    """Count which channel follows which; validation users and the seed are unused."""
     del val, seed
     logged = labels(train, encoder)
     channels = len(encoder.channels)

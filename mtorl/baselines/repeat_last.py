@@ -1,9 +1,7 @@
 """The previous channel again, and the mean reward after the last outcome: the least that any method should beat.
 
-    predictor = fit(train, val, encoder, seed=0)
-
-It only counts: how often a journey stays on its channel in training (one number), how often each channel is used
-otherwise, and the mean reward after a touchpoint that brought a gain, after one that did not, and at the start.
+It counts how often a journey stays on its channel in training (one number), how often each channel is used otherwise,
+and the mean reward after a touchpoint that brought a gain, after one that did not, and at the start.
 
 Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """
@@ -45,14 +43,7 @@ class RepeatLast:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> RepeatLast:
-    """Count.
-
-    Args:
-        train: Windows of training users with their targets, one for each touchpoint.
-        val: Unused.
-        encoder: Of the training windows.
-        seed: Unused: nothing is random.
-    """
+    """Count; validation users and the seed are unused."""
     del val, seed
     logged = labels(train, encoder)
     channels = len(encoder.channels)

@@ -2,8 +2,8 @@
 
 4,000 windows of 20 touchpoints are drawn with replacement from random places of the histories, and only *then* divided
 into training (80 %), validation and test (10 % each). Most touchpoints of the test windows are in training windows too,
-with their labels. A table that looks these labels up shows the effect: it scores higher than any model, published or
-ours. So these figures do not say how good a model is.
+with their labels. A table that looks these labels up scores higher than any model, published or ours. So these figures
+do not say how good a model is.
 
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
@@ -31,11 +31,6 @@ LOOKUP, OURS = "lookup table", "mtorl"
 
 def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
     """Score a lookup table and MTORL under the authors' protocol.
-
-    Args:
-        table: All rows.
-        seed: Seed of the draw and of the training.
-        config: How to train; None for the usual settings.
 
     Returns:
         For ``lookup table`` and ``mtorl``: ``metrics`` (see `mtorl.evaluation.head_metrics.evaluate`) and

@@ -1,13 +1,9 @@
-"""How much of a calibration error is noise, and how much is a changed overall rate.
-
-    noise = calibration_noise(heads, channel_B, target_B, seed)
-    noise["action_ece"]["noise"], noise["reward_ece"]["less_shift"]
+"""Noise and a changed overall rate in a calibration error.
 
 A calibration error is a mean of absolute gaps, so chance alone makes it positive. `noise` is the error that the head
 would show on as many rows if it were perfectly calibrated; it is simulated by drawing labels from the head's own
 probabilities. The draw treats the rows of a user as independent, so the true noise is higher. `less_shift` is the
-reward head's error after its overall rate is set to that of the test rows, which cannot be known in advance: what
-remains is not due to a changed rate.
+reward head's error after its overall rate is set to that of the test rows, which cannot be known in advance.
 
 Shapes: B rows, C channels, R draws.
 """
@@ -31,12 +27,6 @@ _TINY = 1e-6
 
 def calibration_noise(heads: Heads, channel_B: NDArray[np.int64], target_B: Floats, seed: int) -> dict[str, Any]:
     """Noise of a predictor's calibration errors.
-
-    Args:
-        heads: Its predictions for the rows.
-        channel_B: Logged channel.
-        target_B: Reward label, in [0, 1].
-        seed: Seed of the draws.
 
     Returns:
         For ``action_ece`` and ``reward_ece``: ``noise`` (mean) and ``noise_high`` (97.5 % quantile of the draws); for

@@ -18,13 +18,7 @@ Interval = tuple[float, float, float]
 
 
 def combined(differences: Sequence[Mapping[str, Any]], metric: str, disjoint: bool) -> Interval | None:
-    """Mean of a difference over folds or seeds, and its interval.
-
-    Args:
-        differences: Of each fold: NAME and NAME_ci.
-        metric: NAME.
-        disjoint: Whether the folds are of different users.
-    """
+    """Mean of a difference (NAME and NAME_ci of each fold) and its interval; disjoint folds test different users."""
     rows = [row for row in differences if row.get(metric) is not None and row.get(f"{metric}_ci")]
     if not rows:
         return None

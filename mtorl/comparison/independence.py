@@ -1,4 +1,4 @@
-"""Is the logged channel independent of everything that was known before it? Tests, and a verdict in words.
+"""Tests whether the logged channel is independent of everything that was known before it.
 
     result = independence(WindowTable.load("windows"))
     result["verdict"], result["tests"][0]["p_holm"]
@@ -10,15 +10,14 @@ Pearson's
 
     chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim holds.
 
-Tables are sparse where levels are many: a user has some twenty touchpoints. So p-values do not come from the textbook
-distribution but from a scaled chi-square with the exact mean and variance of chi2 given both margins (Haldane 1940; in
-the form of Dawson 1954), which is the textbook one where counts are large. Tests are many, so p-values are corrected
-together (Holm 1979): if the claim holds, any of them is below .05 in at most 5 % of logs.
+Tables are sparse where levels are many: a user has some twenty touchpoints. So p-values come from a scaled chi-square
+with the exact mean and variance of chi2 given both margins (Haldane 1940; in the form of Dawson 1954), which is the
+textbook one where counts are large. P-values are corrected together (Holm 1979): if the claim holds, any of them is
+below .05 in at most 5 % of logs.
 
 A large log finds dependence too small to matter, so each test also says how strong it is: Cramér's V, bias-corrected
-(Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on
-several columns together escapes these tests; a model's action_logloss that is better than that of channel frequencies
-shows it (`mtorl.evaluation.head_metrics.compare`).
+(Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on several columns together escapes
+these tests; a model's action_logloss that is better than that of channel frequencies shows it.
 
 Shapes: B rows.
 """
@@ -43,7 +42,7 @@ _BINS = 10  # of a numeric column with more values than that
 
 
 class Link(TypedDict):
-    """How a channel goes with levels of something else."""
+    """Association of channels with levels of something else."""
 
     levels: int
     rows: int
@@ -71,10 +70,7 @@ class Independence(TypedDict):
 
 
 def independence(table: WindowTable) -> Independence:
-    """Test the channels of a log; training, validation and test users apart.
-
-    Args:
-        table: Touchpoints in the order of time, user by user.
+    """Test the channels of a log, in the order of time, user by user; training, validation and test users apart.
 
     Raises:
         ValueError: there is nothing to test: nowhere two channels and two levels of anything.
@@ -100,15 +96,7 @@ def independence(table: WindowTable) -> Independence:
 
 
 def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | None:
-    """Test a table of levels by channels for independence.
-
-    Args:
-        level_B: Code of each row's level, >= 0.
-        channel_B: Code of its channel.
-
-    Returns:
-        None if there are fewer than two levels or channels, or fewer than four rows.
-    """
+    """Test codes of levels and channels; None with fewer than two of either, or fewer than four rows."""
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
     if rows < 4 or not level.any() or not channel.any():
@@ -130,7 +118,7 @@ def link(level_B: NDArray[np.int64], channel_B: NDArray[np.int64]) -> Link | Non
 
 
 def _known_before(table: WindowTable, channel_B: NDArray[np.int64]) -> Iterator[tuple[str, Values]]:
-    """Whatever was known before each touchpoint, by name."""
+    """Columns that were known before each touchpoint, by name."""
     spec, rows = table.spec, table.rows
     start_B = rows["step"].to_numpy() == 0
     before_B = np.where(start_B, -1, np.arange(len(rows)) - 1)

@@ -4,7 +4,7 @@
     results = collect(names, root)
 
     root/data/NAME/windows                    made by the caller
-    root/answers/NAME/PROTOCOL-K/METHOD.npz   what a method predicts for the test rows
+    root/answers/NAME/PROTOCOL-K/METHOD.npz   predictions of a method for the test rows
     root/answers/NAME/PROTOCOL-K/METHOD.json  seconds, parameters
     root/scores/NAME/PROTOCOL-K.json          figures of the task
     root/scores/NAME/about.json               figures of the data set: independence
@@ -63,7 +63,6 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
     """All jobs, in an order in which scores come after the methods that they evaluate.
 
     Args:
-        datasets: Names.
         repeats: Number of folds; the number of seeds is `SEEDS` or, if lower, this.
         methods: Names of methods, beside MTORL and the yardstick; empty for all.
     """

@@ -37,12 +37,7 @@ advance.""".replace("\n", " ")
 
 
 def report(results: Results, machine: Mapping[str, str]) -> str:
-    """All tables.
-
-    Args:
-        results: See `mtorl.comparison.jobs.collect`.
-        machine: What it ran on: name of a fact -> value.
-    """
+    """All tables."""
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     parts = [
         "# Results",

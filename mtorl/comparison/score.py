@@ -32,19 +32,12 @@ _RESAMPLES = 200
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]:
-    """All figures that the report shows of a task.
-
-    Args:
-        task: The task that the methods were trained on.
-        answers: By method, its heads on the test rows.
-        seed: Seed of the resampling.
+    """All figures that the report shows of a task, from each method's heads on the test rows.
 
     Returns:
-        ``compared``: see `mtorl.evaluation.head_metrics.compare`.
-        ``budget``: by method, see `budget_curve`; empty if all exposures cost the same.
-        ``value``: by policy, see `policy_value`.
-        ``calibration_noise``: of MTORL, see `calibration_noise`.
-        ``rows`` and ``users``: their number in the test.
+        ``compared`` (`compare`), ``budget`` (by method, `budget_curve`; empty if all exposures cost the same),
+        ``value`` (by policy, `policy_value`), ``calibration_noise`` (of MTORL), ``rows`` and ``users`` (their number in
+        the test).
     """
     rows, spec = task.test.rows, task.spec
     logged = labels(task.test.windows, task.encoder)

@@ -1,4 +1,4 @@
-"""What a method learns from and is evaluated on: windows of training, validation and test rows under a protocol.
+"""Training, validation and test rows with their windows, under a protocol.
 
     user    whole users are held out: 80 % train, 10 % val, 10 % test. Fold k tests on other users than fold j.
     time    rows are: before the 80 % quantile of time train, up to the 90 % quantile val, later ones test. Users stay,
@@ -51,12 +51,7 @@ class Task:
 
 
 def by_user(table: WindowTable, fold: int) -> Task:
-    """Hold out users.
-
-    Args:
-        table: All rows.
-        fold: 0 to 9; one tenth of the users is tested on, the next tenth is for validation.
-    """
+    """Hold out users: in fold 0 to 9, one tenth is tested on, the next tenth is for validation."""
     bucket = folds_of(table.rows["user_id"], FOLDS)
     split = np.full(len(bucket), "train", dtype=object)
     split[bucket == fold % FOLDS] = "test"

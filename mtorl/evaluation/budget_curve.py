@@ -1,8 +1,7 @@
-"""How much gain does a share of the money buy, by rule of choosing exposures?
+"""Share of all gain that a share of the money buys, by rule of choosing exposures.
 
-`budget_curve` asks the logged exposures: with a share of their total cost to spend, how much of their total gain does
-each rule buy? Gain per cost, the rule that prices lead to (`mtorl.policy.price`), stands beside predicted gain (the
-rule of the authors' code), cheapest first (much of what a ranking wins is cost, not gain), random, and an oracle.
+Gain per cost, the rule that prices lead to (`mtorl.policy.price`), stands beside predicted gain (the rule of the
+authors' code), cheapest first (much of what a ranking wins is cost, not gain), random, and an oracle.
 
 Shapes: B logged exposures.
 """
@@ -26,17 +25,13 @@ _RANDOM_ORDERS = 20
 
 @dataclass(frozen=True)
 class GainAndCost:
-    """Gain and cost of each logged exposure: as a model predicts them, or as they were."""
+    """Gain and cost of each logged exposure, predicted or logged."""
 
     gain_B: ArrayLike
     cost_B: ArrayLike
 
     def arrays(self, name: str, exposures: int) -> tuple[Floats, Floats]:
-        """Both as arrays of numbers.
-
-        Raises:
-            ValueError: another number of exposures, a value that is not finite, or a negative cost.
-        """
+        """Both as arrays of numbers; ValueError for another number of exposures or an impossible value."""
         gain_B, cost_B = (np.asarray(column, dtype=np.float64) for column in (self.gain_B, self.cost_B))
         for column, values_B in (("gain_B", gain_B), ("cost_B", cost_B)):
             if values_B.shape != (exposures,) or not exposures:
@@ -62,20 +57,15 @@ def budget_curve(
     broken at random, because the order of the log says nothing about the exposures.
 
     Args:
-        predicted: What the model expects of each logged exposure.
-        logged: What it earned and cost.
-        shares: Budgets, as shares of the total cost.
         seed: Seed of ties and of the random rule, which is the mean of 20 orders.
-        users: Resamples of the users of the exposures, for intervals; without it they are None. Both rules of a
-            difference are computed on the same resample.
+        users: Resamples of the users of the exposures, for intervals; without it they are None.
         rival: Predictions of another model; both rank by gain per cost.
 
     Returns:
-        One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys, that is mtorl
-        (predicted gain / predicted cost), predicted_gain, cheapest (predicted cost), random, oracle (true gain / true
-        cost); mtorl_minus_cheapest and, with a rival, rival and mtorl_minus_rival; 95 % intervals of mtorl and of the
-        differences under NAME_ci. All but the share are None if nothing was gained in all. Where exposures may lose,
-        a rule that leaves those out gains more than all exposures do: a share above 1.
+        One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys; mtorl_minus_cheapest
+        and, with a rival, rival and mtorl_minus_rival; 95 % intervals of mtorl and of the differences under NAME_ci.
+        All but the share are None if nothing was gained in all. Where exposures may lose, a rule that leaves those out
+        gains more than all exposures do: a share above 1.
 
     Raises:
         ValueError: arrays of different lengths, values that are not finite, or a share outside (0, 1].
@@ -136,5 +126,5 @@ def budget_curve(
 
 
 def _per_cost(gain: Floats, cost: Floats) -> Floats:
-    """Gain per cost; what is free comes first, unless it loses."""
+    """Gain per cost; free exposures come first, unless they lose."""
     return np.divide(gain, cost, out=np.where(gain < 0, -np.inf, np.inf), where=cost > 0)

@@ -1,22 +1,22 @@
-"""What forecasts say of exposures that a log says little of, and how far they may be off.
+"""Forecasts for exposures that a log hardly shows, and how far they may be off.
 
     outcomes = second_opinion(table, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
     mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
     doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
     unsure = unsure_of(left_2BC, [of_the_challenger, outcomes])
 
-Two models are asked, and the truth is taken to lie between them: half of their difference is *doubt*, by which an
-estimate may be off to one side. The second model is also *unsure*: from other users it would have learned something
-else, at random. Both are of what is left to forecasts: the exposures that the log weighs are corrected by what came of
-them. An exposure has one truth, whichever arm makes it, so a difference is in no doubt as far as both arms make it.
+Two models forecast, and the truth is taken to lie between them: half of their difference is *doubt*, by which an
+estimate may be off to one side. The second model is also *unsure*: other users would have taught it something else, at
+random. Both concern only what is left to forecasts; exposures that the log weighs are corrected by their outcomes. An
+exposure has one truth, whichever arm makes it, so a difference is in no doubt as far as both arms make it.
 
-The second opinion is by models of users from whom the challenger did not learn. A policy chooses what looked best among
-its training users, in part by chance; another model of the same users has seen the same chance and agrees. Test users
-have not shaped the choice. They also tell what came of it, so no model of a user may speak of that same user: test
-users are cut into folds, and of the users of each speaks a model of those of the others (cross-fitting: Chernozhukov et
-al. 2018, arXiv:1608.00060). How sure it is, the models tell, each of which lacks some of the users (the jackknife).
+The second opinion learns from test users. The challenger chose what looked best among its training users, in part by
+chance, and another model of the same users would agree; test users have not shaped the choice. Their outcomes are also
+what the log is weighed by, so no model may speak of a user that it learned from: test users are cut into folds, and
+each fold is forecast by a model of the others (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060). How much
+these models differ tells how sure they are (the jackknife).
 
-Shapes: L rows to learn from, B rows that are asked about, C channels, K models of a jackknife, 2 the arms (challenger,
+Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 the arms (challenger,
 incumbent), 3 these and their difference, X a log and its resamples.
 """
 
@@ -50,7 +50,7 @@ Users = pd.Series | Iterable[str]
 
 @dataclass(frozen=True)
 class ExpectedOutcomes:
-    """Gain and cost of an exposure in each channel, as a model expects them that has not seen what came of the row."""
+    """Gain and cost of an exposure in each channel, by a model that has not seen the row's outcome."""
 
     gain_BC: Floats
     cost_BC: Floats
@@ -58,7 +58,7 @@ class ExpectedOutcomes:
 
 
 class OutcomeModel(Protocol):
-    """A fitted model of what an exposure brings and costs."""
+    """A fitted model of an exposure's outcomes."""
 
     def predict(self, batch: WindowBatch) -> tuple[Floats, Floats]:
         """Reward, as the encoder scales it, and cost of each channel at the last step of each window."""
@@ -71,18 +71,12 @@ Fit = Callable[[WindowBatch, WindowBatch, Encoder, int], OutcomeModel]
 def second_opinion(
     table: WindowTable, moments: WindowBatch, users_B: Users, encoder: Encoder, fit: Fit, seed: int
 ) -> ExpectedOutcomes | None:
-    """What is to be expected at some moments of test users, by models of other test users' touchpoints.
+    """Forecast moments of test users, by models of other test users; None with too few users to learn from.
 
     Args:
-        table: Touchpoints; test users are learned from, and validation users tell when to stop.
-        moments: The windows that are asked about.
-        users_B: Their users.
+        table: Touchpoints; models learn from test users, and validation users tell when to stop.
+        moments: The windows to forecast.
         encoder: The challenger's, which scales rewards.
-        fit: How a model is fitted, such as `mtorl.baselines.lightgbm.fit_outcomes`.
-        seed: Of the fitting.
-
-    Returns:
-        None: there are too few test users to learn from.
     """
     part = table.rows["split"].to_numpy(dtype=str)
     for name in ("test", "val"):
@@ -104,15 +98,10 @@ def second_opinion(
 def cross_fitted(
     known_users_L: Users, users_B: Users, expected: Callable[[Ints], ExpectedOutcomes]
 ) -> ExpectedOutcomes | None:
-    """Ask about each user by what is known of others.
+    """Forecast each user by models of other users; None with too few users to learn from.
 
     Args:
-        known_users_L: Users of the rows that can be learned from.
-        users_B: Users of the rows that are asked about.
-        expected: Learns from some rows of the former, by their places, and answers about all of the latter.
-
-    Returns:
-        None: there are too few users to learn from.
+        expected: Learns from some of the known rows, by their places, and forecasts all other rows.
     """
     if pd.Series(known_users_L, dtype=object).nunique() < FEWEST_USERS:
         return None
@@ -128,11 +117,7 @@ def cross_fitted(
 def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """The mean of two models' forecasts, and half of their difference; None if there are not two.
-
-    Raises:
-        ValueError: forecasts of another shape, or that are not finite.
-    """
+    """The mean of two models' forecasts, and half of their difference; None if there are not two."""
     for one in forecasts:
         if one.gain_BC.shape != shape or one.cost_BC.shape != shape:
             raise ValueError(f"forecasts must have shape {shape}, got {one.gain_BC.shape} and {one.cost_BC.shape}")
@@ -149,7 +134,7 @@ def mean_and_doubt(
 
 
 def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
-    """What share of an arm's exposures a budget allows."""
+    """Share of an arm's exposures that a budget allows."""
     return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
 
 
@@ -167,9 +152,7 @@ def doubts(
         left_2BC: Probability of exposing, where it is left to forecasts.
         half: Half of what two forecasts differ by.
         gain_2: Gain per opportunity, before the budget.
-        cost_2: Cost, likewise.
         share_2: To which the budget thins an arm.
-        budget_1: Cost per opportunity.
     """
     by_gain_2, by_cost_2 = (
         np.array([float((left_BC * half_BC).sum()) / len(half_BC) for left_BC in left_2BC])
@@ -189,15 +172,14 @@ def doubts(
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:
-    """How much what the second opinion says depends on whom it has learned from: half of 95 % intervals.
+    """Half of the 95 % intervals of the second opinion: for the challenger, the incumbent and their difference.
 
-    Of what is left to it for the challenger, for the incumbent, and of the difference. All of it counts, though it is
-    half of the mean: where the interval ends, it speaks alone. Each of its models lacks one fold of the users, and that
-    is a delete-one-group jackknife with as many degrees of freedom as there are folds, less one.
+    All of it counts, though it is half of the mean: where the interval ends, it speaks alone. Each of its models lacks
+    one fold of the users, a delete-one-group jackknife with as many degrees of freedom as there are folds, less one.
 
     Args:
         left_2BC: Probability of exposing under the budget, where it is left to forecasts.
-        forecasts: Of which the second may have replicates; else it counts as sure.
+        forecasts: The second may have replicates; without them it counts as sure.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

@@ -1,14 +1,12 @@
-"""What exploring would cost and what it would teach, before anybody explores.
+"""Cost and information of exploring, planned before any arm explores.
 
-    served = Served(channel_probs_BC, exposure_probs_BC)
-    plan = exploration_plan(served, target, forecast, held_out=0.2)
+    plan = exploration_plan(Served(channel_probs_BC, exposure_probs_BC), target, forecast, held_out=0.2)
     for option in plan.options:
         print(option.share, option.cost, option.told_after)
 
 The next model is valued on the decisions of the policy that serves (`gate.py`). A policy that always does the same
-teaches nothing about anything else, however many its decisions are: `impossible` is the share of the next model's
-exposures that it could never have made. A share of decisions that is left to chance mends that, and costs what the
-policy would have earned instead.
+teaches nothing about anything else, however many its decisions are. A share of decisions that is left to chance mends
+that, and costs what the policy would have earned instead.
 
 With mu(c) the probability that the serving policy, exploration included, draws and exposes channel c, t(c) that of the
 next model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu q)):
@@ -18,13 +16,10 @@ next model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu 
     told after (1.96 + 0.84)^2 variance / (lift G)^2 decisions of users who are held out: then a test at 95 % finds a
                difference of `lift` times G four times of five
 
-The best share is the one that costs least until then, with the lift that is forgone while waiting.
-
-A gain's variance is taken to grow with its mean, as that of a click does, by a factor that the log tells. Exposures
-with the largest weights, a quarter at most, are left to forecasts, as where a challenger is valued
-(`value_difference.py`): their share is said, and not what they might be off by.
-
-It is a plan: as good as the model's forecasts, and decisions of one user count as if they were of several.
+The best share costs least until then, with the lift that is forgone while waiting. A gain's variance is taken to grow
+with its mean, as that of a click does, by a factor from the log. Exposures with the largest weights, a quarter at most,
+are left to forecasts, as in `value_difference.py`; their errors are not part of the plan. Decisions of one user count
+as if they were of several.
 
 Shapes: B decisions, C channels.
 """
@@ -58,7 +53,7 @@ _TOLD = (1.96 + 0.84) ** 2
 
 @dataclass(frozen=True)
 class Served:
-    """The policy that serves, at each decision: its probabilities of drawing a channel, and of exposing it if drawn."""
+    """The serving policy's probabilities of drawing a channel, and of exposing it if drawn."""
 
     channel_probs_BC: Floats
     exposure_probs_BC: Floats
@@ -66,27 +61,16 @@ class Served:
 
 @dataclass(frozen=True)
 class Option:
-    """One share of exploration.
-
-    Attributes:
-        scope: What is left to chance.
-        share: Of the decisions.
-        cost: Gain per decision that is lost, by the model.
-        cost_share: The same, as a share of the gain without exploration.
-        impossible: Share of the next model's exposures that could never have been made.
-        forecast: Share that could so rarely have been that they are left to forecasts, the impossible among them.
-        ess_share: Effective exposures for the next model, as a share of the exposures that are made.
-        told_after: Decisions until a difference of `lift` is told, those of other users included; None: never.
-    """
+    """One share of exploration."""
 
     scope: ExplorationScope
-    share: float
-    cost: float
-    cost_share: float
-    impossible: float
-    forecast: float
-    ess_share: float
-    told_after: float | None
+    share: float  # of the decisions
+    cost: float  # gain per decision that is lost, by the model
+    cost_share: float  # of the gain without exploration
+    impossible: float  # share of the next model's exposures that could never have been made
+    forecast: float  # share that could so rarely have been made that it is left to forecasts, the impossible included
+    ess_share: float  # effective exposures for the next model, as a share of the exposures that are made
+    told_after: float | None  # decisions until a difference of `lift` is found, other users' included; None: never
 
     @property
     def judged(self) -> bool:
@@ -96,24 +80,17 @@ class Option:
 
 @dataclass(frozen=True)
 class ExplorationPlan:
-    """All options, and what they have in common.
-
-    Attributes:
-        decisions: At which the policies were compared.
-        overlap: 1 - total variation distance of what the policies do: expose a channel, or none.
-        gain: Of the serving policy, per decision, by the model.
-        lift: The difference that shall be told, as a share of that gain.
-    """
+    """All options, and figures of both policies."""
 
     decisions: int
-    overlap: float
-    gain: float
-    lift: float
+    overlap: float  # 1 - total variation distance of what the policies do: expose a channel, or none
+    gain: float  # of the serving policy, per decision, by the model
+    lift: float  # the difference to find, as a share of that gain
     options: list[Option]
 
     @property
     def best(self) -> Option | None:
-        """The option that costs least until the difference is told; None if it never is."""
+        """The option that costs least until the difference is found; None if it never is."""
 
         def cost(option: Option) -> float:
             return (option.told_after or 0.0) * (option.cost + self.lift * self.gain)
@@ -133,12 +110,10 @@ def exploration_plan(
     """Compare shares and scopes of exploration.
 
     Args:
-        served: The policy that serves.
-        target: The policy that is to be valued on its decisions.
-        forecast: What a model expects of an exposure in each channel.
+        target: The policy to value on the serving policy's decisions.
         held_out: Share of the decisions that is of users on whom a model is valued.
-        dispersion: Variance of a gain over its mean; 1 for what happens or does not, if it is rare.
-        lift: The difference that shall be told, as a share of what the serving policy earns.
+        dispersion: Variance of a gain over its mean; 1 for rare events.
+        lift: The difference to find, as a share of what the serving policy earns.
         shares: Of the decisions; 0 is one option, whatever the scope.
 
     Raises:
@@ -187,12 +162,11 @@ def exploration_plan(
 
 
 def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
-    """What exploring would cost at an arm's decisions, and teach of a model.
+    """Plan exploration at an arm's decisions, to value a model.
 
     Args:
         rows: As `features.collect.served.served_decisions` returns them.
-        model: Artifact folder of the policy that is to be valued, at the price at which it spends what the arm does.
-        lift: See `exploration_plan`.
+        model: Artifact folder of the policy to value, at the price at which it spends what the arm does.
 
     Raises:
         WindowError: The model needs columns that the decisions lack.
@@ -214,7 +188,7 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
 
 
 def in_words(plan: ExplorationPlan) -> list[str]:
-    """What a plan says, without its table."""
+    """The plan in sentences, without its table."""
     none = next(option for option in plan.options if not option.share)
     lines = [f"{plan.decisions:,} decisions; what both policies would do overlaps by {plan.overlap:.0%}"]
     if none.impossible > MAX_IMPOSSIBLE:

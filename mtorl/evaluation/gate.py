@@ -1,10 +1,9 @@
-"""Whether a challenger may go on to an experiment, by what a log says of it and of the incumbent.
+"""Promotes or rejects a challenger by the lower bound of its value over the incumbent's.
 
     decision, reason = gate(value_difference(challenger, incumbent, log, budget_share, seed, forecasts), min_lift=0.0)
 
-A log says nothing at all about an exposure that could not have happened: one on a channel that was never drawn there,
-or that the logging policy never wanted to show. The mean weight does not tell. So the gate looks at what share of a
-policy's exposures is of that kind, and refuses above a bound.
+A log says nothing about an exposure that could not have happened: one on a channel that was never drawn there, or that
+the logging policy never wanted to show. The mean weight does not tell. So the gate bounds the share of such exposures.
 """
 
 from __future__ import annotations
@@ -26,14 +25,11 @@ MIN_ESS, MIN_ESS_ROWS = 0.01, 100
 
 
 def gate(estimate: Mapping[str, Any], min_lift: float = 0.0) -> tuple[str, str]:
-    """Decide whether the challenger may go on to an experiment.
+    """Return "promote" or "reject", and the reason in words.
 
     Args:
         estimate: What `value_difference` returned, or its JSON.
         min_lift: Gain per opportunity that the lower bound of the difference must exceed.
-
-    Returns:
-        "promote" or "reject", and the reason in words.
     """
     if reason := refusal(estimate):
         return "reject", reason
@@ -45,7 +41,7 @@ def gate(estimate: Mapping[str, Any], min_lift: float = 0.0) -> tuple[str, str]:
 
 
 def refusal(estimate: Mapping[str, Any]) -> str | None:
-    """Why an estimate should not be used, in words; None if nothing speaks against it."""
+    """Reason not to use an estimate, in words; None if there is none."""
     if estimate["users"] < MIN_USERS:
         return f"the log says too little: {estimate['users']} test users, at least {MIN_USERS} are needed"
     for arm in ARMS:

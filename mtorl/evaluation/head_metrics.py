@@ -1,25 +1,22 @@
-"""How well the heads predict, with intervals: action and reward metrics on users that training never saw.
+"""Action and reward metrics with intervals, on users that training never saw.
 
     targets = LoggedTargets(channel_B, reward_B, users_B)
     evaluate(logits_BC, reward_BC, targets, seed)
     -> {"reward_auc": 0.71, "reward_auc_ci": [0.69, 0.73], ...}
     compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
-    expected_auc(probability_N)     # before any outcome is known
 
-A user's rows resemble each other, so intervals come from resampling whole users with replacement. A resample is a
-weight on each row (how often its user was drawn), and every metric takes weights: no row is copied, and a ranking is
-sorted once. Predictors are compared on the same resamples, so that a difference keeps their correlation: what makes
-users hard to predict hits both alike.
-
-A metric that the data cannot answer (AUC with one class only, no rows) is None, and so is its interval.
+A user's rows resemble each other, so intervals resample whole users. A resample is a weight on each row, and every
+metric takes weights: a ranking is sorted once. Predictors are compared on the same resamples, so that a difference
+keeps their correlation. A metric that the data cannot answer (AUC with one class only, no rows) is None, and so is its
+interval.
 
 Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins are equally
-full (equally *wide* ones would leave most of them nearly empty: predicted gains sit close together), and equal
-predictions share a bin, so that a constant one is judged by its mean alone. Noise alone gives a perfectly calibrated
-head of rate p an error of about 0.8 sqrt(10 p (1 - p) / rows), more if users differ. Resampling would add as much
-again; its interval is shifted down by what it adds on average. The action head is judged by the confidence in its first
-choice ("top-label", Guo et al. 2017, arXiv:1706.04599), the reward head by the gain of the logged channel.
+full (equally *wide* ones would leave most of them nearly empty), and equal predictions share a bin, so that a constant
+one is judged by its mean alone. Noise alone gives a perfectly calibrated head of rate p an error of about
+0.8 sqrt(10 p (1 - p) / rows), more if users differ. Resampling would add as much again; its interval is shifted down by
+what it adds on average. The action head is judged by the confidence in its first choice ("top-label", Guo et al. 2017,
+arXiv:1706.04599), the reward head by the gain of the logged channel.
 
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
@@ -80,19 +77,11 @@ class LoggedTargets:
 def evaluate(
     logits_BC: ArrayLike, reward_BC: ArrayLike | None, targets: LoggedTargets, seed: int, resamples: int = 200
 ) -> dict[str, Any]:
-    """Metrics of the action and the reward head, each with a 95 % interval under `NAME_ci`.
+    """Metrics of the action and the reward head (METRICS), each with a 95 % interval under `NAME_ci`.
 
     Args:
-        logits_BC: Action head.
-        reward_BC: Reward head, in [0, 1]. Only the logged channel's value can be scored. None for a predictor that has
-            no such head; its metrics are None.
-        targets: What happened at each row.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
-
-    Returns:
-        action_accuracy, action_auc (one-vs-rest, mean over channels), action_f1 (mean over logged channels),
-        action_logloss, action_ece (top-label calibration error), reward_auc, reward_logloss, reward_ece.
+        reward_BC: Reward head, in [0, 1]; only the logged channel's value is scored. None for a predictor without such
+            a head, whose reward metrics are None.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -109,9 +98,6 @@ def compare(
     Args:
         predictors: By name: action and reward head, as for `evaluate`.
         yardstick: Name of the predictor that the others are measured against.
-        targets: What happened at each row.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
 
     Raises:
         ValueError: no predictor has the yardstick's name, or a predictor has another number of rows than the log.
@@ -164,7 +150,7 @@ def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools
 
 
 def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
-    """The calibration error of the module, of predictions in [0, 1] and what came of them."""
+    """Calibration error, as in the module's docstring, of predictions in [0, 1] and their outcomes."""
     predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
     return _calibration_error(predicted, actual)(np.ones(len(predicted)))
 
@@ -172,15 +158,9 @@ def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
 def authors_policy_ctr(selected_B: ArrayLike, choice_B: ArrayLike, channel_B: ArrayLike, click_B: ArrayLike) -> float:
     """The "policy CTR" of the MTORL authors' code: a legacy figure, biased, only for the row that cites them.
 
-    It counts clicks on selected rows whose logged channel is the predicted one, over *all* selected rows. It is to be
-    expected at CTR of the selection x P(match): with three equally likely channels a third of the click rate that it is
-    named after, and what raises it is guessing the logged channel. `policy_value.py` estimates what it should say.
-
-    Args:
-        selected_B: Rows that the budget rule selects.
-        choice_B: Predicted channel.
-        channel_B: Logged channel.
-        click_B: Logged click.
+    It counts clicks on selected rows whose logged channel is the predicted one, over *all* selected rows. Its
+    expectation is the CTR of the selection x P(match), so guessing the logged channel raises it. `policy_value.py`
+    estimates what it should say.
     """
     selected = np.asarray(selected_B, dtype=bool)
     match_B = np.asarray(choice_B) == np.asarray(channel_B)
@@ -205,7 +185,7 @@ def auc(score_B: Floats, positive_B: Bools) -> Metric:
 
 
 def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
-    """Area under the ROC curve of what came; NaN without a success, or without a failure."""
+    """Area under the ROC curve of outcomes; NaN without a success, or without a failure."""
     p_N = np.asarray(probability_N, dtype=np.float64)
     if not len(p_N):
         return float("nan")

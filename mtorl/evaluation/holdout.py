@@ -2,11 +2,8 @@
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-Its heads beside those of the yardstick that lies in the same artifact, the value of its decision rule on the
-predictions of either, and the budget curves; every figure with an interval that resamples users.
-
-Propensities that the log does not have are estimated as its description says, for each half of the users from the
-other half, so that no row helps to estimate its own propensity.
+Propensities that the log does not have are estimated as its description says, for each half of the users from the other
+half, so that no row helps to estimate its own propensity.
 
 Shapes: B rows, C channels.
 """
@@ -43,21 +40,17 @@ class KnownUsersError(Exception):
 def evaluate_artifact(
     artifact: Artifact, table: WindowTable, yardstick: Predictor | None, seed: int, only_new: bool
 ) -> dict[str, Any]:
-    """Judge an artifact.
+    """Judge an artifact's heads, decision rule and budget curve, beside those of its yardstick.
 
     Args:
-        artifact: To judge.
         table: All touchpoints of a log; its `split` has no meaning here.
-        yardstick: LightGBM of the same training users, which artifacts of MTORL carry; None for none.
-        seed: Seed of the resampling.
+        yardstick: LightGBM of the same training users, which artifacts of MTORL carry.
         only_new: Leave out the users that the artifact was trained on, instead of refusing the log.
 
     Returns:
-        ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint), ``compared`` (see
-        `mtorl.evaluation.head_metrics.compare`: "model", and "lightgbm" if a yardstick was given), ``value``
-        (by predictor and policy, see `policy_value`), ``journeys`` (the model's rule over the first steps of a
-        journey, see `journey_value`), ``budget`` (by predictor, see `budget_curve`; empty if all exposures
-        cost the same).
+        ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint), ``compared`` (`compare`:
+        "model" and "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``journeys`` (the model's rule,
+        `journey_value`), ``budget`` (by predictor, `budget_curve`; empty if all exposures cost the same).
 
     Raises:
         KnownUsersError: users of the training set are in the log (and `only_new` is not set), or no others are.

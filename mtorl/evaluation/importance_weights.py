@@ -1,12 +1,12 @@
 """Importance weights: how often a logged row counts for a policy that did not write the log, and what that is worth.
 
-A logged row came about by choosing channel a with propensity p. A policy that would have chosen a with probability
-pi(a|s) counts that row w = pi(a|s) / p times (Horvitz & Thompson 1952). The weights themselves say what they are worth:
+A row whose channel a was chosen with propensity p counts w = pi(a|s) / p times for policy pi (Horvitz & Thompson 1952).
+The weights say what they are worth:
 
 - effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows that would know as much (Kish 1965);
 - overlap, mean(min(1, w)): estimates 1 - total variation distance between the policy and the logging policy;
-- mean weight: 1, up to noise, if the propensities are right. Another value shows
-  that estimated propensities miss what the logging policy looked at, or that rows were selected by their channel;
+- mean weight: 1, up to noise, if the propensities are right. Another value shows that estimated propensities miss what
+  the logging policy looked at, or that rows were selected by their channel;
 - largest weight: how much a single row may move.
 
 Shapes: B rows, R resamples.
@@ -27,7 +27,7 @@ MAX_WEIGHT_ERROR = 0.05
 
 
 class WeightSummary(TypedDict):
-    """How much a log says about a policy; plain numbers, ready for JSON."""
+    """Information of a log about a policy; plain numbers, ready for JSON."""
 
     rows: float  # logged rows; of weighted rows, their effective number
     ess: float  # effective sample size, rows
@@ -42,7 +42,6 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
     """Sum up the weights of a policy's rows.
 
     Args:
-        weight_B: Importance weight of each row.
         count_B: How much each row counts for a reason that has nothing to do with the channel: 1, or 0 for a row that
             is left out.
         mean_weight_R: Mean weight of each resample of users.
@@ -60,18 +59,12 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
 
 
 def effective_size(weight_B: Floats) -> float:
-    """Number of equally weighted rows that would say as much (Kish 1965); 0 if there is no weight at all."""
+    """Number of equally weighted rows that would say as much (Kish 1965); 0 without any weight."""
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
 def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> str | None:
-    """Why an estimate that rests on these weights should not be used, in words; None if nothing speaks against it.
-
-    Args:
-        summary: `WeightSummary`, or its JSON.
-        policy: Name of the policy.
-        least: Smallest effective sample size, rows.
-    """
+    """Reason not to use an estimate with these weights, in words; `least` is the smallest ESS in rows."""
     if not summary["ess"] >= least:
         return (
             f"the log says too little about the {policy}: its effective sample is {summary['ess']:.0f} of "

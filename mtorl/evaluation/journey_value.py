@@ -3,21 +3,19 @@
     value = journey_value(policy, log, step_B, horizon=5, seed=0)                             # log: LoggedRows
     value["estimates"]["pdis"]["value"], value["ess_share"], value["evaluable_horizon"]
 
-Per-decision importance sampling (Precup, Sutton & Singh 2000) weighs the gain of step t by how likely the policy was to
-come this far, the product of its weights (`importance_weights.py`) from the first step to t. Over journeys i of n:
+Per-decision importance sampling (Precup, Sutton & Singh 2000) weighs the gain of step t by the product of the policy's
+weights (`importance_weights.py`) from the first step to t. Over journeys i of n:
 
     PDIS     sum_t  sum_i(rho_it g_it) / n                rho_it = w_i0 w_i1 ... w_it
     SNPDIS   sum_t  sum_i(rho_it g_it) / sum_i(rho_it)    each step self-normalised, as by Thomas & Brunskill 2016
 
 A journey that has ended keeps its last weight and earns nothing. Only the first `horizon` steps count.
 
-A word on variance: a product of weights grows noisier with every factor, and its effective sample shrinks about as
-fast as (share of one step)^t. A policy of moderate distance (share .33 at one step) leaves one journey in a thousand
-after six. PDIS is unbiased, but that means little when all depends on journeys that are too rare to be in the log: then
-it is mostly too low and sometimes far too high, and a bootstrap, which only knows the journeys that are there, gives
-intervals that are too narrow. SNPDIS is steadier, and biased towards what was logged. So look at the effective sample
-of the last step first; where it is small, shorten the horizon, use `policy_value.py` (one step, other question), or run
-the experiment.
+The effective sample shrinks about as fast as (share of one step)^t: a policy with a share of .33 at one step leaves one
+journey in a thousand after six. PDIS is unbiased, but when all depends on journeys too rare to be in the log it is
+mostly too low and sometimes far too high, and a bootstrap, which only knows the journeys that are there, gives too
+narrow intervals. SNPDIS is steadier, and biased towards what was logged. So look at the effective sample of the last
+step first; where it is small, shorten the horizon, use `policy_value.py`, or run the experiment.
 
 Shapes: B rows, C channels, J journeys, H steps, R resamples, S sums.
 """
@@ -56,13 +54,11 @@ def journey_value(
     """Estimate what a policy would have earned per journey.
 
     Args:
-        policy: What it would do at each row, given the state as logged. A channel that it would not spend on earns
-            nothing; that its absence would lead to another state is not seen.
-        log: What happened at each row; whole journeys one after the other, as in `WindowTable.rows`.
+        policy: At each row, given the state as logged. A channel that it would not spend on earns nothing; that its
+            absence would lead to another state is not seen.
+        log: Whole journeys one after the other, as in `WindowTable.rows`.
         step_B: Place of each row in its journey, 0, 1, ...
         horizon: Steps that count, from the start of each journey.
-        seed: Seed of the resampling.
-        resamples: Number of resamples.
 
     Raises:
         ValueError: arrays that do not fit the log, an unknown channel, journeys out of order, or a horizon below 1.

@@ -1,13 +1,12 @@
-"""An incumbent without an artifact, as its decisions show it: a request's baseline, rows of a rule, another's server.
+"""An incumbent without an artifact, by its decisions: a request's baseline, rows of a rule, another's server.
 
     LoggedIncumbent("our-rules 3").write("windows", "incumbent")   # where an artifact would be
     incumbent = LoggedIncumbent.named_in("incumbent")              # None: the folder is an artifact's
     decisions = incumbent.decisions("windows", spec)
 
-Nobody can ask such a policy what it would do. At its own decisions it need not be asked: it wrote the log, and the
-probabilities beside each decision are its own. So it is valued on-policy, by what it earned, and a challenger
-off-policy at the same decisions. What other arms decided says nothing about this policy, and an earlier version of it
-is another policy.
+Such a policy can't be evaluated at other states. At its own decisions the log has its probabilities, so it is valued
+on-policy, and a challenger off-policy at the same decisions. Decisions of other arms say nothing about this policy, and
+an earlier version of it is another policy.
 """
 
 from __future__ import annotations
@@ -33,19 +32,15 @@ class LoggedIncumbent:
 
     @classmethod
     def named_in(cls, folder: str | Path) -> LoggedIncumbent | None:
-        """Read what `write` has written; None: the folder holds something else."""
+        """Read what `write` has written; None if the folder holds something else."""
         path = Path(folder) / _FILE
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, windows: str, folder: str) -> None:
-        """Write a folder that stands where that of an artifact would.
-
-        Args:
-            windows: Windows folder. Whether a value can rest on it is known here, before a challenger has been trained.
-            folder: Made if it does not exist.
+        """Write a folder that stands where an artifact's would.
 
         Raises:
-            WindowError: The windows have too few of its decisions.
+            WindowError: The windows have too few of its decisions. This fails before a challenger has been trained.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -53,10 +48,6 @@ class LoggedIncumbent:
 
     def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
         """Its decisions for test users that a value can rest on.
-
-        Args:
-            windows: Windows folder.
-            spec: Description of the data set.
 
         Raises:
             WindowError: There are too few, or it exposed nothing in them.

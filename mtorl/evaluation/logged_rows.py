@@ -1,4 +1,4 @@
-"""A log as off-policy estimates read it, and what a policy would have done at each of its rows.
+"""A log as off-policy estimates read it, and a policy's choices at each of its rows.
 
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)                     # touchpoints
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B, exposure)           # opportunities
@@ -24,11 +24,7 @@ from mtorl.arrays import Bools, Floats, Ints
 
 @dataclass(frozen=True)
 class PolicyOnLog:
-    """What a policy would do at each logged row; `decision.action_probabilities` gives both parts.
-
-    Raises:
-        ValueError: the arrays do not fit together, or a row is no probability distribution.
-    """
+    """A policy's choices at each logged row; `decision.action_probabilities` gives both parts."""
 
     probs_BC: Floats  # probability of choosing each channel
     expose_BC: Bools | Floats  # whether it would spend on the channel if it chose it, or with what probability
@@ -50,12 +46,7 @@ class PolicyOnLog:
 
 @dataclass(frozen=True)
 class Exposure:
-    """Which decisions of a log were exposed, and with what probability each could have been.
-
-    Raises:
-        ValueError: the arrays do not fit together, a probability is outside [0, 1], or that of a decision that was
-            exposed is 0.
-    """
+    """Which decisions of a log were exposed, and with what probability each could have been."""
 
     exposed_B: Bools
     probability_B: Floats  # of exposing the drawn channel
@@ -88,14 +79,8 @@ class LoggedRows:
         Args:
             channel_B: Number of the logged channel; of a decision, of the one that was drawn.
             propensity_B: Probability with which the logging policy chose that channel, in (0, 1].
-            gain_B: What the row earned.
-            cost_B: What it cost, currency units.
-            users_B: User of the row; rows of one user resemble each other.
+            cost_B: Currency units.
             exposure: Of decisions. None for touchpoints: each is an exposure, and any channel was possible.
-
-        Raises:
-            ValueError: no rows, columns of different lengths, values that are not finite, or a propensity outside
-                (0, 1].
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
         self.propensity_B: Floats = np.asarray(propensity_B, dtype=np.float64)
@@ -140,7 +125,7 @@ class LoggedRows:
         return np.divide(weight_B, probability_B, out=np.zeros(len(self)), where=exposed_B)
 
     def impossible(self, policy: PolicyOnLog) -> Floats:
-        """Of each row, the probability of an exposure by the policy that the log could not have made."""
+        """Probability, at each row, of an exposure by the policy that the log could not have made."""
         if self.exposure is None:
             return np.zeros(len(self))
         possible_BC = self.exposure.probs_BC > 0
@@ -148,10 +133,7 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Which exposures by the policy would have a weight of at most this: (B, C).
-
-        Of touchpoints all, since what else could have been exposed is not known.
-        """
+        """Which exposures by the policy have a weight of at most `most`, (B, C); of touchpoints all."""
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
@@ -162,9 +144,10 @@ class LoggedRows:
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """What sum(w^2 x) is to be expected to be, for probabilities of exposing, or differences of them.
+        """Expected sum(w^2 x), for probabilities of exposing, or differences of them.
 
-        What it was is less if a rare exposure happened not to occur. Of touchpoints, what it was is all that is known.
+        The observed sum is less if a rare exposure happened not to occur. Of touchpoints, only the observed sum is
+        known.
 
         Args:
             exposing_BC: Probability of drawing and exposing each channel.
@@ -179,22 +162,14 @@ class LoggedRows:
             return float((exposing_BC[possible] ** 2 / self.exposure.probs_BC[possible] * of_BC[possible]).sum())
 
     def check_column(self, name: str, column: NDArray[Any]) -> None:
-        """Refuse a further column that does not have one finite value for each row.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """Raise ValueError unless a further column has one finite value for each row."""
         if column.shape != (len(self),):
             raise ValueError(f"{name} must have shape ({len(self)},), got {column.shape}")
         if column.dtype.kind == "f" and not np.isfinite(column).all():
             raise ValueError(f"{name} must be finite")
 
     def check_policies(self, policies: Mapping[str, PolicyOnLog]) -> None:
-        """Refuse policies, by name, that are not about these rows and channels.
-
-        Raises:
-            ValueError: another number of rows, or a logged channel that the policy does not know.
-        """
+        """Raise ValueError for policies, by name, that are not about these rows and channels."""
         for name, policy in policies.items():
             rows, channels = policy.probs_BC.shape
             if rows != len(self):

@@ -1,7 +1,7 @@
 """Offline evaluation of both policies on test users, and the gate that a challenger must pass.
 
-An incumbent with an artifact is asked at every decision of the log, whoever took it; one without is known at its own
-decisions alone (`logged_incumbent.py`), and there both policies are valued, at what it spends.
+An incumbent with an artifact is evaluated at every decision of the log; one without is known at its own decisions alone
+(`logged_incumbent.py`), and there both policies are valued, at what it spends.
 """
 
 from __future__ import annotations
@@ -48,20 +48,17 @@ def evaluate_offline(
     """Score both policies on every step of every test journey.
 
     Args:
-        windows: Windows folder.
-        challenger: Artifact folder.
         incumbent: Artifact folder, or what `LoggedIncumbent.write` has written.
-        budget_share: Budget that both policies get, as a share of what always exposing would cost. If the incumbent has
-            no artifact, both get what it spends: a policy that can't be asked can't be paced anew.
-        seed: Seed of the bootstrap.
-        fit: How models for a second opinion of exposures that were hardly ever made are fitted,
-            `mtorl.baselines.lightgbm.fit_outcomes`. None: there is none, and every exposure counts with its weight.
+        budget_share: Budget of both policies, as a share of what always exposing would cost. With an incumbent without
+            an artifact, both get what it spends: a policy that can't be evaluated can't be paced anew.
+        fit: Fits models for a second opinion of exposures that were hardly ever made, `lightgbm.fit_outcomes`. None:
+            there is none, and every exposure counts with its weight.
 
     Returns:
         ``challenger`` and ``incumbent`` (metrics of the heads; null without an artifact), ``value`` (off-policy
         estimate at equal budget), ``valued_on`` ("opportunities"; "incumbent_decisions" if the incumbent has no
-        artifact; "touchpoints" for a log without own decisions), ``prices`` at which they were valued,
-        ``budget_curve``, ``test_rows``, ``test_users``.
+        artifact; "touchpoints" for a log without own decisions), ``prices``, ``budget_curve``, ``test_rows``,
+        ``test_users``.
 
     Raises:
         WindowError: no user is held out for the test, or too little is known of an incumbent without an artifact.
@@ -156,7 +153,7 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
-    """Ingestion sees to it in a log. But an arm that says no probabilities leaves exposures without, and is no fault.
+    """Which rows have a propensity. An arm without probabilities leaves exposures without, and that is no fault.
 
     Raises:
         WindowError: nothing is known of any test user.
@@ -184,5 +181,5 @@ def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:
 
 
 def gate_from_file(path: str, min_lift: float) -> tuple[str, str]:
-    """Decide on an evaluation written by `evaluate_offline`; returns "promote" or "reject", and the reason in words."""
+    """The gate's answer on an evaluation written by `evaluate_offline`."""
     return gate(json.loads(Path(path).read_text())["value"], min_lift)

@@ -15,14 +15,11 @@ the logged channel, q(pi) what it expects of the policy, n the number of rows:
 
 DR is right if either the propensities or the model are; with both right it is the least noisy. The model must have been
 fitted on *other users* than those of the log (cross-fitting: one that was fitted on these gains repeats their chance
-deviations). As long as the propensities are right, a poor model makes the estimate less precise, not wrong.
+deviations).
 
-Beside each estimate stands its difference from what the same rows earned as logged ("lift"), on the same resamples of
-users: what the choice of channel adds to the choice of rows. The selection itself is taken as given.
-
-Where the log says too little, `not_evaluable` says why, and nobody should use the figures beside it.
-
-What it cannot see: other choices at earlier steps would have led to other states (`journey_value.py`, at a price).
+Each estimate comes with its difference from what the same rows earned as logged ("lift"), on the same resamples of
+users. The selection itself is taken as given. Other choices at earlier steps would have led to other states, which
+these estimates do not see (`journey_value.py`).
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -76,13 +73,10 @@ def policy_value(
     """Estimate what a policy would have earned per row.
 
     Args:
-        policy: What it would do at each row. A channel that it would not spend on earns nothing.
-        log: What happened at each row.
-        seed: Seed of the resampling.
+        policy: A channel that it would not spend on earns nothing.
         gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model of other users.
         selected_B: Which rows count (booleans) or how much (weights >= 0). The rule may look at the state, never at the
             logged channel or gain. Predicted gain *of the logged channel* does look: the mean weight strays from 1.
-        resamples: Number of resamples.
 
     Raises:
         ValueError: no rows are left, arrays that do not fit the log, an unknown channel, or a negative weight.
@@ -135,10 +129,8 @@ def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
     """Rows with the highest scores; ties are broken at random, as the order of the log is not a merit.
 
     Args:
-        score_B: What the budget rule ranks by, for instance the policy's expected gain, sum(probs_BC * q_BC): a figure
-            of the state, not of the channel that was logged.
+        score_B: Figure of the state, not of the logged channel, for instance the policy's expected gain.
         share: Share of the rows that the budget allows, in (0, 1].
-        seed: Seed of the ties.
     """
     score = np.asarray(score_B, dtype=np.float64)
     if not 0 < share <= 1 or not np.isfinite(score).all():

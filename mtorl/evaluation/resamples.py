@@ -1,7 +1,6 @@
 """Intervals that resample users: a user's rows resemble each other, so whole users are drawn, with replacement.
 
-A resample is a weight for each row (how often its user was drawn). No row is copied, and estimates that are compared
-with each other can be computed on the same resamples.
+A resample is a weight for each row, so estimates can be compared on the same resamples.
 
 Shapes: B rows, U users, R resamples, S sums.
 """
@@ -34,10 +33,7 @@ class UserResamples:
             yield np.bincount(drawn, minlength=self.users).astype(np.float64)
 
     def sums(self, columns: Sequence[Floats]) -> tuple[Floats, Floats]:
-        """Sums of columns over rows: of the log itself (S,) and of each resample (R, S).
-
-        An estimate that is a function of such sums needs no more than these: a resample only re-weighs its users.
-        """
+        """Sums of columns over rows: of the log itself (S,) and of each resample (R, S)."""
         sums_US = np.stack([np.bincount(self.code_B, column, self.users) for column in columns], axis=1)
         return sums_US.sum(axis=0), np.array([counts_U @ sums_US for counts_U in self])
 

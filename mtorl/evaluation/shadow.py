@@ -1,4 +1,4 @@
-"""What challengers would have done in the shadow of an incumbent: how often they agree, and what they would be worth.
+"""Agreement and value of challengers in the shadow of an incumbent.
 
     rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.shadows
     reports = shadow_report(rows, spec.channels, by=["device"])
@@ -7,12 +7,10 @@
 Agreement compares what the policies chose by themselves, beneath any exploration, with the same draw: both expose the
 same channel, or neither exposes. It needs no probabilities.
 
-Value is estimated off-policy (`gate.py`) from what came of the incumbent's decisions: gain per decision of both
+Value is estimated off-policy (`gate.py`) from the outcomes of the incumbent's decisions: gain per decision of both
 policies, the challenger's at what the incumbent spends. The challenger's own forecasts make it doubly robust, if all of
-its answers have them. It needs the probabilities of both, and decisions of the incumbent that the challenger might have
-taken, which is what exploration is for. Where the log can't say, `not_evaluable` says why, and no value is given.
-
-Only the newest model of a challenger counts: a report is about what would be served.
+its answers have them. It needs the probabilities of both, and exploration by the incumbent; else `not_evaluable` says
+why there is no value. Only the newest model of a challenger counts.
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ class ShadowReport(Compared):
 def shadow_report(
     rows: pd.DataFrame, channels: Sequence[str], by: Sequence[str] = (), seed: int = 0, resamples: int = 1000
 ) -> dict[str, ShadowReport]:
-    """Compare each challenger with the incumbent.
+    """Compare each challenger with the incumbent; reports by the name of the challenger's arm.
 
     Args:
         rows: One row a decision and challenger, in the order of time: arm, model, fault (None: it answered), user_id;
@@ -79,14 +77,7 @@ def shadow_report(
             (None: an estimate may rest on it), drawn_channel, channel_probs, exposure_probs, exposed, gain, cost; of
             the challenger challenger_channel_probs, ..._exposure_probs, ..._expected_rewards, ..._expected_costs: lists
             in the order of `channels`, with NaN where it did not say; users_share: of the users, those who are there.
-            Further columns may tell segments apart.
-        channels: Of the data set.
         by: Columns that tell segments apart; the largest are reported, and the rows where the value is unknown.
-        seed: Seed of the resampling of users.
-        resamples: Number of resamples.
-
-    Returns:
-        A report for each challenger, by the name of its arm.
     """
     reports = {}
     for arm, of_arm in rows.groupby("arm", sort=True):
@@ -116,7 +107,7 @@ def shadow_report(
 
 
 def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """The largest segments, and last the rows of which nobody knows it, by None."""
+    """The largest segments, and last the rows of an unknown one, by None."""
     for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
         yield str(value), both[both[name] == value]
     if len(unknown := both[both[name].isna()]):
@@ -155,7 +146,7 @@ _WHY = {
 
 
 def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
-    """Why no estimate may rest on a row; empty: it may."""
+    """Reason that no estimate may rest on a row; empty if one may."""
     reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
     if both.empty:
         return reason
@@ -202,7 +193,7 @@ def _value(rows: pd.DataFrame, channels: Sequence[str], seed: int, resamples: in
 
 
 def _forecasts(rows: pd.DataFrame) -> list[ExpectedOutcomes]:
-    """What the challenger expects of each channel, if it says so everywhere."""
+    """The challenger's forecasts, if all of its answers have them."""
     gain_BC, cost_BC = _lists(rows, "challenger_expected_rewards"), _lists(rows, "challenger_expected_costs")
     offered_BC = _lists(rows, "challenger_channel_probs") >= 0
     if (np.isnan(gain_BC) | np.isnan(cost_BC))[offered_BC].any():
@@ -232,7 +223,7 @@ def _pairs(both: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def in_words(report: ShadowReport) -> list[str]:
-    """A report in sentences, without its segments."""
+    """The report in sentences, without its segments."""
     model = f" ({report['model'][:12]})" if report["model"] else ""
     lines = [
         f"{report['arm']}{model} beside the incumbent: {report['decisions']:,} decisions of {report['users']:,} users"

@@ -4,36 +4,30 @@
     value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
 
 An exposure of the log counts w times: the policy's probability of drawing and exposing that channel over the log's.
-What a policy does not expose earns and costs nothing; that is known, and no row is needed to say so. With m the
-probability with which the policy exposes at a row, g the gain that was logged and q the one that models expect:
+What a policy does not expose earns and costs nothing. With m the probability with which the policy exposes at a row, g
+the gain that was logged and q the one that models expect (zero without a model):
 
     G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
     W = the same of costs                                   cost per opportunity
     V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
 
-This is the doubly robust estimate with self-normalised weights (`policy_value.py`). Without a model q is zero, which
-leaves the plain self-normalised one. The expectation of w is that of m, so their ratio is 1 if the probabilities are
-right.
+This is the doubly robust estimate with self-normalised weights (`policy_value.py`). The expectation of w is that of m,
+so their ratio is 1 if the probabilities are right. V makes arms comparable: both get the same b, and an arm that would
+spend more is thinned at random until it fits. Intervals resample users; both arms are computed on the same resample, so
+the difference keeps their correlation.
 
-V is what makes arms comparable: both get the same b, and an arm that would spend more is thinned at random until it
-fits. Earning more by spending more is no merit. Intervals resample *users*, whose rows resemble each other; both arms
-are computed on the same resample, so the difference keeps their correlation.
+An exposure that the log's policy hardly ever made has a large weight, and a few of them drown all others in noise. They
+are left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205), the mean of two models
+(`expected_outcomes`), between which the truth is taken to lie. Half of their difference, in gains and in what costs
+leave of them under the budget, is then the most by which the estimate may be off, and is added to the interval at
+either end; what both arms leave to forecasts alike is in no doubt. Of several largest weights that one is taken which
+leaves the narrowest interval: a larger one trades doubt in forecasts for noise.
 
-An exposure that the log's policy hardly ever made, because it explored it only, has a large weight, and a few of them
-drown all others in noise. What they could say is left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017,
-arXiv:1612.01205): the mean of two models. A model overrates what it chooses and underrates what it passes over; so the
-second one is of users that the challenger did not learn from (`expected_outcomes`), the two differ there, and the truth
-is taken to lie between them. Half of their difference, in gains and in what costs leave of them under the budget, is
-then the most by which the estimate may be off, and is added to the interval at either end. An exposure has one truth,
-whichever arm makes it, so what both arms leave to forecasts is in no doubt as far as both would make it. Of several
-largest weights that one is taken which leaves the narrowest interval: a larger one trades doubt in forecasts for noise.
+A log in which a rare exposure or a rare gain happened not to occur looks less noisy than it is. So no interval is
+narrower than one whose gains vary as the models expect, in proportion to their mean, as clicks do, by a factor that the
+log tells.
 
-How much noise there is, the probabilities tell and not the gains alone: a log in which a rare exposure or a rare gain
-happened not to occur looks less noisy than it is. So no interval is narrower than one whose gains vary as the models
-expect, in proportion to their mean, as clicks do, by a factor that the log tells.
-
-What it cannot see: other choices at earlier steps would have led to other states. It is a one-step estimate at the
-states of the log, for policies whose journeys look much like the logged ones.
+It is a one-step estimate at the states of the log: other choices at earlier steps would have led to other states.
 
 Shapes: B rows, C channels, U users, R resamples, X the log itself and its resamples (1 + R), S sums.
 """
@@ -99,16 +93,11 @@ def value_difference(
     """Estimate both arms' values on the same log and budget.
 
     Args:
-        challenger: The new policy at each row.
-        incumbent: The policy to beat, at each row.
-        log: What happened at each row.
         budget_share: Budget of either arm, as a share of what always exposing would cost. None: what the incumbent
             spends.
-        seed: Seed of the resampling.
-        forecasts: What is expected: by the challenger's model, and by one of users that it did not learn from; none of
-            the two knows the user of the row. With less than two, every weight counts; with none, what the log says
-            nothing of earns nothing.
-        resamples: Number of resamples.
+        forecasts: By the challenger's model, and by one of users that it did not learn from; none of the two knows the
+            user of the row. With less than two, every weight counts; with none, what the log says nothing of earns
+            nothing.
 
     Raises:
         ValueError: policies or forecasts that do not fit the log, or a budget that is not positive.
@@ -199,7 +188,7 @@ def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Float
 
 
 class _Noise:
-    """How much an estimate varies from log to log, if gains do as their mean does: a standard deviation."""
+    """Standard deviation of an estimate from log to log, if gains vary in proportion to their mean."""
 
     def __init__(self, log: LoggedRows, gain_BC: Floats | None) -> None:
         shown_B = log.gain_B[log.exposure.exposed_B] if log.exposure is not None else log.gain_B
@@ -303,13 +292,9 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """The 95 % interval of resamples, and no less than that of a known noise, for an estimate that may be off.
+    """The 95 % interval of resamples, and no less than that of a known noise (a standard deviation).
 
-    Args:
-        value_X: The estimate, and its resamples.
-        doubt: By how much it may be off.
-        noise: Its standard deviation, if gains vary as they should.
-        unsure: Half of the 95 % interval of what resamples do not vary.
+    `doubt` is by how much the estimate may be off; `unsure`, half of the 95 % interval of what resamples do not vary.
     """
     edges = interval(value_X[1:])
     if edges is None:

@@ -1,9 +1,7 @@
-"""An arm of an experiment: one policy and where it answers, and what stands in place of an arm.
+"""An arm of an experiment: one policy and where it answers, and the names that stand in place of an arm.
 
-    arm.url                                  # where its decisions are asked for; None: nowhere
-    arm_key("spring", "challenger")          # its name among those of all experiments
-
-An arm is known by its name: another name is another arm.
+arm.url                                  # its decisions' endpoint; None: it has none
+arm_key("spring", "challenger")          # its name among those of all experiments
 """
 
 from __future__ import annotations
@@ -118,7 +116,7 @@ class Arm(StrictModel):
 
     @property
     def url(self) -> str | None:
-        """Where its decisions are asked for; None: nowhere."""
+        """Endpoint of its decisions; None if it has none."""
         if self.endpoint is None:
             return None
         whole = urlsplit(self.endpoint).path.strip("/")
@@ -126,7 +124,7 @@ class Arm(StrictModel):
 
 
 def arm_key(experiment: str, arm: str) -> str:
-    """An arm's name among the arms of all experiments: spring/challenger. OUTSIDE is outside of all of them."""
+    """An arm's name among the arms of all experiments: spring/challenger; OUTSIDE stays."""
     return arm if arm == OUTSIDE else f"{experiment}/{arm}"
 
 

@@ -4,15 +4,15 @@
     arm       = the one with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
     u         = point of all that identifies one request                         `draw`
 
-No state, no coordination. The parts are hashed as netstrings (`<bytes>:<text>,`), so ("ab", "c") and ("a", "bc") are
-different inputs and any language can reproduce the numbers; the tests hold golden values. 53 bits, because that is what
-a float keeps exactly: all 64 would now and then round up to 1.0, which is outside the interval.
+The parts are hashed as netstrings (`<bytes>:<text>,`), so ("ab", "c") and ("a", "bc") are different inputs and any
+language can reproduce the numbers; the tests hold golden values. 53 bits, because that is what a float keeps exactly:
+all 64 would now and then round up to 1.0, which is outside the interval.
 
 Each arm has a point of its own for the unit, and so an exponential clock whose rate is the arm's share. The clock that
 rings first wins: with a probability that is exactly the share, whatever the order of the arms (weighted rendezvous
-hashing). When shares change, a unit moves only from one arm to another whose share grew by a larger factor. Where the
-arms that grow do so by one factor, and those that shrink by another, just as many move as must: so it is when a stage
-grows, from the incumbent to challengers and in no other way. For any shares a and b the part of the units that stays is
+hashing). When shares change, a unit moves only to an arm whose share grew by a larger factor. When a stage grows, just
+as many units move as must, from the incumbent to challengers. For any shares a and b the part of the units that stays
+is
 
     sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i),
 
@@ -39,10 +39,9 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     """The arm of a unit.
 
     Args:
-        key: What the assignment belongs to, such as an experiment's name and its salt. Assignments of different keys
-            are independent.
-        unit: What is randomised, for instance a user id.
-        shares: Share of each arm by its name, on any positive scale. An arm without a share gets nobody.
+        key: Identity of the assignment, such as an experiment's name and salt; different keys are independent.
+        unit: For instance a user id.
+        shares: Share of each arm by its name, on any positive scale.
 
     Raises:
         ValueError: a share is negative or not finite, or all are zero.
@@ -63,11 +62,7 @@ def draw(
     request's id, but does not know the salt, so it can't search for a request that leads to the channel it wants.
 
     Args:
-        experiment: Name of the experiment.
-        salt: Of the experiment.
-        user_id: The user.
-        campaign_id: The campaign.
         request: The caller's id of the request or, if it gave none, the decision's id.
-        what: Another number, which is independent of the first, says whether the decision is explored.
+        what: "explore" gives an independent number, for whether the decision is explored.
     """
     return uniform(what, experiment, salt, user_id, campaign_id, request)

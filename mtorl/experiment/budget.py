@@ -1,4 +1,4 @@
-"""The money of an experiment: a budget as its file says it, and what of it an account holds."""
+"""The money of an experiment: budgets as its file gives them, and an account's part of a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtorl.runtime.validation import NoneInWord, StrictModel, Text
 
 
 class AccountLimit(NamedTuple):
-    """What one arm, or all of them together, may spend on a campaign and channel; "*" stands for any."""
+    """Limit of one arm, or of all together, for a campaign and channel; "*" stands for any."""
 
     arm: str
     campaign: str

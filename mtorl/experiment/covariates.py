@@ -1,11 +1,11 @@
 """The covariates of an experiment file: facts about users from before they meet any arm, which make intervals narrower.
 
     covariates:
-      past: true                          # what each did in this decision log before
-      table: users.parquet                # and what is known of it otherwise, one row a user
+      past: true                          # decisions and outcomes of each user in this decision log before
+      table: users.parquet                # further facts, one row a user
       columns: [forecast, touchpoints]
 
-Why it does, and what must not be among it: `adjustment.py`. Reading them: `monitoring.covariates`.
+Why, and what must not be among it: `adjustment.py`. Reading them: `monitoring.covariates`.
 """
 
 from __future__ import annotations

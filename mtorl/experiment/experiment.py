@@ -4,7 +4,7 @@
     arm, probability = experiment.arm_of("user-42")
     experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
 
-Every field of the file is in docs/experiment-file.md, which is tested against the class below and those of `arm.py`,
+Every field of the file is in docs/experiment-file.md, which is tested against the classes here and in `arm.py`,
 `budget.py`, `measured.py`, `stages.py`, `rule.py` and `covariates.py`. The order of the arms does not matter.
 """
 
@@ -183,21 +183,19 @@ class Experiment(StrictModel):
 
     @cached_property
     def version(self) -> str:
-        """Changes with everything that is in force: 16 hexadecimal digits. What is planned does not decide anything."""
+        """16 hexadecimal digits that change with everything that decides something, and not with plans."""
         unused = {name for name in _LATER if not getattr(self, name)}  # a file that lacks them keeps its version
         in_force = self.model_dump_json(exclude=_PLAN | unused)
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
-        """The arm that serves a user, and the probability with which a user gets that arm.
+        """The arm that serves a user, and its probability.
 
-        For a user who is not in the experiment: OUTSIDE, and 1. For one who is held out of it: HOLDOUT, and 1. For one
-        whose arm the file names: that, and 1.
+        OUTSIDE, HOLDOUT and an arm that the file names for the user have probability 1.
 
         Args:
-            user_id: The user.
-            campaign_id: Whose request it is: of one that it does not decide about, everybody is OUTSIDE. None: of one
-                that it does.
+            campaign_id: Of the request: outside the experiment's campaigns, all users are OUTSIDE. None: of one of its
+                own.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
@@ -210,11 +208,11 @@ class Experiment(StrictModel):
         return arm, shares[arm]
 
     def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
-        """Whether the file names the user's arm, as of `arm_of`, and the kill switch is off."""
+        """Whether the file names the user's arm, as in `arm_of`, and the kill switch is off."""
         return self.enabled and user_id in self.overrides and self.decides(campaign_id)
 
     def decides(self, campaign_id: str | None) -> bool:
-        """Whether a campaign's requests are its own; None: of one that are."""
+        """Whether it decides a campaign's requests; None: of one of its campaigns."""
         return self.campaigns is None or campaign_id is None or campaign_id in self.campaigns
 
     def holds(self, user_id: str) -> bool:
@@ -232,13 +230,7 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
-        """When the last of the budget periods ends that may have refused money now; FOREVER for a total.
-
-        Args:
-            campaign: Whose money it would have been.
-            channel: For which channel.
-            now: Seconds since 1970, as is the answer.
-        """
+        """End of the last budget period that may have refused money now, in seconds; FOREVER for a total."""
         drawn_on = (b for b in self.budgets if b.campaign in (campaign, "*") and b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
@@ -246,9 +238,9 @@ class Experiment(StrictModel):
         """Every budget as a whole, and each arm's part of it, in proportion to its users.
 
         Money per user is the same in every arm. Users outside the experiment, and those held out of it, have an account
-        like an arm's: they must not spend an arm's money. So have those whose arm the file names: a small part, which
-        is not paced. The whole binds all of them together, so that a change of stage, weights, names, overrides or
-        switch, which makes other parts, can't make the experiment spend more.
+        like an arm's: they must not spend an arm's money. Users whose arm the file names have a small one, which is not
+        paced. The whole binds all accounts together, so that a change of stage, weights, names, overrides or switch,
+        which makes other parts, can't make the experiment spend more.
         """
         start, end = self.layer_part
         inside = end - start
@@ -277,36 +269,28 @@ class Experiment(StrictModel):
         ]
 
     def key(self, arm: str) -> str:
-        """The name of one of its arms among those of all experiments."""
+        """Name of one of its arms among those of all experiments."""
         return arm_key(self.name, arm)
 
     @property
     def policies(self) -> tuple[Arm, ...]:
-        """All that answer somebody: the arms and, after a promotion, what the holdout keeps."""
+        """The arms and, after a promotion, the policy that the holdout keeps."""
         return self.arms if self.promotion is None else (*self.arms, self.promotion.before)
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name; that of OUTSIDE is the incumbent, that of HOLDOUT the one before a promotion."""
+        """The arm of that name; OUTSIDE is the incumbent, HOLDOUT the incumbent before a promotion."""
         if name == HOLDOUT and self.promotion is not None:
             return self.promotion.before
         name = INCUMBENT if name in (OUTSIDE, HOLDOUT) else name
         return next(arm for arm in self.arms if arm.name == name)
 
     def check_written(self) -> None:
-        """Whether people may have written it.
-
-        Raises:
-            ExperimentError: It has what only a promotion writes.
-        """
+        """Raise ExperimentError if it has a field that only a promotion writes."""
         if self.promotion is not None:
             raise ExperimentError("promotion: only a promotion writes it, into what is in force; leave it out")
 
     def check(self, spec: DatasetSpec) -> None:
-        """Whether it fits a data set.
-
-        Raises:
-            ExperimentError: It names a channel, a column or an outcome that the data set lacks.
-        """
+        """Raise ExperimentError if it names a channel, a column or an outcome that the data set lacks."""
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
         except ValueError as error:
@@ -329,20 +313,12 @@ class Experiment(StrictModel):
 
     @classmethod
     def load(cls, path: str | Path) -> Experiment:
-        """Read an experiment file.
-
-        Raises:
-            ExperimentError: the file can't be read, is not YAML, or a field is wrong.
-        """
+        """Read an experiment file; ExperimentError names the file and the field."""
         return load_yaml(cls, Path(path), "the experiment file", ExperimentError)
 
     @classmethod
     def from_yaml(cls, text: str | bytes) -> Experiment:
-        """Build from the content of an experiment file.
-
-        Raises:
-            ExperimentError: it is not YAML, or a field is wrong.
-        """
+        """Build from the content of an experiment file; ExperimentError names the field."""
         try:
             data = plain_values(text)
         except ValueError as error:
@@ -351,11 +327,7 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
-        """Build from plain values, as YAML gives them.
-
-        Raises:
-            ExperimentError: a field is wrong, missing or unknown.
-        """
+        """Build from plain values, as YAML gives them; ExperimentError names the field."""
         return validated(cls, data, ExperimentError)
 
 

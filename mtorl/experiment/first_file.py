@@ -1,4 +1,4 @@
-"""A first experiment file for a data set: it can be used as it is, and its comments say what a person decides.
+"""A first experiment file for a data set: valid as it is, with comments on what a person decides.
 
 spec = DatasetSpec.load("my-log.yaml")
 text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
@@ -82,14 +82,10 @@ def first_file(
     endpoint: str = "http://127.0.0.1:8085",
     amount: float = 1000.0,
 ) -> str:
-    """The text of an experiment file that can be used with a data set.
+    """The text of an experiment file that is valid for a data set.
 
     Args:
-        spec: The data set.
-        name: Of the experiment.
-        salt: Nobody else's.
-        owner: Whom to ask.
-        described: How commands name the data set: its description's file, or a built-in one's name.
+        described: The data set as commands name it: its description's file, or a built-in one's name.
         endpoint: Where the challenger answers.
         amount: Money of the whole experiment, currency units.
 

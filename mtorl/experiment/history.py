@@ -4,8 +4,8 @@
     event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # IllegalEvent
     lines.write(event.line());  events = read_events(text)
 
-An event says who brought it about, why, and on what evidence. Nothing is ever changed or removed. A new salt or name is
-another experiment: it begins as a draft, in the same history.
+An event holds its origin, reason and evidence. Nothing is ever changed or removed. A new salt or name is another
+experiment: it begins as a draft, in the same history.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ By = Literal["ramp", "person"]
 
 
 class IllegalEvent(ValueError):
-    """Something that can't happen to an experiment now; the message says why."""
+    """An event that can't happen to an experiment now; the message says why."""
 
 
 class HistoryError(ValueError):
@@ -97,11 +97,9 @@ def read_events(text: str) -> list[Event]:
 
 
 def state_of(events: Sequence[Event], experiment: Experiment) -> State:
-    """Where an experiment stands.
+    """State of an experiment after all events of its history.
 
-    Args:
-        events: Of its history, all of them.
-        experiment: Its file. Events of another name or salt are those of another experiment.
+    Events of another name or salt than the file's are those of another experiment.
     """
     state = State(events=len(events))
     for event in events:
@@ -137,7 +135,7 @@ def _after(state: State, event: Event) -> State:
 def _at_its_own(
     incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """How a promoted challenger answers at the server of the previous incumbent, or at that which it was given."""
+    """Fields of a promoted challenger at the previous incumbent's server, or at the one that it was given."""
     if incumbent is None or replaced is None:
         return None
     return {**incumbent, "endpoint": replaced["endpoint"] or (served or {}).get("endpoint")}
@@ -145,33 +143,22 @@ def _at_its_own(
 
 @dataclass(frozen=True)
 class Promoted:
-    """The newest promotion of a history, and what became of it.
-
-    Attributes:
-        event: With which it was made.
-        handed_over: Whether the server of the previous incumbent has the promoted model.
-        noted: What was noted of that (`Event.served`); None: nothing was.
-        rolled_back: Whether everybody has the previous incumbent again.
-    """
+    """The newest promotion of a history, and what became of it."""
 
     event: Event
-    handed_over: bool = False
-    noted: Mapping[str, Any] | None = None
+    handed_over: bool = False  # the server of the previous incumbent has the promoted model
+    noted: Mapping[str, Any] | None = None  # `Event.served`
     rolled_back: bool = False
 
     @property
     def incumbent(self) -> Mapping[str, Any]:
-        """How the incumbent answers by it (`answering`)."""
+        """Fields of the incumbent by it (`answering`)."""
         found = self.event.incumbent
         return (_at_its_own(found, self.event.replaced, self.noted) if self.handed_over else found) or {}
 
 
 def newest_promotion(events: Sequence[Event]) -> Promoted | None:
-    """The newest promotion of a history; None: there was none.
-
-    Args:
-        events: All of them, of whatever salts.
-    """
+    """The newest promotion of a history, under any salt; None if there was none."""
     newest: Promoted | None = None
     for event in events:
         if event.to == "promoted":
@@ -185,7 +172,7 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Where the incumbent answered before the newest promotion, if that may still be rolled back."""
+    """Endpoint of the incumbent before the newest promotion, if that may still be rolled back."""
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 
@@ -193,14 +180,9 @@ def replaced_by(events: Sequence[Event]) -> str | None:
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
     """The promotion in an earlier experiment of this history that is in force, and that a file does not know of.
 
-    With another salt the file's own incumbent would serve everybody again, unsaid, if it still is the previous one.
-
-    Args:
-        events: Of its history, all of them.
-        experiment: The file.
-
-    Returns:
-        None: there is none, it was rolled back, or the file's incumbent answers as the promoted challenger does.
+    With another salt the file's own incumbent would silently serve all users again, if it still is the previous one.
+    None: there is no such promotion, it was rolled back, or the file's incumbent answers as the promoted challenger
+    does.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:
@@ -226,16 +208,12 @@ def next_event(
     """The event that comes next in a history.
 
     Args:
-        events: Those before.
-        experiment: The file.
-        kind: What happens. What is handed over is of the newest promotion, whatever salt the file has by then.
-        at: When, seconds since 1970.
-        by: Who brings it about.
-        reason: Why, in words.
-        to: Of a move: where to.
-        challenger: Of a promotion: who.
+        kind: "handed over" is about the newest promotion, under any salt.
+        at: Seconds since 1970.
+        to: The phase of a move.
+        challenger: The promoted arm.
         evidence: What is known, JSON-ready.
-        served: Of what is handed over (`Event.served`).
+        served: `Event.served`.
 
     Raises:
         IllegalEvent: it can't happen now.
@@ -280,7 +258,7 @@ def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> boo
 def _refused(
     state: State, experiment: Experiment, kind: Kind, by: By, to: Phase | None, challenger: str | None
 ) -> str | None:
-    """Why an event can't happen; None: it can."""
+    """Reason that an event can't happen; None if it can."""
     if kind == "kill":
         if state.phase == "promoted":
             return "a challenger is promoted: a rollback gives all users the previous incumbent"

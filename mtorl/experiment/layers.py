@@ -1,17 +1,15 @@
-"""Several experiments at once: which of them decides a request, and how they share the money of a campaign.
+"""Several experiments at once: which one decides a request, and how they share the money of a campaign.
 
-    together = Experiments([spring, autumn])              # ExperimentError: they get in each other's way
-    together.deciding("user-42", "shoes")                 # the experiment that these users and campaigns are in
+    together = Experiments([spring, autumn])              # ExperimentError: they overlap
+    together.deciding("user-42", "shoes")                 # the experiment of this user and campaign
     together.accounts()                                   # the budgets of all of them, for the ledger
 
-No request may be in two experiments: a decision follows one policy. So two of them decide about different campaigns, or
-are in one layer, with parts of its users that do not overlap. What is in different layers is assigned independently:
-half of the users of each arm of one experiment are in each arm of another with two equal arms (docs/tables/
-independence.md).
+A decision follows one policy, so two experiments decide about different campaigns, or are in one layer, with parts of
+its users that do not overlap. Different layers are assigned independently (docs/tables/independence.md).
 
-A campaign's money is one amount, whoever decides about it: each arm of each experiment gets its part, in proportion to
-its users, and the whole binds all of them together. Experiments with a campaign in common should give the same budgets
-for it; while they do not, the smallest amount counts.
+A campaign's money is one amount: each arm of each experiment gets its part, in proportion to its users, and the whole
+binds all of them together. Experiments with a campaign in common should give the same budgets for it; while they do
+not, the smallest amount counts.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ class Experiments:
     """Experiments that are in force together.
 
     Raises:
-        ExperimentError: There is none, or two of them get in each other's way.
+        ExperimentError: There is none, or two of them overlap.
     """
 
     def __init__(self, experiments: Iterable[Experiment]) -> None:
@@ -46,30 +44,27 @@ class Experiments:
         return iter(self._all)
 
     def holds(self, experiment: Experiment) -> bool:
-        """Whether exactly this one is among them: not another version of it."""
+        """Whether exactly this object is among them, not another version of it."""
         return any(experiment is one for one in self._all)
 
     def deciding(self, user_id: str, campaign_id: str) -> Experiment:
         """The experiment that decides about a user in a campaign.
 
         One that names the user's arm comes first. A user who is in none of those of the campaign is outside of the
-        first of them. A campaign that no experiment is about gets what is outside of the first of all, and no money.
+        first of them. A campaign without an experiment gets what is outside of the first of all, and no money.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)
         return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
 
     def asks(self, arm: str) -> bool:
-        """Whether an arm, named as by `Experiment.key`, has an endpoint that is asked for its decisions."""
+        """Whether an arm, named as by `Experiment.key`, has an endpoint."""
         urls = {one.key(of.name): of.url for one in self._all for of in one.policies}
         urls[OUTSIDE] = next((one.arm(OUTSIDE).url for one in self._all), None)
         return urls.get(arm) is not None
 
     def accounts(self) -> list[AccountLimit]:
-        """Every budget as a whole, and each arm's part of it; arms are named as by `Experiment.key`.
-
-        Users who are in none of the experiments with a budget have an account for it like an arm's.
-        """
+        """Every budget as a whole, each arm's part of it, and one for users who are in no experiment."""
         found: dict[tuple[str, str, str], dict[str, AccountLimit]] = {}
         for experiment in self._all:
             for limit in experiment.accounts():
@@ -82,7 +77,7 @@ class Experiments:
         return [limit for accounts in found.values() for limit in _divided(accounts)]
 
     def differences(self) -> list[str]:
-        """Which experiments say different things about the budgets that they share, in words."""
+        """Experiments that give different amounts for the budgets that they share, in words."""
         found = []
         for one, other in combinations(self._all, 2):
             common = _in_common(one, other)
@@ -130,7 +125,7 @@ def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
 
 
 def _budgets_of(experiment: Experiment, campaign: str | None) -> set[Budget]:
-    """What a campaign's requests draw on; None: all."""
+    """Budgets that a campaign's requests draw on; None: all."""
     return {budget for budget in experiment.budgets if campaign is None or budget.campaign in (campaign, "*")}
 
 

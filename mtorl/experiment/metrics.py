@@ -7,11 +7,8 @@
     exposure_ratio, ...                   those of METRICS
 
 A new metric is one line in METRICS, and its name in words in `monitoring.plain_words.METRICS` if the name itself does
-not read well. The expressions are DuckDB SQL over one decision:
-
-    "outcome:click", ...                  sums of its outcomes, 0 if there are none
-    weight                                1, or that of a replay
-    expose, fallback_reason, latency_seconds ...    fields of the decision record (`mtorl.log.records`)
+not read well. The expressions are DuckDB SQL over one decision: "outcome:click" and the like (sums of its outcomes, 0
+if there are none), weight (1, or that of a replay), and fields of the decision record (`mtorl.log.records`).
 """
 
 from __future__ import annotations
@@ -42,7 +39,7 @@ class Metric(NamedTuple):
     numerator: str
     denominator: str = "1"
     largest: float | None = None
-    """The numerator is at most that large in one decision, in its own unit; None: nobody knows."""
+    """The numerator is at most that large in one decision, in its own unit; None: not known."""
 
 
 METRICS = {
@@ -56,11 +53,7 @@ KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"
 
 
 def known(name: str) -> str:
-    """The name itself, if an experiment file may say it. Whether the data set has the outcomes: `check_outcomes`.
-
-    Raises:
-        ValueError: there is no such metric.
-    """
+    """The name itself, if an experiment file may have it; else ValueError. For outcomes: `check_outcomes`."""
     parts = parts_of(name)
     if (name not in METRICS and parts is None) or (parts is not None and parts[0] in (parts[1], _DECISION)):
         usual = ", ".join(f"{kind}_per_decision" for kind in OUTCOMES)
@@ -72,11 +65,7 @@ def known(name: str) -> str:
 
 
 def known_gain(name: str) -> str:
-    """The name itself, if it may be the primary metric: the challenger is better when it has more of it.
-
-    Raises:
-        ValueError: it is no gain.
-    """
+    """The name itself, if it may be the primary metric, of which more is better; else ValueError."""
     if not is_gain(known(name)):
         raise ValueError(
             f"metric {name!r} is no gain; the primary metric is {GAIN}, or that of one outcome, click_per_decision, or "
@@ -86,15 +75,7 @@ def known_gain(name: str) -> str:
 
 
 def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
-    """Check that a data set has the outcomes of these metrics.
-
-    Args:
-        names: Metrics that are `known`.
-        outcomes: Names of the numeric outcomes of the data set.
-
-    Raises:
-        ValueError: it lacks one.
-    """
+    """Raise ValueError unless a data set has the outcomes of these metrics."""
     there = tuple(outcomes)
     for name in names:
         for part in parts_of(name) or ():
@@ -107,13 +88,13 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
 
 
 def parts_of(name: str) -> tuple[str, str] | None:
-    """What a metric sums, and what it divides it by: gain, decision or an outcome; None if it is one of METRICS."""
+    """The sums that a metric divides: gain, decision or an outcome each; None if it is one of METRICS."""
     found = _RATIO.fullmatch(name)
     return (found[1], found[2]) if found and name not in METRICS else None
 
 
 def is_gain(name: str) -> bool:
-    """Whether a metric is the gain, or any other outcome that people want more of, per decision or currency unit."""
+    """Whether a metric is the gain, or any outcome of which more is better, per decision or currency unit."""
     return re.fullmatch(GAINS, name) is not None and name not in NO_GAINS
 
 
@@ -124,7 +105,7 @@ def is_per_decision(name: str) -> bool:
 
 
 def gain_of(name: str, gain: Gain) -> Gain:
-    """What a metric sums, if it is none of METRICS: its outcome, or the gain of the data set."""
+    """Numerator of a metric that is none of METRICS: its outcome, or the gain of the data set."""
     parts = parts_of(name)
     return _summed(parts[0], gain) if parts is not None else gain
 
@@ -139,22 +120,17 @@ def _summed(part: str, gain: Gain) -> Gain:
 
 
 def total_of(primary: str) -> str:
-    """What the primary metric sums: gain, or an outcome."""
+    """Numerator of the primary metric: gain, or an outcome."""
     return (parts_of(primary) or (_GAIN, _DECISION))[0]
 
 
 def of_primary(primary: str) -> tuple[str, str]:
-    """The metrics of what the primary metric sums: per decision, and per cost."""
+    """The metrics of the primary metric's numerator: per decision, and per cost."""
     return f"{total_of(primary)}_per_{_DECISION}", f"{total_of(primary)}_per_{_COST}"
 
 
 def unit_of(name: str, gain: Gain) -> str:
-    """Unit of a metric, for people: clicks per decision, EUR per click, seconds, ratio.
-
-    Args:
-        name: Of the metric.
-        gain: What "gain" in it means, with its units.
-    """
+    """Unit of a metric, for people: clicks per decision, EUR per click, seconds, ratio."""
     parts = parts_of(name)
     if parts is None:
         return name.rpartition("_")[2]
@@ -164,15 +140,7 @@ def unit_of(name: str, gain: Gain) -> str:
 
 
 def metric(name: str, gain: Gain) -> Metric:
-    """A metric of this name.
-
-    Args:
-        name: As an experiment file says it.
-        gain: What "gain" in it means.
-
-    Raises:
-        ValueError: there is no such metric.
-    """
+    """The metric of a name, where "gain" means this; ValueError if there is none."""
     parts = parts_of(known(name))
     if parts is None:
         return METRICS[name]
@@ -184,7 +152,7 @@ def metric(name: str, gain: Gain) -> Metric:
 
 
 def column(outcome: str) -> str:
-    """SQL: the column with the sum of an outcome of one decision; no field of the record is called so."""
+    """SQL: the column with the sum of an outcome of one decision; no field of the record has this name."""
     return f'"outcome:{outcome}"'
 
 

@@ -51,13 +51,7 @@ Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]
 
 
 def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collection[str]) -> Row | None:
-    """The row that decides; None: no row that fits has a channel on offer.
-
-    Args:
-        rule: The rows.
-        values: Value of each column.
-        candidates: Channels on offer.
-    """
+    """The row that decides; None if no row that fits has a channel on offer."""
     for row in rule:
         if row.channel in candidates and all(values.get(name) in allowed for name, allowed in row.when.items()):
             return row
@@ -65,16 +59,12 @@ def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collec
 
 
 def digest(rule: Sequence[Row]) -> str:
-    """Identity of a rule: changes with all that it says."""
+    """Identity of a rule: changes with every field of its rows."""
     return hashlib.sha256(orjson.dumps([row.model_dump(mode="json") for row in rule])).hexdigest()
 
 
 def check(rule: Sequence[Row], spec: DatasetSpec) -> None:
-    """Whether a rule can decide on a data set.
-
-    Raises:
-        ValueError: It names a channel or column that the data set lacks, or a value that a column can't have.
-    """
+    """Raise ValueError if a rule names a channel, column or value that the data set lacks."""
     kinds = {column.name: column.kind for column in (*spec.context, *spec.static)}
     for i, row in enumerate(rule):
         if row.channel not in spec.channels:

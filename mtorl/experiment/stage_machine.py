@@ -2,19 +2,18 @@
 
     state = state_of(events, experiment)          # `mtorl.experiment.history`
     consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)
-    in_force(experiment, state)                   # what routers decide by
+    in_force(experiment, state)                   # the file that routers decide by
 
     draft -> shadow -> 1% -> 5% -> 25% -> 50% -> promoted
                  any stage -> stopped (worse, or no verdict in time) | rolled back (harm)
 
-No clock, no files: whoever calls it, a command on a laptop or an operator on a cluster, writes a move into the history
-first and puts it into force then, and both can be done again after a crash.
+The caller, a command on a laptop or an operator on a cluster, writes a move into the history first and applies it then;
+both can be repeated after a crash.
 
 An experiment moves one stage at a time: when it has lasted long enough, enough users are in each arm, they are split as
-configured, no guardrail is breached, and no challenger falls back more often or answers later than its margin allows.
-At the last stage, one that has become futile is stopped: before, there is no hurry, and few users are at stake.
-A guardrail that is breached rolls back at once: harm needs no minimum run time. Its bound is always valid, so looking
-often does not raise the rate of false alarms above the experiment's alpha.
+configured, no guardrail is breached, and no challenger falls back more often or answers later than its margin allows. A
+futile one is stopped at the last stage only: before, few users are at stake. A guardrail that is breached rolls back at
+once. Its bound is always valid, so looking often does not raise the rate of false alarms above the experiment's alpha.
 """
 
 from __future__ import annotations
@@ -44,60 +43,36 @@ _ANEW = (
 
 @dataclass(frozen=True)
 class State:
-    """Where an experiment stands.
-
-    Attributes:
-        phase: What it is in.
-        since: When its time there began to count, seconds since 1970: at its start, or when the kill switch was last
-            turned off; None for a draft.
-        killed: Whether the kill switch was pulled, by a command. The file may pull it as well.
-        events: How many events it has had.
-        incumbent: How the incumbent's arm answers (`answering`); None: as the file says. A promoted challenger takes
-            its place as it answered then, and a rollback of that gives it back as it was.
-        replaced: Of a promotion: how it answered before.
-        fixed: What may not change any more, as its file said it when it began (`fixed_fields`); None for a draft.
-    """
+    """State of an experiment."""
 
     phase: Phase = "draft"
-    since: float | None = None
-    killed: bool = False
+    since: float | None = None  # when its time there began to count, seconds since 1970; None for a draft
+    killed: bool = False  # by a command; the file may pull the kill switch as well
     events: int = 0
+    # Fields of the incumbent's arm (`answering`); None: those of the file. A promoted challenger takes its place as it
+    # answered then, and a rollback restores it.
     incumbent: Mapping[str, Any] | None = None
-    replaced: Mapping[str, Any] | None = None
-    fixed: Mapping[str, Any] | None = None
+    replaced: Mapping[str, Any] | None = None  # of a promotion: the incumbent's fields before
+    fixed: Mapping[str, Any] | None = None  # `fixed_fields` when it began; None for a draft
 
 
 class ArmEvidence(NamedTuple):
-    """How an arm did at the present stage.
+    """Figures of an arm at the present stage."""
 
-    Attributes:
-        users: Whose decisions count; in the shadow, for whom it was asked.
-        fallback_ratio: Share of its decisions that were default actions; in the shadow, of its faults.
-        latency_seconds: 99th percentile of its decisions' times; NaN: not known, as in the shadow.
-    """
-
-    users: int
-    fallback_ratio: float = 0.0
-    latency_seconds: float = math.nan
+    users: int  # whose decisions count; in the shadow, for whom it was asked
+    fallback_ratio: float = 0.0  # share of its decisions that were default actions; in the shadow, of its faults
+    latency_seconds: float = math.nan  # 99th percentile; NaN: not known, as in the shadow
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the decision log says of an experiment.
+    """Evidence of the decision log about an experiment."""
 
-    Attributes:
-        token: Of the verdict so far.
-        reason: Its words.
-        challenger: Whom the verdict is about.
-        breached: Guardrails that are breached, with the challenger and in words.
-        arms: How each did at the present stage; one that had no decision is missing.
-    """
-
-    token: Token
+    token: Token  # of the verdict so far, as is the reason
     reason: str
     challenger: str
-    breached: tuple[str, ...]
-    arms: Mapping[str, ArmEvidence]
+    breached: tuple[str, ...]  # guardrails, with the challenger and in words
+    arms: Mapping[str, ArmEvidence]  # without those that had no decision
 
 
 class Move(NamedTuple):
@@ -110,13 +85,13 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """It stays where it is: what it waits for, in words."""
+    """It stays where it is; the reasons are what it waits for, in words."""
 
     reasons: tuple[str, ...]
 
 
 class Requirement(NamedTuple):
-    """One of the things that leaving a stage takes."""
+    """One requirement for leaving a stage."""
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
     """Hours and users are at least as many as needed; the others at most as much as is allowed."""
@@ -130,14 +105,7 @@ class Requirement(NamedTuple):
 
 
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
-    """What happens next without a person.
-
-    Args:
-        experiment: Its file, with a ramp.
-        state: Where it stands.
-        evidence: What is known; None: nothing yet.
-        now: Seconds since 1970.
-    """
+    """The next move without a person; `evidence` is None while nothing is known, `now` is in seconds since 1970."""
     ramp = experiment.ramp
     if ramp is None:
         return Hold(("the file has no ramp: it stays at its stage",))
@@ -201,14 +169,7 @@ def _at_the_end(evidence: Evidence | None) -> str:
 def requirements(
     experiment: Experiment, state: State, evidence: Evidence | None, now: float
 ) -> tuple[Requirement, ...]:
-    """What leaving the present stage takes, and how far it has come; nothing where the ramp does not know the stage.
-
-    Args:
-        experiment: Its file.
-        state: Where it stands.
-        evidence: What is known; None: nothing yet.
-        now: Seconds since 1970.
-    """
+    """Requirements for leaving the present stage, with progress; none where the ramp does not know the stage."""
     steps = () if experiment.ramp is None else experiment.ramp.stages
     step = next((step for step in steps if step.stage == state.phase), None)
     return () if step is None else tuple(_requirements(experiment, step, state, evidence, now))
@@ -262,7 +223,7 @@ def _requirements(
 
 
 def lacking(needed: Iterable[Requirement]) -> list[str]:
-    """What is not met, in words; of faults, also how those that are over cease to count."""
+    """Unmet requirements in words; for faults, also how old ones cease to count."""
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
     return [*words, _ANEW] if any(one.kind in FAULTS for one in unmet) else words
@@ -286,7 +247,7 @@ def _grown(step: RampStage, evidence: Evidence | None) -> str:
 
 
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> str | None:
-    """Why a move is not allowed; None: it is.
+    """Reason that a move is not allowed; None if it is.
 
     People may move a running experiment to any stage, back as well as forth. What is over stays over, but a promotion
     can be rolled back: another try is another experiment, with a new salt.
@@ -315,11 +276,11 @@ def _in_words(phase: Phase) -> str:
 
 
 def in_force(experiment: Experiment, state: State) -> Experiment:
-    """What routers decide by: the file, at the stage that it is in.
+    """The file that routers decide by, at its present stage.
 
-    Before it begins and once it is over, everybody gets the incumbent, whatever the file says of single users. A
-    promoted challenger *is* the incumbent: that arm answers where the challenger did. Who is held out keeps the one of
-    before.
+    Before it begins and once it is over, all users get the incumbent, overrides included. A promoted challenger *is*
+    the
+    incumbent: that arm answers where the challenger did. The holdout keeps the previous incumbent.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -336,7 +297,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 
 
 def answering(arm: Arm) -> dict[str, Any]:
-    """How an arm answers, JSON-ready: what it keeps under another name, and whatever becomes of its file."""
+    """Fields of an arm that say how it answers, JSON-ready, independent of its name and of its file."""
     return {
         **arm.model_dump(mode="json", include={"policy", "model_digest", "model_name", "model_version"}),
         "endpoint": arm.url,
@@ -359,13 +320,13 @@ FIXED: Sequence[str] = (
 
 
 def fixed_fields(experiment: Experiment) -> dict[str, Any]:
-    """What may not change once it has begun, JSON-ready."""
+    """Fields that may not change once it has begun, JSON-ready."""
     fields = experiment.model_dump(mode="json", include=set(FIXED))
     return {**fields, "arms": sorted(arm.name for arm in experiment.arms)}
 
 
 def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Fields that may not change since an experiment has begun, and did."""
+    """Fixed fields that have changed since an experiment began."""
     fields = {name: value for name, value in fixed.items() if name != "arms"}
     before = experiment.from_dict({**experiment.model_dump(mode="json"), **fields})  # with defaults for newer fields
     changed = [name for name in FIXED if getattr(before, name) != getattr(experiment, name)]

@@ -1,4 +1,4 @@
-"""The stages of an experiment: what share of its users leaves the incumbent, and the ramp through them.
+"""The stages of an experiment, each a share of its users that leaves the incumbent, and the ramp through them.
 
     ramp:                                        # of an experiment file
       stages:
@@ -7,7 +7,7 @@
       - {stage: 50%, hours: 336}
       fallback_ratio: 0.01                       # a challenger may fall back that much more often, and no more
 
-What moves an experiment from one to the next: `mtorl.experiment.stage_machine`.
+Moves from one to the next: `mtorl.experiment.stage_machine`.
 """
 
 from __future__ import annotations
@@ -62,11 +62,6 @@ class Ramp(StrictModel):
 
 
 def stages_before(ramp: Ramp, stage: str | None) -> list[Stage]:
-    """The stages of a ramp that come before one, which a move there from the draft leaves out.
-
-    Args:
-        ramp: The ramp.
-        stage: Which; anything else has none before it.
-    """
+    """Stages of a ramp before one, which a move there from the draft leaves out; none before an unknown one."""
     share = next((share for name, share in CHALLENGER_SHARE.items() if name == stage), 0.0)
     return [step.stage for step in ramp.stages if CHALLENGER_SHARE[step.stage] < share]

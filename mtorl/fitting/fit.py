@@ -4,8 +4,6 @@
     challenger = fit_challenger("runs/latest/windows", "challenger", TrainConfig(), budget_share=0.5)
 
 Several processes may train the challenger together (`mtorl.network.parallel`); the leading one saves the artifact.
-
-Shapes: B validation rows, C channels.
 """
 
 from __future__ import annotations
@@ -97,9 +95,6 @@ def fit_challenger(
     folder has several shards, on those of the first one.
 
     Args:
-        windows: Windows folder.
-        out: Folder of the artifact.
-        config: How to train.
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
         checkpoint: Start of the names of files from which a killed training continues; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
@@ -164,7 +159,7 @@ def fit_challenger(
 
 
 def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
-    """Work in a thread that the end of the process does not wait for: it holds up neither Ctrl-C nor an error here."""
+    """Work in a daemon thread, which holds up neither Ctrl-C nor an error here."""
     future: Future[_Result] = Future()
 
     def do() -> None:
@@ -229,11 +224,7 @@ def _price_at(
 
 @contextmanager
 def _epoch_log(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A function that writes the epoch's history row of a member of the ensemble; each member is a TensorBoard run.
-
-    Args:
-        folder: Where to write; "" writes nothing.
-    """
+    """A function that writes an epoch's history row of a member, a TensorBoard run each; "" writes nothing."""
     if not folder:
         yield lambda member, row: None
         return

@@ -1,11 +1,11 @@
-"""What a training keeps on a volume: checkpoints that it goes on from, its curves for TensorBoard, what it shares.
+"""Files of a training that outlive its run: checkpoints, curves for TensorBoard, what its pods share.
 
     files = KeptFiles.of(volume, windows, config, budget_share, code_version)
     fit_challenger(windows, out, config, budget_share, files.checkpoint, files.tensorboard)
     prune(volume)
 
-The names follow from everything that decides how a training goes. So a training goes on where an earlier one of the
-same data, settings and code was stopped, in whatever run; and two trainings that differ in anything never meet.
+The names follow from everything that decides how a training goes. So a training continues where an earlier one of the
+same data, settings and code was stopped, in any run; and two trainings that differ in anything never meet.
 """
 
 from __future__ import annotations
@@ -47,9 +47,6 @@ class KeptFiles:
 
         Args:
             volume: Folder that outlives the process; empty for none.
-            windows: Windows folder.
-            config: How to train.
-            budget_share: See `mtorl.fitting.fit.fit_challenger`.
             code_version: The library's version; its git revision counts too.
             processes: How many train together. A checkpoint of two is none for four: their batches differ.
         """
@@ -69,15 +66,7 @@ class KeptFiles:
 
 
 def prune(volume: str, now: float | None = None) -> list[Path]:
-    """Remove what trainings have left that were never finished, and curves of long ago.
-
-    Args:
-        volume: As in `KeptFiles.of`.
-        now: Seconds since 1970; by default the present.
-
-    Returns:
-        What was removed.
-    """
+    """Remove files of unfinished trainings and old curves, by their days; returns what was removed."""
     if not volume:
         return []
     now = time.time() if now is None else now
@@ -91,7 +80,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """When an entry, or anything in it, was written last; now, if another process has just removed it."""
+    """Time of the last write to an entry or anything in it; now, if another process has just removed it."""
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

@@ -8,10 +8,8 @@ by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"). A 
 loss is above the median of those that got there.
 
 The folder holds `trials.db` (the study as SQLite, which optuna-dashboard opens too) and, after each trial,
-`settings.yaml`: the best settings so far. A search that was stopped goes on from there. Each proposal is drawn from the
-seed and the trials that are finished, so a search that was killed proposes the same as one that was not.
-
-What is minimised, and that no test user is read: `mtorl.fitting.trial`.
+`settings.yaml`: the best settings so far. A search that was stopped continues from there. Each proposal is drawn from
+the seed and the finished trials, so a killed search proposes the same as one that was not.
 """
 
 from __future__ import annotations
@@ -45,24 +43,17 @@ _EPOCHS_AT_LEAST = 2  # of a trial that ends early
 
 
 class SearchError(ValueError):
-    """A search that can't be made, or that can't go on."""
+    """A search that can't be made or continued."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How to search.
+    """Length and seed of a search."""
 
-    Attributes:
-        trials: Finished trials of the folder, those of earlier calls included, after which the search ends.
-        timeout: Seconds of this call after which no trial begins; 0 for no limit.
-        epochs: Most epochs of a trial, which should be those of the training that will have the settings.
-        seed: Seed of the proposals, and of each trial's training.
-    """
-
-    trials: int = 30
-    timeout: float = 0.0
-    epochs: int = TrainConfig.epochs
-    seed: int = 7
+    trials: int = 30  # finished ones of the folder, earlier calls included
+    timeout: float = 0.0  # seconds of this call after which no trial begins; 0 for no limit
+    epochs: int = TrainConfig.epochs  # of a trial at most; best those of the training that will have the settings
+    seed: int = 7  # of the proposals and of each trial's training
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs"):
@@ -75,37 +66,22 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Tried:
-    """A finished trial.
+    """A finished trial."""
 
-    Attributes:
-        number: In order, from 0: the default settings.
-        settings: What was tried.
-        loss: The objective; of a trial that ended early, that of its last epoch; None if there is none.
-        ended: "complete", "early" or "diverged".
-        epochs: Epochs that it trained.
-        seconds: Duration.
-    """
-
-    number: int
+    number: int  # from 0: the default settings
     settings: Settings
-    loss: float | None
-    ended: str
+    loss: float | None  # of a trial that ended early, at its last epoch; None if there is none
+    ended: str  # "complete", "early" or "diverged"
     epochs: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What came of a search.
+    """Result of a search."""
 
-    Attributes:
-        trials: All finished trials, in order.
-        importance: Share of the loss's variance that each setting explains (fANOVA, Hutter et al. 2014); empty with too
-            few complete trials to say.
-    """
-
-    trials: list[Tried]
-    importance: dict[str, float]
+    trials: list[Tried]  # all finished ones
+    importance: dict[str, float]  # share of the loss's variance (fANOVA, Hutter et al. 2014); empty with too few trials
 
     @property
     def best(self) -> Tried:
@@ -131,7 +107,7 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Search, or go on with a search.
+    """Search, or continue a search.
 
     Raises:
         SearchError: the folder holds another search, or no trial could be completed.
@@ -193,7 +169,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """What trials must have in common to be compared."""
+    """Facts that trials must have in common to be compared."""
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])
@@ -206,7 +182,7 @@ def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
 
 
 def _forget_unfinished(study: optuna.Study) -> None:
-    """What a killed search was at is proposed again: the proposal follows from the finished trials."""
+    """Fail the trials of a killed search; the same are proposed again."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -222,7 +198,7 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -> None:
-    """Propose, train, and tell what came of it."""
+    """Propose a trial, train it and record the result."""
     import optuna
     from optuna.trial import TrialState
 
@@ -281,7 +257,7 @@ def _best(tried: list[Tried]) -> Tried | None:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """Of each setting, greatest first."""
+    """Importance of each setting, greatest first."""
     import optuna
 
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

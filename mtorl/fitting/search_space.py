@@ -1,15 +1,12 @@
-"""The hyper-parameters that a search may change, and between which bounds: the one definition that every search reads.
+"""The hyper-parameters that a search may change, and their bounds: the one definition that every search reads.
 
-`mtorl search` (Optuna, on a laptop) and the Katib experiment of manifests/katib are both made of `SPACE`; so is the
-table of docs/training.md (`table`).
-
-What is here changes how well the network predicts users that it has not seen. What is not here, and why:
+`mtorl search` (Optuna, on a laptop), the Katib experiment of manifests/katib and the table of docs/training.md are made
+of `SPACE`. Not in it:
 
     lam         The preference term makes the clone of the log a worse one, on purpose. By any measure of how well the
                 log is predicted, its best weight is zero.
-    epochs      The length of the learning rate's fall. Early stopping finds the best epoch of each trial; a search is
-                made with the number of epochs that the training will have.
-    seed        Its spread is noise. Choosing the luckiest one would be choosing noise.
+    epochs      The length of the learning rate's fall. Early stopping finds the best epoch of each trial.
+    seed        Its spread is noise; choosing the luckiest one would be choosing noise.
     averaging, clip, heads, patience
                 Thirty trials say little enough about eight settings.
     convolutions, attention
@@ -28,21 +25,12 @@ Scale = Literal["linear", "log", "choice"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A field of `TrainConfig` and the values that it may take.
-
-    Attributes:
-        name: The field.
-        scale: "linear" or "log" between `low` and `high`, both included; "choice": one of `choices`.
-        meaning: What it is, in a few words.
-        low: Least value; a whole number if the field is one.
-        high: Greatest value.
-        choices: All values.
-    """
+    """A field of `TrainConfig` and the values that it may take."""
 
     name: str
-    scale: Scale
+    scale: Scale  # between `low` and `high`, both included, or "choice"
     meaning: str
-    low: float = 0.0
+    low: float = 0.0  # a whole number if the field is one
     high: float = 0.0
     choices: tuple[int, ...] = ()
 
@@ -54,7 +42,7 @@ class Parameter:
 
     @property
     def default(self) -> int | float:
-        """What a training takes without a search."""
+        """Value of a training without a search."""
         value: int | float = getattr(TrainConfig(), self.name)
         return value
 
@@ -84,7 +72,7 @@ SPACE = (
 
 
 def defaults() -> dict[str, int | float]:
-    """The settings of a training without a search."""
+    """Settings of a training without a search."""
     return {parameter.name: parameter.default for parameter in SPACE}
 
 

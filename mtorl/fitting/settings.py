@@ -1,9 +1,9 @@
-"""Settings of a training that somebody has chosen: a mapping in YAML or JSON, as `mtorl search` writes it.
+"""Chosen settings of a training: a mapping in YAML or JSON, as `mtorl search` writes it.
 
     config = with_settings(TrainConfig(epochs=15), read_settings(Path("best/settings.yaml").read_text()))
 
-Only what decides how good the model becomes can be set so. Epochs, seed and the machine's side (device, precision,
-checkpoints) are said where a training is started.
+Only what decides how good the model becomes can be set. Epochs, seed and the machine's side (device, precision,
+checkpoints) are arguments where a training is started.
 """
 
 from __future__ import annotations
@@ -43,14 +43,7 @@ class SettingsError(ValueError):
 
 
 def read_settings(text: str) -> Settings:
-    """The settings of a text; an empty one has none.
-
-    Args:
-        text: A mapping of names to numbers, in YAML or JSON.
-
-    Raises:
-        SettingsError: it is none, or has a name or a value that can't be.
-    """
+    """Settings of a text, in YAML or JSON; an empty one has none. SettingsError for an unknown name or value."""
     try:
         values = plain_values(text)
     except ValueError as error:
@@ -63,11 +56,7 @@ def read_settings(text: str) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """The settings of a file.
-
-    Raises:
-        SettingsError: it can't be read, or see `read_settings`.
-    """
+    """Settings of a file; SettingsError names the file."""
     try:
         return read_settings(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -77,11 +66,7 @@ def load_settings(path: Path) -> Settings:
 
 
 def parse_settings(pairs: Iterable[str]) -> Settings:
-    """The settings of "name=value" words, as a command line has them; numbers in any notation.
-
-    Raises:
-        SettingsError: a word is none, or has a name or a value that can't be.
-    """
+    """Settings of "name=value" words, as a command line has them; numbers in any notation."""
     values: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -94,11 +79,7 @@ def parse_settings(pairs: Iterable[str]) -> Settings:
 
 
 def with_settings(config: TrainConfig, settings: Settings) -> TrainConfig:
-    """A training with these settings.
-
-    Raises:
-        SettingsError: they are out of range, or do not fit together.
-    """
+    """A training with these settings; SettingsError if they are out of range, or do not fit together."""
     try:
         return replace(config, **settings)  # type: ignore[arg-type]
     except ValueError as error:

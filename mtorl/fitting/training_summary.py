@@ -1,9 +1,7 @@
-"""What an artifact says of its training data: encoder, users, channel uses and costs, a reference for drift.
+"""Training data as an artifact describes it: encoder, users, channel uses and costs, a reference for drift.
 
-A summary of a windows folder makes the policy that is saved:
-
-    summary = TrainingSummary.of(windows)
-    policy = summary.policy("challenger", "mtorl", network, params, metrics, summary.drift_thresholds())
+summary = TrainingSummary.of(windows)
+policy = summary.policy("challenger", "mtorl", network, params, metrics, summary.drift_thresholds())
 """
 
 from __future__ import annotations
@@ -55,11 +53,7 @@ class TrainingSummary:
 
     @classmethod
     def of(cls, windows: str) -> TrainingSummary:
-        """Read a windows folder.
-
-        Raises:
-            WindowError: it has no training users.
-        """
+        """Read a windows folder; WindowError if it has no training users."""
         uses: Counter[str] = Counter()
         highest: dict[str, float] = {}
         reference, users = pd.DataFrame(), []

@@ -1,4 +1,4 @@
-"""One trial of a search: train one network with some settings, and say how well it predicts validation users.
+"""One trial of a search: train one network with some settings, and measure how well it predicts validation users.
 
     trials = Trials(windows)                                 # windows that are read once
     result = trials.run(TrainConfig(lr=0.01), on_epoch)      # result.loss
@@ -7,21 +7,16 @@
 
     loss = action + 2 reward + 0.3 cost        of validation users, in the epoch whose weights are kept
 
-and not the loss that the trial trains with: its weights are part of the search, and whoever may choose the weights of a
-loss can make it small without predicting anything better.
+and not the loss that the trial trains with: its weights are part of the search, and chosen weights can make a loss
+small without predicting anything better.
 
-Policy value is what counts in the end, and would be too noisy to choose by. A tenth of the users are validation users;
-for 600 of them with 12 touchpoints each, one click in nine and importance weights of 2, the standard error of an
-off-policy estimate is 5 % of the value, which is as much as settings move it: the best of thirty estimates would mostly
-be the luckiest. The loss of every logged step is far less noisy. But it is another thing than value: on the simulator a
-search lowered it and gained no value (docs/training.md). So what a search finds is a candidate like any other, and the
-gate has the last word.
+Policy value would be too noisy to choose by. For 600 validation users with 12 touchpoints each, one click in nine and
+importance weights of 2, the standard error of an off-policy estimate is 5 % of the value, which is as much as settings
+move it. But loss is another thing than value: on the simulator a search lowered it and gained no value
+(docs/training.md). So the settings that a search finds are a candidate like any other, and the gate decides.
 
-Training users are fitted, validation users choose the epoch and the settings. No row of a test user is used, so the
-evaluation on test users and the gate stay honest, however long the search was.
-
-A trial trains one network and not the ensemble that an artifact holds: the members differ in their seed alone, and half
-the time is twice the trials.
+No row of a test user is used, so the evaluation on test users and the gate stay honest, however long the search was. A
+trial trains one network and not the ensemble: the members differ in their seed alone.
 """
 
 from __future__ import annotations
@@ -50,7 +45,7 @@ OnEpoch = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How good a trial was, on validation users."""
+    """Losses of a trial on validation users."""
 
     loss: float  # what a search minimises
     terms: dict[str, float]  # loss of each head
@@ -82,7 +77,6 @@ class Trials:
         """Train with some settings.
 
         Args:
-            config: The settings.
             on_epoch: See `OnEpoch`. What it raises ends the trial.
 
         Raises:
@@ -110,7 +104,7 @@ class Trials:
         )
 
     def _encoder(self) -> tuple[Encoder, int]:
-        """What the training itself would encode with, and the number of channels."""
+        """The encoder that the training itself would fit, and the number of channels."""
         for file in self._files:
             table = WindowTable.load(self.windows, "train", file)
             if len(table.rows):
@@ -119,9 +113,5 @@ class Trials:
 
 
 def objective(row: dict[str, float]) -> float:
-    """The objective of an epoch.
-
-    Args:
-        row: Its row of the training's history.
-    """
+    """The objective of an epoch, from its row of the training's history."""
     return sum(weight * row[f"val_{name}"] for name, weight in WEIGHTS.items())

@@ -3,8 +3,8 @@
     FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
     torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
-What another attempt can't mend is reported (`mtorl.runtime.progress.input_error`) and no failure of the process: its
-launcher would start all of them again. Every other error is one.
+An error that another attempt would meet too is reported (`mtorl.runtime.progress.input_error`) and no failure of the
+process: its launcher would start all of them again.
 """
 
 from __future__ import annotations
@@ -53,11 +53,7 @@ class FitTask:
 
 
 def main(task: str) -> None:
-    """Train, together with the other processes.
-
-    Args:
-        task: File of a `FitTask`.
-    """
+    """Train a `FitTask`'s file, together with the other processes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         FitTask.load(Path(task)).run()

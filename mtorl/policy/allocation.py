@@ -1,7 +1,6 @@
 """Where a budget goes: between channels (prices that reweight a policy) and between users (which exposures to buy).
 
-Channel level. Each opportunity b may go to one channel c, or to none. With budgets per opportunity W_c and W, the best
-that any allocation y can do is the linear programme
+With budgets per opportunity W_c and W, the best allocation y of opportunities b to channels c is the linear programme
 
     max  mean_b sum_c y_bc gain_bc      such that   y_bc >= 0,   sum_c y_bc <= 1                 each opportunity
                                                     mean_b y_bc cost_bc <= W_c                   each channel
@@ -9,19 +8,15 @@ that any allocation y can do is the linear programme
 
 Its dual variables are prices, in gain per currency unit: lambda for the total, lambda_c more on channel c. An
 opportunity then goes where gain - (lambda + lambda_c) * cost is highest, if that is not negative: the decision rule.
-Prices are all that serving needs, a row of C numbers (`Prices.row_1C`) for `decide(price_BC=...)`:
 
     best = best_allocation(gain_BC, cost_BC, budgets)                          the upper bound, and its prices
     deployed = policy_allocation(logits_BC, gain_BC, cost_BC, params, budgets) prices for the rule that is deployed
     deployed.gain / gain_bound(gain_BC, cost_BC, budgets, best.prices)         what share of the possible it earns
+    decide(..., price_BC=deployed.prices.row_1C)                               in serving
 
-The deployed rule pays for moving away from the logging policy and explores, so at the prices of the linear programme it
-would not meet the budgets; it gets prices of its own. Any prices bound the gain of *every* allocation from above (weak
-duality), at the cost of one pass over the rows. So large data needs no large programme: solve a random sample of
-10,000 rows, and let `gain_bound` on all rows say how far from the best these prices can be.
-
-User level. With one channel an opportunity, the programme is a fractional knapsack: buy in the order of gain per cost
-until the budget is gone (Dantzig 1957). `select_exposures` does that for a batch.
+The deployed rule pays for moving away from the logging policy and explores, so it needs prices of its own. Any prices
+bound the gain of *every* allocation from above (weak duality), at the cost of one pass over the rows. For large data,
+solve a random sample of 10,000 rows and let `gain_bound` on all rows say how far from the best its prices can be.
 
 All sums are expectations of the predictions. A ledger, not a price, keeps actual spend below a budget.
 
@@ -68,14 +63,14 @@ class Prices:
 
     @property
     def row_1C(self) -> Floats:
-        """What an exposure on each channel pays, for `decide(price_BC=...)`."""
+        """Price of an exposure on each channel, for `decide(price_BC=...)`."""
         row: Floats = (self.total + self.channel_C)[None]
         return row
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Who gets exposed where, at which prices; `gain` and `spend_C` are per opportunity, never above the budgets."""
+    """Shares of each opportunity and their prices; `gain` and `spend_C` are per opportunity, within the budgets."""
 
     prices: Prices
     share_BC: Floats  # probability that the opportunity is spent on the channel; the rest of a row is no exposure
@@ -84,18 +79,11 @@ class Allocation:
 
 
 def best_allocation(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> Allocation:
-    """Solve the linear programme (HiGHS, interior point with crossover).
-
-    Time and memory grow a little faster than the number of rows; see the module for what to do with many.
+    """Solve the linear programme (HiGHS, interior point with crossover), in a little more than linear time.
 
     Args:
-        gain_BC: Expected gain; a negative estimate is read as zero, as in the decision rule. A channel that an
-            opportunity cannot use gets zero.
+        gain_BC: Expected gain; a negative estimate is read as zero. A channel that an opportunity cannot use gets zero.
         cost_BC: Expected cost, currency units, >= 0.
-        budgets: What may be spent.
-
-    Returns:
-        The best allocation, with the dual variables of the budgets as its prices.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or a cost is negative.
@@ -145,19 +133,12 @@ def policy_allocation(
 ) -> Allocation:
     """Find the prices at which the decision rule itself meets the budgets, and how they reweight its channels.
 
-    A price on one channel lowers the spend there and moves some of it to the others, never the other way round. So
-    prices start at the total's and only rise: a channel above its budget gets the lowest price that brings it within,
-    and that is repeated until none is above. This climbs to the lowest prices that meet all channel budgets. Around it,
-    `solve_price` looks for the total's.
+    A price on one channel lowers the spend there and raises it elsewhere. So prices start at the total's and only rise:
+    a channel above its budget gets the lowest price that brings it within, until no channel is above. That climbs to
+    the lowest prices that meet all channel budgets. Around it, `solve_price` looks for the total's.
 
     Args:
-        logits_BC: Action head, as for `decide`.
-        gain_BC: Expected gain.
-        cost_BC: Expected cost, currency units.
         params: The policy; its own price is not used.
-        budgets: What may be spent.
-        tolerance: A budget with a price is spent down to (1 - tolerance) of it. Few rows may jump over this band and
-            end below.
 
     Raises:
         ValueError: as `decide`; or a budget cannot be met.
@@ -198,7 +179,7 @@ def policy_allocation(
 
 
 def gain_bound(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets, prices: Prices) -> float:
-    """What no allocation within the budgets can exceed, gain per opportunity: the dual function at these prices.
+    """Upper bound of the gain per opportunity within the budgets: the dual function at these prices.
 
         mean_b max(0, max_c gain_bc - (lambda + lambda_c) cost_bc)  +  sum_c lambda_c W_c  +  lambda W
 
@@ -217,17 +198,17 @@ def gain_bound(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets, prices:
 
 
 def select_exposures(gain_B: ArrayLike, cost_B: ArrayLike, budget: float) -> tuple[Bools, float]:
-    """Choose the exposures that a budget buys, best gain per cost first, until the next one does not fit.
+    """Choose the exposures that a budget buys, best gain per cost first (fractional knapsack, Dantzig 1957).
 
     Args:
-        gain_B: Expected gain of each exposure; those without any are never bought.
+        gain_B: Expected gain; exposures without any are never bought.
         cost_B: Expected cost, currency units, >= 0.
-        budget: For all of them together, currency units.
+        budget: For all exposures together, currency units.
 
     Returns:
-        bought_B, whose cost is never above the budget and whose gain is less than one exposure's below the best that a
-        budget can buy; and the price: the gain per currency unit of the first that did not fit, 0 if all did. What
-        earns more than the price is bought. Some that earn exactly the price may be: ties go in order of rows.
+        bought_B, whose cost is never above the budget and whose gain is less than one exposure's below the optimum, and
+        the price: gain per currency unit of the first exposure that did not fit, 0 if all did. Exposures that earn more
+        than the price are bought; at exactly the price, in order of rows.
 
     Raises:
         ValueError: shapes differ, a value is not finite, or a cost or the budget is negative.
@@ -253,7 +234,7 @@ def select_exposures(gain_B: ArrayLike, cost_B: ArrayLike, budget: float) -> tup
 
 
 def _checked(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> tuple[Floats, Floats]:
-    """Both as arrays, with no gain below zero."""
+    """Gain and cost as arrays, with no gain below zero."""
     gain = expected_utility(gain_BC, cost_BC, 0.0)  # checked, and negative gains set to zero, as the decision rule does
     if not len(gain):
         raise ValueError("gain_BC has no rows")

@@ -8,16 +8,13 @@ Numpy only and without state: training, off-policy evaluation, the simulator and
     channel      = inverse of the cumulative probability at u        u in [0, 1) is supplied: a decision can be replayed
     expose       = utility of that channel >= 0
 
-:func:`decide` does all of it. The last line alone, for a channel that somebody else chose, is :func:`appraise`.
-
 The tilt is the closed form of "raise the expected utility, and pay for moving away from the logging policy in KL
 divergence": beta = 0 repeats the logging policy as the action head learned it, a large beta takes the best utility.
-``scale`` puts beta in units that mean the same on every data set: it is the typical spread of utility *between the
-channels of one decision*, measured on held-out data (:func:`utility_scale`). Spread between users is left out on
-purpose; it cancels in the softmax of a row.
+``scale`` puts beta in units that mean the same on every data set: the typical spread of utility *between the channels
+of one decision* (:func:`utility_scale`). Spread between users cancels in the softmax of a row.
 
-The mixture keeps every candidate's probability at or above epsilon / candidates. That floor bounds the importance
-weights of any later off-policy estimate that reads these logs.
+The mixture keeps every candidate's probability at or above epsilon / candidates, which bounds the importance weights of
+later off-policy estimates.
 
 Shapes: B batch, C channels.
 """
@@ -64,7 +61,7 @@ class PolicyParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PolicyParams:
-        """Read what :meth:`to_dict` wrote; a name that is not a field is an error."""
+        """Build from plain numbers; a name that is not a field is an error."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown policy parameter: {', '.join(unknown)}")
@@ -73,7 +70,7 @@ class PolicyParams:
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision a row. What ends in ``_B`` belongs to the chosen channel, what ends in ``_BC`` to each."""
+    """One decision a row. Fields in ``_B`` belong to the chosen channel, fields in ``_BC`` to each."""
 
     channel_B: NDArray[np.int64]
     propensity_B: Floats
@@ -109,8 +106,6 @@ def decide(
     """Choose a channel for each row and say whether to spend on it.
 
     Args:
-        forecast: What the model expects.
-        params: The policy.
         u_B: One number in [0, 1) a row.
         candidates_BC: Which channels may be chosen; all of them when None.
         price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
@@ -150,7 +145,7 @@ def decide(
 
 @dataclass(frozen=True)
 class Appraisal:
-    """What an exposure on one channel a row is worth."""
+    """Value of an exposure on one channel a row."""
 
     expected_gain_B: Floats
     expected_cost_B: Floats
@@ -165,17 +160,10 @@ def appraise(
     channel_B: ArrayLike,
     price_BC: ArrayLike | None = None,
 ) -> Appraisal:
-    """Say for each row whether its given channel is worth an exposure.
-
-    Args:
-        gain_BC: Expected gain of each channel; a negative estimate is read as zero.
-        cost_BC: Expected cost of each channel, >= 0.
-        params: The policy.
-        channel_B: Position of a channel, one for each row.
-        price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
+    """Value an exposure on the given channel of each row; arguments as in :func:`decide`.
 
     Raises:
-        ValueError: shapes differ, a value is not finite, a cost is negative, or a position is no channel's.
+        ValueError: as in :func:`decide`, or a position is no channel's.
     """
     utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
     channel = np.asarray(channel_B)
@@ -207,23 +195,16 @@ def action_probabilities(
     params: PolicyParams,
     price_BC: ArrayLike | None = None,
 ) -> tuple[Floats, Bools]:
-    """The whole policy at each row, before u draws from it: what off-policy evaluation and budget search read.
+    """Probability of choosing each channel, and whether money would be spent if that channel were chosen.
 
-    Takes the arguments of :func:`decide` without u and candidates.
-
-    Returns:
-        ``probs_BC``, the probability of choosing each channel (rows sum to one), and ``expose_BC``, whether money would
-        be spent if that channel were chosen.
+    This is the whole policy of :func:`decide`, before u draws from it.
     """
     utility_BC = expected_utility(forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC)
     return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
 
 
 def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike) -> float:
-    """Root mean square deviation of gain from its row's mean: how much the choice of channel typically matters.
-
-    Returns 1.0 when the channels do not differ at all, where any scale gives the same policy.
-    """
+    """Root mean square deviation of gain from its row's mean; 1.0 if channels do not differ at all."""
     utility_BC = expected_utility(gain_BC, cost_BC, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0
@@ -232,7 +213,7 @@ def utility_scale(gain_BC: ArrayLike, cost_BC: ArrayLike) -> float:
 def choice_probabilities(
     logits_BC: ArrayLike, utility_BC: Floats, params: PolicyParams, candidates_BC: ArrayLike | None = None
 ) -> Floats:
-    """The tilt and the exploration mixture; see the top of this module."""
+    """The tilt and the exploration mixture of the module's docstring."""
     logits: Floats = np.asarray(logits_BC, dtype=np.float64)
     if logits.shape != utility_BC.shape:
         raise ValueError(f"logits_BC must have shape {utility_BC.shape}, got {logits.shape}")

@@ -43,7 +43,7 @@ class Exploration(StrictModel):
 
 
 class Choice(NamedTuple):
-    """What a policy chose, and with which probabilities."""
+    """A policy's choice, with its probabilities."""
 
     channel: str
     expose: bool
@@ -54,16 +54,14 @@ class Choice(NamedTuple):
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:
-    """Take a decision by chance, for some v.
+    """Explore a decision for some v.
 
     Args:
-        choice: What the policy chose.
-        how: How much is explored.
         candidates: Channels on offer; the chosen one is among them.
         v: Of this decision alone, in [0, 1).
 
     Returns:
-        What is chosen, with the probabilities of policy and exploration together; and whether it was explored.
+        The choice, with the probabilities of policy and exploration together; and whether it was explored.
     """
     explored = v < how.share
     mixture = _exposure(choice, how.share) if how.scope == "exposure" else _mixture(choice, how, candidates)

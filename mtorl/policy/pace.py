@@ -1,7 +1,7 @@
-"""How the spend of a paced account compares with what its plan wants spent by now: for people, it decides nothing.
+"""Spend of a paced account against its plan, for metrics only; no decision reads it.
 
-An account is ahead or behind by 1 where the gap is so large that pacing already plans to spend nothing, or twice what
-the schedule says (`mtorl.policy.pacing`).
+An account is ahead or behind by 1 where the gap is so large that pacing already plans to spend nothing, or twice the
+schedule (`mtorl.policy.pacing`).
 """
 
 from __future__ import annotations
@@ -14,39 +14,29 @@ from mtorl.policy.periods import Period
 
 
 class Pace(NamedTuple):
-    """A paced account now.
-
-    Attributes:
-        arm: Whose it is.
-        campaign: For which campaign; "*" is any.
-        channel: Likewise.
-        period: Of its budget.
-        planned: What the plan wants spent by now, currency units.
-        committed: What is spent and reserved, currency units.
-        largest_gap: The gap at which pacing does all that it can, currency units.
-    """
+    """A paced account now; money in currency units."""
 
     arm: str
-    campaign: str
+    campaign: str  # "*" is any, as for the channel
     channel: str
     period: Period
-    planned: float
-    committed: float
-    largest_gap: float
+    planned: float  # by now
+    committed: float  # spent and reserved
+    largest_gap: float  # at which pacing does all that it can
 
     @classmethod
     def of(cls, arm: str, campaign: str, channel: str, period: Period, plan: Plan, state: State) -> Self:
-        """That of a plan, at its last update."""
+        """The account of a plan, at its last update."""
         return cls(arm, campaign, channel, period, plan.scheduled(state.at), state.spent, plan.largest_gap)
 
     @property
     def ahead(self) -> float:
-        """By how much more is spent than planned, in units of the largest gap; negative: less is."""
+        """Spend above the plan, in units of the largest gap; negative where spend is below."""
         return (self.committed - self.planned) / self.largest_gap
 
 
 def extremes(paces: Iterable[Pace]) -> dict[tuple[str, Period], tuple[float, float]]:
-    """How far any account of an arm and period is ahead, and how far any is behind, at most; 0: none is."""
+    """Largest distance ahead and behind, of all accounts of an arm and period; 0 where none is."""
     found: dict[tuple[str, Period], tuple[float, float]] = {}
     for pace in paces:
         ahead, behind = found.get((pace.arm, pace.period), (0.0, 0.0))

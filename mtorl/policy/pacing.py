@@ -5,44 +5,33 @@
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
 
-The clock may be time or, where it is known how many there will be, the number of opportunities so far. The multiplier
-mu is the price in units of the one to begin with. Adaptive pacing (Balseiro & Gur 2019, "Learning in repeated auctions
-with budgets: regret minimization and equilibrium", Management Science 65(9)) moves it by the gap between the spend z_t
-and its target rho_t, a subgradient step on the dual of the budget:
+The clock is time or, where their number is known, the opportunities so far. The multiplier mu is the price in units of
+the first price. Adaptive pacing (Balseiro & Gur 2019, "Learning in repeated auctions with budgets: regret minimization
+and equilibrium", Management Science 65(9)) moves it by the gap between the spend z_t and its target rho_t, a
+subgradient step on the dual of the budget:
 
     mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t))
 
-Here three things are different:
+Three things are different here:
 
-- *Target.* Theirs is the same for every auction. Here it is what the schedule wants between two updates, and a
-  correction that would close the gap of *cumulative* spend while the next HORIZON of the budget is scheduled; it at
-  most doubles the pace, or stops it. Without the correction, mu = mu_0 + eps * (spend - schedule): in a market that has
-  become dearer for good, only a lasting gap would hold the higher price up. (In a controller's terms, their step makes
-  the price proportional to the gap, and the correction adds the integral.)
-- *Step.* It multiplies 1 + mu instead of adding to mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, "The best
-  of many worlds: dual mirror descent for online allocation problems", Operations Research 71(1)). Spend answers to
-  relative changes of the price. If the plan's price is wrong, a constant step is too small for a price that must
-  triple, and too large for one that must fall to a third.
-- *Units.* Spend counts in shares of the budget, and the clock is the share scheduled so far:
+- *Target.* Scheduled spend between two updates, plus a correction that would close the gap of *cumulative* spend while
+  the next HORIZON of the budget is scheduled; it at most doubles the pace, or stops it. Without the correction only a
+  lasting gap would hold a higher price up (in a controller's terms: the step is proportional, the correction integral).
+- *Step.* It multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, "The best of many worlds: dual
+  mirror descent for online allocation problems", Operations Research 71(1)), since spend answers to relative changes of
+  the price.
+- *Units.* Spend counts in shares of the budget, and the clock is the share scheduled so far, in any currency and for
+  short, long and quiet intervals alike. A missed update only makes the next interval longer.
 
       1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
 
-  This means the same in any currency, for short and long intervals and in quiet hours. A missed update only makes the
-  next interval longer.
+Where one exposure is a large part of the budget, spend is noise for a while, and so would be the price. So both
+REACTION and HORIZON are at least GRAINS of the highest cost of one exposure.
 
-Where one exposure is a large part of the budget, spend is noise for a while, and a price that follows it is noise as
-well, which costs gain: two arms of one policy would differ by their sizes. So both REACTION and HORIZON are at least
-GRAINS of the highest cost of one exposure.
-
-A plan may begin in the middle: at `since`, when `before` was already spent. What is left is then scheduled over what is
-left of the times. That is how a plan is changed while it runs.
-
-Spend between two updates moves no price, so in the worst case the gap grows by about the share that is scheduled there:
-update at least every half percent of the budget. The best schedule is the spend expected at a constant price; expected
-traffic is close to it.
-
-The ledger keeps the cap. The plan adds that what is planned never exceeds what is left, and that with nothing left the
-price is one that no exposure can earn.
+A plan that is changed while it runs begins at `since`, when `before` was already spent, and schedules the rest over the
+rest. Update at least every half percent of the budget: spend between two updates moves no price. The best schedule is
+the spend expected at a constant price; expected traffic is close to it. The ledger keeps the cap; the plan adds that
+with nothing left the price is one that no exposure can earn.
 """
 
 from __future__ import annotations
@@ -66,7 +55,7 @@ STOP_MULTIPLIER = 1e6  # once the budget is gone
 
 @dataclass(frozen=True)
 class State:
-    """What is kept between two updates."""
+    """State between two updates."""
 
     at: float  # the clock at the last update, in the unit of the plan's times
     spent: float  # currency units, spent or reserved until then
@@ -85,13 +74,13 @@ class State:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_dict` wrote."""
+        """Build from plain numbers."""
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which share of a budget should be spent by when."""
+    """Share of a budget to be spent by each time."""
 
     times: tuple[float, ...]  # ascending, any unit
     shares: tuple[float, ...]  # to be spent by then; from 0 to 1, in between by straight lines
@@ -106,7 +95,7 @@ class Schedule:
 
     @classmethod
     def even(cls, start: float, end: float) -> Self:
-        """The same share in every stretch of the same length."""
+        """The same share in every period of the same length."""
         return cls((start, end), (0.0, 1.0))
 
     @classmethod
@@ -114,7 +103,6 @@ class Schedule:
         """Spend in proportion to expected traffic.
 
         Args:
-            traffic: Opportunities expected between two edges each, in any unit.
             edges: Ascending times, one more than traffic.
         """
         expected = np.asarray(traffic, dtype=np.float64)
@@ -124,7 +112,7 @@ class Schedule:
         return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
 
     def share(self, at: float) -> float:
-        """What should be spent by a time."""
+        """Share to be spent by a time."""
         if at <= self.times[0]:
             return 0.0
         if at >= self.times[-1]:
@@ -136,10 +124,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """A budget, and when to spend it.
-
-    It may be replaced while it runs, say with a larger budget: a state goes on under the new plan.
-    """
+    """A budget and its schedule. It may be replaced while it runs, for instance with a larger budget."""
 
     budget: float  # currency units
     schedule: Schedule
@@ -155,47 +140,43 @@ class Plan:
 
     @property
     def size(self) -> float:
-        """What it has to spend, currency units."""
+        """Currency units that it has to spend."""
         return self.budget - self.before
 
     @property
     def largest_gap(self) -> float:
-        """The gap to the schedule at which the pace is doubled, or nothing is to be spent, currency units."""
+        """Gap to the schedule at which the pace is doubled, or no spend is planned, currency units."""
         return self._at_least(HORIZON) * self.size
 
     def start(self, price_unit: float) -> State:
-        """The state at its beginning, with the price to begin with: gain per currency unit."""
+        """The first state, with the first price: gain per currency unit."""
         at = max(self.since, self.schedule.times[0])
         return State(at, self.before, multiplier=1.0, price_unit=price_unit)
 
     def scheduled(self, at: float) -> float:
-        """What the schedule wants spent by a time, currency units."""
+        """Spend that the schedule wants by a time, currency units."""
         first = self.schedule.share(self.since)
         share = (self.schedule.share(at) - first) / (1.0 - first) if first < 1.0 else 1.0
         return self.before + self.size * max(share, 0.0)
 
     def planned(self, state: State, until: float) -> float:
-        """What to spend from the last update until a time, currency units: rho_t, never more than is left."""
+        """Spend to plan from the last update until a time, currency units: rho_t, never more than is left."""
         gap = (state.spent - self.scheduled(state.at)) / self.size
         pace = 1.0 - min(max(gap / self._at_least(HORIZON), -1.0), 1.0)
         wanted = pace * (self.scheduled(until) - self.scheduled(state.at))
         return min(wanted, max(self.budget - state.spent, 0.0))
 
     def price(self, state: State) -> float:
-        """The price to publish until the next update: gain that one currency unit must earn."""
+        """Price until the next update: gain that one currency unit must earn."""
         return state.price_unit * (state.multiplier if state.spent < self.budget else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
-        """Move the price by what has been spent since the last update.
+        """Move the price by the spend since the last update.
 
         Args:
-            state: After the last update; there may have been a long time since.
             at: The time that `spent` belongs to. A report older than the state changes nothing.
-            spent: Currency units since the budget began, reservations included. It may fall: reservations are
+            spent: Currency units since the budget began, reservations included; it falls when reservations are
                 cancelled.
-
-        Raises:
-            ValueError: a number is not finite.
         """
         if not (isfinite(at) and isfinite(spent)):
             raise ValueError(f"at and spent must be finite, got {at} and {spent}")

@@ -25,7 +25,7 @@ _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
 
 
 def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
-    """When the period that holds at a time began, and when it ends; (0, FOREVER) for "total"."""
+    """Beginning and end of the period that holds at a time; (0, FOREVER) for "total"."""
     if period == "total":
         return 0, FOREVER
     local = datetime.fromtimestamp(now, zone(timezone))
@@ -43,18 +43,15 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 
 
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
-    """The period in force at a time, as `period_at`, after the one that was seen last, whatever its time zone was.
+    """The period in force at a time, as `period_at`, after the last period that an account had, in any time zone.
 
-    That one goes on until it is over, and until the next may begin: so neither a change of the time zone nor a clock
-    that was ahead begins two periods within one. It is given the end of the calendar's period at `now`, where the same
-    question is asked again.
+    The last period goes on until it is over and until the next may begin, so neither a change of the time zone nor a
+    clock that was ahead begins two periods within one. Its end is then that of the calendar's period at `now`.
 
     Args:
-        period: What kind.
-        timezone: In which the next begins.
-        start: When the period that was seen last began.
-        until: When it was to end; 0: it is not known.
-        now: The time.
+        timezone: In which the next period begins.
+        start: When the last period began.
+        until: When it was to end; 0 if that is not known.
     """
     next_start, end = period_at(period, timezone, now)
     begins = until <= now and next_start - start >= _SHORTEST[period]

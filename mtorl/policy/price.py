@@ -1,13 +1,8 @@
 """Spending under a budget: the price at which a policy's spend fits.
 
 The paper's Lagrangian penalises cost with a multiplier s. Here that multiplier is the `price` of the decision rule: an
-exposure must earn `price` of gain per currency unit. A higher price spends less, so bisection finds the price of a
-budget:
-
-    price = solve_price(spend, budget)      # spend: price -> expected spend of the policy at that price
-
-Budgets of several channels, and what to do with the prices, are in `allocation.py`; prices that follow spend, in
-`pacing.py`. What share of the gain a share of the money buys is in `mtorl/evaluation/budget_curve.py`.
+exposure must earn `price` of gain per currency unit. A higher price spends less, so bisection finds a budget's price.
+Budgets of several channels: `allocation.py`. Prices that follow spend: `pacing.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ _MAX_PRICE = 2.0**100
 
 
 def solve_price(spend: Callable[[float], float], budget: float, tolerance: float = 1e-3) -> float:
-    """Find the lowest price, up to the tolerance, at which a policy's spend is within a budget.
+    """Find the lowest price, up to the tolerance, at which a policy's spend is within a budget; 0 if it does not bind.
 
     Args:
         spend: Expected spend at a price. It should not rise with the price. A policy that also moves between channels
@@ -28,9 +23,6 @@ def solve_price(spend: Callable[[float], float], budget: float, tolerance: float
         budget: In the unit of `spend`, for instance currency units per opportunity.
         tolerance: Good enough: spend between (1 - tolerance) * budget and budget. Spend that jumps over this band, as
             that of few rows may, ends just behind the jump and below the band.
-
-    Returns:
-        The price; 0 if the budget does not bind. Spend at it never exceeds the budget.
 
     Raises:
         ValueError: the budget is not positive, or no price brings spend within it.

@@ -1,4 +1,4 @@
-"""When a budget is to be spent: from what an experiment file says of a budget to the plan that paces it.
+"""The time over which an experiment file wants a budget spent, as the plan that paces it.
 
     pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # nights are quiet
     plan = Plan(500.0, pacing.schedule("day", "UTC", midnight, time.time()))
@@ -75,11 +75,7 @@ class Pacing(StrictModel):
         return self
 
     def check(self, period: str) -> None:
-        """Whether it fits a budget's period.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """Raise ValueError unless it fits a budget's period."""
         ends = self.start is not None or self.opportunities is not None
         if (period == "total") != ends:
             what = "start and end, or opportunities"
@@ -87,11 +83,9 @@ class Pacing(StrictModel):
             raise ValueError(f"a budget with period {period} {rule}")
 
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
-        """When to spend, where time is the clock.
+        """The schedule of a budget whose clock is time.
 
         Args:
-            period: Of the budget: total, day or hour.
-            timezone: Of the budget, an IANA name.
             began: When the present period began.
             now: A time in the period, or just after it. It is longer than usual once, after a change of the time zone.
         """

@@ -35,12 +35,7 @@ class Summary:
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder) -> Summary:
-        """Summarise windows.
-
-        Args:
-            batch: Windows of at most `encoder.window` tokens.
-            encoder: Tells which outcomes and columns there are, and the codes of categories.
-        """
+        """Summarise windows of at most `encoder.window` tokens."""
         history_BP = _history(batch, encoder.window, start=len(encoder.channels))
         there_BP = history_BP >= 0
         channel_BP = np.where(there_BP, batch.prev_channel_N[history_BP], -1)

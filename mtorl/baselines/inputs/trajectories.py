@@ -59,7 +59,7 @@ class Tiles:
 
 
 def returns(reward_B: Floats, ends_B: NDArray[np.bool_]) -> Floats:
-    """Return to go of each touchpoint: what it and the later ones of its journey earned."""
+    """Return to go of each touchpoint."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]
     return_B: Floats = total_B[end_B] - total_B + reward_B
@@ -69,7 +69,7 @@ def returns(reward_B: Floats, ends_B: NDArray[np.bool_]) -> Floats:
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
     """Returns to go of a window's steps if its last step and the later ones are to earn `target`.
 
-    Of an earlier step it is the target and what was earned from that step on.
+    For an earlier step that is the target and the earnings from that step on.
     """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)

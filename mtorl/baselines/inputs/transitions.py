@@ -66,15 +66,7 @@ class Transitions:
 
 
 def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
-    """Which touchpoints are the last of their journey.
-
-    Args:
-        batch: Windows with their targets, one for each touchpoint and in the order of the log.
-        encoder: Of the training windows.
-
-    Raises:
-        WindowError: the batch was built without targets.
-    """
+    """Which touchpoints are the last of their journey, in windows as of `Transitions.of`."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1

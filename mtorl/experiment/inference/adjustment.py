@@ -1,22 +1,22 @@
-"""Regression adjustment: what is known of the users before they meet any arm makes the comparison sharper.
+"""Regression adjustment: covariates that are known before the users meet any arm make the comparison sharper.
 
-A covariate that is known before a user's first decision in the experiment can't depend on the arm. So where the
-challenger's users happen to have more of it, that is the draw's doing, and what it explains of the metric is taken out:
+Such a covariate can't depend on the arm. Where the challenger's users happen to have more of it, that is chance, and
+what it explains of the metric is taken out:
 
     adjusted ratio    R - theta' xbar                    of each arm and stage, with the mean xbar of its users
     of one user       (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
     theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
 
 **One theta for both arms and all stages.** Any theta that settles leaves the lift unbiased, because the arms' means of
-x differ by chance only; the best one depends on the arms' shares (Lin 2013). That of each arm by itself would, in a
+x differ by chance only; the best one depends on the arms' shares (Lin 2013). One of each arm by itself would, in a
 challenger's one per cent, be learnt from a hundred users, and would fit their chance. Learnt from all users together
-(Deng et al. 2013, CUPED), its own error does not count beside that of the lift, and the loss is nothing as long as the
+(Deng et al. 2013, CUPED), its own error does not count beside that of the lift, and nothing is lost as long as the
 arms' users respond to x alike. The interval holds either way: its variance is that of the residuals. Stages count for
 theta by their weight in the lift. Sequences with covariates: Lindon, Ham, Tingley and Bojinov, arXiv:2210.08589, and
 Waudby-Smith et al., arXiv:2103.06476.
 
-A user's x counts once for each stage that it is in, whatever it does there. Who comes back to a later stage may depend
-on the arm; the adjusted lift is then that among users of equal covariates.
+A user's x counts once for each stage that it is in. Returning to a later stage may depend on the arm; the adjusted lift
+is then that among users of equal covariates.
 
 Shapes: as in `sums.py`; K = covariates.
 """
@@ -32,10 +32,9 @@ _DISTINCT = 1e-8
 
 
 def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
-    """What a unit of each covariate adds to the metric, (..., K).
+    """Slopes of the metric on each covariate, (..., K).
 
     Args:
-        sums: Of the users.
         within: `Sums.within`.
         ratio: The metric of each arm and stage, (..., A, S).
         weight: Of each stage in the lift, (..., A, S).
@@ -59,15 +58,14 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
 
 
 def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
-    """What covariates say of each user's metric, with slopes that were learnt from other users, (U,).
+    """Forecast of each user's metric by covariates, with slopes that were learnt from other users, (U,).
 
-    Among a thousand users twenty numbers that say nothing fit the metric a little. So what covariates explain has to be
-    asked of users that no slope was learnt from.
+    Among a thousand users twenty meaningless numbers fit the metric a little, so the explained share has to be measured
+    on users that no slope was learnt from.
 
     Args:
         metric: Numerator and denominator of each user, (U, 2).
         covariates: Of each, without a gap (`standardised`), (U, K).
-        folds: Into how many parts the users are divided; the slopes for each part are those of the others.
     """
     users = np.arange(len(metric))
     fold = np.random.default_rng(0).permutation(users) % folds
@@ -85,13 +83,12 @@ def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
 
 
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
-    """What a user's figures are multiplied with to give its residual, in the unit of the numerator, (..., A, S, F).
+    """Factors of a user's figures that give its residual, in the unit of the numerator, (..., A, S, F).
 
     Args:
         ratio: The metric, (..., A, S).
-        per_user: The denominator of a user, on average, (..., A, S).
+        per_user: Mean denominator of a user, (..., A, S).
         means: Of the covariates, (..., A, S, K).
-        theta: `slopes`.
     """
     metric = np.stack([np.ones_like(ratio), -ratio], -1)
     if not means.shape[-1]:
@@ -102,7 +99,7 @@ def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> F
 
 
 def covariate_means(sums: Sums) -> Floats:
-    """Means of the covariates of each arm and stage, (..., A, S, K); 0 where nobody is."""
+    """Means of the covariates of each arm and stage, (..., A, S, K); 0 without users."""
     users = sums.users[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
         means: Floats = np.where(users > 0, sums.totals[..., COVARIATES:] / users, 0.0)
@@ -117,13 +114,10 @@ def figures_with(metric: Floats, covariates: Floats) -> Floats:
 
 
 def standardised(columns: Floats) -> Floats:
-    """Covariates that numbers can be added up of without a loss, and with a mark for users who have none.
+    """Covariates, (R, K), with mean 0 and standard deviation 1, so that sums lose no digits; this changes no lift.
 
-    Each has mean 0 and standard deviation 1, which changes no lift. Who has none gets the mean and, in a column of its
-    own, a 1, so that the metric of such users is whatever it is.
-
-    Args:
-        columns: Of each user or row, NaN where it has none, (R, K).
+    NaN, a user without the covariate, becomes the mean and a 1 in a column of its own, so that the metric of such users
+    is whatever it is.
     """
     missing = np.isnan(columns)
     marks = {column.tobytes(): column for column in missing.T if column.any()}  # of one source, often all alike

@@ -2,18 +2,15 @@
 
     figures *= user_weights(decisions)[:, None]         # numerator and denominator alike
 
-A probe, a bot or an id that many visitors share makes as many decisions as it likes: 40 % of an arm's are one user,
-whose ratio then is the arm's. So a user counts as `HEAVIEST` typical users at most. Its ratio stays what it is, and
-weighs less.
+A probe, a bot or an id that many visitors share may make 40 % of an arm's decisions, and its ratio then is the arm's.
+So a user counts as `HEAVIEST` typical users at most. Its ratio stays, and weighs less.
 
     typical       median decisions of a user in the stage, of all arms together; bots hardly move it. Of a stage of few
                   users: at most the median of all stages
     weight        min(1, HEAVIEST * typical / decisions)
-    the metric    sum(weight N) / sum(weight D): per decision, of users who count as HEAVIEST typical ones at most
 
-The bound is fixed, the same in all arms, and knows numbers of decisions alone, no outcome. An arm that makes its users
-decide oftener gives its busy users less weight, by which lifts differ a little (docs/limitations.md). It needs each
-user's sums and not the order of its decisions.
+The bound is fixed, the same in all arms, and depends on numbers of decisions alone, on no outcome. An arm whose users
+decide oftener gives its busy users less weight, by which lifts differ a little (docs/limitations.md).
 `benchmarks/experiments.py` shows the error rates and the power with bots.
 """
 
@@ -28,7 +25,7 @@ HEAVIEST = 10.0
 
 
 def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Floats:
-    """Weights of users, above 0 and at most 1, of the shape of `decisions`.
+    """Weights of users in (0, 1], of the shape of `decisions`.
 
     Args:
         decisions: Of each user in a stage.

@@ -1,17 +1,16 @@
-"""Plans the number of users of an experiment before it starts, by playing it with users of the log.
+"""Plans the number of users of an experiment before it starts, by simulating it with users of the log.
 
     found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
     found.users, found.power
 
-Each run draws users with replacement from those who were seen, gives the challenger's more, or larger, outcomes by the
-planned effect, and looks as often as people may, with the functions of the verdict (`statistics.py`). So
-what a verdict asks for beyond a small variance is part of it: the width of intervals that are always valid, the fewest
-users with a positive outcome, users who decide far oftener than others. The answer is the first number of users by
-which the wanted share of the runs has found the challenger better.
+Each run draws users with replacement from the log, gives the challenger's more, or larger, outcomes by the planned
+effect, and looks as often as people may, with the functions of the verdict (`statistics.py`). So the width of
+always-valid intervals, the fewest users with a positive outcome and users who decide far oftener are part of it. The
+answer is the first number of users by which the wanted share of the runs has found the challenger better.
 
-**Covariates.** Where something is known of the users beforehand, a verdict adjusts by it, and so do the runs, with the
-same regression. They have one covariate in place of all: what those say of a user, with slopes learnt from other users
-(`adjustment.cross_fitted`). With all of them, each run would learn once more what is chance in the log.
+**Covariates.** As a verdict does, the runs adjust by covariates, with the same regression, but with one in place of
+all: their forecast of a user, with slopes learnt from other users (`adjustment.cross_fitted`). With all of them, each
+run would learn once more what is chance in the log.
 
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator; K covariates; F figures.
 """
@@ -42,18 +41,13 @@ _NEIGHBOURS = 100  # one in so many users, on either side, has about the same fo
 
 @dataclass(frozen=True)
 class Population:
-    """Users as the log has them.
+    """Users of the log."""
 
-    Attributes:
-        figures_U2: Numerator and denominator of the primary metric, of each.
-        counts: Whether outcomes are counted, as clicks are: a better policy then has more of them. Otherwise, as of
-            revenues, it has larger ones, which takes many more users to find where few users have any.
-        known_UK: What is known of each beforehand, NaN where nothing is; None: of nobody.
-    """
-
-    figures_U2: Floats
+    figures_U2: Floats  # numerator and denominator of the primary metric
+    # Whether outcomes are counted, as clicks are: a better policy then has more of them. Otherwise, as of revenues, it
+    # has larger ones, which takes many more users to find where few users have any.
     counts: bool = True
-    known_UK: Floats | None = None
+    known_UK: Floats | None = None  # covariates, NaN where unknown
 
     @property
     def ratio(self) -> float:
@@ -63,14 +57,14 @@ class Population:
 
     @cached_property
     def forecast_U(self) -> Floats | None:
-        """What is known of each user, as a forecast of its metric; None: nothing is."""
+        """Forecast of each user's metric by its covariates; None without covariates."""
         if self.known_UK is None or not self.known_UK.shape[1]:
             return None
         return cross_fitted(self.figures_U2, standardised(self.known_UK))
 
     @property
     def explained(self) -> float:
-        """Share of what users add to the variance of the lift that is explained by what is known of them."""
+        """Share of the variance that users add to the lift which covariates explain."""
         if self.forecast_U is None:
             return 0.0
         before, after = float(self._residual_U.var()), float((self._residual_U - self.forecast_U).var())
@@ -89,7 +83,7 @@ class Population:
         return rank
 
     def others_like(self, chosen_N: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.intp]:
-        """For each of some users another one, drawn from those of whom about the same is known, or from all."""
+        """For each of some users another one, drawn from those with about the same forecast, or from all."""
         users, number = len(self.figures_U2), len(chosen_N)
         if self.forecast_U is None:
             return rng.integers(users, size=number)
@@ -100,7 +94,7 @@ class Population:
         return found
 
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
-        """A share of what some users bring: of each of their outcomes by chance or, where they have weights, of all."""
+        """A share of some users' outcomes: of each outcome by chance or, with weights, of all."""
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
             rng.binomial(numerator_N.astype(np.int64), share).astype(np.float64)
@@ -122,22 +116,16 @@ class Population:
         return found
 
     def deviation(self) -> float:
-        """Standard deviation of what a user adds to the difference of two even arms, per effective user."""
+        """Standard deviation of a user's contribution to the difference of two even arms."""
         return 2.0 * float(self._residual_U.std()) * math.sqrt(1.0 - self.explained)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment needs.
+    """Size of a planned experiment."""
 
-    Attributes:
-        users: Of all arms together.
-        power: Share of the runs that found the challenger better by then.
-        runs: How many were played.
-    """
-
-    users: int
-    power: float
+    users: int  # of all arms together
+    power: float  # share of the runs that found the challenger better by then
     runs: int
 
 
@@ -152,11 +140,8 @@ def needed_users(
     """The fewest users with which an effect is found with a wanted probability; None: more than `MOST_USERS`.
 
     Args:
-        population: Users of the incumbent.
         effect: By how much the challenger's metric is larger, as a share of the incumbent's.
         share: Of the users who get the challenger.
-        alpha: Error rate of the comparison.
-        power: The wanted probability.
 
     Raises:
         ValueError: the log says too little, or an argument makes no sense.
@@ -199,10 +184,10 @@ def _looks(most: float) -> np.ndarray:
 
 
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
-    """What the users of one experiment add up to at each look.
+    """Sums of the users of one experiment at each look.
 
-    Where the challenger's outcomes are more, each of its users brings besides a part of what another one brings, of
-    whom about the same is known: so there is more where there is much.
+    Where the challenger's outcomes are more, each of its users adds a part of the outcomes of another user with about
+    the same forecast: so there is more where there is much.
     """
     numerator_U, denominator_U = population.figures_U2.T
     forecast_U = population.forecast_U

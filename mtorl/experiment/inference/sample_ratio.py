@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: are the arms filled as the experiment file says? Asked at every look, with one error rate.
+"""Sample ratio mismatch: tests at every look, with one error rate, that the arms fill as configured.
 
 Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567: under the
 configured shares theta, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares against theta itself,
@@ -6,11 +6,9 @@ configured shares theta, the Bayes factor of a Dirichlet(kappa theta) mixture of
     M_n = Gamma(kappa) / Gamma(kappa + n)  *  prod_a  Gamma(kappa theta_a + x_a) / (Gamma(kappa theta_a) theta_a^x_a),
 
 is a martingale, so that it ever reaches 1 / alpha with probability alpha at most: 1 / M_n is a p-value at all looks.
-A chi-square that is looked at every day is not.
 
-Users come back in later stages, where a challenger's users mostly stay with it. So the stages' martingales are not
-independent, and must not be multiplied. Each stage gets its share of the error rate instead (Bonferroni), which holds
-whatever the dependence.
+A challenger's users mostly stay with it in later stages. So the stages' martingales are not independent, and must not
+be multiplied. Each stage gets its share of the error rate instead (Bonferroni).
 """
 
 from __future__ import annotations
@@ -28,15 +26,12 @@ Stage = tuple[Mapping[str, int], Mapping[str, float]]
 
 
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
-    """P-value that holds at all looks together.
+    """P-value that holds at all looks together; 0.0 when an arm that should be empty has users.
 
     Args:
         stages: Of each stage so far, the distinct users in each arm, and each arm's configured share (any positive
             scale).
         planned: Stages that the experiment may have in all; the error is shared among so many.
-
-    Returns:
-        0.0 when an arm that should be empty has users; 1.0 when there is nothing to compare.
     """
     if planned < len(stages):
         raise ValueError(f"{len(stages)} stages, but the error is shared among {planned}")

@@ -1,8 +1,8 @@
 """Lift of the challenger over the incumbent, with bounds that hold however often people look.
 
-Every metric is a ratio of two sums over users (gain per decision, cost per decision ...), because the user is what
-was randomised: decisions of one user are not independent. The comparison is the *difference* of the two arms' ratios,
-taken within each stage of a ramp and then combined:
+Every metric is a ratio of two sums over users (gain per decision, cost per decision ...), because the user is what was
+randomised: decisions of one user are not independent. The comparison is the *difference* of the two arms' ratios, taken
+within each stage of a ramp and then combined:
 
     ratio       R = sum(N_i) / sum(D_i)  of each arm in each stage                                  `Sums`
     lift        sum_s w_s (R_challenger,s - R_incumbent,s),  w_s ~ D_c,s D_i,s / (D_c,s + D_i,s)    `estimate`
@@ -13,26 +13,24 @@ taken within each stage of a ramp and then combined:
 
 **Over a ramp.** A stage changes the arms' shares, and a user may leave the incumbent for the challenger, so arms are
 only comparable within a stage. The weights are those of Cochran (1954) and of Mantel and Haenszel (1959), as they are
-used for rates: they depend on the arms' denominators (decisions), as on time at risk there, and never on outcomes.
-By numbers of users, a day at 25 % would weigh nearly as much as a month at 50 % where the same users come every day,
-and its noise would stay. The weighted sum is one process over the whole ramp, with the *effective users*
-4 n_c n_i / (n_c + n_i), summed over stages, as its time (at equal shares they are the users). So one sequence, with one
-error rate, covers all stages. A user of several stages is one user: contributions are added up before they are squared.
+used for rates: they depend on the arms' denominators (decisions), and never on outcomes. By numbers of users, a day at
+25 % would weigh nearly as much as a month at 50 % where the same users come every day. The weighted sum is one process
+over the whole ramp, with the *effective users* 4 n_c n_i / (n_c + n_i), summed over stages, as its time (at equal
+shares they are the users). So one sequence, with one error rate, covers all stages. A user of several stages is one
+user: contributions are added up before they are squared.
 
-**Always valid** is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
-"Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
-arXiv:2103.06476; the one-sided bound comes from the half-normal mixture. What it covers is the weighted mean of the
-stages' lifts.
+**Always valid** is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform
+central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024, arXiv:2103.06476; the
+one-sided bound comes from the half-normal mixture. It covers the weighted mean of the stages' lifts.
 
 **Small arms and heavy tails.** The sequence trusts the estimated variance. An arm of 15 users without a click has none,
-and an arm that has not met its rare large revenues yet has too little: both looked certain of what they do not know.
-So no interval exists below MIN_USERS in each arm, and where an arm has fewer than MIN_POSITIVE users with a positive
-outcome, the missing ones are added to its variance. Both are counted by Kish's effective sample size, sum(D)^2 /
-sum(D^2) and sum(N)^2 / sum(N^2): the number of users for clicks, far fewer where a few large revenues make up the sum.
-Users who make most of an arm's decisions (bots, shared devices) come here with a weight (`heavy_users.py`). Where one
-of them makes most of a small stage's, the arm's ratio is its own, and the arm looks certain. So a user of an arm varies
-about the ratio of both arms, and at least as much as a user of both arms together. An arm that is truly dead is still
-found, only later. `benchmarks/experiments.py` shows that this keeps the error rate.
+and an arm that has not met its rare large revenues yet has too little. So no interval exists below MIN_USERS in each
+arm, and where an arm has fewer than MIN_POSITIVE users with a positive outcome, the missing ones are added to its
+variance. Both are counted by Kish's effective sample size, sum(D)^2 / sum(D^2) and sum(N)^2 / sum(N^2). Users who make
+most of an arm's decisions come here with a weight (`heavy_users.py`). Where one of them makes most of a small stage's,
+the arm's ratio is its own, and the arm looks certain. So a user of an arm varies about the ratio of both arms, and at
+least as much as a user of both arms together. An arm that is truly dead is still found, only later.
+`benchmarks/experiments.py` shows that this keeps the error rate.
 
 Two things are easily done wrong. The relative lift is shown but never tested: with few heavy-tailed conversions its
 sequence is wrong far too often, that of the difference is not. And `TIGHTEST_AT` may not follow from the data: that
@@ -64,21 +62,13 @@ _SIGN = np.array([1.0, -1.0])[:, None]  # of the arms in the difference
 
 @dataclass(frozen=True)
 class Estimate:
-    """Challenger minus incumbent; every field has the leading axes of the sums.
+    """Challenger minus incumbent; every field has the leading axes of the sums."""
 
-    Attributes:
-        value: In the metric's own unit; NaN without a stage in which both arms have decisions.
-        se: Standard error; NaN below MIN_USERS.
-        effective_users: Users of a half-half experiment that would know as much: the time of the sequence.
-        incumbent: The incumbent's metric, weighted over stages like the lift.
-        arm_users: Effective users of challenger and incumbent, by their decisions (..., A).
-    """
-
-    value: Floats
-    se: Floats
-    effective_users: Floats
-    incumbent: Floats
-    arm_users: Floats
+    value: Floats  # in the metric's own unit; NaN without a stage in which both arms have decisions
+    se: Floats  # NaN below MIN_USERS
+    effective_users: Floats  # users of a half-half experiment that would know as much: the time of the sequence
+    incumbent: Floats  # the incumbent's metric, weighted over stages like the lift
+    arm_users: Floats  # effective users of challenger and incumbent, by their decisions (..., A)
 
 
 @dataclass(frozen=True)
@@ -106,11 +96,10 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
     variance. It is a quadratic form of the sums of products.
 
     Args:
-        sums: Of the users.
         largest: What the numerator of one decision is at most. Where no user of either arm has a positive outcome, it
             says how large one could have been; without it, nothing is known of such a metric.
-        sizes: What stages are weighted by, of each arm and stage, (..., A, S), where the denominator is not decisions:
-            it would be an outcome, which the arm may change. By default, the denominators.
+        sizes: Weights of stages, of each arm and stage, (..., A, S), where the denominator is not decisions but an
+            outcome, which the arm may change. By default, the denominators.
     """
     sums = sums.with_both_arms()
     users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
@@ -144,7 +133,7 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
 
 
 def _learnt(users: Floats, covariates: int) -> Number:
-    """What the variance lacks since the slopes of covariates were learnt from the same users.
+    """Factor of the variance since the slopes of covariates were learnt from the same users.
 
     Residuals are smaller by 1 - K / n than those about the true slopes, and the slopes' own error adds K / n.
     """
@@ -154,7 +143,7 @@ def _learnt(users: Floats, covariates: int) -> Number:
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Variance that the users with a positive outcome would add who are missing to MIN_POSITIVE in an arm.
 
-    How large a positive outcome is, is learned from both arms: an arm that has none can't say. The missing users are
+    The size of a positive outcome is learned from both arms: an arm that has none can't say. The missing users are
     spread over the stages like the arm's users. No covariate knows of them.
     """
     users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
@@ -174,10 +163,10 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 
 
 def _unseen_squares(sums: Sums, within: Floats, of_user: Floats, theta: Floats) -> Floats:
-    """What an arm's sum of squared residuals lacks to that about both arms' ratio, its own or of as many users of both.
+    """What an arm's sum of squared residuals lacks to that about both arms' ratio, (..., A, S).
 
     Where a bot makes most of an arm's decisions in a stage, the arm's own ratio is the bot's: about it, the bot hardly
-    varies. Of shape (..., A, S).
+    varies.
     """
     users, both = sums.users.sum(-2, keepdims=True), sums.totals.sum(-3, keepdims=True)
     ratio = np.nan_to_num(both[..., NUMERATOR] / both[..., DENOMINATOR])
@@ -212,14 +201,7 @@ def _always_valid_width(se: Number, k: Floats, log_term: Floats) -> Floats:
 
 
 def confidence_sequence(value: Number, se: Number, users: Number, *, alpha: float) -> tuple[Floats, Floats]:
-    """Two-sided always-valid interval: covers the true value at *all* looks together with probability 1 - alpha.
-
-    Args:
-        value: The estimate.
-        se: Its standard error.
-        users: Effective users.
-        alpha: Error rate.
-    """
+    """Two-sided always-valid interval: covers the true value at *all* looks with probability 1 - alpha."""
     k = np.asarray(users, dtype=np.float64) * rho_squared(alpha)
     width = _always_valid_width(se, k, np.log(np.sqrt(k + 1.0) / alpha))
     return np.subtract(value, width), np.add(value, width)
@@ -242,14 +224,7 @@ def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, 
 
 
 def compare(sums: Sums, *, alpha: float, largest: float | None = None, sizes: Floats | None = None) -> Lift:
-    """Lift of the challenger over the incumbent on the difference scale, with both intervals.
-
-    Args:
-        sums: Of the users of one experiment, without leading axes.
-        alpha: Error rate of each interval.
-        largest: See `estimate`.
-        sizes: See `estimate`.
-    """
+    """Lift on the difference scale, with both intervals; arguments as of `estimate`, without leading axes."""
     found = estimate(sums, largest, sizes)
     value, se, users, incumbent = (float(x) for x in (found.value, found.se, found.effective_users, found.incumbent))
     low, high = confidence_sequence(value, se, users, alpha=alpha)

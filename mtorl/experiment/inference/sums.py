@@ -1,9 +1,9 @@
-"""Sums over the users of an experiment: all that a comparison needs to know of them.
+"""Sums over the users of an experiment: all that a comparison needs of them.
 
     sums = Sums.of_rows(user, arm, stage, figures)      # one row for each user, arm and stage
 
 Each user has some figures in each arm and stage: numerator and denominator of the metric and, where the lift is
-adjusted (`adjustment.py`), a 1 and its covariates. Kept are their sums, and the sums of products of each two of them.
+adjusted (`adjustment.py`), a 1 and its covariates.
 
 Shapes: U = users, R = rows, A = 2 arms, challenger first; S = stages; F = figures.
 """
@@ -27,28 +27,16 @@ _ROWS_AT_ONCE = 500_000  # whose figures are copied
 
 @dataclass(frozen=True)
 class Sums:
-    """The users' figures, added up.
+    """Sums of the users' figures, and of the products of each two of them."""
 
-    Attributes:
-        users: Users of each arm and stage, (..., A, S).
-        positive: Those whose numerator is above 0, (..., A, S).
-        totals: Sums of each figure, (..., A, S, F).
-        products: Sums over users of the products of each two of their A * S * F figures, (..., A S F, A S F).
-    """
-
-    users: Floats
-    positive: Floats
-    totals: Floats
-    products: Floats
+    users: Floats  # of each arm and stage, (..., A, S)
+    positive: Floats  # those whose numerator is above 0, (..., A, S)
+    totals: Floats  # (..., A, S, F)
+    products: Floats  # (..., A S F, A S F)
 
     @classmethod
     def of_users(cls, values: Floats, present: npt.NDArray[np.bool_]) -> Sums:
-        """Add up users.
-
-        Args:
-            values: Figures of each user in each arm and stage, 0 where it was not, (..., U, A, S, F).
-            present: Whether the user was in that arm and stage, (..., U, A, S).
-        """
+        """Add up figures (..., U, A, S, F) of users who were `present` in an arm and stage (..., U, A, S)."""
         flat = values.reshape(*values.shape[:-3], math.prod(values.shape[-3:]))
         return cls(
             users=present.sum(-3, dtype=np.float64),
@@ -72,7 +60,7 @@ class Sums:
             user: Number of the user, (R,).
             arm: 0 challenger, 1 incumbent, (R,).
             stage: Number of the stage, from 0, (R,).
-            figures: Of the row, (R, F).
+            figures: (R, F).
             looks: Numbers of rows after which people look, ascending, (L,); the sums have an axis of them. By default,
                 all rows are added up, and there is no such axis.
         """
@@ -120,11 +108,11 @@ class Sums:
         return found.reshape(*leading, arms, stages, figures, figures)
 
     def at(self, look: int) -> Sums:
-        """Those of one look, or of any other place on the first axis."""
+        """Sums of one look, or of any other place on the first axis."""
         return Sums(*(getattr(self, field.name)[look] for field in fields(self)))
 
     def with_both_arms(self) -> Sums:
-        """Without stages in which an arm has no users or no denominator: the other one has nothing to compare with."""
+        """Sums without stages in which an arm has no users or no denominator."""
         there = (self.users > 0) & (self.totals[..., DENOMINATOR] > 0)
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)

@@ -5,8 +5,8 @@
     verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
     several     one verdict for several challengers                                                `leading`
 
-`alpha` of the experiment is the probability of *any* false verdict. So it is shared evenly (Bonferroni) among all that
-could give one: each challenger's primary metric and each of its guardrails (`error_share`).
+`alpha` of the experiment is the probability of *any* false verdict. So it is shared evenly (Bonferroni) among each
+challenger's primary metric and each of its guardrails (`error_share`).
 """
 
 from __future__ import annotations
@@ -70,8 +70,6 @@ def check_guardrail(
     """Bound the harm of the challenger on one guardrail metric.
 
     Args:
-        name: name of the metric.
-        lift: challenger minus incumbent of that metric.
         direction: where the metric should go: "up" = more is better, "down" = less is better.
         margin: harm that is accepted, in the metric's own unit, never negative.
         alpha: error rate of each one-sided bound.
@@ -91,11 +89,8 @@ def check_guardrail(
 def rules_out(short_of_effect: Lift) -> bool:
     """Whether the challenger is not as much better as wanted, or that is bad luck of probability FUTILITY_BETA.
 
-    The bound is one-sided and always valid, so looking often does not raise the probability of giving up on a
-    challenger that is worth it.
-
-    Args:
-        short_of_effect: Challenger minus incumbent, if the incumbent had the wanted effect, too.
+    `short_of_effect` is challenger minus incumbent, if the incumbent had the wanted effect, too. The bound is one-sided
+    and always valid, so looking often does not raise the probability of giving up on a challenger that is worth it.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
     width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
@@ -124,11 +119,9 @@ def reach_verdict(
     guardrail holds.
 
     Args:
-        primary: lift of the primary metric.
         srm_p: p-value of the sample ratio mismatch.
-        guardrails: all guardrails of the experiment.
         crossed_share: share of users who were seen in two arms of one stage.
-        late_gap: by how much the arms' shares of outcomes, by value, that came too late to count differ.
+        late_gap: difference of the arms' shares of outcomes, by value, that came too late to count.
         unbalanced: covariate by which the arms' users differ more than a draw would have it.
         hours: hours of which decisions count, by the weight of their stages.
         min_hours: hours that the experiment was planned to run at least.
@@ -136,7 +129,7 @@ def reach_verdict(
             out of the primary one. People do so on bad days, so that the others are too good; and the money of such a
             day is not the same in both arms. What either may have brought about is no verdict.
         ruled_out: the wanted effect, relative, if a challenger that has it can be ruled out (`rules_out`).
-        challenger: what the challenger is called, where its users are counted.
+        challenger: its name, where its users are counted.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -193,7 +186,7 @@ def reach_verdict(
 
 
 def _too_few(primary: Lift, challenger: str) -> str:
-    """What it takes to say anything, and how much of it is there."""
+    """Users that a verdict needs, and those there are."""
     ours, theirs = (f"{math.floor(users):,}" for users in primary.arm_users)
     return (
         f"each arm needs {MIN_USERS} users, and one some gain; so far {challenger}: {ours}, incumbent: {theirs} (fewer "
