@@ -1,17 +1,15 @@
 """The folder of a data set, which `mtorl data build` makes and from which a log can be read again.
 
     FOLDER/dataset.yaml          the data set description
-    FOLDER/touchpoints.parquet   the canonical log, with collected decisions if there were some to add (not if the log
-                                 was trusted, and none were asked for: then it stays where it is)
-    FOLDER/ingest.json           what validation said of the raw log, and what of the decisions (likewise)
+    FOLDER/touchpoints.parquet   the canonical log; absent if the log was trusted and no decisions were added
+    FOLDER/ingest.json           what validation found in the raw log and in the decisions (absent as the log is)
     FOLDER/opportunities.parquet the decisions that a policy's value can rest on (only with decisions)
     FOLDER/conversions-left-out.csv   rows of a second file that count for no touchpoint, if there are any
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
-A run of `mtorl run` keeps the first four in `data/`; `locate` finds the log in both kinds of folder. Built with
-decisions, the folder is a source of the training pipeline, which reads its log and its windows as they are
-(features/ingest/built_folder.py).
+A run of `mtorl run` keeps the first four in `data/`; `locate` finds the log in both kinds of folder. A folder with
+decisions is a source of the training pipeline (features/ingest/built_folder.py).
 """
 
 from __future__ import annotations
@@ -62,14 +60,11 @@ def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bo
 
     Args:
         log: A file, a folder of Parquet parts, or the folder of `mtorl data build` or `mtorl run`.
-        dataset: Name or path of its description; may be empty where one lies beside the log.
+        dataset: Name or path of its description; may be empty if one lies beside the log.
         trusted: Whether to take the log for canonical in any case.
 
     Returns:
-        Path of the log, name or path of its description, and whether it is canonical (was ingested before).
-
-    Raises:
-        LogError: there is no such log, or it has no description.
+        Path of the log, name or path of its description, and whether the log is canonical.
     """
     path, canonical = Path(log), False
     if not path.exists():
@@ -97,14 +92,9 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     """Ingest a log, unless it has been ingested before.
 
     Args:
-        raw: The log. Its path and its description may be anything that `locate` takes, an empty description included.
+        raw: Its path and its description may be anything that `locate` takes, an empty description included.
         folder: For the canonical log and its description.
-        quarantine: CSV for faulty rows.
         trusted: Whether to take the log for canonical in any case.
-
-    Raises:
-        LogError: the log can't be used.
-        SpecError: the description can't be used.
     """
     if is_remote(raw.path):
         if trusted or not raw.dataset:
@@ -127,11 +117,11 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
 
 @dataclass(frozen=True)
 class OwnDecisions:
-    """Which decisions of one's own policies are added to a log.
+    """Decisions of one's own policies to add to a log.
 
     Attributes:
-        store: What `features.collect.store.collect` keeps; may hold none yet.
-        decision_log: Collected into the store first; None, or without decisions: nothing is.
+        store: A store of `features.collect.store.collect`; may be empty.
+        decision_log: Collected into the store first, if it holds decisions.
     """
 
     store: Path
@@ -146,23 +136,17 @@ def build(
     own: OwnDecisions | None = None,
     step: Step = lambda _: nullcontext(),
 ) -> Manifest:
-    """Make the folder of a data set from a log; it replaces an earlier one once it is complete, and not before.
+    """Make the folder of a data set from a log; it replaces an earlier one once it is complete.
 
     Args:
-        engine: Computes features and windows, and adds decisions. Ingesting is done by DuckDB in any case.
-        raw: The log, see `canonical_log`.
+        engine: Computes features and windows, and adds decisions; DuckDB always ingests.
         out: The folder. Faulty rows go beside it, to `OUT.quarantine.csv`.
-        trusted: Whether to take the log for canonical in any case; it then stays where it is, unless decisions are
-            asked for.
-        own: Decisions to add. The folder then has a log of its own, whatever the decisions are.
-        step: Called with the title of each step; the context that it returns is entered while the step runs.
-
-    Returns:
-        The manifest of the windows.
+        trusted: Whether to take the log for canonical in any case; it is then copied only to add decisions.
+        own: Decisions to add. The folder then has a log of its own, even without any decision.
+        step: Returns the context in which the step with a title runs.
 
     Raises:
         LogError: the log can't be used, or has decisions already, or the folder exists and has other files.
-        SpecError: the description can't be used.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
@@ -212,7 +196,7 @@ def _copy_log(log: Path, folder: Path) -> None:
 
 
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: OwnDecisions) -> Path:
-    """Write the log with the decisions that there are, and what is known of it; returns where it is."""
+    """Write the log with the collected decisions, and its report; returns where the log is."""
     import pyarrow.parquet as pq
 
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
@@ -243,7 +227,7 @@ def _report(engine: Engine, log: Path) -> IngestReport:
 
 
 def _note(folder: Path, more: dict[str, Any]) -> None:
-    """Say more of the folder's log."""
+    """Add entries to the report of the folder's log."""
     path = folder / INGEST_FILE
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**known, **more}, indent=2))
@@ -257,7 +241,7 @@ def _has_parts(folder: Path) -> bool:
 
 
 def _fingerprint(log: Path) -> str:
-    """The fingerprint that an ingested log was given; empty if there is none, or the log has other rows than then."""
+    """The fingerprint of an ingested log; empty if there is none, or the log has changed since."""
     import pyarrow.dataset as ds
 
     try:
@@ -269,7 +253,7 @@ def _fingerprint(log: Path) -> str:
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
-    """Refuse a log that is not ingested, because it is canonical, but can't be read as such."""
+    """Refuse a log that is taken for canonical but can't be read as such."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 

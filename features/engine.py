@@ -4,9 +4,9 @@
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both work in UTC, and write to disk what does not fit in memory. Spark takes its master, memory and executors from its
-own configuration (spark-submit, a SparkApplication, spark-defaults.conf); without any it runs on this machine. On a
-cluster, files must be on a volume that the driver and all executors see.
+Both work in UTC, and spill to disk. Spark takes its master, memory and executors from its own configuration
+(spark-submit, a SparkApplication, spark-defaults.conf), else it runs on this machine. On a cluster, files must be on a
+volume that the driver and all executors see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -53,47 +53,15 @@ BUCKETS = 65_536
 Build = Callable[[ibis.Table], ibis.Table]
 
 
-def _ignore(path: Path) -> None:
-    pass
-
-
-class Engine(Protocol):
-    """Reads Parquet as Ibis tables and writes expressions back as Parquet."""
-
-    name: str
-    connection: Any  # ibis backend; its type differs by engine
-
-    def read(self, path: Path | str) -> ibis.Table:
-        """A Parquet file, or a folder of them, as a table."""
-
-    def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write an expression as Parquet, in its own order; what was there is replaced in one step.
-
-        DuckDB writes one file, Spark a folder of parts; `read` takes both.
-        """
-
-    def write_shards(
-        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
-    ) -> None:
-        """Write `build(table)` as folder/part-00000.parquet ...: whole users, sorted by user_id and timestamp.
-
-        Args:
-            table: Has the columns user_id and timestamp.
-            build: Expression of a table of whole users that treats each user alone, and keeps those two columns.
-                DuckDB calls it for one shard at a time, so memory does not grow with the table; Spark once.
-            folder: To write into.
-            shards: A user's shard is `user_bucket(user_id) * shards // BUCKETS`; one without users has no file.
-            written: Called with each file once it is complete.
-        """
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 class DuckDBEngine:
-    """One process, all cores; memory bounded by `MEMORY_LIMIT`."""
+    """One process, all cores; memory bounded by `MEMORY_LIMIT`. `read` and `write` take and make single files.
+
+    Attributes:
+        connection: An Ibis backend.
+    """
 
     name = "duckdb"
+    connection: Any
 
     def __init__(self, temporary: Path) -> None:
         # Ibis sets the time zone to UTC.
@@ -113,18 +81,25 @@ class DuckDBEngine:
             self.connection.raw_sql(f"CREATE TEMP MACRO {macro}")
 
     def read(self, path: Path | str) -> ibis.Table:
-        """Read Parquet files as a table."""
+        """Read Parquet files as a table; nothing is read yet."""
         return self.connection.read_parquet([str(file) for file in parquet_files(path)])
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write a table as Parquet, replacing what was there."""
+        """Write a table as Parquet in its own order, replacing an earlier file in one step."""
         with replacing(Path(path)) as temporary:
             self.connection.to_parquet(table, str(temporary), compression="zstd")
 
     def write_shards(
-        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
+        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None]
     ) -> None:
-        """Write a table in shards of whole users."""
+        """Write `build(table)` as folder/part-00000.parquet ...: whole users, sorted by user_id and timestamp.
+
+        Args:
+            build: Expression of a table of whole users that treats each user alone. DuckDB calls it for one shard at a
+                time, so memory does not grow with the table; Spark once.
+            shards: A user's shard is `user_bucket(user_id) * shards // BUCKETS`; one without users has no file.
+            written: Called with each file once it is complete.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
             written(self._write_shard(build(table), folder, 0))
@@ -153,9 +128,10 @@ class DuckDBEngine:
 
 
 class SparkEngine:
-    """Spark, as its own configuration says."""
+    """Spark, as its own configuration says; `write` makes a folder of parts, which `read` takes."""
 
     name = "spark"
+    connection: Any
 
     def __init__(self, temporary: Path) -> None:
         session, self._ours = _spark_session(temporary / "spark.log")
@@ -183,7 +159,7 @@ class SparkEngine:
             self._frame(table).write.parquet(str(temporary))
 
     def write_shards(
-        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None] = _ignore
+        self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None]
     ) -> None:
         """Write a table in shards of whole users."""
         built = build(table)
@@ -211,11 +187,7 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """The session of this process, and whether it is new. A new one is configured by Spark's own means alone.
-
-    Raises:
-        RuntimeError: there is no pyspark, or no Java to run Spark.
-    """
+    """The session of this process, and whether it is new. A new one is configured by Spark's own means alone."""
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.java_gateway import launch_gateway
@@ -249,6 +221,9 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 
 
+Engine: TypeAlias = DuckDBEngine | SparkEngine
+
+
 def _shard_file(shard: int) -> str:
     return f"part-{shard:05d}.parquet"
 
@@ -258,11 +233,7 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
 
 
 def parquet_files(path: Path | str) -> list[Path]:
-    """A Parquet file as a list, or the parts in a folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """A Parquet file as a list, or the parts in a folder; raises `FileNotFoundError` if there are none."""
     path = Path(path)
     # An interrupted write leaves files beside its parts, such as _temporary/... or .part-0.parquet.
     parts = (p for p in path.rglob("*.parquet") if p.is_file())
@@ -275,14 +246,10 @@ def parquet_files(path: Path | str) -> list[Path]:
 
 @contextmanager
 def open_engine(name: str = "") -> Iterator[Engine]:
-    """Open an engine and close it at the end.
-
-    Args:
-        name: One of `ENGINES`; empty takes $ENGINE, else DuckDB.
+    """Open one of `ENGINES` and close it at the end; an empty name takes $ENGINE, else DuckDB.
 
     Raises:
-        ValueError: there is no such engine.
-        RuntimeError: Spark is wanted and can't run here.
+        RuntimeError: Spark can't run here.
     """
     name = name or os.environ.get("ENGINE", "") or "duckdb"
     if name not in ENGINES:

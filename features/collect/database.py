@@ -1,4 +1,4 @@
-"""Where the queries of collecting run: DuckDB on one machine, Spark on a cluster. One text of each query, equal rows.
+"""Runs the queries of collecting on DuckDB or Spark, with equal rows.
 
     with open_database() as db:                            # $ENGINE: duckdb (default) or spark
         db.keep("recent", f"SELECT * FROM {db.records('decision', files)} WHERE event_time > {bound}")
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from features.collect.sql import PARTITIONS, chosen, instant, text
 from mtorl.log.records import Kind, sql_columns
@@ -26,71 +26,20 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from features.collect.spark import Spark
+
+Database: TypeAlias = "DuckDB | Spark"
 _MEMORY = "1500MB"
 _LEVEL = 1  # of compression: more takes longer and saves little
 
 
-class Database(Protocol):
-    """Tables of records, queries, and files that are made of them.
-
-    Attributes:
-        failures: What a query raises that meets a file which can't be read.
-        at_once: About how many files, or hours, one query is best; None for all.
-    """
-
-    failures: tuple[type[Exception], ...]
-    at_once: int | None
-
-    def rows(self, query: str) -> list[Any]:
-        """All rows of a query."""
-
-    def table(self, files: Sequence[Path]) -> str:
-        """SQL of a table of Parquet files."""
-
-    def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
-        """SQL of a table of the records in some files, with all columns of today's records in their types.
-
-        Args:
-            kind: Of record.
-            files: Perhaps none.
-            by_hour: The files are a store's, and `hour` is one more column.
-        """
-
-    def view(self, name: str, query: str) -> None:
-        """Give a query a name."""
-
-    def keep(self, name: str, query: str) -> None:
-        """Give the rows of a query a name: they are computed once."""
-
-    def add(self, name: str, table: pa.Table) -> None:
-        """Give a table in memory a name."""
-
-    def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as one Parquet file, sorted by some columns; it appears whole or not at all."""
-
-    def write_hours(self, query: str, files: Mapping[datetime, Path]) -> None:
-        """Write each `hour` of a query to a file of its own, without that column.
-
-        Each appears whole or not at all, and survives a power failure.
-
-        Args:
-            query: Has rows of these hours, and of no others.
-            files: About `at_once` of them at most.
-        """
-
-    def can_read(self, file: Path, whole: bool) -> bool:
-        """Whether a file has a footer, which is written last; or whether all of it can be read."""
-
-    @contextmanager
-    def beside(self) -> Iterator[Database]:
-        """The same tables for another thread."""
-
-
 class DuckDB:
-    """One process, all cores, bounded memory: what does not fit is sorted on disk.
+    """Tables of records and files made of them: one process, all cores, bounded memory.
 
     Attributes:
-        connection: For what is asked in DuckDB's own SQL.
+        connection: For queries in DuckDB's own SQL.
+        failures: Errors of a query that meets an unreadable file.
+        at_once: Files, or hours, that one query should take; None for all.
     """
 
     at_once: int | None = 1
@@ -104,7 +53,7 @@ class DuckDB:
         self.rows("SET TimeZone = 'UTC'")
 
     def rows(self, query: str) -> list[Any]:
-        """All rows of a query, which is read to its end."""
+        """All rows of a query."""
         return self.connection.execute(query).fetchall()
 
     def table(self, files: Sequence[Path]) -> str:
@@ -112,7 +61,11 @@ class DuckDB:
         return _read(files, "hive_partitioning = false")
 
     def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
-        """SQL of a table of the records in some files."""
+        """SQL of a table of the records in some files, with all columns of today's records in their types.
+
+        Args:
+            by_hour: The files are a store's, and `hour` is one more column.
+        """
         columns = sql_columns(kind) | (PARTITIONS if by_hour else {})
         found = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
         if files:
@@ -125,7 +78,7 @@ class DuckDB:
         self.rows(f"CREATE VIEW {name} AS {query}")
 
     def keep(self, name: str, query: str) -> None:
-        """Give the rows of a query a name, in a file: they may be more than fit in memory."""
+        """Compute the rows of a query once and name them; they lie in a file, for they may not fit in memory."""
         file = self._scratch / f"{name}.parquet"
         self.rows(f"COPY ({query}) TO {text(file)} (FORMAT parquet)")
         self.view(name, f"SELECT * FROM {self.table([file])}")
@@ -135,19 +88,22 @@ class DuckDB:
         self.connection.register(name, table)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as one Parquet file."""
+        """Write a query's rows as one Parquet file, which appears whole or not at all."""
         ordered = f" ORDER BY {', '.join(order)}" if order else ""
         with replacing(path) as unfinished:
             self._copy(f"SELECT * FROM ({query}){ordered}", unfinished)
 
     def write_hours(self, query: str, files: Mapping[datetime, Path]) -> None:
-        """Write each hour to a file of its own, one after the other."""
+        """Write each `hour` of a query to a file of its own, durably, without that column.
+
+        The query has rows of these hours and of no others.
+        """
         for hour, path in files.items():
             with replacing(path, durable=True) as unfinished:
                 self._copy(f"SELECT * EXCLUDE (hour) FROM ({query}) WHERE hour = {instant(hour)}", unfinished)
 
     def can_read(self, file: Path, whole: bool) -> bool:
-        """Whether a file can be read."""
+        """Whether a file has its footer, which is written last; or whether all of it can be read."""
         try:
             self.rows(f"SELECT {'max(hash(record))' if whole else 'count(*)'} FROM {self.table([file])} AS record")
         except self.failures:
@@ -165,20 +121,16 @@ class DuckDB:
 
 
 def _read(files: Sequence[Path], folders: str) -> str:
-    """Their columns may differ in type: pandas writes times of its own."""
+    """SQL of Parquet files, whose columns may differ in type: pandas writes times of its own."""
     return f"read_parquet([{', '.join(map(text, files))}], union_by_name = true, {folders})"
 
 
 @contextmanager
 def open_database(engine: str = "") -> Iterator[Database]:
-    """A database for a log of any size.
-
-    Args:
-        engine: duckdb or spark; empty takes $ENGINE, else DuckDB.
+    """Open duckdb or spark for a log of any size; an empty name takes $ENGINE, else DuckDB.
 
     Raises:
-        ValueError: There is no such engine.
-        RuntimeError: Spark is wanted and can't run here.
+        RuntimeError: Spark can't run here.
     """
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
@@ -199,7 +151,7 @@ def open_database(engine: str = "") -> Iterator[Database]:
 
 @contextmanager
 def open_duckdb() -> Iterator[DuckDB]:
-    """DuckDB, whatever $ENGINE says."""
+    """Open DuckDB, with $ENGINE ignored."""
     import duckdb
 
     with (

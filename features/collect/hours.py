@@ -1,4 +1,4 @@
-"""A period of whole hours, as people name it: what of a store is collected anew."""
+"""A period of whole hours, from the times that a person gives."""
 
 from __future__ import annotations
 
@@ -12,27 +12,14 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Hours:
-    """Hours that begin in a period.
-
-    Attributes:
-        since: Beginning of the first one.
-        until: End of the last one.
-    """
+    """Hours that begin in a period, from the beginning of the first to the end of the last."""
 
     since: datetime
     until: datetime
 
     @classmethod
     def named(cls, since: str, until: str) -> Hours:
-        """The hours of a period; one that begins or ends in the middle of an hour has that hour, too.
-
-        Args:
-            since: ISO time; without a zone, UTC.
-            until: Likewise, exclusive.
-
-        Raises:
-            LogError: One of them is no time, or the period is empty.
-        """
+        """The hours that overlap a period, given as ISO times (UTC without a zone); `until` is exclusive."""
         first, last = (_time(name, text) for name, text in (("since", since), ("until", until)))
         if first >= last:
             raise LogError(f"since {since} is not before until {until}: nothing lies between them")

@@ -1,7 +1,6 @@
-"""The files of a decision log, and which of them have been read: `read.json` in the folder of what was collected.
+"""Files of a decision log, and which of them have been read (`read.json` in the store).
 
-A file is known by its name, size and time. Exports put a segment that has grown into another folder, and a sink adds
-files, so what was read once is not read again; if `read.json` is lost, all is, which changes nothing.
+A file is known by its name, size and time. If `read.json` is lost, all files are read again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ COLLECTED: tuple[Kind, ...] = ("decision", "outcome")
 def files_of(log: Path, kind: Kind) -> list[Path]:
     """All files with records of a kind: those of exports, at any depth, and those of a sink's hourly folders.
 
-    What lies in a hidden folder is somebody's unfinished work, perhaps of a process that was killed.
+    A hidden folder holds unfinished work, perhaps of a process that was killed.
     """
     exported = log.glob(f"**/{kind}s.parquet")
     shipped = log.glob(f"**/{kind}s/date=*/hour=*/*.parquet")
@@ -36,7 +35,7 @@ def is_hidden(file: Path, folder: Path) -> bool:
 
 
 def mark_of(file: Path) -> list[int] | None:
-    """What changes when a file is replaced; None if it is gone: an export removes what it supersedes."""
+    """Size and time of a file; None if it is gone: an export removes what it supersedes."""
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -45,18 +44,15 @@ def mark_of(file: Path) -> list[int] | None:
 
 
 class NewFiles:
-    """Files of a decision log that were not read yet, or all of them.
+    """Files of a decision log that were not read yet.
 
     Args:
-        db: Where to see whether a file is complete.
-        log: The decision log.
-        store: Where it is collected.
         whole: Read each file to its end first, to find one that is damaged inside. Otherwise its footer is enough.
-        again: All files, and not only those that were not read yet.
+        again: Take all files, also those that were read.
 
     Attributes:
         by_kind: The files that can be read.
-        unreadable: Files that are cut off or damaged. They are left for the next time.
+        unreadable: Files that are cut off or damaged; the next run tries them again.
     """
 
     def __init__(self, db: Database, log: Path, store: Path, whole: bool, again: bool = False) -> None:
@@ -76,7 +72,7 @@ class NewFiles:
                     self.unreadable.append(str(file))
 
     def remember(self) -> None:
-        """Note that they have been read."""
+        """Note that the files have been read."""
         with replacing(self._path) as unfinished:
             unfinished.write_text(json.dumps(self._read, indent=0))
 

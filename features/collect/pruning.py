@@ -1,9 +1,9 @@
-"""Which exposures a training keeps when there are more than it should read: wide generations stay longest.
+"""Chooses the exposures that a training keeps when there are too many: wide generations stay longest.
 
-A generation is the log that everything began with, or the exposures of one model in one arm. Its *width* says how much
-it knows of other policies: the effective sample of a policy that draws every channel alike, as a share of its rows
-(Kish), which is one over the mean of that policy's squared weight. A log of random exposures has width 1; a policy that
-nearly always shows one channel is close to 0. Training on narrow exposures alone breaks the heads, so
+A generation is the first log, or the exposures of one model in one arm. Its *width* is the effective sample of a policy
+that draws every channel alike, as a share of its rows (Kish): one over the mean of that policy's squared weight. A log
+of random exposures has width 1; a policy that nearly always shows one channel is close to 0. Training on narrow
+exposures alone breaks the heads, so
 
 - the newest generation of each arm stays: it is what serves, at the states that it leads to
 - of the others, the narrowest go first, the older of two alike
@@ -35,20 +35,19 @@ class Touchpoints:
 
 
 def squared_weight(channels: int) -> str:
-    """SQL: expectation of the squared weight of a decision, from channel_probs; null where they are not known."""
+    """SQL: expectation of the squared weight of a decision, from channel_probs; null if they are not known."""
     return f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
 
 
 def squared_weight_of_log(channels: int) -> str:
-    """SQL: the squared weight of a row of the log, of which the drawn channel's propensity alone is known."""
+    """SQL: the squared weight of a row of the log, which has the propensity of the drawn channel alone."""
     return f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
 
 
 def generations_of(db: Database, touchpoints: str) -> list[Touchpoints]:
     """The generations of a table with the columns arm, generation, timestamp and squared_weight.
 
-    A log without propensities names a model of them, and is taken for one of random exposures; an arm without
-    probabilities knows nothing of other policies.
+    A log without propensities is taken for one of random exposures; an arm without probabilities has width 0.
     """
     unknown = f"if(arm = {text(LOG)}, 1.0, 0.0)"
     found = db.rows(

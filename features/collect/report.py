@@ -1,8 +1,8 @@
-"""What collected decisions teach, in figures and in words.
+"""Sums up what collected decisions teach.
 
 The measure is a policy that draws every channel alike and always exposes: a log that supports it supports any policy.
-Its mean importance weight over a generation's decisions is the share of its exposures that the generation could have
-made; another value means that the recorded probabilities are wrong.
+Its mean importance weight over a generation is the share of its exposures that the generation could have made; another
+value means that the recorded probabilities are wrong.
 """
 
 from __future__ import annotations

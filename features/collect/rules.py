@@ -1,18 +1,17 @@
-"""Which collected decisions teach something, and with which probabilities: the rules, as one query.
+"""Decides which collected decisions teach something, and with which probabilities, in one query.
 
-An *opportunity* is a decision: a policy drew a channel with a known probability, and then exposed with a known
-probability, or not. A *touchpoint* is an exposure that took place. A policy's value rests on opportunities: whether
-MTORL exposes depends on the channel that was drawn, so touchpoints alone are a biased sample of what was drawn.
+An *opportunity* is a decision: a policy drew a channel, and then exposed or not, both with known probabilities. A
+*touchpoint* is an exposure that took place. A policy's value rests on opportunities: whether MTORL exposes depends on
+the channel that was drawn, so touchpoints alone are a biased sample of what was drawn.
 
-An exposure took place if an outcome of it arrived, a cost at the latest. Nothing can be learned about a policy's value
-of these decisions; they are left out, and counted by reason:
+An exposure took place if an outcome of it arrived, a cost at the latest. These decisions are left out, and counted by
+reason:
 
     override            the experiment file named the user's arm: somebody was trying it out
     repeated            another decision on the same request holds the reservation
     no_account          no budget is for this campaign and channel
     no_draw             the default action was taken before a policy answered
-    no_probabilities    the policy does not say with what probabilities it drew and exposed each channel, or it drew
-                        from others than the data set has now
+    no_probabilities    the probability of drawing or exposing a channel is missing, or is of other channels
     budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
                         period: what would have come of an exposure is missing, not zero
     other_columns       the context lacks a column that the data set requires
@@ -20,12 +19,12 @@ of these decisions; they are left out, and counted by reason:
 
 An overridden user's exposures stay touchpoints, for they are a part of its history.
 
-What stops an exposure after the draw, the policy did not choose: a fault of ledger or log, a cancellation, an exposure
-of which nothing was heard. Such a decision stays, as one that was not exposed, and the probability of exposing is
-multiplied by the share of wanted exposures that took place, of that arm on that day (UTC).
+A ledger fault, a log fault, a cancellation or an exposure without outcomes is not the policy's choice. Such a decision
+stays as one that was not exposed, and the probability of exposing is multiplied by the share of wanted exposures that
+took place, of that arm on that day (UTC).
 
 DuckDB and Spark give the same rows, bit for bit: numbers are added in an order of their own (`_total`) or as whole
-numbers (`_UNIT`), for the sum of the same numbers in another order is another one in the last digits.
+numbers (`_UNIT`), since a sum of floats depends on the order.
 """
 
 from __future__ import annotations
@@ -50,15 +49,11 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
 
     Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the policy
     that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order of the
-    channels), exposed (what was drawn), left_out (null: the decision is an opportunity that a value can rest on);
-    touchpoint (an exposure took place, of the default action perhaps) or incomplete (one that lacks a column which must
-    be there), its channel and propensity (null: it is not known), its outcomes and the times at which the router heard
-    of timed ones; context columns, and static ones of a touchpoint.
-
-    Args:
-        spec: Description of the data set.
-        outcome_hours: How long outcomes may come; counted back from the newest decision, or from now if a clock that
-            was ahead has taken it.
+    channels), exposed (what was drawn), left_out (null: an opportunity that a value can rest on); touchpoint (an
+    exposure took place, of the default action perhaps) or incomplete (one that lacks a required column), its channel,
+    propensity (null: unknown), outcomes and times at which the router received timed ones; context columns, and static
+    ones of a touchpoint. Outcomes may come for `outcome_hours`, counted back from the newest decision, or from now if a
+    clock that was ahead has taken it.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
@@ -150,7 +145,7 @@ def _same_account(one: str, other: str) -> str:
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
-    """SQL: that of a channel, in a list in the order of the channels; null: there is no such channel."""
+    """SQL: the value of a channel in a list in the order of the channels; null for an unknown channel."""
     places = " ".join(f"WHEN {text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
     return f"CASE {channel} {places} END"
 
@@ -162,13 +157,13 @@ def _total(kind: str) -> str:
 
 
 def _known(kind: str, time: str) -> str:
-    """When the router had heard of an event, or of all parts of an amount."""
+    """When the router had received an event, or all parts of an amount."""
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_column(time)}"
 
 
 def _column(kind: str) -> str:
-    """Name of what is known of an outcome, which no field of a decision record has."""
+    """A column of an outcome, with a name that no field of a decision record has."""
     return f'"outcome:{kind}"'
 
 
@@ -214,7 +209,7 @@ def _structure(fields: Mapping[str, Any]) -> str:
 
 
 def _texts(columns: tuple[Column, ...]) -> dict[str, str]:
-    """Columns of a JSON object, each as text: of a number in a text one engine makes a number, the other nothing."""
+    """Columns of a JSON object, each as text: the engines differ in reading a text as a number."""
     return {column.name: "VARCHAR" for column in columns} or {"_": "VARCHAR"}
 
 

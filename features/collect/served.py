@@ -1,4 +1,4 @@
-"""What one arm did at each of its decisions, with what is needed to say what another policy would have done there.
+"""Reads the decisions of one arm with what a plan of its exploration needs.
 
 rows = served_decisions("decision_log", spec, experiment, "incumbent")
 rows[["channel_probs", "exposure_probs", "window"]]
@@ -28,16 +28,11 @@ def served_decisions(decision_log: str | Path, spec: DatasetSpec, experiment: Ex
 
     Args:
         decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
-        spec: Description of the data set.
-        experiment: Whose decisions count, by its name and salt.
-        arm: Name of the arm.
+        experiment: Decisions count by its name and salt.
 
     Returns:
         One row a decision, at most `MOST`, chosen by the hash of the user: timestamp, user_id, channel_probs and
         exposure_probs (lists in the order of the channels), exposed, gain, window (JSON).
-
-    Raises:
-        LogError: There are none.
     """
     if arm not in [one.name for one in experiment.arms]:
         raise LogError(f"arm: {arm!r} is not one of {', '.join(one.name for one in experiment.arms)}")

@@ -1,9 +1,9 @@
-"""What challengers decided in the shadow of the incumbent, beside what it decided and what came of it.
+"""Reads shadow decisions of challengers with the incumbent's decisions and their outcomes.
 
     rows = shadows("decision_log", spec, experiment, by=["device"])
     report = shadow_report(rows, spec.channels)               # mtorl.evaluation.shadow
 
-Which decisions an estimate may rest on, and with which probabilities, the rules of collecting say (`rules.py`).
+`rules.py` says which decisions an estimate may rest on, and with which probabilities.
 """
 
 from __future__ import annotations
@@ -34,21 +34,16 @@ MOST = 500_000
 def shadows(
     decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = (), most: int = MOST
 ) -> pd.DataFrame:
-    """Read an experiment's shadow decisions: all, or those of as many whole users as make about `most`.
+    """Read an experiment's shadow decisions: all, or those of as many whole users (by hash) as make about `MOST`.
 
     Args:
         decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
-        spec: Description of the data set.
-        experiment: Whose decisions count, by its name and salt.
-        by: Categorical columns of the context or of the user, to tell segments apart.
-        most: Rows that are read, about: if there are more, users are chosen by their hash.
+        experiment: Decisions count by its name and salt.
+        by: Categorical columns of the context or of the user, for segments.
 
     Returns:
-        One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it; its column
-        `users_share` says which share of the users is there.
-
-    Raises:
-        LogError: There are no shadow decisions, a column can't tell segments apart, or a file was removed meanwhile.
+        One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it; `users_share` is
+        the share of the users that was read.
     """
     for name in by:
         check_segment(spec, name)
@@ -96,14 +91,14 @@ def shadows(
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """What a policy chose by itself, beneath exploration."""
+    """What a policy chose by itself, before exploration."""
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
-    """A challenger's figures by channel as a list in the order of the channels; NaN: it did not say."""
+    """A challenger's figures as a list in the order of the channels; NaN if unknown."""
     values = f"json_transform(s.{field}, {by_channel(spec)})"
     named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"

@@ -1,8 +1,8 @@
-"""Spark as collecting uses it: the same queries, told in Spark's SQL, and files that are written as DuckDB would.
+"""Runs the queries of collecting on Spark, and writes files as DuckDB does.
 
-sqlglot, which Ibis brings, knows how most of DuckDB's SQL is said in Spark's. What it does not know is below: `error`,
-`list_sum`, and `json_transform`, which Spark calls `from_json` and tells of an object's fields in another way. On a
-cluster, decision log, store and the folder of the log are on a volume that the driver and all executors see.
+sqlglot, which Ibis brings, translates most of DuckDB's SQL; `error`, `list_sum` and `json_transform` (`from_json`) are
+translated below. On a cluster, decision log, store and the folder of the log are on a volume that the driver and all
+executors see.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number)
 
 
 class Spark:
-    """Spark, as its own configuration says. One query does what DuckDB does file by file and hour by hour."""
+    """The methods of `DuckDB`; one query does what DuckDB does file by file and hour by hour."""
 
     failures: tuple[type[Exception], ...] = (PySparkException, Py4JError, pa.ArrowException, FileNotFoundError)
     at_once: int | None = None
@@ -80,7 +80,7 @@ class Spark:
         self._named(self._session.createDataFrame(table), name)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as one file, which one task does: whoever trains reads it on one machine."""
+        """Write a query's rows as one file, which one task does: a training reads it on one machine."""
         frame = self._frame(query).repartition(1)
         frame = frame.sortWithinPartitions(*order) if order else frame
         with _written(frame.write, path.parent) as folder, replacing(path) as unfinished:
@@ -139,7 +139,7 @@ def spark_sql(query: str) -> str:
 
 
 def _said_otherwise(node: Any) -> Any:
-    """What sqlglot would leave as it is."""
+    """Translates what sqlglot would leave as it is."""
     if isinstance(node, exp.Anonymous):
         match node.name.lower(), node.expressions:
             case "json_transform", [value, fields]:
@@ -162,7 +162,7 @@ def _type(type_: Any) -> str:
 
 
 def _by_columns(files: Sequence[Path]) -> dict[tuple[tuple[str, str], ...], list[Path]]:
-    """Files by names and types of their columns: told of a type that is not a file's own, Spark reads other numbers."""
+    """Files by names and types of their columns: given a type that is not a file's own, Spark reads other numbers."""
     found = defaultdict(list)
     for file in files:
         found[tuple((field.name, str(field.type)) for field in pq.read_schema(file))].append(file)

@@ -1,4 +1,4 @@
-"""Values, names and records in the SQL of collecting, which is DuckDB's as far as Spark can be told it (`spark.py`)."""
+"""Quotes values, names and records for DuckDB's SQL."""
 
 from __future__ import annotations
 

@@ -1,19 +1,17 @@
-"""Collected decisions and their outcomes, by the hour of the decision; each run adds what the decision log has gained.
+"""Stores decisions and their outcomes by the hour of the decision; each run adds what the decision log has gained.
 
     collect("decision_log", "collected")
     collect_again("decision_log", "collected", Hours.named("2026-11-25T20:00Z", "2026-11-26T04:00Z"))
 
     collected/decisions/date=2026-11-25/hour=20/part.parquet     one row a decision: the fields of its record
-    collected/outcomes/date=2026-11-25/hour=20/part.parquet      one row an outcome, beside its decision
+    collected/outcomes/date=2026-11-25/hour=20/part.parquet      one row an outcome, in the hour of its decision
     collected/unknown.parquet                                    outcomes whose decision was not seen yet
-    collected/read.json                                          which files of the decision log have been read
+    collected/read.json                                          files of the decision log that have been read
 
-The decision log is what routers export or ship, in any number of folders (`mtorl.log.records` defines the records); it
-loses old records, this folder keeps everything. An hour is written anew only if a decision or an outcome of it came in,
-whole and in one step. A run that is killed leaves hours that are complete, and the next one reads the same files again:
-a record that is there already changes nothing. Hours of which the store has lost something, or whose files were mended
-without looking changed, are collected again: from all files, and nothing else is touched. What was forgotten
-(`mtorl.log.forgotten`) is not collected again.
+The decision log loses old records; this folder keeps everything. An hour is rewritten only if it gained records, whole
+and in one step. After a killed run the next one reads the same files again: a record that is stored already changes
+nothing. Hours that the store has lost, or whose files were mended without a new size or time, are collected again from
+all files. What was forgotten (`mtorl.log.forgotten`) is not collected again.
 """
 
 from __future__ import annotations
@@ -68,35 +66,24 @@ class Collected:
 
 
 def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Collected:
-    """Bring a store up to date.
+    """Bring a store up to date, and make it if it does not exist.
 
     Args:
         decision_log: Folder, at any depth of which lie decisions.parquet and outcomes.parquet of exports, or the hourly
             folders of a sink.
-        store: Made if it does not exist.
-        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. The store is the same, and either may go on with it.
+        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. The store is the same for both.
 
     Raises:
         LogError: There is no decision log, a file of it can't be read, or another run is at work on this store.
-        RuntimeError: Spark is wanted and can't run here.
     """
     return _collect(decision_log, store, engine, None)
 
 
 def collect_again(decision_log: str | Path, store: str | Path, hours: Hours) -> Collected:
-    """Collect some hours from the whole decision log, whatever of it was read before.
+    """Collect some hours from the whole decision log, also from files that were read before.
 
-    An hour is written only if that changes it, and nothing of other hours, nor what the next `collect` has to read.
-    What the log does not hold any more stays. A run that is killed, and a second one, are as good as one.
-
-    Args:
-        decision_log: See `collect`.
-        store: Likewise.
-        hours: Of the decisions.
-
-    Raises:
-        LogError: See `collect`.
-        RuntimeError: Likewise.
+    Only hours that change are written; the next `collect` reads the same files as without this. Records that the log
+    has lost stay. A run that is killed can be repeated.
     """
     return _collect(decision_log, store, "", hours)
 
@@ -139,7 +126,7 @@ def holds_decisions(decision_log: str | Path) -> bool:
 
 
 def digest_of(store: str | Path) -> str:
-    """A digest that changes with what a store holds; "" if it holds no decisions."""
+    """A digest that changes with the content of a store; "" if it holds no decisions."""
     digest = hashlib.sha256()
     for kind in COLLECTED:
         for file in hourly(store, kind):
@@ -158,17 +145,7 @@ def is_store(folder: Path) -> bool:
 
 
 class _Run:
-    """Adds new files to a store.
-
-    Args:
-        db: A database of its own.
-        out: The store.
-        new: Files by kind.
-        only: Hours of which something is wanted; None: of all.
-
-    Attributes:
-        written: Hours that were written.
-    """
+    """Adds new files to a store, in the hours `only` or in all."""
 
     def __init__(self, db: Database, out: Path, new: dict[Kind, list[Path]], only: Hours | None = None) -> None:
         self._db = db
@@ -188,7 +165,7 @@ class _Run:
         return sorted({*self._files, *self._placed})
 
     def write(self) -> tuple[int, int]:
-        """Write the hours that gained something; returns how many decisions and outcomes there are more."""
+        """Write the hours that gained something; returns the numbers of new decisions and outcomes."""
         added = [0, 0]
         done = 0
         hours_to_write = self._hours
@@ -202,7 +179,7 @@ class _Run:
         return added[0], added[1]
 
     def unknown(self) -> int:
-        """Keep the outcomes that came before their decision did, or without it, until nobody expects it any more."""
+        """Keep the outcomes whose decision is not known, for `_KEEP_DAYS`."""
         if self._only is not None:  # those that wait for other hours go on waiting
             return self._still_waiting(self._only)
         newest = "least((SELECT max(event_time) FROM placed), now())"  # a clock that was ahead ends no waiting
@@ -212,7 +189,7 @@ class _Run:
         return _count(self._out / _UNKNOWN)
 
     def _still_waiting(self, only: Hours) -> int:
-        """Let go of the outcomes that now lie beside their decision, and of no others."""
+        """Drop the outcomes that now lie beside their decision, and no others."""
         there = f"hour >= {instant(only.since)} AND hour < {instant(only.until)}"
         rows = f"""SELECT {", ".join(sql_columns("outcome"))} FROM {self._db.records("outcome", self._waiting)}
             WHERE event_id NOT IN (SELECT event_id FROM placed WHERE {there})"""
@@ -236,7 +213,7 @@ class _Run:
         return decisions, outcomes
 
     def _merge(self, db: Database, kind: Kind, hours: Sequence[datetime], new: str) -> int:
-        """Write hours anew, of each id the record that counts; returns how many more there are."""
+        """Rewrite hours with the record that counts for each id; returns the number of new ids."""
         files = {hour: self._out / f"{kind}s" / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}" / PART for hour in hours}
         columns = ", ".join((*sql_columns(kind), "hour"))
         stored = [file for file in files.values() if file.exists()]
@@ -258,7 +235,7 @@ class _Run:
         return added
 
     def _changed(self, db: Database, kind: Kind, merged: str, files: dict[datetime, Path]) -> dict[datetime, Path]:
-        """Those of the hours whose content would become another one: a file that is written anew looks new to all."""
+        """Those of the hours whose content would change: a rewritten file looks new to every reader."""
         columns = ", ".join((*sql_columns(kind), "hour"))
         stored = [file for file in files.values() if file.exists()]
         there = f"SELECT {columns} FROM {db.records(kind, stored, by_hour=True)}"
@@ -267,9 +244,9 @@ class _Run:
         return {hour: file for hour, file in files.items() if hour in changed}
 
     def _place_outcomes(self, new: dict[Kind, list[Path]], waiting: list[Path]) -> None:
-        """A table of the new outcomes with the hour of their decision; null: the decision is not known.
+        """Makes a table of the new outcomes with the hour of their decision; null if the decision is not known.
 
-        Those that have waited for their decision were looked up among the stored ones when they came.
+        Outcomes that waited for their decision were looked up among the stored ones when they came.
         """
         came = self._wanted("outcome", new["outcome"])
         ((since,),) = self._db.rows(f"SELECT min(event_time) - INTERVAL {_KEEP_DAYS} DAY FROM {came}")
@@ -306,7 +283,7 @@ class _Run:
 
 
 def one_of_each(kind: Kind, records: str, *beside: str) -> str:
-    """SQL: of several records with one id, and equal values in the columns named, the one that counts."""
+    """SQL: the record that counts among those with one id and equal values in the named columns."""
     columns = ", ".join((*sql_columns(kind), *beside))
     return f"""SELECT {columns} FROM (
         SELECT {columns}, {place_among_copies(kind, *beside)} AS place FROM {records} AS record) AS record
@@ -330,11 +307,7 @@ def _hour_of(file: Path) -> datetime:
 
 @contextmanager
 def alone(store: Path) -> Iterator[None]:
-    """Let nobody else write to a store meanwhile.
-
-    Raises:
-        LogError: Another run is at work on it.
-    """
+    """Lock a store against other runs; raises a `LogError` if another run is at work on it."""
     busy = f"{store}: another run is collecting or forgetting something here; wait until it has finished"
     with locked(store / _LOCK, LogError(busy)):
         yield

@@ -1,4 +1,4 @@
-"""What a training reads of collected decisions: their touchpoints, added to a log, and their opportunities beside it.
+"""Writes what a training reads of collected decisions: touchpoints, added to a log, and opportunities beside it.
 
     print(learnable("collected", spec))                  # how many decisions teach something, and how much
     add_decisions("collected", "data")                   # data: a folder of `features.ingest.log_folder.ingest`
@@ -6,10 +6,10 @@
     data/touchpoints.parquet       the log, and every exposure that took place
     data/opportunities.parquet     every decision that a policy's value can rest on (`rules.py`)
 
-Learning from one's newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends
-on what it expects. So the exposures are added to what is there: a first log of wide choices stays in every training.
-They are marked as `collected`: the heads of reward and cost learn from them; the action head, which is the prior of the
-decision rule, does not, for it would confirm its own choices.
+Learning from the newest exposures alone breaks the heads within a generation, because whether MTORL exposes depends on
+what it expects. So a first log of wide choices stays in every training. Added exposures are marked as `collected`: the
+heads of reward and cost learn from them; the action head, the prior of the decision rule, does not, for it would
+confirm its own choices.
 
 The window of an opportunity is the one that the policy saw. It is kept for users of the validation and test parts only,
 and for no more than are needed: training reads the log.
@@ -52,12 +52,12 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Decisions:
-    """Which collected decisions count.
+    """Selects collected decisions.
 
     Attributes:
         outcome_hours: Younger ones are no opportunities: their outcomes may still come.
         until: Only those before this time (ISO); empty for all.
-        most_touchpoints: About so many exposures a training should read, the log's own included (`pruning.py`); 0 for
+        most_touchpoints: About how many exposures a training should read, the log's own included (`pruning.py`); 0 for
             no limit.
     """
 
@@ -67,22 +67,12 @@ class Decisions:
 
     @classmethod
     def mature(cls, folder: Path, most_touchpoints: int = 0) -> Decisions:
-        """Those old enough for all their outcomes, as the description in a log's folder says."""
+        """Decisions old enough for all their outcomes, by the description in a log's folder."""
         return cls(DatasetSpec.load(folder / DATASET_FILE).outcome_hours, most_touchpoints=most_touchpoints)
 
 
 def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions(), engine: str = "") -> Learnable:
-    """Say what collected decisions teach.
-
-    Args:
-        store: What `features.collect.store.collect` keeps.
-        spec: Description of the data set.
-        which: Decisions that count.
-        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. Rows are equal.
-
-    Raises:
-        LogError: The store holds no decisions.
-    """
+    """Sum up what the decisions of a store teach; raises a `LogError` if it holds none."""
     with open_database(engine) as db:
         judge(db, store, spec, which)
         return learnable_of(db, spec)
@@ -95,13 +85,9 @@ def add_decisions(
     engine: str = "",
     log: str | Path | None = None,
 ) -> Learnable:
-    """Add what was collected to a log's folder.
+    """Add the decisions of a store to a log's folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
     Args:
-        store: What `features.collect.store.collect` keeps.
-        folder: Folder with touchpoints.parquet and dataset.yaml, as ingestion writes it; both tables are written there.
-        which: Decisions that count.
-        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. Rows are equal.
         log: The log to add to, a file or a folder of parts; None: the folder's own.
 
     Raises:
@@ -126,28 +112,14 @@ def add_decisions(
 
 
 def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
-    """Write a log with the exposures among collected decisions, for what needs no more of them: features.
-
-    Args:
-        store: What `features.collect.store.collect` keeps.
-        spec: Description of the data set.
-        log: A canonical log, a file or a folder of parts.
-        out: File to write.
-
-    Raises:
-        LogError: The store holds no decisions.
-    """
+    """Write a log with the exposures among collected decisions: all that features need of them."""
     with open_database("") as db:
         judge(db, store, spec, Decisions())
         _add_touchpoints(db, spec, parquet_files(log), out)
 
 
 def judge(db: Database, store: str | Path, spec: DatasetSpec, which: Decisions) -> None:
-    """Make the tables collected_decision, collected_outcome and, by `rules.decisions_query`, judged.
-
-    Raises:
-        LogError: The store holds no decisions.
-    """
+    """Make the tables collected_decision, collected_outcome and, by `rules.decisions_query`, judged."""
     if not hourly(store, "decision"):
         raise LogError(f"{store}: no decisions were collected here; `mtorl data collect` does it")
     bound = f"WHERE event_time < {text(which.until)}::TIMESTAMPTZ" if which.until else ""
@@ -192,10 +164,9 @@ def _users_with_windows(db: Database) -> pa.Table:
 
 
 def _add_touchpoints(db: Database, spec: DatasetSpec, log: list[Path], out: Path, most_rows: int = 0) -> int:
-    """Write a log's files and the exposures as one; a column that no record has is null.
+    """Write a log's files and the exposures as one table; returns how many touchpoints were pruned.
 
-    Returns:
-        How many touchpoints were left out because there are too many.
+    A column that no record has is null.
     """
     there = pq.read_schema(log[0]).names
     types = schema(spec, [*there, COLLECTED])
@@ -224,7 +195,7 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: list[Path], out: Path
 
 
 def _note(data: Path, found: Learnable, users: int) -> None:
-    """The log is another one now."""
+    """Update the report of the log."""
     path = data / INGEST_FILE
     report: dict[str, Any] = json.loads(path.read_text())
     with pq.ParquetFile(data / LOG_FILE) as file:

@@ -1,12 +1,11 @@
-"""What is in a log: the figures behind the page of `mtorl data describe`.
+"""Computes the figures behind the page of `mtorl data describe`.
 
     with open_engine() as engine:
         description = describe(engine, "touchpoints.parquet", spec)
     page.render(description, "page.html")
 
-Every figure is an aggregate that the engine computes (one pass over the log for each block of figures), so only small
-tables reach Python, however long the log. Intervals are Wilson's, at 95 %; they take touchpoints for independent, which
-those of one user are not quite, so they are somewhat too narrow.
+Every figure is an aggregate that the engine computes, so only small tables reach Python. Intervals are Wilson's, at
+95 %; they take touchpoints for independent, which those of one user are not quite, so they are somewhat too narrow.
 """
 
 from __future__ import annotations
@@ -173,12 +172,7 @@ def pause_edges(bin: int | None) -> tuple[float, float]:
 
 
 def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Description:
-    """Compute the figures of a log.
-
-    Args:
-        engine: Where the aggregates run.
-        log_path: Canonical log, or any Parquet with (at least) its columns, such as the steps of a window store.
-        spec: Description of the data set.
+    """Compute the figures of a canonical log, or of any Parquet with its columns, such as the steps of a window store.
 
     Raises:
         LogError: the log has no rows, or lacks a column.

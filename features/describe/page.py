@@ -1,4 +1,4 @@
-"""From figures to what the page's template reads: charts, words, and what one should know of this log."""
+"""Turns figures into charts and words for the page's template."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
 
 
 def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
-    """(tone, sentence): what the next steps will do with this log, where that may surprise."""
+    """(tone, sentence): surprises that the next steps will meet in this log."""
     spec, most = figures.spec, count(figures.spec["max_touchpoints"])
     if figures.quarantined:
         rows = counted(figures.quarantined, "faulty row is", "faulty rows are")

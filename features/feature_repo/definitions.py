@@ -1,4 +1,4 @@
-"""What `feast apply` finds in this folder.
+"""Definitions for `feast apply` in this folder.
 
 Two environment variables choose the data:
 
@@ -14,12 +14,7 @@ from pathlib import Path
 from features.feature_repo.views import build
 from mtorl.log.dataset import DatasetSpec
 
-_made = build(
-    DatasetSpec.load(os.environ.get("MTORL_DATASET", "simulator")),
-    Path(os.environ.get("MTORL_FEATURE_DATA", Path(__file__).parent / "data")).resolve(),
-)
-user, campaign, channel = _made.user, _made.campaign, _made.channel
-user_history, user_history_push, user_static = _made.user_history, _made.user_history_push, _made.user_static
-user_channel, campaign_stats, channel_stats = _made.user_channel, _made.campaign_stats, _made.channel_stats
-globals().update({view.name: view for view in _made.own})
-request_time, ad_decision_v1, ad_channels_v1 = _made.request_time, _made.ad_decision, _made.ad_channels
+_spec = DatasetSpec.load(os.environ.get("MTORL_DATASET", "simulator"))
+_data = Path(os.environ.get("MTORL_FEATURE_DATA", Path(__file__).parent / "data")).resolve()
+# Feast takes every object that a name of this module refers to.
+globals().update({f"definition_{i}": made for i, made in enumerate(build(_spec, _data).objects)})

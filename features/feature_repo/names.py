@@ -13,18 +13,14 @@ HISTORY = "user_history"
 STATIC = "user_static"
 USER_CHANNEL = "user_channel"
 CAMPAIGN_STATS = "campaign_stats"
-CHANNEL_STATS = "channel_stats"
 REQUEST_TIME = "request_time"
-HISTORY_PUSH = "user_history_push"
 
 AD_DECISION = "ad_decision_v1"
 """Service with the features of one decision; a change of their meaning makes a new version."""
-AD_CHANNELS = "ad_channels_v1"
-"""Service with the state of every channel."""
 
 
 def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
-    """The columns of a history that are patched once an outcome becomes known, and what stands there until then."""
+    """The columns of a history that are patched once an outcome becomes known, and their values until then."""
     times = dict.fromkeys(spec.outcome_times.values(), math.nan)
     return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
 
@@ -32,8 +28,8 @@ def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
     """The columns of a user's history, lists of the last touchpoints, with the type of their elements; times first.
 
-    To the columns that the model's window reads this adds `hist_timestamp`, in microseconds since 1970: Feast's own
-    list of timestamps keeps whole seconds only.
+    This adds `hist_timestamp` (us since 1970) to the columns of the model's window: Feast's own list of timestamps
+    keeps whole seconds only.
     """
     texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
     names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))

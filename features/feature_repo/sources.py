@@ -1,23 +1,21 @@
-"""The sources of the feature views, computed from touchpoints with Ibis: DuckDB here, Spark on a cluster.
+"""Computes the sources of the feature views from touchpoints with Ibis: DuckDB here, Spark on a cluster.
 
     with open_engine() as engine:
         build_sources(engine, "touchpoints.parquet", spec, "features/data")
 
     user_history.parquet     each user's last n touchpoints, once for every touchpoint
-    user_static.parquet      what does not change about a user (if the data set has such columns)
+    user_static.parquet      static columns of a user (if the data set has such columns)
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
-    channel_stats.parquet    the same of a channel
 
-A row of user_history is a snapshot: what the platform knew of a user once one more touchpoint had arrived. If
-touchpoints arrive in the order in which they happened, the snapshot of a touchpoint is the last n touchpoints up to and
-including it. A touchpoint that arrives late (`created_timestamp`, where the log has that column) is only in snapshots
-taken after its arrival; the newest touchpoint of a snapshot gives its event time. A point-in-time join on both times
-then never sees what was not there yet.
+A row of user_history is a snapshot of what the platform knew of a user once one more touchpoint had arrived: the last n
+touchpoints up to and including it. A touchpoint that arrives late (`created_timestamp`, if the log has that column) is
+only in snapshots taken after its arrival; the newest touchpoint of a snapshot gives its event time. A point-in-time
+join on both times then never sees what was not there yet.
 
-The aggregates count a touchpoint in the hour in which it became known, and a click or a conversion that is `timed` in
-the hour in which that did. They carry the time at which that hour ended. So they change once an hour, offline as
-online, and a touchpoint is never part of what its own decision sees.
+The aggregates count a touchpoint in the hour in which it became known, and a `timed` click or conversion in the hour in
+which that did. They carry the time at which that hour ended, so they change once an hour, offline as online, and a
+touchpoint is never part of what its own decision sees.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ import ibis
 import ibis.expr.datatypes as dt
 
 from features.engine import Engine, timestamp_micros, unix_micros
-from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
+from features.feature_repo.names import CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.sequences.builder import ROWS_PER_SHARD
 from features.sequences.touchpoints import clean_touchpoints
 from mtorl.log.dataset import EVENTS, DatasetSpec, FeatureViewSpec, SpecError, outcome_time
@@ -43,7 +41,7 @@ from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
 USER_DAYS = 7  # that user_channel counts
-CAMPAIGN_DAYS = 1  # that campaign_stats and channel_stats count
+CAMPAIGN_DAYS = 1  # that campaign_stats counts
 
 _TIMES = ("timestamp", "created_timestamp")
 _LARGEST = sys.float_info.max
@@ -56,13 +54,8 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
     """Write the Parquet sources of the feature views, replacing earlier ones one by one.
 
     Args:
-        engine: Where to compute.
         log_path: Canonical touchpoint log, optionally with `created_timestamp` (when a row arrived).
-        spec: Description of the data set.
         out_dir: Folder for the files named above; each is a folder of parts if the log is large.
-
-    Raises:
-        LogError: The log has no rows.
     """
     out = Path(out_dir)
     touchpoints = clean_touchpoints(engine.read(log_path), spec)
@@ -92,11 +85,11 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
 
     jobs |= {view.view: partial(own, view) for view in spec.features if view.source is not None}
 
-    def over_all(name: str, key: str, prefix: str) -> None:
-        engine.write(stats(touchpoints, spec, key, prefix).order_by(key, *_TIMES), out / f"{name}.parquet")
+    def campaigns() -> None:
+        table = campaign_stats(touchpoints, spec).order_by("campaign_id", *_TIMES)
+        engine.write(table, out / f"{CAMPAIGN_STATS}.parquet")
 
-    for name, key, prefix in ((CAMPAIGN_STATS, "campaign_id", "campaign"), (CHANNEL_STATS, "channel", "channel")):
-        jobs[name] = partial(over_all, name, key, prefix)
+    jobs[CAMPAIGN_STATS] = campaigns
     for done, (name, job) in enumerate(jobs.items()):
         progress.report(done, len(jobs), f"{name}, {rows:,} rows", 1 / shards if name in users else 1.0)
         job()
@@ -106,14 +99,9 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
 
 
 def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """A snapshot for each touchpoint: user_id, timestamp, created_timestamp and the hist_* lists, oldest first.
+    """A snapshot for each clean touchpoint: user_id, timestamp, created_timestamp and the hist_* lists, oldest first.
 
-    If touchpoints may have arrived late, this asks the engine how far out of order they are. What it returns is an
-    expression in any case.
-
-    Args:
-        touchpoints: What `features.sequences.touchpoints.clean_touchpoints` returns.
-        spec: Description of the data set.
+    If touchpoints may have arrived late, this asks the engine how far out of order they are.
     """
     rows = touchpoints.select(
         "user_id",
@@ -196,10 +184,6 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
     """The rows of a file that the data set description names: key, timestamp, created_timestamp and the fields.
 
-    Args:
-        rows: The file.
-        view: What the description says of it.
-
     Raises:
         SpecError: the file lacks a column, or one is of another type.
     """
@@ -255,12 +239,12 @@ def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     )
 
 
-def stats(touchpoints: ibis.Table, spec: DatasetSpec, key: str, prefix: str) -> ibis.Table:
-    """The key, timestamp, created_timestamp and PREFIX_touchpoints, _click_rate, _conversion_rate and _cost (mean).
+def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """campaign_id, timestamp, created_timestamp and campaign_touchpoints, _click_rate, _conversion_rate, _cost (mean).
 
     Rates and cost are null for hours without a touchpoint.
     """
-    news = _as_it_becomes_known(touchpoints.filter(touchpoints[key].notnull()), spec)
+    news = _as_it_becomes_known(touchpoints.filter(touchpoints.campaign_id.notnull()), spec)
     counts = {
         "touchpoints": news.touchpoint,
         "clicks": news.click,
@@ -269,22 +253,22 @@ def stats(touchpoints: ibis.Table, spec: DatasetSpec, key: str, prefix: str) -> 
         "cost": news.cost.floor().cast("int64"),
         "billionths": ((news.cost - news.cost.floor()) * _BILLION).round().cast("int64"),
     }
-    sums = _rolling(news, key, counts, CAMPAIGN_DAYS * DAY_US)
+    sums = _rolling(news, "campaign_id", counts, CAMPAIGN_DAYS * DAY_US)
     divisor = sums.touchpoints.nullif(0).cast("float64")
     features = {
-        f"{prefix}_touchpoints": sums.touchpoints.cast("float64"),
-        f"{prefix}_click_rate": sums.clicks / divisor,
-        f"{prefix}_conversion_rate": sums.conversions / divisor,
-        f"{prefix}_cost": (sums.cost + sums.billionths / _BILLION) / divisor,
+        "campaign_touchpoints": sums.touchpoints.cast("float64"),
+        "campaign_click_rate": sums.clicks / divisor,
+        "campaign_conversion_rate": sums.conversions / divisor,
+        "campaign_cost": (sums.cost + sums.billionths / _BILLION) / divisor,
     }
-    return sums.select(key, *_TIMES, **features)
+    return sums.select("campaign_id", *_TIMES, **features)
 
 
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """What there is to count: touchpoints, and apart from them the clicks and conversions that are known later.
+    """The rows to count: touchpoints, and apart from them the clicks and conversions that are known later.
 
     Returns:
-        The keys, `known`, and what is counted: `touchpoint` (1, or 0 in a row of its outcome), click, conversion, cost.
+        The keys, `known`, `touchpoint` (1, or 0 in a row of its outcome), click, conversion, cost.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")
@@ -301,7 +285,7 @@ def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Tab
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
     """Sums over the last `period` microseconds, at the end of each full hour at which they change.
 
-    Where one hour leaves the period just as another enters it, there are two rows, which are equal.
+    If one hour leaves the period as another enters it, there are two equal rows.
     """
     known = unix_micros(touchpoints.known)
     into = (known % HOUR_US + HOUR_US) % HOUR_US  # of the hour; before 1970, too

@@ -1,6 +1,4 @@
-"""The one definition of entities, sources, feature views and feature services, made from a data set description.
-
-`definitions.py` applies it from the command line, `features.offline.store.create` for a run of its own.
+"""Makes entities, sources, feature views and the feature service from a data set description.
 
 Every stored field declares, as JSON in its tag `default`, what a reader takes for a key that the store does not have,
 or whose value is older than the view's TTL. So a reader needs the registry and nothing of this package.
@@ -10,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from feast import (
     Field,
     FileSource,
     OnDemandFeatureView,
-    PushSource,
     RequestSource,
     ValueType,
 )
@@ -39,65 +36,50 @@ TAGS = {"owner": "ads-platform"}
 
 @dataclass(frozen=True)
 class Definitions:
-    """What one feature repository holds."""
+    """The definitions of one feature repository."""
 
     user: Entity
     campaign: Entity
-    channel: Entity
     user_history: FeatureView
-    user_history_push: PushSource
     user_static: FeatureView | None  # None: the data set has no static user columns
     user_channel: FeatureView
     campaign_stats: FeatureView
-    channel_stats: FeatureView
     own: tuple[FeatureView, ...]  # of files that the data set description names
     request_time: OnDemandFeatureView
     ad_decision: FeatureService
-    ad_channels: FeatureService
 
     @property
     def views(self) -> list[FeatureView]:
-        """The feature views that are stored."""
-        return [definition for definition in self.objects if isinstance(definition, FeatureView)]
+        """The stored feature views."""
+        views = (self.user_history, self.user_static, self.user_channel, self.campaign_stats, *self.own)
+        return [view for view in views if view is not None]
 
     @property
     def objects(self) -> list[Any]:
-        """All that `feast apply` registers."""
-        definitions = [value for f in fields(self) if f.name != "own" and (value := getattr(self, f.name)) is not None]
-        definitions += self.own
-        return [*definitions, *(view.batch_source for view in definitions if isinstance(view, FeatureView))]
+        """All objects that `feast apply` registers."""
+        sources = [view.batch_source for view in self.views]
+        return [self.user, self.campaign, *self.views, self.request_time, self.ad_decision, *sources]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
     """Define the features of a data set.
 
     Args:
-        spec: Description of the data set; its columns become the features.
         data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes; a relative one
             starts at the repository, wherever that is mounted.
 
     Raises:
-        SpecError: a column of the data set has the name of a feature that every data set has, or `features` names a
-            view or a field that does not exist.
+        SpecError: a column of the data set has the name of a built-in feature, or `features` names a view or a field
+            that does not exist.
     """
     user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
-    channel = _entity("channel", "channel", "Way to reach a user; the action that a policy chooses")
-
-    history_source = _source(names.HISTORY, data)
-    push = PushSource(
-        name=names.HISTORY_PUSH,
-        batch_source=history_source,
-        description="New touchpoints; features.online.history appends them without losing any to another writer",
-        tags=TAGS,
-        owner=TAGS["owner"],
-    )
     user_history = _view(
         names.HISTORY,
         user,
         f"Last {spec.window} touchpoints, oldest first; times in microseconds since 1970",
         {name: (Array(String if kind == "string" else Float64), []) for name, kind in history_types(spec).items()},
-        push,
+        _source(names.HISTORY, data),
         # A longer pause ends the journey, and the model sees nothing of earlier journeys.
         timedelta(days=spec.journey_gap_days),
     )
@@ -119,12 +101,19 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         _source(names.USER_CHANNEL, data),
         timedelta(days=USER_DAYS),
     )
-    campaign_stats = _stats(names.CAMPAIGN_STATS, campaign, data, chosen)
-    channel_stats = _stats(names.CHANNEL_STATS, channel, data, {})
+    # Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0.
+    stats = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
+    campaign_stats = _view(
+        names.CAMPAIGN_STATS,
+        campaign,
+        f"Touchpoints, rates and mean cost of the last {CAMPAIGN_DAYS * 24} hours up to a full hour",
+        {f"campaign_{name}": (Float64, chosen.get(f"campaign_{name}", default)) for name, default in stats.items()},
+        _source(names.CAMPAIGN_STATS, data),
+        timedelta(days=CAMPAIGN_DAYS),
+    )
     entities = {"user_id": user, "campaign_id": campaign}
     own = [_own(view, entities[view.key], data, chosen) for view in spec.features if view.key is not None]
-    built_in = [v for v in (user_history, user_static, user_channel, campaign_stats, channel_stats) if v is not None]
-    _check_features(spec, built_in, {names.USER_CHANNEL, names.CAMPAIGN_STATS})
+    _check_features(spec, (user_channel, campaign_stats))
     request_time = _request_time(user_history)
     # A decision reads what the model reads, and no more. Here the history comes first, and what is on demand last.
     views = {view.name: view for view in (user_channel, campaign_stats, *own)}
@@ -137,35 +126,13 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         tags=TAGS,
         owner=TAGS["owner"],
     )
-    built_in_fields = {
-        f.name for view in (user_channel, campaign_stats, channel_stats, request_time) for f in view.features
-    }
+    built_in_fields = {f.name for view in (user_channel, campaign_stats, request_time) for f in view.features}
     of_the_data_set = {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := built_in_fields & of_the_data_set:
         raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
-    ad_channels = FeatureService(
-        name=names.AD_CHANNELS,
-        features=[channel_stats],
-        # Joined by the logged channel, these features would tell the model which channel was chosen.
-        description="State of each channel, for monitoring and pacing; never part of a training row",
-        tags=TAGS,
-        owner=TAGS["owner"],
-    )
     return Definitions(
-        user=user,
-        campaign=campaign,
-        channel=channel,
-        user_history=user_history,
-        user_history_push=push,
-        user_static=user_static,
-        user_channel=user_channel,
-        campaign_stats=campaign_stats,
-        channel_stats=channel_stats,
-        own=tuple(own),
-        request_time=request_time,
-        ad_decision=ad_decision,
-        ad_channels=ad_channels,
+        user, campaign, user_history, user_static, user_channel, campaign_stats, tuple(own), request_time, ad_decision
     )
 
 
@@ -200,7 +167,7 @@ def _view(
     entity: Entity,
     description: str,
     features: Mapping[str, tuple[FeastType, Any]],
-    source: FileSource | PushSource,
+    source: FileSource,
     ttl: timedelta,
 ) -> FeatureView:
     """A view with the type and the default of each feature."""
@@ -213,20 +180,6 @@ def _view(
         ttl=ttl,
         tags=TAGS,
         owner=TAGS["owner"],
-    )
-
-
-def _stats(name: str, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
-    """Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0."""
-    usual = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
-    defaults = {f"{entity.name}_{feature}": default for feature, default in usual.items()}
-    return _view(
-        name,
-        entity,
-        f"Touchpoints, rates and mean cost of the last {CAMPAIGN_DAYS * 24} hours up to a full hour",
-        {feature: (Float64, chosen.get(feature, default)) for feature, default in defaults.items()},
-        _source(name, data),
-        timedelta(days=CAMPAIGN_DAYS),
     )
 
 
@@ -247,7 +200,7 @@ def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str,
 
 
 def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
-    """What stands for a missing value of each field that the model reads."""
+    """Value for a missing one of each field that the model reads."""
     return {
         field.name: None if field.missing == "unknown" else [0.0] * len(spec.channels) if field.by_channel else 0.0
         for view in spec.features
@@ -255,22 +208,17 @@ def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView], for_decisions: set[str]) -> None:
-    """See that the views and fields that the model reads exist.
-
-    Raises:
-        SpecError: one does not, or is of another kind.
-    """
+def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
+    """Check that the views and fields that the model reads exist; raises a `SpecError` if not."""
     views = {view.name: view for view in built_in}
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"
         if chosen.source is not None:
-            taken = {*views, names.STATIC, names.REQUEST_TIME, names.HISTORY_PUSH}
-            if chosen.view.lower() in taken:
+            if chosen.view.lower() in {*views, names.HISTORY, names.STATIC, names.REQUEST_TIME}:
                 raise SpecError(f"{where}: a built-in view has this name; call yours otherwise")
             continue
-        if chosen.view not in for_decisions:
-            known = ", ".join(sorted(for_decisions))
+        if chosen.view not in views:
+            known = ", ".join(sorted(views))
             raise SpecError(f"{where}: not a built-in view for decisions ({known}); your own needs a source")
         types = {field.name: field.dtype for field in views[chosen.view].features}
         for field in chosen.fields:

@@ -1,7 +1,6 @@
-"""A user is forgotten: whatever a folder keeps of them is found by what it is, and taken out.
+"""Removes users from all that a folder keeps of them.
 
-In reading order: `tables.py` (rows of Parquet tables and of quarantined rows), `raw_files.py` (somebody's own files,
-which stay), `places.py` (what there is in a folder, and what was taken out of it). The online store and the feed's
-journal are the concern of `features/online/`, and the spool that of `serving/decision_log/`; who must not come back
-stands in `mtorl.log.forgotten`.
+In reading order: `tables.py` (rows of Parquet tables and of quarantined rows), `raw_files.py` (the owner's raw files,
+which stay), `places.py` (the stores in a folder). `features/online/` removes users from the online store and the feed's
+journal, `serving/decision_log/` from the spool; `mtorl.log.forgotten` keeps them from coming back.
 """

@@ -1,4 +1,4 @@
-"""What a folder keeps of users, found by what it is, and taken out of it.
+"""Finds all that a folder keeps of users, and removes it.
 
     report = forget("runs/latest", {"u1"}, datetime.now(UTC))
     report.removed                       # rows by store: {"data/touchpoints.parquet": 14, ...}
@@ -6,15 +6,15 @@
 A folder is that of a run, the data volume of a cluster, or any part of these:
 
     Parquet tables with the column user_id or decision_id: logs, sources of features, collected decisions, exports,
-        what a sink or a pipeline's step has written
+        files of a sink or of a pipeline's step
     folders of windows, whose manifest stays true
     CSVs of quarantined rows, and of conversions that count for no touchpoint
     Feast repositories: their online store, wherever that is
     journals of `mtorl feed`
     artifacts, which stay, and are named
 
-Each file is rewritten in one step, and whatever is done twice does nothing the second time. A run that is interrupted
-is made good by the next: outcomes and shadows, which name no user, go before the decisions that say whose they are.
+Each file is rewritten in one step, and a second run does nothing. The next run completes an interrupted one: outcomes
+and shadows, which name no user, go before the decisions that name theirs.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ _PART = re.compile(r"date=.*|(decision|outcome|shadow)-\d{8}-\d+")  # an hour of
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """Findings of a run.
 
     Attributes:
-        removed: How many rows or keys each store lost, by its place in the folder; 0 where there was nothing to remove.
-        failed: What could not be done, in words; done again, it may be.
-        raw: Of somebody's own files that logs were read from: in which the users still are, in words.
-        models: Those that were trained on the users, or name them.
+        removed: How many rows or keys each store lost, by its place in the folder; 0 if it had none.
+        failed: Failures in words; another run may succeed.
+        raw: Raw files of logs in which the users still are, in words.
+        models: Models that were trained on the users, or name them.
     """
 
     removed: Counter[str] = field(default_factory=Counter)
@@ -82,18 +82,17 @@ def forget(
     feature_repo: str | Path | None = None,
     origin: Origin | None = None,
 ) -> Report:
-    """Take users, or what is old, out of all that a folder keeps, and see to it that they don't come back.
+    """Take users, or what is old, out of all that a folder keeps, and keep them from coming back.
 
     Args:
-        folder: Of a run, a data volume, or a store.
         users: Ids; may be empty.
         now: What users do from now on is not forgotten.
-        before: Decisions, outcomes and touchpoints of logs that are older go too, whoever's they are.
+        before: Older decisions, outcomes and touchpoints of logs of all users go too.
         feature_repo: Feast repository that is not in the folder, but whose online store belongs to it.
         origin: Raw files to look into, besides those that the folder's logs were read from.
 
     Raises:
-        ForgottenError: The folder can't be written to, or somebody else forgets something there.
+        ForgottenError: The folder can't be written to, or another run is at work on it.
         LogError: Decisions are being collected into the folder, or there is no such feature repository.
     """
     root = Path(folder).resolve()
@@ -129,7 +128,7 @@ def forget(
 
 @dataclass
 class _Found:
-    """What there is in a folder."""
+    """The stores in a folder."""
 
     tables: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)  # folders with what ingestion said of a log
@@ -143,7 +142,7 @@ class _Found:
 
     @classmethod
     def below(cls, root: Path) -> _Found:
-        """Look at a folder and all below it, but not at what a link points to."""
+        """Look at a folder and all below it, but not at the target of a link."""
         found = cls()
 
         def unreadable(error: OSError) -> None:
@@ -180,7 +179,7 @@ class _Found:
 
 
 class _Work:
-    """What is done to the stores, and what is said of it."""
+    """Removes users from stores, and reports."""
 
     def __init__(self, root: Path, users: frozenset[str], before: datetime | None) -> None:
         self.report = Report()
@@ -210,13 +209,13 @@ class _Work:
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def logs(self, folders: list[Path]) -> None:
-        """What ingestion said of logs that are others now."""
+        """Update the reports of ingestion on logs that have changed."""
         for folder in folders:
             with self.saying(folder):
                 _bring_up_to_date(folder)
 
     def raw_files(self, logs: list[Path], given: Origin | None) -> None:
-        """Say of the files that logs were read from what they still have of the users; they stay as they are."""
+        """Report the users that are still in the raw files of logs."""
         with self.saying(self._root):
             found, unknown = origins_of(logs)
             lines = [line for origin in [*found, *([given] if given else [])] for line in still_in(origin, self._users)]
@@ -279,7 +278,7 @@ def _remove_empty_hour(path: Path) -> None:
 
 
 def _bring_up_to_date(folder: Path) -> None:
-    """Say of a log how many rows it has now, and its fingerprint."""
+    """Update rows, users and fingerprint in the report of a log."""
     report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
     files = parquet_files(folder / LOG_FILE)
     rows = sum(pq.read_metadata(file).num_rows for file in files)

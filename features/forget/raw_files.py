@@ -1,11 +1,11 @@
-"""Files that a log was read from are somebody's own: they stay as they are, and users who are still in them are said.
+"""Reports the users that are still in a log's raw files, which stay as they are.
 
     origins, unknown = origins_of([Path("runs/latest/data")])
     for line in still_in(origins[0], frozenset({"u1"})):
         print(line)                        # log.csv: 12 rows of u1 (column 'uid')
 
-Nobody's raw files are rewritten unasked. But whoever reads them again has the user back. So a folder that a log was
-read into says from where, and by which description: `features.ingest.log_folder`.
+Reading a raw file again would bring its users back. So the folder of a log names its raw files and their description:
+`features.ingest.log_folder`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ from mtorl.log.touchpoints import INGEST_FILE, LogError
 
 
 def origins_of(logs: Iterable[Path]) -> tuple[list[Origin], list[Path]]:
-    """What logs were read from, each once, and the logs that don't say it.
-
-    Args:
-        logs: Folders that ingestion wrote.
-    """
+    """The origins of logs, each once, and the logs without one."""
     found: dict[str, Origin] = {}
     unknown = []
     for folder in logs:
@@ -48,12 +44,7 @@ def origins_of(logs: Iterable[Path]) -> tuple[list[Origin], list[Path]]:
 
 
 def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
-    """Say of each file of an origin how many rows of the users it has, or why nobody knows; nothing of a file without.
-
-    Args:
-        origin: A log, its second file, and files of feature views.
-        users: Ids, as the canonical log has them.
-    """
+    """Report for each file of an origin how many rows of the users it has, or why that is unknown; nothing for none."""
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         look = _Look(engine, Path(scratch), origin, users)
         named = [(origin.log, look.log)]
@@ -79,7 +70,7 @@ def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 
 
 class _Look:
-    """Finds the rows of users in the files of an origin: each method those of one file, and its column that says so."""
+    """Finds the rows of users in the files of an origin; methods return them and the column that names the users."""
 
     def __init__(self, engine: Engine, scratch: Path, origin: Origin, users: frozenset[str]) -> None:
         self._engine, self._scratch, self._spec, self._users = engine, scratch, origin.spec, sorted(users)

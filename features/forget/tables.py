@@ -1,10 +1,10 @@
-"""Rows leave Parquet tables: those of some users, those of their decisions, and those that are too old.
+"""Removes rows from Parquet tables: those of some users, those of their decisions, and old ones.
 
     rows = Rows(frozenset({"u1"}), before=None)
     rows.remove(path)                                # how many there were; the file is rewritten whole, or not at all
 
-Which rows those are, a table's columns say: `user_id` names a user, `decision_id` a decision of one. Other rows stay as
-they are, in their order and types.
+`user_id` of a table names a user, `decision_id` a decision of one. Other rows stay as they are, in their order and
+types.
 """
 
 from __future__ import annotations
@@ -32,12 +32,10 @@ Which = Callable[[pa.Table], pa.ChunkedArray]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that have to go.
+    """The rows that have to go: of `users`, or of `decisions` in a table that names no user.
 
     Attributes:
-        users: Of these users.
-        decisions: Of these decisions, where a table names no user.
-        before: Of anybody, if they are older: decisions, their outcomes, and touchpoints of a log. None: no row is.
+        before: Older decisions, their outcomes, and touchpoints of a log go too; None: none does.
     """
 
     users: frozenset[str]
@@ -45,7 +43,7 @@ class Rows:
     before: datetime | None = None
 
     def of(self, path: Path, schema: pa.Schema) -> tuple[list[str], Which] | None:
-        """Which rows of a table have to go, and the columns that say so; None: the table is about something else."""
+        """The columns that say which rows of a table have to go, and that rule; None: another kind of table."""
         keys: dict[str, pa.Array] = {}
         if USER in schema.names:
             keys[USER] = pa.array(sorted(self.users), pa.string())
@@ -69,7 +67,7 @@ class Rows:
         return [*keys, *([time] if time else [])], which
 
     def decisions_in(self, path: Path) -> set[str]:
-        """Ids of the decisions that have to go, of a table that names their users."""
+        """Ids of the decisions that have to go, in a table that names their users."""
         schema = pq.read_schema(path)
         if not {USER, DECISION} <= set(schema.names) or (wanted := self.of(path, schema)) is None:
             return set()
@@ -88,15 +86,10 @@ class Rows:
 
 
 def remove_rows(path: Path, columns: Collection[str], which: Which) -> int:
-    """Write a Parquet file anew without some rows, in one step; one that has none of them is not touched.
+    """Rewrite a Parquet file without some rows, in one step; returns how many went. A file without them is not touched.
 
     Args:
-        path: The file.
-        columns: What `which` reads.
-        which: Says which rows have to go.
-
-    Returns:
-        Number of rows that went.
+        columns: Columns that `which` reads.
     """
     with pq.ParquetFile(path) as file:
         batches = file.iter_batches(columns=list(columns))
@@ -115,7 +108,7 @@ def remove_rows(path: Path, columns: Collection[str], which: Which) -> int:
 
 
 def remove_quarantined(path: Path, users: frozenset[str]) -> int:
-    """Take the rows that name a user, in whichever column, out of a CSV of faulty rows; returns how many."""
+    """Take the rows that name a user, in any column, out of a CSV of faulty rows; returns how many."""
     csv.field_size_limit(1 << 30)
     kept, removed = io.StringIO(newline=""), 0
     writer = csv.writer(kept, lineterminator="\n")

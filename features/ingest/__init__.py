@@ -1,5 +1,7 @@
 """Ingestion: from a raw log in any known layout to the validated, canonical touchpoint log.
 
+Functions raise a `LogError` for a log that can't be used, and a `SpecError` for its description.
+
 Reading order: `adapters/` (from a file's own columns to those of the log), `contract.py` (what a touchpoint must be),
 `conversions.py` (outcomes of a second file), `ingest.py` (validate, quarantine, write), `log_folder.py` (the first step
 of a run), `built_folder.py` and `first_log.py` (other beginnings), `content.py` (whether a raw log is still the same);

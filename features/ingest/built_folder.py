@@ -1,11 +1,11 @@
-"""The folder of `mtorl data build` as the source of a pipeline: its log and its windows are taken as they are.
+"""Takes log and windows from a folder of `mtorl data build`, as the source of a pipeline.
 
-    built = Built.at("data/built")             # None: that is no such folder
+    built = Built.at("data/built")             # None: another kind of source
     built.take_log(raw, Path("log"))           # touchpoints, description, opportunities
     built.take_windows(Path("log"), Path("windows"))
 
-Whoever builds the folder puts a new one in its place in one step, perhaps in the middle of a run. So each part is
-compared with what was taken before, and a run that meets two builds ends and says so.
+A new build replaces the folder in one step, perhaps in the middle of a run. So each part is compared with what was
+taken before, and a run that meets two builds ends with an error.
 """
 
 from __future__ import annotations
@@ -40,14 +40,10 @@ class Built:
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
-        """The folder that a pipeline's source names; None if that is another kind of source.
+        """The folder that a pipeline's source names; None for another kind of source.
 
         Args:
-            source: Of a pipeline.
-            known: Whether it was such a folder before, in the same run.
-
-        Raises:
-            LogError: it is none any more.
+            known: Whether it was such a folder before, in the same run; then a `LogError` if it is not any more.
         """
         folder = Path(source)
         if known and not (folder / WINDOWS / MANIFEST).is_file():
@@ -56,37 +52,28 @@ class Built:
 
     @property
     def standing_for_it(self) -> tuple[Path, ...]:
-        """The small files that are others whenever anything in the folder is: they hold digests of the large ones."""
+        """The small files that change with anything in the folder: they hold digests of the large ones."""
         files = (INGEST_FILE, DATASET_FILE, Path(WINDOWS, MANIFEST))
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 
     def decisions(self) -> str | None:
-        """Digest of the collected decisions that the log was made with; None if it was made without asking for any."""
+        """Digest of the collected decisions that the log was made with; None if it was built without any."""
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
     def said(self) -> str:
-        """What the log holds, in words."""
+        """Sums up the log in words."""
         report = self._report()
         found = report.get("collected")
         own = f"{found['exposures']:,} exposures of {found['decisions']:,} collected decisions" if found else "none"
         return f"{self.folder}: {report['rows']:,} touchpoints; of own decisions among them: {own}"
 
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> str:
-        """Take the log, as `features.ingest.log_folder.ingest` and `add_decisions` would write it.
+        """Take the log, as `features.ingest.log_folder.ingest` and `add_decisions` would write it; sum it up in words.
 
         Args:
-            raw: How a pipeline names the folder, and what it wants of its log.
             decisions: Digest of the decisions that the log should have; "" for none.
-            most_touchpoints: That the training is to read; 0 for all.
-            out: Folder to write.
-
-        Returns:
-            What was taken, in words.
-
-        Raises:
-            LogError: The folder has no log, or not the one that is wanted; or another one by now.
-            SpecError: A description can't be used.
+            most_touchpoints: The training's limit; 0 for none.
         """
         if not all((self.folder / name).exists() for name in (LOG_FILE, INGEST_FILE)):
             raise LogError(
@@ -105,18 +92,7 @@ class Built:
         return self.said()
 
     def take_windows(self, log: Path, out: Path) -> int:
-        """Take the windows of a log that was taken from here.
-
-        Args:
-            log: What `take_log` has written.
-            out: Folder to write, as `features.sequences.builder.build_windows` does.
-
-        Returns:
-            Number of windows.
-
-        Raises:
-            LogError: The folder has those of another log by now.
-        """
+        """Take the windows of a log that `take_log` has written; returns their number."""
         with self._unchanged():
             manifest = self._manifest()
             same = DatasetSpec.load(log / DATASET_FILE) == DatasetSpec.load(self.folder / WINDOWS / DATASET_FILE)
@@ -133,7 +109,7 @@ class Built:
         return manifest.rows
 
     def _check(self, raw: RawLog, report: dict[str, Any], decisions: str, most_touchpoints: int) -> None:
-        """Refuse a log that is not the one that is wanted."""
+        """Refuse a log that does not fit the arguments of `take_log`."""
         wanted, there = (DatasetSpec.load(one).of_canonical_log() for one in (raw.dataset, self.folder / DATASET_FILE))
         if wanted != there:
             one, other = wanted.to_dict(), there.to_dict()
@@ -170,7 +146,7 @@ class Built:
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """See to it that all that is read in the block is of one build."""
+        """Check that all files read in the block are of one build."""
         files = self.standing_for_it
         try:
             before = [file.read_bytes() for file in files]
@@ -194,9 +170,9 @@ class Built:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a Parquet file, or the parts in a folder; a copy where the file system has no such names.
+    """Hard-link a Parquet file, or the parts in a folder; copy where the file system has no links.
 
-    Whatever changes such a file writes a new one in its place, so the other name keeps what it had.
+    A changed file is always a new one in its place, so the link keeps the old content.
     """
     shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
 

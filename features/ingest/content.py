@@ -1,4 +1,4 @@
-"""What a raw log holds, as a text that changes with it: a cache knows the path of a log and not its content.
+"""Digests the content of a raw log, for a cache that knows only its path.
 
 before = content_of(raw)
 ...                                 # read the log
@@ -21,14 +21,10 @@ from mtorl.runtime.files import sha256_of
 
 
 def content_of(raw: RawLog) -> str:
-    """SHA-256 (hex) over all that is read for a log: its files, its description, its second file, its feature views.
+    """SHA-256 (hex) over a log's files, its description, its second file and its feature views.
 
-    A simulated log has no files: what it holds follows from its settings. Files in an object store are not read for
-    it: their sizes and times stand for them. Of a folder of `mtorl data build`, the digests that it holds do.
-
-    Raises:
-        LogError: there is no such log.
-        SpecError: the description of the data set can't be used.
+    A simulated log is known by its settings, files in an object store by their sizes and times, a folder of `mtorl data
+    build` by the digests that it holds.
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
@@ -49,11 +45,7 @@ def content_of(raw: RawLog) -> str:
 
 
 def check_unchanged(raw: RawLog, content: str) -> None:
-    """Compare a log with what it held before.
-
-    Raises:
-        LogError: it has changed; what was read of it may be half of the one state and half of the other.
-    """
+    """Raise a `LogError` if a log has changed: what was read may be half of the old state and half of the new one."""
     if content_of(raw) != content:
         raise LogError(
             f"{raw.path or raw.dataset}: changed while it was read; write a log under another name, "
@@ -62,7 +54,7 @@ def check_unchanged(raw: RawLog, content: str) -> None:
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
-    """A file, or all files of a folder in the order of their names but unfinished ones, as in `parquet_files`."""
+    """A file, or all files of a folder in the order of their names but unfinished ones."""
     if not path.exists():
         raise LogError(f"{path}: no such file or folder")
     if path.is_file():

@@ -5,9 +5,8 @@
     bad = broken(table, cells)                                  # rows that break a rule, and which one, by column
     table = without(table, bad)                                 # the next stage checks the other rows
 
-A rule is a Pandera check, named as the fault that it finds and titled with its column. Pandera builds the expression of
-each check; this module puts the checks of all columns into one query, where Pandera by itself would run one query for
-each. A cell is reported once, for the first rule of its column that it breaks.
+A rule is a Pandera check, named as its fault and titled with its column. This module puts the expressions of all checks
+into one query, where Pandera would run one query for each. A cell is reported once, for the first rule that it breaks.
 """
 
 from __future__ import annotations
@@ -68,12 +67,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Suspects:
-    """A cheap aggregate that finds the only rows that can break a rule whose own check is expensive.
-
-    Attributes:
-        by: Columns that are the key.
-        find: From all rows to the keys `by` of the suspects.
-    """
+    """A cheap aggregate, `find`, from all rows to the keys `by` of the only rows that can break an expensive rule."""
 
     by: tuple[str, ...]
     find: Callable[[ibis.Table], ibis.Table]
@@ -92,11 +86,7 @@ class Stage:
 
 
 def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Parse an adapter's columns.
-
-    Returns:
-        `ROW`, the canonical columns in their types, and what else the rules need.
-    """
+    """Parse an adapter's columns: `ROW`, the canonical columns in their types, and what else the rules need."""
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
@@ -134,7 +124,6 @@ def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
     """The contract of a data set: first the rules about cells, then those about a user's rows.
 
     Args:
-        spec: Description of the data set.
         optional: The columns of `spec.optional_columns` that the log has, at least.
     """
     static = [c.name for c in spec.static]
@@ -176,12 +165,8 @@ def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     """Put touchpoints of a user at the same time 1 us apart, in the order of the file.
 
-    Args:
-        table: Rows that broke no rule.
-        keys: As `SAME_TIME` finds them; further keys change nothing.
-
-    Returns:
-        `ROW` and `moved`, the new time, of the rows whose time changes.
+    Takes rows that broke no rule and the keys that `SAME_TIME` finds; returns `ROW` and the new time, `moved`, of the
+    rows whose time changes.
     """
     rows = suspected(table, keys.select("user_id").distinct())
     rows = rows.select("user_id", ROW, at=unix_micros(rows["timestamp"]))

@@ -1,12 +1,12 @@
-"""Outcomes of a second file, each of the newest touchpoint before it: last-touch attribution, with nothing lost.
+"""Attributes the rows of a second file to touchpoints: last touch, and every row counted.
 
     later = Later(engine, spec, scratch)         # reads the file, and finds faulty and repeated rows
-    log = later.attribute(touchpoints)           # the touchpoints with what became of them, and when
-    later.report, later.write_left_out(path)     # what was left out, counted by reason and written whole
+    log = later.attribute(touchpoints)           # the touchpoints with their outcomes, and when these became known
+    later.report, later.write_left_out(path)     # rows that were left out, counted by reason and written whole
 
-A row belongs to the newest touchpoint with its key, the touchpoint's id or the user, that is not later than the row and
-at most so many days earlier. So it counts for one touchpoint, or for none, and then its reason is said. Of several rows
-of one touchpoint amounts add up, and a click or a conversion is one; an amount is known when its last part is.
+A row belongs to the newest touchpoint with its key (the touchpoint's id, or the user) that is not later than the row
+and inside the attribution window. Of several rows of one touchpoint amounts add up, and a click or a conversion is one;
+an amount is known when its last part is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _UNATTRIBUTED = {
 
 @dataclass(frozen=True)
 class ConversionsReport:
-    """What became of the rows of the second file; every row is counted once."""
+    """Counts every row of the second file once."""
 
     source: str
     rows: int
@@ -75,16 +75,7 @@ class ConversionsReport:
 
 
 class Later:
-    """The second file of a data set. It lives as long as its engine.
-
-    Args:
-        engine: DuckDB.
-        spec: Description with `conversions`.
-        scratch: Folder that lives as long as the engine.
-
-    Raises:
-        LogError: the file is missing, not readable or lacks a column.
-    """
+    """The second file of a data set, in DuckDB. It lives as long as its engine."""
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
@@ -109,16 +100,13 @@ class Later:
         self.faults = tuple(self._faults())
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
-        """Give each touchpoint its outcomes.
+        """Give each touchpoint its outcomes, and a column with the time of each.
 
         Args:
             touchpoints: Rows that broke no rule, at their final times, with `ROW`.
 
-        Returns:
-            The same rows; the outcomes that the second file has, and a column with the time of each, are replaced.
-
         Raises:
-            LogError: the file has rows, and not one of them belongs to a touchpoint.
+            LogError: no row of the file belongs to a touchpoint.
         """
         key = self._told.key
         shown = touchpoints.select(key=touchpoints[key], shown=touchpoints["timestamp"], touch=touchpoints[ROW])

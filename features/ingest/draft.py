@@ -1,11 +1,10 @@
-"""A first description of a log that nobody has described: what its columns seem to be, by name and by content.
+"""Drafts a description of a log: what its columns seem to be, by name and by content.
 
     draft = draft_description(Path("log.csv"), named={"channel": "slot"})
     Path("log.yaml").write_text(draft.text)            # a description, with questions and notes in its comments
 
-A column is what its name says only where its values can be that: a time because its values are times. What is unlikely
-is a question: no command reads the description until a person has answered it. A column that determines an outcome is
-no context.
+The name of a column counts only if its values fit. An unlikely guess is a question: no command reads the description
+until a person has answered it. A column that determines an outcome is no context.
 """
 
 from __future__ import annotations
@@ -39,13 +38,11 @@ MOST_ROWS = 1_000_000  # that are looked at
 
 @dataclass(frozen=True)
 class Draft:
-    """A description in YAML.
+    """A description in YAML (`text`), and the `spec` that it gives once its questions are answered with yes.
 
     Attributes:
-        text: The YAML, with comments.
-        spec: What it says, once its questions are answered with yes.
-        checks: What a person must answer, a sentence each; they are in the comments, as CHECK.
-        notes: What a person should look at; they are in the comments, too.
+        checks: Questions, as in its comments CHECK.
+        notes: Things to look at, as in its comments NOTE.
         rows: Rows of the file that were looked at.
     """
 
@@ -62,12 +59,12 @@ def draft_description(
     conversions: str | Path = "",
     told: str = "",
 ) -> Draft:
-    """Look at a log and describe it.
+    """Describe a log.
 
     Args:
         path: A file or folder, or its address, as `mtorl data validate` reads it.
-        named: What somebody knows already: columns of the log, and what the file calls them.
-        conversions: A second file, with what came of touchpoints later; empty for none.
+        named: Columns of the log, and what the file calls them, where a person knows.
+        conversions: A second file with outcomes; empty for none.
         told: How the description names it: a path relative to where it is written, or an address.
 
     Raises:
@@ -133,7 +130,6 @@ def _written(
 
 
 def _mean_inverse(table: ibis.Table, column: str) -> float:
-    """The mean of one over the numbers of a column."""
     mean = (1 / values.number(table[column])).mean()
     return float(table.agg(mean=mean).to_pyarrow().to_pylist()[0]["mean"])
 

@@ -25,15 +25,12 @@ _MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found out about a file.
+    """Findings about a file.
 
     Attributes:
-        facts: What its columns hold.
         rows: How many were looked at.
-        dialect: How it is written.
-        channels: Values of the channel, and how many rows have each.
-        second: A second file, with conversions.
-        told: How the description names that file.
+        channels: Rows of each channel.
+        told: How the description names the second file.
         fixed: Columns with one value for each user.
     """
 
@@ -47,12 +44,7 @@ class Profile:
 
 
 class Writer:
-    """Writes a description.
-
-    Attributes:
-        checks: The questions that it has written.
-        notes: What else a person should look at.
-    """
+    """Writes a description, its questions (`checks`) and its notes."""
 
     def __init__(self, name: str, profile: Profile, roles: Roles) -> None:
         self.checks: list[str] = []
@@ -66,7 +58,7 @@ class Writer:
         """The description of a log.
 
         Args:
-            rest: Its further columns.
+            rest: Further columns.
             leaks: Those of them that determine an outcome, and which.
         """
         outcomes = [fact for fact in rest if known_afterwards(fact) or fact.name in leaks]
@@ -106,7 +98,7 @@ class Writer:
         return "\n".join(self._lines) + "\n"
 
     def _names(self, facts: Sequence[Facts]) -> dict[str, str]:
-        """What the log calls further columns: as the file does, if that is a name that every store can have."""
+        """Names of further columns in the log: the file's, if every store can have them."""
         names: dict[str, str] = {}
         for fact in facts:
             plain = unicodedata.normalize("NFKD", fact.name).encode("ascii", "ignore").decode()

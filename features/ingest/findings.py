@@ -1,4 +1,4 @@
-"""Faults of whole columns, found once every row by itself is good: no policy can learn from such a log.
+"""Finds faults of whole columns whose rows are all good: no policy can learn from such a log.
 
 One query counts, and one fetches a bounded sample in which an outcome is as frequent as its absence.
 """
@@ -36,18 +36,7 @@ class Leak:
 
 
 def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
-    """Check the columns of a log.
-
-    Args:
-        good: Rows that broke no rule, with `ROW` and the log's columns.
-        spec: Description of the data set.
-
-    Returns:
-        Warnings: what may be meant otherwise.
-
-    Raises:
-        LogError: columns can't be used; all of them are in the message.
-    """
+    """Check the columns of rows that broke no rule, with `ROW`; returns warnings."""
     texts = [column.name for column in _inputs(spec) if column.kind == "categorical"]
     decimals = {f"decimal{i}": good[name].re_search(_DECIMAL).sum() for i, name in enumerate(texts)}
     present = {f"present{i}": good[name].notnull().sum() for i, name in enumerate(texts)}
@@ -113,10 +102,7 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
     """How a column determines an outcome, in words.
 
     Args:
-        rows: A sample.
-        column: The column.
-        outcome: Name of the outcome.
-        every: Of so many rows with the outcome, and without, one is in the sample.
+        every: One of so many rows with the outcome, and without, is in the sample.
     """
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0

@@ -1,8 +1,8 @@
-"""The log that features are kept up to date from, on a volume where there is none yet.
+"""Puts a first touchpoint log on a volume; features are kept up to date from it.
 
 path = first_log(Path("/mnt/mtorl"), raw, simulate=False, quarantine=Path("faulty.csv"))
 
-    VOLUME/touchpoints.parquet      once it is there it is never written again here: it grows by other hands
+    VOLUME/touchpoints.parquet      never rewritten here once it is there: the log pipeline appends to it
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ from mtorl.runtime.files import replacing
 
 
 def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Path:
-    """Where the log of a volume is, which is put there if it is missing.
+    """The log of a volume, which is written if it is missing.
 
     Args:
-        volume: Folder of the volume.
         raw: The log to begin with; its path is empty if the volume has one, or one is to be simulated.
-        simulate: Whether to write a simulated log where there is none. Its last day is yesterday.
-        quarantine: CSV for rows that fail validation.
-
-    Raises:
-        LogError: there is no log, or it can't be used; the message says what to do.
-        SpecError: the description of the data set can't be used.
+        simulate: Whether to simulate a missing log. Its last day is yesterday.
     """
     path = volume / LOG_FILE
     spec = DatasetSpec.load(raw.dataset)

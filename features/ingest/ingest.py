@@ -1,11 +1,11 @@
-"""Ingestion: a raw log is read, validated, and written as the canonical touchpoint log.
+"""Reads a raw log, validates it, and writes the canonical touchpoint log.
 
     report = ingest_log("log.csv.gz", DatasetSpec.load("my-log.yaml"), "touchpoints.parquet", "quarantine.csv", "fail")
     print(validate_log("log.csv.gz", spec))             # the same report, and no log is written
 
-Validation is strict and says file, column, number of rows and an example with its row number (1 = the first row of
-data). Bad rows go to the quarantine file, whole and unchanged, with their faults; none is dropped silently. Files
-appear complete or not at all. DuckDB does the work, so memory stays bounded however long the log is.
+A fault says file, column, number of rows and an example with its row number (1 = the first row of data). Bad rows go to
+the quarantine file, whole and unchanged, with their faults; none is dropped silently. Files appear complete or not at
+all. DuckDB does the work, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _STEPS = 7  # that progress counts: read, at most four stages of the contract, w
 
 
 class BadRowsError(LogError):
-    """The log has faulty rows. They are in the quarantine file; whoever keeps it says where, and how to go on."""
+    """The log has faulty rows, which are in the quarantine file; `saying_way_on` adds what to do."""
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What validation found; `str()` of it is a summary for people."""
+    """Findings of validation; `str()` of it is a summary for people."""
 
     rows: int  # usable ones
     users: int
@@ -72,17 +72,13 @@ def ingest_log(
     """Validate a log and write its canonical form.
 
     Args:
-        path: The log: a file or folder of the layout that the data set's adapter knows, or its address.
-        spec: Its description.
-        out_parquet: Canonical log to write. Beside it, rows of a second file that count for no touchpoint are written
-            to `conversions.FILE`.
-        quarantine_csv: Written when there are bad rows; otherwise no such file is left.
+        path: A file or folder of the layout that the data set's adapter knows, or its address.
+        out_parquet: Canonical log; `conversions.FILE` beside it gets rows of a second file that no touchpoint has.
+        quarantine_csv: Written if there are bad rows; otherwise removed.
         bad_rows: "fail" writes no log if any row is bad, "quarantine" goes on without the bad rows.
 
     Raises:
         BadRowsError: rows of the log are bad; all faults are in the message.
-        LogError: the log can't be used.
-        SpecError: the description does not fit its adapter.
     """
     if bad_rows not in ("fail", "quarantine"):
         raise ValueError(f"bad_rows: {bad_rows!r} is not one of fail, quarantine")
@@ -112,7 +108,7 @@ def ingest_log(
 
 
 def way_on(quarantine_csv: str | Path | None, bad_rows: str) -> str:
-    """What to do at the command line about bad rows, by what it was told to do with them; None: they were not kept."""
+    """What to do at the command line about bad rows; None: they were not kept."""
     place = "mtorl data validate writes the bad rows to a file, each with its reasons: --quarantine FILE"
     if quarantine_csv is not None:
         place = f"The bad rows are in {quarantine_csv}, each with its reasons."
@@ -121,7 +117,7 @@ def way_on(quarantine_csv: str | Path | None, bad_rows: str) -> str:
 
 @contextmanager
 def saying_way_on(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
-    """Add `way_on` to the error where the block finds bad rows; with a quarantine file if that stays."""
+    """Add `way_on` to the error if the block finds bad rows."""
     try:
         yield
     except BadRowsError as error:
@@ -129,17 +125,9 @@ def saying_way_on(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:
-    """Validate a log and write nothing but, where asked for, its bad rows.
+    """Validate a log as `ingest_log` does, but write only its bad rows, if `quarantine_csv` is given.
 
-    Args:
-        path: As in `ingest_log`.
-        spec: As in `ingest_log`.
-        quarantine_csv: As in `ingest_log`; None writes no such file. Rows of a second file that count for no
-            touchpoint go beside it, to `conversions.FILE`.
-
-    Raises:
-        LogError: the log can't be read; faulty rows are in the report instead.
-        SpecError: the description does not fit its adapter.
+    Rows of a second file that count for no touchpoint go beside the quarantine file, to `conversions.FILE`.
     """
     with _validated(path, spec) as log:
         if quarantine_csv is not None:
@@ -153,15 +141,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
 
 
 class _RawTable:
-    """A raw log as a table, and what is wrong with it. It lives as long as its engine.
-
-    Args:
-        engine: Where the tables live.
-        adapter: What has read them.
-        raw: The rows as they are in the file.
-        spec: Description of the data set.
-        later: Its second file; None if it has none.
-    """
+    """A raw log as a table, and its faults. It lives as long as its engine."""
 
     def __init__(
         self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
@@ -183,11 +163,7 @@ class _RawTable:
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
     def validate(self, scratch: Path) -> None:
-        """Tell good rows from bad ones.
-
-        Args:
-            scratch: Folder that lives as long as the engine.
-        """
+        """Tell good rows from bad ones; `scratch` is a folder that lives as long as the engine."""
         stages = contract.stages(self._spec, self._adapted.columns)
         judged = contract.judge(contract.read(self._adapted, self._spec), stages[0])
         if all(self._raw[name].type().is_string() for name in self._raw.columns if name != ROW):
@@ -204,11 +180,7 @@ class _RawTable:
         self._good = good
 
     def canonical(self) -> tuple[ibis.Table, int]:
-        """The canonical log, in no order, and how many of its rows were moved in time.
-
-        Raises:
-            LogError: a column of it can't be used.
-        """
+        """The canonical log, in no order, and how many of its rows were moved in time."""
         good, keys, ties = self._good, self._keys[contract.SAME_TIME], 0
         assert good is not None
         if keys is not None:
@@ -221,7 +193,7 @@ class _RawTable:
         return contract.canonical(good, self._spec), ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
-        """The report for a log of so many users, with the fingerprint and the moved rows of what was written."""
+        """The report of what was written: number of users, fingerprint and number of moved rows."""
         conversions = self.later.report if self.later else None
         usable = self.total - self.bad
         return IngestReport(usable, users, self.bad, self.faults, content, ties, conversions, self._warnings)

@@ -1,7 +1,7 @@
-"""The first step of every run: a raw log, or the simulator's, becomes a folder with a validated log.
+"""Turns a raw log, or the simulator's, into a folder with a validated log: the first step of every run.
 
 The folder holds ``touchpoints.parquet``, ``dataset.yaml`` and ``ingest.json``. Every later step reads the description
-from there, so a data set is named once.
+from there.
 """
 
 from __future__ import annotations
@@ -30,19 +30,14 @@ RAW = "raw"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a log was read from.
-
-    Attributes:
-        log: Path of the raw file or folder, or its address.
-        spec: The description by which it was read; names further files.
-    """
+    """Path or address of the raw log that was read, and the description by which it was read."""
 
     log: str
     spec: DatasetSpec
 
     @classmethod
     def of(cls, path: str, spec: DatasetSpec) -> Origin:
-        """The origin that a path means here."""
+        """The origin that a path on this machine means."""
         return cls(path if is_remote(path) else str(Path(path).absolute()), spec)
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,17 +46,13 @@ class Origin:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """From plain values.
-
-        Raises:
-            SpecError: the description is none.
-        """
+        """From plain values."""
         return cls(data["log"], DatasetSpec.from_dict(data["description"]))
 
 
 @dataclass(frozen=True)
 class RawLog:
-    """A log as somebody names it.
+    """A raw log.
 
     Attributes:
         path: The file or folder, or its address in an object store; empty runs the simulator.
@@ -69,9 +60,6 @@ class RawLog:
         bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
         users: Users to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all).
         seed: Seed of the simulator and of the choice of users.
-
-    Raises:
-        LogError: `bad_rows` is neither of the two.
     """
 
     path: str = ""
@@ -82,18 +70,7 @@ class RawLog:
 
     @classmethod
     def named(cls, source: str, dataset: str, bad_rows: str = "fail", users: int = 0, seed: int = 7) -> RawLog:
-        """A log as a pipeline names it, which simulates only where somebody says so.
-
-        Args:
-            source: Path of the raw log, or "simulator".
-            dataset: See `RawLog`.
-            bad_rows: See `RawLog`.
-            users: See `RawLog`.
-            seed: See `RawLog`.
-
-        Raises:
-            LogError: a name is empty.
-        """
+        """A log as a pipeline names it: `source` is a path, or "simulator" to simulate one."""
         if not source:
             raise LogError(f"source: give the path of the touchpoint log, or {SIMULATOR!r} to simulate one")
         if not dataset:
@@ -106,17 +83,7 @@ class RawLog:
 
 
 def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
-    """Write the folder of a log; if the log can't be used, there is no folder.
-
-    Args:
-        raw: The log.
-        folder: Folder to write.
-        quarantine: CSV for rows that fail validation.
-
-    Raises:
-        LogError: the log can't be used; the message says what to mend.
-        SpecError: the description of the data set can't be used.
-    """
+    """Write the folder of a log; if the log can't be used, there is no folder."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         spec = DatasetSpec.load(raw.dataset)

@@ -1,10 +1,10 @@
-"""A log in an object store: an address that begins with s3://, gs:// or abfss://, copied here before it is read.
+"""Copies a log from an object store (s3://, gs:// or abfss://) to this machine before it is read.
 
-    with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a path of this machine is given back
+    with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a local path stays as it is
 
-Credentials come from the environment, as for the stores' own tools: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_REGION and, for a store of your own, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; the names that Azure's SDK
-reads. An address that begins with spark:// is a table of a Spark catalog (`spark_table.py`).
+Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your
+own, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; the names that Azure's SDK reads. An address that begins with
+spark:// is a table of a Spark catalog (`spark_table.py`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Each file under an address, and a text that changes with it: what a cache needs, without reading the files.
-
-    A table of a Spark catalog is read for it.
-
-    Raises:
-        LogError: as `at_hand`.
-    """
+    """Each file under an address, and a text that changes with it, without reading files; tables of Spark are read."""
     if address.startswith(spark_table.SCHEME):
         return [("", spark_table.mark(address))]
     _, root, files = _listing(address)
@@ -44,16 +38,7 @@ def marks(address: str) -> list[tuple[str, str]]:
 
 @contextmanager
 def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
-    """A log on this machine: the path itself, or the copy of an address.
-
-    Args:
-        path: Path or address.
-        folder: Is made for the copy.
-
-    Raises:
-        LogError: The address is of no store that is known, or nothing is there, or it can't be read; or it is that of a
-            table of a Spark catalog, and the engine is another one.
-    """
+    """A log on this machine: the path itself, or a copy of the address in a new `folder`."""
     if not is_remote(path):
         yield Path(path)
         return

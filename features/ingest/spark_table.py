@@ -1,9 +1,9 @@
-"""A log in a table of a Spark catalog: spark://TABLE, copied here by Spark before it is read.
+"""Copies a table of a Spark catalog, spark://TABLE, to this machine before it is read.
 
     ENGINE=spark mtorl data validate spark://lake.ads.exposures --dataset my-log.yaml
 
-TABLE is called as in Spark SQL: catalog.database.table, or without what is the session's own. Which catalogs there are,
-Spark's own configuration says (spark-defaults.conf, spark-submit, a SparkApplication).
+TABLE is a name of Spark SQL: catalog.database.table, or without the session's own. Spark's configuration defines the
+catalogs (spark-defaults.conf, spark-submit, a SparkApplication).
 """
 
 from __future__ import annotations
@@ -22,19 +22,7 @@ SCHEME = "spark://"
 
 
 def copy(address: str, folder: Path) -> Path:
-    """Copy a table.
-
-    Args:
-        address: spark://TABLE.
-        folder: Is made. On a cluster, all pods must see it: it lies in $TMPDIR.
-
-    Returns:
-        The folder, with Parquet parts.
-
-    Raises:
-        LogError: The engine is not Spark, or there is no such table, or it can't be read.
-        RuntimeError: Spark can't run here.
-    """
+    """Copy a table to a new folder of Parquet parts. On a cluster, all pods must see the folder: it lies in $TMPDIR."""
     with _table(address) as table:
         table.write.parquet(str(folder.absolute()))
     if not list(folder.glob("*.parquet")):
@@ -46,12 +34,7 @@ def copy(address: str, folder: Path) -> Path:
 
 
 def mark(address: str) -> str:
-    """A text that changes with what a table holds, which is read for it.
-
-    Raises:
-        LogError: As `copy`.
-        RuntimeError: As `copy`.
-    """
+    """A text that changes with the content of a table, which is read for it."""
     with _table(address) as table:
         rows, hashes = table.selectExpr("count(*)", "sum(CAST(xxhash64(*) AS DECIMAL(38)))").first()
     return f"{rows}:{hashes}"
@@ -77,7 +60,7 @@ def _table(address: str) -> Iterator[Any]:
 
 
 def _spark_is_open() -> bool:
-    """Whether somebody has chosen Spark otherwise, and opened it before the log was read."""
+    """Whether a caller has opened Spark before the log is read."""
     if "pyspark.sql" not in sys.modules:
         return False
     from pyspark.sql import SparkSession

@@ -1,5 +1,5 @@
 """A run's feature repository: created, joined to training rows strictly in the past, and kept fresh online.
 
 Reading order: `store.py`, then `asof_store.py` and `asof_job.py` (Feast's point-in-time join), `backfill.py`,
-`installation.py` (what of a repository travels, and how it is put in place).
+`installation.py` (moving a repository to its volume).
 """

@@ -15,10 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FileSource, OnDemandFeatureView
 from feast.data_source import DataSource
-from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.repo_config import RepoConfig
-from feast.saved_dataset import SavedDatasetStorage
 from feast.type_map import feast_value_type_to_pa
 
 from features.engine import parquet_files
@@ -32,17 +30,14 @@ class AsofRetrievalJob(RetrievalJob):
     """The answer of one call of `get_historical_features`.
 
     Args:
-        config: The repository's settings.
         entities: Columns that stand first in the answer.
         parts: Of each view: its rows, the names of its columns in the answer, and the row for each row of the answer.
         on_demand: On-demand views to compute; they come last.
         full_feature_names: Whether their features are called "view__feature".
-        metadata: What was asked for.
     """
 
     def __init__(
         self,
-        config: RepoConfig,
         entities: pa.Table,
         parts: Sequence[tuple[ParquetRows, Sequence[str], pa.Int64Array]],
         on_demand: Sequence[OnDemandFeatureView],
@@ -50,7 +45,6 @@ class AsofRetrievalJob(RetrievalJob):
         metadata: RetrievalMetadata | None,
     ) -> None:
         super().__init__()
-        self._config = config
         self._entities = entities
         self._parts = list(parts)
         self._on_demand = list(on_demand)
@@ -70,19 +64,15 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked for."""
+        """Features and entity columns of the call."""
         return self._metadata
 
     def pieces(self) -> Iterator[pa.Table]:
-        """The answer in pieces, one after the other.
-
-        Memory stays small if the entity rows are sorted as the sources are: so are the steps of a window store. Else it
-        may grow to the size of the sources.
-        """
+        """The answer in pieces; needs little memory if the entity rows are sorted as the sources are."""
         yield from self._pieces(np.arange(self._length))
 
     def to_parquet(self, path: Path | str) -> None:
-        """Write the answer without ever holding all of it; what was there is replaced in one step."""
+        """Write the answer without ever holding all of it; an earlier file is replaced in one step."""
         with replacing(Path(path)) as temporary:
             writer = None
             try:
@@ -94,13 +84,6 @@ class AsofRetrievalJob(RetrievalJob):
             finally:
                 if writer:
                     writer.close()
-
-    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the answer where a saved data set is to be."""
-        path = source_path(storage.to_data_source(), self._config)
-        if path.exists() and not allow_overwrite:
-            raise SavedDatasetLocationAlreadyExists(location=str(path))
-        self.to_parquet(path)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal().to_pandas()
@@ -123,7 +106,7 @@ class AsofRetrievalJob(RetrievalJob):
         return np.argsort(pc.fill_null(numbers, -1).to_numpy(), kind="stable")
 
     def _pieces(self, order: np.ndarray) -> Iterator[pa.Table]:
-        """Rows of the answer, piece by piece; the next one is read while what is computed on demand is computed."""
+        """Rows of the answer, piece by piece; the next one is read while on-demand features are computed."""
         chunks = [order[start : start + _CHUNK] for start in range(0, max(self._length, 1), _CHUNK)]
         with ThreadPoolExecutor() as readers:
 
@@ -140,7 +123,6 @@ class AsofRetrievalJob(RetrievalJob):
                 yield self._piece(places, columns)
 
     def _piece(self, places: np.ndarray, parts: Sequence[pa.Table]) -> pa.Table:
-        """Some rows of the answer, from what each part has for them."""
         piece = self._entities.take(places) if self._entities.num_columns else None
         columns = dict(zip(piece.column_names, piece.columns, strict=True)) if piece else {}
         for (_, names, _), values in zip(self._parts, parts, strict=True):
@@ -178,32 +160,23 @@ def _values(column: Any) -> list[Any]:
 
 
 def source_path(source: DataSource, config: RepoConfig) -> Path:
-    """The local path of a file source; a relative one starts at the repository.
-
-    Raises:
-        ValueError: it is no file source.
-    """
+    """The local path of a file source; a relative one starts at the repository."""
     if not isinstance(source, FileSource):
         raise ValueError(f"source {source.name}: this offline store reads Parquet files, not {type(source).__name__}")
     return Path(str(config.repo_path or ".")) / str(source.path).removeprefix("file://")
 
 
 def _text_literal(text: str) -> str:
-    """A text as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
 class ParquetRows:
-    """Some columns of one or several Parquet files with the same schema.
-
-    Args:
-        path: A file, or a folder of parts.
-        columns: Columns that `take` returns.
+    """Some columns of one Parquet file, or of a folder of parts with the same schema.
 
     Attributes:
         relation: The files as DuckDB reads them, all columns.
         number: A row's number as an expression over `relation`.
-        size: Bytes of all files, which says how expensive it is to read everything.
+        size: Bytes of all files.
     """
 
     def __init__(self, path: Path | str, columns: Sequence[str]) -> None:

@@ -1,14 +1,13 @@
-"""Feast's DuckDB offline store with its point-in-time join done well: fast, bounded in memory, and strictly past.
+"""Feast's DuckDB offline store with a fast point-in-time join, bounded in memory and strictly past.
 
     offline_store:
       type: features.offline.asof_store.AsofDuckDBOfflineStore
-      strict_past: true         # default: a row sees what was before its own time; false: Feast's own "before or at"
 
 Feast joins every entity row with all earlier rows of its key and then takes the newest: time and memory grow with the
 square of the number of rows of a key. Here DuckDB's ASOF join finds, from keys and times alone, *which* source row
 belongs to an entity row. The wide columns are then read in the order of the answer, a piece at a time. The answers are
-Feast's own (tests/features/offline/test_asof_store.py compares value by value); with `strict_past` they are Feast's
-without what happened, or became known, at the very time of the row. Rows come back in the order of the entity rows.
+those that Feast gives a microsecond earlier (tests/features/offline/test_asof_store.py compares value by value): its
+own "before or at" would show a touchpoint its own outcome. Rows come back in the order of the entity rows.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import duckdb
-import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -31,27 +29,25 @@ from feast.errors import (
     FeastEntityDFMissingColumnsError,
     RequestDataNotFoundInEntityDfException,
 )
-from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
-from feast.infra.offline_stores.ibis import pull_all_from_table_or_query_ibis
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
-from pydantic import StrictBool, StrictStr
+from pydantic import StrictStr
 
-from features.engine import parquet_files
 from features.offline.asof_job import AsofRetrievalJob, ParquetRows, source_path
 from mtorl.runtime.duckdb_progress import without_progress_bar
 
 MEMORY_LIMIT = "1GB"  # of DuckDB while it joins keys and times; beyond, it spills
 _UTC = pa.timestamp("us", tz="UTC")
+_SHIFT = timedelta(microseconds=1)  # before its own time: the last moment that an entity row may see
 
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """What feature_store.yaml may say under `offline_store`."""
+    """Settings of feature_store.yaml under `offline_store`."""
 
     type: StrictStr = "features.offline.asof_store.AsofDuckDBOfflineStore"
-    strict_past: StrictBool = True
 
 
 class AsofDuckDBOfflineStore(DuckDBOfflineStore):
@@ -68,42 +64,30 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Join to each entity row the newest feature rows that were there at its time.
+        """Join to each entity row the newest feature rows that were there before its time.
 
         Args:
-            config: The repository's settings.
-            feature_views: Views to join.
-            feature_refs: Their wanted features, as "view:feature"; on-demand ones too.
+            feature_refs: Wanted features, as "view:feature"; on-demand ones too.
             entity_df: Rows with the join keys and a time; a time without zone is UTC.
-            registry: Where on-demand views are defined.
-            project: Feast project.
-            full_feature_names: Call a feature "view__feature".
             filter_by_created_timestamp: Only see feature rows whose created timestamp is in the past as well.
-
-        Raises:
-            ValueError: the entity rows are no table.
-            FeastEntityDFMissingColumnsError: a join key is missing.
-            RequestDataNotFoundInEntityDfException: a request value that an on-demand view reads is missing.
         """
         entities, time = _entity_table(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         views = [_View.of(view, feature_refs, full_feature_names, config) for view in feature_views]
         _check_columns(entities, time, views, on_demand)
-        shift = timedelta(microseconds=1 if config.offline_store.strict_past else 0)
         with _duckdb() as con:
-            moments = pc.subtract(entities[time], pa.scalar(shift))
+            moments = pc.subtract(entities[time], pa.scalar(_SHIFT))
             keys = entities.select(_keys(views))
             places = pa.array(np.arange(entities.num_rows))
             con.register("entities", keys.append_column("__moment", moments).append_column("__place", places))
             parts = [
-                (view.rows, view.names, view.match(con, len(moments), shift, filter_by_created_timestamp))
-                for view in views
+                (view.rows, view.names, view.match(con, len(moments), filter_by_created_timestamp)) for view in views
             ]
         times = pc.min_max(entities[time]).as_py() if entities.num_rows else {"min": None, "max": None}
         metadata = RetrievalMetadata(
             feature_refs, [c for c in entities.column_names if c != time], times["min"], times["max"]
         )
-        return AsofRetrievalJob(config, entities, parts, on_demand, full_feature_names, metadata)
+        return AsofRetrievalJob(entities, parts, on_demand, full_feature_names, metadata)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -118,7 +102,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """The newest row of each key in a period (both ends included) that was known at its end, to materialise.
 
-        Feast's own would also take what was created after the end.
+        Feast's own would also take rows that were created after the end.
         """
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
@@ -135,32 +119,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
             ).to_arrow_table()
         nothing = pa.table({"row": newest["row"]}).select([])
         parts = [(rows, columns, _column(newest))]
-        return AsofRetrievalJob(config, nothing, parts, [], False, None)
-
-    @staticmethod
-    def pull_all_from_table_or_query(
-        config: RepoConfig,
-        data_source: DataSource,
-        join_key_columns: list[str],
-        feature_name_columns: list[str],
-        timestamp_field: str,
-        created_timestamp_column: str | None = None,
-        start_date: datetime | None = None,
-        end_date: datetime | None = None,
-    ) -> RetrievalJob:
-        """All rows in a period: Feast's own, for a folder of parts as well."""
-        return pull_all_from_table_or_query_ibis(
-            config=config,
-            data_source=data_source,
-            join_key_columns=join_key_columns,
-            feature_name_columns=feature_name_columns,
-            timestamp_field=timestamp_field,
-            created_timestamp_column=created_timestamp_column,
-            start_date=start_date,
-            end_date=end_date,
-            data_source_reader=lambda source, _: ibis.read_parquet(parquet_files(source_path(source, config))),
-            data_source_writer=_write_data_source,
-        )
+        return AsofRetrievalJob(nothing, parts, [], False, None)
 
 
 @dataclass(frozen=True)
@@ -194,13 +153,13 @@ class _View:
             view.ttl,
         )
 
-    def match(self, con: duckdb.DuckDBPyConnection, count: int, shift: timedelta, by_created: bool) -> pa.Int64Array:
-        """The number of the source row that belongs to each entity row; null where there is none.
+    def match(self, con: duckdb.DuckDBPyConnection, count: int, by_created: bool) -> pa.Int64Array:
+        """The number of the source row that belongs to each entity row; null if there is none.
 
-        `__moment` is the last moment that a row may see, `shift` before its own time, at which age is measured.
+        `__moment` is `_SHIFT` before the entity row's own time, at which age is measured.
         """
         same = " AND ".join(f"s.{_quoted(key)} = e.{_quoted(column)}" for key, column in self.keys.items())
-        age = f"e.__moment + {_interval(shift)} - s.time"
+        age = f"e.__moment + {_interval(_SHIFT)} - s.time"
         alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
         matches = con.sql(
             f"""
@@ -238,7 +197,7 @@ class _View:
 
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
-    """What makes one source row newer than another: its time, when it was created, and at last its place."""
+    """Orders source rows: by time, then by creation, then by place."""
     created = f"coalesce({_quoted(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
     return f"{{'time': {_quoted(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
@@ -305,5 +264,4 @@ def _interval(span: timedelta) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A column name as SQL; data sets may call a column `order`."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,8 +1,8 @@
 """Writes the newest feature rows of the offline store into the online store, but never over newer ones.
 
-A batch job reads a log that ended some time ago, and another job may have written newer rows already. Feast compares
-the stored times on Redis before it writes, and on SQLite not at all. Here comparing and writing is one step: a script
-on Redis, a transaction on SQLite. Histories, to which touchpoints are appended meanwhile, are merged instead
+A batch job reads a log that ended some time ago; another job may have written newer rows already. Feast compares the
+stored times on Redis before it writes, and on SQLite not at all. Here comparing and writing is one step: a script on
+Redis, a transaction on SQLite. Histories, to which touchpoints are appended meanwhile, are merged instead
 (`features.online.history`).
 """
 
@@ -42,13 +42,7 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
 
 
 def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
-    """Write rows, one for each key, in short transactions: readers see the row of a key as it was or as it is then.
-
-    Args:
-        store: The opened repository.
-        view: Where the rows belong.
-        rows: Join keys, features and times.
-    """
+    """Write rows, one for each key, in short transactions: readers see a row before or after the write."""
     from feast.utils import _convert_arrow_to_proto
 
     provider: Any = store._get_provider()

@@ -1,10 +1,9 @@
-"""How a feature repository gets from the step that made it to the folder where servers and jobs look for it.
+"""Moves a feature repository from the step that made it to the folder where servers and jobs look for it.
 
-    without_sources(made)                       # the registry and its settings are left: that is what travels
+    without_sources(made)                       # leaves the registry and its settings
     install(made, "/mnt/mtorl/features")
 
-The sources of the features stay behind. `features.offline.store.refresh` makes them of the log, wherever it writes
-features into an online store.
+The sources of the features stay behind: `features.offline.store.refresh` makes them of the log.
 """
 
 from __future__ import annotations
@@ -39,19 +38,10 @@ def without_sources(repository: Path) -> None:
 
 
 def install(made: Path, root: Path) -> bool:
-    """Put definitions into a folder; settings and an online store that are there already stay.
+    """Put definitions into a folder that servers and jobs mount; its settings and its online store stay.
 
-    Readers find the previous registry or the new one, never half of one.
-
-    Args:
-        made: What `without_sources` left.
-        root: Folder of the repository, on a volume that servers and jobs mount.
-
-    Returns:
-        Whether the registry was replaced: not if it has the same definitions.
-
-    Raises:
-        OSError: the folder can't be written to.
+    Readers find the previous registry or the new one, never half of one. Returns whether the registry was replaced: not
+    if it has the same definitions.
     """
     for name in (CONFIG.name, ONLINE):
         if not (root / name).exists():
@@ -68,7 +58,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _definitions(registry: Path) -> dict[str, set[bytes]]:
-    """What a registry defines, without the times at which it was written."""
+    """The definitions of a registry, without the times at which it was written."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
     content = Registry()

@@ -48,11 +48,6 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
 
     An existing repository is updated in place. Its feature_store.yaml stays, because a cluster names its own stores
     there; feature views that the data set no longer defines are removed. The engine $ENGINE computes the sources.
-
-    Args:
-        root: Folder of the repository.
-        spec: Description of the data set.
-        log_parquet: Canonical touchpoint log.
     """
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, Path(root) / "data")
@@ -60,12 +55,7 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
 
 
 def define(root: Path | str, spec: DatasetSpec) -> None:
-    """Make a feature repository without the sources of its views, or bring the definitions of one up to date.
-
-    Args:
-        root: Folder of the repository.
-        spec: Description of the data set.
-    """
+    """Make a feature repository without the sources of its views, or update the definitions of one."""
     from features.feature_repo.views import build
 
     root = Path(root)
@@ -89,19 +79,13 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 
 
 def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
-    """The feature step of a training run: a log's folder becomes a feature repository and the windows folder.
+    """Turn a log's folder into a feature repository and a windows folder: the feature step of a training run.
 
     Args:
-        log: Folder of the log, as `features.ingest.log_folder.ingest` writes it.
-        root: Folder of the feature repository, see `create`.
-        windows: Folder to write: manifest.json, steps/part-00000.parquet ..., dataset.yaml.
         built: Where the log was taken from: its windows are there, and the repository gets no sources.
 
     Returns:
         Number of touchpoints, each of which has a window.
-
-    Raises:
-        LogError: `built` has the windows of another log by now.
     """
     from features.sequences.builder import build_windows
 
@@ -116,15 +100,11 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add to every touchpoint of a windows folder what Feast knew just before it.
+    """Add to every touchpoint of a windows folder the features that Feast knew just before it.
 
     These are all features of `ad_decision_v1` but the history, which the rows themselves are. Static columns are
-    replaced, the others added. Where Feast knows nothing, a feature has its declared default, as in the router.
-
-    Args:
-        root: Folder of the repository, made of the same log.
-        windows: Folder that `features.sequences.builder.build` wrote; its shards are rewritten one by one.
-        spec: Description of the data set.
+    replaced, the others added. If Feast knows nothing, a feature has its declared default, as in the router. The
+    repository is made of the same log.
 
     Returns:
         Number of rows: one for each touchpoint.
@@ -172,7 +152,7 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add what the model reads of a field: the same as `mtorl.window.request_features.stored_features` online."""
+    """Add the model's inputs from a field: the same as `mtorl.window.request_features.stored_features` online."""
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
@@ -207,24 +187,16 @@ def materialize(
     users: Iterable[str] | None = None,
     views: Collection[str] | None = None,
 ) -> int:
-    """Put the newest features of every key into the online store.
+    """Put the newest features of every key into the online store; returns the number of users written.
 
     Other processes may read and append meanwhile. They see each view of a key as it was before or as it is after, never
-    a mixture, and what was appended to a history stays. Feast's own `materialize` would overwrite what is newer, and
-    rewrite the registry in place, where a reader could find half of it; this leaves the registry alone.
+    a mixture, and appended touchpoints stay. Feast's own `materialize` would overwrite newer rows, and rewrite the
+    registry in place, where a reader could find half of it.
 
     Args:
-        root: Folder of the repository.
-        spec: Description of the data set that it was made for.
         end: Leave out what happened, or became known, later. By default the whole log counts.
-        users: Users to write, by default all. Campaigns and channels are written in any case.
+        users: Users to write, by default all. Campaigns are written in any case.
         views: Names of the feature views to write, by default all.
-
-    Returns:
-        Number of users written.
-
-    Raises:
-        HistoryError: the repository was made for another data set.
     """
     store = _open(root)
     end = end or last_known(root)
@@ -255,18 +227,7 @@ def refresh(
     users: Iterable[str] | None = None,
     views: Collection[str] | None = None,
 ) -> int:
-    """Rebuild the sources from a log that has grown and bring the online store up to date.
-
-    Args:
-        root: Folder of a repository that `create` made of an earlier state of the log.
-        spec: Description of the data set.
-        log_parquet: The whole log, not only what is new.
-        users: See `materialize`.
-        views: See `materialize`.
-
-    Returns:
-        Number of users written.
-    """
+    """Rebuild the sources from a whole log that has grown, and `materialize` them."""
     open_history(root, spec).close()  # raises at once if the repository is that of another data set
     with _quiet(), open_engine() as engine:
         build_sources(engine, log_parquet, spec, Path(root) / "data")

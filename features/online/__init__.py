@@ -1,6 +1,6 @@
-"""What changes online between two batch jobs: histories of users, written as events arrive.
+"""Changes online features between two batch jobs: histories of users, written as events arrive.
 
 Reading order: `history.py` (append, patch, merge), `open_history.py`, `sqlite_history.py`, `redis_history.py` with the
 `.lua` scripts; then `journal.py`, `feed.py` and `receiver.py`, which turn events of the decision log into touchpoints.
-`written.py` says what the store was last written from; `forget.py` removes users.
+`written.py` records the source of the store's content; `forget.py` removes users.
 """

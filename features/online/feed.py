@@ -1,13 +1,12 @@
-"""The decision log becomes touchpoints: what was shown is written to users' online histories as its events arrive.
+"""Writes exposures to users' online histories as events of the decision log arrive.
 
     feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
-An exposure becomes a touchpoint with its first outcome, at the latest with its cost. Before that, nobody knows whether
-the ad was shown: an exposure may be cancelled. (If an outcome arrives before the cancellation, the ad was shown, and
-the touchpoint stays.) The time of a touchpoint is the `request_time` of its decision, when the opportunity arose, as in
-the log that decisions are added to (`features.collect`). A log for `mtorl materialize` must use the same time, or the
-user has the touchpoint twice. An outcome is known from when the router received it.
+An exposure becomes a touchpoint with its first outcome, at the latest with its cost: before that it may be cancelled.
+If an outcome arrives before the cancellation, the touchpoint stays. The time of a touchpoint is the `request_time` of
+its decision. A log for `mtorl materialize` must use the same time, or the user has the touchpoint twice. An outcome is
+known from when the router received it.
 
 Events may arrive again, late, or in another order. The journal is written first, then the history, and only then are
 events acknowledged: after a crash in between, the sender sends them again and nothing is lost.
@@ -44,13 +43,11 @@ class EventError(ValueError):
 
 
 class Feed:
-    """Turns events into touchpoints. For one thread at a time.
+    """Turns events into touchpoints, in one thread at a time.
 
     Args:
-        journal: Records that were received before.
-        history: Where touchpoints go.
         keep_hours: How long an outcome may come after its decision.
-        place: Where the feature repository lies: users who were forgotten there, or above it, don't come back.
+        place: Folder of the feature repository: users who were forgotten there, or above it, don't come back.
     """
 
     def __init__(
@@ -64,10 +61,10 @@ class Feed:
         self._forgotten = Forgotten()
 
     def take(self, events: Sequence[Event]) -> int:
-        """Take events; once this returns, they may be acknowledged.
+        """Take events; once this returns, they may be acknowledged. Events of other types are ignored.
 
         Returns:
-            How many touchpoints were written or changed. Events of other types are ignored.
+            How many touchpoints were written or changed.
 
         Raises:
             EventError: one of them is not a record of the decision log; none was taken.
@@ -102,7 +99,7 @@ class Feed:
         return written
 
     def _forgotten_by_now(self) -> Forgotten:
-        """Who was forgotten; whom the journal still knows is taken out of it."""
+        """The users who were forgotten by now, also in the journal."""
         forgotten = Forgotten() if self._place is None else Forgotten.of(self._place)
         if forgotten != self._forgotten:
             self._journal.forget_users(forgotten)

@@ -1,7 +1,4 @@
-"""Users leave the online store: whatever it keeps under their key, in every view.
-
-The key is the one that Feast writes: `user_id` alone, serialised. Readers and writers go on meanwhile.
-"""
+"""Removes users from the online store: all views of their key, which is `user_id` alone."""
 
 from __future__ import annotations
 
@@ -22,10 +19,7 @@ _AT_ONCE = 500  # keys of one command
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
-    """Take users out of the online store of a Feast repository.
-
-    Returns:
-        How many of them had something there.
+    """Take users out of the online store of a Feast repository; returns how many of them had something there.
 
     Raises:
         HistoryError: The store is of another kind than sqlite and redis, or does not answer.

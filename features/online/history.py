@@ -5,7 +5,7 @@
     history.patch("u1", shown_at, {"click": 1, "cost": 0.03})
 
 A history lies where Feast's own materialisation puts it and Feast's own readers find it. Feast itself can only replace
-it: two writers that read, add and replace lose touchpoints. Here every operation is atomic, whoever else writes, and
+it: two writers that read, add and replace lose touchpoints. Here every operation is atomic, and
 
 - idempotent: a touchpoint is identified by its user and time; the same one again changes nothing, not even an outcome
 - independent of order: a late touchpoint is inserted in its place, unless a full history has only younger ones
@@ -47,11 +47,10 @@ class Touchpoint:
     """One exposure of a user.
 
     Attributes:
-        timestamp: When, with a time zone; microseconds count.
-        channel: One of the data set's channels.
+        timestamp: Its time, with a time zone; microseconds count.
         context: Value of each context column; a missing one is null.
-        outcomes: What is known of `spec.outcome_kinds`; 0 until then. A history keeps `spec.window_outcomes`.
-        known: Since when, with a time zone, for those of `spec.timed` that are not 0.
+        outcomes: Known ones of `spec.outcome_kinds`; 0 until then. A history keeps `spec.window_outcomes`.
+        known: Times, with a time zone, since which those of `spec.timed` that are not 0 are known.
     """
 
     timestamp: datetime
@@ -62,11 +61,7 @@ class Touchpoint:
 
 
 class History(ABC):
-    """The histories of all users in one online store.
-
-    Args:
-        spec: Description of the data set.
-    """
+    """The histories of all users in one online store. A `HistoryError` says that a value does not fit the data set."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         self._spec = spec
@@ -77,11 +72,7 @@ class History(ABC):
     def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
         """Put a touchpoint into the user's history.
 
-        Returns:
-            Whether it was inserted; not if the history has it already, or is full and has only younger ones.
-
-        Raises:
-            HistoryError: A value does not fit the data set, or the stored history is broken.
+        Returns whether it was inserted: not if the history has it already, or is full and has only younger ones.
         """
         return self._insert(user_id, self._values(touchpoint))
 
@@ -92,34 +83,15 @@ class History(ABC):
         outcomes: Mapping[str, float],
         known: Mapping[str, datetime] | None = None,
     ) -> bool:
-        """Replace outcomes of the touchpoint that the user had at exactly this time.
-
-        Args:
-            user_id: Who.
-            timestamp: The touchpoint's own time, not the outcome's.
-            outcomes: New values; those not named stay.
-            known: Since when, as `Touchpoint.known`.
-
-        Returns:
-            Whether there is such a touchpoint in the history.
-
-        Raises:
-            HistoryError: A value does not fit the data set, or the stored history is broken.
-        """
+        """Replace the named outcomes of the user's touchpoint at exactly this time; returns whether there is one."""
         return self._overwrite(user_id, _stored_time(timestamp), self._outcomes(outcomes, known or {}))
 
     def merge(self, rows: pa.Table) -> int:
-        """Merge histories from a log: of each user, the newest `spec.window` of the touchpoints that either has.
+        """Merge histories from a log, one row for each user; returns how many have changed.
 
-        For a touchpoint that both have, the log decides, except for an outcome that is 0 or null there, since the log
-        may not know it yet. A column that the stored history lacks is unknown for its touchpoints. A stored history
-        that is broken is replaced.
-
-        Args:
-            rows: user_id and the columns of a history, one row for each user.
-
-        Returns:
-            How many histories have changed.
+        The newest `spec.window` of the touchpoints that either has stay. For a touchpoint that both have, the log
+        decides, except for an outcome that is 0 or null there, since the log may not know it yet. A column that the
+        stored history lacks is unknown for its touchpoints. A broken stored history is replaced.
         """
         columns = ["user_id", *history_types(self._spec)]
         changed = 0

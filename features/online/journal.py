@@ -1,4 +1,4 @@
-"""The feed's memory of decisions and outcomes: one SQLite file, durable before any event is acknowledged.
+"""Stores decisions and outcomes for the feed: one SQLite file, durable before any event is acknowledged.
 
 The records of a decision and of its outcomes arrive in any order, more than once, and days apart. The journal keeps
 them until all that belongs to one decision can be put together.
@@ -39,21 +39,14 @@ CREATE INDEX IF NOT EXISTS outcome_age ON outcome (heard);
 
 @dataclass(frozen=True)
 class Shown:
-    """A touchpoint that a user has had, with the outcomes that are known so far."""
+    """A touchpoint of a user, with the outcomes that are known so far."""
 
     user_id: str
     touchpoint: Touchpoint
 
 
 class Journal:
-    """The journal file. One process may have it open at a time; its threads share it.
-
-    Args:
-        path: Made if it does not exist.
-
-    Raises:
-        OSError, sqlite3.Error: it can't be used.
-    """
+    """The journal file, made if it does not exist. One process may have it open at a time; its threads share it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +60,7 @@ class Journal:
     def record(self, decisions: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> set[str]:
         """Store records of the decision log; one that is stored already changes nothing.
 
-        Returns:
-            Ids of the decisions that the records are about.
+        Returns the ids of the decisions that the records are about.
         """
         now, decision_ids = time.time(), set[str]()
         with self._transaction() as db:

@@ -12,10 +12,6 @@ from mtorl.log.dataset import DatasetSpec
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
     """Open the online store of a Feast repository to write histories; several processes may at a time.
 
-    Args:
-        repo: Folder with feature_store.yaml.
-        spec: Description of the data set that the repository was made for.
-
     Raises:
         HistoryError: The repository has another data set's columns, or an online store other than sqlite and redis.
     """

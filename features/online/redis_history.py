@@ -1,7 +1,7 @@
 """Histories in Feast's Redis hashes: one script and one round trip for each operation.
 
-Feast keeps everything of a user in one hash: a field for each feature (the murmur hash of view and name), which holds a
-serialised `Value`, and a field for each view with its event time. The scripts work on those bytes.
+Feast keeps a user in one hash: a field for each feature (the murmur hash of view and name), which holds a serialised
+`Value`, and a field for each view with its event time. The scripts work on those bytes.
 """
 
 from __future__ import annotations
@@ -35,15 +35,9 @@ Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
 
 def write_newest(client: Redis, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> None:
-    """Write rows of a view, each unless a newer one is there, in one round trip.
+    """Write rows of a view, each unless a newer one is stored, in one round trip.
 
-    Feast itself reads the stored times first and writes later: what is written in between would be lost.
-
-    Args:
-        client: Connection to the store.
-        config: The repository's settings.
-        view: Where the rows belong.
-        rows: As Feast's online stores take them.
+    Feast itself reads the stored times first and writes later: rows written in between would be lost.
     """
     script = client.register_script((_LUA / "wire.lua").read_text() + (_LUA / "newest.lua").read_text())
     expire = config.online_store.key_ttl_seconds or 0
@@ -59,13 +53,7 @@ def write_newest(client: Redis, config: RepoConfig, view: FeatureView, rows: Seq
 
 
 class RedisHistory(History):
-    """Histories in a Redis server.
-
-    Args:
-        spec: Description of the data set.
-        config: The repository's settings.
-        view: The view of the histories.
-    """
+    """Histories in a Redis server."""
 
     def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
         super().__init__(spec)
@@ -92,7 +80,7 @@ class RedisHistory(History):
         self._client.close()
 
     def _kind(self, column: str) -> str:
-        """What the scripts call it: an outcome, the time of one, another number, or text."""
+        """The scripts' name of a column's kind: an outcome, the time of one, another number, or text."""
         if column in self._unknown:
             return "t" if math.isnan(self._unknown[column]) else "o"
         return "d" if self._columns[column] else "s"
@@ -138,7 +126,6 @@ def _timestamp(micros: Any) -> bytes:
 
 
 def _broken(user_id: str, error: Exception) -> Exception:
-    """What to raise for an error of a script."""
     if "different lengths" in str(error):
         return HistoryError(f"the history of {user_id!r} has {error}; materialise it again")
     return error

@@ -1,6 +1,6 @@
 """Histories in Feast's SQLite store: Feast's own read and write, inside one write transaction.
 
-This is also the readable definition of what an append and a merge are; `append.lua` and `merge.lua` must do the same.
+This defines an append and a merge readably; `append.lua` and `merge.lua` must do the same.
 """
 
 from __future__ import annotations
@@ -26,13 +26,7 @@ _BUSY_TIMEOUT_MS = 10_000  # how long to wait for writers in other processes
 
 
 class SqliteHistory(History):
-    """Histories in a SQLite file. Threads may share it.
-
-    Args:
-        spec: Description of the data set.
-        config: The repository's settings.
-        view: The view of the histories.
-    """
+    """Histories in a SQLite file. Threads may share it."""
 
     def __init__(self, spec: DatasetSpec, config: RepoConfig, view: FeatureView) -> None:
         super().__init__(spec)

@@ -1,6 +1,6 @@
-"""What the online store was last written from, told by a key in the store itself: who empties the store takes it away.
+"""Records the source of the online store's content, in a key of the store itself: emptying the store removes it.
 
-So a job can look every minute whether the log is newer than what was written, or the store was emptied. A look costs
+So a job can check every minute whether the log is newer than what was written, or the store was emptied. A check costs
 the dates of some files and one GET, and needs neither Feast nor an engine, whose imports take seconds.
 """
 
@@ -23,7 +23,7 @@ from mtorl.log.dataset import DatasetSpec
 
 
 class NothingToWrite(Exception):
-    """The log or the feature registry is not there; the message says who makes it."""
+    """The log or the feature registry is missing."""
 
 
 class StoreEmptied(Exception):
@@ -32,17 +32,17 @@ class StoreEmptied(Exception):
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, and when that began, seconds since 1970."""
+    """Source of the content, and when writing began, seconds since 1970."""
 
     source: str
     at: float
 
 
 class Repository:
-    """What feature_store.yaml says, without Feast.
+    """Settings of feature_store.yaml, read without Feast.
 
-    Raises:
-        OSError: There is none.
+    Attributes:
+        registry: Its file; None: it is elsewhere.
     """
 
     def __init__(self, repo: Path) -> None:
@@ -55,12 +55,10 @@ class Repository:
         """Its file; None: it is elsewhere."""
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
-        """Changes with the log, the registry, the data set and the decisions that are added to the log.
+        """A digest of the log, the registry, the data set and the decisions that are added to the log.
 
         Args:
-            log: Touchpoint log: a file, or a folder of parts.
-            spec: Description of the data set.
-            decisions: A digest of them, `features.collect.store.digest_of`; empty for none.
+            decisions: `features.collect.store.digest_of` of them; empty for none.
 
         Raises:
             NothingToWrite: There is no log, or no registry.
@@ -79,18 +77,14 @@ class Repository:
         ).hexdigest()
 
     def written(self) -> Written | None:
-        """What the store was last written from; None: it is empty, or no Redis, and can't tell."""
+        """The source of the store's content; None: it is empty, or no Redis."""
         client = self._client()
         text = client.get(self._key) if client else None
         return Written(**json.loads(text)) if text else None
 
     @contextmanager
     def writing(self, source: str) -> Iterator[None]:
-        """Remember that all of a source is in the store, once the block has written it.
-
-        Raises:
-            StoreEmptied: The store was emptied meanwhile, and so holds only a part.
-        """
+        """Record a source once the block has written all of it; a `StoreEmptied` if the store lost a part meanwhile."""
         client = self._client()
         if client is None:
             yield

@@ -1,4 +1,4 @@
-"""The causal sequence builder: a touchpoint log becomes sorted, sharded steps from which any window can be cut.
+"""Builds sorted, sharded steps from a touchpoint log, from which any causal window can be cut.
 
     with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
         manifest = build(engine, "touchpoints.parquet", spec, "windows")
@@ -8,9 +8,7 @@ touchpoint is the n rows above it, cut where the journey began. `step` is the nu
 from 0. A pause longer than `spec.journey_gap_days` ends a journey (`mtorl.window.history` applies the same rule).
 
 Nothing in a row depends on a later one. `step` counts earlier touchpoints that arrived late, too: it says where a row
-stands, and is no feature.
-
-A large log is built shard by shard, so memory does not grow with it.
+stands, and is no feature. A large log is built shard by shard, so memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -38,11 +36,7 @@ ROWS_PER_SHARD = 250_000  # bounds the memory that a shard takes, about 1 GB
 
 
 def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Place every touchpoint in its journey.
-
-    Args:
-        touchpoints: What `features.sequences.touchpoints.clean_touchpoints` returns.
-        spec: Description of the data set.
+    """Place every clean touchpoint in its journey.
 
     Returns:
         user_id, timestamp, [created_timestamp], [collected], step (int32, from 0), the remaining columns of the log,
@@ -84,12 +78,10 @@ def build(
     """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json, all at once or nothing.
 
     Args:
-        engine: Runs the expressions.
         log_path: Canonical touchpoint log; a log from elsewhere is cleaned, see `features.sequences.touchpoints`.
-        spec: Description of the data set.
-        out_dir: Folder to write; what was there is replaced in one step.
+        out_dir: An earlier folder is replaced in one step.
         shards: Number of shards; 0 takes one for each 250,000 rows.
-        log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log, where it is known.
+        log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log, if it is known.
 
     Raises:
         LogError: the log has no rows, lacks a column, or has rows without user or time.
@@ -122,12 +114,7 @@ def build(
 
 
 def build_windows(log: Path, windows: Path) -> None:
-    """Build the windows of a log's folder, as `features.ingest.log_folder.ingest` writes it, with the engine $ENGINE.
-
-    Args:
-        log: Folder with the canonical log, its description and its fingerprint.
-        windows: Folder to write, see `build`.
-    """
+    """Build the windows of a log's folder with the engine $ENGINE."""
     spec = DatasetSpec.load(log / DATASET_FILE)
     fingerprint = json.loads((log / INGEST_FILE).read_text())["fingerprint"]
     with open_engine() as engine:
@@ -136,7 +123,7 @@ def build_windows(log: Path, windows: Path) -> None:
 
 
 def take_opportunities(log: Path, windows: Path) -> None:
-    """Copy the opportunities beside a log to its windows, if it has some: training reads both there."""
+    """Copy the opportunities beside a log to its windows, where training reads both."""
     if (log / OPPORTUNITIES_FILE).exists():
         shutil.copyfile(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 
@@ -148,7 +135,7 @@ class _UncleanError(Exception):
 def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
-    """Write the shards; returns a survey of each, and the counts of what was cleaned."""
+    """Write the shards; returns a survey of each, and the counts of cleaned rows."""
     counts = Counter(dict.fromkeys(NOT_IN_ROWS, 0))
 
     scratch = folder / ".marked"

@@ -1,13 +1,12 @@
-"""The manifest of a windows folder: what it holds, counted, with checksums.
+"""The manifest of a windows folder: counts and checksums.
 
     manifest = Manifest.read("windows")
 
 The folder: manifest.json, dataset.yaml, steps/part-00000.parquet ... A shard has whole users, by a hash of the user's
 id, and is sorted by user and time.
 
-`sha256` of a shard is that of the file; `mtorl.window.table` compares it when it reads one. `content_sha256` is that of
-the rows: DuckDB and Spark write different bytes for equal rows, while equal digests of the content prove that the rows
-are equal, in their order, bit for bit.
+`sha256` is of a shard's file; `mtorl.window.table` compares it. `content_sha256` is of the rows: DuckDB and Spark write
+different bytes for equal rows, while equal digests of the content prove equal rows, in their order, bit for bit.
 """
 
 from __future__ import annotations
@@ -82,11 +81,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
-        """Read manifest.json.
-
-        Raises:
-            ManifestError: there is none, or it is of another version.
-        """
+        """Read manifest.json; a `ManifestError` if there is none, or one of another version."""
         path = Path(folder) / FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -114,12 +109,7 @@ class Survey:
 
 
 def survey(path: Path, file: str) -> Survey:
-    """Read a shard of steps: counts, digests, and whether its rows are in order.
-
-    Args:
-        path: The Parquet file.
-        file: Its name in the manifest.
-    """
+    """Read a shard of steps: counts, digests, and whether its rows are in order; `file` is its name in the manifest."""
     with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
         arrow = parquet.schema_arrow
         content = _Content(arrow)
@@ -150,12 +140,9 @@ def _finish(running: Iterable[Future[None]]) -> None:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """The manifest of surveyed shards.
+    """The manifest of surveyed shards, at least one.
 
     Args:
-        surveys: In the order of the shards, at least one.
-        dataset: Name of the data set.
-        engine: Name of the engine that wrote them.
         log_fingerprint: Of the log; empty if it is not known.
         **cleaned: The counts `NOT_IN_ROWS`.
     """
@@ -185,15 +172,10 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
     """Replace every shard by what a function returns for it; the folder is replaced once all are done.
 
     Args:
-        folder: With a manifest; what else is in it stays.
         change: Gets the rows of a shard and returns the same rows, in order, with other columns.
 
     Returns:
         Number of rows.
-
-    Raises:
-        ManifestError: the folder has no manifest.
-        ValueError: the function returned other rows.
     """
 
     def same_rows(before: pa.Table) -> pa.Table:
@@ -207,17 +189,9 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
 
 
 def remove_users(folder: Path | str, users: Collection[str]) -> int:
-    """Take users out of every shard; the folder is replaced once all are done, or not touched if it has none of them.
+    """Take users out of every shard; returns the number of removed rows.
 
-    Args:
-        folder: With a manifest; what else is in it stays.
-        users: Ids.
-
-    Returns:
-        Number of rows that went.
-
-    Raises:
-        ManifestError: the folder has no manifest.
+    The folder is replaced once all shards are done, or not touched if it has none of the users.
     """
     folder, wanted = Path(folder), pa.array(sorted(users), pa.string())
     manifest = Manifest.read(folder)

@@ -31,20 +31,15 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Clean the touchpoints of a log; they come in no order.
+    """Clean the touchpoints of a canonical log; they come in no order.
 
     Args:
-        log: Canonical log, with `created_timestamp` or without.
-        spec: Description of the data set.
         clean: Whether nothing has to be dropped or moved; None asks the engine, in one aggregation.
 
     Returns:
         `spec.log_columns` in canonical types, the times of `spec.timed` outcomes, `created_timestamp` and `collected`
         if the log has them, and `known`: the time from which a row may be used, the later of the two times. Without
         arrival times a row is known when it happens.
-
-    Raises:
-        LogError: the log lacks a column.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -53,7 +48,7 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
 
 
 def kept(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """What `clean_touchpoints` returns, from rows that `marked` has marked."""
+    """The rows to keep of those that `marked` has marked."""
     rows = marked.filter(~marked._repeated, marked._place <= spec.max_touchpoints)
     return _known(rows.mutate(timestamp=rows._time).drop("_repeated", "_place", "_time"))
 
@@ -72,11 +67,7 @@ def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
 
 
 def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count what `kept` drops and moves.
-
-    Returns:
-        One row: dropped_duplicates, moved_ties, capped_users, dropped_by_cap.
-    """
+    """Count the rows that `kept` drops and moves: dropped_duplicates, moved_ties, capped_users, dropped_by_cap."""
     first = ~marked._repeated
     beyond = marked._place > spec.max_touchpoints
     counts = {
@@ -89,11 +80,7 @@ def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """The columns of the log in canonical order and types; what nobody reads further on is left out.
-
-    Raises:
-        LogError: the log lacks a column.
-    """
+    """The columns of the log in canonical order and types; others are left out."""
     times = tuple(spec.outcome_times.values())
     if missing := [name for name in (*spec.log_columns, *times) if name not in log.columns]:
         raise LogError(f"the log lacks {', '.join(missing)}; see `mtorl data validate`")
@@ -107,12 +94,8 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
     """The earliest strictly increasing times that are not before a user's own: max over j <= i of t_j + (i - j).
 
-    This is the one rule for ties: touchpoints of a user at the same time are put 1 us apart.
-
-    Args:
-        micros: Times, us.
-        place: Number of each row among those of its user.
-        so_far: SQL window from the user's first row to this one.
+    This is the one rule for ties: touchpoints of a user at the same time are put 1 us apart. `place` numbers the rows
+    of a user, and `so_far` is the SQL window from the user's first row to this one.
     """
     return place + (micros - place).max().over(so_far)
 
@@ -120,9 +103,8 @@ def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> i
 def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Mark the rows of a canonical log.
 
-    Returns:
-        The columns of the log; `_repeated`, whether a row repeats an earlier one; `_place`, its number among the other
-        rows of its user, from 1; `_time`, its time without ties.
+    `_repeated`: whether a row repeats an earlier one; `_place`: its number among the other rows of its user, from 1;
+    `_time`: its time without ties.
     """
     first = list(SAME_TOUCHPOINT[1:])
     # A row without a time of arrival was known when it happened.

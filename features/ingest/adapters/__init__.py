@@ -1,8 +1,7 @@
 """Adapters: from a file's own columns to those of the touchpoint log, one module for each file layout.
 
-Read `base.py` (what an adapter is) and `files.py` (reading CSV and Parquet) first, then `samples.py`,
-`criteo.py` or `kuairand.py`. To add a layout, write a class like theirs, add it to `ADAPTERS`, and name it in the YAML
-of the data set.
+Read `base.py` (what an adapter is) and `files.py` (reading CSV and Parquet) first, then `samples.py`, `criteo.py` or
+`kuairand.py`. To add a layout, write a class like theirs, add it to `ADAPTERS`, and name it in the YAML of a data set.
 """
 
 from __future__ import annotations
@@ -34,13 +33,10 @@ ADAPTERS: Mapping[str, Adapter] = {
 
 
 def read(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, ibis.Table]:
-    """Read a file with the adapter that it needs; an error says which data set a file of another layout looks like.
+    """Read a file with the adapter of its data set; an error names the data set that another layout looks like.
 
-    That is the adapter of its data set, unless the file is a Parquet file of the canonical layout: a public log that
-    was ingested once, as `mtorl bootstrap` leaves it on the volume, is read again with the description of the raw one.
-
-    Raises:
-        LogError: as `base.Adapter.read`.
+    A Parquet file of the canonical layout is read as such: `mtorl bootstrap` leaves a public log so on the volume, and
+    it is read again with the description of the raw one.
     """
     adapter = adapter_of(spec)
     try:
@@ -75,11 +71,7 @@ def _is_canonical(path: Path, spec: DatasetSpec) -> bool:
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:
-    """The adapter that a data set names.
-
-    Raises:
-        SpecError: there is none of that name, or a column is listed as context that its files can't give as such.
-    """
+    """The adapter that a data set names, if the description fits it."""
     if spec.adapter not in ADAPTERS:
         raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
     adapter = ADAPTERS[spec.adapter]

@@ -32,7 +32,7 @@ class Adapter:
     """Knows one file layout: this one the canonical columns (CSV, or Parquet from any system), a subclass another one.
 
     Attributes:
-        source: What the file calls a canonical column, where it has another name.
+        source: Names in the file of canonical columns that have another name there.
         never_context: Columns of the file that can't be context, and why.
     """
 
@@ -40,7 +40,7 @@ class Adapter:
     never_context: ClassVar[Mapping[str, str]] = {}
 
     def called(self, spec: DatasetSpec) -> Mapping[str, str]:
-        """What the file calls a canonical column, where it has another name."""
+        """Names in the file of canonical columns that have another name there."""
         return self.source
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
@@ -51,14 +51,7 @@ class Adapter:
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
         """Read a log file as it is: columns by their names in the file, text where it is CSV or JSON, and `files.ROW`.
 
-        Args:
-            engine: Where the table lives.
-            path: A file, or a folder of files.
-            spec: Description of the data set.
-            scratch: Folder that lives as long as the table.
-
-        Raises:
-            LogError: the file is missing, empty, not readable or has other columns.
+        The table needs the engine and the folder `scratch`.
         """
         parts = files.parts(path)
         names = files.columns_of(path, parts, spec.file.separator)
@@ -68,8 +61,8 @@ class Adapter:
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Turn the file's columns into `files.ROW` and the columns of `spec.log_columns`, in any type, unjudged.
 
-        A value that may be faulty stays as it is in the file; an absent propensity is null. Further columns are those
-        of `spec.optional_columns` that the file has, and `SAME`.
+        A faulty value stays as it is in the file; an absent propensity is null. Further columns are those of
+        `spec.optional_columns` that the file has, and `SAME`.
         """
         columns = {} if "propensity" in raw.columns else {"propensity": ibis.null("float64")}
         columns |= {name: raw[name] for name in spec.optional_columns if name in raw.columns}
@@ -136,7 +129,7 @@ _FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}  # besi
 def flag(value: ibis.Value) -> ibis.Value:
     """A value that says whether something happened, as `number`; "yes", "t" and "y" are 1 as well, their opposites 0.
 
-    A number column is not read so: "n" where an amount should be is a fault.
+    An amount is not read so: "n" is a fault there.
     """
     if not value.type().is_string():
         return number(value)

@@ -1,8 +1,8 @@
 """Log files as tables: CSV and JSON lines (every value as text) and Parquet (as typed), with the number of each row.
 
-CSV and JSON are first copied to Parquet in a scratch folder, once, in the order of the file: a malformed line stops
-ingestion there, before any row is judged, and everything after reads only the columns that it needs. An object inside
-an object of JSON is no column; its fields are, by their path: `ad.slot`.
+CSV and JSON are first copied to Parquet in a scratch folder, in the order of the file: a malformed line stops ingestion
+before any row is judged, and later queries read only the columns that they need. The fields of an object inside a JSON
+object are columns by their path: `ad.slot`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,7 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 
 
 def parts(path: Path) -> list[Path]:
-    """The file itself, or the files of a folder and of those in it, by date for instance, in the order of their names.
-
-    Raises:
-        LogError: there is none, it is empty, or its name says that it is something else.
-    """
+    """The file itself, or the files of a folder and of folders in it, in the order of their names."""
     files = _in_folder(path) if path.is_dir() else [path]
     for part in files:
         if not part.is_file():
@@ -61,11 +57,7 @@ def columns(path: Path, separator: str | None = None) -> list[str]:
     """Names of a file's columns, in order; those without a name are "Unnamed: <place>".
 
     Args:
-        path: The file.
-        separator: Of CSV; by default what the file's name says.
-
-    Raises:
-        LogError: the file is missing, empty or not readable.
+        separator: Of CSV; None: what the file's name says.
     """
     parts(path)
     with readable(path):
@@ -84,16 +76,7 @@ def first_lines(path: Path) -> Iterator[str]:
 
 
 def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) -> list[str]:
-    """Names of the columns of a log's files. CSV files must have the same ones in the same order.
-
-    Args:
-        path: The log, for the message.
-        files: As `parts` returns them.
-        separator: Of CSV; by default what the files' names say.
-
-    Raises:
-        LogError: a file is not readable or has other columns.
-    """
+    """Names of the columns of a log's files. CSV files must have the same ones in the same order."""
     if files[0].name.endswith(_JSON):
         with readable(files[0]):
             return list(_json_paths(files))
@@ -117,11 +100,7 @@ def _in_folder(path: Path) -> list[Path]:
 
 
 class MissingColumns(LogError):
-    """The file lacks columns that its data set needs.
-
-    Attributes:
-        names: The columns that it has.
-    """
+    """The file lacks columns that its data set needs; `names` are those that it has."""
 
     def __init__(self, message: str, names: Sequence[str]) -> None:
         super().__init__(message)
@@ -129,12 +108,7 @@ class MissingColumns(LogError):
 
 
 def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec) -> None:
-    """Check that every required column is there, once.
-
-    Raises:
-        MissingColumns: with what is missing and what was probably meant.
-        LogError: a column is there twice.
-    """
+    """Check that every required column is there, once; a `MissingColumns` says what was probably meant."""
     for name in required:
         same = [other for other in names if other.lower() == name.lower()]
         if names.count(name) > 1:
@@ -165,14 +139,8 @@ def table(
     """Files with the same columns as one table in the order of `paths`, with `ROW` counting through them.
 
     Args:
-        engine: DuckDB.
-        paths: As `parts` returns them.
-        names: As `columns` returns them; one that comes again gets a suffix.
+        names: As `columns` returns them; a repeated name gets a suffix.
         scratch: Where CSV and JSON become Parquet.
-        separator: Of CSV; by default what the files' names say.
-
-    Raises:
-        LogError: a file can't be read; names the line.
     """
     if not paths[0].name.endswith(".parquet"):
         paths = [_as_parquet(engine, paths, names, scratch, separator)]
@@ -291,7 +259,7 @@ def _text_kind(path: Path) -> str:
 
 
 def _first_words(error: BaseException) -> str:
-    """What is wrong and where. The rest of DuckDB's message is about its settings and how to change them."""
+    """What is wrong and where. The rest of DuckDB's message is about its settings."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8. Convert it (iconv -f latin1 -t utf-8), or name it .gz if it is compressed"
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]

@@ -52,13 +52,7 @@ class RenamedLog(Adapter):
 
 
 def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
-    """A column of the log, from what the description says of it.
-
-    Args:
-        raw: The file.
-        source: Where the column comes from.
-        decimal: Decimal mark of its numbers.
-    """
+    """A column of the log, from the description of its source; `decimal` is the decimal mark of its numbers."""
     if source.column is None:
         return ibis.literal(source.value)
     value = raw[source.column]

@@ -45,8 +45,7 @@ class Dialect:
 
     Attributes:
         separator: Between columns; None: what the file's name says.
-        decimal: Decimal mark.
-        formats: Of columns whose text is times but not ISO 8601, the formats that fit all values.
+        formats: The formats that fit all values of a column of times that are not ISO 8601.
         unsure: Columns whose commas may as well group thousands.
     """
 
@@ -81,13 +80,7 @@ def separator_of(path: Path) -> str | None:
 
 
 def dialect_of(table: ibis.Table, names: Sequence[str], separator: str | None) -> Dialect:
-    """How the values of a table of text are written.
-
-    Args:
-        table: The file.
-        names: Its columns.
-        separator: As `separator_of` returns it.
-    """
+    """Detect how the values of a table of text are written."""
     texts = [name for name in names if table[name].type().is_string()]
     if not texts:
         return Dialect(separator)

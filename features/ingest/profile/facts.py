@@ -108,7 +108,7 @@ def facts_of(table: ibis.Table, names: Sequence[str], dialect: Dialect) -> tuple
 
 
 def words(name: str) -> str:
-    """Words of a column's name, without what separates them: `cost_micros` of "Cost (micros)"."""
+    """Words of a column's name: `cost_micros` of "Cost (micros)"."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 

@@ -61,12 +61,7 @@ _WANTED = {  # of columns that a log may lack
 
 @dataclass
 class Roles:
-    """Which column is what.
-
-    Attributes:
-        columns: What the file calls each column of the log that it seems to have.
-        questions: What a person must say, by the column of the log that it is about.
-    """
+    """The file's column for each column of the log, and questions by the column of the log that they are about."""
 
     columns: dict[str, str] = field(default_factory=dict)
     questions: dict[str, str] = field(default_factory=dict)
@@ -85,17 +80,12 @@ def roles_of(
     named: Mapping[str, str],
     choices: Callable[[str], float],
 ) -> Roles:
-    """Which column is what.
+    """Assign columns of a file to columns of the log.
 
     Args:
-        path: The file, for messages.
-        facts: What its columns hold.
-        rows: Its number of rows.
-        named: What somebody knows: columns of the log, and what the file calls them.
+        path: For messages.
+        named: Columns of the log, and what the file calls them, where a person knows.
         choices: The mean of one over the values of a column.
-
-    Raises:
-        LogError: a name is none of the file's, or nothing shows which column is the user, the time or the channel.
     """
     for role, column in named.items():
         if role not in WORDS:
@@ -144,13 +134,7 @@ def known_afterwards(fact: Facts) -> bool:
 
 
 def choose_outcome(facts: Mapping[str, Facts], roles: Roles, fixed: set[str]) -> None:
-    """Propose a click where no column is an outcome by its name: the first one that is yes or no.
-
-    Args:
-        facts: What the columns hold.
-        roles: Which column is what; changed.
-        fixed: Columns with one value for each user.
-    """
+    """Propose a click where no column is an outcome by its name: the first one that is yes or no."""
     if {"click", "conversion", "revenue"} & {*roles.columns, *roles.questions}:
         return
     flags = [n for n in _free(facts, roles) if facts[n].flag and facts[n].distinct == 2 and n not in fixed]

@@ -1,8 +1,8 @@
-"""What a second file, with outcomes, seems to be: by which of its columns a row finds its touchpoint, and what it says.
+"""Describes a second file, with outcomes: its key to the log's touchpoints, its times and its amounts.
 
     found = look_at(engine, Path("orders.csv"), table_of_the_log, ids=["imp_id"], user="uid", scratch=scratch)
 
-The column by which the files belong together shows by its values: most of them stand in a column of the log.
+The key shows by its values: most of them stand in a column of the log.
 """
 
 from __future__ import annotations
@@ -29,15 +29,10 @@ _REVENUE = ("revenue", "profit", "margin", "income", "gmv", "amount", "total", "
 
 @dataclass(frozen=True)
 class Found:
-    """The second file as a description says it.
+    """The `columns`, `file` and outcomes of `conversions` in a description, with checks and notes.
 
     Attributes:
-        columns: The `columns` of `conversions`.
-        touchpoint_id: The log's column with the ids; empty where rows are joined by user.
-        outcomes: That the file has.
-        checks: What a person must answer.
-        notes: What a person should look at.
-        file: The `file` of `conversions`.
+        touchpoint_id: The log's column with the ids; empty if rows are joined by user.
     """
 
     columns: Mapping[str, Any]
@@ -52,15 +47,9 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
     """Look at a second file.
 
     Args:
-        engine: Where the log's table lives.
-        path: The file, or a folder.
         log: The log, as its file is.
         ids: Columns of the log with another value in each row.
-        user: Its column of users.
-        scratch: Folder that lives as long as the engine.
-
-    Raises:
-        LogError: The file can't be read, has no rows, or does not show its time or what it belongs to.
+        user: Column of the log with its users.
     """
     parts = files.parts(path)
     separator = separator_of(parts[0])

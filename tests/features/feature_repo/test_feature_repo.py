@@ -12,10 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-from feast import FeatureStore, PushSource, RequestSource
+from feast import FeatureStore, RequestSource
 
 from features.engine import open_engine
 from features.feature_repo import names
@@ -24,7 +22,7 @@ from features.feature_repo.sources import build_sources
 from features.feature_repo.views import build
 from features.offline import store
 from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
-from tests.features.feature_run import US, FeatureRun, micros
+from tests.features.feature_run import US, FeatureRun
 
 FOLDER = store.CONFIG.parent
 # A value older than this says nothing of now; static columns never expire.
@@ -33,7 +31,6 @@ LIVES = {
     names.STATIC: timedelta(0),
     names.USER_CHANNEL: timedelta(days=7),
     names.CAMPAIGN_STATS: timedelta(days=1),
-    names.CHANNEL_STATS: timedelta(days=1),
 }
 
 
@@ -100,7 +97,7 @@ def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
         build_sources(engine, run.path, run.spec, repository / "data")
     environment = {"MTORL_DATASET": str(tmp_path / "toy.yaml")}
     applied = feast(repository, "apply", **environment).splitlines()
-    assert {"Created entity user", f"Created feature service {names.AD_CHANNELS}"} <= set(applied)
+    assert {"Created entity user", f"Created feature service {names.AD_DECISION}"} <= set(applied)
     assert described(repository) == described(run.root)
 
     end = run.log["created_timestamp"].max()
@@ -117,9 +114,9 @@ def test_apply_needs_neither_data_nor_settings(repository):
     applied = feast(repository, "apply")
     assert "Created feature view user_history" in applied
     made = described(repository)
-    assert set(made["entities"]) == {"user", "campaign", "channel"}
+    assert set(made["entities"]) == {"user", "campaign"}
     assert "hist_hour" in made["views"][names.HISTORY][0]
-    assert feast(repository, "feature-services", "list").count("ad_") == 2
+    assert feast(repository, "feature-services", "list").count("ad_") == 1
 
 
 # ---- what is defined
@@ -128,14 +125,11 @@ def test_apply_needs_neither_data_nor_settings(repository):
 def test_entities_views_and_services(opened):
     made = described(Path(opened.repo_path))
     keys = {name: key for name, (key, _) in made["entities"].items()}
-    assert keys == {"user": "user_id", "campaign": "campaign_id", "channel": "channel"}
+    assert keys == {"user": "user_id", "campaign": "campaign_id"}
     assert {name: ttl for name, (_, _, _, ttl, _) in made["views"].items()} == LIVES
     assert set(made["on demand"]) == {names.REQUEST_TIME}
     services = {name: set(views) for name, views in made["services"].items()}
-    assert services == {
-        names.AD_DECISION: {*made["views"], names.REQUEST_TIME} - {names.CHANNEL_STATS},
-        names.AD_CHANNELS: {names.CHANNEL_STATS},
-    }
+    assert services == {names.AD_DECISION: {*made["views"], names.REQUEST_TIME}}
 
 
 def test_everything_has_an_owner(opened):
@@ -146,7 +140,7 @@ def test_everything_has_an_owner(opened):
         *opened.list_on_demand_feature_views(),
         *opened.list_feature_services(),
     ]
-    assert len(things) > 15
+    assert len(things) > 10
     owned = [thing for thing in things if thing.tags.get("owner")]
     # Request values come with the call and belong to nobody; an entity keeps its owner as a tag only.
     assert {thing.name for thing in things} - {thing.name for thing in owned} == {"request"}
@@ -158,24 +152,7 @@ def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(
     lists = {name: value for name, value in defaults.items() if isinstance(value, list)}
     assert {name for name, value in lists.items() if value == []} == set(history_types(toy.spec))
     assert {name for name, value in lists.items() if value == [0.0] * 3} == {"uc_touchpoints", "uc_clicks"}
-    assert {name for name, value in defaults.items() if value == 0.0} == {"campaign_touchpoints", "channel_touchpoints"}
-
-
-def test_touchpoints_can_be_pushed_through_feast(toy, opened):
-    """Feast's own way replaces a whole window; `features.online.history` appends to it."""
-    source = opened.get_data_source(names.HISTORY_PUSH)
-    assert isinstance(source, PushSource)
-    assert opened.get_feature_view(names.HISTORY).stream_source.name == names.HISTORY_PUSH
-    at = pd.Timestamp("2024-05-03 12:00", tz="UTC")
-    log = pd.DataFrame([toy.touchpoint("pushed", at, 1, np.random.default_rng(0))]).astype(
-        {"click": float, "conversion": float}
-    )
-    lists = {name: np.array(values) for name, values in toy.past(log, "pushed", at + US).items()}
-    row = {"user_id": "pushed", "timestamp": at, "created_timestamp": at, **lists}
-    opened.push(names.HISTORY_PUSH, pd.DataFrame([row]))
-    run = FeatureRun(toy, Path(opened.repo_path).parent, log, toy.spec)
-    (found,) = run.read(["pushed"], at + US).values()
-    assert found.has_history and found.history["hist_timestamp"] == [micros(at)]
+    assert {name for name, value in defaults.items() if value == 0.0} == {"campaign_touchpoints"}
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -188,7 +165,6 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     assert (made.user_static is not None) == bool(spec.static)
     known = [names.HISTORY, *([names.STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
     assert [p.name for p in made.ad_decision.feature_view_projections] == [*known, names.REQUEST_TIME]
-    assert made.ad_decision.name == "ad_decision_v1" and made.ad_channels.name == "ad_channels_v1"
 
 
 def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):

@@ -95,14 +95,12 @@ def test_a_view_has_the_life_that_its_description_says(toy, tmp_path):
     ("feature", "message"),
     [
         ({"view": "weather"}, "'weather': not a built-in view for decisions .campaign_stats, user_channel.; your own"),
-        ({"view": names.CHANNEL_STATS}, "'channel_stats': not a built-in view for decisions"),
         ({"view": names.CAMPAIGN_STATS}, "'campaign_stats': no field 'degrees'; it has campaign_click_rate, "),
         ({"view": names.HISTORY, "source": "x", "key": "user_id"}, "'user_history': a built-in view has this name"),
         (
             {"view": "Campaign_Stats", "source": "x", "key": "user_id"},
             "'Campaign_Stats': a built-in view has this",
         ),
-        ({"view": names.HISTORY_PUSH, "source": "x", "key": "user_id"}, "a built-in view has this name"),
         (
             {"view": names.CAMPAIGN_STATS, "fields": [{"name": "campaign_cost", "kind": "categorical"}]},
             "field 'campaign_cost' is kind: numeric$",

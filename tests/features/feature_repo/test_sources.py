@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
-from features.feature_repo.names import CAMPAIGN_STATS, CHANNEL_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
+from features.feature_repo.names import CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
 from features.feature_repo.sources import build_sources
 from mtorl.runtime import progress
 from tests.features.feature_run import with_times
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")
 PROPERTY = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-EVERYTHING = {HISTORY, STATIC, USER_CHANNEL, CAMPAIGN_STATS, CHANNEL_STATS}
+EVERYTHING = {HISTORY, STATIC, USER_CHANNEL, CAMPAIGN_STATS}
 
 
 def sources(toy, log: pd.DataFrame, folder: Path, spec=None, engine: str = "duckdb") -> dict[str, pd.DataFrame]:
@@ -179,8 +179,7 @@ def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_pa
         if name in log:
             log[name] = log[name].min() + (log[name] - log[name].min()) * stretch
     made = sources(toy, log, tmp_path)
-    tables = [(USER_CHANNEL, "user_id", 7 * DAY), (CAMPAIGN_STATS, "campaign_id", DAY), (CHANNEL_STATS, "channel", DAY)]
-    for name, key, span in tables:
+    for name, key, span in ((USER_CHANNEL, "user_id", 7 * DAY), (CAMPAIGN_STATS, "campaign_id", DAY)):
         table = made[name]
         assert (table["timestamp"] == table["timestamp"].dt.floor("h")).all()
         assert (table["created_timestamp"] == table["timestamp"]).all()
@@ -195,10 +194,9 @@ def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_pa
                     assert row.uc_touchpoints.tolist() == [len(some) for some in by_channel]
                     assert row.uc_clicks.tolist() == [some["click"].sum() for some in by_channel]
                 else:
-                    prefix = key.removesuffix("_id")
-                    found = [getattr(row, f"{prefix}_{n}") for n in ("click_rate", "conversion_rate", "cost")]
+                    found = [getattr(row, f"campaign_{n}") for n in ("click_rate", "conversion_rate", "cost")]
                     expected = [counted[n].mean() for n in ("click", "conversion", "cost")]
-                    assert getattr(row, f"{prefix}_touchpoints") == len(counted)
+                    assert row.campaign_touchpoints == len(counted)
                     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -277,9 +275,9 @@ def test_each_source_reports_before_it_is_computed(toy, tmp_path):
     log = toy.log()
     with progress.listen(lambda *report: told.append(report)):
         sources(toy, log, tmp_path)
-    names = (HISTORY, USER_CHANNEL, STATIC, CAMPAIGN_STATS, CHANNEL_STATS)
+    names = (HISTORY, USER_CHANNEL, STATIC, CAMPAIGN_STATS)
     assert [report for report in told if report[0] == int(report[0])] == [
-        (place, 5, f"{name}, {len(log):,} rows") for place, name in enumerate(names)
+        (place, 4, f"{name}, {len(log):,} rows") for place, name in enumerate(names)
     ]
 
 
@@ -311,7 +309,7 @@ def test_the_future_changes_no_row_of_the_past(toy, tmp_path, seed, late):
     after = sources(toy, changed, tmp_path)
     for name in EVERYTHING:
         one, other = (rows_of(made[name][made[name]["created_timestamp"] <= now]) for made in (before, after))
-        assert one == other and (one or name in (USER_CHANNEL, CAMPAIGN_STATS, CHANNEL_STATS))
+        assert one == other and (one or name in (USER_CHANNEL, CAMPAIGN_STATS))
 
 
 @pytest.mark.long

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.errors import FeastEntityDFMissingColumnsError, RequestDataNotFoundInEntityDfException
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String
 from hypothesis import HealthCheck, example, given, settings
@@ -89,7 +88,7 @@ def write(data: dict[str, pd.DataFrame], folder: Path) -> None:
 
 
 class Stores:
-    """One registry, read by three offline stores; and "earlier": Feast's own, TTLs a microsecond shorter."""
+    """Our offline store; and "earlier": Feast's own, asked a microsecond earlier, with TTLs a microsecond shorter."""
 
     def __init__(self, root: Path) -> None:
         self.data = root / "data"
@@ -129,8 +128,6 @@ class Stores:
             return [user, place, user_past, python_sum, pandas_twice, pair_past, place_past]
 
         kinds: dict[str, dict] = {
-            "feast": {"type": "duckdb"},
-            "same": {"type": "features.offline.asof_store.AsofDuckDBOfflineStore", "strict_past": False},
             "strict": {"type": "features.offline.asof_store.AsofDuckDBOfflineStore"},
             "earlier": {"type": "duckdb"},
         }
@@ -141,22 +138,28 @@ class Stores:
             config = {
                 "project": "test",
                 "provider": "local",
-                "registry": str(root / f"{'earlier' if name == 'earlier' else 'registry'}.db"),
+                "registry": str(root / f"{name}.db"),
                 "offline_store": kind,
                 "online_store": {"type": "sqlite", "path": str(root / "online.db")},
                 "entity_key_serialization_version": 3,
             }
             (folder / "feature_store.yaml").write_text(yaml.safe_dump(config))
         write(sources(np.random.default_rng(0), 20), self.data)
-        FeatureStore(repo_path=str(root / "feast")).apply(objects(TTL))
+        FeatureStore(repo_path=str(root / "strict")).apply(objects(TTL))
         FeatureStore(repo_path=str(root / "earlier")).apply(objects(TTL - timedelta(microseconds=1)))
         self.stores = {name: FeatureStore(repo_path=str(root / name)) for name in kinds}
 
     def job(self, name: str, entities, features=REFS, **kw):
         return self.stores[name].get_historical_features(entity_df=entities, features=features, **kw)
 
-    def ask(self, name: str, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
-        return self.job(name, entities.copy(), features, **kw).to_df()
+    def ask(self, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
+        return self.job("strict", entities.copy(), features, **kw).to_df()
+
+    def feast(self, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
+        """Feast's own answer a microsecond earlier, at the time of the entity rows."""
+        earlier = entities.assign(event_timestamp=entities["event_timestamp"] - pd.Timedelta(1, "us"))
+        answer = self.job("earlier", earlier, features, **kw).to_df()
+        return answer.assign(event_timestamp=answer["event_timestamp"] + pd.Timedelta(1, "us"))
 
 
 @pytest.fixture(scope="module")
@@ -195,17 +198,12 @@ def test_answers_are_feasts_own(stores, monkeypatch, seed, rows, by_created, ful
     entities = entity_rows(rng, rows)
     options = {"filter_by_created_timestamp": by_created, "full_feature_names": full}
     if not rows:  # Feast itself fails
-        assert len(stores.ask("same", entities, **options)) == 0
+        assert len(stores.ask(entities, **options)) == 0
         return
     monkeypatch.setattr(asof_job, "_CHUNK", chunk)
-    expected = by_row(stores.ask("feast", entities, **options))
-    assert by_row(stores.ask("same", entities, **options)) == expected
-
-    strict = stores.ask("strict", entities, **options)
-    assert strict["mine"].tolist() == list(range(rows)), "rows are not in the order of the entity rows"
-    earlier = entities.assign(event_timestamp=entities["event_timestamp"] - pd.Timedelta(1, "us"))
-    before = stores.ask("earlier", earlier, **options)  # what is alive at a time must live until then
-    assert by_row(strict.drop(columns="event_timestamp")) == by_row(before.drop(columns="event_timestamp"))
+    found = stores.ask(entities, **options)
+    assert found["mine"].tolist() == list(range(rows)), "rows are not in the order of the entity rows"
+    assert by_row(found) == by_row(stores.feast(entities, **options))
 
 
 def test_the_random_logs_have_all_that_could_go_wrong(stores):
@@ -213,16 +211,14 @@ def test_the_random_logs_have_all_that_could_go_wrong(stores):
     data = sources(rng, 40)
     entities = entity_rows(rng, 40)
     write(data, stores.data)
-    answers = {
-        (name, by_created): stores.ask(name, entities, filter_by_created_timestamp=by_created)
-        for name in ("same", "strict")
-        for by_created in (False, True)
-    }
-    shown = {case: by_row(answer) for case, answer in answers.items()}
-    assert len({str(rows) for rows in shown.values()}) == 4, "strictness and late rows make no difference"
+    everything, known, at_the_time = (
+        stores.job(name, entities, filter_by_created_timestamp=by_created).to_df()
+        for name, by_created in (("strict", False), ("strict", True), ("earlier", False))
+    )
+    assert len({str(by_row(rows)) for rows in (everything, known, at_the_time)}) == 3, "strictness makes no difference"
     user = data["user_past"]
     assert user.duplicated(["user_id", "at"]).any() and user["made"].isna().any() and (user["made"] < user["at"]).any()
-    assert answers["same", False]["score"].isna().any() and answers["same", False]["score"].notna().any()
+    assert everything["score"].isna().any() and everything["score"].notna().any()
 
 
 def test_the_ttl_ends_after_its_last_microsecond(stores):
@@ -231,9 +227,8 @@ def test_the_ttl_ends_after_its_last_microsecond(stores):
     write({"place_past": rows.astype({"at": "datetime64[us, UTC]", "made": "datetime64[us, UTC]"})}, stores.data)
     ages = [0, 1, 5_000_000, 5_000_001, 5_000_002]  # us; the TTL is 5 s
     entities = pd.DataFrame({"event_timestamp": at + pd.to_timedelta(ages, "us"), "place": "p0", "mine": range(5)})
-    found = {name: stores.ask(name, entities, ["place_past:name"])["name"].notna().tolist() for name in stores.stores}
-    assert found["feast"] == found["same"] == [True, True, True, False, False]
-    assert found["strict"] == [False, True, True, False, False]
+    found = stores.ask(entities, ["place_past:name"])["name"].notna().tolist()
+    assert found == [False, True, True, False, False]
 
 
 def test_join_keys_can_be_mapped(stores):
@@ -242,17 +237,17 @@ def test_join_keys_can_be_mapped(stores):
     rng = np.random.default_rng(4)
     write(sources(rng, 40), stores.data)
     entities = entity_rows(rng, 30)
-    store = stores.stores["feast"]
-    views = [
-        store.get_feature_view("place_past").with_name(name).with_join_key_map({"place": key})
-        for name, key in (("here_past", "place"), ("shop_past", "shop"))
-    ]
-    service = FeatureService(name="mapped", features=views)
-    store.apply([service])
-    asked = {"features": service, "full_feature_names": True}
-    expected = stores.ask("feast", entities, **asked)
-    assert {"here_past__name", "shop_past__name"} <= set(expected)
-    assert by_row(stores.ask("same", entities, **asked)) == by_row(expected)
+    answers = []
+    for name, ask in (("strict", stores.ask), ("earlier", stores.feast)):
+        views = [
+            stores.stores[name].get_feature_view("place_past").with_name(alias).with_join_key_map({"place": key})
+            for alias, key in (("here_past", "place"), ("shop_past", "shop"))
+        ]
+        service = FeatureService(name="mapped", features=views)
+        stores.stores[name].apply([service])
+        answers.append(ask(entities, service, full_feature_names=True))
+    assert {"here_past__name", "shop_past__name"} <= set(answers[0])
+    assert by_row(answers[0]) == by_row(answers[1])
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -261,8 +256,8 @@ def test_on_demand_features_are_those_of_feast(stores, full):
     write(sources(rng, 40), stores.data)
     entities = entity_rows(rng, 30)
     features = ["python_sum:both", "pandas_twice:twice", "user_past:order"]
-    expected = stores.ask("feast", entities, features, full_feature_names=full)
-    assert by_row(stores.ask("same", entities, features, full_feature_names=full)) == by_row(expected)
+    expected = stores.feast(entities, features, full_feature_names=full)
+    assert by_row(stores.ask(entities, features, full_feature_names=full)) == by_row(expected)
     assert ("python_sum__both" if full else "both") in expected
 
 
@@ -273,7 +268,7 @@ def test_entity_rows_may_be_arrow(stores):
     rng = np.random.default_rng(6)
     write(sources(rng, 40), stores.data)
     entities = entity_rows(rng, 30)
-    expected = stores.ask("strict", entities)
+    expected = stores.ask(entities)
     table = pa.Table.from_pandas(entities, preserve_index=False)
     naive = table.set_column(0, "event_timestamp", table["event_timestamp"].cast(pa.timestamp("ns")))
     for given_rows in (table, naive):
@@ -288,7 +283,7 @@ def test_a_source_may_be_a_folder_of_parts(stores):
     data = sources(rng, 40)
     entities = entity_rows(rng, 30)
     write(data, stores.data)
-    whole = by_row(stores.ask("strict", entities, filter_by_created_timestamp=True))
+    whole = by_row(stores.ask(entities, filter_by_created_timestamp=True))
     for name in data:
         path = stores.data / f"{name}.parquet"
         table = pq.read_table(path)
@@ -301,15 +296,7 @@ def test_a_source_may_be_a_folder_of_parts(stores):
                 at = part.schema.get_field_index("score")
                 part = part.cast(part.schema.set(at, part.schema.field(at).with_nullable(False)))
             pq.write_table(part, path / f"part-{i}.parquet", row_group_size=4)
-    assert by_row(stores.ask("strict", entities, filter_by_created_timestamp=True)) == whole
-
-    end = START + pd.Timedelta("10s")
-    online = stores.stores["strict"]
-    online.materialize(START.to_pydatetime() - timedelta(days=1), end.to_pydatetime(), feature_views=["place_past"])
-    found = online.get_online_features(["place_past:name"], [{"place": f"p{i}"} for i in range(4)]).to_dict()["name"]
-    rows = data["place_past"][data["place_past"]["at"] <= end].sort_values("at").groupby("place").tail(1)
-    newest = rows.set_index("place")["name"].to_dict()
-    assert [plain(v) or None for v in found] == [plain(newest.get(f"p{i}")) or None for i in range(4)]
+    assert by_row(stores.ask(entities, filter_by_created_timestamp=True)) == whole
 
 
 @pytest.mark.parametrize("order", ["as the source", "any"])
@@ -327,17 +314,6 @@ def test_a_parquet_file_has_what_arrow_has(stores, tmp_path, monkeypatch, order)
         monkeypatch.setattr(asof_job.AsofRetrievalJob, "pieces", lambda _: (_ for _ in ()).throw(ValueError("stop")))
         job.to_parquet(tmp_path / "answer.parquet")
     assert [p.name for p in tmp_path.iterdir()] == ["answer.parquet"]
-
-
-def test_a_saved_data_set_can_be_read_again(stores, tmp_path):
-    rng = np.random.default_rng(9)
-    write(sources(rng, 40), stores.data)
-    entities = entity_rows(rng, 30)
-    job = stores.job("strict", entities)
-    job.persist(SavedDatasetFileStorage(path=str(tmp_path / "saved.parquet")))
-    assert by_row(pd.read_parquet(tmp_path / "saved.parquet")) == by_row(job.to_df())
-    with pytest.raises(Exception, match="already exists"):
-        job.persist(SavedDatasetFileStorage(path=str(tmp_path / "saved.parquet")))
 
 
 def test_newest_rows_for_materialisation_are_those_known_at_the_end(stores):

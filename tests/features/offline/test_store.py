@@ -19,14 +19,7 @@ import yaml
 from feast import FeatureStore
 
 from features.engine import open_engine
-from features.feature_repo.names import (
-    AD_DECISION,
-    CAMPAIGN_STATS,
-    CHANNEL_STATS,
-    HISTORY,
-    STATIC,
-    USER_CHANNEL,
-)
+from features.feature_repo.names import AD_DECISION, CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL
 from features.offline import store
 from features.online.history import HistoryError, Touchpoint
 from features.online.open_history import open_history
@@ -245,7 +238,7 @@ def test_create_again_updates_in_place_and_drops_what_the_data_set_no_longer_def
         service = opened.get_feature_service(AD_DECISION)
         return {v.name for v in opened.list_feature_views()}, [p.name for p in service.feature_view_projections]
 
-    everything = {HISTORY, STATIC, USER_CHANNEL, CAMPAIGN_STATS, CHANNEL_STATS}
+    everything = {HISTORY, STATIC, USER_CHANNEL, CAMPAIGN_STATS}
     run.create()
     assert views()[0] == everything and STATIC in views()[1]
     replace(run, spec=toy.spec.replace(static=(), segment=None)).create()

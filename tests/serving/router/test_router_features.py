@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import redis
 import yaml
-from feast import FeatureService, FeatureStore, FeatureView, Field
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.types import Float64
 
 from features.feature_repo import names
@@ -254,13 +254,16 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
         schema=[Field(name="score", dtype=Float64)],
         source=made.user_history.batch_source,
     )
+    channel = Entity(name="channel", join_keys=["channel"], value_type=ValueType.STRING)
+    score = [Field(name="score", dtype=Float64)]
+    by_channel = FeatureView(name="per_channel", entities=[channel], schema=score, source=bare.batch_source)
     services = [
         FeatureService(name="no_default", features=[bare]),
-        FeatureService(name="by_channel", features=[made.channel_stats]),
+        FeatureService(name="by_channel", features=[by_channel]),
         FeatureService(name="timeless", features=[made.user_history[["hist_channel"]]]),
     ]
     store = FeatureStore(repo_path=str(tmp_path))
-    store.apply([*made.objects, bare, *services])
+    store.apply([*made.objects, channel, bare, by_channel, *services])
     with pytest.raises(
         RegistryAwaited, match="is being written"
     ):  # Feast writes in place: what is wrong may be half done
@@ -268,7 +271,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     os.utime(tmp_path / "registry.db", (0, 0))
     for service, message in (
         ("no_default", "no default for score"),
-        ("by_channel", "channel_stats has the keys .'channel'.; a decision has"),
+        ("by_channel", "per_channel has the keys .'channel'.; a decision has"),
         ("timeless", "user_history without hist_timestamp"),
         ("absent", "absent"),
     ):
