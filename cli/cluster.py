@@ -99,8 +99,8 @@ def put(
     whole or not at all. Exit code 4: NAME has another content, and stays as it is without --replace.
     """
     from mtorl.log.dataset import DatasetSpec, SpecError
-    from pipelines.cluster.put import Kept, PutError
-    from pipelines.cluster.put import put as put_on_volume
+    from pipelines.cluster.volume_upload import Kept, PutError
+    from pipelines.cluster.volume_upload import put as put_on_volume
 
     with exit_codes(unusable=(SpecError, OSError), failed=(PutError,)):
         if file.suffix in (".yaml", ".yml"):

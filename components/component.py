@@ -1,4 +1,4 @@
-"""The decorator of every component. It sets the image and the install policy, and takes what pipelines know of a step.
+"""The decorator of every component: image, install policy, and traits for pipelines and progress bars.
 
     @component("score both policies on test users")
     def evaluate(windows: Input[Dataset], seed: int, metrics: Output[Metrics]): ...
@@ -7,10 +7,10 @@ The image holds the project itself; nothing is installed when a step starts (``p
 of a component only calls into the rooms below. The image's reference is part of the cache key on a cluster: deploy a
 digest, not a tag that moves.
 
-A step runs the component's file in the image. KFP would send the function's text along, and Argo keeps what a step is
-sent seven times, in nodes of a workflow that is compressed from 1 MiB on. Kubeflow Pipelines can't read it then
-(https://github.com/kubeflow/pipelines/issues/6547): what happens to a run from there on, its failure included, is not
-shown. So descriptions stay here, too: they are in each component's README.
+A step runs the component's file in the image. KFP would send the function's text along, and Argo keeps that text seven
+times, in nodes of a workflow that is compressed from 1 MiB on. Kubeflow Pipelines can't read it then
+(https://github.com/kubeflow/pipelines/issues/6547): the rest of the run, its failure included, is not shown. So
+descriptions stay here, too, and in each component's README.
 """
 
 import os
@@ -29,14 +29,15 @@ _RUN = (
 
 @dataclass(frozen=True)
 class StepTraits:
-    """What a pipeline and a progress bar need to know of a component.
+    """Traits of a component.
 
     Attributes:
-        title: What the step does, in a few words, as a person sees it beside a progress bar.
-        cached: Whether the same inputs may be answered from an earlier run.
-        trains: Whether it is worth an accelerator, and long enough for a time limit and for retries that go on from a
+        title: What the step does, in a few words, for a progress bar.
+        cached: Whether the same inputs may be answered from an earlier run: False for a step that writes anywhere but
+            to its outputs, or that reads what changes.
+        trains: Whether it is worth an accelerator, and long enough for a time limit and for retries that resume from a
             checkpoint.
-        reads_log: Whether it works on the whole log, and so wants more memory than a step that reads what came of it.
+        reads_log: Whether it works on the whole log, and so needs more memory.
     """
 
     title: str
@@ -51,14 +52,7 @@ _TRAITS: dict[str, StepTraits] = {}
 def component(
     title: str, *, cached: bool = True, trains: bool = False, reads_log: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Make a KFP component of a function.
-
-    Args:
-        title: See `StepTraits`.
-        cached: See `StepTraits`. False for a step that writes anywhere but to its outputs, or that reads what changes.
-        trains: See `StepTraits`.
-        reads_log: See `StepTraits`.
-    """
+    """Make a KFP component of a function; the parameters are `StepTraits`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         if not hasattr(dsl, "component"):  # inside a step, where KFP has only what a function needs
@@ -75,11 +69,9 @@ def component(
 
 
 def traits_of(name: str) -> StepTraits:
-    """What is known of a component by its name in a pipeline, such as "build-features".
+    """Traits by the name of a component or task, such as "build-features".
 
-    Args:
-        name: Also a task's name, which has a number when the pipeline uses a component more than once: "evaluate-2".
-            A name that no component has is its own title.
+    A pipeline that uses a component more than once numbers its tasks: "evaluate-2". An unknown name is its own title.
     """
     base, _, number = name.rpartition("-")
     if name not in _TRAITS and number.isdigit() and base in _TRAITS:

@@ -9,23 +9,24 @@ The steps are those of a training, between two of its own, and leave on the volu
     features/                                  the feature repository
     registry/{incumbent,challenger}/first/     a model for each arm, under a name that is known beforehand
 
-Running it again changes nothing that is there. A challenger that the gate rejects is not published: then both arms
-start with the incumbent's model, which is an A/A test, until a training run passes the gate.
+A second run changes nothing. If the gate rejects the challenger, both arms start with the incumbent's model (an A/A
+test) until a training passes the gate.
 """
+
+from types import SimpleNamespace
 
 from kfp import dsl
 
-from components.first_log import first_log
-from components.notify import notify
-from components.publish_first import publish_first
+from components.first_log.component import first_log
+from components.publish_first.component import publish_first
 from mtorl import __version__
 from pipelines.profile import LAPTOP, Profile
-from pipelines.training import Settings, add_training
+from pipelines.training import add_training
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
-    step, name = profile.step, "mtorl-bootstrap"
+    name = "mtorl-bootstrap"
 
     @dsl.pipeline(
         name=name,
@@ -48,45 +49,13 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         settings: str = "",
         code_version: str = __version__,
     ):
-        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
-            put = first_log(
-                volume=profile.folder,
-                log=log,
-                dataset=dataset,
-                simulate=simulate,
-                bad_rows=bad_rows,
-                users=users,
-                seed=seed,
-                registry=registry,
-            )
-            source = step(put).outputs["Output"]
-            given = Settings(
-                source=source,
-                dataset=dataset,
-                feature_repo=feature_repo,
-                registry=registry,
-                decision_log="",
-                collected=profile.on_volume("collected"),  # a setting of the step that reads the log, as each night
-                most_touchpoints=most_touchpoints,
-                bad_rows=bad_rows,
-                shrunk="fail",
-                users=users,
-                seed=seed,
-                epochs=epochs,
-                budget_share=budget_share,
-                min_lift=min_lift,
-                settings=settings,
-                code_version=code_version,
-            )
+        given = SimpleNamespace(**locals())
+        with profile.exit_handler(name):
+            given.source = profile.add(first_log, given, volume=profile.folder).outputs["Output"]
+            given.decision_log, given.shrunk = "", "fail"
+            given.collected = profile.on_volume("collected")  # a setting of the step that reads the log, as each night
             trained = add_training(profile, given)
-            step(
-                publish_first(
-                    incumbent=trained.incumbent,
-                    challenger=trained.challenger,
-                    decision=trained.decision,
-                    registry=registry,
-                    **trained.lineage,
-                )
-            )
+            models = {"incumbent": trained.incumbent, "challenger": trained.challenger}
+            profile.add(publish_first, given, decision=trained.decision, **models, **trained.lineage)
 
     return mtorl_bootstrap

@@ -12,18 +12,16 @@ from pipelines.local import InputError
 def evaluate_on_log(
     artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int = 0
 ) -> dict[str, Any]:
-    """Read a log as every run does, cut its windows, and judge an artifact on them.
+    """Ingest a log, cut its windows, and judge an artifact on them.
 
     Args:
-        artifact: Artifact folder.
         log: Raw log; empty simulates.
         dataset: Built-in data set name, or the path of its YAML description.
-        seed: Of the resampling, and of the simulator.
         only_new: Leave out users of the training set; else they are an error.
         users: Users to simulate or keep; 0 for all.
 
     Raises:
-        InputError: the artifact or the log can't be used, or the log has users of the training set.
+        InputError: The artifact or the log can't be used, or the log has users of the training set.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows

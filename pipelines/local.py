@@ -1,8 +1,8 @@
-"""Run a pipeline on this machine through kfp.local, with progress and a log, and give back what it produced.
+"""Runs a pipeline on this machine through kfp.local, with progress, a log and results.
 
 kfp.local prints everything, leaks temporary folders, names the run's folder itself and raises exceptions that hide the
 cause. This wrapper gives each run its own root, keeps the output in ``<root>/pipeline.log`` and reads the results from
-the ``executor_output.json`` that every step leaves.
+the ``executor_output.json`` of every step.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class PipelineError(RuntimeError):
 
 
 class InputError(ValueError):
-    """A step could not use what the user gave it; the message is meant for the user."""
+    """A step refused the user's input; the message is meant for the user."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step left behind.
+    """Outputs of a step.
 
     Attributes:
-        values: Output parameters by name; a component's only return value is called "Output".
-        metrics: What it logged to its output `metrics`.
-        paths: Paths of the output artifacts by name.
+        values: Parameters by name; a component's only return value is called "Output".
+        metrics: Content of its output `metrics`.
+        paths: Of the artifacts, by name.
     """
 
     values: dict[str, Any]
@@ -72,19 +72,13 @@ def run(
 
     Args:
         pipeline: A function decorated with ``dsl.pipeline``.
-        arguments: Its parameters.
-        root: Folder for the run's outputs and log. In that of an earlier run, steps that the cache answers have their
-            results from there.
-        on_step: Told about every start, advance and end of a step.
-        cache: Folder that says which outputs of earlier runs answer which inputs; None: every step is done.
-        notes: Folder of `mtorl.runtime.run_notes`; None: nothing is noted.
+        root: Folder for the run's outputs and log. In the folder of an earlier run, steps that the cache answers have
+            their results from there.
+        cache: Folder of the keys by which outputs of earlier runs are found; None: no caching.
+        notes: Folder of `mtorl.runtime.run_notes`; None: none are kept.
 
     Returns:
-        Results by step name, of the steps that were done in this folder.
-
-    Raises:
-        InputError: A step refused the user's input.
-        PipelineError: A step failed.
+        Results by step name, of the steps that ran in this folder.
     """
     root = root.resolve()
     workspace, temporary = root / "workspace", root / TEMPORARY
@@ -154,7 +148,7 @@ def _restored() -> Iterator[None]:
 
 
 def code_version() -> str:
-    """A digest of the project's own code: without it, a step would be answered by what other code has made."""
+    """A digest of the project's code, so that no step is answered by the outputs of other code."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in _CODE:
@@ -165,31 +159,19 @@ def code_version() -> str:
 
 
 def text_of(log: Path) -> str:
-    """What was printed. A full disk, or a power failure, may have cut it off inside a character.
-
-    Args:
-        log: Of a run.
-    """
+    """A log's text. A full disk, or a power failure, may have cut it off inside a character."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove the outputs of steps that have not ended: nothing uses them, and they may be what has filled the disk.
-
-    Args:
-        root: Folder of a run.
-    """
+    """Remove the outputs of a run's unfinished steps: they are unused, and may be what has filled the disk."""
     for step in root.glob("*/*/"):
         if step.parent.name != TEMPORARY and not (step / _RESULT).exists():
             remove(step)
 
 
 def end_steps_of(root: Path) -> None:
-    """Stop what a run that was killed has left at work: its steps outlive it, and would write beside the next run's.
-
-    Args:
-        root: Its folder.
-    """
+    """Stop the steps that a killed run has left running: they would write at the same time as the next run's."""
     events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():
@@ -200,7 +182,7 @@ def end_steps_of(root: Path) -> None:
 
 
 def _end_children() -> None:
-    """Stop the running step and what it has started; a terminal's Ctrl-C reaches them, a SIGTERM to us does not."""
+    """Stop the running step and its children; a terminal's Ctrl-C reaches them, a SIGTERM to us does not."""
     _end(psutil.Process().children(recursive=True))
 
 

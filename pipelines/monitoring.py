@@ -1,16 +1,17 @@
 """The monitoring pipeline: decision log -> verdict of the experiments, a check of the monitor."""
 
+from types import SimpleNamespace
+
 from kfp import dsl
 
-from components.monitor import monitor
-from components.notify import notify
-from components.verdict import verdict
+from components.monitor.component import monitor
+from components.verdict.component import verdict
 from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
-    step, name = profile.step, "mtorl-monitor"
+    name = "mtorl-monitor"
 
     @dsl.pipeline(
         name=name,
@@ -29,12 +30,10 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         since: str = "",
         until: str = "",
     ):
-        with dsl.ExitHandler(profile.exit_step(notify(pipeline=name, runs=profile.runs))):
-            period = {"decision_log": decision_log, "since": since, "until": until}
-            judged = verdict(experiment=experiment, gain=gain, weights=weights, budget=budget, **period)
-            profile.with_experiment(step(judged))
+        given = SimpleNamespace(**locals())
+        with profile.exit_handler(name):
+            profile.with_experiment(profile.add(verdict, given))
             if profile.folder:  # it goes on with what it knew at the last check
-                checked = monitor(decision_log=decision_log, registry=registry, dataset=dataset, state=state)
-                step(checked)
+                profile.add(monitor, given)
 
     return mtorl_monitor

@@ -1,18 +1,17 @@
-"""A pipeline on this machine, on a folder that outlives its runs: the same steps as on a cluster, and the same caching.
+"""Runs a pipeline on this machine, on a folder that outlives its runs: same steps and same caching as on a cluster.
 
     ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
 
     volume/runs/mtorl-train.json        how its newest run ended
-    volume/runs/.lock                   which run is at work; after one that was killed, that one
+    volume/runs/.lock                   the run in progress; after a kill, the killed one
     volume/runs/local/...               outputs and log of the newest runs, and of those whose outputs they use
     volume/runs/cache/                  which outputs answer which inputs
 
-What a step made before is used again if the log's content, all settings and the project's own code are what they were:
-kfp's cache knows none of the first and the last, so they are parameters of the steps. One run at a time: a second one
-would change under the first what both write to.
+A step's outputs are reused if the log's content, all settings and the project's code are unchanged: kfp's cache knows
+neither the content nor the code, so both are parameters of the steps. Runs exclude each other.
 
-How a run ended, its last step tells (components/notify). Where it can't, the run itself does or, if that was killed,
-the next one: a run that failed must never look like the success of the day before.
+The last step notes how a run ended (components/notify). Where it can't, the run itself does or, after a kill, the next
+run: a failed run must never look like the success of the day before.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Ended:
     Attributes:
         folder: Of its outputs and its log.
         cached: Steps that were answered from an earlier run.
-        steps: Results of those that were done, by name.
+        steps: Results of those that ran, by name.
     """
 
     folder: Path
@@ -69,14 +68,12 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
     """Run a pipeline on a folder and wait for it.
 
     Args:
-        volume: The folder; made if it is not there.
+        volume: Made if it is not there.
         name: See `PIPELINES`; with or without "mtorl-".
-        parameters: Of the pipeline, as text. Those with a default on a cluster have the same here, below the folder.
-        on_step: Told about every start, advance and end of a step.
+        parameters: As text. Those with a default on a cluster have the same here, below the folder.
 
     Raises:
-        local.InputError: No such pipeline; a parameter is unknown, missing, or not of its type; another run is at work;
-            or a step refused the input.
+        local.InputError: No such pipeline; a wrong parameter; another run in progress; or a step refused the input.
         local.PipelineError: A step failed.
     """
     from google.protobuf.json_format import MessageToDict
@@ -117,15 +114,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
 
 def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a pipeline in their own types.
-
-    Args:
-        parameters: Values as text, by name.
-        known: What the compiled pipeline says of each, by name.
-
-    Raises:
-        local.InputError: A parameter is unknown, missing, or not of its type.
-    """
+    """Parameters in their own types. InputError: one is unknown, missing, or not of its type."""
     if unknown := sorted(set(parameters) - set(known)):
         raise local.InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
     if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
@@ -149,18 +138,14 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
-    """Defaults of whole numbers, as such: kfp.local makes 7.0 of them, which is another key of its cache than a 7."""
+    """Defaults of whole numbers: kfp.local makes 7.0 of them, which is another key of its cache than 7."""
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
     return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
 
 
 @contextmanager
 def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which says whose it is until the end of the block: after a kill, for good.
-
-    Raises:
-        local.InputError: Another run holds it.
-    """
+    """Hold the lock of a folder, which names the run until the end of the block; after a kill, the name stays."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
     with locked(file, local.InputError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
@@ -176,7 +161,7 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
 
 
 def _finish_killed(runs: Path, held: str) -> None:
-    """Say of a run that was killed that it failed, and end the step that it may have left at work."""
+    """Note that a killed run failed, and end the step that it may have left running."""
     try:
         killed = json.loads(held)
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
@@ -200,7 +185,7 @@ def _tell(runs: Path, ended: PipelineRun) -> None:
 
 
 def _check_writable(volume: Path) -> None:
-    """Say whose a folder is that can't be written: nobody can tell from a step's error what a volume lacks."""
+    """Name the owner of a folder that can't be written: a step's error does not tell what a volume lacks."""
     if not volume.parent.is_dir():
         raise local.InputError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):
@@ -218,7 +203,7 @@ def _check_writable(volume: Path) -> None:
 
 
 def _prune(runs: Path, newest: Path) -> None:
-    """Remove old runs and what answers from them, but not what the newest one has read, nor what the next one may.
+    """Remove old runs and their cache keys, but not what the newest run has read, nor what the next one may.
 
     A run that fails at its first steps makes nothing: three such nights must not remove the training of the night
     before, which has yet to be evaluated.
@@ -237,5 +222,5 @@ def _prune(runs: Path, newest: Path) -> None:
 
 
 def _runs_named_in(path: Path, runs: Path) -> set[str]:
-    """The runs below whose folders a file names paths."""
+    """Runs whose folders a file names."""
     return set(re.findall(rf"{re.escape(str(runs / 'local'))}/([\w-]+)/", local.text_of(path)))

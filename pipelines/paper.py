@@ -1,7 +1,7 @@
 """`mtorl benchmark paper`: MTORL, its ablations and all baselines on the same windows, splits and metrics.
 
-What is done leaves a file in the working folder; a second call goes on from there. Two processes, one thread each,
-share the jobs.
+Finished jobs leave a file in the working folder; a second call resumes there. Two processes, one thread each, share
+the jobs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class PaperConfig:
         logs: Data set name -> raw log; an empty path simulates.
         root: Working folder.
         repeats: Folds of users; see `mtorl.comparison.jobs.jobs`.
-        workers: Processes.
         methods: Some of the methods; empty for all.
         users: Users to simulate or to keep of each log; 0 for all.
     """
@@ -48,10 +47,7 @@ class PaperConfig:
 
 
 def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
-    """Do all jobs that are not done yet.
-
-    Returns:
-        The figures, see `mtorl.comparison.jobs.collect`.
+    """Do all unfinished jobs; returns the figures of `mtorl.comparison.jobs.collect`.
 
     Raises:
         InputError: A log can't be used, or the folder holds another comparison.
@@ -78,7 +74,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
 
 
 def _settings(config: PaperConfig) -> dict[str, Any]:
-    """What results must have in common to stand in one table."""
+    """Settings that results must share to stand in one table."""
     return {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,

@@ -1,12 +1,15 @@
-"""What differs between a laptop and a cluster: settings that a profile gives to each step of a pipeline."""
+"""Profiles: settings that a laptop or a cluster gives to each step of a pipeline."""
 
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.component import IMAGE, StepTraits, traits_of
+from components.notify.component import notify
 from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from mtorl.runtime import run_notes
@@ -24,16 +27,11 @@ MODEL_REGISTRY_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN"
 
 
 class ProfileError(SystemExit):
-    """The environment says of a profile what can't be."""
+    """The environment sets a profile that can't be."""
 
 
 def number_in(variable: str, least: int) -> int:
-    """A number that whoever compiles the pipelines may set in the environment; 1 if it is not set.
-
-    Args:
-        variable: Its name.
-        least: The smallest that is allowed.
-    """
+    """A whole number of the environment when pipelines are compiled; 1 if it is not set."""
     text = os.environ.get(variable, "1")
     if not text.isdecimal() or int(text) < least:
         raise ProfileError(f"mtorl: {variable} must be a whole number of at least {least}, got {text!r}")
@@ -42,10 +40,10 @@ def number_in(variable: str, least: int) -> int:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a step's container asks for, and what it may use at most, in Kubernetes' units.
+    """Requests and limits of a step's container, in Kubernetes' units.
 
-    Memory has no other limit than what is asked for: a node that runs out of memory evicts first whoever uses more
-    than that, and KFP does not try an evicted step again unless the platform says so (docs/pipelines.md).
+    Memory has no other limit than its request: a node that runs out of memory first evicts pods that use more than
+    that, and KFP retries an evicted step only if the platform says so (docs/pipelines.md).
     """
 
     memory: str
@@ -55,28 +53,25 @@ class Resources:
 
 @dataclass(frozen=True)
 class Profile:
-    """What the steps of a pipeline get where it runs.
+    """Where a pipeline runs, and with what.
 
     Attributes:
         folder: Where everything lies that outlives a run; "" for nowhere.
         gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU.
         nodes: The most nodes that a training uses. With one GPU or none on one node, the step itself trains. With more,
-            the step asks for none, and Kubeflow Trainer trains in pods of their own (`components.trainer`), as many as
-            the size of the data is worth.
-        gpu_resource: Kubernetes resource name of one accelerator.
+            Kubeflow Trainer trains in pods of their own (`components.trainer`), as many as the size of the data is
+            worth.
         timeout_seconds: Longest run of a step that trains; 0 for no limit.
-        deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It ends a run whose pods find no
-            node, which no limit of a step does.
-        volume: Claim that is mounted there in every step; empty for none.
-        experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it;
-            empty for none.
-        model_registry: Secret with the address and token of a Kubeflow Model Registry, optional on the cluster
-            (docs/registry.md); empty for none.
-        node_selector: Labels of nodes that trainings may be on; empty for any.
-        user: Numeric user that the steps run as; 0 leaves the pod's default.
-        small: Resources of a step that neither trains nor reads the whole log; None for no requests and limits.
-        large: Of a step that reads the whole log; None likewise.
-        training: Of a step that trains; None likewise.
+        deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It also ends a run whose pods find
+            no node, which no limit of a step does.
+        volume: Claim that is mounted at `folder` in every step; empty for none.
+        experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it.
+        model_registry: Secret with the address and token of a Kubeflow Model Registry, optional (docs/registry.md).
+        node_selector: Labels of nodes for trainings.
+        user: Numeric user of the steps; 0 leaves the pod's default.
+        small: Of a step that neither trains nor reads the whole log; None for no requests and limits.
+        large: Of a step that reads the whole log.
+        training: Of a step that trains.
     """
 
     folder: str = ""
@@ -100,16 +95,12 @@ class Profile:
         return self.on_volume("runs")
 
     def on_volume(self, name: str) -> str:
-        """Where something lies that outlives a run; "" for nowhere.
-
-        Args:
-            name: Path below the folder.
-        """
+        """A path below the folder, for what outlives a run; "" for nowhere."""
         return f"{self.folder}/{name}" if self.folder else ""
 
     @property
     def training_pods(self) -> str:
-        """What pods get that train in place of a step, as its parameter; "" if the step trains."""
+        """Settings of the pods that train in place of a step, as its parameter; "" if the step trains."""
         if not self._trains_in_pods:
             return ""
         if self.training is None or not self.volume:
@@ -136,11 +127,11 @@ class Profile:
         return self.gpus > 1 or self.nodes > 1
 
     def pipeline_config(self) -> dsl.PipelineConfig:
-        """What holds for a pipeline as a whole."""
+        """Settings of a pipeline as a whole."""
         return dsl.PipelineConfig(active_deadline_seconds=self.deadline_seconds or None)
 
     def step(self, task: PipelineTask) -> PipelineTask:
-        """Apply the profile, and what the component's decorator says of it, to a step; returns the step."""
+        """Apply the profile, and the traits of the component, to a step; returns the step."""
         traits = traits_of(task.component_spec.name)
         if not traits.cached:
             task.set_caching_options(False)
@@ -160,21 +151,28 @@ class Profile:
             kubernetes.set_security_context(task, run_as_user=self.user, run_as_group=self.user, run_as_non_root=True)
         return task
 
-    def exit_step(self, task: PipelineTask) -> PipelineTask:
-        """Apply the profile to the step that keeps how the run ended; returns the step."""
+    def add(self, component: Any, given: SimpleNamespace, **more: Any) -> PipelineTask:
+        """Add a step; an input that is not in `more` is the pipeline's parameter of the same name."""
+        inputs = component.component_spec.inputs or {}
+        named = {name: value for name, value in vars(given).items() if name in inputs}
+        return self.step(component(**{**named, **more}))
+
+    def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
+        """A group of steps after which, whatever happens in it, the step `notify` keeps how the run ended."""
+        task = notify(pipeline=pipeline, runs=self.runs)
         if self.volume:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
-        return self.step(task)
+        return dsl.ExitHandler(self.step(task))
 
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
-        """Show a step the running experiment; returns the step."""
+        """Mount the running experiment in a step; returns the step."""
         if self.experiment:
             # Optional, so that a missing one is an error of the step, with words, and not a pod that never starts.
             kubernetes.use_config_map_as_volume(task, self.experiment, EXPERIMENT_MOUNT, optional=True)
         return task
 
     def with_model_registry(self, task: PipelineTask) -> PipelineTask:
-        """Give a step the environment in which it registers a published version; returns the step."""
+        """Give a step the environment in which it registers a published version."""
         if self.volume:
             task.set_env_variable("MTORL_CLAIM", self.volume)
         if self.model_registry:

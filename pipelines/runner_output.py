@@ -1,4 +1,4 @@
-"""What kfp.local prints while a pipeline runs: kept in a log, and read for the start and end of every step."""
+"""The output of kfp.local: kept in a log, and parsed for the start and end of every step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
 
 
 def step_at_work(log: str) -> str:
-    """The step that had started last and not ended where a log ends; "" if there is none.
-
-    Args:
-        log: What the runner has printed, without its colours.
-    """
+    """The step that is unfinished at the end of a log without colours; "" if there is none."""
     started = list(_STARTED.finditer(log))
     if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
         return ""
@@ -36,11 +32,10 @@ def step_at_work(log: str) -> str:
 
 
 class PlainLog(io.TextIOBase):
-    """Writes text without its colours to a file and hands every whole line on.
+    """Writes text without its colours to a file, and passes every whole line on.
 
     Attributes:
-        fault: Why something could not be written; None if all was. A full disk must end a step, and not what tells
-            people that it did.
+        fault: Why something could not be written. A full disk must end a step, not the reporting of that.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
@@ -69,7 +64,7 @@ class PlainLog(io.TextIOBase):
 
 
 class CacheHits(logging.StreamHandler[PlainLog]):
-    """Writes what kfp.local says of its cache, which it says to the root logger alone."""
+    """Writes kfp.local's messages on its cache, which go to the root logger alone."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a message is about a step that was found in the cache."""
@@ -80,8 +75,7 @@ class StepWatcher(threading.Thread):
     """Turns the runner's lines and the steps' progress file into calls of ``on_step``.
 
     Attributes:
-        input_error: What a step could not use of the user's input; empty if there was no such fault. The first one's:
-            the last step, which tells how the run ended, may have one in consequence.
+        input_error: The first refusal of the user's input; the last step may have another one in consequence.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:
@@ -101,7 +95,7 @@ class StepWatcher(threading.Thread):
         self.join()
 
     def on_line(self, text: str) -> None:
-        """Take a line of the runner."""
+        """Parse a line of the runner."""
         if started := _STARTED.search(text):
             self._poll()
             with self._lock:

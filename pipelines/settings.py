@@ -1,4 +1,4 @@
-"""What the loop on a laptop and the first installation have in common: the settings of a model's training."""
+"""Settings of a model's training that the loop on a laptop and the first installation have in common."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ class TrainingSettings:
         dataset: Name of a built-in data set description, or the path of a YAML.
         bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
         users: Users to simulate (0 for 6,000), or the most to keep of a log (0 keeps all).
-        seed: Seed of everything random.
-        epochs: Most epochs of training; early stopping may need fewer.
+        epochs: The most; early stopping may need fewer.
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
 

@@ -1,4 +1,4 @@
-"""What a run tells of its steps: which one it is, how far it is, and how long each took."""
+"""Progress of a run: its steps, how far each is, and how long each took."""
 
 from __future__ import annotations
 
@@ -27,12 +27,7 @@ OnStep = Callable[[Step, float, float, str], None]
 
 @dataclass
 class StepTimes:
-    """Passes a run's progress on and keeps how long each step took.
-
-    Attributes:
-        on_step: Where progress goes on to.
-        seconds: By name, of the steps that have ended.
-    """
+    """Passes a run's progress on and keeps the seconds of each finished step."""
 
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)
@@ -47,7 +42,7 @@ class StepTimes:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:
-        """Report a step of this process that does not say how far it is: its start and its end."""
+        """Report the start and the end of a step of this process."""
         self(Step(name, title), 0, 0, "")
         yield
         self(Step(name, title), 1, 1, "")

@@ -69,10 +69,10 @@ def row() -> list[str]:
     """The files from a raw CSV to the first gradient, through the steps of the training pipeline."""
     import torch
 
-    from components.build_features import build_features
-    from components.fingerprint import fingerprint
-    from components.ingest import ingest
-    from components.train_challenger import train_challenger
+    from components.build_features.component import build_features
+    from components.fingerprint.component import fingerprint
+    from components.ingest.component import ingest
+    from components.train_challenger.component import train_challenger
     from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
     class Folder:

@@ -88,7 +88,7 @@ def _plan(
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.touchpoints import LogError
     from mtorl.log.units import counted_gain
-    from pipelines.experiments.state_log import readable_log
+    from pipelines.experiments.evidence import readable_log
 
     spec = Experiment.load(_named(folder, "experiment", experiment))
     gain = counted_gain(DatasetSpec.load(_named(folder, "dataset", dataset)))
@@ -112,7 +112,7 @@ def _exploration(
     from mtorl.evaluation.exploration_plan import plan_for
     from mtorl.experiment.experiment import Experiment
     from mtorl.log.dataset import DatasetSpec
-    from pipelines.experiments.state_log import readable_log
+    from pipelines.experiments.evidence import readable_log
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
@@ -186,7 +186,7 @@ def _verdict(folder: Path, file: str, dataset: str, by: list[str], until: str) -
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.segments import check_segment, segment_sql
     from mtorl.log.units import counted_gain
-    from pipelines.experiments.state_log import readable_log
+    from pipelines.experiments.evidence import readable_log
 
     spec = DatasetSpec.load(dataset)
     for name in by:
@@ -203,7 +203,7 @@ def _shadows(folder: Path, file: str, dataset: str, by: list[str]) -> dict[str, 
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
     from mtorl.log.dataset import DatasetSpec
-    from pipelines.experiments.state_log import readable_log
+    from pipelines.experiments.evidence import readable_log
 
     spec = DatasetSpec.load(dataset)
     with ProgressBars() as bars, bars.step("compare what was decided"), readable_log(folder) as log:

@@ -61,8 +61,8 @@ def move(
         from mtorl.experiment.stage_machine import in_force
         from pipelines.experiments.controller import act
         from pipelines.experiments.controller import state as state_in
+        from pipelines.experiments.evidence import known_now
         from pipelines.experiments.folder import ExperimentFolder
-        from pipelines.experiments.look import known_now
         from pipelines.experiments.moves import MoveRequest, challenger_of, make_move
 
         folder, now = ExperimentFolder.of(file, state), time.time()

@@ -45,7 +45,7 @@ def status(
     """
     with input_errors():
         from cli.experiment.table import print_experiments
-        from pipelines.experiments.look import view_of
+        from pipelines.experiments.evidence import view_of
 
         views = [view_of(folder, time.time(), by or ()) for folder in folders(files, state, dataset)]
         if page is not None:

@@ -154,7 +154,7 @@ def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, 
                 with _errors():
                     experiments = [Experiment.from_yaml(text) for text in (config_map.get("data") or {}).values()]
     with exit_codes(unusable=(OSError,)):
-        return RegistryUses.around(root, decision_log, state, services, experiments)
+        return RegistryUses(root, decision_log, state, services, experiments)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Reads how the steps of a run ended, and says it in the states of `monitoring.pipeline_runs`.
+"""Reads how the steps of a run ended, in the states of `monitoring.pipeline_runs`.
 
 On this machine, the status that the last step gets is right. On Kubeflow Pipelines 2.17 it is the state of the group of
 steps in ML Metadata, which changes only when a container of the group ends: it still says RUNNING after a branch that
@@ -20,13 +20,10 @@ _ROLE = "give the run's service account the role of manifests/pipelines/platform
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """The state of the run's other steps as a whole, and why they failed, for when no step has noted a reason.
+    """State of the other steps as a whole, and why they failed, for when no step has noted a reason.
 
-    A run whose end can't be read counts as failed, with that reason: it must never look like a success.
-
-    Args:
-        state: Of the status that KFP gives the last step.
-        message: Of the same.
+    A run whose end can't be read counts as failed, with that reason: it must never look like a success. The arguments
+    are of the status that KFP gives the last step.
     """
     node = os.environ.get(NODE)
     if not node:
@@ -38,7 +35,7 @@ def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
 
 
 def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd, str]:
-    """The state of the steps before an exit step, and what Argo says of the pods that failed.
+    """State of the steps before an exit step, and Argo's messages on the pods that failed.
 
     Args:
         nodes: Of the workflow's status.

@@ -1,4 +1,4 @@
-"""Train in pods: Kubeflow Trainer runs a TrainJob, this process waits for it and takes the artifact it leaves.
+"""Trains in pods: Kubeflow Trainer runs a TrainJob, this process waits for it and takes the artifact it leaves.
 
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
@@ -26,7 +26,6 @@ from components.trainer.train_job import (
     PLURAL,
     POD_NAME,
     POD_UID,
-    Owner,
     Pods,
     Size,
     problem_of,
@@ -51,18 +50,11 @@ _HINTS = {
 _LOG = logging.getLogger(__name__)
 
 
-def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str, poll_seconds: float = _POLL_SECONDS) -> Artifact:
-    """Train as a TrainJob, and wait for it.
-
-    Args:
-        task: What to train.
-        size: Nodes, and processes on each.
-        pods: What each pod gets.
-        shared: Folder on the volume of all pods, of this training alone.
-        poll_seconds: Time between two looks at the job.
+def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifact:
+    """Train as a TrainJob, and wait for it. `shared`: folder on the volume of all pods, of this training alone.
 
     Raises:
-        TrainingFailed: its input can't be used, it has failed, or it can't be started; the message says why.
+        TrainingFailed: Its input can't be used, it has failed, or it can't be started; the message says why.
     """
     folder = Path(shared)
     if not folder.is_absolute():
@@ -77,7 +69,7 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str, poll_secon
         job = train_job(f"{NAME}-{folder.name}", size, pods, str(folder / "task.json"), str(reports), _this_pod())
         with _ended_by_sigterm():
             try:
-                _run(KubernetesApi(retries=_RETRIES), job, reports, poll_seconds)
+                _run(KubernetesApi(retries=_RETRIES), job, reports)
             except Refused as error:
                 raise TrainingFailed(f"{error}{_HINTS.get(error.status, '')}") from None
             except Unanswered as error:
@@ -93,9 +85,9 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str, poll_secon
     return load(Path(task.out))
 
 
-def _this_pod() -> Owner | None:
+def _this_pod() -> tuple[str, str] | None:
     name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
-    return Owner(name, uid) if name and uid else None
+    return (name, uid) if name and uid else None
 
 
 @contextmanager
@@ -115,12 +107,11 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path, poll_seconds: float) -> None:
+def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
     """Create a TrainJob, or find the one of an earlier attempt; pass on its reports until it is complete; remove it.
 
     Raises:
-        TrainingFailed: its input can't be used, or it has failed.
-        Refused, Unanswered: by the API server.
+        TrainingFailed: Its input can't be used, or it has failed.
     """
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
@@ -144,13 +135,13 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path, poll_seconds
                 unfinished = True
                 offset = _relay(reports, offset)
                 if state.failed or offset == earlier:
-                    told = _log_problems(api, name, told, with_logs=state.failed)
+                    told = _log_problems(api, name, told, with_logs=bool(state.failed))
                 if state.failed:
                     pods = "; ".join(told.values())
-                    raise TrainingFailed(f"TrainJob {name}: {state.words}{f' ({pods})' if pods else ''}")
+                    raise TrainingFailed(f"TrainJob {name}: {state.failed}{f' ({pods})' if pods else ''}")
                 if state.over:
                     return
-            time.sleep(poll_seconds)
+            time.sleep(_POLL_SECONDS)
     finally:
         try:
             api.delete(PLURAL, name)

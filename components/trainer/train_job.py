@@ -6,11 +6,10 @@
     state_of(job)
 
 Each pod runs torchrun, which finds the others by the variables that Trainer's runtime for torch sets. Everything else
-of a pod is a patch of that runtime (`runtimePatches`): the volume, the user, labels, what nodes it may be on. Its
-containers are what the Pod Security Standard "restricted" asks for.
+of a pod is a patch of that runtime (`runtimePatches`).
 
 A process that is killed ends its pod's container, and then the others' too, since they wait for it; Kubernetes starts
-the containers again, or new pods elsewhere, and they go on from the checkpoint. So torchrun itself restarts nothing.
+the containers again, or new pods elsewhere, and they resume from the checkpoint. So torchrun itself restarts nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtorl.runtime import progress
 
@@ -43,21 +42,15 @@ _LAST_SECONDS = 30
 
 @dataclass(frozen=True)
 class Pods:
-    """What each pod of a training gets.
+    """Settings of each pod of a training.
 
     Attributes:
         nodes: The most pods; each on a node of its own as far as GPUs make it so.
         gpus: The most accelerators of a pod; 0 trains on CPUs, in one process of each pod.
-        image: Of the container.
         claim: Volume that all pods and the step share.
-        folder: Where it is mounted.
+        folder: Its mount path.
         user: Numeric user and group.
-        gpu_resource: Kubernetes resource name of one accelerator.
-        cpu: Requested.
-        cpu_limit: The most.
-        memory: Requested, and the most.
         seconds: Longest training; 0 for no limit.
-        node_selector: Labels of nodes.
         runtime: ClusterTrainingRuntime, with Trainer's policy for torch.
     """
 
@@ -87,7 +80,7 @@ class Pods:
 
 @dataclass(frozen=True)
 class Size:
-    """How a training is spread: nodes, and processes on each, one for each GPU."""
+    """Nodes of a training, and processes on each, one for each GPU."""
 
     nodes: int = 1
     processes: int = 1
@@ -104,10 +97,6 @@ def size_for(windows: str, pods: Pods) -> Size:
     Each process takes `batch_size` windows of every batch, so N of them make N times fewer steps of the optimizer in an
     epoch, of N times as many windows. With `TOUCHPOINTS_PER_PROCESS` an epoch has more than a thousand steps, however
     many processes there are. On less data a further process would change what is learned, to save minutes.
-
-    Args:
-        windows: Windows folder.
-        pods: What each pod gets.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth, most = max(1, touchpoints // TOUCHPOINTS_PER_PROCESS), max(1, pods.gpus)
@@ -116,39 +105,24 @@ def size_for(windows: str, pods: Pods) -> Size:
     return Size(min(pods.nodes, math.ceil(worth / most)), most)
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The pod without which a TrainJob has no purpose: Kubernetes removes the job with it."""
+class State(NamedTuple):
+    """How far a TrainJob is."""
 
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class State:
-    """How far a TrainJob is: none of both while it waits or runs."""
-
-    complete: bool = False
-    failed: bool = False
-    words: str = ""
-    """Why it failed."""
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended, either way."""
-        return self.complete or self.failed
+    over: bool = False
+    failed: str = ""
+    """Why it failed; empty: it did not."""
 
 
-def train_job(name: str, size: Size, pods: Pods, task: str, reports: str, owner: Owner | None = None) -> dict[str, Any]:
+def train_job(
+    name: str, size: Size, pods: Pods, task: str, reports: str, owner: tuple[str, str] | None = None
+) -> dict[str, Any]:
     """The Kubernetes object.
 
     Args:
-        name: Of the object.
         size: Pods, and processes in each: as many GPUs, if the task has any.
-        pods: What each pod gets.
         task: File of the `mtorl.fitting.worker.FitTask`, on the shared volume.
         reports: File on it that processes report to.
-        owner: The pod of the step; None for nobody.
+        owner: Name and uid of the step's pod, with which Kubernetes removes the job.
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}
     if pods.gpus:
@@ -171,7 +145,7 @@ def train_job(name: str, size: Size, pods: Pods, task: str, reports: str, owner:
         spec["activeDeadlineSeconds"] = pods.seconds
     metadata: dict[str, Any] = {"name": name, "labels": _labels()}
     if owner is not None:
-        metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": owner.name, "uid": owner.uid}]
+        metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": owner[0], "uid": owner[1]}]
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
 
@@ -231,8 +205,8 @@ def state_of(job: Mapping[str, Any]) -> State:
     conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or []}
     true = {name: one for name, one in conditions.items() if one["status"] == "True"}
     if failed := true.get("Failed"):
-        return State(failed=True, words=f"{failed['reason']}: {failed['message']}")
-    return State(complete="Complete" in true)
+        return State(True, f"{failed['reason']}: {failed['message']}")
+    return State("Complete" in true)
 
 
 def problem_of(pod: Mapping[str, Any]) -> str:

@@ -1,15 +1,15 @@
-"""The search for hyper-parameters as a Katib experiment: the same space as `mtorl search`, each trial a Job.
+"""The search for hyper-parameters as a Katib experiment: the space of `mtorl search`, each trial a Job.
 
     write(Path("manifests/katib/experiment.yaml"), KatibSearch())        # `mtorl katib`
 
 Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
-what `mtorl trial` prints. Three things are as they are because of how Katib works:
+the output of `mtorl trial`. Three choices follow from how Katib works:
 
-- The container has a `command`. Katib's webhook wraps it into a shell, to catch what it prints; without one it would
-  ask the image's registry for the entry point. The words are joined without quotes, so no value may need any.
+- The container has a `command`: Katib's webhook wraps it into a shell to catch its output, and would otherwise ask the
+  image's registry for the entry point. The words are joined without quotes, so no value may need any.
 - The metric of a trial is its latest value, that of the weights which training keeps.
-- There is no early stopping. Katib runs its service as a second container of the pod that proposes, and has no way to
-  give it a security context; a namespace of the Pod Security Standard "restricted" refuses that pod.
+- No early stopping: Katib runs that service as a second container without a security context, which a namespace of the
+  Pod Security Standard "restricted" refuses.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ _HEAD = f"""# A search for the hyper-parameters of training, on a cluster: READM
 
 @dataclass(frozen=True)
 class KatibSearch:
-    """What an experiment is to search.
+    """Settings of an experiment.
 
     Attributes:
         windows: Windows folder, as pods see it.
-        trials: Trials in all.
         parallel: Trials at a time.
-        epochs: Most epochs of a trial.
-        seed: Seed of the proposals, and of each trial's training.
+        epochs: The most of a trial.
+        seed: Of the proposals, and of each trial's training.
     """
 
     windows: str = f"{MOUNT}/built/windows"
@@ -64,12 +63,7 @@ class KatibSearch:
 
 
 def write(path: Path, search: KatibSearch) -> None:
-    """Write an experiment.
-
-    Args:
-        path: File to write.
-        search: What to search.
-    """
+    """Write the experiment's manifest."""
     with replacing(path) as unfinished:
         unfinished.write_text(_HEAD + yaml.safe_dump(experiment(search), sort_keys=False, width=120))
 

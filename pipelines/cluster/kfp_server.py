@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines server, by the KFP SDK: connects, uploads, and says in one line why a call failed.
+"""A Kubeflow Pipelines server, by the KFP SDK: connects, uploads, and reports a failed call in one line.
 
     client = connect("https://kubeflow.example.com/pipeline", "mtorl", token)
     print(upload(client, Path("manifests/pipelines/compiled/mtorl-train.yaml")).version)
@@ -43,7 +43,7 @@ class Uploaded:
 
 
 def connect(endpoint: str, namespace: str, token: str) -> Any:
-    """A `kfp.Client`. What is empty comes from the SDK's own environment variables, files and kubeconfig.
+    """A `kfp.Client`. Empty settings come from the SDK's own environment variables, files and kubeconfig.
 
     Raises:
         ServerError: No answer, not one of Kubeflow Pipelines, or a namespace is needed.
@@ -64,12 +64,7 @@ def connect(endpoint: str, namespace: str, token: str) -> Any:
 
 
 def upload(client: Any, path: Path) -> Uploaded:
-    """Upload a compiled pipeline, unless the server has this content.
-
-    Raises:
-        InputError: The file is not a compiled pipeline.
-        ServerError: The server refuses.
-    """
+    """Upload a compiled pipeline, unless the server has this content."""
     name = pipeline_name(path)
     version = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
     with kfp_calls():
@@ -81,11 +76,7 @@ def upload(client: Any, path: Path) -> Uploaded:
 
 
 def pipeline_name(path: Path) -> str:
-    """The name of a compiled pipeline.
-
-    Raises:
-        InputError: The file is not one.
-    """
+    """The name of a compiled pipeline. InputError: the file is not one."""
     try:
         spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         return str(spec["pipelineInfo"]["name"])
@@ -107,11 +98,7 @@ def find_version(client: Any, pipeline_id: str, version: str) -> str:
 
 @contextmanager
 def kfp_calls(endpoint: str = "") -> Iterator[None]:
-    """Wrap calls of the SDK: keeps what it prints and warns off the console, and turns its errors into one line.
-
-    Raises:
-        ServerError: No answer, or the server refuses.
-    """
+    """Wrap calls of the SDK: silences its output, and turns its errors into a ServerError of one line."""
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 

@@ -1,11 +1,11 @@
-"""The recurring runs of a Kubeflow Pipelines server, made to be what a small file says.
+"""Recurring runs of a Kubeflow Pipelines server, declared in a small file.
 
     for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
         print(name, change)
 
-Doing it twice changes nothing. KFP can't change a recurring run, only turn it on and off, so a changed one is made
-anew, turned off; the old one is deleted; the new one is turned on. A call that was cut off is finished by the next one.
-Which recurring runs are ours stands in their description, with a digest of what they were made of: KFP has no labels.
+Applying is idempotent. KFP can't change a recurring run, only turn it on and off, so a changed one is created turned
+off, the old one is deleted, and the new one is turned on; the next call finishes one that was cut off. A mark in the
+description, with a digest of the content, says which recurring runs are ours: KFP has no labels.
 """
 
 from __future__ import annotations
@@ -72,11 +72,7 @@ class Schedule(StrictModel):
 
     @classmethod
     def load(cls, path: Path) -> Schedule:
-        """Read a file.
-
-        Raises:
-            InputError: It can't be read, or a field is wrong.
-        """
+        """Read a file. InputError: it can't be read, or a field is wrong."""
         return load_yaml(cls, path, "a schedule of pipelines", InputError)
 
 
@@ -84,7 +80,7 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
     """Make the recurring runs of a server what a schedule says.
 
     Returns:
-        What has happened to each, by name: "was there", "made", "replaced", "turned on", "turned off" or "removed".
+        By name: "was there", "made", "replaced", "turned on", "turned off" or "removed".
 
     Raises:
         InputError: A pipeline or version is not on the server, or a recurring run of that name is another's.
@@ -138,7 +134,7 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
 
 
 def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
-    """The recurring run as it is to be. The SDK's `create_recurring_run` asks for a version, and would pin it."""
+    """The recurring run to create. The SDK's `create_recurring_run` asks for a version, and would pin it."""
     import kfp_server_api as api
 
     pipeline_id = find_pipeline(client, run.pipeline)
@@ -179,7 +175,7 @@ def _recurring_runs(client: Any) -> list[Any]:
 
 
 def _mark(one: Any) -> tuple[str, str]:
-    """Name of the schedule that has made a recurring run, and digest of its content; empty for another's."""
+    """Schedule that made a recurring run, and digest of its content; empty for another's."""
     found = _MARK.search(one.description or "")
     return (found[1], found[2]) if found else ("", "")
 

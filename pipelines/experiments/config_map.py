@@ -1,9 +1,9 @@
-"""The ConfigMap that routers read: what is in force, a key of each object, and marks of what the operator wrote.
+"""The ConfigMap that routers read: an experiment in force for each key, and digests of what the operator wrote.
 
     entries(config_map)["spring"].experiment          # of the key spring.yaml
-    write(api, config_map, {"spring": experiment})    # on condition that nobody else has written meanwhile
+    write(api, config_map, {"spring": experiment})    # on condition that it has not changed meanwhile
 
-The operator alone writes it. In an emergency, while there is no operator, a person may edit a key: the kill switch.
+The operator alone writes it. In an emergency without an operator, a person may edit a key: the kill switch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from pipelines.experiments.api import GROUP, Api
+from pipelines.experiments.cluster_api import GROUP, ClusterApi
 from serving.kubernetes_api import Object
 
 SUFFIX = ".yaml"
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 
 def entries(config_map: Object | None) -> dict[str, Entry]:
-    """What is in force, by the name of its object. A key that the operator wrote and that is gone can't be read."""
+    """Experiments by the name of their object. A key that the operator wrote and that is gone is unreadable."""
     if config_map is None:
         return {}
     written, data = _written(config_map), config_map.get("data") or {}
@@ -50,23 +50,22 @@ def entries(config_map: Object | None) -> dict[str, Entry]:
 
 @lru_cache(maxsize=512)
 def _read(text: str) -> Experiment | None:
-    """The experiment in a text; None: it can't be read. Texts hardly ever change, and are looked at each second."""
+    """The experiment in a text; None: it can't be read. Cached: texts rarely change, and are read each second."""
     try:
         return Experiment.from_yaml(text)
     except ExperimentError:
         return None
 
 
-def write(api: Api, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
+def write(api: ClusterApi, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
     """Write what is in force, unless it is there; returns the ConfigMap as it is then.
 
     Args:
-        api: Of the API server.
         before: The ConfigMap as it was read; None: there was none.
-        changes: By the name of the object; None: nothing of it is in force.
+        changes: By the name of the object; None removes its key.
 
     Raises:
-        Conflict: Somebody has written it since.
+        Conflict: It has changed since.
     """
     found = before or {"metadata": {}}
     data, written = dict(found.get("data") or {}), _written(found)
@@ -85,13 +84,10 @@ def write(api: Api, before: Object | None, changes: Mapping[str, Experiment | No
     return api.put_in_force({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
 
-def end_orphans(api: Api) -> list[str]:
+def end_orphans(api: ClusterApi) -> list[str]:
     """Give all users the incumbent where what is in force has no object; returns the names.
 
     A promoted challenger is the incumbent, and stays it. A copy under another name is removed.
-
-    Raises:
-        Conflict: Somebody writes what is in force.
     """
     config_map = api.in_force()
     changes: dict[str, Experiment | None] = {}
@@ -105,7 +101,7 @@ def end_orphans(api: Api) -> list[str]:
 
 
 def _written(config_map: Object) -> dict[str, Any]:
-    """What the annotation says; after an edit by hand, perhaps nothing."""
+    """The annotation's content; after an edit by hand, perhaps nothing."""
     try:
         found = json.loads((config_map["metadata"].get("annotations") or {}).get(WRITTEN, "{}"))
     except ValueError:

@@ -1,18 +1,19 @@
-"""What people and the ramp do to an experiment: one step at a time, each safe to be killed in.
+"""Applies the steps of people and of the ramp to an experiment; each is safe to be killed in.
 
     act(store, "kill", by="person", reason="clicks are gone", at=time.time())
-    step = next_step(store, look, time.time())         # with `mtorl experiment run`, again and again
+    step = next_step(store, look, time.time())         # polled by `mtorl experiment run` and the operator
 
-The order is always the same: read file and history, write the event, put into force what follows. Who comes after a
-crash puts into force what the history already says.
+The order is always: read definition and history, write the event, apply what follows. After a crash in between, the
+next call applies what the history already says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -40,7 +41,6 @@ from mtorl.experiment.stage_machine import (
     fixed_changes,
     in_force,
 )
-from pipelines.experiments.store import ExperimentStore
 
 BELIEVED_AFTER = 3600.0
 """Seconds after which a clock that was put forward is believed: by then a fault of it is mended."""
@@ -48,11 +48,40 @@ Look = Callable[[Experiment, float], Evidence | None]
 """What is known of an experiment as it is in force, at its stage since a time in seconds since 1970."""
 
 
+class ExperimentStore(Protocol):
+    """Keeps an experiment: a folder on a laptop, an object on a cluster."""
+
+    @property
+    def name(self) -> str:
+        """The place of the definition, for messages: a file or an object."""
+
+    def definition(self) -> Experiment:
+        """What people wrote. ExperimentError: it can't be used."""
+
+    def switched_off(self) -> bool:
+        """Whether people wrote `enabled: false`, also in a definition that can't be used."""
+
+    def events(self) -> list[Event]:
+        """The history, the oldest event first. HistoryError: it can't be read."""
+
+    def append(self, event: Event) -> None:
+        """Add an event durably; the store is locked."""
+
+    def last_in_force(self) -> Experiment | None:
+        """What routers were given last; None: nothing, or it can't be read any more."""
+
+    def put_in_force(self, experiment: Experiment) -> None:
+        """Hand an experiment to the routers, unless they have it; the store is locked."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Exclusive access until the end of the block."""
+
+
 def state(store: ExperimentStore) -> tuple[Experiment, State]:
-    """The file, and where the experiment stands.
+    """The definition, and where the experiment stands.
 
     Raises:
-        ExperimentError: The file can't be used, or has changed what may not change any more.
+        ExperimentError: The definition can't be used, or changes what may not change any more.
         HistoryError: The history can't be read.
     """
     experiment = store.definition()
@@ -60,15 +89,10 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
 
 
 def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State:
-    """Where an experiment stands, which may be what its history allows.
-
-    Args:
-        name: What people call the place of its definition.
-        experiment: The definition.
-        events: All of its history.
+    """Where an experiment stands by its history; `name` is the place of its definition, for messages.
 
     Raises:
-        ExperimentError: It has changed what may not change any more, or takes a promotion back, unsaid.
+        ExperimentError: The definition changes what may not change any more, or silently reverts a promotion.
     """
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
@@ -82,12 +106,7 @@ def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State
 
 
 def taken_back(promotion: Promoted, experiment: Experiment) -> str:
-    """Why an experiment can't follow on a promotion that it does not know of, with the line that it takes.
-
-    Args:
-        promotion: The promotion.
-        experiment: What follows.
-    """
+    """Why an experiment can't silently revert a promotion, with the line to write instead."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
@@ -107,11 +126,10 @@ def taken_back(promotion: Promoted, experiment: Experiment) -> str:
 
 
 def put_in_force(store: ExperimentStore) -> Experiment:
-    """Hand to the router what follows from file and history, and return it.
+    """Hand to the router what follows from definition and history, and return it.
 
     Raises:
-        ExperimentError: The file can't be used, or has changed what may not change any more. Its kill switch works.
-        HistoryError: The history can't be read. The kill switch of the file works.
+        ExperimentError, HistoryError: As `state`. The kill switch of the definition works all the same.
     """
     with store.locked():
         try:
@@ -137,23 +155,18 @@ def act(
     served: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
 ) -> Experiment:
-    """Do something to an experiment, and return what is in force from then on.
+    """Add an event to an experiment, and return what is in force from then on.
 
     Args:
-        store: Where it is.
-        kind: What.
-        by: Who brings it about.
-        reason: Why, in words.
-        at: When, seconds since 1970.
-        to: Of a move: where to.
-        challenger: Of a promotion: who.
-        served: Of what was handed over: the versions.
-        evidence: What was known, for the history; None: nobody has asked.
+        at: Seconds since 1970.
+        to: Target of a move.
+        challenger: Of a promotion.
+        served: Versions that were handed over.
 
     Raises:
         IllegalEvent: It can't happen now.
-        ExperimentError: The file can't be used. Kill switch and rollback work all the same, on what is in force; so
-            does what follows a promotion.
+        ExperimentError: The definition can't be used. Kill switch, rollback and hand-over work all the same, on what is
+            in force.
         HistoryError: The history can't be read. The kill switch works all the same, until it can be.
     """
     with store.locked():
@@ -182,34 +195,22 @@ def act(
 
 
 def check_promotion(store: ExperimentStore, challenger: str | None) -> None:
-    """Whether a person may promote a challenger now, before anybody looks at what supports it.
-
-    Raises:
-        IllegalEvent: It can't happen now.
-        ExperimentError: The file can't be used.
-        HistoryError: The history can't be read.
-    """
+    """Raise IllegalEvent if a person may not promote a challenger now, before anybody looks at what supports it."""
     experiment, _ = state(store)
     move = {"to": "promoted", "challenger": challenger, "by": "person", "reason": "asked for", "at": 0.0}
     next_event(store.events(), experiment, "move", **move)  # type: ignore[arg-type]
 
 
 def next_step(store: ExperimentStore, look: Look, now: float, reached: float | None = None) -> Move | Hold:
-    """Let the ramp do what comes next, if anything does.
+    """Let the ramp take its next step, if there is one.
 
-    Looking at the evidence of a large log takes minutes. Nothing is locked meanwhile: the kill switch does not wait. A
-    move is made only if nothing has happened since.
+    Looking at the evidence of a large log takes minutes. Nothing is locked meanwhile, so the kill switch does not wait;
+    a move is made only if nothing has happened since.
 
     Args:
-        store: Where the experiment is.
-        look: Finds the evidence.
         now: Seconds since 1970.
-        reached: What time has surely come, if that clock was put forward lately: a stage lasts until then, and so does
-            the experiment.
-
-    Raises:
-        ExperimentError: The file can't be used.
-        HistoryError: The history can't be read.
+        reached: Time that has surely come, if the clock was put forward lately: a stage, and the experiment, last until
+            then.
     """
     serving = put_in_force(store)
     experiment, before = state(store)
@@ -250,7 +251,7 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: Kind, **event: Any
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:
-    """Evidence as a history keeps it: what is not known is null."""
+    """Evidence as a history keeps it: unknown values are null."""
     found = asdict(evidence)
     found["arms"] = {
         name: {

@@ -1,11 +1,10 @@
-"""The custom resource `Experiment`: its definition for Kubernetes, made of the model of the experiment file.
+"""The custom resource `Experiment`: its definition for Kubernetes, generated from the model of the experiment file.
 
-    definition()        # as manifests/crds/experiments.yaml has it; scripts/write_schemas.py writes it
+    definition()        # manifests/crds/experiments.yaml, written by scripts/write_schemas.py
 
-`spec` is an experiment file without its name, which is the object's, and with `move`, what people ask for. Kubernetes
-wants a *structural* schema: no references, no alternatives, null said by `nullable`. Where a field may be of several
-kinds, anything is let in, and the operator says what is wrong. Defaults are not filled in by the API server: they are
-the model's, on a laptop as on a cluster.
+`spec` is an experiment file without its name, which is the object's, and with `move`. Kubernetes wants a *structural*
+schema: no references, no alternatives, null by `nullable`. Where a field may be of several kinds, any value is let in,
+and the operator reports what is wrong. The model sets defaults, not the API server.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.metrics import GAINS, KNOWN, METRICS, NO_GAINS
 from mtorl.experiment.stage_machine import FIXED
-from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION
+from pipelines.experiments.cluster_api import GROUP, KIND, PLURAL, VERSION
 from pipelines.experiments.moves import MoveRequest
 from pipelines.experiments.resource import BY_HAND
 
@@ -221,11 +220,7 @@ def _status() -> dict[str, Any]:
 
 
 def structural(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON schema as Kubernetes wants it.
-
-    Args:
-        schema: Of a pydantic model.
-    """
+    """A pydantic model's JSON schema as Kubernetes wants it."""
     return _structural(schema, schema.get("$defs", {}))
 
 

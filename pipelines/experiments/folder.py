@@ -1,12 +1,12 @@
-"""An experiment on a laptop: its file, the history of what has happened to it, and what is in force.
+"""An experiment on a laptop: its file, its history, and what is in force.
 
     folder = ExperimentFolder.of(Path("first-day.yaml"))     # its state is in first-day/, as that of `mtorl serve`
     with folder.locked():
         folder.append(event)                                 # first-day/history.jsonl, durable
         folder.put_in_force(experiment)                      # first-day/experiment.yaml, which the router reads
 
-The file belongs to people and stays as it is. Whoever changes anything holds the lock, writes the history first, and
-puts into force what follows from file and history: after a crash in between, the next one does so.
+The file belongs to people and stays as it is. A writer holds the lock, writes the history first, and then applies what
+follows from file and history; after a crash in between, the next writer does so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mtorl.runtime.validation import read_yaml
 
 
 def named_by_router(state: Path, name: str) -> str | None:
-    """A file that the router of a state reads, by the name of its setting; None: no router has been started there."""
+    """A path in the settings that the router of a state was started with; None: no router was started there."""
     settings = state / "router.yaml"
     if not settings.exists():
         return None
@@ -39,10 +39,7 @@ def named_by_router(state: Path, name: str) -> str | None:
 
 
 def served_by_router(state: Path) -> Path | None:
-    """The experiment file that the router of a state reads; of several, the one that is called like the state.
-
-    None: no router has been started there, or none of several is called so.
-    """
+    """The experiment file that the router of a state reads; of several, the one with the state's name, or None."""
     named = named_by_router(state, "experiment")
     if named is None or not Path(named).is_dir():
         return None if named is None else Path(named)
@@ -56,10 +53,10 @@ _HEAD = "# What is in force. Written by mtorl; the file to edit is {file}\n"
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """Where an experiment is.
+    """Paths of an experiment.
 
     Attributes:
-        file: What people write.
+        file: Written by people.
         state: Folder with everything else; made when it is needed.
         dataset: The data set's description, which the file must fit; None: that of the router, once one was started.
     """
@@ -70,30 +67,26 @@ class ExperimentFolder:
 
     @classmethod
     def of(cls, file: Path, state: Path | None = None, dataset: Path | str | None = None) -> ExperimentFolder:
-        """That of a file; by default its state is in the folder of the same name without the suffix."""
+        """The folder of a file; by default its state is in the folder of the same name without the suffix."""
         return cls(file, state or file.with_suffix(""), dataset)
 
     @property
     def name(self) -> str:
-        """The file's, for messages."""
+        """The file's path, for messages."""
         return str(self.file)
 
     @property
     def history(self) -> Path:
-        """A line an event."""
+        """JSON lines, one an event."""
         return self.state / "history.jsonl"
 
     @property
     def in_force(self) -> Path:
-        """What the router reads."""
+        """The file that the router reads."""
         return self.state / "experiment.yaml"
 
     def definition(self) -> Experiment:
-        """What people wrote.
-
-        Raises:
-            ExperimentError: It can't be used, or the router would refuse it, as it does what its data set lacks.
-        """
+        """The experiment in the file. ExperimentError: it can't be used, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
         try:
             experiment.check_written()
@@ -108,14 +101,14 @@ class ExperimentFolder:
         return experiment
 
     def switched_off(self) -> bool:
-        """Whether people wrote `enabled: false`, whatever else is wrong with the file."""
+        """Whether the file has `enabled: false`, also if nothing else of it can be used."""
         try:
             return is_switched_off(self.file.read_bytes())
         except OSError:
             return False
 
     def router_reads_file(self) -> bool:
-        """Whether the router of this state reads what people wrote, and not what is put into force."""
+        """Whether the router of this state reads the file itself, instead of what is in force."""
         found = named_by_router(self.state, "experiment")
         if found is None:  # no router was started there
             return False
@@ -124,18 +117,14 @@ class ExperimentFolder:
         return any(file.resolve() == self.file.resolve() for file in files)
 
     def last_in_force(self) -> Experiment | None:
-        """What was put into force last; None: nothing was, or it can't be read any more."""
+        """What was applied last; None: nothing, or it can't be read any more."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
         except ExperimentError:  # of another version, or edited by hand: it is written anew
             return None
 
     def events(self) -> list[Event]:
-        """All that has happened.
-
-        Raises:
-            HistoryError: The history can't be read.
-        """
+        """The history, the oldest event first. HistoryError: it can't be read."""
         try:
             return read_events(self.history.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -145,10 +134,10 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else changes anything meanwhile; waits for whoever does, which takes moments.
+        """Exclusive access; waits for other writers, which take moments.
 
         Raises:
-            OSError: Somebody holds it for longer: a process that was suspended, perhaps.
+            OSError: A process holds the lock for longer: it was suspended, perhaps.
         """
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
@@ -160,7 +149,7 @@ class ExperimentFolder:
             yield
 
     def append(self, event: Event) -> None:
-        """Write what happens, durably; the lock is held."""
+        """Write an event durably; the lock is held."""
         with open(self.history, "ab+") as file:
             file.seek(0)
             content = file.read()
@@ -171,7 +160,7 @@ class ExperimentFolder:
         sync(self.state)
 
     def put_in_force(self, experiment: Experiment) -> None:
-        """Hand it to the router, unless it has it; the lock is held."""
+        """Hand an experiment to the router, unless it has it; the lock is held."""
         content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         content = _HEAD.format(file=self.file.name) + content
         if self.in_force.exists() and self.in_force.read_bytes() == content.encode():

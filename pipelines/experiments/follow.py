@@ -1,13 +1,11 @@
 """Applies the kill switch and the moves that people write into an object.
 
-    follow(resource, now, known)
-
     kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
     ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'       # and why
     kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
 
-A kill switch that somebody has used in the ConfigMap is one, too. It stays on until somebody replies to it in the
-object: with `enabled: false`, or with another reason.
+A kill switch in the ConfigMap counts, too. It stays on until the object has a reply: `enabled: false`, or another
+reason.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from pipelines.experiments.resource import ExperimentResource
 
 
 class Declined(NamedTuple):
-    """What people asked for and did not get."""
+    """A move that was not made, and why."""
 
     words: str
     waits: bool = False
@@ -38,19 +36,16 @@ class Declined(NamedTuple):
 
 
 def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
-    """Do what people ask for: the kill switch, in the spec or in the ConfigMap, then a move that was not looked at yet.
+    """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
 
     Args:
-        resource: The experiment.
-        now: Seconds since 1970.
-        known: What their log said last of each, by name and salt.
+        known: Last look at the log of each experiment, by name and salt.
 
     Returns:
-        Why what was asked for last is not done; None: it was.
+        Why the newest move was not made; None: it was.
 
     Raises:
-        ExperimentError: The spec can't be used. The kill switch works all the same.
-        HistoryError: The history can't be read. The kill switch works all the same.
+        ExperimentError, HistoryError: As `state`. The kill switch works all the same.
         Conflict: The object has changed meanwhile.
     """
     by_hand = resource.switched_off_by_hand()
@@ -118,7 +113,7 @@ def _move(resource: ExperimentResource, now: float, known: Mapping[tuple[str, st
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
-    """Whether it is an older move of this experiment: a file that has it is applied again, after other moves."""
+    """Whether it is an older move: a file that has it may be applied again, after other moves."""
     return any(
         (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
         for event in resource.events()

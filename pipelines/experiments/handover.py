@@ -1,16 +1,14 @@
-"""After a promotion: the server of the incumbent takes over the model that won, and gives it back after a rollback.
+"""Hand-over after a promotion: the incumbent's server takes the model that won, and the previous one after a rollback.
 
     standing = hand_over(store, servers, others, time.time())
 
-A promotion is in force at once: the incumbent's arm answers where the challenger did. That leaves the challenger's
-server no room for the next one, whose model would answer as the incumbent. So the incumbent's server is told to serve
-the version that won, and once it does, its arm answers there again: the challenger's server is free.
+A promotion applies at once: the incumbent's arm answers where the challenger did. That leaves the challenger's server
+no room for the next challenger, whose model would answer as the incumbent. So the incumbent's server is changed to the
+version that won, and then its arm answers there again. An incumbent without a server (a baseline, or rows) may be given
+the one that `for_incumbent` names.
 
-An incumbent that had no server, a baseline or rows, may be given one: that which `for_incumbent` names.
-
-Which version it served before is written onto the server together with the new one, in a mark: whoever comes after a
-crash finds how far it has come, and a rollback finds what to put back. Nothing is told twice, and nothing that a person
-has changed since.
+A mark on the server holds the previous and the new version, so that a crash and a rollback find what to restore. No
+change is made twice, and none that a person has overridden since.
 """
 
 from __future__ import annotations
@@ -22,8 +20,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import IllegalEvent, Promoted, newest_promotion
 from mtorl.experiment.stage_machine import answering
-from pipelines.experiments.controller import act, state
-from pipelines.experiments.store import ExperimentStore
+from pipelines.experiments.controller import ExperimentStore, act, state
 from serving.model_servers import Mark, ModelServers, Served
 
 
@@ -39,7 +36,7 @@ class Neighbour(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How far the incumbent's server is."""
+    """State of the hand-over."""
 
     done: bool
     """Whether nothing is left to do."""
@@ -51,22 +48,18 @@ class Standing(NamedTuple):
 def hand_over(
     store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float, *, late: bool = False
 ) -> Standing | None:
-    """Do the next step, if there is one.
+    """Take the next step, if there is one.
 
     Args:
-        store: The experiment.
-        servers: The model servers.
-        others: What else is in force, and may need the same server.
-        now: Seconds since 1970.
-        late: Whether what was promoted is handed over also under another salt, which names its challenger's server.
+        others: Experiments in force that may need the same server.
+        late: Whether a promotion is handed over also under another salt, which names its challenger's server.
 
     Returns:
-        None: nothing was promoted, or another experiment of this store follows and its incumbent is not what was.
+        None: nothing was promoted, or another experiment follows and its incumbent is not the promoted one.
 
     Raises:
         ExperimentError: The definition can't be used, and what it promoted is not in force.
-        HistoryError: The history can't be read.
-        OSError: A server can't be asked, or told, now.
+        OSError: A server can't be read or changed now.
     """
     promotion = newest_promotion(store.events())
     if promotion is None:
@@ -106,7 +99,7 @@ def hand_over(
 
 
 def _present(store: ExperimentStore) -> Experiment:
-    """The experiment that is there now; if people have written what can't be used, the one in force."""
+    """The definition; if it can't be used, the experiment in force."""
     try:
         return state(store)[0]
     except ExperimentError:
@@ -211,7 +204,7 @@ def _in_the_way(
 
 
 def _ours(promotion: Promoted, target: Served) -> Mark | None:
-    """What a promotion has changed on a server; None: nothing, or another one has since."""
+    """The mark of a promotion on a server; None: there is none, or another promotion has changed it since."""
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None

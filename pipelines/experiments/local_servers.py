@@ -1,10 +1,10 @@
-"""The models that `mtorl serve` has on this machine: each of its arms is a server that can be told what to serve.
+"""The model servers of `mtorl serve` on this machine, which follow promotions and rollbacks.
 
-    STATE/models/incumbent.mar                 leads to the version that is served in place of the run's
+    STATE/models/incumbent.mar                 symlink to the version that is served in place of the run's
     STATE/models/incumbent.json                the mark of the newest promotion
-    STATE/models/versions/0a1b2c3d4e5f.mar     what a promotion has to do with, kept whatever becomes of its run
+    STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept also if their run is removed
 
-The mark is written before the version changes: what a crash leaves in between is made good by whoever asks next.
+The mark is written before the version changes, so that the next call repairs what a crash leaves in between.
 
     for words in settle(folders, run, state, port):  # before the models start
         print(words)
@@ -36,13 +36,12 @@ _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 class LocalServers:
-    """Those of one `mtorl serve`.
+    """The model servers of one `mtorl serve`.
 
     Args:
         run: Folder of the run whose models it serves.
         state: Folder of its state.
-        port: Where the models answer.
-        restart: Makes the running servers serve what is there now; None: they start later.
+        restart: Restarts running servers with the versions that are there now; None: they start later.
     """
 
     def __init__(self, run: Path, state: Path, port: int, restart: Callable[[], None] | None = None) -> None:
@@ -60,18 +59,14 @@ class LocalServers:
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Where the model that answers at a URL may answer as the incumbent, which the run has a model for."""
+        """Where the model that answers at a URL may answer as the incumbent, if the run has a model of that name."""
         if url is None or self.name_at(url) is None:
             return None
         own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """What is served under a name; None: nothing.
-
-        Raises:
-            OSError: A file can't be read.
-        """
+        """What is served under a name; None: nothing. OSError: a file can't be read."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(_version(archive), "", self._mark(name))
 
@@ -79,7 +74,7 @@ class LocalServers:
         """Serve a version under a name, after a restart if the models are running.
 
         Raises:
-            OSError: A file can't be written, or the version is nowhere.
+            OSError: A file can't be written, or there is no archive of that version.
         """
         assert mark is not None and instead_of is None, "here, nothing but a promotion changes what serves"
         versions = self._models / "versions"
@@ -119,21 +114,17 @@ def _version(archive: Path) -> str:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
     """Let the incumbent's model follow promotions and rollbacks, before the models start.
 
-    What was promoted is a model of the run that was served then, whatever run is served now.
+    A promoted model is one of the run that was served then, whatever run is to be served now.
 
     Args:
-        folders: The experiments that are to be served.
-        run: Folder of the run that is to be served.
-        state: Folder of the state of the first experiment.
-        port: Where the models will answer.
+        state: Of the first experiment.
 
     Returns:
-        What became of each promotion, in words.
+        The standing of each promotion, in words.
 
     Raises:
-        ExperimentError: A challenger was promoted whose model is gone.
-        HistoryError: A history can't be read.
-        OSError: A model can't be kept.
+        ExperimentError: The model of a promoted challenger is gone.
+        OSError: A model can't be copied.
     """
     before = _served_before(run, state)
     servers, said = LocalServers(before, state, port), []
@@ -158,14 +149,14 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """The run that was served last; one whose folder was moved with the state in it is the one that is to be served."""
+    """The run that was served last; if its folder was moved with the state in it, the one that is to be served."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
 
 
 def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> str | None:
-    """A name under which another model would answer in place of a promoted one, or of what its holdout keeps."""
+    """A name under which another model would answer in place of a promoted one, or of the holdout's."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
         return None
@@ -174,10 +165,10 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
 
 
 def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str | None:
-    """Let the incumbent's model follow rollbacks, while the models run: that can't wait for their next start.
+    """Let the incumbent's model follow rollbacks while the models run: those can't wait for the next start.
 
     Returns:
-        What is in the way; None: nothing is. Whoever asks again tries again.
+        What is in the way, until the next call; None: nothing.
     """
     said = None
     for folder in folders:
@@ -198,12 +189,7 @@ def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], serve
 
 
 def neighbour(folder: ExperimentFolder) -> Neighbour:
-    """An experiment on this machine, as one that may need the same server.
-
-    Raises:
-        ExperimentError: Its file can't be used.
-        HistoryError: Its history can't be read.
-    """
+    """An experiment on this machine, as one that may need the same server."""
     experiment, found = state_of(folder)
     by_hand = experiment.ramp is None and not folder.events()  # the router reads the file itself
     serving = experiment if by_hand else folder.last_in_force() or experiment

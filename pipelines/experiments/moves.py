@@ -1,4 +1,4 @@
-"""A move that a person asks for, by a command on a laptop or in an object on a cluster.
+"""Moves that a person asks for, by a command on a laptop or in an object on a cluster.
 
 make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: known)
 """
@@ -17,8 +17,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import IllegalEvent
 from mtorl.experiment.stage_machine import STAGES
 from mtorl.runtime.validation import StrictModel, Text
-from pipelines.experiments.controller import act, check_promotion
-from pipelines.experiments.store import ExperimentStore
+from pipelines.experiments.controller import ExperimentStore, act, check_promotion
 
 
 class MoveRequest(StrictModel):
@@ -48,19 +47,14 @@ class NotLookedYet(Exception):
 def make_move(
     store: ExperimentStore, move: MoveRequest, now: float, look: Callable[[], Known | None]
 ) -> tuple[Experiment, Known | None]:
-    """Make a move; returns what is in force from then on, and, of a promotion, what was known.
+    """Make a move; returns what is in force from then on, and the evidence of a promotion.
 
     Args:
-        store: The experiment.
-        move: What a person asks for.
-        now: Seconds since 1970.
-        look: What the log says, asked for a promotion alone; None: nobody has looked yet.
+        look: Reads the log, for a promotion alone; None: it was not read yet.
 
     Raises:
-        NotLookedYet: Nobody has.
+        NotLookedYet: The log was not read yet.
         IllegalEvent: It can't happen now, or nothing supports a promotion and `force` is not given.
-        ExperimentError: The definition can't be used.
-        HistoryError: The history can't be read.
     """
     challenger, known = challenger_of(store, move), None
     if move.to == "promoted":
@@ -79,7 +73,7 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Who is promoted; None: it is no promotion, or nobody says which of several."""
+    """Who is promoted; None: it is no promotion, or one of several challengers that is not named."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]

@@ -1,14 +1,13 @@
-"""Everything that uses the versions of a registry: the decision log, this machine's servers, a cluster, experiments.
+"""Uses of a registry's versions: in the decision log, this machine's servers, a cluster, experiments.
 
-uses = RegistryUses.around(Path("runs/latest/registry"))
-needs = uses.needs()          # what needs which version
-uses.sources                  # where that comes from; empty: nothing says what serves, which does not mean nothing does
+uses = RegistryUses(Path("runs/latest/registry"))
+needs = uses.needs()          # by version
+uses.sources                  # where that comes from; empty: what serves is unknown, not nothing
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,60 +30,40 @@ def default_registry() -> Path:
     return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
 
 
-@dataclass(frozen=True)
 class RegistryUses:
-    """A registry and what uses it.
+    """A registry and what uses it: by default, what lies next to it in a run's folder or on the data volume.
 
-    Attributes:
-        registry: Its root.
-        decision_log: Folder of the decision log; None: there is none.
-        run: Folder of the run whose models `mtorl serve` serves; None: the registry is not a run's.
-        state: Folder of the state of `mtorl serve`; None: nothing is served on this machine.
-        services: InferenceServices of a cluster; None: no cluster was asked.
-        experiments: Those of a cluster.
+    Args:
+        services: InferenceServices of a cluster; None: those of our namespace, if we run in a pod.
+        experiments: Those in force on that cluster.
+
+    Raises:
+        OSError: We run in a pod, and the API server does not list what serves.
     """
 
-    registry: Path
-    decision_log: Path | None = None
-    run: Path | None = None
-    state: Path | None = None
-    services: Sequence[Mapping[str, Any]] | None = None
-    experiments: Sequence[Experiment] = ()
-
-    @classmethod
-    def around(
-        cls,
+    def __init__(
+        self,
         registry: Path,
         decision_log: Path | None = None,
         state: Path | None = None,
         services: Sequence[Mapping[str, Any]] | None = None,
         experiments: Sequence[Experiment] = (),
-    ) -> RegistryUses:
-        """What lies beside a registry, as in a run's folder and on the data volume.
-
-        Args:
-            registry: Its root.
-            decision_log: Instead of the folder beside it.
-            state: Instead of that of the run's own servers.
-            services: InferenceServices of a cluster; None: those of our namespace, if we run in a pod.
-            experiments: Of that cluster.
-
-        Raises:
-            OSError: We run in a pod, and the API server does not say what serves.
-        """
+    ) -> None:
         parent = registry.parent
-        log = decision_log or (parent / "decision_log" if (parent / "decision_log").is_dir() else None)
-        run = parent if (parent / "model-store").is_dir() else None
-        own = parent / "serving" if run is not None and (parent / "serving").is_dir() else None
-        found = services_of_pod() if services is None else services
-        return cls(registry, log, run, state or own, found, experiments)
+        beside = parent / "decision_log"
+        self.registry = registry
+        self._decision_log = decision_log or (beside if beside.is_dir() else None)
+        self._run = parent if (parent / "model-store").is_dir() else None
+        self._state = state or (parent / "serving" if self._run and (parent / "serving").is_dir() else None)
+        self._services = services_of_pod() if services is None else services
+        self._experiments = experiments
 
     @property
     def sources(self) -> list[str]:
         """What says which versions serve; empty: nothing does."""
-        found = [f"the decision log {self.decision_log}"] if self._in_log else []
-        found += [f"the servers of {self.state}"] if self.state is not None and self.run is not None else []
-        return found + (["the cluster"] if self.services is not None else [])
+        found = [f"the decision log {self._decision_log}"] if self._in_log else []
+        found += [f"the servers of {self._state}"] if self._state is not None and self._run is not None else []
+        return found + (["the cluster"] if self._services is not None else [])
 
     def needs(self) -> Needs:
         """All known uses of versions.
@@ -93,16 +72,16 @@ class RegistryUses:
             LogError: A file of the decision log was removed meanwhile.
             ExperimentError, HistoryError, OSError: An experiment, or a model that is served, can't be read.
         """
-        needs = Needs(self._in_log, self.experiments)
-        for use in uses_of(self.services or ()):
+        needs = Needs(self._in_log, self._experiments)
+        for use in uses_of(self._services or ()):
             needs.add(*use)
-        if self.state is not None and self.run is not None:
-            _add_local(needs, self.state, self.run)
+        if self._state is not None and self._run is not None:
+            _add_local(needs, self._state, self._run)
         return needs
 
     @cached_property
     def _in_log(self) -> list[tuple[str, str, bool]]:
-        return [] if self.decision_log is None else uses_in_log(str(self.decision_log))
+        return [] if self._decision_log is None else uses_in_log(str(self._decision_log))
 
 
 def _add_local(needs: Needs, state: Path, run: Path) -> None:
@@ -126,11 +105,7 @@ def _add_local(needs: Needs, state: Path, run: Path) -> None:
 
 
 def experiments_of(state: Path) -> list[ExperimentFolder]:
-    """The experiments that the router of a state reads.
-
-    Args:
-        state: Folder of the state of `mtorl serve`.
-    """
+    """The experiments that the router of `mtorl serve` reads, by the folder of its state."""
     named = named_by_router(state, "experiment")
     place = Path(named) if named else None
     if place is None or not place.exists():

@@ -1,21 +1,21 @@
-"""An experiment on a cluster: a custom resource, whose status keeps the history, and a ConfigMap with what is in force.
+"""An experiment on a cluster: a custom resource with its history in the status, and a ConfigMap with what is in force.
 
     resource = ExperimentResource.read(api, "spring")
-    follow(resource, now, known)                 # what people ask for (pipelines.experiments.follow)
-    next_step(resource, look, now)               # what the ramp does (pipelines.experiments.controller)
+    follow(resource, now, known)                 # kill switch and moves (pipelines.experiments.follow)
+    next_step(resource, look, now)               # the ramp (pipelines.experiments.controller)
 
-The history lies in `status.history`, and each event is written on condition that nothing else was: of two operators, or
-of one that was believed dead, the second is refused by the API server, looks again, and finds what has happened. The
-ConfigMap follows from spec and history, so whoever comes after a crash writes the same. It is read *before* the object
-and written on condition that it is still the same: what follows from an older state of the object can't replace what
-follows from a newer one, as an experiment that goes on would replace a kill switch.
+Each event is written on condition that the object has not changed: of two operators, the second is refused by the API
+server, reads again, and finds the event. The ConfigMap follows from spec and history, so the next operator after a
+crash writes the same. It is read *before* the object and written on condition that it has not changed: what follows
+from an older state of the object can't replace what follows from a newer one, such as a kill switch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -28,38 +28,37 @@ from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
-from pipelines.experiments.api import REASON, Api
+from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.config_map import Entry, entries, write
 from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
-from pipelines.experiments.happened import happened
 from serving.kubernetes_api import Object
 
 BY_HAND = "offByHand"
 """Of the status, while somebody has switched it off in the ConfigMap: the reason that stood in the object then."""
 _LONGEST_REASON = 1_000  # characters, as of a move
+_NEWEST = 10  # events in words
+_BY = {"ramp": "the ramp", "person": "a person"}
 
 
 class NotItsTurn(ExperimentError):
-    """The routers serve another experiment, which is about the same users and campaigns."""
+    """The routers serve another experiment on the same users and campaigns."""
 
 
 class ExperimentResource:
-    """One object, as it was when it was read.
+    """One object, as it was read.
 
     Args:
-        api: Of the API server.
-        config_map: What the routers read, read before the object; None: there was none.
-        found: The object.
-        dataset: The data set's description, which the spec must fit; None: whatever it says.
+        config_map: Read before the object; None: there was none.
+        dataset: The data set's description, which the spec must fit; None: it is not checked.
 
     Attributes:
         found: The object, as it is since the last write.
-        moved: Digest of the move that is being looked at: it is written with the event that it brings about.
+        moved: Digest of the move that is being handled: it is written with the event that it causes.
     """
 
     def __init__(
-        self, api: Api, config_map: Object | None, found: Mapping[str, Any], dataset: DatasetSpec | None = None
+        self, api: ClusterApi, config_map: Object | None, found: Mapping[str, Any], dataset: DatasetSpec | None = None
     ) -> None:
         self._api = api
         self._config_map = config_map
@@ -68,30 +67,30 @@ class ExperimentResource:
         self.moved: str | None = None
 
     @classmethod
-    def read(cls, api: Api, name: str, dataset: DatasetSpec | None = None) -> ExperimentResource | None:
-        """The object of that name as it is now; None: there is none."""
+    def read(cls, api: ClusterApi, name: str, dataset: DatasetSpec | None = None) -> ExperimentResource | None:
+        """The object as it is now; None: there is none."""
         config_map = api.in_force()
         found = api.experiment(name)
         return None if found is None else cls(api, config_map, found, dataset)
 
     @property
     def name(self) -> str:
-        """Of the object."""
+        """The object's name."""
         return str(self.found["metadata"]["name"])
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """What people wrote, as it is."""
+        """As people wrote it."""
         return self.found.get("spec") or {}
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """What the operator has written so far."""
+        """As the operator wrote it."""
         return self.found.get("status") or {}
 
     @property
     def generation(self) -> int:
-        """Counts the changes of the spec."""
+        """Number of changes of the spec."""
         return int(self.found["metadata"].get("generation", 0))
 
     @cached_property
@@ -99,11 +98,7 @@ class ExperimentResource:
         return entries(self._config_map)
 
     def definition(self) -> Experiment:
-        """The spec as an experiment.
-
-        Raises:
-            ExperimentError: It can't be used.
-        """
+        """The spec as an experiment. ExperimentError: it can't be used, or not now."""
         experiment = self.written()
         if self._dataset is not None:
             experiment.check(self._dataset)
@@ -111,22 +106,18 @@ class ExperimentResource:
         return experiment
 
     def written(self) -> Experiment:
-        """What people wrote, also if it is not its turn.
-
-        Raises:
-            ExperimentError: It is no experiment.
-        """
+        """The spec as an experiment, also if it is not its turn. ExperimentError: it is no experiment."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
         experiment = Experiment.from_dict({"name": self.name, **fields})
         experiment.check_written()
         return experiment
 
     def switched_off(self) -> bool:
-        """Whether people wrote `enabled: false`, whatever else is wrong with the spec."""
+        """Whether the spec has `enabled: false`, also if nothing else of it can be used."""
         return self.spec.get("enabled") is False
 
     def _check_turn(self, experiment: Experiment) -> None:
-        """Refuse it beside one that decides about the same users and campaigns, or what another one has promoted."""
+        """Refuse a second experiment on the same users and campaigns, and one that reverts another one's promotion."""
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(f"{reason}; {other.name} is not over: stop it, or wait for its end")
@@ -134,7 +125,7 @@ class ExperimentResource:
                 raise ExperimentError(taken_back(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, str]]:
-        """Others whose requests it would decide, and in which words."""
+        """Other experiments on the same requests, each with the conflict in words."""
         others = [name for name in self._entries if name != self.name]
         if self.status.get("phase") not in STAGES:  # the ConfigMap may be gone
             begun = (one for one in self._api.experiments() if (one.get("status") or {}).get("phase") in STAGES)
@@ -145,7 +136,7 @@ class ExperimentResource:
                 yield ExperimentResource(self._api, None, found), reason
 
     def _conflict(self, name: str, experiment: Experiment) -> str | None:
-        """Why another one can't be in force beside it; None: it can."""
+        """Why another one can't be in force at the same time; None: it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
         if their is None and (found := self._api.experiment(name)) is not None:  # broken, or gone, in the ConfigMap
@@ -154,11 +145,7 @@ class ExperimentResource:
         return f"{name} can't be read, and may be in its way" if their is None else conflict(their, experiment)
 
     def events(self) -> list[Event]:
-        """The history in its status.
-
-        Raises:
-            HistoryError: It can't be read.
-        """
+        """The history in its status. HistoryError: it can't be read."""
         events = []
         for number, given in enumerate(self.status.get("history") or (), start=1):
             try:
@@ -171,21 +158,13 @@ class ExperimentResource:
         return events
 
     def append(self, event: Event) -> None:
-        """Write what happens.
-
-        Raises:
-            Conflict: Something else has happened to the object.
-        """
+        """Write an event into the history. Conflict: the object has changed."""
         fields = {} if self.moved is None else {"move": self.moved}
         history = [*(self.status.get("history") or ()), event.model_dump(mode="json")]
         self.write({"history": history, "happened": happened([*self.events(), event]), **fields})
 
     def write(self, status: Mapping[str, Any]) -> None:
-        """Write fields of the status.
-
-        Raises:
-            Conflict: The object has changed.
-        """
+        """Write fields of the status. Conflict: the object has changed."""
         if all(self.status.get(name) == value for name, value in status.items()):
             return
         # Replaced, not patched: a patch would leave out what is null, also inside of the history's events.
@@ -193,7 +172,7 @@ class ExperimentResource:
         self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
-        """What the routers read, if it is of this object."""
+        """What the routers read of this object, if anything."""
         entry = self._entries.get(self.name)
         return None if entry is None else entry.experiment
 
@@ -211,12 +190,9 @@ class ExperimentResource:
                 yield Neighbour(serving, over=not goes_on, before=before)
 
     def put_in_force(self, experiment: Experiment) -> None:
-        """Hand it to the routers, unless somebody has just switched it off in the ConfigMap: `follow` sees to that.
+        """Hand an experiment to the routers, unless a person has just switched it off in the ConfigMap (see `follow`).
 
-        One that is over takes nobody's place: what came after it is in force.
-
-        Raises:
-            Conflict: Somebody has written it since it was read.
+        One that is over takes no other's place. Conflict: the ConfigMap has changed since it was read.
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
@@ -231,14 +207,14 @@ class ExperimentResource:
         self._entries = entries(self._config_map)
 
     def is_edited(self) -> bool:
-        """Whether routers read what somebody has written into the ConfigMap by hand."""
+        """Whether routers read an edit of the ConfigMap by hand."""
         entry = self._entries.get(self.name)
         return entry is not None and entry.edited
 
     def switched_off_by_hand(self) -> bool:
         """Whether the kill switch in the ConfigMap was used by hand and the object has no reply to it yet.
 
-        A reply is `enabled: false`, or a reason that is not the one of then. Any other change says nothing of it.
+        A reply is `enabled: false`, or a new reason. Any other change is none.
         """
         kept = self.status.get(BY_HAND)
         if kept is not None and self.spec.get("enabled") and kept == self._reason():
@@ -249,18 +225,14 @@ class ExperimentResource:
         return entry.experiment is not None and not entry.experiment.enabled and entry.edited
 
     def keep_switch(self, by_hand: bool) -> None:
-        """Write down that somebody has used the kill switch in the ConfigMap, or that this is over.
-
-        Raises:
-            Conflict: The object has changed.
-        """
+        """Keep in the status that the kill switch in the ConfigMap was used, or that this is over."""
         if by_hand != (BY_HAND in self.status):
             self.write({BY_HAND: self._reason() if by_hand else None})
 
     def switch_reason(self) -> str:
-        """Why people use the kill switch now: what they say in the annotation `REASON`, or else what they did.
+        """Reason for the use of the kill switch: the annotation `REASON`, or else what was done.
 
-        A patch keeps an annotation that it does not name: what was the reason of the switch before says nothing now.
+        A patch keeps an annotation that it does not name, so a reason counts once.
         """
         if BY_HAND in self.status:
             return "somebody has switched it off in the ConfigMap"
@@ -274,5 +246,34 @@ class ExperimentResource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nothing is locked: whatever is written is refused if the object has changed since it was read."""
+        """No lock: the API server refuses a write if the object has changed since it was read."""
         yield
+
+
+def happened(events: Sequence[Event]) -> list[str]:
+    """The newest events with their evidence, a line each, the newest first."""
+    return [
+        f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M} UTC: {in_words(event)}{_known(event.evidence)}"
+        for event in reversed(events[-_NEWEST:])
+    ]
+
+
+def in_words(event: Event) -> str:
+    """An event with its author and reason, such as "5% by the ramp: 24 hours at shadow are over"."""
+    who = f" {event.challenger}" if event.challenger is not None else ""
+    return f"{event.to or event.kind}{who} by {_BY[event.by]}: {event.reason}"
+
+
+def _known(evidence: Mapping[str, Any] | None) -> str:
+    if evidence is None:
+        return ""
+    said = [f"{evidence['token']}, {evidence['reason']}"]
+    said += (f"{name}: {', '.join(_of_arm(arm))}" for name, arm in evidence["arms"].items())
+    return f" (known then: {'; '.join(said)})"
+
+
+def _of_arm(arm: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{arm['users']:,} {'user' if arm['users'] == 1 else 'users'} at the stage"
+    yield f"{arm['fallback_ratio']:.1%} default actions"
+    if arm["latency_seconds"] is not None:
+        yield f"{1000 * arm['latency_seconds']:,.0f} ms at the 99th percentile"

@@ -24,8 +24,8 @@ from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
+from pipelines.experiments.evidence import known_or_error, view_of
 from pipelines.experiments.folder import ExperimentFolder
-from pipelines.experiments.look import known_or_error, view_of
 
 Tell = Callable[[str, Move | Hold | None, str], None]
 """Reports what has changed: the experiment's file, the step (None: a fault), in words."""
@@ -34,13 +34,12 @@ _EDITS_SECONDS = 1.0
 
 
 class Runner:
-    """Experiments of files that go on by themselves.
+    """Takes experiments of files through their stages.
 
     Args:
-        folders: Where they are.
         tell: Reports each move, and each change of what an experiment waits for.
         clock: Seconds since 1970.
-        steady: Seconds that go on evenly.
+        steady: Seconds of a monotonic clock.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Runner:
         self._edits = threading.Thread(target=self._follow_edits, daemon=True, name="edits")
 
     def __enter__(self) -> Runner:
-        """A file that can't be used ends it here, and only here."""
+        """Raise for a file that can't be used: later, it is only reported."""
         for folder in self._ramps:
             put_in_force(folder)
         self._edits.start()
@@ -79,11 +78,7 @@ class Runner:
         return list(self._views.values())
 
     def look(self, strict: bool = False) -> bool:
-        """Do what comes next for each experiment; returns whether all are over.
-
-        Args:
-            strict: Raise what can't be read, in place of reporting it.
-        """
+        """Take the next step of each experiment; returns whether all are over. `strict` raises what can't be read."""
         return all([self._look(folder, strict) for folder in self._folders])
 
     def _look(self, folder: ExperimentFolder, strict: bool) -> bool:

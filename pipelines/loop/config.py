@@ -25,8 +25,7 @@ class LoopConfig(TrainingSettings):
         collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
         rounds: Opportunities per user at the experiment's last stage; in a replay on average.
         concurrency: Requests in flight.
-        runtime: What serves the models.
-        root: Folder that runs are kept in.
+        root: Folder of the runs.
     """
 
     data: str = ""

@@ -1,12 +1,12 @@
-"""The stages that a run has finished, so that an interrupted run goes on and does not begin again.
+"""The finished stages of a run, from which an interrupted run resumes.
 
     RUN/stages/begin.json       settings, and digests of the data
     RUN/stages/train.json       after gate and store: `mtorl serve` needs nothing more
-    RUN/stages/rehearse.json    what came of the traffic
+    RUN/stages/rehearse.json    results of the traffic
     RUN/stages/report.json      the run is finished
 
-Each file appears whole or not at all. Within the training, KFP's cache answers the steps that were done, and a training
-that had begun goes on from its checkpoint. A rehearsal begins again: its users come in the order of their journeys.
+Each file appears whole or not at all. Within the training, KFP's cache answers finished steps, and an unfinished
+training resumes from its checkpoint. A rehearsal begins again: its users come in the order of their journeys.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ _OF_TRAINING = {field.name for field in fields(TrainingSettings)} | {"data", "co
 
 
 def begin(run: Path, config: LoopConfig) -> None:
-    """Keep what a run begins with.
-
-    Raises:
-        InputError: There is no such log, or its description can't be used.
-    """
+    """Keep the settings and digests that a run begins with. InputError: there is no such log."""
     finish(run, "begin", {"settings": _settings(config), "data": _digests(config)})
 
 
@@ -46,25 +42,24 @@ def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
 
 
 def left_by(run: Path, stage: Stage) -> dict[str, Any] | None:
-    """What a finished stage has left; None: it is not finished."""
+    """Outputs of a finished stage; None: it is not finished."""
     path = _file(run, stage)
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def can_be_served(run: Path) -> bool:
-    """Whether a run's gate has spoken, and its store and its experiment are there."""
+    """Whether a run's training, store and experiment are there."""
     return _file(run, "train").exists()
 
 
 def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
-    """Find the newest run, and the settings that it goes on with.
+    """Find the newest run, and the settings that it resumes with.
 
     Args:
-        root: Folder of the runs.
         asked: Settings that must be those of the run; of stages that are not finished, they may be others.
 
     Raises:
-        InputError: There is nothing to go on with, or a finished stage had other settings or other data.
+        InputError: There is nothing to resume, or a finished stage had other settings or other data.
     """
     runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
     if not runs:
@@ -93,14 +88,10 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
 
 @contextmanager
 def at_work(run: Path, shared: bool = False) -> Iterator[None]:
-    """Keep others from a run's folder until the end of the block.
-
-    Args:
-        run: The folder.
-        shared: Whether others may read it meanwhile, as servers do.
+    """Lock a run's folder; `shared` lets others read it meanwhile, as servers do.
 
     Raises:
-        InputError: Another process is at work there.
+        InputError: Another process works there.
     """
     path = run / "stages" / ".lock"
     path.parent.mkdir(exist_ok=True)
@@ -118,7 +109,7 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 
 def _digests(config: LoopConfig) -> dict[str, str]:
-    """Of all that a training reads, by a name for people."""
+    """Digests of all that a training reads, by a name for people."""
     from features.collect.store import digest_of
     from features.ingest.content import content_of
     from features.ingest.log_folder import RawLog

@@ -3,9 +3,9 @@
     found = check_days(trained, served)
     found["clean"].word, found["shifted"].retrain        # "fine", and what the monitor asks for after the shift
 
-The monitor judges days that are over, and a run takes minutes. So the run's decisions get other dates: half of the
-users of the live traffic come on each of two days, and each user's two shifted opportunities are a day apart. All else
-in the records stays as the router wrote it. The state is kept, so `mtorl monitor status` reads it later.
+The monitor judges past days, and a run takes minutes. So the run's decisions get other dates: half of the users of the
+live traffic come on each of two days, and each user's two shifted opportunities are a day apart. All else in the
+records stays as the router wrote it. The state is kept for `mtorl monitor status`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,7 @@ _DAY = timedelta(days=1)
 
 
 def check_days(trained: Trained, served: Served) -> dict[str, State]:
-    """Let the monitor check the live traffic, and then the shifted traffic as well.
-
-    Returns:
-        The monitor's state after the days of each traffic, by the name of the traffic.
-    """
+    """Let the monitor check the live traffic, then the shifted traffic; returns its state after each, by traffic."""
     folder, artifact = trained.folder / STATE_FOLDER, trained.folder / "artifacts" / "challenger"
     remove(folder)  # of a run that was interrupted here
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -52,13 +48,11 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
 
 
 def date_records(log: Path, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Path) -> None:
-    """Copy the decisions of both traffics, and what came of them, with the dates of their days.
+    """Copy the decisions of both traffics, and their outcomes, with the dates of their days.
 
     Args:
         log: Folder with decisions.parquet and outcomes.parquet.
-        clean: When the live traffic was; other traffic is left out.
-        shifted: When the shifted traffic was.
-        first_day: Its midnight, UTC.
+        first_day: Midnight of the first day of live traffic, UTC.
         dated: Folder for the copies.
     """
     noon = timedelta(hours=12)  # the last hours of each day are looked at until an hour after its end
@@ -89,12 +83,7 @@ def date_records(log: Path, clean: Traffic, shifted: Traffic, first_day: datetim
 
 
 def figures_of(run: Path, state: State) -> dict[str, Any]:
-    """A state in figures for summary.json, with the pages by Evidently of its newest days.
-
-    Args:
-        run: The run's folder.
-        state: The monitor's after the days of some traffic.
-    """
+    """A state in figures for summary.json, with the pages by Evidently of its newest days."""
     why = NotJudged(reason="no_decisions", text="no decision was taken")  # by then: no day is over in the log
     group = state.groups.get(COLUMNS, Group(end=state.checked, not_judged=why))
     assert group.end is not None  # also of a day that could not be judged

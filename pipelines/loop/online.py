@@ -1,6 +1,6 @@
 """The online part of the loop: an experiment of both arms, served to users that neither was trained on.
 
-It begins as a draft and goes through its stages while the traffic flows, as `ramp.py` says.
+It begins as a draft and goes through its stages while the traffic flows (`ramp.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
-from pipelines.experiments.look import keep_replay
+from pipelines.experiments.evidence import keep_replay
 from pipelines.local import InputError
 from pipelines.loop.config import DAYS_EACH, STAGES_BEFORE, LoopConfig
 from pipelines.loop.ramp import RunRamp, experiment_of, port_of_models, ramp_for, write_file
@@ -50,7 +50,7 @@ _PARTS = ("clean", "shifted", "promoted")
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training pipeline has left in a run's folder."""
+    """Outputs of the training pipeline in a run's folder."""
 
     config: LoopConfig
     folder: Path
@@ -84,12 +84,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Audience:
-    """Who comes online.
+    """Users who come online.
 
     Attributes:
-        source: Their opportunities and answers.
         log_before: The touchpoint log as it stands before they do.
-        simulator: The market that they live in; None for a replay.
+        simulator: Their market; None for a replay.
     """
 
     source: TrafficSource
@@ -173,7 +172,7 @@ class Experiment:
         return cls(budget, audience.opportunities * per_decision, mean_cost, price)
 
     def write(self, trained: Trained, audience: Audience) -> None:
-        """Write the experiment file, ``serving.yaml`` in the run's folder, and put its draft into force."""
+        """Write the experiment file, ``serving.yaml`` in the run's folder, and apply its draft."""
         # Days go by in seconds here, so the clock of the pacing is the number of opportunities.
         pacing = None if trained.replays else {"price": self.price, "opportunities": audience.opportunities}
         margin = round(0.25 * self.mean_cost, 6)
@@ -207,14 +206,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Served:
-    """What has come of the traffic.
-
-    Attributes:
-        clean: Of the experiment's own.
-        shifted: Of that in a shifted context, which follows it.
-        promoted: Of a burst after a promotion; None: nobody was promoted.
-        ramp: The experiment's way through its stages.
-    """
+    """Traffic of a run: the experiment's own, a shifted context, and a burst after a promotion, if any."""
 
     clean: Traffic
     shifted: Traffic
@@ -222,23 +214,20 @@ class Served:
     ramp: RunRamp
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` makes it of again."""
+        """JSON for `from_json`."""
         traffic = {name: _TRAFFIC.dump_python(getattr(self, name), mode="json") for name in _PARTS}
         return {**traffic, "waits": self.ramp.waits}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], run: Path) -> Served:
-        """The rehearsal of a run that went on later."""
+        """The rehearsal of a run that was resumed later."""
         ramp = RunRamp(experiment_of(run))
         ramp.waits = tuple(content["waits"])
         return cls(**{name: _TRAFFIC.validate_python(content[name]) for name in _PARTS}, ramp=ramp)
 
 
 def fill_store(trained: Trained, audience: Audience) -> None:
-    """Put into a run's online store what is known of the users before they come online, as the nightly job would.
-
-    From then on the store learns of touchpoints as they happen.
-    """
+    """Fill a run's online store with what is known of the users before they come online, as the nightly job would."""
     from features.feature_repo.names import STATIC
     from features.offline.store import define, refresh
 
@@ -262,12 +251,6 @@ def prepare(trained: Trained, audience: Audience, experiment: Experiment, times:
 
 def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
     """Start the servers of a run, take its experiment through its stages with all traffic, and stop them.
-
-    Args:
-        trained: The run, see `prepare`.
-        audience: Who comes online.
-        experiment: What is served.
-        times: Told about every step.
 
     Raises:
         TrafficFailed: Too many requests failed.
@@ -308,11 +291,9 @@ def _through_stages(
     budget: float | None,
     times: StepTimes,
 ) -> Traffic:
-    """Send the traffic in parts, and look after each whether the next stage may come.
+    """Send the traffic in parts, and let the ramp step after each. `budget`: of a decision in a replay.
 
-    In a replay a decision counts by its weight, and has a budget; else that is None.
-
-    At the last stage the rest is sent before anybody looks: a look at any time would be right, too, but one that ends
+    At the last stage the rest is sent before the next step. A step at any time would be right, too, but one that ends
     the experiment early leaves an estimate of fewer users, and a run has no use for the time.
     """
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))

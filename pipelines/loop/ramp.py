@@ -1,4 +1,4 @@
-"""The experiment of a run, from its draft to its end: by the same steps that `mtorl experiment run` takes.
+"""The experiment of a run, from its draft to its end, by the steps of `mtorl experiment run`.
 
     ramp = RunRamp(experiment_of(run))
     ramp.start()                          # draft -> shadow
@@ -23,8 +23,8 @@ from mtorl.experiment.stage_machine import OVER, STAGES, Evidence, Hold, Phase
 from mtorl.experiment.stages import CHALLENGER_SHARE, Stage
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import act, next_step, put_in_force, state
+from pipelines.experiments.evidence import evidence_now
 from pipelines.experiments.folder import ExperimentFolder
-from pipelines.experiments.look import evidence_now
 
 FILE = "serving.yaml"
 _SMALL: tuple[Stage, ...] = ("5%", "25%")
@@ -39,10 +39,10 @@ def experiment_of(run: Path) -> ExperimentFolder:
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Where the models of a run answer on this machine, as its file says.
+    """Port of the models of a run on this machine, by its file.
 
     Raises:
-        ExperimentError: People have edited it, and it does not say that any more.
+        ExperimentError: People have edited the file, and its endpoints name no port, or several.
     """
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
@@ -56,14 +56,10 @@ def port_of_models(folder: ExperimentFolder) -> int:
 
 
 def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
-    """A ramp that so many users can go through within minutes.
+    """The field `ramp` of an experiment file that so many users can go through within minutes.
 
     Args:
-        users: Of the experiment.
-        users_at_once: Those who come while one of the stages before the last one lasts.
-
-    Returns:
-        The field `ramp` of the experiment file.
+        users_at_once: Users who come while one of the stages before the last one lasts.
     """
     expected: dict[Stage, float] = {"shadow": users_at_once}
     if small := next((stage for stage in _SMALL if CHALLENGER_SHARE[stage] * users_at_once >= _FEWEST), None):
@@ -84,7 +80,6 @@ class RunRamp:
     """Takes the experiment of a run through its stages.
 
     Attributes:
-        folder: Where it is.
         waits: What it waited for at the last step; empty: it moved.
     """
 
@@ -93,7 +88,7 @@ class RunRamp:
 
     @property
     def phase(self) -> Phase:
-        """Where it stands."""
+        """Its present phase."""
         return state(self.folder)[1].phase
 
     @property
@@ -104,13 +99,13 @@ class RunRamp:
 
     @property
     def last_stage(self) -> Stage:
-        """The last stage that it came to."""
+        """The highest stage that it reached."""
         reached = {event.to for event in self.folder.events()}
         return [stage for stage in STAGES if stage in reached][-1]
 
     @property
     def over(self) -> bool:
-        """Whether everybody gets one policy from now on."""
+        """Whether all users get one policy from now on."""
         return self.phase in OVER
 
     def start(self) -> None:
@@ -121,7 +116,7 @@ class RunRamp:
         act(self.folder, "move", by="person", reason="the traffic of the run begins", at=time.time(), to=first)
 
     def step(self) -> None:
-        """Look at the log, and do what comes next, if anything does."""
+        """Look at the log, and take the next step, if there is one."""
 
         def look(served: Experiment, since: float) -> Evidence | None:
             return evidence_now(self.folder, served, since)
@@ -130,7 +125,7 @@ class RunRamp:
         self.waits = step.reasons if isinstance(step, Hold) else ()
 
     def told(self) -> dict[str, Any]:
-        """Where it stands and how it came there, for summary.json."""
+        """Phase and moves, for summary.json."""
         experiment, events = self.folder.definition(), self.folder.events()
         return {
             "phase": state_of(events, experiment).phase,
@@ -149,7 +144,7 @@ class RunRamp:
 
 
 def write_file(run: Path, content: str) -> ExperimentFolder:
-    """Write what people would write, and put its draft into force."""
+    """Write the experiment file of a run, and apply its draft."""
     with replacing(run / FILE) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
     folder = experiment_of(run)

@@ -1,4 +1,4 @@
-"""The order of things in a run of the loop: train, gate, serve, decide, learn the outcome, judge, watch, report.
+"""A run of the loop: train, gate, serve, decide, learn the outcome, judge, watch, report.
 
 Every part is the one that runs on a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on
 KServe's ModelServer, the ledger and the decision log. Only the traffic is made here: by the simulator, or by replaying
@@ -32,19 +32,14 @@ from pipelines.steps import OnStep, StepTimes
 
 
 def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = None) -> Path:
-    """Run the loop.
+    """Run the loop; returns the run's folder, to which ``<root>/latest`` points.
 
     Args:
-        config: Settings.
-        on_step: Told about the start, advance and end of every step.
-        interrupted: A run to go on with after its last finished stage, as `to_resume` finds it; None: a new one.
-
-    Returns:
-        The run's folder; ``<root>/latest`` points to it.
+        interrupted: A run to resume after its last finished stage, as `to_resume` finds it; None: a new one.
 
     Raises:
         local.InputError: The input can't be used; nothing but the quarantine file is left behind.
-        local.PipelineError: A step failed; the run's folder is left for a look at its logs.
+        local.PipelineError: A step failed; the run's folder with its logs is kept.
     """
     run = interrupted or new_run(config.root)
     with at_work(run):
@@ -92,7 +87,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
 
 
 class _Clock:
-    """The time that a run takes, its interruptions left out."""
+    """The time that a run takes, without its interruptions."""
 
     def __init__(self, run: Path, times: StepTimes) -> None:
         self._run, self._times, self._started = run, times, time.monotonic()
@@ -105,13 +100,13 @@ class _Clock:
         return float(self._before + time.monotonic() - self._started)
 
     def finish(self, stage: Stage, left: dict[str, Any]) -> None:
-        """Mark a stage as finished, with what it left and how long it all took."""
+        """Mark a stage as finished, with its outputs and the time until now."""
         finish(self._run, stage, {**left, "seconds": self.seconds, "seconds_of_step": self._times.seconds})
 
 
 @contextmanager
 def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
-    """Remove a run whose input can't be used, and say where its faulty rows are."""
+    """Remove a run whose input can't be used, and name the file of its faulty rows."""
     from features.ingest.ingest import way_on
 
     try:
@@ -129,7 +124,7 @@ def _judge(
     served: online.Served,
     times: StepTimes,
 ) -> Finished:
-    """Judge what was served: what a training would learn, the verdict, the monitor's checks, the true difference."""
+    """The verdict, the monitor's checks, the true difference, and what a training would learn."""
     from serving.decision_log.export import export_parquet
 
     run = trained.folder
@@ -150,7 +145,7 @@ def _judge(
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
-    """Run the training pipeline and copy what it made to plain places in the run's folder."""
+    """Run the training pipeline and copy its outputs to plain places in the run's folder."""
     root = run / "pipeline"
     local.end_steps_of(root)  # of a run that was killed
     steps = local.run(
@@ -205,7 +200,7 @@ def _collect(trained: online.Trained, traffic: Traffic) -> Learnable | None:
 def _true_lift(
     trained: online.Trained, audience: online.Audience, experiment: online.Experiment
 ) -> dict[str, float] | None:
-    """What the experiment should have found; None: nobody knows."""
+    """The true effect in the simulator; None for a replay."""
     from serving.router.flow.features import FeastSource
 
     if audience.simulator is None:

@@ -1,4 +1,4 @@
-"""A run's folder: made under its time of day, emptied when the input was refused, pointed to when it can be served."""
+"""A run's folder: named after its start, emptied when the input was refused, linked as latest once it can be served."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ def new_run(root: Path) -> Path:
 
 
 def keep_only_quarantine(run: Path) -> Path | None:
-    """Remove a run whose input can't be used, all but the file that shows the faulty rows.
-
-    Returns:
-        That file; None if there is none, and so no folder of the run any more.
-    """
+    """Remove a run whose input can't be used, all but the file of its faulty rows; returns that file."""
     made = next((path for path in run.glob("pipeline/*/ingest/quarantine") if path.stat().st_size), None)
     kept = run / QUARANTINE
     if made is not None:
@@ -45,7 +41,7 @@ def keep_only_quarantine(run: Path) -> Path | None:
 
 
 def set_aside(run: Path) -> None:
-    """Move what an interrupted rehearsal has left to a folder of its own, such as ``interrupted-20261130-161500``.
+    """Move the state of an interrupted rehearsal to a folder such as ``interrupted-20261130-161500``.
 
     It is kept: users may have been served from it since, with a log and a ledger.
     """
@@ -57,7 +53,7 @@ def set_aside(run: Path) -> None:
 
 
 def point_latest(root: Path, run: Path) -> None:
-    """Let ``<root>/latest`` point to a run; whoever follows it meanwhile finds this run or the one before."""
+    """Let ``<root>/latest`` point to a run, atomically."""
     temporary = root / f".latest.{os.getpid()}"
     temporary.symlink_to(run.name)
     temporary.replace(root / "latest")

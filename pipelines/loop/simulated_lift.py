@@ -1,4 +1,4 @@
-"""What the experiment should have found: the simulator's own value of both policies, paced under the same budget."""
+"""The true effect: the simulator's own value of both policies, paced under the same budget."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ Forecasts = Callable[[Online, int], Forecast]
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy that can be played against the simulator.
-
-    Attributes:
-        forecasts: What it expects.
-        params: How it decides.
-    """
+    """A policy that can be played against the simulator."""
 
     forecasts: Forecasts
     params: PolicyParams
@@ -39,12 +34,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a policy.
+    """Result of a policy.
 
     Attributes:
         value: Expected gain per decision.
         error: Its standard error over users.
-        spent_share: Share of the budget that was spent.
         gain_per_cost: Expected gain per currency unit.
     """
 
@@ -69,15 +63,11 @@ def play(
     """Serve users under a budget, as the router does: a price that follows the spend, and a ledger.
 
     Args:
-        simulator: The market.
-        policy: Who decides.
-        users: Who comes.
         rounds: Opportunities per user.
-        seed: Seed of the first repetition's draws.
+        seed: Of the first repetition's draws.
         budget: Currency units per decision.
         price: Gain per currency unit to begin with. None: the policy's own price stands, whatever is spent.
         repetitions: Independent futures to average over.
-        gain: What is counted.
         newcomers: Whether the users come for the first time.
     """
     decisions = rounds * len(users)
@@ -122,17 +112,7 @@ def true_lift(
     seed: int,
     gain: Gain = CLICK,
 ) -> dict[str, float]:
-    """Value both arms on the same users with expected instead of drawn outcomes.
-
-    Args:
-        simulator: The market that made the log.
-        arms: Policies by arm, see `policy_of`.
-        users: Users of the experiment; here each is valued under both arms.
-        rounds: Opportunities per user.
-        budget: Currency units per decision.
-        price: Gain per currency unit to begin with.
-        seed: Seed of the draws.
-        gain: What is counted.
+    """Value both arms on the same users with expected instead of drawn outcomes; parameters as of `play`.
 
     Returns:
         true_incumbent, true_challenger, true_lift (gain per decision) and true_lift_se, its simulation error over users
@@ -151,12 +131,11 @@ def true_lift(
 
 
 def policy_of(artifact: Artifact, store: FeatureSource | None) -> Policy:
-    """What the servers do with an artifact, for many users at once and without the servers in between.
+    """An artifact's policy as the servers apply it, for many users at once and without the servers.
 
     Args:
-        artifact: The policy.
-        store: Where the router reads features. Only what the data set description names under `features` is taken from
-            there (None: nothing is named); the simulator knows the users' histories itself.
+        store: The router's source of the features that the data set description names under `features`; None: there are
+            none. The simulator knows the users' histories itself.
     """
     spec = artifact.spec
 

@@ -1,4 +1,4 @@
-"""summary.json: the run in figures, for people who compare runs and for machines. Documented in docs/summary.md."""
+"""summary.json: the run in figures. Documented in docs/summary.md."""
 
 from __future__ import annotations
 
@@ -27,14 +27,10 @@ class Finished:
     """A run at its end.
 
     Attributes:
-        trained: What the training pipeline has left.
-        steps: Results of the pipelines' steps by name.
-        served: The traffic.
         monitored: The monitor's state after the days of the "clean" traffic, and of the "shifted" traffic.
-        true_lift: What the simulator says of both arms; None for a real log.
+        true_lift: The simulator's value of both arms; None for a real log.
         learned: What the next training would learn from these decisions; None for a replay.
-        seconds_of_step: By name.
-        seconds: Of all until now.
+        seconds: Of the whole run until now.
     """
 
     trained: Trained
@@ -48,13 +44,13 @@ class Finished:
 
 
 def write_summary(run: Finished) -> None:
-    """Write summary.json, whole or not at all, so that nobody reads half of it."""
+    """Write summary.json, whole or not at all."""
     with replacing(run.trained.folder / "summary.json") as unfinished:
         unfinished.write_text(json.dumps(summarise(run), indent=2, default=float) + "\n")
 
 
 def summarise(run: Finished) -> dict[str, Any]:
-    """Collect the figures of a run from what its steps left behind."""
+    """Collect the figures of a run from its outputs."""
     config, folder = run.trained.config, run.trained.folder
     evaluation = json.loads((folder / "evaluation.json").read_text())
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
@@ -108,7 +104,7 @@ def summarise(run: Finished) -> dict[str, Any]:
 
 
 def _steps(run: Finished) -> dict[str, dict[str, Any]]:
-    """Of each step its time, what it returned and what it logged: a new component needs no line here."""
+    """Time, values and metrics of each step."""
     steps: dict[str, dict[str, Any]] = {}
     for name, seconds in run.seconds_of_step.items():
         steps[name] = {"seconds": round(seconds, 1)}
@@ -135,7 +131,7 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
 
 
 def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
-    """Who answered after the promotion; None: there was none."""
+    """Decisions by arm and model after the promotion; None: there was none."""
     if served.promoted is None:
         return None
     moves = served.ramp.folder.events()
@@ -151,7 +147,7 @@ def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
 
 
 def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int, ...]:
-    """Figures of the decisions in the time of some traffic, as the log has them."""
+    """Figures of the logged decisions in the time of some traffic."""
     found: tuple[int, ...] | None = duckdb.execute(
         f"select {what} from read_parquet(?) "
         "where cast(event_time as timestamptz) between cast(? as timestamptz) and cast(? as timestamptz)",

@@ -1,6 +1,6 @@
 """The load driver: sends a traffic source's opportunities to the router over HTTP and reports their outcomes back.
 
-As in production, what was shown goes into the user's online history at once, and its outcomes when they are known.
+As in production, an exposure goes into the user's online history at once, and its outcomes when they are known.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TrafficFailed(RuntimeError):
 
 
 class _Refused(RuntimeError):
-    """The router was too busy for a request, each time it was tried."""
+    """The router was too busy for a request, after all retries."""
 
 
 @dataclass
@@ -42,8 +42,8 @@ class Traffic:
         latencies: Seconds from sending a decision request to its answer, one per decision; of the last try.
         weights: Weight in the verdict by decision id.
         errors: Requests that were not answered with 200, and touchpoints that no history took, as text.
-        refused: Opportunities whose decision the router refused with 429, also when they were tried again. They are no
-            errors: a router refuses before it knows the arm, so no comparison is biased.
+        refused: Opportunities whose decision the router refused with 429, after retries. They are no errors: a router
+            refuses before it knows the arm, so no comparison is biased.
         since: Just before the first request, UTC.
         until: Just after the last answer, UTC.
     """
@@ -61,18 +61,11 @@ class Traffic:
         return len(self.latencies) + len(self.errors) + self.refused
 
     def note(self) -> str:
-        """What did not go well, in a few words."""
+        """Errors and refusals, in a few words."""
         return f"{len(self.errors)} errors" + (f", {self.refused:,} refused with 429" if self.refused else "")
 
     def check(self, opportunities: int) -> None:
-        """Refuse traffic of which too much failed.
-
-        Args:
-            opportunities: How many there were.
-
-        Raises:
-            TrafficFailed: More than `MOST_ERRORS` of them ended in an error, or all were refused.
-        """
+        """Raise TrafficFailed if more than `MOST_ERRORS` of them ended in an error, or all were refused."""
         if self.refused >= opportunities > 0:
             raise TrafficFailed(f"the router refused all of {opportunities:,} opportunities with 429, after retries")
         if len(self.errors) > MOST_ERRORS * opportunities:
@@ -84,7 +77,7 @@ class Traffic:
         return pd.DataFrame({"decision_id": list(self.weights), "weight": list(self.weights.values())})
 
     def causes(self) -> Counter[str]:
-        """How often each kind of error occurred: the texts without the user, and # for numbers other than HTTP's."""
+        """Number of errors of each kind: the texts without the user, and # for numbers other than HTTP's."""
         return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
 
 
@@ -93,21 +86,17 @@ Turn = tuple[int, str]
 
 
 def in_order(source: TrafficSource) -> list[Turn]:
-    """All opportunities of a source in the order in which they are sent: everybody's first, then the second ones."""
+    """All opportunities of a source in the order of sending: the first of each user, then the second ones."""
     most = max(source.opportunities.values(), default=0)
     return [(turn, user) for turn in range(most) for user, number in source.opportunities.items() if turn < number]
 
 
 def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
-    """The opportunities of a source in the parts that an experiment looks at, one after the other.
+    """The opportunities of a source in the parts after which the experiment takes a step; none is empty.
 
-    Args:
-        source: Who comes.
-        before: Stages before the last one. Each has one opportunity of every user who has more than so many: the last
-            stage decides, so nobody's only opportunities go to those before.
-
-    Returns:
-        A part for each of these stages; then what is left, everybody's first, then the second ones. None is empty.
+    Each of the `before` stages before the last one has one opportunity of every user who has more than so many: the
+    last stage decides, so it gets the only opportunities of the others. Then comes the rest, in the order of
+    `in_order`.
     """
     long = {user for user, number in source.opportunities.items() if number > before}
     early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]
@@ -118,13 +107,7 @@ def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
 
 @dataclass(frozen=True)
 class LoadDriver:
-    """Sends requests to one router.
-
-    Attributes:
-        url: The router's address.
-        history: Online store of the router's features.
-        concurrency: Requests in flight.
-    """
+    """Sends requests to one router; `history` is the online store of its features."""
 
     url: str
     history: History
@@ -138,14 +121,13 @@ class LoadDriver:
         part: Sequence[Turn] | None = None,
         before: Traffic | None = None,
     ) -> Traffic:
-        """Send rounds of a source, each when the one before is answered: a journey is in the order of time.
+        """Send rounds of a source, each after the answers to the round before: a journey is in the order of time.
 
         Args:
-            source: Where opportunities come from and decisions go.
             label: Prefix of the request ids, which make the router's draws reproducible.
-            on_done: Called after each decision with what has come of the traffic so far.
+            on_done: Called after each decision with the traffic so far.
             part: What to send, in the order of `in_order`; None: everything.
-            before: What has come of the parts before; what comes of this one is added to it.
+            before: Traffic of the parts before, to which this one is added.
         """
         traffic = before or Traffic()
         for turn, turns in groupby(in_order(source) if part is None else part, key=lambda at: at[0]):
@@ -166,9 +148,8 @@ class LoadDriver:
 
         async def work(session: aiohttp.ClientSession) -> None:
             for user_id in users:
-                opportunity = _Opportunity(source, user_id, turn, f"{label}-{turn}-{user_id}")
                 try:
-                    await self._decide(session, opportunity, reports, traffic)
+                    await self._decide(session, source, (turn, user_id), label, reports, traffic)
                 except _Refused:
                     traffic.refused += 1
                 except (aiohttp.ClientError, TimeoutError, KeyError, RuntimeError, ValueError) as error:
@@ -181,14 +162,30 @@ class LoadDriver:
             await asyncio.gather(*(work(session) for _ in range(self.concurrency)))
 
     async def _decide(
-        self, session: aiohttp.ClientSession, opportunity: _Opportunity, reports: _Reports, traffic: Traffic
+        self,
+        session: aiohttp.ClientSession,
+        source: TrafficSource,
+        turn: Turn,
+        label: str,
+        reports: _Reports,
+        traffic: Traffic,
     ) -> None:
-        answer, seconds = await _post(session, "/v1/models/ads:predict", {"instances": [opportunity.request()]})
+        number, user_id = turn
+        opportunity = source.opportunity(user_id, number)
+        request = {
+            "user_id": user_id,
+            "campaign_id": opportunity["campaign_id"],
+            # A missing number is null: JSON has no NaN, and the router refuses a body that is no JSON.
+            "context": {name: None if value != value else value for name, value in opportunity["context"].items()},
+            "request_id": f"{label}-{number}-{user_id}",
+            "timestamp": opportunity["timestamp"].isoformat(),
+        }
+        answer, seconds = await _post(session, "/v1/models/ads:predict", {"instances": [request]})
         traffic.latencies.append(seconds)
         decision = answer["predictions"][0]
-        response = opportunity.respond(decision)
+        response = source.respond(user_id, number, decision)
         traffic.weights[decision["decision_id"]] = response.weight
-        user_id, shown = opportunity.user_id, response.touchpoint
+        shown = response.touchpoint
         if shown is not None and not self.history.append(user_id, replace(shown, outcomes={})):
             raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
         if response.outcomes:
@@ -197,32 +194,8 @@ class LoadDriver:
             raise RuntimeError(f"the history has lost the touchpoint at {shown.timestamp}")
 
 
-@dataclass(frozen=True)
-class _Opportunity:
-    """One moment at which something can be shown to one user."""
-
-    source: TrafficSource
-    user_id: str
-    turn: int
-    request_id: str
-
-    def request(self) -> dict[str, Any]:
-        opportunity = self.source.opportunity(self.user_id, self.turn)
-        return {
-            "user_id": self.user_id,
-            "campaign_id": opportunity["campaign_id"],
-            # A missing number is null: JSON has no NaN, and the router refuses a body that is no JSON.
-            "context": {name: None if value != value else value for name, value in opportunity["context"].items()},
-            "request_id": self.request_id,
-            "timestamp": opportunity["timestamp"].isoformat(),
-        }
-
-    def respond(self, decision: dict[str, Any]) -> Response:
-        return self.source.respond(self.user_id, self.turn, decision)
-
-
 class _Reports:
-    """Outcomes on their way: those that become known while a report is on its way go together in the next one."""
+    """Batches outcomes: those that become known during a report go together in the next one."""
 
     def __init__(self) -> None:
         self._waiting: list[dict[str, Any]] = []
@@ -230,7 +203,7 @@ class _Reports:
         self._turn = asyncio.Lock()
 
     async def send(self, session: aiohttp.ClientSession, outcomes: list[dict[str, Any]]) -> None:
-        """Report outcomes, and return when the router has them; whoever has some in a report hears if it fails."""
+        """Report outcomes, and return when the router has them; a failed report is an error of all its callers."""
         self._waiting += outcomes
         if self._next is None:
             self._next = asyncio.create_task(self._report(session))
@@ -260,7 +233,7 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Send a request, again if the router is too busy; returns the answer and the seconds that it took."""
+    """Send a request, and retry if the router is too busy; returns the answer and its seconds."""
     for attempt in range(_TRIES):
         started = time.perf_counter()
         async with session.post(path, json=body) as response:

@@ -1,10 +1,10 @@
-"""Who asks the router for decisions, and how they respond: simulated users, or a replay of a real log.
+"""Traffic sources: simulated users, or a replay of a real log.
 
 A traffic source gives each user some opportunities, one after the other, and answers the decisions taken there.
 `SimulatedTraffic` knows the outcome of every channel. `ReplayedTraffic` knows only what was logged: a decision counts
 when the policy chose the logged channel, weighted by one over that channel's propensity, so that the sample stands for
 all opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in its weighted form for loggers that are
-not uniform). `ShiftedTraffic` changes the context of another source, as drift would; `RepeatedTraffic` asks again.
+not uniform). `ShiftedTraffic` changes the context of another source, as drift would; `RepeatedTraffic` repeats it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Response:
     """What follows one decision.
 
     Attributes:
-        outcomes: (kind, value) pairs to report to the router; empty when nothing happened.
+        outcomes: (kind, value) pairs to report to the router.
         weight: How much the decision counts in the verdict; 0 when its outcome is unknown.
         touchpoint: What the user's journey has grown by, outcomes included; None if nothing was shown.
     """
@@ -44,7 +44,7 @@ class TrafficSource(Protocol):
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """Who comes online, and how many opportunities each of them has."""
+        """Number of opportunities by user."""
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """Give campaign_id, context and timestamp (in the source's own time) of a user's next opportunity."""
@@ -55,13 +55,13 @@ class TrafficSource(Protocol):
 
 @dataclass(frozen=True)
 class SimulatedTraffic:
-    """The simulator's users, going on from where the log ends."""
+    """The simulator's users, from the end of the log on."""
 
     online: Online
     opportunities: Mapping[str, int]
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """The opportunity that the simulator has drawn for this user and round."""
+        """The opportunity that the simulator has drawn."""
         return self.online.opportunity(user_id, round_index)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
@@ -93,10 +93,7 @@ class ReplayedTraffic:
         Args:
             log: Canonical log, sorted by user and time.
             propensity: Probability of each row's logged channel under the logging policy.
-            users: Users to replay.
             rounds: Touchpoints to replay per user, on average; more than there are means all.
-            spec: Description of the data set.
-            seed: Seed of the choice.
 
         Returns:
             The traffic, and the log as it stands before: of a replayed user only what precedes the stretch. That is
@@ -181,7 +178,7 @@ class ShiftedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """The first opportunities of some users of another source, once more, to see who answers; nothing is spent."""
+    """The first opportunity of some users of another source once more, to see which model answers; nothing is spent."""
 
     source: TrafficSource
     most_users: int
@@ -204,14 +201,14 @@ def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_
     """Rows of a stretch of neighbouring touchpoints of each journey; any row is one with probability `share`, exactly.
 
     The steps of a journey lie evenly in [0, 1 - share). Those are taken that lie in an interval of the length `share`
-    that ends at the user's place. This is share / (1 - share) of the journey, or less at either end of it: stretches
-    of one length would seldom cover the ends. Users weigh as much as in the log, as they do in drift's reference and
-    its thresholds; the last touchpoints, or as many of everyone, would overstate short journeys.
+    that ends at the user's place. This is share / (1 - share) of the journey, or less at either end of it: stretches of
+    one length would seldom cover the ends. Users weigh as much as in the log, as they do in drift's reference and its
+    thresholds; the last touchpoints, or as many of everyone, would overstate short journeys.
 
     Args:
         step_N: 0-based place of each row in its journey.
         length_N: Touchpoints of each row's journey.
-        share: Share of all touchpoints, in (0, 1].
+        share: Of all touchpoints, in (0, 1].
         place_N: Uniform in [0, 1), the same for all rows of a user.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
@@ -219,5 +216,5 @@ def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_
 
 
 def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:
-    """What an advertiser's systems report of an exposure: always its cost, the rest when it happened."""
+    """Outcomes of an exposure as an advertiser's systems report them: always its cost, the rest when it happened."""
     return [(kind, value) for kind, value in outcomes.items() if value or kind == "cost"]

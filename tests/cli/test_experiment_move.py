@@ -104,7 +104,7 @@ def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
     traffic = Traffic(first=None, last=None, shadow=False, arms=dict.fromkeys(arms, counts))
     known = Known(evidence=Evidence(token, "its interval", "challenger", (), {}), traffic=traffic)
-    monkeypatch.setattr("pipelines.experiments.look.known_now", lambda *_: known)
+    monkeypatch.setattr("pipelines.experiments.evidence.known_now", lambda *_: known)
 
 
 @pytest.mark.parametrize(

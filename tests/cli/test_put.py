@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from pipelines.cluster import receive
+from pipelines.cluster import volume_receiver
 from tests.manifests.conftest import MANIFESTS, documents
 
 # Notes what it is called with, and runs what is run in the pod, with the volume in another place.
@@ -120,7 +120,7 @@ def test_a_path_beside_the_volume_is_refused(name: str, cluster: Cluster, log: P
 
 def test_half_a_file_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("an older log")
-    words = [sys.executable, receive.__file__, str(tmp_path / "log"), "0" * 64, "replace"]
+    words = [sys.executable, volume_receiver.__file__, str(tmp_path / "log"), "0" * 64, "replace"]
     done = subprocess.run(words, input=b"half", capture_output=True)
     assert done.returncode == 1 and b"the connection broke" in done.stderr
     assert (tmp_path / "log").read_text() == "an older log" and len(list(tmp_path.iterdir())) == 1

@@ -8,13 +8,13 @@ import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
 from benchmarks.generation_runs.night import Served, serve
-from components.build_features import build_features
-from components.evaluate import evaluate
-from components.fingerprint import fingerprint
-from components.fit_incumbent import fit_incumbent
-from components.ingest import ingest
-from components.package import package
-from components.train_challenger import train_challenger
+from components.build_features.component import build_features
+from components.evaluate.component import evaluate
+from components.fingerprint.component import fingerprint
+from components.fit_incumbent.component import fit_incumbent
+from components.ingest.component import ingest
+from components.package.component import package
+from components.train_challenger.component import train_challenger
 from mtorl.artifact.artifact import load
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.components.artifacts import CODE, ROUNDS, USERS, Output

@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
-from components.build_features import build_features
-from components.collect import collect
-from components.collect_period import collect_period
-from components.evaluate import evaluate
-from components.fingerprint import fingerprint
-from components.fit_incumbent import fit_incumbent
-from components.gate import gate
-from components.ingest import ingest
-from components.train_challenger import train_challenger
-from components.validate import validate
+from components.build_features.component import build_features
+from components.collect.component import collect
+from components.collect_period.component import collect_period
+from components.evaluate.component import evaluate
+from components.fingerprint.component import fingerprint
+from components.fit_incumbent.component import fit_incumbent
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.train_challenger.component import train_challenger
+from components.validate.component import validate
 from features.data_folder import OwnDecisions, build
 from features.engine import open_engine
 from features.ingest.log_folder import RawLog

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
-from components.build_features import build_features
-from components.collect import collect
-from components.evaluate import evaluate
-from components.fingerprint import fingerprint
-from components.fit_incumbent import fit_incumbent
-from components.ingest import ingest
-from components.train_challenger import train_challenger
+from components.build_features.component import build_features
+from components.collect.component import collect
+from components.evaluate.component import evaluate
+from components.fingerprint.component import fingerprint
+from components.fit_incumbent.component import fit_incumbent
+from components.ingest.component import ingest
+from components.train_challenger.component import train_challenger
 from mtorl.artifact.artifact import load
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import LOG_FILE

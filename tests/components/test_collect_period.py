@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.collect import collect
-from components.collect_period import collect_period
+from components.collect.component import collect
+from components.collect_period.component import collect_period
 from tests.features.collect.decision_logs import decision, outcome, stored, write
 
 

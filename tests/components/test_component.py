@@ -41,7 +41,7 @@ def test_every_component_is_part_of_a_pipeline_and_each_of_its_parameters_is_des
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_component_has_a_title_for_people(name: str) -> None:
-    step = getattr(importlib.import_module(f"components.{name}"), name).name
+    step = getattr(importlib.import_module(f"components.{name}.component"), name).name
     assert step == name.replace("_", "-")
     assert traits_of(step).title != step or name in ("gate", "verdict")
 

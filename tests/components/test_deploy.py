@@ -12,7 +12,7 @@ from kfp.dsl import Artifact
 import serving.deployment
 import serving.inference_services
 import serving.kubernetes_api
-from components.deploy import deploy
+from components.deploy.component import deploy
 from mtorl.artifact.artifact import load
 from mtorl.artifact.lineage import lineage_of
 from serving.deployment import DeployError, Patience

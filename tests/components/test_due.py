@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.due import due
+from components.due.component import due
 from monitoring.watch.state import STATE_FILE, RetrainRequest, State
 from mtorl.log.trainings import LogFacts, Training, add
 

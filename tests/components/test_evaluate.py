@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics
 
-from components.evaluate import evaluate
+from components.evaluate.component import evaluate
 from tests.components.artifacts import CODE, Output
 
 pytestmark = pytest.mark.integration

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.fingerprint import fingerprint
+from components.fingerprint.component import fingerprint
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
 

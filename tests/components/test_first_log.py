@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact
 
-from components.first_log import first_log
+from components.first_log.component import first_log
 from mtorl.log.dataset import DatasetSpec
 from tests.components.artifacts import Output
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact, Dataset, Model
 
-from components.fit_incumbent import fit_incumbent
+from components.fit_incumbent.component import fit_incumbent
 from mtorl.artifact.artifact import load
 from mtorl.log.dataset import DatasetSpec
 from tests.components.artifacts import CODE

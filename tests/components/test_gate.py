@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact
 
-from components.gate import gate
+from components.gate.component import gate
 from mtorl.log.trainings import newest
 from tests.components.artifacts import Output
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset
 
-from components.fingerprint import fingerprint
-from components.ingest import ingest
+from components.fingerprint.component import fingerprint
+from components.ingest.component import ingest
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
 from tests.components.artifacts import CODE, USERS, Output

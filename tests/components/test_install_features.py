@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact
 
-from components.install_features import install_features
+from components.install_features.component import install_features
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact
 
-from components.monitor import monitor
+from components.monitor.component import monitor
 from monitoring.watch import check
 from monitoring.watch.state import STATE_FILE, Alarm, State, Stream, alone
 from mtorl.artifact.artifact import load

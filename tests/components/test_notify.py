@@ -11,7 +11,7 @@ import pytest
 from kfp.dsl import PipelineTaskFinalStatus
 from kubernetes import config
 
-from components.notify import notify, run_end
+from components.notify.component import notify, run_end
 from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import run_notes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact, Model
 
-from components.package import package
+from components.package.component import package
 from tests.components.artifacts import Output
 
 pytestmark = pytest.mark.integration

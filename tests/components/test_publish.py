@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kfp.dsl import Artifact
 
-from components.publish import publish
+from components.publish.component import publish
 from mtorl.artifact.lineage import Lineage
 from mtorl.evaluation.offline import gate_from_file
 from serving import inference_services

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact
 
-from components.publish_first import publish_first
+from components.publish_first.component import publish_first
 from mtorl.artifact.lineage import Lineage
 from serving.registry import FIRST, first_models
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components.served_incumbent import served_incumbent
+from components.served_incumbent.component import served_incumbent
 
 
 @pytest.fixture

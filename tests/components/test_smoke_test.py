@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact
 
-from components.smoke_test import smoke_test
+from components.smoke_test.component import smoke_test
 from tests.components.artifacts import Output
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact, Metrics, Model
 
-from components.train_challenger import train_challenger
+from components.train_challenger.component import train_challenger
 from components.trainer.train_job import Pods
 from mtorl.artifact.artifact import load
 from mtorl.network.training import TrainConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kfp.dsl import Artifact
 
-from components.validate import validate
+from components.validate.component import validate
 from mtorl.log.touchpoints import INGEST_FILE
 from mtorl.log.trainings import LogFacts, Training, add
 

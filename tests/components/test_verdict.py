@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kfp.dsl import Artifact
 
-from components.verdict import verdict
+from components.verdict.component import verdict
 from tests.components.artifacts import Output
 from tests.components.decision_log_folder import write_decision_log
 from tests.monitoring.judged_experiment import CONTENT

@@ -18,7 +18,7 @@ from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
 
 from components.component import component
-from components.notify import notify
+from components.notify.component import notify
 from monitoring.pipeline_runs import newest_runs
 from pipelines import local, on_volume
 from pipelines.on_volume import run_on

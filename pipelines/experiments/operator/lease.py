@@ -1,14 +1,12 @@
-"""The Lease that makes one of several operators the leader; the others stand by.
+"""The Lease that makes one of several operators the leader.
 
     lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS), "mtorl-operator")
     lease.wait()                 # until it is ours; then renewed in the background
-    lease.leads                  # whether it is ours
     lease.on_loss(end)           # ends the process: it must not go on as leader
 
-The leader alone reads the log, moves ramps and changes model servers. Kill switches and moves by people do not wait for
-the lease: each operator follows them. Nothing depends on the lease for its correctness, since the API server refuses
-what an operator writes if the object has changed since it was read: history and ConfigMap
-(`pipelines.experiments.resource`), and a model server (`serving.inference_services`).
+The leader alone reads the log, moves ramps and changes model servers. Each operator follows kill switches and moves by
+people. Correctness does not depend on the lease: the API server refuses a write to an object that has changed since it
+was read (`pipelines.experiments.resource`, `serving.inference_services`).
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from pipelines.experiments.operator.cluster_api import micro_time
+from pipelines.experiments.cluster_api import micro_time
 from serving.kubernetes_api import Conflict, KubernetesApi
 
 log = logging.getLogger(__name__)
@@ -36,14 +34,11 @@ class Lease:
     """A Lease of the API group coordination.k8s.io.
 
     Args:
-        api: Of the API server.
-        name: Its name.
-        holder: Who we are; by default, the host and something that no other process has, as `HOST_UNIQUE`.
+        holder: Our identity; by default, the host and a random suffix.
 
     Attributes:
-        namespace: Where it is.
         leads: Whether it is ours.
-        leader: Who holds it, as it was seen last; empty: nobody.
+        leader: Its holder, as last seen; empty: none.
     """
 
     def __init__(self, api: KubernetesApi, name: str, holder: str = "") -> None:
@@ -58,7 +53,7 @@ class Lease:
         self.leader = ""
 
     def on_loss(self, end: Callable[[], None]) -> None:
-        """What to do when it is lost; by default, the process ends at once."""
+        """Set what happens when it is lost; by default, the process ends at once."""
         self._end = end
 
     def wait(self) -> None:
@@ -73,7 +68,7 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def release(self) -> None:
-        """Give it back, so that the next operator need not wait; if that fails, it is free after a while."""
+        """Release it, so that the next operator need not wait; if that fails, it expires."""
         try:
             found = self._api.get("leases", self._name)
             if found is not None and found["spec"].get("holderIdentity") == self._holder:

@@ -1,14 +1,14 @@
-"""What the operator does when: with each change of an object, with each look at the log, and second by second.
+"""The operator's work: on each change of an object, on each look at the log, and once a second.
 
-    operator = Operator(api, reader, dataset)
+    operator = Operator(api, reader, dataset, servers)
     operator.changed("spring")        # an object has changed: kill switch and moves, within a tenth of a second
-    operator.settle()                 # once a second: the incumbent's model server follows a promotion in it
-    operator.advance()                # once a minute: what the ramp does, from what the log says
+    operator.settle()                 # once a second: the incumbent's model server follows a promotion
+    operator.advance()                # once a minute: the ramp, from what the log says
     operator.watch()                  # once a second: whether each router has what is in force
     operator.views()                  # for the page and the gauges
 
-Whatever fails is said in the object's status and changes nothing. The operator keeps nothing of its own: it may be
-killed between any two requests, and the next one goes on from the objects.
+A fault goes into the object's status and changes nothing. The operator keeps no state of its own: it may be killed
+between any two requests, and the next one goes on from the objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from monitoring.experiments.document import View
 from monitoring.experiments.view import Known
@@ -42,12 +42,12 @@ from mtorl.experiment.stages import stages_before
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
-from pipelines.experiments.api import Api
+from pipelines.experiments.cluster_api import ClusterApi
 from pipelines.experiments.config_map import Entry, end_orphans, entries
 from pipelines.experiments.controller import BELIEVED_AFTER, next_step, put_in_force, state
 from pipelines.experiments.follow import follow
 from pipelines.experiments.handover import hand_over
-from pipelines.experiments.happened import in_words
+from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.status import (
     FIGURES,
@@ -59,7 +59,7 @@ from pipelines.experiments.operator.status import (
     with_condition,
 )
 from pipelines.experiments.operator.views import views_of
-from pipelines.experiments.resource import ExperimentResource, NotItsTurn
+from pipelines.experiments.resource import ExperimentResource, NotItsTurn, in_words
 from serving.kubernetes_api import Conflict
 from serving.model_servers import ModelServers
 
@@ -68,41 +68,20 @@ _TOLD = ("Unusable", "NotItsTurn", "Refused", "Held", "Changed")  # of condition
 _TRIES = 8  # of a change: some ten seconds where the API server is away
 
 
-class Cluster(Api, Protocol):
-    """The API server of one namespace."""
-
-    namespace: str
-
-    def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event about an experiment."""
-
-
-class Reader(Protocol):
-    """Of the decision log."""
-
-    def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
-        """What is known now."""
-
-
 class Operator:
     """Acts on the experiments of a namespace.
 
     Args:
-        api: Of the API server.
-        reader: Of the decision log.
-        dataset: The data set's description, which each spec must fit; None: whatever they say.
+        dataset: The data set's description, which each spec must fit; None: it is not checked.
         servers: The model servers, of which a promotion changes one.
         clock: Seconds since 1970.
-        steady: Seconds that go on evenly.
-
-    Attributes:
-        routers: Who asks what is in force.
+        steady: Seconds of a monotonic clock.
     """
 
     def __init__(
         self,
-        api: Cluster,
-        reader: Reader,
+        api: ClusterApi,
+        reader: LogReader,
         dataset: DatasetSpec | None,
         servers: ModelServers,
         clock: Callable[[], float] = time.time,
@@ -120,25 +99,20 @@ class Operator:
         self.routers = Routers()
 
     def changed(self, name: str) -> None:
-        """An object has changed, or is gone: do what people ask for in it, and put into force what follows.
-
-        Args:
-            name: Of the object.
-        """
+        """Apply the kill switch and moves of an object that has changed or is gone."""
         if self._again(lambda: self._follow(name)):
             self._promoted.add(name)
 
     def settle(self) -> None:
-        """Let model servers follow the promotions, and their rollbacks, in objects that were looked at since.
+        """Let model servers follow the promotions and rollbacks in objects that were followed since.
 
-        KServe may take ten seconds to check a change of a server, or never answer: no kill switch and no rollback waits
-        for that.
+        KServe may take ten seconds to check a change of a server, or never answer: no kill switch waits for that.
         """
         while self._promoted:
             self._settle(self._promoted.pop())
 
     def advance(self) -> None:
-        """Look at the decision log for each experiment, and do what comes next."""
+        """Look at the decision log for each experiment, and let its ramp go on."""
         for found in self._api.experiments():
             name = str(found["metadata"]["name"])
             try:
@@ -148,10 +122,9 @@ class Operator:
                 log.exception("%s could not be looked at: it is tried again", name)
 
     def watch(self) -> None:
-        """Say of each experiment in force whether each router has it, or do what was not done.
+        """Write for each experiment in force whether each router has it, and follow changes that were not heard.
 
-        A change may not have been heard: the object was deleted while the operator was away, or its kill switch was
-        pulled while the API server answered nothing else.
+        An object may have been deleted, or its kill switch used, while the operator or the API server was away.
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
         config_map = self._api.in_force()  # at least as new as the objects that it follows from
@@ -173,21 +146,18 @@ class Operator:
                     self._say(resource, {"version": serving.version}, said)
 
     def views(self) -> list[View]:
-        """What the page and the gauges say: no log is read for it."""
+        """Documents for the page and the gauges; no log is read for them."""
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
         self._found = {of: found for of, found in self._found.items() if of[0] in names}
         return views_of(self._api, objects, self._found, self._api.namespace, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
-        """What is in force, by the name of its object."""
+        """Experiments in force, by the name of their object."""
         return entries(self._api.in_force())
 
     def _again(self, act: Callable[[], bool]) -> bool:
-        """Act, again if others change the same meanwhile, or if the API server does not answer.
-
-        One at a time, so that our own threads are no such others.
-        """
+        """Act, and retry after a conflict or without an answer; one thread at a time, or they would conflict."""
         for attempt in range(_TRIES):
             with self._lock:
                 try:
@@ -202,7 +172,7 @@ class Operator:
         return False
 
     def _follow(self, name: str) -> bool:
-        """Do what people ask for in an object; returns whether something was promoted there, at any time."""
+        """Apply what an object asks for; returns whether something was promoted there, at any time."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
         known = len(_history(resource))
         if resource is None:
@@ -232,7 +202,7 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> Condition | None:
-        """What the ramp waits for after something has happened, before the log was looked at for it."""
+        """What the ramp waits for after an event, before the log was looked at for it."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
@@ -333,12 +303,12 @@ class Operator:
         return known is not None and known.verdict is not None
 
     def _without(self, name: str) -> dict[tuple[str, str], Known]:
-        """What was found of all objects but one; always made anew, since threads read it meanwhile."""
+        """Findings of all objects but one; always a new dict, since threads read it meanwhile."""
         return {of: found for of, found in self._found.items() if of[0] != name}
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:
-        """Say what happens meanwhile, for `kubectl describe`: also if what follows of it could not be written yet."""
+        """Write Kubernetes events for what is added to the history, also if it could not be applied yet."""
         known = len(_history(resource))
         try:
             yield
@@ -363,7 +333,7 @@ class Operator:
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:
-    """Which stages a move from the draft has left out, in words; empty: none."""
+    """Stages that a move from the draft has left out, in words; empty: none."""
     serving = resource.last_in_force()
     if event.fixed is None or serving is None or serving.ramp is None:  # it had begun
         return ""
@@ -392,7 +362,7 @@ def _progress(stands: State, step: Move | Hold, known: Known, needed: Sequence[R
 
 
 def _still_refused(resource: ExperimentResource) -> Condition | None:
-    """What was said of a move that could not be made, as long as the spec is the one that asked for it."""
+    """The refusal of a move, as long as the spec is the one that asked for it."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:
@@ -401,7 +371,7 @@ def _still_refused(resource: ExperimentResource) -> Condition | None:
 
 
 def _is_followed(found: Mapping[str, Any]) -> bool:
-    """Whether what people ask for in an object was looked at."""
+    """Whether this generation of an object was followed."""
     status = found.get("status") or {}
     accepted = (one for one in status.get("conditions") or () if one["type"] == "Accepted")
     return any(one.get("observedGeneration") == found["metadata"].get("generation") for one in accepted)

@@ -1,12 +1,12 @@
-"""What routers ask: which experiments are in force. By asking they say what they have.
+"""Polls of routers: which experiments are in force. Each poll says what the router has.
 
     POST /v1/in-force {"router": "mtorl-router-0", "has": {"spring": "29f66512ab34cd56"}}
     200 {"spring.yaml": "<the experiment>"}
     204 it is what they have
-    503 nobody can say: go on with it
+    503 unknown: go on with it
 
-A router asks every second. So the kill switch is in force on each of them within seconds, and the object's status can
-say whether it is, replica by replica.
+A router polls every second. So the kill switch reaches each of them within seconds, and the object's status can say
+whether it has, replica by replica.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SILENT_SECONDS = 10.0
 
 
 class Asked(StrictModel):
-    """What a router asks."""
+    """A poll."""
 
     router: Text
     """Its name."""
@@ -34,11 +34,7 @@ class Asked(StrictModel):
 
 
 class Routers:
-    """Who has asked lately, and what it had.
-
-    Args:
-        clock: Seconds, for tests.
-    """
+    """Routers that have polled lately, and the versions that they had."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -46,17 +42,12 @@ class Routers:
         self._heard: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def heard(self, router: str, versions: Mapping[str, str]) -> None:
-        """A router asks, and says which version of each experiment it has."""
+        """Keep which version of each experiment a router has."""
         with self._lock:
             self._heard[router] = self._clock(), versions
 
     def condition(self, experiment: str, version: str) -> Condition:
-        """Whether every router has a version.
-
-        Args:
-            experiment: Name of an experiment.
-            version: Which of its versions is in force.
-        """
+        """Whether every router has a version of an experiment."""
         with self._lock:
             now = self._clock()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}

@@ -1,4 +1,4 @@
-"""The operator as a process: kopf reports changes, a thread reads the log, and routers ask over HTTP.
+"""The operator as a process: kopf reports changes, threads read the log and change servers, routers poll over HTTP.
 
     mtorl experiment operator --namespace mtorl --log /mnt/mtorl/decision_log --dataset dataset.yaml
 
@@ -6,12 +6,12 @@
 |---|---|
 | / | the page of all experiments |
 | /experiments.json, /metrics | the same as documents, and as Prometheus gauges |
-| /v1/in-force | what routers ask (`routers.py`) |
+| /v1/in-force | polls of routers (`routers.py`) |
 | /health/live | 200 while the loop turns |
 | /health/ready | 200 once this operator follows changes of objects |
 
-Several may run. Each follows kill switches and moves, and answers routers, so that neither waits for an operator that
-has died. One of them leads, by a lease: it alone reads the log, and shows pages and gauges.
+Several may run. Each follows kill switches and moves, and answers routers. The leader alone reads the log, and shows
+pages and gauges.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ from monitoring.experiments.web import Unavailable, serving, site
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.units import counted_gain
 from mtorl.runtime.validation import first_fault
-from pipelines.experiments.api import GROUP, PLURAL, VERSION
+from pipelines.experiments.cluster_api import GROUP, PLURAL, VERSION, ClusterApi
 from pipelines.experiments.config_map import SUFFIX, Entry
-from pipelines.experiments.operator.cluster_api import ClusterApi
 from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
-from pipelines.experiments.operator.look import LogReader
+from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Asked
 from serving.inference_services import InferenceServices
@@ -53,14 +52,12 @@ _KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often a
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the process.
+    """Settings of the process.
 
     Attributes:
-        namespace: Whose experiments.
         config_map: Name of the ConfigMap with what is in force.
         dataset: The data set's description.
         log: Folder where each router has exported its decision log.
-        port: Of HTTP.
         every: Seconds between two looks at the log.
     """
 
@@ -73,7 +70,7 @@ class Settings:
 
 
 def run(settings: Settings) -> None:
-    """Run until the process is told to end.
+    """Run until the process is stopped.
 
     Raises:
         SpecError: The data set's description can't be used.
@@ -95,7 +92,7 @@ def run(settings: Settings) -> None:
 
 
 def _lead(operator: Operator, lease: Lease, settings: Settings) -> None:
-    """Wait for the lease, then do what one of several operators does."""
+    """Wait for the lease, then start the leader's threads."""
     lease.wait()
     log.info("leads: this operator acts on the experiments of %s", settings.namespace)
     for name, act, seconds in (
@@ -136,7 +133,7 @@ async def _hear(operator: Operator, namespace: str, follows: threading.Event) ->
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
-    """Act again and again; what fails is said, and tried again."""
+    """Act in an endless loop; an error is logged once, and the act retried."""
     said = ""
     while True:
         try:
@@ -151,15 +148,7 @@ def _repeat(act: Callable[[], None], seconds: float) -> None:
 
 
 class _Site:
-    """What is served over HTTP.
-
-    Args:
-        operator: The operator.
-        lease: Whether it leads.
-
-    Attributes:
-        follows: Set once the operator follows changes of objects.
-    """
+    """Handlers of HTTP requests; `follows` is set once the operator follows changes of objects."""
 
     def __init__(self, operator: Operator, lease: Lease) -> None:
         self._operator = operator
@@ -207,7 +196,7 @@ class _Site:
         return web.json_response(texts, headers=self._says_who_leads())
 
     def _says_who_leads(self) -> dict[str, str]:
-        """The leader has to know what each router has: a router asks on until it finds it."""
+        """A router polls on until it finds the leader, which has to know what each router has."""
         return {"mtorl-leads": str(self._lease.leads).lower()}
 
     def _ask(self) -> dict[str, Entry]:

@@ -1,8 +1,8 @@
-"""What the operator writes into an object's status: its conditions, and the figures that `kubectl get exp` shows.
+"""Status of an object: its conditions, and the figures that `kubectl get exp` shows.
 
     Accepted     the spec can be used
     Progressing  it waits for something that comes by itself; False: a person has to look, or it is over
-    InForce      every router that asks has what follows from it
+    InForce      every router that polls has it
     Settled      of a promotion: the incumbent's model server serves what won, or what it did before a rollback; there
                  is none where nothing was promoted, or where people have gone on from it since
 
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from monitoring.experiments.document import Spend
 from mtorl.experiment.arm import ALL_ARMS
-from pipelines.experiments.api import REASON
+from pipelines.experiments.cluster_api import REASON
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 
 _LONGEST = 30_000  # characters of a message; the conventions allow 32,768
@@ -26,7 +26,7 @@ FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason")
 
 
 class Condition(NamedTuple):
-    """What is said of one aspect."""
+    """One condition."""
 
     type: Literal["Accepted", "Progressing", "InForce", "Settled"]
     status: Literal["True", "False", "Unknown"]
@@ -38,11 +38,9 @@ class Condition(NamedTuple):
 def with_condition(
     before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
 ) -> list[dict[str, Any]]:
-    """The conditions of a status with one of them as it is now.
+    """The conditions of a status with one of them replaced.
 
     Args:
-        before: Those in the status.
-        said: The one.
         generation: Of the spec that it is about.
         now: Seconds since 1970.
     """
@@ -78,7 +76,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
 
 
 def not_known_yet(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Condition until routers have reported; None if the previous one holds."""
+    """Condition until routers have polled; None if the previous one holds."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
         return Condition("InForce", "False", "Behind", "no router has reported yet that it has it")
@@ -92,12 +90,7 @@ def switch_on(namespace: str, name: str) -> str:
 
 
 def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
-    """What a status shows of a verdict and the accounts: `FIGURES`.
-
-    Args:
-        verdict: As of `monitoring.verdict.verdict`.
-        spend: Of each account, as of `monitoring.experiments.traffic`.
-    """
+    """`FIGURES` of a verdict (`monitoring.verdict.verdict`) and the accounts (`monitoring.experiments.traffic`)."""
     lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
     arms = verdict["arms"].values()
     of_incumbent = "" if relative is None else f" ({relative:+.1%})"

@@ -1,4 +1,4 @@
-"""What the operator's page and gauges say of each experiment: its object, and what was found in the log last."""
+"""Documents for the operator's page and gauges, from each object and the last look at its log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monitoring.experiments.document import Settled, View
 from monitoring.experiments.view import Known, experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
-from pipelines.experiments.api import Api
+from pipelines.experiments.cluster_api import ClusterApi
 from pipelines.experiments.operator.status import switch_on
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 from serving.kubernetes_api import Object
@@ -20,16 +20,12 @@ _IN_FORCE = {"True": True, "False": False}  # else it is not known
 
 
 def views_of(
-    api: Api, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], namespace: str, now: float
+    api: ClusterApi, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], namespace: str, now: float
 ) -> list[View]:
     """A document of each experiment; one that has never been usable has none.
 
     Args:
-        api: Of the API server.
-        objects: The experiments.
-        found: What their log said last, by name and salt.
-        namespace: Where they are, for the commands that are shown.
-        now: Seconds since 1970.
+        found: The last look at the log, by name and salt.
     """
     config_map = api.in_force()
     made = []
@@ -61,7 +57,7 @@ def _definition(resource: ExperimentResource) -> Experiment | None:
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
-    """Of a promotion, or of its rollback; None: there is nothing to settle."""
+    """Settling of a promotion or its rollback; None: there is none."""
     said = conditions.get("Settled")
     if said is None:
         return None
@@ -77,7 +73,7 @@ def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def _commands(resource: ExperimentResource, namespace: str) -> dict[str, str]:
-    """What to type, by action."""
+    """Command lines by action."""
     stages = (resource.spec.get("ramp") or {}).get("stages") or [{}]
 
     def patch(**fields: Any) -> str:

@@ -36,6 +36,7 @@ CONFIG = TrainConfig(epochs=4, patience=4, batch_size=8, hidden=8, heads=2, chec
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainerCluster]:
+    monkeypatch.setattr("components.trainer.train._POLL_SECONDS", 0.1)
     with TrainerCluster() as there:
         there.use(monkeypatch)
         yield there
@@ -63,7 +64,7 @@ def pods() -> Pods:
 
 
 def train(task: FitTask, shared: Path) -> Artifact:
-    return train_in_pods(task, TWO, pods(), str(shared), poll_seconds=0.1)
+    return train_in_pods(task, TWO, pods(), str(shared))
 
 
 def eventually(found: Callable[[], Any]) -> Any:

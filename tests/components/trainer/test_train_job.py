@@ -16,7 +16,6 @@ import yaml
 
 from components.trainer.train_job import (
     TOUCHPOINTS_PER_PROCESS,
-    Owner,
     Pods,
     Size,
     State,
@@ -47,7 +46,7 @@ JOB = train_job(
     PODS,
     "/mnt/mtorl/shared/0a1b/task.json",
     "/mnt/mtorl/shared/0a1b/progress.jsonl",
-    Owner("train-challenger-1", "6f0c"),
+    ("train-challenger-1", "6f0c"),
 )
 
 
@@ -159,8 +158,8 @@ def test_pods_are_a_parameter_of_a_step() -> None:
         ([], State()),
         ([("Suspended", "True", "Suspended", "")], State()),
         ([("Suspended", "False", "Resumed", "")], State()),
-        ([("Complete", "True", "AllJobsCompleted", "jobset completed")], State(complete=True)),
-        ([("Failed", "True", "FailedJobs", "jobset failed")], State(failed=True, words="FailedJobs: jobset failed")),
+        ([("Complete", "True", "AllJobsCompleted", "jobset completed")], State(over=True)),
+        ([("Failed", "True", "FailedJobs", "jobset failed")], State(over=True, failed="FailedJobs: jobset failed")),
         ([("Failed", "False", "FailedJobs", "")], State()),
     ],
 )

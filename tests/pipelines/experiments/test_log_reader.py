@@ -13,7 +13,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import State, in_force
 from mtorl.log.gain import Gain
 from mtorl.log.touchpoints import LogError
-from pipelines.experiments.operator.look import LogReader
+from pipelines.experiments.operator.log_reader import LogReader
 from tests.features.collect.decision_logs import decision, write
 from tests.mtorl.experiment.experiments import FILE
 from tests.repository import ROOT
@@ -22,7 +22,7 @@ OPERATOR = """
 import multiprocessing, os, pathlib, sys
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
-from pipelines.experiments.operator.look import LogReader
+from pipelines.experiments.operator.log_reader import LogReader
 from tests.mtorl.experiment.experiments import FILE
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def reads(laptop: Laptop) -> None:
 def test_what_serves_here_and_what_a_rollback_goes_back_to_is_needed(laptop: Laptop) -> None:
     registry = laptop.run / "registry"
     ref = version(registry, 1)
-    uses = RegistryUses(registry, run=laptop.run, state=laptop.folder.state)
+    uses = RegistryUses(registry, state=laptop.folder.state)
     assert uses.needs().reasons(find(registry, NEW)) == []
     archive(laptop.run / "model-store" / "challenger.mar", NEW)
     mark = Mark(experiment="first-day", promotion="1", before=WON, after=NEW)
@@ -55,11 +55,11 @@ def test_what_an_experiment_here_names_is_needed(laptop: Laptop) -> None:
     fields = yaml.safe_load(laptop.folder.file.read_text())
     fields["arms"][0]["model_digest"] = digest(1)[:6]
     laptop.folder.file.write_text(yaml.safe_dump(fields))
-    (reason,) = RegistryUses(registry, run=laptop.run, state=laptop.folder.state).needs().reasons(find(registry, NEW))
+    (reason,) = RegistryUses(registry, state=laptop.folder.state).needs().reasons(find(registry, NEW))
     assert reason == f"the experiment {laptop.folder.file} names it (incumbent)"
     laptop.folder.file.write_text("name: []")
     with pytest.raises(ValueError, match="name"):  # what it names is not known
-        RegistryUses(registry, run=laptop.run, state=laptop.folder.state).needs()
+        RegistryUses(registry, state=laptop.folder.state).needs()
 
 
 def test_the_router_says_which_experiments_there_are(laptop: Laptop, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Requests of the operator: experiments, what routers read, and events that people read."""
+"""Requests to a Kubernetes API server: experiments, the ConfigMap that routers read, events."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.experiments.api import GROUP, KIND, PLURAL, VERSION
 from serving.kubernetes_api import Conflict, KubernetesApi, Object
 
+GROUP = "mtorl-kubeflow.github.io"
+VERSION = "v1alpha1"
+KIND = "Experiment"
+PLURAL = "experiments"
+REASON = "mtorl-kubeflow/reason"
+"""Annotation of an experiment in which people say why they use the kill switch."""
 log = logging.getLogger(__name__)
 _SECONDS = (2.0, 3.0)
 
 
 class ClusterApi(KubernetesApi):
-    """The API server, for one namespace; see `pipelines.experiments.api.Api`. The operator retries, and says so.
-
-    Args:
-        namespace: Whose experiments.
-        config_map: Name of the ConfigMap with what is in force.
-    """
+    """The API server of one namespace, whose ConfigMap `config_map` holds the experiments in force."""
 
     def __init__(self, namespace: str, config_map: str) -> None:
         super().__init__(namespace, _SECONDS)
@@ -36,7 +36,7 @@ class ClusterApi(KubernetesApi):
         return self.get(PLURAL, name)
 
     def replace_status(self, found: Mapping[str, Any]) -> Object:
-        """Write an experiment's status; returns the object as it is then."""
+        """Write an experiment's status; returns the new object. Conflict: its `resourceVersion` is another one."""
         return self.replace(PLURAL, found["metadata"]["name"], found, "status")
 
     def in_force(self) -> Object | None:
@@ -44,7 +44,11 @@ class ClusterApi(KubernetesApi):
         return self.get("configmaps", self._config_map)
 
     def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
-        """Write the ConfigMap; returns it as it is then."""
+        """Write the ConfigMap; returns it as it is then.
+
+        Raises:
+            Conflict: Its `resourceVersion` is another one; or it has none, and there is one already.
+        """
         metadata = {**config_map["metadata"], "name": self._config_map}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:
@@ -52,7 +56,7 @@ class ClusterApi(KubernetesApi):
         return self.create("configmaps", body)
 
     def say(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event about an experiment, for `kubectl describe`; without it, the history says the same."""
+        """Write an event for `kubectl describe`; a failure is only logged, since the history says the same."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",

@@ -1,13 +1,12 @@
-"""What is known of an experiment on a laptop: its file, history and log, as one document.
+"""Evidence on an experiment on a laptop, from its file, history, router's log and ledger; nothing is changed.
 
-    evidence = evidence_now(folder, served, since)       # for the ramp
-    view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.experiments`
-
-It reads; nothing that the router or the ramp has is changed by it.
+known = known_or_error(folder, served, since, now)   # for the ramp
+view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.experiments`
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from features.collect.log_files import files_of, is_hidden
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import look
 from monitoring.experiments.view import Known, experiment_view
+from monitoring.verdict.period import PeriodError
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.stage_evidence import stage_evidence
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
@@ -32,7 +33,7 @@ from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
-from pipelines.experiments.state_log import readable_log
+from serving.decision_log.export import export_parquet
 from serving.ledger import LedgerUnavailable, open_ledger
 from serving.local.stack import runs
 
@@ -45,29 +46,20 @@ def evidence_now(
     served: Experiment,
     since: float,
 ) -> Evidence | None:
-    """What the router's log says, now.
+    """What the router's log says now of an experiment as it is in force.
 
     Args:
-        folder: Where the experiment is.
-        served: As it is in force.
-        since: When its time at this stage began, seconds since 1970.
+        since: Start of its time at this stage, seconds since 1970.
 
     Raises:
-        LogError: It can't be read. That is not the same as a log that says nothing: nothing may follow from it.
+        LogError: The log can't be read. Nothing may follow from that, unlike from a log without decisions.
     """
     with _opened(folder) as (log, spec, budget):
         return stage_evidence(log, served, spec.reward.gain, since, budget_per_decision=budget)
 
 
 def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: float) -> Known:
-    """All that the router's log says, now; that it can't be read, as its `problem`.
-
-    Args:
-        folder: Where the experiment is.
-        served: As it is in force.
-        since: When its time at this stage began, seconds since 1970.
-        now: Seconds since 1970.
-    """
+    """All that the router's log says now; if it can't be read, why, as `problem`."""
     try:
         return known_or_error(folder, served, since, now)
     except (ExperimentError, LogError, OSError) as error:
@@ -77,7 +69,7 @@ def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: f
 def known_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
 ) -> Known:
-    """`known_now`, with the effect by segment; what can't be read is raised.
+    """`known_now` with the effect by segment.
 
     Raises:
         ExperimentError: A table that the verdict needs can't be used.
@@ -98,12 +90,11 @@ def known_or_error(
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
-    """Say that the traffic is a replay of a log, for every look at it.
+    """Mark the traffic as a replay of a log: each later look reads these weights and this budget.
 
     Args:
-        folder: Where the experiment is.
-        weights: How much each decision counts, `decision_id` and `weight`.
-        budget_per_decision: Currency units that either arm may spend on one (`monitoring.verdict.verdict`).
+        weights: `decision_id` and `weight` of each decision.
+        budget_per_decision: Currency units that either arm may spend on a decision.
     """
     with replacing(folder.state / _REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
@@ -115,18 +106,15 @@ def view_of(
     by: Sequence[str] = (),
     known: Mapping[tuple[str, float], Known] | None = None,
 ) -> View:
-    """All that is known. A file or a log that can't be read is part of it, as its `problem`.
+    """The document of an experiment. A file or a log that can't be read is part of it, as its `problem`.
 
     Args:
-        folder: Where the experiment is.
-        now: Seconds since 1970.
-        by: Columns by whose segments the effect is asked for, too.
-        known: What the log has just said, by version and start of the stage: it is not read again for that.
+        by: Columns whose segments get an effect each.
+        known: Results of looks at the log a moment ago, by version and start of the stage: they replace another look.
 
     Raises:
         ExperimentError: The file can't be used, and nothing is in force that could be shown instead.
         LogError: A column can't tell segments apart.
-        HistoryError: The history can't be read.
     """
     events = folder.events()
     problem = None
@@ -161,7 +149,7 @@ def view_of(
 
 
 def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str]:
-    """What to type, by action."""
+    """Command lines by action."""
     move = f"mtorl experiment move {folder.file}"
     first = "shadow" if experiment.ramp is None else experiment.ramp.stages[0].stage
     return {
@@ -177,7 +165,7 @@ def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
-    """What the router's ledger says of an experiment's budgets; None: it can't be asked."""
+    """Balances of the router's ledger; None: the ledger is not available."""
     where = named_by_router(folder.state, "ledger")
     if where is None or ("://" not in where and not Path(where).exists()):
         return None
@@ -208,7 +196,7 @@ def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
 
 @contextmanager
 def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec, float | None]]:
-    """The router's log, what it is about, and, of a replay, the budget of a decision."""
+    """The router's log, its data set, and the budget of a decision in a replay."""
     import duckdb
 
     named = folder.dataset or named_by_router(folder.state, "dataset")
@@ -226,3 +214,28 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
             yield DecisionLog.in_folder(log, weights=weights[["decision_id", "weight"]]), spec, budget
     except (duckdb.Error, SpecError) as error:
         raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def readable_log(folder: Path) -> Iterator[Path]:
+    """A decision log that can be read while its router runs; records that were not shipped yet are in it, too.
+
+    Args:
+        folder: State of `mtorl serve`, or a decision log that was exported or shipped.
+    """
+    served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
+    if not served and any(not is_hidden(file, folder) for file in folder.rglob("decisions.parquet")):
+        yield folder
+        return
+    if not served and not files_of(folder, "decision"):
+        raise LogError(
+            f"{folder}: neither the state of mtorl serve nor a decision log; that of a run is in decision_log"
+        )
+    # Inside the folder: an export leaves out who was forgotten there.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        for place in served or [folder]:
+            export_parquet(place, Path(scratch, place.name))
+        try:
+            yield Path(scratch)
+        except (LogError, PeriodError) as error:
+            raise type(error)(str(error).replace(scratch, str(folder))) from None

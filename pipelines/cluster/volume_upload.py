@@ -1,4 +1,4 @@
-"""Puts a file of this machine on the data volume of a cluster, through a pod that lives as long as that takes.
+"""Puts a file of this machine on the data volume of a cluster, through a short-lived pod.
 
 The pod is that of the CronJob `mtorl-bootstrap` (image, user, mounts), so the namespace admits it. kubectl carries the
 content by `exec`, which no NetworkPolicy concerns.
@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 
 from components.trainer.train_job import problem_of
 from mtorl.runtime.files import sha256_of
-from pipelines.cluster.receive import KEPT
+from pipelines.cluster.volume_receiver import KEPT
 
 MOUNT = PurePosixPath("/mnt/mtorl")
 _JOB = "mtorl-bootstrap"
 _START_SECONDS, _SECONDS = 180, 3600  # for the pod to start, and to live
 _RESOURCES = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}}
-_RECEIVE = Path(__file__).with_name("receive.py")
+_RECEIVE = Path(__file__).with_name("volume_receiver.py")
 
 
 class PutError(Exception):
@@ -35,14 +35,12 @@ def put(file: Path, name: str, namespace: str, replace: bool) -> str:
     """Put a file on the volume; returns where it is and what happened.
 
     Args:
-        file: On this machine.
         name: Its path on the volume, such as "dataset.yaml".
-        namespace: Of the volume.
         replace: Whether it may replace another content.
 
     Raises:
-        PutError: the cluster refuses, or the path leaves the volume.
-        Kept: another content is there, and `replace` is False.
+        PutError: The cluster refuses, or the path leaves the volume.
+        Kept: Another content is there, and `replace` is False.
     """
     target = MOUNT / name
     if PurePosixPath(name).is_absolute() or ".." in target.parts or target == MOUNT:

@@ -1,6 +1,6 @@
 """Receives a file on standard input and puts it in place whole. It runs in a pod, by Python alone.
 
-    python -c "$(cat pipelines/cluster/receive.py)" /mnt/mtorl/dataset.yaml SHA256 keep <dataset.yaml
+    python -c "$(cat pipelines/cluster/volume_receiver.py)" /mnt/mtorl/dataset.yaml SHA256 keep <dataset.yaml
 
 `keep` refuses to replace another content, `replace` does not. Exit code 0: the file has this content now.
 """

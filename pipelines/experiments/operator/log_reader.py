@@ -1,7 +1,7 @@
-"""What the decision log says of an experiment, found in a process of its own.
+"""Reads the decision log of an experiment in a subprocess.
 
-A verdict on millions of decisions takes a minute of computing. In the operator's own process the kill switch would wait
-for it.
+A verdict on millions of decisions takes a minute of computing; in the operator's own process, the kill switch would
+wait for it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,7 @@ from mtorl.log.touchpoints import LogError
 
 
 class LogReader:
-    """Reads the log of all routers.
-
-    Args:
-        folder: Where each router has exported its own.
-        gain: What "gain_per_decision" means.
-    """
+    """Reads the log of all routers, each of which exports to a folder below `folder`; `gain` is "gain_per_decision"."""
 
     def __init__(self, folder: Path, gain: Gain) -> None:
         self._folder = folder
@@ -34,12 +29,10 @@ class LogReader:
         self._pool: ProcessPoolExecutor | None = None
 
     def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
-        """What is known now; None: nobody has decided anything yet.
+        """What is known now; None: no decision was taken yet.
 
         Args:
-            experiment: As it is in force.
-            since: When its time at this stage began, seconds since 1970.
-            now: Seconds since 1970.
+            since: Start of the experiment's time at this stage, seconds since 1970.
 
         Raises:
             LogError: The log, or a table that the verdict needs, can't be read.
@@ -54,13 +47,13 @@ class LogReader:
             raise LogError(f"{self._folder}: the process that read it was ended, for want of memory perhaps") from None
 
     def close(self) -> None:
-        """End the process."""
+        """End the subprocess."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """An operator that is killed leaves no reader behind, which would wait for the next look for ever."""
+    """End the subprocess with an operator that is killed."""
     parent = parent_process()
     assert parent is not None
 

@@ -1,3 +1,0 @@
-"""The step `build-features`."""
-
-from components.build_features.component import build_features as build_features

@@ -1,3 +1,0 @@
-"""The step `collect`."""
-
-from components.collect.component import collect as collect

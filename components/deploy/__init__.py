@@ -1,3 +1,0 @@
-"""The step `deploy`."""
-
-from components.deploy.component import deploy as deploy

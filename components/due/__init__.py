@@ -1,3 +1,0 @@
-"""The step `due`."""
-
-from components.due.component import due as due

@@ -1,3 +1,0 @@
-"""The step `evaluate`."""
-
-from components.evaluate.component import evaluate as evaluate

@@ -1,3 +1,0 @@
-"""The step `fingerprint`."""
-
-from components.fingerprint.component import fingerprint as fingerprint

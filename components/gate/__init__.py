@@ -1,3 +1,0 @@
-"""The step `gate`."""
-
-from components.gate.component import gate as gate

@@ -1,3 +1,0 @@
-"""The step `ingest`."""
-
-from components.ingest.component import ingest as ingest

@@ -1,3 +1,0 @@
-"""The step `monitor`."""
-
-from components.monitor.component import monitor as monitor

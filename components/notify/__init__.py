@@ -1,3 +1,0 @@
-"""The step `notify`."""
-
-from components.notify.component import notify as notify

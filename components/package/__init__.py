@@ -1,3 +1,0 @@
-"""The step `package`."""
-
-from components.package.component import package as package

@@ -1,3 +1,0 @@
-"""The step `publish`."""
-
-from components.publish.component import publish as publish

@@ -1,3 +1,0 @@
-"""The step `validate`."""
-
-from components.validate.component import validate as validate

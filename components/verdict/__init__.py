@@ -1,3 +1,0 @@
-"""The step `verdict`."""
-
-from components.verdict.component import verdict as verdict
