@@ -9,5 +9,5 @@ name it in `mtorl/comparison/methods.py`.
 
 Counting: `channel_frequency` (the incumbent), `repeat_last`, `markov`. Regression: `logistic`, `lightgbm` (the
 yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`; they share `learning`. Their
-inputs are made in `inputs/`: `summary`, then `states`, `transitions`, `trajectories`.
+inputs are made in `inputs/`: `summary`, then `states`, `transitions`.
 """

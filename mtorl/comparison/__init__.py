@@ -2,6 +2,5 @@
 
 In reading order: `task` (the rows under a protocol), `methods` (what is compared), `score` (figures of a task),
 `calibration_noise` and `authors_protocol` (two of these figures), `independence` (were the logged channels drawn at
-random?), `jobs` (the work, divided), `report` with `targets`,
-`tables` and `cells` (docs/results.md).
+random?), `jobs` (the work, divided), `report` and `tables` (docs/results.md).
 """

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
-from mtorl.evaluation.head_metrics import LoggedTargets, authors_policy_ctr, evaluate
+from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.policy_value import SELECTED
 from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import predict
@@ -55,7 +55,7 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
         choice_B = probs_BC.argmax(axis=1)
         score_B = click_BC[np.arange(len(test_B)), choice_B]
         selected_B = _top_of_each_step(score_B.reshape(test_WT.shape), seed).ravel()
-        ctr = authors_policy_ctr(selected_B, choice_B, channel_P[test_B], click_P[test_B])
+        ctr = policy_ctr(selected_B, choice_B, channel_P[test_B], click_P[test_B])
         return {"metrics": metrics, "policy_ctr": ctr}
 
     return {
@@ -64,6 +64,17 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
         "original_ctr": float(click_P[test_B].mean()),
         "overlap": float(trained_P[test_B].mean()),
     }
+
+
+def policy_ctr(
+    selected_B: NDArray[np.bool_], choice_B: NDArray[np.int64], channel_B: NDArray[np.int64], click_B: Floats
+) -> float:
+    """The authors' "policy CTR", a biased figure: clicks on selected rows whose prediction is the logged channel.
+
+    They divide by all selected rows, so guessing the logged channel raises it: CTR of the selection x P(match).
+    `mtorl.evaluation.policy_value` estimates what it should say.
+    """
+    return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
 
 def _look_up(

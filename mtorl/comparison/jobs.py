@@ -104,7 +104,7 @@ def run(job: Job, root: Path) -> None:
     logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float32) for part in answer.heads)
     _write(
         path.with_suffix(".json"),
-        {"seconds": answer.seconds, "parameters": answer.parameters, **answer.note},
+        {"seconds": answer.seconds, "parameters": answer.parameters},
     )
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, logits=logits_BC, reward=reward_BC, cost=cost_BC)

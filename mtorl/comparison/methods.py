@@ -47,7 +47,6 @@ class Answer:
     heads: Heads
     seconds: float  # of CPU, training on one thread: on a machine with other work, wall time says little
     parameters: int | None  # of a network
-    note: Mapping[str, float]  # further figures of the training
 
 
 Method = Callable[[Task, int], Answer]
@@ -59,7 +58,7 @@ def _baseline(name: str) -> Method:
         started = time.process_time()
         fitted = module.fit(task.train.windows, task.val.windows, task.encoder, seed)
         seconds = time.process_time() - started
-        return Answer(fitted.predict(task.test.windows), seconds, None, {})
+        return Answer(fitted.predict(task.test.windows), seconds, None)
 
     return answer
 
@@ -71,7 +70,7 @@ def _channel_frequency(task: Task, seed: int) -> Answer:
     started = time.process_time()
     network = channel_frequency.fit([task.tiles], task.encoder)
     seconds = time.process_time() - started
-    return Answer(predict(network, task.encoder, task.test.windows), seconds, None, {})
+    return Answer(predict(network, task.encoder, task.test.windows), seconds, None)
 
 
 def mtorl_with(changes: Mapping[str, Any]) -> Method:
@@ -96,11 +95,7 @@ def mtorl_with(changes: Mapping[str, Any]) -> Method:
         calibrate_ensemble(trained.ensemble, encoder, task.val.windows)
         heads = predict(trained.ensemble, encoder, task.test.windows)
         logits, reward, cost = (part.astype(np.float64) for part in heads)
-        kept, all_epochs = (
-            sum(count) for count in zip(*((m.best_epoch, len(m.history)) for m in trained.members), strict=True)
-        )
-        note = {"epochs": float(all_epochs), "seconds_to_best": seconds * kept / all_epochs}
-        return Answer((logits, reward, cost), seconds, trained.parameters, note)
+        return Answer((logits, reward, cost), seconds, trained.parameters)
 
     return answer
 

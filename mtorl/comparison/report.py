@@ -17,7 +17,6 @@ import numpy as np
 from mtorl.comparison import tables
 from mtorl.comparison.jobs import ABOUT, AUTHORS
 from mtorl.comparison.tables import Tasks
-from mtorl.comparison.targets import targets
 
 Results = Mapping[str, Any]
 
@@ -42,9 +41,6 @@ def report(results: Results, machine: Mapping[str, str]) -> str:
     parts = [
         "# Results",
         f"Made by `mtorl benchmark paper` ({facts}); do not edit. {_INTRODUCTION}",
-        "## Targets",
-        "Undecided: the interval contains zero. Within noise: a perfectly calibrated head could show the same error.",
-        targets(results),
         f"All trainings together: {_cpu_minutes(results):.0f} CPU minutes, one thread each.",
     ]
     for dataset, figures in results.items():

@@ -21,7 +21,7 @@ from mtorl.evaluation.head_metrics import LoggedTargets, compare
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
-from mtorl.fitting.pricing import price_policy
+from mtorl.fitting.fit import price_policy
 from mtorl.log.propensity import logged_propensity
 from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, action_probabilities
@@ -76,10 +76,11 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
 def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, Floats]:
     """Probability of each channel under the policies that are valued."""
     rows, channels = gain_BC.shape
-    params = price_policy(logits_BC, gain_BC, cost_BC, budget_per_opportunity=float(cost_BC.max()))
+    forecast = Forecast(logits_BC, gain_BC, cost_BC)
+    params = price_policy(forecast, float(cost_BC.max()))
     fixed = int(gain_BC.mean(axis=0).argmax())
     return {
-        "its decision rule": action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)[0],
+        "its decision rule": action_probabilities(forecast, params)[0],
         "best expected gain": np.eye(channels)[gain_BC.argmax(axis=1)],
         "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
         "best single channel": np.eye(channels)[np.full(rows, fixed)],

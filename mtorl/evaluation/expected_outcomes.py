@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,15 +57,8 @@ class ExpectedOutcomes:
     replicates: tuple[Floats, ...] = ()  # gain_BC by models that lack one fold of their users each
 
 
-class OutcomeModel(Protocol):
-    """A fitted model of an exposure's outcomes."""
-
-    def predict(self, batch: WindowBatch) -> tuple[Floats, Floats]:
-        """Reward, as the encoder scales it, and cost of each channel at the last step of each window."""
-
-
-Fit = Callable[[WindowBatch, WindowBatch, Encoder, int], OutcomeModel]
-"""Windows to learn from and others to stop on, both with targets; the encoder; a seed."""
+Fit = Callable[[WindowBatch, WindowBatch, Encoder, int], Any]
+"""`mtorl.baselines.lightgbm.fit_outcomes`: takes windows to learn from, others to stop on, the encoder and a seed."""
 
 
 def second_opinion(

@@ -155,18 +155,6 @@ def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
     return _calibration_error(predicted, actual)(np.ones(len(predicted)))
 
 
-def authors_policy_ctr(selected_B: ArrayLike, choice_B: ArrayLike, channel_B: ArrayLike, click_B: ArrayLike) -> float:
-    """The "policy CTR" of the MTORL authors' code: a legacy figure, biased, only for the row that cites them.
-
-    It counts clicks on selected rows whose logged channel is the predicted one, over *all* selected rows. Its
-    expectation is the CTR of the selection x P(match), so guessing the logged channel raises it. `policy_value.py`
-    estimates what it should say.
-    """
-    selected = np.asarray(selected_B, dtype=bool)
-    match_B = np.asarray(choice_B) == np.asarray(channel_B)
-    return float((match_B * np.asarray(click_B, dtype=np.float64))[selected].mean())
-
-
 def auc(score_B: Floats, positive_B: Bools) -> Metric:
     """Weighted area under the ROC curve: the chance that a positive outranks a negative, a tie counting half."""
     order_B = np.argsort(score_B, kind="stable")

@@ -30,7 +30,7 @@ from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
 from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
-from mtorl.policy.price import solve_price
+from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
@@ -137,19 +137,11 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
     and would look worse than it is.
 
     Args:
-        forecast: What its model expects at each row.
-        params: The policy.
         budget: Currency units per row.
     """
-    cost_BC = np.asarray(forecast.cost_BC)
-    if not cost_BC.any() or budget <= 0:
+    if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params
-
-    def spend(price: float) -> float:
-        probs_BC, expose_BC = action_probabilities(forecast, replace(params, price=price))
-        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
-
-    return replace(params, price=solve_price(spend, budget))
+    return replace(params, price=policy_price(forecast, params, budget))
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:

@@ -11,7 +11,6 @@ the logged channel, q(pi) what it expects of the policy, n the number of rows:
     IPS     sum(w g) / n                                  Horvitz & Thompson 1952; unbiased, noisy
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
     DR      sum(q(pi) + w (g - q(a))) / n                 Dudík, Langford & Li 2011, arXiv:1103.4601
-    SNDR    sum(q(pi)) / n + sum(w (g - q(a))) / sum(w)   one step of "WDR", Thomas & Brunskill 2016, arXiv:1604.00923
 
 DR is right if either the propensities or the model are; with both right it is the least noisy. The model must have been
 fitted on *other users* than those of the log (cross-fitting: one that was fitted on these gains repeats their chance
@@ -36,7 +35,7 @@ from mtorl.evaluation.importance_weights import WeightSummary, rejection_reason,
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 
-ESTIMATORS = ("ips", "snips", "dr", "sndr")
+ESTIMATORS = ("ips", "snips", "dr")
 MIN_ESS_SHARE = 0.1  # smallest effective sample size, as a share of the selected rows, with which a value is used
 SELECTED = 150 / 400  # share of the exposures that the authors' budget buys
 
@@ -55,7 +54,7 @@ class PolicyValue(TypedDict):
 
     logged: float  # gain per selected row as it was logged
     logged_ci: list[float]
-    estimates: dict[str, Estimate]  # ips, snips and, with a model, dr, sndr
+    estimates: dict[str, Estimate]  # ips, snips and, with a model, dr
     importance_weights: WeightSummary
     not_evaluable: str | None  # why the estimates should not be used; None: nothing speaks against it
     rows: int  # with a part in the estimate
@@ -153,6 +152,5 @@ def _estimates(sums: Floats) -> dict[str, Floats]:
         }
         if model:
             planned, weighted_model = model
-            correction = weighted_gain - weighted_model
-            estimates |= {"dr": (planned + correction) / rows, "sndr": planned / rows + correction / weight}
+            estimates["dr"] = (planned + (weighted_gain - weighted_model)) / rows
     return estimates

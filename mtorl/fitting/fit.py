@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,6 @@ from mtorl.artifact.artifact import Artifact, load
 from mtorl.artifact.saving import save
 from mtorl.baselines import channel_frequency, lightgbm
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
-from mtorl.fitting.pricing import price_policy
 from mtorl.fitting.training_summary import TrainingSummary
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
@@ -37,7 +37,8 @@ from mtorl.network.parallel import one_thread, processors
 from mtorl.network.predictor import predict
 from mtorl.network.training import TrainConfig
 from mtorl.network.user_state import fit_state_distance
-from mtorl.policy.decision import PolicyParams
+from mtorl.policy.decision import Forecast, PolicyParams, utility_scale
+from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.labels import labels
@@ -45,6 +46,8 @@ from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
 from mtorl.window.table import WindowTable, shards
 from mtorl.window.window import WindowBatch
 
+ADVANTAGE_WEIGHT = 3.0  # beta: one utility_scale of extra utility multiplies the odds of a channel by e^3
+EXPLORATION = 0.05  # epsilon: every channel keeps some probability, so later off-policy estimates stay possible
 _Result = TypeVar("_Result")
 
 
@@ -187,7 +190,7 @@ def _calibrate_and_price(
     logged, gain_B = labels(batch, encoder), summary.spec.reward.gain.of(val.rows)
     if opportunities is None:
         spend = budget_share * float(logged.cost_B.mean())
-        params = price_policy(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, spend)
+        params = price_policy(Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC), spend)
     else:
         params = _price_at(opportunities, trained, summary, budget_share)
     users_B = val.rows["user_id"].to_numpy()
@@ -218,8 +221,15 @@ def _price_at(
     batch = WindowBatch.from_instances(opportunities.instances, summary.spec)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, summary.encoder, batch)
     always_exposing = float(cost_BC[np.arange(len(opportunities)), opportunities.channel_B].mean())
-    gain_BC = summary.encoder.unreward(reward_BC, cost_BC)
-    return price_policy(logits_BC, gain_BC, cost_BC, budget_share * always_exposing)
+    forecast = Forecast(logits_BC, summary.encoder.unreward(reward_BC, cost_BC), cost_BC)
+    return price_policy(forecast, budget_share * always_exposing)
+
+
+def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
+    """The challenger's parameters, priced so that its expected spend per row meets a budget (currency units)."""
+    scale = utility_scale(forecast.gain_BC, forecast.cost_BC)
+    params = PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, 0.0, scale)
+    return replace(params, price=policy_price(forecast, params, budget))
 
 
 @contextmanager

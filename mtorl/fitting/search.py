@@ -27,7 +27,7 @@ import yaml
 
 from mtorl.fitting.search_space import SPACE, Parameter, defaults
 from mtorl.fitting.settings import Settings, with_settings
-from mtorl.fitting.trial import TrialResult, Trials
+from mtorl.fitting.trial import Trials
 from mtorl.network.training import TrainConfig, TrainingDiverged
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
@@ -218,20 +218,16 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
             raise optuna.TrialPruned
 
     training = with_settings(TrainConfig(epochs=config.epochs, seed=config.seed), trial.params)
-    result: TrialResult | None = None
-    ended = "complete"
+    loss, ended = None, "complete"
     try:
-        result = trials.run(training, on_epoch)
+        loss = trials.run(training, on_epoch)
     except optuna.TrialPruned:
         ended = "early"
     except TrainingDiverged:
         ended = "diverged"
     trial.set_user_attr("ended", ended)
     trial.set_user_attr("seconds", time.monotonic() - started)
-    if result is None:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        study.tell(trial, result.loss)
+    study.tell(trial, loss, state=TrialState.PRUNED if loss is None else TrialState.COMPLETE)
 
 
 def _best_words(study: optuna.Study) -> str:

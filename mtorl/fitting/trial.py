@@ -1,7 +1,7 @@
 """One trial of a search: train one network with some settings, and measure how well it predicts validation users.
 
     trials = Trials(windows)                                 # windows that are read once
-    result = trials.run(TrainConfig(lr=0.01), on_epoch)      # result.loss
+    loss = trials.run(TrainConfig(lr=0.01), on_epoch)
 
 **What is minimised.** The validation loss with the *default* weights,
 
@@ -22,11 +22,9 @@ trial trains one network and not the ensemble: the members differ in their seed 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 from mtorl.log.columns import WindowError
-from mtorl.network.objective import TERMS
 from mtorl.network.parallel import one_thread
 from mtorl.network.training import TrainConfig, train
 from mtorl.window.encoder import Encoder
@@ -41,17 +39,6 @@ WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 
 OnEpoch = Callable[[int, float], None]
 """Called with the epoch, from 1, and the loss of the weights that would be kept if training ended with it."""
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """Losses of a trial on validation users."""
-
-    loss: float  # what a search minimises
-    terms: dict[str, float]  # loss of each head
-    epochs: int  # until training stopped
-    best_epoch: int  # whose weights are kept
-    seconds: float
 
 
 class Trials:
@@ -73,8 +60,8 @@ class Trials:
             FolderWindows(self.windows, "train", encoder), FolderWindows(self.windows, "val", encoder), channels
         )
 
-    def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> TrialResult:
-        """Train with some settings.
+    def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> float:
+        """Train with some settings; the objective of the weights that are kept.
 
         Args:
             on_epoch: See `OnEpoch`. What it raises ends the trial.
@@ -94,14 +81,7 @@ class Trials:
 
         with one_thread():
             result = train(self.data, config, on_row)
-        best = result.history[result.best_epoch - 1]
-        return TrialResult(
-            loss=objective(best),
-            terms={name: best[f"val_{name}"] for name in TERMS if name in WEIGHTS},
-            epochs=len(result.history),
-            best_epoch=result.best_epoch,
-            seconds=result.seconds,
-        )
+        return objective(result.history[result.best_epoch - 1])
 
     def _encoder(self) -> tuple[Encoder, int]:
         """The encoder that the training itself would fit, and the number of channels."""

@@ -69,7 +69,17 @@ class PolicyParams:
 
 
 @dataclass(frozen=True)
-class Decision:
+class Appraisal:
+    """Value of an exposure on one channel a row."""
+
+    expected_gain_B: Floats
+    expected_cost_B: Floats
+    utility_B: Floats
+    expose_B: Bools
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Appraisal):
     """One decision a row. Fields in ``_B`` belong to the chosen channel, fields in ``_BC`` to each."""
 
     channel_B: NDArray[np.int64]
@@ -78,10 +88,6 @@ class Decision:
     gain_BC: Floats
     cost_BC: Floats
     expose_BC: Bools
-    expected_gain_B: Floats
-    expected_cost_B: Floats
-    expose_B: Bools
-    utility_B: Floats
 
 
 class Forecast(NamedTuple):
@@ -128,29 +134,15 @@ def decide(
     cumulative_BC = probs_BC.cumsum(axis=1)
     # Dividing makes the last column exactly 1, so rounding can never push a u just below 1 past the last candidate.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
-    worth = _at(utility_BC, gain, cost, channel_B)
     return Decision(
+        **vars(_at(utility_BC, gain, cost, channel_B)),
         channel_B=channel_B,
         propensity_B=probs_BC[np.arange(rows), channel_B],
         probs_BC=probs_BC,
         gain_BC=gain,
         cost_BC=cost,
         expose_BC=utility_BC >= 0,
-        expected_gain_B=worth.expected_gain_B,
-        expected_cost_B=worth.expected_cost_B,
-        expose_B=worth.expose_B,
-        utility_B=worth.utility_B,
     )
-
-
-@dataclass(frozen=True)
-class Appraisal:
-    """Value of an exposure on one channel a row."""
-
-    expected_gain_B: Floats
-    expected_cost_B: Floats
-    utility_B: Floats
-    expose_B: Bools
 
 
 def appraise(

@@ -8,8 +8,11 @@ Budgets of several channels: `allocation.py`. Prices that follow spend: `pacing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+
+from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 _MAX_PRICE = 2.0**100
 
@@ -44,3 +47,18 @@ def solve_price(spend: Callable[[float], float], budget: float, tolerance: float
         else:
             high, spent = middle, spent_here
     return high
+
+
+def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
+    """The price at which a policy's expected spend per row meets a budget; 0 where nothing costs anything.
+
+    Raises:
+        ValueError: as `solve_price`.
+    """
+    cost_BC = np.asarray(forecast.cost_BC)
+
+    def spend(price: float) -> float:
+        probs_BC, expose_BC = action_probabilities(forecast, replace(params, price=price))
+        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
+
+    return solve_price(spend, budget) if cost_BC.any() else 0.0

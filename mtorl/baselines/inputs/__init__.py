@@ -1,5 +1,5 @@
 """Inputs of the baselines, instead of tokens.
 
 In reading order: `summary` (a window as a few dozen features), `states` (the same as plain numbers), `transitions`
-(from decision to decision), `trajectories` (sequences with returns to go).
+(from decision to decision).
 """

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mtorl.baselines.decision_transformer import Tiles, returns, returns_to_go
 from mtorl.baselines.inputs.states import States
 from mtorl.baselines.inputs.summary import HALF_LIVES, LATEST, Summary
-from mtorl.baselines.inputs.trajectories import Tiles, returns, returns_to_go
 from mtorl.baselines.inputs.transitions import Transitions, ends
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

@@ -16,7 +16,7 @@ from mtorl.baselines import (
     iql,
     learning,
 )
-from mtorl.baselines.inputs.trajectories import Tiles, returns_to_go
+from mtorl.baselines.decision_transformer import Tiles, returns_to_go
 from mtorl.baselines.inputs.transitions import Step, Transitions
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
-from mtorl.evaluation.head_metrics import METRICS, LoggedTargets, auc, authors_policy_ctr, compare, evaluate, top_label
+from mtorl.evaluation.head_metrics import METRICS, LoggedTargets, auc, compare, evaluate, top_label
 from mtorl.evaluation.resamples import UserResamples, interval
 
 
@@ -216,22 +216,6 @@ def test_predictors_that_cannot_be_compared_are_refused():
         compare({"mtorl": (logits, reward)}, "lightgbm", targets, 0)
     with pytest.raises(ValueError, match="mtorl: 49 rows of predictions for 50 logged rows"):
         compare({"mtorl": (logits, reward[1:])}, "mtorl", targets, 0)
-
-
-def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
-    """Channels that nobody can predict: a third of the true value, whatever the policy is worth."""
-    random = np.random.default_rng(0)
-    rows = 300_000
-    taste, channel, choice = (
-        random.random(rows),
-        random.choice(3, rows, p=[0.5, 0.3, 0.2]),
-        random.integers(3, size=rows),
-    )
-    click = random.random(rows) < 0.4 * taste
-    selected = taste > 0.6
-    expected = click[selected].mean() * (choice == channel)[selected].mean()
-    assert authors_policy_ctr(selected, choice, channel, click) == pytest.approx(expected, rel=0.02)
-    assert expected == pytest.approx(0.32 / 3, rel=0.02)
 
 
 # ---- what cannot be answered

@@ -13,8 +13,7 @@ import pytest
 from mtorl.drift.calibration import Size
 from mtorl.drift.reference import sample_users
 from mtorl.fitting import training_summary
-from mtorl.fitting.fit import fit_challenger, fit_incumbent
-from mtorl.fitting.pricing import price_policy
+from mtorl.fitting.fit import fit_challenger, fit_incumbent, price_policy
 from mtorl.fitting.training_summary import REFERENCE_TOUCHPOINTS, TrainingSummary
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
@@ -127,14 +126,13 @@ def test_the_challenger_knows_how_far_users_are_from_those_of_its_training(
 @pytest.mark.parametrize("budget", [0.05, 0.3, 10.0])
 def test_the_price_makes_the_spend_meet_the_budget(budget: float) -> None:
     random = np.random.default_rng(0)
-    logits_BC, gain_BC, cost_BC = random.normal(size=(500, 3)), random.random((500, 3)), random.random((500, 3))
-    params = price_policy(logits_BC, gain_BC, cost_BC, budget)
-    probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain_BC, cost_BC), params)
-    spend = float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
+    forecast = Forecast(random.normal(size=(500, 3)), random.random((500, 3)), random.random((500, 3)))
+    params = price_policy(forecast, budget)
+    probs_BC, expose_BC = action_probabilities(forecast, params)
+    spend = float((probs_BC * expose_BC * forecast.cost_BC).sum(axis=1).mean())
     assert spend <= budget
     assert params.price == 0.0 if budget == 10.0 else (params.price > 0 and spend > 0.8 * budget)
 
 
 def test_what_costs_nothing_has_no_price() -> None:
-    logits_BC, gain_BC = np.zeros((5, 2)), np.full((5, 2), 0.1)
-    assert price_policy(logits_BC, gain_BC, np.zeros((5, 2)), 0.0).price == 0.0
+    assert price_policy(Forecast(np.zeros((5, 2)), np.full((5, 2), 0.1), np.zeros((5, 2))), 0.0).price == 0.0

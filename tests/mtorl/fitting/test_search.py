@@ -17,9 +17,9 @@ from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError, Searc
 from mtorl.fitting.search_space import SPACE, Parameter, defaults, table
 from mtorl.fitting.settings import load_settings
 from mtorl.fitting.training_summary import TrainingSummary
-from mtorl.fitting.trial import WEIGHTS, OnEpoch, TrialResult, Trials
+from mtorl.fitting.trial import WEIGHTS, OnEpoch, Trials
 from mtorl.log.splits import split_of
-from mtorl.network.training import TrainConfig, TrainingDiverged
+from mtorl.network.training import TrainConfig, TrainingDiverged, train
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT
 
@@ -66,17 +66,13 @@ def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_the_objective_has_the_default_weights_whatever_a_trial_trains_with(windows: str) -> None:
-    trials, seen = Trials(windows), []
-    result = trials.run(TrainConfig(epochs=2, mu=0.1, nu=3.0), lambda epoch, loss: seen.append((epoch, loss)))
-    assert result.loss == pytest.approx(sum(WEIGHTS[name] * loss for name, loss in result.terms.items()))
+    trials, seen, rows = Trials(windows), [], []
+    best = trials.run(TrainConfig(epochs=2, mu=0.1, nu=3.0), lambda epoch, loss: seen.append((epoch, loss)))
+    assert [epoch for epoch, _ in seen] == [1, 2] and seen[-1][1] == best, "that of the weights that are kept"
+    train(trials.data, TrainConfig(epochs=2, mu=0.1, nu=3.0), rows.append)
+    kept = min(rows, key=lambda row: row["val_loss"])
+    assert best == pytest.approx(sum(weight * kept[f"val_{name}"] for name, weight in WEIGHTS.items()))
     assert {"action": 1.0, "reward": TrainConfig().mu, "cost": TrainConfig().nu} == WEIGHTS
-    assert [epoch for epoch, _ in seen] == [1, 2]
-    assert seen[-1][1] == result.loss, "the last one is that of the weights that are kept"
-    rows: list[dict[str, float]] = []
-    from mtorl.network.training import train
-
-    train(trials.data, TrainConfig(epochs=2), rows.append)
-    assert trials.run(TrainConfig(epochs=2)).loss == pytest.approx(min(row["val_loss"] for row in rows), rel=1e-6)
 
 
 def test_windows_are_encoded_as_the_training_does(windows: str) -> None:
@@ -92,12 +88,12 @@ def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """Trials whose loss is least at a learning rate of 0.01 and a dropout of 0.1; the list of what was tried."""
     tried: list[TrainConfig] = []
 
-    def run(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+    def run(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
         tried.append(config)
         loss = 2 + math.log10(config.lr / 0.01) ** 2 + (config.dropout - 0.1) ** 2
         for epoch in range(1, config.epochs + 1):
             on_epoch(epoch, loss + 1 / epoch)
-        return TrialResult(loss, {}, config.epochs, config.epochs, 0.0)
+        return loss
 
     monkeypatch.setattr(Trials, "run", run)
     return tried
@@ -126,7 +122,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     # Killed in the middle of the first trial, of a later one, and between two.
     run, kill_at = Trials.run, {0, 10}
 
-    def killed(self: Trials, settings: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+    def killed(self: Trials, settings: TrainConfig, on_epoch: OnEpoch) -> float:
         if len(formula) - before in kill_at:
             kill_at.remove(len(formula) - before)
             raise KeyboardInterrupt
@@ -163,7 +159,7 @@ def test_what_diverges_is_a_trial_and_no_end(
 ) -> None:
     run = Trials.run
 
-    def diverging(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+    def diverging(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
         if len(formula) % 2 == 0:
             formula.append(config)
             raise TrainingDiverged("epoch 1: reward is nan")
@@ -199,7 +195,7 @@ def test_one_search_at_a_time_and_a_file_that_is_none(
     out = tmp_path / "best"
     run = Trials.run
 
-    def meanwhile(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> TrialResult:
+    def meanwhile(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
         with pytest.raises(SearchError, match="another search is at work"):
             search(windows, str(out), SearchConfig(trials=1, epochs=1))
         return run(self, config, on_epoch)

@@ -211,7 +211,7 @@ def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
         found += [float(value) for name, value, *_ in FILTER.findall(line) if name == METRIC]
     config = TrainConfig(epochs=2, seed=7, lr=1e-3, hidden=32, batch_size=64)
     assert len(found) == 2
-    assert found[-1] == pytest.approx(Trials(str(tmp_path / "windows")).run(config).loss, abs=1e-6)
+    assert found[-1] == pytest.approx(Trials(str(tmp_path / "windows")).run(config), abs=1e-6)
 
 
 def test_a_trial_that_cannot_be_is_one_line(tmp_path: Path) -> None:
