@@ -11,10 +11,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# A script is run by its path, so modules are looked for in its folder, where `features.py` hides the package of that
-# name. From here on everything is found from the root.
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != ROOT / "benchmarks")]
-
+# A script is run by its path, so modules are looked for in its folder first, where `features.py` hides the package of
+# that name. From here on the folder comes last; the processes that a script starts find this module there.
+_FOLDER = ROOT / "benchmarks"
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 
 from mtorl.runtime.hardware import environment  # noqa: E402  # not before its folder can be found
 

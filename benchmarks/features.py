@@ -5,19 +5,16 @@
     python benchmarks/features.py --json benchmarks/results/features.json  # then benchmarks/tables.py
     python benchmarks/features.py --only builder --only loader             # some measures; --json keeps the others
 
-Each figure comes from a process of its own; what belongs together takes turns in one run. A measure that fails leaves
-its error in its place, the others go on, and the exit code is 1. Needs redis-server on the PATH, Java 17 for Spark, and
-in the temporary folder ($TMPDIR) about 200 bytes a row of the largest log.
+Each figure comes from a process of its own; measures that are compared take turns in one run. A failure ends the run;
+--json has the measures before it. Needs redis-server on the PATH, Java 17 for Spark, and in the temporary folder
+($TMPDIR) about 200 bytes a row of the largest log.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,49 +34,26 @@ MEASURES = {
 PACKAGES = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "pyarrow", "numpy")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller, same code")
     parser.add_argument("--json", default="", help="also write the figures to this file, after each measure")
     parser.add_argument("--only", action="append", choices=list(MEASURES), help="this measure only; may be repeated")
     arguments = parser.parse_args()
-    plan = QUICK if arguments.quick else FULL
     figures: dict[str, Any] = {"quick": arguments.quick, "environment": environment(*PACKAGES)}
     if arguments.only and arguments.json and Path(arguments.json).exists():
         there = json.loads(Path(arguments.json).read_text())
         if any(there[key] != figures[key] for key in figures):
             parser.error(f"{arguments.json}: figures of another kind of run, machine or versions; name another file")
         figures = there
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
-
     for name in arguments.only or MEASURES:
         with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as folder:
-            try:
-                figures[name] = MEASURES[name](plan, Path(folder), lambda line, name=name: say(f"{name}: {line}"))
-            except Exception as error:
-                figures[name] = {"error": f"{type(error).__name__}: {error}"}
+            figures[name] = MEASURES[name](QUICK if arguments.quick else FULL, Path(folder))
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
     print("\n" + feature_tables(figures))
     finish(figures, arguments.json)
-    failed = list(errors(figures))
-    for place, error in failed:
-        print(f"failed: {place}: {error}", file=sys.stderr)
-    return bool(failed)
-
-
-def errors(figures: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Where in the figures an error stands, and which."""
-    items = figures.items() if isinstance(figures, dict) else enumerate(figures) if isinstance(figures, list) else ()
-    for key, value in items:
-        if key == "error":
-            yield place, value
-        else:
-            yield from errors(value, f"{place}.{key}".strip("."))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

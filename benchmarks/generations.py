@@ -1,12 +1,10 @@
 """Learning from one's own decisions, night after night, where the truth is known: on the simulator.
 
-    python benchmarks/generations.py             # four ways, five markets, eight nights: some hours
-    python benchmarks/generations.py --way 0 --json FILE         # one way; goes on where an earlier run stopped
+    python benchmarks/generations.py --json FILE # five markets, eight nights: some hours; resumes after an interruption
     python benchmarks/generations.py --quick     # one small market, one night
 
 A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are collected,
-the next model learns from all that is there, and the gate says whether it serves from then on. Beside the way that this
-project ships stand careless ones.
+the next model learns from all decisions so far, and the gate decides whether it serves from then on.
 
     worth        clicks per decision of the model that serves, at equal money, with newcomers whom nobody learns from
     AUC          of the newest model's reward head, on states of the first log
@@ -30,7 +28,6 @@ import numpy as np
 from _environment import environment, finish
 
 from benchmarks._markdown import Figures, measured_on, table
-from benchmarks.generation_runs.ways import WAYS, Way
 from mtorl.evaluation.gate import MAX_IMPOSSIBLE
 from mtorl.log.splits import SHARES
 
@@ -38,15 +35,15 @@ SEEDS = (1, 2, 3, 4, 5)
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
 
 
-def one_market(way: Way, seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
+def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
     """Figures of each night."""
     from benchmarks.generation_runs.market import nights  # brings torch, which --help does not need
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in nights(way, seed, users, epochs, number, Path(folder)):
+        for row in nights(seed, users, epochs, number, Path(folder)):
             found.append(row)
-            print(f"{way.name}, seed {seed}, night {row['night']}: {_in_short(row)}", flush=True)
+            print(f"seed {seed}, night {row['night']}: {_in_short(row)}", flush=True)
     plain: list[dict[str, Any]] = json.loads(json.dumps(found, default=float))
     return plain
 
@@ -62,12 +59,7 @@ def _in_short(row: dict[str, Any]) -> str:
 
 
 def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
-    """Means over markets and nights, with the worst of what has a bound.
-
-    Args:
-        markets: The figures of each night.
-        users: Newcomers of a night.
-    """
+    """Means over markets and nights, with the worst of what has a bound; `users` are newcomers a night."""
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
@@ -78,7 +70,6 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
         "newest_over_first": [market[-1]["candidate_worth"] / market[0]["worth"] - 1 for market in markets],
         "largest_fall": float((worth_MN[:, 1:] / worth_MN[:, :-1] - 1).min()),
         "auc": auc_MN.mean(axis=0).tolist(),
-        "auc_least_change": float((auc_MN - auc_MN[:, :1]).min()),
         "estimate_over_truth": float(np.mean([row["estimate"] / row["truth"] - 1 for row in later])),
         "covered": float(np.mean([row["covered"] for row in later])),
         "difference_covered": float(np.mean([row["difference_covered"] for row in later])),
@@ -118,30 +109,21 @@ def _promoted(decisions: list[bool]) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small market, one night, one epoch")
-    parser.add_argument("--way", type=int, choices=range(len(WAYS)), action="append", help="only this one; may repeat")
-    parser.add_argument("--seed", type=int, action="append", help="only this market; may repeat")
-    parser.add_argument(
-        "--json",
-        default="",
-        help="also write the figures to this file, after each market; those in it are not repeated",
-    )
+    parser.add_argument("--json", default="", help="also write the figures there, after each market; resume from it")
     arguments = parser.parse_args()
     users, epochs, number = (400, 1, 1) if arguments.quick else (USERS, EPOCHS, NIGHTS)
-    seeds = arguments.seed or ((1,) if arguments.quick else SEEDS)
-    ways = [WAYS[i] for i in arguments.way] if arguments.way else WAYS
-    figures: dict[str, Any] = {"users": users, "nights": number, "markets": {}, "ways": {}}
+    figures: dict[str, Any] = {"users": users, "nights": number, "markets": {}}
     if arguments.json and Path(arguments.json).exists():
         before = json.loads(Path(arguments.json).read_text())
         figures = before if [before[name] for name in ("users", "nights")] == [users, number] else figures
     figures["environment"] = environment("torch", "numpy", "duckdb")
-    for way in ways:
-        markets = figures["markets"].setdefault(way.name, {})
-        for seed in seeds:
-            if str(seed) not in markets:
-                markets[str(seed)] = one_market(way, seed, users, epochs, number)
-            figures["ways"][way.name] = summary([markets[name] for name in sorted(markets)], users)
-            if arguments.json:
-                Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+    markets = figures["markets"]
+    for seed in (1,) if arguments.quick else SEEDS:
+        if str(seed) not in markets:
+            markets[str(seed)] = one_market(seed, users, epochs, number)
+        figures["summary"] = summary([markets[name] for name in sorted(markets)], users)
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
     print(generations_table(figures))
     finish(figures, arguments.json)
 
@@ -158,38 +140,35 @@ def _enough(one: Figures) -> str:
 
 
 def generations_table(figures: Figures) -> str:
-    """What each way of learning from own decisions brings."""
-    words = {
-        "worth, first and last": lambda one: f"{one['worth'][0]:.4f}, {one['worth'][-1]:.4f}",
-        "last over first, each market": lambda one: _changes(one["last_over_first"]),
-        "newest model over first, served or not": lambda one: _changes(one["newest_over_first"]),
-        "largest fall in a night": lambda one: f"{one['largest_fall']:+.1%}",
-        "AUC, first and last": lambda one: f"{one['auc'][0]:.3f}, {one['auc'][-1]:.3f}",
-        "estimate over truth": lambda one: f"{one['estimate_over_truth']:+.1%}",
-        "intervals that hold the value": lambda one: f"{one['covered']:.0%}",
-        "intervals that hold the difference": lambda one: f"{one['difference_covered']:.0%}",
-        "half of the difference's interval, of the value, first and last": lambda one: (
-            f"{one['half_width'][0]:.1%}, {one['half_width'][1]:.1%}"
-        ),
-        "test users with which 80 % of those better by 5 %, or by 2 %, would pass": _enough,
-        "promoted of those better by 5 % or more": lambda one: "{} of {}".format(*one["much_better"]),
-        "promoted of those better by 2 to 5 %": lambda one: "{} of {}".format(*one["better"]),
-        "promoted of those better by less": lambda one: "{} of {}".format(*one["alike"]),
-        "promoted of those worse": lambda one: "{} of {}".format(*one["worse"]),
-        "exposures that the log could not have made": lambda one: f"{one['impossible']:.0%}",
-        "exposures left to forecasts": lambda one: f"{one['forecast']:.0%}",
-        "mean weight": lambda one: f"{one['mean_weight']:.2f}",
-        "entropy of the draw, first and last": lambda one: f"{one['entropy'][0]:.2f}, {one['entropy'][-1]:.2f}",
-        "of the budget spent": lambda one: f"{one['spent_share']:.0%}",
+    """Learning from own decisions, a row a figure."""
+    one = figures["summary"]
+    rows = {
+        "markets": str(len(figures["markets"])),
+        "worth, first and last": f"{one['worth'][0]:.4f}, {one['worth'][-1]:.4f}",
+        "last over first, each market": _changes(one["last_over_first"]),
+        "newest model over first, served or not": _changes(one["newest_over_first"]),
+        "largest fall in a night": f"{one['largest_fall']:+.1%}",
+        "AUC, first and last": f"{one['auc'][0]:.3f}, {one['auc'][-1]:.3f}",
+        "estimate over truth": f"{one['estimate_over_truth']:+.1%}",
+        "intervals that hold the value": f"{one['covered']:.0%}",
+        "intervals that hold the difference": f"{one['difference_covered']:.0%}",
+        "half of the difference's interval, of the value, first and last": "{:.1%}, {:.1%}".format(*one["half_width"]),
+        "test users with which 80 % of those better by 5 %, or by 2 %, would pass": _enough(one),
+        "promoted of those better by 5 % or more": "{} of {}".format(*one["much_better"]),
+        "promoted of those better by 2 to 5 %": "{} of {}".format(*one["better"]),
+        "promoted of those better by less": "{} of {}".format(*one["alike"]),
+        "promoted of those worse": "{} of {}".format(*one["worse"]),
+        "exposures that the log could not have made": f"{one['impossible']:.0%}",
+        "exposures left to forecasts": f"{one['forecast']:.0%}",
+        "mean weight": f"{one['mean_weight']:.2f}",
+        "entropy of the draw, first and last": f"{one['entropy'][0]:.2f}, {one['entropy'][-1]:.2f}",
+        "of the budget spent": f"{one['spent_share']:.0%}",
     }
-    ways = figures["ways"]
-    rows = [["markets", *(str(len(figures["markets"][name])) for name in ways)]]
-    rows += [[what, *(say(one) for one in ways.values())] for what, say in words.items()]
     intro = (
         f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. "
         "Worth is clicks per decision at equal money.\n\n"
     )
-    return intro + table(["", *ways], rows) + measured_on(figures, "generations.py")
+    return intro + table(["", "as shipped"], list(map(list, rows.items()))) + measured_on(figures, "generations.py")
 
 
 if __name__ == "__main__":

@@ -5,16 +5,13 @@ Commands:
     python benchmarks/train.py                       # on a simulated log
     python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
     python benchmarks/train.py --quick
-    python benchmarks/train.py --device cuda         # on a GPU instead: windows a second, how busy it is, compiling
+    python benchmarks/train.py --device cuda         # on a GPU instead: windows a second, compiling
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,30 +105,6 @@ def data_of(table: Any) -> tuple[Any, int]:
     return TrainingWindows([train_windows], [val], channels=len(table.spec.channels)), len(tiles)
 
 
-class Utilisation:
-    """Shares of the time in which a kernel ran on the first GPU while a block runs, as nvidia-smi reports them."""
-
-    def __enter__(self) -> Utilisation:
-        self.samples: list[float] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        if not (tool := shutil.which("nvidia-smi")):
-            return
-        command = [tool, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
-        while not self._stop.wait(0.2):
-            answer = subprocess.run(command, capture_output=True, text=True, check=False)
-            if answer.returncode == 0:
-                self.samples.append(float(answer.stdout.split()[0]) / 100)
-
-
 def on_device(table: Any, device: str, quick: bool) -> str:
     """A table of trainings on an accelerator; the first epoch, in which kernels are compiled, stands apart."""
     import torch
@@ -145,21 +118,19 @@ def on_device(table: Any, device: str, quick: bool) -> str:
     for hidden in widths:
         for precision in ("fp32", "bf16"):
             of_size: dict[str, Any] = {"hidden": hidden, "precision": precision, "batch_size": size}
-            with Utilisation() as busy:
-                result = train(data, TrainConfig(epochs=epochs, patience=epochs, device=device, **of_size))
+            result = train(data, TrainConfig(epochs=epochs, patience=epochs, device=device, **of_size))
             first, *others = (row["seconds"] for row in result.history)
             usual = sum(others) / len(others)
             rows.append(
                 [
                     f"{hidden}, {precision}",
                     f"{windows / usual:,.0f}",
-                    f"{sum(busy.samples) / len(busy.samples):.0%}" if busy.samples else "",
                     f"{max(0.0, first - usual):.1f} s",
                     f"{min(row['val_loss'] for row in result.history):.4f}",
                 ]
             )
     name = torch.cuda.get_device_name() if device_of(device).type == "cuda" else "no GPU"
-    return f"{name}\n\n" + table_of(["width", "windows/s", "GPU busy", "compiling", "validation loss"], rows)
+    return f"{name}\n\n" + table_of(["width", "windows/s", "compiling", "validation loss"], rows)
 
 
 def main() -> None:

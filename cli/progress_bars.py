@@ -4,77 +4,71 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
 
 from mtorl.runtime import progress
 from pipelines.steps import Step
 
+LINE_SECONDS = 10.0
+"""Time between two lines about a step where no bar can be drawn."""
 _COUNTS = 100  # from such a total on, units are things that people count, such as decisions
 
 
 class ProgressBars:
-    """Bars; on a stream that is not a terminal, plain lines.
+    """Bars; on a stream that is not a terminal, plain lines. The console is standard error by default."""
 
-    Args:
-        console: Where to draw; standard error by default, whatever takes its place later, such as a runner's log.
-        line_seconds: Time between two lines about a step that goes on, where no bar can be drawn.
-        clock: Seconds from any start.
-    """
-
-    def __init__(
-        self,
-        console: Console | None = None,
-        line_seconds: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
-        self._line_seconds, self._clock = line_seconds, clock
-        self._progress = Progress(
+        self.progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<36}"),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[pace]}"),
+            _PaceColumn(),
             TextColumn("{task.fields[note]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._tasks: dict[str, TaskID] = {}
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, TaskID] = {}
         self._ended = threading.Event()
 
     def __enter__(self) -> ProgressBars:
-        self._progress.start()
+        self.progress.start()
         if not self._console.is_terminal:
-            threading.Thread(target=self._keep_telling, daemon=True).start()
+            threading.Thread(target=self._keep_printing, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._ended.set()
-        self._progress.stop()
+        self.progress.stop()
 
     def on_step(self, step: Step, done: float, total: float, note: str) -> None:
         """Show that a step has started (total 0), advanced, or finished (done == total)."""
-        now = self._clock()
-        running = self._running.setdefault(step.name, _Running(step.title, now))
-        finished = total > 0 and done >= total
-        running.advance(done, total, note, now)
-        if step.name not in self._tasks:
-            self._tasks[step.name] = self._progress.add_task(step.title, total=None, note="", pace="")
-        if total:
-            pace = "" if finished else running.pace(now)
-            self._progress.update(self._tasks[step.name], total=total, completed=done, note=running.note, pace=pace)
-        if finished:
+        if step.name not in self._running:
+            self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
+        task = self._task(step.name)
+        part = task.fields["part"]
+        if total != (task.total or 0) or done < task.completed:  # a step may have several parts, which begin at 0 each
+            part = (self.progress.get_time(), done)
+        note = note or task.fields["note"]
+        self.progress.update(task.id, total=total or None, completed=done, note=note, part=part)
+        if 0 < total <= done:
+            self._print(task)
             del self._running[step.name]
-            self._print(running, now, "")
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -94,53 +88,38 @@ class ProgressBars:
             raise
         self.on_step(step, 1, 1, " ")  # the last note was about the way, not the end
 
-    def tell(self) -> None:
-        """Print a line about each step of which nothing was said for a while."""
-        now = self._clock()
-        for running in list(self._running.values()):
-            if now - running.told >= self._line_seconds:
-                running.told = now
-                self._print(running, now, running.pace(now))
+    def print_running(self) -> None:
+        """Print a line about each step that has not finished."""
+        for name in list(self._running):
+            self._print(self._task(name))
 
-    @property
-    def drawn(self) -> dict[str, tuple[float, float | None, str]]:
-        """What the bars show now: done, total and note by title."""
-        return {task.description: (task.completed, task.total, task.fields["note"]) for task in self._progress.tasks}
+    def _keep_printing(self) -> None:
+        while not self._ended.wait(LINE_SECONDS):
+            self.print_running()
 
-    def _keep_telling(self) -> None:
-        while not self._ended.wait(min(1.0, self._line_seconds)):
-            self.tell()
+    def _task(self, name: str) -> Task:
+        return next(task for task in self.progress.tasks if task.id == self._running[name])
 
-    def _print(self, running: _Running, now: float, pace: str) -> None:
+    def _print(self, task: Task) -> None:
         if not self._console.is_terminal:
-            words = "  ".join(filter(None, (pace, running.note.strip())))
-            line = f"{running.title:<36} {now - running.started:6.1f} s  {words}"
+            words = "  ".join(filter(None, (_pace(task), task.fields["note"].strip())))
+            line = f"{task.description:<36} {task.elapsed or 0.0:6.1f} s  {words}"
             self._console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-class _Running:
-    """A step that goes on, and how fast."""
+class _PaceColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_pace(task))
 
-    def __init__(self, title: str, now: float) -> None:
-        self.title, self.note = title, ""
-        self.started = self.told = now
-        self._done = self._total = 0.0
-        self._part = (now, 0.0)  # when the part that is measured began, and what was done then
 
-    def advance(self, done: float, total: float, note: str, now: float) -> None:
-        """Take a report. A step may have several parts, which begin at 0 each."""
-        if total != self._total or done < self._done:
-            self._part = (now, done)
-        self._done, self._total, self.note = done, total, note or self.note
-
-    def pace(self, now: float) -> str:
-        """How far it is, how fast, and how long the rest of this part takes at this speed."""
-        if not self._total:
-            return ""
-        since, before = self._part
-        speed = (self._done - before) / max(now - since, 1e-9)
-        if self._total >= _COUNTS:
-            place, rate = f"{self._done:,.0f} of {self._total:,.0f}", f"{speed:,.1f}/s"
-        else:
-            place, rate = f"{100 * self._done / self._total:.0f} %", f"{100 * speed / self._total:.1f} %/s"
-        return f"{place}, {rate}, {(self._total - self._done) / speed:,.0f} s left" if speed > 0 else place
+def _pace(task: Task) -> str:
+    """How far a step is, how fast, and how long the rest of this part takes at this speed."""
+    if not task.total or task.finished:
+        return ""
+    since, before = task.fields["part"]
+    speed = (task.completed - before) / max(task.get_time() - since, 1e-9)
+    if task.total >= _COUNTS:
+        place, rate = f"{task.completed:,.0f} of {task.total:,.0f}", f"{speed:,.1f}/s"
+    else:
+        place, rate = f"{task.percentage:.0f} %", f"{100 * speed / task.total:.1f} %/s"
+    return f"{place}, {rate}, {task.remaining / speed:,.0f} s left" if speed > 0 and task.remaining else place

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._process import brief, clock, run
+from benchmarks._process import clock, run
 
 from .log import generate
 from .plan import Plan
@@ -50,55 +50,32 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The run of median time, with the highest peak and the times of all; a run that failed stands for all."""
-    for figures in runs:
-        if "seconds" not in figures:
-            return figures
+    """The run of median time, with the highest peak."""
     chosen = sorted(runs, key=lambda figures: figures["seconds"])[(len(runs) - 1) // 2]
-    times = [round(figures["seconds"], 3) for figures in runs]
-    return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs), "runs_seconds": times}
+    return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs)}
 
 
-def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One entry for each size of the plan, and one for a raw log; the builder and the limit take turns.
-
-    Args:
-        plan: How much.
-        folder: Scratch space.
-        say: Takes a line about each thing that is done.
-    """
+def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
+    """One entry for each size of the plan, and one for a raw log; the builder and the limit take turns."""
     entries = []
     for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:
         log = folder / "log.parquet"
         entry: dict[str, Any] = {"rows": rows, "raw": raw, "log": run(generate, rows=rows, path=log, raw=raw)}
-        entries.append(entry)
-        say(f"{rows:,} rows: log: {brief(entry['log'])}")
-        if "error" in entry["log"]:
-            continue
         built, limit = [], []
-        for turn in range(1, turns + 1):
+        for _ in range(turns):
             limit.append(run(scan_sort, log=log, out=folder / "sorted.parquet"))
-            (folder / "sorted.parquet").unlink(missing_ok=True)
-            say(f"{rows:,} rows: scan and sort, {turn} of {turns}: {brief(limit[-1])}")
             built.append(run(build, log=log, out=folder / "windows"))
-            shutil.rmtree(folder / "windows", ignore_errors=True)
-            say(f"{rows:,} rows: builder, {turn} of {turns}: {brief(built[-1])}")
-        entry["builder"], entry["scan_sort"] = median(built), median(limit)
-        log.unlink()
+            shutil.rmtree(folder / "windows")
+        entries.append(entry | {"builder": median(built), "scan_sort": median(limit)})
     return entries
 
 
-def measure_spark(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """One log on DuckDB and on Spark (one machine, all cores): both times, and whether the content is equal."""
+def measure_spark(plan: Plan, folder: Path) -> dict[str, Any]:
+    """One log on DuckDB and on Spark (one machine, all cores), which must make the same content of it."""
     log = folder / "log.parquet"
     figures: dict[str, Any] = {"log": run(generate, rows=plan.spark_rows, path=log)}
     for engine in ("duckdb", "spark"):
         # Spark's temporary files stay in the scratch folder too.
         figures[engine] = run(build, log=log, out=folder / engine, engine=engine, env={"SPARK_LOCAL_DIRS": str(folder)})
-        say(f"{plan.spark_rows:,} rows: {engine}: {brief(figures[engine])}")
-        shutil.rmtree(folder / engine, ignore_errors=True)
-    digests = [figures[engine].get("manifest", {}).get("content_sha256") for engine in ("duckdb", "spark")]
-    figures["equal"] = None not in digests and digests[0] == digests[1]
-    if None not in digests and not figures["equal"]:
-        figures["error"] = f"content differs: {digests[0][:12]} on DuckDB, {digests[1][:12]} on Spark"
+    assert len({figures[engine]["manifest"]["content_sha256"] for engine in ("duckdb", "spark")}) == 1
     return figures

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks._process import brief, clock, run
+from benchmarks._process import clock, run
 
 from .builder import build
 from .log import generate
@@ -38,14 +37,10 @@ def load(folder: str, windows: int) -> dict[str, Any]:
     }
 
 
-def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Windows a second, and the time to open the folder."""
     log, windows = folder / "log.parquet", folder / "windows"
-    figures: dict[str, Any] = {"log": run(generate, rows=plan.loader_rows, path=log)}
-    built = run(build, log=log, out=windows)
-    if "error" in built:
-        return {**figures, "loader": built}
-    # numpy is the only thread user here; the figure is of one thread.
-    figures["loader"] = run(load, folder=windows, windows=plan.loader_windows, env={"OMP_NUM_THREADS": "1"})
-    say(f"{plan.loader_rows:,} rows: {brief(figures['loader'])}")
-    return figures
+    made = run(generate, rows=plan.loader_rows, path=log)
+    run(build, log=log, out=windows)
+    one_thread = {"OMP_NUM_THREADS": "1"}  # of numpy, the only user of threads here
+    return {"log": made, "loader": run(load, folder=windows, windows=plan.loader_windows, env=one_thread)}

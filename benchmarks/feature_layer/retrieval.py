@@ -6,11 +6,10 @@ answer goes into an Arrow table or, a piece at a time, into a Parquet file; both
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks._process import brief, clock, run
+from benchmarks._process import clock, run
 
 from .log import DATASET, generate
 from .plan import Plan
@@ -53,14 +52,9 @@ def retrieve(log: str, root: str, output: str) -> dict[str, Any]:
     return {**figures, "rows": rows}
 
 
-def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """All views, to both outputs."""
-    log, root, rows = folder / "log.parquet", folder / "repository", plan.entity_rows
-    figures: dict[str, Any] = {"log": run(generate, rows=rows, path=log), "asof": {}}
-    figures["prepare"] = run(prepare, log=log, root=root)
-    say(f"{rows:,} rows: repository: {brief(figures['prepare'])}")
-    if "error" not in figures["prepare"]:
-        for output in ("arrow", "parquet"):
-            figures["asof"][output] = run(retrieve, log=log, root=root, output=output)
-            say(f"{rows:,} rows: all views to {output}: {brief(figures['asof'][output])}")
-    return figures
+    log, root = folder / "log.parquet", folder / "repository"
+    figures = {"log": run(generate, rows=plan.entity_rows, path=log), "prepare": run(prepare, log=log, root=root)}
+    outputs = ("arrow", "parquet")
+    return figures | {"asof": {output: run(retrieve, log=log, root=root, output=output) for output in outputs}}

@@ -1,1 +1,1 @@
-"""What `benchmarks/generations.py` is made of: `ways.py`, `night.py` (one night), `market.py` (nights in a row)."""
+"""The parts of `benchmarks/generations.py`: `night.py` (one night), `market.py` (nights in a row)."""

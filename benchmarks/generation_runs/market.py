@@ -1,8 +1,4 @@
-"""Nights in a row in one market: serve, collect, train, gate, promote; and what is true of each step.
-
-Three kinds of figures follow each night: what the served policy is worth at equal money, how well the new model's heads
-know random states, and what the gate said of the new model beside what it is worth at the very states of the log.
-"""
+"""Nights in a row in one market: serve, collect, train, gate, promote; and the truth about each step."""
 
 from __future__ import annotations
 
@@ -16,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.generation_runs.night import Served, serve
-from benchmarks.generation_runs.ways import Way
 from features.collect.store import collect
 from features.collect.training_log import add_decisions
 from features.sequences.builder import build_windows
@@ -39,21 +34,17 @@ from pipelines.loop.simulated_lift import play, policy_of
 
 BUDGET_SHARE = 0.6  # as in `make run`
 ROUNDS = 6  # opportunities of a user
+EXPLORE = 0.05  # share of the decisions
 
 
-def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path) -> Iterator[dict[str, Any]]:
-    """Figures of each night.
+def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Iterator[dict[str, Any]]:
+    """Figures of the first model, and of each of `number` nights; newcomers all: `users` a night and in the first log.
 
-    Args:
-        way: How it is done.
-        seed: Of the market, and of everything random.
-        users: Of the first log, and of each night: newcomers all.
-        epochs: Most of a training.
-        number: Of nights.
-        root: Scratch folder.
+    Worth is the served policy's value at equal money; AUC is of the new model's reward head on random states; the
+    gate's figures stand beside the new model's value at the very states of the log.
     """
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
-    # The first log's, those of each night, and those with whom a model's worth is measured: nobody learns from them.
+    # Users of the first log, of each night, and those with whom a model's worth is measured, whom no model learns from.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
@@ -78,11 +69,11 @@ def nights(way: Way, seed: int, users: int, epochs: int, number: int, root: Path
     truths = []
     for night in range(1, number + 1):
         online = simulator.online(coming[night], ROUNDS, seed + night, newcomers=True)
-        how = Served(served, budget, price if way.paced else None, way.explore)
+        how = Served(served, budget, price, EXPLORE)
         happened = serve(online, range(ROUNDS), how, night, root / "log" / f"{night:02d}")
         truths.append(happened.truth)
         collect(root / "log", root / "collected")
-        candidate, value, true_value = _train(way, night, root, served, config, pd.concat(truths), budget)
+        candidate, value, true_value = _train(night, root, served, config, pd.concat(truths))
         decision, reason = gate(value)
         candidate_worth = worth(candidate)
         low, high = value["difference_ci"]
@@ -132,19 +123,13 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
 
 
 def _train(
-    way: Way, night: int, root: Path, served: Artifact, config: TrainConfig, truth: pd.DataFrame, budget: float
+    night: int, root: Path, served: Artifact, config: TrainConfig, truth: pd.DataFrame
 ) -> tuple[Artifact, dict[str, Any], dict[str, float]]:
     """The next model; what the evaluation says of it and of the one that serves; and what is true at those states."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "collected", data)
     decided = pd.read_parquet(data / OPPORTUNITIES_FILE)
-    if not way.pooled:
-        log = pd.read_parquet(data / LOG_FILE)
-        newest = set(decided["user_id"][decided["decision_id"].str.startswith(f"{night:02d}-")])
-        log[log["user_id"].isin(newest)].to_parquet(data / LOG_FILE, index=False)
-    if not way.opportunities:
-        (data / OPPORTUNITIES_FILE).unlink()
     build_windows(data, windows)
     candidate = fit_challenger(str(windows), str(root / f"model-{night:02d}"), config, BUDGET_SHARE)
     assert candidate is not None

@@ -1,4 +1,4 @@
-"""A night of traffic: one policy serves, paced or not, with or without exploration, and leaves a decision log.
+"""A night of traffic: one policy serves, paced and exploring, and leaves a decision log.
 
 Decisions are taken as the router takes them: a channel is drawn, an exposure wanted or not, and the ledger pays as long
 as money is left. The records are those of `mtorl.log.records`, so what follows reads them as it reads a router's.
@@ -32,34 +32,31 @@ _STEPS = 50  # of the price, in a round
 
 @dataclass(frozen=True)
 class Served:
-    """How a night is served.
+    """A policy, and how it serves a night.
 
     Attributes:
-        policy: Who decides.
-        budget: Currency units for each decision.
-        price: Gain per currency unit to begin with; None: the policy's own price stands, and no ledger binds.
-        explore: Share of the decisions that are drawn uniformly, and exposed whatever the policy wants.
+        budget: Currency units a decision.
+        price: Gain per currency unit to begin with.
+        explore: Share of the decisions that are drawn uniformly and always exposed.
     """
 
     policy: Artifact
     budget: float
-    price: float | None
+    price: float
     explore: float
 
 
 @dataclass(frozen=True)
 class Night:
-    """What happened, and what nobody knows but the simulator.
+    """The result of a night, and its truth, which the simulator alone knows.
 
     Attributes:
         truth: P(click) of every channel at each decision, by decision_id.
-        gain: Expected clicks per decision.
-        spent_share: Of the budget.
-        entropy: Of the drawn channels, mean over decisions, nats.
+        spent_share: Share of the budget.
+        entropy: Entropy of the drawn channels, mean over decisions, nats.
     """
 
     truth: pd.DataFrame
-    gain: float
     spent_share: float
     entropy: float
 
@@ -70,11 +67,11 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
     random = np.random.default_rng([number, 17])
     total = how.budget * len(users) * len(rounds)
     plan = Plan(total, Schedule.even(0.0, float(len(users) * len(rounds))), grain=0.0)
-    state, spent = plan.start(how.price or 1.0), 0.0
+    state, spent = plan.start(how.price), 0.0
     decisions: list[dict[str, Any]] = []
     outcomes: list[dict[str, Any]] = []
     truths: list[Floats] = []
-    expected = entropy = 0.0
+    entropy = 0.0
     for turn, round_index in enumerate(rounds):
         rows = online.rows(round_index)
         spec = how.policy.spec
@@ -86,19 +83,18 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
         for first in range(0, len(users), size):
             part = slice(first, min(first + size, len(users)))
             n = part.stop - part.start
-            price = None if how.price is None else plan.price(state)
             probs_NC, expose_NC = action_probabilities(
-                Forecast(*(np.asarray(values)[part] for values in forecast)), how.policy.policy, price_BC=price
+                Forecast(*(np.asarray(values)[part] for values in forecast)),
+                how.policy.policy,
+                price_BC=plan.price(state),
             )
             draw_NC, show_NC = explored(probs_NC, expose_NC.astype(float), how.explore)
             cumulative_NC = draw_NC.cumsum(axis=1)
             channel_N = (random.random(n)[:, None] >= cumulative_NC / cumulative_NC[:, -1:]).sum(axis=1)
             wants_N = random.random(n) < show_NC[np.arange(n), channel_N]
-            left = total - spent if how.price is not None else np.inf
-            found = online.advance(round_index, np.where(wants_N, channel_N, -1), left, part)
+            found = online.advance(round_index, np.where(wants_N, channel_N, -1), total - spent, part)
             shown_N = wants_N & (found["cost"] > 0)
             spent += float(found["cost"].sum())
-            expected += float(found["expected_click"].sum())
             entropy -= float((draw_NC * np.log(np.maximum(draw_NC, 1e-12))).sum())
             for i in range(n):
                 place = part.start + i
@@ -148,7 +144,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
     _write(folder, "outcome", outcomes)
     truth = pd.DataFrame(np.concatenate(truths), columns=list(CHANNELS))
     truth.insert(0, "decision_id", [record["decision_id"] for record in decisions])
-    return Night(truth, expected / len(decisions), spent / total, entropy / len(decisions))
+    return Night(truth, spent / total, entropy / len(decisions))
 
 
 def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:

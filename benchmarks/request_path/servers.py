@@ -15,7 +15,8 @@ from typing import Literal
 
 import yaml
 
-from benchmarks._process import free_port, redis_server
+from benchmarks._process import redis_server
+from serving.local.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def predictor(artifact: Path) -> Iterator[tuple[str, int]]:
     """The plain kserve.Model predictor; URL and process."""
-    port = free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact), "--name", "challenger"]
     command += ["--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

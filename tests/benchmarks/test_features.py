@@ -1,4 +1,4 @@
-"""The benchmark of the feature layer: its log, its processes, and that one failure loses nothing else."""
+"""The scripts of benchmarks/: they start, measure memory, mix no figures, and the tables are those of the results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks._process import run
+from benchmarks.feature_layer.log import generate
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import schema
 from tests.repository import ROOT
-
-
-def load(name: str) -> Any:
-    """A module of the benchmark, as its children import it."""
-    return importlib.import_module(f"benchmarks.feature_layer.{name}")
 
 
 @pytest.fixture
@@ -46,7 +42,7 @@ def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
 
 def test_log_has_canonical_layout_and_time_order(tmp_path: Path) -> None:
     log = tmp_path / "log.parquet"
-    found = load("log").generate(rows=50_000, path=str(log))
+    found = generate(rows=50_000, path=str(log))
     written, canonical = pq.read_schema(log), schema(DatasetSpec.load("simulator"))
     assert (written.names, written.types) == (canonical.names, canonical.types)
     frame = pq.read_table(log).to_pandas()
@@ -61,7 +57,7 @@ def test_log_has_canonical_layout_and_time_order(tmp_path: Path) -> None:
 
 def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path) -> None:
     log = tmp_path / "log.parquet"
-    found = load("log").generate(rows=50_000, path=str(log), raw=True)
+    found = generate(rows=50_000, path=str(log), raw=True)
     with duckdb.connect() as connection:
         rows = connection.read_parquet(str(log)).df()
     assert found["rows"] == len(rows) == 50_500
@@ -70,83 +66,30 @@ def test_raw_log_has_what_has_to_be_cleaned(tmp_path: Path) -> None:
     assert 0.005 < late.mean() < 0.02
 
 
-@pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a task, a module's function, of its text."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def make(body: str) -> Any:
-        (tmp_path / "tasks.py").write_text(body)
-        sys.modules.pop("tasks", None)
-        importlib.invalidate_caches()
-        return importlib.import_module("tasks").task
-
-    return make
+def hold(mib: int, child: bool = False) -> dict[str, Any]:
+    """A task that holds memory, itself or in a child of its own."""
+    code = f"x = bytearray({mib} * 2**20); import time; time.sleep(1)"
+    if child:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    held = bytearray(0 if child else mib * 2**20)
+    return {"seconds": 1.0, "held": len(held)}
 
 
-def test_child_reports_its_own_memory_not_its_parents(task: Any) -> None:
-    work = task("def task(size):\n    held = bytearray(size)\n    return {'n': len(held)}\n")
+def fail() -> dict[str, Any]:
+    raise ValueError("no such thing")
+
+
+def test_a_task_reports_its_own_memory_and_its_childrens_not_its_parents() -> None:
     held = bytearray(400 * 2**20)
     held[::4096] = b"1" * len(held[::4096])  # resident in this process
-    small, big = run(work, size=1), run(work, size=200 * 2**20)
-    assert small["n"] == 1 and small["peak_mib"] < 100
+    small, big, of_child = run(hold, mib=1), run(hold, mib=200), run(hold, mib=200, child=True)
     assert 190 < big["peak_mib"] - small["peak_mib"] < 230
+    assert of_child["held"] == 0 and of_child["peak_mib"] - small["peak_mib"] > 200
 
 
-def test_child_counts_its_children(task: Any) -> None:
-    work = task(
-        "import subprocess, sys\n"
-        "def task():\n"
-        "    code = 'x = bytearray(200 * 2**20); import time; time.sleep(1)'\n"
-        "    subprocess.run([sys.executable, '-c', code], check=True)\n"
-        "    return {}\n"
-    )
-    assert run(work)["peak_mib"] > 200
-
-
-def test_child_failure_comes_back_as_error(task: Any) -> None:
-    work = task(
-        "import os\ndef task(how):\n    if how == 'die': os._exit(3)\n    raise ValueError('no such\\nthing')\n"
-    )
-    assert run(work, how="raise") == {"error": "tasks:task: ValueError: no such thing"}
-    assert "exit code 3" in run(work, how="die")["error"]
-
-
-@pytest.mark.parametrize(("limits", "reason"), [({"limit_s": 0.5}, "after"), ({"limit_mib": 100}, "of memory")])
-def test_child_is_stopped_at_a_limit(task: Any, limits: dict[str, float], reason: str) -> None:
-    work = task("import time\ndef task():\n    x = bytearray(200 * 2**20)\n    time.sleep(600)\n    return {}\n")
-    assert reason in run(work, **limits)["stopped"]
-
-
-def test_a_failing_measure_loses_no_other(
-    script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good = {"rows": 9, "start_seconds": 1.0, "seconds": 2.0, "peak_mib": 3.0, "manifest": {"content_sha256": "ab" * 32}}
-    folders = []
-
-    def broken(plan: object, folder: Path, say: object) -> dict[str, Any]:
-        folders.append(folder)
-        (folder / "big").write_text("x")
-        raise RuntimeError("no luck")
-
-    fine = {"log": {"rows": 9}, "duckdb": good, "spark": {"error": "no Java"}, "equal": False}
-    monkeypatch.setattr(script, "MEASURES", {"online": broken, "spark": lambda *_: fine})
-    written = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--json", str(written)])
-    assert script.main() == 1
-    figures = json.loads(written.read_text())
-    assert figures["online"] == {"error": "RuntimeError: no luck"} and figures["spark"] == fine
-    assert {"cpu", "cores", "python", "duckdb"} <= set(figures["environment"])
-    printed = capsys.readouterr()
-    assert "| DuckDB | 2.00 s |" in printed.out and "| Spark, local | error |" in printed.out
-    assert "failed: online: RuntimeError: no luck" in printed.err and "failed: spark.spark: no Java" in printed.err
-    assert not folders[0].exists(), "scratch space is given back"
-
-    monkeypatch.setattr(script, "MEASURES", {"online": lambda *_: {}, "spark": broken})
-    monkeypatch.setattr(sys, "argv", ["features.py", "--quick", "--json", str(written), "--only", "online"])
-    assert script.main() == 1, "the other measure's error still stands"
-    assert json.loads(written.read_text())["spark"] == fine
+def test_a_failing_task_raises() -> None:
+    with pytest.raises(RuntimeError, match="ValueError: no such thing"):
+        run(fail)
 
 
 @pytest.mark.parametrize("other", [{"quick": False}, {"quick": True, "environment": {"cpu": "another"}}])

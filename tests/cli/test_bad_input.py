@@ -104,13 +104,3 @@ def test_an_unusable_file_leaves_nothing(log: pd.DataFrame, spec: Path, tmp_path
             for word in words:
                 assert word in answer, answer
     assert not [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
-
-
-def test_an_unknown_dataset_names_the_known_ones(tmp_path: Path) -> None:
-    with forked_steps():
-        assert "kuairand-sequence" in refused(tmp_path / "any.csv", "no-such-dataset", tmp_path / "runs")
-
-
-@pytest.mark.parametrize(("option", "value"), [("--bad-rows", "maybe"), ("--epochs", "0"), ("--rounds", "0")])
-def test_a_wrong_option_is_named(option: str, value: str, tmp_path: Path) -> None:
-    assert option.strip("-") in refused(tmp_path / "any.csv", "simulator", tmp_path / "runs", option, value)

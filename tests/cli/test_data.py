@@ -76,11 +76,6 @@ def test_a_simulated_log_is_a_raw_log_that_can_be_used(name: str, tmp_path: Path
     assert answer.exit_code == 0 and "of 50 users" in answer.output
 
 
-def test_simulate_names_the_formats_that_it_writes(tmp_path: Path) -> None:
-    answer = data("simulate", tmp_path / "raw.xlsx")
-    assert answer.exit_code == 2 and ".csv.gz" in answer.output and not files(tmp_path)
-
-
 def test_validate_a_clean_log(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     before = files(tmp_path)
     answer = data("validate", clean, "--dataset", spec, "--quarantine", tmp_path / "bad.csv")
@@ -146,12 +141,6 @@ def test_describe_leaves_one_page(faulty: Path, spec: Path, log: pd.DataFrame, t
     assert files(tmp_path) - before == {"pages/page.html"}
     text = page.read_text(encoding="utf-8")
     assert "2 faulty rows are left out" in text and "[fax]" in text
-
-
-def test_only_the_simulator_needs_no_log(tmp_path: Path) -> None:
-    answer = data("describe", "--dataset", "criteo-sequence", "--out", tmp_path / "page.html")
-    assert answer.exit_code == 2 and "give its path" in answer.output
-    assert not files(tmp_path)
 
 
 def test_describe_the_simulator(tmp_path: Path) -> None:
@@ -285,12 +274,6 @@ def test_build_does_not_touch_the_folders_of_others(clean: Path, spec: Path, tmp
     assert answer.exit_code == 2 and raw.read_bytes() == clean.read_bytes()
 
 
-def test_an_unknown_engine_is_named(clean: Path, spec: Path, tmp_path: Path) -> None:
-    answer = data("build", clean, "--dataset", spec, "--out", tmp_path / "made", ENGINE="abacus")
-    assert answer.exit_code == 2
-    assert "abacus" in answer.output and "duckdb" in answer.output
-
-
 def test_an_interrupted_build_leaves_the_one_before(
     clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,35 +293,6 @@ def test_an_interrupted_build_leaves_the_one_before(
     assert "stopped" in answer.output
     assert {name: (out / name).read_bytes() for name in files(out)} == before
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
-
-
-@pytest.mark.long
-def test_spark_builds_the_same(clean: Path, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The windows; that the sources are the same too is tested where they are made."""
-    monkeypatch.setattr("features.data_folder.build_sources", lambda *_: None)
-    contents = set()
-    for engine in ("duckdb", "spark"):
-        answer = data("build", clean, "--dataset", spec, "--out", tmp_path / engine, ENGINE=engine)
-        assert answer.exit_code == 0, answer.output
-        assert f"engine: {engine}" in answer.output
-        contents.add(json.loads((tmp_path / engine / "windows" / "manifest.json").read_text())["content_sha256"])
-    assert len(contents) == 1
-
-
-@pytest.mark.long
-def test_spark_collects_the_same(tmp_path: Path) -> None:
-    told = [outcome("d-cost", "d"), outcome("e-cost", "e")]
-    log = write(tmp_path / "log", [decision("d"), decision("e", 61)], told)
-    SPEC.save(tmp_path / "toy.yaml")
-    said = []
-    for engine in ("duckdb", "spark"):
-        out = tmp_path / engine
-        options = ["--dataset", tmp_path / "toy.yaml", "--out", out, "--report", "--engine", engine]
-        answer = data("collect", log, *options)
-        assert answer.exit_code == 0, answer.output
-        said.append(answer.output[answer.output.index("2 decisions and 2 outcomes more, of 2 hours") :])
-        assert "2 decisions: 2 opportunities, 2 exposures took place" in said[-1]
-    assert said[0] == said[1]
 
 
 @pytest.mark.integration
@@ -362,14 +316,6 @@ def test_ctrl_c_in_the_middle_of_a_query(log: pd.DataFrame, spec: Path, tmp_path
     assert set(os.listdir(tmp_path)) == {"big.parquet", "my-log.yaml"}
 
 
-def test_help_teaches() -> None:
-    for command in ("simulate", "validate", "describe", "build"):
-        answer = data(command, "--help")
-        assert answer.exit_code == 0
-        lines = [line.strip() for line in answer.output.splitlines()]
-        assert [line for line in lines if line.startswith(f"mtorl data {command} ")], answer.output
-
-
 def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_path: Path) -> None:
     write_log(log, tmp_path / "data" / "touchpoints.parquet", DatasetSpec.load("simulator"))
     ids = tmp_path / "ids.txt"
@@ -382,24 +328,6 @@ def test_forget_says_what_was_removed_and_is_done_once(log: pd.DataFrame, tmp_pa
     assert not {first, second} & set(pd.read_parquet(tmp_path / "data" / "touchpoints.parquet")["user_id"])
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0 and "nothing left in touchpoints.parquet" in again.output
-
-
-def test_forget_names_raw_files_in_which_the_user_still_is(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """Which nobody rewrites; a log of a folder says itself what it was read from, any other one is named."""
-    raw, volume, user = tmp_path / "raw.csv", tmp_path / "made", log["user_id"].iloc[0]
-    log.to_csv(raw, index=False)
-    rows = (log["user_id"] == user).sum()
-    built = CliRunner().invoke(app, ["data", "build", str(raw), "--dataset", str(spec), "--out", str(volume)])
-    assert built.exit_code == 0, built.output
-    said = f"{raw}: {rows} rows of the user (by 'user_id')"
-    forget = ["data", "forget", "--user", user]
-    done = CliRunner().invoke(app, [*forget, str(volume)])
-    assert done.exit_code == 0 and said in done.output and "remove them there" in done.output
-    (tmp_path / "other").mkdir()
-    named = CliRunner().invoke(app, [*forget, str(tmp_path / "other"), "--log", str(raw), "--dataset", str(spec)])
-    assert named.exit_code == 0 and said in named.output
-    log[log["user_id"] != user].to_csv(raw, index=False)
-    assert "your own files" not in CliRunner().invoke(app, [*forget, str(volume)]).output
 
 
 def test_forget_names_what_it_cannot_read(tmp_path: Path) -> None:

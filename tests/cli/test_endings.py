@@ -10,14 +10,7 @@ import pytest
 import typer
 
 from cli.commands import examples
-from cli.endings import exit_codes, stop
-
-
-def test_stop_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as stopped:
-        stop("log.csv: no such file", 2)
-    assert stopped.value.exit_code == 2
-    assert capsys.readouterr().err == "mtorl: log.csv: no such file\n"
+from cli.endings import exit_codes
 
 
 @pytest.mark.parametrize(

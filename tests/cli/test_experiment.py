@@ -10,7 +10,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli.experiment.table import print_verdict
 from cli.main import app
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
@@ -104,18 +103,6 @@ def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> N
     assert report["segments"]["device"][0]["segment"] == "phone"
 
 
-def test_segments_leave_nothing_out_silently(files: dict[str, str]) -> None:
-    """Placements of 14 decisions are their own, and six are not known."""
-    places = [{**SURE["context"], "placement": f"p{n}" if n < 14 else None} for n in range(20)]
-    decisions = [decision(f"d{n}", n, **MINE, **SURE | {"context": places[n]}, user_id=f"u{n}") for n in range(20)]
-    said = {"channel": "video", "expose": True, "exploration": None}
-    write(Path(files["log"]), decisions, [], [shadow(f"d{n}", **said) for n in range(20)])
-    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
-    done = mtorl("verdict", files["log"], "--shadow", *options, "--by", "placement")
-    assert done.exit_code == 0, done.output
-    assert "│ unknown   │ 6 " in done.output and "2 decisions are of smaller segments" in done.output
-
-
 def test_an_error_names_the_folder_that_was_given(files: dict[str, str], tmp_path: Path) -> None:
     """Not the one in which the command keeps its own export of it."""
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
@@ -183,27 +170,6 @@ def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
     assert phone["decisions"] == sum(arm["decisions"] for arm in found["arms"].values()) == 20
 
 
-def test_a_file_that_goes_while_a_verdict_is_reached_is_one_line(
-    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = Path(files["log"], "outcomes.parquet")
-
-    def removed(*arguments: Any, **options: Any) -> dict[str, Any]:
-        gone.unlink()
-        return verdict_from_log(*arguments, **options)
-
-    monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", removed)
-    done = mtorl("verdict", files["log"], "--experiment", files["file"], "--dataset", files["dataset"])
-    assert done.exit_code == 2 and f"mtorl: {gone}: removed while it was read" in done.output, done.output
-
-
-def test_a_verdict_is_given_at_any_time(files: dict[str, str]) -> None:
-    options = ["--experiment", files["file"], "--dataset", files["dataset"]]
-    done = mtorl("verdict", files["log"], *options)
-    assert done.exit_code == 0, done.output
-    assert "first: inconclusive" in done.output
-
-
 def test_traffic_that_has_ended_is_judged_to_its_end(files: dict[str, str], tmp_path: Path) -> None:
     """Else the outcomes of its last day are never all known, since no decision comes after them."""
     content = yaml.safe_load(Path(files["file"]).read_text())
@@ -244,21 +210,6 @@ def test_check_says_who_is_held_out_and_who_tries_it_out(files: dict[str, str]) 
         assert line in done.output
     found = figures("check", files["file"], "--dataset", files["dataset"])
     assert (found["holdout"], found["overrides"]) == (0.2, {"qa": "challenger"})
-
-
-def test_of_several_challengers_each_has_its_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    """One that does harm is no secret because another one still may be better."""
-    good = {"verdict": "inconclusive", "reason": "it may be better", "lift": 0.1, "lift_ci": [-0.1, 0.3]}
-    bad = {"verdict": "guardrail", "reason": "cost_per_decision is worse", "lift": 0.0, "lift_ci": [-0.2, 0.2]}
-    found = {"experiment": "first", "stage": "50%", "arms": {}, "left_out": {}, "heavy_users": []}
-    found |= {"metric": "click_per_decision", "units": {"click_per_decision": "clicks per decision"}}
-    found |= {"users": 5_200, "moved_users": 1_200}
-    print_verdict({**found, **good, "challenger": "good", "challengers": {"good": good, "bad": bad}})
-    said = capsys.readouterr().out
-    assert "first: inconclusive: it may be better" in said
-    assert "bad: guardrail: cost_per_decision is worse" in said
-    assert "effect, clicks per decision" in said and "│ good       │ inconclusive │ +0.1000 │" in said
-    assert "5,200 users in all: 1,200 users moved from one arm to another between stages" in said
 
 
 @pytest.mark.parametrize("options", [[], ["--shadow"]])

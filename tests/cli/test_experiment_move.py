@@ -132,19 +132,6 @@ def test_a_promotion_takes_decisions_of_the_challenger_or_force(
     assert (kept and kept["token"]) == token, "the history has what was known"
 
 
-def test_a_move_says_what_follows_from_it(file: Path) -> None:
-    """Stages that it leaves out, and what has to happen before it goes on."""
-    other = before_start(file)
-    assert "leaves out" not in mtorl("move", other, "shadow").stdout
-    assert "it leaves out shadow, 5%" in mtorl("move", file, "50%").stdout
-    mtorl("move", file, "off")
-    said = mtorl("move", file, "5%").stdout
-    assert f"it goes on at 5% at once with: mtorl experiment move {file} on" in said
-    mtorl("move", file, "on")
-    file.write_text(file.read_text().replace("enabled: true", "enabled: false"))
-    assert "when the file says `enabled: true`" in mtorl("move", file, "50%").stdout
-
-
 def test_check_says_what_serve_would_refuse(file: Path) -> None:
     """An earlier promotion that the file does not know of, or a change of what may not change."""
     SPEC.save(dataset := file.with_name("dataset.yaml"))
@@ -160,19 +147,6 @@ def test_check_says_what_serve_would_refuse(file: Path) -> None:
     done = mtorl("check", file, "--dataset", dataset)
     assert done.exit_code == 2 and "was promoted in mtorl-vs-rules under salt 'a'" in done.stderr
     assert mtorl("check", file, "--dataset", dataset, "--state", file.with_name("new")).exit_code == 0
-
-
-def test_a_rollback_of_the_next_try_says_that_the_promotion_before_it_stays(file: Path) -> None:
-    arms = [{"name": name, "weight": 0.5, "endpoint": f"http://{name}/decide"} for name in ("incumbent", "challenger")]
-    fields = {**yaml.safe_load(file.read_text()), "arms": arms}
-    file.write_text(yaml.safe_dump(fields))
-    mtorl("move", file, "shadow")
-    mtorl("move", file, "promoted", "--force")
-    arms[0]["endpoint"] = "http://challenger/decide"
-    file.write_text(yaml.safe_dump({**fields, "salt": "next"}))
-    assert mtorl("move", file, "shadow").exit_code == 0
-    done = mtorl("move", file, "rolled back")
-    assert done.exit_code == 0 and "under salt 'a' stays" in done.stdout
 
 
 def test_a_broken_file_stops_nobody_from_pulling_the_switch_or_rolling_back(file: Path) -> None:
@@ -249,14 +223,6 @@ def test_without_its_ramp_the_router_still_reads_what_is_in_force_once_it_has_be
     file.write_text(unused)
     assert served_file(file, None, dataset) == file.with_suffix("") / "experiment.yaml"
     assert (serving(file).enabled, serving(file).stage) == (False, "shadow")
-
-
-def test_a_file_that_changes_what_is_measured_changes_nothing(file: Path) -> None:
-    mtorl("move", file, "shadow")
-    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "alpha": 0.2}))
-    done = mtorl("run", file, "--once")
-    assert done.exit_code == 2 and "alpha may not change once it has begun" in done.stderr
-    assert serving(file).alpha == 0.05
 
 
 @pytest.mark.integration

@@ -18,7 +18,6 @@ from cli.experiment.table import experiments
 from cli.main import app
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
-from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
 from tests.monitoring.experiments import made_views as made
 from tests.mtorl.experiment.experiments import FILE
@@ -92,8 +91,8 @@ def test_a_first_file_that_can_not_be_used_is_not_written(tmp_path: Path) -> Non
     assert mtorl("init", tmp_path / "x.yaml", "--dataset", "nothing").exit_code == 2
 
 
-def table(*views: Any, width: int = 80) -> str:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+def table(*views: Any) -> str:
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(experiments(views), highlight=False)
     return console.export_text()
 
@@ -189,18 +188,6 @@ def test_a_draft_needs_no_router(tmp_path: Path) -> None:
     assert not (file.with_suffix("") / "router.yaml").exists()
 
 
-def test_stages_that_people_set_by_hand_are_shown_as_well(tmp_path: Path, served: Path) -> None:
-    metrics = {"primary": "click_per_decision", "outcome_hours": None}
-    arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]
-    content = experiment("http://a", name=FILE["name"], salt="a", layer="ads", arms=arms, metrics=metrics)
-    file = tmp_path / "by-hand.yaml"
-    file.write_text(yaml.safe_dump(content))
-    (served.with_suffix("") / "history.jsonl").unlink()
-    done = mtorl("status", file, "--state", served.with_suffix(""), "--json")
-    view = json.loads(done.stdout)
-    assert view["phase"] == "50%" and view["advice"]["headline"] == "Ship challenger"
-
-
 def test_the_page_is_one_file(served: Path, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     assert mtorl("status", served, "--by", "device", "--page", file).exit_code == 0
@@ -219,15 +206,5 @@ def test_every_state_fits_a_terminal(state: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_what_the_table_says_of_money_silence_stages_and_names() -> None:
-    planned, users = made.made(layer_part=[0.0, 0.25]), {"incumbent": 500, "challenger": 500}
-    events = made.history(planned, (0, "50%", {"by": "person"}))
-    text = table(made.view(planned, events, 2.0, made.verdict("inconclusive", "zero", users, 0.0), users))
-    assert "all arms and users outside: 8,200.00 of 20,000.00 currency units spent" in text
-    assert "users outside: 6,150.00 of 15,000.00 currency units spent" in text
-    text = table(made.early(), width=200) + table(made.silent(), width=200)
-    assert text.count("the newest decision in the log is 4 minutes old") == 1
-    assert "no decision has come for 50 minutes, since 2026-11-22 10:16 UTC;" in text
-    skipped = "● draft ─── ● shadow ─── ● 1% ─── ◌ 5% skipped ─── ◉ 50% ─── ○ promoted"
-    assert skipped in table(made.skipped(), width=120)
+def test_a_name_is_no_markup() -> None:
     assert "[red]x[/red]" in table(made.view(made.made(name="[red]x[/red]", owner="[b]"), [], 0.0))

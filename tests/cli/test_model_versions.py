@@ -11,7 +11,6 @@ from typer.testing import CliRunner, Result
 
 import cli.versions.commands as model_versions
 from cli.main import app
-from mtorl.artifact.lineage import FILE
 from serving.versions.catalogue import versions
 from tests.monitoring.written_log import Log
 from tests.serving.small_versions import digest, lineage, version
@@ -72,19 +71,6 @@ def test_a_version_is_shown_with_its_parents(registry: Path) -> None:
         and f"compared with incumbent/first ({digest(0)[:12]})" in said
     )
     assert "promote: better" in said and "0.7000 [0.6800, 0.7200]" in said
-
-
-def test_a_lineage_that_can_not_be_read_is_said(registry: Path) -> None:
-    (registry / "challenger" / NEW / FILE).write_text("{")
-    said = run("show", NEW, "--registry", registry).stdout
-    assert "its lineage can't be read" in said and "parents unknown" in said and "unknown; trained 2026-01-02" in said
-    assert "unreadable" in next(line for line in run("list", "--registry", registry).stdout.splitlines() if NEW in line)
-
-
-def test_a_parent_that_is_gone_is_named_by_its_digest(registry: Path) -> None:
-    version(registry, 5, known=lineage(5, parent=77))
-    said = run("show", digest(5)[:8], "--registry", registry).stdout
-    assert f"compared with {digest(77)[:12]}, which is not in the registry" in said
 
 
 def test_nothing_is_removed_that_is_needed(registry: Path) -> None:

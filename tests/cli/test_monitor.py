@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.monitor.commands import exit_code
 from monitoring.pipeline_runs import PipelineRun
-from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream, alone
+from monitoring.watch.state import STATE_FILE, Alarm, Group, NotJudged, Reason, State, Stream, alone
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -66,14 +66,6 @@ def test_status_says_it_and_ends_with_it(state: State, code: int, words: list[st
     assert ended == code and State.model_validate_json(output) == state
 
 
-def test_status_says_that_a_training_is_asked_for(tmp_path: Path) -> None:
-    state = found("drift")
-    state.retrain = RetrainRequest(since=AT, reason="device has moved", model_version="1")
-    state.write(tmp_path / STATE_FILE)
-    code, output = call("status", "--state", tmp_path)
-    assert code == 3 and "a new training is asked for since 2026-01-02: device has moved" in output
-
-
 def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
     state, runs = tmp_path / "monitor", tmp_path / "runs"
     PipelineRun.ended("mtorl-train", "SUCCEEDED", {}, "", AT - timedelta(days=2)).write(runs)
@@ -91,14 +83,6 @@ def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
     assert "mtorl-monitor" not in output
     code, output = call("status", "--state", state, "--json")
     assert State.model_validate_json(output) == found()
-
-
-def test_nothing_is_wrong_is_not_said_of_what_was_not_judged(tmp_path: Path) -> None:
-    state = found(reason="unreadable_log")
-    state.groups.pop("outcomes")
-    state.write(tmp_path / STATE_FILE)
-    code, output = call("status", "--state", tmp_path)
-    assert code == 6 and "nothing could be judged" in output and "nothing is wrong" not in output
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -168,17 +168,6 @@ def test_while_all_operators_are_away_nothing_changes_and_the_next_ones_go_on(po
     wait_until("each router", pods.is_in_force, state=pods.state)
 
 
-def test_an_edit_that_is_refused_changes_nothing(pods: Pods) -> None:
-    before = pods.people.in_force(NAME)
-    assert "alpha may not change once it has begun" in pods.people.refused(NAME, alpha=0.1)
-    pods.people.patch(NAME, default_channel="tv")
-    refused = ("False", "Unusable")
-    wait_until("a condition", lambda: pods.people.condition(NAME, "Accepted") == refused, state=pods.state)
-    assert pods.people.in_force(NAME) == before and pods.serve(BOTH)
-    pods.people.patch(NAME, default_channel="display")
-    wait_until("its acceptance", lambda: pods.people.condition(NAME, "Accepted")[0] == "True", state=pods.state)
-
-
 def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods) -> None:
     ns, service = pods.namespace, f"mtorl-operator.{pods.namespace}"
     pods.idle_pod(pods.monitoring, "prometheus")

@@ -104,7 +104,7 @@ def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, 
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
-    """A pod of a Spark application, in short; test_spark.py has Spark make the real one."""
+    """A pod of a Spark application, in short."""
     said, pod = app[role], copy.deepcopy(app[role]["template"]["spec"])
     (container,) = pod["containers"]
     container["image"] = app["image"]

@@ -242,80 +242,36 @@ def test_the_manual_lists_what_suppresses_what(plain: dict[str, Any], alerts: di
 # --- its words
 
 
-def _group(*alerts: dict[str, Any], status: str = "firing") -> dict[str, Any]:
-    """As Alertmanager gives it to a template."""
+@pytest.mark.long
+@pytest.mark.parametrize(("status", "color"), [("firing", "danger"), ("resolved", "good")])
+def test_messages_link_the_runbook_and_cut_a_long_group(status: str, color: str, tmp_path: Path) -> None:
+    links = {"runbook_url": "http://runbook", "dashboard_url": "http://dashboard"}
     common = {"severity": "critical", "alertname": "MtorlHarm", "namespace": "shop"}
-    whole = [
-        {
-            "status": status,
-            "startsAt": "2026-03-01T04:05:06+01:00",
-            "endsAt": "0001-01-01T00:00:00Z",
-            "labels": {},
-            **alert,
-        }
-        for alert in alerts
+    alert = {"status": status, "startsAt": "2026-03-01T04:05:06+01:00", "endsAt": "0001-01-01T00:00:00Z", "labels": {}}
+    alerts = [
+        {**alert, "annotations": {"summary": f"Arm {n} harms", "description": "Why.", **links}} for n in range(40)
     ]
-    return {
-        "receiver": "mtorl-pager",
-        "status": status,
-        "alerts": whole,
-        "groupLabels": {name: common[name] for name in ("alertname", "namespace")},
-        "commonLabels": common,
-        "commonAnnotations": {},
-        "externalURL": "http://alertmanager.example.org",
-    }
-
-
-def _said(tmp_path: Path, template: str, group: dict[str, Any]) -> str:
-    data = tmp_path / "data.json"
-    data.write_text(json.dumps(group))
-    glob, text = PLAIN.with_name("*.tmpl"), f'{{{{ template "{template}" . }}}}'
-    said = amtool("template", "render", f"--template.glob={glob}", f"--template.text={text}", f"--template.data={data}")
-    return said.removesuffix("\n")
-
-
-def _says(number: int, **more: str) -> dict[str, Any]:
-    return {
-        "annotations": {
-            "summary": f"Arm {number} harms",
-            "description": "Why.",
-            "runbook_url": "http://runbook",
-            **more,
-        }
-    }
-
-
-@pytest.mark.long
-def test_what_is_said(tmp_path: Path) -> None:
-    group = _group(_says(1, dashboard_url="http://dashboard"), _says(2, dashboard_url="http://dashboard"))
-    assert _said(tmp_path, "mtorl.title", group) == "[FIRING:2] critical MtorlHarm in shop"
-    assert _said(tmp_path, "mtorl.color", group) == "danger"
-    assert _said(tmp_path, "mtorl.text", group) == (
-        "- Arm 1 harms (told since 2026-03-01 03:05 UTC)\n- Arm 2 harms (told since 2026-03-01 03:05 UTC)\n\nWhy.\n\n"
-        "Runbook: http://runbook\nDashboard: http://dashboard\nAlertmanager: http://alertmanager.example.org"
+    (tmp_path / "group.json").write_text(
+        json.dumps(
+            {
+                "receiver": "mtorl-pager",
+                "status": status,
+                "alerts": alerts,
+                "groupLabels": {name: common[name] for name in ("alertname", "namespace")},
+                "commonLabels": common,
+                "commonAnnotations": {},
+                "externalURL": "http://alertmanager.example.org",
+            }
+        )
     )
 
+    def said(template: str) -> str:
+        files = [f"--template.glob={PLAIN.with_name('*.tmpl')}", f"--template.data={tmp_path / 'group.json'}"]
+        return amtool("template", "render", *files, f'--template.text={{{{ template "{template}" . }}}}').strip()
 
-@pytest.mark.long
-def test_what_is_said_at_the_end(tmp_path: Path) -> None:
-    group = _group(_says(1), status="resolved")
-    assert _said(tmp_path, "mtorl.title", group) == "[RESOLVED:1] critical MtorlHarm in shop"
-    assert _said(tmp_path, "mtorl.color", group) == "good"
-    assert _said(tmp_path, "mtorl.text", group) == (
-        "- Resolved: Arm 1 harms\n\nWhy.\n\nRunbook: http://runbook\nAlertmanager: http://alertmanager.example.org"
+    assert said("mtorl.color") == color and said("mtorl.title") == f"[{status.upper()}:40] critical MtorlHarm in shop"
+    text = said("mtorl.text")
+    assert text.count("harms") == 10 and "- and 30 more" in text and text.count("03:05 UTC") == 10 * (color == "danger")
+    assert text.endswith(
+        "Why.\n\nRunbook: http://runbook\nDashboard: http://dashboard\nAlertmanager: http://alertmanager.example.org"
     )
-
-
-@pytest.mark.long
-def test_what_is_said_of_one_that_ends_before_the_other(tmp_path: Path) -> None:
-    group = _group(_says(1), {**_says(2), "status": "resolved"})
-    assert _said(tmp_path, "mtorl.title", group) == "[FIRING:1] critical MtorlHarm in shop"
-    text = _said(tmp_path, "mtorl.text", group)
-    assert text.startswith("- Arm 1 harms (told since 2026-03-01 03:05 UTC)\n- Resolved: Arm 2 harms\n\nWhy.")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("status", ["firing", "resolved"])
-def test_a_long_group_is_cut(tmp_path: Path, status: str) -> None:
-    text = _said(tmp_path, "mtorl.text", _group(*map(_says, range(40)), status=status))
-    assert text.count("harms") == 10 and "- and 30 more" in text

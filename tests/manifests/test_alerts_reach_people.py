@@ -1,12 +1,12 @@
-"""End to end: what the monitor's exporter and a router say -> Prometheus with our rules -> Alertmanager with our
-configuration -> pager, Slack and e-mail.
+"""End to end: metrics -> Prometheus with our rules -> Alertmanager with our configuration -> pager, Slack and e-mail.
 
-All real but the router, and who is told. The tests share one installation, and each leaves it healthy.
+The tests share one installation, and each leaves it healthy. Which alerts fire: test_alerts.py; routes and inhibitions
+one by one: test_alertmanager.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +17,8 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from monitoring.watch.exporter import MonitorCollector
-from monitoring.watch.state import STATE_FILE, Alarm, Group, Kind, State, Stream
-from monitoring.watch.streams import column_stream, labels_of, stream_of
+from monitoring.watch.state import STATE_FILE, Alarm, Group, State, Stream
+from monitoring.watch.streams import column_stream
 from tests.manifests.alerting_stack import NAMESPACE, PASSWORD, RULES, Stack, running, wait_for
 
 pytestmark = pytest.mark.long
@@ -35,8 +35,6 @@ CLUSTER = f"""
 kube_statefulset_created{{namespace="{NAMESPACE}",statefulset="mtorl-router"}} 1
 """
 COLUMNS = [f"column{number}" for number in range(10)]
-MOVED: dict[str, Kind] = {column_stream(column): "drift" for column in COLUMNS}
-GAIN = stream_of("outcomes", "", "gain_per_decision")
 
 
 def groups() -> list[dict[str, Any]]:
@@ -45,25 +43,15 @@ def groups() -> list[dict[str, Any]]:
     return [group for group in found if group["name"] != "mtorl-jobs"]
 
 
-def monitor(alarms: Mapping[str, Kind] | None = None, cause: str = "spring/challenger") -> str:
-    """What the monitor's exporter says of a state in which these streams have an alarm.
-
-    Args:
-        alarms: By stream.
-        cause: The challenger that does the harm; empty: none does.
-    """
+def monitor(moved: Iterable[str] = (), broken: Iterable[str] = ()) -> str:
+    """The metrics of the monitor's exporter, with alarms of these columns."""
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
-    healthy = dict.fromkeys([*MOVED, GAIN])
-    for name, kind in {**healthy, **(alarms or {})}.items():
-        alarm = None if kind is None else Alarm(kind=kind, since=now, text="of a test")
-        if alarm is not None and kind == "harm" and cause:
-            alarm.arms = [cause]
-        if alarm is not None and kind == "data_quality":
-            state.broken[labels_of(name).measure] = alarm
-        else:
-            value, loss = 0.2 if alarm else 0.01, 120.0 if kind == "harm" else None
-            state.streams[name] = Stream(value=value, expected=0.05, loss=loss, loss_unit="clicks", alarm=alarm)
+    for column in COLUMNS:
+        alarm = Alarm(kind="drift", since=now, text="of a test") if column in moved else None
+        state.streams[column_stream(column)] = Stream(value=0.2 if alarm else 0.01, expected=0.05, alarm=alarm)
+    for column in broken:
+        state.broken[column] = Alarm(kind="data_quality", since=now, text="of a test")
     with TemporaryDirectory() as folder:
         path = Path(folder, STATE_FILE)
         state.write(path)
@@ -101,7 +89,7 @@ def test_nothing_rings_while_all_is_well(stack: Stack) -> None:
 
 
 def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> None:
-    stack.metrics["monitor"] = monitor(MOVED)
+    stack.metrics["monitor"] = monitor(COLUMNS)
     wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)
     stack.evaluations(4)  # it goes on, and is not told again
     stack.metrics["monitor"] = monitor()
@@ -121,23 +109,8 @@ def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> Non
     assert stack.people.pages == [], "drift wakes nobody"
 
 
-def test_a_fault_of_two_experiments_is_one_ticket(stack: Stack) -> None:
-    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)
-    wait_for("a ticket", lambda: stack.people.slack)
-    stack.metrics["router"] = ROUTER.format(ready=1, silent=0)
-    wait_for("its end", lambda: len(stack.people.slack) > 1)
-    stack.evaluations(4)
-    title = f"2] warning MtorlArmSilent in {NAMESPACE}"
-    assert stack.people.titles() == [f"[FIRING:{title}", f"[RESOLVED:{title}"]
-    fired, resolved = stack.people.slack
-    assert "Arm challenger of spring" in fired["text"] and "Arm challenger of autumn" in fired["text"]
-    assert fired["title_link"].endswith("docs/runbooks/MtorlArmSilent.md")
-    assert (fired["color"], resolved["color"]) == ("warning", "good")
-
-
 def test_broken_data_page_once_and_the_drift_that_follows_waits(stack: Stack) -> None:
-    moved: dict[str, Kind] = {column_stream("column1"): "drift", column_stream("column2"): "drift"}
-    stack.metrics["monitor"] = monitor({**moved, column_stream("column0"): "data_quality"})
+    stack.metrics["monitor"] = monitor(COLUMNS[1:3], broken=COLUMNS[:1])
     wait_for("a page", lambda: stack.people.pages)
     wait_for("drift is suppressed", lambda: "MtorlDrift" in stack.suppressed())
     stack.evaluations(8)
@@ -145,45 +118,9 @@ def test_broken_data_page_once_and_the_drift_that_follows_waits(stack: Stack) ->
     (page,) = stack.people.pages
     assert page["status"] == "firing" and page["receiver"] == "mtorl-pager"
     assert page["groupLabels"] == {"namespace": NAMESPACE, "alertname": "MtorlDataBroken"}
-    stack.metrics["monitor"] = monitor(moved)  # the data are mended, and something has moved all the same
+    stack.metrics["monitor"] = monitor(COLUMNS[1:3])  # the data are mended, and something has moved all the same
     wait_for("the ticket", lambda: f"[FIRING:1] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
     wait_for("the page's end", lambda: len(stack.people.pages) > 1)
-    assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
-
-
-def test_harm_rings_whatever_else_does(stack: Stack) -> None:
-    """Data that are broken and a router that is down may both be the cause, or neither."""
-    stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
-    stack.metrics["monitor"] = monitor({**MOVED, column_stream("column0"): "data_quality", GAIN: "harm"})
-    wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
-    wait_for("three pages", lambda: {one["groupLabels"]["alertname"] for one in stack.people.pages} >= wanted)
-    wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
-    assert len(stack.people.pages) == 3 and not stack.people.mail
-    harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
-    assert (
-        f"{NAMESPACE}: gain_per_decision is" in harm["text"] and "120 clicks lost in the newest period" in harm["text"]
-    )
-
-
-def test_harm_that_no_challenger_does_wakes_nobody(stack: Stack) -> None:
-    stack.metrics["monitor"] = monitor({GAIN: "harm"}, cause="")
-    wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)
-    stack.evaluations(4)
-    assert stack.people.titles() == [f"[FIRING:1] warning MtorlHarm in {NAMESPACE}"]
-    assert stack.people.pages == []
-
-
-def test_a_shift_that_reaches_one_measure_after_the_other_is_one_page(stack: Stack) -> None:
-    """Dearer exposures are found on the second day, gain for each currency unit on the third."""
-    found: dict[str, Kind] = {GAIN: "harm"}
-    for later in ("outcomes/gain_per_cost", "outcomes/cost_per_exposure"):
-        stack.metrics["monitor"] = monitor(found)
-        wait_for("a page", lambda: stack.people.pages)
-        stack.evaluations(8)
-        found[later] = "harm"
-    assert len(stack.people.pages) == 1 and len(stack.people.slack) == 1
-    stack.metrics["monitor"] = monitor()
-    wait_for("its end", lambda: len(stack.people.pages) > 1)
     assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
 
 
@@ -196,15 +133,3 @@ def test_what_follows_from_a_router_that_is_down_is_no_ticket(stack: Stack) -> N
     assert stack.people.titles() == [f"[FIRING:1] critical MtorlRouterDown in {NAMESPACE}"]
     stack.metrics["router"] = ROUTER.format(ready=1, silent=300)  # it is back, and the arm still does not answer
     wait_for("the ticket", lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())
-
-
-def test_what_is_only_to_know_is_told_nobody(stack: Stack) -> None:
-    accounts = (
-        f'mtorl_budget_{what}{{experiment="spring",arm="challenger",period="total"}} {amount}'
-        for what, amount in (("limit", 100), ("spent", 95), ("reserved", 0), ("excess", 0))
-    )
-    stack.metrics["router"] = ROUTER.format(ready=1, silent=0) + "\n".join(accounts) + "\n"
-    known = {"alertname": "MtorlBudgetNearlySpent", "severity": "info", "state": "firing"}
-    wait_for("the alert", lambda: any(known.items() <= alert.items() for alert in stack.alerts()))
-    stack.evaluations(8)
-    assert (stack.people.pages, stack.people.slack, stack.people.mail) == ([], [], [])

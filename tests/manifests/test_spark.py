@@ -1,4 +1,4 @@
-"""The component spark-features: what it runs, what it may do, and the pods that Spark itself makes of it."""
+"""The component spark-features: what it runs, and what it may do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,10 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests.manifests.conftest import (
-    CRDS,
-    LABELS,
     MANIFESTS,
-    VALIDATOR,
     Objects,
     allowed,
     documents,
@@ -32,7 +27,6 @@ from tests.manifests.conftest import (
     pod_specs,
     render,
 )
-from tests.manifests.spark_submission import ApiServer, submit
 from tests.repository import ROOT
 
 pytestmark = pytest.mark.long
@@ -210,18 +204,6 @@ def test_the_run_by_hand_is_the_scheduled_one(by_hand: dict[str, Any], schedule:
     assert by_hand["metadata"]["labels"] == schedule["metadata"]["labels"], "the pods get their labels from it"
 
 
-def test_the_run_by_hand_keeps_to_the_schema(by_hand: dict[str, Any]) -> None:
-    if not (VALIDATOR.exists() and CRDS.exists()):
-        pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
-    done = subprocess.run(
-        [sys.executable, str(VALIDATOR), "--crds", str(CRDS)],
-        input=yaml.safe_dump(by_hand),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "1 objects, 0 problems" in done.stderr, done.stdout + done.stderr
-
-
 # --- what it may do -------------------------------------------------------------------------------------------------
 
 
@@ -256,58 +238,3 @@ def test_only_sparks_own_flows_are_open() -> None:
             for port in (driver, blocks, 6379, 8080):
                 assert not allowed(policies, other, own, port) and not allowed(policies, own, other, port)
     assert not allowed(policies, DRIVER, DRIVER, driver)
-
-
-# --- the pods that Spark makes ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """What lies in the API server after Spark has submitted the application and its driver has asked for executors."""
-    if not which("java") and "JAVA_HOME" not in os.environ:
-        pytest.fail("Spark needs Java 17 or newer: apt install default-jre-headless, or set JAVA_HOME")
-    schedule = named(documents(render(FOLDER)), "ScheduledSparkApplication", "mtorl-features")
-    with ApiServer() as server:
-        submit(server, schedule, tmp_path_factory.mktemp("spark"))
-        yield server
-
-
-@pytest.mark.parametrize("role", ["driver", "executor"])
-def test_sparks_pods_are_as_the_manifest_says(
-    api: ApiServer, schedule: dict[str, Any], objects: Objects, role: str
-) -> None:
-    pod = api.pods(role)[0]
-    assert set(pod["metadata"]["labels"]) >= LABELS
-    assert pod["metadata"]["labels"].items() >= (DRIVER if role == "driver" else EXECUTOR).items()
-    spec, said = pod["spec"], schedule["spec"]["template"][role]
-    template = said["template"]["spec"]
-    assert spec["securityContext"] == template["securityContext"]
-    assert spec["serviceAccountName"] == said["serviceAccount"]
-    assert spec["automountServiceAccountToken"] is (role == "driver")
-    assert spec.get("activeDeadlineSeconds") == template.get("activeDeadlineSeconds")
-    (container,), (wanted,) = spec["containers"], template["containers"]
-    assert container["securityContext"] == wanted["securityContext"]
-    assert container["image"] == schedule["spec"]["template"]["image"]
-    for what in ("requests", "limits"):
-        assert set(container["resources"][what]) >= {"cpu", "memory"}
-    assert container["resources"]["requests"]["cpu"] == said["coreRequest"]
-    # Volumes: ours, and no scratch folder that Spark would have added beside the one that we give it.
-    environment = {e["name"]: e.get("value") for e in container["env"]}
-    (scratch,) = [m["mountPath"] for m in wanted["volumeMounts"] if m["name"].startswith("spark-local-dir-")]
-    assert environment["SPARK_LOCAL_DIRS"] == scratch
-    assert [m for m in container["volumeMounts"] if m in wanted["volumeMounts"]] == wanted["volumeMounts"]
-    if role == "driver":
-        assert container["args"][0] == "driver"
-        assert (
-            container["args"][-len(schedule["spec"]["template"]["arguments"]) :]
-            == (schedule["spec"]["template"]["arguments"])
-        )
-    else:
-        assert container["args"] == ["executor"]
-
-
-def test_the_drivers_role_is_enough(api: ApiServer, objects: Objects) -> None:
-    """And holds nothing that the driver never asks for. (It deletes one pod when an executor fails; none does here.)"""
-    (rule,) = of_kind(objects, "Role")[0]["rules"]
-    granted = {(verb, resource) for verb in rule["verbs"] for resource in rule["resources"]}
-    assert set(api.asked) | {("delete", "pods")} == granted

@@ -16,7 +16,6 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from serving.registry import FIRST
-from tests.manifests.alerting_stack import wait_for
 from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
@@ -180,32 +179,6 @@ def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
     found = of_kind(documents(render("tests/everything")), "StatefulSet")
     policies = {one["metadata"]["name"]: one["spec"].get("podManagementPolicy") for one in found}
     assert policies == dict.fromkeys(("mtorl-router", "mtorl-redis", "mtorl-feed", "mtorl-ledger"), "Parallel")
-
-
-@pytest.mark.parametrize(("seconds", "at_once"), [("0", True), ("1m", False), ("", False)])
-def test_the_log_is_exported_as_often_as_the_setting_says(
-    seconds: str, at_once: bool, production: Objects, tmp_path: Path
-) -> None:
-    """The loop of the container, with a stand-in for the export; with 0 seconds it starts again at once."""
-    pod = named(production, "StatefulSet", "mtorl-router")["spec"]["template"]["spec"]
-    (export,) = [container for container in pod["initContainers"] if container["name"] == "export"]
-    assert export["env"] == [{"name": "MTORL_EXPORT_SECONDS", "value": "60"}]
-    (tmp_path / "python").write_text(f"#!/bin/sh\necho exported >>{tmp_path}/exports\n")
-    (tmp_path / "python").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MTORL_EXPORT_SECONDS": seconds}
-    loop = subprocess.Popen([*export["command"], *export["args"]], env=environment)
-
-    def exports() -> int:
-        file = tmp_path / "exports"
-        return file.read_text().count("exported") if file.exists() else 0
-
-    try:
-        wait_for("three exports", lambda: exports() >= (3 if at_once else 1))
-        assert at_once or exports() == 1
-        loop.terminate()
-        assert loop.wait(30) == 0
-    finally:
-        loop.kill()
 
 
 def test_router_knows_the_channels(production: Objects, router: dict[str, Any], experiment: Experiment) -> None:

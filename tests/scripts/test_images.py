@@ -104,17 +104,6 @@ def test_a_tag_is_the_version_and_what_goes_in(images: Images, repository: Path)
     assert tags(images) == third, "what no image holds is in no tag"
 
 
-def test_torch_from_elsewhere_is_another_image(images: Images, tmp_path: Path) -> None:
-    default, bare, named = tags(images), tags(images, TORCH_FROM=""), tags(images, TORCH_FROM="torch==2.13.0")
-    for other in (bare, named):
-        assert {name for name in NAMES if other[name] != default[name]} == {"torchserve", "train"}
-    assert len({tag["train"] for tag in (default, bare, named)}) == 3
-    assert images("build", "train", TORCH_FROM="--find-links /wheels").returncode == 0
-    assert "--build-arg TORCH_FROM=--find-links /wheels" in calls(tmp_path, "build")[0]
-    assert images("build", "train").returncode == 0
-    assert "TORCH_FROM" not in calls(tmp_path, "build")[1], "the Dockerfile's own default"
-
-
 def test_what_is_there_is_not_built_again(images: Images, repository: Path, tmp_path: Path) -> None:
     assert "not built" in images("list", "router").stdout
     made = component(images("build", "router", "redis", BUILD_OPTIONS="--network=host --pull=never"))
@@ -160,15 +149,3 @@ def test_load_calls_the_given_command(images: Images, tmp_path: Path) -> None:
 def test_wrong_calls(images: Images, arguments: list[str], environment: dict[str, str], said: str) -> None:
     done = images(*arguments, **environment)
     assert done.returncode in (1, 2) and said in done.stderr and not done.stdout
-
-
-def test_without_an_engine_it_says_which(images: Images, tmp_path: Path) -> None:
-    (tmp_path / "tools" / "podman").unlink()
-    done = images("list")
-    assert done.returncode == 1 and "docker, podman and buildah" in done.stderr
-
-
-def test_an_engine_of_any_name_is_taken(images: Images, tmp_path: Path) -> None:
-    done = images("build", "redis", CONTAINER_ENGINE="tester", ENGINE="spark")
-    assert done.returncode == 0, "ENGINE is mtorl's data engine"
-    assert calls(tmp_path, "build")[0].startswith("tester ")
