@@ -47,10 +47,10 @@ def train(
     from cli.progress_bars import ProgressBars
     from mtorl.fitting.fit import fit_challenger
     from mtorl.fitting.settings import load_settings, with_settings
+    from mtorl.log.columns import WindowError
     from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
-    from mtorl.window.window import WindowError
 
     stopped = "stopped" + (f"; the same command goes on from {checkpoint}" if checkpoint else "")
     unusable = (CheckpointError, WindowError, ValueError, OSError)

@@ -46,7 +46,7 @@ def search(
     from cli.progress_bars import ProgressBars
     from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError
     from mtorl.fitting.search import search as run_search
-    from mtorl.window.window import WindowError
+    from mtorl.log.columns import WindowError
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         stop(f"--json: {json_file.parent} is no folder", 2)
@@ -78,8 +78,8 @@ def trial(
     """
     from mtorl.fitting.settings import SettingsError, parse_settings, with_settings
     from mtorl.fitting.trial import METRIC, Trials
+    from mtorl.log.columns import WindowError
     from mtorl.network.training import TrainConfig, TrainingDiverged
-    from mtorl.window.window import WindowError
 
     def on_epoch(epoch: int, loss: float) -> None:
         # Katib reads a time at the start of the line; without one, all lines have the same.

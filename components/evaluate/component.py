@@ -34,8 +34,8 @@ def evaluate(
 
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
+    from mtorl.log.columns import WindowError
     from mtorl.runtime.step import step
-    from mtorl.window.window import WindowError
 
     with step(WindowError):
         result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed, fit_outcomes)

@@ -19,8 +19,8 @@ def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_versio
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit
     from mtorl.fitting.fit import take_incumbent
+    from mtorl.log.columns import WindowError
     from mtorl.runtime.step import step
-    from mtorl.window.window import WindowError
 
     with step(WindowError):
         if policy:

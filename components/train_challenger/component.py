@@ -44,11 +44,11 @@ def train_challenger(
     from mtorl.fitting.kept_files import KeptFiles, prune
     from mtorl.fitting.settings import SettingsError, read_settings, with_settings
     from mtorl.fitting.worker import FitTask
+    from mtorl.log.columns import WindowError
     from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
     from mtorl.runtime.step import step
-    from mtorl.window.window import WindowError
 
     with step(CheckpointError, SettingsError, TrainingDiverged, TrainingFailed, WindowError):
         prune(volume)

@@ -125,16 +125,13 @@ class Artifact:
         return heads_of(predict_in_chunks(self.network, self.encoder, batch))
 
     def predict_with_state(self, batch: WindowBatch) -> tuple[Heads, NDArray[np.floating[Any]] | None]:
-        """The same, and how far each window's user is from those of the training; None: this model does not say."""
+        """The same, and the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
         outputs = predict_in_chunks(self.network, self.encoder, batch)
         return heads_of(outputs), outputs[3] if len(outputs) > 3 else None
 
 
 def load(folder: str | Path) -> Artifact:
     """Read an artifact, without torch; every file is compared with its checksum.
-
-    Args:
-        folder: Folder of the artifact.
 
     Raises:
         ArtifactError: no artifact there, one of another schema version, or a file is missing, damaged or exchanged.

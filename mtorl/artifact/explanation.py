@@ -1,12 +1,11 @@
-"""Why a decision came out as it did: what each earlier touchpoint adds to the forecast of a channel.
+"""Attributions of a decision: what each earlier touchpoint adds to the forecast of a channel.
 
     (explanation,) = explain(artifact, [instance], [channel])
     explanation.reward_K[0]             # expected reward, less what it would be without the oldest touchpoint
 
 The network is an exported graph, so nothing inside it can be read. It predicts again for the window *without* the
-touchpoint, as though that had never happened: its channel, outcomes and context are removed, and the pause before the
-next touchpoint is measured from the one before. All those windows, the whole window and the window of a user without
-a history share one forward pass.
+touchpoint: its channel, outcomes and context are removed, and the pause before the next touchpoint is measured from the
+previous one. All those windows, the whole window and the window of a user without a history share one forward pass.
 
 An attribution is an exact difference of two forecasts. Attributions do not add up to the effect of the whole history:
 of two touchpoints that carry the same information either can be left out without effect, and a touchpoint may matter
@@ -34,7 +33,7 @@ METHOD = "leave-one-touchpoint-out"
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a channel's forecast depends on the history in one window.
+    """The dependence of a channel's forecast on the history in one window.
 
     Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities are those of the action head
     over all channels: what the logging policy would do, before prices, candidates and exploration.
@@ -49,11 +48,7 @@ class Explanation:
 
 
 def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequence[int]) -> list[Explanation]:
-    """Explain one channel, given by its position, of each window.
-
-    Raises:
-        WindowError: an instance is malformed.
-    """
+    """Explain one channel, given by its position, of each window; raises WindowError for a malformed instance."""
     WindowBatch.from_instances(instances, artifact.spec)  # so that an error names the window as it was sent
     variants = [_variants(instance, artifact.spec) for instance in instances]
     batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)

@@ -1,16 +1,13 @@
-"""How many steps of its windows an exported graph computes: no more than the longest of a batch needs.
+"""The number of steps that an exported graph computes: no more than the longest window of a batch needs.
 
-    lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): model.json says them
+    lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
 Windows are padded on the right, and no step sees a later one, so steps after a window's last one change nothing. That
-holds to the last bit where the sums over steps begin alike, whatever follows: they do at multiples of four, which is
-what kernels of onnxruntime add up at a time. `exact_lengths` makes sure: an artifact carries only lengths at which its
-graph has given, bit for bit, what it gives over the whole window. So a decision does not depend on which other windows
-share its batch by way of their lengths.
-
-A batch takes the smallest length that holds its longest window. A few lengths are enough, since a call has a fixed cost
-besides that of its steps.
+holds to the last bit where the sums over steps begin alike, which they do at multiples of four: kernels of onnxruntime
+add up four at a time. `exact_lengths` checks it: an artifact carries only lengths at which its graph
+gave, bit for bit, what it gives over the whole window. So a decision does not depend on the lengths of other windows in
+its batch. A few lengths are enough, since a call has a fixed cost besides that of its steps.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -26,23 +23,17 @@ from numpy.typing import NDArray
 
 from mtorl.network.predictor import Network
 
-_LEAST = 4  # steps; the time of fewer does not count beside the fixed cost
+_LEAST = 4  # steps; fewer save no time
 
 
 def lengths_up_to(window: int) -> tuple[int, ...]:
     """Powers of two below the window, and the window."""
-    shorter = (1 << power for power in range(_LEAST.bit_length() - 1, window.bit_length()))
-    return (*(length for length in shorter if length < window), window)
+    powers = (1 << power for power in range(_LEAST.bit_length() - 1, window.bit_length()))
+    return (*(length for length in powers if length < window), window)
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Those of `lengths_up_to` the window at which a graph gives the bits that it gives over the whole window.
-
-    Args:
-        graph: An exported graph.
-        window: Steps of a whole window.
-        width: Numbers in a token.
-    """
+    """Lengths at which a graph of tokens of this width gives the bits that it gives over the whole window."""
     random = np.random.default_rng(0)
 
     def exact(length: int) -> bool:
@@ -59,12 +50,7 @@ def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
 
 
 def shortened(graph: Network, lengths: Sequence[int]) -> Network:
-    """A graph that leaves out the steps that no window of a batch has.
-
-    Args:
-        graph: Takes each of the lengths.
-        lengths: In ascending order; the last is that of a whole window.
-    """
+    """A graph that computes the smallest of the ascending lengths that holds the longest window of a batch."""
 
     def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:
         steps = lengths[bisect_left(lengths, length_B.max(initial=1))]

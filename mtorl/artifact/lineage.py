@@ -139,11 +139,7 @@ class Lineage(StrictModel):
 
     @classmethod
     def read(cls, version: Path) -> Lineage:
-        """The lineage of a published version.
-
-        Raises:
-            LineageError: It can't be read.
-        """
+        """The lineage of a published version; raises LineageError."""
         path = version / FILE
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -157,7 +153,7 @@ class Lineage(StrictModel):
         (version / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
     def parent(self, relation: str = COMPARED) -> Parent | None:
-        """The one of a relation; None: it has none."""
+        """The first parent of a relation, if any."""
         return next((parent for parent in self.parents if parent.relation == relation), None)
 
 
@@ -176,21 +172,14 @@ def lineage_of(
     settings: Mapping[str, str | int | float | bool] | None = None,
     run: PipelineRun | None = None,
 ) -> Lineage:
-    """The lineage of a model. Empty text is what is not known.
+    """The lineage of a model. Empty text stands for what is not known.
 
     Args:
         model: Content of its model.json.
-        data_set: Name of the data set.
-        published: When it is published.
-        evaluation: What `evaluate_offline` found of this model.
-        arm: As which of the two.
-        gate: What the gate said of that.
-        compared_with: The incumbent of that evaluation.
+        evaluation: Result of `evaluate_offline` for this model, as the arm "challenger" or "incumbent".
         source: Digest of the raw log.
         collected: Digest of the decisions that were added to it.
-        package: Version of this package.
         settings: Of the training and of the gate.
-        run: Which run made it.
     """
     judged = evaluation or {}
     return Lineage(
@@ -215,14 +204,7 @@ def lineage_of(
 
 
 def gate_report(evaluation: Mapping[str, Any], decision: str, reason: str, min_lift: float) -> GateReport:
-    """What the gate said of an evaluation.
-
-    Args:
-        evaluation: What `evaluate_offline` found.
-        decision: "promote" or "reject".
-        reason: In words.
-        min_lift: What the lower end of the lift had to exceed.
-    """
+    """The gate's decision ("promote" or "reject") on the result of `evaluate_offline`."""
     said: Literal["promote", "reject"] = "promote" if decision == "promote" else "reject"
     lift = _figure(evaluation["value"], "difference")
     return GateReport(decision=said, reason=reason, min_lift=min_lift, lift=lift, valued_on=evaluation["valued_on"])

@@ -51,11 +51,7 @@ FEATURE_SERVICE = "ad_decision_v1"
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that is ready to be served, with what it was made from.
-
-    Raises:
-        ArtifactError: a field contradicts the data set.
-    """
+    """A policy that is ready to be served, with its origin; ArtifactError for a field that contradicts the data."""
 
     name: str  # for people: "challenger"
     kind: str  # one of KINDS
@@ -63,8 +59,7 @@ class TrainedPolicy:
     encoder: Encoder  # that the network was trained with
     spec: DatasetSpec
     params: PolicyParams  # of the decision rule
-    cost_cap: Mapping[str, float]  # highest possible cost of an exposure on each channel, currency units: the amount
-    # that a server reserves
+    cost_cap: Mapping[str, float]  # highest possible cost of an exposure on each channel: what a server reserves
     default_channel: str  # what a server answers with when it has no time or no data
     metrics: Mapping[str, Any]  # plain numbers; null for what could not be computed
     reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
@@ -134,7 +129,7 @@ def _unnamed(reference: pd.DataFrame) -> pd.DataFrame:
 
 
 def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
-    """Write the network's graph and weights, and compare the graph with the network; the lengths that it has."""
+    """Write the network's graph and weights, and compare the graph with the network; returns the graph's lengths."""
     import torch
     from onnxscript.optimizer import optimize_ir
 
@@ -152,8 +147,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"), _without_collections():
-        warnings.simplefilter("ignore")  # deprecations inside torch itself
+    with _undisturbed_export():
         program = torch.export.export(network, example(3), dynamic_shapes=({**any_batch, **any_length}, any_batch))
         names = GRAPH_OUTPUTS[: len(program.graph_signature.user_outputs)]
         graph = torch.onnx.export(
@@ -176,28 +170,18 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
 
 
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Hold back what libraries log below the level of errors: the optimizer of the graph tells its every move."""
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """No search for circular garbage: among the many small objects of an export it takes a tenth of the time."""
-    enabled = gc.isenabled()
+def _undisturbed_export() -> Iterator[None]:
+    """Hide torch's deprecations and what the optimizer logs, and collect no garbage: that takes a tenth of the time."""
+    collects, disabled = gc.isenabled(), logging.root.manager.disable
     gc.disable()
+    logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        if enabled:
+        logging.disable(disabled)
+        if collects:
             gc.enable()
 
 

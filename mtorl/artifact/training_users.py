@@ -1,10 +1,10 @@
-"""Which models were trained on a user.
+"""The models that were trained on a user.
 
     for model in trained_on(Path("registry"), ["u1"]):
         print(model.name, model.version, model.places)
 
 An artifact has a fingerprint of each user that had a part in its training (`mtorl.log.splits`). It can't be changed:
-its digest covers every file. Whoever wants a user out of a model trains it again, on a log without them.
+its digest covers every file. To remove a user from a model, train it again on a log without them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainedOn:
 
     name: str  # of the artifact
     version: str
-    users: tuple[str, ...]  # that it was trained on, of those that were asked for
+    users: tuple[str, ...]  # of those in question
     places: tuple[Path, ...]  # folders with a copy of it
 
 
@@ -38,34 +38,18 @@ def is_artifact(folder: Path) -> bool:
 
 
 def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[TrainedOn]:
-    """The models that were trained on any of some users.
-
-    Args:
-        artifacts: Folders of artifacts; copies of one model count once.
-        user_ids: Users.
-
-    Raises:
-        ArtifactError: A file of an artifact can't be read.
-    """
+    """The models that were trained on any of the users; copies of one model count once. Raises ArtifactError."""
     users = sorted(set(user_ids))
-    copies: dict[str, list[Path]] = {}
+    found: dict[str, TrainedOn] = {}
     for folder in artifacts:
-        copies.setdefault(str(_model(folder).get("digest", folder)), []).append(folder)
-    found = []
-    for places in copies.values():
-        folder, model = places[0], _model(places[0])
         try:
-            fingerprints = np.load(folder / _USERS, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ArtifactError(f"{folder}: can't be read: {error}") from None
-        trained = tuple(user for user, is_one in zip(users, are_among(users, fingerprints), strict=True) if is_one)
+            model = dict(json.loads((folder / _MODEL).read_text(encoding="utf-8")))
+            trained_B = are_among(users, np.load(folder / _USERS, allow_pickle=False))
+        except (OSError, ValueError, TypeError, EOFError) as error:
+            raise ArtifactError(f"{folder}: {_MODEL} or {_USERS} can't be read: {error}") from None
+        trained = tuple(user for user, is_one in zip(users, trained_B, strict=True) if is_one)
         if trained:
-            found.append(TrainedOn(str(model.get("name")), str(model.get("version")), trained, tuple(places)))
-    return found
-
-
-def _model(folder: Path) -> dict[str, object]:
-    try:
-        return dict(json.loads((folder / _MODEL).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{folder / _MODEL}: can't be read: {error}") from None
+            digest = str(model.get("digest", folder))
+            places = (*(found[digest].places if digest in found else ()), folder)
+            found[digest] = TrainedOn(str(model.get("name")), str(model.get("version")), trained, places)
+    return list(found.values())

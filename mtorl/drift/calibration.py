@@ -1,7 +1,7 @@
-"""Drift thresholds that keep one false-alarm rate a period, whatever its size and however many columns it has.
+"""Drift thresholds that keep one false-alarm rate a period, for any size and any number of columns.
 
-What makes a distance grow without any drift is the number of *distinct users* in the period: rows of one user are
-alike, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 % of healthy periods).
+Without any drift, a distance grows with the inverse of the number of *distinct users* in the period: rows of one user
+are alike, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 % of healthy periods).
 So the threshold is measured: users of the reference are held out, made into imitated periods with as many users as the
 real one, and scored against the rest. From the scores of these healthy periods
 
@@ -56,7 +56,6 @@ def measure(
         kinds: "numeric" or "categorical" of each column to check.
         size: Of the period; fewer rows a user than in the reference make context columns noisier.
         alpha: False-alarm rate of a period over all its columns.
-        seed: Seed of the resampling.
         imitations: Number of imitated periods.
     """
     rng = np.random.default_rng(seed)
@@ -100,7 +99,7 @@ class _Journeys:
         return (~in_period).astype(np.float64), kept.astype(np.float64)
 
     def _stretch(self, rng: np.random.Generator, share: float) -> Bools:
-        """A stretch of neighbouring touchpoints from each journey: a short period sees no more of a user."""
+        """A stretch of neighbouring touchpoints from each journey, as in a short period."""
         keep = np.floor(self._length * share + rng.random(self.users))
         start = rng.integers(0, self._length)
         return np.asarray((self._step - start[self._code]) % self._length[self._code] < keep[self._code])

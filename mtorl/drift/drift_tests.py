@@ -1,14 +1,14 @@
-"""The drift tests: what is asked of a column of a period, against the training reference. One definition each.
+"""The drift tests of a period's columns against the training reference, one definition each.
 
 A new test is one entry of TESTS, and nothing else: thresholds, findings, messages and the report follow from it.
 
     DriftTest(
-        problem="drift",                    # what a finding is called in drift.json
-        words=MOVED,                        # how messages and the report say it
-        kinds=("numeric",),                 # columns that it is asked of
+        problem="drift",                    # name of a finding in drift.json
+        words=MOVED,                        # its words in messages and in the report
+        kinds=("numeric",),                 # columns that it applies to
         method="wasserstein",               # name of its score
         scorer=NumericDistance,             # column -> function that scores a period against the reference
-        floor=0.05,                         # below this a score is too small to matter, however sure one is of it
+        floor=0.05,                         # a score below it is too small to matter, however certain
         message="{method} {score:.3f}, threshold {threshold:.3f}",
         evidently=True,                     # the method is one of Evidently's: its page shows it, its figure counts
     )
@@ -35,7 +35,7 @@ given by a column of weights, (rows, periods)."""
 
 
 class Words(NamedTuple):
-    """How people read about a problem."""
+    """The words for a problem."""
 
     kind: Literal["drift", "data_quality"]  # drift explains, data quality breaks: the policy reads nothing
     summary: str  # in an alert, after the column's name
@@ -44,7 +44,7 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One question that is asked of a column; see the module for an example."""
+    """One test of a column; see the module for an example."""
 
     problem: str
     words: Words
@@ -169,7 +169,7 @@ UNTESTABLE: Mapping[str, Words] = {
 
 
 def words_of(problem: str) -> Words:
-    """How people read about a problem: one that a test found, or one that keeps a column from being tested."""
+    """The words for a problem, whether a test found it or it keeps a column from being tested."""
     return {**UNTESTABLE, **{test.problem: test.words for test in TESTS}}[problem]
 
 

@@ -1,4 +1,4 @@
-"""Sequential detection: evidence that something has changed, with a known rate of false alarms, however long one looks.
+"""Sequential detection of changes, with a known rate of false alarms over any number of periods.
 
     evidence = add(evidence, {"cost": e_of_p(0.003), "click": e_of_p(0.4)}, streams=2)
     alarming(evidence, streams=2)                     # streams that have changed
@@ -14,8 +14,7 @@ mean run). The mean of the M of J streams is such a detector, too, however the s
 alarms if k streams have M >= J N / k (the e-BH rule of Wang and Ramdas, arXiv:2009.02824): then the mean is N at least,
 so the mean run holds over all streams together, and a single stream needs more than one of many that move at once.
 
-Evidence is kept little above what one stream alone needs, so that an alarm ends some periods after its cause. A
-smaller M is evidence as well.
+Evidence is bounded (`MOST`), so that an alarm ends some periods after its cause. A smaller M is evidence as well.
 """
 
 from __future__ import annotations
@@ -23,21 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-MEAN_RUN = 1_000
-"""Periods until a false alarm, on average, at least: of days, nearly three years."""
-
-MOST = 1.25
-"""Times what one stream alone needs."""
-
+MEAN_RUN = 1_000  # periods until a false alarm, on average, at least: of days, nearly three years
+MOST = 1.25  # bound of a stream's evidence, as a multiple of what it needs by itself
 _SMALLEST_P = 1e-12
 
 
 def e_of_p(p: float) -> float:
-    """The e-value of a p-value: the mean of the calibrators k p^(k - 1) over k from 0 to 1 (Vovk and Wang, 2021).
-
-    Args:
-        p: In [0, 1].
-    """
+    """The e-value of a p-value: the mean of the calibrators k p^(k - 1) over k from 0 to 1 (Vovk and Wang, 2021)."""
     p = max(p, _SMALLEST_P)
     if p > 1 - 1e-6:
         return 0.5
@@ -46,7 +37,7 @@ def e_of_p(p: float) -> float:
 
 
 def e_of_event(happened: bool, probability: float) -> float:
-    """The e-value of an event that has at most this probability while nothing has changed: half of it is bet on it."""
+    """The e-value of an event that has at most this probability while nothing has changed: half is bet on it."""
     return 0.5 + 0.5 * happened / probability
 
 
@@ -58,14 +49,7 @@ def needed(streams: int, mean_run: float = MEAN_RUN) -> float:
 def add(
     evidence: Mapping[str, float], e_values: Mapping[str, float], streams: int, mean_run: float = MEAN_RUN
 ) -> dict[str, float]:
-    """Evidence after one more period; what was not judged in it keeps what it has.
-
-    Args:
-        evidence: Of each stream; a new one has none.
-        e_values: Of the streams that were judged.
-        streams: How many there are.
-        mean_run: Periods until a false alarm, on average.
-    """
+    """Evidence after one more period; a stream that was not judged in it, of all `streams`, keeps its evidence."""
     most = MOST * needed(streams, mean_run)
     grown = {name: min((evidence.get(name, 0.0) + 1.0) * e, most) for name, e in e_values.items()}
     return {**evidence, **grown}

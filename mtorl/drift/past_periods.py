@@ -4,15 +4,15 @@
     forecast = Forecast.of(past, se=0.002, weekdays=weekdays)   # ... which are days: of each, and of the one to come
     forecast.p_below(0.081)                                     # how likely a value this low would be
 
-Days differ by more than the chance of who came: by weekday, weather, what other campaigns run. So the forecast is that
-of a random-effects model:
+Days differ by more than the chance of who came: by weekday, weather, other campaigns. So the forecast is that of a
+random-effects model:
 
     value = mean + [at weekends: c] + w of its weekday + a deviation of its own + sampling error
     c: as good as unknown before, N(0, (WEEKEND mean)^2)      w: variance tau^2       own deviation: variance own^2
 
 Without weekdays only mean, own deviation and sampling error are left. Variances are estimated by moments: with weights
-W = 1 / se^2 and M = W - W X (X'W X)^-1 X'W for what is to be left out of account, the columns of X, the mean of y'M y
-is tr(M Se) + own^2 tr(M), where Se holds the squared standard errors (DerSimonian and Laird, 1986; with columns,
+W = 1 / se^2 and M = W - W X (X'W X)^-1 X'W for the columns X to be left out of account, the mean of y'M y is
+tr(M Se) + own^2 tr(M), where Se holds the squared standard errors (DerSimonian and Laird, 1986; with columns,
 Thompson and Sharp, 1999; what is known of c before is added to X'W X). X is mean and weekend; or, once two weeks have
 been seen, each weekday, and tau^2 is what weekdays differ by beyond own^2. It is 0 if that is nothing. Effects come
 from the equations of Henderson (1975), which shrink w toward 0 the more, the less weekdays differ. A weekday that was
@@ -22,7 +22,7 @@ The forecast is a t distribution. Its degrees of freedom are one less than perio
 (Higgins, Thompson and Spiegelhalter, 2009): two less than there are periods, three with weekends, up to eight with
 weekdays. Where neighbouring days are alike, one bad day tells of the next: with the correlation r that was seen, own^2
 grows by (1 + r) / (1 - r), as the variance of a long mean does. Where days hardly differ, or too few have been seen to
-tell, the forecast is still as wide as SMALLEST of the mean: less than that is no news.
+tell, the forecast is still as wide as SMALLEST of the mean.
 """
 
 from __future__ import annotations
@@ -36,29 +36,20 @@ from scipy.special import stdtr
 
 from mtorl.arrays import Floats
 
-FEWEST, MOST = 7, 28
-"""Periods that a forecast needs, and that it looks back."""
+FEWEST, MOST = 7, 28  # periods that a forecast needs, and that it reads
 _MOST_ALIKE = 0.8
-SMALLEST = 0.02
-"""Standard deviation of a period, as a share of the mean, at least."""
-WEEKEND = 0.5
-"""By how much weekends may differ from other days, as a share of the mean: a standard deviation."""
+SMALLEST = 0.02  # least standard deviation of a period, as a share of the mean
+WEEKEND = 0.5  # standard deviation of the difference of weekends, as a share of the mean
 WEEK = 7
 _SATURDAY = 5
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of the next period.
-
-    Attributes:
-        mean: Expected value.
-        sd: Scale of the t distribution around it, the period's own standard error included.
-        degrees: Its degrees of freedom.
-    """
+    """The next period's value, as a t distribution."""
 
     mean: float
-    sd: float
+    sd: float  # scale of the distribution, the period's own standard error included
     degrees: float
 
     @classmethod
@@ -74,8 +65,7 @@ class Forecast:
         Args:
             past: Value and standard error of each, the newest last; the last MOST count.
             se: Standard error of the period to come.
-            smallest: Standard deviation of a period at least, in the measure's unit: a share of which days have none
-                is not sure to have none for ever.
+            smallest: Least standard deviation of a period, in the measure's unit: a share that was always 0 may rise.
             weekdays: Of each past period and, last, of the one to come; Monday is 0. None: periods are no days.
 
         Raises:
@@ -156,7 +146,7 @@ def _excess(out_PP: Floats, value_P: Floats, variance_P: Floats) -> float:
 
 
 def _of_neighbours(deviation_P: Floats, hat_PP: Floats) -> float:
-    """How much more the variance of a long mean is than that of as many independent periods.
+    """Factor from the variance of a mean of independent periods to that of a long mean.
 
     Deviations from what was fitted to them are less alike than those from the truth: of independent periods their
     correlation is as much below 0 as is added here.

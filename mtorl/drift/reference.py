@@ -1,8 +1,4 @@
-"""Samples for the drift check: which touchpoints of a log stand for it, and which users stand for all.
-
-rows = stretches(user_ids, step, share=0.25)      # of each journey, at random: all its parts are equally likely
-sample = sample_users(frame)                      # whole users, about MAX_ROWS rows at most
-"""
+"""Samples for the drift check: touchpoints that stand for a log, and users that stand for all."""
 
 from __future__ import annotations
 
@@ -20,15 +16,14 @@ MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time gr
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
-    """Rows of a stretch of neighbouring touchpoints of each user, as long as a share of the journey.
+    """Rows of a stretch of neighbouring touchpoints of each user, as long as a share of the journey, in (0, 1].
 
     A hash of the user says where it begins, and past the end of a journey it goes on at its start. So every touchpoint
-    is as likely as any other, and a user has as much weight as in the log. The last touchpoints of everyone would
-    overstate some hours, and users who come seldom; touchpoints one by one would hide how alike neighbours are.
+    is equally likely, and a user has the same weight as in the log. The last touchpoints of all users would overstate
+    some hours, and users who come seldom; touchpoints one by one would hide how alike neighbours are.
 
     Args:
         user_ids: User of each row; whole users one after the other, each in the order of time.
-        share: Share of the touchpoints, in (0, 1].
     """
     code_N, users = pd.factorize(user_ids)
     length_U = np.bincount(code_N, minlength=len(users))
@@ -55,14 +50,10 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Columns as plain floats and strings; what is no number counts as missing.
+    """Columns of these kinds ("numeric" or "categorical") as plain floats and strings; what is no number is missing.
 
     Decimal, text and inf have no distance, and 1 against "1" would be a drift that only the file format made. Nor has a
-    number whose square is none: the largest double stands for "unknown" in some systems.
-
-    Args:
-        frame: Has the columns.
-        kinds: "numeric" or "categorical" of each column.
+    number whose square is infinite: the largest double stands for "unknown" in some systems.
     """
     typed = {}
     for name, kind in kinds.items():

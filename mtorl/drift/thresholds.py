@@ -3,7 +3,7 @@
     grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
     grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
 
-What a healthy period scores falls with its users n and its rows a user m, about as sqrt(a + b / n + c / m). The grid
+The score of a healthy period falls with its users n and its rows a user m, about as sqrt(a + b / n + c / m). The grid
 has few sizes. Between two of them the logarithm of a threshold is taken as linear in the logarithms of n and m, which
 is not too low for such a root: it is convex there, so the chord lies above it. Beyond the ends of the grid its last
 thresholds hold, which are too high for larger periods if anything; a period with fewer users than its first is not
@@ -36,33 +36,22 @@ _AT_ONCE = 2  # sizes: NumPy works outside of Python's lock, and each of them ta
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """Measured limits of each column and test.
+    """Measured limits of each column and test."""
 
-    Attributes:
-        users_U: Users of a period, ascending.
-        rows_M: Mean rows of a user, ascending.
-        limits_UM: By column and method. Floors are not in them, since these may change while an artifact lives.
-    """
-
-    users_U: Floats
-    rows_M: Floats
-    limits_UM: Mapping[tuple[str, str], Floats]
+    users_U: Floats  # of a period, ascending
+    rows_M: Floats  # mean rows of a user, ascending
+    limits_UM: Mapping[tuple[str, str], Floats]  # by column and method, without the floors of the tests
 
     @classmethod
     def measure(
-        cls,
-        reference: pd.DataFrame,
-        kinds: Mapping[str, str],
-        *,
-        seed: int = 0,
-        imitations: int = calibration.IMITATIONS,
+        cls, reference: pd.DataFrame, kinds: Mapping[str, str], imitations: int = calibration.IMITATIONS
     ) -> ThresholdGrid:
-        """Measure the limits of each size; arguments as of `mtorl.drift.calibration.measure`."""
+        """Measure the limits of each size, as `mtorl.drift.calibration.measure` does."""
         columns = typed(reference, kinds).assign(user_id=reference["user_id"])
         users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
         sizes = [Size(int(n), round(n * m)) for n in users_U for m in rows_M]
-        of_size = partial(calibration.measure, columns, kinds, alpha=ALPHA, seed=seed, imitations=imitations)
+        of_size = partial(calibration.measure, columns, kinds, alpha=ALPHA, seed=0, imitations=imitations)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             measured = list(threads.map(of_size, sizes))
         shape = len(users_U), len(rows_M)
@@ -109,7 +98,7 @@ def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> f
 
 
 def _weights(grid: Floats, value: float) -> _Weights:
-    """Place and weight of the grid's points on both sides of a value, or of its end, by logarithms; none weighs 0."""
+    """Neighbouring points of the grid and their weights, linear in the logarithm; the grid's end beyond it."""
     place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
     low = int(place)
     return [(at, weight) for at, weight in ((low, low + 1 - place), (low + 1, place - low)) if weight > 0.0]

@@ -20,11 +20,7 @@ from mtorl.log.dataset import Column
 
 
 class WindowError(ValueError):
-    """A window cannot be built from its input.
-
-    Attributes:
-        index: Position of the faulty instance or row, if there is one.
-    """
+    """A window cannot be built; `index` is the position of the faulty instance or row, if there is one."""
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -49,7 +45,7 @@ def take(values: Values, index: NDArray[np.int64]) -> Values:
 
 
 def short(value: object) -> str:
-    """A value as it can stand in an error message."""
+    """A value, shortened for an error message."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 

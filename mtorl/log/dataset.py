@@ -60,11 +60,7 @@ _BUILT_IN = Path(__file__).parent / "datasets"
 
 
 def free_name(name: str) -> str:
-    """The name itself if a context, static or further outcome column may have it; else one like it that it may have.
-
-    Args:
-        name: Letters, digits and _.
-    """
+    """The name itself if a column of a description may have it; else `log_` and the name."""
     if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
         return f"log_{name}"
     return name
@@ -294,22 +290,22 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def window_outcomes(self) -> tuple[str, ...]:
-        """The outcomes that windows carry: what every log has, and what the gain or `seen_outcomes` name besides."""
+        """Outcomes that windows carry: those of every log, and those that the gain or `seen_outcomes` name."""
         return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.seen_outcomes)))
 
     @property
     def seen_outcomes(self) -> tuple[str, ...]:
-        """The outcomes of the touchpoint before that the model sees."""
+        """Outcomes of the previous touchpoint that the model sees."""
         return (*self.immediate, *self.timed)
 
     @cached_property
     def outcome_times(self) -> dict[str, str]:
-        """The `timed` outcomes, each with the column that says when it became known."""
+        """The `timed` outcomes, each with the column of the time when it became known."""
         return {name: outcome_time(name) for name in self.timed}
 
     @cached_property
     def outcome_kinds(self) -> tuple[str, ...]:
-        """The outcomes that are numbers, which somebody may report of a decision."""
+        """The numeric outcomes, which may be reported of a decision."""
         return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
 
     @cached_property
@@ -320,11 +316,7 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def optional_columns(self) -> tuple[str, ...]:
-        """Columns that a raw log may have beyond `log_columns`.
-
-        When an outcome became known, which the canonical log has where somebody says it; the id by which conversions
-        find their touchpoint; and when the row arrived.
-        """
+        """Columns that a raw log may have beyond `log_columns`: times of outcomes, touchpoint id, arrival time."""
         declared = set(self.log_columns)
         times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
         by_id = self.conversions is not None and self.conversions.key == TOUCHPOINT_ID
@@ -381,22 +373,17 @@ class DatasetSpec(StrictModel):
         return spec.replace(**changes) if changes else spec
 
     def of_canonical_log(self) -> DatasetSpec:
-        """The description of the log that becomes of a raw one: without what says how to read the raw one."""
+        """The description without the fields that say how to read the raw log."""
         raw = self.columns or self.conversions or self.file != FileFormat()
         return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
-        """Build from plain values, as YAML gives them; the inverse of `to_dict`.
-
-        Raises:
-            SpecError: a field is wrong, missing or unknown.
-        """
+        """Build from plain values, as YAML gives them; the inverse of `to_dict`. Raises SpecError."""
         return validated(cls, data, SpecError)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
-        # What says nothing is left out: the versions before these fields read the description, too.
         absent = {n for n in ("features", "columns", "outcome_hours", "timed", "conversions") if not getattr(self, n)}
         absent |= {"file"} if self.file == FileFormat() else set()
         data = self.model_dump(mode="json", exclude=absent)
@@ -415,12 +402,12 @@ class DatasetSpec(StrictModel):
 
 
 def outcome_time(outcome: str) -> str:
-    """The column that says when an outcome of a touchpoint became known."""
+    """The column of the time when an outcome of a touchpoint became known."""
     return f"{outcome}_time"
 
 
 def _absolute(source: str, description: Path) -> str:
-    """Path of a file that a description names; an address is one already."""
+    """Path of a file that a description names; an address stays."""
     return source if "://" in source else str((description.parent / source).resolve())
 
 

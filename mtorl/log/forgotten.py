@@ -1,4 +1,4 @@
-"""Who was forgotten, and until when: `forgotten.json`, which everything obeys that writes into its folder or below it.
+"""Forgotten users: `forgotten.json`, which every writer into its folder or below it obeys.
 
     Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` does, before it removes anything
     forgotten = Forgotten.of(folder / "collected")      # of this folder and of all above it
@@ -6,7 +6,7 @@
 
 A router's spool still holds a user's records for a while, and a later export, shipment or collection would bring them
 back. So each of those leaves out what the file names. It names users by `unit_hash` and a time: only what happened
-before it is forgotten, and a user who comes back later is a new one. A hash is no secret: whoever has the id can tell
+before it is forgotten, and a user who comes back later is a new one. A hash is no secret: the holder of an id can tell
 that it was forgotten.
 """
 
@@ -31,28 +31,19 @@ _LOCK = ".forgotten.lock"
 
 
 class ForgottenError(OSError):
-    """The file can't be read or written, so nobody knows whom to leave out; the message says which file, and why."""
+    """The file can't be read or written, so it is unknown whom to leave out; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What must not be written any more.
+    """What must not be written any more."""
 
-    Attributes:
-        users: Until when each user is forgotten, by `unit_hash`.
-        before: Everything that happened earlier is forgotten, whoever's it is; None for nothing.
-    """
-
-    users: Mapping[str, datetime] = field(default_factory=dict)
-    before: datetime | None = None
+    users: Mapping[str, datetime] = field(default_factory=dict)  # by `unit_hash`: time up to which each is forgotten
+    before: datetime | None = None  # what happened earlier is forgotten, of all users
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """What the files of a folder and of all folders above it say.
-
-        Raises:
-            ForgottenError: One of them can't be read.
-        """
+        """The users and times of a folder's file and of the files above it; raises ForgottenError."""
         found = cls()
         for path in files(folder):
             found = found._with(cls._read(path))
@@ -60,16 +51,11 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str] = (), until: datetime | None = None, **settings: Any) -> None:
-        """Note in a folder's file who is forgotten.
+        """Note in the file of an existing folder who is forgotten; raises ForgottenError.
 
         Args:
-            folder: Which is there.
-            user_ids: Users.
-            until: What they did before this time; now if not given.
+            until: Time up to which the users' records are forgotten; now if not given.
             **settings: `before`, see the class.
-
-        Raises:
-            ForgottenError: The file can't be read or written.
         """
         path = folder / FILE
         users = dict.fromkeys(map(unit_hash, user_ids), until or datetime.now(UTC))
@@ -98,8 +84,7 @@ class Forgotten:
     def sql(self, kind: Kind) -> str:
         """A condition in DuckDB's SQL, never null: whether a record must not be written.
 
-        Outcomes and shadows name no user: they are only ever too old. Whoever knows their decision leaves them out
-        with it.
+        Outcomes and shadows name no user, so only `before` applies: they are left out together with their decision.
         """
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
@@ -142,10 +127,10 @@ def files(folder: Path) -> list[Path]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let nobody else forget something in a folder meanwhile.
+    """Keep other processes from forgetting something in a folder until the end of the block.
 
     Raises:
-        ForgottenError: Somebody does, or the folder can't be written to.
+        ForgottenError: Another one is at work, or the folder can't be written to.
     """
     try:
         lock = acquire(folder / _LOCK)

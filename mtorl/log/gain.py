@@ -3,9 +3,9 @@
     gain = Gain.of_spec({"click": 0.1, "revenue": 1})     # or of_spec("click")
     gain.of(rows)                                         # of a table, or any mapping of names to numbers
 
-Everything that reads a gain reads it here: labels and metrics of a model, off-policy values, the verdict. The gain of
-an exposure may be negative, where an outcome is (a `profit`): labels and values count it as it is. A policy that
-expects a negative gain does not expose at any price, because it reads that as 0.
+Labels, metrics, off-policy values and the verdict all read the gain here. It may be negative, where an outcome is (a
+`profit`): labels and values count it as it is. A policy that expects a negative gain does not expose at any price,
+because it reads that as 0.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from mtorl.runtime.validation import short
 
 
 class Units(NamedTuple):
-    """What money and outcomes are counted in, for people."""
+    """Units of money and of outcomes, for people."""
 
     money: str = "currency units"
-    outcomes: tuple[tuple[str, str], ...] = ()
-    """Outcomes whose unit is known, and their units."""
+    outcomes: tuple[tuple[str, str], ...] = ()  # outcomes whose unit is known, and their units
 
     def of(self, outcome: str) -> str:
         """The unit of an outcome, or of `cost`."""
@@ -41,23 +40,14 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True)
 class Gain:
-    """A weighted sum of outcomes; that of one outcome has the weight 1.
+    """A weighted sum of outcomes; that of one outcome has the weight 1."""
 
-    Attributes:
-        terms: Outcomes and their weights, above 0, in the order of the description.
-        units: Of outcomes and money, for people; no part of what the gain is.
-    """
-
-    terms: tuple[tuple[str, float], ...]
-    units: Units = field(default=Units(), compare=False, repr=False)
+    terms: tuple[tuple[str, float], ...]  # outcomes and weights above 0, in the order of the description
+    units: Units = field(default=Units(), compare=False, repr=False)  # for people
 
     @classmethod
     def of_spec(cls, value: object) -> Gain:
-        """From what a description, an artifact or a command says: a name, or weights by name.
-
-        Raises:
-            ValueError: it is neither, or a weight is not above 0.
-        """
+        """A gain from the name of an outcome, or from weights by name; raises ValueError."""
         if isinstance(value, Gain):
             return value
         weights = {value: 1.0} if isinstance(value, str) else value
@@ -71,11 +61,7 @@ class Gain:
 
     @classmethod
     def of_text(cls, text: str) -> Gain:
-        """From a description's YAML in one line, as the parameter of a pipeline: `click`, `{click: 0.1, revenue: 1}`.
-
-        Raises:
-            ValueError: it is no gain.
-        """
+        """A gain from one line of YAML, as the parameter of a pipeline: `click`, `{click: 0.1, revenue: 1}`."""
         try:
             return cls.of_spec(yaml.safe_load(text))
         except yaml.YAMLError:
@@ -99,20 +85,15 @@ class Gain:
 
     @property
     def unit(self) -> str:
-        """For people; of a weighted sum, whose terms may differ in theirs, the sum."""
+        """For people; that of a weighted sum is written out, since its terms may differ in theirs."""
         if self.plain == self.names[0]:
             return self.units.of(self.names[0])
         return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)
 
     def of(self, outcomes: Mapping[str, Any] | Any) -> Floats:
-        """The gain of each exposure.
-
-        Args:
-            outcomes: A number or an array of numbers by the name of the outcome; a data frame is one.
-        """
+        """The gain of each exposure, from a number or an array by the name of the outcome, such as a data frame."""
         parts = (weight * np.asarray(outcomes[name], dtype=np.float64) for name, weight in self.terms)
-        total: Floats = np.asarray(reduce(add, parts))
-        return total
+        return np.asarray(reduce(add, parts))
 
     def __str__(self) -> str:
         """For people: `click`, or `0.1 click + revenue`."""

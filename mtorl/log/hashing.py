@@ -1,11 +1,6 @@
 """Hashes that are the same on every machine and in every run: of ids, and of the content of Arrow columns.
 
-The digest of a column does not depend on how it is cut into batches:
-
-    digest = ColumnDigest()
-    for batch in batches:
-        digest.update(batch["user_id"])
-    digest.hexdigest()
+The digest of a column does not depend on how it is cut into batches.
 """
 
 from __future__ import annotations
@@ -20,12 +15,7 @@ from numpy.typing import NDArray
 
 
 def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
-    """Eight bytes of BLAKE2b for each id.
-
-    Args:
-        ids: The ids.
-        purpose: Hashes for different purposes are independent of each other. Only its first 16 bytes count.
-    """
+    """Eight bytes of BLAKE2b for each id; hashes for different purposes (16 bytes at most) are independent."""
     person = purpose.encode()[:16]
     digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8, person=person).digest() for i in ids)
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
@@ -39,8 +29,7 @@ def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
 class ColumnDigest:
     """Running digest of a column: its values, the lengths of its texts or lists, and the places of its nulls.
 
-    What lies in the memory of a null, which depends on who wrote it, does not count. The type of the column does not
-    count either: who needs it to, adds it.
+    Neither the memory behind a null, which depends on the writer, nor the column's type counts.
     """
 
     def __init__(self) -> None:

@@ -71,18 +71,10 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """Read the decisions of a part's users.
-
-        Those that were taken with other columns than the data set has now, or on a channel that it has no more, are
-        left out.
-
-        Args:
-            folder: Where the file may be.
-            spec: Description of the data set.
-            split: "val" or "test".
+        """Read the decisions of the users of a split, those that fit the data set's present columns and channels.
 
         Returns:
-            None: there is no such file, or it has too few of these decisions to say anything.
+            None: there is no such file, or it has fewer than `ENOUGH` of these decisions.
         """
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
@@ -110,15 +102,10 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """User and context columns of the decisions of a part's users, whole users in the order of time.
-
-    Args:
-        folder: Where the file may be.
-        spec: Description of the data set.
-        split: "train", "val" or "test".
+    """User and context columns of the decisions of a split, whole users in the order of time.
 
     Returns:
-        None: there is no such file, or it has too few of these decisions, or lacks a column.
+        None: there is no such file, it has fewer than `ENOUGH` of these decisions, or it lacks a column.
     """
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
@@ -130,7 +117,6 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
 
 
 def _fits(window: dict[str, Any], spec: DatasetSpec) -> bool:
-    """Whether a window holds what the data set has now."""
     return (
         {c.name for c in spec.context} <= set(window["context"])
         and {c.name for c in spec.static} <= set(window["static"])

@@ -1,17 +1,16 @@
-"""With what probability did the logging policy choose the channel that it chose?
+"""The probability with which the logging policy chose the logged channel.
 
     propensity_B = logged_propensity(table.rows, spec)
 
 "logged": the log recorded its propensities. Otherwise the data set description names the simplest model of how channels
 were chosen:
 
-    channel-frequency   P(a): the channel does not depend on anything in the state (a log of random exposures);
+    channel-frequency   P(a): the channel does not depend on the state (a log of random exposures);
                         `mtorl.comparison.independence` tests that claim
     markov              P(a | previous a): users tend to stay on a channel
 
 Both are estimated on training users only, so that test rows do not confirm themselves. If the true logging policy used
-more of the state than the model, off-policy values are biased by the difference; the mean weight that
-`importance_weights.py` reports strays from 1 when propensities are wrong.
+more of the state, off-policy values are biased; the mean weight in `importance_weights.py` then strays from 1.
 
 Shapes: B rows, C channels.
 """
@@ -30,15 +29,12 @@ _SMOOTHING = 1.0  # pseudo-count of every channel
 
 
 def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
-    """Propensity of the logged channel of each row.
+    """Propensity of the logged channel of each row, in (0, 1].
 
     Args:
         windows: Touchpoints, such as `WindowTable.rows`: columns user_id, timestamp, step (0 where a journey starts),
             split, channel, and propensity for a log that has it.
-        spec: Description of the data set; its `propensity` names the method.
-
-    Returns:
-        One number in (0, 1] for each row, in the order of the rows.
+        spec: Its `propensity` names the method.
 
     Raises:
         ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or there are no training

@@ -305,7 +305,7 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 
 
 def one_record_each(kind: Kind, relation: str) -> str:
-    """A DuckDB query: of several records with one id the one that counts, with all columns of `each_record`."""
+    """A DuckDB query: of the records with one id the one that counts, with all columns of `each_record`."""
     return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {place_among_copies(kind)} = 1"
 
 
@@ -315,7 +315,7 @@ def place_among_copies(kind: Kind, *beside: str) -> str:
 
 
 def this_version(kind: Kind) -> str:
-    """SQL: true of a record of this version of the schema. A query that meets another one fails and names both."""
+    """SQL: true of a record of this version of the schema; an error that names both versions of another one."""
     said = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({said}) ELSE true END"
 

@@ -11,24 +11,14 @@ from mtorl.log.touchpoints import LogError
 
 
 def check_segment(spec: DatasetSpec, name: str) -> None:
-    """Check that a column can tell segments apart.
-
-    Raises:
-        LogError: it can't.
-    """
+    """Raise LogError unless a column can tell segments apart."""
     known = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
     if name not in known:
         raise LogError(f"by: {name!r} is no categorical column; there are {', '.join(known) or 'none'}")
 
 
 def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
-    """DuckDB SQL: the value that a decision record has of a column, as text; null: nobody knows it.
-
-    Args:
-        spec: Description of the data set.
-        name: A column that `check_segment` passes; names of columns need no quotes.
-        record: Alias of the record.
-    """
+    """DuckDB SQL: the value of a column that passes `check_segment`, as text, in the record of this alias; or null."""
     of_user = name in [column.name for column in spec.static]
     field, path = ("features", f"$.static.{name}") if of_user else ("context", f"$.{name}")
     return f"json_extract_string({record}.{field}, '{path}')"

@@ -17,9 +17,8 @@ TimeUnit = Literal["s", "ms", "us"]
 TOUCHPOINT_ID = "touchpoint_id"
 """Column of a raw log by which conversions find their touchpoint; the canonical log has none."""
 
-
 _EXAMPLE = datetime(2024, 10, 31, 13, 45)
-"""A time of which a format says everything that it needs to: no part of it is that of another one."""
+"""A time of which no two parts are alike, so that a format that lacks or swaps one is found."""
 
 
 class FileFormat(StrictModel):
@@ -86,15 +85,11 @@ class Source(StrictModel):
         return self
 
     def check(self, name: str, number: bool, time: bool) -> None:
-        """Check that it can be where a column comes from.
+        """Check that the source can fill the column of this name; raises ValueError.
 
         Args:
-            name: Of the column, for the error.
             number: Whether the column holds numbers.
             time: Whether it holds times.
-
-        Raises:
-            ValueError: it can't.
         """
         for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
@@ -151,10 +146,10 @@ class Conversions(StrictModel):
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """The outcomes that the file has."""
+        """The outcomes in the file."""
         return tuple(name for name in self.columns if name not in (TOUCHPOINT_ID, "user_id", "timestamp", "event_id"))
 
     @property
     def days(self) -> float | None:
-        """How long before a conversion its touchpoint may be, days; None: there is no limit."""
+        """How long before a conversion its touchpoint may be, days; None: no limit."""
         return 30.0 if self.attribution_days is None and self.key == "user_id" else self.attribution_days

@@ -1,10 +1,10 @@
-"""Which users are training, validation or test data: a hash of the id decides, so it is the same everywhere.
+"""The split of users into training, validation and test data: a hash of the id, so it is the same everywhere.
 
 A user's part never changes, so a retraining on next month's log does not test on users that it trained on before.
 
-`fingerprints` remember whom a model was trained on, eight bytes for each user, so that a log can be told to have users
-that the model has seen. A hash is no secret: whoever has the ids can look them up. With a million known users, one
-stranger in 10^13 or so is taken for one of them.
+`fingerprints` store the users of a training as eight bytes each, so that a log can be checked for users that the model
+has seen. A hash is no secret: the holder of an id can look it up. Among a million known users, a stranger is taken for
+one of them with a probability of about 10^-13.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
 
     Args:
         step: 0-based place of each row in its journey; whole journeys, one after the other.
-        n: Window length, touchpoints.
     """
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
@@ -62,7 +61,7 @@ def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
 
 
 def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool_]:
-    """Which of the users are among those that a model was trained on."""
+    """Which of the users had a part in the training."""
     return np.isin(_fingerprint_of_each(user_ids), trained)
 
 

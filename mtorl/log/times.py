@@ -23,7 +23,7 @@ def iso(at: int) -> str:
 
 
 def zone(name: str) -> tzinfo:
-    """A time zone by its IANA name; raises ValueError if this machine knows none of that name."""
+    """A time zone by its IANA name; raises ValueError for an unknown one."""
     if name == "UTC":  # needs no database of time zones
         return UTC
     try:
@@ -35,7 +35,7 @@ def zone(name: str) -> tzinfo:
 
 
 def moment(value: object) -> datetime:
-    """A point in time as YAML or JSON gives it, in UTC; raises ValueError for one that is none, or has no zone."""
+    """A point in time as YAML or JSON gives it, in UTC; raises ValueError if it is none, or has no zone."""
     at = value
     if isinstance(value, str):
         try:

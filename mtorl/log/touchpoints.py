@@ -40,7 +40,7 @@ class LogError(Exception):
 
 
 def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
-    """Arrow types of the canonical log; of the columns that it may lack, those that are named."""
+    """Arrow types of the canonical log, and of those of its optional columns that are named."""
     times = [name for name in spec.optional_columns if name in columns and name != TOUCHPOINT_ID]
     own = {COLLECTED: pa.bool_()} if COLLECTED in columns else {}
     kinds = {"numeric": pa.float64(), "categorical": pa.string()}
@@ -56,11 +56,7 @@ def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
 
 
 def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
-    """Write a canonical log as Parquet; the file appears complete or not at all.
-
-    Raises:
-        LogError: a column is missing.
-    """
+    """Write a canonical log as Parquet in one step; raises LogError if a column is missing."""
     missing = [name for name in spec.log_columns if name not in log]
     if missing:
         raise LogError(f"{path}: the log to write lacks {', '.join(missing)}")
@@ -71,7 +67,7 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 
 
 def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
-    """SHA-256 (hex) of a canonical log's content: the same for equal data, however it is stored or cut into batches."""
+    """SHA-256 (hex) of a canonical log's content, independent of how it is stored or cut into batches."""
     if isinstance(log, pd.DataFrame):
         return fingerprint(pa.Table.from_pandas(log, preserve_index=False).to_batches())
     columns: dict[str, ColumnDigest] = {}
@@ -83,8 +79,7 @@ def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _in_one_type(values: pa.Array) -> pa.Array:
-    """Times as microseconds, numbers as float64 with null for NaN, and everything else as text."""
+def _in_one_type(values: pa.Array) -> pa.Array:  # microseconds, float64 with null for NaN, or text
     kind = values.type
     if pa.types.is_timestamp(kind):
         return values.cast(_TIME).cast(pa.int64())
@@ -96,11 +91,7 @@ def _in_one_type(values: pa.Array) -> pa.Array:
 
 @contextmanager
 def saying_what_was_removed() -> Iterator[None]:
-    """Turn what DuckDB says of a Parquet file that is no longer there into an error for people.
-
-    Raises:
-        LogError: A file was removed that the block reads.
-    """
+    """Turn DuckDB's error about a removed Parquet file into a LogError."""
     import duckdb
 
     try:

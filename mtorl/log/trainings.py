@@ -1,11 +1,11 @@
-"""What each training has read, and what became of it: one line for each, so that the next one sees what has changed.
+"""What each training has read, and what became of it: one line each, for the next training to compare its log with.
 
     seen = LogFacts.of(log)                          # log: folder with touchpoints.parquet and dataset.yaml
     lost = seen.lost_since(newest(history).log)      # in words; "" if nothing is
     add(history, Training(at=now, log=seen, decision="promote", reason="..."))
 
-A log grows, and its oldest days may go. What must not happen unnoticed is that days which both have hold less than
-before: an export that was cut off trains a model of half a log, and every check of that log alone would pass it.
+A log grows, and its oldest days may go. But a day that both logs have must not hold less than before: an export that
+was cut off trains a model of half a log, and every check of that log alone would pass it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, LOG_FILE
@@ -31,18 +31,13 @@ _DAY = "%Y-%m-%d"
 class LogFacts(BaseModel):
     """What a log holds, as far as the next one is compared with it."""
 
-    model_config = ConfigDict(extra="ignore")  # of a newer release
-
-    dataset: str
-    """Name of its description."""
+    dataset: str  # name of its description
     channels: tuple[str, ...]
-    """That the description names."""
-    days: dict[str, int]
-    """Touchpoints a day (UTC, as 2026-11-29), without own decisions that were added."""
+    days: dict[str, int]  # touchpoints a day (UTC, as 2026-11-29), without own decisions that were added
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
-        """Of the folder of a log, which is read in parts."""
+        """The facts of the folder of a log, which is read in parts."""
         spec = DatasetSpec.load(log / DATASET_FILE)
         file = ds.dataset(log / LOG_FILE, format="parquet")
         own = [COLLECTED] if COLLECTED in file.schema.names else []
@@ -56,10 +51,9 @@ class LogFacts(BaseModel):
         return cls(dataset=spec.name, channels=spec.channels, days=dict(sorted(days.items())))
 
     def lost_since(self, before: LogFacts) -> str:
-        """What this log lacks of an earlier one, in words; "" if nothing is.
+        """What this log lacks of that of the newest training, in words; "" if nothing.
 
-        Args:
-            before: Of the newest training. Its days before this log's first one are no loss: an old day may go.
+        Days of the earlier log before this one's first are no loss.
         """
         if self.dataset != before.dataset or not self.days:
             return ""
@@ -83,31 +77,17 @@ class LogFacts(BaseModel):
 class Training(BaseModel):
     """A training that came to its end."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    at: AwareDatetime
-    """When the gate decided."""
-    run: str = ""
-    """Id of the pipeline's run."""
+    at: AwareDatetime  # when the gate decided
+    run: str = ""  # id of the pipeline's run
     log: LogFacts
-    """What it read."""
-    decision: str
-    """promote or reject."""
-    reason: str
-    """The gate's, in words."""
-    lift: float | None = None
-    """Challenger minus incumbent, gain per opportunity, off-policy."""
-    lift_ci: tuple[float, float] | None = None
-    """Its 95 % interval."""
+    decision: str  # promote or reject
+    reason: str  # the gate's, in words
+    lift: float | None = None  # challenger minus incumbent, gain per opportunity, off-policy
+    lift_ci: tuple[float, float] | None = None  # 95 % interval
 
 
 def add(history: Path, training: Training) -> None:
-    """Keep a training as the newest; of the same run, as when a step is tried again, only once.
-
-    Args:
-        history: Folder of the notes; made if it is not there.
-        training: What to keep.
-    """
+    """Keep a training as the newest, in a folder that is made if needed; of one run only its last one is kept."""
     history.mkdir(parents=True, exist_ok=True)
     # Two runs may end at once, and each holds it for the moment of a write.
     with locked(history / ".lock", TimeoutError(f"{history}: another run has held it for a minute"), wait_seconds=60):
@@ -117,13 +97,13 @@ def add(history: Path, training: Training) -> None:
 
 
 def newest(history: Path) -> Training | None:
-    """The training that ended last; None: there was none."""
+    """The training that ended last, if any."""
     trainings = read(history)
     return trainings[-1] if trainings else None
 
 
 def read(history: Path) -> list[Training]:
-    """All that are kept, the newest last; a line that can't be read is left out."""
+    """All trainings that are kept, the newest last; a line that can't be read is left out."""
     try:
         lines = (history / FILE).read_text().splitlines()
     except FileNotFoundError:

@@ -1,8 +1,4 @@
-"""What amounts of gain and money are counted in, for people, as far as a data set's description says.
-
-counted_gain(spec).unit        # clicks; EUR; s of seconds_viewed; 0.1 x click + revenue
-counted_gain(spec).units.money # EUR
-"""
+"""Units of gain and money, for people, as far as a data set's description says."""
 
 from __future__ import annotations
 

@@ -48,9 +48,7 @@ def calibrate(
     """Fit on held-out rows.
 
     Args:
-        logits_BC: Action logits.
         reward_B: Expected reward of the logged channel, in [0, 1].
-        channel_B: Logged channel.
         label_B: Reward label of the logged channel, in [0, 1].
         clone_B: Rows whose channel the action head shall follow; None for all.
     """
@@ -79,13 +77,7 @@ def calibrate(
 
 
 def calibrate_ensemble(ensemble: Ensemble, encoder: Encoder, batch: WindowBatch) -> Calibration:
-    """Calibrate an ensemble in place.
-
-    Args:
-        ensemble: The trained networks.
-        encoder: The encoder that they were trained with.
-        batch: Windows of held-out users with their targets, one for each touchpoint.
-    """
+    """Calibrate an ensemble in place, on windows of held-out users with targets, one for each touchpoint."""
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)
     reward_B = reward_BC[np.arange(len(batch)), logged.channel_B]

@@ -1,10 +1,10 @@
-"""Where a training stands, on disk: a killed training continues from there as if nothing had happened.
+"""Checkpoints: a killed training continues from its last one as if it had not been interrupted.
 
     checkpoint = Checkpoint(path, identity)
     checkpoint.save(state)
     state = checkpoint.load()           # None: nothing was saved yet
 
-Of several processes the leading one writes, for all of them: whenever they are killed, they go on from one place. Only
+Of several processes the leading one writes for all, so that they continue from one place whenever they are killed. Only
 tensors and plain values are read back, never code.
 """
 
@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class CheckpointError(Exception):
-    """There is a checkpoint, and it is not one of this training."""
+    """The checkpoint is damaged, or belongs to another training."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,9 @@ class Checkpoint:
             file.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file in one step: a process that is killed meanwhile leaves the one before.
+        """Replace the file in one step: a process that is killed meanwhile leaves the previous one.
 
-        A disk that is full, say, is logged and no error: hours of training are worth more than a checkpoint.
-
-        Args:
-            state: Tensors and plain values.
+        A full disk, for instance, is logged and no error: hours of training are worth more than a checkpoint.
         """
         try:
             with replacing(self.path, durable=True) as unfinished:
@@ -69,11 +66,7 @@ class Checkpoint:
             _LOG.warning("no checkpoint, training goes on: %s", error)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None if there is none.
-
-        Raises:
-            CheckpointError: the file is not a checkpoint, or one of another training.
-        """
+        """The state that was saved last, if any; raises CheckpointError."""
         if not self.path.exists():
             return None
         try:
@@ -91,14 +84,7 @@ class Checkpoint:
         return dict(state)
 
     def load_together(self, group: Group) -> dict[str, Any] | None:
-        """What the leading process loads, in every process.
-
-        Args:
-            group: Whose processes all call this.
-
-        Raises:
-            CheckpointError: as `load`, in every process.
-        """
+        """The leading process's state in every process, which all call this; CheckpointError in all of them."""
         found: dict[str, Any] | None = None
         error = ""
         if group.leads:
@@ -113,11 +99,7 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values.
-
-    Raises:
-        OSError: `path` can't be written. torch.save itself hides a full disk behind a fault of its format.
-    """
+    """Write tensors and plain values. On a full disk this raises OSError, where torch.save blames its format."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     path.write_bytes(buffer.getbuffer())

@@ -113,17 +113,14 @@ def train_ensemble(
     group: Group | None = None,
     at_once: bool = False,
 ) -> Trained:
-    """Train the members.
+    """Train the members; their seeds follow from that of the config.
 
     Args:
-        data: Windows to train and to validate on.
-        config: How to train each member; the members' seeds follow from its seed.
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
-        members: Number of members.
-        resume: To continue from, if its files are there, and written as training goes on. Each member has a file of its
-            own (`Checkpoint.files`); `Checkpoint.remove` removes them. None for no checkpoint.
+        resume: Checkpoint to continue from, if it exists, and to write. Each member has its own file
+            (`Checkpoint.files`); `Checkpoint.remove` removes them.
         group: This process among those of the training; by default it is alone.
-        at_once: Whether all members train at the same time on the CPU, each but the first in a process of its own; else
+        at_once: Whether all members train at the same time on the CPU, each but the first in a subprocess; else
             one after the other. The weights are the same, bit for bit.
 
     Raises:
@@ -144,9 +141,7 @@ def train_ensemble(
     if at_once and members > 1:
         results = _train_at_once(data, trainings, tell)
     else:
-        results = [
-            train(data, one.config, partial(tell, one.member), resume=one.resume, group=group) for one in trainings
-        ]
+        results = [train(data, t.config, partial(tell, t.member), resume=t.resume, group=group) for t in trainings]
     return Trained(Ensemble([result.model for result in results]).eval(), results)
 
 
@@ -162,7 +157,7 @@ class _Training:
 def _train_at_once(
     data: TrainingWindows, trainings: list[_Training], tell: Callable[[int, dict[str, float]], None]
 ) -> list[TrainResult]:
-    """Train the first member in this process, and each other one in a process of its own."""
+    """Train the first member in this process, and each other one in a subprocess."""
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
         others = [pool.submit(_train_member, data, training) for training in trainings[1:]]

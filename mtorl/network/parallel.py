@@ -1,9 +1,8 @@
-"""How much of a machine a training uses: one thread a process, and several processes if torchrun started several.
+"""The share of a machine that a training uses: one thread a process, and several processes if torchrun started several.
 
     torchrun --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
 
-A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several. A process that
-torchrun has not started is alone.
+A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several.
 
 One thread, because the matrices of a small network are too small to share out: threads would mostly wait for each
 other, and on a machine with other work for its scheduler too, which makes two of them several times slower than one.
@@ -64,10 +63,9 @@ class Group:
 
 
 def processors() -> int:
-    """Number of processors that this process may use: those of the machine, or fewer if OMP_NUM_THREADS says so."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    present = len(os.sched_getaffinity(0))
-    return min(int(said), present) if said.isdecimal() and int(said) else present
+    """Number of processors that this process may use: those of the machine, or OMP_NUM_THREADS if that is fewer."""
+    limit, present = os.environ.get("OMP_NUM_THREADS", ""), len(os.sched_getaffinity(0))
+    return min(int(limit), present) if limit.isdecimal() and int(limit) else present
 
 
 def device_of(name: str) -> torch.device:
@@ -113,9 +111,7 @@ def worker_processes(
     """Processes of one torch thread each. They are killed at the end of the block, and end with this process.
 
     Args:
-        count: Number of processes.
-        prepare: Called in each of them at its start.
-        args: Of `prepare`.
+        prepare: Called with `args` in each of them at its start.
     """
     # A spawned process starts clean: torch and LightGBM do not survive a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")

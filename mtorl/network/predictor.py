@@ -1,4 +1,4 @@
-"""What MTORL and every baseline predict: three heads for the last step of each window.
+"""The predictions of MTORL and of every baseline: three heads for the last step of each window.
 
     logits_BC, reward_BC, cost_BC = predict(network, encoder, batch)      # a network that was just trained
     logits_BC, reward_BC, cost_BC = predictor.predict(batch)              # any `Predictor`
@@ -37,13 +37,7 @@ class Predictor(Protocol):
 
 
 def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
-    """Heads of a torch network in inference mode: what an artifact made of it will predict.
-
-    Args:
-        network: forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC, and perhaps more, which is left out.
-        encoder: The encoder that the network was trained with.
-        batch: The windows.
-    """
+    """Heads of a torch network in inference mode, as an artifact made of it will predict them."""
     import torch
 
     from mtorl.network.parallel import one_thread
@@ -56,13 +50,13 @@ def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
 
 
 def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
-    """The heads among what a network says."""
+    """The heads among a network's outputs."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return logits_BC, reward_BC, cost_BC
 
 
 def predict_in_chunks(network: Network, encoder: Encoder, batch: WindowBatch) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Encode at most `CHUNK` windows at a time and join what the network says of them."""
+    """Encode at most `CHUNK` windows at a time and join the network's outputs."""
     if len(batch) <= CHUNK:
         return network(*encoder.encode(batch))
     chunks = np.split(np.arange(len(batch)), range(CHUNK, len(batch), CHUNK))

@@ -40,7 +40,7 @@ from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, Weights, losses
 from mtorl.network.parallel import Group, device_of
-from mtorl.window.loader import Part, Source, TrainingWindows, batches
+from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
 
@@ -126,16 +126,13 @@ def train(
     """Fit the network.
 
     Args:
-        data: Windows to train and to validate on.
-        config: How to train.
         on_epoch: Called with the epoch's history row, for a progress bar.
-        resume: To continue from, if its file is there, and written as training goes on; the caller removes it. Its
-            identity should tell the data: `config` is compared anyway. None for no checkpoint.
+        resume: Checkpoint to continue from, if its file exists, and to write; the caller removes it. Its identity names
+            the data, and `config` is added to it.
         group: This process among those of the training; by default it is alone.
 
     Raises:
-        WindowError: no windows.
-        ValueError: too few windows for the processes.
+        ValueError: no windows (WindowError), or too few for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or that of another training.
     """
@@ -160,7 +157,7 @@ def train(
 
 @dataclass
 class _Progress:
-    """How far training is: what is neither in the network nor in the optimizer."""
+    """Progress of a training: what is neither in the network nor in the optimizer."""
 
     epoch: int = 1  # the current one
     batch: int = 0  # batches of the epoch that are done
@@ -181,7 +178,8 @@ class TrainingLoop:
         self.weights = Weights(config.mu, config.nu, config.lam)
         self.model = _new_model(_first_windows("training", data.train), config, data.channels).to(device)
         _first_windows("validation", data.val)
-        self.average = AveragedModel(self.model, multi_avg_fn=_running_average(config.averaging))
+        ema: Any = get_ema_multi_avg_fn(config.averaging)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=ema)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             self.optimizer, config.epochs, eta_min=config.lr / 10
@@ -247,7 +245,7 @@ class TrainingLoop:
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
 
     def close_epoch(self) -> dict[str, float]:
-        """Validate, add the epoch to the history and prepare the next one; returns the history row."""
+        """Validate, prepare the next epoch, and return the history row."""
         progress = self.progress
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
@@ -270,7 +268,7 @@ class TrainingLoop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed training needs; all processes must ask for it together."""
+        """All that a resumed training needs; all processes must call this together."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -298,7 +296,7 @@ class TrainingLoop:
         self.progress = _Progress(**{**state["progress"], "sums": own["sums"], "windows": own["windows"]})
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        state = self.state()
+        state = self.state()  # in every process
         if self.group.leads:
             checkpoint.save(state)
 
@@ -320,7 +318,7 @@ class TrainingLoop:
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
 
-    def _encoded(self, part: Part, chunks: list[NDArray[np.int64]]) -> Iterator[Any]:
+    def _encoded(self, part: EncodedWindows, chunks: list[NDArray[np.int64]]) -> Iterator[Any]:
         on_gpu = self.device.type == "cuda"
         return batches(part, chunks, _GPU_WORKERS if on_gpu else 0, on_gpu)
 
@@ -340,7 +338,7 @@ class TrainingLoop:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Losses over all steps; exact whatever the batch size, because batches are weighted by their steps."""
+        """Losses over all steps, weighted by steps, so that the batch size has no effect."""
         average: MTORL = self.average.module  # type: ignore[assignment]
         average.eval()
         names = TERMS[:-1]
@@ -364,25 +362,20 @@ class TrainingLoop:
         return {f"{prefix}_loss": float(self.weights.loss(terms)), **row}
 
 
-def _running_average(keep: float) -> Any:
-    return get_ema_multi_avg_fn(keep)  # type: ignore[no-untyped-call]
-
-
 def _check(values: Mapping[str, float], where: str) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingDiverged(f"{where}: {name} is {value}; lower lr or clip, or look for extreme inputs")
 
 
-def _first_windows(which: str, source: Source) -> Part:
-    """The first part that is not empty."""
-    for place in range(len(source)):
-        if len(part := source[place]):
+def _first_windows(which: str, parts: Parts) -> EncodedWindows:
+    for place in range(len(parts)):
+        if len(part := parts[place]):
             return part
     raise WindowError(f"no {which} windows: the log has too few users")
 
 
-def _new_model(part: Part, config: TrainConfig, channels: int) -> MTORL:
+def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTORL:
     """A network whose reward and cost heads start at the mean, so that training spends no steps on learning it."""
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD

@@ -1,12 +1,12 @@
-"""How far a user's state is from the states of the training: one number a decision, which the monitor watches.
+"""The distance of a user's state from the states of the training: one number a decision, which the monitor watches.
 
-    fit_state_distance(ensemble, encoder, train_windows)       # in place; the exported graph says it from then on
+    fit_state_distance(ensemble, encoder, train_windows)       # in place; the exported graph then has it as an output
 
     distance = sqrt(mean over the kept dimensions k of z_k^2),   z = whitened principal components of the state
 
-So it is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the root of the
-number of dimensions: over the sample of the training its mean square is 1, whatever network it is, and however large.
-Components of the least variance are left out, for there the distance would be one to rounding errors.
+That is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the root of the
+number of dimensions: over the sample of the training its mean square is 1, for any network. Components of the least
+variance are left out, since their distance would be one to rounding errors.
 
 Shapes: B windows, T steps, D encoded token, H hidden, K dimensions kept.
 """
@@ -25,17 +25,14 @@ from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-KEPT = 0.99
-"""Share of the variance of the states that the kept components have."""
-MOST_WINDOWS = 20_000
-"""Of the training that mean and components rest on; more would not move them."""
+KEPT = 0.99  # share of the variance of the states that the kept components have
+MOST_WINDOWS = 20_000  # more would move neither mean nor components
 
 
 class StateDistance(nn.Module):
     """The distance, with mean and components of the training as buffers.
 
     Args:
-        mean_H: Mean state.
         whitening_HK: Principal components as columns, each divided by its standard deviation.
     """
 
@@ -65,13 +62,7 @@ class StateDistance(nn.Module):
 
 
 def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: WindowBatch) -> None:
-    """Give an ensemble its distance, in place.
-
-    Args:
-        ensemble: The trained networks, in inference mode.
-        encoder: The encoder that they were trained with.
-        batch: Windows of the users of the training; of more than `MOST_WINDOWS`, as many at even distances count.
-    """
+    """Give an ensemble in inference mode its distance, from at most `MOST_WINDOWS` windows of the training."""
     if len(batch) > MOST_WINDOWS:
         batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))
     first = ensemble.networks[0]

@@ -1,4 +1,4 @@
-"""How a chart looks: Plotly in few words, the same on a light page and a dark one.
+"""Plotly charts with one look, on a light page and on a dark one.
 
     trace = line("lift", users, lifts, BLUE)
     Chart(draw("lift", [trace], xaxis={"title": "users"}), "The lift as users arrived.")
@@ -55,9 +55,9 @@ def heatmap(**options: Any) -> Any:
 def line(
     name: str, x: Sequence[Any], y: Sequence[Any], colour: str, dash: str = "solid", number: str = "%{y:.4g}"
 ) -> Any:
-    """A line with an entry in the legend; `number` is how the reader's pointer shows a value."""
+    """A line with an entry in the legend; `number` is the format of a value under the pointer."""
     look = {"color": colour, "width": 2.2, "dash": dash}
-    mode = "lines" if len(x) > 1 else "markers"  # a line of one point would not be seen
+    mode = "lines" if len(x) > 1 else "markers"  # a line of one point is invisible
     return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"{number}<extra>{name}</extra>")
 
 
@@ -74,7 +74,7 @@ def horizontal(y: float, colour: str = GREY, dash: str = "dot") -> dict[str, Any
 
 
 def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
-    """A word above the plot for each vertical line: (x, word, the word's side that is at the line)."""
+    """A word above the plot for each vertical line: (x, word, side of the word that is at the line)."""
     look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
 
@@ -94,8 +94,7 @@ def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
 
     Args:
         div: Name of the chart, unique on its page.
-        share_of: Name and share of each row.
-        what: What the shares are of, to begin the sentence for those who can't see the chart.
+        what: Subject of the sentence for readers who can't see the chart.
     """
     upward = list(share_of)[::-1]
     bars = bar(
@@ -120,12 +119,10 @@ def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
 
 
 def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -> str:
-    """An HTML fragment of a fixed height; plotly.js itself is put into the page once.
+    """An HTML fragment of a fixed height (pixels); plotly.js itself is put into the page once.
 
     Args:
         div: Name of the chart, unique on its page.
-        traces: What is drawn.
-        height: In pixels.
         layout: Plotly's layout, over the defaults here.
     """
     import plotly.graph_objects as go

@@ -19,17 +19,7 @@ from mtorl.runtime.files import replacing
 def write_page(
     path: Path, template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None
 ) -> Path:
-    """Fill a template and write the page.
-
-    Args:
-        path: Page to write.
-        template: Template of the page; see `filled`.
-        content: What the template reads; `written` and `plotlyjs` come from here.
-        filters: Filters of the template beside those of `words`.
-
-    Returns:
-        The path of the page.
-    """
+    """Fill a template (see `filled`) with `content`, `written` and `plotlyjs`, and write the page; returns its path."""
     from plotly.offline import get_plotlyjs
 
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -40,12 +30,11 @@ def write_page(
 
 
 def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """Fill a template; all that it reads is escaped.
+    """Fill a template, which may include those of its own folder and of this one; all values are escaped.
+
+    An attribute of something absent is absent as well, so that half of the content still gives a page.
 
     Args:
-        template: Template of the page; it may include those of its own folder and of this one.
-        content: What it reads. An attribute of something absent is absent as well, so that half of the content still
-            gives a page.
         filters: Filters of the template beside those of `words`.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader

@@ -104,9 +104,7 @@ def day(moment: str) -> str:
 def sentence(text: Any, names: Collection[str] = ()) -> str:
     """A reason as a sentence: capital, full stop, true minus signs.
 
-    Args:
-        text: The reason.
-        names: Of arms and the like: one that begins the sentence stays as people write it.
+    A first word among `names`, of arms and the like, stays as people write it.
     """
     words = re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)).strip().rstrip(".")
     if words.partition(" ")[0].rstrip(":,") in names:

@@ -1,12 +1,12 @@
-"""Ages by a clock that may be put forward: such a jump makes nothing older, and is believed only after a while.
+"""Ages by a clock that may be put forward: a jump makes nothing older until as much time has passed.
 
     jumps = ClockJumps(time.monotonic)
-    jumps.before(time.time(), 86_400.0)     # asked again and again: what was made earlier is surely as old as a day
+    jumps.before(time.time(), 86_400.0)     # called again and again: what was made earlier is surely as old as a day
 
-A reservation whose cost is on its way must not be given back, and its money granted again, since a clock said for a
-moment that a day has passed; nor is an experiment over then. Steady seconds tell how much of that is a jump. It counts
-until as much time has passed since: by then all that was made before it is as old anyhow. The same holds after a pause
-in which the machine was suspended: nobody could report a cost.
+A reservation whose cost is on its way must not be released, and its money granted again, since a clock was put forward
+by a day for a moment; nor is an experiment over then. Steady seconds tell how much of an age is a jump. A jump counts
+until as much time has passed since: by then all that was made before it is as old anyhow. The same holds after the
+machine was suspended, when no cost could be reported.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-_SMALL = 10.0  # seconds between two looks: how long asking a clock on another machine may take
+_SMALL = 10.0  # seconds: reading a clock on another machine may take as long
 
 
 class ClockJumps:
-    """How far a clock was put forward since it was first looked at.
+    """Jumps of a clock since its first reading.
 
     Args:
-        steady: Seconds that go on evenly, of which only differences count.
+        steady: Seconds of a clock that is never put forward; only differences count.
     """
 
     def __init__(self, steady: Callable[[], float]) -> None:
@@ -31,7 +31,7 @@ class ClockJumps:
         self._jumps: list[tuple[float, float]] = []  # when, in steady seconds, and by how much
 
     def look(self, now: float) -> float:
-        """Take note of what the clock says; returns the steady seconds."""
+        """Note the clock's time; returns the steady seconds."""
         with self._lock:
             steady = self._steady()
             if self._last is not None:
@@ -42,11 +42,6 @@ class ClockJumps:
             return steady
 
     def before(self, now: float, age: float) -> float:
-        """The latest time, by the clock, of what is surely that old.
-
-        Args:
-            now: What the clock says.
-            age: Seconds.
-        """
+        """The latest time, by the clock, of what is surely `age` seconds old at its time `now`."""
         steady = self.look(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

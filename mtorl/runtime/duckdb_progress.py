@@ -1,4 +1,4 @@
-"""Progress of DuckDB's queries. DuckDB draws a bar of its own, on consoles and in notebooks; our commands theirs."""
+"""Progress of DuckDB's queries, in our own bars instead of DuckDB's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtorl.runtime import progress
 def without_progress_bar(connection: Any) -> None:
     """Switch the bar off where it is on.
 
-    Elsewhere nothing is set: in a notebook without ipywidgets, where it is off, DuckDB refuses to hear of it at all.
+    Elsewhere nothing is set: in a notebook without ipywidgets, where it is off, DuckDB refuses the setting.
     """
     ((drawn,),) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if drawn:
@@ -22,12 +22,7 @@ def without_progress_bar(connection: Any) -> None:
 
 @contextmanager
 def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
-    """Report how far each query is (`progress.within`), until the end of the block.
-
-    Args:
-        connection: A `duckdb.DuckDBPyConnection`.
-        seconds: Time between two reports.
-    """
+    """Report the share of each query that is done (`progress.within`) every `seconds`, until the end of the block."""
     import duckdb
 
     try:

@@ -1,11 +1,9 @@
-"""Files and folders that appear whole or not at all, whichever process is killed while it writes them.
-
-Write to the path that the block is given:
+"""Files and folders that appear whole or not at all, also if the process that writes them is killed.
 
     with replacing(Path("metrics.json")) as unfinished:
         unfinished.write_text(text)
 
-Until the end of the block, what is written lies beside the old content under a hidden name.
+Until the end of the block, the new content lies beside the old one under a hidden name.
 """
 
 from __future__ import annotations
@@ -33,13 +31,12 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     does not replace a folder, nor a folder a file, except for Parquet: a table may be a file or a folder of parts.
 
     Args:
-        path: The file or folder to create or replace.
         durable: Whether a file must survive a power failure right after the end of the block. This waits for the disk
             twice: for the content, then for the name.
 
     Raises:
         OSError: `path` can't be written to, or is a folder where a file was written, or the other way round. On a
-            full disk, whatever error says so in the block, it has the number ENOSPC and names `path`.
+            full disk it has the number ENOSPC and names `path`, also where a library raises another error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -59,12 +56,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """On a full disk, whatever error says so in the block becomes an OSError that names a path on it.
+    """Turn any error of a full disk in the block into an OSError, number ENOSPC, that names a path on it.
 
-    Of two such blocks, the inner one knows better which disk it is.
-
-    Raises:
-        OSError: with the number ENOSPC.
+    Of two nested blocks, the inner one knows better which disk it is.
     """
     try:
         yield
@@ -76,7 +70,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full. DuckDB and Arrow have ones of their own, which keep its words."""
+    """Whether an error says that a disk is full; DuckDB and Arrow raise their own, with the system's words."""
     return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
 
@@ -104,9 +98,9 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed have left of a path: a day later, nobody is still writing it.
+    """Remove what killed processes left of a path a day ago or earlier.
 
-    What was there before stays if nothing has taken its place: it is all that is left.
+    The previous content stays if nothing has replaced it.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:

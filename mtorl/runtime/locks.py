@@ -22,12 +22,8 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
     Args:
         path: The lock file; made if it is not there, and never removed.
-        busy: Raised if another process holds the lock.
-        wait_seconds: How long to wait for that process.
+        busy: Raised if another process holds the lock, also after `wait_seconds`.
         shared: Whether others may hold the lock in the same way.
-
-    Raises:
-        OSError: The lock file can't be made.
     """
     try:
         lock = acquire(path, wait_seconds=wait_seconds, shared=shared)
@@ -40,16 +36,10 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
 
 def acquire(path: Path, *, wait_seconds: float = 0.0, shared: bool = False) -> int:
-    """Locks a file; returns its descriptor, which holds the lock until it is closed.
-
-    Args:
-        path: The lock file; made if it is not there.
-        wait_seconds: How long to wait for another holder.
-        shared: Whether others may hold the lock in the same way.
+    """Locks a file, see `locked`; returns its descriptor, which holds the lock until it is closed.
 
     Raises:
         BlockingIOError: Another process holds the lock.
-        OSError: The lock file can't be made.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
     until = time.monotonic() + wait_seconds

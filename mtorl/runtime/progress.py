@@ -1,9 +1,8 @@
-"""How a long-running step reports its progress.
+"""Progress reports of a long-running step.
 
-A caller in the same process receives the reports through `listen`. A step may also run in a subprocess of a local
-pipeline runner or in a pod. Then ``MTORL_PROGRESS`` names a file to which every report is appended as a JSON line, and
-the process that started the step reads it and draws the bar. With neither, a report becomes a log line, at most one
-every five seconds.
+A caller in the same process receives the reports through `listen`. A step may also run in a subprocess or a pod: then
+``MTORL_PROGRESS`` names a file to which every report is appended as a JSON line, and the process that started the step
+reads it and draws the bar. With neither, a report becomes a log line, at most one every five seconds.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> Non
     """Report that ``done`` of ``total`` units are finished.
 
     Args:
-        done: Finished units, 0..total.
-        total: All units.
         note: A few words beside the bar, such as the current loss.
         ahead: Units that `within` and `advance` count next.
     """
@@ -39,11 +36,7 @@ def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> Non
 
 
 def within(share: float) -> None:
-    """Report how far the work is that follows the newest report; it never goes back.
-
-    Args:
-        share: 0..1.
-    """
+    """Report which share of the work after the newest report is done; the bar never goes back."""
     global _within
     done, total, note, ahead = _newest
     _within = max(_within, share)
@@ -51,7 +44,7 @@ def within(share: float) -> None:
 
 
 def advance() -> None:
-    """Report that the work that followed the newest report is finished, and as much follows again."""
+    """Report that the work after the newest report is finished, and as much follows."""
     done, total, note, ahead = _newest
     report(min(done + ahead, total), total, note, ahead)
 
@@ -69,11 +62,7 @@ def _send(done: float, total: float, note: str) -> None:
 
 @contextmanager
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
-    """Receive the reports of this process, instead of the file or the log, until the end of the block.
-
-    Args:
-        on_report: Called with the arguments of `report`, in the thread that reports.
-    """
+    """Receive the reports of this process until the end of the block, in the thread that reports."""
     global _listener
     before, _listener = _listener, on_report
     try:
@@ -83,17 +72,13 @@ def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
 
 
 def input_error(message: str) -> None:
-    """Report a fault of the user's input, so that the process that started the step can show it without a traceback."""
+    """Report a fault of the user's input, which the process that started the step shows without a traceback."""
     if path := os.environ.get(ENV):
         _append(path, {"input_error": message})
 
 
 def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
-    """Read the events appended since ``offset``.
-
-    Returns:
-        The complete events and the offset to go on from.
-    """
+    """The complete events since ``offset``, and the offset to continue from."""
     if not path.exists():
         return [], offset
     with path.open("rb") as file:

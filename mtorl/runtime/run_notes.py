@@ -1,9 +1,9 @@
-"""Why steps of a pipeline's run could not go on, in a folder that outlives their pods.
+"""Reasons why steps of a pipeline's run failed, in a folder that outlives their pods.
 
-    $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    what the step `ingest` said at its end
+    $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
 
-Whoever tells people how a run ended reads it there: Kubeflow Pipelines itself says only that a run has failed. Without
-both variables nothing is noted. A step that succeeds when it is tried again takes its note back.
+The run's last step reports them: Kubeflow Pipelines itself says only that a run has failed. Without both variables
+nothing is noted. A step that succeeds when it is retried removes its note.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _EMPTY = "its note is empty, as on a full disk: see the step's log"
 
 
 def run_id() -> str:
-    """The present run's; "" outside of a pipeline."""
+    """Id of the present run; "" outside of a pipeline."""
     return os.environ.get(RUN_ID, "")
 
 
 def note(why: str) -> None:
-    """Keep why the present step could not go on; "": it could.
+    """Keep why the present step failed; "": it did not.
 
     It never fails: a full disk must not hide the reason for which there is something to note.
     """
@@ -46,7 +46,7 @@ def note(why: str) -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Keep that a step has failed which could not say why itself; what it has noted stays."""
+    """Keep that a step has failed without a note of its own."""
     folder = _folder()
     if folder is None or (folder / f"{step}.txt").exists():
         return
@@ -56,12 +56,12 @@ def note_silent_end(step: str) -> None:
 
 
 def notes() -> dict[str, str]:
-    """What steps of the present run have noted, by step; removes the notes of old runs."""
+    """The notes of the present run, by step; removes those of old runs."""
     folder = _folder()
     if folder is None or not folder.is_dir():
         return {}
     with contextlib.suppress(OSError):
-        others = sorted((other for other in folder.parent.iterdir() if other != folder), key=_age)
+        others = sorted((run for run in folder.parent.iterdir() if run != folder), key=lambda run: run.stat().st_mtime)
         for old in others[: -_KEPT or None]:
             remove(old)
     found = {}
@@ -71,17 +71,13 @@ def notes() -> dict[str, str]:
     return found
 
 
-def _age(folder: Path) -> float:
-    return folder.stat().st_mtime
-
-
 def _folder() -> Path | None:
     runs, run = os.environ.get(RUNS), run_id()
     return Path(runs) / "notes" / Path(run).name if runs and run else None
 
 
 def _step() -> str:
-    """The step that this process executes, as KFP's launcher names it to the process."""
+    """The step of this process, as KFP's launcher names it."""
     with contextlib.suppress(ValueError, IndexError):
         return sys.argv[sys.argv.index("--function_to_execute") + 1].replace("_", "-")
     return "step"

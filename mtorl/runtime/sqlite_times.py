@@ -10,14 +10,10 @@ from typing import Any
 
 
 def read_times_by(convert: Callable[[bytes], Any]) -> None:
-    """Read SQLite's times (columns of type `timestamp`) in this process as the library does that wrote them.
+    """Read SQLite's times (columns of type `timestamp`) here by the converter of the library that wrote them.
 
-    Converters are global to a process. IPython sets one that reads ISO texts only, at the moment it is imported, and
-    DuckDB imports it wherever it is installed: stores with other times can't be read from then on. So IPython comes
-    first, and then this converter.
-
-    Args:
-        convert: The library's own, from what is stored.
+    Converters are global to a process. IPython sets one of its own when it is imported, and DuckDB imports it wherever
+    it is installed: stores with other times can't be read from then on. So IPython comes first here.
     """
     with suppress(Exception):  # it is not installed, or broken: either way nothing here needs it
         importlib.import_module("IPython.core.history")

@@ -1,10 +1,9 @@
-"""How a step of a pipeline ends when it can't use what it was given: with what to mend, and without a traceback.
+"""The end of a pipeline's step on unusable input: a message that says what to mend, without a traceback.
 
     with step(LogError, SpecError):
         ...                             # the body of a component
 
-A cluster shows the end of a step's log to people, and only that. What ends a step is also noted where the run's last
-step finds it, see `mtorl.runtime.run_notes`.
+A cluster shows only the end of a step's log. The reason is also noted for the run's last step (`run_notes`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
 
     Args:
         unusable: Errors whose message tells users what is wrong with their input. A volume that is full or can't be
-            written is no fault of ours either; every other error is, and shows its traceback.
+            written to is treated alike; every other error shows its traceback.
 
     Raises:
         SystemExit: with that message and the error's notes; the process ends with exit code 1.

@@ -1,4 +1,4 @@
-"""Files and requests that people write: strict models, and one clear error that names the place and what to change.
+"""Strict models of files and requests that people write, with one error that names the place and what to change.
 
     class Arm(StrictModel):
         name: Text
@@ -6,7 +6,7 @@
 
     arm = validated(Arm, data, ExperimentError)     # weight: expected a number of at least 0, got -1
 
-Nothing is converted: the text "5%" is no number, `true` is no number, and a field that is not known is an error. The
+Nothing is converted: the text "5%" is no number, `true` is no number, and an unknown field is an error. The
 JSON schema of a model (`model_json_schema`) is what editors, docs and Kubernetes read.
 """
 
@@ -32,7 +32,7 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCu
 
 
 class StrictModel(BaseModel):
-    """A frozen model that converts nothing and knows all of its fields.
+    """A frozen model that converts nothing and has no further fields.
 
     The text under a field is its description in the JSON schema.
     """
@@ -42,11 +42,7 @@ class StrictModel(BaseModel):
     )
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values in some fields, validated like a new one.
-
-        Raises:
-            ValidationError: a value is wrong, or the fields do not fit together any more.
-        """
+        """A copy with other values in some fields, validated like a new one (ValidationError)."""
         return self.model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     @model_validator(mode="wrap")
@@ -77,7 +73,6 @@ class StrictModel(BaseModel):
 
 
 def _again(fault: ErrorDetails) -> InitErrorDetails:
-    """A fault of one model as one of the model around it."""
     kind = PydanticCustomError(fault["type"], fault["msg"], fault.get("ctx"))
     return InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"])
 
@@ -102,7 +97,7 @@ FromList = BeforeValidator(_as_tuple)
 class NoneInWord:
     """`Annotated[float | None, NoneInWord()] = 24.0`: null where it is not the default, also as the word `none`.
 
-    `kubectl apply` leaves out a null, and the default would come in its place.
+    `kubectl apply` leaves out a null, so that the default would apply.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -122,13 +117,8 @@ def validated(model: type[Model], data: object, fault: type[ValueError], folder:
     """A model of plain values, as YAML or JSON gives them.
 
     Args:
-        model: What the values describe.
-        data: A mapping of fields.
-        fault: What is raised when a field is wrong, missing or unknown.
+        fault: Raised when a field is wrong, missing or unknown, with the place and what to change.
         folder: The folder that paths in the data are relative to, for models that have paths.
-
-    Raises:
-        ValueError: Of the type `fault`, with the place and what to change.
     """
     try:
         return model.model_validate(data, context={"folder": folder})
@@ -137,16 +127,7 @@ def validated(model: type[Model], data: object, fault: type[ValueError], folder:
 
 
 def read_yaml(path: Path, what: str, fault: type[ValueError]) -> Any:
-    """The plain values of a YAML file.
-
-    Args:
-        path: The file.
-        what: What the file is, for the error message.
-        fault: What is raised when the file can't be read or is not YAML.
-
-    Raises:
-        ValueError: Of the type `fault`.
-    """
+    """The plain values of a YAML file; `fault` with the description `what` if it can't be read or is not YAML."""
     try:
         return plain_values(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -154,11 +135,7 @@ def read_yaml(path: Path, what: str, fault: type[ValueError]) -> Any:
 
 
 def plain_values(text: str | bytes) -> Any:
-    """The plain values of YAML.
-
-    Raises:
-        ValueError: It is no YAML, or has a value that is none, such as the date 2026-02-30.
-    """
+    """The plain values of YAML; ValueError if it is none, or has an impossible value, such as the date 2026-02-30."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -168,17 +145,7 @@ def plain_values(text: str | bytes) -> Any:
 
 
 def load_yaml(model: type[Model], path: Path, what: str, fault: type[ValueError]) -> Model:
-    """A model from a YAML file; its errors name the file.
-
-    Args:
-        model: What the file describes.
-        path: The file.
-        what: What the file is, for the error message.
-        fault: What is raised when the file can't be read, or a field is wrong.
-
-    Raises:
-        ValueError: Of the type `fault`.
-    """
+    """A model from a YAML file; every error is a `fault` that names the file."""
     data = read_yaml(path, what, fault)
     try:
         return validated(model, data, fault)
@@ -198,7 +165,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
-    """The faults that people can mend: not that a default could not be made, which follows from another one."""
+    """The faults to be mended: not that a default could not be made, which follows from another one."""
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
@@ -218,7 +185,7 @@ def _in_words(fault: ErrorDetails) -> str:
 
 
 def short(value: object) -> str:
-    """A value in an error message, not longer than a line can bear."""
+    """A value, shortened for an error message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,15 +1,15 @@
-"""The most that anybody can know of the simulator's users: Bayes' rule with the market's own numbers.
+"""The best possible forecast of the simulator's users: Bayes' rule with the market's own numbers.
 
     informed = Informed(simulator)
     gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
 
-It knows how the market works, every number of `market.py` included, and what became of every ad that a user has seen.
-It does not know what nobody can see: a user's interest in each channel, which is a favourite (LIKES) and chance
-(SPREAD). Given the favourite, channels are independent, so the posterior of a user is exact up to the quadrature:
+It knows every number of `market.py`, and the outcome of every ad that a user has seen. It does not know a user's
+interest in each channel, which is a favourite (LIKES) and chance (SPREAD). Given the favourite, channels are
+independent, so the posterior of a user is exact up to the quadrature:
 
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
 
-What is left between it and the true probabilities can't be learnt by any model from the same touchpoints.
+The difference to the true probabilities can't be learnt by any model from the same touchpoints.
 
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """
@@ -42,9 +42,7 @@ class Informed:
     def click_probability(self, online: Online, round_index: int) -> Floats:
         """P(click) of every channel for every user, given all that was seen before this round.
 
-        Args:
-            online: The users; the rounds of one are asked for in turn, another one begins anew with the log.
-            round_index: Number of the round.
+        Rounds of one `online` are asked for in turn; another one begins anew with the log.
         """
         if online is not self._online:
             self._begin(online)

@@ -1,16 +1,16 @@
-"""How the simulator's users respond to ads. `simulator.py` turns this into a log, and into opportunities to decide on.
+"""The users' response to ads. `simulator.py` makes a log of it, and opportunities to decide on.
 
-A user likes some channels more than others, for good. No column says so; clicks on a channel show it. What moves the
-log-odds of a click on a channel:
+A user permanently likes some channels more than others. No column says so; clicks on a channel show it. The log-odds of
+a click on a channel are the sum of:
 
-    interest    latent, by user and channel; which channel is the favourite depends on the age group
+    interest    latent, by user and channel; the favourite depends on the age group
     carry-over  an ad on one channel raises the response to others for a while (CARRY_OVER)
     fatigue     every recent ad on the same channel lowers it; it recovers while the channel rests
     season      each channel has its hour of the day
     device      each channel has its device; placement matters alike for all channels
 
-So the best channel depends on what a user clicked, on the last few ads and on the context, and a policy that only knows
-how often each channel is clicked does not find it.
+So the best channel depends on a user's clicks, on the last few ads and on the context, and a policy that only knows
+the click rate of each channel does not find it.
 
 Nothing is drawn from a stream: each number is a hash of (seeds, what, user, step). Another choice for one user changes
 no number of any other user or step, so that two policies are compared on common random numbers.
@@ -52,6 +52,7 @@ FAVOURITE = np.array(
 LOGGED = np.array(
     [[0.0, 0.7, 0.5, 0.4], [0.2, 0.6, 0.6, 0.2], [0.5, 0.3, 0.8, 0.1], [0.6, 0.1, 0.9, 0.0], [0.6, 0.0, 1.0, 0.0]]
 )
+EXPLORATION = 0.3  # share of the logged decisions that are uniformly random
 BASE, LIKES, SPREAD = -3.85, 2.6, 0.45  # all users and channels; the favourite; standard deviation of the rest
 SEASON, PEAK_HOUR = 0.35, np.array([11.0, 20.0, 14.0, 21.0])
 DEVICE_EFFECT = np.array([[-0.2, 0.3, -0.1, 0.2], [0.4, -0.3, 0.2, -0.2], [0.0, 0.0, 0.0, 0.2]])
@@ -131,7 +132,7 @@ class State:
 class Market:
     """The users' fixed traits and their response."""
 
-    def __init__(self, users: int, seed: int, exploration: float) -> None:
+    def __init__(self, users: int, seed: int) -> None:
         self.draws = draws = Draws(seed)
         user_U = np.arange(users)
         self.age_U = pick(AGE_SHARE, draws("age", user_U))
@@ -143,7 +144,7 @@ class Market:
         self.interest_UC = SPREAD * ndtri(draws("interest", user_U[:, None], channel_C))
         self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
         # The logging policy: preferences of the age group, mixed with uniform exploration.
-        self.propensity_UC = (1 - exploration) * softmax(LOGGED, axis=1)[self.age_U] + exploration / len(CHANNELS)
+        self.propensity_UC = (1 - EXPLORATION) * softmax(LOGGED, axis=1)[self.age_U] + EXPLORATION / len(CHANNELS)
 
     def static(self) -> dict[str, NDArray[Any]]:
         """What is known of each user."""
@@ -180,9 +181,9 @@ class Market:
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """What an ad on each user's channel brings: cost and revenue in EUR; all zero where the channel is -1.
+        """The outcomes of an ad on each user's channel: cost and revenue in EUR; all zero where the channel is -1.
 
-        Beside each outcome but the cost stands its expected value (`expected_click` ...), which no real log would show.
+        Each outcome but the cost has its expected value (`expected_click` ...), which no real log would show.
         """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)

@@ -1,4 +1,4 @@
-"""The simulator's log as a file like those that people bring, to try on what a real log goes through."""
+"""The simulator's log as a raw file, to try the way of a real log with."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def write_raw_log(path: Path, config: SimulatorConfig) -> int:
-    """Write a log with the columns of the built-in data set "simulator", in the order of users and times.
+    """Write a log with the columns of the built-in data set "simulator"; returns the number of touchpoints.
 
     Args:
-        path: File to write; its suffix says what it becomes. The same settings give the same bytes.
-        config: Size and seed of the market.
-
-    Returns:
-        Number of touchpoints.
+        path: File to write, in the format of its suffix. The same settings give the same bytes.
 
     Raises:
         ValueError: The suffix is not one of `SUFFIXES`.

@@ -5,7 +5,7 @@
     online = simulator.online(user_ids, rounds=5, seed=1)       # the same users, from the end of the log on
 
 How users respond is in `market.py`. The logging policy prefers some channels by age group and explores uniformly, so
-every propensity is at least `exploration` / channels. Costs differ by channel and never exceed `Simulator.cost_cap`.
+every propensity is at least `EXPLORATION` / channels. Costs differ by channel and never exceed `Simulator.cost_cap`.
 
 Shape suffixes: U users (of the market, or of an `Online`), T steps, R rounds, N selected users, C channels.
 """
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from mtorl.arrays import Floats, Ints
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
-from mtorl.log.times import HOUR_US
+from mtorl.log.times import HOUR_US, microseconds
 from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Draws, Market, State, pick, price_cap
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+CAMPAIGN = "spring-sale"
+_MEAN_TOUCHPOINTS = 12.0  # per user; every user has at least 2 and at most 60
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,12 @@ class SimulatorConfig:
     users: int = 6000
     seed: int = 7
     days: int = 21  # length of the log
-    mean_touchpoints: float = 12.0  # per user; every user has at least 2 and at most 60
-    exploration: float = 0.3  # share of the logged decisions that are uniformly random
     start: str = "2024-03-01"  # first day of the log, UTC
-    campaigns: tuple[str, ...] = ("spring-sale",)
 
     def __post_init__(self) -> None:
-        for name, least in (("users", 1), ("seed", 0), ("days", 1), ("mean_touchpoints", 2)):
+        for name, least in (("users", 1), ("seed", 0), ("days", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0.2 <= self.exploration <= 1:
-            raise ValueError(f"exploration must be 0.2 to 1 (propensities of 0.05 or more), got {self.exploration}")
-        if not self.campaigns:
-            raise ValueError("campaigns must name at least one")
 
 
 @dataclass(frozen=True)
@@ -74,8 +68,8 @@ class Simulator:
         self.spec = DatasetSpec.load("simulator")
         self.cost_cap = price_cap()  # EUR an exposure, by channel
         self.user_ids = [f"u{i:06d}" for i in range(self.config.users)]
-        self._market = Market(self.config.users, self.config.seed, self.config.exploration)
-        self._start = int(pd.Timestamp(self.config.start, tz="UTC").value // 1000)  # us
+        self._market = Market(self.config.users, self.config.seed)
+        self._start = microseconds(dt.datetime.fromisoformat(self.config.start).replace(tzinfo=dt.UTC))
 
     def log(self) -> pd.DataFrame:
         """The canonical touchpoint log, with the true propensity of each logged channel."""
@@ -89,10 +83,7 @@ class Simulator:
         """The same users after the log's end: round k = 0, 1, ... is on the k-th day after it.
 
         Args:
-            user_ids: Users of the log.
-            rounds: Opportunities per user.
-            seed: Seed of everything that is drawn from here on.
-            newcomers: Whether they come for the first time, as if the log had never been: without a history.
+            newcomers: Whether the users have no history, as if the log did not exist.
         """
         return Online(self, user_ids, rounds, seed, newcomers)
 
@@ -100,7 +91,7 @@ class Simulator:
     def _logged(self) -> tuple[pd.DataFrame, Floats, State]:
         """The log, P(click) of every channel at each of its rows, and the users' state after it."""
         market, draws, user_U = self._market, self._market.draws, np.arange(self.config.users)
-        more_U = -(self.config.mean_touchpoints - 1.5) * np.log1p(-draws("journey", user_U))
+        more_U = -(_MEAN_TOUCHPOINTS - 1.5) * np.log1p(-draws("journey", user_U))
         length_U = np.minimum(2 + more_U, 60).astype(np.int64)
         step_T = np.arange(length_U.max())
         here_UT = step_T < length_U[:, None]
@@ -131,7 +122,7 @@ class Simulator:
             {
                 "user_id": np.array(self.user_ids, dtype=object)[user_N],
                 "timestamp": pd.to_datetime(time_UT[here_UT] + self._start, unit="us", utc=True).as_unit("us"),
-                "campaign_id": self._campaign(draws, user_UT, step_UT)[here_UT],
+                "campaign_id": CAMPAIGN,
                 "channel": np.array(CHANNELS, dtype=object)[channel_N],
                 **{name: values_UT[here_UT] for name, values_UT in outcome_UT.items()},
                 "propensity": market.propensity_UC[user_N, channel_N],
@@ -143,10 +134,6 @@ class Simulator:
         )
         log = log[list(self.spec.log_columns)].astype({"click": "int64", "conversion": "int64"})
         return log, p_UTC[here_UT], state
-
-    def _campaign(self, draws: Draws, user: Ints, step: Ints) -> NDArray[Any]:
-        names = np.array(self.config.campaigns, dtype=object)
-        return np.asarray(names[pick(np.full(len(names), 1 / len(names)), draws("campaign", user, step))])
 
 
 class Online:
@@ -172,7 +159,6 @@ class Online:
         self._time_UR = self._market.time(draws, user_UR, round_UR, simulator.config.days + round_UR)
         self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
-        self._campaign_UR = simulator._campaign(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
         self._state = state.of(user_U)
         self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
@@ -183,12 +169,8 @@ class Online:
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """A user's opportunity: campaign_id, context (column -> value) and timestamp (datetime, UTC)."""
         i = self._row[user_id]
-        when = _EPOCH + dt.timedelta(microseconds=int(self._time_UR[i, round_index]) + self._simulator._start)
-        return {
-            "campaign_id": self._campaign_UR[i, round_index],
-            "context": self._context(i, round_index),
-            "timestamp": when,
-        }
+        when = pd.Timestamp(int(self._time_UR[i, round_index]) + self._simulator._start, unit="us", tz="UTC")
+        return {"campaign_id": CAMPAIGN, "context": self._context(i, round_index), "timestamp": when.to_pydatetime()}
 
     def step(self, user_id: str, round_index: int, channel: str | None) -> Outcome:
         """Expose a user to an ad, or not (None); a user's rounds come in order, and one left out is not exposed."""
@@ -207,7 +189,7 @@ class Online:
         return [
             {
                 "user_id": user,
-                "campaign_id": self._campaign_UR[i, round_index],
+                "campaign_id": CAMPAIGN,
                 "history": history,
                 "context": self._context(i, round_index),
                 "static": {name: values[i] for name, values in self._static_U.items()},
@@ -256,14 +238,11 @@ class Online:
         As with the ledger, nothing more is exposed once the highest possible cost of the next exposure no longer fits.
 
         Args:
-            round_index: Number of the round.
             channel_N: Position of each of these users' channel, -1 for no exposure.
             budget: EUR that is left.
-            users: Which of the users.
 
         Returns:
-            cost, click, conversion, revenue, expected_click, expected_conversion and expected_revenue of each of these
-            users.
+            cost, click, conversion, revenue, expected_click, expected_conversion and expected_revenue of each user.
         """
         # A cost depends on the channel and on a draw, not on what else happens, so it is known before the exposure.
         row_N = np.arange(len(self._row))[users]

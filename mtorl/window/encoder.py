@@ -27,7 +27,7 @@ _RARE, _RARE_SHARE = 10, 0.001
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a column's numbers come from and how they are scaled; part of an `Encoder`."""
+    """A column of a token: its source and scaling."""
 
     name: str
     source: str  # "outcome" (of the touchpoint before), "time", "context", "static" or "feature" (stored)
@@ -74,7 +74,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
-        """Take the statistics from a batch of training windows (with targets, its last touchpoints count as well)."""
+        """Take the statistics from a batch of training windows; with targets, its last touchpoints count as well."""
         not_start_N = batch.prev_channel_N < len(spec.channels)
         happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
@@ -174,8 +174,8 @@ class Encoder:
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
         """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding; clone_BT (bool).
 
-        The last says whether the action head learns the channel: it does not learn that of an own decision. Tokens
-        without a valid target (see `Targets`) look like padding.
+        clone_BT: the action head learns the channel, which is not that of an own decision. Tokens without a valid
+        target (see `Targets`) look like padding.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -239,7 +239,7 @@ def _places(slot: Slot, values: Values) -> NDArray[np.int64]:
 
 
 def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
-    """The scaling of an amount that may be of any size, from its values in training."""
+    """The scaling of an amount of any size."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)

@@ -38,11 +38,11 @@ def journey_gap_us(spec: DatasetSpec) -> int:
 
 
 def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """Which of a user's stored touchpoints are the history of a decision.
+    """The history of a decision, among a user's stored touchpoints.
 
     Args:
-        times: When the touchpoints happened, microseconds since 1970, oldest first.
-        at: When the decision is made, microseconds since 1970.
+        times: Times of the touchpoints, microseconds since 1970, oldest first.
+        at: Time of the decision, microseconds since 1970.
         n: Window length, touchpoints.
         gap: The longest pause inside a journey, microseconds.
 
@@ -104,13 +104,7 @@ class Timeline:
         return cls(starts[np.cumsum(new_P) - 1], time_P, known_P)
 
     def tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
-        """Lay out the windows of some touchpoints.
-
-        Args:
-            rows_B: The touchpoints, as rows of the log, in any order.
-            n: Window length, touchpoints.
-            gap: The longest pause inside a journey, microseconds.
-        """
+        """Lay out the windows, of up to n touchpoints, of rows of the log in any order; gap in microseconds."""
         chunks = np.split(rows_B, np.arange(CHUNK, len(rows_B), CHUNK))
         return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
 

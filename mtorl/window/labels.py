@@ -1,4 +1,4 @@
-"""What happened at the last token of each window: the channel, the reward as the encoder scales it, the cost."""
+"""Labels of windows: what happened at the last token of each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ class Labels(NamedTuple):
 
 
 def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
-    """The targets of the windows themselves.
-
-    Raises:
-        WindowError: the batch was built without targets.
-    """
+    """The labels of windows that were built with targets; raises WindowError for others."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,49 +43,9 @@ class Batch(NamedTuple):
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
-class Part(Protocol):
-    """Windows that fit in memory, encoded on demand."""
-
-    def __len__(self) -> int:
-        """Number of windows."""
-
-    def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """The windows at these rows, in this order."""
-
-    def means(self) -> tuple[float, float]:
-        """Mean reward and mean cost of a target."""
-
-    @property
-    def outcomes(self) -> int:
-        """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
-
-    @property
-    def stored(self) -> int:
-        """Number of columns at the end of a token that hold stored features of its own decision."""
-
-
-class Source(Protocol):
-    """A sequence of parts, each read when it is asked for."""
-
-    def __len__(self) -> int:
-        """Number of parts."""
-
-    def __getitem__(self, part: int) -> Part:
-        """Read a part."""
-
-
-@dataclass(frozen=True)
-class TrainingWindows:
-    """What a training reads."""
-
-    train: Source  # windows that cover each touchpoint once; each has a token with a target
-    val: Source  # the same of users that are not in training
-    channels: int  # the labels cannot tell: a channel may be absent from a training set
-
-
 @dataclass(frozen=True)
 class EncodedWindows(Dataset[Batch]):
-    """A `Part` made of windows in memory."""
+    """A part: windows in memory, encoded on demand."""
 
     windows: WindowBatch
     encoder: Encoder
@@ -94,6 +54,7 @@ class EncodedWindows(Dataset[Batch]):
         return len(self.windows)
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
+        """The windows at these rows, in this order."""
         windows = self.windows.take(np.asarray(rows, dtype=np.int64))
         x_BTD, _ = self.encoder.encode(windows)
         targets = self.encoder.targets(windows)
@@ -102,12 +63,12 @@ class EncodedWindows(Dataset[Batch]):
 
     @property
     def outcomes(self) -> int:
-        """Number of columns of a token, after the reward, that hold outcomes of the touchpoint before."""
+        """Columns of a token, after the reward, that hold outcomes of the previous touchpoint."""
         return len(self.encoder.seen)
 
     @property
     def stored(self) -> int:
-        """Number of columns at the end of a token that hold stored features."""
+        """Columns at the end of a token that hold stored features of its own decision."""
         return self.encoder.stored
 
     def means(self) -> tuple[float, float]:
@@ -121,7 +82,7 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """A `Source`: the windows of a split that tile its journeys, one part for each shard of a windows folder."""
+    """The windows of a split that tile its journeys: a part for each shard of a windows folder, read on demand."""
 
     folder: str | Path
     split: str
@@ -144,22 +105,33 @@ class FolderWindows:
         return EncodedWindows(tiles(self.folder, self.split, self._files[part]), self.encoder)
 
 
+Parts = FolderWindows | list[EncodedWindows]
+
+
+@dataclass(frozen=True)
+class TrainingWindows:
+    """The input of a training."""
+
+    train: Parts  # windows that cover each touchpoint once; each has a token with a target
+    val: Parts  # the same of users that are not in training
+    channels: int  # the labels cannot tell: a channel may be absent from a training set
+
+
 def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
     """Windows that tile the journeys of a split in one shard."""
     return WindowTable.load(folder, split, file).tiles(split)
 
 
-def batches(part: Part, chunks: Sequence[NDArray[np.int64]], workers: int, pinned: bool) -> Iterator[Batch]:
+def batches(part: EncodedWindows, chunks: Sequence[NDArray[np.int64]], workers: int, pinned: bool) -> Iterator[Batch]:
     """Encoded batches.
 
     Args:
-        part: The windows to take batches from.
         chunks: Rows of the windows of each batch.
         workers: Processes that encode ahead; 0 encodes when a batch is asked for.
         pinned: Whether batches lie in pinned memory, from which a GPU copies without the CPU.
     """
     loader: DataLoader[Batch] = DataLoader(
-        part,  # type: ignore[arg-type]
+        part,
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
         collate_fn=_identity,

@@ -17,31 +17,22 @@ Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 def request_features(request_us: Number, newest_touchpoint_us: Number | None) -> dict[str, Number | None]:
-    """Hour of the day and time since the newest touchpoint; for one decision, or for many as arrays.
+    """Hour of the day (UTC) and hours since the newest touchpoint; for one decision, or for many as arrays.
 
     Args:
-        request_us: When the decision is made, microseconds since 1970.
-        newest_touchpoint_us: When the user's newest earlier touchpoint happened, microseconds since 1970; None (or NaN,
-            in an array) if there is none.
-
-    Returns:
-        hour_of_day: hours since midnight UTC, from 0 to 24.
-        recency_hours: hours since the newest touchpoint; None, or NaN, without one.
+        request_us: Time of the decision, microseconds since 1970.
+        newest_touchpoint_us: Time of the user's newest earlier touchpoint; None (or NaN, in an array) if there is none.
     """
     recency = None if newest_touchpoint_us is None else (request_us - newest_touchpoint_us) / HOUR_US
     return {"hour_of_day": request_us % DAY_US / HOUR_US, "recency_hours": recency}
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
-    """What the model reads of the feature store at one decision.
+    """A value for each of `spec.feature_columns` at one decision; null where the description says so of a missing one.
 
     Args:
         stored: Fields of the feature views in `spec.features`, as the store returns them; an unknown or expired one may
             be absent.
-        spec: Description of the data set.
-
-    Returns:
-        A value for each of `spec.feature_columns`, where null is what the description says of a missing one.
 
     Raises:
         WindowError: a list does not hold one number for each channel.

@@ -33,13 +33,10 @@ class WindowTable:
     """One row per touchpoint; whole users one after the other, each in the order of time.
 
     Attributes:
-        steps: The columns that windows are made of: user_id, timestamp, created_timestamp and collected if the log has
-            them, step, channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
-        rows: The same rows for pandas: user_id, timestamp, step, channel, outcomes, propensity, the user's split
-            ("train", "val" or "test"), and whether it is an own decision that was `collected`.
-        spec: Description of the data set.
-        fingerprint: Identifies the log: its `mtorl.log.touchpoints.fingerprint` or, for a log that this project did not
-            ingest, the digest of the steps' content.
+        steps: The columns of windows: user_id, timestamp, created_timestamp and collected if the log has them, step,
+            channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
+        rows: The same rows for pandas, without context and static columns, with the user's split and `collected`.
+        fingerprint: Of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps of a log from elsewhere.
     """
 
     steps: pa.Table
@@ -49,12 +46,10 @@ class WindowTable:
 
     @classmethod
     def load(cls, folder: str | Path, split: str = "", file: str = "") -> WindowTable:
-        """Read a windows folder: manifest.json, its shards and dataset.yaml.
+        """Read the manifest, the description and the shards of a windows folder, or only one of its `shards`.
 
         Args:
-            folder: Windows folder.
             split: Only users of this split; "" takes all.
-            file: Only this one of its `shards`; "" takes all.
 
         Raises:
             WindowError: the folder is not one, or its shards are not those of the manifest.
@@ -98,11 +93,7 @@ class WindowTable:
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
     def reference(self, share: float) -> pd.DataFrame:
-        """User, context and static columns of training users, for drift to be measured against.
-
-        Args:
-            share: Share of each user's touchpoints that is drawn (`mtorl.drift.reference.stretches`).
-        """
+        """User, context and static columns of that share of each training user's touchpoints (`stretches`)."""
         drawn = stretches(self.rows.loc[self.is_in("train"), "user_id"], share)
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
         return _frame(self._steps("train").select(columns).filter(pa.array(drawn)))
@@ -118,20 +109,12 @@ class WindowTable:
 
 
 def shards(folder: str | Path) -> tuple[str, ...]:
-    """Names of the files of a windows folder; a hash assigns users to files, so each file is a random sample of them.
-
-    Raises:
-        WindowError: the folder is not one.
-    """
+    """Names of the files of a windows folder, each with a random sample of the users; raises WindowError."""
     return tuple(shard["file"] for shard in _manifest(Path(folder))["shards"])
 
 
 def touchpoints_per_user(folder: str | Path) -> float:
-    """Mean length of the journeys of a windows folder.
-
-    Raises:
-        WindowError: the folder is not one.
-    """
+    """Mean length of the journeys of a windows folder; raises WindowError."""
     listed = _manifest(Path(folder))["shards"]
     return float(sum(shard["rows"] for shard in listed) / max(sum(shard["users"] for shard in listed), 1))
 
@@ -153,7 +136,6 @@ def _manifest(path: Path) -> Mapping[str, Any]:
 
 
 def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
-    """A shard's columns that windows are made of."""
     file = path / shard["file"]
     columns = (*spec.context, *spec.static, *spec.feature_columns)
     text = [*_TEXT, *(c.name for c in columns if c.kind == "categorical")]

@@ -4,20 +4,19 @@ Token t of a journey pairs the *previous* touchpoint with the *present* context 
 
     x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-where time_t is the hour of the day and how long ago touchpoint t - 1 was. An outcome of which the log says when it
-became known (`spec.timed`) is 0 in a token whose decision was made before. Stored features are fields of the feature
-views that the data set description names, as they stood just before the decision. A server knows them for the decision
-that it takes, but not as they once were: a window has them at its last token only. For training, where each token is a
-decision, each token has its own.
+where time_t is the hour of the day and the time since touchpoint t - 1. An outcome with its own time (`spec.timed`) is
+0 in a token that was decided on before that time. Stored features are fields of the feature views in the description,
+as they stood just before the decision. A server knows them for its present decision only, so a window has them at its
+last token. In training, where each token is a decision, each token has its own.
 
 A window holds the last n tokens. It is built in two ways, and both give the same numbers, bit for bit:
 
     WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
     WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` makes of a stored history
 
-Which touchpoints belong to the history of a decision is defined in `history.py`. With k touchpoints in the history a
-window has T = min(k + 1, n) tokens. If k < n, its first token starts the journey: there is no previous touchpoint, so
-its outcomes are 0. If k = n, the window begins in the middle of the journey and the oldest context is dropped.
+The touchpoints of a decision's history are defined in `history.py`. With k of them a window has T = min(k + 1, n)
+tokens. If k < n, its first token starts the journey: its previous outcomes are 0. If k = n, the window begins in the
+middle of the journey and the oldest context is dropped.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -39,17 +38,7 @@ from mtorl.log.touchpoints import COLLECTED
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 from mtorl.window.request_features import request_features, stored_features
 
-__all__ = [
-    "Codes",
-    "Instance",
-    "Targets",
-    "WindowBatch",
-    "WindowError",
-    "history_columns",
-    "instance_from_history",
-]
-
-_NEVER = np.iinfo(np.int64).max  # when what nobody has heard of becomes known
+_NEVER = np.iinfo(np.int64).max  # time of an outcome that is not known yet
 
 Instance = dict[str, Any]
 """One window as JSON. Lists with one value per token: prev_channel (null = start of the journey), prev_timestamp,
@@ -201,8 +190,7 @@ class WindowBatch:
             steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
                 channel, `spec.window_outcomes`, the times of timed ones, all context and static columns, and
                 created_timestamp if rows may have arrived late, collected if own decisions are among them.
-            rows: The touchpoints whose windows are wanted, as rows of `steps`, in any order; None means all of them.
-            spec: Description of the data set.
+            rows: Rows of `steps` whose windows are wanted, in any order; None means all of them.
             targets: Also record what happened at each token, as `Targets`.
 
         Raises:
@@ -268,10 +256,7 @@ def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """Names of the list columns that hold a user's touchpoints, oldest first, beside hist_timestamp.
-
-    Times at which outcomes became known are in microseconds since 1970, or null.
-    """
+    """List columns of a user's touchpoints, oldest first, without hist_timestamp; times are microseconds or null."""
     names = ("channel", *spec.window_outcomes, *spec.outcome_times.values(), *(c.name for c in spec.context))
     return tuple(f"hist_{name}" for name in names)
 
@@ -289,12 +274,10 @@ def instance_from_history(
     Args:
         history: The user's hist_* lists, oldest first, as the feature store returns them, with hist_timestamp in
             microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls.
-            The lists may be longer than needed: only the newest `spec.window` touchpoints before `at` are used, back to
-            the first pause that ends a journey.
+            Only the newest `spec.window` touchpoints before `at` are used, back to the first pause that ends a journey.
         context: Context columns of the present opportunity. Further entries are ignored.
         static: The user's features; a missing one is null, as for an unknown user.
-        spec: Description of the data set.
-        at: When the decision is made, microseconds since 1970.
+        at: Time of the decision, microseconds since 1970.
         stored: Fields of feature views as the store returned them, see `stored_features`.
 
     Raises:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtorl.baselines.inputs.states import States
+from mtorl.log.columns import WindowError
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
-from mtorl.window.window import WindowBatch, WindowError
+from mtorl.window.window import WindowBatch
 
 
 class Step(NamedTuple):
