@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.artifact.explanation import explain, touchpoints, without, without_past
+from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
-from mtorl.window.window import Instance, WindowBatch, WindowError, instance_from_history
+from mtorl.window.window import Instance, WindowBatch, instance_from_history
 
 SPEC = DatasetSpec.from_dict(
     {

@@ -12,15 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.artifact.artifact import NETWORK, Artifact, open_graph
-from mtorl.artifact.explanation import explain
 from mtorl.artifact.lengths import exact_lengths, lengths_up_to, shortened
 from mtorl.artifact.saving import save
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.user_state import fit_state_distance
 from mtorl.window.encoder import Encoder
-from mtorl.window.window import instance_from_history
-from tests.mtorl.artifact.test_artifact import SPEC, batch, history, network_config, trained_policy
+from tests.mtorl.artifact.test_artifact import SPEC, batch, trained_policy
 
 SIZES: dict[str, dict[str, Any]] = {
     "as it is by default": {"window": 20, "hidden": 64},
@@ -98,33 +96,6 @@ def test_a_length_whose_bits_differ_is_not_carried():
         return (np.nextafter(length_B + 0.5, np.inf) if x_BTD.shape[1] == 8 else length_B + 0.5,)
 
     assert exact_lengths(graph, window=20, width=3) == (4, 16, 20)
-
-
-@pytest.fixture(scope="module")
-def with_and_without(tmp_path_factory) -> tuple[Artifact, Artifact]:
-    """An artifact, and the same one that computes whole windows alone."""
-    network = MTORL(network_config(Encoder.fit(batch(40), SPEC)))
-    saved = save(tmp_path_factory.mktemp("artifacts") / "challenger", trained_policy(network=network))
-    model = {**saved.model, "lengths": [SPEC.window]}
-    return saved, Artifact(saved.folder, saved.spec, saved.encoder, saved.policy, model)
-
-
-def test_windows_of_histories_get_the_same_forecasts_together_and_one_by_one(with_and_without):
-    saved, whole = with_and_without
-    windows = batch(30)  # of up to 29 touchpoints
-    for rows in ([row] for row in range(30)), ([0, 3, 5], list(range(12)), list(range(30))):
-        for part in map(windows.take, map(np.array, rows)):
-            for output, expected in zip(saved.predict(part), whole.predict(part), strict=True):
-                np.testing.assert_array_equal(output, expected)
-
-
-def test_explanations_are_the_same(with_and_without):
-    context = {"hour": 12.0, "device": "mobile", "placement": "feed"}
-    asked = [instance_from_history(history(count, count), context, {}, SPEC, at=30) for count in (0, 1, 6, 25)]
-    for why, expected in zip(*(explain(one, asked, [0, 1, 2, 3]) for one in with_and_without), strict=True):
-        assert (why.reward, why.log_prob_without_past) == (expected.reward, expected.log_prob_without_past)
-        np.testing.assert_array_equal(why.reward_K, expected.reward_K)
-        np.testing.assert_array_equal(why.log_prob_K, expected.log_prob_K)
 
 
 @pytest.mark.parametrize("window", [1, 4, 5])

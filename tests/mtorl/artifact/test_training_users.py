@@ -36,8 +36,8 @@ def test_each_model_is_said_once_with_all_its_places(tmp_path: Path) -> None:
 def test_an_artifact_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     folder = artifact(tmp_path / "a", "123456", ["u1"])
     (folder / "training_users.npy").write_bytes(b"")
-    with pytest.raises(ArtifactError, match="can't be read"):
+    with pytest.raises(ArtifactError, match=str(folder)):
         trained_on([folder], ["u1"])
     (folder / "model.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"model\.json"):
+    with pytest.raises(ArtifactError, match=str(folder)):
         trained_on([folder], ["u1"])

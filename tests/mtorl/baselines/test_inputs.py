@@ -11,9 +11,10 @@ from mtorl.baselines.decision_transformer import Tiles, returns, returns_to_go
 from mtorl.baselines.inputs.states import States
 from mtorl.baselines.inputs.summary import HALF_LIVES, LATEST, Summary
 from mtorl.baselines.inputs.transitions import Transitions, ends
+from mtorl.log.columns import WindowError
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
-from mtorl.window.window import WindowBatch, WindowError
+from mtorl.window.window import WindowBatch
 from tests.mtorl.baselines.tiny_log import SPEC, journey, steps, windows
 
 

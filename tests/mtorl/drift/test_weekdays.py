@@ -117,14 +117,6 @@ def test_any_days_have_a_forecast_in_any_unit(seed: int, number: int, unit: floa
     assert other.degrees == pytest.approx(forecast.degrees)
 
 
-def test_constant_and_absent_values() -> None:
-    weekdays = [day % 7 for day in range(22)]
-    never = Forecast.of([(0.0, 0.0)] * 21, 1e-4, 0.005, weekdays)
-    assert never is not None and never.p_apart(1e-4) > 0.5 and never.p_apart(0.05) < 1e-6
-    constant = Forecast.of([(0.25, 0.0)] * 21, 0.0, weekdays=weekdays)
-    assert constant is not None and constant.sd == pytest.approx(SMALLEST * 0.25)
-
-
 def test_each_period_needs_its_weekday() -> None:
     with pytest.raises(ValueError, match="one of each of 8 periods and of the next, not 8"):
         Forecast.of([(0.1, 0.01)] * 8, 0.01, weekdays=[0] * 8)

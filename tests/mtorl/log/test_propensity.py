@@ -87,14 +87,6 @@ def test_the_order_of_rows_does_not_matter():
     np.testing.assert_array_equal(propensity, logged_propensity(windows, spec))
 
 
-def test_mean_weight_of_another_policy_is_one():
-    """E[pi(a) / p(a)] = 1 is what makes propensities right."""
-    spec = SPEC.replace(propensity="markov")
-    windows = log(users=4000, stay=0.6, seed=1)
-    weight = 0.25 / logged_propensity(windows, spec)
-    assert weight.mean() == pytest.approx(1.0, abs=0.1)
-
-
 @pytest.mark.parametrize("method", ["channel-frequency", "markov"])
 def test_what_cannot_be_estimated_is_said(method):
     spec = SPEC.replace(propensity=method)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import permutations
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import duckdb
 import jsonschema
@@ -27,44 +27,20 @@ from mtorl.log.records import (
 from tests.repository import ROOT
 
 GOLDEN = ROOT / "tests" / "serving" / "golden"
-V2 = [
-    *("decision_id", "arm", "channel", "expose", "propensity", "expected_reward", "expected_cost"),
-    *("budget_exhausted", "fallback_reason"),
-]
-V1 = [*V2, "request_id", "experiment", "reservation_id"]
-DECISION = [
-    *(*V1, "schema_version", "unit_hash", "user_id", "layer", "salt", "experiment_version", "shares"),
-    *("assignment_probability", "override", "stage", "model_name", "model_version", "model_digest", "feature_hash"),
-    *(
-        "features_found",
-        "features",
-        "campaign_id",
-        "context",
-        "request_time",
-        "request_hash",
-        "candidates",
-        "costs",
-        "baseline",
-    ),
-    *(
-        "exploration",
-        "drawn_channel",
-        "channel_probs",
-        "exposure_probs",
-        "expected_rewards",
-        "expected_costs",
-        "price",
-        "prices",
-        "state_distance",
-    ),
-    *("reserved", "refused_until", "withdrawn", "latency_seconds", "event_time"),
-]
-SHADOW = [
-    *("schema_version", "shadow_id", "decision_id", "experiment", "arm", "fault", "channel", "expose", "propensity"),
-    *("exploration", "channel_probs", "exposure_probs", "expected_reward", "expected_cost", "expected_rewards"),
-    *("expected_costs", "price", "prices", "model_name", "model_version", "model_digest", "event_time"),
-]
-OUTCOME = ["schema_version", "event_id", "decision_id", "kind", "value", "event_time", "received_time"]
+V2 = "decision_id arm channel expose propensity expected_reward expected_cost budget_exhausted fallback_reason"
+V1 = f"{V2} request_id experiment reservation_id"
+DECISION = (
+    f"{V1} schema_version unit_hash user_id layer salt experiment_version shares assignment_probability override stage "
+    "model_name model_version model_digest feature_hash features_found features campaign_id context request_time "
+    "request_hash candidates costs baseline exploration drawn_channel channel_probs exposure_probs expected_rewards "
+    "expected_costs price prices state_distance reserved refused_until withdrawn latency_seconds event_time"
+)
+SHADOW = (
+    "schema_version shadow_id decision_id experiment arm fault channel expose propensity exploration channel_probs "
+    "exposure_probs expected_reward expected_cost expected_rewards expected_costs price prices model_name "
+    "model_version model_digest event_time"
+)
+OUTCOME = "schema_version event_id decision_id kind value event_time received_time"
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
@@ -78,31 +54,12 @@ def test_golden_records_are_valid(path: Path) -> None:
     assert not validator.is_valid({**record, "extra": 1})
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("unit_hash", "u42"),
-        ("propensity", 0.0),
-        ("expected_cost", -0.1),
-        ("candidates", []),
-        ("channel_probs", {"search": 1.5}),
-        ("stage", "2%"),
-        ("fallback_reason", "tired"),
-        ("price", "0.25"),
-        ("schema_version", 2),
-    ],
-)
-def test_a_value_that_no_router_writes_is_invalid(name: str, value: Any) -> None:
-    record = json.loads((GOLDEN / "decision.json").read_text())
-    assert not jsonschema.Draft202012Validator(json_schema("decision")).is_valid({**record, name: value})
-
-
 def test_the_fields_of_a_version_are_frozen() -> None:
     """A field that is added, removed or renamed is a new version of the schema."""
-    assert list(plain_types(V2Answer)) == V2 and list(plain_types(V1Answer)) == V1
-    assert list(json_schema("decision")["properties"]) == list(sql_columns("decision")) == DECISION
-    assert list(json_schema("outcome")["properties"]) == list(sql_columns("outcome")) == OUTCOME
-    assert list(json_schema("shadow")["properties"]) == list(sql_columns("shadow")) == SHADOW
+    assert " ".join(plain_types(V2Answer)) == V2 and " ".join(plain_types(V1Answer)) == V1
+    fields: dict[Kind, str] = {"decision": DECISION, "outcome": OUTCOME, "shadow": SHADOW}
+    for kind, expected in fields.items():
+        assert " ".join(json_schema(kind)["properties"]) == " ".join(sql_columns(kind)) == expected
 
 
 def test_every_stage_of_an_experiment_can_be_logged() -> None:

@@ -96,18 +96,3 @@ def test_the_time_when_rows_arrived_is_kept_where_the_log_has_it(log, tmp_path):
     write_log(log[list(log)[::-1]], tmp_path / "a.parquet", SPEC)
     assert pq.read_schema(tmp_path / "a.parquet").equals(schema(SPEC, ["created_timestamp"]))
     assert list(pd.read_parquet(tmp_path / "a.parquet"))[-1] == "created_timestamp"
-
-
-def test_a_failed_write_leaves_the_old_file(log, tmp_path, monkeypatch):
-    write_log(log, tmp_path / "a.parquet", SPEC)
-    before = (tmp_path / "a.parquet").read_bytes()
-
-    def broken(table, path, **_):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("mtorl.log.touchpoints.pq.write_table", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_log(log, tmp_path / "a.parquet", SPEC)
-    assert (tmp_path / "a.parquet").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]

@@ -58,8 +58,7 @@ def test_a_run_is_noted_once_and_a_line_that_is_no_note_is_left_out(tmp_path: Pa
     assert [(one.run, one.decision) for one in read(tmp_path)] == [
         ("a", "reject"),
         ("b", "promote"),
-        ("", "reject"),
-        ("", "reject"),
+        *[("", "reject")] * 2,
     ]
     found = newest(tmp_path)
     assert found is not None and found.at == at

@@ -25,9 +25,8 @@ OUTCOMES = 0  # no outcome of the touchpoint before, besides its reward
 D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
 COST = np.array([0.2, 0.5, 1.0])  # mean cost of each channel
 LOGGED = [0.2, 0.3, 0.5]  # probability of each channel in the log
+TINY = TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu")
 SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
-# For trainings that are killed and resumed, in this process and in others.
-RESUMED = TrainConfig(epochs=3, batch_size=32, accumulate=2, hidden=8, heads=2, checkpoint_batches=4, device="cpu")
 
 
 @dataclass(frozen=True)

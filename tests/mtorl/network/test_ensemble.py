@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 
 import psutil
 import pytest
@@ -81,17 +80,6 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
     assert [m.best_epoch for m in both.members] == [m.best_epoch for m in whole.members]
 
 
-def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
-    def stop(member, row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        trained(resume=Checkpoint(tmp_path / "checkpoint"), on_epoch=stop)
-    data = TrainingWindows([part(50, 1)], [part(50, 1)], C)
-    with pytest.raises(CheckpointError, match="seed differ"):
-        train_ensemble(data, replace(CONFIG, seed=1), resume=Checkpoint(tmp_path / "checkpoint"))
-
-
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.ensemble.parameters(), other.ensemble.parameters(), strict=True))
 
@@ -122,53 +110,30 @@ def test_fewer_processors_than_there_are_can_be_asked_for(monkeypatch, said, use
     assert processors() == used
 
 
-class TwoWords(Exception):
-    """An error that cannot be pickled."""
-
-    def __init__(self, one: str, other: str) -> None:
-        super().__init__(f"{one} {other}")
-
-
 class Broken:
-    def __init__(self, error):
-        self.error = error
-
     def __len__(self):
         if multiprocessing.parent_process() is None:  # the first member trains
             return 1
-        raise self.error
+        raise CheckpointError("its words")
 
     def __getitem__(self, place):
         return part(100, 0)
 
 
-class Unreadable(Broken):
-    def __len__(self):
-        self.error = TwoWords("can't", "be read")
-        return super().__len__()
-
-
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    ("train", "error", "words"),
-    [
-        (Broken(CheckpointError("its words")), CheckpointError, "its words"),
-        (Unreadable(None), TrainingFailed, "ended abruptly"),
-    ],
-)
-def test_an_error_of_another_process_is_one_here_and_ends_all(train, error, words):
-    with pytest.raises(error, match=words):
-        train_ensemble(TrainingWindows(train, [part(50, 1)], C), CONFIG, members=2, at_once=True)
+def test_an_error_of_another_process_is_one_here_and_ends_all():
+    with pytest.raises(CheckpointError, match="its words"):
+        train_ensemble(TrainingWindows(Broken(), [part(50, 1)], C), CONFIG, members=2, at_once=True)
     assert not children()
 
 
 @pytest.mark.integration
-def test_a_killed_process_is_an_error(tmp_path):
+def test_a_killed_process_is_an_error():
     def kill(member, row):
         for child in children():
             child.kill()
 
-    with pytest.raises(TrainingFailed, match="memory was short"):
+    with pytest.raises(TrainingFailed):
         trained(members=2, on_epoch=kill, at_once=True)
 
 

@@ -142,15 +142,7 @@ def test_decoders_share_no_weights(network):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [
-        ("channels", 0),
-        ("inputs", 0),
-        ("kernel", 0),
-        ("outcomes", D),
-        ("heads", 5),
-        ("dropout", 1.0),
-        ("cost_scale", 0.0),
-    ],
+    [("channels", 0), ("outcomes", D), ("stored", D), ("heads", 5), ("dropout", 1.0), ("cost_scale", 0.0)],
 )
 def test_config_names_the_field_at_fault(field, value):
     with pytest.raises(ValueError, match=field):

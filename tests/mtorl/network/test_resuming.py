@@ -17,9 +17,9 @@ import torch
 
 from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
 from mtorl.network.parallel import Group
-from mtorl.network.training import TrainConfig, TrainingLoop, TrainResult, train
+from mtorl.network.training import TrainConfig, TrainingLoop, train
 from mtorl.window.loader import TrainingWindows
-from tests.mtorl.network.simulated_journeys import RESUMED, SMALL, C, fit, part, whole_part
+from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
 
 
@@ -28,96 +28,11 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-# ---- one process, killed
-
-WORKER = """
-import os, signal, sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-from tests.mtorl.network.simulated_journeys import RESUMED, C, part
-from mtorl.network.checkpoint import Checkpoint
-from mtorl.network.training import train
-from mtorl.window.loader import TrainingWindows
-
-saves, limit, save = 0, int(sys.argv[3]), Checkpoint.save
-
-def saved(*args):
-    global saves
-    save(*args)
-    saves += 1
-    if saves == limit:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Checkpoint.save = saved
-data = TrainingWindows([part(150, 0), part(150, 1)], [part(60, 2)], C)
-result = train(data, RESUMED, resume=Checkpoint(Path(sys.argv[2])))
-torch.save({"weights": result.model.state_dict(), "losses": [r["train_loss"] for r in result.history]}, sys.argv[4])
-"""
-
-
-def _worker(folder: Path, kill_after: int, name: str) -> int:
-    command = [sys.executable, "-c", WORKER, str(ROOT), str(folder / "checkpoint"), str(kill_after), str(folder / name)]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
-
-
-@pytest.fixture(scope="module")
-def uninterrupted() -> TrainResult:
-    torch.set_num_threads(1)
-    return train(TrainingWindows([part(150, 0), part(150, 1)], [part(60, 2)], C), RESUMED)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kills", [[1], [2, 3], [4]])
-def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills, uninterrupted):
-    for kill in kills:  # inside an epoch and between two, before and after the first part
-        assert _worker(tmp_path, kill, "none") == -9
-        assert (tmp_path / "checkpoint").exists()
-    assert _worker(tmp_path, 0, "resumed") == 0
-    resumed = torch.load(tmp_path / "resumed", weights_only=True)
-    assert resumed["losses"] == [row["train_loss"] for row in uninterrupted.history]
-    assert all(torch.equal(resumed["weights"][name], value) for name, value in uninterrupted.model.state_dict().items())
-
-
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    path = tmp_path / "checkpoint"
-    data_a, data_b = (Checkpoint(path, {"data": name}) for name in ("a", "b"))
-    config = TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu")
-
-    def stop(row):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(config, 60, on_epoch=stop, resume=data_a)
-    with pytest.raises(CheckpointError, match=r"checkpoint: belongs to another training; data, lr differ"):
-        fit(replace(config, lr=0.1), 60, resume=data_b)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"cannot be read .* delete it to start anew"):
-        fit(config, 60, resume=data_a)
-    path.unlink()
-    assert len(fit(config, 60, resume=data_a).history) == 2
-
-
-def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    config = replace(SMALL, epochs=2)
-    monkeypatch.setattr("mtorl.runtime.files.os.replace", full)
-    result = fit(config, windows=100, resume=Checkpoint(tmp_path / "checkpoint"))
-    assert len(result.history) == 2 and "No space left on device" in caplog.text
-    assert not list(tmp_path.iterdir())  # nothing half is left
-
-
-# ---- several processes
-
-# Arguments: this repository, a folder for results, how to train, where the checkpoint is ("" for none), and the rank
-# of the process that is killed, once, when the checkpoint has been written for the third time (-1: none).
-DISTRIBUTED = """
+# Arguments: a folder for results, how to train, where the checkpoint is ("" for none), and the rank of the process that
+# is killed, once, when it has saved so often (-1: none).
+SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from tests.mtorl.network.simulated_journeys import C, whole_part
@@ -126,14 +41,15 @@ from mtorl.network.parallel import joined
 from mtorl.network.training import TrainConfig, TrainingLoop, train
 from mtorl.window.loader import TrainingWindows
 
-out, config, checkpoint, victim = sys.argv[2], json.loads(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+out, config, checkpoint, victim, limit = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])
+restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 saves, save = 0, TrainingLoop._save
 
 def saved(loop, *args):
     global saves
     save(loop, *args)
     saves += 1
-    if saves == 3 and loop.group.rank == victim and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+    if saves == limit and loop.group.rank == victim and restarts == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 
 TrainingLoop._save = saved
@@ -141,26 +57,24 @@ with joined() as group:
     data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
     resume = Checkpoint(Path(checkpoint)) if checkpoint else None
     result = train(data, TrainConfig(**config, device="cpu"), group=group, resume=resume)
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT")
     run = {"weights": result.model.state_dict(), "history": result.history, "restarts": restarts}
     torch.save(run, f"{out}/{group.rank}-of-{group.size}")
 """
 CONFIG: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 0.01, "hidden": 16, "checkpoint_batches": 4}
 
 
-def _together(
-    folder: Path, config: dict[str, Any], checkpoint: str = "", victim: int = -1, restarts: int = 0
+def _run(
+    folder: Path, config: dict[str, Any], checkpoint: str = "", victim: int = -1, limit: int = 3, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
+    """Train in processes of their own; torchrun starts two of them once again after a kill."""
     folder.mkdir(exist_ok=True)
-    (folder / "train.py").write_text(DISTRIBUTED)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node=2", f"--max-restarts={restarts}"]
-    arguments = [str(folder / "train.py"), str(ROOT), str(folder), json.dumps(config), checkpoint, str(victim)]
+    (folder / "train.py").write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={int(victim >= 0)}"]
+    arguments = [folder / "train.py", folder, json.dumps(config), checkpoint, victim, limit]
+    command = [sys.executable, *(launch if processes == 2 else []), *map(str, arguments)]
     # Without it, restarted processes look for each other where those before them were (pytorch issue 135712).
-    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    return subprocess.run(
-        [*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
 
 def _result(folder: Path, name: str) -> dict[str, Any]:
@@ -171,6 +85,58 @@ def _without_seconds(run: dict[str, Any]) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in run["history"]]
 
 
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Equal weights and histories, bit for bit."""
+    weights = all(torch.equal(one["weights"][name], value) for name, value in other["weights"].items())
+    return weights and _without_seconds(one) == _without_seconds(other)
+
+
+def _alone(config: dict[str, Any]) -> dict[str, Any]:
+    """The result of one process that is not interrupted."""
+    data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
+    result = train(data, TrainConfig(**config, device="cpu"))
+    return {"weights": result.model.state_dict(), "history": result.history}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [[1], [2, 3], [6]])
+def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills):
+    config, checkpoint = {**CONFIG, "accumulate": 2}, str(tmp_path / "checkpoint")
+    for kill in kills:  # inside an epoch and between two, before and after the first part
+        assert _run(tmp_path, config, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
+        assert (tmp_path / "checkpoint").exists()
+    assert _run(tmp_path, config, checkpoint, processes=1).returncode == 0
+    assert _same(_result(tmp_path, "0-of-1"), _alone(config))
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    data_a, data_b = (Checkpoint(path, {"data": name}) for name in ("a", "b"))
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, 60, on_epoch=stop, resume=data_a)
+    with pytest.raises(CheckpointError, match=r"checkpoint: belongs to another training; data, lr differ"):
+        fit(replace(TINY, lr=0.1), 60, resume=data_b)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"cannot be read .* delete it to start anew"):
+        fit(TINY, 60, resume=data_a)
+    path.unlink()
+    assert len(fit(TINY, 60, resume=data_a).history) == 2
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mtorl.runtime.files.os.replace", full)
+    result = fit(TINY, windows=100, resume=Checkpoint(tmp_path / "checkpoint"))
+    assert len(result.history) == 2 and "No space left on device" in caplog.text
+    assert not list(tmp_path.iterdir())  # nothing half is left
+
+
 @pytest.mark.long
 def test_two_processes_train_the_network_that_one_does(tmp_path):
     """With half the batch each: the gradient of a batch is the mean of those of its halves.
@@ -179,14 +145,11 @@ def test_two_processes_train_the_network_that_one_does(tmp_path):
     is low, for AdamW makes a step of the last digit of a gradient that is nearly zero.
     """
     config = {**CONFIG, "dropout": 0.0, "lam": 0.0, "lr": 1e-4}
-    done = _together(tmp_path, {**config, "batch_size": 16})
+    done = _run(tmp_path, {**config, "batch_size": 16})
     assert done.returncode == 0, done.stderr
     first, second = (_result(tmp_path, name) for name in ("0-of-2", "1-of-2"))
-    data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
-    result = train(data, TrainConfig(**config, device="cpu"))
-    alone = {"weights": result.model.state_dict(), "history": result.history}
-    assert all(torch.equal(first["weights"][name], value) for name, value in second["weights"].items())
-    assert _without_seconds(first) == _without_seconds(second)
+    alone = _alone(config)
+    assert _same(first, second)
     for name, value in alone["weights"].items():
         torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-3)
     for row, row_alone in zip(_without_seconds(first), _without_seconds(alone), strict=True):
@@ -199,7 +162,7 @@ def test_two_processes_train_the_network_that_one_does(tmp_path):
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes leave that nobody kills: their results and a checkpoint."""
     folder = tmp_path_factory.mktemp("whole")
-    assert _together(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
+    assert _run(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
     return folder
 
 
@@ -207,25 +170,22 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_processes_of_which_one_was_killed_end_where_they_would_have(tmp_path, victim, together):
     """torchrun starts both again; wherever the kill came, they go on from one place, as if nothing had been."""
-    killed = _together(tmp_path / "killed", CONFIG, str(tmp_path / "checkpoint"), victim, restarts=1)
+    killed = _run(tmp_path / "killed", CONFIG, str(tmp_path / "checkpoint"), victim)
     assert killed.returncode == 0, killed.stderr
     assert "SIGKILL" in killed.stderr or "Signal 9" in killed.stderr or "exitcode: -9" in killed.stderr
     for rank in (0, 1):
         whole, resumed = (_result(folder, f"{rank}-of-2") for folder in (together, tmp_path / "killed"))
-        assert resumed["restarts"] == "1"
-        assert _without_seconds(resumed) == _without_seconds(whole)
-        assert all(torch.equal(resumed["weights"][name], value) for name, value in whole["weights"].items())
+        assert resumed["restarts"] == "1" and _same(resumed, whole)
 
 
 @pytest.mark.long
 def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path, together):
     checkpoint = tmp_path / "checkpoint"
     shutil.copy(together / "checkpoint", checkpoint)
-    weights = _result(together, "0-of-2")["weights"]
-    assert _together(tmp_path, CONFIG, str(checkpoint)).returncode == 0  # nothing is left to do
-    assert all(torch.equal(_result(tmp_path, "0-of-2")["weights"][name], value) for name, value in weights.items())
+    assert _run(tmp_path, CONFIG, str(checkpoint)).returncode == 0  # nothing is left to do
+    assert _same(_result(tmp_path, "0-of-2"), _result(together, "0-of-2"))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint"]
-    refused = _together(tmp_path, {**CONFIG, "lr": 0.1}, str(checkpoint))
+    refused = _run(tmp_path, {**CONFIG, "lr": 0.1}, str(checkpoint))
     assert refused.returncode != 0
     assert refused.stderr.count("CheckpointError: ") == 2 and "lr differ" in refused.stderr
 
@@ -233,9 +193,8 @@ def test_a_checkpoint_that_two_processes_refuse_is_refused_by_both(tmp_path, tog
 def test_too_few_windows_for_the_processes_is_said(monkeypatch):
     """One of two processes; the other one is not needed to see that there is nothing to do."""
     monkeypatch.setattr(Group, "total", lambda self, values: values)
-    config = TrainConfig(epochs=1, batch_size=64, hidden=8, heads=2, device="cpu")
     data = TrainingWindows([part(50, 0)], [part(50, 0)], C)
-    loop = TrainingLoop(data, config, torch.device("cpu"), Group())
+    loop = TrainingLoop(data, TINY, torch.device("cpu"), Group())
     loop.group = Group(0, 2)
     loop.train_epoch()
     with pytest.raises(ValueError, match="no shard has a batch for each of the 2 processes; lower batch_size"):

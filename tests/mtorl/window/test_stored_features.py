@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from mtorl.baselines.inputs.summary import Summary
+from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.encoder import Encoder
 from mtorl.window.request_features import stored_features
-from mtorl.window.window import WindowBatch, WindowError, instance_from_history
+from mtorl.window.window import WindowBatch, instance_from_history
 
 HOUR = 3_600_000_000  # us
 SPEC = DatasetSpec.from_dict(

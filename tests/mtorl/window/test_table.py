@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtorl.log.columns import WindowError
 from mtorl.log.splits import split_of
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable, touchpoints_per_user
-from mtorl.window.window import WindowBatch, WindowError
+from mtorl.window.window import WindowBatch
 from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, recorded_late, write_windows_folder
 
 

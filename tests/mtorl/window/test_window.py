@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
 from mtorl.window.encoder import Encoder
-from mtorl.window.window import WindowBatch, WindowError, history_columns, instance_from_history
+from mtorl.window.window import WindowBatch, history_columns, instance_from_history
 from tests.mtorl.window.small_journeys import (
     FITTED,
     HOUR,

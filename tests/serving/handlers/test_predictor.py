@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from mtorl.log.columns import WindowError
 from mtorl.policy.decision import Forecast, decide
-from mtorl.window.window import WindowBatch, WindowError
+from mtorl.window.window import WindowBatch
 from serving.kserve_sdk import InferenceError, InferInput, InferRequest, InvalidInput
 from serving.local.ports import free_ports
 from serving.logs import messages
