@@ -1,23 +1,31 @@
-"""docs/cluster.md as it is written: its commands take an empty cluster to a running experiment and its kill switch.
+"""docs/cluster.md as it is written: its commands take an empty cluster to an experiment and a received alert.
 
 The page's `scripts/images.sh load` builds what is not there, and hands it to the command LOAD.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import urllib.parse
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from serving.local.ports import free_ports
 from tests.cluster.conftest import simulated
-from tests.cluster.kubectl import kubectl, wait_until
+from tests.cluster.kubectl import get, kubectl, wait_until
 from tests.cluster.running import BOOTSTRAP
 from tests.examples.walk import Terminal, script_of
+from tests.manifests.alerting_stack import alertmanager, configuration, people, prometheus, scrape
+from tests.manifests.alerting_stack import get as read
 from tests.repository import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
@@ -40,8 +48,12 @@ def empty_cluster() -> Iterator[None]:
         pytest.skip("set LOAD to the command that hands an image to the cluster (scripts/images.sh)")
     found = kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name")
     assert not found, f"{NAMESPACE} is there: the page begins without it, and this test removes it at its end"
+    monitoring = kubectl("get", "namespace", "monitoring", "--ignore-not-found", "-o", "name")
+    if not monitoring:  # the page takes it for granted, with a Prometheus Operator in it
+        kubectl("create", "namespace", "monitoring")
     yield
-    kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    made = [NAMESPACE] if monitoring else [NAMESPACE, "monitoring"]
+    kubectl("delete", "namespace", *made, "--wait=false")
 
 
 def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: Path) -> None:
@@ -51,7 +63,9 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     repository = tmp_path / "repository"
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "runs", "my-overlay")
     shutil.copytree(ROOT, repository, ignore=ignored)  # whole, or the tags of the images would be others
-    printed = Terminal(repository, tmp_path / "bin").run(script.replace(OVERLAY, SMALLER), 3600)
+    terminal = Terminal(repository, tmp_path / "bin")
+    start, _, alert = script.replace(OVERLAY, SMALLER).partition("# 21 ")
+    printed = terminal.run(start, 3600)
     (line,) = [line for line in printed.splitlines() if line.startswith('{"predictions"')]
     answer, _ = json.JSONDecoder().raw_decode(line)  # without an end of line, what comes next is on it, too
     assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
@@ -59,6 +73,40 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     assert "mtorl-redis-0" in printed
 
     def shown() -> list[str]:
-        return kubectl("-n", NAMESPACE, "get", "exp", "mtorl-vs-incumbent", "--no-headers").split()[:3]
+        return kubectl("-n", NAMESPACE, "get", "exp", "mtorl-vs-incumbent", "--no-headers").split()[:2]
 
-    wait_until("the kill switch", lambda: shown() == ["mtorl-vs-incumbent", "50%", "false"])
+    wait_until("the rollback", lambda: shown()[1].startswith("rolled"), state=lambda: str(shown()))
+
+    secret, _, outage = alert.partition("# 23 ")
+    outage, _, recovery = outage.partition("# 24 ")
+    with people() as (told, address):
+        terminal.environment |= {"PAGER": f"{address}/pager", "SLACK": f"{address}/slack"}
+        terminal.run(f"# 21 {secret}")
+        with prometheus_of_the_cluster(tmp_path):
+            terminal.run(f"# 23 {outage}")
+            wait_until("a page", lambda: told.pages, 360)
+    assert told.pages[0]["commonLabels"]["alertname"] == "MtorlRouterDown"
+    assert told.pages[0]["commonLabels"]["namespace"] == NAMESPACE
+    terminal.run(f"# 24 {recovery}")
+
+
+@contextmanager
+def prometheus_of_the_cluster(folder: Path) -> Iterator[None]:
+    """Prometheus and Alertmanager of this machine with the rules, receivers and routers of the cluster."""
+    rules = get(NAMESPACE, "prometheusrule", "mtorl")["spec"]["groups"]
+    secrets = get(NAMESPACE, "secret", "mtorl-alerting")["data"]
+    with ExitStack() as until:
+        config = configuration(folder, {name: base64.b64decode(value).decode() for name, value in secrets.items()})
+        (port,) = free_ports(1)
+        forward = f"while sleep 1; do kubectl -n {NAMESPACE} port-forward pod/mtorl-router-0 {port}:8080; done"
+        forwarded = subprocess.Popen(
+            ["bash", "-c", forward], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+        )
+        until.callback(lambda: os.killpg(forwarded.pid, signal.SIGTERM))
+        scrapes = [scrape("mtorl-router", "/metrics", f"127.0.0.1:{port}", NAMESPACE)]
+        url = until.enter_context(
+            prometheus(folder, rules, scrapes, until.enter_context(alertmanager(folder, config)), "15s")
+        )
+        query = f"{url}/api/v1/query?query={urllib.parse.quote('mtorl_ready == 1')}"
+        wait_until("a ready router in Prometheus", lambda: read(query)["data"]["result"])
+        yield

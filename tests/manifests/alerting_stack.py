@@ -148,18 +148,33 @@ def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return groups
 
 
-def configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]:
-    """Our plain configuration: waits shortened, and the addresses of this machine."""
-    for name, secret in (("webhook-url", f"{http}/pager"), ("slack-url", f"{http}/slack"), ("smtp-password", PASSWORD)):
+def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """Our plain configuration, with its secrets as files of a folder."""
+    for name, secret in secrets.items():
         (folder / name).write_text(secret)
     shutil.copy(PLAIN.with_name("messages.tmpl"), folder)
-    text = PLAIN.read_text().replace(SECRETS, f"{folder}/")
-    config: dict[str, Any] = yaml.safe_load(re.sub(r"(group_(?:wait|interval)): \w+", rf"\1: {_QUICK}", text))
+    config: dict[str, Any] = yaml.safe_load(PLAIN.read_text().replace(SECRETS, f"{folder}/"))
+    return config
+
+
+def _hurried_configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]:
+    """Our plain configuration: waits shortened, and the addresses of this machine."""
+    secrets = {"webhook-url": f"{http}/pager", "slack-url": f"{http}/slack", "smtp-password": PASSWORD}
+    text = json.dumps(configuration(folder, secrets))
+    config: dict[str, Any] = json.loads(re.sub(r'("group_(?:wait|interval)": )"\w+"', rf'\1"{_QUICK}"', text))
     config["route"]["routes"][0]["group_wait"] = _WAIT
     for receiver in config["receivers"]:
         for mail in receiver.get("email_configs", []):
             mail |= {"smarthost": smtp, "require_tls": False}
     return config
+
+
+@contextmanager
+def people() -> Iterator[tuple[People, str]]:
+    """A pager and Slack, and their address."""
+    told = People()
+    with _serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(told, {}))) as http:
+        yield told, f"http://{http}"
 
 
 @contextmanager
@@ -171,40 +186,48 @@ def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, st
         groups: Of rules.
         healthy: Metrics to begin with.
     """
-    people, metrics = People(), dict(healthy)
+    told, metrics = People(), dict(healthy)
     with ExitStack() as until:
-        http = until.enter_context(_serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(people, metrics))))
-        smtp = until.enter_context(_serving(_MailServer(("127.0.0.1", 0), _mail(people))))
-        stack = Stack(people, metrics)
-        config = folder / "alertmanager.yml"
-        config.write_text(yaml.safe_dump(configuration(folder, f"http://{http}", smtp)))
-        stack.alertmanager = until.enter_context(_alertmanager(folder, config))
-        (folder / "rules.yml").write_text(yaml.safe_dump({"groups": hurried(groups)}))
-        stack.prometheus = until.enter_context(_prometheus(folder, http, stack.alertmanager))
+        http = until.enter_context(_serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(told, metrics))))
+        smtp = until.enter_context(_serving(_MailServer(("127.0.0.1", 0), _mail(told))))
+        stack = Stack(told, metrics)
+        stack.alertmanager = until.enter_context(
+            alertmanager(folder, _hurried_configuration(folder, f"http://{http}", smtp))
+        )
+        jobs = {"mtorl-router": "/router", "mtorl-monitor": "/monitor", "kube-state-metrics": "/cluster"}
+        scrapes = [scrape(job, path, http, NAMESPACE) for job, path in jobs.items()]
+        stack.prometheus = until.enter_context(prometheus(folder, hurried(groups), scrapes, stack.alertmanager, _QUICK))
         yield stack
 
 
+def scrape(job: str, path: str, target: str, namespace: str) -> dict[str, Any]:
+    """A target with the labels that the Prometheus Operator adds on a cluster."""
+    labels = {"namespace": namespace, "pod": f"{job}-0"}
+    return {"job_name": job, "metrics_path": path, "static_configs": [{"targets": [target], "labels": labels}]}
+
+
 @contextmanager
-def _alertmanager(folder: Path, config: Path) -> Iterator[str]:
+def alertmanager(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """An Alertmanager, and its address."""
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
-    command = [program("prometheus-alertmanager", "alertmanager"), f"--config.file={config}"]
+    command = [program("prometheus-alertmanager", "alertmanager"), f"--config.file={folder / 'alertmanager.yml'}"]
     command += [f"--storage.path={folder / 'alertmanager'}", f"--web.listen-address=127.0.0.1:{port}"]
     with _process([*command, "--cluster.listen-address="], folder / "alertmanager.log", port) as url:
         yield url
 
 
 @contextmanager
-def _prometheus(folder: Path, metrics: str, alertmanager: str) -> Iterator[str]:
-    def scrape(job: str, path: str) -> dict[str, Any]:
-        labels = {"namespace": NAMESPACE, "pod": f"{job}-0"}  # which the Prometheus Operator adds on a cluster
-        return {"job_name": job, "metrics_path": path, "static_configs": [{"targets": [metrics], "labels": labels}]}
-
-    jobs = {"mtorl-router": "/router", "mtorl-monitor": "/monitor", "kube-state-metrics": "/cluster"}
+def prometheus(
+    folder: Path, groups: list[dict[str, Any]], scrapes: list[dict[str, Any]], alertmanager: str, interval: str
+) -> Iterator[str]:
+    """A Prometheus that evaluates groups of rules on what it scrapes, and its address."""
+    (folder / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
     config = {
-        "global": {"scrape_interval": _QUICK, "scrape_timeout": _QUICK, "evaluation_interval": _QUICK},
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "rule_files": ["rules.yml"],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}]},
-        "scrape_configs": [scrape(job, path) for job, path in jobs.items()],
+        "scrape_configs": scrapes,
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
