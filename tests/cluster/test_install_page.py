@@ -56,6 +56,7 @@ def empty_cluster() -> Iterator[None]:
     kubectl("delete", "namespace", *made, "--wait=false")
 
 
+@pytest.mark.timeout(3600)  # where no image is built yet
 def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     script = script_of(page[page.index("\n## Install\n") : page.index("\n## With Kubeflow Pipelines\n")])
