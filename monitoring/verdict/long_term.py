@@ -20,7 +20,7 @@ from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.measured import Metrics
+from mtorl.experiment.metrics import Metrics
 from mtorl.log.gain import Gain
 from mtorl.log.records import each_record
 

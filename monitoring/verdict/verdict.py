@@ -44,8 +44,16 @@ from mtorl.experiment.inference.verdict import (
     reach_verdict,
     rules_out,
 )
-from mtorl.experiment.measured import Guardrail
-from mtorl.experiment.metrics import COST, gain_of, is_per_decision, of_primary, outcomes_of, total_of, unit_of
+from mtorl.experiment.metrics import (
+    COST,
+    Guardrail,
+    gain_of,
+    is_per_decision,
+    of_primary,
+    outcomes_of,
+    total_of,
+    unit_of,
+)
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")

@@ -50,8 +50,7 @@ class Markov:
         """Mean of the touchpoints in a window's history, drawn towards the training mean."""
         there_N = batch.prev_channel_N < len(self.encoder.channels)
         total_B = np.bincount(batch.row_N, value_N * there_N, len(batch))
-        running_B: Floats = (total_B + _PRIOR * mean) / (np.bincount(batch.row_N, there_N, len(batch)) + _PRIOR)
-        return running_B
+        return (total_B + _PRIOR * mean) / (np.bincount(batch.row_N, there_N, len(batch)) + _PRIOR)
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Markov:

@@ -16,8 +16,7 @@ from mtorl.comparison.authors_protocol import LOOKUP
 from mtorl.comparison.methods import ABLATIONS, BASELINES, OURS, YARDSTICK
 
 Tasks = Sequence[Mapping[str, Any]]
-Interval = tuple[float, float, float]
-"""Mean, lower and upper bound."""
+Interval = tuple[float, float, float]  # mean, lower and upper bound
 
 _Z = 1.96  # standard errors of a 95 % interval
 

@@ -39,13 +39,10 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 FOLDS = 5
-FEWEST_USERS = 20
-"""To learn from; with fewer there is no second opinion."""
-MOST_TOUCHPOINTS = 200_000
-"""About so many are learned from, those of whole users: more take longer and say little more."""
+FEWEST_USERS = 20  # to learn from; with fewer there is no second opinion
+MOST_TOUCHPOINTS = 200_000  # about so many are learned from, those of whole users: more take longer and say little more
 
-Users = pd.Series | Iterable[str]
-"""The user of each row."""
+Users = pd.Series | Iterable[str]  # the user of each row
 
 
 @dataclass(frozen=True)

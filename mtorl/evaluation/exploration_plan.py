@@ -229,8 +229,7 @@ def _explored(served: Served, scope: ExplorationScope, share: float) -> Floats:
         "exposure": share * probs_BC,
         "both": np.full(probs_BC.shape, chance),
     }[scope]
-    made_BC: Floats = (1.0 - share) * probs_BC * shows_BC + explored_BC
-    return made_BC
+    return (1.0 - share) * probs_BC * shows_BC + explored_BC
 
 
 def _ess_share(made_BC: Floats, weight_BC: Floats) -> float:

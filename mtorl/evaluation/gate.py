@@ -14,11 +14,9 @@ from typing import Any
 from mtorl.evaluation.importance_weights import rejection_reason
 from mtorl.evaluation.value_difference import ARMS
 
-MAX_IMPOSSIBLE = 0.05
-"""Largest share of an arm's exposures of which the log can say nothing."""
+MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures of which the log can say nothing
 
-MIN_USERS = 20
-"""Fewer users say too little of how much users differ, however many decisions they have."""
+MIN_USERS = 20  # fewer users say too little of how much users differ, however many decisions they have
 
 MIN_ESS, MIN_ESS_ROWS = 0.01, 100
 """Smallest effective sample size of either arm: as a share of rows, and as a number of rows."""

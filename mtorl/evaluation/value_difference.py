@@ -52,8 +52,7 @@ ARMS = ("challenger", "incumbent")
 LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
 """Of an exposure, to choose among: forecasts speak of those that would have more."""
 
-MAX_FORECAST = 0.25
-"""Largest share of an arm's exposures that may be left to forecasts for less noise."""
+MAX_FORECAST = 0.25  # largest share of an arm's exposures that may be left to forecasts for less noise
 
 
 class ValueDifference(TypedDict):

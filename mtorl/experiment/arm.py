@@ -27,14 +27,11 @@ from mtorl.runtime.http import UNIX
 from mtorl.runtime.validation import StrictModel, Text
 
 INCUMBENT = "incumbent"
-OUTSIDE = "outside"
-"""In place of an arm: the user is not in the experiment, and gets the incumbent."""
-ALL_ARMS = "*"
-"""Whose account is the experiment's own: every arm draws on it."""
+OUTSIDE = "outside"  # in place of an arm: the user is not in the experiment, and gets the incumbent
+ALL_ARMS = "*"  # whose account is the experiment's own: every arm draws on it
 HOLDOUT = "holdout"
 """In place of an arm: the user is in none, and keeps the previous incumbent when a challenger is promoted."""
-OVERRIDE = "override"
-"""Whose account pays for the users whose arm the file names: they must not spend an arm's money."""
+OVERRIDE = "override"  # whose account pays for the users whose arm the file names: they must not spend an arm's money
 RESERVED = {
     OUTSIDE: "stands for users who are not in the experiment",
     HOLDOUT: "stands for users who are held out of all arms",

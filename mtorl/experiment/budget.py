@@ -19,8 +19,7 @@ class AccountLimit(NamedTuple):
     arm: str
     campaign: str
     channel: str
-    part: float
-    """Of the budget's amount."""
+    part: float  # of the budget's amount
     limit: float
     period: Period
     timezone: str

@@ -17,8 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mtorl.runtime.validation import FromList, StrictModel, Text
 
-MOST_COLUMNS = 20
-"""Each takes a little of what is known of the variance, and hardly anything is known by so many."""
+MOST_COLUMNS = 20  # each takes a little of what is known of the variance, and hardly anything is known by so many
 SUFFIXES = (".parquet", ".csv")
 USER = "user_id"
 

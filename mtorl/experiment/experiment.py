@@ -5,7 +5,7 @@
     experiment.accounts()                             # the budgets, in all and of each arm, for the ledger
 
 Every field of the file is in docs/experiment-file.md, which is tested against the classes here and in `arm.py`,
-`budget.py`, `measured.py`, `stages.py`, `rule.py` and `covariates.py`. The order of the arms does not matter.
+`budget.py`, `metrics.py`, `stages.py`, `rule.py` and `covariates.py`. The order of the arms does not matter.
 """
 
 from __future__ import annotations
@@ -37,23 +37,20 @@ from mtorl.experiment.arm import (
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.covariates import Covariates
-from mtorl.experiment.measured import Metrics
-from mtorl.experiment.metrics import check_outcomes
+from mtorl.experiment.metrics import Metrics, check_outcomes
 from mtorl.experiment.rule import check
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.periods import period_at
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, plain_values, validated
 
-OVERRIDE_PART = 0.01
-"""Of the experiment's part of each budget, while there are any."""
+OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
 MOST_OVERRIDES = 1_000
 Place = Annotated[float, Field(ge=0, le=1)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
 """Fields that no decision depends on."""
-_LATER = {"campaigns", "overrides", "holdout", "promotion"}
-"""Fields that there were not always."""
+_LATER = {"campaigns", "overrides", "holdout", "promotion"}  # fields that there were not always
 
 
 class ExperimentError(ValueError):

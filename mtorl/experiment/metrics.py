@@ -1,4 +1,4 @@
-"""The metrics that an experiment file may name: each is a ratio of two sums over a user's decisions.
+"""The metrics that an experiment file may name, each a ratio of two sums over a user's decisions, and its section.
 
     gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
     click_per_decision, NAME_per_decision sum of one outcome: cost, click, conversion, revenue, or a further one
@@ -16,10 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
 
 from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.gain import Gain
+from mtorl.runtime.validation import FromList, NoneInWord, StrictModel, Text
 
 GAIN = "gain_per_decision"
 COST = "cost_per_decision"
@@ -48,8 +51,7 @@ METRICS = {
     "latency_seconds": Metric("latency_seconds"),
 }
 """The metrics that are no sum of outcomes."""
-KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"
-"""Regular expression of a metric's whole name."""
+KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metric's whole name
 
 
 def known(name: str) -> str:
@@ -169,3 +171,37 @@ def sums(names: Iterable[str], gain: Gain) -> str:
         for name in found
         for part in ("numerator", "denominator")
     )
+
+
+Direction = Literal["up", "down"]
+MetricName = Annotated[Text, AfterValidator(known)]
+
+
+class Guardrail(StrictModel):
+    """A metric that must not get worse by more than a margin."""
+
+    name: MetricName
+    """Of the metric, as `secondary` names them."""
+    direction: Direction
+    """Where the metric should go: up = more is better, down = less is better."""
+    margin: float = Field(ge=0)
+    """Harm that is accepted, in the metric's own unit."""
+
+
+class Metrics(StrictModel):
+    """What is measured; the primary metric decides."""
+
+    primary: Annotated[Text, AfterValidator(known_gain)]
+    """The verdict is about this one: gain_per_decision, an outcome such as click_per_decision, or either per cost."""
+    secondary: Annotated[tuple[MetricName, ...], FromList] = ()
+    """Reported beside it; they never decide."""
+    guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
+    """What must not get worse by more than a margin: a challenger that breaches one is rolled back."""
+    outcome_hours: Annotated[Annotated[float, Field(gt=0, le=8760)] | None, NoneInWord()] = 24.0
+    """Hours after a decision in which its outcomes happen, and are reported: later ones do not count, and a decision
+    counts once they are over. none: whatever is known counts, which is right when no more outcomes will come."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that are measured, each once; the primary one first."""
+        return tuple(dict.fromkeys((self.primary, *self.secondary, *(guardrail.name for guardrail in self.guardrails))))

@@ -30,8 +30,7 @@ from mtorl.experiment.inference.verdict import Token
 from mtorl.experiment.stages import RampStage, Stage
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-"""The phases in which somebody is asked or served, in the order of the ramp."""
+STAGES: tuple[Stage, ...] = get_args(Stage)  # the phases in which somebody is asked or served, in the order of the ramp
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
 """Requirements that what happened at the beginning of a stage can leave unmet for as long as the stage lasts."""
@@ -80,8 +79,7 @@ class Move(NamedTuple):
 
     to: Phase
     reason: str
-    challenger: str | None = None
-    """Who is promoted."""
+    challenger: str | None = None  # who is promoted
 
 
 class Hold(NamedTuple):
@@ -95,13 +93,11 @@ class Requirement(NamedTuple):
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
     """Hours and users are at least as many as needed; the others at most as much as is allowed."""
-    arm: str | None
-    """Whose; None: the stage's."""
+    arm: str | None  # whose; None: the stage's
     found: float
     needed: float
     met: bool
-    words: str
-    """What is lacking, where it is not met."""
+    words: str  # what is lacking, where it is not met
 
 
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:

@@ -31,8 +31,7 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.loader import FolderWindows, TrainingWindows
 from mtorl.window.table import WindowTable, shards
 
-METRIC = "validation_loss"
-"""Name of the objective, in what a trial prints."""
+METRIC = "validation_loss"  # name of the objective, in what a trial prints
 
 WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 """Of the losses in the objective, whatever weights a trial trains with."""

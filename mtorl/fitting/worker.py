@@ -22,8 +22,7 @@ from mtorl.network.checkpoint import CheckpointError
 from mtorl.network.training import TrainConfig, TrainingDiverged
 from mtorl.runtime import progress
 
-FINAL = (CheckpointError, TrainingDiverged, WindowError)
-"""Errors that the next attempt would meet, too."""
+FINAL = (CheckpointError, TrainingDiverged, WindowError)  # errors that the next attempt would meet, too
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,11 @@ class Decision(Appraisal):
 class Forecast(NamedTuple):
     """What a model expects of each channel, a decision a row."""
 
-    logits_BC: ArrayLike
-    """Action head, any scale; only differences inside a row matter."""
+    logits_BC: ArrayLike  # action head, any scale; only differences inside a row matter
     gain_BC: ArrayLike
     """Expected gain (``Encoder.unreward`` of the reward head). A negative estimate is read as zero: clicks,
     conversions and revenue cannot be negative."""
-    cost_BC: ArrayLike
-    """Expected cost, currency units, >= 0."""
+    cost_BC: ArrayLike  # expected cost, currency units, >= 0
 
 
 def decide(

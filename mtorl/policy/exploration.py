@@ -29,8 +29,7 @@ from pydantic import Field
 from mtorl.log.records import ExplorationScope
 from mtorl.runtime.validation import StrictModel
 
-Probabilities = Mapping[str, float]
-"""Channel -> probability."""
+Probabilities = Mapping[str, float]  # channel -> probability
 
 
 class Exploration(StrictModel):
@@ -47,10 +46,8 @@ class Choice(NamedTuple):
 
     channel: str
     expose: bool
-    channel_probs: Probabilities
-    """Of each candidate; of the chosen channel alone or empty, if the others are not known."""
-    exposure_probs: Probabilities
-    """Of exposing each channel, once it is drawn; without those that are not known."""
+    channel_probs: Probabilities  # of each candidate; of the chosen channel alone or empty, if the others are not known
+    exposure_probs: Probabilities  # of exposing each channel, once it is drawn; without those that are not known
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:

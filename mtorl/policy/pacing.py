@@ -37,13 +37,15 @@ with nothing left the price is one that no exposure can earn.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import expm1, inf, isfinite, log1p
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+
+from mtorl.policy.periods import Period
 
 REACTION = 0.02  # share of the budget; an excess of it multiplies 1 + mu by e
 MAX_STEP = 0.15  # step for twice the scheduled spend in a long interval; a larger one may overshoot
@@ -190,3 +192,34 @@ class Plan:
 
     def _at_least(self, share: float) -> float:
         return max(share, GRAINS * self.grain / self.size)
+
+
+class Pace(NamedTuple):
+    """A paced account against its plan, for metrics only: no decision reads it. Money in currency units."""
+
+    arm: str
+    campaign: str  # "*" is any, as for the channel
+    channel: str
+    period: Period
+    planned: float  # by now
+    committed: float  # spent and reserved
+    largest_gap: float
+
+    @classmethod
+    def of(cls, arm: str, campaign: str, channel: str, period: Period, plan: Plan, state: State) -> Self:
+        """The account of a plan, at its last update."""
+        return cls(arm, campaign, channel, period, plan.scheduled(state.at), state.spent, plan.largest_gap)
+
+    @property
+    def ahead(self) -> float:
+        """Spend above the plan, in units of the largest gap, where pacing does all that it can; negative below."""
+        return (self.committed - self.planned) / self.largest_gap
+
+
+def extremes(paces: Iterable[Pace]) -> dict[tuple[str, Period], tuple[float, float]]:
+    """Largest distance ahead and behind, of all accounts of an arm and period; 0 where none is."""
+    found: dict[tuple[str, Period], tuple[float, float]] = {}
+    for pace in paces:
+        ahead, behind = found.get((pace.arm, pace.period), (0.0, 0.0))
+        found[pace.arm, pace.period] = max(ahead, pace.ahead), max(behind, -pace.ahead)
+    return found

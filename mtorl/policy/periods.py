@@ -16,8 +16,7 @@ from mtorl.log.times import zone
 Period = Literal["total", "day", "hour"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 
-FOREVER = 2**53
-"""The end of "total": later than any clock, and still exact as a double."""
+FOREVER = 2**53  # the end of "total": later than any clock, and still exact as a double
 
 _HOUR = 3600
 _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}

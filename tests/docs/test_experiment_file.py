@@ -13,7 +13,7 @@ from mtorl.experiment.arm import Arm, Promotion
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.measured import Guardrail, Metrics
+from mtorl.experiment.metrics import Guardrail, Metrics
 from mtorl.experiment.rule import Row
 from mtorl.experiment.stages import Ramp, RampStage
 from mtorl.log.dataset import DatasetSpec

@@ -24,7 +24,7 @@ from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MonitorCollector
 from monitoring.watch.runs_exporter import RunsCollector
 from monitoring.watch.state import Alarm, Group, NotJudged, RetrainRequest, State, Stream
-from mtorl.policy.pace import Pace
+from mtorl.policy.pacing import Pace
 from scripts.dashboards.limits import rules
 from serving.ledger import Balance, LimitWatch, Room
 from serving.router.ops import metrics

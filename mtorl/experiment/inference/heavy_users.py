@@ -20,8 +20,7 @@ import numpy as np
 
 from mtorl.experiment.inference.sums import Floats
 
-HEAVIEST = 10.0
-"""Typical users that one user counts as at most."""
+HEAVIEST = 10.0  # typical users that one user counts as at most
 
 
 def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Floats:
@@ -32,5 +31,4 @@ def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Fl
         typical: Median decisions of a user in that stage, of all arms; by default that of the users given.
     """
     most = HEAVIEST * (np.median(decisions) if typical is None else typical)
-    weights: Floats = np.minimum(1.0, most / np.maximum(decisions, 1.0))
-    return weights
+    return np.minimum(1.0, most / np.maximum(decisions, 1.0))

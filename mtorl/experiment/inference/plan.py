@@ -31,8 +31,7 @@ from mtorl.runtime.progress import report
 
 POWER = 0.8
 LOOKS = 300
-MOST_USERS = 5_000_000
-"""More than that nobody waits for; the effect is too small to be found."""
+MOST_USERS = 5_000_000  # more than that nobody waits for; the effect is too small to be found
 _DRAWS = 300_000_000  # users of all runs together: what a minute or so draws
 _RUNS = (400, 2_000)  # as few as tell 80 % from 75 %; as many as tell it from 78 %
 _LOOKS_AT_ONCE = 40  # whose users are in memory

@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
-"""Places of the figures; the covariates are the rest."""
+NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)  # places of the figures; the covariates are the rest
 _ROWS_AT_ONCE = 500_000  # whose figures are copied
 
 

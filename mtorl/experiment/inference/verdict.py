@@ -24,8 +24,7 @@ Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 CROSSED_ALARM = 0.01  # a salted hash moves nobody within a stage; more than stray cases: something else assigns
 LATE_ALARM = 0.05  # difference of the arms' shares of late outcomes: a lift may be nothing else
 
-FUTILITY_BETA = 0.1
-"""Probability that a challenger which is as much better as wanted is ever called futile."""
+FUTILITY_BETA = 0.1  # probability that a challenger which is as much better as wanted is ever called futile
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
 

@@ -32,8 +32,7 @@ from zlib import crc32
 
 from mtorl.experiment.budget import AccountLimit
 from mtorl.experiment.layers import Experiments
-from mtorl.policy.pace import Pace
-from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Plan, Schedule, State
+from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Pace, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
 from serving.router.flow.paced_state import COUNTED, Kept, PacedState

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from mtorl.experiment.experiment import Experiment
-from mtorl.policy.pace import Pace, extremes
+from mtorl.policy.pacing import Pace, extremes
 from serving.decision_log import Spool
 from serving.decision_log.shipper import Shipper
 from serving.ledger import Balance, Room

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from mtorl.experiment.experiment import Experiment
-from mtorl.policy.pace import Pace
+from mtorl.policy.pacing import Pace
 from mtorl.policy.periods import Period
 from serving.ledger import Balance, Room
 from serving.router.flow.budgets import concerns

@@ -15,8 +15,7 @@ import pytest
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
-from mtorl.policy.pace import extremes
-from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
+from mtorl.policy.pacing import STOP_MULTIPLIER, Plan, extremes
 from serving.ledger import Account, Ledger
 from serving.router.flow.paced_state import PacedState
 from serving.router.flow.pacer import Pacer
