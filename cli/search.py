@@ -76,8 +76,8 @@ def trial(
 
     Each epoch is a line for Katib's collector: the time, and validation_loss=VALUE of the weights that would be kept.
     """
+    from mtorl.fitting.search import METRIC, Trials
     from mtorl.fitting.settings import SettingsError, parse_settings, with_settings
-    from mtorl.fitting.trial import METRIC, Trials
     from mtorl.log.columns import WindowError
     from mtorl.network.training import TrainConfig, TrainingDiverged
 

@@ -8,6 +8,6 @@ encoder of the training windows, and a seed. To add a method, write one file wit
 name it in `mtorl/comparison/methods.py`.
 
 Counting: `channel_frequency` (the incumbent), `repeat_last`, `markov`. Regression: `logistic`, `lightgbm` (the
-yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`; they share `learning`. Their
-inputs are made in `inputs/`: `summary`, then `states`, `transitions`.
+yardstick). Networks: `behaviour_cloning`, `cql`, `iql`, `bcq`, `decision_transformer`; they share `learning`. Inputs of
+all of them: `inputs`.
 """

@@ -24,9 +24,19 @@ from torch import Tensor, nn
 
 from mtorl.arrays import Floats
 from mtorl.baselines.behaviour_cloning import imitate
-from mtorl.baselines.inputs.states import States, everywhere, mean_cost
-from mtorl.baselines.inputs.transitions import Step, Transitions
-from mtorl.baselines.learning import RewardOfValue, Schedule, answer, follow, learn, mlp, seeded, temperature
+from mtorl.baselines.inputs import States, everywhere, mean_cost
+from mtorl.baselines.learning import (
+    RewardOfValue,
+    Schedule,
+    Step,
+    Transitions,
+    answer,
+    follow,
+    learn,
+    mlp,
+    seeded,
+    temperature,
+)
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs.states import States, everywhere, mean_cost
-from mtorl.baselines.inputs.transitions import Transitions
-from mtorl.baselines.learning import Schedule, answer, learn, mlp, seeded
+from mtorl.baselines.inputs import States, everywhere, mean_cost
+from mtorl.baselines.learning import Schedule, Transitions, answer, learn, mlp, seeded
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

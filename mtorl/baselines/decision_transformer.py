@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs.states import everywhere, mean_cost
-from mtorl.baselines.inputs.transitions import ends
-from mtorl.baselines.learning import HIDDEN, Schedule, learn, seeded
+from mtorl.baselines.inputs import everywhere, mean_cost
+from mtorl.baselines.learning import HIDDEN, Schedule, ends, learn, seeded
 from mtorl.log.splits import tile_ends
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder

@@ -1,4 +1,10 @@
-"""Training loop, policies from values and rewards from values, for the baselines with networks."""
+"""Transitions, training loop, policies from values and rewards from values, for the baselines with networks.
+
+A transition leads from the decision on a touchpoint to the decision on the next one of the same journey. A journey ends
+with its last touchpoint.
+
+Shapes: B windows (touchpoints), S numbers of a state, C channels.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +23,12 @@ from scipy.special import expit, log_softmax
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
+from mtorl.baselines.inputs import States
+from mtorl.log.columns import WindowError
 from mtorl.network.parallel import one_thread
+from mtorl.window.encoder import Encoder
+from mtorl.window.labels import labels
+from mtorl.window.window import WindowBatch
 
 HIDDEN = 64  # width of a network's two hidden layers
 BATCH = 256  # touchpoints in a step
@@ -24,6 +36,58 @@ PATIENCE = 3  # epochs without a better validation loss before stopping
 WEIGHT_DECAY = 0.01  # AdamW
 _LOG_T = (math.log(1e-3), math.log(1e3))  # from a policy that is nearly greedy to one that ignores the values
 _BLOCK = 4096  # rows per forward pass
+
+
+class Step(NamedTuple):
+    """A batch of transitions."""
+
+    state_BS: Tensor
+    channel_B: Tensor
+    reward_B: Tensor  # as the encoder scales it, in [0, 1]
+    next_BS: Tensor
+    goes_on_B: Tensor  # 1; 0 where the journey ends, and next_BS is meaningless
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """One transition for each touchpoint of a log; the next state of a row is the state of the row below."""
+
+    state_BS: Tensor
+    channel_B: Tensor
+    reward_B: Tensor
+    goes_on_B: Tensor
+
+    @classmethod
+    def of(cls, batch: WindowBatch, encoder: Encoder, states: States) -> Transitions:
+        """Read windows with their targets, one for each touchpoint and in the order of the log."""
+        logged = labels(batch, encoder)
+        return cls(
+            torch.as_tensor(states.of(batch), dtype=torch.float32),
+            torch.as_tensor(logged.channel_B),
+            torch.as_tensor(logged.reward_B, dtype=torch.float32),
+            torch.as_tensor(~ends(batch, encoder), dtype=torch.float32),
+        )
+
+    def at(self, rows_B: Tensor) -> Step:
+        """Transitions by their rows."""
+        goes_on_B = self.goes_on_B[rows_B]
+        next_BS = self.state_BS[rows_B + goes_on_B.long()]
+        return Step(self.state_BS[rows_B], self.channel_B[rows_B], self.reward_B[rows_B], next_BS, goes_on_B)
+
+    def __len__(self) -> int:
+        return len(self.state_BS)
+
+
+def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
+    """Which touchpoints are the last of their journey, in windows as of `Transitions.of`."""
+    if batch.targets is None:
+        raise WindowError("this batch was built without targets")
+    last_B = np.cumsum(batch.length_B) - 1
+    touchpoint_B = batch.targets.touchpoint_N[last_B]
+    # A user's rows are adjacent and in the order of time: the row below is of the same journey if it has a history.
+    below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
+    has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
+    return np.append(~(below_B & has_history_B), True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
-from mtorl.baselines.inputs.summary import Summary
+from mtorl.baselines.inputs import Summary
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import Labels, labels

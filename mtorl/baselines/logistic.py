@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs.states import States
+from mtorl.baselines.inputs import States
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs.states import everywhere, mean_cost
+from mtorl.baselines.inputs import everywhere, mean_cost
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
 from mtorl.arrays import Floats
-from mtorl.comparison.calibration_noise import calibration_noise
 from mtorl.comparison.methods import NO_REWARD, OURS, YARDSTICK
 from mtorl.comparison.task import Task
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
-from mtorl.evaluation.head_metrics import LoggedTargets, compare
+from mtorl.evaluation.head_metrics import LoggedTargets, calibration_error, compare, top_label
 from mtorl.evaluation.logged_rows import LoggedRows, PolicyOnLog
 from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
@@ -29,6 +31,8 @@ from mtorl.window.labels import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
 _RESAMPLES = 200
+_DRAWS = 200
+_TINY = 1e-6
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]:
@@ -85,3 +89,37 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, 
         "most likely channel": np.eye(channels)[logits_BC.argmax(axis=1)],
         "best single channel": np.eye(channels)[np.full(rows, fixed)],
     }
+
+
+def calibration_noise(heads: Heads, channel_B: NDArray[np.int64], target_B: Floats, seed: int) -> dict[str, Any]:
+    """Noise and a changed overall rate in a predictor's calibration errors.
+
+    A calibration error is a mean of absolute gaps, so chance alone makes it positive. ``noise`` and ``noise_high``
+    (mean and 97.5 % quantile) of ``action_ece`` and ``reward_ece`` are the errors of a perfectly calibrated head on as
+    many rows, with labels drawn from the head's own probabilities. The draw treats the rows of a user as independent,
+    so the true noise is higher. ``less_shift`` is the reward head's error with the overall rate of the test
+    rows, which cannot be known in advance.
+    """
+    confidence_B, _ = top_label(heads[0], channel_B)
+    reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)
+    level = logit(reward_B)
+
+    def gap(shift: float) -> float:
+        return float(expit(level + shift).mean() - target_B.mean())
+
+    # With labels all 0 or all 1 no finite shift fits; in all other cases the bracket is wide enough.
+    shift = brentq(gap, -20.0, 20.0) if 0 < target_B.mean() < 1 else 0.0
+    return {
+        "action_ece": _noise(confidence_B, seed),
+        "reward_ece": {
+            **_noise(reward_B, seed),
+            "less_shift": calibration_error(expit(level + shift), target_B),
+        },
+    }
+
+
+def _noise(probability_B: ArrayLike, seed: int) -> dict[str, float]:
+    probability = np.asarray(probability_B, dtype=np.float64)
+    random = np.random.default_rng(seed)
+    error_R = [calibration_error(probability, random.random(len(probability)) < probability) for _ in range(_DRAWS)]
+    return {"noise": float(np.mean(error_R)), "noise_high": float(np.quantile(error_R, 0.975))}

@@ -10,15 +10,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    AwareDatetime,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import AwareDatetime, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from mtorl.experiment.rule import Rule, digest
 from mtorl.log.times import moment

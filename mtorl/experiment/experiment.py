@@ -16,11 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from mtorl.experiment.arm import (
     ALL_ARMS,
@@ -147,31 +143,19 @@ class Experiment(StrictModel):
         return dict(sorted(overrides.items()))
 
     @model_validator(mode="after")
-    def _overrides_name_arms(self) -> Experiment:
+    def _fits_together(self) -> Experiment:
         names = [arm.name for arm in self.arms]
         for user, arm in self.overrides.items():
             if arm not in names:
                 raise ValueError(f"overrides: {user}: {arm!r} is no arm; there are {', '.join(names)}")
-        return self
-
-    @model_validator(mode="after")
-    def _budgets_are_of_its_campaigns(self) -> Experiment:
         for i, budget in enumerate(self.budgets):
             if self.campaigns is not None and budget.campaign not in self.campaigns:
                 raise ValueError(
                     f"budgets[{i}].campaign: {budget.campaign!r} is not one of the experiment's campaigns, "
                     f"{', '.join(self.campaigns)}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _promotion_is_over(self) -> Experiment:
         if self.promotion is not None and (self.enabled or not self.holdout):
             raise ValueError("promotion: only a promotion writes it, of an experiment with a holdout; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _is_at_some_stage(self) -> Experiment:
         if self.ramp is None and "stage" not in self.model_fields_set:
             raise ValueError("give a stage, or else a ramp, which goes through several")
         if self.start is not None and self.planned_end is not None and self.start >= self.planned_end:

@@ -2,5 +2,5 @@
 
 In reading order: `fit` (the two entry functions), `training_summary` (an artifact's training data), `kept_files` (files
 of a training on a volume), `worker` (a training as a file, and the process that torchrun starts). The search for
-hyper-parameters: `search_space`, `settings` (of a training, as a file), `trial` (what is minimised), `search` (Optuna).
+hyper-parameters: `search_space`, `settings` (of a training, as a file), `search` (what is minimised, and Optuna).
 """

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from components.component import IMAGE
+from mtorl.fitting.search import METRIC
 from mtorl.fitting.search_space import SPACE, Parameter
-from mtorl.fitting.trial import METRIC
 from mtorl.runtime.files import replacing
 from pipelines.profile import MOUNT, on_cluster
 

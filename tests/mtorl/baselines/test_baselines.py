@@ -20,7 +20,7 @@ from mtorl.baselines import (
     markov,
     repeat_last,
 )
-from mtorl.baselines.inputs.states import mean_cost
+from mtorl.baselines.inputs import mean_cost
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from mtorl.baselines.decision_transformer import Tiles, returns, returns_to_go
-from mtorl.baselines.inputs.states import States
-from mtorl.baselines.inputs.summary import HALF_LIVES, LATEST, Summary
-from mtorl.baselines.inputs.transitions import Transitions, ends
+from mtorl.baselines.inputs import HALF_LIVES, LATEST, States, Summary
+from mtorl.baselines.learning import Transitions, ends
 from mtorl.log.columns import WindowError
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels

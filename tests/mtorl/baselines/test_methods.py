@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtorl.baselines import (
-    bcq,
-    cql,
-    decision_transformer,
-    iql,
-    learning,
-)
+from mtorl.baselines import bcq, cql, decision_transformer, iql, learning
 from mtorl.baselines.decision_transformer import Tiles, returns_to_go
-from mtorl.baselines.inputs.transitions import Step, Transitions
+from mtorl.baselines.learning import Step, Transitions
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows

@@ -13,11 +13,10 @@ import pytest
 
 from mtorl.comparison import jobs, methods
 from mtorl.comparison.authors_protocol import LENGTH, authors_protocol, policy_ctr
-from mtorl.comparison.calibration_noise import calibration_noise
 from mtorl.comparison.jobs import Job, collect
 from mtorl.comparison.methods import BASELINES, METHODS, OURS
-from mtorl.comparison.report import report
-from mtorl.comparison.tables import NAMES, combined
+from mtorl.comparison.report import NAMES, combined, report
+from mtorl.comparison.score import calibration_noise
 from mtorl.comparison.task import by_time, by_user, last_only
 from mtorl.evaluation.head_metrics import calibration_error, top_label
 from mtorl.log.dataset import DatasetSpec

@@ -13,11 +13,21 @@ import pytest
 import yaml
 
 from mtorl.fitting import search as search_module
-from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError, SearchReport, Tried, distributions, search
+from mtorl.fitting.search import (
+    SETTINGS_FILE,
+    WEIGHTS,
+    OnEpoch,
+    SearchConfig,
+    SearchError,
+    SearchReport,
+    Trials,
+    Tried,
+    distributions,
+    search,
+)
 from mtorl.fitting.search_space import SPACE, Parameter, defaults, table
 from mtorl.fitting.settings import load_settings
 from mtorl.fitting.training_summary import TrainingSummary
-from mtorl.fitting.trial import WEIGHTS, OnEpoch, Trials
 from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mtorl.baselines.inputs.summary import Summary
+from mtorl.baselines.inputs import Summary
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.encoder import Encoder

@@ -17,9 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from typer.testing import CliRunner
 
 from cli.main import app
-from mtorl.fitting.search import distributions
+from mtorl.fitting.search import METRIC, Trials, distributions
 from mtorl.fitting.search_space import SPACE, defaults
-from mtorl.fitting.trial import METRIC, Trials
 from mtorl.network.training import TrainConfig
 from pipelines.cluster.katib import KatibSearch, experiment, write
 from tests.manifests.conftest import parsed

@@ -1,12 +1,13 @@
-"""A window in a few dozen numbers: counts, rates and the latest touchpoints, for models that read no sequences.
+"""Inputs of the baselines: a window as a few dozen features (`Summary`), and the same as plain numbers (`States`).
 
-    summary = Summary.of(batch, encoder)
-    summary.values_BF, summary.names
+    summary = Summary.of(batch, encoder)                    # missing values and codes, as trees read them
+    state_BS = States.fit(train, encoder).of(batch)
 
-Only what the model's own tokens hold is used: channel and seen outcomes of the touchpoints in the history, and
-time, context, static columns and stored features of the present one (`mtorl.window.encoder.Encoder`).
+Only what the model's own tokens hold is used: channel and seen outcomes of the touchpoints in the history, and time,
+context, static columns and stored features of the present one (`mtorl.window.encoder.Encoder`).
 
-Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, C channels.
+Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, S numbers of a state, C
+channels.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats
 from mtorl.log.columns import Codes
 from mtorl.window.encoder import Encoder
+from mtorl.window.labels import Labels
 from mtorl.window.window import WindowBatch
 
 LATEST = 5  # newest touchpoints that have features of their own
 HALF_LIVES = (1.0, 3.0, 8.0)  # of fading means, in touchpoints
+_CLIP = 5.0  # standard deviations, as in the encoder
+_TINY = 1e-9
+_PRIOR = 20.0  # uses at which a channel's own mean cost weighs as much as that of all channels
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,62 @@ def _slot(value_BP: Floats, there_BP: NDArray[np.bool_], i: int) -> Floats:
 def _ratio(total_B: Floats, count_B: NDArray[np.float64] | NDArray[np.int64]) -> Floats:
     ratio_B: Floats = np.divide(total_B, count_B, out=np.full(len(total_B), np.nan), where=count_B > 0)
     return ratio_B
+
+
+@dataclass(frozen=True)
+class States:
+    """How a summary becomes numbers: amounts are z-scores, codes are one-hot, missing values are 0.
+
+    An amount that is sometimes missing in training gets a flag column that tells so; equal flag columns are kept once.
+    """
+
+    encoder: Encoder
+    amounts: tuple[int, ...]  # places of the amounts in a summary
+    mean_F: Floats  # of the amounts
+    std_F: Floats
+    flags: tuple[int, ...]  # places of amounts with a flag column
+    codes: tuple[tuple[int, int], ...]  # place and number of values of each code
+
+    @classmethod
+    def fit(cls, batch: WindowBatch, encoder: Encoder) -> States:
+        """Take the statistics from training windows."""
+        summary = Summary.of(batch, encoder)
+        coded = {summary.names.index(name) for name in summary.categorical}
+        amounts = tuple(i for i in range(len(summary.names)) if i not in coded)
+        values_BF = summary.values_BF[:, amounts]
+        known_BF = ~np.isnan(values_BF)
+        count_F = np.maximum(known_BF.sum(0), 1)
+        mean_F = np.where(known_BF, values_BF, 0.0).sum(0) / count_F
+        std_F = np.sqrt((np.where(known_BF, values_BF - mean_F, 0.0) ** 2).sum(0) / count_F)
+        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # the deviation of a constant is rounding alone
+        seen: dict[bytes, int] = {}
+        for place, known_B in zip(amounts, known_BF.T, strict=True):
+            if not known_B.all():
+                seen.setdefault(known_B.tobytes(), place)
+        codes = []
+        for place in sorted(coded):
+            value_B = summary.values_BF[:, place]
+            codes.append((place, int(np.nanmax(value_B, initial=-1.0)) + 1))
+        return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
+
+    def of(self, batch: WindowBatch) -> Floats:
+        """The state of each window's decision, state_BS."""
+        values_BF = Summary.of(batch, self.encoder).values_BF
+        score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
+        parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]
+        parts.append(np.isnan(values_BF[:, self.flags]).astype(np.float64))
+        for place, values in self.codes:
+            parts.append((values_BF[:, place, None] == np.arange(values)).astype(np.float64))
+        return np.concatenate(parts, axis=1)
+
+
+def mean_cost(logged: Labels, channels: int) -> Floats:
+    """Mean cost of each channel, [C]; a rarely used one is drawn towards the mean of all."""
+    uses_C, spent_C = (np.bincount(logged.channel_B, weights, channels) for weights in (None, logged.cost_B))
+    cost_C: Floats = (spent_C + _PRIOR * logged.cost_B.mean()) / (uses_C + _PRIOR)
+    return cost_C
+
+
+def everywhere(row_C: Floats, batch: WindowBatch) -> Floats:
+    """The same row for each window, [B, C]."""
+    return np.tile(row_C, (len(batch), 1))
