@@ -131,11 +131,7 @@ class Artifact:
 
 
 def load(folder: str | Path) -> Artifact:
-    """Read an artifact, without torch; every file is compared with its checksum.
-
-    Raises:
-        ArtifactError: no artifact there, one of another schema version, or a file is missing, damaged or exchanged.
-    """
+    """Read an artifact, without torch; ArtifactError for a missing, damaged or exchanged file or another schema."""
     path = Path(folder)
     model = _read_json(path / "model.json")
     if not isinstance(model, dict) or model.get("schema_version") != SCHEMA_VERSION:

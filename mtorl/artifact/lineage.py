@@ -172,14 +172,11 @@ def lineage_of(
     settings: Mapping[str, str | int | float | bool] | None = None,
     run: PipelineRun | None = None,
 ) -> Lineage:
-    """The lineage of a model. Empty text stands for what is not known.
+    """The lineage of a model, from its model.json and the result of `evaluate_offline`; empty text is unknown.
 
     Args:
-        model: Content of its model.json.
-        evaluation: Result of `evaluate_offline` for this model, as the arm "challenger" or "incumbent".
         source: Digest of the raw log.
         collected: Digest of the decisions that were added to it.
-        settings: Of the training and of the gate.
     """
     judged = evaluation or {}
     return Lineage(

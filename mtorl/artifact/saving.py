@@ -81,12 +81,7 @@ class TrainedPolicy:
 
 
 def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
-    """Write an artifact in one step: the folder is complete or not there. An older one in its place is replaced.
-
-    Raises:
-        ArtifactError: the exported graph does not compute what the network does.
-        ValueError: a metric is not a finite number.
-    """
+    """Write an artifact in one step, in place of an older one; ArtifactError if the graph differs from the network."""
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
         unfinished.chmod(0o755)  # a server may run as another user, whatever the umask of this process is

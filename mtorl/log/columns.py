@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtorl.log.dataset import Column
+from mtorl.runtime.validation import short
 
 
 class WindowError(ValueError):
@@ -42,12 +43,6 @@ Values = NDArray[np.float64] | Codes
 def take(values: Values, index: NDArray[np.int64]) -> Values:
     """The values at some positions."""
     return Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
-
-
-def short(value: object) -> str:
-    """A value, shortened for an error message."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 # ---- JSON

@@ -345,11 +345,7 @@ class DatasetSpec(StrictModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> DatasetSpec:
-        """Read a built-in description by name, or any YAML file by path.
-
-        Raises:
-            SpecError: no such description, not YAML, a field is wrong, or a question of `mtorl data init` is open.
-        """
+        """Read a built-in description by name, or a YAML file by path; SpecError says what is wrong or open."""
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = _BUILT_IN / f"{name_or_path}.yaml"

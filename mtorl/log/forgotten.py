@@ -51,12 +51,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str] = (), until: datetime | None = None, **settings: Any) -> None:
-        """Note in the file of an existing folder who is forgotten; raises ForgottenError.
-
-        Args:
-            until: Time up to which the users' records are forgotten; now if not given.
-            **settings: `before`, see the class.
-        """
+        """Note in an existing folder's file who is forgotten, until now by default; raises ForgottenError."""
         path = folder / FILE
         users = dict.fromkeys(map(unit_hash, user_ids), until or datetime.now(UTC))
         known = cls._read(path) if path.exists() else cls()
@@ -82,10 +77,7 @@ class Forgotten:
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """A condition in DuckDB's SQL, never null: whether a record must not be written.
-
-        Outcomes and shadows name no user, so only `before` applies: they are left out together with their decision.
-        """
+        """SQL condition, never null: whether a record must not be written; only decisions name their user."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind == "decision" else ():
@@ -127,11 +119,7 @@ def files(folder: Path) -> list[Path]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from forgetting something in a folder until the end of the block.
-
-    Raises:
-        ForgottenError: Another one is at work, or the folder can't be written to.
-    """
+    """Keep others from forgetting in a folder until the end of the block; ForgottenError while another one does."""
     try:
         lock = acquire(folder / _LOCK)
     except BlockingIOError:

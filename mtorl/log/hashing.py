@@ -27,7 +27,7 @@ def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
 
 
 class ColumnDigest:
-    """Running digest of a column: its values, the lengths of its texts or lists, and the places of its nulls.
+    """Running digest of a column's values, lengths of texts or lists, and nulls.
 
     Neither the memory behind a null, which depends on the writer, nor the column's type counts.
     """

@@ -71,11 +71,7 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """Read the decisions of the users of a split, those that fit the data set's present columns and channels.
-
-        Returns:
-            None: there is no such file, or it has fewer than `ENOUGH` of these decisions.
-        """
+        """Decisions of a split that fit the data set's present columns and channels; None if fewer than `ENOUGH`."""
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
@@ -102,11 +98,7 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """User and context columns of the decisions of a split, whole users in the order of time.
-
-    Returns:
-        None: there is no such file, it has fewer than `ENOUGH` of these decisions, or it lacks a column.
-    """
+    """User and context columns of a split, in the order of user and time; None if absent or fewer than `ENOUGH`."""
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
     if not path.exists() or not set(columns) <= set(pq.read_schema(path).names):

@@ -85,12 +85,7 @@ class Source(StrictModel):
         return self
 
     def check(self, name: str, number: bool, time: bool) -> None:
-        """Check that the source can fill the column of this name; raises ValueError.
-
-        Args:
-            number: Whether the column holds numbers.
-            time: Whether it holds times.
-        """
+        """Check that the source can fill the column of this name, of numbers or of times; raises ValueError."""
         for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
                 raise ValueError(f"columns.{name}, {field}: is for timestamp and other times")

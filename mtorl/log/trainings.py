@@ -51,10 +51,7 @@ class LogFacts(BaseModel):
         return cls(dataset=spec.name, channels=spec.channels, days=dict(sorted(days.items())))
 
     def lost_since(self, before: LogFacts) -> str:
-        """What this log lacks of that of the newest training, in words; "" if nothing.
-
-        Days of the earlier log before this one's first are no loss.
-        """
+        """In words, what this log lacks of an earlier one since its own first day; "" if hardly anything."""
         if self.dataset != before.dataset or not self.days:
             return ""
         first = min(self.days)

@@ -45,13 +45,7 @@ def calibrate(
     label_B: Floats,
     clone_B: Bools | None = None,
 ) -> Calibration:
-    """Fit on held-out rows.
-
-    Args:
-        reward_B: Expected reward of the logged channel, in [0, 1].
-        label_B: Reward label of the logged channel, in [0, 1].
-        clone_B: Rows whose channel the action head shall follow; None for all.
-    """
+    """Fit on held-out rows: reward and label (0 to 1) of the logged channel; the action head follows clone_B only."""
     if not len(channel_B):
         return Calibration(1.0, 1.0, 0.0)
     prior = _PRIOR / len(channel_B)

@@ -45,14 +45,10 @@ class Checkpoint:
         """The same file with more to its identity."""
         return replace(self, identity={**self.identity, **identity})
 
-    def files(self, members: int) -> list[Path]:
-        """All files that the training of an ensemble writes."""
-        return [self.of_member(i).path for i in range(members)]
-
     def remove(self, members: int) -> None:
         """Remove the files of an ensemble's training, once its artifact is saved."""
-        for file in self.files(members):
-            file.unlink(missing_ok=True)
+        for member in range(members):
+            self.of_member(member).path.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the file in one step: a process that is killed meanwhile leaves the previous one.

@@ -117,8 +117,8 @@ def train_ensemble(
 
     Args:
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
-        resume: Checkpoint to continue from, if it exists, and to write. Each member has its own file
-            (`Checkpoint.files`); `Checkpoint.remove` removes them.
+        resume: Checkpoint to continue from, if it exists, and to write. Each member has its own file;
+            `Checkpoint.remove` removes them.
         group: This process among those of the training; by default it is alone.
         at_once: Whether all members train at the same time on the CPU, each but the first in a subprocess; else
             one after the other. The weights are the same, bit for bit.

@@ -46,10 +46,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+KERNEL = 4  # taps of a convolution: with two levels it sees 10 steps; attention sees all
+RATES = 3  # K: rates of decay of the channel memory
+
 
 @dataclass(frozen=True)
 class MTORLConfig:
-    """Sizes of the network."""
+    """Sizes of the network; those that a user sets are checked by `mtorl.network.training.TrainConfig`."""
 
     inputs: int  # D: width of an encoded token
     channels: int  # C
@@ -58,28 +61,11 @@ class MTORLConfig:
     stored: int = 0  # columns at the end of a token that hold stored features
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
-    kernel: int = 4  # taps of a convolution; with levels=2 and kernel=4 it sees 10 steps; attention sees all
     heads: int = 4  # of the attention
-    rates: int = 3  # K: rates of decay of the channel memory
     dropout: float = 0.1
     convolutions: bool = True
     attention: bool = True
     cost_scale: float = 1.0  # cost in currency units that the cost decoder starts from; training sets it
-
-    def __post_init__(self) -> None:
-        for name in ("inputs", "channels", "window", "hidden", "levels", "kernel", "heads", "rates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.hidden % self.heads:
-            raise ValueError(f"heads must divide hidden, got {self.heads} and {self.hidden}")
-        if not 0 <= self.outcomes <= self.inputs - self.channels - 2:
-            raise ValueError(f"outcomes must leave {self.channels + 2} of {self.inputs} inputs, got {self.outcomes}")
-        if not 0 <= self.stored < self.inputs - self.channels - 1 - self.outcomes:
-            raise ValueError(f"stored must leave inputs for the token itself, got {self.stored} of {self.inputs}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not 0 < self.cost_scale < float("inf"):
-            raise ValueError(f"cost_scale must be a positive number, got {self.cost_scale}")
 
 
 class CausalConv(nn.Module):
@@ -269,12 +255,12 @@ class MTORL(nn.Module):
             )
         levels = range(config.levels if config.convolutions else 0)
         self.convolutions = nn.Sequential(
-            *(CausalConv(config.hidden, config.kernel, 2**level, config.dropout) for level in levels)
+            *(CausalConv(config.hidden, KERNEL, 2**level, config.dropout) for level in levels)
         )
         self.attention = (
             CausalAttention(config.hidden, config.heads, config.dropout) if config.attention else nn.Identity()
         )
-        self.memory = ChannelMemory(config.channels, config.window, config.outcomes, config.rates)
+        self.memory = ChannelMemory(config.channels, config.window, config.outcomes, RATES)
         self.action = Decoder(config.hidden, config.channels, self.memory.width)
         self.reward = Decoder(config.hidden, config.channels, self.memory.width)
         self.cost = Decoder(config.hidden, config.channels, self.memory.width)

@@ -66,8 +66,7 @@ class Objective(nn.Module):
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Mean reward and cost loss over the real steps of a batch, those with a target; action loss over the log's steps.
 
-    Returns:
-        The three losses, and the log-probability of the logged action of each step that is cloned (zero elsewhere).
+    The second result is the log-probability of the logged action of each step that is cloned (zero elsewhere).
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()

@@ -108,11 +108,7 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one torch thread each. They are killed at the end of the block, and end with this process.
-
-    Args:
-        prepare: Called with `args` in each of them at its start.
-    """
+    """Processes of one torch thread that start with `prepare`; they end with the block, and with this process."""
     # A spawned process starts clean: torch and LightGBM do not survive a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()

@@ -30,14 +30,10 @@ MOST_WINDOWS = 20_000  # more would move neither mean nor components
 
 
 class StateDistance(nn.Module):
-    """The distance, with mean and components of the training as buffers.
-
-    Args:
-        whitening_HK: Principal components as columns, each divided by its standard deviation.
-    """
+    """The distance, with mean and components of the training as buffers."""
 
     mean_H: Tensor
-    whitening_HK: Tensor
+    whitening_HK: Tensor  # principal components as columns, each divided by its standard deviation
 
     def __init__(self, mean_H: Tensor, whitening_HK: Tensor) -> None:
         super().__init__()

@@ -90,12 +90,7 @@ def rows_height(rows: int) -> int:
 
 
 def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
-    """A horizontal bar for each name's share, in the order given, first on top.
-
-    Args:
-        div: Name of the chart, unique on its page.
-        what: Subject of the sentence for readers who can't see the chart.
-    """
+    """A horizontal bar for each name's share, first on top; `what` begins the text for readers who can't see it."""
     upward = list(share_of)[::-1]
     bars = bar(
         x=[share for _, share in upward],
@@ -119,12 +114,7 @@ def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
 
 
 def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -> str:
-    """An HTML fragment of a fixed height (pixels); plotly.js itself is put into the page once.
-
-    Args:
-        div: Name of the chart, unique on its page.
-        layout: Plotly's layout, over the defaults here.
-    """
+    """An HTML fragment of this height (pixels), with `layout` over the defaults; `div` is unique on its page."""
     import plotly.graph_objects as go
 
     axis = {"zeroline": False, "ticks": "", "title_font_size": 12, "fixedrange": True}

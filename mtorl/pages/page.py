@@ -33,9 +33,6 @@ def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Cal
     """Fill a template, which may include those of its own folder and of this one; all values are escaped.
 
     An attribute of something absent is absent as well, so that half of the content still gives a page.
-
-    Args:
-        filters: Filters of the template beside those of `words`.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 

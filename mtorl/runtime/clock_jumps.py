@@ -18,11 +18,7 @@ _SMALL = 10.0  # seconds: reading a clock on another machine may take as long
 
 
 class ClockJumps:
-    """Jumps of a clock since its first reading.
-
-    Args:
-        steady: Seconds of a clock that is never put forward; only differences count.
-    """
+    """Jumps of a clock since its first reading, by the seconds of a clock (`steady`) that is never put forward."""
 
     def __init__(self, steady: Callable[[], float]) -> None:
         self._steady = steady

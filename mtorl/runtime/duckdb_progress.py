@@ -11,10 +11,7 @@ from mtorl.runtime import progress
 
 
 def without_progress_bar(connection: Any) -> None:
-    """Switch the bar off where it is on.
-
-    Elsewhere nothing is set: in a notebook without ipywidgets, where it is off, DuckDB refuses the setting.
-    """
+    """Switch the bar off where it is on: a notebook without ipywidgets, where it is off, refuses the setting."""
     ((drawn,),) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if drawn:
         connection.execute("SET enable_progress_bar = false")

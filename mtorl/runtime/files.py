@@ -56,10 +56,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn any error of a full disk in the block into an OSError, number ENOSPC, that names a path on it.
-
-    Of two nested blocks, the inner one knows better which disk it is.
-    """
+    """Turn any error of a full disk into an OSError (ENOSPC) with the path of the innermost of these blocks."""
     try:
         yield
     except Exception as error:
@@ -98,10 +95,7 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left of a path a day ago or earlier.
-
-    The previous content stays if nothing has replaced it.
-    """
+    """Remove what processes that were killed a day ago left; previous content stays if nothing replaced it."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:

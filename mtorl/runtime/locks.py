@@ -22,7 +22,7 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
     Args:
         path: The lock file; made if it is not there, and never removed.
-        busy: Raised if another process holds the lock, also after `wait_seconds`.
+        busy: Raised if another process holds the lock after `wait_seconds`.
         shared: Whether others may hold the lock in the same way.
     """
     try:
@@ -36,11 +36,7 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
 
 def acquire(path: Path, *, wait_seconds: float = 0.0, shared: bool = False) -> int:
-    """Locks a file, see `locked`; returns its descriptor, which holds the lock until it is closed.
-
-    Raises:
-        BlockingIOError: Another process holds the lock.
-    """
+    """Locks a file; returns its descriptor, which holds the lock until it is closed. BlockingIOError: it is held."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
     until = time.monotonic() + wait_seconds
     try:

@@ -24,12 +24,7 @@ _within = 0.0  # the farthest share of what comes after it
 
 
 def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
-    """Report that ``done`` of ``total`` units are finished.
-
-    Args:
-        note: A few words beside the bar, such as the current loss.
-        ahead: Units that `within` and `advance` count next.
-    """
+    """Report that `done` of `total` units are finished; `within` and `advance` count the next `ahead` units."""
     global _newest, _within
     _newest, _within = (done, total, note, ahead), 0.0
     _send(done, total, note)

@@ -114,12 +114,7 @@ Model = TypeVar("Model", bound=StrictModel)
 
 
 def validated(model: type[Model], data: object, fault: type[ValueError], folder: Path | None = None) -> Model:
-    """A model of plain values, as YAML or JSON gives them.
-
-    Args:
-        fault: Raised when a field is wrong, missing or unknown, with the place and what to change.
-        folder: The folder that paths in the data are relative to, for models that have paths.
-    """
+    """A model of plain values; a `fault` names the place and what to change. Paths are relative to `folder`."""
     try:
         return model.model_validate(data, context={"folder": folder})
     except ValidationError as error:

@@ -12,13 +12,9 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def write_raw_log(path: Path, config: SimulatorConfig) -> int:
-    """Write a log with the columns of the built-in data set "simulator"; returns the number of touchpoints.
+    """Write a log of the built-in data set "simulator" in the format of the suffix; returns its touchpoints.
 
-    Args:
-        path: File to write, in the format of its suffix. The same settings give the same bytes.
-
-    Raises:
-        ValueError: The suffix is not one of `SUFFIXES`.
+    The same settings give the same bytes. ValueError: the suffix is not one of `SUFFIXES`.
     """
     if not path.name.endswith(SUFFIXES):
         raise ValueError(f"{path}: expected a name that ends with {', '.join(SUFFIXES)}")

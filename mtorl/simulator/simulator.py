@@ -80,11 +80,7 @@ class Simulator:
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """The same users after the log's end: round k = 0, 1, ... is on the k-th day after it.
-
-        Args:
-            newcomers: Whether the users have no history, as if the log did not exist.
-        """
+        """The same users after the log's end, round k on the k-th day after it; newcomers have no history."""
         return Online(self, user_ids, rounds, seed, newcomers)
 
     @cached_property
@@ -233,16 +229,10 @@ class Online:
     def advance(
         self, round_index: int, channel_N: Ints, budget: float = np.inf, users: slice = slice(None)
     ) -> dict[str, NDArray[Any]]:
-        """Take users through a round, in their order, within a budget; also keeps the histories for `rows`.
+        """Take users through a round, in their order, within a budget (EUR); returns the outcomes of each.
 
         As with the ledger, nothing more is exposed once the highest possible cost of the next exposure no longer fits.
-
-        Args:
-            channel_N: Position of each of these users' channel, -1 for no exposure.
-            budget: EUR that is left.
-
-        Returns:
-            cost, click, conversion, revenue, expected_click, expected_conversion and expected_revenue of each user.
+        channel_N is the position of each user's channel, -1 for no exposure. Also keeps the histories for `rows`.
         """
         # A cost depends on the channel and on a draw, not on what else happens, so it is known before the exposure.
         row_N = np.arange(len(self._row))[users]

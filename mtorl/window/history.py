@@ -27,6 +27,7 @@ from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import DAY_US
+from mtorl.runtime.validation import short
 
 CHUNK = 1 << 15  # windows at a time: their slots stay in the processor's cache
 _NEVER = np.iinfo(np.int64).min
@@ -51,7 +52,7 @@ def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
     """
     numbers = all(isinstance(time, int | float) for time in times)
     if not numbers or not all(earlier <= later for earlier, later in pairwise((-inf, *times, inf))):
-        raise WindowError(f"history: hist_timestamp is not a list of times, oldest first: {read.short(times)}")
+        raise WindowError(f"history: hist_timestamp is not a list of times, oldest first: {short(times)}")
     stop = first = bisect_left(times, at)
     later = at
     while first > max(0, stop - n) and later - times[first - 1] <= gap:
@@ -79,11 +80,7 @@ class Timeline:
 
     @classmethod
     def of(cls, steps: pa.Table) -> Timeline:
-        """Read user_id, timestamp and, if there is one, created_timestamp (null: recorded when it happened).
-
-        Raises:
-            WindowError: a value is null or of another type, or the rows are not sorted; `.index` says which row.
-        """
+        """Read user_id, timestamp and, if present, created_timestamp; a WindowError's `index` is the faulty row."""
         user_P = read.arrow_codes(read.flat(steps["user_id"]), "user_id").codes
         time_P = read.arrow_times(read.flat(steps["timestamp"]), "timestamp", null=None)
         known_P = time_P

@@ -28,14 +28,10 @@ def request_features(request_us: Number, newest_touchpoint_us: Number | None) ->
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
-    """A value for each of `spec.feature_columns` at one decision; null where the description says so of a missing one.
+    """A value for each of `spec.feature_columns` at one decision, from the fields of feature views in a store's answer.
 
-    Args:
-        stored: Fields of the feature views in `spec.features`, as the store returns them; an unknown or expired one may
-            be absent.
-
-    Raises:
-        WindowError: a list does not hold one number for each channel.
+    A missing one is null or 0.0, as the description says. Raises WindowError unless a field by channel has one number
+    for each channel.
     """
     values: dict[str, Any] = {}
     for view in spec.features:

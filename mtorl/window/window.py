@@ -35,6 +35,7 @@ from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import COLLECTED
+from mtorl.runtime.validation import short
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 from mtorl.window.request_features import request_features, stored_features
 
@@ -118,11 +119,7 @@ class WindowBatch:
 
     @classmethod
     def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
-        """Build from the JSON form, for small batches on a server.
-
-        Raises:
-            WindowError: an instance is malformed or names an unknown channel; `.index` says which.
-        """
+        """Build from the JSON form, for small batches on a server; a WindowError's `index` is the malformed one."""
         code = {name: i for i, name in enumerate(spec.channels)}
         start = len(spec.channels)
         lengths: list[int] = []
@@ -157,7 +154,7 @@ class WindowBatch:
             except KeyError as error:
                 raise WindowError(f"instance {i}: {_absent(error.args[0], spec)}", i) from None
             except (TypeError, AttributeError):
-                raise WindowError(f"instance {i}: expected an object with lists, got {read.short(item)}", i) from None
+                raise WindowError(f"instance {i}: expected an object with lists, got {short(item)}", i) from None
         length_B = np.array(lengths, dtype=np.int64)
         row_B = np.arange(len(lengths))
         row_N = np.repeat(row_B, length_B)

@@ -231,16 +231,11 @@ def test_a_changed_model_file_is_found(copy, change, message):
         load(copy)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", "\x00"])
-def test_a_model_file_that_is_not_one_is_an_error(copy, text):
-    (copy / "model.json").write_text(text)
+@pytest.mark.parametrize("text", ["{", "[]", "null", "\x00", None])
+def test_a_folder_without_a_model_file_is_no_artifact(copy, text):
+    (copy / "model.json").unlink() if text is None else (copy / "model.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"model\.json"):
         load(copy)
-
-
-def test_a_folder_that_is_no_artifact_is_an_error(tmp_path):
-    with pytest.raises(ArtifactError, match=r"model\.json: missing; is .* a model artifact\?"):
-        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,11 @@ from mtorl.window.window import Instance, WindowBatch, instance_from_history
 SPEC = DatasetSpec.from_dict(
     {
         "name": "small",
-        "description": "two channels",
-        "adapter": "touchpoints",
         "channels": ["search", "video"],
         "context": [{"name": "hour", "kind": "numeric"}],
         "static": [{"name": "region", "kind": "categorical", "missing": "unknown"}],
         "segment": "region",
-        "reward": {"gain": "click"},
         "propensity": "logged",
-        "currency": "EUR",
         "window": 4,
     }
 )

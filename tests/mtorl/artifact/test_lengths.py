@@ -22,7 +22,7 @@ from tests.mtorl.artifact.test_artifact import SPEC, batch, trained_policy
 
 SIZES: dict[str, dict[str, Any]] = {
     "as it is by default": {"window": 20, "hidden": 64},
-    "large": {"window": 130, "hidden": 128, "kernel": 5, "heads": 2},
+    "large": {"window": 130, "hidden": 128, "levels": 3, "heads": 2},
     "without attention": {"window": 23, "hidden": 64, "attention": False},
     "without convolutions": {"window": 50, "hidden": 64, "convolutions": False},
 }

@@ -70,8 +70,7 @@ def test_a_kill_loses_no_member(tmp_path, stop_at):
     seen = []
     both = trained(members=2, resume=resume, on_epoch=lambda member, row: seen.append((member, row["epoch"])))
     assert seen == [at for at in ((0, 1), (0, 2), (1, 1), (1, 2)) if at > stop_at]  # nothing is trained twice
-    left = set(tmp_path.iterdir())
-    assert left == set(resume.files(members=2))
+    assert set(tmp_path.iterdir()) == {resume.of_member(0).path, resume.of_member(1).path}
     resume.remove(members=2)
     assert not list(tmp_path.iterdir())
     whole = trained(members=2)
@@ -92,7 +91,7 @@ def test_members_that_train_at_once_come_to_the_same(tmp_path):
     )
     assert same(both, trained(members=2))
     assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2)] and not both.ensemble.training
-    assert set(tmp_path.iterdir()) == set(resume.files(members=2))
+    assert set(tmp_path.iterdir()) == {resume.of_member(0).path, resume.of_member(1).path}
     # And go on from where they were stopped, at once or not.
     assert same(both, trained(members=2, resume=resume))
     assert same(both, trained(members=2, resume=resume, at_once=True))

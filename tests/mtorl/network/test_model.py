@@ -138,12 +138,3 @@ def test_the_memory_holds_fading_sums_of_what_each_channel_brought():
 def test_decoders_share_no_weights(network):
     heads = [set(map(id, head.parameters())) for head in (network.action, network.reward, network.cost)]
     assert not (heads[0] & heads[1] or heads[0] & heads[2] or heads[1] & heads[2])
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("channels", 0), ("outcomes", D), ("stored", D), ("heads", 5), ("dropout", 1.0), ("cost_scale", 0.0)],
-)
-def test_config_names_the_field_at_fault(field, value):
-    with pytest.raises(ValueError, match=field):
-        MTORLConfig(**{"inputs": D, "channels": C, "window": T, "outcomes": OUTCOMES, field: value})

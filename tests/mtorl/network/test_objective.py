@@ -36,20 +36,6 @@ def test_losses_match_their_formulas(model):
     assert terms["cost"].item() == pytest.approx(np.mean(deviance), rel=1e-4)
 
 
-def test_padding_takes_no_part(model):
-    x, targets, length, _ = journeys(20, 3)
-    padding = np.arange(T) >= length[:, None]
-    noisy = {name: np.where(padding & (name != "channel_BT"), 7, column) for name, column in targets.items()}
-    noisy_x = np.where(padding[..., None], np.float32(9), x)
-    with torch.inference_mode():
-        clean, log_prob = losses(model, batch_of(x, targets))
-        dirty, dirty_log_prob = losses(model, batch_of(noisy_x, noisy))
-    for name in clean:
-        assert dirty[name].item() == pytest.approx(clean[name].item(), rel=1e-5)
-    torch.testing.assert_close(log_prob, dirty_log_prob)
-    assert (log_prob[torch.from_numpy(padding)] == 0).all()
-
-
 def test_a_step_without_a_target_is_seen_by_later_ones_and_teaches_nothing(model):
     x, targets, length, _ = journeys(20, 3)
     hole = np.zeros((20, T), dtype=bool)

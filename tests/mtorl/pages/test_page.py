@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from mtorl.pages import charts
 from mtorl.pages.page import write_page
 
@@ -39,14 +37,3 @@ def test_a_page_has_the_frame_its_filters_and_its_charts(tmp_path: Path) -> None
 def test_what_is_absent_is_left_out(tmp_path: Path) -> None:
     text = written(tmp_path, name="n")
     assert "<b>— N</b>" in text and "<figure>" not in text
-
-
-def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    before = written(tmp_path, name="before")
-
-    def failing(text: object) -> str:
-        raise ValueError("no filter")
-
-    with pytest.raises(ValueError, match="no filter"):
-        write_page(tmp_path / "out" / "page.html", tmp_path / "page.html.j2", {"name": "after"}, {"shout": failing})
-    assert (tmp_path / "out" / "page.html").read_text(encoding="utf-8") == before

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.ingest.ingest import ingest_log, validate_log
+from features.ingest.ingest import ingest_log
 from mtorl.log.touchpoints import fingerprint, write_log
 from mtorl.simulator.market import CHANNELS, Draws, pick
 from mtorl.simulator.simulator import Outcome, Simulator, SimulatorConfig
 from mtorl.window.encoder import Encoder
-from mtorl.window.window import WindowBatch, history_columns, instance_from_history
+from mtorl.window.window import WindowBatch, instance_from_history
 
 USERS = [f"u{i:06d}" for i in range(0, 400, 2)]
 
@@ -138,18 +138,6 @@ def test_online_goes_on_after_the_log_and_knows_its_users(simulator, log):
         simulator.online([USERS[0]] * 2, 1, 1)
 
 
-def test_a_touchpoint_fits_the_log(simulator, log, tmp_path):
-    online = simulator.online(USERS, 2, 1)
-    new = []
-    for turn in range(2):
-        new += [touchpoint(row, "video", online.step(row["user_id"], turn, "video")) for row in online.rows(turn)]
-    assert set(new[0]) == set(simulator.spec.log_columns)
-    grown = pd.concat([log, pd.DataFrame(new)], ignore_index=True)
-    write_log(grown, tmp_path / "grown.parquet", simulator.spec)
-    found = validate_log(tmp_path / "grown.parquet", simulator.spec)
-    assert found.faults == () and found.rows == len(log) + 400
-
-
 def test_another_choice_changes_nothing_for_other_users_and_rounds(simulator):
     one, two = (simulator.online(USERS, 4, 5) for _ in range(2))
     for turn in range(4):
@@ -188,29 +176,6 @@ def test_rounds_come_in_order(simulator):
             online.step(USERS[0], turn, "search")
     with pytest.raises(ValueError, match="channel: 'radio' is not one of search, social, display, video"):
         online.step(USERS[1], 0, "radio")
-
-
-def test_policies_see_the_history_that_the_log_and_the_exposures_make(simulator, log):
-    online = simulator.online(USERS, 2, 3)
-    every = np.full(len(USERS), CHANNELS.index("video"))
-    every[0] = -1
-    found = online.advance(0, every)
-    rows = online.rows(1)
-    for i in (0, 1, 17):
-        user = USERS[i]
-        past = log[log["user_id"] == user]
-        if i:
-            seen = simulator.online(USERS, 2, 3).opportunity(user, 0)
-            outcome = {name: found[name][i] for name in ("click", "conversion", "revenue", "cost")}
-            new = {"timestamp": seen["timestamp"], "channel": "video", **outcome, **seen["context"]}
-            past = pd.concat([past, pd.DataFrame([new])])
-        past = past.tail(simulator.spec.window)
-        assert rows[i]["user_id"] == user and 0 < rows[i]["u"] < 1
-        for name in history_columns(simulator.spec):
-            assert rows[i]["history"][name] == past[name.removeprefix("hist_")].tolist()
-        assert rows[i]["history"]["hist_timestamp"] == [t.value // 1000 for t in past["timestamp"]]
-        assert rows[i]["static"] == past.iloc[0][["age_group", "tenure_days", "region"]].to_dict()
-        assert rows[i]["at"] == pd.Timestamp(online.opportunity(user, 1)["timestamp"]).value // 1000
 
 
 @pytest.mark.parametrize("gap_days", [30.0, 1.5])

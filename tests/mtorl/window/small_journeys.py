@@ -26,8 +26,6 @@ GAP = 24 * HOUR
 SPEC = DatasetSpec.from_dict(
     {
         "name": "tiny",
-        "description": "two channels, a window of three, and a journey ends after a day",
-        "adapter": "touchpoints",
         "channels": ["search", "social"],
         "context": [
             {"name": "hour", "kind": "numeric", "missing": "unknown"},
@@ -40,7 +38,6 @@ SPEC = DatasetSpec.from_dict(
         "segment": "age",
         "reward": {"gain": "click", "cost_weight": 0.5},
         "propensity": "logged",
-        "currency": "EUR",
         "window": 3,
         "journey_gap_days": 1.0,
     }

@@ -19,15 +19,9 @@ HOUR = 3_600_000_000  # us
 SPEC = DatasetSpec.from_dict(
     {
         "name": "tiny",
-        "description": "two channels, and features of a store",
-        "adapter": "touchpoints",
         "channels": ["search", "short video"],
         "context": [{"name": "device", "kind": "categorical"}],
-        "static": [],
-        "segment": None,
-        "reward": {"gain": "click"},
         "propensity": "logged",
-        "currency": "EUR",
         "window": 3,
         "features": [
             {
