@@ -44,8 +44,8 @@ def bootstrap(
     """
     from cli.progress_bars import ProgressBars
     from pipelines.local import PipelineError
+    from pipelines.loop.config import TrainingSettings
     from pipelines.on_volume import run_on
-    from pipelines.settings import TrainingSettings
     from serving.registry import ARMS, first_models
 
     os.umask(0o027)  # nobody outside the volume's group may read logs and models

@@ -64,8 +64,8 @@ def run(
     from cli.tables import print_summary
     from pipelines.local import InputError
     from pipelines.loop.config import LoopConfig
-    from pipelines.loop.finished_stages import to_resume
     from pipelines.loop.run import run_loop
+    from pipelines.loop.run_folder import to_resume
 
     settings, interrupted = {name: ctx.params[name] for name in ctx.params.keys() - {"root", "resume"}}, None
     with exit_codes(unusable=(ValueError,)):
@@ -120,8 +120,8 @@ def serve(
     from pipelines.experiments.folder import ExperimentFolder
     from pipelines.experiments.local_servers import LocalServers, settle
     from pipelines.local import InputError
-    from pipelines.loop.finished_stages import at_work, can_be_served
     from pipelines.loop.ramp import experiment_of, port_of_models
+    from pipelines.loop.run_folder import at_work, can_be_served
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
     if not can_be_served(run):

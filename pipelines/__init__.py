@@ -1,7 +1,7 @@
 """KFP pipelines, how they run on a laptop and are compiled for a cluster, and what `mtorl` commands do beside them.
 
 Reading order: `training.py`, `bootstrap.py`, `monitoring.py`, `backfill.py`, `profile.py` (laptop or cluster),
-`steps.py` (progress and timing), `settings.py` (of a training), `local.py` and `runner_output.py` (a pipeline on this
-machine), `on_volume.py` (on a folder that outlives its runs), `cluster/` (YAML, uploads, recurring runs), `loop/` (the
-whole loop of `mtorl run`), then `evaluation_on_log.py` (`mtorl evaluate`) and `paper.py` (`mtorl benchmark paper`).
+`steps.py` (progress and timing), `local.py` (a pipeline on this machine), `on_volume.py` (on a folder that outlives its
+runs), `cluster/` (YAML, uploads, recurring runs), `experiments/` (controllers), `loop/` (`mtorl run`), then
+`evaluation_on_log.py` (`mtorl evaluate`) and `paper.py` (`mtorl benchmark paper`).
 """

@@ -32,8 +32,8 @@ from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
 from mtorl.runtime.files import is_disk_full, remove
 from mtorl.runtime.locks import locked
 from pipelines import backfill, bootstrap, local, monitoring, training
+from pipelines.local import CACHED, step_at_work
 from pipelines.profile import LAPTOP, Profile
-from pipelines.runner_output import CACHED, step_at_work
 from pipelines.steps import OnStep, Step
 
 PIPELINES: Mapping[str, Callable[[Profile], Any]] = {

@@ -53,7 +53,9 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
         InputError: A log can't be used, or the folder holds another comparison.
     """
     settings, settings_file = _settings(config), config.root / "settings.json"
-    _check_folder(settings, settings_file)
+    earlier = json.loads(settings_file.read_text()) if settings_file.exists() else settings
+    if differing := ", ".join(name for name in settings if earlier.get(name) != settings[name]):
+        raise InputError(f"{config.root}: holds a comparison of other {differing}; delete it, or give another --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
     # Only now: a log that can't be used leaves no folder that a later call would have to fit.
@@ -80,16 +82,6 @@ def _settings(config: PaperConfig) -> dict[str, Any]:
         "users": config.users,
         "code": _code(),
     }
-
-
-def _check_folder(settings: dict[str, Any], path: Path) -> None:
-    """Refuse a working folder that holds results of other settings."""
-    if not path.exists():
-        return
-    earlier = json.loads(path.read_text())
-    if earlier != settings:
-        differing = ", ".join(name for name in settings if earlier.get(name) != settings[name])
-        raise InputError(f"{path.parent}: holds a comparison of other {differing}; delete it, or give another --root")
 
 
 def _code() -> str:

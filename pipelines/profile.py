@@ -1,9 +1,9 @@
 """Profiles: settings that a laptop or a cluster gives to each step of a pipeline."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
@@ -14,6 +14,13 @@ from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
 from mtorl.runtime import run_notes
 
+GPU = "nvidia.com/gpu"
+"""Kubernetes resource name of one accelerator."""
+VOLUME, EXPERIMENT, MODEL_REGISTRY = "mtorl-data", "mtorl-experiment", "mtorl-model-registry"
+"""Claim of the data volume; ConfigMap of the running experiments; optional Secret of a Kubeflow Model Registry."""
+USER = 10001
+TRAINING_SECONDS, PIPELINE_SECONDS = 6 * 3600, 12 * 3600
+"""Longest run of a step that trains, and of a pipeline: that also ends a run whose pods find no node."""
 _RETRIES, _TRAINING_RETRIES = 2, 3
 _MARGIN_SECONDS = 300
 MOUNT = "/mnt/mtorl"
@@ -38,8 +45,7 @@ def number_in(variable: str, least: int) -> int:
     return int(text)
 
 
-@dataclass(frozen=True)
-class Resources:
+class Resources(NamedTuple):
     """Requests and limits of a step's container, in Kubernetes' units.
 
     Memory has no other limit than its request: a node that runs out of memory first evicts pods that use more than
@@ -51,43 +57,27 @@ class Resources:
     cpu_limit: str = "2"
 
 
+SMALL, LARGE = Resources("2Gi", cpu="250m"), Resources("4Gi")
+"""Of a step that neither trains nor reads the whole log; of one that reads it."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Where a pipeline runs, and with what.
 
     Attributes:
         folder: Where everything lies that outlives a run; "" for nowhere.
+        cluster: Whether it runs on a cluster, where the data volume is mounted at `folder`.
         gpus: The most accelerators of a node that a training uses; 0 leaves it on the CPU.
         nodes: The most nodes that a training uses. With one GPU or none on one node, the step itself trains. With more,
             Kubeflow Trainer trains in pods of their own (`components.trainer`), as many as the size of the data is
             worth.
-        timeout_seconds: Longest run of a step that trains; 0 for no limit.
-        deadline_seconds: Longest run of a pipeline, from its start; 0 for no limit. It also ends a run whose pods find
-            no node, which no limit of a step does.
-        volume: Claim that is mounted at `folder` in every step; empty for none.
-        experiment: ConfigMap of the running experiment, mounted at `EXPERIMENT_MOUNT` in every step that wants it.
-        model_registry: Secret with the address and token of a Kubeflow Model Registry, optional (docs/registry.md).
-        node_selector: Labels of nodes for trainings.
-        user: Numeric user of the steps; 0 leaves the pod's default.
-        small: Of a step that neither trains nor reads the whole log; None for no requests and limits.
-        large: Of a step that reads the whole log.
-        training: Of a step that trains.
     """
 
     folder: str = ""
+    cluster: bool = False
     gpus: int = 0
     nodes: int = 1
-    gpu_resource: str = "nvidia.com/gpu"
-    timeout_seconds: int = 0
-    deadline_seconds: int = 0
-    volume: str = ""
-    experiment: str = ""
-    model_registry: str = ""
-    node_selector: dict[str, str] = field(default_factory=dict)
-    user: int = 0
-    small: Resources | None = None
-    large: Resources | None = None
-    training: Resources | None = None
 
     @property
     def runs(self) -> str:
@@ -99,56 +89,55 @@ class Profile:
         return f"{self.folder}/{name}" if self.folder else ""
 
     @property
+    def training(self) -> Resources:
+        """Resources of a step, or pod, that trains."""
+        return Resources("16Gi", cpu="4", cpu_limit="8") if self.gpus else Resources("4Gi", cpu="1", cpu_limit="4")
+
+    @property
     def training_pods(self) -> str:
         """Settings of the pods that train in place of a step, as its parameter; "" if the step trains."""
         if not self._trains_in_pods:
             return ""
-        if self.training is None or not self.volume:
-            raise ValueError("a training in pods of its own needs a volume, and resources of a step that trains")
         pods = Pods(
             nodes=self.nodes,
             gpus=self.gpus,
             image=IMAGE,
-            claim=self.volume,
+            claim=VOLUME,
             folder=self.folder,
-            user=self.user,
-            gpu_resource=self.gpu_resource,
-            cpu=self.training.cpu,
-            cpu_limit=self.training.cpu_limit,
-            memory=self.training.memory,
-            # Trainer says why; the step's own limit would end it without a word.
-            seconds=max(self.timeout_seconds - _MARGIN_SECONDS, 60) if self.timeout_seconds else 0,
-            node_selector=self.node_selector,
+            user=USER,
+            gpu_resource=GPU,
+            **self.training._asdict(),
+            seconds=TRAINING_SECONDS - _MARGIN_SECONDS,  # Trainer says why; the step's own limit would not
         )
         return pods.text()
 
     @property
     def _trains_in_pods(self) -> bool:
-        return self.gpus > 1 or self.nodes > 1
+        return self.cluster and (self.gpus > 1 or self.nodes > 1)
 
     def pipeline_config(self) -> dsl.PipelineConfig:
         """Settings of a pipeline as a whole."""
-        return dsl.PipelineConfig(active_deadline_seconds=self.deadline_seconds or None)
+        return dsl.PipelineConfig(active_deadline_seconds=PIPELINE_SECONDS if self.cluster else None)
 
     def step(self, task: PipelineTask) -> PipelineTask:
         """Apply the profile, and the traits of the component, to a step; returns the step."""
         traits = traits_of(task.component_spec.name)
         if not traits.cached:
             task.set_caching_options(False)
+        if not self.cluster:
+            return task
         if traits.trains:
             self._train(task)
-        if resources := self._resources(traits):
-            task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
-            task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
-        if self.volume:
-            kubernetes.mount_pvc(task, pvc_name=self.volume, mount_path=self.folder)
-            # Without a policy, which is the platform's (docs/pipelines.md), and never after wrong input.
-            retries = _TRAINING_RETRIES if traits.trains else _RETRIES
-            task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
-            task.set_env_variable(run_notes.RUNS, self.runs)
-            kubernetes.use_field_path_as_env(task, run_notes.RUN_ID, "metadata.labels['pipeline/runid']")
-        if self.user:
-            kubernetes.set_security_context(task, run_as_user=self.user, run_as_group=self.user, run_as_non_root=True)
+        resources = self._resources(traits)
+        task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
+        task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
+        kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=self.folder)
+        # Without a policy, which is the platform's (docs/pipelines.md), and never after wrong input.
+        retries = _TRAINING_RETRIES if traits.trains else _RETRIES
+        task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
+        task.set_env_variable(run_notes.RUNS, self.runs)
+        kubernetes.use_field_path_as_env(task, run_notes.RUN_ID, "metadata.labels['pipeline/runid']")
+        kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         return task
 
     def add(self, component: Any, given: SimpleNamespace, **more: Any) -> PipelineTask:
@@ -160,61 +149,43 @@ class Profile:
     def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
         """A group of steps after which, whatever happens in it, the step `notify` keeps how the run ended."""
         task = notify(pipeline=pipeline, runs=self.runs)
-        if self.volume:
+        if self.cluster:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
         return dsl.ExitHandler(self.step(task))
 
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
         """Mount the running experiment in a step; returns the step."""
-        if self.experiment:
+        if self.cluster:
             # Optional, so that a missing one is an error of the step, with words, and not a pod that never starts.
-            kubernetes.use_config_map_as_volume(task, self.experiment, EXPERIMENT_MOUNT, optional=True)
+            kubernetes.use_config_map_as_volume(task, EXPERIMENT, EXPERIMENT_MOUNT, optional=True)
         return task
 
     def with_model_registry(self, task: PipelineTask) -> PipelineTask:
         """Give a step the environment in which it registers a published version."""
-        if self.volume:
-            task.set_env_variable("MTORL_CLAIM", self.volume)
-        if self.model_registry:
+        if self.cluster:
+            task.set_env_variable("MTORL_CLAIM", VOLUME)
             keys = {name: name for name in MODEL_REGISTRY_VARIABLES}
-            kubernetes.use_secret_as_env(task, self.model_registry, keys, optional=True)
+            kubernetes.use_secret_as_env(task, MODEL_REGISTRY, keys, optional=True)
         return task
 
-    def _resources(self, traits: StepTraits) -> Resources | None:
+    def _resources(self, traits: StepTraits) -> Resources:
         if traits.trains and not self._trains_in_pods:
             return self.training
-        return self.large if traits.reads_log else self.small
+        return LARGE if traits.reads_log else SMALL
 
     def _train(self, task: PipelineTask) -> None:
         if self._trains_in_pods:
             kubernetes.use_field_path_as_env(task, POD_NAME, "metadata.name")
             kubernetes.use_field_path_as_env(task, POD_UID, "metadata.uid")
-        else:
-            if self.gpus:
-                task.set_accelerator_type(self.gpu_resource).set_accelerator_limit(self.gpus)
-                kubernetes.add_toleration(task, key=self.gpu_resource, operator="Exists", effect="NoSchedule")
-            for label, value in self.node_selector.items():
-                kubernetes.add_node_selector(task, label, value)
-        if self.timeout_seconds:
-            kubernetes.set_timeout(task, self.timeout_seconds)
+        elif self.gpus:
+            task.set_accelerator_type(GPU).set_accelerator_limit(self.gpus)
+            kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+        kubernetes.set_timeout(task, TRAINING_SECONDS)
 
 
 def on_cluster(gpus: int, nodes: int = 1) -> Profile:
     """The profile of a cluster, whose trainings use up to so many GPUs of each of so many nodes; 0: its CPUs."""
-    return Profile(
-        folder=MOUNT,
-        gpus=gpus,
-        nodes=nodes,
-        timeout_seconds=6 * 3600,
-        deadline_seconds=12 * 3600,
-        volume="mtorl-data",
-        experiment="mtorl-experiment",
-        model_registry="mtorl-model-registry",
-        user=10001,
-        small=Resources("2Gi", cpu="250m"),
-        large=Resources("4Gi"),
-        training=Resources("16Gi", cpu="4", cpu_limit="8") if gpus else Resources("4Gi", cpu="1", cpu_limit="4"),
-    )
+    return Profile(MOUNT, cluster=True, gpus=gpus, nodes=nodes)
 
 
 LAPTOP = Profile()

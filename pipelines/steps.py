@@ -31,7 +31,15 @@ class StepTimes:
 
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)
+    before: float = 0.0
+    """Seconds of the run before it was interrupted."""
+    _began: float = field(default_factory=time.monotonic)
     _started: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Seconds of the run until now, without its interruptions."""
+        return self.before + time.monotonic() - self._began
 
     def __call__(self, step: Step, done: float, total: float, note: str) -> None:
         """An `OnStep`."""

@@ -17,6 +17,38 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "components"
+SHARED = {
+    "source": 'Path of the raw log, or of a folder of `mtorl data build`; or "simulator".',
+    "dataset": "Name of a built-in data set description, or the path of a YAML.",
+    "bad_rows": '"fail" or "quarantine".',
+    "users": "Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).",
+    "seed": "Seed of all that is random.",
+    "epochs": "Most epochs; early stopping may need fewer.",
+    "budget_share": "Budget, as a share of what always exposing would cost; it sets the price of the budget.",
+    "settings": 'Text of the settings.yaml that a search has chosen (`mtorl.fitting.settings`); "" for the defaults.',
+    "code_version": "Part of the cache key: the library's version.",
+    "content": "Output of the step `fingerprint`.",
+    "collected": "Folder in which decisions are kept; empty for none.",
+    "decisions": "Output of the step `collect`; empty: no decisions.",
+    "decision_log": "Folder with decisions.parquet and outcomes.parquet, or one a router; empty: nothing serves.",
+    "registry": "Root folder of the registry.",
+    "history": 'Folder in which trainings are noted; "" for none.',
+    "log": "Folder written by ingest: touchpoints.parquet and dataset.yaml.",
+    "quarantine": "CSV of the rows that fail validation; empty if there are none.",
+    "windows": "Folder written by build_features: manifest.json, steps/ and dataset.yaml.",
+    "definitions": "Feast repository written by build_features, without its sources.",
+    "challenger": "Artifact folder of the challenger.",
+    "incumbent": "Artifact folder of the incumbent, or the name of one without an artifact.",
+    "model_store": "Folder written by package: incumbent.mar and challenger.mar.",
+    "evaluation": "JSON with all figures, written by evaluate.",
+    "min_lift": "Gain per opportunity that the lower bound of challenger minus incumbent must exceed.",
+    "since": "Start of the period (ISO time), inclusive; empty for no bound.",
+    "until": "End of the period (ISO time), exclusive; empty for no bound.",
+    "pipeline": "Name of the pipeline.",
+    "run_name": "Name of its run.",
+    "run_id": "Id of its run.",
+}
+"""Meaning of the inputs and outputs that several components share; a component's docstring may say it otherwise."""
 
 
 def names() -> list[str]:
@@ -25,11 +57,7 @@ def names() -> list[str]:
 
 
 def page(name: str) -> str:
-    """A component's page.
-
-    Args:
-        name: Of its folder and its function.
-    """
+    """The page of a component, by the name of its folder and its function."""
     import docstring_parser
 
     from components.component import traits_of
@@ -37,7 +65,7 @@ def page(name: str) -> str:
     module = importlib.import_module(f"components.{name}.component")
     component = getattr(module, name)
     said = docstring_parser.parse(component.python_func.__doc__ or "")
-    words = {one.arg_name: " ".join((one.description or "").split()) for one in said.params}
+    words = SHARED | {one.arg_name: " ".join((one.description or "").split()) for one in said.params}
     spec, traits = component.component_spec, traits_of(component.name)
     lines = [f"# {component.name}", "", (module.__doc__ or "").strip(), "", said.short_description or "", ""]
     if said.long_description:
@@ -51,8 +79,6 @@ def page(name: str) -> str:
     lines += gives or ["| nothing | | |"]
     lines += ["", *_facts(traits), "", f"Used by {', '.join(users_of(component.name)) or 'no pipeline'}.", ""]
     lines += [
-        f"Its test, `tests/components/test_{name}.py`, calls `{name}.python_func`: no cluster, no pipeline.",
-        "",
         "*Written by `scripts/write_component_pages.py`; do not edit.*",
         "",
     ]

@@ -106,11 +106,10 @@ def operator(
     manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
     """
     from mtorl.log.dataset import SpecError
-    from pipelines.experiments.operator.start import Settings
     from pipelines.experiments.operator.start import run as run_operator
     from serving.kubernetes_api import namespace_of_pod
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
     with exit_codes(unusable=(SpecError, OSError)):
-        run_operator(Settings(namespace or namespace_of_pod(), dataset, log, config_map, port, every))
+        run_operator(namespace or namespace_of_pod(), dataset, log, config_map, port, every)

@@ -12,10 +12,7 @@ def build_features(
     """Build the window of every touchpoint, or take it from where it was built; returns the number of windows.
 
     Args:
-        log: Folder written by ingest.
         source: What ingest has read; a folder of `mtorl data build` has the windows already.
-        code_version: Part of the cache key: the library's version.
-        windows: Window store: manifest.json, steps/ and dataset.yaml.
         definitions: Feast repository without its sources, which are as large as the log and are made of it again
             wherever features go online.
     """

@@ -11,7 +11,6 @@ def collect(decision_log: str, collected: str, source: str) -> str:
     Args:
         decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router; empty, or without
             decisions: nothing is added.
-        collected: Folder in which they are kept; empty for none.
         source: Of the log. A folder of `mtorl data build` may have decisions already: then these are the ones.
     """
     from features.collect import store

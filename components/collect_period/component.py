@@ -11,8 +11,6 @@ def collect_period(decision_log: str, collected: str, source: str, since: str, u
     Nothing outside of the period changes, and nothing in it that is there already.
 
     Args:
-        decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router.
-        collected: Folder in which decisions are kept.
         source: Of the log, as the step `collect` is told it.
         since: Start of the period (ISO time), inclusive; the hour that it lies in counts whole.
         until: End of the period (ISO time), exclusive; likewise.

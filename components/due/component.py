@@ -11,7 +11,6 @@ def due(history: str, monitor: str, most_days: float) -> str:
     One of two fixed words, since kfp.local puts the text into a condition as it is. Why is in the step's log.
 
     Args:
-        history: Folder in which the step `gate` notes what was trained.
         monitor: Folder of the monitor's state; "" for none.
         most_days: Age of the newest training from which another one is due; 0: age is no reason.
     """

@@ -19,14 +19,8 @@ def evaluate(
     """Score both policies on test users.
 
     Args:
-        windows: Folder written by build_features.
-        challenger: Artifact folder.
-        incumbent: Artifact folder, or who an incumbent without one is.
         budget_share: Budget that both policies get, as a share of what always exposing would cost. Against an incumbent
             without an artifact, both get what it spends.
-        seed: Seed of the resampling.
-        code_version: Part of the cache key: the library's version.
-        evaluation: JSON with all figures.
         metrics: The challenger's figures alone, for the pipeline's page.
     """
     import json

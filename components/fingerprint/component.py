@@ -6,12 +6,7 @@ from components.component import component
 # Not cached: a cache knows the path of a log and not its content.
 @component("see what the log holds", cached=False)
 def fingerprint(source: str, dataset: str) -> str:
-    """Return a digest of the content of a log, of its description and of the files that the description names.
-
-    Args:
-        source: Path of the raw log, or "simulator".
-        dataset: Name of a built-in data set description, or the path of a YAML.
-    """
+    """Return a digest of the content of a log, of its description and of the files that the description names."""
     from features.ingest.content import content_of
     from features.ingest.log_folder import RawLog
     from mtorl.log.dataset import SpecError

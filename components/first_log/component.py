@@ -23,13 +23,7 @@ def first_log(
     Args:
         volume: Folder of the volume.
         log: Path of the raw log, or its address in an object store; "": the volume's own.
-        dataset: Name of a built-in data set description, or the path of a YAML.
         simulate: Whether to write a log of simulated users, up to yesterday, where there is none.
-        bad_rows: "fail" or "quarantine".
-        users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
-        seed: Seed of the simulator and of the sample of users.
-        registry: Where models are published: of one data set only, and of either simulated or real ones.
-        quarantine: CSV of the rows that fail validation; empty if there are none.
     """
     from pathlib import Path
 

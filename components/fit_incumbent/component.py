@@ -10,10 +10,8 @@ def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_versio
     """Take the incumbent that serves, or fit the channel frequencies by segment.
 
     Args:
-        windows: Folder written by build_features.
         served: Artifact folder of a published model, which never changes; empty: no model serves.
         policy: Name of a policy that serves without an artifact; empty: none does.
-        code_version: Part of the cache key: the library's version.
         model: Artifact folder of the incumbent; of one without an artifact, who it is.
     """
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent

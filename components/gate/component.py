@@ -11,12 +11,6 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
 
     One of two fixed words, since kfp.local puts the text into a condition as it is, and a quote in it would skip both
     branches without an error.
-
-    Args:
-        evaluation: JSON written by evaluate.
-        log: Folder written by ingest.
-        min_lift: Gain per opportunity that the lower bound of challenger minus incumbent must exceed.
-        history: Folder in which trainings are noted; "" for none.
     """
     import json
     from datetime import UTC, datetime

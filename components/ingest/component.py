@@ -25,18 +25,9 @@ def ingest(
     """Turn a raw log, or the simulator's, into a validated touchpoint log.
 
     Args:
-        source: Path of the raw log, or of a folder of `mtorl data build`, whose log is taken as it is; or "simulator".
-        dataset: Name of a built-in data set description, or the path of a YAML.
-        bad_rows: "fail" or "quarantine".
-        users: Users to simulate (0 for 6,000), or the most to keep of a real log (0 keeps all).
-        seed: Seed of the simulator and of the sample of users.
         content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
         collected: Folder of the step `collect`; its decisions are added to the log, unless it was built with them.
-        decisions: What that step found; part of the cache key. Empty: no decisions.
         most_touchpoints: About so many touchpoints of log and decisions a training reads at most; 0 for all.
-        code_version: Part of the cache key: the library's version.
-        log: Folder with touchpoints.parquet and dataset.yaml.
-        quarantine: CSV of the rows that fail validation; empty if there are none.
     """
     import json
     from pathlib import Path

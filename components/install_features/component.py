@@ -11,7 +11,6 @@ def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
     """Replace the registry in the folder unless it says the same already; returns whether it did not.
 
     Args:
-        definitions: Folder written by build_features.
         feature_repo: Folder of the feature repository.
     """
     from pathlib import Path

@@ -12,8 +12,6 @@ def monitor(decision_log: str, registry: str, dataset: str, state: str) -> str:
     check is at work on that state, it is what had been found before.
 
     Args:
-        decision_log: Folder with decisions.parquet and outcomes.parquet.
-        registry: Root folder of the registry, with the models' training samples.
         dataset: Name of a built-in data set description, or the path of a YAML; empty: that of the newest published
             model.
         state: Folder of the monitor's state and pages.

@@ -11,7 +11,6 @@ def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
     """Keep how a run ended; returns its state and, of a failed one, which step failed and why.
 
     Args:
-        pipeline: Name of the pipeline.
         runs: Folder in which the newest run of each pipeline is kept; "" for none.
         status: What KFP says of the steps before this one.
     """

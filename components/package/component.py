@@ -7,13 +7,7 @@ from components.component import component
 
 @component("package for TorchServe")
 def package(challenger: Input[Model], incumbent: Input[Model], model_store: Output[Artifact]):
-    """Pack both artifacts, or the challenger's alone if the incumbent has none.
-
-    Args:
-        challenger: Artifact folder.
-        incumbent: Artifact folder, or who an incumbent without one is.
-        model_store: Folder with incumbent.mar and challenger.mar.
-    """
+    """Pack both artifacts, or the challenger's alone if the incumbent has none."""
     from pathlib import Path
 
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent

@@ -30,25 +30,9 @@ def publish(
     """Copy the challenger and its archive, with their lineage; returns where they lie. Old versions are pruned.
 
     Args:
-        challenger: Artifact folder.
-        incumbent: Artifact folder that it was compared with, or who an incumbent without one is.
-        model_store: Folder written by package.
-        evaluation: JSON written by evaluate.
-        registry: Root folder of the registry.
-        min_lift: What the gate was asked for.
-        content: What the step `fingerprint` found.
-        decisions: What the step `collect` found; empty: no decisions.
-        users: Setting of `ingest`, for the lineage.
-        epochs: Setting of `train_challenger`, likewise.
-        seed: Of both.
-        budget_share: Of `train_challenger` and `evaluate`.
-        settings: Of `train_challenger`.
         decision_log: Folder with decisions.parquet; the models that took them stay. Empty: nothing has decided.
         experiment: File, or folder of files, of the running experiments; the models that they name stay.
         keep: Newest versions that stay whatever needs them; 0: all stay.
-        pipeline: Name of the pipeline.
-        run_name: Name of its run.
-        run_id: Id of the run.
     """
     from pathlib import Path
 

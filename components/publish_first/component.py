@@ -29,21 +29,7 @@ def publish_first(
     Without a challenger that the gate lets pass, both arms start with the incumbent's model: an A/A test.
 
     Args:
-        incumbent: Artifact folder.
-        challenger: Artifact folder.
-        evaluation: JSON written by evaluate.
         decision: The gate's: "promote" or "reject".
-        registry: Root folder of the registry.
-        min_lift: What the gate was asked for.
-        content: What the step `fingerprint` found.
-        decisions: What the step `collect` found; empty: no decisions.
-        users: Setting of `ingest`, for the lineage.
-        epochs: Setting of `train_challenger`, likewise.
-        seed: Of both.
-        budget_share: Of `train_challenger` and `evaluate`.
-        settings: Of `train_challenger`.
-        run_name: Name of the run.
-        run_id: Its id.
     """
     from mtorl.runtime.step import step
     from serving.registry import RegistryError

@@ -11,10 +11,6 @@ def served_incumbent(decision_log: str, registry: str) -> NamedTuple("Served", [
     """Return the artifact folder of the policy that took the incumbent's newest decision, or else its name.
 
     A request's baseline, rows of a rule and another server have no artifact. Both are empty if none has decided yet.
-
-    Args:
-        decision_log: Folder with decisions.parquet, or with one for each router; empty: nothing serves.
-        registry: Where published models are.
     """
     from pathlib import Path
 

@@ -8,11 +8,7 @@ from components.component import component
 # Cached: the same archives answer the same.
 @component("ask both models for a decision")
 def smoke_test(model_store: Input[Artifact]) -> str:
-    """Ask each model for decisions; returns what they answered, in words.
-
-    Args:
-        model_store: Folder written by package.
-    """
+    """Ask each model for decisions; returns what they answered, in words."""
     from pathlib import Path
 
     from mtorl.runtime.step import step

@@ -21,13 +21,8 @@ def train_challenger(
     """Train MTORL with early stopping on validation users; returns the best validation loss.
 
     Args:
-        windows: Folder written by build_features.
-        epochs: Most epochs; early stopping may need fewer.
-        seed: Seed of initialisation, order and dropout.
-        budget_share: Budget, as a share of what always exposing would cost; it sets the price of the budget.
         settings: What a search has chosen, the text of its settings.yaml (`mtorl.fitting.settings`); "" for the
             defaults. The text and not a path, since a changed file at the same path would be taken from the cache.
-        code_version: Part of the cache key: the library's version.
         volume: Folder that outlives a pod: for TensorBoard, and for checkpoints that a retry, or a later run of equal
             data and settings, goes on from; "" for none.
         pods: What pods get that train in place of this step, as a TrainJob (`components.trainer.train_job.Pods`), as

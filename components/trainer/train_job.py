@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,12 @@ _MANAGER = "mtorl-kubeflow/pipelines"
 _JOB, _CONTAINER = "node", "node"  # of the runtime
 _SHARED_MEMORY = "2Gi"  # through which the GPUs of a node, and what loads data for them, talk
 _LAST_SECONDS = 30
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""What the Pod Security Standard "restricted" asks of a container, with `pod_security` of its pod."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,6 @@ class Pods:
     cpu_limit: str
     memory: str
     seconds: int = 0
-    node_selector: dict[str, str] = field(default_factory=dict)
     runtime: str = "torch-distributed"
 
     def text(self) -> str:
@@ -143,16 +148,29 @@ def train_job(
     }
     if pods.seconds:
         spec["activeDeadlineSeconds"] = pods.seconds
-    metadata: dict[str, Any] = {"name": name, "labels": _labels()}
+    metadata: dict[str, Any] = {"name": name, "labels": labels_of(NAME, "training")}
     if owner is not None:
         metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": owner[0], "uid": owner[1]}]
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
 
-def _labels() -> dict[str, str]:
+def pod_security(user: int) -> dict[str, Any]:
+    """Security context of a pod that runs as a user and writes to volumes of that group."""
     return {
-        NAME_LABEL: NAME,
-        "app.kubernetes.io/component": "training",
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def labels_of(name: str, component: str) -> dict[str, str]:
+    """Recommended labels of an object."""
+    return {
+        NAME_LABEL: name,
+        "app.kubernetes.io/component": component,
         "app.kubernetes.io/part-of": "mtorl-kubeflow",
     }
 
@@ -161,11 +179,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
     """What the runtime does not know."""
     container = {
         "name": _CONTAINER,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
             {"name": "data", "mountPath": pods.folder},
             {"name": "tmp", "mountPath": "/tmp"},
@@ -173,14 +187,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
         ],
     }
     pod: dict[str, Any] = {
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": pods.user,
-            "runAsGroup": pods.user,
-            "fsGroup": pods.user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(pods.user),
         "terminationGracePeriodSeconds": _LAST_SECONDS,
         "containers": [container],
         "volumes": [
@@ -189,12 +196,10 @@ def _patch(pods: Pods) -> dict[str, Any]:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHARED_MEMORY}},
         ],
     }
-    if pods.node_selector:
-        pod["nodeSelector"] = pods.node_selector
     if pods.gpus:
         pod["tolerations"] = [{"key": pods.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}]
     # A sidecar of Istio would go on when the training has ended.
-    labels = {**_labels(), "sidecar.istio.io/inject": "false"}
+    labels = {**labels_of(NAME, "training"), "sidecar.istio.io/inject": "false"}
     template = {"metadata": {"labels": labels}, "spec": pod}
     jobs = [{"name": _JOB, "template": {"spec": {"template": template}}}]
     return {"template": {"spec": {"replicatedJobs": jobs}}}

@@ -11,8 +11,6 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
     """Refuse a log that lacks what an earlier one had; returns what has changed, in words.
 
     Args:
-        log: Folder written by ingest.
-        history: Folder in which the step `gate` notes what was trained on; "" for none.
         shrunk: "fail" refuses a log that has lost touchpoints since the newest training; "accept" trains on it.
     """
     import json

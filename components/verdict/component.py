@@ -22,13 +22,10 @@ def verdict(
     together, and a period at a time would have it anew each day.
 
     Args:
-        decision_log: Folder with decisions.parquet and outcomes.parquet.
         experiment: Path of the experiment file, or of a folder with several, as the router reads them.
         gain: What counts, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
         weights: Parquet with decision_id and weight for a replay of a real log; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
-        since: Start of the period (ISO time), inclusive; empty for no bound.
-        until: End of the period (ISO time), exclusive; empty for no bound.
         result: JSON of the verdict; of a folder, of all verdicts by the name of the file.
     """
     import json

@@ -21,13 +21,13 @@ from typing import Any
 import yaml
 
 from components.component import IMAGE
+from components.trainer.train_job import CONTAINER_SECURITY, labels_of, pod_security
 from mtorl.fitting.search import METRIC
 from mtorl.fitting.search_space import SPACE, Parameter
 from mtorl.runtime.files import replacing
-from pipelines.profile import MOUNT, on_cluster
+from pipelines.profile import MOUNT, TRAINING_SECONDS, USER, VOLUME, on_cluster
 
 NAME = "mtorl-search"
-_PROFILE = on_cluster(gpus=0)
 _CONTAINER = "trial"
 _HEAD = f"""# A search for the hyper-parameters of training, on a cluster: README.md. Written by `mtorl katib`, not by
 # hand, with the space of mtorl/fitting/search_space.py. In no overlay: Katib refuses changes of one that has begun.
@@ -74,7 +74,7 @@ def experiment(search: KatibSearch) -> dict[str, Any]:
     return {
         "apiVersion": "kubeflow.org/v1beta1",
         "kind": "Experiment",
-        "metadata": {"name": NAME, "labels": _labels()},
+        "metadata": {"name": NAME, "labels": labels_of(NAME, "search")},
         "spec": {
             "objective": {
                 "type": "minimize",
@@ -120,19 +120,10 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _labels() -> dict[str, str]:
-    return {
-        "app.kubernetes.io/name": NAME,
-        "app.kubernetes.io/component": "search",
-        "app.kubernetes.io/part-of": "mtorl-kubeflow",
-    }
-
-
 def _job(search: KatibSearch) -> dict[str, Any]:
     """A trial: the volume read-only, no token, nothing to write but scratch."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
-    resources = _PROFILE.training
-    assert resources is not None
+    resources = on_cluster(gpus=0).training
     container = {
         "name": _CONTAINER,
         "image": IMAGE,
@@ -143,11 +134,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
             # One thread trains; the rest of a step's limit would stay idle.
             "limits": {"cpu": "2", "memory": resources.memory},
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "data", "mountPath": MOUNT, "readOnly": True},
@@ -157,18 +144,11 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _PROFILE.user,
-            "runAsGroup": _PROFILE.user,
-            "fsGroup": _PROFILE.user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(USER),
         "containers": [container],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
-            {"name": "data", "persistentVolumeClaim": {"claimName": _PROFILE.volume}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": VOLUME}},
         ],
     }
     return {
@@ -176,7 +156,7 @@ def _job(search: KatibSearch) -> dict[str, Any]:
         "kind": "Job",
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": _PROFILE.timeout_seconds,
-            "template": {"metadata": {"labels": _labels()}, "spec": pod},
+            "activeDeadlineSeconds": TRAINING_SECONDS,
+            "template": {"metadata": {"labels": labels_of(NAME, "search")}, "spec": pod},
         },
     }

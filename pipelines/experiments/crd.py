@@ -68,21 +68,18 @@ def definition() -> dict[str, Any]:
 
 
 def _columns() -> list[dict[str, Any]]:
-    shown = {"Stage": "phase", "Users": "users", "Lift": "lift", "Interval": "interval"}
-    shown |= {"Spend": "spend", "Verdict": "verdict"}
-    kinds = {"Users": "integer"}
-    columns: list[dict[str, Any]] = [
-        {"name": name, "type": kinds.get(name, "string"), "jsonPath": f".status.{field}"}
-        for name, field in shown.items()
-    ]
-    ready = '.status.conditions[?(@.type=="InForce")].status'
-    columns.insert(1, {"name": "Enabled", "type": "boolean", "jsonPath": ".status.enabled"})
-    columns.append({"name": "In force", "type": "string", "jsonPath": ready})
-    accepted = '.status.conditions[?(@.type=="Accepted")].reason'
-    columns.append({"name": "Spec", "type": "string", "jsonPath": accepted})
-    columns.append({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
-    columns.append({"name": "Reason", "type": "string", "jsonPath": ".status.reason", "priority": 1})
-    return columns
+    condition = '.status.conditions[?(@.type=="{}")].{}'
+    columns = (
+        ("Stage", "string", ".status.phase"),
+        ("Enabled", "boolean", ".status.enabled"),
+        ("Users", "integer", ".status.users"),
+        *((name, "string", f".status.{name.lower()}") for name in ("Lift", "Interval", "Spend", "Verdict")),
+        ("In force", "string", condition.format("InForce", "status")),
+        ("Spec", "string", condition.format("Accepted", "reason")),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+    made: list[dict[str, Any]] = [dict(zip(("name", "type", "jsonPath"), one, strict=True)) for one in columns]
+    return [*made, {"name": "Reason", "type": "string", "jsonPath": ".status.reason", "priority": 1}]
 
 
 def _schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -21,11 +22,10 @@ from monitoring.experiments.look import look
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.verdict.period import PeriodError
 from monitoring.verdict.segments import segment_lifts
-from monitoring.verdict.stage_evidence import stage_evidence
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
-from mtorl.experiment.stage_machine import Evidence, in_force
+from mtorl.experiment.stage_machine import in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
@@ -39,23 +39,6 @@ from serving.local.stack import runs
 
 _REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # seconds that a ledger may take
-
-
-def evidence_now(
-    folder: ExperimentFolder,
-    served: Experiment,
-    since: float,
-) -> Evidence | None:
-    """What the router's log says now of an experiment as it is in force.
-
-    Args:
-        since: Start of its time at this stage, seconds since 1970.
-
-    Raises:
-        LogError: The log can't be read. Nothing may follow from that, unlike from a log without decisions.
-    """
-    with _opened(folder) as (log, spec, budget):
-        return stage_evidence(log, served, spec.reward.gain, since, budget_per_decision=budget)
 
 
 def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: float) -> Known:
@@ -101,10 +84,7 @@ def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_deci
 
 
 def view_of(
-    folder: ExperimentFolder,
-    now: float,
-    by: Sequence[str] = (),
-    known: Mapping[tuple[str, float], Known] | None = None,
+    folder: ExperimentFolder, now: float, by: Sequence[str] = (), known: Mapping[tuple[str, float], Known] | None = None
 ) -> View:
     """The document of an experiment. A file or a log that can't be read is part of it, as its `problem`.
 
@@ -149,7 +129,6 @@ def view_of(
 
 
 def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str]:
-    """Command lines by action."""
     move = f"mtorl experiment move {folder.file}"
     first = "shadow" if experiment.ramp is None else experiment.ramp.stages[0].stage
     return {
@@ -179,16 +158,9 @@ def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
         return None
     accounts = [*(arm.name for arm in served.arms), HOLDOUT, OVERRIDE]
     arms = {served.key(name): name for name in accounts} | {name: name for name in (ALL_ARMS, OUTSIDE)}
+    shown = ("campaign", "channel", "period", "limit", "spent", "reserved")
     return [
-        Spend(
-            arm=arms[balance.arm],
-            campaign=balance.campaign,
-            channel=balance.channel,
-            period=balance.period,
-            limit=balance.limit,
-            spent=balance.spent,
-            reserved=balance.reserved,
-        )
+        cast(Spend, {"arm": arms[balance.arm], **{name: getattr(balance, name) for name in shown}})
         for balance in balances
         if balance.arm in arms
     ]

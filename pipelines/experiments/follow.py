@@ -73,11 +73,7 @@ def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, s
 
 
 def _harm_ends(
-    resource: ExperimentResource,
-    serving: Experiment,
-    off: bool,
-    now: float,
-    known: Mapping[tuple[str, str], Known],
+    resource: ExperimentResource, serving: Experiment, off: bool, now: float, known: Mapping[tuple[str, str], Known]
 ) -> None:
     """Kill switch and rollback of what is in force, with a spec that can't be used."""
     found = state_of(resource.events(), serving)

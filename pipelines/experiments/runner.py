@@ -38,22 +38,14 @@ class Runner:
 
     Args:
         tell: Reports each move, and each change of what an experiment waits for.
-        clock: Seconds since 1970.
-        steady: Seconds of a monotonic clock.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[ExperimentFolder],
-        tell: Tell,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, folders: Sequence[ExperimentFolder], tell: Tell) -> None:
         self._folders = folders
         self._ramps = [folder for folder in folders if not folder.router_reads_file()]
         self._tell = tell
-        self._clock = clock
-        self._jumps = ClockJumps(steady)
+        self._clock: Callable[[], float] = time.time
+        self._jumps = ClockJumps(time.monotonic)
         self._kinds: dict[str, str] = {}
         self._views: dict[str, View] = {}
         self._closed = threading.Event()

@@ -275,7 +275,8 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
             if ramp.phase == "promoted":
                 again = RepeatedTraffic(source, _AFTER_PROMOTION)
                 promoted = _send(driver, again, Step("traffic-promoted", "traffic after the promotion"), times)
-            shifted = ShiftedTraffic(source, trained.spec, trained.arms["challenger"].reference(), DAYS_EACH, _SHIFTED)
+            reference = trained.arms["challenger"].reference()
+            shifted = ShiftedTraffic(source, _SHIFTED, DAYS_EACH, spec=trained.spec, reference=reference)
             step = Step("traffic-shifted", "traffic with a shifted context")
             return Served(clean, _send(driver, shifted, step, times), promoted, ramp)
         finally:

@@ -8,7 +8,6 @@ held-out users of a real log.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,9 +20,19 @@ from mtorl.artifact.saving import FEATURE_SERVICE
 from pipelines import local, monitoring, training
 from pipelines.loop import online, ramp
 from pipelines.loop.config import LoopConfig
-from pipelines.loop.finished_stages import Stage, at_work, begin, can_be_served, finish, left_by
 from pipelines.loop.monitored_days import check_days
-from pipelines.loop.run_folder import QUARANTINE, keep_only_quarantine, new_run, point_latest
+from pipelines.loop.run_folder import (
+    QUARANTINE,
+    Stage,
+    at_work,
+    begin,
+    can_be_served,
+    finish,
+    keep_only_quarantine,
+    left_by,
+    new_run,
+    point_latest,
+)
 from pipelines.loop.simulated_lift import policy_of, true_lift
 from pipelines.loop.summary import Finished, write_summary
 from pipelines.loop.traffic import Traffic
@@ -47,7 +56,8 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
             if interrupted is None:
                 with _keeping_only_quarantine(run, config):
                     begin(run, config)
-            _go_on(config, run, StepTimes(on_step))
+            left = left_by(run, "rehearse") or left_by(run, "train") or {"seconds": 0.0, "seconds_of_step": {}}
+            _go_on(config, run, StepTimes(on_step, left["seconds_of_step"], left["seconds"]))
         except BaseException as error:
             if run.exists() and left_by(run, "begin"):
                 served = f"{run} can be served: mtorl serve --run {run}\n" if can_be_served(run) else ""
@@ -60,7 +70,9 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
     """Take a run from its last finished stage to its end."""
     from monitoring.report import render
 
-    clock = _Clock(run, times)
+    def finished_with(stage: Stage, outputs: dict[str, Any]) -> None:
+        finish(run, stage, {**outputs, "seconds": times.total, "seconds_of_step": times.seconds})
+
     trained = online.Trained(config, run)
     if (left := left_by(run, "train")) is not None:
         point_latest(config.root, run)
@@ -75,33 +87,15 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
     else:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
-        clock.finish("train", {"steps": results})
+        finished_with("train", {"steps": results})
         point_latest(config.root, run)  # now, since a run that is killed does nothing at its end
         served = online.serve(trained, audience, experiment, times)
-        clock.finish("rehearse", {"served": served.to_json()})
+        finished_with("rehearse", {"served": served.to_json()})
     finished = _judge(trained, audience, experiment, served, times)
-    write_summary(replace(finished, steps={**steps, **finished.steps}, seconds=clock.seconds))
+    write_summary(replace(finished, steps={**steps, **finished.steps}, seconds=times.total))
     with times.step("report", "report"):
         render(run)
-    clock.finish("report", {})
-
-
-class _Clock:
-    """The time that a run takes, without its interruptions."""
-
-    def __init__(self, run: Path, times: StepTimes) -> None:
-        self._run, self._times, self._started = run, times, time.monotonic()
-        before = left_by(run, "rehearse") or left_by(run, "train") or {"seconds": 0.0, "seconds_of_step": {}}
-        self._before = before["seconds"]
-        times.seconds |= before["seconds_of_step"]
-
-    @property
-    def seconds(self) -> float:
-        return float(self._before + time.monotonic() - self._started)
-
-    def finish(self, stage: Stage, left: dict[str, Any]) -> None:
-        """Mark a stage as finished, with its outputs and the time until now."""
-        finish(self._run, stage, {**left, "seconds": self.seconds, "seconds_of_step": self._times.seconds})
+    finished_with("report", {})
 
 
 @contextmanager
@@ -218,25 +212,21 @@ def _true_lift(
     )
 
 
-def _write_weights(run: Path, traffic: Traffic) -> str:
-    """Write how much each decision of a replay counts; returns the path."""
-    path = run / "decision_log" / "weights.parquet"
-    traffic.weight_table().to_parquet(path)
-    return str(path)
-
-
 def _verdict(
     trained: online.Trained, experiment: online.Experiment, traffic: Traffic, on_step: OnStep
 ) -> dict[str, local.StepResult]:
     """Run the monitoring pipeline on the period of the experiment's own traffic."""
     run = trained.folder
+    weights = run / "decision_log" / "weights.parquet"
+    if trained.replays:
+        traffic.weight_table().to_parquet(weights)
     return local.run(
         monitoring.build(),
         {
             "decision_log": str(run / "decision_log"),
             "experiment": str(run / ramp.FILE),
             "gain": trained.spec.reward.gain.text,
-            "weights": _write_weights(run, traffic) if trained.replays else "",
+            "weights": str(weights) if trained.replays else "",
             "budget": experiment.budget if trained.replays else 0.0,
             "since": traffic.since.isoformat(),
             "until": traffic.until.isoformat(),

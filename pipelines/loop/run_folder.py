@@ -1,15 +1,38 @@
-"""A run's folder: named after its start, emptied when the input was refused, linked as latest once it can be served."""
+"""A run's folder, named after its start, with its finished stages, from which an interrupted run resumes.
+
+    RUN/stages/begin.json       settings, and digests of the data
+    RUN/stages/train.json       after gate and store: `mtorl serve` needs nothing more
+    RUN/stages/rehearse.json    results of the traffic
+    RUN/stages/report.json      the run is finished
+
+Each file appears whole or not at all. Within the training, KFP's cache answers finished steps, and an unfinished
+training resumes from its checkpoint. A rehearsal begins again: its users come in the order of their journeys.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import shutil
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, Literal
 
+from mtorl.log.dataset import SpecError
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime.files import replacing
+from mtorl.runtime.locks import locked
+from pipelines.local import InputError
+from pipelines.loop.config import LoopConfig, TrainingSettings
+
+Stage = Literal["begin", "train", "rehearse", "report"]
 QUARANTINE = Path("data", "quarantine.csv")
 """Where a run keeps the faulty rows of its log."""
+_OF_TRAINING = {field.name for field in fields(TrainingSettings)} | {"data", "collected"}
 
 
 def new_run(root: Path) -> Path:
@@ -57,3 +80,97 @@ def point_latest(root: Path, run: Path) -> None:
     temporary = root / f".latest.{os.getpid()}"
     temporary.symlink_to(run.name)
     temporary.replace(root / "latest")
+
+
+def begin(run: Path, config: LoopConfig) -> None:
+    """Keep the settings and digests that a run begins with. InputError: there is no such log."""
+    finish(run, "begin", {"settings": _settings(config), "data": _digests(config)})
+
+
+def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
+    """Mark a stage as finished, with what the next ones need of it."""
+    with replacing(_file(run, stage), durable=True) as unfinished:
+        unfinished.write_text(json.dumps(left))
+
+
+def left_by(run: Path, stage: Stage) -> dict[str, Any] | None:
+    """Outputs of a finished stage; None: it is not finished."""
+    path = _file(run, stage)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def can_be_served(run: Path) -> bool:
+    """Whether a run's training, store and experiment are there."""
+    return _file(run, "train").exists()
+
+
+def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
+    """Find the newest run, and the settings that it resumes with.
+
+    Args:
+        asked: Settings that must be those of the run; of stages that are not finished, they may be others.
+
+    Raises:
+        InputError: There is nothing to resume, or a finished stage had other settings or other data.
+    """
+    runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
+    if not runs:
+        raise InputError(f"{root}: no run to go on with; begin one without --resume")
+    run = runs[-1].resolve()
+    if _file(run, "report").exists():
+        raise InputError(f"{run}: the newest run is finished; begin another one without --resume")
+    begun = left_by(run, "begin") or {}
+    settings = begun["settings"]
+    free = set() if _file(run, "rehearse").exists() else set(settings) - _OF_TRAINING
+    differences = [
+        f"--{name.replace('_', '-')} was {settings[name]!r}, and is {value!r} now"
+        for name, value in asked.items()
+        if value != settings[name] and name not in free
+    ]
+    config = LoopConfig(**{**settings, **asked}, root=root)
+    if not differences:
+        now = _digests(config)
+        differences = [f"{name} has changed" for name, digest in begun["data"].items() if digest != now[name]]
+    if differences:
+        raise InputError(
+            f"{run}: can't go on: {'; '.join(differences)}. Put it back, or begin another run without --resume"
+        )
+    return run, config
+
+
+@contextmanager
+def at_work(run: Path, shared: bool = False) -> Iterator[None]:
+    """Lock a run's folder; `shared` lets others read it meanwhile, as servers do.
+
+    Raises:
+        InputError: Another process works there.
+    """
+    path = run / "stages" / ".lock"
+    path.parent.mkdir(exist_ok=True)
+    busy = InputError(f"{run}: a run or a server is at work there; wait for it, or stop it")
+    with locked(path, busy, shared=shared):
+        yield
+
+
+def _file(run: Path, stage: Stage) -> Path:
+    return run / "stages" / f"{stage}.json"
+
+
+def _settings(config: LoopConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name != "root"}
+
+
+def _digests(config: LoopConfig) -> dict[str, str]:
+    """Digests of all that a training reads, by a name for people."""
+    from features.collect.store import digest_of
+    from features.ingest.content import content_of
+    from features.ingest.log_folder import RawLog
+
+    try:
+        log = content_of(RawLog.named(config.source, config.dataset))
+        return {
+            f"the data of {config.data or config.dataset}": log,
+            **({f"the decisions of {config.collected}": digest_of(config.collected)} if config.collected else {}),
+        }
+    except (LogError, SpecError) as error:
+        raise InputError(str(error)) from None

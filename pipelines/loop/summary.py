@@ -104,7 +104,6 @@ def summarise(run: Finished) -> dict[str, Any]:
 
 
 def _steps(run: Finished) -> dict[str, dict[str, Any]]:
-    """Time, values and metrics of each step."""
     steps: dict[str, dict[str, Any]] = {}
     for name, seconds in run.seconds_of_step.items():
         steps[name] = {"seconds": round(seconds, 1)}

@@ -129,7 +129,7 @@ class ReplayedTraffic:
         """
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
-        context = {column.name: row[column.name] for column in self.spec.context}
+        context = self.opportunity(user_id, round_index)["context"]
         known = {name: row[time] for name, time in self.spec.outcome_times.items() if outcomes[name]}
         touchpoint = Touchpoint(row["timestamp"], row["channel"], context, outcomes, known)
         if not decision["expose"]:
@@ -140,23 +140,37 @@ class ReplayedTraffic:
 
 
 @dataclass(frozen=True)
-class ShiftedTraffic:
-    """The first opportunities of another source's users in a shifted context, one for each of some days.
-
-    Numeric context moves by two standard deviations of the reference; 70 % of the users get the rarest category of
-    every categorical column. Exposures are cancelled, so that this traffic spends nothing.
-    """
+class RepeatedTraffic:
+    """The first opportunity of some users of another source once more, to see which model answers; nothing is spent."""
 
     source: TrafficSource
-    spec: DatasetSpec
-    reference: pd.DataFrame
-    days: int
     most_users: int
+    times: int = 1
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """As many opportunities as days of each of the first users."""
-        return dict.fromkeys(list(self.source.opportunities)[: self.most_users], self.days)
+        """As many opportunities as times of each of the first users."""
+        return dict.fromkeys(list(self.source.opportunities)[: self.most_users], self.times)
+
+    def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
+        """The user's first opportunity."""
+        return self.source.opportunity(user_id, 0)
+
+    def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
+        """Cancel an exposure: no user sees it."""
+        return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftedTraffic(RepeatedTraffic):
+    """The same in a shifted context.
+
+    Numeric context moves by two standard deviations of the reference; 70 % of the users get the rarest category of
+    every categorical column.
+    """
+
+    spec: DatasetSpec
+    reference: pd.DataFrame
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
         """The user's first opportunity in a shifted context."""
@@ -170,31 +184,6 @@ class ShiftedTraffic:
             elif takes_rarest:
                 context[column.name] = str(values.value_counts().idxmin())
         return {**opportunity, "context": context}
-
-    def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Cancel an exposure: nobody is there to see it."""
-        return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
-
-
-@dataclass(frozen=True)
-class RepeatedTraffic:
-    """The first opportunity of some users of another source once more, to see which model answers; nothing is spent."""
-
-    source: TrafficSource
-    most_users: int
-
-    @property
-    def opportunities(self) -> Mapping[str, int]:
-        """One opportunity of each of the first users."""
-        return dict.fromkeys(list(self.source.opportunities)[: self.most_users], 1)
-
-    def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """As it was."""
-        return self.source.opportunity(user_id, round_index)
-
-    def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Cancel an exposure: nobody is there to see it."""
-        return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
 
 
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:

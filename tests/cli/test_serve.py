@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.run import served_files, share_log, silent_arms
-from pipelines.loop.finished_stages import finish
+from pipelines.loop.run_folder import finish
 from tests.features.collect.decision_logs import SPEC
 from tests.mtorl.experiment.experiments import FILE
 from tests.pipelines.experiments.test_local_servers import LATER, OLD, PORT, WON, run_with, without_server

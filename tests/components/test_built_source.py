@@ -129,14 +129,6 @@ def test_the_challenger_is_the_same_and_so_is_what_is_found_of_it(trained: dict[
     assert evaluations[0]["valued_on"] == "opportunities"
 
 
-def test_the_definitions_are_the_same_and_travel_without_sources(trained: dict[str, Trained], tmp_path: Path) -> None:
-    from features.offline.installation import install
-
-    raw, built = (Path(one.definitions.path) for one in trained.values())
-    assert {path.name for path in raw.iterdir()} == {path.name for path in built.iterdir()}
-    assert install(raw, tmp_path) and not install(built, tmp_path), "it defines nothing else"
-
-
 def test_what_is_compared_and_noted_is_the_same(trained: dict[str, Trained], tmp_path: Path) -> None:
     raw, built = trained.values()
     assert validate.python_func(built.log, str(tmp_path), "fail") == "the first training here"
@@ -154,18 +146,3 @@ def test_decisions_are_those_that_the_log_was_built_with(night: Path, trained: d
     with open_engine("duckdb") as engine:
         build(engine, raw(night), night / "without")
     assert len(collect.python_func(log, store, str(night / "without"))) == 64
-
-
-def test_what_cannot_be_used_ends_the_step_in_a_line(night: Path, output: Output, tmp_path: Path) -> None:
-    built, dataset = str(night / "built"), str(night / "mine.yaml")
-    content = fingerprint.python_func(built, dataset)
-    decisions = collect.python_func("", "", built)
-    log, quarantine = output(Dataset, "log"), output(Artifact, "quarantine")
-    with pytest.raises(SystemExit, match="users: a built log is taken whole"):
-        ingest.python_func(built, dataset, "fail", 20, 7, content, "", decisions, 0, CODE, log, quarantine)
-    ingest.python_func(built, dataset, "fail", 0, 7, content, "", decisions, 0, CODE, log, quarantine)
-    with open_engine("duckdb") as engine:  # as Spark does it in the middle of a run
-        build(engine, RawLog(users=30), tmp_path / "built")
-    windows, definitions = output(Dataset, "windows"), output(Artifact, "definitions")
-    with pytest.raises(SystemExit, match="replaced by another build while this run was reading it; run again"):
-        build_features.python_func(log, str(tmp_path / "built"), CODE, windows, definitions)

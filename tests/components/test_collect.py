@@ -91,7 +91,3 @@ def test_the_second_night_learns_from_the_first(
     for arm in ("challenger", "incumbent"):
         low, high = value["mean_weight_ci"][arm]
         assert low < 1.1 and high > 0.9
-
-
-def test_the_step_of_old_reads_no_decisions(log: Artifact, output: Output) -> None:
-    assert not (Path(read(output, "", "").path) / OPPORTUNITIES_FILE).exists()

@@ -78,37 +78,24 @@ def test_the_newest_model_says_what_the_data_are(decision_log: Path, registry: P
     assert State.read(state / STATE_FILE).streams == found.streams
 
 
-def test_what_was_found_is_a_word_and_no_failure(
-    registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert judge(tmp_path / "none", registry, tmp_path / "monitor") == "not judged"
-    assert "outcomes could not be judged, no_decisions: " in capsys.readouterr().out
-    known(tmp_path / "monitor", "harm")
-    assert judge(tmp_path / "none", registry, tmp_path / "monitor") == "harm"
-    assert "harm: outcomes/gain_per_cost: a sentence about harm" in capsys.readouterr().out
-
-
-def test_beside_another_check_it_says_what_that_one_knew(
-    registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    state = tmp_path / "monitor"
+def test_what_was_found_is_a_word_and_no_failure_also_of_another_check(registry: Path, tmp_path: Path) -> None:
+    state, none = tmp_path / "monitor", tmp_path / "none"
+    assert judge(none, registry, state) == "not judged"
+    known(state, "harm")
+    assert judge(none, registry, state) == "harm"
+    known(state, "drift")
+    before = (state / STATE_FILE).read_bytes()
     with alone(state):
-        assert judge(tmp_path / "none", registry, state) == "not judged"
-        known(state, "drift")
-        before = (state / STATE_FILE).read_bytes()
-        assert judge(tmp_path / "none", registry, state) == "moved"
-    assert "another check is at work" in capsys.readouterr().out
+        assert judge(none, registry, state) == "moved"
     assert (state / STATE_FILE).read_bytes() == before
 
 
-def test_what_it_needs_is_said(registry: Path, tmp_path: Path) -> None:
-    for arguments, words in (
-        ((tmp_path / "log", tmp_path / "empty", tmp_path / "monitor"), "empty: no model is published"),
-        ((tmp_path / "log", registry, tmp_path / "monitor", "nope"), "nope"),
-    ):
+def test_what_it_lacks_ends_the_step_in_a_line(registry: Path, tmp_path: Path) -> None:
+    state = tmp_path / "monitor"
+    for models, dataset, words in ((tmp_path / "empty", "", "no model is published"), (registry, "nope", "nope")):
         with pytest.raises(SystemExit, match=words):
-            judge(*arguments)
-    (tmp_path / "monitor").mkdir()
-    (tmp_path / "monitor" / STATE_FILE).write_text("{")
+            judge(tmp_path / "log", models, state, dataset)
+    state.mkdir()
+    (state / STATE_FILE).write_text("{")
     with pytest.raises(SystemExit, match="not a monitor's state"):
-        judge(tmp_path / "log", registry, tmp_path / "monitor")
+        judge(tmp_path / "log", registry, state)

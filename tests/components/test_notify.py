@@ -11,7 +11,8 @@ import pytest
 from kfp.dsl import PipelineTaskFinalStatus
 from kubernetes import config
 
-from components.notify.component import notify, run_end
+from components.notify import run_end
+from components.notify.component import notify
 from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import run_notes
@@ -98,18 +99,6 @@ def test_a_platform_whose_argo_retries_no_groups() -> None:
     assert found == ("FAILED", "bad: main: Error (exit code 1)")
 
 
-@pytest.mark.parametrize(
-    ("node", "step"),
-    [
-        ("run(0).root(0).train-challenger(0).executor(1)", "train-challenger"),
-        ("run(0).root(0).condition-1(0).publish(0).executor(0)", "publish"),
-        ("run(0).root(0).ingest-driver(0)", "ingest"),
-    ],
-)
-def test_a_pod_belongs_to_a_step(node: str, step: str) -> None:
-    assert run_end.step_of(node) == step
-
-
 def test_an_attempt_that_was_retried_is_no_reason() -> None:
     deleted = ENDS["a pod was deleted, and retried"]
     group = deleted["node"].partition(".onExit")[0]
@@ -153,11 +142,4 @@ def test_a_step_that_succeeded_when_it_was_tried_again_is_no_reason(run: str) ->
     assert notify.python_func("mtorl-train", run, status("SUCCEEDED")) == "mtorl-train SUCCEEDED"
     (kept,) = newest_runs(Path(run))
     assert not kept.failed and kept.why == {} and kept.succeeded == kept.at
-
-
-def test_a_pod_that_was_killed_could_say_nothing(run: str) -> None:
-    assert notify.python_func("mtorl-train", run, status("FAILED")) == "mtorl-train FAILED; run: it failed"
-
-
-def test_without_a_folder_it_only_says_so() -> None:
-    assert notify.python_func("mtorl-train", "", status("SUCCEEDED")) == "mtorl-train SUCCEEDED"
+    assert notify.python_func("mtorl-train", "", status("FAILED")) == "mtorl-train FAILED; run: it failed"

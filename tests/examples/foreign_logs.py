@@ -2,7 +2,7 @@
 
 `bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021) as the package `obp` brings it, with random
 values. `ads_export` is like an export of an ads platform with a German locale, `nested_events` like the events of an ad
-server, `without_cost` like the log of a recommender that pays for nothing.
+server.
 """
 
 from __future__ import annotations
@@ -78,18 +78,3 @@ def nested_events(path: Path) -> None:
             if event["outcome"]["clicked"] and random.random() < 0.4:
                 event["outcome"]["revenue"] = round(float(random.gamma(2, 3)), 2)
             file.write(json.dumps(event) + "\n")
-
-
-def without_cost(path: Path) -> None:
-    """A log of users, slots and a label whose name says nothing to a program."""
-    random = np.random.default_rng(4)
-    label = random.random(ROWS) < 0.25
-    log = {
-        "uid": [f"u{u}" for u in random.integers(0, 400, ROWS)],
-        "served_at": pd.date_range("2024-03-01", periods=ROWS, freq="9min").strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "slot": random.choice(["top", "side", "end"], ROWS),
-        "geklickt": np.where(label, "ja", "nein"),
-        "label": label.astype(int),
-        "hour of day": random.integers(0, 24, ROWS),
-    }
-    pd.DataFrame(log).to_csv(path, index=False)

@@ -26,7 +26,6 @@ QUESTIONS = {
     "bandit.csv": ["user_id", "channel"],
     "ads.csv": [],
     "events.jsonl": [],
-    "recommender.csv": ["click"],
 }
 
 
@@ -42,7 +41,6 @@ def mtorl(*arguments: object, code: int = 0) -> str:
         ("bandit.csv", foreign_logs.bandit),
         ("ads.csv", foreign_logs.ads_export),
         ("events.jsonl", foreign_logs.nested_events),
-        ("recommender.csv", foreign_logs.without_cost),
     ],
 )
 def test_a_foreign_log_goes_from_file_to_a_served_decision(

@@ -25,9 +25,8 @@ from mtorl.runtime import files, run_notes
 from mtorl.runtime.files import sha256_of
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines import on_volume
-from pipelines.local import InputError, PipelineError
+from pipelines.local import CACHED, InputError, PipelineError
 from pipelines.on_volume import Ended, run_on
-from pipelines.runner_output import CACHED
 from pipelines.steps import OnStep, Step
 from tests.pipelines.forked_steps import forked_steps
 

@@ -45,6 +45,7 @@ def refusing(message: str = ""):
 
 def test_results_and_progress(tmp_path: Path) -> None:
     events: list[tuple[str, float, float, str]] = []
+    before = builtins.print, logging.getLogger().handlers[:], logging.getLogger().level
     steps = local.run(
         doubling, {"number": 3}, tmp_path / "root", lambda step, *event: events.append((step.name, *event))
     )
@@ -54,24 +55,16 @@ def test_results_and_progress(tmp_path: Path) -> None:
     assert ("double", 0, 0, "") in events and ("double", 1, 4, "a quarter") in events
     assert events[-1] == ("double-2", 1, 1, "")
     assert "double-2" in (tmp_path / "root" / "pipeline.log").read_text()
+    assert (builtins.print, logging.getLogger().handlers[:], logging.getLogger().level) == before
 
 
-def test_a_failing_step_names_its_error_and_the_log(tmp_path: Path) -> None:
+def test_a_failing_step_names_its_error_and_the_log_and_a_users_fault_comes_through_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(local.PipelineError, match=r"the step broke on purpose.*pipeline\.log"):
         local.run(refusing, {}, tmp_path / "root", lambda *_: None)
-
-
-def test_a_users_fault_comes_through_as_it_is(tmp_path: Path) -> None:
     message = "log.csv: column 'channel': 2 rows\nwith an unknown channel"
     with pytest.raises(local.InputError) as raised:
         local.run(refusing, {"message": message}, tmp_path / "root", lambda *_: None)
     assert str(raised.value) == message
-
-
-def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
-    before = builtins.print, logging.getLogger().handlers[:], logging.getLogger().level
-    local.run(doubling, {}, tmp_path / "root", lambda *_: None)
-    assert (builtins.print, logging.getLogger().handlers[:], logging.getLogger().level) == before
 
 
 @pytest.mark.integration

@@ -1,8 +1,8 @@
 """The Lease that makes one of several operators the leader.
 
-    lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS), "mtorl-operator")
+    lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
     lease.wait()                 # until it is ours; then renewed in the background
-    lease.on_loss(end)           # ends the process: it must not go on as leader
+                                 # a loss ends the process: it must not go on as leader
 
 The leader alone reads the log, moves ramps and changes model servers. Each operator follows kill switches and moves by
 people. Correctness does not depend on the lease: the API server refuses a write to an object that has changed since it
@@ -17,7 +17,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 
 from pipelines.experiments.cluster_api import micro_time
 from serving.kubernetes_api import Conflict, KubernetesApi
@@ -25,6 +24,7 @@ from serving.kubernetes_api import Conflict, KubernetesApi
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = (2.0, 2.0)
 """Of the API server that the lease is asked of: the holder must not wait until others take it for dead."""
+_NAME = "mtorl-operator"
 _HELD_SECONDS = 15  # without a renewal it is free for others
 _RENEW_SECONDS = 3.0
 _GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends when the next one fails: about when others may begin
@@ -33,35 +33,26 @@ _GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends when the next one f
 class Lease:
     """A Lease of the API group coordination.k8s.io.
 
-    Args:
-        holder: Our identity; by default, the host and a random suffix.
-
     Attributes:
         leads: Whether it is ours.
         leader: Its holder, as last seen; empty: none.
     """
 
-    def __init__(self, api: KubernetesApi, name: str, holder: str = "") -> None:
+    def __init__(self, api: KubernetesApi) -> None:
         self._api = api
         self.namespace = api.namespace
-        self._name = name
-        self._holder = holder or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self._holder = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self._seen: tuple[tuple[str | None, str | None], float] = ((None, None), -1.0)
         self._said = ""
-        self._end: Callable[[], None] = lambda: os._exit(1)
         self.leads = False
         self.leader = ""
-
-    def on_loss(self, end: Callable[[], None]) -> None:
-        """Set what happens when it is lost; by default, the process ends at once."""
-        self._end = end
 
     def wait(self) -> None:
         """Wait until it is ours, and hold it from then on."""
         said = False
         while not self._try():
             if not said:
-                log.info("stands by: %s holds the lease %s", self.leader or "nobody yet", self._name)
+                log.info("stands by: %s holds the lease %s", self.leader or "nobody yet", _NAME)
                 said = True
             time.sleep(1.0)
         self.leads = True
@@ -70,9 +61,9 @@ class Lease:
     def release(self) -> None:
         """Release it, so that the next operator need not wait; if that fails, it expires."""
         try:
-            found = self._api.get("leases", self._name)
+            found = self._api.get("leases", _NAME)
             if found is not None and found["spec"].get("holderIdentity") == self._holder:
-                self._api.replace("leases", self._name, {**found, "spec": {**found["spec"], "holderIdentity": None}})
+                self._api.replace("leases", _NAME, {**found, "spec": {**found["spec"], "holderIdentity": None}})
         except Exception as error:  # at the end, nothing else can be done about it
             log.info("the lease could not be given back: %s", error)
 
@@ -83,9 +74,8 @@ class Lease:
             if self._try():
                 held = time.monotonic()
             elif time.monotonic() - held > _GIVE_UP_SECONDS:
-                log.error("the lease %s could not be renewed: this operator ends", self._name)
-                self._end()
-                return
+                log.error("the lease %s could not be renewed: this operator ends", _NAME)
+                os._exit(1)
 
     def _try(self) -> bool:
         """Take or renew it; whether it is ours."""
@@ -94,7 +84,7 @@ class Lease:
         except Exception as error:  # of the network as well as of the API server
             words = str(error).splitlines()[0]
             if words != self._said and not isinstance(error, Conflict):
-                log.warning("the lease %s: %s", self._name, words)
+                log.warning("the lease %s: %s", _NAME, words)
                 self._said = words
             return False
 
@@ -106,9 +96,9 @@ class Lease:
             "acquireTime": now,
             "renewTime": now,
         }
-        found = self._api.get("leases", self._name)
+        found = self._api.get("leases", _NAME)
         if found is None:
-            kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": self._name}}
+            kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": _NAME}}
             self._api.create("leases", {**kind, "spec": spec})
             return True
         held = found.get("spec") or {}
@@ -117,7 +107,7 @@ class Lease:
             return False
         if self.leader == self._holder:
             spec["acquireTime"] = held.get("acquireTime")
-        self._api.replace("leases", self._name, {**found, "spec": spec})
+        self._api.replace("leases", _NAME, {**found, "spec": spec})
         return True
 
     def _is_stale(self, holder: str, renewed: str | None) -> bool:

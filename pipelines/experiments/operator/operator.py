@@ -74,25 +74,15 @@ class Operator:
     Args:
         dataset: The data set's description, which each spec must fit; None: it is not checked.
         servers: The model servers, of which a promotion changes one.
-        clock: Seconds since 1970.
-        steady: Seconds of a monotonic clock.
     """
 
-    def __init__(
-        self,
-        api: ClusterApi,
-        reader: LogReader,
-        dataset: DatasetSpec | None,
-        servers: ModelServers,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, api: ClusterApi, reader: LogReader, dataset: DatasetSpec | None, servers: ModelServers) -> None:
         self._api = api
         self._reader = reader
         self._dataset = dataset
         self._servers = servers
-        self._clock = clock
-        self._jumps = ClockJumps(steady)
+        self._clock: Callable[[], float] = time.time
+        self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
         self._promoted: set[str] = set()  # objects to settle: whoever comes after a crash looks at all of them
         self._found: dict[tuple[str, str], Known] = {}  # by name and salt: another salt is another experiment

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mtorl.runtime.validation import StrictModel, Text
 from pipelines.experiments.operator.status import Condition
@@ -36,20 +36,19 @@ class Asked(StrictModel):
 class Routers:
     """Routers that have polled lately, and the versions that they had."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def heard(self, router: str, versions: Mapping[str, str]) -> None:
         """Keep which version of each experiment a router has."""
         with self._lock:
-            self._heard[router] = self._clock(), versions
+            self._heard[router] = time.monotonic(), versions
 
     def condition(self, experiment: str, version: str) -> Condition:
         """Whether every router has a version of an experiment."""
         with self._lock:
-            now = self._clock()
+            now = time.monotonic()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}
             heard = dict(self._heard)
         behind = sorted(name for name, (_, has) in heard.items() if has.get(experiment) != version)

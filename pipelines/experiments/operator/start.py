@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,53 +49,39 @@ _ALL_ADDRESSES = "0.0.0.0"
 _KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the process.
-
-    Attributes:
-        config_map: Name of the ConfigMap with what is in force.
-        dataset: The data set's description.
-        log: Folder where each router has exported its decision log.
-        every: Seconds between two looks at the log.
-    """
-
-    namespace: str
-    dataset: Path
-    log: Path
-    config_map: str = "mtorl-experiment"
-    port: int = 8080
-    every: float = 60.0
-
-
-def run(settings: Settings) -> None:
+def run(namespace: str, dataset: Path, log_folder: Path, config_map: str, port: int, every: float) -> None:
     """Run until the process is stopped.
+
+    Args:
+        dataset: The data set's description.
+        log_folder: Where each router has exported its decision log.
+        config_map: Name of the ConfigMap with what is in force.
+        every: Seconds between two looks at the log.
 
     Raises:
         SpecError: The data set's description can't be used.
         OSError: The port is taken.
     """
-    spec = DatasetSpec.load(settings.dataset)
-    api = ClusterApi(settings.namespace, settings.config_map)
-    reader = LogReader(settings.log, counted_gain(spec))
+    spec = DatasetSpec.load(dataset)
+    api = ClusterApi(namespace, config_map)
+    reader = LogReader(log_folder, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
-    lease = Lease(KubernetesApi(settings.namespace, ANSWER_SECONDS), "mtorl-operator")
+    lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
     served = _Site(operator, lease)
-    threading.Thread(target=_lead, args=(operator, lease, settings), name="lead", daemon=True).start()
+    threading.Thread(target=_lead, args=(operator, lease, every), name="lead", daemon=True).start()
     try:
-        with serving(served.app(), _ALL_ADDRESSES, settings.port):
-            asyncio.run(_hear(operator, settings.namespace, served.follows))
+        with serving(served.app(), _ALL_ADDRESSES, port):
+            asyncio.run(_hear(operator, namespace, served.follows))
     finally:
         reader.close()
         lease.release()
 
 
-def _lead(operator: Operator, lease: Lease, settings: Settings) -> None:
-    """Wait for the lease, then start the leader's threads."""
+def _lead(operator: Operator, lease: Lease, every: float) -> None:
     lease.wait()
-    log.info("leads: this operator acts on the experiments of %s", settings.namespace)
+    log.info("leads: this operator acts on the experiments of %s", lease.namespace)
     for name, act, seconds in (
-        ("log", operator.advance, settings.every),
+        ("log", operator.advance, every),
         ("servers", operator.settle, 1.0),
         ("routers", operator.watch, 1.0),
     ):
@@ -158,7 +143,7 @@ class _Site:
         self._answers = ThreadPoolExecutor(1, "answers")
 
     def app(self) -> web.Application:
-        """The page of experiments, with what routers and Kubernetes ask."""
+        """The page of experiments, polls of routers, and probes."""
         app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads)
         app.router.add_post("/v1/in-force", self._in_force)
         app.router.add_get("/health/{probe:live|ready}", self._health)

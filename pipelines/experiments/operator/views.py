@@ -73,7 +73,6 @@ def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def _commands(resource: ExperimentResource, namespace: str) -> dict[str, str]:
-    """Command lines by action."""
     stages = (resource.spec.get("ramp") or {}).get("stages") or [{}]
 
     def patch(**fields: Any) -> str:

@@ -24,7 +24,7 @@ from mtorl.fitting.worker import FitTask
 from mtorl.network.parallel import TrainingFailed
 from mtorl.network.training import TrainConfig
 from mtorl.runtime import progress
-from tests.components.trainer.trainer_cluster import JOBS, PODS, Object, TrainerCluster
+from tests.components.trainer.trainer_cluster import Object, TrainerCluster
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
@@ -167,7 +167,7 @@ def test_a_pod_that_waits_is_said(
     cluster.pods = [{"metadata": {"name": "node-0-0"}, "status": {"conditions": [condition]}}]
 
     def later(job: Object) -> None:
-        eventually(lambda: [one for one in cluster.asked if one == ("GET", PODS)][3:])
+        eventually(lambda: cluster.asked.count("list") > 3)
         cluster.end(job, "Failed", "DeadlineExceeded", "TrainJob exceeded its deadline")
 
     cluster.play = later
@@ -184,7 +184,7 @@ def test_a_step_that_is_tried_again_takes_what_its_first_attempt_has_left(
     cluster.begin(running)
     over = threading.Thread(
         target=lambda: (
-            eventually(lambda: [one for one in cluster.asked if one == ("GET", f"{JOBS}/{NAME}")][2:]),
+            eventually(lambda: cluster.asked.count("get") > 2),
             cluster.end(running, "Failed", "FailedJobs", "its own"),
         )
     )
@@ -205,71 +205,40 @@ def test_a_step_that_is_tried_again_takes_what_its_first_attempt_has_left(
     assert train(task, shared).digest == there.digest and len(cluster.created) == 3 and not shared.exists()
 
 
-def test_an_api_server_that_is_away_for_a_while_is_asked_again(
-    cluster: TrainerCluster, task: FitTask, shared: Path
-) -> None:
-    cluster.broken = {("GET", JOBS): [503], ("POST", JOBS): [500], ("DELETE", JOBS): [429]}
-    failing(cluster)
-    with pytest.raises(TrainingFailed, match="jobset failed"):
-        train(task, shared)
-    assert not any(cluster.broken.values()) and cluster.deleted == [NAME]
-
-
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (403, "Kubernetes: 403 POST is not allowed; give the run's .* manifests/pipelines/platform/access.yaml"),
-        (404, "404 POST is not allowed; install Kubeflow Trainer"),
-        (422, "422 POST is not allowed"),
+        (403, "Kubernetes: 403 create is not allowed; give the run's .* manifests/pipelines/platform/access.yaml"),
+        (404, "404 create is not allowed; install Kubeflow Trainer"),
+        (422, "422 create is not allowed"),
     ],
 )
 def test_what_the_api_server_refuses_is_an_error_with_words(
     status: int, words: str, cluster: TrainerCluster, task: FitTask, shared: Path
 ) -> None:
-    cluster.broken = {("POST", JOBS): [status]}
+    cluster.refused = {"create": status}
     with pytest.raises(TrainingFailed, match=words):
         train(task, shared)
 
 
-def test_it_trains_without_the_right_to_read_pods(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
-    cluster.broken = {("GET", PODS): [403] * 1000}
-    cluster.play = cluster.run_pods
-    quick = replace(task, config=replace(CONFIG, epochs=1))
-    assert len(learned(train(quick, shared))) == 1
-
-
 def test_a_job_that_leaves_nothing_says_where_to_look(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
     def later(job: Object) -> None:
-        eventually(lambda: [one for one in cluster.asked if one == ("GET", f"{JOBS}/{NAME}")][2:])
+        eventually(lambda: cluster.asked.count("get") > 2)
         cluster.end(job, "Complete")
 
     cluster.play = later
+    cluster.refused = {"list": 403}  # which is no reason to end it
     with pytest.raises(TrainingFailed, match=r"has left no .*/model: is the claim mtorl-data the volume of this step"):
         train(task, shared)
 
 
-def test_a_volume_is_needed(task: FitTask) -> None:
-    with pytest.raises(TrainingFailed, match="needs a volume"):
-        train_in_pods(task, TWO, pods(), "")
+def test_sigterm_removes_the_job(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
+    def stop(job: Object) -> None:
+        eventually(lambda: cluster.asked.count("get") > 1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-
-def test_sigterm_removes_the_job(cluster: TrainerCluster, task: FitTask, shared: Path, task_file: Path) -> None:
-    task.save(task_file)
-    code = f"""
-import sys
-from pathlib import Path
-from kubernetes import client, config
-there = client.Configuration()
-there.host = "http://127.0.0.1:{cluster.server_address[1]}"
-client.Configuration.set_default(there)
-config.load_kube_config = lambda: None
-from components.trainer.train import train_in_pods
-from components.trainer.train_job import Pods, Size
-from mtorl.fitting.worker import FitTask
-train_in_pods(FitTask.load(Path(sys.argv[1])), Size(2, 1), Pods.of(sys.argv[2]), sys.argv[3])
-"""
-    step = subprocess.Popen([sys.executable, "-c", code, str(task_file), pods().text(), str(shared)])
-    eventually(lambda: cluster.created or step.poll() is not None)
-    step.send_signal(signal.SIGTERM)
-    assert step.wait() == 143
+    cluster.play = stop
+    with pytest.raises(SystemExit) as ended:
+        train(task, shared)
+    assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert cluster.deleted == [NAME] and (shared / "windows").exists(), "the next attempt need not copy them again"

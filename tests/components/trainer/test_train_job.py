@@ -38,7 +38,6 @@ PODS = Pods(
     cpu_limit="8",
     memory="16Gi",
     seconds=3600,
-    node_selector={"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
 )
 JOB = train_job(
     "mtorl-train-0a1b2c3d4e5f6071",
@@ -65,7 +64,7 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     return dict(node["template"]["spec"]["template"])
 
 
-@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpus=0, node_selector={}, seconds=0)])
+@pytest.mark.parametrize("pods", [PODS, replace(PODS, gpus=0, seconds=0)])
 def test_trainer_knows_all_of_it(pods: Pods) -> None:
     done = validated(train_job("mtorl-train-0a1b", Size(2, 1), pods, "/t", "/r"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -119,37 +118,19 @@ def test_its_pods_are_what_a_restricted_namespace_takes() -> None:
 def test_a_node_gets_its_gpus_and_what_a_quota_asks_for() -> None:
     trainer, pod = JOB["spec"]["trainer"], pod_of(JOB)["spec"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
+    assert {one["name"] for one in trainer["env"]} == {
+        *("HOME", "MTORL_PROGRESS", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
+    }, "none of torchrun's own, which Trainer's webhook refuses"
+    (owner,) = JOB["metadata"]["ownerReferences"]
+    assert JOB["spec"]["activeDeadlineSeconds"] == 3600 and (owner["kind"], owner["uid"]) == ("Pod", "6f0c")
     assert trainer["resourcesPerNode"] == {
         "requests": {"cpu": "4", "memory": "16Gi"},
         "limits": {"cpu": "8", "memory": "16Gi", "nvidia.com/gpu": "8"},
     }
-    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu" and pod["nodeSelector"] == PODS.node_selector
-    on_cpus = train_job("a", Size(2, 1), replace(PODS, gpus=0, node_selector={}), "/t", "/r")
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    on_cpus = train_job("a", Size(2, 1), replace(PODS, gpus=0), "/t", "/r")
     assert set(on_cpus["spec"]["trainer"]["resourcesPerNode"]["limits"]) == {"cpu", "memory"}
-    assert not {"tolerations", "nodeSelector"} & set(pod_of(on_cpus)["spec"])
-
-
-def test_nothing_of_it_is_left_over() -> None:
-    assert JOB["spec"]["activeDeadlineSeconds"] == 3600
-    assert JOB["metadata"]["ownerReferences"] == [
-        {"apiVersion": "v1", "kind": "Pod", "name": "train-challenger-1", "uid": "6f0c"}
-    ]
-    assert "ownerReferences" not in train_job("a", Size(), PODS, "/t", "/r")["metadata"]
-
-
-def test_no_variable_is_one_of_torchruns_own() -> None:
-    """Trainer's webhook refuses those."""
-    assert not [one["name"] for one in JOB["spec"]["trainer"]["env"] if one["name"].startswith("PET_")]
-    assert {one["name"] for one in JOB["spec"]["trainer"]["env"]} == {
-        "HOME",
-        "MTORL_PROGRESS",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
-    }
-
-
-def test_pods_are_a_parameter_of_a_step() -> None:
-    assert Pods.of(PODS.text()) == PODS
-    assert json.loads(PODS.text())["claim"] == "mtorl-data"
+    assert "tolerations" not in pod_of(on_cpus)["spec"]
 
 
 @pytest.mark.parametrize(

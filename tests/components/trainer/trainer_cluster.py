@@ -1,7 +1,7 @@
-"""An API server that knows TrainJobs, and what Kubeflow Trainer makes of them: pods, here processes of this machine.
+"""TrainJobs in memory, and what Kubeflow Trainer makes of them: pods, here processes of this machine.
 
     with TrainerCluster() as cluster:
-        cluster.use(monkeypatch)         # the kubernetes client talks to it
+        cluster.use(monkeypatch)         # in place of the API server
         cluster.play = cluster.run_pods  # or any function that says what becomes of a job
 
 Pods run the job's own command, with the variables that Trainer's policy for torch sets, and are started again like
@@ -18,75 +18,86 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from serving.kubernetes_api import Conflict, KubernetesApi, Refused
+
 Object = dict[str, Any]
-JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/mine/trainjobs"
-PODS = "/api/v1/namespaces/mine/pods"
 _RESTARTS = 6  # a Job's backoffLimit
 
 
-class TrainerCluster(ThreadingHTTPServer):
-    """The namespace "mine"."""
-
-    daemon_threads = True
+class TrainerCluster(KubernetesApi):
+    """What a training asks of the API server; `refused` holds the status of each request that is refused."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Requests)
+        self.namespace = "mine"
         self.jobs: dict[str, Object] = {}
         self.pods: list[Object] = []
         self.logs: dict[str, str] = {}
         self.created: list[Object] = []
         self.deleted: list[str] = []
-        self.asked: list[tuple[str, str]] = []  # verb and path
-        self.broken: dict[tuple[str, str], list[int]] = {}  # by verb and start of a path: the next answers' codes
+        self.asked: list[str] = []  # "get", "list" ...
+        self.refused: dict[str, int] = {}
         self.processes: list[subprocess.Popen[str]] = []
         self.play: Callable[[Object], None] = lambda job: None
-        self._playing: list[threading.Thread] = []
 
     def __enter__(self) -> TrainerCluster:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.jobs.clear()
         self._stop()
-        self.shutdown()
-        self.server_close()
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the kubernetes client of this process find it."""
-        from kubernetes import client, config
-
-        there = client.Configuration()
-        there.host = f"http://127.0.0.1:{self.server_address[1]}"
-        monkeypatch.setattr(client.Configuration, "_default", there)
-        monkeypatch.setattr(config, "load_kube_config", lambda: None)
-        monkeypatch.setenv("MTORL_NAMESPACE", "mine")
+        """Let trainings of this process ask it."""
+        monkeypatch.setattr("components.trainer.train.KubernetesApi", lambda *_, **__: self)
 
     def begin(self, job: Object) -> None:
         """A job that was made."""
         self.jobs[job["metadata"]["name"]] = job
         self.created.append(json.loads(json.dumps(job)))
-        thread = threading.Thread(target=self.play, args=(job,), daemon=True)
-        thread.start()
-        self._playing.append(thread)
+        threading.Thread(target=self.play, args=(job,), daemon=True).start()
 
     def end(self, job: Object, kind: str, reason: str = "AllJobsCompleted", message: str = "jobset completed") -> None:
         """Say in its conditions that it is over."""
         said = {"status": "True", "reason": reason, "message": message, "lastTransitionTime": "2026-11-29T00:00:00Z"}
         job.setdefault("status", {})["conditions"] = [{"type": kind, **said}]
 
-    def remove(self, name: str) -> None:
+    def get(self, kind: str, name: str) -> Object | None:
+        self._ask_for("get")
+        found = self.jobs.get(name)
+        return None if found is None else dict(json.loads(json.dumps(found)))
+
+    def create(self, kind: str, body: Any) -> Object:
+        self._ask_for("create")
+        if body["metadata"]["name"] in self.jobs:
+            raise Conflict("already exists")
+        self.begin(body)
+        return dict(body)
+
+    def delete(self, kind: str, name: str) -> None:
         """A job, and its pods."""
+        self._ask_for("delete")
         self.deleted.append(name)
         self.jobs.pop(name, None)
         self._stop()
+
+    def list(self, kind: str, selector: str = "") -> Any:
+        assert kind == "pods" and selector.split("=")[0] == "jobset.sigs.k8s.io/jobset-name"
+        self._ask_for("list")
+        return self.pods
+
+    def log(self, pod: str, lines: int) -> str:
+        if pod not in self.logs:
+            raise Refused(400, "not started")
+        return self.logs[pod]
+
+    def _ask_for(self, what: str) -> None:
+        self.asked.append(what)
+        if what in self.refused:
+            raise Refused(self.refused[what], f"{what} is not allowed")
 
     def run_pods(self, job: Object) -> None:
         """Run the job's command on as many nodes as it wants, each a process of this machine."""
@@ -128,62 +139,3 @@ class TrainerCluster(ThreadingHTTPServer):
                 process.terminate()
         for process in self.processes:
             process.wait()
-
-
-class _Requests(BaseHTTPRequestHandler):
-    server: TrainerCluster
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-    def _answer(self, status: int, content: Object | str) -> None:
-        body = (content if isinstance(content, str) else json.dumps(content)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _refused(self) -> bool:
-        path = urlsplit(self.path).path
-        self.server.asked.append((self.command, path))
-        for (verb, start), codes in self.server.broken.items():
-            if verb == self.command and path.startswith(start) and codes:
-                self._answer(codes.pop(0), {"message": f"{verb} is not allowed"})
-                return True
-        return False
-
-    def _body(self) -> Object:
-        return dict(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-    def do_POST(self) -> None:
-        job = self._body()
-        if self._refused():
-            return
-        if job["metadata"]["name"] in self.server.jobs:
-            self._answer(409, {"message": "already exists"})
-        else:
-            self.server.begin(job)
-            self._answer(201, job)
-
-    def do_GET(self) -> None:
-        if self._refused():
-            return
-        url = urlsplit(self.path)
-        name = Path(url.path).name
-        if url.path == PODS:
-            (selector,) = parse_qs(url.query)["labelSelector"]
-            assert selector.split("=")[0] == "jobset.sigs.k8s.io/jobset-name"
-            self._answer(200, {"items": self.server.pods})
-        elif name == "log":
-            log = self.server.logs.get(Path(url.path).parent.name)
-            self._answer(400 if log is None else 200, {"message": "not started"} if log is None else log)
-        elif name in self.server.jobs:
-            self._answer(200, self.server.jobs[name])
-        else:
-            self._answer(404, {"message": "not found"})
-
-    def do_DELETE(self) -> None:
-        if self._refused():
-            return
-        self.server.remove(Path(urlsplit(self.path).path).name)
-        self._answer(200, {})

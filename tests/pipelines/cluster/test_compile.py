@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,46 +86,34 @@ def test_manifests_hold_the_compiled_pipelines_and_no_other(compiled: dict[str, 
         assert (KEPT / path.name).read_text() == path.read_text(), f"{KEPT / path.name} is stale: make compile"
 
 
-def test_only_training_asks_for_an_accelerator(compiled: dict[str, Path]) -> None:
+def test_only_training_asks_for_an_accelerator(compiled: dict[str, Path], tmp_path: Path) -> None:
     accelerated = {
         (pipeline, step): container["resources"]["accelerator"]["resourceType"]
         for pipeline, path in compiled.items()
         for step, container in executors(path).items()
         if "accelerator" in container["resources"]
     }
-    trained_in = (TRAIN, "mtorl-retrain", "mtorl-bootstrap")
-    wanted = {(name, "train-challenger"): "nvidia.com/gpu" for name in trained_in}
-    assert accelerated == wanted
+    assert accelerated == {(name, "train-challenger"): "nvidia.com/gpu" for name in (*TRAINING, "mtorl-bootstrap")}
     assert settings(compiled[TRAIN])["train-challenger"]["tolerations"][0]["key"] == "nvidia.com/gpu"
-
-
-def test_without_gpus_a_training_asks_for_no_accelerator_and_less_memory(tmp_path: Path) -> None:
-    compiled = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=0))}
-    step = executors(compiled[TRAIN])["train-challenger"]["resources"]
+    on_cpus = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=0))}[TRAIN]
+    step = executors(on_cpus)["train-challenger"]["resources"]
     assert "accelerator" not in step and step["resourceMemoryLimit"] == "4Gi"
 
 
 def test_several_gpus_or_nodes_are_pods_of_their_own_and_the_step_asks_for_little(tmp_path: Path) -> None:
-    selector = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     assert not on_cluster(gpus=1, nodes=1).training_pods
     assert Pods.of(on_cluster(gpus=2, nodes=1).training_pods).gpus == 2
-    profile = replace(on_cluster(gpus=8, nodes=4), node_selector=selector)
-    compiled = {path.stem: path for path in compile_all(tmp_path, profile)}
+    compiled = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=8, nodes=4))}
     step, said = executors(compiled[TRAIN])["train-challenger"], settings(compiled[TRAIN])["train-challenger"]
     assert "accelerator" not in step["resources"] and step["resources"]["resourceMemoryLimit"] == "2Gi"
-    assert not {"tolerations", "nodeSelector", "emptyDirMounts"} & set(said)
+    assert not {"tolerations", "emptyDirMounts"} & set(said)
     owner = {one["name"]: one["fieldPath"] for one in said["fieldPathAsEnv"]}
     assert (owner[POD_NAME], owner[POD_UID]) == ("metadata.name", "metadata.uid")
     given = tasks(compiled[TRAIN])["train-challenger"]["inputs"]["parameters"]
     pods = Pods.of(given["pods"]["runtimeValue"]["constant"])
     assert (pods.nodes, pods.gpus, pods.claim, pods.folder) == (4, 8, "mtorl-data", "/mnt/mtorl")
-    assert pods.image == step["image"] and pods.node_selector == selector and pods.memory == "16Gi"
+    assert pods.image == step["image"] and pods.memory == "16Gi"
     assert 0 < pods.seconds < int(said["activeDeadlineSeconds"]), "Trainer says why, the step's own limit does not"
-
-
-def test_what_trains_in_pods_of_its_own_needs_a_volume() -> None:
-    with pytest.raises(ValueError, match="needs a volume"):
-        replace(LAPTOP, nodes=2).training_pods  # noqa: B018
 
 
 def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,21 +121,10 @@ def test_how_many_gpus_and_nodes_stands_in_the_environment(monkeypatch: pytest.M
     environment = {**os.environ, "MTORL_GPUS": "8", "MTORL_NODES": "4"}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert answer.stdout == "8 4\n" and (CLUSTER.gpus, CLUSTER.nodes) == (1, 1)
-    monkeypatch.setenv("MTORL_NODES", "two")
-    with pytest.raises(ProfileError, match="MTORL_NODES must be a whole number of at least 1, got 'two'"):
-        number_in("MTORL_NODES", 1)
-    monkeypatch.setenv("MTORL_NODES", "0")
-    with pytest.raises(ProfileError, match="at least 1, got '0'"):
-        number_in("MTORL_NODES", 1)
-
-
-def test_nodes_of_one_kind_for_a_step_that_trains(tmp_path: Path) -> None:
-    profile = replace(CLUSTER, node_selector={"pool": "gpu"})
-    compiled = {path.stem: path for path in compile_all(tmp_path, profile)}
-    chosen = {
-        name: one["nodeSelector"]["labels"] for name, one in settings(compiled[TRAIN]).items() if "nodeSelector" in one
-    }
-    assert chosen == {"train-challenger": {"pool": "gpu"}}
+    for wrong in ("two", "0"):
+        monkeypatch.setenv("MTORL_NODES", wrong)
+        with pytest.raises(ProfileError):
+            number_in("MTORL_NODES", 1)
 
 
 def test_the_role_of_steps_is_for_nothing_else_and_of_either_account_of_runs() -> None:
@@ -180,68 +156,56 @@ def test_what_a_platform_grants_is_what_the_server_takes() -> None:
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
     command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
-    done = subprocess.run(command, input=render("pipelines/platform"), capture_output=True, text=True)
+    quota = (ROOT / "manifests" / "pipelines" / "platform" / "quota.yaml").read_text()
+    given = f"{render('pipelines/platform')}\n---\n{quota}"
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["mtorl-train", "mtorl-retrain"])
-def test_the_manual_lists_the_parameters(name: str) -> None:
-    parameters = spec_of(KEPT / f"{name}.yaml")["root"]["inputDefinitions"]
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_manual_lists_the_parameters_of_which_each_run_names_its_data(name: str) -> None:
+    parameters = spec_of(KEPT / f"{name}.yaml")["root"]["inputDefinitions"]["parameters"]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "docs" / "pipelines.md").read_text(), re.M)
-    assert set(parameters["parameters"]) - {"code_version"} <= set(re.findall(r"\w+", " ".join(rows)))
+    assert set(parameters) - {"code_version"} <= set(re.findall(r"\w+", " ".join(rows)))
+    assert {name for name, one in parameters.items() if not one.get("isOptional")} == {"source", "dataset"}
 
 
-def test_every_step_says_what_it_needs(compiled: dict[str, Path]) -> None:
+def test_every_step_says_what_it_needs_and_runs_its_component_on_the_volume(compiled: dict[str, Path]) -> None:
     wanted = {"resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"}
     for path in compiled.values():
-        for step, container in executors(path).items():
+        containers, kubernetes, of_tasks = executors(path), settings(path), tasks(path)
+        assert set(containers) == set(kubernetes) <= set(of_tasks)
+        for name, container in containers.items():
+            of = path.name, name
             resources = container["resources"]
-            assert wanted <= set(resources), (path.name, step)
-            # Whoever uses more memory than it asks for is the first that a full node evicts.
-            assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], (path.name, step)
-
-
-def test_every_step_has_the_volume_and_none_runs_as_root(compiled: dict[str, Path]) -> None:
-    for path in compiled.values():
-        settings_of = settings(path)
-        assert set(settings_of) == set(executors(path))
-        for name, settings_of_step in settings_of.items():
-            assert settings_of_step["securityContext"]["runAsNonRoot"] is True, name
-            assert settings_of_step["pvcMount"][0]["mountPath"] == "/mnt/mtorl", name
+            assert wanted <= set(resources), of
+            # A full node evicts first what uses more memory than it asks for.
+            assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], of
+            assert kubernetes[name]["securityContext"]["runAsNonRoot"] is True, of
+            assert kubernetes[name]["pvcMount"][0]["mountPath"] == "/mnt/mtorl", of
+            retries = of_tasks[name]["retryPolicy"]
+            assert retries["maxRetryCount"] == (3 if name == "train-challenger" else 2), of
+            assert (retries["backoffFactor"], retries["backoffDuration"]) == (2, "10s"), of
+            folder = container["command"][-1]
+            assert folder.replace("_", "-") == re.sub(r"-\d+$", "", name), of
+            assert (ROOT / "components" / folder / "component.py").exists()
+            assert "pip install" not in " ".join(container["command"]), of
 
 
 def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, Path]) -> None:
     cached = {
-        name
+        name: task
         for path in compiled.values()
         for name, task in tasks(path).items()
         if task.get("cachingOptions", {}).get("enableCache")
     }
-    assert cached == {
+    assert set(cached) == {
         *("ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test")
     }
-
-
-def test_no_cached_step_has_an_input_of_its_own_in_each_run(compiled: dict[str, Path]) -> None:
-    """Such as the run's id: every night would train anew."""
-    for path in compiled.values():
-        for name, task in tasks(path).items():
-            if task.get("cachingOptions", {}).get("enableCache"):
-                assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
-
-
-def test_reading_the_log_hangs_on_its_content(compiled: dict[str, Path]) -> None:
-    content = tasks(compiled[TRAIN])["ingest"]["inputs"]["parameters"]["content"]
+    for name, task in cached.items():  # an input such as the run's id would train anew every night
+        assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
+    content = cached["ingest"]["inputs"]["parameters"]["content"]
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
-
-
-def test_where_the_data_come_from_is_said_for_each_run(compiled: dict[str, Path]) -> None:
-    for name in TRAINING:
-        parameters = spec_of(compiled[name])["root"]["inputDefinitions"]["parameters"]
-        assert {name for name, parameter in parameters.items() if not parameter.get("isOptional")} == {
-            "source",
-            "dataset",
-        }
 
 
 def test_a_backfill_reads_the_log_as_a_training_does(compiled: dict[str, Path]) -> None:
@@ -261,19 +225,13 @@ def test_a_backfill_reads_the_log_as_a_training_does(compiled: dict[str, Path]) 
     assert {name: parameters[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
-def test_the_verdict_sees_the_running_experiment(compiled: dict[str, Path]) -> None:
+def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state(compiled: dict[str, Path]) -> None:
     (mounted,) = settings(compiled[MONITOR])["verdict"]["configMapAsVolume"]
     assert mounted["configMapName"] == "mtorl-experiment" and mounted["optional"] is True
-    default = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]["experiment"]["defaultValue"]
-    assert default == mounted["mountPath"]
-
-
-def test_the_monitor_goes_on_with_its_state_where_one_is_kept(compiled: dict[str, Path]) -> None:
-    """That of the hourly job. Where nothing outlives a run, each check would be the first."""
-    parameters = tasks(compiled[MONITOR])["monitor"]["inputs"]["parameters"]
-    assert parameters["state"] == {"componentInputParameter": "pipelinechannel--state"}
     defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
-    assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor" and defaults["dataset"]["defaultValue"] == ""
+    assert defaults["experiment"]["defaultValue"] == mounted["mountPath"]
+    assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "that of the hourly job"
+    # Where nothing outlives a run, each check would be the first.
     assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 
@@ -283,20 +241,6 @@ def test_a_run_ends_though_its_pods_find_no_node(compiled: dict[str, Path]) -> N
         assert platform_of(path)["pipelineConfig"]["activeDeadlineSeconds"] > 0, name
     limit = settings(compiled[TRAIN])["train-challenger"]["activeDeadlineSeconds"]
     assert 0 < int(limit) < int(platform_of(compiled[TRAIN])["pipelineConfig"]["activeDeadlineSeconds"])
-
-
-def test_every_step_is_tried_again_with_growing_pauses(compiled: dict[str, Path]) -> None:
-    for path in compiled.values():
-        steps = {
-            name: task
-            for name, task in tasks(path).items()
-            if f"exec-{name}" in spec_of(path)["deploymentSpec"]["executors"]
-        }
-        assert set(steps) == set(executors(path))
-        for name, task in steps.items():
-            policy = task["retryPolicy"]
-            assert policy["maxRetryCount"] == (3 if name == "train-challenger" else 2), name
-            assert policy["backoffFactor"] == 2 and policy["backoffDuration"] == "10s", name
 
 
 def test_the_last_step_comes_whatever_happened_before_it(compiled: dict[str, Path]) -> None:
@@ -341,21 +285,6 @@ def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
     for path in compiled.values():
         for placeholder in re.findall(r"constant: (.*\{\{\$.*)", path.read_text()):
             assert re.fullmatch(r"'?\{\{\$[\w.]+\}\}'?", placeholder), placeholder
-
-
-def test_components_are_thin() -> None:
-    """The library lives in the image; a component's own source is a call into a room."""
-    for path in (ROOT / "components").glob("*/component.py"):
-        assert len(path.read_text().splitlines()) < 100, f"{path} does the work itself"
-
-
-def test_a_step_runs_the_file_of_its_component_in_the_image(compiled: dict[str, Path]) -> None:
-    for path in compiled.values():
-        for name, container in executors(path).items():
-            folder = container["command"][-1]
-            assert folder.replace("_", "-") == re.sub(r"^exec-|-\d+$", "", name)
-            assert (ROOT / "components" / folder / "component.py").exists()
-            assert "pip install" not in " ".join(container["command"]), name
 
 
 def test_what_argo_keeps_of_a_run_is_small_enough_to_be_read(compiled: dict[str, Path]) -> None:

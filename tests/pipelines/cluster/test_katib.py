@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -32,61 +30,30 @@ WRITTEN = experiment(KatibSearch())
 FILTER = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)")
 
 
-def closed(required: list[str], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+# The CRD of Katib has no schema, and a field that it does not know would be dropped without an error. These are the
+# fields of its Go type ExperimentSpec (pkg/apis/controller/experiments/v1beta1) that the experiment uses.
+FIELDS = {
+    "": "objective algorithm parallelTrialCount maxTrialCount maxFailedTrialCount resumePolicy metricsCollectorSpec "
+    "parameters trialTemplate",
+    "objective": "type objectiveMetricName metricStrategies",
+    "algorithm": "algorithmName algorithmSettings",
+    "trialTemplate": "primaryContainerName successCondition failureCondition trialParameters trialSpec",
+    "parameters": "name parameterType feasibleSpace",
+    "feasibleSpace": "min max distribution list",
+    "trialParameters": "name description reference",
+    "metricStrategies": "name value",
+    "algorithmSettings": "name value",
+    "metricsCollectorSpec": "collector",
+    "collector": "kind",
+}
 
 
-def listed(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "minItems": 1, "items": items}
-
-
-TEXT, COUNT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1}
-NAMED = listed(closed(["name", "value"], name=TEXT, value=TEXT))
-# The CRD of Katib has no schema. This is its Go type ExperimentSpec (pkg/apis/controller/experiments/v1beta1), as far
-# as the experiment uses it, with what its webhook asks for. A field that it does not have would be dropped, unsaid.
-SPEC = closed(
-    ["objective", "algorithm", "parameters", "trialTemplate"],
-    objective=closed(
-        ["type", "objectiveMetricName"],
-        type={"enum": ["minimize", "maximize"]},
-        objectiveMetricName=TEXT,
-        metricStrategies=listed(closed(["name", "value"], name=TEXT, value={"enum": ["min", "max", "latest"]})),
-    ),
-    algorithm=closed(["algorithmName"], algorithmName=TEXT, algorithmSettings=NAMED),
-    parallelTrialCount=COUNT,
-    maxTrialCount=COUNT,
-    maxFailedTrialCount={"type": "integer", "minimum": 0},
-    resumePolicy={"enum": ["Never", "LongRunning", "FromVolume"]},
-    metricsCollectorSpec=closed(["collector"], collector=closed(["kind"], kind={"enum": ["StdOut"]})),
-    parameters=listed(
-        {
-            "oneOf": [
-                closed(
-                    ["name", "parameterType", "feasibleSpace"],
-                    name=TEXT,
-                    parameterType={"enum": ["int", "double"]},
-                    feasibleSpace=closed(
-                        ["min", "max"], min=TEXT, max=TEXT, distribution={"enum": ["uniform", "logUniform"]}
-                    ),
-                ),
-                closed(
-                    ["name", "parameterType", "feasibleSpace"],
-                    name=TEXT,
-                    parameterType={"enum": ["discrete", "categorical"]},
-                    feasibleSpace=closed(["list"], list=listed(TEXT) | {"uniqueItems": True}),
-                ),
-            ]
-        }
-    ),
-    trialTemplate=closed(
-        ["primaryContainerName", "successCondition", "failureCondition", "trialParameters", "trialSpec"],
-        primaryContainerName=TEXT,
-        successCondition=TEXT,
-        failureCondition=TEXT,
-        trialParameters=listed(closed(["name", "reference"], name=TEXT, description=TEXT, reference=TEXT)),
-        trialSpec={"type": "object", "required": ["apiVersion", "kind", "spec"]},
-    ),
-)
+def check_fields(value: Any, kind: str = "") -> None:
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, dict) and kind != "trialSpec":
+            assert set(one) <= set(FIELDS[kind].split()), kind
+            for name, inner in one.items():
+                check_fields(inner, name)
 
 
 def trial_of(values: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +94,7 @@ def test_both_searches_have_the_same_space() -> None:
 
 
 def test_it_is_an_experiment_to_katib() -> None:
-    jsonschema.validate(WRITTEN["spec"], SPEC)
+    check_fields(WRITTEN["spec"])
     assert (WRITTEN["apiVersion"], WRITTEN["kind"]) == ("kubeflow.org/v1beta1", "Experiment")
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", WRITTEN["metadata"]["name"])
     assert len(WRITTEN["metadata"]["name"]) <= 40
@@ -138,19 +105,6 @@ def test_it_is_an_experiment_to_katib() -> None:
     assert "metadata" not in template["trialSpec"], "Katib names the Job"
     assert template["primaryContainerName"] == container_of(template["trialSpec"])["name"]
     assert spec["objective"]["objectiveMetricName"] == METRIC
-
-
-def test_the_rules_refuse_what_katib_refuses() -> None:
-    for change in (
-        lambda spec: spec.update(parallelTrials=3),
-        lambda spec: spec["parameters"][0]["feasibleSpace"].pop("max"),
-        lambda spec: spec["trialTemplate"].pop("successCondition"),
-        lambda spec: spec["parameters"][0]["feasibleSpace"].update(min=0.1),
-    ):
-        spec = copy.deepcopy(WRITTEN["spec"])
-        change(spec)
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(spec, SPEC)
 
 
 def test_a_trial_is_a_job_that_a_restricted_namespace_takes() -> None:

@@ -115,24 +115,17 @@ def test_a_promoted_model_that_is_gone_is_said_and_not_replaced_by_another(lapto
     assert laptop.versions(tonight) == {"incumbent": "another", "challenger": LATER}
 
 
-def test_a_rollback_restarts_the_running_models_once(laptop: Laptop) -> None:
-    laptop.do("promoted")
-    laptop.settle()
+def test_a_rollback_restarts_the_running_models_once_and_a_promotion_does_not(laptop: Laptop) -> None:
     restarts: list[dict[str, str]] = []
     servers = LocalServers(laptop.run, laptop.folder.state, PORT, lambda: restarts.append(laptop.versions()))
+    laptop.do("promoted")
+    assert give_back([laptop.folder], servers) is None and laptop.answers_at() == "challenger:predict"
+    laptop.settle()
     assert give_back([laptop.folder], servers) is None and not restarts, "nothing was rolled back"
     laptop.do("rolled back")
     for _ in range(3):
         assert give_back([laptop.folder], servers) is None
     assert restarts == [{"incumbent": OLD, "challenger": WON}] and laptop.answers_at() == "incumbent:predict"
-
-
-def test_a_promotion_restarts_nothing(laptop: Laptop) -> None:
-    restarts: list[int] = []
-    servers = LocalServers(laptop.run, laptop.folder.state, PORT, lambda: restarts.append(1))
-    laptop.do("promoted")
-    assert give_back([laptop.folder], servers) is None and not restarts
-    assert laptop.answers_at() == "challenger:predict", "where the same model answers already"
 
 
 NEEDS_NO_SERVER: list[Any] = ["baseline", [{"channel": "search"}]]
@@ -247,18 +240,6 @@ def test_other_servers_and_ports_are_not_its_own(laptop: Laptop) -> None:
         assert servers.name_at(url) is None
 
 
-def test_what_another_experiment_compares_with_stays(tmp_path: Path) -> None:
-    one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
-    two = Laptop(tmp_path, "two", layer_part=[0.5, 1])
-    one.do("promoted")
-    folders = [one.folder, two.folder]
-    assert "two compares with what incumbent serves" in settle(folders, one.run, one.folder.state, PORT)[0]
-    assert one.versions()["incumbent"] == OLD
-    two.do("stopped")
-    assert "in place of" in settle(folders, one.run, one.folder.state, PORT)[0]
-    assert one.versions()["incumbent"] == WON
-
-
 @pytest.mark.parametrize("kept", ["another compares", "holdout"])
 def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path, kept: str) -> None:
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5], **({"holdout": 0.1} if kept == "holdout" else {}))
@@ -276,8 +257,10 @@ def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: P
     settle(folders, tonight, one.folder.state, PORT)
 
 
-@pytest.mark.parametrize("changes", [{"enabled": False}, {"ramp": None, "stage": "50%"}])
-def test_one_that_is_switched_off_or_moved_by_hand_still_compares(tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"enabled": False}, {"ramp": None, "stage": "50%"}])
+def test_one_that_is_switched_off_or_moved_by_hand_compares_until_its_end(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     two = Laptop(tmp_path, "two", layer_part=[0.5, 1])
     fields = {**yaml.safe_load(two.folder.file.read_text()), **changes}
@@ -287,6 +270,10 @@ def test_one_that_is_switched_off_or_moved_by_hand_still_compares(tmp_path: Path
     one.do("promoted")
     assert "compares with" in settle([one.folder, two.folder], one.run, one.folder.state, PORT)[0]
     assert one.versions()["incumbent"] == OLD
+    if not changes:
+        two.do("stopped")
+        settle([one.folder, two.folder], one.run, one.folder.state, PORT)
+        assert one.versions()["incumbent"] == WON
 
 
 def test_a_mark_that_was_edited_by_hand_is_known_from_the_history(laptop: Laptop) -> None:

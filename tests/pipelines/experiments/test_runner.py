@@ -15,6 +15,7 @@ import yaml
 
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Hold
+from mtorl.runtime.clock_jumps import ClockJumps
 from pipelines.experiments import runner as module
 from pipelines.experiments.controller import act, state
 from pipelines.experiments.folder import ExperimentFolder
@@ -40,9 +41,9 @@ def folder(tmp_path: Path) -> ExperimentFolder:
 
 
 @contextmanager
-def running(folder: ExperimentFolder, **clocks: Any) -> Iterator[tuple[Runner, list[str]]]:
+def running(folder: ExperimentFolder) -> Iterator[tuple[Runner, list[str]]]:
     said: list[str] = []
-    with Runner([folder], lambda _, __, words: said.append(words), **clocks) as runner:
+    with Runner([folder], lambda _, __, words: said.append(words)) as runner:
         yield runner, said
 
 
@@ -99,7 +100,8 @@ def test_a_clock_that_is_ahead_for_a_moment_ends_nothing(folder: ExperimentFolde
     now, looks = time.time(), 0
     edit(folder, planned_end=datetime.fromtimestamp(now + 30 * 86_400, UTC).isoformat())
     year = 365 * 86_400
-    with running(folder, clock=lambda: now + (looks % 2) * year + looks, steady=lambda: float(looks)) as (runner, _):
+    with running(folder) as (runner, _):
+        runner._clock, runner._jumps = lambda: now + (looks % 2) * year + looks, ClockJumps(lambda: float(looks))
         for looks in range(5):  # noqa: B007
             assert not runner.look()
     assert state(folder)[1].phase == "50%"

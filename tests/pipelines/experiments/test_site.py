@@ -19,7 +19,6 @@ from pipelines.experiments.operator.lease import Lease
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import Routers
 from pipelines.experiments.operator.start import _Site
-from serving.kubernetes_api import KubernetesApi
 from tests.experiments import experiment
 from tests.pipelines.experiments.fake_cluster import FakeCluster
 
@@ -28,7 +27,7 @@ READERS = 40  # more than a process has threads by default
 
 
 def standing_by() -> Lease:
-    made = Lease(cast(KubernetesApi, FakeCluster()), "mtorl-operator")
+    made = Lease(FakeCluster())
     made.leader = "operator-b_1"
     return made
 

@@ -42,8 +42,10 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def traffic(log: pd.DataFrame) -> ReplayedTraffic:
-    """The whole journeys of two users."""
-    return ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 4, SPEC, seed=0)[0]
+    """The whole journeys of two users, since they have fewer rounds than are asked for."""
+    traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
+    assert traffic.opportunities == {"u1": 4, "u3": 4} and before["user_id"].unique().tolist() == ["u2"]
+    return traffic
 
 
 def journeys_of(lengths: list[int]) -> pd.DataFrame:
@@ -117,26 +119,19 @@ def test_neither_long_nor_short_journeys_nor_their_ends_are_preferred() -> None:
     assert ((times - tries * share).abs() < 4.5 * deviation).all()
 
 
-def test_a_replay_of_more_rounds_than_there_are_is_of_whole_journeys(log: pd.DataFrame) -> None:
-    traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
-    assert traffic.opportunities == {"u1": 4, "u3": 4}
-    assert before["user_id"].unique().tolist() == ["u2"]
-
-
-def test_a_match_counts_with_one_over_its_propensity(traffic: ReplayedTraffic) -> None:
-    response = traffic.respond("u1", 1, {"expose": True, "channel": "b"})
-    assert response.weight == 4.0
-    assert dict(response.outcomes) == {"cost": 0.5, "click": 1.0}
-
-
-def test_a_mismatch_does_not_count_and_frees_its_reservation(traffic: ReplayedTraffic) -> None:
-    response = traffic.respond("u1", 1, {"expose": True, "channel": "a"})
-    assert response.weight == 0.0 and list(response.outcomes) == [("cancel", 0.0)]
-
-
-def test_no_exposure_counts_as_it_is(traffic: ReplayedTraffic) -> None:
-    response = traffic.respond("u1", 0, {"expose": False, "channel": "a"})
-    assert response.weight == 1.0 and not response.outcomes
+@pytest.mark.parametrize(
+    ("expose", "channel", "weight", "outcomes"),
+    [
+        (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),  # a match counts with one over its propensity
+        (True, "a", 0.0, {"cancel": 0.0}),  # a mismatch does not count, and releases its reservation
+        (False, "a", 1.0, {}),
+    ],
+)
+def test_how_much_a_replayed_decision_counts(
+    traffic: ReplayedTraffic, expose: bool, channel: str, weight: float, outcomes: dict[str, float]
+) -> None:
+    response = traffic.respond("u1", 1, {"expose": expose, "channel": channel})
+    assert (response.weight, dict(response.outcomes)) == (weight, outcomes)
 
 
 @pytest.mark.parametrize("channel", ["a", "b"])
@@ -185,17 +180,13 @@ def test_the_weighted_replay_is_unbiased_for_a_logger_that_is_not_uniform() -> N
     assert gain / weight == pytest.approx(0.3, abs=0.03)
 
 
-def test_shifted_traffic_moves_the_context_and_spends_nothing(traffic: ReplayedTraffic, log: pd.DataFrame) -> None:
-    shifted = ShiftedTraffic(traffic, SPEC, log, days=2, most_users=1)
+def test_shifted_and_repeated_traffic_spends_nothing(traffic: ReplayedTraffic, log: pd.DataFrame) -> None:
+    shifted = ShiftedTraffic(traffic, most_users=1, times=2, spec=SPEC, reference=log)
+    again = RepeatedTraffic(traffic, most_users=1)
     before, after = traffic.opportunity("u1", 0)["context"], shifted.opportunity("u1", 1)["context"]
     assert after["hour"] == pytest.approx(before["hour"] + 2 * log["hour"].std())
-    assert shifted.opportunities == {"u1": 2}
-    assert list(shifted.respond("u1", 0, {"expose": True, "channel": "a"}).outcomes) == [("cancel", 0.0)]
-
-
-def test_asking_again_spends_nothing(traffic: ReplayedTraffic) -> None:
-    again = RepeatedTraffic(traffic, most_users=1)
-    assert again.opportunities == {"u1": 1} and again.opportunity("u1", 0) == traffic.opportunity("u1", 0)
-    shown, kept = ({"expose": expose, "channel": "a"} for expose in (True, False))
-    assert again.respond("u1", 0, shown).outcomes == [("cancel", 0.0)] and again.respond("u1", 0, kept).outcomes == ()
-    assert again.respond("u1", 0, shown).touchpoint is None
+    assert shifted.opportunities == {"u1": 2} and again.opportunities == {"u1": 1}
+    assert again.opportunity("u1", 0) == traffic.opportunity("u1", 0)
+    for source in (shifted, again):
+        shown, kept = (source.respond("u1", 0, {"expose": expose, "channel": "a"}) for expose in (True, False))
+        assert list(shown.outcomes) == [("cancel", 0.0)] and not kept.outcomes and shown.touchpoint is None

@@ -14,9 +14,8 @@ from cli.main import app
 from mtorl.log.dataset import DatasetSpec
 from pipelines.local import InputError
 from pipelines.loop.config import LoopConfig
-from pipelines.loop.finished_stages import at_work, begin, can_be_served, finish, left_by, to_resume
 from pipelines.loop.run import run_loop
-from pipelines.loop.run_folder import new_run, set_aside
+from pipelines.loop.run_folder import at_work, begin, can_be_served, finish, left_by, new_run, set_aside, to_resume
 
 
 @pytest.fixture
@@ -45,13 +44,10 @@ def test_a_run_goes_on_with_its_settings(config: LoopConfig, run: Path) -> None:
     (config.root / "latest").symlink_to(run.name)
     assert to_resume(config.root, {}) == (run, config)
     assert to_resume(config.root, {"epochs": 2, "data": config.data}) == (run, config)
+    assert "--epochs was 2, and is 3 now; --min-lift was 0.0, and is 0.5 now" in refused(config, epochs=3, min_lift=0.5)
     assert left_by(run, "train") is None and not can_be_served(run)
     finish(run, "train", {"steps": {}})
     assert left_by(run, "train") == {"steps": {}} and can_be_served(run)
-
-
-def test_another_setting_is_named(config: LoopConfig, run: Path) -> None:
-    assert "--epochs was 2, and is 3 now; --min-lift was 0.0, and is 0.5 now" in refused(config, epochs=3, min_lift=0.5)
 
 
 def test_the_command_goes_on_with_the_settings_of_the_run_unless_it_is_told_others(
@@ -87,6 +83,9 @@ def test_there_may_be_nothing_to_go_on_with(config: LoopConfig, run: Path, tmp_p
     assert f"{run}: the newest run is finished" in refused(config)
     with pytest.raises(InputError, match="no run to go on with"):
         to_resume(tmp_path / "nowhere", {})
+    (tmp_path / "log.csv").unlink()
+    with pytest.raises(InputError, match=r"log\.csv: no such file"):
+        begin(new_run(config.root), config)
 
 
 def test_a_run_is_the_latest_as_soon_as_it_can_be_served(config: LoopConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +104,6 @@ def test_a_run_is_the_latest_as_soon_as_it_can_be_served(config: LoopConfig, mon
     (config.root / "latest").unlink()
     with pytest.raises(Killed):
         run_loop(config, MagicMock(), next(config.root.glob("2*")))
-
-
-def test_a_log_that_is_not_there_is_no_run(config: LoopConfig, tmp_path: Path) -> None:
-    (tmp_path / "log.csv").unlink()
-    with pytest.raises(InputError, match=r"log\.csv: no such file"):
-        begin(new_run(config.root), config)
 
 
 def test_a_run_that_is_at_work_or_served_is_left_alone(run: Path) -> None:

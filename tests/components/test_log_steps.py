@@ -1,0 +1,149 @@
+"""Steps on the log: the first one of a volume, raw to validated, compared with the log before, and when to train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kfp.dsl import Artifact, Dataset
+
+from components.collect.component import collect
+from components.collect_period.component import collect_period
+from components.due.component import due
+from components.fingerprint.component import fingerprint
+from components.first_log.component import first_log
+from components.ingest.component import ingest
+from components.validate.component import validate
+from monitoring.watch.state import STATE_FILE, RetrainRequest, State
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import INGEST_FILE
+from mtorl.log.trainings import LogFacts, Training, add
+from mtorl.simulator.raw_log import write_raw_log
+from mtorl.simulator.simulator import SimulatorConfig
+from tests.components.artifacts import CODE, USERS, Output
+from tests.features.collect.decision_logs import decision, outcome, stored, write
+
+NOW = datetime.now(UTC)
+
+
+def put(volume: Path, output: Output, log: str = "", dataset: str = "simulator", simulate: bool = False) -> Path:
+    quarantine, registry = output(Artifact, "quarantine"), str(volume / "registry")
+    return Path(first_log.python_func(str(volume), log, dataset, simulate, "fail", 40, 7, registry, quarantine))
+
+
+def test_a_first_log_is_simulated_only_on_request_and_kept_once_it_is_there(tmp_path: Path, output: Output) -> None:
+    with pytest.raises(SystemExit, match="no touchpoint log at"):
+        put(tmp_path, output)
+    path = put(tmp_path, output, simulate=True)
+    assert path == tmp_path / "touchpoints.parquet" and pd.read_parquet(path)["user_id"].nunique() == 40
+    before = path.stat().st_mtime_ns
+    assert put(tmp_path, output) == path and path.stat().st_mtime_ns == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], "nothing else is left"
+
+
+def test_a_real_first_log_is_copied_in_the_layout_that_is_read_again(tmp_path: Path, output: Output) -> None:
+    log = pd.read_parquet(put(tmp_path / "made", output, simulate=True))
+    log.sample(frac=1.0, random_state=1).to_csv(tmp_path / "log.csv", index=False)
+    DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save(tmp_path / "shop.yaml")
+    kept = pd.read_parquet(put(tmp_path / "volume", output, str(tmp_path / "log.csv"), str(tmp_path / "shop.yaml")))
+    assert len(kept) == len(log) and kept["timestamp"].dt.tz is not None
+    assert kept.equals(kept.sort_values(["user_id", "timestamp"], ignore_index=True))
+
+
+def read(
+    raw: Path | str, output: Output, bad_rows: str = "fail", content: str = ""
+) -> tuple[Artifact, Artifact, tuple]:
+    log, quarantine = output(Dataset, "log"), output(Artifact, "quarantine")
+    content = content or fingerprint.python_func(str(raw), "simulator")
+    found = ingest.python_func(str(raw), "simulator", bad_rows, 0, 7, content, "", "", 0, CODE, log, quarantine)
+    return log, quarantine, found
+
+
+def test_a_file_of_the_simulators_log_is_the_same_log(log: Artifact, output: Output, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv.gz"
+    write_raw_log(raw, SimulatorConfig(users=USERS, seed=7))
+    made, quarantine, found = read(raw, output)
+    assert found == (len(pd.read_csv(raw)), USERS, 0) and Path(quarantine.path).read_text() == ""
+    assert made.metadata["fingerprint"] == log.metadata["fingerprint"]
+
+
+def test_a_log_that_cannot_be_used_ends_the_step_in_a_line(output: Output, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.csv"
+    write_raw_log(raw, SimulatorConfig(users=20))
+    rows = pd.read_csv(raw)
+    rows.loc[3, "cost"] = -1.0
+    rows.to_csv(raw, index=False)
+    with pytest.raises(SystemExit, match=r"(?s)negative.*set the pipeline's parameter bad_rows to quarantine$"):
+        read(raw, output)
+    with pytest.raises(SystemExit, match="changed while it was read"):
+        read(raw, output, "quarantine", content="of before")
+    for source, words in (("", "source: give the path"), ("none.csv", r"none\.csv: no such file")):
+        with pytest.raises(SystemExit, match=f"^mtorl: {words}"):
+            read(source, output)
+
+
+def trained(history: Path, log: LogFacts, ago: timedelta = timedelta(0)) -> None:
+    add(history, Training(at=NOW - ago, log=log, decision="reject", reason="a test"))
+
+
+@pytest.mark.integration
+def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: Artifact, tmp_path: Path) -> None:
+    history = str(tmp_path / "trainings")
+    assert validate.python_func(log, history, "fail") == validate.python_func(log, "", "fail")
+    seen = LogFacts.of(Path(log.path))
+    newest = max(seen.days)
+    grown = {day: rows for day, rows in seen.days.items() if day != newest}
+    trained(Path(history), seen.model_copy(update={"days": grown}))
+    assert validate.python_func(log, history, "fail").startswith(f"+{seen.days[newest]:,} touchpoints")
+
+    lost = {"days": {**seen.days, "2199-01-01": 10_000}, "channels": seen.channels[1:]}
+    trained(Path(history), seen.model_copy(update=lost))
+    said = validate.python_func(log, history, "accept")
+    assert "has lost 10,000" in said and seen.channels[0] in said, "and a channel is new"
+    quarantined = Artifact(uri=str(tmp_path / "log"))
+    shutil.copytree(log.path, quarantined.path)
+    report = Path(quarantined.path) / INGEST_FILE
+    report.write_text(json.dumps({**json.loads(report.read_text()), "quarantined": 2_000}))
+    for given, shrunk, words in (
+        (log, "fail", r"has lost 10,000 of .* on 2199-01-01"),
+        (quarantined, "fail", "2,000 rows of the log were faulty"),
+        (log, "perhaps", "'perhaps' is not one of"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            validate.python_func(given, history, shrunk)
+
+
+def test_a_period_collected_anew_has_the_digest_of_the_next_night(tmp_path: Path) -> None:
+    """Which then has nothing to read anew."""
+    log, store = str(tmp_path / "log"), str(tmp_path / "collected")
+    write(tmp_path / "log" / "router-0", [decision("a"), decision("b", 61)], [outcome("a-cost", "a")])
+    before = collect.python_func(log, store, "simulator")
+    period = ("2026-01-01T12:00Z", "2026-01-01T13:00Z")
+    assert collect_period.python_func(log, store, "simulator", *period) == before
+    shutil.rmtree(tmp_path / "collected" / "decisions" / "date=2026-01-01" / "hour=12")
+    assert collect.python_func(log, store, "simulator") != before, "an hour is gone, and no file of the log is new"
+    after = collect_period.python_func(log, store, "simulator", *period)
+    assert [row["decision_id"] for row in stored(tmp_path / "collected", "decision")] == ["a", "b"]
+    assert collect.python_func(log, store, "simulator") == after
+
+
+def test_a_training_is_due_at_first_by_age_and_on_request_of_the_monitor(tmp_path: Path) -> None:
+    history, monitor = tmp_path / "trainings", tmp_path / "monitor"
+    shop = LogFacts(dataset="shop", channels=("search",), days={})
+    assert due.python_func(str(history), "", 7.0) == "yes"
+    trained(history, shop, timedelta(days=8))
+    assert [due.python_func(str(history), "", days) for days in (7.0, 9.0, 0.0)] == ["yes", "no", "no"]
+    trained(history, shop, timedelta(hours=10))
+    for hours, answer in ((12, "no"), (8, "yes")):
+        asked = RetrainRequest(since=NOW - timedelta(hours=hours), reason="device has moved", model_version="a")
+        State(retrain=asked).write(monitor / STATE_FILE)
+        assert due.python_func(str(history), str(monitor), 7.0) == answer
+    trained(history, shop, timedelta(hours=1))
+    assert due.python_func(str(history), str(monitor), 7.0) == "no", "the request is answered"
+    (monitor / STATE_FILE).write_text("{")
+    with pytest.raises(SystemExit, match="not a monitor's state"):
+        due.python_func(str(history), str(monitor), 7.0)

@@ -1,0 +1,237 @@
+"""Steps from the validated log to models: windows, policies, evaluation, archives, gate, first models, roll-out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kfp.dsl import Artifact, Dataset, Metrics, Model
+
+import serving.deployment
+import serving.inference_services
+import serving.kubernetes_api
+from components.deploy.component import deploy
+from components.evaluate.component import evaluate
+from components.fit_incumbent.component import fit_incumbent
+from components.gate.component import gate
+from components.install_features.component import install_features
+from components.package.component import package
+from components.publish_first.component import publish_first
+from components.smoke_test.component import smoke_test
+from components.train_challenger.component import train_challenger
+from components.trainer.train_job import Pods
+from mtorl.artifact.artifact import load
+from mtorl.artifact.lineage import Lineage, lineage_of
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.trainings import newest
+from mtorl.network.training import TrainConfig
+from serving.deployment import DeployError, Patience
+from serving.registry import FIRST, first_models, publish
+from tests.components.artifacts import CODE, Output
+from tests.components.trainer.trainer_cluster import TrainerCluster
+
+pytestmark = pytest.mark.integration
+
+
+def test_every_touchpoint_has_a_window_and_definitions_are_installed_once(
+    log: Artifact, windows: Artifact, definitions: Artifact, tmp_path: Path
+) -> None:
+    rows = len(pd.read_parquet(Path(log.path) / "touchpoints.parquet"))
+    manifest = json.loads((Path(windows.path) / "manifest.json").read_text())
+    assert windows.metadata["returned"] == manifest["rows"] == rows
+    assert install_features.python_func(definitions, str(tmp_path))
+    assert (tmp_path / "registry.db").exists() and not list(tmp_path.rglob("*.parquet")), "no sources travel"
+    assert not install_features.python_func(definitions, str(tmp_path))
+
+
+def test_the_policy_that_serves_is_the_one_to_beat(
+    windows: Artifact, challenger: Artifact, incumbent: Artifact, tmp_path: Path
+) -> None:
+    assert load(Path(incumbent.path)).model["kind"] == "channel-frequency", "before any serves"
+    made = Model("incumbent", uri=str(tmp_path / "incumbent"))
+    fit_incumbent.python_func(windows, challenger.path, "", CODE, made)
+    assert load(Path(made.path)).digest == made.metadata["digest"] == challenger.metadata["digest"]
+    other = tmp_path / "windows"
+    shutil.copytree(windows.path, other)
+    spec = DatasetSpec.load(other / "dataset.yaml")
+    for changed, words in (
+        (spec.replace(window=3), "another description of the data: window differ"),
+        (spec.replace(channels=(*spec.channels, "mail")), r"(?s)channels differ.*a channel \(mail\) comes"),
+    ):
+        changed.save(other / "dataset.yaml")
+        with pytest.raises(SystemExit, match=words):
+            fit_incumbent.python_func(Dataset(uri=str(other)), challenger.path, "", CODE, made)
+    with pytest.raises(SystemExit, match="baseline, has no artifact and 0 decisions"):
+        fit_incumbent.python_func(windows, "", "baseline", CODE, Model(uri=str(tmp_path / "logged")))
+
+
+def test_the_challenger_has_metrics_and_leaves_no_checkpoint(challenger: Artifact, volume: Path) -> None:
+    loaded, metrics = load(Path(challenger.path)), challenger.metadata["metrics"]
+    assert (loaded.model["kind"], loaded.digest) == ("mtorl", challenger.metadata["digest"])
+    assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
+    assert metrics.metadata["best_val_loss"] == challenger.metadata["returned"]
+    assert list((volume / "tensorboard").rglob("events.out.tfevents.*"))
+    assert not [file for file in volume.rglob("*.pt*") if file.is_file()]
+
+
+def train(windows: Artifact, settings: str, output: Output, volume: str = "", pods: str = "") -> Artifact:
+    model, metrics = output(Model, "challenger"), output(Metrics, "metrics")
+    train_challenger.python_func(windows, 1, 7, 0.6, settings, CODE, volume, pods, model, metrics)
+    return model
+
+
+def pods_on(volume: str) -> str:
+    return Pods(2, 0, "train:1", "mtorl-data", volume, 10001, "", "1", "2", "4Gi").text()
+
+
+def test_it_trains_with_the_settings_of_a_search(
+    windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text that `mtorl search` writes; a training is not needed to see what it would have been."""
+    seen: list[TrainConfig] = []
+
+    def stop(windows: str, out: str, config: TrainConfig, *rest: object) -> None:
+        seen.append(config)
+        raise StopIteration
+
+    monkeypatch.setattr("mtorl.fitting.fit.fit_challenger", stop)
+    for settings in ("", "# Trial 3\nlr: 0.01\nhidden: 32\n"):
+        with pytest.raises(StopIteration):
+            train(windows, settings, output)
+    assert seen == [TrainConfig(epochs=1, seed=7), TrainConfig(epochs=1, seed=7, lr=0.01, hidden=32)]
+    with pytest.raises(SystemExit, match="mtorl: settings: unknown name 'width'"):
+        train(windows, "width: 64", output)
+    with pytest.raises(SystemExit, match="mtorl: a training in pods of its own needs a volume"):
+        train(windows, "", output, pods=pods_on("/mnt/mtorl"))
+
+
+@pytest.mark.long
+def test_several_nodes_are_a_train_job(
+    windows: Artifact, volume: Path, output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.trainer.train_job.TOUCHPOINTS_PER_PROCESS", 1)
+    with TrainerCluster() as cluster:
+        cluster.use(monkeypatch)
+        cluster.play = cluster.run_pods
+        model = train(windows, "", output, str(volume), pods_on(str(volume)))
+    (made,) = cluster.created
+    assert made["spec"]["trainer"]["numNodes"] == 2
+    assert load(Path(model.path)).digest == model.metadata["digest"]
+    assert not list((volume / "shared").iterdir())
+
+
+def test_both_policies_are_valued_and_the_challengers_figures_are_the_metrics(evaluation: Artifact) -> None:
+    figures, metrics = json.loads(Path(evaluation.path).read_text()), evaluation.metadata["metrics"]
+    low, high = figures["value"]["difference_ci"]
+    assert low <= figures["value"]["difference"] <= high and {"incumbent", "budget_curve"} <= set(figures)
+    assert metrics.metadata == {k: value for k, value in figures["challenger"].items() if isinstance(value, float)}
+    assert json.loads(Path(metrics.path).read_text()) == metrics.metadata
+
+
+def test_exposures_without_a_propensity_are_no_fault(
+    windows: Artifact, challenger: Artifact, incumbent: Artifact, output: Output, tmp_path: Path
+) -> None:
+    """An arm that logs no probabilities leaves some; policies are not valued on them."""
+    folder = tmp_path / "windows"
+    shutil.copytree(windows.path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        steps = pd.read_parquet(folder / shard["file"])
+        steps.loc[::2, "propensity"] = None
+        steps.to_parquet(folder / shard["file"], index=False)
+        shard["sha256"] = hashlib.sha256((folder / shard["file"]).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    made, source = output(Artifact, "evaluation"), Dataset(uri=str(folder))
+    evaluate.python_func(source, challenger, incumbent, 0.6, 7, CODE, made, output(Metrics, "metrics"))
+    figures = json.loads(Path(made.path).read_text())
+    assert 0.4 * figures["test_rows"] < figures["value"]["rows"] < 0.6 * figures["test_rows"]
+
+
+def test_archives_hold_their_artifacts_and_decide(
+    model_store: Artifact, challenger: Artifact, incumbent: Artifact, output: Output, tmp_path: Path
+) -> None:
+    for name, artifact in (("challenger", challenger), ("incumbent", incumbent)):
+        with zipfile.ZipFile(Path(model_store.path) / f"{name}.mar") as archive:
+            assert archive.read("artifact/model.json") == (Path(artifact.path) / "model.json").read_bytes()
+    said = smoke_test.python_func(model_store)
+    assert "incumbent: " in said and f"digest {challenger.metadata['digest'][:12]}" in said
+
+    (tmp_path / "logged_incumbent.json").write_text('{"policy": "baseline"}')
+    alone = output(Artifact, "model_store")
+    package.python_func(challenger, Model(uri=str(tmp_path)), alone)
+    (damaged,) = Path(alone.path).iterdir()
+    assert damaged.name == "challenger.mar", "an incumbent without an artifact has no archive"
+    with zipfile.ZipFile(damaged) as content:
+        files = {name: content.read(name) for name in content.namelist()}
+    with zipfile.ZipFile(damaged, "w") as content:
+        for name, data in files.items():
+            content.writestr(name, data[: len(data) // 2] if name.endswith(".onnx") else data)
+    with pytest.raises(SystemExit, match=r"challenger\.mar: its model can't be loaded"):
+        smoke_test.python_func(alone)
+
+
+@pytest.mark.parametrize(("least", "answer"), [(0.01, "promote"), (0.03, "reject")])
+def test_the_gate_decides_by_the_lower_bound_and_notes_it(
+    evaluation: Artifact, log: Artifact, least: float, answer: str, output: Output, tmp_path: Path
+) -> None:
+    figures = json.loads(Path(evaluation.path).read_text())
+    figures["value"] |= {"difference": 0.05, "difference_ci": [0.02, 0.08]}
+    changed = output(Artifact, "evaluation")
+    Path(changed.path).write_text(json.dumps(figures))
+    assert gate.python_func(changed, log, least, str(tmp_path)) == gate.python_func(changed, log, least, "") == answer
+    noted = newest(tmp_path)
+    assert noted is not None and noted.decision == answer
+    assert (noted.lift, noted.lift_ci) == (0.05, (0.02, 0.08))
+    assert sum(noted.log.days.values()) == json.loads((Path(log.path) / "ingest.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize("decision", ["promote", "reject"])
+def test_each_arm_has_a_first_model_and_keeps_it(
+    decision: str, incumbent: Artifact, challenger: Artifact, evaluation: Artifact, tmp_path: Path
+) -> None:
+    def published(decision: str) -> tuple[str, dict[str, str]]:
+        known = {"users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6, "settings": ""}
+        given = (incumbent, challenger, evaluation, decision, str(tmp_path), 0.0, "raw", "")
+        said = publish_first.python_func(*given, **known, run_name="first night", run_id="17")
+        return said, {place.parent.name: digest for place, digest in first_models(tmp_path).items()}
+
+    said, digests = published(decision)
+    assert said.count("published") == 2 and ("A/A test" in said) == (decision == "reject")
+    wanted = challenger if decision == "promote" else incumbent
+    assert digests == {"incumbent": incumbent.metadata["digest"], "challenger": wanted.metadata["digest"]}
+    for arm, digest in digests.items():
+        lineage = Lineage.read(tmp_path / arm / FIRST)
+        assert (lineage.digest, lineage.run.id) == (digest, "17")
+        assert bool(lineage.gate) == bool(lineage.parents) == (digest == challenger.metadata["digest"])
+    again, kept = published("reject" if decision == "promote" else "promote")
+    assert again.count("was there") == 2 and kept == digests
+
+
+def test_a_published_version_is_rolled_out(
+    challenger: Artifact, model_store: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lineage = lineage_of(load(challenger.path).model, "simulator", datetime(2026, 1, 1, tzinfo=UTC))
+    folder = publish(Path(challenger.path), Path(model_store.path) / "challenger.mar", tmp_path, "challenger", lineage)
+    monkeypatch.setattr(serving.kubernetes_api, "KubernetesApi", lambda retries: f"an API, {retries} retries")
+    monkeypatch.setattr(serving.inference_services, "InferenceServices", lambda api: f"servers of {api}")
+    asked: list[Any] = []
+
+    def rolled_out(servers: Any, arm: str, version: str, artifact: Any, experiments: Any, patience: Patience) -> str:
+        asked.append((servers, arm, version, artifact.digest, experiments, patience.seconds))
+        if len(asked) > 1:
+            raise DeployError("it does not serve")
+        return "it serves"
+
+    monkeypatch.setattr(serving.deployment, "deploy", rolled_out)
+    assert deploy.python_func(str(folder), str(tmp_path / "none"), 60) == "it serves"
+    digest, servers = challenger.metadata["digest"], "servers of an API, 3 retries"
+    assert asked == [(servers, "challenger", f"challenger/{folder.name}", digest, [], 60)]
+    with pytest.raises(SystemExit, match="mtorl: it does not serve"):
+        deploy.python_func(str(folder), str(tmp_path / "none"), 60)
