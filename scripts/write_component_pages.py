@@ -116,10 +116,10 @@ def users_of(step: str) -> list[str]:
 def _steps_by_pipeline() -> dict[str, set[str]]:
     from google.protobuf.json_format import MessageToDict
 
-    from pipelines.cluster.compile import PIPELINES
+    from pipelines.on_volume import PIPELINES
     from pipelines.profile import CLUSTER
 
-    built = [build(CLUSTER) for build in PIPELINES]
+    built = [build(CLUSTER) for build in PIPELINES.values()]
     executors = {one.name: MessageToDict(one.pipeline_spec)["deploymentSpec"]["executors"] for one in built}
     return {name: {step.removeprefix("exec-") for step in steps} for name, steps in executors.items()}
 

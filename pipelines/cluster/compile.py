@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from kfp import compiler
 
-from pipelines import backfill, bootstrap, monitoring, training
+from pipelines.on_volume import PIPELINES
 from pipelines.profile import CLUSTER, Profile
-
-PIPELINES: tuple[Callable[[Profile], Any], ...] = (
-    bootstrap.build,
-    training.build,
-    training.build_retrain,
-    monitoring.build,
-    backfill.build,
-)
 
 
 def compile_all(folder: Path, profile: Profile = CLUSTER) -> list[Path]:
     """Write PIPELINE.yaml of every pipeline; returns the files. Compiling twice gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for build in PIPELINES:
+    for build in PIPELINES.values():
         pipeline = build(profile)
-        path = folder / f"{pipeline.name}.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        paths.append(path)
+        paths.append(folder / f"{pipeline.name}.yaml")
+        compiler.Compiler().compile(pipeline, str(paths[-1]))
     return paths

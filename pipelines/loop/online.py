@@ -97,11 +97,7 @@ class Audience:
 
     @classmethod
     def of(cls, trained: Trained) -> Audience:
-        """Take the held-out users of a run.
-
-        Raises:
-            InputError: So few of them are in the log that chance replays none.
-        """
+        """Take the held-out users of a run. InputError: so few of them are in the log that chance replays none."""
         return cls._replayed(trained) if trained.replays else cls._simulated(trained)
 
     @classmethod

@@ -1,7 +1,7 @@
 """Steps of a local pipeline in processes that have imported everything already: a run of many steps takes seconds.
 
     with forked_steps():
-        run_on(volume, "train", parameters, on_step)
+        run_on(volume, "train", parameters, silent)
 
 Each step is a process of its own all the same, forked from one that has only imported: kfp.local would start Python
 anew for each, and most of a small step's time is imports. Processes that are forked inside of the block share it.
@@ -35,6 +35,10 @@ PRELOADED = (
     ),
 )
 """What steps import: names of installed packages alone, since what can't be found is left out without a word."""
+
+
+def silent(*_: object) -> None:
+    """Progress that is of no interest."""
 
 
 @contextmanager

@@ -12,15 +12,10 @@ from monitoring.pipeline_runs import newest_runs
 from monitoring.watch.state import STATE_FILE, State
 from pipelines import local
 from pipelines.on_volume import Ended, run_on
-from pipelines.steps import Step
 from tests.features.collect.decision_logs import decision, outcome, stored, write
-from tests.pipelines.forked_steps import forked_steps
+from tests.pipelines.forked_steps import forked_steps, silent
 
 pytestmark = pytest.mark.integration
-
-
-def silent(step: Step, done: float, total: float, note: str) -> None:
-    pass
 
 
 def backfill(volume: Path, until: str = "2026-01-01T13:00Z") -> Ended:

@@ -28,7 +28,7 @@ from pipelines import on_volume
 from pipelines.local import CACHED, InputError, PipelineError
 from pipelines.on_volume import Ended, run_on
 from pipelines.steps import OnStep, Step
-from tests.pipelines.forked_steps import forked_steps
+from tests.pipelines.forked_steps import forked_steps, silent
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -97,10 +97,6 @@ def imported_steps() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
     return Simulator(SimulatorConfig(users=600, days=8, seed=5)).log()
-
-
-def silent(step: Step, done: float, total: float, note: str) -> None:
-    pass
 
 
 def killed(body: Callable[[], Any]) -> bool:

@@ -23,7 +23,7 @@ from monitoring.pipeline_runs import newest_runs
 from pipelines import local, on_volume
 from pipelines.on_volume import run_on
 from pipelines.profile import Profile
-from pipelines.steps import Step
+from tests.pipelines.forked_steps import silent
 
 
 def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]], Any]:
@@ -83,10 +83,6 @@ def build(profile: Profile) -> Any:
 @pytest.fixture(autouse=True)
 def only_a_small_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_volume, "PIPELINES", {"small": build})
-
-
-def silent(step: Step, done: float, total: float, note: str) -> None:
-    pass
 
 
 def run(volume: Path, log: Path) -> on_volume.Ended:

@@ -18,19 +18,14 @@ from mtorl.log import trainings
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.local import InputError
 from pipelines.on_volume import Ended, run_on
-from pipelines.steps import Step
 from serving.registry import published_digest
-from tests.pipelines.forked_steps import forked_steps
+from tests.pipelines.forked_steps import forked_steps, silent
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 
 NIGHTS, BAD_NIGHT, KEPT = 16, 7, 3
 FIRST_DAYS = 8
 SMALL = "{hidden: 8, levels: 1, heads: 1}"
-
-
-def silent(step: Step, done: float, total: float, note: str) -> None:
-    pass
 
 
 class Nights:

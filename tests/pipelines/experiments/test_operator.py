@@ -760,16 +760,8 @@ def test_killed_a_hundred_times_it_makes_no_move_twice_and_none_that_is_illegal(
     spec.pop("move", None)
     definition = Experiment.from_dict({"name": NAME, **spec})
     for number, event in enumerate(events):  # each was legal when it was written: it can be written again
-        again = next_event(
-            events[:number],
-            definition.replace(enabled=True),
-            event.kind,
-            at=event.at,
-            by=event.by,
-            reason=event.reason,
-            to=event.to,
-            challenger=event.challenger,
-        )
+        given = event.model_dump(include={"at", "by", "reason", "to", "challenger"})
+        again = next_event(events[:number], definition.replace(enabled=True), event.kind, **given)
         assert again.number == event.number
     assert len({event.reason for event in events if event.reason.startswith("at ")}) == sum(
         event.reason.startswith("at ") for event in events

@@ -22,6 +22,7 @@ from pipelines.loop.ramp import RunRamp, experiment_of, port_of_models, ramp_for
 from pipelines.loop.traffic import LoadDriver, Traffic, in_parts
 from pipelines.steps import StepTimes
 from serving.local.stack import LocalStack
+from tests.experiments import experiment
 
 USERS = {f"u{n}": 5 for n in range(100)}
 
@@ -43,25 +44,14 @@ def test_a_small_stage_has_users_of_the_challenger() -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    models = "http://127.0.0.1:23456"
-    content = {
-        "name": "first",
-        "enabled": True,
-        "salt": "s",
-        "unit": "user_id",
-        "layer": "policy",
-        "ramp": ramp_for(len(USERS), len(USERS)),
-        "arms": [
-            {"name": name, "weight": 0.5, "endpoint": models, "model_digest": name[:2]}
-            for name in ("incumbent", "challenger")
-        ],
-        "default_channel": "search",
-        "budgets": [{"campaign": "*", "channel": "*", "amount": 10}],
-        "metrics": {"primary": "click_per_decision", "outcome_hours": None},
-        "alpha": 0.05,
-        "min_runtime_hours": 0,
-        "owner": "ads",
-    }
+    arms = [
+        {"name": name, "weight": 0.5, "endpoint": "http://127.0.0.1:23456", "model_digest": name[:2]}
+        for name in ("incumbent", "challenger")
+    ]
+    metrics = {"primary": "click_per_decision", "outcome_hours": None}
+    ramp = ramp_for(len(USERS), len(USERS))
+    content = experiment("", arms=arms, metrics=metrics, ramp=ramp, min_runtime_hours=0)
+    del content["stage"]
     write_file(tmp_path, yaml.safe_dump(content))
     return tmp_path
 
