@@ -1,4 +1,4 @@
-"""KFP pipelines, how they run on a laptop and are compiled for a cluster, and what `mtorl` commands do beside them.
+"""KFP pipelines, how they run on a laptop and are compiled for a cluster, and other work of `mtorl` commands.
 
 Reading order: `training.py`, `bootstrap.py`, `monitoring.py`, `backfill.py`, `profile.py` (laptop or cluster),
 `steps.py` (progress and timing), `local.py` (a pipeline on this machine), `on_volume.py` (on a folder that outlives its

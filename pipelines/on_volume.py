@@ -101,7 +101,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # first: on a full disk this makes the room for what is told
+            with contextlib.suppress(OSError):  # first: on a full disk this makes room for the note on the end
                 _prune(runs, folder)
                 if is_disk_full(error):
                     local.remove_unfinished(folder)

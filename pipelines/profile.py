@@ -147,7 +147,7 @@ class Profile:
         return self.step(component(**{**named, **more}))
 
     def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
-        """A group of steps after which, whatever happens in it, the step `notify` keeps how the run ended."""
+        """A group of steps after which, also after a failure, the step `notify` keeps how the run ended."""
         task = notify(pipeline=pipeline, runs=self.runs)
         if self.cluster:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")

@@ -97,7 +97,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline that trains whenever it runs, for a profile."""
     name = "mtorl-train"
 
-    # Where the data come from is said for each run: whoever forgets it must not publish a simulated market's policy.
+    # The source has no default: a forgotten parameter must not publish a simulated market's policy.
     @dsl.pipeline(
         name=name,
         description="Touchpoint logs to a gated MTORL policy.",

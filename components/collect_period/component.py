@@ -11,7 +11,7 @@ def collect_period(decision_log: str, collected: str, source: str, since: str, u
     Nothing outside of the period changes, and nothing in it that is there already.
 
     Args:
-        source: Of the log, as the step `collect` is told it.
+        source: As of the step `collect`.
         since: Start of the period (ISO time), inclusive; the hour that it lies in counts whole.
         until: End of the period (ISO time), exclusive; likewise.
     """

@@ -1,4 +1,4 @@
-"""A published challenger goes to its server, into the shadow: nobody is served by it until an experiment says so."""
+"""A published challenger goes to its server, into the shadow: no user is served by it until an experiment says so."""
 
 from components.component import component
 

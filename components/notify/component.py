@@ -5,7 +5,7 @@ from kfp.dsl import PipelineTaskFinalStatus
 from components.component import component
 
 
-# Not cached: the end of a run is told once for each run.
+# Not cached: each run has its own end.
 @component("tell how the run ended", cached=False)
 def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
     """Keep how a run ended; returns its state and, of a failed one, which step failed and why.

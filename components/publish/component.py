@@ -1,4 +1,4 @@
-"""A challenger that has passed the gate goes to its place in the registry, which nobody changes afterwards."""
+"""A challenger that has passed the gate goes to its place in the registry, which is never changed afterwards."""
 
 from kfp.dsl import Artifact, Input, Model
 
@@ -32,7 +32,7 @@ def publish(
     Args:
         decision_log: Folder with decisions.parquet; the models that took them stay. Empty: nothing has decided.
         experiment: File, or folder of files, of the running experiments; the models that they name stay.
-        keep: Newest versions that stay whatever needs them; 0: all stay.
+        keep: Newest versions that stay also if nothing needs them; 0: all stay.
     """
     from pathlib import Path
 

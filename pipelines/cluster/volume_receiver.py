@@ -45,7 +45,7 @@ def receive(target: Path, digest: str, mode: str) -> int:
 
 
 if __name__ == "__main__":
-    os.umask(0o027)  # nobody outside the volume's group may read logs
+    os.umask(0o027)  # only the volume's group may read logs
     try:
         sys.exit(receive(Path(sys.argv[1]), *sys.argv[2:4]))
     except OSError as error:

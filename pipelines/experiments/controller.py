@@ -187,7 +187,7 @@ def act(
                 "it goes on at its stage"
             ) from None
         if kind == "kill" and (found := state_of(store.events(), experiment)).killed:
-            serving = in_force(experiment, found)  # whoever pulls it twice wants it off
+            serving = in_force(experiment, found)  # a second kill is no error
             store.put_in_force(serving)
             return serving
         event = {"by": by, "reason": reason, "at": at, "to": to, "challenger": challenger, "served": served}
@@ -241,7 +241,7 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: Kind, **event: Any
     events = store.events()
     try:
         made = next_event(events, experiment, kind, **event)
-    except IllegalEvent:  # perhaps since it has happened, and whoever wrote that died before it was in force
+    except IllegalEvent:  # perhaps it has happened, and its writer died before it was in force
         store.put_in_force(in_force(experiment, state_of(events, experiment)))
         raise
     store.append(made)

@@ -114,7 +114,7 @@ def _version(archive: Path) -> str:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
     """Let the incumbent's model follow promotions and rollbacks, before the models start.
 
-    A promoted model is one of the run that was served then, whatever run is to be served now.
+    A promoted model is one of the run that was served then, which may not be the run to be served now.
 
     Args:
         state: Of the first experiment.

@@ -50,9 +50,9 @@ class RegistryUses:
         experiments: Sequence[Experiment] = (),
     ) -> None:
         parent = registry.parent
-        beside = parent / "decision_log"
+        next_to_it = parent / "decision_log"
         self.registry = registry
-        self._decision_log = decision_log or (beside if beside.is_dir() else None)
+        self._decision_log = decision_log or (next_to_it if next_to_it.is_dir() else None)
         self._run = parent if (parent / "model-store").is_dir() else None
         self._state = state or (parent / "serving" if self._run and (parent / "serving").is_dir() else None)
         self._services = services_of_pod() if services is None else services

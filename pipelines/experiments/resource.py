@@ -63,6 +63,9 @@ class ExperimentResource:
         self._api = api
         self._config_map = config_map
         self.found = dict(found)
+        self.name = str(found["metadata"]["name"])
+        self.generation = int(found["metadata"].get("generation", 0))
+        self.spec: Mapping[str, Any] = found.get("spec") or {}
         self._dataset = dataset
         self.moved: str | None = None
 
@@ -74,24 +77,9 @@ class ExperimentResource:
         return None if found is None else cls(api, config_map, found, dataset)
 
     @property
-    def name(self) -> str:
-        """The object's name."""
-        return str(self.found["metadata"]["name"])
-
-    @property
-    def spec(self) -> Mapping[str, Any]:
-        """As people wrote it."""
-        return self.found.get("spec") or {}
-
-    @property
     def status(self) -> Mapping[str, Any]:
         """As the operator wrote it."""
         return self.found.get("status") or {}
-
-    @property
-    def generation(self) -> int:
-        """Number of changes of the spec."""
-        return int(self.found["metadata"].get("generation", 0))
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:

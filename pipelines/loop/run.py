@@ -127,8 +127,8 @@ def _judge(
         learned = _collect(trained, served.clean)
 
     simulated = None
-    with ThreadPoolExecutor(1) as beside:  # the verdict's step is a process of its own
-        truth = beside.submit(_true_lift, trained, audience, experiment)
+    with ThreadPoolExecutor(1) as pool:  # the verdict's step is a process of its own
+        truth = pool.submit(_true_lift, trained, audience, experiment)
         judged = _verdict(trained, experiment, served.clean, times)
         with times.step("monitor", "monitor: days of live traffic, days of shifted traffic"):
             monitored = check_days(trained, served)

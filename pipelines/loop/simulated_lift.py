@@ -66,7 +66,7 @@ def play(
         rounds: Opportunities per user.
         seed: Of the first repetition's draws.
         budget: Currency units per decision.
-        price: Gain per currency unit to begin with. None: the policy's own price stands, whatever is spent.
+        price: Gain per currency unit to begin with. None: the policy's own price stands, independent of the spend.
         repetitions: Independent futures to average over.
         newcomers: Whether the users come for the first time.
     """

@@ -125,7 +125,7 @@ class ReplayedTraffic:
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """Give the logged outcome if the logged channel was chosen.
 
-        The logged touchpoint did happen to the user, so it is in the journey whatever the policy would have done.
+        The logged touchpoint did happen to the user, so it is in the journey for every policy.
         """
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}

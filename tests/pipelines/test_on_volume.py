@@ -213,6 +213,7 @@ def test_a_run_that_somebody_stops_is_no_failure(tmp_path: Path, log: Path) -> N
     process.join()
     (ended,) = newest_runs(volume / "runs")
     assert ended.state == "CANCELLED" and not ended.failed_in_a_row
+    assert not left_at_work(ended.run)
     log.write_text("two")
     run(volume, log)
     (ended,) = newest_runs(volume / "runs")

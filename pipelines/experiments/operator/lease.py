@@ -23,7 +23,7 @@ from serving.kubernetes_api import Conflict, KubernetesApi
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = (2.0, 2.0)
-"""Of the API server that the lease is asked of: the holder must not wait until others take it for dead."""
+"""Timeouts of the API server for the lease: its holder must not wait until others take it for dead."""
 _NAME = "mtorl-operator"
 _HELD_SECONDS = 15  # without a renewal it is free for others
 _RENEW_SECONDS = 3.0
@@ -52,7 +52,7 @@ class Lease:
         said = False
         while not self._try():
             if not said:
-                log.info("stands by: %s holds the lease %s", self.leader or "nobody yet", _NAME)
+                log.info("stands by: %s holds the lease %s", self.leader or "none yet", _NAME)
                 said = True
             time.sleep(1.0)
         self.leads = True

@@ -84,7 +84,7 @@ class Operator:
         self._clock: Callable[[], float] = time.time
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
-        self._promoted: set[str] = set()  # objects to settle: whoever comes after a crash looks at all of them
+        self._promoted: set[str] = set()  # objects to settle; after a restart, all of them
         self._found: dict[tuple[str, str], Known] = {}  # by name and salt: another salt is another experiment
         self.routers = Routers()
 
@@ -108,7 +108,7 @@ class Operator:
             try:
                 self.changed(name)
                 self._advance(name)
-            except Exception:  # whatever is wrong with one of them stops none of the others
+            except Exception:  # a fault of one of them stops none of the others
                 log.exception("%s could not be looked at: it is tried again", name)
 
     def watch(self) -> None:
@@ -132,7 +132,7 @@ class Operator:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
                     said = edited(resource, self._api.namespace) or said
-                with contextlib.suppress(Conflict):  # it is said in a second
+                with contextlib.suppress(Conflict):  # it is retried in a second
                     self._say(resource, {"version": serving.version}, said)
 
     def views(self) -> list[View]:

@@ -46,7 +46,7 @@ from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
 _ALL_ADDRESSES = "0.0.0.0"
-_KNOWN_SECONDS = 0.5  # what is in force is asked of the API server that often at most, however many routers ask
+_KNOWN_SECONDS = 0.5  # between two reads of what is in force, for any number of routers
 
 
 def run(namespace: str, dataset: Path, log_folder: Path, config_map: str, port: int, every: float) -> None:
