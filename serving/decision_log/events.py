@@ -18,9 +18,8 @@ _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in
 def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     """The context attributes of a record.
 
-    The event's id is that of the record. The withdrawal of a decision has an id of its own, `<decision_id>.withdrawn`,
-    so that a consumer that drops events with an id it has seen does not drop it. `partitionkey` keeps a decision and
-    its outcomes together.
+    The withdrawal of a decision has the id `<decision_id>.withdrawn`, so that a consumer does not drop it as a
+    duplicate. `partitionkey` keeps a decision and its outcomes together.
 
     Raises:
         ValueError: The line is not a record.

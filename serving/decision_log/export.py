@@ -1,10 +1,10 @@
-"""The log as Parquet files for monitoring and analysis. It can be exported while the router writes it.
+"""Exports the log as Parquet files for monitoring and analysis, also while the router writes it.
 
     export_parquet("spool", "decision_log")       # decision_log/{decisions,outcomes,shadows}.parquet
-    export_segments("spool", "decision_log")      # the same, in a folder for each segment: only what has grown
+    export_segments("spool", "decision_log")      # a folder for each segment: only what has grown
 
 Columns are those of `mtorl.log.records.sql_columns`: objects and lists are JSON text, `event_time` is a UTC timestamp.
-Decisions of users who were forgotten in the folder that is written to are left out (`mtorl.log.forgotten`).
+Decisions of users who were forgotten in the target folder are left out (`mtorl.log.forgotten`).
 """
 
 from __future__ import annotations
@@ -31,24 +31,19 @@ from serving.decision_log.segments import IDENTITY, segments
 _LIMITS = {"memory_limit": "400MB", "threads": "2", "preserve_insertion_order": "false"}
 _LONGEST_LINE = 1 << 20  # bytes; the reader keeps some buffers of that size
 KEPT_SECONDS = 600.0
-"""For which a superseded folder stays: a look at a large log takes minutes, and reads its files to the end."""
+"""A superseded folder stays so long: a query of a large log takes minutes, and reads its files to the end."""
 
 # An outcome is never there before its decision: a reader would take it for one of an unknown decision.
 _KINDS: tuple[Kind, ...] = tuple(reversed(get_args(Kind)))
 
 
 def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
-    """Write decisions.parquet, outcomes.parquet and shadows.parquet, each in one step.
+    """Write decisions.parquet, outcomes.parquet and shadows.parquet, each in one step; returns rows by kind.
 
-    A spool that is shipped holds the newest `keep_hours` only; the folder of a `ParquetSink` holds everything. Without
-    records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.
+    Without records the files hold the columns alone. Of a decision that was withdrawn, the withdrawal stays.
 
     Args:
-        log_dir: Folder of a `Spool`, or of a `ParquetSink`.
-        out_dir: Made if it does not exist.
-
-    Returns:
-        Number of rows by kind.
+        log_dir: Folder of a `Spool`, of which shipping leaves the newest `keep_hours`, or of a `ParquetSink`.
     """
     log, out = Path(log_dir), Path(out_dir)
     written: dict[str, int] = {}
@@ -64,19 +59,14 @@ def export_parquet(log_dir: str | Path, out_dir: str | Path) -> dict[str, int]:
 
 
 def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | None = None) -> None:
-    """Bring a folder up to date that has one for each segment, `IDENTITY/decision-00000001-SIZE/decisions.parquet`.
+    """Update a folder that has one for each segment, `IDENTITY/decision-00000001-SIZE/decisions.parquet`.
 
-    Segments only grow, and all but the newest are closed, so this takes no longer the longer the log is. One that has
-    grown gets another folder. Its last ones stay for `KEPT_SECONDS`, since somebody may be reading them: a file that is
-    replaced meanwhile can't be read to its end. Segments that the spool no longer has are removed. What another
-    spool has left, one whose volume was lost perhaps, stays. A decision and its withdrawal may lie in different
-    segments, and a record in two folders: readers take one record of each decision
-    (`mtorl.log.records.one_record_each`).
+    Only new and grown segments are written. A superseded folder stays for `KEPT_SECONDS`, for readers at work. Segments
+    that the spool no longer has are removed; exports of other spools, whose volume may be lost, stay. A decision and
+    its withdrawal may lie in different segments, and a record in two folders: readers use `one_record_each`.
 
     Args:
-        spool: Folder of a `Spool`; nothing is done before there is one.
-        out_dir: Made if it does not exist.
-        mark: Where to leave how far the log is exported (`exported.py`).
+        mark: File for how far the log is exported (`exported.py`).
     """
     began = time.time()
     identity = Path(spool) / IDENTITY
@@ -89,7 +79,7 @@ def export_segments(spool: str | Path, out_dir: str | Path, mark: str | Path | N
 
 
 def _export_folder(con: duckdb.DuckDBPyConnection, scratch: Path, spool: Path, out: Path) -> dict[Path, int]:
-    """Bring the folder of one spool up to date; returns its segments, with the bytes that they had."""
+    """Update the folder of one spool; returns its segments with their bytes at that time."""
     sizes: dict[Path, int] = {}
     for kind in _KINDS:
         for segment in segments(spool, kind):
@@ -110,7 +100,7 @@ def _export_folder(con: duckdb.DuckDBPyConnection, scratch: Path, spool: Path, o
 
 
 def _remove_superseded(out: Path, segment: str, file: str) -> None:
-    """Remove what an export that was killed has left of a segment, and folders that were superseded long enough ago."""
+    """Remove what a killed export left of a segment, and folders that were superseded long ago."""
     written: dict[Path, float] = {}
     for folder in out.glob(f"{segment}-*"):
         if (folder / file).exists():
@@ -125,7 +115,6 @@ def _remove_superseded(out: Path, segment: str, file: str) -> None:
 
 @contextmanager
 def _database() -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
-    """A database with limits, and a folder for temporary files."""
     with (
         naming_full_disk(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory() as scratch,
@@ -146,7 +135,7 @@ def _read(con: duckdb.DuckDBPyConnection, kind: Kind, files: list[Path]) -> duck
 
 
 def _write(con: duckdb.DuckDBPyConnection, kind: Kind, records: duckdb.DuckDBPyRelation, target: Path) -> int:
-    """One record for each id, in the order of time; returns their number."""
+    """Write one record for each id in order of time; returns their number."""
     records.create_view("records", replace=True)
     columns, order = ", ".join(sql_columns(kind)), f"event_time, {ID_FIELD[kind]}"
     forgotten: Forgotten | None = None

@@ -1,10 +1,7 @@
-"""How far the log has been exported: a small file that each export leaves, so that the router can tell how old it is.
+"""How far the log is exported: a small file that each export leaves, from which the router tells the export's age.
 
-    exported.note(mark, began, sizes)                      # by the export, at its end
-    exported.age(mark, spool.folder, since=started)        # by the router: seconds, 0 while everything is exported
-
-An export that fails leaves the file of the one before. The file lies where both containers of a pod can reach it, and
-not on the volume that is exported to: that may be slow, or gone, which is what the router is to notice.
+The file lies where both containers of a pod can reach it, and not on the volume that is exported to: the router is to
+notice when that volume is slow or gone. An export that fails leaves the previous file.
 """
 
 from __future__ import annotations
@@ -21,13 +18,7 @@ from serving.decision_log.segments import segments
 
 
 def note(mark: Path, began: float, sizes: Mapping[str, int]) -> None:
-    """Say that everything is exported that was in the log when an export began.
-
-    Args:
-        mark: The file.
-        began: Unix time.
-        sizes: Bytes of each segment then, by its name without suffix.
-    """
+    """Note that everything is exported that segments of these sizes held when the export began (Unix time)."""
     with replacing(mark) as unfinished:
         unfinished.write_text(json.dumps({"began": began, "sizes": dict(sizes)}))
 
@@ -35,12 +26,8 @@ def note(mark: Path, began: float, sizes: Mapping[str, int]) -> None:
 def age(mark: Path, spool: Path, since: float) -> float:
     """Seconds since the last export began, if there are records that it did not see; else 0.
 
-    Without traffic there is nothing to export, and an old export is as good as a new one.
-
     Args:
-        mark: The file.
-        spool: Folder of the log.
-        since: Unix time that counts while no export has left a file that can be read.
+        since: Unix time that counts until an export has left a file that can be read.
     """
     began, sizes = since, {}
     try:

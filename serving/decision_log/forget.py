@@ -1,10 +1,10 @@
-"""Users leave a spool that no router holds. One that a router holds is the router's: nobody else writes there.
+"""Removes users from a spool that no router holds.
 
-    forget_users("spool", ["u1"], datetime.now(UTC))       # what has left, and what has to stay
+    forget_users("spool", ["u1"], datetime.now(UTC))
 
-A router's own spool loses everything after `keep_hours`, once it is shipped; what is exported or shipped until then is
-without the user (`mtorl.log.forgotten`). A decision whose reservation may still be open stays a day: without it a
-router would give the money back when it starts. A cost that was logged is taken to have reached the ledger.
+A router's own spool loses everything after `keep_hours`, once it is shipped; until then exports and shipments leave the
+user out (`mtorl.log.forgotten`). A decision whose reservation may still be open stays a day: without it a router would
+give the money back when it starts. A cost that was logged is taken to have reached the ledger.
 """
 
 from __future__ import annotations
@@ -29,32 +29,27 @@ _OPEN = timedelta(hours=24)  # how long a reservation without a cost stays open,
 
 @dataclass(frozen=True)
 class SpoolWithout:
-    """What became of some users' records in a spool."""
+    """Numbers of records of some users in a spool."""
 
     removed: int
-    left: int  # records of theirs that stay for now
+    left: int  # stay for now
     held: bool  # by a router, so nothing was removed
 
 
 def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dict[str, SpoolWithout]:
-    """Take users out of all spools in a folder, see `forget_users`; by the place of each in the folder."""
+    """`forget_users` for all spools in a folder; by their paths in it."""
     root = folder.resolve()
     spools = [path.parent for path in sorted(root.rglob(segments.IDENTITY)) if (path.parent / ".lock").exists()]
     return {str(spool.relative_to(root)): forget_users(spool, users, now) for spool in spools}
 
 
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
-    """Take users out of a spool, unless a router holds it.
+    """Remove users from a spool, unless a router holds it.
 
     Segments whose bytes change don't fit the noted position any more, so the next router ships them again.
 
     Args:
-        folder: Of a spool.
-        users: Ids.
-        now: Younger reservations than a day may be open.
-
-    Raises:
-        OSError: A file can't be read or written.
+        now: Reservations younger than a day may be open.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
@@ -69,7 +64,7 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
         names = [orjson.dumps(user) for user in wanted]
 
         def goes(line: bytes) -> bool:
-            if record := _record(line):
+            if (record := segments.record(line)) is not None:
                 own = record.get("user_id") in wanted and record["decision_id"] not in kept
                 return own or record.get("decision_id") in gone
             return any(name in line for name in names)  # a crash has cut it
@@ -95,7 +90,7 @@ def _files(spool: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
-    """Write a file anew without some records; it is not touched if it has none of them."""
+    """Write a file without some of its records; one without any of them is not touched."""
     if not path.exists():
         return 0
     lines = path.read_bytes().splitlines(keepends=True)
@@ -105,15 +100,6 @@ def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
             unfinished.write_bytes(b"".join(kept))
             unfinished.chmod(path.stat().st_mode)
     return len(lines) - len(kept)
-
-
-def _record(line: bytes) -> Mapping[str, Any]:
-    """The record on a line; empty if it is none."""
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 @contextmanager

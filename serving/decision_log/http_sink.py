@@ -11,10 +11,11 @@ import aiohttp
 from typing_extensions import override
 
 from serving.decision_log import events
+from serving.decision_log.position import Batch
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
-from serving.decision_log.tail import Batch
 
 BATCH = 64  # records; encoding them takes less than a millisecond of the event loop, which decisions share
+_ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
 # Status codes that refuse a record. Any other 4xx (no such path, no permission, ...) is a fault of the address or the
 # settings: if it were taken for a refusal, one wrong URL would set the whole log aside.
@@ -26,19 +27,15 @@ class HttpSink(Sink):
     """Posts events to a URL; an answer of 2xx acknowledges them.
 
     Args:
-        url: Where to.
-        source: Attribute `source` of the events.
         largest: Records in a request. More than one go as a JSON batch, which Knative's brokers do not take.
-        timeout: Seconds to wait for an answer.
     """
 
     linger = 0.0
 
-    def __init__(self, url: str, source: str, largest: int = BATCH, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
         self.largest = largest
         self.url = url
         self.source = source
-        self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
     @override
@@ -51,7 +48,7 @@ class HttpSink(Sink):
         except ValueError as error:
             raise Refused(str(error)) from None
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=self._timeout)
+            timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
             self._session = aiohttp.ClientSession(timeout=timeout, skip_auto_headers=["User-Agent"])
         try:
             async with self._session.post(self.url, data=body, headers=headers, allow_redirects=False) as response:
@@ -59,7 +56,7 @@ class HttpSink(Sink):
                     return
                 text = (await response.content.read(300)).decode(errors="replace")
         except TimeoutError as error:
-            raise SinkUnavailable("timeout", f"no answer in {self._timeout:.0f} s") from error
+            raise SinkUnavailable("timeout", f"no answer in {_ANSWER_SECONDS:.0f} s") from error
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError) as error:
             raise SinkUnavailable("network", f"{type(error).__name__}: {error}") from error
         answer = f"{response.status} {text}"

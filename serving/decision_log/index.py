@@ -1,41 +1,36 @@
-"""What the spool remembers of its records: when each decision was taken, and the ids of the outcome events."""
+"""The times of decisions and the ids of outcome events, which classify an outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
 
 from mtorl.log.records import ID_FIELD, Kind
 
+_LATE_SECONDS = 7 * 86_400.0  # after its decision
+_FORGOTTEN_AT_ONCE = 1000  # ids; appends wait meanwhile
+
 Status = Literal["accepted", "late", "dangling", "duplicate"]
 
 
 class Index:
-    """Classifies records as they come. It lives in memory, and forgets the oldest records first.
+    """Classifies records as they arrive. It lives in memory, and forgets the oldest records first.
 
-    An event whose first record was forgotten is logged again when it comes again. That does no harm: it has the same
-    id, and the ledger settles a reservation once. An outcome whose decision was forgotten is dangling, as if another
-    router had logged the decision.
-
-    Args:
-        late_after: An outcome that happened this long after its decision is late.
-        forgotten_at_once: How many ids a `tidy` forgets; appends wait meanwhile.
+    An event whose first record was forgotten is logged again if it is sent again: it has the same id, and the ledger
+    settles a reservation once. An outcome whose decision was forgotten is dangling, as if another router had logged it.
     """
 
-    def __init__(self, late_after: timedelta, forgotten_at_once: int = 1000) -> None:
-        self._forgotten_at_once = forgotten_at_once
-        self._late_seconds = late_after.total_seconds()
+    def __init__(self) -> None:
         self._decisions: dict[str, float] = {}
         self._events: dict[str, None] = {}
-        self._to_forget: dict[Kind, list[str]] = {"decision": [], "outcome": [], "shadow": []}
+        self._to_forget: dict[Kind, list[str]] = {kind: [] for kind in ID_FIELD}
 
     def add(self, kind: Kind, record: Mapping[str, Any]) -> Status:
-        """Remember a record and say what it is.
+        """Remember a record and classify it.
 
-        An outcome whose decision is not known is dangling: it is kept, since the decision may be in the log of another
-        router. An event that is known is a duplicate, and nothing is remembered.
+        An outcome without a known decision is dangling: it is kept, since another router may have logged the decision.
         """
         if kind == "decision":
             self._decisions.setdefault(record["decision_id"], _seconds(record))
@@ -48,7 +43,7 @@ class Index:
         decided = self._decisions.get(record["decision_id"])
         if decided is None:
             return "dangling"
-        return "late" if _seconds(record) - decided > self._late_seconds else "accepted"
+        return "late" if _seconds(record) - decided > _LATE_SECONDS else "accepted"
 
     def knows(self, kind: Kind, record: Mapping[str, Any]) -> bool:
         """Whether a record of this id was added before."""
@@ -66,9 +61,9 @@ class Index:
     def tidy(self) -> None:
         """Forget some of the marked records."""
         for kind, outdated in self._to_forget.items():
-            for key in outdated[-self._forgotten_at_once :]:
+            for key in outdated[-_FORGOTTEN_AT_ONCE:]:
                 self._ids(kind).pop(key, None)
-            del outdated[-self._forgotten_at_once :]
+            del outdated[-_FORGOTTEN_AT_ONCE:]
 
     def _ids(self, kind: Kind) -> dict[str, Any]:
         known: dict[Kind, dict[str, Any]] = {"decision": self._decisions, "outcome": self._events, "shadow": {}}

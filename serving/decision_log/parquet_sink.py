@@ -1,11 +1,11 @@
-"""The sink of a laptop: hourly folders of Parquet files, without a server.
+"""Ships into hourly folders of Parquet files, without a server: the sink of a laptop.
 
     decisions/date=2026-11-25/hour=20/part-5f0c9a7e-00000001-000000000000-000000081920-0.parquet
 
-DuckDB reads `decisions/*/*/*.parquet` with hive_partitioning; the columns are those of `export_parquet`. The name of a
-file says which bytes of which segment of which spool it holds. A batch that is delivered again replaces the files that
-were written from its first byte on, so no record is in two files. A decision that was withdrawn after its file was
-written has two rows; `export_parquet`, given this folder, leaves the one that counts.
+DuckDB reads `decisions/*/*/*.parquet` with hive_partitioning; the columns are those of `export_parquet`. A file's name
+has the spool, the segment and the bytes that it holds: a batch that is delivered again replaces the files from its
+first byte on. A decision that was withdrawn after its file was written has two rows; `export_parquet` keeps the one
+that counts.
 """
 
 from __future__ import annotations
@@ -22,24 +22,21 @@ from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import sync
-from serving.decision_log.position import Position
+from serving.decision_log.position import Batch, Position
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
-from serving.decision_log.tail import Batch
 
 
 class ParquetSink(Sink):
     """Writes Parquet files.
 
     Args:
-        folder: Made if it does not exist.
         spool_id: Identity of the spool; several may ship to the same folder.
-        linger: Seconds for which records may gather: fewer, larger files.
     """
 
     largest = 5_000
+    linger = 60.0  # fewer, larger files
 
-    def __init__(self, folder: Path, spool_id: str, linger: float = 60.0) -> None:
-        self.linger = linger
+    def __init__(self, folder: Path, spool_id: str) -> None:
         self.folder = folder
         self._spool_id = spool_id
         self._next: dict[Kind, Position] = {}  # where the next batch begins, unless something is delivered again
@@ -87,7 +84,7 @@ class ParquetSink(Sink):
             """).write_parquet(str(scratch / "out"), partition_by=["date", "hour"])
 
     def _remove_older(self, batch: Batch) -> None:
-        """Remove the files that an earlier delivery wrote from the first byte of this batch on: they come again."""
+        """Remove the files of an earlier delivery from the first byte of this batch on."""
         if self._next.pop(batch.kind, None) == batch.start:
             return
         for path in self.folder.glob(f"{batch.kind}s/*/*/part-{self._spool_id}-{batch.start.segment:08d}-*.parquet"):

@@ -1,7 +1,7 @@
-"""Old segments are deleted once they are shipped, so that the disk does not fill up. What is not shipped stays.
+"""Deletes old segments once they are shipped, so that the disk does not fill up.
 
-A decision whose reservation is still open outlives its segment: its record moves to `open-decisions.jsonl`. Without it
-the router would conclude, after a restart, that the decision was never logged, and would give the reservation back.
+A decision whose reservation is still open outlives its segment, in `open-decisions.jsonl`. Without it the router would
+conclude, after a restart, that the decision was never logged, and would give the reservation back.
 """
 
 from __future__ import annotations
@@ -23,16 +23,12 @@ def prune(
     before: float,
     open_reservations: Callable[[], Collection[str] | None],
 ) -> list[tuple[Kind, int]]:
-    """Delete segments.
+    """Delete segments; returns the kind and number of each.
 
     Args:
-        folder: Of the spool.
         shipped: Behind the last record that the sink has acknowledged and that `position.save` made durable.
-        before: Only what was last written before this time (seconds since 1970).
-        open_reservations: Asks the ledger; None while it can't say, and nothing is deleted.
-
-    Returns:
-        Kind and number of each segment that was deleted.
+        before: Deletes only segments last written before this time (seconds since 1970).
+        open_reservations: Asks the ledger; None while it does not answer, and nothing is deleted.
     """
     # The segment of the position stays, so that numbers are never used twice.
     old: dict[Kind, list[Path]] = {

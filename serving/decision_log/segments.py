@@ -1,10 +1,10 @@
 """Append-only files of JSON lines that survive a crash and a full disk.
 
 `<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
-included, has been synced. What a crash left of a line is moved to `<segment>.torn` when the folder is opened again.
+included, has been synced. What a crash left of a line moves to `<segment>.torn` when the folder is opened again.
 
-The same folder holds `identity` (which tells this spool from others), `open-decisions.jsonl` (see `retention.py`),
-`shipped.json` (see `position.py`) and `poison-<kind>.jsonl` (records that no sink takes, see `shipper.py`).
+The folder also holds `identity` (a name that no other spool has), `open-decisions.jsonl` (`retention.py`),
+`shipped.json` (`position.py`) and `poison-<kind>.jsonl` (records that no sink takes, `shipper.py`).
 """
 
 from __future__ import annotations
@@ -72,22 +72,18 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def recover(path: Path, torn: list[bytes]) -> Iterator[dict[str, Any]]:
-    """The records of a file that a crash may have damaged.
-
-    When they have all been read, everything else is moved from the file to `<segment>.torn`.
+    """The records of a file that a crash may have damaged; at the end, everything else moves to `<segment>.torn`.
 
     Args:
-        path: The file.
         torn: Is extended with what is not a whole record.
     """
     bad: list[bytes] = []
     with path.open("rb") as lines:
         for line in lines:
-            record = _record(line)
-            if record is None:
+            if (found := record(line)) is None:
                 bad.append(line)
             else:
-                yield record
+                yield found
     if bad:
         torn += bad
         _set_aside(path, bad)
@@ -98,21 +94,22 @@ def _set_aside(path: Path, torn: list[bytes]) -> None:
         aside.write(b"\n".join(line.rstrip(b"\n") for line in torn) + b"\n")
         os.fsync(aside.fileno())
     with path.open("rb") as lines, replacing(path, durable=True) as unfinished, unfinished.open("wb") as whole:
-        whole.writelines(line for line in lines if _record(line) is not None)
+        whole.writelines(line for line in lines if record(line) is not None)
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def record(line: bytes) -> dict[str, Any] | None:
+    """The record on a line; None if it is not whole."""
     if not line.endswith(b"\n"):
         return None
     try:
-        record = orjson.loads(line)
+        found = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return record if isinstance(record, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 class SegmentWriter:
-    """Writes to the newest segment of a kind. For one thread, in a folder that nobody else writes to.
+    """Writes to the newest segment of a kind. For one thread, in a folder without another writer.
 
     Attributes:
         end: Segment and offset behind the last durable record; (0, 0) before the first. Other threads read it.
@@ -126,10 +123,7 @@ class SegmentWriter:
         self.end = (0, 0)
 
     def find_end(self) -> None:
-        """Set `end` from what an earlier run left; after `recover`, before the first append.
-
-        Segments without a record, which a crash may leave, are deleted.
-        """
+        """Set `end` after `recover`, and delete segments without a record, which a crash may leave."""
         for path in segments(self._folder, self._kind):
             size = path.stat().st_size
             if size:
@@ -155,8 +149,8 @@ class SegmentWriter:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # After a failed sync nobody knows what the disk holds behind the durable records: it is cut off, now if
-            # that is possible, and before the next append in any case.
+            # After a failed sync the content behind the durable records is unknown: it is cut off, now if possible,
+            # and before the next append in any case.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             self.close()
@@ -171,7 +165,6 @@ class SegmentWriter:
             self._file = -1
 
     def _open(self, segment: int, size: int) -> int:
-        """Open a segment behind its durable records."""
         file = os.open(path_of(self._folder, self._kind, segment), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         try:
             os.ftruncate(file, size)

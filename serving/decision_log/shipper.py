@@ -1,9 +1,8 @@
 """Ships the log: every durable record reaches the sink at least once, in the order in which it was written.
 
-It works beside the router's decisions, which do not wait for it: one asyncio task, and a thread of its own for files.
-The position is noted after the sink has acknowledged a batch, so after a crash in between the records are sent again.
-A sink that fails is tried again, after growing pauses. A record that the sink refuses is set aside in
-`poison-<kind>.jsonl`, and the others are shipped.
+Decisions do not wait for it: it is one asyncio task with a thread of its own for files. The position is noted after the
+sink has acknowledged a batch, so a crash in between sends the batch again. A sink that fails is retried with growing
+pauses. A record that the sink refuses moves to `poison-<kind>.jsonl`, and the others are shipped.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import orjson
 
 from mtorl.log.records import Kind
 from mtorl.runtime.clock_jumps import ClockJumps
-from serving.decision_log import position, tail
+from serving.decision_log import position
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.spool import Spool
 
@@ -45,10 +44,10 @@ class Pace:
     longest_pause: float = 30.0
 
     def pause(self, failures: int, asked: float) -> float:
-        """How long to leave a sink alone after so many failures in a row.
+        """The pause after so many failures in a row, at least what the sink asked for.
 
-        The pause doubles with each failure, up to a limit, and is drawn at random from its upper half, so that routers
-        do not all come back at once. It is at least what the sink asked for.
+        It doubles with each failure, up to a limit, and is drawn from its upper half, so that routers don't retry all
+        at once.
         """
         longest = min(self.longest_pause, self.first_pause * 2.0 ** min(failures, 16))
         return max(asked, longest * random.uniform(0.5, 1.0))
@@ -58,14 +57,11 @@ class Shipper:
     """Ships a spool to a sink.
 
     Args:
-        spool: The only one on its folder.
-        sink: Where to.
-        keep_hours: Age at which what is shipped may be deleted.
-        open_reservations: Asks the ledger; None while it can't say, and nothing is deleted.
-        pace: How often it does what it does.
+        keep_hours: Age at which shipped segments may be deleted.
+        open_reservations: Asks the ledger; None while it does not answer, and nothing is deleted.
 
     Attributes:
-        tally: What happened since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
+        tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
     """
 
     def __init__(
@@ -83,9 +79,9 @@ class Shipper:
         self._pace = pace
         self._largest = sink.largest
         self._at = self._noted = position.load(spool.folder)
-        self._behind = {kind: tail.count(spool.folder, kind, at, spool.end(kind)) for kind, at in self._at.items()}
+        self._behind = {kind: position.count(spool.folder, kind, at, spool.end(kind)) for kind, at in self._at.items()}
         self._appended = {kind: spool.durable[kind] for kind in _KINDS}  # when `_behind` was counted
-        first = {kind: tail.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in _KINDS}
+        first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in _KINDS}
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
         self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
         self._note_at = self._prune_at = 0.0
@@ -105,8 +101,8 @@ class Shipper:
     def oldest_pending_seconds(self) -> float:
         """Age of the oldest record that is pending; 0 without one.
 
-        An outcome's own time may be long before it was reported: no record is older than the time at which nothing
-        was pending.
+        An outcome's own time may be long before its report: no record counts as older than the last time nothing was
+        pending.
         """
         since = [max(self._oldest[kind], self._level[kind]) for kind in _KINDS if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
@@ -121,7 +117,7 @@ class Shipper:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, seconds: float) -> None:
-        """Ship what is pending, for at most so many seconds, and end. What is left is shipped after the next start."""
+        """Ship what is pending for at most so many seconds, and end; the next start ships the rest."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -171,7 +167,8 @@ class Shipper:
                     await self.prune()
             except Exception as error:
                 # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping goes on.
-                fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(_reason(error), repr(error))
+                reason = "disk" if isinstance(error, OSError) else "internal"
+                fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
                 pause = self._pace.pause(failures, fault.retry_after)
                 failures += 1
@@ -195,12 +192,8 @@ class Shipper:
         gathering = 0 <= now - self._level[kind] < self._sink.linger  # below 0: the clock was set back
         return self._draining or pending >= self._sink.largest or not gathering
 
-    async def _deliver(self, batch: tail.Batch) -> int:
-        """Deliver a batch, in halves if it is refused, until the records at fault are found.
-
-        Returns:
-            How many records were set aside.
-        """
+    async def _deliver(self, batch: position.Batch) -> int:
+        """Deliver a batch, in halves if it is refused, down to the records at fault; returns how many those were."""
         if len(batch) > self._largest:
             return sum([await self._deliver(piece) for piece in batch.cut(self._largest)])
         try:
@@ -220,18 +213,18 @@ class Shipper:
         self._advance(batch)
         return 0
 
-    def _advance(self, batch: tail.Batch) -> None:
+    def _advance(self, batch: position.Batch) -> None:
         self._at = {**self._at, batch.kind: batch.end}
         self._behind[batch.kind] -= len(batch)
 
     def _pending(self, kind: Kind) -> int:
         return self._behind[kind] + self._spool.durable[kind] - self._appended[kind]
 
-    def _read(self, kind: Kind) -> tail.Batch | None:
+    def _read(self, kind: Kind) -> position.Batch | None:
         most = max(self._sink.largest, _FEWEST_READ)
-        return tail.read(self._spool.folder, kind, self._at[kind], self._spool.end(kind), most)
+        return position.read(self._spool.folder, kind, self._at[kind], self._spool.end(kind), most)
 
-    def _set_aside(self, batch: tail.Batch, reason: str) -> None:
+    def _set_aside(self, batch: position.Batch, reason: str) -> None:
         (line,) = batch.lines
         log.error("a %s record is refused and set aside: %s", batch.kind, reason)
         about = {"segment": batch.start.segment, "offset": batch.start.offset, "reason": reason}
@@ -243,11 +236,7 @@ class Shipper:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
 
-def _reason(error: Exception) -> str:
-    return "disk" if isinstance(error, OSError) else "internal"
-
-
-def _event_time(batch: tail.Batch) -> float:
+def _event_time(batch: position.Batch) -> float:
     with contextlib.suppress(Exception):  # a line that is no record: `_deliver` will set it aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

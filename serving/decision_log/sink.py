@@ -1,10 +1,10 @@
-"""What the shipper expects of a place that it ships to, and the two ways in which that can fail."""
+"""The interface of a place that the shipper ships to, and its two errors."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from serving.decision_log.tail import Batch
+from serving.decision_log.position import Batch
 
 
 class Refused(Exception):
@@ -12,13 +12,7 @@ class Refused(Exception):
 
 
 class SinkUnavailable(Exception):
-    """The sink takes no records at the moment.
-
-    Args:
-        reason: One word, for the metric.
-        detail: What happened.
-        retry_after: Seconds that the sink asks for.
-    """
+    """The sink takes no records at the moment, for a reason of one word (the metric's), and asks for some seconds."""
 
     def __init__(self, reason: str, detail: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -27,12 +21,10 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """Takes batches in order.
-
-    After a fault or a crash it gets the same batch again, or a longer one that starts at the same record.
+    """Takes batches in order; after a fault or a crash the same batch again, or a longer one from the same record on.
 
     Attributes:
-        largest: Records that it takes at once.
+        largest: Most records of a batch.
         linger: Seconds for which records may gather.
     """
 
@@ -40,12 +32,7 @@ class Sink(Protocol):
     linger: float
 
     async def deliver(self, batch: Batch) -> None:
-        """Return when the batch is safe there.
-
-        Raises:
-            Refused: at least one of the records is at fault.
-            SinkUnavailable: the sink is.
-        """
+        """Return when the batch is safe there; raises Refused for a record at fault, or SinkUnavailable."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -2,14 +2,12 @@
 
 While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
 the disk and not the traffic. A thread that may wait for the disk writes itself (`write`), with all that waits by then;
-for the others one thread does (`submit`). Who writes holds a lock, and alone uses the index of ids: an event that
+for the others one thread does (`submit`). The writer holds a lock, and alone uses the index of ids: an event that
 arrives twice at the same time is still counted once.
 
-The folder does not outgrow its quota: a record that would exceed it is refused. `shipper.py` sends records away, and
-`prune` then deletes old segments.
-
-Of a decision that can't be logged, the record that withdraws it is owed to the log: it waits in memory until the disk
-takes records again. Without it, whoever judges the experiment would not know that users got the default action.
+The folder does not outgrow its quota: a record that would exceed it is refused. Of a decision that can't be logged, the
+log is owed the record that withdraws it, which waits in memory until the disk takes records again. Without it, the
+verdict would not know that users got the default action.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -69,28 +66,25 @@ class Spool:
     """A folder of decision and outcome records. One process at a time may hold it.
 
     Args:
-        folder: Made if it does not exist. All records in it are read once, and what a crash left is put in order.
-        late_after: An outcome that happened this long after its decision is late.
+        folder: Made if it does not exist. All records in it are read once, and the damage of a crash is repaired.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
         max_known: Records of a kind whose ids are remembered; those of one segment may come on top.
 
     Attributes:
-        identity: Tells this spool from others; it is made with the folder and stays the same.
+        identity: A name that no other spool has; it is made with the folder and stays.
         torn: Pieces of records that the last crash left and that were set aside.
-        counts: Records by (kind, status), those of earlier runs that are still there included.
         durable: Records written since the start, by kind.
         fault: Why the last records could not be written; None if they were.
         lost: Records that were owed to the log and for which there was no room in memory.
 
     Raises:
-        SpoolError: the folder can't be written to, or another process holds it.
+        SpoolError: The folder can't be written to, or another process holds it.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        late_after: timedelta = timedelta(days=7),
         segment_bytes: int = segments.SEGMENT_BYTES,
         max_bytes: int = MAX_BYTES,
         max_known: int = 1_000_000,
@@ -98,12 +92,11 @@ class Spool:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self._max_known = max_known
-        self.counts: Counter[tuple[Kind, Status]] = Counter()
         self.durable: Counter[Kind] = Counter()
         self.fault: Exception | None = None
         self.lost = 0
         self._owed: deque[tuple[Kind, bytes]] = deque()  # oldest first; of the thread that writes
-        self._index = Index(late_after)
+        self._index = Index()
         self._waiting: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
@@ -118,10 +111,7 @@ class Spool:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = acquire(self.folder / ".lock")
             self._recover()
-        except (
-            OSError,
-            SpoolError,
-        ) as error:  # a crash left a torn record, for instance, and the disk is too full to set it aside
+        except (OSError, SpoolError) as error:  # the disk is too full to set a torn record aside, for instance
             if self._lock >= 0:
                 os.close(self._lock)
             held = isinstance(error, BlockingIOError)
@@ -135,7 +125,6 @@ class Spool:
         self._thread.start()
 
     def _recover(self) -> None:
-        """Read all records, and put in order what a crash left."""
         for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
             unfinished.unlink()
         self.identity = _identity(self.folder / segments.IDENTITY)
@@ -151,19 +140,15 @@ class Spool:
             self._writers[kind].find_end()
         self.torn = len(torn)
 
-    async def append(self, kind: Kind, record: Mapping[str, Any]) -> Status:
-        """Write a record; returns when it is durable, with what it turned out to be.
+    async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> list[Status]:
+        """Write records, all or none of them; returns their statuses when they are durable.
 
-        Cancelling the call (a timeout, for instance) takes the record back unless it is being written at that moment.
+        Cancelling the call (a timeout, for instance) takes the records back unless they are being written at that
+        moment.
 
         Raises:
-            SpoolUnavailable: it is not durable.
+            SpoolUnavailable: They are not durable.
         """
-        (status,) = await self.append_all(kind, [record])
-        return status
-
-    async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> list[Status]:
-        """`append` for several records, which become durable together or not at all."""
         return await asyncio.wrap_future(self.submit(kind, *records))
 
     def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[list[Status]]:
@@ -173,12 +158,10 @@ class Spool:
         return done
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> list[Status]:
-        """`append_all` for a thread: it writes itself, or waits for the one that is at it.
+        """`append_all` for a thread: it writes itself, or waits for the one that is writing.
 
         Args:
-            kind: Of the records.
-            records: They become durable together or not at all.
-            seconds: How long to wait for another thread.
+            seconds: Longest wait for another thread.
 
         Raises:
             SpoolUnavailable: They are not durable.
@@ -198,8 +181,7 @@ class Spool:
     def owe(self, kind: Kind, record: Mapping[str, Any]) -> Future[list[Status]]:
         """Write a record for which no caller waits: if not now, then as soon as the disk takes records again.
 
-        Returns:
-            Is done when the record is durable, or with SpoolUnavailable if it is not at the first attempt.
+        The future is done when the record is durable, or fails with SpoolUnavailable if the first attempt does.
         """
         entry = _Entry(kind, [record], _lines([record]), Future(), owed=True)
         try:
@@ -224,12 +206,12 @@ class Spool:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread that writes still does."""
+        """Whether the writing thread runs."""
         return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """How many appends wait for the disk, those that the log is owed among them."""
+        """Number of appends that wait for the disk, including those that the log is owed."""
         return len(self._waiting) + len(self._owed)
 
     def read(self, kind: Kind) -> Iterator[dict[str, Any]]:
@@ -251,7 +233,7 @@ class Spool:
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize))
 
     def state(self, room: int) -> str:
-        """What people should know of the log, with so much room left; "ok" if there is nothing."""
+        """The state of the log for people, with so much room left; "ok" if all is well."""
         if self.fault is not None:
             return f"can't be written: {self.fault}"
         if room < _LITTLE_ROOM * self.max_bytes:
@@ -333,7 +315,7 @@ class Spool:
             self.fault = error
 
     def _write_kind(self, kind: Kind, entries: list[_Entry]) -> BaseException | None:
-        """Write records of one kind, together or not at all; why not, if it does not work."""
+        """Write records of one kind, together or not at all; returns the error if they are not written."""
         new: list[Mapping[str, Any]] = []
         lines: list[bytes] = []
         statuses: list[list[Status]] = []
@@ -360,7 +342,6 @@ class Spool:
         self.durable[kind] += len(lines)
         self._mark(kind, self._writers[kind].end[0], len(new))
         for entry, results in zip(entries, statuses, strict=True):
-            self.counts.update((kind, status) for status in results)
             entry.done.set_result(results)
         return None
 
@@ -378,17 +359,17 @@ class Spool:
                 self.lost += 1
 
     def _write_owed(self) -> None:
-        """Write some of the records that the log is owed; those that somebody waits for come first."""
+        """Write some of the records that the log is owed; those with a waiting caller come first."""
         owed = [self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))]
         self._write([_Entry(kind, [orjson.loads(line)], [line], Future(), owed=True) for kind, line in owed])
 
     def _learn(self, kind: Kind, path: Path, torn: list[bytes]) -> None:
-        """Take note of the records of an earlier run, and set aside what a crash left of a record."""
+        """Index the records of an earlier run, and set aside what a crash left of a record."""
         new = 0
         for record in segments.recover(path, torn):
             _check_version(kind, record)
             new += not self._index.knows(kind, record)
-            self.counts[kind, self._index.add(kind, record)] += 1
+            self._index.add(kind, record)
         self._mark(kind, segments.number(path), new)
         self._forget()
 

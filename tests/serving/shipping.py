@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,38 @@ from aiohttp import web
 
 from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool
+from serving.decision_log.position import Batch
 from serving.decision_log.shipper import Pace, Shipper
 from serving.decision_log.sink import Sink
-from serving.decision_log.tail import Batch
 
 GOLDEN = Path(__file__).parent / "golden"
-RECORDS: dict[Kind, dict[str, Any]] = {
-    "decision": json.loads((GOLDEN / "decision.json").read_text()),
-    "outcome": json.loads((GOLDEN / "outcome.json").read_text()),
-    "shadow": json.loads((GOLDEN / "shadow.json").read_text()),
-}
+RECORDS: dict[Kind, dict[str, Any]] = {kind: json.loads((GOLDEN / f"{kind}.json").read_text()) for kind in ID_FIELD}
 
 
-def put(spool: Spool, kind: Kind, *names: str, **changes: Any) -> None:
-    """Log records of these ids."""
-    waiting = [spool.submit(kind, {**RECORDS[kind], ID_FIELD[kind]: name, **changes}) for name in names]
-    for done in waiting:
-        done.result(timeout=60)
+def record(kind: Kind, name: str, /, **changes: Any) -> dict[str, Any]:
+    return {**RECORDS[kind], ID_FIELD[kind]: name, **changes}
+
+
+def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> list[str]:
+    """Log records of these ids; what the spool says of each."""
+    waiting = [spool.submit(kind, record(kind, name, **changes)) for name in names]
+    return [status for done in waiting for status in done.result(timeout=60)]
+
+
+def put_in_turn(spool: Spool, kind: Kind, *names: str) -> None:
+    """The same, each in a batch of its own."""
+    for name in names:
+        put(spool, kind, name)
+
+
+def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of a coroutine function."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(test(**fixtures))  # type: ignore[arg-type]
+
+    return run
 
 
 def names(prefix: str, number: int) -> list[str]:
@@ -43,7 +59,7 @@ class MemorySink:
     def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
         self.largest = largest
         self.linger = linger
-        self.got: dict[Kind, list[str]] = {"decision": [], "outcome": [], "shadow": []}
+        self.got: dict[Kind, list[str]] = {kind: [] for kind in ID_FIELD}
         self.batches: list[Batch] = []
         self.fault: Callable[[Batch], None] = lambda batch: None
 
@@ -142,10 +158,16 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         await asyncio.sleep(0.005)
 
 
-async def ship_all(spool: Spool, sink: Any) -> None:
+def ship_all(spool: Spool, sink: Any, prune: bool = False, **options: Any) -> None:
     """One run of a shipper to the end."""
-    async with shipping(spool, sink) as running:
-        await until(lambda: running.pending == 0)
+
+    async def scenario() -> None:
+        async with shipping(spool, sink, **options) as running:
+            await until(lambda: running.pending == 0)
+            if prune:
+                await running.prune()
+
+    asyncio.run(scenario())
 
 
 def distinct(ids: list[str]) -> list[str]:

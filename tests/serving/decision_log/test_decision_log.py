@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -25,41 +24,20 @@ from mtorl.log.records import sql_columns
 from serving.decision_log import Kind, Spool, SpoolError, SpoolUnavailable, export, segments
 from serving.decision_log.export import KEPT_SECONDS, export_parquet, export_segments
 from tests.repository import ROOT
+from tests.serving.shipping import GOLDEN, RECORDS, names, put, put_in_turn, record
 
-GOLDEN = ROOT / "tests" / "serving" / "golden"
-DECISION: dict[str, Any] = json.loads((GOLDEN / "decision.json").read_text())
-OUTCOME: dict[str, Any] = json.loads((GOLDEN / "outcome.json").read_text())
-
-
-def decision(name: str, **changes: Any) -> dict[str, Any]:
-    return {**DECISION, "decision_id": name, **changes}
-
-
-def outcome(event: str, name: str, **changes: Any) -> dict[str, Any]:
-    return {**OUTCOME, "event_id": event, "decision_id": name, **changes}
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool")
-    yield spool
-    spool.close()
-
-
-def put(spool: Spool, kind: Kind, record: dict[str, Any]) -> str:
-    (status,) = spool.submit(kind, record).result(timeout=60)
-    return status
+DECISION = RECORDS["decision"]
 
 
 # ---- what an outcome is
 
 
 def test_statuses(spool: Spool) -> None:
-    assert put(spool, "decision", decision("d1")) == "accepted"
-    assert put(spool, "outcome", outcome("e1", "d1")) == "accepted"
-    assert put(spool, "outcome", outcome("e1", "d1", value=2.0)) == "duplicate"
-    assert put(spool, "outcome", outcome("e2", "unheard-of")) == "dangling"
-    assert put(spool, "outcome", outcome("e3", "d1", event_time="2026-01-09T12:00:00+00:00")) == "late"
+    assert put(spool, "decision", "d1") == ["accepted"]
+    assert put(spool, "outcome", "e1", decision_id="d1") == ["accepted"]
+    assert put(spool, "outcome", "e1", decision_id="d1", value=2.0) == ["duplicate"]
+    assert put(spool, "outcome", "e2", decision_id="unheard-of") == ["dangling"]
+    assert put(spool, "outcome", "e3", decision_id="d1", event_time="2026-01-09T12:00:00+00:00") == ["late"]
     assert [record["event_id"] for record in spool.read("outcome")] == ["e1", "e2", "e3"]
 
 
@@ -67,57 +45,23 @@ def test_what_was_seen_is_known_after_a_restart(tmp_path: Path) -> None:
     for turn in range(3):
         spool = Spool(tmp_path)
         assert spool.torn == 0
-        put(spool, "decision", decision(f"d{turn}"))
-        assert put(spool, "outcome", outcome("e1", "d0")) == ("duplicate" if turn else "accepted")
-        assert put(spool, "outcome", outcome(f"dangling-{turn}", "unheard-of")) == "dangling"
-        assert spool.counts["outcome", "dangling"] == turn + 1
+        put(spool, "decision", f"d{turn}")
+        assert put(spool, "outcome", "e1", decision_id="d0") == ["duplicate" if turn else "accepted"]
+        assert put(spool, "outcome", f"dangling-{turn}", decision_id="unheard-of") == ["dangling"]
         spool.close()
     assert len(list(tmp_path.glob("decision-*.jsonl"))) == 1
 
 
 def test_an_event_that_arrives_twice_at_once_counts_once(spool: Spool) -> None:
-    async def both() -> list[str]:
-        same = [spool.append("outcome", outcome("e1", "d1")) for _ in range(50)]
-        return list(await asyncio.gather(*same))
-
-    assert sorted(asyncio.run(both())) == ["dangling"] + ["duplicate"] * 49
+    assert sorted(put(spool, "outcome", *["e1"] * 50, decision_id="d1")) == ["dangling"] + ["duplicate"] * 49
     assert len(list(spool.read("outcome"))) == 1
 
 
 # ---- durability
 
 
-def test_records_are_on_disk_when_append_returns(spool: Spool) -> None:
-    async def append() -> None:
-        for i in range(20):
-            await spool.append("decision", decision(f"d{i}"))
-            assert sum(1 for _ in spool.read("decision")) == i + 1
-
-    asyncio.run(append())
-
-
-def test_a_batch_shares_one_sync(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncs: list[int] = []
-    sync = os.fdatasync
-    gate = threading.Event()
-
-    def slow(file: int) -> None:
-        syncs.append(file)
-        gate.wait(60)
-        sync(file)
-
-    monkeypatch.setattr(os, "fdatasync", slow)
-    first = spool.submit("decision", decision("first"))
-    while not syncs:
-        time.sleep(0.001)
-    rest = [spool.submit("decision", decision(f"d{i}")) for i in range(100)]
-    gate.set()
-    assert all(future.result(60) == ["accepted"] for future in [first, *rest])
-    assert len(syncs) == 2
-
-
 def test_a_full_disk_is_an_error_and_leaves_no_trace(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(spool, "decision", decision("before"))
+    put(spool, "decision", "before")
     write = os.write
 
     def full(file: int, data: Any) -> int:
@@ -127,26 +71,13 @@ def test_a_full_disk_is_an_error_and_leaves_no_trace(spool: Spool, monkeypatch: 
 
     monkeypatch.setattr(os, "write", lambda file, data: full(file, data[:150]))
     with pytest.raises(SpoolUnavailable, match="No space"):
-        put(spool, "decision", decision("lost"))
+        put(spool, "decision", "lost")
     with pytest.raises(SpoolUnavailable):
-        put(spool, "outcome", outcome("e1", "before"))
+        put(spool, "outcome", "e1", decision_id="before")
     monkeypatch.setattr(os, "write", write)
-    assert put(spool, "outcome", outcome("e1", "before")) == "accepted"  # not taken for a duplicate
-    assert put(spool, "outcome", outcome("e2", "lost")) == "dangling"
-    put(spool, "decision", decision("after"))
-    assert [record["decision_id"] for record in spool.read("decision")] == ["before", "after"]
-
-
-def test_a_failed_sync_is_an_error(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    put(spool, "decision", decision("before"))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", broken)
-        with pytest.raises(SpoolUnavailable, match="Input/output"):
-            put(spool, "decision", decision("lost"))
-    put(spool, "decision", decision("after"))
+    assert put(spool, "outcome", "e1", decision_id="before") == ["accepted"]  # not taken for a duplicate
+    assert put(spool, "outcome", "e2", decision_id="lost") == ["dangling"]
+    put(spool, "decision", "after")
     assert [record["decision_id"] for record in spool.read("decision")] == ["before", "after"]
 
 
@@ -157,12 +88,12 @@ def test_threads_that_write_share_a_sync_and_one_that_waits_too_long_takes_its_r
     sync, gate = os.fdatasync, threading.Event()
     monkeypatch.setattr(os, "fdatasync", lambda file: (syncs.append(file), gate.wait(60), sync(file))[2])
     with ThreadPoolExecutor(12) as pool:
-        first = pool.submit(spool.write, "decision", [decision("first")], 60.0)
+        first = pool.submit(spool.write, "decision", [record("decision", "first")], 60.0)
         while not syncs:
             time.sleep(0.001)
-        rest = [pool.submit(spool.write, "decision", [decision(f"d{i}")], 60.0) for i in range(10)]
+        rest = [pool.submit(spool.write, "decision", [record("decision", f"d{i}")], 60.0) for i in range(10)]
         with pytest.raises(TimeoutError, match="the disk took longer"):
-            spool.write("decision", [decision("hasty")], 0.05)
+            spool.write("decision", [record("decision", "hasty")], 0.05)
         while len(spool._waiting) < 11:
             time.sleep(0.001)
         gate.set()
@@ -180,10 +111,10 @@ def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None
             name = f"{number}-{i}"
             try:
                 if i % 3:
-                    spool.write("decision", [decision(name)], 60.0)
+                    spool.write("decision", [record("decision", name)], 60.0)
                 else:
-                    spool.submit("decision", decision(name)).result(60)
-                assert spool.write("outcome", [outcome(name, name)], 60.0) == ["accepted"]
+                    spool.submit("decision", record("decision", name)).result(60)
+                assert spool.write("outcome", [record("outcome", name, decision_id=name)], 60.0) == ["accepted"]
             except SpoolUnavailable:  # it is closed in the midst of them
                 return
             written.append(name)
@@ -195,7 +126,7 @@ def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None
             time.sleep(0.001)
         spool.close()
     with pytest.raises(SpoolUnavailable, match="closed"):
-        spool.write("decision", [decision("late")], 1.0)
+        spool.write("decision", [record("decision", "late")], 1.0)
     for ended in running:
         ended.result()
     again = Spool(tmp_path)
@@ -209,15 +140,15 @@ def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest
     monkeypatch.setattr(os, "fdatasync", lambda file: (gate.wait(60), sync(file))[1])
 
     async def hasty(name: str) -> None:
-        await asyncio.wait_for(spool.append("decision", decision(name)), 0.05)
+        await asyncio.wait_for(spool.append_all("decision", [record("decision", name)]), 0.05)
 
-    being_written = spool.submit("decision", decision("being-written"))
+    being_written = spool.submit("decision", record("decision", "being-written"))
     while not being_written.running():
         time.sleep(0.001)
     with pytest.raises(TimeoutError):
         asyncio.run(hasty("waiting"))
     gate.set()
-    put(spool, "decision", decision("next"))
+    put(spool, "decision", "next")
     assert [record["decision_id"] for record in spool.read("decision")] == ["being-written", "next"]
 
 
@@ -226,14 +157,14 @@ def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest
 )
 def test_what_a_crash_tore_is_set_aside(tmp_path: Path, tail: bytes) -> None:
     spool = Spool(tmp_path)
-    put(spool, "decision", decision("whole"))
+    put(spool, "decision", "whole")
     spool.close()
     segment = tmp_path / "decision-00000001.jsonl"
     with segment.open("ab") as file:
         file.write(tail)
     spool = Spool(tmp_path)
     assert spool.torn == 1
-    put(spool, "decision", decision("next"))
+    put(spool, "decision", "next")
     assert [record["decision_id"] for record in spool.read("decision")] == ["whole", "next"]
     assert segment.with_suffix(".torn").read_bytes().strip(b"\n") == tail.strip(b"\n")
     spool.close()
@@ -241,8 +172,7 @@ def test_what_a_crash_tore_is_set_aside(tmp_path: Path, tail: bytes) -> None:
 
 def test_large_segments_are_followed_by_others(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_bytes=4400)
-    for i in range(9):
-        put(spool, "decision", decision(f"d{i}"))
+    put_in_turn(spool, "decision", *names("d", 9))
     spool.close()
     assert [path.name for path in sorted(tmp_path.glob("decision-*"))] == [
         f"decision-0000000{n}.jsonl" for n in (1, 2, 3)
@@ -252,17 +182,14 @@ def test_large_segments_are_followed_by_others(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_folder_has_one_writer(spool: Spool) -> None:
+def test_a_folder_has_one_writer(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="another process"):
         Spool(spool.folder)
     spool.close()
     Spool(spool.folder).close()
     with pytest.raises(SpoolUnavailable, match="closed"):
-        put(spool, "decision", decision("late"))
-
-
-def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+        put(spool, "decision", "late")
+    (tmp_path / "file").touch()
     with pytest.raises(SpoolError, match="file"):
         Spool(tmp_path / "file")
 
@@ -300,9 +227,9 @@ def test_a_writer_killed_in_the_middle_has_lost_nothing_that_it_acknowledged(tmp
 
 def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
     nothing = dict.fromkeys(("request_id", "model_name", "feature_hash", "features", "baseline", "price"))
-    put(spool, "decision", {**decision("d2"), **nothing, "event_time": "2030-01-01T00:00:00+00:00"})
-    put(spool, "decision", decision("d1"))
-    put(spool, "outcome", outcome("e1", "d1"))
+    put(spool, "decision", "d2", **nothing, event_time="2030-01-01T00:00:00+00:00")
+    put(spool, "decision", "d1")
+    put(spool, "outcome", "e1", decision_id="d1")
     assert export_parquet(spool.folder, tmp_path / "out") == {"decision": 2, "outcome": 1, "shadow": 0}
     types = {field.name: str(field.type) for field in pq.read_schema(tmp_path / "out" / "decisions.parquet")}
     assert list(types) == list(sql_columns("decision"))
@@ -325,26 +252,12 @@ def test_export_of_an_empty_spool_has_the_columns(spool: Spool, tmp_path: Path) 
     assert pq.read_schema(tmp_path / "out" / "outcomes.parquet").names == list(sql_columns("outcome"))
 
 
-def test_a_withdrawn_decision_was_no_exposure(spool: Spool, tmp_path: Path) -> None:
-    put(spool, "decision", decision("d1"))
-    put(spool, "decision", decision("d1", expose=False, withdrawn=True))
-    assert export_parquet(spool.folder, tmp_path)["decision"] == 1
-    assert duckdb.sql(f"SELECT expose FROM '{tmp_path}/decisions.parquet'").fetchall() == [(False,)]
-
-
-def test_export_while_the_router_writes(spool: Spool, tmp_path: Path) -> None:
-    for i in range(20):
-        put(spool, "decision", decision(f"d{i}"))
-    with (spool.folder / "decision-00000001.jsonl").open("ab") as file:
+def test_export_of_many_segments_while_the_router_writes(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", segment_bytes=4400)
+    put_in_turn(spool, "decision", *names("d", 20))
+    with segments.segments(spool.folder, "decision")[-1].open("ab") as file:
         file.write(b'{"schema_version": 1, "decision_id": "half')  # what a reader may see of a line
     assert export_parquet(spool.folder, tmp_path / "it's out")["decision"] == 20
-
-
-def test_export_of_many_segments(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", segment_bytes=4400)
-    for i in range(9):
-        put(spool, "decision", decision(f"d{i}"))
-    assert export_parquet(spool.folder, tmp_path)["decision"] == 9
     spool.close()
 
 
@@ -365,7 +278,7 @@ def test_a_log_that_memory_does_not_hold_is_sorted_on_disk(tmp_path: Path, monke
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "spool").mkdir()
-    lines = (json.dumps(decision(f"{number * 7919 % 200_000:032d}")) for number in range(200_000))
+    lines = (json.dumps(record("decision", f"{number * 7919 % 200_000:032d}")) for number in range(200_000))
     (tmp_path / "spool" / "decision-00000001.jsonl").write_text("\n".join(lines) + "\n")
     assert export_parquet(tmp_path / "spool", tmp_path / "out")["decision"] == 200_000
     ids = pq.read_table(tmp_path / "out" / "decisions.parquet")["decision_id"].to_pylist()
@@ -388,16 +301,15 @@ def test_only_segments_that_have_grown_are_exported_again(tmp_path: Path) -> Non
     def times() -> dict[str, int]:
         return {path.parent.name: path.stat().st_mtime_ns for path in out.rglob("decisions.parquet")}
 
-    for i in range(9):
-        put(spool, "decision", decision(f"d{i}"))
+    put_in_turn(spool, "decision", *names("d", 9))
     export_segments(spool.folder, out)
     assert exported(out) == {f"d{i}" for i in range(9)}
     before = times()
     assert len(before) == len(segments.segments(spool.folder, "decision")) > 2
     export_segments(spool.folder, out)
     assert times() == before
-    put(spool, "decision", decision("d9"))
-    put(spool, "outcome", outcome("e9", "d9"))
+    put(spool, "decision", "d9")
+    put(spool, "outcome", "e9", decision_id="d9")
     spool.close()
     export_segments(spool.folder, out)
     assert exported(out) == {f"d{i}" for i in range(10)}
@@ -406,8 +318,7 @@ def test_only_segments_that_have_grown_are_exported_again(tmp_path: Path) -> Non
 
 
 def test_an_export_that_was_stopped_is_made_good(spool: Spool, tmp_path: Path) -> None:
-    for i in range(3):
-        put(spool, "decision", decision(f"d{i}"))
+    put_in_turn(spool, "decision", *names("d", 3))
     export_segments(spool.folder, tmp_path / "out")
     (written,) = (tmp_path / "out").rglob("decisions.parquet")
     written.rename(written.with_name(".decisions.parquet.0123abcd"))
@@ -426,7 +337,7 @@ def test_an_exported_file_is_durable_before_it_has_its_name(
         finished = any((tmp_path / "out").rglob("decisions.parquet"))
         synced.append(f"{'file' if path.is_file() else 'folder'}, {'after' if finished else 'before'}")
 
-    put(spool, "decision", decision("d0"))
+    put(spool, "decision", "d0")
     monkeypatch.setattr("mtorl.runtime.files.sync", sync)
     export_segments(spool.folder, tmp_path / "out")
     assert synced == ["file, before", "folder, after"]
@@ -438,7 +349,7 @@ def test_a_file_that_is_being_read_stays_for_minutes(
     """A look at a large log takes longer than the time between exports."""
     began, out = time.time(), tmp_path / "out"
     for i in range(4):
-        put(spool, "decision", decision(f"d{i}"))
+        put(spool, "decision", f"d{i}")
         export_segments(spool.folder, out)
         there = set(out.rglob("decisions.parquet"))
         assert len(there) == i + 1 and exported(out) == {f"d{n}" for n in range(i + 1)}
@@ -452,29 +363,19 @@ def test_a_spool_whose_volume_was_lost_leaves_its_export(tmp_path: Path) -> None
     export_segments(tmp_path / "not-there-yet", tmp_path / "out")
     for name in ("lost", "new"):
         spool = Spool(tmp_path / name)
-        put(spool, "decision", decision(name))
+        put(spool, "decision", name)
         spool.close()
         export_segments(spool.folder, tmp_path / "out")
     assert exported(tmp_path / "out") == {"lost", "new"}
 
 
-def test_segments_that_were_shipped_and_deleted_leave_the_export(tmp_path: Path) -> None:
-    spool, out = Spool(tmp_path / "spool", segment_bytes=2500), tmp_path / "out"
-    for i in range(9):
-        put(spool, "decision", decision(f"d{i}"))
-    spool.close()
-    export_segments(spool.folder, out)
-    segments.segments(spool.folder, "decision")[0].unlink()
-    export_segments(spool.folder, out)
-    assert exported(out) == {record["decision_id"] for record in spool.read("decision")} < {f"d{i}" for i in range(9)}
-
-
-def test_a_segment_that_is_deleted_while_an_export_begins_is_no_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_segments_that_were_shipped_and_deleted_leave_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
 ) -> None:
+    """Before an export, or after it has listed them."""
     spool, out = Spool(tmp_path / "spool", segment_bytes=2500), tmp_path / "out"
-    for i in range(9):
-        put(spool, "decision", decision(f"d{i}"))
+    put_in_turn(spool, "decision", *names("d", 9))
     spool.close()
 
     def listed(folder: Path, kind: Kind) -> list[Path]:
@@ -483,6 +384,10 @@ def test_a_segment_that_is_deleted_while_an_export_begins_is_no_fault(
             found[0].unlink()
         return found
 
-    monkeypatch.setattr("serving.decision_log.export.segments", listed)
+    if meanwhile:
+        monkeypatch.setattr("serving.decision_log.export.segments", listed)
+    else:
+        export_segments(spool.folder, out)
+        listed(spool.folder, "decision")
     export_segments(spool.folder, out)
-    assert exported(out) == {record["decision_id"] for record in spool.read("decision")} < {f"d{i}" for i in range(9)}
+    assert exported(out) == {record["decision_id"] for record in spool.read("decision")} < set(names("d", 9))

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from serving.decision_log import events
-from tests.serving.shipping import (
-    RECORDS,
-    parse,
-)
+from tests.serving.shipping import RECORDS, parse, record
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -34,8 +31,7 @@ def test_events_are_cloudevents(number: int) -> None:
 
 def test_a_withdrawal_has_an_id_of_its_own() -> None:
     def event_id(**changes: Any) -> str:
-        line = json.dumps({**RECORDS["decision"], "decision_id": "d", **changes}).encode()
-        return events.attributes("decision", line, "/s")["id"]
+        return events.attributes("decision", json.dumps(record("decision", "d", **changes)).encode(), "/s")["id"]
 
     assert event_id() == "d" and event_id(fallback_reason="ledger") == "d"
     assert event_id(expose=False, fallback_reason="log", withdrawn=True) == "d.withdrawn"

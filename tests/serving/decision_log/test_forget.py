@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -20,7 +19,7 @@ from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_u
 from serving.decision_log.parquet_sink import ParquetSink
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
-from tests.serving.shipping import RECORDS, put, shipping, until
+from tests.serving.shipping import put, ship_all
 
 START = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 LATER = START + timedelta(days=2)
@@ -31,17 +30,14 @@ def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
     for i in range(first, first + number):
         user, at = ("gone", "stays")[i % 2], (START + timedelta(minutes=i)).isoformat()
         put(spool, "decision", f"d{i}", user_id=user, unit_hash=unit_hash(user), reservation_id=f"d{i}", event_time=at)
-        cost = {"event_id": f"e{i}", "decision_id": f"d{i}", "kind": "cost", "event_time": at}
-        spool.submit("outcome", {**RECORDS["outcome"], **cost}).result(60)
+        put(spool, "outcome", f"e{i}", decision_id=f"d{i}", kind="cost", event_time=at)
         spool.submit("shadow", {"shadow_id": f"d{i}-arm", "decision_id": f"d{i}", "event_time": at}).result(60)
 
 
 def ship(spool: Spool, out: Path) -> None:
-    async def scenario() -> None:
-        async with shipping(spool, ParquetSink(out, spool.identity, linger=0.0)) as running:
-            await until(lambda: running.pending == 0)
-
-    asyncio.run(scenario())
+    sink = ParquetSink(out, spool.identity)
+    sink.linger = 0.0
+    ship_all(spool, sink)
 
 
 def ids(files: Path, column: str = "decision_id") -> list[str]:

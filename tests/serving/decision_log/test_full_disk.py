@@ -16,19 +16,11 @@ import pytest
 from serving.decision_log import Spool, SpoolError, SpoolUnavailable, position
 from serving.decision_log import spool as spool_module
 from serving.decision_log.export import export_parquet
-from serving.decision_log.position import Position
 from tests.serving.router_fixtures import full_disk
+from tests.serving.shipping import put, record
 
 
-def decision(name: str) -> dict[str, Any]:
-    return {"decision_id": name, "event_time": "2026-01-01T12:00:00+00:00", "reservation_id": None}
-
-
-def put(spool: Spool, name: str) -> None:
-    spool.submit("decision", decision(name)).result(60)
-
-
-def names(spool: Spool) -> list[str]:
+def ids(spool: Spool) -> list[str]:
     return [record["decision_id"] for record in spool.read("decision")]
 
 
@@ -36,50 +28,38 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*-*.jsonl"))
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool")
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("broken", [("write",), ("fdatasync",), ("fdatasync", "ftruncate")])
 def test_appends_that_fail_leave_no_segments_and_no_records(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, broken: tuple[str, ...]
 ) -> None:
-    put(spool, "before")
+    put(spool, "decision", "before")
     with monkeypatch.context() as patch:
         for call in broken:
             patch.setattr(os, call, lambda file, *data: full_disk(file, data))
         for i in range(20):
             with pytest.raises(SpoolUnavailable, match="No space left"):
-                put(spool, f"lost-{i}")
-    put(spool, "after")
-    assert files(spool.folder) == ["decision-00000001.jsonl"] and names(spool) == ["before", "after"]
+                put(spool, "decision", f"lost-{i}")
+    put(spool, "decision", "after")
+    assert files(spool.folder) == ["decision-00000001.jsonl"] and ids(spool) == ["before", "after"]
 
 
 def test_a_decision_on_disk_is_acknowledged_though_the_outcomes_beside_it_are_not(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(spool, "before")
-    spool.submit(
-        "outcome", {"event_id": "e0", "decision_id": "before", "event_time": "2026-01-01T12:00:00+00:00"}
-    ).result(60)
+    put(spool, "decision", "before")
+    put(spool, "outcome", "e0")
     outcomes, write = spool._writers["outcome"], os.write
     spool._writing.acquire()
-    both = [
-        spool.submit("outcome", {"event_id": "e1", "decision_id": "new", "event_time": "2026-01-01T12:00:00+00:00"})
-    ]
-    both += [spool.submit("decision", decision("new"))]
+    reported = spool.submit("outcome", record("outcome", "e1", decision_id="new"))
+    decided = spool.submit("decision", record("decision", "new"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: (full_disk if file == outcomes._file else write)(file, data))
         spool._writing.release()
-        assert both[1].result(60) == ["accepted"]
+        assert decided.result(60) == ["accepted"]
         with pytest.raises(SpoolUnavailable, match="No space left"):
-            both[0].result(60)
-    assert spool.fault is not None and spool.counts["decision", "accepted"] == 2
-    again = {"event_id": "e1", "decision_id": "new", "event_time": "2026-01-01T12:00:00+00:00"}
-    assert spool.submit("outcome", again).result(60) == ["accepted"] and names(spool) == ["before", "new"]
+            reported.result(60)
+    assert spool.fault is not None
+    assert put(spool, "outcome", "e1", decision_id="new") == ["accepted"] and ids(spool) == ["before", "new"]
 
 
 def test_ctrl_c_while_a_thread_writes_leaves_nothing_half_known(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +69,8 @@ def test_ctrl_c_while_a_thread_writes_leaves_nothing_half_known(spool: Spool, mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            spool.write("decision", [decision("new")], 60.0)
-    assert spool.write("decision", [decision("new")], 60.0) == ["accepted"] and names(spool) == ["new"]
+            spool.write("decision", [record("decision", "new")], 60.0)
+    assert spool.write("decision", [record("decision", "new")], 60.0) == ["accepted"] and ids(spool) == ["new"]
 
 
 def test_what_is_owed_at_the_very_end_is_lost_and_counted(tmp_path: Path) -> None:
@@ -98,7 +78,7 @@ def test_what_is_owed_at_the_very_end_is_lost_and_counted(tmp_path: Path) -> Non
     spool.close()
     spool._closed = False  # as somebody sees it who looks just before
     with pytest.raises(SpoolUnavailable, match="closed"):
-        spool.owe("decision", decision("late")).result(60)
+        spool.owe("decision", record("decision", "late")).result(60)
     assert spool.lost == 1
 
 
@@ -109,29 +89,27 @@ def test_the_first_append_may_fail_and_so_may_the_next_segment(tmp_path: Path, m
             patch.setattr(os, "write", full_disk)
             for _ in range(3):
                 with pytest.raises(SpoolUnavailable):
-                    put(spool, name)
-        put(spool, name)
+                    put(spool, "decision", name)
+        put(spool, "decision", name)
     assert files(tmp_path) == ["decision-00000001.jsonl", "decision-00000002.jsonl"]
-    assert names(spool) == ["first", "second"]
+    assert ids(spool) == ["first", "second"]
     spool.close()
 
 
-def test_empty_segments_of_an_earlier_version_are_deleted_at_the_start(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    put(spool, "shipped")
-    put(spool, "pending")
+def test_empty_segments_are_deleted_at_the_start_and_the_position_holds(spool: Spool) -> None:
+    put(spool, "decision", "shipped")
+    at = spool.end("decision")
+    put(spool, "decision", "pending")
     end = spool.end("decision")
-    shipped = {"decision": Position(1, end.offset // 2), "outcome": Position(0, 0)}
     spool.close()
-    for number in range(2, 50):
-        (tmp_path / f"decision-{number:08d}.jsonl").touch()
-        (tmp_path / f"outcome-{number:08d}.jsonl").touch()
-    position.save(tmp_path, shipped)
-    again = Spool(tmp_path)
-    assert files(tmp_path) == ["decision-00000001.jsonl"] and again.end("decision") == end
-    put(again, "next")
-    assert names(again) == ["shipped", "pending", "next"]
-    assert position.load(tmp_path)["decision"] == shipped["decision"] or end.offset % 2
+    position.save(spool.folder, {"decision": at})
+    for kind in ("decision", "outcome"):
+        (spool.folder / f"{kind}-00000002.jsonl").touch()
+    again = Spool(spool.folder)
+    assert files(spool.folder) == ["decision-00000001.jsonl"] and again.end("decision") == end
+    assert position.load(spool.folder)["decision"] == at
+    put(again, "decision", "next")
+    assert ids(again) == ["shipped", "pending", "next"]
     again.close()
 
 
@@ -141,11 +119,11 @@ def test_what_is_owed_is_written_once_the_disk_takes_it_without_any_traffic(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full_disk)
         for i in range(3):
-            spool.owe("decision", decision(f"owed-{i}"))
+            spool.owe("decision", record("decision", f"owed-{i}"))
         assert wait_for(lambda: spool.fault is not None)
         assert spool.state(spool.room()) == "can't be written: [Errno 28] No space left on device"
-    assert wait_for(lambda: len(names(spool)) == 3)
-    assert names(spool) == ["owed-0", "owed-1", "owed-2"]
+    assert wait_for(lambda: len(ids(spool)) == 3)
+    assert ids(spool) == ["owed-0", "owed-1", "owed-2"]
     assert wait_for(lambda: spool.fault is None) and spool.lost == 0
 
 
@@ -154,12 +132,12 @@ def test_what_is_owed_is_written_at_the_end_too(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(spool_module, "_OWED_SECONDS", 3600)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full_disk)
-        spool.owe("decision", decision("owed"))
+        spool.owe("decision", record("decision", "owed"))
         with pytest.raises(SpoolUnavailable):
-            put(spool, "refused")
+            put(spool, "decision", "refused")
     spool.close()
     again = Spool(tmp_path)
-    assert names(again) == ["owed"]
+    assert ids(again) == ["owed"]
     again.close()
 
 
@@ -170,16 +148,16 @@ def test_what_is_owed_has_its_limit_and_what_is_lost_is_counted(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full_disk)
         for i in range(5):
-            spool.owe("decision", decision(f"owed-{i}"))
+            spool.owe("decision", record("decision", f"owed-{i}"))
         assert wait_for(lambda: spool.lost == 3)
-    assert wait_for(lambda: names(spool) == ["owed-0", "owed-1"])
+    assert wait_for(lambda: ids(spool) == ["owed-0", "owed-1"])
 
 
 def test_a_torn_record_on_a_full_disk_is_a_clear_end_and_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(tmp_path)
-    put(spool, "whole")
+    put(spool, "decision", "whole")
     spool.close()
     with (tmp_path / "decision-00000001.jsonl").open("ab") as segment:
         segment.write(b'{"torn')
@@ -189,7 +167,7 @@ def test_a_torn_record_on_a_full_disk_is_a_clear_end_and_no_loss(
             Spool(tmp_path)
     monkeypatch.undo()
     again = Spool(tmp_path)  # nobody holds the folder
-    assert names(again) == ["whole"] and again.torn == 1
+    assert ids(again) == ["whole"] and again.torn == 1
     again.close()
 
 
@@ -220,30 +198,30 @@ def test_on_a_disk_that_is_really_full(small_disk: Path, wait_for: Any) -> None:
 
 
 def _fill_and_free(spool: Spool, filler: Path, wait_for: Any) -> None:
-    put(spool, "before")
+    put(spool, "decision", "before")
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(b"x" * 4096)
     with pytest.raises(SpoolUnavailable, match="No space left"):
         for i in range(1000):
-            put(spool, f"fits-{i}")
-    fitted = names(spool)
+            put(spool, "decision", f"fits-{i}")
+    fitted = ids(spool)
     for i in range(100):
         with pytest.raises(SpoolUnavailable, match="No space left"):
-            put(spool, f"lost-{i}" + "x" * 4096)
-        spool.owe("decision", decision(f"owed-{i}"))
+            put(spool, "decision", f"lost-{i}" + "x" * 4096)
+        spool.owe("decision", record("decision", f"owed-{i}"))
     assert spool.room() < 4096 and len(files(spool.folder)) == 1
-    assert names(spool) == fitted
+    assert ids(spool) == fitted
     filler.unlink()
     assert wait_for(lambda: spool.fault is None)
-    put(spool, "after")
-    assert len(files(spool.folder)) == 1 and names(spool)[: len(fitted)] == fitted and spool.lost == 0
+    put(spool, "decision", "after")
+    assert len(files(spool.folder)) == 1 and ids(spool)[: len(fitted)] == fitted and spool.lost == 0
 
 
 def test_an_export_names_the_folder_for_temporary_files_if_it_is_full(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(spool, "d")
+    put(spool, "decision", "d")
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"):
         export_parquet(spool.folder, tmp_path / "out")

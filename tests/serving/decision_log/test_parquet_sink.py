@@ -12,12 +12,12 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from serving.decision_log import Spool, position, tail
+from serving.decision_log import Spool, position
 from serving.decision_log.export import export_parquet
 from serving.decision_log.parquet_sink import ParquetSink
 from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.sink import SinkUnavailable
-from tests.serving.shipping import RECORDS, names, poison, put, shipping, until
+from tests.serving.shipping import names, poison, put, ship_all
 
 START = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 
@@ -37,13 +37,9 @@ def fill(spool: Spool, number: int) -> list[str]:
 
 
 def ship(spool: Spool, out: Path, largest: int = 20_000) -> None:
-    async def scenario() -> None:
-        sink = ParquetSink(out, spool.identity, linger=0.0)
-        sink.largest = largest
-        async with shipping(spool, sink) as running:
-            await until(lambda: running.pending == 0)
-
-    asyncio.run(scenario())
+    sink = ParquetSink(out, spool.identity)
+    sink.largest, sink.linger = largest, 0.0
+    ship_all(spool, sink)
 
 
 def rows(out: Path, kind: str = "decision", column: str = "decision_id") -> list[Any]:
@@ -150,7 +146,7 @@ def test_a_withdrawn_decision(spool: Spool, out: Path, tmp_path: Path) -> None:
 
 def test_a_record_of_another_type_is_set_aside(spool: Spool, out: Path) -> None:
     put(spool, "outcome", *names("e", 10))
-    spool.submit("outcome", {**RECORDS["outcome"], "schema_version": 9, "event_id": "bad", "value": "much"}).result(10)
+    put(spool, "outcome", "bad", schema_version=9, value="much")
     put(spool, "outcome", *names("f", 10))
     ship(spool, out)
     assert sorted(rows(out, "outcome", "event_id")) == sorted([*names("e", 10), *names("f", 10)])
@@ -160,7 +156,7 @@ def test_a_record_of_another_type_is_set_aside(spool: Spool, out: Path) -> None:
 
 def test_a_full_disk_is_no_fault_of_the_records(spool: Spool, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(spool, "decision", *names("d", 4))
-    batch = tail.read(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
+    batch = position.read(spool.folder, "decision", OLDEST, spool.end("decision"), 100)
     assert batch is not None
     sink = ParquetSink(out, spool.identity)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.segments import OPEN_DECISIONS, segments
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
-from tests.serving.shipping import RECORDS, MemorySink, names, put, shipping, until
+from tests.serving.shipping import MemorySink, asynchronous, names, put, record, ship_all, shipping, until
 
 HOUR = 3600.0
 
@@ -41,12 +39,7 @@ def fill(spool: Spool, kind: Kind, number: int, first: int = 0, **changes: Any) 
 
 
 def ship(spool: Spool, keep_hours: float, open_reservations: Any = ()) -> None:
-    async def scenario() -> None:
-        async with shipping(spool, MemorySink(), keep_hours=keep_hours, open_reservations=open_reservations) as running:
-            await until(lambda: running.pending == 0)
-            await running.prune()
-
-    asyncio.run(scenario())
+    ship_all(spool, MemorySink(), prune=True, keep_hours=keep_hours, open_reservations=open_reservations)
 
 
 def age(spool: Spool, hours: float) -> None:
@@ -71,22 +64,21 @@ def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
     assert numbers(spool, "decision")[-1] > before  # a number is never used again
 
 
-def test_a_clock_that_is_ahead_for_a_while_makes_nothing_old(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+@asynchronous
+async def test_a_clock_that_is_ahead_for_a_while_makes_nothing_old(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever reads the spool's exports would have lost all decisions of the experiment."""
     fill(spool, "decision", 10)
     before = numbers(spool, "decision")
     real = time.time
-
-    async def scenario() -> None:
-        async with shipping(spool, MemorySink(), keep_hours=168) as running:
-            await until(lambda: running.pending == 0)
-            await running.prune()
-            monkeypatch.setattr(time, "time", lambda: real() + 365 * 24 * HOUR)
-            await running.prune()
-            monkeypatch.setattr(time, "time", real)
-            await running.prune()
-
-    asyncio.run(scenario())
+    async with shipping(spool, MemorySink(), keep_hours=168) as running:
+        await until(lambda: running.pending == 0)
+        await running.prune()
+        monkeypatch.setattr(time, "time", lambda: real() + 365 * 24 * HOUR)
+        await running.prune()
+        monkeypatch.setattr(time, "time", real)
+        await running.prune()
     assert numbers(spool, "decision") == before
 
 
@@ -101,7 +93,8 @@ def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
     assert numbers(spool, "decision") == everything[2:]
 
 
-def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+@asynchronous
+async def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A position that is not on disk is forgotten by a crash: what it would ship again must still be there."""
     fill(spool, "decision", 12)
     age(spool, 10_000)
@@ -115,13 +108,9 @@ def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: pytest
         save(folder, positions)
 
     monkeypatch.setattr(position, "save", full)
-
-    async def scenario() -> None:
-        async with shipping(spool, MemorySink(), keep_hours=0) as running:
-            await until(lambda: running.tally["failed", "disk"] > 0)
-            await running.prune()
-
-    asyncio.run(scenario())
+    async with shipping(spool, MemorySink(), keep_hours=0) as running:
+        await until(lambda: running.tally["failed", "disk"] > 0)
+        await running.prune()
     assert numbers(spool, "decision") == everything[1:]
 
 
@@ -151,8 +140,7 @@ def test_a_reservation_outlives_the_segment_of_its_decision(tmp_path: Path) -> N
         spool = Spool(tmp_path / "spool", segment_bytes=4400)
         assert reconcile(ledger, spool) == 0
         assert len(ledger.open_reservations()) == 10 - turn
-        late = {**RECORDS["outcome"], "event_id": f"late{turn}", "decision_id": "decision0", "kind": "click"}
-        assert spool.submit("outcome", late).result(60) != ["dangling"]
+        assert put(spool, "outcome", f"late{turn}", decision_id="decision0", kind="click") != ["dangling"]
         ledger.settle("decision2", 0.1)
         for i in range(4):
             put(spool, "decision", f"more{turn}-{i}", reservation_id=None)
@@ -191,14 +179,13 @@ def test_a_duplicate_needs_no_room(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=1000)
     put(spool, "outcome", "e0")
     spool.max_bytes = 1
-    assert spool.submit("outcome", {**RECORDS["outcome"], "event_id": "e0"}).result(60) == ["duplicate"]
+    assert put(spool, "outcome", "e0") == ["duplicate"]
     spool.close()
 
 
 def report(spool: Spool, event: str, decision: str) -> str:
     """What the spool says of an outcome."""
-    outcome = {**RECORDS["outcome"], "event_id": event, "decision_id": decision}
-    (status,) = spool.submit("outcome", outcome).result(60)
+    (status,) = put(spool, "outcome", event, decision_id=decision)
     return status
 
 
@@ -232,9 +219,9 @@ def test_the_index_is_bounded(tmp_path: Path, restart: bool) -> None:
     spool.close()
 
 
-def test_forgetting_takes_the_oldest_bit_by_bit() -> None:
-    index = Index(timedelta(days=7), forgotten_at_once=3)
-    events = [{**RECORDS["outcome"], "event_id": f"e{i}"} for i in range(20)]
+def test_forgetting_takes_the_oldest_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.decision_log.index._FORGOTTEN_AT_ONCE", 3)
+    index, events = Index(), [record("outcome", f"e{i}") for i in range(20)]
     for event in events:
         index.add("outcome", event)
     index.forget("outcome", 5)

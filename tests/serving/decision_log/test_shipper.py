@@ -19,19 +19,20 @@ from hypothesis import strategies as st
 from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool, position
 from serving.decision_log.http_sink import HttpSink
-from serving.decision_log.position import OLDEST, Position
+from serving.decision_log.position import OLDEST, Batch
 from serving.decision_log.sink import SinkUnavailable
-from serving.decision_log.tail import Batch
 from tests.repository import ROOT
 from tests.serving.shipping import (
     RECORDS,
     MemorySink,
     WebSink,
+    asynchronous,
     distinct,
     ids,
     names,
     new_shipper,
     put,
+    record,
     ship_all,
     shipping,
     until,
@@ -43,24 +44,21 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # ---- order, position
 
 
-def test_everything_is_shipped_once_and_in_order_across_segments_and_restarts(spool: Spool) -> None:
+@asynchronous
+async def test_everything_is_shipped_once_and_in_order_across_segments_and_restarts(spool: Spool) -> None:
     put(spool, "decision", *names("before", 30))
     sink = MemorySink()
-
-    async def scenario() -> None:
-        async with shipping(spool, sink) as running:
-            put(spool, "outcome", *names("e", 20))
-            put(spool, "shadow", *names("s", 10))
-            put(spool, "decision", *names("after", 50))
-            await until(lambda: running.pending == 0)
-            tally = {("shipped", "decision"): 80, ("shipped", "outcome"): 20, ("shipped", "shadow"): 10}
-            assert running.take_tally() == tally
-        put(spool, "decision", "last")
-        async with shipping(spool, sink) as running:
-            assert running.pending == 1
-            await until(lambda: running.pending == 0)
-
-    asyncio.run(scenario())
+    async with shipping(spool, sink) as running:
+        put(spool, "outcome", *names("e", 20))
+        put(spool, "shadow", *names("s", 10))
+        put(spool, "decision", *names("after", 50))
+        await until(lambda: running.pending == 0)
+        tally = {("shipped", "decision"): 80, ("shipped", "outcome"): 20, ("shipped", "shadow"): 10}
+        assert running.take_tally() == tally
+    put(spool, "decision", "last")
+    async with shipping(spool, sink) as running:
+        assert running.pending == 1
+        await until(lambda: running.pending == 0)
     assert len(list(spool.folder.glob("decision-*.jsonl"))) > 2
     assert sink.got == {
         "decision": [*names("before", 30), *names("after", 50), "last"],
@@ -74,9 +72,9 @@ def test_what_is_not_durable_is_not_shipped(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     end = spool.end("decision")
     with (spool.folder / "decision-00000001.jsonl").open("ab") as file:
-        file.write((json.dumps({**RECORDS["decision"], "decision_id": "not synced"}) + "\n").encode())
+        file.write((json.dumps(record("decision", "not synced")) + "\n").encode())
     sink = MemorySink()
-    asyncio.run(ship_all(spool, sink))
+    ship_all(spool, sink)
     assert sink.got["decision"] == names("d", 3) and position.load(spool.folder)["decision"] == end
 
 
@@ -88,7 +86,7 @@ def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path)
         file.write(b'{"what a failed')
     put(spool, "decision", "d5")
     sink = MemorySink()
-    asyncio.run(ship_all(spool, sink))
+    ship_all(spool, sink)
     assert sink.got["decision"] == names("d", 6)
     spool.close()
 
@@ -97,10 +95,7 @@ def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path)
     "damage",
     [
         b"",
-        b"{",
         b"[]",
-        b'"x"',
-        b'{"decision": 7}',
         b'{"decision": {"segment": "a", "offset": 0, "check": 0}}',
         b'{"decision": {"segment": 1, "offset": 900, "check": 1}, "outcome": {"segment": 9, "offset": 0, "check": 0}}',
         b'{"decision": {"segment": 1, "offset": -5, "check": 0}}',
@@ -112,24 +107,25 @@ def test_a_damaged_position_starts_again_from_the_oldest(spool: Spool, damage: b
     put(spool, "decision", *names("d", 5))
     put(spool, "outcome", *names("e", 5))
     put(spool, "shadow", *names("s", 5))
-    asyncio.run(ship_all(spool, MemorySink()))
+    ship_all(spool, MemorySink())
     (spool.folder / position.FILE).write_bytes(damage)
     assert position.load(spool.folder) == dict.fromkeys(KINDS, OLDEST)
     sink = MemorySink()
-    asyncio.run(ship_all(spool, sink))
+    ship_all(spool, sink)
     assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5), "shadow": names("s", 5)}
 
 
 def test_a_position_is_not_believed_when_the_segment_is_another(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
-    asyncio.run(ship_all(spool, MemorySink()))
+    ship_all(spool, MemorySink())
     assert position.load(spool.folder)["decision"] != OLDEST
     path = spool.folder / "decision-00000001.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"latency_seconds":0.0061', b'"latency_seconds":0.0062'))
     assert position.load(spool.folder)["decision"] == OLDEST
 
 
-def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+@asynchronous
+async def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     put(spool, "decision", *names("d", 5))
     sink, save, full = MemorySink(largest=2), position.save, True
 
@@ -139,15 +135,10 @@ def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monkeypatch
         save(*args)
 
     monkeypatch.setattr(position, "save", saving)
-
-    async def scenario() -> None:
-        nonlocal full
-        async with shipping(spool, sink) as running:
-            await until(lambda: running.tally["failed", "disk"] >= 2)
-            full = False
-            await until(lambda: position.load(spool.folder)["decision"] == spool.end("decision"))
-
-    asyncio.run(scenario())
+    async with shipping(spool, sink) as running:
+        await until(lambda: running.tally["failed", "disk"] >= 2)
+        full = False
+        await until(lambda: position.load(spool.folder)["decision"] == spool.end("decision"))
     assert sink.got["decision"] == names("d", 5)
     assert position.load(spool.folder)["decision"] == spool.end("decision")
 
@@ -188,20 +179,17 @@ def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -> None
 
 
 @pytest.mark.parametrize("linger", [0.0, 60.0])
-def test_a_clock_that_is_set_back_does_not_hold_records(
+@asynchronous
+async def test_a_clock_that_is_set_back_does_not_hold_records(
     linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = MemorySink(linger=linger)
-
-    async def scenario() -> None:
-        shipper = new_shipper(spool, sink)
-        assert not await shipper.ship_once()
-        put(spool, "decision", "d")
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda: real() - 7200)
-        assert await shipper.ship_once() == 1
-
-    asyncio.run(scenario())
+    shipper = new_shipper(spool, sink)
+    assert not await shipper.ship_once()
+    put(spool, "decision", "d")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    assert await shipper.ship_once() == 1
     assert sink.got["decision"] == ["d"]
 
 
@@ -217,47 +205,44 @@ async def main():
     Shipper(spool, HttpSink(url, "/r", largest=16), 168.0, lambda: None, Pace(poll=0.001)).start()
     decision, outcome = json.loads(golden)
     for i in range(10**6):
-        await spool.append("decision", {**decision, "decision_id": f"d{turn}-{i}"})
-        await spool.append("outcome", {**outcome, "event_id": f"e{turn}-{i}"})
+        await spool.append_all("decision", [{**decision, "decision_id": f"d{turn}-{i}"}])
+        await spool.append_all("outcome", [{**outcome, "event_id": f"e{turn}-{i}"}])
         print(i, flush=True)
 asyncio.run(main())
 """
 
 
 @pytest.mark.integration
-def test_a_shipper_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
+@asynchronous
+async def test_a_shipper_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
     golden = json.dumps([RECORDS["decision"], RECORDS["outcome"]])
     written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
-
-    async def scenario() -> None:
-        server = WebSink()
-        url = await server.start()
-        broken = iter(range(10**9))
-        server.mode = lambda _: 500 if next(broken) % 7 == 3 else "ok"  # a fault now and then
-        for turn in range(4):
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _PROCESS, str(tmp_path / "spool"), url, golden, str(turn)),
-                stdout=asyncio.subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )
-            assert process.stdout is not None
-            read = [await process.stdout.readline() for _ in range(100 + 50 * turn)]
-            os.kill(process.pid, signal.SIGKILL)
-            read += (await process.communicate())[0].splitlines(keepends=True)
-            acknowledged = int([line for line in read if line.endswith(b"\n")][-1])
-            written["decision"] += [f"d{turn}-{i}" for i in range(acknowledged + 1)]
-            written["outcome"] += [f"e{turn}-{i}" for i in range(acknowledged + 1)]
-        spool = Spool(tmp_path / "spool")
-        async with shipping(spool, HttpSink(url, "/r")) as running:
-            await until(lambda: running.pending == 0)
-        for kind in KINDS:
-            got, logged = distinct(server.ids(kind)), [r[ID_FIELD[kind]] for r in spool.read(kind)]
-            assert got == logged and set(written[kind]) <= set(got)
-        assert len(server.got) < 3 * sum(len(ids) for ids in written.values())
-        spool.close()
-        await server.stop()
-
-    asyncio.run(scenario())
+    server = WebSink()
+    url = await server.start()
+    broken = iter(range(10**9))
+    server.mode = lambda _: 500 if next(broken) % 7 == 3 else "ok"  # a fault now and then
+    for turn in range(4):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _PROCESS, str(tmp_path / "spool"), url, golden, str(turn)),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert process.stdout is not None
+        read = [await process.stdout.readline() for _ in range(100 + 50 * turn)]
+        os.kill(process.pid, signal.SIGKILL)
+        read += (await process.communicate())[0].splitlines(keepends=True)
+        acknowledged = int([line for line in read if line.endswith(b"\n")][-1])
+        written["decision"] += [f"d{turn}-{i}" for i in range(acknowledged + 1)]
+        written["outcome"] += [f"e{turn}-{i}" for i in range(acknowledged + 1)]
+    spool = Spool(tmp_path / "spool")
+    async with shipping(spool, HttpSink(url, "/r")) as running:
+        await until(lambda: running.pending == 0)
+    for kind in KINDS:
+        got, logged = distinct(server.ids(kind)), [r[ID_FIELD[kind]] for r in spool.read(kind)]
+        assert got == logged and set(written[kind]) <= set(got)
+    assert len(server.got) < 3 * sum(len(ids) for ids in written.values())
+    spool.close()
+    await server.stop()
 
 
 # ---- any order of events
@@ -338,7 +323,3 @@ def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
     spool.close()
     for kind in KINDS:
         assert distinct(sink.got[kind]) == written[kind]
-
-
-def test_positions_are_ordered() -> None:
-    assert OLDEST < Position(1, 0) < Position(1, 5) < Position(2, 0)

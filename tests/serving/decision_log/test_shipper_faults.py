@@ -10,15 +10,15 @@ from typing import Any, get_args
 
 import pytest
 
-from serving.decision_log import Kind, Spool, position
+from serving.decision_log import Kind, Spool, http_sink
 from serving.decision_log.http_sink import HttpSink, retry_after
-from serving.decision_log.position import OLDEST
+from serving.decision_log.position import Batch
 from serving.decision_log.shipper import Pace
 from serving.decision_log.sink import Refused, SinkUnavailable
-from serving.decision_log.tail import Batch
 from tests.serving.shipping import (
     MemorySink,
     WebSink,
+    asynchronous,
     distinct,
     ids,
     names,
@@ -36,7 +36,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # ---- a sink in trouble
 
 
-def test_a_sink_that_was_down_for_long_gets_everything_in_order(spool: Spool) -> None:
+@asynchronous
+async def test_a_sink_that_was_down_for_long_gets_everything_in_order(spool: Spool) -> None:
     sink, down, attempts = MemorySink(), True, 0
 
     def fault(_: Batch) -> None:
@@ -46,21 +47,16 @@ def test_a_sink_that_was_down_for_long_gets_everything_in_order(spool: Spool) ->
             raise SinkUnavailable("network", "down")
 
     sink.fault = fault
-
-    async def scenario() -> None:
-        nonlocal down
-        async with shipping(spool, sink) as running:
-            for turn in range(20):
-                put(spool, "decision", *(f"{turn}-{i}" for i in range(5)))
-                put(spool, "outcome", f"e{turn}")
-                await asyncio.sleep(0.01)
-            assert running.pending == 120 and running.oldest_pending_seconds > 0 and not sink.batches
-            assert running.take_tally()["failed", "network"] == attempts
-            down = False
-            await until(lambda: running.pending == 0)
-            assert running.oldest_pending_seconds == 0
-
-    asyncio.run(scenario())
+    async with shipping(spool, sink) as running:
+        for turn in range(20):
+            put(spool, "decision", *(f"{turn}-{i}" for i in range(5)))
+            put(spool, "outcome", f"e{turn}")
+            await asyncio.sleep(0.01)
+        assert running.pending == 120 and running.oldest_pending_seconds > 0 and not sink.batches
+        assert running.take_tally()["failed", "network"] == attempts
+        down = False
+        await until(lambda: running.pending == 0)
+        assert running.oldest_pending_seconds == 0
     assert sink.got["decision"] == [f"{turn}-{i}" for turn in range(20) for i in range(5)]
     assert sink.got["outcome"] == names("e", 20)
 
@@ -101,51 +97,38 @@ def test_retry_after() -> None:
         ("hang", "timeout"),
     ],
 )
-def test_a_server_in_trouble_costs_nothing(spool: Spool, mode: Any, reason: str) -> None:
+@asynchronous
+async def test_a_server_in_trouble_costs_nothing(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str
+) -> None:
+    monkeypatch.setattr(http_sink, "_ANSWER_SECONDS", 0.5 if mode == "hang" else 60.0)
     put(spool, "decision", *names("d", 9))
-
-    async def scenario() -> None:
-        server = WebSink()
-        server.mode = mode
-        sink = HttpSink(await server.start(), "/mtorl/router/ads", largest=4, timeout=0.5 if mode == "hang" else 60.0)
-        async with shipping(spool, sink) as running:
-            await until(lambda: running.tally["failed", reason] >= 3)
-            assert not server.got and running.pending == 9
-            server.mode = "ok"
-            await until(lambda: running.pending == 0)
-        assert distinct(server.ids("decision")) == names("d", 9) and not poison(spool.folder, "decision")
-        await server.stop()
-
-    asyncio.run(scenario())
+    server = WebSink()
+    server.mode = mode
+    sink = HttpSink(await server.start(), "/mtorl/router/ads", largest=4)
+    async with shipping(spool, sink) as running:
+        await until(lambda: running.tally["failed", reason] >= 3)
+        assert not server.got and running.pending == 9
+        server.mode = "ok"
+        await until(lambda: running.pending == 0)
+    assert distinct(server.ids("decision")) == names("d", 9) and not poison(spool.folder, "decision")
+    await server.stop()
 
 
-def test_a_sink_that_asks_for_time_gets_it(spool: Spool) -> None:
+@asynchronous
+async def test_a_sink_that_asks_for_time_gets_it(spool: Spool) -> None:
     put(spool, "decision", "d0")
-
-    async def scenario() -> None:
-        server = WebSink()
-        server.mode, server.headers = 429, {"Retry-After": "300"}
-        async with shipping(spool, HttpSink(await server.start(), "/r"), drain=0.1) as running:
-            await until(lambda: running.tally["failed", "throttled"] == 1)
-            await asyncio.sleep(0.1)
-            assert len(server.requests) == 1
-        await server.stop()
-
-    asyncio.run(scenario())
+    server = WebSink()
+    server.mode, server.headers = 429, {"Retry-After": "300"}
+    async with shipping(spool, HttpSink(await server.start(), "/r"), drain=0.1) as running:
+        await until(lambda: running.tally["failed", "throttled"] == 1)
+        await asyncio.sleep(0.1)
+        assert len(server.requests) == 1
+    await server.stop()
 
 
-def test_nobody_listens(spool: Spool) -> None:
-    put(spool, "decision", "d0")
-
-    async def scenario() -> None:
-        async with shipping(spool, HttpSink("http://127.0.0.1:9/", "/r")) as running:
-            await until(lambda: running.tally["failed", "network"] >= 2)
-
-    asyncio.run(scenario())
-    assert position.load(spool.folder)["decision"] == OLDEST
-
-
-def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
+@asynchronous
+async def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     sink, faults = MemorySink(), iter([RuntimeError("bug"), ZeroDivisionError()])
 
@@ -154,13 +137,9 @@ def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
             raise error
 
     sink.fault = fault
-
-    async def scenario() -> None:
-        async with shipping(spool, sink) as running:
-            await until(lambda: running.pending == 0)
-            assert running.tally["failed", "internal"] == 2
-
-    asyncio.run(scenario())
+    async with shipping(spool, sink) as running:
+        await until(lambda: running.pending == 0)
+        assert running.tally["failed", "internal"] == 2
     assert sink.got["decision"] == names("d", 3)
 
 
@@ -168,21 +147,18 @@ def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"d0"}, {"d31"}, {"d13"}, {"d4", "d5"}, {"d0", "d17", "d99"}, set(names("d", 100))])
-def test_exactly_what_is_refused_is_set_aside(spool: Spool, bad: set[str]) -> None:
+@asynchronous
+async def test_exactly_what_is_refused_is_set_aside(spool: Spool, bad: set[str]) -> None:
     put(spool, "decision", *names("d", 100))
-
-    async def scenario() -> None:
-        server = WebSink()
-        server.mode = lambda found: 400 if bad & {event["id"] for event in found} else "ok"
-        async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
-            await until(lambda: running.pending == 0)
-            tally = running.take_tally()
-        assert tally["poison", "decision"] == len(bad) and tally["shipped", "decision"] == 100 - len(bad)
-        assert server.ids("decision") == [name for name in names("d", 100) if name not in bad]
-        await server.stop()
-
     size = spool.size
-    asyncio.run(scenario())
+    server = WebSink()
+    server.mode = lambda found: 400 if bad & {event["id"] for event in found} else "ok"
+    async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
+        await until(lambda: running.pending == 0)
+        tally = running.take_tally()
+    assert tally["poison", "decision"] == len(bad) and tally["shipped", "decision"] == 100 - len(bad)
+    assert server.ids("decision") == [name for name in names("d", 100) if name not in bad]
+    await server.stop()
     aside = poison(spool.folder, "decision")
     assert [json.loads(entry["record"])["decision_id"] for entry in aside] == [n for n in names("d", 100) if n in bad]
     assert all(entry["reason"] == "400 no" for entry in aside)
@@ -203,43 +179,37 @@ def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
             raise SinkUnavailable("network", "down")
 
     sink.fault = fault
-    asyncio.run(ship_all(spool, sink))
+    ship_all(spool, sink)
     assert sink.got["decision"] == [f"d{i}" for i in range(8) if i != 1]
     assert len(poison(spool.folder, "decision")) == 1
 
 
 @pytest.mark.parametrize("status", [400, 415])
-def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
+@asynchronous
+async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
     """As a broker of Knative answers: that is no poison."""
     put(spool, "decision", *names("d", 40))
-
-    async def scenario() -> None:
-        server = WebSink()
-        server.mode = lambda found: "ok" if len(found) == 1 else status
-        async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
-            await until(lambda: running.pending == 0)
-        assert server.ids("decision") == names("d", 40)
-        assert sum(number > 1 for _, number, _ in server.requests) < 20
-        assert {kind for kind, number, _ in server.requests if number == 1} == {"application/json"}
-        await server.stop()
-
-    asyncio.run(scenario())
+    server = WebSink()
+    server.mode = lambda found: "ok" if len(found) == 1 else status
+    async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
+        await until(lambda: running.pending == 0)
+    assert server.ids("decision") == names("d", 40)
+    assert sum(number > 1 for _, number, _ in server.requests) < 20
+    assert {kind for kind, number, _ in server.requests if number == 1} == {"application/json"}
+    await server.stop()
     assert not poison(spool.folder, "decision")
 
 
-def test_a_line_that_is_no_record_is_set_aside(spool: Spool) -> None:
+@asynchronous
+async def test_a_line_that_is_no_record_is_set_aside(spool: Spool) -> None:
     put(spool, "outcome", "e0", "e1")
     spool.submit("outcome", {"event_id": "e2", "decision_id": "d", "event_time": 5}).result(60)
     path = spool.folder / "outcome-00000001.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"event_id":"e1"', b'"event_id" "e1"'))
-
-    async def scenario() -> None:
-        server = WebSink()
-        async with shipping(spool, HttpSink(await server.start(), "/r")) as running:
-            await until(lambda: running.pending == 0)
-        assert server.ids("outcome") == ["e0"]
-        await server.stop()
-
-    asyncio.run(scenario())
+    server = WebSink()
+    async with shipping(spool, HttpSink(await server.start(), "/r")) as running:
+        await until(lambda: running.pending == 0)
+    assert server.ids("outcome") == ["e0"]
+    await server.stop()
     first, second = poison(spool.folder, "outcome")
     assert '"event_id" "e1"' in first["record"] and json.loads(second["record"])["event_id"] == "e2"
