@@ -4,12 +4,12 @@
     ledger.define([Account("*", "*", "*", 1000.0), *(Account(arm, "*", "*", 500.0) for arm in arms)])    # one budget
     if ledger.reserve("d1", "challenger", "spring", "video", 0.05):      # expose only then
         ledger.settle("d1", 0.031, "event-7")                            # or ledger.cancel("d1")
-    ledger.expire(24 * 3600)                                             # now and then: of what nothing was heard
+    ledger.expire(24 * 3600)                                             # reservations without an outcome
 
-In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). In a file, for the router of
-one machine: `sqlite_tables.py`, `sqlite_database.py` (the file, and one sync for many calls), `sqlite_ledger.py`. In
-Redis, for routers on many machines: `redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` reads where
-it is; `overrun.py` checks limits from outside.
+In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). A file for one router:
+`sqlite_tables.py`, `sqlite_database.py` (one sync for many calls), `sqlite_ledger.py`. Redis for many routers:
+`redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` parses the place; `overrun.py` checks limits
+from outside.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = [
 
 
 def open_ledger(where: str | Path, patience: float) -> Ledger:
-    """Open a ledger; it is reached at the first call.
+    """Open a ledger, which connects at the first call.
 
     Args:
         where: A path, or `redis://` or `rediss://` `[user@]host[:port][/database][?name=NAME]`. The password of a Redis
@@ -64,7 +64,7 @@ def open_ledger(where: str | Path, patience: float) -> Ledger:
         patience: Seconds to wait before giving up with LedgerUnavailable.
 
     Raises:
-        ValueError: it is no such place.
+        ValueError: `where` is no such place.
     """
     location = locate(where)
     if isinstance(location, Path):

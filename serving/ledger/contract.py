@@ -1,4 +1,4 @@
-"""What every ledger promises, whatever stores its accounts.
+"""The promises of every ledger.
 
 1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (When the limit of a
     whole budget is lowered below what is already spent and reserved, nothing is taken back, but every new reservation
@@ -10,13 +10,13 @@
     a cost is unknown.
 4.  The limit of an account with a period applies to each period separately. A reservation belongs to the period of its
     creation and is settled there, also after the period has ended; what a period leaves unspent is not carried over.
-    A change of the budget's time zone keeps the present period with all it has seen. It goes on until a day of the new
-    zone begins, 23 hours or more after it began itself; so it may last two days once (`period_after`). Whatever the
-    clock does, or the time zone is changed to, two days of a budget begin 23 hours apart or more, two hours an hour.
-    (A clock that was ahead has begun the next period too early; until that is over, nothing beyond its limit is spent.)
+    A change of the budget's time zone keeps the present period with its amounts. It goes on until a day of the new
+    zone begins, 23 hours or more after it began itself; so it may last two days once (`period_after`). Under any change
+    of clock or time zone, two days of a budget begin 23 hours apart or more, two hours an hour. (A clock that was ahead
+    has begun the next period too early; until that is over, nothing beyond its limit is spent.)
 5.  The account of all arms ("*") binds them together. When the parts of a budget change, an arm's limit in the present
-    period becomes what it has spent, plus its new part of what nobody has spent yet (`limit_after_a_change`). Setting
-    the same accounts again changes nothing, and the next period begins with the new parts.
+    period becomes what it has spent, plus its new part of the rest (`limit_after_a_change`). Setting the same accounts
+    again changes nothing, and the next period begins with the new parts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Account:
 
     @property
     def budget(self) -> Budget:
-        """The budget that it is a part of."""
+        """The budget that the account is a part of."""
         return self.campaign, self.channel, self.period
 
 
@@ -105,7 +105,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A reservation that is asked for: money of one arm for a campaign and a channel, and the request it is for."""
+    """A reservation to be made: money of one arm for a campaign and a channel, and the request it pays for."""
 
     reservation_id: str
     arm: str
@@ -125,19 +125,12 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Room:
-    """What a ledger may still grow by, and out of how much. Once it is full, nothing can be reserved.
-
-    Attributes:
-        store: What it is kept in.
-        free: What that may still grow by, bytes.
-        limit: The most that it can hold, bytes.
-        device: The disk's number, of a file.
-    """
+    """The bytes that a ledger's store may still grow by, and its limit. Once it is full, nothing can be reserved."""
 
     store: Literal["file", "redis"]
     free: int
     limit: int
-    device: int | None = None
+    device: int | None = None  # of the disk of a file
 
 
 class Ledger(Protocol):
@@ -150,19 +143,15 @@ class Ledger(Protocol):
     shared: bool
 
     def identity(self) -> str | None:
-        """A name that no other ledger has; None before any accounts were set in it. A move to Redis keeps it."""
+        """A name that no other ledger has; None before any accounts were set in it."""
 
     def claim(self) -> None:
-        """Keep it for this router until `close`, unless routers can share it.
-
-        Raises:
-            LedgerInUse: Another router has it.
-        """
+        """Keep the ledger for this router until `close`, if it is not shared; LedgerInUse if another one has it."""
 
     def define(self, accounts: Iterable[Account]) -> None:
         """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now.
 
-        Where the parts of a budget are others than before, the limits of the present period follow (promise 5).
+        Where the parts of a budget change, the limits of the present period follow (promise 5).
         """
 
     def reserve(
@@ -174,6 +163,10 @@ class Ledger(Protocol):
         with another scope or amount. Of the reservations for one `request`, at most one is open or has cost something:
         another id raises AlreadyReserved. After one was cancelled or has expired, the next may be made.
         """
+        (granted,) = self.reserve_all([Wanted(reservation_id, arm, campaign, channel, amount, request)])
+        if isinstance(granted, Exception):
+            raise granted
+        return granted
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         """`reserve` for each, in turn and independently of the others, in one round trip or sync for all.
@@ -185,39 +178,38 @@ class Ledger(Protocol):
         """Turn a reservation into spend. Raises UnknownReservation for an id that was never reserved.
 
         The first cost frees what it does not need. Costs of different events add up: a later one is charged as far as
-        the accounts have room left, and never beyond what was reserved; the rest is excess. A cost that is reported
-        late was spent all the same: after the reservation has expired it is charged like a later one, after a
-        cancellation it is all excess.
+        the accounts have room left, and never beyond what was reserved; the rest is excess. A late cost was spent
+        nevertheless: after the reservation has expired it is charged like a later one, after a cancellation it is all
+        excess.
         """
 
     def cancel(self, reservation_id: str) -> None:
-        """Give the money back. If the id is not reserved yet, a `reserve` that comes later is refused."""
+        """Release the money. If the id is not reserved yet, a later `reserve` is refused."""
 
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
-        """Give back what has been open for `ttl` seconds or longer; returns how many reservations that were.
+        """Release what has been open for `ttl` seconds or longer; returns their number, at most `most`.
 
-        A clock that is put forward while the ledger is looked at makes nothing older (`ClockJumps`). A call gives
-        back no more than `most`; there may be others if it returns as many. Reservations that were finished long ago
-        are forgotten, so many at a time, too; what they cost stays in the accounts.
+        A clock that is put forward while the ledger runs makes nothing older (`ClockJumps`). Reservations that were
+        finished long ago are forgotten, as many at a time; their costs stay in the accounts.
         """
 
     def balances(self) -> list[Balance]:
         """All accounts in force, in the current period."""
 
     def now(self) -> float:
-        """Seconds since 1970 by the clock that begins its periods: the same one for all that share the ledger."""
+        """Seconds since 1970 by the clock that begins the periods, the same for all that share the ledger."""
 
     def memory(self) -> tuple[int, str]:
-        """What the pacing controller remembers, and its version; (0, "") before there is anything."""
+        """State of the pacing controller and its version; (0, "") at first."""
 
     def remember(self, version: int, text: str) -> bool:
-        """Replace it if it still has that version; False if another controller has replaced it since."""
+        """Replace that state if it still has this version; False if another controller has replaced it."""
 
     def open_reservations(self) -> list[str]:
         """Ids that are neither finished nor expired."""
 
     def room(self) -> Room | None:
-        """What it may still grow by; None: nothing bounds it that it knows of."""
+        """What the store may still grow by; None: no known bound."""
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -231,10 +223,7 @@ def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole
 
     Args:
         part: The arm's limit in a period that begins now, in any unit, as all amounts here.
-        spent: By the arm in this period.
-        reserved: By the arm in this period.
-        whole: Limit of all arms together.
-        whole_spent: By all arms together in this period.
+        whole: Limit of all arms together, of which they have spent `whole_spent` in this period.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))
@@ -246,10 +235,3 @@ def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))
     return {budget: json.dumps(sorted(arms)) for budget, arms in found.items()}
-
-
-def checked_ttl(seconds: float) -> float:
-    """An age in seconds; raises ValueError if it is none."""
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"ttl: expected seconds of at least 0, got {seconds!r}")
-    return seconds

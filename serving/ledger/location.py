@@ -30,7 +30,7 @@ class RedisLocation:
         """Read `redis[s]://[user@]host[:port][/database][?name=NAME]`.
 
         Raises:
-            ValueError: it is none; the message shows no part of it that could be secret.
+            ValueError: The URL is of another form; the message shows no part of it that could be secret.
         """
         try:
             parts = urlsplit(url)
@@ -53,11 +53,7 @@ class RedisLocation:
 
 
 def locate(where: str | Path) -> Path | RedisLocation:
-    """Tell a path from the URL of a Redis.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Tell a path from the URL of a Redis; raises ValueError if it is neither."""
     if isinstance(where, Path) or "://" not in where:
         return Path(where)
     if where.startswith(("redis://", "rediss://")):

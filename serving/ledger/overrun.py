@@ -1,4 +1,4 @@
-"""Accounts in which more money was taken than their limits allow, seen in balances that are read one after the other.
+"""Finds accounts whose limits were exceeded, in balances that are read one after the other.
 
 watch = LimitWatch()
 watch.overruns(ledger.balances())        # {("spring/challenger", "day"): 0.0, ("*", "total"): 0.0}
@@ -16,19 +16,19 @@ from serving.ledger.contract import Balance
 class LimitWatch:
     """Checks the first promise of a ledger, `spent + reserved <= limit`, in each account by itself.
 
-    A stage, a kill switch or a lower amount may set a limit to what is spent and reserved, or below that. It is no
-    overrun: what was taken at that moment is the most that is allowed while the limit is lower. A cost may come in
-    parts, or after its reservation has expired, so what was taken may fall and rise again up to that.
+    A stage, a kill switch or a lower amount may set a limit at or below what is spent and reserved. That is no overrun:
+    the amount taken at that moment is allowed while the limit is lower. A cost may come in parts, or after its
+    reservation has expired, so the amount may fall and rise again up to that.
     """
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # limit, and the most that is allowed
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """By arm and period: how far the account that is furthest above its limit is above it, currency units.
+        """By arm and period: by how much the worst account exceeds its limit, currency units.
 
         Costs above their reservations (`excess`) count in the accounts of all arms: the limit of a single arm follows
-        what was spent and reserved, without them.
+        its spent and reserved amounts, without them.
 
         Args:
             balances: All accounts, as the ledger has them at one moment.

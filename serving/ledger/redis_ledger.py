@@ -1,13 +1,13 @@
-"""The shared ledger: one Redis, any number of routers on any number of machines. Each call is one script, so one step.
+"""The shared ledger: one Redis for any number of routers. Each call is one script, so one step.
 
-What it needs of the server, which is looked at when the ledger is opened and at each `expire`:
+Requirements of the server, checked when the ledger is opened and at each `expire`:
 
 - `appendonly yes`. With `appendfsync always` nothing that was answered is ever lost; with `everysec` a machine (not a
   process) that dies takes up to a second of reservations with it.
 - `maxmemory-policy noeviction`, or no `maxmemory`: an evicted reservation would be a forgotten one.
 - One primary. A replica that is promoted without its primary's last writes has lost them.
 
-A server that comes back without the accounts (restarted without its files, FLUSHALL) gives no fresh budget: a process
+A server that returns without the accounts (restarted without its files, FLUSHALL) gives no fresh budget: a process
 remembers the generation that it has seen, and refuses to spend until that returns or the process is started again.
 
 All keys carry one hash tag, `{mtorl-ledger:NAME}`, and scripts name each key they touch: on Redis Cluster a ledger lies
@@ -49,7 +49,6 @@ from serving.ledger.contract import (
     Settlement,
     UnknownReservation,
     Wanted,
-    checked_ttl,
     parts,
 )
 from serving.ledger.location import RedisLocation
@@ -64,21 +63,14 @@ _FORM = "1-"  # version of the keys and scripts: what the generation begins with
 
 
 class RedisLedger(Ledger):
-    """A ledger in Redis; what its methods promise stands in `Ledger`.
+    """A ledger in Redis; `Ledger` says what its methods promise.
 
     No limit and no reservation may be above 9 million currency units.
 
     Args:
-        location: Where it is.
-        password: Of the Redis, if it has one.
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
-        steady: Seconds that go on evenly, however the clock is set; by default those of the system or, with a clock of
-            one's own, that one's.
-
-    Attributes:
-        client: The connection.
-        prefix: Of all keys.
+        steady: Seconds that go on evenly under any change of the clock; by default the system's, or `clock`.
     """
 
     shared = True
@@ -145,15 +137,6 @@ class RedisLedger(Ledger):
             self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
 
     @override
-    def reserve(
-        self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
-    ) -> bool:
-        (granted,) = self.reserve_all([Wanted(reservation_id, arm, campaign, channel, amount, request)])
-        if isinstance(granted, Exception):
-            raise granted
-        return granted
-
-    @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         script, faults, calls = self._scripts["reserve"], dict[int, Exception](), []
         with self._errors():
@@ -207,7 +190,6 @@ class RedisLedger(Ledger):
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         # Redis itself forgets what was finished long ago.
-        checked_ttl(ttl)
         total = 0
         with self._errors():
             self._checked = False  # the server may have been restarted with other settings
@@ -277,7 +259,6 @@ class RedisLedger(Ledger):
         return self._scripts[script](*self._call(script, reservations, *arguments))
 
     def _call(self, script: str, reservations: Sequence[str], *arguments: Any) -> tuple[list[str], list[Any]]:
-        """Keys and arguments of a script."""
         keys = [*self._keys, *(f"{self.prefix}r:{name}" for name in reservations)]
         if script == "reserve" and arguments[0]:
             keys.append(f"{self.prefix}request:{arguments[0]}")
@@ -288,7 +269,7 @@ class RedisLedger(Ledger):
         return keys, [*common, *reservations, *arguments]
 
     def _seen_generation(self) -> str:
-        """What the server said when it was first asked: not what it says now."""
+        """The generation of the first call: not the present one."""
         self.check()
         if self._generation is None:
             found = self.client.get(self._keys[0])
@@ -301,7 +282,7 @@ class RedisLedger(Ledger):
         return self._generation
 
     def check(self) -> None:
-        """Raise LedgerUnavailable unless the server keeps what it is told."""
+        """Raise LedgerUnavailable unless the server keeps its data."""
         if self._checked:
             return
         if not self.client.info("persistence")["aof_enabled"]:
@@ -349,5 +330,4 @@ def _matching(arm: str, campaign: str, channel: str) -> list[str]:
 
 
 def _name_of(*parts: str) -> str:
-    """The name of an account or a scope in Redis."""
     return json.dumps(parts, separators=(",", ":"))

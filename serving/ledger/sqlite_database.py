@@ -1,7 +1,7 @@
 """The database of the embedded ledger: its file, and transactions that many calls share.
 
-Calls that wait for the database anyway share the next transaction, and one sync serves them all (group commit): the
-thread that gets the lock does the work of all that wait for it, and the others find theirs done when they get the lock.
+Calls that wait for the database share the next transaction, and one sync serves them all (group commit): the thread
+that gets the lock does the work of all that wait for it, and the others find theirs done when they get the lock.
 """
 
 from __future__ import annotations
@@ -25,12 +25,7 @@ Work = Callable[[sqlite3.Connection], T]
 
 
 class LedgerFile:
-    """One connection to the file. The caller makes sure that one thread at a time uses it.
-
-    Args:
-        path: The file.
-        patience: Seconds to wait for other processes.
-    """
+    """One connection to the file, for one thread at a time; it waits `patience` seconds for other processes."""
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
@@ -40,12 +35,7 @@ class LedgerFile:
         self._lock: int | None = None
 
     def claim(self) -> None:
-        """Lock the file against other routers until `close`.
-
-        Raises:
-            LedgerInUse: another one has it.
-            LedgerUnavailable: its folder can't be used.
-        """
+        """Lock the file until `close`; raises LedgerInUse if another router has it, or LedgerUnavailable."""
         if self._lock is not None:
             return
         try:
@@ -77,7 +67,7 @@ class LedgerFile:
     def open(self) -> sqlite3.Connection:
         """The connection; raises LedgerUnavailable if the file is absent, replaced, or no ledger of this version."""
         if self._connection is not None:
-            # SQLite would go on writing to a file that was deleted or replaced, and nobody would see what it wrote.
+            # SQLite would go on writing to a file that was deleted or replaced.
             if self._path.stat().st_ino != self._inode:
                 raise LedgerUnavailable("replaced by another file while in use")
             return self._connection
@@ -106,7 +96,7 @@ class LedgerFile:
         return db
 
     def close(self) -> None:
-        """Close the connection, which `open` opens again, and let others have the file."""
+        """Close the connection, which `open` opens again, and release the lock."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -128,7 +118,6 @@ class GroupCommit:
 
     Args:
         connect: Gives the connection, checked, at the start of each transaction.
-        name: Of the database, for messages.
         patience: Seconds to wait for other threads.
     """
 
@@ -145,12 +134,10 @@ class GroupCommit:
         return len(self._waiting)
 
     def run(self, work: Work[T]) -> T:
-        """Run a function in a transaction and return what it returns, once that is durable.
-
-        Its exceptions undo its own changes and nobody else's.
+        """Run a function in a transaction; returns its durable result. Its exception undoes its own changes.
 
         Raises:
-            LedgerUnavailable: it is unknown whether the function took effect.
+            LedgerUnavailable: It is unknown whether the function took effect.
         """
         (result,) = self.run_each([work])
         if isinstance(result, Exception):
@@ -158,7 +145,7 @@ class GroupCommit:
         return result
 
     def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
-        """`run` for several functions, in one transaction; what it would raise for one of them stands in its place."""
+        """`run` for several functions in one transaction; the error of a function stands in the place of its result."""
         jobs = [_Job(work) for work in works]
         self._waiting.extend(jobs)
         if not self.lock.acquire(timeout=self._patience):
@@ -201,7 +188,7 @@ def _run_one(db: sqlite3.Connection, job: _Job) -> None:
     try:
         job.value = job.work(db)
     except sqlite3.OperationalError:
-        raise  # the disk or the file: nobody's transaction can be trusted
+        raise  # the disk or the file: no transaction can be trusted
     except Exception as error:
         db.execute("ROLLBACK TO job")
         job.error = error

@@ -1,6 +1,6 @@
-"""The embedded ledger: one SQLite file, for the threads of one router, which keeps it by a lock (`claim`).
+"""The embedded ledger: one SQLite file for the threads of one router, which locks it (`claim`).
 
-Other processes may look. A call takes SQLite's write lock before it reads, so nobody can spend between the check and
+Other processes may read. A call takes SQLite's write lock before it reads, so nothing is spent between the check and
 the reservation. WAL with synchronous=FULL: an answer is on disk before it is given.
 """
 
@@ -32,7 +32,6 @@ from serving.ledger.contract import (
     Settlement,
     UnknownReservation,
     Wanted,
-    checked_ttl,
     limit_after_a_change,
     parts,
 )
@@ -44,14 +43,13 @@ _BATCH = 500  # reservations that `expire` takes in one transaction: decisions g
 
 
 class SqliteLedger(Ledger):
-    """A ledger in a file; what its methods promise stands in `Ledger`.
+    """A ledger in a file; `Ledger` says what its methods promise.
 
     Args:
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
         patience: Seconds to wait for other threads, and for other processes, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970.
-        steady: Seconds that go on evenly, however the clock is set; by default those of the system or, with a clock of
-            one's own, that one's.
+        steady: Seconds that go on evenly under any change of the clock; by default the system's, or `clock`.
     """
 
     shared = False
@@ -106,12 +104,6 @@ class SqliteLedger(Ledger):
 
         self._file.create_if_new()
         self._commit.run(work)
-
-    @override
-    def reserve(
-        self, reservation_id: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
-    ) -> bool:
-        return self._commit.run(self._reservation(Wanted(reservation_id, arm, campaign, channel, amount, request)))
 
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
@@ -213,9 +205,8 @@ class SqliteLedger(Ledger):
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         now = self._clock()
-        overdue, settled, finished = (
-            self._jumps.before(now, age) for age in (checked_ttl(ttl), SETTLED_SECONDS, RETENTION_SECONDS)
-        )
+        ages = (ttl, SETTLED_SECONDS, RETENTION_SECONDS)
+        overdue, settled, finished = (self._jumps.before(now, age) for age in ages)
 
         def expire_some(db: sqlite3.Connection, count: int) -> int:
             names = db.execute(
@@ -313,9 +304,7 @@ def _begin_periods(db: sqlite3.Connection, now: float, of_new_zones: bool = Fals
     """Begin the periods that are due. The parts of a budget keep one calendar.
 
     Args:
-        db: The connection.
-        now: Seconds since 1970.
-        of_new_zones: Whether the time zones may be others: then the periods that go on may end at another time.
+        of_new_zones: Whether time zones may have changed: then the present periods may end at another time.
     """
     due = db.execute(
         "SELECT id, period, timezone, start, until FROM account WHERE active AND (? OR until <= ?)", (of_new_zones, now)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 import uuid
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 import redis
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine
 
 from mtorl.experiment.experiment import Experiment
 from serving.ledger import Account, Balance, Ledger, SqliteLedger
@@ -99,3 +103,46 @@ def arms(**weights: float) -> list[dict[str, Any]]:
     """Challengers of an experiment by their weights; the incumbent has the rest."""
     rest = 1.0 - sum(weights.values())
     return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A ledger of its own for each sequence of calls; `cases` gives the kind and the port."""
+
+    kind: ClassVar[str]
+    port: ClassVar[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.place = Place(self.kind, Path(self.folder.name), self.port)
+        self.ledger = self.place.open()
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self.folder.cleanup()
+        if self.kind == "redis":
+            with self.place.client() as client:
+                for key in client.scan_iter(f"{{mtorl-ledger:{self.place.name}}}:*", 1000):
+                    client.delete(key)
+
+
+def cases(machine: type[LedgerMachine], steps: int) -> list[Any]:
+    """The test classes of a machine, one for each kind."""
+
+    def case(kind: str) -> Any:
+        own: Any = type(f"{kind}{machine.__module__}", (machine,), {"kind": kind})
+        limits = settings(
+            max_examples=100, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+
+        @pytest.mark.integration
+        class Case(own.TestCase):  # type: ignore[misc]
+            settings = limits
+
+            @pytest.fixture(autouse=True)
+            def _server(self, lasting_redis: int) -> None:
+                own.port = lasting_redis
+
+        return Case
+
+    return [case(kind) for kind in KINDS]

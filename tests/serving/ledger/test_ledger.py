@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtorl.policy.periods import Period
 from serving.ledger import (
     Account,
     AlreadyReserved,
@@ -104,28 +106,39 @@ def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Led
     assert sorted(ledger.open_reservations()) == ["r1", "r4"] and ledger.reserve_all([]) == []
 
 
-def test_settling_charges_the_actual_cost_and_frees_the_rest(ledger: Ledger) -> None:
-    ledger.reserve("r1", "a", "c1", "video", 0.4)
-    assert ledger.settle("r1", 0.3) == Settlement(charged=0.3, excess=0.0)
-    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.3, reserved=0.0, excess=0.0)
+# Calls on a reservation of 0.4: what the last one answers; spent, reserved and excess in its accounts afterwards.
+HISTORIES: dict[str, tuple[list[tuple[Any, ...]], Settlement | None, tuple[float, float, float]]] = {
+    "the actual cost is charged": ([("settle", 0.3)], Settlement(0.3, 0.0), (0.3, 0.0, 0.0)),
+    "a cost above it is shown": ([("settle", 0.7)], Settlement(0.4, 0.3), (0.4, 0.0, 0.3)),
+    "costs of events add up": (
+        [("settle", 0.1, "e1"), ("settle", 0.2, "e2"), ("settle", 0.3, "e3")],
+        Settlement(0.4, 0.2),
+        (0.4, 0.0, 0.2),
+    ),
+    "an event counts once": ([("settle", 0.1, "e"), ("settle", 0.2, "e")], Settlement(0.1, 0.0), (0.1, 0.0, 0.0)),
+    "what is settled is not cancelled": ([("settle", 0.3), ("cancel",)], None, (0.3, 0.0, 0.0)),
+    "a cancellation releases it": ([("cancel",)], None, (0.0, 0.0, 0.0)),
+    "a cost after a cancellation": ([("cancel",), ("settle", 0.2)], Settlement(0.0, 0.2), (0.0, 0.0, 0.2)),
+    "a cost after its expiry": ([("expire",), ("settle", 0.7)], Settlement(0.4, 0.3), (0.4, 0.0, 0.3)),
+}
 
 
-def test_a_cost_above_the_reservation_is_shown_and_not_charged(ledger: Ledger) -> None:
-    ledger.reserve("r1", "a", "c1", "video", 0.4)
-    assert ledger.settle("r1", 0.7) == Settlement(charged=0.4, excess=0.3)
-    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.4, reserved=0.0, excess=0.3)
-
-
-def test_costs_of_several_events_add_up_and_each_counts_once(ledger: Ledger) -> None:
-    ledger.reserve("r1", "a", "c1", "video", 0.4)
-    for _ in range(2):
-        assert ledger.settle("r1", 0.1, "e1") == Settlement(0.1, 0.0)
-    for _ in range(2):
-        assert ledger.settle("r1", 0.2, "e2") == Settlement(0.3, 0.0)
-    assert ledger.settle("r1", 0.3, "e3") == Settlement(0.4, 0.2)  # beyond what was reserved
-    assert ledger.settle("r1", 0.1, "e1") == Settlement(0.4, 0.2)
-    for found in (balance(ledger), balance(ledger, "a", "c1", "video")):
-        assert (found.spent, found.reserved, found.excess) == (0.4, 0.0, 0.2)
+@pytest.mark.parametrize("history", HISTORIES)
+def test_what_becomes_of_a_reservation(ledger: Ledger, history: str) -> None:
+    """Each call is made twice, and the second changes nothing."""
+    calls, answer, amounts = HISTORIES[history]
+    assert ledger.reserve("r1", "a", "c1", "video", 0.4) and ledger.reserve("r1", "a", "c1", "video", 0.4)
+    assert balance(ledger).reserved == 0.4
+    found: Any = None
+    for name, *arguments in calls:
+        for _ in range(2):
+            found = ledger.expire(0) if name == "expire" else getattr(ledger, name)("r1", *arguments)
+    assert found == answer and ledger.open_reservations() == []
+    for account in (balance(ledger), balance(ledger, "a", "c1", "video")):
+        assert (account.spent, account.reserved, account.excess) == amounts
+    assert ledger.reserve("r1", "a", "c1", "video", 0.4) == (calls[0][0] == "settle"), (
+        "its money is set aside, or spent"
+    )
 
 
 def test_an_event_may_have_any_name(ledger: Ledger) -> None:
@@ -146,40 +159,10 @@ def test_a_second_cost_takes_no_money_that_others_have_reserved(ledger: Ledger) 
     assert (found.spent, found.reserved, found.excess, found.limit) == (0.2, 0.8, 0.2, 1.0)
 
 
-def test_every_call_may_be_repeated(ledger: Ledger) -> None:
-    assert ledger.reserve("r1", "a", "c1", "video", 0.4) and ledger.reserve("r1", "a", "c1", "video", 0.4)
-    assert balance(ledger).reserved == 0.4
-    assert ledger.settle("r1", 0.3) == ledger.settle("r1", 0.1)
-    ledger.cancel("r1")
-    assert ledger.reserve("r1", "a", "c1", "video", 0.4)
-    assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.3, reserved=0.0, excess=0.0)
-
-
-def test_cancelling_gives_the_money_back_for_good(ledger: Ledger) -> None:
-    ledger.reserve("r1", "a", "c1", "video", 0.4)
-    ledger.cancel("r1")
-    ledger.cancel("r1")
-    assert balance(ledger).reserved == 0 and ledger.open_reservations() == []
-    assert not ledger.reserve("r1", "a", "c1", "video", 0.4)
-
-
 def test_a_reservation_that_arrives_after_its_cancellation_finds_nothing(ledger: Ledger) -> None:
     ledger.cancel("late")
     assert not ledger.reserve("late", "a", "c1", "video", 0.1)
     assert balance(ledger).reserved == 0
-
-
-def test_a_cost_after_the_cancellation_was_spent_all_the_same(ledger: Ledger) -> None:
-    ledger.reserve("r1", "a", "c1", "video", 0.4)
-    ledger.cancel("r1")
-    assert ledger.settle("r1", 0.2) == ledger.settle("r1", 0.2) == Settlement(charged=0.0, excess=0.2)
-    assert balance(ledger).excess == 0.2
-    assert not ledger.reserve("r1", "a", "c1", "video", 0.4)  # no money was set aside for it
-
-
-def test_settling_what_was_never_reserved(ledger: Ledger) -> None:
-    with pytest.raises(UnknownReservation, match="r9"):
-        ledger.settle("r9", 0.1)
 
 
 def test_limits_change_and_spend_stays(ledger: Ledger) -> None:
@@ -212,6 +195,10 @@ def test_amounts_that_are_no_money(ledger: Ledger, amount: float) -> None:
         ledger.settle("r", amount)
     with pytest.raises(ValueError, match="arm"):
         Account("", "*", "*", 1.0)
+    with pytest.raises(ValueError, match="period"):
+        Account("b", "*", "*", 5.0, "week")  # type: ignore[arg-type]
+    with pytest.raises(UnknownReservation, match="r9"):
+        ledger.settle("r9", 0.1)
 
 
 @settings(max_examples=100)
@@ -271,18 +258,6 @@ def test_a_cost_after_the_expiry_is_charged_while_there_is_room(ledger: Ledger) 
     for found in (balance(ledger), balance(ledger, "a", "c1", "video")):  # one cost, the same in all accounts
         assert (found.spent, found.reserved, found.excess) == (0.4, 0.6, 0.2)
     assert not ledger.reserve("r1", "a", "c1", "video", 0.4)
-
-
-def test_an_expired_reservation_is_charged_what_it_could_have_been_before(ledger: Ledger) -> None:
-    ledger.reserve("r1", "a", "c1", "video", 0.4)
-    ledger.expire(0)
-    assert ledger.settle("r1", 0.7) == Settlement(charged=0.4, excess=0.3)
-
-
-@pytest.mark.parametrize("ttl", [-1.0, math.nan, math.inf])
-def test_an_age_that_is_none(ledger: Ledger, ttl: float) -> None:
-    with pytest.raises(ValueError, match="ttl"):
-        ledger.expire(ttl)
 
 
 # ---- periods
@@ -369,26 +344,6 @@ def test_another_time_zone_opens_no_second_day(ledger: Ledger, place: Place, hou
         place.clock.now += hours * HOUR
 
 
-def test_the_day_after_a_change_of_time_zone_is_one_of_the_new_zone(ledger: Ledger, place: Place) -> None:
-    """Noon, UTC, the day is spent; midnight in Tokyo is at 15:00, too soon after the one that began it."""
-    ledger.define([Account("a", "*", "*", 1.0, "day")])
-    for number, (zone, hours, granted) in enumerate(
-        [
-            ("UTC", 0, True),
-            ("Asia/Tokyo", 0, False),
-            ("Asia/Tokyo", 3, False),
-            ("Asia/Tokyo", 27 - 1e-3, False),
-            ("Asia/Tokyo", 27, True),
-            ("UTC", 27, False),
-            ("UTC", 36, False),  # 9 hours after it began
-            ("UTC", 60, True),
-        ]
-    ):
-        place.clock.now = NOON + hours * HOUR
-        ledger.define([Account("a", "*", "*", 1.0, "day", zone)])
-        assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, hours)
-
-
 def test_a_budget_that_comes_back_in_another_time_zone_goes_on(ledger: Ledger, place: Place) -> None:
     ledger.define([Account("a", "*", "*", 1.0, "day")])
     assert ledger.reserve("r1", "a", "c", "x", 1.0)
@@ -398,14 +353,23 @@ def test_a_budget_that_comes_back_in_another_time_zone_goes_on(ledger: Ledger, p
     assert not ledger.reserve("r2", "a", "c", "x", 0.1)
 
 
-def test_an_hour_that_a_zone_shifts_is_not_granted_twice(ledger: Ledger, place: Place) -> None:
-    """Kathmandu's hours begin at a quarter past."""
-    for number, (zone, minutes, granted) in enumerate(
-        [("UTC", 0, True), ("Asia/Kathmandu", 14, False), ("Asia/Kathmandu", 15, False), ("Asia/Kathmandu", 75, True)]
-    ):
-        place.clock.now = NOON + 60 * minutes
-        ledger.define([Account("a", "*", "*", 1.0, "hour", zone)])
-        assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, minutes)
+# Zone, hours after noon UTC, and whether a limit that was spent at noon is granted anew. Midnight in Tokyo is at 15:00
+# UTC, too soon after the one that began the day; Kathmandu's hours begin at a quarter past.
+CHANGES: dict[Period, list[tuple[str, float, bool]]] = {
+    "day": [
+        *(("Asia/Tokyo", hours, hours == 27) for hours in (0, 3, 27 - 1e-3, 27)),
+        *(("UTC", hours, hours == 60) for hours in (27, 36, 60)),
+    ],
+    "hour": [("Asia/Kathmandu", 14 / 60, False), ("Asia/Kathmandu", 0.25, False), ("Asia/Kathmandu", 1.25, True)],
+}
+
+
+@pytest.mark.parametrize("period", CHANGES)
+def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place, period: Period) -> None:
+    for number, (zone, hours, granted) in enumerate([("UTC", 0, True), *CHANGES[period]]):
+        place.clock.now = NOON + hours * HOUR
+        ledger.define([Account("a", "*", "*", 1.0, period, zone)])
+        assert ledger.reserve(str(number), "a", "c", "x", 1.0) == granted, (zone, hours)
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
@@ -451,16 +415,6 @@ def test_a_clock_that_is_put_forward_grants_no_money_again_whose_cost_is_on_its_
     assert ledger.expire(DAY) == 1
     assert balance(ledger, "a").reserved == 0.0
     assert ledger.settle("r1", 0.75) == Settlement(0.75, 0.0)
-
-
-def test_another_period_is_another_account(ledger: Ledger) -> None:
-    ledger.reserve("r1", "b", "c", "x", 5.0)
-    ledger.define([Account("b", "*", "*", 5.0, "day")])
-    assert ledger.reserve("r2", "b", "c", "x", 5.0)
-    ledger.define([Account("b", "*", "*", 5.0)])
-    assert balance(ledger, "b").reserved == 5.0
-    with pytest.raises(ValueError, match="period: 'week' is not one of total, day, hour"):
-        Account("b", "*", "*", 5.0, "week")  # type: ignore[arg-type]
 
 
 def test_finished_reservations_are_forgotten_and_their_cost_is_not(ledger: Ledger, place: Place) -> None:

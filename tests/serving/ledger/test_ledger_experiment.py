@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from serving.ledger import Account, Ledger, UnknownReservation
-from tests.serving.ledgers import KINDS, Place, accounts_of, arms, balance
+from tests.serving.ledgers import KINDS, LedgerMachine, Place, accounts_of, arms, balance, cases
 
 NANO = 10**9
 ARMS = ("incumbent", "challenger", "renamed", "third")
@@ -44,26 +42,12 @@ def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
     return accounts_of(**{"budgets": budgets, **changes})
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(LedgerMachine):
     """Any edit of stage, weights, names, number of arms, switch and time zone between any calls."""
-
-    kind: ClassVar[str]
-    port: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-        self.place = Place(self.kind, Path(self.folder.name), self.port)
-        self.ledger = self.place.open()
         self.changes: dict[str, Any] = {}
-
-    def teardown(self) -> None:
-        self.ledger.close()
-        self.folder.cleanup()
-        if self.kind == "redis":
-            with self.place.client() as client:
-                for key in client.scan_iter(f"{{mtorl-ledger:{self.place.name}}}:*", 1000):
-                    client.delete(key)
 
     def _define(self, **changes: Any) -> None:
         self.changes |= changes
@@ -140,29 +124,7 @@ class Machine(RuleBasedStateMachine):
             assert b.limit <= AMOUNTS[b.campaign, b.channel, b.period] + 1e-9
 
 
-class SqliteMachine(Machine):
-    kind = "sqlite"
-
-
-class RedisMachine(Machine):
-    kind = "redis"
-
-
-_SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-TestSqlite = SqliteMachine.TestCase
-TestSqlite.settings = _SETTINGS
-TestSqlite = pytest.mark.integration(TestSqlite)
-
-
-@pytest.mark.integration
-class TestRedis(RedisMachine.TestCase):  # type: ignore[misc]
-    settings = _SETTINGS
-
-    @pytest.fixture(autouse=True)
-    def _server(self, lasting_redis: int) -> None:
-        RedisMachine.port = lasting_redis
+TestSqlite, TestRedis = cases(Machine, 40)
 
 
 @pytest.fixture(params=KINDS)

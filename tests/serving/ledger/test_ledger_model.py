@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from serving.ledger import Account, Settlement, UnknownReservation
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
-from tests.serving.ledgers import Place
+from tests.serving.ledgers import LedgerMachine, cases
 
 CENT = 10**7  # nano-units
 SECONDS = {"total": math.inf, "day": 86_400.0, "hour": 3_600.0}
@@ -50,32 +47,18 @@ class Reservation:
     events: set[str] = field(default_factory=set)
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(LedgerMachine):
     """Amounts are cents."""
-
-    kind: ClassVar[str]
-    port: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-        self.place = Place(self.kind, Path(self.folder.name), self.port)
         self.clock = self.place.clock
-        self.ledger = self.place.open()
         self.caps: dict[Scope, int] = dict(zip(SCOPES, (200, 120, 100), strict=True))
         self.in_force: set[Scope] = set()
         self.starts: dict[Scope, int] = {}
         self.books: dict[Page, Book] = {}
         self.known: dict[str, Reservation] = {}
         self._define(set(SCOPES))
-
-    def teardown(self) -> None:
-        self.ledger.close()
-        self.folder.cleanup()
-        if self.kind == "redis":
-            with self.place.client() as client:
-                for key in client.scan_iter(f"{{mtorl-ledger:{self.place.name}}}:*", 1000):
-                    client.delete(key)
 
     def _define(self, in_force: set[Scope], changed: Scope | None = None) -> None:
         accounts = [Account("a", c, "*", self.caps[c, p] / 100, p) for c, p in SCOPES if (c, p) in in_force]  # type: ignore[arg-type]
@@ -226,26 +209,4 @@ class Machine(RuleBasedStateMachine):
         assert set(self.ledger.open_reservations()) == {n for n, r in self.known.items() if r.state == "open"}
 
 
-class SqliteMachine(Machine):
-    kind = "sqlite"
-
-
-class RedisMachine(Machine):
-    kind = "redis"
-
-
-_SETTINGS = settings(max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-TestSqlite = SqliteMachine.TestCase
-TestSqlite.settings = _SETTINGS
-TestSqlite = pytest.mark.integration(TestSqlite)
-
-
-@pytest.mark.integration
-class TestRedis(RedisMachine.TestCase):  # type: ignore[misc]
-    settings = _SETTINGS
-
-    @pytest.fixture(autouse=True)
-    def _server(self, lasting_redis: int) -> None:
-        RedisMachine.port = lasting_redis
+TestSqlite, TestRedis = cases(Machine, 50)

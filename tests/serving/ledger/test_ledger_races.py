@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -46,13 +46,6 @@ def _writers(where: str, count: int, threads: int, rounds: int) -> list[subproce
         writer.stdin.write("\n")
         writer.stdin.flush()
     return writers
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in a minute"
-        time.sleep(0.005)
 
 
 def _caps_hold(place: Place) -> None:
@@ -155,7 +148,7 @@ def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(kind: str, tmp_path
 
 
 @pytest.mark.integration
-def test_a_redis_killed_in_the_middle_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+def test_a_redis_killed_in_the_middle_loses_nothing_that_it_acknowledged(tmp_path: Path, wait_for: Any) -> None:
     settings = {"appendonly": "yes", "appendfsync": "always"}
     granted: set[str] = set()
     charged: dict[str, float] = {}
@@ -187,12 +180,12 @@ def test_a_redis_killed_in_the_middle_loses_nothing_that_it_acknowledged(tmp_pat
         workers = [threading.Thread(target=spend, args=(ledger, str(n))) for n in range(8)]
         for worker in workers:
             worker.start()
-        until(lambda: len(granted) >= 50)
+        assert wait_for(lambda: len(granted) >= 50)
         os.kill(redis.Redis(port=port).info("server")["process_id"], signal.SIGKILL)
     answered = len(granted)
-    until(lambda: unknown)
+    assert wait_for(lambda: unknown)
     with redis_server(tmp_path, port, **settings):
-        until(lambda: len(granted) >= answered + 50)
+        assert wait_for(lambda: len(granted) >= answered + 50)
         stop.set()
         for worker in workers:
             worker.join()
