@@ -13,8 +13,16 @@ from pathlib import Path
 
 from mtorl.runtime.files import replacing
 
-_HANDLERS = Path(__file__).parent / "handlers" / "archived"
-HANDLERS = {name: _HANDLERS / f"{name}.py" for name in ("policy", "channel", "budget")}
+HANDLERS = {"policy": "PolicyHandler", "channel": "ChannelHandler", "budget": "BudgetHandler"}
+"""Classes of `serving.handlers.policy_handler`. A published archive imports one, so their names stay."""
+_HANDLER = '''"""The {name} handler of the release that serves this archive."""
+
+from serving.handlers.policy_handler import {kind}
+
+
+class Handler({kind}):
+    """The one class that TorchServe finds in this file."""
+'''
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _ALONE = "batchSize: 1\n"
 _GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # milliseconds; 0 is read as "unset", which is 100
@@ -31,7 +39,7 @@ def package(
     name: str,
     out_dir: str | Path,
     *,
-    handler: str | Path = HANDLERS["policy"],
+    handler: str = "policy",
     gather: bool = False,
 ) -> Path:
     """Write `<out_dir>/<name>.mar`: the handler, its configuration and the artifact, byte for byte, in `artifact/`.
@@ -39,15 +47,10 @@ def package(
     The file appears whole or not at all, and the same artifact gives the same bytes.
 
     Args:
-        artifact_folder: Folder written by `mtorl.artifact.saving.save`.
         name: The model's name in TorchServe.
-        out_dir: The model store.
-        handler: The handler's file. It holds no more than an import: a worker has the package installed.
+        handler: A key of `HANDLERS`.
         gather: Whether TorchServe waits a millisecond for further requests, up to eight, which share a forward pass.
             For many callers who ask the model themselves; the router sends what waits in one request anyhow.
-
-    Returns:
-        The path of the .mar file.
 
     Raises:
         ArchiveError: There is no artifact, or torch-model-archiver refuses it.
@@ -66,9 +69,11 @@ def package(
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()
         config.write_text(MODEL_CONFIG.read_text() + (_GATHERED if gather else _ALONE))
+        file = Path(scratch, f"{handler}.py")
+        file.write_text(_HANDLER.format(name=handler, kind=HANDLERS[handler]))
         shutil.copytree(source, extra / "artifact")
         command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
-        command += ["--handler", str(handler), "--config-file", str(config), "--extra-files", str(extra)]
+        command += ["--handler", str(file), "--config-file", str(config), "--extra-files", str(extra)]
         command += ["--archive-format", "zip-store", "--export-path", str(store)]
         done = subprocess.run(command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True)
         if done.returncode:
@@ -80,11 +85,7 @@ def package(
 
 
 def version_of(archive: Path) -> str:
-    """The version of the model in a .mar file.
-
-    Raises:
-        ArchiveError: It can't be read.
-    """
+    """The version of the model in a .mar file; raises ArchiveError if it can't be read."""
     try:
         with zipfile.ZipFile(archive) as content:
             return str(json.loads(content.read(_MANIFEST))["model"]["modelVersion"])

@@ -1,4 +1,4 @@
-"""Protocol v2 over gRPC: KServe's own service, on an address that can be chosen, behind rules that can be given.
+"""Protocol v2 over gRPC: KServe's own service on an address of choice, behind rules.
 
 KServe's server takes no interceptors, listens on every address, and answers INTERNAL to a malformed request; this one
 is put together from its parts. gRPC itself limits the size of a message and of its metadata, and the number and time of
@@ -26,7 +26,7 @@ from serving.kserve_sdk import (
     InferenceServicer,
     InvalidInput,
     ModelNotFound,
-    add_inference_service,
+    grpc_v2,
 )
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,7 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandl
 
 
 class Refused(Exception):
-    """A call is not answered.
-
-    Args:
-        code: Which the caller gets.
-        text: What it is told.
-    """
+    """A call is not answered; the caller gets the code and the text."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)
@@ -128,14 +123,8 @@ class GrpcServer:
     """Serves while it is entered.
 
     Args:
-        server: KServe's, for its models.
-        host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        max_bytes: Larger messages are refused.
         rules: Of requests for decisions; by default, all are answered.
-
-    Attributes:
-        port: The port that it listens on.
 
     Raises:
         CannotListen: The port is taken, or the address is none of this machine's.
@@ -157,7 +146,7 @@ class GrpcServer:
         self._interceptor = _Interceptor(rules)
         self._server = aio.server(interceptors=[self._interceptor], options=options, maximum_concurrent_rpcs=_MOST_RPCS)
         servicer = InferenceServicer(server.dataplane, server.model_repository_extension)
-        add_inference_service(servicer, self._server)
+        grpc_v2.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             self.port = self._server.add_insecure_port(address)
@@ -165,7 +154,7 @@ class GrpcServer:
             raise CannotListen(f"gRPC can't listen on {address}") from None
 
     def end(self) -> None:
-        """Refuse what comes from now on; what is in flight goes on."""
+        """Refuse new calls; those in flight go on."""
         self._interceptor.ends = True
 
     async def __aenter__(self) -> GrpcServer:

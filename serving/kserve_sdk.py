@@ -27,35 +27,13 @@ from serving.connection_limits import NO_SHEDDING, Limits, Shedding, limited
 
 _argv, sys.argv = sys.argv, sys.argv[:1]
 try:
-    from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer
-    from kserve.errors import InferenceError, InvalidInput, ModelNotFound
-    from kserve.model_server import app
-    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
-        add_GRPCInferenceServiceServicer_to_server as add_inference_service,
-    )
-    from kserve.protocol.grpc.servicer import InferenceServicer
+    from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model, ModelServer  # noqa: F401
+    from kserve.errors import InferenceError, InvalidInput, ModelNotFound  # noqa: F401
+    from kserve.model_server import app  # noqa: F401
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as grpc_v2  # noqa: F401
+    from kserve.protocol.grpc.servicer import InferenceServicer  # noqa: F401
 finally:
     sys.argv = _argv
-
-__all__ = [
-    "DECODING",
-    "CannotListen",
-    "InferInput",
-    "InferOutput",
-    "InferRequest",
-    "InferResponse",
-    "InferenceError",
-    "InferenceServicer",
-    "InvalidInput",
-    "Model",
-    "ModelNotFound",
-    "Server",
-    "add_inference_service",
-    "app",
-    "correct",
-    "quiet",
-    "values_of",
-]
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +46,12 @@ class CannotListen(OSError):
 
 
 class Server(ModelServer):
-    """KServe's server for HTTP alone, on an address that can be chosen, with limits to what a connection may cost.
+    """KServe's server for HTTP alone, on an address of choice, with limits to the cost of a connection.
 
     Args:
         host: Address to listen on; with a slash, the path of a Unix socket.
         port: Port of HTTP; 0 takes a free one.
-        grace_seconds: How long requests in flight may take when the server has to stop.
         refused: Called with the status of each request that is refused before an application sees it.
-        shedding: What is refused while the server is full.
     """
 
     def __init__(
@@ -170,7 +146,7 @@ async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
 
 
 def values_of(tensor: InferInput) -> Any:
-    """The values of a request's tensor in whichever form it came, usually a list; bytes among them as texts.
+    """The values of a request's tensor in any of its forms, usually a list; bytes among them as texts.
 
     Raises:
         InvalidInput: They are no UTF-8 texts.

@@ -1,6 +1,6 @@
-"""What TorchServe runs: both decisions, the channel alone, or the budget alone, over one base class.
+"""The handlers that TorchServe runs.
 
-In reading order: `policy_handler.py` (both decisions), `items.py` (one item of a request), `base.py` (one forward pass
-for a batch), `protocol.py` (bodies of v1 and v2), `channel_handler.py`, `budget_handler.py`, `archived/` (what an
-archive holds of them).
+In reading order: `policy_handler.py` (the decisions), `items.py` (one item of a request), `base.py` (one forward pass
+for a batch), `protocol.py` (bodies of v1 and v2). A published archive imports a class of `policy_handler`, and later
+releases serve it: `serving.archive.HANDLERS` names the classes that must stay.
 """

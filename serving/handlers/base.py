@@ -1,8 +1,7 @@
-"""What all handlers share: from TorchServe's batches to one forward pass of an artifact, and back.
+"""The base of all handlers: from TorchServe's batches to one forward pass of an artifact, and back.
 
-A handler says which fields of an item it reads and what it answers (`read` and `answer`); everything else is here. How
-a window is read, what the network computes and how a channel is chosen is defined in `mtorl/`; everything specific to
-one model comes from the folder `artifact/` inside the .mar.
+A handler says which fields of an item it reads and what it answers (`read` and `answer`). Everything specific to one
+model comes from the folder `artifact/` inside the .mar.
 
 TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail them all. So
 an item that can't be decided gets an error of its own, and a body that can't be read a status 400 of its own. Both
@@ -38,7 +37,7 @@ Asked = TypeVar("Asked")
 
 
 class ArtifactHandler(ABC, Generic[Asked]):
-    """Answers from one artifact. `Asked` is the type of what a handler reads from an item besides its window."""
+    """Answers from one artifact. `Asked` is the type of what a handler reads from an item beside its window."""
 
     artifact: Artifact
     model: dict[str, str]
@@ -130,8 +129,7 @@ class ArtifactHandler(ABC, Generic[Asked]):
 
     def initialize(self, context: Any) -> None:
         """Load the artifact in the .mar."""
-        # TorchServe writes three lines for each request, which Java reads and parses: that it has come, and how long it
-        # took, in two ways. Java itself measures that, too.
+        # Else TorchServe writes three lines for each request, which Java reads and parses, and measures itself.
         logging.getLogger().setLevel(logging.WARNING)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
@@ -205,7 +203,7 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
 def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
     """The batch of the well-formed windows, and what is wrong with the others.
 
-    They are built together, which nearly always succeeds; only to find those at fault they are built one by one.
+    They are built together, which nearly always succeeds, and one by one only to find those at fault.
     """
     faults: dict[int, str] = {}
     try:

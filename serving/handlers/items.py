@@ -1,13 +1,11 @@
-"""What a client asks about one window: its candidates, prices, u or channel, checked.
+"""Reads and checks the candidates, prices, u or channel that a client sends with one window.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
 A price is one number for all channels, or one for each, as a pacing controller sets them. Without one the price of the
-artifact applies. Costs are the highest possible ones at this moment: a forecast that is above them is lowered to them.
-
-The router's items also name the user, the campaign, the time, the context and the caller's own choice, for arms that
-have no window to read; here they are not looked at.
+artifact applies. Costs are the highest possible ones at this moment: a forecast above them is lowered to them. The
+router's items also name the user, the campaign, the time, the context and the caller's own choice, for other arms.
 """
 
 from __future__ import annotations
@@ -25,58 +23,40 @@ _FOR_OTHERS = (
     "timestamp",
     "context",
     "baseline",
-)  # what the router tells, and no model of ours reads
+)  # from the router; no model of ours reads them
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An item that asks for a channel. The lists have one value for each channel of the data set."""
-
-    u: float
-    candidates: list[bool]
-    prices: list[float]
-    most: list[float]  # highest possible cost, currency units; infinite where nothing is known
-
-
-@dataclass(frozen=True)
-class Offer:
-    """An item that asks what an exposure on the best candidate is worth; lists as in `Choice`."""
+class Asked:
+    """What an item asks. The lists have one value for each channel of the data set."""
 
     candidates: list[bool]
     prices: list[float]
-    most: list[float]
+    most: list[float]  # highest possible cost, currency units; infinite where none is known
+    u: float = math.nan  # of a channel to be drawn
 
 
-def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Choice:
-    """Read an item that asks for a channel.
-
-    Raises:
-        ValueError: says what is wrong with it.
-    """
+def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
+    """Read an item that asks for a channel; raises ValueError with what is wrong with it."""
     item = _object(item, ("window", "u"), ("candidates", "price", "costs"))
     u = _number(item.get("u"))
     if not 0 <= u < 1:
         raise ValueError("u must be a number in [0, 1)")
-    candidates = _candidates(item.get("candidates"), spec)
-    return Choice(u, candidates, _prices(item.get("price"), spec, usual_price), _costs(item.get("costs"), spec))
+    candidates, prices = _candidates(item.get("candidates"), spec), _prices(item.get("price"), spec, usual_price)
+    return Asked(candidates, prices, _costs(item.get("costs"), spec), u)
 
 
-def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Offer:
-    """Read an item that asks what an exposure is worth.
-
-    Raises:
-        ValueError: says what is wrong with it.
-    """
-    item = _object(
-        item, ("window",), ("channel", "candidates", "price", "costs", "u")
-    )  # u too: one item suits every handler
+def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
+    """Read an item that asks what an exposure is worth; raises ValueError with what is wrong with it."""
+    # u as well: one item suits every handler.
+    item = _object(item, ("window",), ("channel", "candidates", "price", "costs", "u"))
     candidates = _candidates(item.get("candidates"), spec)
     if (channel := item.get("channel")) is not None:
         if channel not in spec.channels or not candidates[spec.channels.index(channel)]:
             raise ValueError("channel must be one of the candidates")
         candidates = [name == channel for name in spec.channels]
-    return Offer(candidates, _prices(item.get("price"), spec, usual_price), _costs(item.get("costs"), spec))
+    return Asked(candidates, _prices(item.get("price"), spec, usual_price), _costs(item.get("costs"), spec))
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
@@ -110,7 +90,7 @@ def _candidates(names: Any, spec: DatasetSpec) -> list[bool]:
 
 
 def _prices(price: Any, spec: DatasetSpec, usual: float) -> list[float]:
-    """The price of each channel: one for all, or by channel; a channel that is not named has the usual one."""
+    """The price of each channel: one for all, or by channel, else the usual one."""
     if not isinstance(price, dict):
         return [usual if price is None else _one_price(price, "price")] * len(spec.channels)
     if unknown := [name for name in price if name not in spec.channels]:
@@ -119,7 +99,6 @@ def _prices(price: Any, spec: DatasetSpec, usual: float) -> list[float]:
 
 
 def _costs(costs: Any, spec: DatasetSpec) -> list[float]:
-    """The highest possible cost of each channel."""
     if costs is None:
         return [math.inf] * len(spec.channels)
     if not isinstance(costs, dict) or any(name not in spec.channels for name in costs):

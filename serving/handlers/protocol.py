@@ -35,11 +35,7 @@ EXPLAIN = Verb(MAX_EXPLAINED, "explanations", "explanations")
 
 
 def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
-    """The JSON object of one of TorchServe's requests, None for an empty one.
-
-    Raises:
-        ValueError: the body is not a JSON object.
-    """
+    """The JSON object of one of TorchServe's requests, None for an empty one; raises ValueError for anything else."""
     body = row.get("body", row.get("data"))
     if body is None:  # curl -d without a content type: TorchServe reads the JSON as the name of a form field
         raise ValueError(f"no body; send JSON with content-type {JSON_TYPE}")
@@ -63,7 +59,7 @@ def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
     """The items of a v1 or v2 request; a v2 text that is not JSON stays text, which is an error of that item.
 
     Raises:
-        ValueError: there is no list of items, or too many are in it.
+        ValueError: There is no list of items, or it has too many.
     """
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None

@@ -1,10 +1,9 @@
-"""Run a command so that it, and all that it starts, dies with the process that asked for it.
+"""Runs a command so that it, and all that it starts, dies with the process that asked for it.
 
 `ChildProcess(command, ...)` starts a small supervisor (this file, run as a script; it needs the standard library only),
 which leads a new process group and starts the command in it. The supervisor ends the group (SIGTERM, a grace period,
-SIGKILL) when it is told to, when the command ends, or when the process that asked for it is gone, `kill -9` included.
-The group is a session of its own, so Ctrl-C at the terminal does not reach the command: the process that asked for it
-gets the signal and stops its commands in the order that it wants.
+SIGKILL) on SIGTERM, when the command ends, or when its parent is gone, `kill -9` included. The group is a session of
+its own, so Ctrl-C at the terminal does not reach the command: the parent stops its commands in the order that it wants.
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ class ChildProcess:
     """A running command and its supervisor.
 
     Args:
-        command: What to run.
         log: File that its output is appended to; its folder is the command's working directory.
-        env: Its whole environment.
-        grace: Seconds between SIGTERM and SIGKILL.
-        scratch: Folder that the supervisor removes at the end, whoever ended the command.
+        scratch: Folder that the supervisor removes at the end.
         lock: Open file whose lock is to last as long as the supervisor, should this process be killed.
     """
 
@@ -99,7 +95,7 @@ class ChildProcess:
 
 
 def _before_exec() -> None:
-    """In a command, before exec: take signals again, and die with the process that started it should that be killed."""
+    """In a command, before exec: take signals again, and die with the process that started it."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What both runtimes of the models have in common: a child process that serves a folder's models."""
+"""The common part of both model runtimes: a child process that serves the models of a folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from serving.local.child_process import ChildProcess
 
 
 class ModelServer(ABC):
-    """A server of every .mar of a folder.
+    """A server of every .mar of a folder, each named after its file.
 
     Args:
-        model_store: Folder with the .mar files; a model is named after its file.
         workdir: Folder for its log and its temporary files.
         port: Of 127.0.0.1, where the models answer; 0: the server chooses a place.
+
+    Attributes:
+        inference_url: Where the models answer, once started.
     """
 
     title: ClassVar[str]
@@ -26,6 +28,7 @@ class ModelServer(ABC):
         self.workdir = Path(workdir).resolve()
         self._port = port
         self._process: ChildProcess | None = None
+        self.inference_url = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -36,21 +39,37 @@ class ModelServer(ABC):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What it serves, or would serve if it were started now."""
+        """The models in the folder now."""
         return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
 
     @property
     def pid(self) -> int | None:
-        """Id of its process group, None when it is not started."""
+        """Id of its process group, None before the start."""
         return self._process.pid if self._process else None
 
-    @abstractmethod
     def start(self) -> None:
-        """Start, and return when all models answer."""
+        """Start, and return when all models answer.
+
+        Raises:
+            RuntimeError: `error`: there is no model, or one that does not come up.
+        """
+        if self._process:
+            return
+        if not self.models:
+            raise self.error(f"{self.model_store}: no .mar file to serve")
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start()
+        except BaseException:  # Ctrl-C as well
+            self.stop()
+            raise
 
     @abstractmethod
+    def _start(self) -> None: ...
+
     def endpoint(self, model: str) -> str:
         """URL that answers a model's decisions."""
+        return f"{self.inference_url}/v1/models/{model}:predict"
 
     def stop(self) -> None:
         """End it and all that it has started. Harmless when done twice."""

@@ -6,15 +6,11 @@ import contextlib
 import random
 import socket
 
-_KEPT = range(20_000, 30_000)
-"""Below those that systems give to connections."""
+_KEPT = range(20_000, 30_000)  # below those that systems assign to connections
 
 
 def free_ports(count: int) -> tuple[int, ...]:
-    """Ports of 127.0.0.1 that are free right now, all different.
-
-    Another process may take one before it is used: the caller must be ready to try again.
-    """
+    """Different ports of 127.0.0.1 that are free now; another process may take one, so be ready to try again."""
     with contextlib.ExitStack() as held:  # all are held at once, else the same one could be given twice
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -23,12 +19,12 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 
 def port_to_keep() -> int:
-    """A free port that the system gives to nobody by itself, so that it is likely to be free again later."""
+    """A free port outside the range that the system assigns, so that it is likely to be free again later."""
     return next(port for port in random.sample(_KEPT, len(_KEPT)) if is_free(port))
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of 127.0.0.1 right now."""
+    """Whether a port of 127.0.0.1 has no listener now."""
     with socket.socket() as tried:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just given up is free
         try:

@@ -1,4 +1,4 @@
-"""The models of a folder on KServe's own server, in one child process: the runtime without Java.
+"""Runs the models of a folder on KServe's own server in one child process: the runtime without Java.
 
     with LocalPredictor("run/model-store", "run/serving/predictor") as server:
         server.endpoint("challenger")      # on a Unix socket; or on a port, if one is given
@@ -35,30 +35,9 @@ class LocalPredictor(ModelServer):
 
     title = "the predictor"
     error = PredictorError
-    _socket = ""
-
-    @property
-    def inference_url(self) -> str:
-        """Where the models answer."""
-        return f"http://127.0.0.1:{self._port}" if self._port else f"{UNIX}://{quote(self._socket, safe='')}"
 
     @override
-    def endpoint(self, model: str) -> str:
-        """URL that answers a model's decisions."""
-        return f"{self.inference_url}/v1/models/{model}:predict"
-
-    @override
-    def start(self) -> None:
-        """Start, and return when all models answer.
-
-        Raises:
-            PredictorError: No model, or one that can't be read or does not come up.
-        """
-        if self._process:
-            return
-        if not self.models:
-            raise PredictorError(f"{self.model_store}: no .mar file to serve")
-        self.workdir.mkdir(parents=True, exist_ok=True)
+    def _start(self) -> None:
         scratch = temporary_folder(self.workdir)
         try:
             command = self._command(scratch)
@@ -68,20 +47,17 @@ class LocalPredictor(ModelServer):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         log = self.workdir / "predictor.log"
         self._process = ChildProcess(command, log=log, env=environment, scratch=scratch)
-        try:
-            deadline = time.monotonic() + _START_SECONDS
-            while not self._is_ready():
-                self.check()
-                if time.monotonic() > deadline:
-                    raise PredictorError(f"no answer in {_START_SECONDS:.0f} s; {self._process.tail()}")
-                time.sleep(0.05)
-        except BaseException:  # Ctrl-C as well
-            self.stop()
-            raise
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._is_ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise PredictorError(f"no answer in {_START_SECONDS:.0f} s; {self._process.tail()}")
+            time.sleep(0.05)
 
     def _command(self, scratch: Path) -> list[str]:
-        self._socket = str(scratch / "models")
-        where = ["--host", "127.0.0.1", "--port", str(self._port)] if self._port else ["--host", self._socket]
+        path = str(scratch / "models")
+        where = ["--host", "127.0.0.1", "--port", str(self._port)] if self._port else ["--host", path]
+        self.inference_url = f"http://127.0.0.1:{self._port}" if self._port else f"{UNIX}://{quote(path, safe='')}"
         command = [sys.executable, "-P", "-m", "serving.predictor", *where]
         for model in self.models:
             command += ["--name", model, "--artifact", str(_unpacked(self.model_store / f"{model}.mar", scratch))]

@@ -1,15 +1,15 @@
-"""The whole request path on one machine: TorchServe with both arms, and the A/B router in front of it.
+"""Runs the whole request path on one machine: the models of both arms, and the A/B router in front of them.
 
     with LocalStack("runs/latest") as stack:
         requests.post(f"{stack.url}/v1/models/ads:predict", json={"instances": [...]})
 
 It reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`) and keeps
-its state in `serving/`: a stack that starts again goes on with the same budgets and the same decision log.
+its state in `serving/`: a stack that starts again continues with the same budgets and the same decision log.
 
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
-serves experiments of one's own instead, which say themselves where their arms answer, from a state of their own. A .mar
-in its folder `models/` is served in place of the run's of the same name: what a promotion has changed.
+serves your own experiments instead, whose files name the endpoints of their arms, with their own state. A .mar in its
+folder `models/` replaces the run's of the same name: a promotion has changed it.
 """
 
 from __future__ import annotations
@@ -55,27 +55,20 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True)
 class Own:
-    """Experiments that are not the run's: their files, which stay as they are, and the folder of their state.
+    """Experiments that are not the run's, and the folder of their state."""
 
-    Attributes:
-        experiments: Each file by the name that the router calls it by, *.yaml; it is read again when it changes.
-        state: Folder for ledger, decision log and the servers' own files; made if it does not exist.
-    """
-
-    experiments: Mapping[str, Path]
-    state: Path
+    experiments: Mapping[str, Path]  # each file by its name in the router, *.yaml; it is read again when it changes
+    state: Path  # ledger, decision log and the servers' own files; made if it does not exist
 
 
 class LocalStack:
-    """TorchServe and the router of one run; both end with this process, whatever ends it.
+    """Models and router of one run; both end with this process.
 
     Args:
-        run_dir: Folder of a run.
         own: Experiments to serve with the run's models and features; None: that of the run.
         router_port: Port of the router on 127.0.0.1; 0 takes a free one.
         models_port: Port of the run's models there, likewise.
-        runtime: What serves the models: "torchserve", or "predictor", which has no Java and, if no port is asked for,
-            answers on a Unix socket.
+        runtime: "torchserve", or "predictor", which needs no Java and, without a port, answers on a Unix socket.
         ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
             longer than a cluster's.
@@ -144,23 +137,19 @@ class LocalStack:
             raise
 
     def claim(self) -> int:
-        """Keep other stacks away from this one's state until it stops; returns the lock.
-
-        Raises:
-            StackError: Another one has it.
-        """
+        """Lock the state until this stack stops; returns the lock. StackError: another stack has it."""
         if self._lock is None:
             self.serving.mkdir(parents=True, exist_ok=True)
             self._lock = self._running.enter_context(_hold_lock(self.serving / _LOCK))
         return self._lock
 
     def stop(self) -> None:
-        """End the router, which first answers what it has accepted, and then TorchServe. Harmless when done twice."""
+        """End the router, which first answers what it has accepted, then the models. Harmless when done twice."""
         self._router = self._lock = None
         self._running.close()  # in reverse order, and all of it even if one of them fails
 
     def restart_models(self) -> None:
-        """Serve what `archives` says now; for some seconds, arms that are models answer with the default action.
+        """Serve what `archives` gives now; for some seconds, arms that are models answer with the default action.
 
         Raises:
             TorchServeError: A model does not come up.
@@ -180,7 +169,7 @@ class LocalStack:
             raise StackError(f"the router has ended; {self._router.tail()}")
 
     def wait_for_experiment(self) -> None:
-        """Return when the router decides by what its experiments' files say now, with the accounts that follow from it.
+        """Return when the router decides by its experiments' present files, and has their accounts.
 
         Raises:
             StackError: It does not, or a part has ended.
@@ -209,7 +198,7 @@ class LocalStack:
             time.sleep(1.0)
 
     def _write_endpoints(self) -> None:
-        """Tell the experiment file where its arms answer today."""
+        """Write the present endpoints of the arms into the experiment file."""
         path = self.experiment
         try:
             experiment = yaml.safe_load(path.read_text())
@@ -259,7 +248,7 @@ class LocalStack:
         self._running.callback(router.stop)
         deadline = time.monotonic() + _ROUTER_SECONDS
         while not (ready := _READY.search(said := "\n".join(messages(router.output().splitlines())))):
-            if waits := _WAITS.search(said):  # on a laptop nobody else brings what is missing
+            if waits := _WAITS.search(said):  # on a laptop no other process brings what is missing
                 raise StackError(f"the router can't start: {waits[1]}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")
@@ -270,24 +259,20 @@ class LocalStack:
 
 
 def runs(state: Path) -> bool | None:
-    """Whether the stack of a state runs; None: none was ever started there, so nobody knows whose router it is.
-
-    Args:
-        state: Folder of the state, or of one that leads to it.
-    """
+    """Whether the stack of a state (its folder, or one that leads to it) runs; None: none was ever started there."""
     lock = (state / "router.yaml").resolve().parent / _LOCK
     return _is_alive(lock.read_text()) if lock.exists() else None
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
-    """The .mar file of each model that is served, by the file's name: of a run, unless the state has another one."""
+    """The .mar file of each served model by its name: that of the run, unless the state has another one."""
     return {
         archive.name: archive for folder in (run / "model-store", state / "models") for archive in folder.glob("*.mar")
     }
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
-    """Make a folder of links to files: who writes one of them anew, under its name, changes what the link leads to."""
+    """Make a folder of links to files: a file that is replaced under its name is followed."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.name not in files:
@@ -308,7 +293,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[int]:
-    """Hold a lock, which the system gives back when this process and the supervisor of its router have ended."""
+    """Hold a lock, which the system releases when this process and the supervisor of its router have ended."""
     deadline = time.monotonic() + _DRAIN_SECONDS + 5
     while True:
         try:

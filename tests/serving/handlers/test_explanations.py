@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,9 @@ import pytest
 
 from mtorl.artifact.explanation import METHOD
 from mtorl.window.window import WindowBatch
-from serving.handlers.budget_handler import BudgetHandler
-from serving.handlers.channel_handler import ChannelHandler
-from serving.handlers.policy_handler import PolicyHandler
+from serving.handlers.policy_handler import BudgetHandler, ChannelHandler, PolicyHandler
 from serving.handlers.protocol import MAX_EXPLAINED
-from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2, window
+from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
@@ -97,17 +94,3 @@ def test_a_model_that_fails_on_fewer_touchpoints_is_an_error_of_the_explanation_
         assert message in explained["explanations"][0]["error"]
         assert "object" in explained["explanations"][1]["error"]
         assert context.status == {}
-
-
-def test_a_user_without_a_past_has_nothing_to_attribute() -> None:
-    first = window()
-    for name, values in first.items():
-        if isinstance(values, list):
-            first[name] = values[:1]
-    first["context"] = {name: values[-1:] for name, values in first["context"].items()}
-    handler = made(Clicks().predict)
-    handler.artifact.encoder = SimpleNamespace(unreward=lambda reward, cost: reward)
-    (answer,), _ = ask(handler, v1({"window": first, "u": 0.5}), explain=[0])
-    (why,) = answer["explanations"]
-    assert why["touchpoints"] == []
-    assert why["without_past"] == {"expected_reward": why["expected_reward"], "log_prob": why["log_prob"]}

@@ -29,7 +29,7 @@ from serving.kserve_sdk import InferenceError, InferInput, InferRequest, Invalid
 from serving.local.ports import free_ports
 from serving.logs import messages
 from serving.predictor.predictor import Predictor
-from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, save_artifact, v1, v2, window
+from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, save_artifact, v1, v2
 
 
 @pytest.fixture(scope="module")
@@ -203,21 +203,6 @@ def test_explanations_agree(handler: Any, predictor: Predictor, items: list[Any]
                 [t["expected_reward"] for t in other["touchpoints"]],
             )
             close(one["without_past"]["log_prob"], other["without_past"]["log_prob"])
-
-
-def test_nothing_is_left_of_the_past_when_all_of_it_is_without(artifact: Any, handler: Any) -> None:
-    """The empty past of an explanation is the forecast for a new user at the same moment."""
-    (explained, first), _ = ask(handler, v1(item(u=0.3)), v1(item(u=0.3)), explain=[0])
-    channel = explained["explanations"][0]["channel"]
-    new = window()
-    new = {
-        **new,
-        **{name: values[:1] for name, values in new.items() if isinstance(values, list)},
-        "context": {name: values[-1:] for name, values in new["context"].items()},
-    }
-    (alone,), _ = ask(handler, v1({"window": new, "u": 0.3, "candidates": [channel]}))
-    close(explained["explanations"][0]["without_past"]["expected_reward"], alone["predictions"][0]["expected_reward"])
-    close(explained["explanations"][0]["expected_reward"], first["predictions"][0]["expected_reward"])
 
 
 BAD_PAYLOADS = [

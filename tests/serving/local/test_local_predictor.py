@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.http import ask
 from serving.local.ports import free_ports
 from serving.local.predictor import LocalPredictor, PredictorError
 from serving.local.stack import LocalStack
@@ -25,16 +25,26 @@ from serving.router.flow.requests import DecisionParser
 from tests.serving.small_run import small_run
 
 
-def post(url: str, body: Any) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+def decide(url: str, *instances: Any) -> list[dict[str, Any]]:
+    answer = ask(f"{url}/v1/models/ads:predict", {"instances": instances}, seconds=60)
+    return json.loads(answer.content)["predictions"]  # type: ignore[no-any-return]
 
 
-def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(tmp_path: Path) -> None:
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return small_run(tmp_path)
+
+
+@pytest.fixture
+def example(run: Path) -> dict[str, Any]:
+    """A request that fits the run's data set."""
+    spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
+    return DecisionParser(spec, dict.fromkeys(spec.channels, 1.0)).example
+
+
+def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(run: Path, tmp_path: Path) -> None:
     with pytest.raises(PredictorError, match=r"no \.mar file"):
         LocalPredictor(tmp_path, tmp_path / "work").start()
-    run = small_run(tmp_path)
     artifact = run / "model-store" / "challenger.mar"
     content = bytearray(artifact.read_bytes())
     at = content.index(b"network.onnx") + 200
@@ -45,16 +55,12 @@ def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(tmp_path:
 
 
 @pytest.mark.integration
-def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(tmp_path: Path) -> None:
-    run = small_run(tmp_path)
+def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run: Path, example: Any) -> None:
     with LocalStack(run, runtime="predictor") as stack:
         place = urlsplit(stack.models.endpoint("challenger"))
         socket = Path(unquote(place.netloc))
         assert place.scheme == "http+unix" and stat.S_ISSOCK(socket.stat().st_mode)
-        spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
-        body = {"instances": [DecisionParser(spec, dict.fromkeys(spec.channels, 1.0)).example]}
-        url = f"{stack.url}/v1/models/ads:predict"
-        (answer,) = post(url, body)["predictions"]
+        (answer,) = decide(stack.url, example)
         assert answer["fallback_reason"] is None and answer["model"]["name"] == answer["arm"]
         command = [sys.executable, "-P", "-m", "serving.predictor", "--host", str(socket), "--name", "another"]
         command += ["--artifact", str(run / "artifacts" / "challenger")]
@@ -63,10 +69,10 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(tmp
         stack.restart_models()
         stack.wait_for_experiment()
         assert not socket.exists(), "it answers at another one now, where the router asks it"
-        (answer,) = post(url, body)["predictions"]
+        (answer,) = decide(stack.url, example)
         assert answer["fallback_reason"] is None
         os.killpg(stack.models.pid or 0, signal.SIGKILL)
-        (answer,) = post(url, body)["predictions"]
+        (answer,) = decide(stack.url, example)
         assert answer["fallback_reason"] in ("model_error", "model_timeout")
         deadline = time.monotonic() + 30
         with pytest.raises(PredictorError, match="has ended"):
@@ -76,8 +82,7 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(tmp
 
 
 @pytest.mark.integration
-def test_one_that_hangs_costs_its_own_arm_its_answers_until_it_goes_on(tmp_path: Path) -> None:
-    run = small_run(tmp_path)
+def test_one_that_hangs_costs_its_own_arm_its_answers_until_it_goes_on(run: Path, example: Any, tmp_path: Path) -> None:
     alone = tmp_path / "challenger"
     alone.mkdir()
     (alone / "challenger.mar").symlink_to(run / "model-store" / "challenger.mar")
@@ -91,43 +96,37 @@ def test_one_that_hangs_costs_its_own_arm_its_answers_until_it_goes_on(tmp_path:
                 arm["endpoint"] = challenger.endpoint("challenger")
         stack.experiment.write_text(yaml.safe_dump(file))
         stack.wait_for_experiment()
-        spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
-        example = DecisionParser(spec, dict.fromkeys(spec.channels, 1.0)).example
 
-        def ask() -> dict[str, set[str | None]]:
+        def by_arm() -> dict[str, set[str | None]]:
             """Users of both arms; why they got the default action, by arm."""
-            body = {"instances": [{**example, "user_id": f"u{n}"} for n in range(20)]}
             reasons: dict[str, set[str | None]] = {"incumbent": set(), "challenger": set()}
-            for answer in post(f"{stack.url}/v1/models/ads:predict", body)["predictions"]:
+            for answer in decide(stack.url, *({**example, "user_id": f"u{n}"} for n in range(20))):
                 reasons[answer["arm"]].add(answer["fallback_reason"])
             return reasons
 
-        assert ask() == {"incumbent": {None}, "challenger": {None}}
+        assert by_arm() == {"incumbent": {None}, "challenger": {None}}
         os.killpg(challenger.pid or 0, signal.SIGSTOP)
         try:
             for _ in range(3):
-                reasons = ask()  # it comes, though the challenger says nothing
+                reasons = by_arm()  # it comes, though the challenger says nothing
                 assert reasons["incumbent"] == {None}
                 assert reasons["challenger"] <= {"model_timeout", "model_error"}
-            with urllib.request.urlopen(f"{stack.url}/health/ready", timeout=60) as answer:
-                parts = json.load(answer)["parts"]
+            parts = json.loads(ask(f"{stack.url}/health/ready", seconds=60).content)["parts"]
             assert parts["first/challenger"].startswith("no answer for") and parts["first/incumbent"] == "ok"
         finally:
             os.killpg(challenger.pid or 0, signal.SIGCONT)
         deadline = time.monotonic() + 60
-        while (reasons := ask())["challenger"] != {None}:  # for a moment it may be left alone yet
+        while (reasons := by_arm())["challenger"] != {None}:  # for a moment it may be left alone yet
             assert reasons["incumbent"] == {None}
             assert time.monotonic() < deadline, "it is not asked again"
 
 
 @pytest.mark.integration
-def test_on_a_port_it_answers_everybody_for_all_models(tmp_path: Path) -> None:
-    run = small_run(tmp_path)
+def test_on_a_port_it_answers_everybody_for_all_models(run: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with LocalPredictor(run / "model-store", tmp_path / "work", port=port) as server:
         assert server.models == ("challenger", "incumbent")
         for model in server.models:
             assert server.endpoint(model) == f"http://127.0.0.1:{port}/v1/models/{model}:predict"
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/{model}", timeout=60) as answer:
-                assert json.load(answer)["ready"]
+            assert json.loads(ask(f"http://127.0.0.1:{port}/v1/models/{model}", seconds=60).content)["ready"]
     assert server.pid is None and not list((tmp_path / "work").glob("mtorl-*")), "nothing is left behind"

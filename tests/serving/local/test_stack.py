@@ -6,13 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mtorl.runtime.http import ask
 from serving.local import stack as stack_module
+from serving.local.model_server import ModelServer
 from serving.local.stack import LocalStack, Own, StackError
 from tests.serving.small_run import small_run
 
@@ -45,29 +46,19 @@ server.serve_forever()
 """
 
 
-class FakeTorchServe:
-    """Answers for TorchServe where only the router matters."""
+class FakeTorchServe(ModelServer):
+    """In the place of TorchServe where only the router matters."""
 
-    def __init__(self, model_store: Path, workdir: Path, port: int = 0) -> None:
-        self.model_store = model_store
-        self.serving = workdir.parent
-        self.pid: int | None = None
+    title, error = "TorchServe", RuntimeError
+    pid: int | None = None  # type: ignore[assignment]
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
+    def _start(self) -> None:
+        self.pid, self.inference_url = os.getpid(), "http://127.0.0.1:1"
 
-    def __enter__(self) -> FakeTorchServe:
-        self.pid = os.getpid()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
+    def stop(self) -> None:
         self.pid = None
-        with (self.serving / "events").open("a") as events:
+        with (self.workdir.parent / "events").open("a") as events:
             events.write("torchserve stopped\n")
-
-    def endpoint(self, model: str) -> str:
-        return f"http://127.0.0.1:1/v1/models/{model}:predict"
 
     def check(self) -> None:
         assert self.pid
@@ -94,7 +85,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stops(run: Path, remains) -> None:
     with LocalStack(run) as stack:
-        assert urllib.request.urlopen(stack.url, timeout=60).status == 200
+        assert ask(stack.url, seconds=60).status == 200
         assert set(stack.pids) == {"models", "router"}
         stack.check()
         stack.start()  # harmless
@@ -152,22 +143,18 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
         stack.check()
 
 
-def test_a_router_that_fails_says_why_and_nothing_stays(run: Path, remains) -> None:
-    model = {"cost_cap": {"fail": 1}, "feature_service": "ad_decision_v1"}
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [("fail", "no such feature repository"), ("wait", "no feature registry yet at features")],
+)
+def test_a_router_that_fails_or_would_wait_is_ended_and_says_why(run: Path, remains, does: str, why: str) -> None:
+    model = {"cost_cap": {does: 1}, "feature_service": "ad_decision_v1"}
     (run / "artifacts" / "challenger" / "model.json").write_text(json.dumps(model))
     stack = LocalStack(run)
-    with pytest.raises(StackError, match="no such feature repository"):
+    with pytest.raises(StackError, match=why):
         stack.start()
     assert stack.pids == {}
     assert "torchserve stopped" in (run / "serving" / "events").read_text()
-    assert not remains()
-
-
-def test_a_router_that_would_wait_on_a_laptop_is_ended(run: Path, remains) -> None:
-    model = {"cost_cap": {"wait": 1}, "feature_service": "ad_decision_v1"}
-    (run / "artifacts" / "challenger" / "model.json").write_text(json.dumps(model))
-    with pytest.raises(StackError, match="no feature registry yet at features"):
-        LocalStack(run).start()
     assert not remains()
 
 
@@ -231,24 +218,18 @@ with stack.LocalStack({str(run)!r}):
 # ---- with the real servers
 
 
-@pytest.fixture
-def real_run(tmp_path: Path) -> Path:
-    return small_run(tmp_path)
-
-
-def test_the_real_stack_decides_and_goes_on_after_a_restart(real_run: Path, remains, wait_for) -> None:
+def test_the_real_stack_decides_and_goes_on_after_a_restart(tmp_path: Path, remains, wait_for) -> None:
     import pandas as pd
 
+    real_run = small_run(tmp_path)
     log = pd.read_parquet(real_run / "data" / "touchpoints.parquet")
     context = {"hour": 12, "device": log["device"].iloc[0], "placement": log["placement"].iloc[0]}
     users = [*log["user_id"].drop_duplicates().head(20), *(f"nobody-{i}" for i in range(4))]
 
     def decide(url: str) -> list[dict]:
         instances = [{"user_id": user, "campaign_id": "c1", "context": context} for user in users]
-        body = json.dumps({"instances": instances}).encode()
-        request = urllib.request.Request(f"{url}/v1/models/ads:predict", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.loads(answer.read())["predictions"]
+        answer = ask(f"{url}/v1/models/ads:predict", {"instances": instances}, seconds=120)
+        return json.loads(answer.content)["predictions"]
 
     arms = []
     for _ in range(2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from serving.grpc_v2 import GrpcServer
 from serving.kserve_sdk import InferInput, InferRequest
-from serving.predictor.predictor import Predictor
-from serving.predictor.server import PredictorServer
+from serving.predictor.predictor import Predictor, PredictorServer
 from tests.serving.handler_fixtures import Network, item, made
 
 LARGEST = 20_000  # bytes of a message
@@ -91,16 +89,8 @@ def test_its_answers_are_those_of_http_v2() -> None:
     run(scenario)
 
 
-def test_it_says_what_it_serves() -> None:
+def test_nobody_unloads_a_model() -> None:
     async def scenario(r: Running) -> None:
-        assert (await r.stub.ServerLive(pb.ServerLiveRequest())).live
-        assert (await r.stub.ServerReady(pb.ServerReadyRequest())).ready
-        assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
-        assert (await r.stub.ModelMetadata(pb.ModelMetadataRequest(name="challenger"))).name == "challenger"
-        assert (await r.stub.ServerMetadata(pb.ServerMetadataRequest())).name
-        absent = pb.ModelReadyRequest(name="absent")
-        for call in (r.stub.ModelReady(absent), r.stub.ModelInfer(asked("{}", name="absent"))):
-            assert (await r.fails(call)).code() == grpc.StatusCode.NOT_FOUND
         for change in (
             r.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="challenger")),
             r.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="challenger")),
@@ -109,35 +99,6 @@ def test_it_says_what_it_serves() -> None:
         assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
 
     run(scenario)
-
-
-def test_a_callers_mistake_is_told_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    cut = raw(json.dumps(item()))
-    cut.raw_input_contents[0] = cut.raw_input_contents[0][:-1]
-    mistakes = [
-        asked(),
-        asked("{}", shape=[2]),
-        asked("{}", datatype="FP32"),
-        asked("{}", datatype="no such"),
-        asked(b"\xff"),
-        asked(*["{}"] * 257),
-        pb.ModelInferRequest(model_name="challenger"),
-        cut,
-    ]
-
-    async def scenario(r: Running) -> None:
-        for request in mistakes:
-            error = await r.fails(r.stub.ModelInfer(request))
-            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, request
-            assert error.details()
-        infer = r.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        assert (await r.fails(infer(b"\xff\xff\xff"))).code() == grpc.StatusCode.INVALID_ARGUMENT
-        error = await r.fails(r.stub.ModelInfer(asked("x" * LARGEST)))
-        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert r.network.calls == 0
-
-    run(scenario)
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
 
 
 def test_a_fault_of_ours_is_internal_without_its_traceback(
