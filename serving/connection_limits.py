@@ -1,14 +1,13 @@
-"""What one HTTP connection may cost before anything works on its request: uvicorn's protocol, with limits.
+"""Limits what one HTTP connection may cost before anything works on its request: uvicorn's protocol, with limits.
 
-uvicorn's own settings do not suffice. `limit_concurrency` is looked at once a head is complete, so a connection that
-never completes one stays for ever; `h11_max_incomplete_event_size` holds for h11 only, which takes more
-CPU than httptools for each request; `timeout_keep_alive` ends with the first byte of the next request. What is not body
-(the head, trailers, the framing of chunks) is copied again and again while it arrives in pieces, on the event loop: so
-its size is limited here, and the time that a request takes to arrive. A refused client gets an answer where HTTP
-allows one: 431, 408 or 503.
+uvicorn's own settings do not suffice. `limit_concurrency` counts once a head is complete, so a connection that never
+completes one stays for ever; `h11_max_incomplete_event_size` holds for h11 only, which takes more CPU than httptools
+for each request; `timeout_keep_alive` ends with the first byte of the next request. The rest of a request (the head,
+trailers, the framing of chunks) is copied again and again while it arrives in pieces, on the event loop: so its size
+and the time of its arrival are limited here. A refused client gets an answer where HTTP allows one: 431, 408 or 503.
 
-A server that is full also refuses requests here, with 429, as soon as their head has come: without a task, a scope and
-an application for each. At twice the capacity there is such a request for every one that is answered.
+A full server also refuses requests here, with 429, as soon as their head has come: without a task, a scope and an
+application for each. At twice the capacity there is such a request for every one that is answered.
 """
 
 from __future__ import annotations
@@ -51,15 +50,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shedding:
-    """Which requests are refused as soon as their head has come.
-
-    Attributes:
-        refuses: Whether one with this method and this target is.
-        seconds: Until its client is told, so that one that asks again at once does not keep the server busy.
-    """
+    """Which requests are refused as soon as their head has come: by method and target."""
 
     refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
-    seconds: float = 0.0
+    seconds: float = 0.0  # until the client gets the refusal, so that retries do not keep the server busy
 
 
 NO_SHEDDING = Shedding()
@@ -69,11 +63,8 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection.
 
     Args:
-        limits: What it may cost.
-        shedding: What is refused while the server is full.
         waiting: Connections of this server on which no request is at work, longest first.
         refused: Called with the status of each answer given here.
-        options: As of uvicorn's class.
     """
 
     def __init__(
@@ -100,7 +91,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._telling: asyncio.TimerHandle | None = None  # runs until its client is told
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the connection a place: that of the one which has waited longest for a request, if there is none."""
+        """Give the connection a place, if need be that of the one which has waited longest for a request."""
         super().connection_made(transport)
         self._waiting[self] = None
         self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
@@ -238,7 +229,6 @@ class LimitedProtocol(HttpToolsProtocol):
         return idle and not self.expect_100_continue
 
     def _tell(self) -> None:
-        """Tell the client of a request that was shed."""
         if self._telling is None:
             return
         self._telling.cancel()
@@ -263,7 +253,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._leaving = None
 
     def _count(self, size: int) -> None:
-        """Count a part of the head. A head that comes in one piece is limited here, one in many in `data_received`."""
+        """Count a part of a head that comes in one piece; one in many is limited in `data_received`."""
         self._parsed += size
         if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
             self._stop(431, self._too_large())

@@ -11,16 +11,15 @@ would get an untried one. Such a version stays in the registry.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable
 
 from mtorl.artifact.artifact import Artifact
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from serving.handlers.items import empty_window
+from serving.inference_services import InferenceServices
 from serving.kubernetes_api import Conflict, Refused
-from serving.model_servers import ModelServers, Served
+from serving.model_servers import Served
 from serving.registry import FIRST
 
 _POLL_SECONDS = 2.0
@@ -31,45 +30,21 @@ class DeployError(RuntimeError):
     """A version does not serve; the message says why, and what serves instead."""
 
 
-class Servers(ModelServers, Protocol):
-    """Model servers that can be asked for a decision."""
-
-    def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A server's decision on an item. Raises whatever an answer that is none leads to."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How a deployment waits.
-
-    Attributes:
-        seconds: How long a version may take to be ready.
-        sleep: Waits.
-        clock: Seconds.
-    """
-
-    seconds: float
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-
-
 def deploy(
-    servers: Servers,
+    servers: InferenceServices,
     arm: str,
     version: str,
     artifact: Artifact,
     experiments: Iterable[Experiment],
-    patience: Patience,
+    seconds: float,
 ) -> str:
-    """Roll a version out to an arm's server; returns what was done, in words.
+    """Roll a version out to an arm's server, `mtorl-ARM`; returns what was done, in words.
 
     Args:
-        servers: Of the place.
-        arm: Whose server, `mtorl-ARM`.
         version: Folder of the version in the registry, ARM/VERSION.
         artifact: Its model, whose digest its answers must carry.
         experiments: Those that are in force.
-        patience: How to wait.
+        seconds: How long a version may take to be ready.
 
     Raises:
         DeployError: It does not serve; the previous version does again.
@@ -95,24 +70,23 @@ def deploy(
         # A deployment that was killed before it had asked its version leaves one that perhaps never decided.
         killed = before is not None and (served.problem or _refuses(servers, name, artifact, served.version))
         before = before if killed else served.version
-        _serve(servers, name, Served(version, "", instead_of=before), {served.version}, patience)
-    why = _waits(servers, name, version, patience) or _refuses(servers, name, artifact, artifact.digest)
+        _serve(servers, name, Served(version, "", instead_of=before), {served.version})
+    why = _waits(servers, name, version, seconds) or _refuses(servers, name, artifact, artifact.digest)
     if not why:
         return f"{arm} serves {version}" + ("" if new else ", as before")
     if before is None:
         raise DeployError(f"{arm} does not serve {version}: {why}")
-    _serve(servers, name, Served(before, ""), {version}, patience)
+    _serve(servers, name, Served(before, ""), {version})
     raise DeployError(f"{version} does not serve: {why}; {arm} serves {before} again")
 
 
-def _at(servers: ModelServers, experiment: Experiment, name: str) -> list[Arm]:
-    """Arms of an experiment that answer at a server."""
+def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[Arm]:
     kept = [experiment.promotion.before] if experiment.promotion is not None else []
     return [one for one in (*experiment.arms, *kept) if servers.name_at(one.url) == name]
 
 
 def _used_for(arm: Arm, experiment: Experiment) -> str:
-    """Whom another model would be given to unasked, in words; empty: nobody."""
+    """The users that another model would reach unasked, in words; empty: there are none."""
     if experiment.stage != "shadow":  # also while the kill switch is on: the experiment goes on afterwards
         return f"{experiment.name} is at {experiment.stage}, and {arm.name} is under test"
     if arm.name in (INCUMBENT, HOLDOUT):  # a promoted challenger is everybody's, until the incumbent's server has it
@@ -120,17 +94,17 @@ def _used_for(arm: Arm, experiment: Experiment) -> str:
     return ""
 
 
-def _waits(servers: ModelServers, name: str, version: str, patience: Patience) -> str:
+def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
     """Why a version is not ready in time; empty: it is."""
-    until = patience.clock() + patience.seconds
+    until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
-        if patience.clock() >= until:
-            return f"not ready after {patience.seconds:g} s: {why}"
-        patience.sleep(_POLL_SECONDS)
+        if time.monotonic() >= until:
+            return f"not ready after {seconds:g} s: {why}"
+        time.sleep(_POLL_SECONDS)
     return ""
 
 
-def _problem(servers: ModelServers, name: str, version: str) -> str:
+def _problem(servers: InferenceServices, name: str, version: str) -> str:
     try:
         served = servers.served(name)
     except OSError as error:  # perhaps for a moment
@@ -140,17 +114,13 @@ def _problem(servers: ModelServers, name: str, version: str) -> str:
     return served.problem
 
 
-def _serve(servers: ModelServers, name: str, wanted: Served, instead: set[str], patience: Patience) -> None:
-    """Let a server serve a version; for some time, if the API server does not answer.
+def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
+    """Let a server serve a version, with retries for a minute.
 
     Args:
-        servers: Of the place.
-        name: Of the server.
-        wanted: What it is to serve.
-        instead: What it may serve until then: anything else was rolled out by somebody meanwhile, and stays.
-        patience: How to wait.
+        instead: What it may serve until then: any other version was rolled out by a person meanwhile, and stays.
     """
-    until = patience.clock() + _TELL_SECONDS
+    until = time.monotonic() + _TELL_SECONDS
     while True:
         try:
             served = servers.served(name)
@@ -159,9 +129,9 @@ def _serve(servers: ModelServers, name: str, wanted: Served, instead: set[str], 
                 raise DeployError(f"{name} serves {now} since somebody changed it meanwhile: that stays")
             return servers.serve(name, wanted.version, instead_of=wanted.instead_of)
         except (OSError, Conflict) as error:
-            if isinstance(error, Refused) or patience.clock() >= until:  # what is refused once is refused again
+            if isinstance(error, Refused) or time.monotonic() >= until:  # what is refused once is refused again
                 raise DeployError(f"{name} could not be told to serve {wanted.version}: {_explained(error)}") from None
-        patience.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _explained(error: Exception) -> str:
@@ -170,13 +140,10 @@ def _explained(error: Exception) -> str:
     return f"{error}{role if denied else ''}"
 
 
-def _refuses(servers: Servers, name: str, artifact: Artifact, model: str) -> str:
+def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
     """Why a ready server does not decide by a model; empty: it does.
 
     Args:
-        servers: Of the place.
-        name: Of the server.
-        artifact: Whose window an item has.
         model: The model's digest, or a version whose name is the beginning of it; of `first`, any model will do.
     """
     digest = model.rpartition("/")[2].removeprefix(FIRST)

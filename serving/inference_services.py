@@ -2,14 +2,14 @@
 
 A version is an annotation of the predictor, so another one is a roll-out: pods with the previous version serve until
 those with the new one are ready. An InferenceService says Ready while any pod serves; its Deployment says how far the
-roll-out is. `InferenceServices.serve` is all that changes the annotation, beside a person who applies models.yaml.
+roll-out is. Only `InferenceServices.serve`, and a person who applies models.yaml, change the annotation.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from mtorl.runtime.http import ask
@@ -28,28 +28,10 @@ _PREDICTOR = "-predictor"
 _PATCH_SECONDS = (2.0, 12.0)  # KServe checks what is written, and is given ten seconds for it
 
 
-class Api(Protocol):
-    """The part of `KubernetesApi` that is needed here."""
-
-    namespace: str
-
-    def get(self, kind: str, name: str) -> Object | None:
-        """An object; None: there is none of that name."""
-
-    def merge_patch(
-        self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
-    ) -> Object:
-        """Change fields of an object."""
-
-
 class InferenceServices:
-    """Those of a namespace; see `serving.model_servers.ModelServers`.
+    """Those of a namespace; see `serving.model_servers.ModelServers`."""
 
-    Args:
-        api: Of the API server.
-    """
-
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: KubernetesApi) -> None:
         self._api = api
         self._seen: dict[str, str] = {}  # resourceVersion of each as it was read last
 
@@ -87,8 +69,7 @@ class InferenceServices:
     def ask(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Its decision on an item."""
         url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
-        found: Mapping[str, Any] = json.loads(ask(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
-        return found
+        return json.loads(ask(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
 
 
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
@@ -110,7 +91,7 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 
 
 def services_of_pod() -> list[Object] | None:
-    """The InferenceServices of the namespace that this pod runs in; None: this is no pod.
+    """The InferenceServices of this pod's namespace; None: this is no pod.
 
     Raises:
         OSError: The API server does not say it, so nothing may be removed.
@@ -127,11 +108,7 @@ def services_of_pod() -> list[Object] | None:
 
 
 def uses_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """The versions that InferenceServices serve, or served before the newest promotion, as `Needs` takes them.
-
-    Args:
-        services: As the API server gives them.
-    """
+    """The versions that InferenceServices serve, or served before the newest promotion, as `Needs` takes them."""
     uses = []
     for service in services:
         name = service["metadata"]["name"]

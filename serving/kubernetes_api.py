@@ -37,11 +37,7 @@ class Unanswered(ConnectionError):
 
 
 class Refused(OSError):
-    """The API server refuses a request.
-
-    Attributes:
-        status: Of HTTP.
-    """
+    """The API server refuses a request with a status of HTTP."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"Kubernetes: {status} {message}")
@@ -63,10 +59,9 @@ def namespace_of_pod() -> str:
 
 
 class KubernetesApi:
-    """The API server, for one namespace. Each method raises Unanswered and Refused.
+    """The API server, for one namespace; by default this pod's. Each method raises Unanswered and Refused.
 
     Args:
-        namespace: Empty: that of this pod.
         seconds: Longest wait for a connection, and for an answer.
         retries: Of a request that is not answered, with pauses of 0, 2, 4, 8 ... 120 seconds; 0: the caller retries.
     """
@@ -93,35 +88,25 @@ class KubernetesApi:
     def get(self, kind: str, name: str) -> Object | None:
         """An object; None: there is none of that name."""
         try:
-            found: Object = self._ask("GET", kind, name)
+            return self._ask("GET", kind, name)
         except Refused as error:
             if error.status == 404:
                 return None
             raise
-        return found
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
         """All objects of a kind, or those whose labels match."""
         query = [("labelSelector", selector)] if selector else []
-        items: list[Object] = self._ask("GET", kind, query=query)["items"]
-        return items
+        return self._ask("GET", kind, query=query)["items"]
 
     def create(self, kind: str, body: Mapping[str, Any]) -> Object:
-        """Create an object.
-
-        Raises:
-            Conflict: There is one of that name.
-        """
-        return self._object("POST", kind, body=body)
+        """Create an object; Conflict: there is one of that name."""
+        return self._ask("POST", kind, body=body)
 
     def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
-        """Write an object, or its subresource `part`.
-
-        Raises:
-            Conflict: It has another `resourceVersion`, or is gone.
-        """
+        """Write an object, or its subresource `part`; Conflict: it has another `resourceVersion`, or is gone."""
         try:
-            return self._object("PUT", kind, name, part, body=body)
+            return self._ask("PUT", kind, name, part, body=body)
         except Refused as error:
             if error.status == 404:
                 raise Conflict(str(error)) from None
@@ -130,12 +115,8 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change fields of an object, or of its subresource `part`; null removes one.
-
-        Raises:
-            Conflict: The patch has another `resourceVersion` than the object.
-        """
-        return self._object("PATCH", kind, name, part, body=patch, seconds=seconds)
+        """Change fields of an object, or of its subresource `part`; null removes one. Conflict as in `replace`."""
+        return self._ask("PATCH", kind, name, part, body=patch, seconds=seconds)
 
     def delete(self, kind: str, name: str) -> None:
         """Delete an object and, before it, those that it owns; one that is gone is no fault."""
@@ -147,12 +128,8 @@ class KubernetesApi:
 
     def log(self, pod: str, lines: int) -> str:
         """The last lines of a pod's log."""
-        found: bytes = self._ask("GET", "pods", pod, "log", query=[("tailLines", lines)], raw=True).data
-        return found.decode(errors="replace")
-
-    def _object(self, *words: str, **options: Any) -> Object:
-        found: Object = self._ask(*words, **options)
-        return found
+        query = [("tailLines", lines)]
+        return self._ask("GET", "pods", pod, "log", query=query, raw=True).data.decode(errors="replace")
 
     def _ask(
         self,

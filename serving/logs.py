@@ -1,14 +1,13 @@
-"""How the servers log: an event a line, JSON unless a person looks on, and each cause once a minute.
+"""The servers' log: an event a line, JSON unless on a terminal, and each cause once a minute.
 
     {"time": "2026-11-27T20:00:39.185+00:00", "level": "warning",
      "message": "default action, model_timeout: challenger did not answer in time", "cause": "model_timeout",
      "experiment": "ads", "arm": "challenger", "decision_id": "16c7...", "request_id": "r-1", "left_out": 532,
      "logger": "serving.router.flow.decider"}
 
-`left_out` says how many lines of the same cause were not written since the last one. While a store is away, every
-request has the same to say: the first one does at once, and then one a minute. Ids are those of the event that is
-written; a user's is none of them. Lines of KServe and uvicorn look alike, since all go through the handler that is made
-here. On a terminal the same is text.
+While a store is down, every request has the same message: the first is written at once, then one a minute, and
+`left_out` counts those between. Ids are those of the written event; a user's is none of them. Lines of KServe and
+uvicorn look alike, since all go through the handler that is made here.
 """
 
 from __future__ import annotations
@@ -22,25 +21,21 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TextIO
 
-SECONDS = 60.0  # between two lines of one cause
+_SECONDS = 60.0  # between two lines of one cause
 _MOST_CAUSES = 1000  # that are remembered
 _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
 """What a line has beside its message; the first five as `extra` of the call that logs."""
 
 
 class OncePerCause(logging.Filter):
-    """Lets the first line of a cause through at once, then one a period, with `left_out`.
+    """Lets the first line of a cause through at once, then one a minute, with `left_out`.
 
-    A cause is the text before its arguments are put in, the arm, and `cause` or, without it, the first argument. What
-    is no warning passes.
-
-    Args:
-        seconds: The period.
+    A cause is the text before its arguments are put in, the arm, and `cause` or, without it, the first argument.
+    Records below a warning pass.
     """
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._seconds = seconds
         self._causes: dict[tuple[str, ...], tuple[float, int]] = {}  # when it was written, and left out since
         self._lock = threading.Lock()
 
@@ -53,8 +48,8 @@ class OncePerCause(logging.Filter):
         key = (record.name, str(record.msg), str(about.get("cause", first)), str(about.get("arm", "")))
         now = time.monotonic()
         with self._lock:
-            written, left_out = self._causes.pop(key, (-self._seconds, 0))
-            writes = now - written >= self._seconds
+            written, left_out = self._causes.pop(key, (-_SECONDS, 0))
+            writes = now - written >= _SECONDS
             self._causes[key] = (now, 0) if writes else (written, left_out + 1)
             if len(self._causes) > _MOST_CAUSES:
                 del self._causes[next(iter(self._causes))]
@@ -93,11 +88,7 @@ class TextLine(logging.Formatter):
 
 
 def set_up(stream: TextIO | None = None) -> None:
-    """Log what this process says; harmless where a handler is there already, as in a test.
-
-    Args:
-        stream: Where to; by default, standard error.
-    """
+    """Log what this process says, by default to standard error; no change where a handler exists, as in a test."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(TextLine() if handler.stream.isatty() else JsonLine())
     handler.addFilter(OncePerCause())
@@ -107,7 +98,7 @@ def set_up(stream: TextIO | None = None) -> None:
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:
-    """The messages of a log of JSON lines; what is no such line is left out."""
+    """The messages of a log of JSON lines; other lines are left out."""
     for line in lines:
         try:
             yield json.loads(line)["message"]

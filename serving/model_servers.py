@@ -1,7 +1,7 @@
-"""What can be told to serve a version of the registry: InferenceServices on a cluster, `mtorl serve` on a laptop.
+"""The servers that serve a version of the registry: InferenceServices on a cluster, `mtorl serve` on a laptop.
 
-`serving.deployment` (a new challenger) and `pipelines.experiments.handover` (a promotion, a rollback) change what
-serves, and nothing else does.
+Only `serving.deployment` (a new challenger) and `pipelines.experiments.handover` (a promotion, a rollback) change what
+they serve.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ class Mark(StrictModel):
     """What a promotion has changed on a server."""
 
     experiment: Text
-    """Name of the experiment."""
     promotion: Text
     """Which promotion of the experiment's history."""
     before: Text
@@ -44,25 +43,18 @@ class ModelServers(Protocol):
         """The name of the server that answers at a URL; None: it is none of these."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Where the model that answers at a URL may answer as an incumbent that had no server; None: nowhere else."""
+        """Where the model at a URL may answer as an incumbent that had no server; None: nowhere else."""
 
     def served(self, name: str) -> Served | None:
-        """What a server serves; None: there is no such server, or it names no version.
-
-        Raises:
-            OSError: That can't be asked now.
-        """
+        """What a server serves; None: there is no such server, or it names no version. OSError: no answer now."""
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Let a server serve a version, at once or not at all.
+        """Let a server, whose `served` was read before, serve a version, at once or not at all.
 
         Args:
-            name: Of the server, whose `served` was read before.
-            version: As the server calls it.
-            mark: Of a promotion; None: the one that is there stays.
-            instead_of: See `Served`.
+            mark: Of a promotion; None: the present one stays.
 
         Raises:
-            Conflict: Somebody has changed the server since it was read.
-            OSError: It can't be told now.
+            Conflict: The server was changed since it was read.
+            OSError: It can't be reached now.
         """

@@ -5,8 +5,8 @@
     REGISTRY/ARM/VERSION/lineage.json            where it comes from (`mtorl.artifact.lineage`)
 
 A version is there completely or not at all, and its files can't be written any more. Model servers mount the registry
-and serve the version that they are told to, so a roll-out, a promotion and a roll-back only name another version.
-What is known of the versions, and which of them go, is in `serving.versions`.
+and serve the version that they name, so a roll-out, a promotion and a roll-back only name another version.
+`serving.versions` lists and prunes the versions.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ from mtorl.runtime.files import replacing, sync
 
 FIRST = "first"
 """The version that a first installation publishes of each arm: its name is known before there is a model."""
-
-
-ARMS = ("incumbent", "challenger")
-"""Those that have a first version."""
+ARMS = ("incumbent", "challenger")  # with a first version
 
 
 class RegistryError(RuntimeError):
@@ -38,21 +35,14 @@ class RegistryError(RuntimeError):
 
 
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
-    """Copy an artifact and its archive to their place in the registry.
+    """Copy an artifact and its archive to their place in the registry; returns the version's folder.
 
-    A version that is there is left as it is, its lineage too, so publishing twice is harmless. What is incomplete is
+    An existing version is left as it is, its lineage too, so publishing twice is harmless. An incomplete one is
     replaced.
 
     Args:
-        artifact: Folder of the artifact.
         archive: The .mar file that was made of it.
-        registry: Root of the registry.
-        arm: Which arm the model is for.
-        lineage: Where the model comes from.
         version: Name of the version; by default the artifact's own, which its content determines.
-
-    Returns:
-        The version's folder.
 
     Raises:
         RegistryError: The version is there with another model, the registry is for models of other data, or the lineage
@@ -79,27 +69,19 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Li
 
 
 def published_digest(folder: Path) -> str | None:
-    """The digest of the model that a version's folder holds; None if it isn't there, or not completely.
-
-    Args:
-        folder: `REGISTRY/ARM/VERSION`.
-    """
+    """The digest of the model in `REGISTRY/ARM/VERSION`; None if it isn't there, or not completely."""
     try:
         model = json.loads((folder / "artifact" / "model.json").read_text())
         files = [folder / "artifact" / name for name in model["files"]]
         files.append(folder / "model-store" / f"{folder.parent.name}.mar")
-        # Sizes and not checksums, which take long: whoever loads the version compares those.
+        # Sizes and not checksums, which take long: loading a version compares those.
         return str(model["digest"]) if all(file.stat().st_size for file in files) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Refuse a model that is of other data than those that are there: a simulated market's must not serve people.
-
-    Args:
-        registry: Root of the registry.
-        simulated: Whether the model is of simulated data.
+    """Refuse a model of other data than the published ones: a simulated market's must not serve people.
 
     Raises:
         RegistryError: The published models are of the other kind.
@@ -113,21 +95,13 @@ def check_kind(registry: Path, simulated: bool) -> None:
 
 
 def first_models(registry: Path) -> dict[Path, str]:
-    """The first version of each arm that has one, and the digest of its model.
-
-    Args:
-        registry: Root of the registry.
-    """
+    """The first version of each arm that has one, and the digest of its model."""
     places = [registry / arm / FIRST for arm in ARMS]
     return {place: digest for place in places if (digest := published_digest(place)) is not None}
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Refuse a data set other than that of the first models: what serves would not know its channels.
-
-    Args:
-        registry: Root of the registry.
-        spec: Description of the data set.
+    """Refuse a data set other than that of the first models, which would not know its channels.
 
     Raises:
         RegistryError: The first models are of another data set, or the published ones of the other kind.
@@ -142,31 +116,19 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
 
 
 def folder_of(registry: Path, digest: str | None) -> Path | None:
-    """The artifact's folder of the published model with a digest, of any arm and version; None if there is none.
-
-    Args:
-        registry: Root of the registry.
-        digest: Of the model; None: the newest one.
-    """
+    """The artifact's folder of the published model with a digest, or of the newest one; None if there is none."""
     if digest is None:
         return max(_by_time(registry), default=(None, None))[1]
     return next((folder for folder, model in _published(registry) if model.get("digest") == digest), None)
 
 
 def newest(registry: Path) -> datetime | None:
-    """When the newest of all published models was trained; None if there is none."""
+    """Training time of the newest published model; None if there is none."""
     return max((created for created, _ in _by_time(registry)), default=None)
 
 
 def description_of_newest(registry: Path) -> Path:
-    """The description of the data set that the newest of all published models was trained on.
-
-    Args:
-        registry: Root of the registry.
-
-    Raises:
-        RegistryError: None is published.
-    """
+    """Data set description of the newest published model; RegistryError if none is published."""
     folder = folder_of(registry, None)
     if folder is None:
         raise RegistryError(
@@ -190,7 +152,7 @@ def _published(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _make_read_only(folder: Path) -> None:
-    """Take the right to write from files, and from others the right to read; whoever may delete folders still can.
+    """Remove the right to write from files, and the right to read from others; folders can still be deleted.
 
     The content is on the disk afterwards: a power failure must not leave a version that looks complete.
     """

@@ -1,4 +1,4 @@
-"""The model version that each arm serves, and the one that it is meant to serve, from what Kubernetes says.
+"""The model version that each arm serves, and the one that it is meant to serve, from objects of Kubernetes.
 
     for arm in rollouts(api.list("inferenceservices"), api.list("pods")):
         print(arm.name, arm.wanted, arm.serving, arm.problem)
@@ -19,19 +19,12 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """The roll-out of one arm.
-
-    Attributes:
-        name: Of the InferenceService.
-        wanted: Version that it is meant to serve.
-        serving: Ready pods by version.
-        problem: Why pods of the wanted version are not ready; empty if there are none such.
-    """
+    """The roll-out of one arm."""
 
     name: str
     wanted: str
-    serving: dict[str, int]
-    problem: str
+    serving: dict[str, int]  # ready pods by version
+    problem: str  # of pods of the wanted version that are not ready
 
     @property
     def done(self) -> bool:

@@ -1,4 +1,4 @@
-"""Open an archive as TorchServe does, and ask its model for decisions: what fails here would fail for every user.
+"""Opens an archive as TorchServe does, and asks its model for decisions: a fault here would reach every user.
 
 print(ask(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
 """
@@ -16,17 +16,14 @@ _U = (0.0, 0.25, 0.5, 0.75, 0.999)  # where channels are drawn
 
 
 class SmokeError(RuntimeError):
-    """A model does not answer as it must; the message says what it does instead."""
+    """A model does not answer as it must."""
 
 
 def ask(archive: Path) -> str:
-    """Ask for decisions on a user without a past, over all channels and on each alone; returns the answer in words.
-
-    Args:
-        archive: A .mar file.
+    """Ask a .mar for decisions on a user without a past, over all channels and each alone; returns the answer in words.
 
     Raises:
-        SmokeError: the archive can't be opened, its model can't be loaded, or an answer is no decision.
+        SmokeError: The archive can't be opened, its model can't be loaded, or an answer is no decision.
     """
     handler = PolicyHandler()
     try:
@@ -38,7 +35,7 @@ def ask(archive: Path) -> str:
             items = [{"window": window, "u": u} for u in _U]
             items += [{"window": window, "u": 0.5, "candidates": [channel]} for channel in channels]
             answers = handler.predictions(items)
-    except Exception as error:  # whatever a damaged archive does
+    except Exception as error:  # of any kind: the archive may be damaged
         raise SmokeError(f"{archive.name}: its model can't be loaded: {type(error).__name__}: {error}") from error
     for answer in answers:
         if "error" in answer:

@@ -21,7 +21,7 @@ def deploy(published: str, experiment: str, seconds: int) -> str:
     from mtorl.artifact.artifact import load
     from mtorl.experiment.experiment import ExperimentError
     from mtorl.runtime.step import step
-    from serving.deployment import DeployError, Patience
+    from serving.deployment import DeployError
     from serving.deployment import deploy as run
     from serving.inference_services import InferenceServices
     from serving.kubernetes_api import KubernetesApi
@@ -33,6 +33,6 @@ def deploy(published: str, experiment: str, seconds: int) -> str:
         model = load(folder / "artifact")
         running = experiments_in(Path(experiment))
         servers = InferenceServices(KubernetesApi(retries=3))
-        said = run(servers, folder.parent.name, version, model, running, Patience(seconds))
+        said = run(servers, folder.parent.name, version, model, running, seconds)
         print(said)
         return said

@@ -1,6 +1,6 @@
-"""Versions of the model registry, in reading order.
+"""Versions of the model registry.
 
-`catalogue` (the versions with their lineage), `need` (what needs a version), `description` (versions as plain values),
-`pruning` (removal of old versions), `origin` (the lineage of a challenger), `publishing` (what the pipeline does),
+In reading order: `catalogue` (the versions with their lineage), `need` (what needs a version), `description` (versions
+as plain values), `pruning` (removal), `origin` (the lineage of a challenger), `publishing` (the pipeline's step),
 `kubeflow_model_registry` (an optional announcement).
 """

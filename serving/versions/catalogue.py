@@ -1,7 +1,7 @@
-"""The versions that a registry holds, with what is known of each.
+"""The versions of a registry, with their models and lineage.
 
 for version in versions(Path("registry")):
-print(version.ref, version.published, version.lineage)
+    print(version.ref, version.published, version.lineage)
 version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if one version begins with that
 """
 
@@ -20,18 +20,11 @@ from serving.registry import FIRST, RegistryError, published_digest
 
 @dataclass(frozen=True)
 class Version:
-    """A published version.
-
-    Attributes:
-        folder: Its folder.
-        model: Content of the artifact's model.json.
-        lineage: Where it comes from; None: it can't be read.
-        problem: Why it can't be read; empty: it can.
-    """
+    """A published version."""
 
     folder: Path
-    model: dict[str, Any]
-    lineage: Lineage | None = None
+    model: dict[str, Any]  # model.json of the artifact
+    lineage: Lineage | None = None  # None: it can't be read, for this reason:
     problem: str = ""
 
     @property
@@ -41,17 +34,17 @@ class Version:
 
     @property
     def name(self) -> str:
-        """The name of its folder: the first characters of its digest, or `first`."""
+        """The first characters of its digest, or `first`."""
         return self.folder.name
 
     @property
     def ref(self) -> str:
-        """As the registry, an overlay's models.yaml and an InferenceService name it: ARM/NAME."""
+        """ARM/NAME, as in models.yaml and an InferenceService."""
         return f"{self.arm}/{self.name}"
 
     @property
     def digest(self) -> str:
-        """Of its artifact."""
+        """The digest of its artifact."""
         return str(self.model["digest"])
 
     @property
@@ -61,21 +54,17 @@ class Version:
 
     @property
     def published(self) -> datetime | None:
-        """When it was published; None: its lineage can't be read."""
+        """Time of publication; None: its lineage can't be read."""
         return None if self.lineage is None else self.lineage.published
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one of the first installation."""
+        """Whether the first installation published it."""
         return self.name == FIRST
 
 
 def versions(registry: Path) -> list[Version]:
-    """All versions, by arm, the newest first.
-
-    Args:
-        registry: Root of the registry; without one, there are none.
-    """
+    """All versions, by arm, the newest first."""
     earliest = datetime.min.replace(tzinfo=UTC)
     found = sorted(_complete(registry), key=lambda version: version.name)
     found.sort(key=lambda version: version.published or earliest, reverse=True)
@@ -83,14 +72,10 @@ def versions(registry: Path) -> list[Version]:
 
 
 def find(registry: Path, name: str) -> Version:
-    """The version that a person names.
+    """The version that a person names; RegistryError if there is none, or several.
 
     Args:
-        registry: Root of the registry.
-        name: ARM/NAME, or NAME or the beginning of a digest where that is said of one model only.
-
-    Raises:
-        RegistryError: There is none, or several.
+        name: ARM/NAME, or NAME or the beginning of a digest if only one model has it.
     """
     known = versions(registry)
     arm, _, rest = name.rpartition("/")
@@ -108,7 +93,7 @@ def find(registry: Path, name: str) -> Version:
 
 
 def with_digest(known: Sequence[Version], digest: str | None) -> Version | None:
-    """The first version with a model's digest; None: there is none."""
+    """The first version with a model's digest, if any."""
     return next((version for version in known if version.digest == digest), None)
 
 

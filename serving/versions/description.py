@@ -37,13 +37,7 @@ def rows_of(known: Sequence[Version], needs: Needs, now: datetime) -> list[dict[
 
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
-    """Everything that is known of a version.
-
-    Args:
-        version: The version.
-        known: All versions, among which its parents are looked up.
-        needs: What needs it.
-    """
+    """Everything that is known of a version; its parents are looked up among `known`."""
     model = {
         key: version.model.get(key) for key in ("kind", "created", "git_revision", "data_fingerprint", "simulated")
     }

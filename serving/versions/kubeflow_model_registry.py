@@ -28,17 +28,13 @@ Answer = TypeVar("Answer")
 
 
 def announce(version: Path) -> str:
-    """Register a version, if a registry is configured; returns the result in words. Repeating it changes nothing.
-
-    Args:
-        version: REGISTRY/ARM/VERSION, with its lineage.
-    """
+    """Register a version, if a registry is configured; returns the result in words. Repeating it changes nothing."""
     url = os.environ.get("MTORL_MODEL_REGISTRY", "")
     if not url:
         return "no Kubeflow Model Registry is configured (MTORL_MODEL_REGISTRY)"
     try:
         return f"Kubeflow Model Registry: {_register(version, url)}"
-    except Exception as error:  # whatever fails there, the version is published
+    except Exception as error:  # of any kind: the version is published nevertheless
         words = (str(error).strip().splitlines() or [""])[0][:300]
         return f"published, but not registered at {url}: {type(error).__name__}: {words}. Run this step again to retry"
 

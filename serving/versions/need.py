@@ -1,11 +1,11 @@
-"""What needs a version: each use of it that is known, in words.
+"""What needs a version: each known use of it, in words.
 
     needs = Needs()
     needs.add("challenger/0a1b2c3d4e5f", "mtorl-challenger serves it", serves=True)
     needs.add("0a1b2c", "the experiment spring names it")         # the beginning of a digest
-    needs.reasons(version)          # empty: nothing that is known needs it
+    needs.reasons(version)          # empty: no known use
 
-A rollback goes back to what the model that serves now was compared with, so that is needed, too.
+A rollback goes back to the model that the serving one was compared with, so that is needed, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Needs:
 
     Args:
         uses: Each with the name of a version, the reason, and whether it serves, as `add` takes them.
-        experiments: What they name is needed, also while a kill switch is on.
+        experiments: The models that they name are needed, also while a kill switch is on.
     """
 
     def __init__(self, uses: Iterable[tuple[str, str, bool]] = (), experiments: Iterable[Experiment] = ()) -> None:
@@ -34,32 +34,26 @@ class Needs:
                 self.add(arm.model_digest or "", f"the experiment {experiment.name} names it ({arm.name})")
 
     def add(self, name: str, reason: str, serves: bool = False) -> None:
-        """A version is needed.
+        """Note that a version is needed.
 
         Args:
             name: ARM/NAME; or the digest of a model or its beginning, for all versions of that model. Empty: none.
-            reason: What for.
-            serves: Whether it serves now.
         """
         if name:
             known = self._reasons.setdefault(name, {})
             known[reason] = serves or known.get(reason, False)
 
     def serves(self, version: Version) -> bool:
-        """Whether it serves now, as far as that is known."""
+        """Whether a version is known to serve."""
         return any(self._of(version).values())
 
     def reasons(self, version: Version) -> list[str]:
-        """What a version is needed for; empty: for nothing that is known."""
+        """The known uses of a version."""
         first = ["it is of the first installation: mtorl bootstrap would make it anew"] if version.is_first else []
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:
-        """These, and what a rollback of what serves now would go back to.
-
-        Args:
-            known: All versions.
-        """
+        """These, and the versions among `known` that a rollback of the serving ones would need."""
         needs = Needs((name, reason, on) for name, reasons in self._reasons.items() for reason, on in reasons.items())
         for version in known:
             if version.lineage is not None and self.serves(version):
@@ -79,7 +73,7 @@ def experiments_in(place: Path) -> list[Experiment]:
     """The experiments of a file, or of a folder with a file each, as a router reads them; without one, none.
 
     Raises:
-        ExperimentError: A file can't be used, so what it names is not known.
+        ExperimentError: A file can't be used, so the models that it names are unknown.
     """
     files = sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place] if place.is_file() else []
     return [Experiment.load(file) for file in files]

@@ -1,11 +1,10 @@
-"""Which versions go, and how one goes: whole, whichever process is killed at it.
+"""Removes old versions, each whole, under any kill of the process.
 
     with locked(registry):
         gone = prune(registry, needs, keep=30)
 
-Of each arm, the newest `keep` versions stay, and whatever is needed (`need.py`). A version is first renamed to a hidden
-name, in one step, so that it is there completely or not at all; what a killed process has left of a removal is removed
-by the next.
+Of each arm, the newest `keep` versions stay, and all that are needed (`need.py`). A version is first renamed to a
+hidden name, in one step; the next removal completes one that was killed.
 """
 
 from __future__ import annotations
@@ -23,24 +22,14 @@ from serving.registry import RegistryError
 from serving.versions.catalogue import Version, versions
 from serving.versions.need import Needs
 
-KEEP = 30
-"""Newest versions of each arm that stay by default."""
+KEEP = 30  # newest versions of each arm
 _REMOVED = ".removed"
 _LOCK_SECONDS = 60.0
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
 def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
-    """Remove the versions that nothing needs; returns them. The registry is locked.
-
-    Args:
-        registry: Root of the registry.
-        needs: Everything that is known to need a version.
-        keep: Newest versions of each arm that stay in any case.
-
-    Raises:
-        ValueError: `keep` is less than 1.
-    """
+    """Remove unneeded versions beyond the newest `keep` of each arm; returns them. The registry is locked."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
     _tidy(registry)
@@ -57,14 +46,14 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
 
 
 def _tidy(registry: Path) -> None:
-    """Remove what killed processes have left: of removals, and of copies that nobody can still be writing."""
+    """Remove the leftovers of killed processes: of removals, and of copies too old to be in progress."""
     for leftover in registry.glob("*/.*"):
         if leftover.name.endswith(_REMOVED) or time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
             remove(leftover)
 
 
 def remove_version(version: Version) -> None:
-    """Remove a version, whoever needs it. The registry is locked."""
+    """Remove a version, needed or not. The registry is locked."""
     folder = version.folder
     hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_REMOVED}")
     os.rename(folder, hidden)
@@ -73,16 +62,7 @@ def remove_version(version: Version) -> None:
 
 @contextmanager
 def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Nobody else publishes, names or removes a version meanwhile.
-
-    Args:
-        registry: Root of the registry; made if it does not exist.
-        wait_seconds: How long to wait for whoever does.
-
-    Raises:
-        RegistryError: Another process has had it for longer.
-        OSError: The registry can't be written.
-    """
+    """Keep other processes from changing the registry; RegistryError if another one holds it for `wait_seconds`."""
     registry.mkdir(parents=True, exist_ok=True)
     path = registry / ".lock"
     busy = RegistryError(f"{path}: another process has had it for {wait_seconds:g} s; find it with fuser {path}")

@@ -1,9 +1,9 @@
-"""What the training pipeline does with a challenger that the gate has approved: publish, prune.
+"""Publishes a challenger that the gate has approved, and prunes the registry.
 
     version = publish_approved(origin, model_store, registry)
     print(prune_beside(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
 
-Nothing is removed where it is not known what serves.
+While the serving versions are unknown, nothing is removed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,9 @@ ARM = "challenger"
 
 
 def publish_approved(origin: Origin, model_store: str | Path, registry: str | Path) -> Path:
-    """Publish a challenger with its lineage, while nobody removes versions; returns its folder.
-
-    Args:
-        origin: Where it comes from.
-        model_store: Folder with the .mar file that was made of it.
-        registry: Root of the registry.
+    """Publish a challenger with its lineage, from its .mar in the model store; returns its folder.
 
     Raises:
-        RegistryError: See `serving.registry.publish`.
         ArtifactError: There is no artifact, or it is damaged.
     """
     with locked(Path(registry)):
@@ -41,15 +35,13 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
-    """Publish a first model of each arm unless it has one; returns what there is then, in words.
+    """Publish a first model of each arm unless it has one; returns the result in words.
 
     Args:
-        origin: Where the challenger comes from, and the incumbent.
-        decision: The gate's. Without a challenger that it lets pass, both arms start with the incumbent's model.
-        registry: Root of the registry.
+        decision: The gate's. Without a challenger that passes it, both arms start with the incumbent's model.
 
     Raises:
-        RegistryError, ArtifactError: See `publish_approved`.
+        RegistryError, ArtifactError: See `serving.registry.publish`.
     """
     said = []
     for arm in ("incumbent", ARM):
@@ -58,7 +50,7 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
         place = Path(registry) / arm / FIRST
         was_there = published_digest(place) is not None
         if not was_there:
-            lineage = origin.lineage() if own else origin.lineage_of_incumbent()
+            lineage = origin.lineage("challenger" if own else "incumbent")
             with tempfile.TemporaryDirectory() as store, locked(Path(registry)):
                 publish(artifact, package(artifact, arm, Path(store)), Path(registry), arm, lineage, FIRST)
         digest = str(published_digest(place))[:12]
@@ -71,12 +63,11 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
 def prune_beside(
     published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
 ) -> str:
-    """Prune the registry that a version was published to, which stays; returns what was done, in words.
+    """Prune the registry that a version was published to, which stays; returns the result in words.
 
     Args:
-        published: The version's folder.
         uses: Says which versions are used (`Needs`); raises OSError or LogError where that is not known.
-        experiments: File of an experiment, or folder of such files; none: no experiment names a model.
+        experiments: File of an experiment, or folder of such files.
         keep: Newest versions of each arm that stay in any case; 0: all stay.
     """
     if not keep:

@@ -32,7 +32,7 @@ from mtorl.artifact.lineage import Lineage, lineage_of
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.trainings import newest
 from mtorl.network.training import TrainConfig
-from serving.deployment import DeployError, Patience
+from serving.deployment import DeployError
 from serving.registry import FIRST, first_models, publish
 from tests.components.artifacts import CODE, Output
 from tests.components.trainer.trainer_cluster import TrainerCluster
@@ -223,8 +223,8 @@ def test_a_published_version_is_rolled_out(
     monkeypatch.setattr(serving.inference_services, "InferenceServices", lambda api: f"servers of {api}")
     asked: list[Any] = []
 
-    def rolled_out(servers: Any, arm: str, version: str, artifact: Any, experiments: Any, patience: Patience) -> str:
-        asked.append((servers, arm, version, artifact.digest, experiments, patience.seconds))
+    def rolled_out(servers: Any, arm: str, version: str, artifact: Any, experiments: Any, seconds: float) -> str:
+        asked.append((servers, arm, version, artifact.digest, experiments, seconds))
         if len(asked) > 1:
             raise DeployError("it does not serve")
         return "it serves"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -94,232 +95,210 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
         await serving
 
 
-def run(scenario: Callable[[Site], Awaitable[None]], **limits: Any) -> None:
-    async def inside() -> None:
-        async with site(**limits) as here, asyncio.timeout(60):
-            await scenario(here)
+def on_site(**limits: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Make a test of a coroutine function: it gets a site of its own as its first argument, `here`."""
 
-    asyncio.run(inside())
+    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        async def inside(**arguments: Any) -> None:
+            async with site(**limits) as here, asyncio.timeout(60):
+                await scenario(here, **arguments)
+
+        def test(**arguments: Any) -> None:
+            asyncio.run(inside(**arguments))
+
+        _, *others = inspect.signature(scenario).parameters.values()
+        test.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
+        return test
+
+    return decorate
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        [b"GET / HTTP/1.1\r\nx: ", *[b"y" * 65_536] * 50],
-        [b"GET / HTTP/1.1\r\n", *[b"x: y\r\n" * 10_000] * 5],
-        [b"GET / HTTP/1.1\r\n", b"x: y\r\n" * 101 + b"\r\n"],
-        [b"GET / HTTP/1.1\r\n" + b"".join(b"x: %b\r\n" % (b"y" * 4000) for _ in range(20)) + b"\r\n"],
-        [b"GET /", *[b"y" * 65_536] * 50],
-        [b"GET /" + b"y" * 40_000 + b" HTTP/1.1\r\n\r\n"],
-        [b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n", b"2;", *[b"y" * 65_536] * 50],
+LARGE_HEADS = {
+    "one header": [b"GET / HTTP/1.1\r\nx: ", *[b"y" * 65_536] * 50],
+    "many headers": [b"GET / HTTP/1.1\r\n", *[b"x: y\r\n" * 10_000] * 5],
+    "a few too many": [b"GET / HTTP/1.1\r\n", b"x: y\r\n" * 101 + b"\r\n"],
+    "large in all": [b"GET / HTTP/1.1\r\n" + b"".join(b"x: %b\r\n" % (b"y" * 4000) for _ in range(20)) + b"\r\n"],
+    "a long address": [b"GET /", *[b"y" * 65_536] * 50],
+    "in one piece": [b"GET /" + b"y" * 40_000 + b" HTTP/1.1\r\n\r\n"],
+    "a chunk's framing": [
+        b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"2;",
+        *[b"y" * 65_536] * 50,
     ],
-    ids=[
-        "one header",
-        "many headers",
-        "a few too many",
-        "large in all",
-        "a long address",
-        "in one piece",
-        "a chunk's framing",
-    ],
-)
-def test_a_large_head_is_refused_before_it_has_arrived(pieces: list[bytes]) -> None:
-    async def scenario(here: Site) -> None:
-        attack = await here.connect()
-        for piece in pieces:
-            attack.writer.write(piece)
-        answer = await attack.closed()
-        assert answer.startswith(b"HTTP/1.1 431 ") or (b"chunked" in pieces[0] and not answer)
-        assert b"32768 bytes" in answer or not answer
-        attack.close()
-        await here.until(lambda: not here.server.server_state.connections)
-        assert b"200" in await (await here.connect()).ask(GET)
-
-    run(scenario)
+}
 
 
-def test_what_does_not_arrive_in_time_is_refused() -> None:
-    async def scenario(here: Site) -> None:
-        silent, head, body, second = [await here.connect() for _ in range(4)]
-        head.writer.write(b"GET / HTTP/1.1\r\nx: y\r\n")
-        body.writer.write(POST + b"x")
-        assert b"200 OK" in await second.ask(GET)
-        second.writer.write(b"GET / HTTP/1.1\r\n")
-        assert await silent.closed() == b""
-        assert (await head.closed()).startswith(b"HTTP/1.1 408 ")
-        assert await body.closed() == b""  # the application works on it: an answer of ours could be taken for its own
-        assert (await second.closed()).startswith(b"HTTP/1.1 408 ")
-        assert here.refused == [408, 408]
-
-    run(scenario, seconds=1.0)
+@pytest.mark.parametrize("pieces", LARGE_HEADS.values(), ids=LARGE_HEADS)
+@on_site()
+async def test_a_large_head_is_refused_before_it_has_arrived(here: Site, pieces: list[bytes]) -> None:
+    attack = await here.connect()
+    for piece in pieces:
+        attack.writer.write(piece)
+    answer = await attack.closed()
+    assert answer.startswith(b"HTTP/1.1 431 ") or (b"chunked" in pieces[0] and not answer)
+    assert b"32768 bytes" in answer or not answer
+    attack.close()
+    await here.until(lambda: not here.server.server_state.connections)
+    assert b"200" in await (await here.connect()).ask(GET)
 
 
-def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive() -> None:
-    async def scenario(here: Site) -> None:
-        connection = await here.connect()
-        answer = asyncio.create_task(connection.ask(b"GET /hold HTTP/1.1\r\n\r\n"))
-        idle = await here.connect()
-        await idle.closed()  # so the time is over
-        here.hold.set()
-        assert b"200 OK" in await answer
-        assert b"200 OK" in await connection.ask(POST + b"body")
-
-    run(scenario, seconds=0.1)
-
-
-def test_who_does_not_take_the_answer_is_dropped_and_who_does_gets_all_of_it() -> None:
-    async def scenario(here: Site) -> None:
-        never = socket.create_connection(("127.0.0.1", here.port))
-        never.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 3)
-        await here.until(lambda: len(here.server.server_state.tasks) == 1)
-        reads = await here.connect()
-        assert len(await reads.ask(b"GET /large HTTP/1.1\r\n\r\n")) > LARGE
-        reads.close()
-        await here.until(lambda: not here.server.server_state.connections)
-        never.close()
-
-    run(scenario, seconds=2.0)
+@on_site(seconds=1.0)
+async def test_what_does_not_arrive_in_time_is_refused(here: Site) -> None:
+    silent, head, body, second = [await here.connect() for _ in range(4)]
+    head.writer.write(b"GET / HTTP/1.1\r\nx: y\r\n")
+    body.writer.write(POST + b"x")
+    assert b"200 OK" in await second.ask(GET)
+    second.writer.write(b"GET / HTTP/1.1\r\n")
+    assert await silent.closed() == b""
+    assert (await head.closed()).startswith(b"HTTP/1.1 408 ")
+    assert await body.closed() == b""  # the application works on it: an answer of ours could be taken for its own
+    assert (await second.closed()).startswith(b"HTTP/1.1 408 ")
+    assert here.refused == [408, 408]
 
 
-def test_a_large_body_is_no_large_head_and_requests_may_follow_each_other_at_once() -> None:
-    async def scenario(here: Site) -> None:
-        connection = await here.connect()
-        large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
-        for _ in range(3):
-            assert b"200 OK" in await connection.ask(large)
-        connection.writer.write((POST + b"body") * 10)
-        assert [b"200 OK" in await connection.ask(b"") for _ in range(10)] == [True] * 10
-        connection.writer.write(GET * 1000)
-        assert (await connection.closed()).count(b"200 OK") <= 17
-
-    run(scenario)
+@on_site(seconds=0.1)
+async def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive(here: Site) -> None:
+    connection = await here.connect()
+    answer = asyncio.create_task(connection.ask(b"GET /hold HTTP/1.1\r\n\r\n"))
+    idle = await here.connect()
+    await idle.closed()  # so the time is over
+    here.hold.set()
+    assert b"200 OK" in await answer
+    assert b"200 OK" in await connection.ask(POST + b"body")
 
 
-def test_a_newcomer_takes_the_place_of_whoever_has_waited_longest() -> None:
-    async def scenario(here: Site) -> None:
-        first, second, third = [await here.connect() for _ in range(3)]
-        await here.until(lambda: len(here.server.server_state.connections) == 3)
-        assert b"200 OK" in await first.ask(GET)  # so the second waits longest
-        fourth = await here.connect()
-        assert b"200 OK" in await fourth.ask(GET)
-        assert await second.closed() == b""
-        assert [b"200 OK" in await c.ask(GET) for c in (third, first, fourth)] == [True] * 3
-        assert not here.refused
-
-    run(scenario, connections=3)
+@on_site(seconds=2.0)
+async def test_who_does_not_take_the_answer_is_dropped_and_who_does_gets_all_of_it(here: Site) -> None:
+    never = socket.create_connection(("127.0.0.1", here.port))
+    never.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 3)
+    await here.until(lambda: len(here.server.server_state.tasks) == 1)
+    reads = await here.connect()
+    assert len(await reads.ask(b"GET /large HTTP/1.1\r\n\r\n")) > LARGE
+    reads.close()
+    await here.until(lambda: not here.server.server_state.connections)
+    never.close()
 
 
-def test_nobody_at_work_gives_up_a_place() -> None:
-    async def scenario(here: Site) -> None:
-        busy = [await here.connect() for _ in range(3)]
-        answers = [asyncio.create_task(c.ask(b"GET /hold HTTP/1.1\r\n\r\n")) for c in busy]
-        await here.until(lambda: len(here.server.server_state.tasks) == 3)
-        assert (await (await here.connect()).closed()).startswith(b"HTTP/1.1 503 ")
-        here.hold.set()
-        assert [b"200 OK" in await answer for answer in answers] == [True] * 3
-        assert here.refused == [503]
-
-    run(scenario, connections=3)
-
-
-def test_a_full_server_refuses_a_request_before_anything_works_on_it_and_keeps_the_connection() -> None:
-    async def scenario(here: Site) -> None:
-        connection, old = await here.connect(), await here.connect()
-        here.full = True
-        for _ in range(3):
-            answer = await connection.ask(POST + b"body")
-            assert answer.startswith(b"HTTP/1.1 429 ") and b"\r\nretry-after: 1\r\n" in answer
-            assert b"come again later" in answer and b"connection: close" not in answer
-        large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
-        assert b" 429 " in await connection.ask(large)
-        chunked = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
-        assert b" 429 " in await connection.ask(chunked)
-        assert not here.seen and here.refused == [429] * 5
-        assert b"200 OK" in await connection.ask(GET)  # metrics and health, of all times, are not refused
-        here.full = False
-        assert b"200 OK" in await connection.ask(POST + b"body")
-        here.full = True
-        old.writer.write(POST.replace(b"1.1", b"1.0") + b"body")
-        assert b"connection: close" in await old.closed()
-
-    run(scenario)
+@on_site()
+async def test_a_large_body_is_no_large_head_and_requests_may_follow_each_other_at_once(here: Site) -> None:
+    connection = await here.connect()
+    large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
+    for _ in range(3):
+        assert b"200 OK" in await connection.ask(large)
+    connection.writer.write((POST + b"body") * 10)
+    assert [b"200 OK" in await connection.ask(b"") for _ in range(10)] == [True] * 10
+    connection.writer.write(GET * 1000)
+    assert (await connection.closed()).count(b"200 OK") <= 17
 
 
-def test_answers_keep_their_order_whichever_of_the_requests_are_refused() -> None:
-    async def scenario(here: Site) -> None:
-        connection = await here.connect()
-        here.full = True
-        connection.writer.write((POST + b"body") * 2 + GET + POST + b"body")
-        found = [(await connection.ask(b"")).split(b" ")[1] for _ in range(4)]
-        # The last one came while another answer was due: the application refuses such a request, or takes it.
-        assert found == [b"429", b"429", b"200", b"200"]
-
-    run(scenario)
-
-
-def test_a_client_that_waits_to_be_asked_for_its_body_or_leaves_is_no_trouble() -> None:
-    async def scenario(here: Site) -> None:
-        here.full = True
-        waits = await here.connect()
-        waits.writer.write(POST.replace(b"host: h", b"expect: 100-continue"))
-        assert (await waits.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
-        assert b"200 OK" in await waits.ask(b"body")
-        gone = await here.connect()
-        gone.writer.write(POST + b"body")
-        await gone.writer.drain()
-        gone.close()
-        stays = await here.connect()
-        assert b" 429 " in await stays.ask(POST + b"body")
-
-    run(scenario)
+@on_site(connections=3)
+async def test_a_newcomer_takes_the_place_of_whoever_has_waited_longest(here: Site) -> None:
+    first, second, third = [await here.connect() for _ in range(3)]
+    await here.until(lambda: len(here.server.server_state.connections) == 3)
+    assert b"200 OK" in await first.ask(GET)  # so the second waits longest
+    fourth = await here.connect()
+    assert b"200 OK" in await fourth.ask(GET)
+    assert await second.closed() == b""
+    assert [b"200 OK" in await c.ask(GET) for c in (third, first, fourth)] == [True] * 3
+    assert not here.refused
 
 
-def test_a_server_that_stops_tells_whoever_it_has_refused() -> None:
-    async def scenario(here: Site) -> None:
-        here.full = True
-        connection = await here.connect()
-        connection.writer.write(POST + b"body")
-        await asyncio.sleep(0.01)
-        here.server.should_exit = True
-        assert (await connection.closed()).startswith(b"HTTP/1.1 429 ")
+@on_site(connections=3)
+async def test_nobody_at_work_gives_up_a_place(here: Site) -> None:
+    busy = [await here.connect() for _ in range(3)]
+    answers = [asyncio.create_task(c.ask(b"GET /hold HTTP/1.1\r\n\r\n")) for c in busy]
+    await here.until(lambda: len(here.server.server_state.tasks) == 3)
+    assert (await (await here.connect()).closed()).startswith(b"HTTP/1.1 503 ")
+    here.hold.set()
+    assert [b"200 OK" in await answer for answer in answers] == [True] * 3
+    assert here.refused == [503]
 
-    run(scenario)
+
+@on_site()
+async def test_a_full_server_refuses_a_request_before_anything_works_on_it_and_keeps_the_connection(here: Site) -> None:
+    connection, old = await here.connect(), await here.connect()
+    here.full = True
+    for _ in range(3):
+        answer = await connection.ask(POST + b"body")
+        assert answer.startswith(b"HTTP/1.1 429 ") and b"\r\nretry-after: 1\r\n" in answer
+        assert b"come again later" in answer and b"connection: close" not in answer
+    large = b"POST / HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 1_000_000
+    assert b" 429 " in await connection.ask(large)
+    chunked = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+    assert b" 429 " in await connection.ask(chunked)
+    assert not here.seen and here.refused == [429] * 5
+    assert b"200 OK" in await connection.ask(GET)  # metrics and health, of all times, are not refused
+    here.full = False
+    assert b"200 OK" in await connection.ask(POST + b"body")
+    here.full = True
+    old.writer.write(POST.replace(b"1.1", b"1.0") + b"body")
+    assert b"connection: close" in await old.closed()
+
+
+@on_site()
+async def test_answers_keep_their_order_whichever_of_the_requests_are_refused(here: Site) -> None:
+    connection = await here.connect()
+    here.full = True
+    connection.writer.write((POST + b"body") * 2 + GET + POST + b"body")
+    found = [(await connection.ask(b"")).split(b" ")[1] for _ in range(4)]
+    # The last one came while another answer was due: the application refuses such a request, or takes it.
+    assert found == [b"429", b"429", b"200", b"200"]
+
+
+@on_site()
+async def test_a_client_that_waits_to_be_asked_for_its_body_or_leaves_is_no_trouble(here: Site) -> None:
+    here.full = True
+    waits = await here.connect()
+    waits.writer.write(POST.replace(b"host: h", b"expect: 100-continue"))
+    assert (await waits.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    assert b"200 OK" in await waits.ask(b"body")
+    gone = await here.connect()
+    gone.writer.write(POST + b"body")
+    await gone.writer.drain()
+    gone.close()
+    stays = await here.connect()
+    assert b" 429 " in await stays.ask(POST + b"body")
+
+
+@on_site()
+async def test_a_server_that_stops_tells_whoever_it_has_refused(here: Site) -> None:
+    here.full = True
+    connection = await here.connect()
+    connection.writer.write(POST + b"body")
+    await asyncio.sleep(0.01)
+    here.server.should_exit = True
+    assert (await connection.closed()).startswith(b"HTTP/1.1 429 ")
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 40])
-def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(pieces: int) -> None:
+@on_site()
+async def test_a_request_that_offers_http_2_is_answered_as_one_of_http_1_1(here: Site, pieces: int) -> None:
     """Java's client and `curl --http2` make such an offer with their first request. The body belongs to it."""
     offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
     post = b"POST /offered HTTP/1.1\r\nhost: h\r\n" + offer + b"content-length: 13\r\n\r\nGET /smuggled"
     step = -(-len(post) // pieces)
-
-    async def scenario() -> None:
-        async with site() as here:
-            connection = await here.connect()
-            for start in range(0, len(post), step):
-                connection.writer.write(post[start : start + step])
-                await connection.writer.drain()
-                await asyncio.sleep(0.002)
-            answer = await connection.ask(GET)
-            assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"ok")
-            assert (await connection.ask(b"")).endswith(b"ok"), "the connection goes on"
-            assert here.seen == ["/offered", "/"] and here.bodies == [b"GET /smuggled", b""]
-            connection.close()
-
-    asyncio.run(scenario())
+    connection = await here.connect()
+    for start in range(0, len(post), step):
+        connection.writer.write(post[start : start + step])
+        await connection.writer.drain()
+        await asyncio.sleep(0.002)
+    answer = await connection.ask(GET)
+    assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"ok")
+    assert (await connection.ask(b"")).endswith(b"ok"), "the connection goes on"
+    assert here.seen == ["/offered", "/"] and here.bodies == [b"GET /smuggled", b""]
+    connection.close()
 
 
-def test_a_client_that_leaves_with_several_requests_at_work_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        async with site() as here:
-            connection = await here.connect()
-            connection.writer.write(GET.replace(b"/ ", b"/hold ", 1) + GET)
-            await here.until(lambda: here.seen == ["/hold"])
-            connection.close()
-            await here.until(lambda: not here.server.server_state.connections)
-            here.hold.set()
-            await here.until(lambda: not here.server.server_state.tasks)
-            assert here.seen == ["/hold"], "the other is left out"
-
-    asyncio.run(scenario())
+@on_site()
+async def test_a_client_that_leaves_with_several_requests_at_work_is_no_error(
+    here: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = await here.connect()
+    connection.writer.write(GET.replace(b"/ ", b"/hold ", 1) + GET)
+    await here.until(lambda: here.seen == ["/hold"])
+    connection.close()
+    await here.until(lambda: not here.server.server_state.connections)
+    here.hold.set()
+    await here.until(lambda: not here.server.server_state.tasks)
+    assert here.seen == ["/hold"], "the other is left out"
     assert not caplog.records

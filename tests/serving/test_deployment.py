@@ -12,7 +12,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
-from serving.deployment import DeployError, Patience, deploy
+from serving.deployment import DeployError, deploy
 from serving.inference_services import INSTEAD_OF, VERSION, InferenceServices, problem_of
 from serving.kubernetes_api import Refused
 from serving.model_servers import Served
@@ -73,9 +73,15 @@ def at(stage: str, **changes: Any) -> Experiment:
 
 
 def run(servers: InferenceServices, *experiments: Experiment, version: str = NEW) -> str:
-    passed = iter(range(0, 10_000, 2))
-    patience = Patience(60.0, lambda _: None, lambda: next(passed))
-    return deploy(servers, "challenger", version, ARTIFACT, experiments, patience)
+    return deploy(servers, "challenger", version, ARTIFACT, experiments, 60.0)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds pass between two looks at it."""
+    passed = iter(range(0, 100_000, 2))
+    clock = SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(passed))
+    monkeypatch.setattr("serving.deployment.time", clock)
 
 
 @pytest.mark.parametrize("experiments", [(), (at("shadow"),), (at("shadow", model_digest="dddd"),)])

@@ -68,13 +68,6 @@ def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
     assert Lineage.read(place) == known, "a version is never changed"
 
 
-def test_publishing_again_changes_nothing(artifact: Any, archive: Path, tmp_path: Path) -> None:
-    place = put(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST)
-    written = (place / "artifact" / "model.json").stat().st_mtime_ns
-    assert put(artifact.folder, archive, tmp_path / "registry", "incumbent", FIRST) == place
-    assert (place / "artifact" / "model.json").stat().st_mtime_ns == written
-
-
 @pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx", "a byte"])
 def test_what_is_incomplete_is_no_version_and_is_replaced(
     artifact: Any, archive: Path, tmp_path: Path, lacks: str

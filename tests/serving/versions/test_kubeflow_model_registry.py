@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
 
+import model_registry
 import pytest
 
 import serving.versions.kubeflow_model_registry as kubeflow_model_registry
 from mtorl.artifact.lineage import Lineage
 from serving.versions.kubeflow_model_registry import announce
-from tests.serving.fake_model_registry import ModelRegistry, serving
 from tests.serving.small_versions import digest, lineage, version
 
 NAME, VERSION = "mtorl-small-challenger", digest(1)[:12]
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRegistry]:
-    monkeypatch.delenv("KF_PIPELINES_SA_TOKEN_PATH", raising=False)
-    with serving() as running:
-        monkeypatch.setenv("MTORL_MODEL_REGISTRY", running.url)
-        monkeypatch.setenv("MTORL_MODEL_REGISTRY_TOKEN", "s3cret")
-        yield running
+def client(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """In the place of the registry's client: it has the same methods and arguments."""
+    client = create_autospec(model_registry.ModelRegistry)
+    client.return_value.get_model_version.return_value = None
+    monkeypatch.setattr(model_registry, "ModelRegistry", client)
+    monkeypatch.setenv("MTORL_MODEL_REGISTRY", "http://registry")
+    monkeypatch.setenv("MTORL_MODEL_REGISTRY_TOKEN", "s3cret")
+    return client
 
 
 @pytest.fixture
@@ -33,22 +36,23 @@ def published(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("claim", ["", "mtorl-data"])
 def test_a_version_is_registered_once_with_its_lineage(
-    registry: ModelRegistry, published: Path, monkeypatch: pytest.MonkeyPatch, claim: str
+    client: Any, published: Path, monkeypatch: pytest.MonkeyPatch, claim: str
 ) -> None:
     monkeypatch.setenv("MTORL_CLAIM", claim)
+    registry = client.return_value
     assert announce(published) == f"Kubeflow Model Registry: registered {NAME} {VERSION}"
-    assert announce(published).endswith(f"{NAME} {VERSION} is registered already")
-    kept = (registry.models, registry.versions, registry.artifacts)
-    (model,), (registered,), (artifact,) = (list(things.values()) for things in kept)
-    assert (model["name"], registered["name"], artifact["modelFormatName"]) == (NAME, VERSION, "mtorl")
+    assert client.call_args.args == ("http://registry",) and client.call_args.kwargs["user_token"] == "s3cret"
+    (name, uri), given = registry.register_model.call_args
     where = f"pvc://{claim}/registry/challenger/{VERSION}" if claim else published.as_uri()
-    assert artifact["uri"] == where
-    properties = {name: next(value for key, value in typed.items() if key.endswith("_value"))
-                  for name, typed in registered["customProperties"].items()}  # fmt: skip
+    assert (name, uri, given["version"], given["model_format_name"]) == (NAME, where, VERSION, "mtorl")
+    properties = given["metadata"]
     assert (properties["digest"], properties["gate"], properties["lift_low"]) == (digest(1), "promote", 0.05)
     assert properties["metric_reward_auc"] == 0.7
     assert Lineage.model_validate_json(properties["lineage"]) == Lineage.read(published)
-    assert set(registry.authorizations) == {"Bearer s3cret"}
+    registry.get_model_version.return_value = object()
+    assert announce(published).endswith(f"{NAME} {VERSION} is registered already")
+    assert registry.register_model.call_count == 1
+    registry.get_model_version.assert_called_with(NAME, VERSION)
 
 
 def test_without_a_url_nothing_is_registered(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
