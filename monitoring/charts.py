@@ -134,7 +134,7 @@ def policy_values(rows: Sequence[tuple[str, float, Sequence[float] | None, str]]
 
 
 def lift(experiment: Row, metric: str) -> Chart:
-    """The lift with its two intervals against zero, and against the true lift where it is known."""
+    """The lift with its two intervals against zero and, if it is known, the true lift."""
     value, true = experiment["lift"], experiment.get("true_lift")
     traces, ends = [], [0.0, value] + ([true] if true is not None else [])
     for label, key, colour in (("one look", "lift_ci_fixed", GREY), ("always valid", "lift_ci", BLUE)):
@@ -167,7 +167,7 @@ def lift(experiment: Row, metric: str) -> Chart:
 
 
 def lift_series(series: Sequence[Row], true_lift: float | None, metric: str) -> Chart:
-    """The always-valid interval as users arrived; `series` holds only looks that have one."""
+    """The always-valid interval as users arrived; each look in `series` has one."""
     users = [row["users"] for row in series]
     low, high = [row["lo"] for row in series], [row["hi"] for row in series]
     edge = {"mode": "lines", "line": {"color": "rgba(0,0,0,0)", "width": 0}}

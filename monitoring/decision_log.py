@@ -1,9 +1,9 @@
-"""The decision log of a period, as verdict and drift read it: `decisions.parquet` and `outcomes.parquet`.
+"""The decision log of a period, as verdict and monitor read it: `decisions.parquet` and `outcomes.parquet`.
 
     log = DecisionLog.in_folder("runs/latest/decision_log", Period(since="2026-11-01T00:00:00Z"))
     sample, size = log.context(most_rows=20_000)      # what the policy read, for the drift check
 
-The fields of the records are defined in `mtorl.log.records`.
+`mtorl.log.records` defines the fields of the records.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _EXPORTED = re.compile(r"((?:decision|outcome|shadow)-\d{8})-(\d+)")
 
 @dataclass(frozen=True)
 class Period:
-    """A stretch of time between two ISO times; empty text: no bound."""
+    """A stretch of time between two ISO times; an empty text is no bound."""
 
     since: str = ""  # inclusive
     until: str = ""  # exclusive
 
     def condition(self, margin_hours: int = 0) -> str:
-        """SQL: whether a record's event time lies in the period. It has the parameters $since and $until.
+        """SQL condition on a record's event time, with the parameters $since and $until.
 
         Args:
-            margin_hours: By how much the period is longer at both ends.
+            margin_hours: Widens the period at both ends.
         """
         # A bound that is not there is no part of a comparison with the time, so that DuckDB can pass over whole files:
         # of a log of years, a period is a day.
@@ -76,10 +76,10 @@ class Period:
 
 @contextmanager
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with limits, for a log of any size.
+    """A database with limits on memory and threads, for a log of any size.
 
-    What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. Its tables
-    are in a file there, too, compressed. A period's bounds without a zone are UTC.
+    What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. A period's
+    bounds without a zone are UTC.
 
     Raises:
         LogError: A file of the log was removed while it was read, or a record has another version of the schema.
@@ -106,13 +106,7 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
-    """The records of Parquet files; without a file, none.
-
-    Args:
-        db: Where to open them.
-        kind: What they are.
-        files: Perhaps none.
-    """
+    """The records of Parquet files; an empty relation without any file."""
     if files:
         records = db.from_parquet([str(file) for file in files], union_by_name=True)
         return records.filter(this_version(kind)) if "schema_version" in records.columns else records
@@ -121,14 +115,12 @@ def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path
 
 
 def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) -> None:
-    """Make the table `overridden`: `user_id` of those whose arm the experiment's file has named, and `since` when.
+    """Make the table `overridden`: users whose arm the experiment's file has named (`user_id`), and `since` when.
 
-    None of their decisions counts from then on, whatever the file says later. What was decided before was randomised,
-    and counts: otherwise whoever names users could choose whose outcomes do.
+    None of their decisions counts from then on. Earlier ones were randomised and count: otherwise naming a user would
+    choose whose outcomes count.
 
     Args:
-        db: Holds the view `decision_log`.
-        name: Of the experiment.
         salt: Of the experiment; None: any.
     """
     db.execute(
@@ -140,7 +132,7 @@ def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) 
 
 
 def _newest(files: Iterable[Path]) -> tuple[Path, ...]:
-    """Without what an export has left of segments that have grown since: it removes that some minutes later."""
+    """Leaves out superseded exports of segments that have grown: the export removes them some minutes later."""
     newest: dict[Path, tuple[int, Path]] = {}
     for file in files:
         path, size = file, 0
@@ -195,8 +187,8 @@ def _object(text: str) -> dict[str, Any]:
 class DecisionLog:
     """Decisions and outcomes of a period.
 
-    In a replay of a real log most outcomes are not known, so each decision has a weight; decisions without one have
-    weight 0. None for live traffic.
+    In a replay of a real log most outcomes are not known, so each decision has a weight (0 if it has none); None for
+    live traffic.
     """
 
     decisions: tuple[Path, ...]  # files
@@ -212,13 +204,12 @@ class DecisionLog:
     ) -> DecisionLog:
         """A log as `serving.decision_log.export` writes it, with the files that are there now.
 
-        A router may export while somebody reads: of two queries, the second would else find records twice that the
-        first has found once, and two figures of one log would contradict each other.
+        The list of files is fixed here: a router may export between two queries, and their figures would contradict
+        each other.
 
         Args:
             folder: Holds the files, or folders with them for each router and segment.
-            period: Decisions that count.
-            weights: Of the decisions, if not all count alike.
+            weights: Of the decisions, in a replay.
         """
         decisions, outcomes, shadows = (_newest(Path(folder).rglob(f"{kind}s.parquet")) for kind in get_args(Kind))
         return cls(decisions, outcomes, period, weights, shadows)
@@ -240,7 +231,7 @@ class DecisionLog:
             return db.execute(query, self.period.parameters()).fetchone() is not None
 
     def records(self) -> int:
-        """How many records of decisions fall into the period, copies counted."""
+        """Number of decision records in the period, copies included."""
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
             query = f"SELECT count(*) FROM decision_log WHERE {self.period.condition()}"
@@ -248,41 +239,30 @@ class DecisionLog:
         return int(count)
 
     def first_time(self) -> datetime | None:
-        """When the first decision of the log was taken, whatever the period; None: there is none."""
+        """Time of the log's first decision, inside the period or not; None: there is none."""
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
             first = db.execute("SELECT min(CAST(event_time AS TIMESTAMPTZ)) FROM decision_log").fetchone()
         return None if first is None or first[0] is None else first[0].astimezone(UTC)
 
     def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """What the policy read in its context, of a sample of the users.
+        """Context columns of the decisions of a sample of the users, and the size of the whole period.
 
-        A context has all columns of the data set, unknown values included. Decisions that lack one, or have another,
-        were taken before the data set's columns were changed: only those with the newest ones count.
+        A context has all columns of the data set, unknown values included. Decisions with other columns than the newest
+        decision were taken before the data set changed and do not count; the size is then that of what is returned.
 
         Args:
-            most_rows: About how many rows to read at most. Whole users are chosen by a hash, the same in every period;
-                of one who is many (one id for all visitors without one, a robot), no more than a check of the fewest
-                users would have of each.
-
-        Returns:
-            User and context columns of their decisions, in the order of time; and the size of the whole period, or,
-            where the columns changed in it, of what is returned.
+            most_rows: About how many rows to read at most. A hash chooses whole users, the same in every period; of a
+                user with very many decisions (a robot, one id for all anonymous visitors), only a part is read.
         """
         return self._sample("context", "context IS NOT NULL", most_rows)
 
     def static(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """The same of what the feature store knew of each user, where it knew the user."""
+        """The same for the static columns that the feature store had of each user."""
         return self._sample("features->>'$.static'", "features_found AND features IS NOT NULL", most_rows)
 
     def _sample(self, columns: str, known: str, most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """Rows of a JSON object in the records.
-
-        Args:
-            columns: SQL of the object.
-            known: SQL: whether a decision has it.
-            most_rows: See `context`.
-        """
+        """Rows of a JSON object in the records (SQL: `columns`) of the decisions that have one (`known`)."""
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
 
@@ -314,10 +294,10 @@ class DecisionLog:
         return read, Size(read["user_id"].nunique(), len(read))
 
     def models(self) -> list[str]:
-        """Digests of the models of all arms, the newest first: of the challenger, of the other arms, in the shadow.
+        """Digests of the models of all arms, the newest first: challenger, other arms, shadow.
 
-        What a model reads matters also where it does not decide: while the incumbent is a rule of the platform's own,
-        the challenger's model is asked in the shadow alone.
+        Models in the shadow count as well: while the incumbent is a rule of the platform, the challenger's model
+        answers there alone.
         """
         # A clock that was ahead does not say what serves.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()"
@@ -337,11 +317,7 @@ class DecisionLog:
         return [str(digest) for (digest,) in found]
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
-        """Digest and name of the policy that took an arm's newest decision; None: it has taken none.
-
-        Args:
-            arm: Name of the arm. Its policy may be no model: what gives no digest is known by name and version.
-        """
+        """Digest, if it gives one, and name of the policy that took an arm's newest decision."""
         with database() as db:
             open_records(db, "decision", self.decisions).create_view("decision_log")
             found: tuple[str | None, str] | None = db.execute(

@@ -1,9 +1,6 @@
-"""The models that took the decisions of a log.
+"""The models that took the decisions of a log: their artifacts are needed to judge these decisions.
 
-    for use in uses_in_log("decision_log"):
-        print(*use)                    # digest, reason, whether it serves
-
-Whoever judges these decisions needs the models' artifacts, which hold a sample of what they were trained on.
+for digest, reason, serves in uses_in_log("decision_log"): ...
 """
 
 from __future__ import annotations
@@ -14,8 +11,7 @@ from typing import get_args
 from monitoring.decision_log import DecisionLog, database, open_records
 from mtorl.log.records import Kind, each_record
 
-_SILENT = timedelta(days=1)
-"""An arm that has not decided for so long, while others did, serves nobody any more."""
+_SILENT = timedelta(days=1)  # an arm that has not decided for so long, while others did, serves nobody any more
 
 _POLICY = {  # SQL: whether a record says which policy an arm has: a model that did not answer leaves no digest either
     "decision": "model_digest IS NOT NULL OR fallback_reason IS NULL",
@@ -24,12 +20,9 @@ _POLICY = {  # SQL: whether a record says which policy an arm has: a model that 
 
 
 def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
-    """The models of all decisions that are kept, and of what challengers decided in the shadow; the newest first.
+    """Models of all kept decisions, shadow decisions included, the newest first: digest, reason, whether it serves.
 
-    A model serves if no other policy has decided for that arm since.
-
-    Args:
-        folder: Holds decisions.parquet, or folders with one for each router; empty or without any: no models.
+    A model serves if no other policy has decided for that arm since. A folder without a decision log has no models.
 
     Raises:
         LogError: A file was removed while it was read.
@@ -49,7 +42,7 @@ def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
 
 
 def _last_decisions(folder: str) -> dict[tuple[str, str, str | None], datetime]:
-    """When each model last decided, by experiment, arm and digest; None is a policy without one."""
+    """When each model last decided, by experiment, arm and digest (None: a policy without one)."""
     log = DecisionLog.in_folder(folder)
     files = {"decision": log.decisions, "shadow": log.shadows}
     found: dict[tuple[str, str, str | None], datetime] = {}

@@ -3,8 +3,7 @@
     PipelineRun.ended("mtorl-train", RunEnd.FAILED, {"ingest": "no such file"}, "", now).write(runs)
     for run in newest_runs(runs): ...
 
-The last step of each pipeline writes it (components/notify), the monitor's exporter tells Prometheus, and an alert
-tells people: there is one way to them, which groups and sends once.
+The last step of each pipeline writes the file (components/notify), and the monitor's exporter reads it.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime import run_notes
 from mtorl.runtime.files import replacing
 
-_GAPS = 10
-"""Between successes, from which one knows how often a pipeline runs."""
+_GAPS = 10  # between successes, from which one knows how often a pipeline runs
 _BLOCK = 4096  # bytes: of what a small file takes on a disk, at least
 _APART = timedelta(hours=12)
 """Successes that count for it: an afternoon on which somebody tries things out is one of them."""
 
 
 class RunEnd(StrEnum):
-    """How a run ended; one that was cancelled, by a person, says nothing of the pipeline."""
+    """How a run ended; a cancelled run says nothing of the pipeline."""
 
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -42,32 +40,23 @@ class PipelineRun(BaseModel):
 
     model_config = ConfigDict(extra="ignore")  # of a newer release
 
-    pipeline: str
-    """Its name."""
-    run: str = ""
-    """Id of the run."""
+    pipeline: str  # its name
+    run: str = ""  # id of the run
     state: RunEnd
-    at: AwareDatetime
-    """When it ended."""
+    at: AwareDatetime  # when it ended
     why: dict[str, str] = {}
     """Of a failed one: what steps said, by step. Of one that was cancelled: what they had said before it."""
-    succeeded: AwareDatetime | None = None
-    """When a run last succeeded."""
-    failed_in_a_row: int = 0
-    """Runs that have failed since then."""
-    successes: list[AwareDatetime] = []
-    """When runs succeeded, the newest last, at least twelve hours apart."""
+    succeeded: AwareDatetime | None = None  # when a run last succeeded
+    failed_in_a_row: int = 0  # runs that have failed since then
+    successes: list[AwareDatetime] = []  # when runs succeeded, the newest last, at least twelve hours apart
 
     @classmethod
     def ended(cls, pipeline: str, state: RunEnd, why: Mapping[str, str], otherwise: str, at: datetime) -> PipelineRun:
         """A run that has just ended.
 
         Args:
-            pipeline: Its name.
-            state: How it ended.
-            why: What its steps have noted.
+            why: Reasons that the steps have noted, by step.
             otherwise: The reason if no step has noted one, as when it ran out of memory.
-            at: Now.
         """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_notes.run_id()
@@ -75,14 +64,15 @@ class PipelineRun(BaseModel):
 
     @property
     def failed(self) -> bool:
-        """Whether it did not reach its end, though nobody cancelled it."""
+        """Whether the run failed."""
         return self.state == RunEnd.FAILED
 
     @property
     def usual_interval(self) -> timedelta | None:
-        """How far apart two successes are at most, usually; None: there were too few to know.
+        """The usual longest time between two successes; None: there were too few to know.
 
-        The second largest of the last gaps: one outage is not usual, and a weekend without runs comes twice in them.
+        It is the second largest of the last gaps: one outage is not usual, and a weekend without runs occurs twice
+        among them.
         """
         if len(self.successes) <= _GAPS:
             return None
@@ -90,11 +80,7 @@ class PipelineRun(BaseModel):
         return sorted(gaps)[-2]
 
     def write(self, runs: Path) -> None:
-        """Keep it as the newest run of its pipeline. Kept again by a retry of the last step, it counts once.
-
-        Args:
-            runs: Folder with a file for each pipeline.
-        """
+        """Keep the run as the newest of its pipeline; a second write by a retried step counts once."""
         path = runs / f"{self.pipeline}.json"
         before = _read(path)
         known, retried = before or self, before is not None and bool(self.run) and before.run == self.run
@@ -118,9 +104,9 @@ class PipelineRun(BaseModel):
             now._overwrite(path)
 
     def _overwrite(self, path: Path) -> None:
-        """Write over a file that is there, in the room that it has: a full disk has none for another one.
+        """Overwrite the file within the blocks that it has: a full disk has no room for another one.
 
-        Not in one step. Whoever reads half of it takes it for no file at all.
+        This is not atomic; a reader ignores a half-written file.
         """
         room = max(path.stat().st_size, _BLOCK)
         shorter = self
@@ -139,11 +125,7 @@ class PipelineRun(BaseModel):
 
 
 def newest_runs(runs: Path) -> list[PipelineRun]:
-    """The newest run of each pipeline; one whose file can't be read is left out.
-
-    Args:
-        runs: Folder with a file for each; it may not be there.
-    """
+    """The newest run of each pipeline; files that can't be read are left out."""
     return [run for path in sorted(runs.glob("[!.]*.json")) if (run := _read(path)) is not None]
 
 

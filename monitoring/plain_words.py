@@ -1,4 +1,4 @@
-"""The names of verdicts, metrics and problems as people read them."""
+"""The words for verdicts, metrics and problems."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ LEFT_OUT = {
 
 
 def verdict(token: Any) -> tuple[str, str]:
-    """A verdict in words, and its tone; one that has no words is itself."""
+    """A verdict in words, and its tone; an unknown one is its own name."""
     return VERDICTS.get(str(token), (str(token), "open"))
 
 
 def gate(token: Any) -> tuple[str, str]:
-    """The gate's decision, likewise."""
+    """The gate's decision in words, and its tone."""
     return GATES.get(str(token), (str(token), "open"))
 
 
@@ -71,7 +71,7 @@ def confidence(verdict: Mapping[str, Any]) -> str:
 
 
 def hours_or_minutes(hours: float, needed: float) -> str:
-    """A time beside the one that is needed, which says whether both are in hours or in minutes."""
+    """A time in the unit, hours or minutes, that suits the time that is needed."""
     return f"{60 * hours:,.1f}" if 0 < needed < 1 else f"{hours:,.1f}"
 
 
@@ -84,19 +84,14 @@ def duration(seconds: float) -> str:
 
 
 def account(arm: str, arms: Collection[str]) -> str:
-    """Whose money an account is.
-
-    Args:
-        arm: Of the account.
-        arms: Of all accounts: only where there are users outside of all experiments, they are part of the whole.
-    """
+    """The owner of an account; users outside all experiments have one only if `arms`, of all accounts, has them."""
     if arm == ALL_ARMS:
         return "all arms and users outside" if OUTSIDE in arms else "all arms"
     return "users outside" if arm == OUTSIDE else arm
 
 
 def moved(users: int) -> str:
-    """That users are in several arms, in words; empty: none is."""
+    """Says that users are in several arms; empty if none is."""
     if not users:
         return ""
     who, are = ("user", "is") if users == 1 else ("users", "are")
@@ -107,22 +102,17 @@ def moved(users: int) -> str:
 
 
 def heavy(arm: str, share: float) -> str:
-    """That a user makes much of an arm's decisions, in words that do not name it.
-
-    Args:
-        arm: Of the user.
-        share: The user's, of the arm's decisions.
-    """
+    """Says that one user makes this share of an arm's decisions, without naming the user."""
     return f"one user makes {share:.0%} of the decisions of {arm} and counts as {HEAVIEST:g} typical users"
 
 
 def left_out(reason: str) -> str:
-    """Why decisions do not count, in words."""
+    """The reason for which decisions do not count, in words."""
     return LEFT_OUT.get(reason, reason.replace("_", " "))
 
 
 def metric(name: str) -> str:
-    """The name of a metric of a model, in words."""
+    """The name of a model's metric, in words."""
     return METRICS.get(name, name.replace("_", " ").capitalize())
 
 
@@ -138,12 +128,7 @@ def of_arms(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def named(metric_name: str, unit: str) -> str:
-    """A metric and its unit: `clicks per decision`; `cost per decision, EUR`; `gain per cost, EUR per EUR`.
-
-    Args:
-        metric_name: As an experiment file says it.
-        unit: Of the metric.
-    """
+    """A metric and its unit: `clicks per decision`; `cost per decision, EUR`; `gain per cost, EUR per EUR`."""
     what, _, per = metric_name.partition("_per_")
     above, _, below = unit.partition(" per ")
     if above.startswith(what):

@@ -1,8 +1,8 @@
-"""One page that says what a run did: report.html beside its summary.json, self-contained, nothing loaded from outside.
+"""Writes report.html of a run beside its summary.json: self-contained, nothing is loaded from outside.
 
     render(Path("runs/latest"))
 
-A section is drawn from what the run left behind and left out when that is absent: half a run still gives a page.
+A section without data is left out: half a run still gives a page.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _page(run_dir: Path) -> Json:
 
 
 def _headline(experiment: Json, gate: Json) -> Json:
-    """The one sentence on top: the verdict if there is one, else the gate's."""
+    """The sentence on top: the verdict if there is one, else the gate's."""
     if experiment.get("verdict"):
         words, tone = plain_words.verdict(experiment["verdict"])
         return {"words": words, "tone": tone, "reason": experiment.get("reason")}
@@ -94,7 +94,7 @@ def _best_epoch(summary: Json, metrics: Json) -> int | None:
 
 
 def _offline(challenger: Json, incumbent: Json) -> Json | None:
-    """Rows of metrics that have an interval, the incumbent beside the challenger when both were measured."""
+    """Rows of metrics that have an interval, of the arms that were measured."""
     arms = {"challenger": challenger} | ({"incumbent": incumbent} if incumbent else {})
     names = [name for name in challenger if f"{name}_ci" in challenger]
     if not names:
@@ -132,7 +132,7 @@ def _of_arm(gate: Json, name: str, arm: str) -> Any:
 
 
 def _has_interval(experiment: Json) -> bool:
-    """Whether the lift has any; of a figure alone there is nothing to draw."""
+    """Whether the lift has an interval: a figure alone is not drawn."""
     known = [experiment.get(name) for name in ("lift_ci", "lift_ci_fixed")]
     return experiment.get("lift") is not None and any(one and None not in one for one in known)
 
@@ -160,7 +160,6 @@ def _experiment(experiment: Json, primary: str) -> Json | None:
 
 
 def _budget(arms: Json) -> Json | None:
-    """Every arm's ledger, and the total for the tile."""
     if not arms:
         return None
     totals = {name: sum(arm.get(name) or 0.0 for arm in arms.values()) for name in ("limit", "spent")}
@@ -174,7 +173,7 @@ def _budget(arms: Json) -> Json | None:
 
 
 def _monitor(monitor: Json) -> Json | None:
-    """What the monitor found of both traffics, each with its columns' scores and its pages by Evidently."""
+    """Findings in both kinds of traffic, with the columns' scores and Evidently's pages."""
     periods = []
     for name in ("clean", "shifted"):
         if not (found := _section(monitor, name)):

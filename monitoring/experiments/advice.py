@@ -1,7 +1,7 @@
 """Advice to the owner of an experiment: one headline, the reason, and a command to copy.
 
-The order is that of the stage machine: what is over stays over, then what a person did, then what makes figures void,
-then what the ramp does by itself.
+The order is that of the stage machine: what is over, then what a person did, then what voids the figures, then what the
+ramp does by itself.
 """
 
 from __future__ import annotations
@@ -21,23 +21,16 @@ _NOTHING = "no decision of it is in the log yet; on a cluster, routers export th
 
 @dataclass(frozen=True)
 class Standing:
-    """What advice follows from.
+    """Facts from which the advice follows.
 
     Attributes:
         experiment: Its file.
-        state: Where it stands.
-        step: What the ramp does next.
-        evidence: What is known; None: nothing yet.
-        requirements: What leaving the present stage takes.
-        last: The last move; None: there was none.
-        problem: Why file or log can't be read; None: they can.
-        commands: What to type for an action, as a person does it there: `start`, `run`, `promote` ...
-        last_kill: Why the kill switch was pulled last; None: it never was.
-        by_hand: Whether the stage of its file is in force, though nothing has happened to it.
-        settled: How far the incumbent's model server follows a promotion; None: there is none to follow.
-        short: Why its money does not last (`monitoring.experiments.money`); None: it does.
-        down: Whether its router is known not to run.
-        silence: That no decision has come for long (`monitoring.experiments.newest`); None: it is as usual.
+        requirements: To leave the present stage.
+        last: The last move.
+        last_kill: Reason of the last use of the kill switch.
+        by_hand: Whether the stage of the file is in force, since nothing has happened yet.
+        short: Why the money does not last (`monitoring.experiments.money`).
+        silence: Says that no decision has come for long (`monitoring.experiments.newest`).
     """
 
     experiment: Experiment
@@ -56,7 +49,7 @@ class Standing:
     silence: str | None = None
 
     def advice(self) -> Advice:
-        """What to do."""
+        """The first advice that applies."""
         found = (
             self._unreadable() or self._taken_back() or self._over() or self._off() or self._draft() or self._running()
         )
@@ -81,7 +74,7 @@ class Standing:
         return self._say("mend", "Mend what can't be used: until then nothing changes", self.problem, "alarm", "held")
 
     def _taken_back(self) -> Advice | None:
-        """Somebody has changed what the incumbent's server serves since a promotion, here or under an earlier salt."""
+        """The incumbent's server was changed since a promotion, here or under an earlier salt."""
         settled = self.settled
         if settled is None or settled["done"] or settled["reason"] != "Changed" or self.state.phase == "rolled back":
             return None
@@ -127,7 +120,7 @@ class Standing:
         return self._say("start", "Start it when you are ready", reason, "open", command="start")
 
     def _by_hand(self) -> Advice:
-        """Without a ramp, people set the stage, and the verdict is all that there is to say."""
+        """Without a ramp, a person sets the stage, so only the verdict gives advice."""
         evidence = self.evidence
         if evidence is None:
             reason = _NOTHING
@@ -187,7 +180,6 @@ class Standing:
         return self._say("wait", "Let it run: nothing is decided yet", reason, "open")
 
     def _ahead(self) -> list[str]:
-        """The stages to come."""
         stages = () if self.experiment.ramp is None else self.experiment.ramp.stages
         return [stage.stage for stage in stages if _after(stage.stage, self.state.phase)]
 

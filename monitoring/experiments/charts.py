@@ -13,27 +13,24 @@ _TICKS = 5
 
 
 class Track(NamedTuple):
-    """An interval on a line, as CSS places it: percent from the left."""
+    """An interval on a line, in percent from the left."""
 
     low: float
     width: float
     value: float
-    zero: float | None
-    """None: zero is not on the line."""
-    margin: float | None = None
-    """Of a guardrail: the harm that is accepted."""
+    zero: float | None  # None: zero is not on the line
+    margin: float | None = None  # of a guardrail: the harm that is accepted
 
 
 class Tick(NamedTuple):
     """A number on an axis."""
 
-    at: float
-    """Percent from the left, or from the top."""
+    at: float  # percent from the left, or from the top
     label: str
 
 
 class Look(NamedTuple):
-    """One look of the series: a strip of the chart that says its numbers to who points at it."""
+    """One look of the series: a strip of the chart with its numbers as a tooltip."""
 
     at: float
     width: float
@@ -49,12 +46,11 @@ class EffectChart(NamedTuple):
     x: list[Tick]
     y: list[Tick]
     looks: list[Look]
-    end: float
-    """Height of the newest value."""
+    end: float  # height of the newest value
 
 
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:
-    """From where to where a line goes that shows all of these, with some room."""
+    """Both ends of a line that shows all of these, with some room."""
     ends = [end for interval in intervals if interval for end in interval if end is not None]
     ends += [other for other in others if math.isfinite(other)]
     low, high = min(ends, default=-1.0), max(ends, default=1.0)
@@ -65,7 +61,7 @@ def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -
 def track(
     interval: Sequence[float | None] | None, value: float | None, span: tuple[float, float], margin: float | None = None
 ) -> Track | None:
-    """Place an interval on a line; None: there is none."""
+    """Place an interval on a line; None: it has no ends."""
     if not interval or value is None or interval[0] is None or interval[1] is None:
         return None
 

@@ -1,8 +1,8 @@
-"""Everything known of an experiment, as one JSON-ready document: the fields of `view.experiment_view`.
+"""The document of an experiment, JSON-ready: the fields of `view.experiment_view`.
 
-Whoever shows an experiment (the page, `mtorl experiment status`, the gauges, the operator) reads this and
-nothing else. Times are ISO times in UTC, shares are between 0 and 1, money is in currency units; what is not known is
-null. The salt is not in it: who knows it can tell every user's arm.
+The page, `mtorl experiment status`, the gauges and the operator read this and nothing else. Times are ISO times in UTC,
+shares are between 0 and 1, money is in currency units; null is unknown. The salt is not in it: with the salt, every
+user's arm can be computed.
 """
 
 from __future__ import annotations
@@ -24,37 +24,32 @@ Action = Literal[
 
 
 class Advice(TypedDict):
-    """What should I do?"""
+    """The next action for the owner."""
 
     action: Action
     condition: Condition
     headline: str
     reason: str
     tone: Tone
-    command: str | None
-    """To copy; null: there is none."""
+    command: str | None  # to copy; null: there is none
 
 
 class Step(TypedDict):
-    """A phase that the experiment was in, is in, or may come to, in their order."""
+    """A phase of the experiment, past or to come; steps are in order."""
 
     phase: str
     place: Literal["past", "skipped", "here", "ahead"]
     """skipped: a stage of the ramp before the present one, at which it never was, since a person moved it on."""
-    since: str | None
-    """When it was entered last."""
-    challengers: float | None
-    """Share of the users who get a challenger; null: of a phase that is no stage."""
-    hours: float | None
-    """That it lasts at least; null: the ramp says nothing of it."""
+    since: str | None  # when it was entered last
+    challengers: float | None  # share of the users who get a challenger; null: of a phase that is no stage
+    hours: float | None  # that it lasts at least; null: the ramp says nothing of it
     users: int | None
 
 
 class Need(TypedDict):
-    """One of the things that leaving a stage takes."""
+    """A condition for leaving a stage."""
 
-    kind: str
-    """hours, users, fallback_ratio, latency_seconds, or counted_hours (of decisions that count; a verdict's)."""
+    kind: str  # hours, users, fallback_ratio, latency_seconds, or counted_hours (of decisions that count; a verdict's)
     arm: str | None
     found: float
     needed: float
@@ -63,17 +58,14 @@ class Need(TypedDict):
 
 
 class Next(TypedDict):
-    """What happens next, and when."""
+    """The next phase, and when it comes."""
 
-    to: str | None
-    """The next phase, if it goes on by itself; null: that depends on what is found, or on a person."""
+    to: str | None  # the next phase, if it goes on by itself; null: that depends on what is found, or on a person
     words: str
     waits: list[str]
     needs: list[Need]
-    not_before: str | None
-    """null: that time is past, or nobody knows it."""
-    expected: str | None
-    """At the rate so far, if that is later; null: it is not, or can't be told."""
+    not_before: str | None  # null: that time is past, or nobody knows it
+    expected: str | None  # at the rate so far, if that is later; null: it is not, or can't be told
 
 
 class ArmPlan(TypedDict):
@@ -81,14 +73,12 @@ class ArmPlan(TypedDict):
 
     name: str
     weight: float
-    share: float
-    """Of the users, now."""
-    answers: str
-    """Where its decisions come from, in words."""
+    share: float  # of the users, now
+    answers: str  # where its decisions come from, in words
 
 
 class Plan(TypedDict):
-    """The decision plan: what was agreed on before anything was seen."""
+    """The decision plan, as agreed before the start."""
 
     owner: str
     start: str | None
@@ -98,21 +88,19 @@ class Plan(TypedDict):
     unit: str
     layer: str
     layer_part: list[float]
-    holdout: float
-    """Share of the users who are in no arm."""
+    holdout: float  # share of the users who are in no arm
     arms: list[ArmPlan]
     minimum_effect: float | None
     """By which share the primary metric must be larger to be worth finding; null: nobody said."""
     covariates: dict[str, Any] | None
     """What is known of users beforehand and makes intervals narrower, as the file has it."""
-    metrics: dict[str, Any]
-    """As the file has them: primary, secondary, guardrails, outcome_hours."""
+    metrics: dict[str, Any]  # as the file has them: primary, secondary, guardrails, outcome_hours
     ramp: dict[str, Any] | None
     budgets: list[dict[str, Any]]
 
 
 class Spend(TypedDict):
-    """What an arm has spent of one account in its present period; arm "*": all of them together."""
+    """Spend of an arm from one account in its present period; arm "*": all of them together."""
 
     arm: str
     campaign: str
@@ -131,17 +119,16 @@ class ChannelMix(TypedDict):
 
 
 class ArmTraffic(TypedDict):
-    """All decisions of an arm, whether they count or not."""
+    """All decisions of an arm, also those that do not count."""
 
     decisions: int
     exposures: int
     fallbacks: int
-    channels: dict[str, ChannelMix]
-    """By the channel that was decided on."""
+    channels: dict[str, ChannelMix]  # by the channel that was decided on
 
 
 class Traffic(TypedDict):
-    """What the decision log says of the arms."""
+    """Decisions of the arms in the decision log."""
 
     first: str | None
     last: str | None
@@ -151,23 +138,19 @@ class Traffic(TypedDict):
 
 
 class Newest(TypedDict):
-    """The newest decision of the experiment in its log, of whatever stage and arm."""
+    """The newest decision of the experiment in its log, of any stage and arm."""
 
     at: str
-    age_seconds: float
-    """When the log was read."""
-    longest_seconds: float
-    """The longest time without a decision in the week before it, to the minute."""
-    silence: str | None
-    """In words, that nothing has come for long; null: it is no longer than usual."""
+    age_seconds: float  # when the log was read
+    longest_seconds: float  # the longest time without a decision in the week before it, to the minute
+    silence: str | None  # in words, that nothing has come for long; null: it is no longer than usual
 
 
 class Settled(TypedDict):
     """How far the incumbent's model server follows a promotion, or its rollback."""
 
     done: bool
-    reason: str
-    """In one word: those of an object's condition `Settled`."""
+    reason: str  # in one word: those of an object's condition `Settled`
     words: str
 
 
@@ -185,41 +168,31 @@ class Happened(TypedDict):
 
 
 class View(TypedDict):
-    """All that is known of an experiment."""
+    """The whole document."""
 
     document_version: Literal[1]
-    looked: str
-    """When the log was read."""
+    looked: str  # when the log was read
     name: str
     hypothesis: str | None
     version: str
-    problem: str | None
-    """Why the file or the log can't be read; null: they can."""
+    problem: str | None  # why the file or the log can't be read; null: they can
     advice: Advice
     phase: str
-    since: str | None
-    """When its time at this phase began to count."""
-    enabled: bool
-    """false: the kill switch is on, by a command or in the file."""
+    since: str | None  # when its time at this phase began to count
+    enabled: bool  # false: the kill switch is on, by a command or in the file
     in_force: bool | None
     """Whether routers have what follows from file and history; null: none has asked lately, so nobody knows."""
-    settled: Settled | None
-    """Of a promotion; null: there was none, or nobody follows it for the model servers."""
+    settled: Settled | None  # of a promotion; null: there was none, or nobody follows it for the model servers
     steps: list[Step]
     next: Next
     plan: Plan
     verdict: dict[str, Any] | None
     """As `monitoring.verdict.verdict` gives it, perhaps with `segments`; null: nobody has decided yet."""
-    long_term: LongTerm | None
-    """Of a promotion, against the holdout; null: nobody was promoted, or nobody is held out."""
-    unit: str
-    """Of the primary metric."""
-    units: dict[str, str]
-    """Of each metric of the file."""
-    currency: str
-    """Of spend and budgets."""
+    long_term: LongTerm | None  # of a promotion, against the holdout; null: nobody was promoted, or nobody is held out
+    unit: str  # of the primary metric
+    units: dict[str, str]  # of each metric of the file
+    currency: str  # of spend and budgets
     spend: list[Spend]
     traffic: Traffic | None
-    newest: Newest | None
-    """null: no decision of it is in the log."""
+    newest: Newest | None  # null: no decision of it is in the log
     events: list[Happened]

@@ -1,10 +1,10 @@
 """The facts of experiments as Prometheus gauges, from the same documents as the page.
 
-    REGISTRY.register(ExperimentCollector(lambda: views))        # beside other metrics
+    REGISTRY.register(ExperimentCollector(lambda: views))        # with other metrics
     text = exposition(views)                                     # or alone, as `/metrics` of the page
 
-Labels are names of experiments, arms, metrics, stages and verdicts: what files name, never a user or a campaign. What
-is not known has no series, so that an alert on it does not fire on a zero.
+Labels are names from experiment files, never a user or a campaign. An unknown value has no series, so that an alert
+does not fire on a zero.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
     """All gauges in Prometheus' text format.
 
     Args:
-        views: What is known of the experiments.
-        leads: Whether the operator that exports them is the leader; None: it is not the operator that does.
+        leads: Whether the operator that exports them is the leader; None: the exporter is no operator.
     """
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))
@@ -36,10 +35,10 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
 
 
 class ExperimentCollector(Collector):
-    """Gives the gauges of what is known when it is asked.
+    """Collects the gauges at each scrape.
 
     Args:
-        views: Gives the documents; it must not look at a log, since Prometheus waits for it.
+        views: Returns the documents without reading a log: Prometheus waits for it.
     """
 
     def __init__(self, views: Callable[[], Sequence[View]]) -> None:
@@ -141,7 +140,7 @@ def _guardrails(view: View) -> Iterator[Sample]:
 
 
 def _money(figure: str) -> Callable[[View], Iterator[Sample]]:
-    """Of each arm and period, in the account that is widest: a campaign is no label."""
+    """Of each arm and period, the widest account: a campaign is no label."""
 
     def samples(view: View) -> Iterator[Sample]:
         for spend in view["spend"]:

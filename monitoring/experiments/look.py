@@ -28,16 +28,14 @@ def look(
     spend: Sequence[Spend] | None = None,
     budget_per_decision: float | None = None,
 ) -> Known | None:
-    """What is known now; None: nobody has decided anything yet.
+    """All that the log says now; None: it holds no decision.
 
     Args:
         log: Of the whole experiment, shadows included.
         experiment: As it is in force.
-        gain: What "gain_per_decision" means.
         since: When its time at this stage began, seconds since 1970.
-        now: Seconds since 1970.
-        spend: What a ledger says of each account; None: the log has to say it.
-        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict.verdict`).
+        spend: From a ledger; None: the log has to say it.
+        budget_per_decision: Of a replay (`monitoring.verdict.verdict`).
 
     Raises:
         ExperimentError: A table that the verdict needs can't be used.
@@ -58,12 +56,7 @@ def look(
 
 
 def unsupported(known: Known, challenger: str) -> str | None:
-    """Why nothing at all is known of a challenger, good or bad; None: the log has decisions of it.
-
-    Args:
-        known: What a look has found.
-        challenger: Who might be promoted.
-    """
+    """Why the log says nothing of a challenger, good or bad; None: it has decisions of it."""
     if known.problem is not None:
         return f"its log can't be read, so nobody knows whether it wins: {known.problem}"
     arms = {} if known.traffic is None else known.traffic["arms"]

@@ -1,6 +1,6 @@
-"""Forecasts if the money of an experiment lasts for its next stages: without money, decisions are default actions.
+"""Forecasts whether the money of an experiment lasts for its next stages: without money, decisions are default actions.
 
-short_of_money(spend, started, experiment.ramp, state, now)      # in words; None: it lasts, as far as anybody can tell
+short_of_money(spend, started, experiment.ramp, state, now)      # in words; None: it lasts
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ _TOLD_AFTER = 24.0  # hours: a day has all hours of traffic
 def short_of_money(
     spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
 ) -> str | None:
-    """Say which total is nearly spent, or will be before its ramp is through at the rate so far.
+    """Name a total that is nearly spent, or will be before its ramp is through at the rate so far.
 
-    A budget with a period begins anew, and pacing sees to it that it lasts.
+    A budget with a period begins anew, and pacing makes it last.
 
     Args:
-        spend: Of each account.
-        started: When it left its draft, seconds since 1970; None: it has not.
-        ramp: Its stages; None: people set them.
-        state: Where it stands.
-        now: Seconds since 1970.
+        started: When it left its draft, seconds since 1970.
+        ramp: None: a person sets the stages.
     """
     if state.phase not in STAGES or started is None:
         return None
@@ -53,7 +50,7 @@ def short_of_money(
 
 
 def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
-    """That the present stage and those after it last at least."""
+    """Least hours that the present stage and those after it still take."""
     hours = 0.0
     for step in () if ramp is None else ramp.stages:
         if step.stage == state.phase and state.since is not None:

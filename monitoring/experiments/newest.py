@@ -1,10 +1,10 @@
-"""Age of the newest decision in the log, and if that is long for this experiment.
+"""Age of the newest decision in the log, and whether that is long for this experiment.
 
 newest = newest_of(log, experiment, now)        # None: there is none
-newest["silence"]                               # in words, if nothing has come for long; None: that is usual
+newest["silence"]                               # in words, if nothing has come for long
 
-How often somebody asks differs by a factor of a thousand between shops, and between a shop's noon and its night. So the
-time since is compared with the longest time without a decision in the week before: what is twice as long is not usual.
+Request rates differ by a factor of a thousand between shops, and between noon and night. So the age is compared with
+the longest time without a decision in the week before: twice as long is not usual.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ _COMPARED_DAYS = 7  # a shop that is closed on Sundays has one in it
 
 
 def newest_of(log: DecisionLog, experiment: Experiment, now: float) -> Newest | None:
-    """Find the newest decision of an experiment, of whatever stage and arm; None: there is none.
+    """Find the newest decision of an experiment, of any stage and arm; None: there is none.
 
     Args:
-        log: Of the whole experiment.
-        experiment: By name and salt.
-        now: Seconds since 1970. A decision from after that, of a clock that is ahead, says nothing.
+        now: Seconds since 1970. Later decisions, of a clock that is ahead, are ignored.
     """
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")
@@ -51,7 +49,7 @@ def newest_of(log: DecisionLog, experiment: Experiment, now: float) -> Newest | 
 
 
 def while_serving(newest: Newest | None, phase: str) -> Newest | None:
-    """Without a word on silence in a phase in which nobody has to ask: one that has not begun, or is over."""
+    """Without the silence in a phase without traffic: before the start or after the end."""
     if newest is None or phase in STAGES:
         return newest
     return Newest(**{**newest, "silence": None})

@@ -1,10 +1,10 @@
-"""One HTML file that says how experiments stand: nothing is loaded from outside, and nothing in it is trusted.
+"""One HTML file that shows experiments: nothing is loaded from outside, and nothing in it is trusted.
 
-    page([view])                          # to save, or to send to somebody: no script at all
-    page(views, refresh=10)               # as served: every ten seconds it asks for itself again
+    page([view])                          # to save or to send: no script
+    page(views, refresh=10)               # as served: reloads its content every ten seconds
 
-It reads documents of `view.experiment_view` alone. Names, hypotheses and reasons are what people typed: the template
-escapes all of it, and the page forbids itself every other source, script or request.
+It reads documents of `view.experiment_view` alone. Names, hypotheses and reasons are typed by people: the template
+escapes them, and the page's policy forbids every other source, script or request.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-_COLOURS = 8
-"""How many channels have a colour of their own in the style sheet."""
+_COLOURS = 8  # how many channels have a colour of their own in the style sheet
 
 
 def page(views: Sequence[View], *, refresh: float | None = None) -> str:
     """The page of some experiments.
 
     Args:
-        views: What is known of each.
-        refresh: Seconds after which the page asks for itself again, where it is served; None: it stays as it is.
+        refresh: Seconds between reloads of a served page; None: it stays as it is.
     """
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
     content = {
@@ -56,7 +54,7 @@ def page(views: Sequence[View], *, refresh: float | None = None) -> str:
 
 
 def content_policy(script: str) -> str:
-    """What the page may load: its own styles, and the one script that it has."""
+    """What the page may load: its own styles, and its script."""
     allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'"]
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -65,7 +63,7 @@ def content_policy(script: str) -> str:
 
 
 def moment(time: Any) -> str:
-    """An ISO time as people read it."""
+    """An ISO time for people."""
     return words.ABSENT if not time else f"{datetime.fromisoformat(str(time)):%Y-%m-%d %H:%M} UTC"
 
 
@@ -75,7 +73,7 @@ def phase(name: str) -> str:
 
 
 def _experiment(view: View, anchor: str) -> Json:
-    """Everything that the template reads of one experiment."""
+    """The template's content for one experiment."""
     verdict = view["verdict"] or {}
     challengers = verdict.get("challengers") or {}
     return {
@@ -114,7 +112,6 @@ def _experiment(view: View, anchor: str) -> Json:
 
 
 def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
-    """The figures that one looks for first."""
     tiles: list[Json] = []
     arms = verdict.get("arms") or {}
     users = verdict.get("users", 0)
@@ -226,7 +223,7 @@ def _arms(view: View, verdict: Mapping[str, Any]) -> list[Json]:
 
 
 def _accounts(view: View) -> list[Json]:
-    """Accounts of a budget one below the other, each with its bar."""
+    """Accounts of a budget, each with its bar."""
     rows, arms = [], {account["arm"] for account in view["spend"]}
     for account in view["spend"]:
         whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)

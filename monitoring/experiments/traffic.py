@@ -1,6 +1,6 @@
 """Channels and money of an experiment's arms, from the decision log: all decisions, whether they count or not.
 
-Those of users whose arm the file names are no arm's: their money is that of an account of their own.
+Users whose arm the file names belong to no arm: they have an account of their own.
 
 traffic_of(log, experiment)                 # channels that each arm decided on
 spend_of(log, experiment, now)              # cost against each account, where no ledger can be asked
@@ -24,12 +24,8 @@ from mtorl.policy.periods import period_at
 def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions of each arm by channel; None: there are none.
 
-    Those of randomised users, or, before anybody was randomised, those of the shadow: what the incumbent decided, and
-    what challengers would have.
-
-    Args:
-        log: Of the whole experiment, shadows included.
-        experiment: By name and salt.
+    Counted are randomised users or, before there are any, the shadow: decisions of the incumbent, and what challengers
+    would have decided.
     """
     named = {"name": experiment.name, "salt": experiment.salt}
     with database() as db:
@@ -71,13 +67,7 @@ def _counts(source: str, fault: str) -> str:
 
 
 def spend_of(log: DecisionLog, experiment: Experiment, now: float) -> list[Spend]:
-    """What the log says that each account's present period has cost; reservations are not in it.
-
-    Args:
-        log: Decisions and outcomes.
-        experiment: As it is in force.
-        now: Seconds since 1970.
-    """
+    """Cost in the log of each account's present period; reservations are not in it."""
     with database() as db:
         open_records(db, "decision", log.decisions).create_view("decision_log")
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")

@@ -1,8 +1,8 @@
-"""One document of all that is known of an experiment; pure: no clock, no files.
+"""Builds the document of an experiment; pure: no clock, no files.
 
     view = experiment_view(experiment, events, Known(verdict, evidence, traffic, spend), now)
 
-A laptop's command, an operator on a cluster and a test call it alike. The fields: `document.py`.
+The command line, the operator and tests call it alike. The fields: `document.py`.
 """
 
 from __future__ import annotations
@@ -57,24 +57,20 @@ _TOO_SOON = 0.01  # hours of a stage after which a rate can be told
 
 @dataclass(frozen=True)
 class Known:
-    """What a look at an experiment has found.
+    """Findings of a look at an experiment.
 
     Attributes:
-        verdict: As `monitoring.verdict.verdict.verdict_from_log` gives it; None: nobody has decided yet.
-        evidence: What follows from it for the present stage.
-        long_term: What a promotion has brought since, against the holdout; None: there is nothing to compare.
-        traffic: Channels of each arm.
-        newest: The newest decision in the log; None: there is none.
-        spend: Of each account.
-        in_force: Whether routers have what follows from file and history; None: nobody knows.
-        settled: Of a promotion: how far the incumbent's model server is; None: there is nothing to settle.
+        verdict: From `monitoring.verdict.verdict.verdict_from_log`; None: there is no decision yet.
+        evidence: For the present stage.
+        long_term: Effect of a promotion against the holdout.
+        in_force: Whether routers have what follows from file and history; None: unknown.
+        settled: Of a promotion: how far the incumbent's model server is.
         problem: Why the log, or the file, can't be read.
-        commands: What to type for an action (`monitoring.experiments.advice.Standing`).
-        by_hand: Whether people set the stage in a file without a ramp, which is in force as it is until something has
-            happened; an object begins as a draft, with or without one.
+        commands: The command for an action: `start`, `run`, `promote` ...
+        by_hand: Whether a person sets the stage in a file without a ramp, which is in force as it is until something
+            has happened; a resource begins as a draft, with or without a ramp.
         looked: When the log was read, seconds since 1970; None: just now.
-        router_runs: Whether the router runs; None: nobody can tell.
-        gain: Of the data set, with its units.
+        router_runs: None: unknown.
     """
 
     verdict: Mapping[str, Any] | None = None
@@ -94,13 +90,10 @@ class Known:
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
-    """Put together all that is known of an experiment.
+    """Build the document.
 
     Args:
-        experiment: Its file.
-        events: Of its history, all of them; those of another name or salt are not its own.
-        known: What was found out about it.
-        now: Seconds since 1970.
+        events: Of the history; those of another name or salt are ignored.
     """
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
@@ -160,7 +153,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
     """Whether no kill switch is on.
 
-    What is over has none. Of a file that can't be used, what is in force is shown, which is off for a draft.
+    What is over has none. A file that can't be used shows what is in force, which is off for a draft.
     """
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
@@ -168,7 +161,7 @@ def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
 
 
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
-    """Draft, the stages of the ramp and those that it was in besides, and how it ends."""
+    """Draft, the stages of the ramp, other stages that it was in, and the end."""
     entered = {str(event.to): event.at for event in moves}
     of_ramp = {} if experiment.ramp is None else {step.stage: step for step in experiment.ramp.stages}
     over = phase in OVER  # then, what was never reached is not on the way any more; what was skipped was
@@ -241,7 +234,7 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """When all that grows by itself will be there, at the rate so far; None: it can't be told."""
+    """When all that grows by itself will suffice, at the rate so far; None: unknown."""
     passed = (now - since) / 3600
     latest = now
     for one in needed:
@@ -329,7 +322,7 @@ def _plan(experiment: Experiment, serving: Experiment) -> Plan:
 
 
 def _answers(arm: Arm) -> str:
-    """Where its decisions come from; of an address only what is no secret."""
+    """Source of its decisions; an address without its secrets."""
     return ", ".join(_of_arm(arm))
 
 

@@ -1,7 +1,6 @@
-"""Serves the page of experiments, on a laptop and in the operator: read only, from what was looked at last.
+"""Serves the page of experiments, on a laptop and in the operator: read only, from the last look.
 
-    with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url:
-        ...
+    with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url: ...
 
 | path | what |
 |---|---|
@@ -9,8 +8,7 @@
 | /experiments.json | the documents |
 | /metrics | Prometheus gauges |
 
-Each client that reaches the port can read all of it: it is for one's own machine, or behind something that knows who
-asks.
+Each client that reaches the port can read all of it: keep it on one machine, or behind a proxy that authenticates.
 """
 
 from __future__ import annotations
@@ -49,10 +47,10 @@ def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], boo
     """The application, to which others may add routes.
 
     Args:
-        views: Gives the documents, without a look at a log; raises `Unavailable`.
-        host: Address that it listens at. At one of this machine alone, requests under another name are refused.
-        leads: Whether the operator that serves it is the leader: two of them would count each experiment twice.
-            None: it is no operator.
+        views: Returns the documents without reading a log; raises `Unavailable`.
+        host: Address that it listens at. A loopback address refuses requests under another name.
+        leads: Whether the operator that serves it is the leader (two would count each experiment twice); None: no
+            operator.
     """
     pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, other requests do not wait
 
@@ -96,7 +94,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def _own_name_alone(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuse a page of somebody else's whose name was made to point here."""
+    """Refuse a foreign page whose name was made to point here (DNS rebinding)."""
     if not _is_local(_host_of(request.headers.get("Host", ""))):
         raise web.HTTPForbidden(text="not under this name\n")
     return await handler(request)
@@ -104,12 +102,7 @@ async def _own_name_alone(
 
 @contextmanager
 def serving(app: web.Application, host: str, port: int) -> Iterator[str]:
-    """Serve an application in a thread of its own; gives the address.
-
-    Args:
-        app: The application.
-        host: Address to listen at.
-        port: 0 takes a free one.
+    """Serve an application in a thread; gives the address. Port 0 takes a free one.
 
     Raises:
         OSError: The port is taken, or the address is not this machine's.
@@ -135,7 +128,6 @@ def serving(app: web.Application, host: str, port: int) -> Iterator[str]:
 
 
 def _host_of(header: str) -> str:
-    """The name of a Host header, without its port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]

@@ -2,7 +2,6 @@
 
 comparison = Comparison(users, "challenger", stages, gain, None, alpha)
 comparison.lift("click_per_decision")
-comparison.lifts("click_per_decision", numbers)     # of the first so many users
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _SHORTEST = 1 / 60  # hours of a stage with a single decision
 
 
 class _Rows(NamedTuple):
-    """Of the users, those of both arms: their places among all, and codes of user, arm and stage, (R,)."""
+    """Rows of the users of both arms: their places among all, and codes of user, arm and stage, (R,)."""
 
     place: npt.NDArray[np.intp]
     user: npt.NDArray[np.int64]
@@ -52,8 +51,7 @@ class Comparison:
     gain: Gain
     budget_per_decision: float | None
     alpha: float
-    covariates: tuple[str, ...] = ()
-    """Columns of the users by which all lifts are adjusted."""
+    covariates: tuple[str, ...] = ()  # columns of the users by which all lifts are adjusted
 
     @cached_property
     def _rows(self) -> _Rows:
@@ -73,16 +71,16 @@ class Comparison:
 
     @cached_property
     def _told(self) -> Floats:
-        """Covariates of the rows, NaN where they are not known, (R, columns)."""
+        """Covariates of the rows, NaN if unknown, (R, columns)."""
         return self.users[list(self.covariates)].iloc[self._rows.place].to_numpy(np.float64)
 
     @cached_property
     def _known(self) -> Floats:
-        """Likewise, ready to be added up, (R, K)."""
+        """Standardised covariates, (R, K)."""
         return standardised(self._told)
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
-        """What the covariates bring, JSON-ready; None: there are none."""
+        """Effect of the covariates on the lift, JSON-ready; None: there are none."""
         if not self.covariates:
             return None
         user, known = self._rows.user, np.isfinite(self._told).any(1)
@@ -96,7 +94,7 @@ class Comparison:
         }
 
     def unbalanced(self, alpha: float) -> str | None:
-        """A covariate by which the arms' users differ more than the draw explains, at any look; None: none does."""
+        """A covariate by which the arms' users differ more than the draw explains, at any look."""
         for column, values in zip(self.covariates, self._told.T, strict=True):
             there = np.isfinite(values).astype(np.float64)
             value = standardised(values[:, None])[:, 0]
@@ -110,11 +108,11 @@ class Comparison:
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Run time of what the lift rests on: that of a stage counts as far as its decisions do.
+        """Run time of what the lift rests on: hours of a stage count as far as its decisions do.
 
         With the weight w of a stage in the lift and its hours h, (sum w)^2 / sum(w^2 / h), as Kish counts rows of
-        unequal weight: all the hours where each hour weighs alike, and hardly more than a day where a day at a large
-        stage outweighs the weeks before it.
+        unequal weight: all hours if each hour weighs alike, and hardly more than a day if a day at a large stage
+        outweighs the weeks before it.
         """
         sizes = self.users.groupby(["arm", "stage"], observed=True)[_DECISIONS].sum()
         if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
@@ -126,29 +124,23 @@ class Comparison:
         return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
-        """Of the metric of this name.
+        """The lift of a metric.
 
         Args:
-            name: Of the metric.
-            above: By which share the incumbent's is taken to be larger than it is: what the lift is above that.
+            above: Raises the incumbent's metric by this share: the lift is what exceeds that.
         """
         figures = self._figures(name)
         figures[self._rows.arm == 1, 0] *= 1.0 + above
         return self._compare(name, self._sums(figures))
 
     def lift_per_cost(self, primary: str) -> Lift:
-        """Of what the primary metric sums, per currency unit."""
+        """The lift of what the primary metric sums, per currency unit."""
         columns = self.users[[f"{primary}_numerator", f"{COST}_numerator"]].iloc[self._rows.place]
         sums = self._sums(figures_with(columns.to_numpy(np.float64), self._known))
         return compare(sums, alpha=self.alpha, sizes=self._decisions(sums.users.shape[-1]))
 
     def lifts(self, name: str, users: npt.NDArray[np.int64]) -> list[Lift]:
-        """The same of the first users alone, with all that they did at any stage.
-
-        Args:
-            name: Of the metric.
-            users: How many of `seen`, ascending.
-        """
+        """The lift of the first users alone (numbers of `seen`, ascending), with all that they did at any stage."""
         if not len(users):
             return []
         ends = np.searchsorted(self._rows.user, users)
@@ -163,7 +155,7 @@ class Comparison:
         return compare(sums, alpha=self.alpha, largest=largest, sizes=sizes)
 
     def _decisions(self, stages: int, end: int | None = None) -> Floats:
-        """Of the first rows, or of all of them, in each arm and so many stages, (A, S)."""
+        """Decisions of the first rows, or of all, by arm and stage, (A, S)."""
         place, _, arm, stage = (codes[:end] for codes in self._rows)
         decisions = self.users[_DECISIONS].to_numpy(np.float64)[place]
         found = np.bincount(arm * stages + stage, decisions, 2 * stages)
@@ -175,7 +167,7 @@ class Comparison:
         return Sums.of_rows(user[:end], arm[:end], stage[:end], figures, looks)
 
     def _figures(self, name: str, end: int | None = None) -> Floats:
-        """Of the rows of both arms, or of the first ones of them, (R, F)."""
+        """Figures of the rows of both arms, or of the first of them, (R, F)."""
         place, _, arm, stage = (codes[:end] for codes in self._rows)
         names = (name,) if self.budget_per_decision is None else dict.fromkeys((name, COST))
         read = [f"{metric}_{part}" for metric in names for part in ("numerator", "denominator")]
@@ -194,7 +186,7 @@ def figures_of(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
     """A metric's numerator and denominator of each user of one arm and stage, (U, 2).
 
     Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions as
-    the cost is worth.
+    the budget pays for.
     """
     numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
     if budget is not None and is_gain(name) and is_per_decision(name):

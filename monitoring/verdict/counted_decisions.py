@@ -1,31 +1,29 @@
 """Selects the decisions of an experiment that count, and counts the others by reason.
 
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
-of whichever arm fails less. Left out, and counted by reason:
+of the arm that fails less. Left out, and counted by reason:
 
-    other_experiment     of another experiment: another name, layer or salt, any of which splits the users anew
-    override             since the user first got an arm because the experiment file named it: somebody tries it out.
-                         What was decided before was randomised, and counts
+    other_experiment     another name, layer or salt, any of which splits the users anew
+    override             since the experiment file first named the user's arm
     outside              the user is not in the experiment's part of its layer
     holdout              the user is held out of all arms
-    not_randomised       everybody got the incumbent: kill switch, shadow
+    not_randomised       all users got the incumbent: kill switch, shadow
     other_model          before the arms had their newest models and exploration (`judged_models.py`)
     other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
                          so all arms are compared over the same time
     repeated             another decision on the same request and day counts: the last that exposes or else the first.
-                         The slower an arm is, the more callers give up on it and ask another router. What came of
-                         any of them counts with that one: such a caller knows, and reports of, the last
-    immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner looks better
-                         until they have
+                         The slower an arm is, the more callers retry at another router. Outcomes of any of them count
+                         with that one: such a caller knows, and reports of, the last
+    immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner would look
+                         better
     unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
                          spends sooner looks better until it is, and worse without its beginning
-    changed_period       in that day or hour the stage, the weights, the salt or the layer were changed: the arms' money
-                         was not the same. Where it isn't paced, after any edit: a raised amount gives more to the arm
-                         that has spent more by then
+    changed_period       in that day or hour stage, weights, salt or layer were changed: the arms' money differed.
+                         Without pacing, after any edit: a raised amount gives more to the arm that has spent more
     switched_off         in that day or hour the kill switch was used, for the same reason
 
-The last three only where a budget starts anew each day or hour. People use the switch, or go back a stage, when an arm
-does badly. So a verdict looks at both, with and without the decisions of the last two (`CHANGED`).
+The last three apply only if a budget starts anew each day or hour. People use the switch, or go back a stage, when an
+arm does badly. So a verdict looks at both, with and without the decisions of the last two (`CHANGED`).
 """
 
 from __future__ import annotations
@@ -47,21 +45,20 @@ if TYPE_CHECKING:
     import duckdb
 
 
-CHANGED = ("changed_period", "switched_off")
-"""Reasons for which days or hours are left out that may have been bad ones."""
+CHANGED = ("changed_period", "switched_off")  # reasons for which days or hours are left out that may have been bad ones
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Each arm's share of the users in every stage that randomises them, in the order of the ramp.
 
-    A kill switch that is pulled now does not change how the users in the log were split.
+    The present kill switch does not change how the users in the log were split.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
     return {stage: experiment.replace(enabled=True, stage=stage, promotion=None).shares() for stage in stages}
 
 
 class CountedDecisions(NamedTuple):
-    """What is in the tables `decision` and `repeat`."""
+    """The content of the tables `decision` and `repeat`."""
 
     left_out: dict[str, int]  # decisions, by reason
     models: JudgedModels
@@ -76,15 +73,10 @@ def count_decisions(
     """Make the tables `decision`, those of the period, and `repeat`.
 
     Of `decision`, those count whose `left_out` is null. A `repeat` does not count; its `opportunity` is the decision
-    that does instead.
-
-    Each table is made by itself and holds only what the next one needs: together, the sorts and joins of these steps
+    that does instead. Each table is made by itself, with only what the next one needs: together, these sorts and joins
     would be in memory at one time.
 
     Args:
-        db: Holds the view `decision_log`.
-        log: Which decisions, and their weights.
-        experiment: The experiment that is judged.
         segment: SQL of the segment of a `record`; empty: it has none.
     """
     find_overridden(db, experiment.name, experiment.salt)
@@ -141,7 +133,7 @@ def count_decisions(
 
 
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Make the table `record`: of each decision of the period what the next steps ask for.
+    """Make the table `record`: of each decision of the period what the next steps need.
 
     A `unit` is the hash of a user, and a `decision_id` here that of a decision: each takes 8 bytes, which saves time in
     joins, and of ten million no two have the same, but once in 400,000 logs.
@@ -187,7 +179,7 @@ def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
-    """Stages and shares, as decisions tell them, that are not those of the experiment file; older ones tell none."""
+    """Stages and shares of decisions that differ from the experiment file's; older decisions lack shares."""
     wanted = shares_of_stages(experiment)
     told = db.execute(
         """SELECT DISTINCT stage, shares
@@ -203,7 +195,7 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 
 
 def _bounds(experiment: Experiment) -> tuple[str, str] | None:
-    """SQL: when the budget period of a decision began, and when it ends; None if no budget has one.
+    """SQL of the start and end of a decision's budget period; None if no budget has one.
 
     A campaign's decisions go by the longest period of the budgets that they draw on. Without any, a decision is a
     period of its own.
@@ -240,23 +232,23 @@ def sql_text(value: str) -> str:
 
 
 def matures(experiment: Experiment, time: str) -> str:
-    """SQL: when the outcomes of a decision of that time are all known, as far as they count."""
+    """SQL of the time at which all outcomes that count of a decision of that time are known."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
 
 
 def _changed(experiment: Experiment) -> str:
-    """SQL: whether anything was changed within a budget period that makes the arms' money differ."""
+    """SQL: whether a change within a budget period made the arms' money differ."""
     paced = all(budget.pacing is not None for budget in experiment.budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
     return " OR ".join([*(f"min({name}) <> max({name})" for name in names), "bool_or(split_otherwise)"])
 
 
 def _unfair_period(experiment: Experiment) -> str:
-    """SQL: cases in which a decision, or the budget period that it belongs to, does not count yet or at all.
+    """SQL: cases in which a decision, or its budget period, does not count yet or at all.
 
-    A total without an end has no whole periods: where it isn't paced, an arm that spends sooner looks better until the
-    other has spent as much.
+    A total without an end has no whole periods: without pacing, an arm that spends sooner looks better until the other
+    has spent as much.
     """
     cases = []
     if _bounds(experiment) is not None:

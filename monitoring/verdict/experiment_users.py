@@ -1,11 +1,11 @@
-"""The users of an experiment: what each has added to every metric, in each stage and arm, read from the decision log.
+"""The users of an experiment: their sums for every metric, in each stage and arm, read from the decision log.
 
     with experiment_users(log, experiment, gain) as found:
         users = found.users()                   # of the decisions that count (`counted_decisions.py`)
         others = found.users(changed=True)      # also those of days on which the stage was changed, or the switch used
 
-A log of ten million decisions does not fit into memory: DuckDB keeps its tables in a file, for as long as the block
-lasts, and a frame has numbers and codes alone.
+A log of ten million decisions does not fit into memory: DuckDB keeps its tables in a file while the block lasts, and a
+frame has numbers and codes alone.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     import duckdb
 
 
-NAMED_SHARE = 0.05
-"""Share of an arm's decisions from which on a user is named."""
+NAMED_SHARE = 0.05  # share of an arm's decisions from which on a user is named
 
 
 class HeavyUser(NamedTuple):
-    """A user who makes so many of an arm's decisions that people should know it: a probe, a bot, a shared id."""
+    """A user with so many of an arm's decisions that it is reported: a probe, a bot, a shared id."""
 
     arm: str
     user: str
@@ -55,13 +54,13 @@ class Users(NamedTuple):
 
     Attributes:
         rows: One a user and stage: `unit` (a number), `stage`, `arm`, the sums of its decisions, and its covariates.
-            Users are in the order of their arrival, and each user's rows follow each other. Whoever was in several arms
-            of a stage is missing there. What is compared has the user's `weight` (`heavy_users.py`):
-            numerators, denominators, outcomes by age. The totals `decisions`, `gain` and `cost` are those of the log.
+            Users are in the order of their arrival, and each user's rows follow each other. Users in several arms of a
+            stage are missing there. What is compared (numerators, denominators, outcomes by age) has the user's
+            `weight` (`heavy_users.py`). The totals `decisions`, `gain` and `cost` are those of the log.
         heavy: Users with a weight below 1 and `NAMED_SHARE` of their arm's decisions, the heaviest first.
-        arms: What the decisions of these rows are in all, by arm.
-        crossed: Users who were in several arms of a stage.
-        all_users: Users, those included.
+        arms: Decisions of these rows in all, by arm.
+        crossed: Users in several arms of a stage.
+        all_users: Users, including those.
         late: Outcomes that came too late to count.
     """
 
@@ -73,7 +72,7 @@ class Users(NamedTuple):
     late: int
 
     def counts(self) -> UserCounts:
-        """How many these are: what every figure of users says."""
+        """How many users these are."""
         of_arms = self.rows[["unit", "arm"]].drop_duplicates()
         again = of_arms["unit"].duplicated()
         return UserCounts(
@@ -84,13 +83,12 @@ class Users(NamedTuple):
 
 
 class UserCounts(NamedTuple):
-    """How many users count. A user is one, however many stages it was in.
+    """Numbers of users that count. A user is one, in however many stages.
 
     Attributes:
-        in_all: Of all arms together.
-        of_arms: Of each arm. Who got the challenger at a later stage than the incumbent is in both: the arms are
-            compared within each stage.
-        moved: How many are in more than one arm for that reason.
+        of_arms: A user who got the challenger at a later stage than the incumbent is in both: the arms are compared
+            within each stage.
+        moved: Users in more than one arm for that reason.
     """
 
     in_all: int
@@ -100,21 +98,16 @@ class UserCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class ExperimentUsers:
-    """What a verdict is reached on, while the tables are there."""
+    """The decisions of a verdict, while their tables exist."""
 
     counted: CountedDecisions
-    covariates: tuple[str, ...]
-    """Columns of the rows with what is known of a user beforehand; null, where nothing is."""
+    covariates: tuple[str, ...]  # columns of the rows with what is known of a user beforehand; null, where nothing is
     _db: duckdb.DuckDBPyConnection
     _sums: str  # SQL: of a unit
     _by: str  # SQL: what else than unit, stage and arm has a row of its own
 
     def users(self, changed: bool = False) -> Users:
-        """Add up the decisions that count.
-
-        Args:
-            changed: Whether decisions count that are left out as `CHANGED` else.
-        """
+        """Add up the decisions that count; with `changed`, also those that `CHANGED` leaves out."""
         counted = f"(FROM judged {'' if changed else 'WHERE NOT changed'})"
         self._db.execute(
             f"""CREATE OR REPLACE TABLE crossed AS
@@ -157,12 +150,7 @@ class ExperimentUsers:
 
 
 def _weigh(rows: pd.DataFrame, within: list[str]) -> None:
-    """Give each user its `weight`, and what is compared of it that weight.
-
-    Args:
-        rows: To be changed.
-        within: Columns that say which users are compared with each other.
-    """
+    """Add each user's `weight` to the rows, and apply it; users are compared with others of the columns `within`."""
     decisions = rows["decisions"].to_numpy(np.float64)
     others = rows.groupby(within, observed=True, dropna=False)["decisions"]
     typical = others.transform("median").to_numpy(np.float64)
@@ -179,15 +167,12 @@ def _weigh(rows: pd.DataFrame, within: list[str]) -> None:
 def experiment_users(
     log: DecisionLog, experiment: Experiment, gain: Gain, segment: str = ""
 ) -> Iterator[ExperimentUsers]:
-    """Read the decisions that count, with what came of them.
+    """Read the decisions that count, with their outcomes.
 
-    Both logs are delivered at least once, so of several records with one id the one that counts is taken. Of every
-    metric that the experiment names, and of the cost, a row has the two sums; its gain is that of the primary metric.
+    Both logs are delivered at least once: of several records with one id, the one that counts is taken. A row has the
+    two sums of the cost and of every metric that the experiment names; its gain is that of the primary metric.
 
     Args:
-        log: Decisions and outcomes.
-        experiment: The experiment that is judged.
-        gain: What "gain_per_decision" means.
         segment: SQL of the segment of a `record`: a user then has a row for each, with its `segment`.
 
     Raises:

@@ -4,9 +4,8 @@
     plan_with(seen, experiment, effect=0.05)                   # users, days, money (mtorl.experiment.inference.plan)
 
 All of the incumbent's decisions count whose outcomes are known by now: in the shadow, in a stage, or of users outside;
-but no decision of a user since the file first named its arm. An experiment whose lift is adjusted by the users' past
-is planned as if it had begun in the middle of the log's time: the first half is the past, and the second half is what
-users did then.
+but no decision of a user since the file first named its arm. With covariates from the users' past, the plan takes the
+middle of the log's time for the beginning of the experiment: the first half is the past.
 """
 
 from __future__ import annotations
@@ -32,32 +31,23 @@ if TYPE_CHECKING:
     import duckdb
 
 
-_WHOLE_DAY = 0.9
-"""Of a day, from its first decision to its last: a log of less does not say how many users come on one."""
+_WHOLE_DAY = 0.9  # of a day, from its first decision to its last: a log of less does not say how many users come on one
 
 
 class IncumbentUsers(NamedTuple):
-    """The incumbent's users, and their decisions, in the time that the log covers, or in its second half."""
+    """The incumbent's users, and their decisions, in the time of the log, or in its second half."""
 
     population: Population
     decisions: int
     cost_per_decision: float
     days: float
-    unit: str
-    """Of the primary metric."""
-    covariates: tuple[str, ...] = ()
-    """What is known of them beforehand."""
-    past_days: float = 0.0
-    """Of the log, before that time."""
+    unit: str  # of the primary metric
+    covariates: tuple[str, ...] = ()  # what is known of them beforehand
+    past_days: float = 0.0  # of the log, before that time
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
-    """Add up what came of the incumbent's decisions, by user.
-
-    Args:
-        log: Decisions and outcomes.
-        experiment: By its name; its primary metric counts.
-        gain: What "gain_per_decision" means.
+    """Add up the outcomes of the incumbent's decisions, by user.
 
     Raises:
         ExperimentError: The table of the experiment's covariates can't be used.
@@ -130,7 +120,7 @@ def _what_is_known(
     first: datetime | None,
     last: datetime | None,
 ) -> tuple[tuple[str, ...], datetime | None]:
-    """The covariates in the table `known`, and when what they are to explain begins."""
+    """The covariates in the table `known`, and the beginning of the time that they are to explain."""
     if experiment.covariates is None or first is None or last is None:
         return (), first
     half = max(last - first, timedelta(0)) / 2
@@ -146,20 +136,18 @@ def _quoted(name: str) -> str:
 def plan_with(
     seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
 ) -> dict[str, Any] | None:
-    """What it takes to find an effect; None: more users than anybody waits for.
+    """Requirements for finding an effect; None: more users than a plan may have.
 
     Args:
-        seen: The incumbent's users.
-        experiment: Which comparisons share its alpha, and how long it runs at least.
         effect: By how much the challenger's metric is larger, as a share of the incumbent's.
         share: Of the users who get the challenger.
-        users_a_day: Users who come on a day; 0: as many new ones as were seen, in a day at least.
+        users_a_day: 0: as many new users as were seen, in a day at least.
 
     Returns:
-        A JSON-ready dict: users of all arms, days (None: not known), decisions, cost (currency units), power and runs
-        of the played experiments, alpha of the comparison, and what was seen. `adjustment` has, where the file has
-        covariates, their names, the share of the variance that they explain, of which share of the users anything is
-        known, and under `without` the same figures without them (None: more users than anybody waits for).
+        A JSON-ready dict: users of all arms, days (None: unknown), decisions, cost (currency units), power and runs of
+        the played experiments, alpha of the comparison, and what was seen. With covariates, `adjustment` has their
+        names, the share of the variance that they explain, the share of users with any known, and under `without` the
+        same figures without them.
 
     Raises:
         ValueError: the log says too little, or an argument makes no sense.

@@ -1,12 +1,10 @@
 """Finds the models that a verdict is about: the newest of each arm, and only since no other one decided.
 
-A model that is promoted or rolled back in mid-experiment makes two policies of one arm. The newest is what people ask
-about: it serves now, and would be shipped. Judged is what was decided after the last decision of any other model of
-any arm, so that all arms are compared over the same time. A decision without a model (a fallback) counts by its time.
-One from the future, of a clock that was ahead, is not the newest.
-A model is known by its digest or, where an arm does not give one, by name and version; one that says nothing of itself
-can't be told from another. Exploration is a part of the policy: the same model with another share or scope is another
-one.
+A model that is promoted or rolled back in mid-experiment makes two policies of one arm. The newest serves now, and
+would be shipped. Judged are decisions after the last one of any other model of any arm, so that all arms are compared
+over the same time. A decision without a model (a fallback) counts by its time; one from the future, of a clock that was
+ahead, is not the newest. A model is identified by its digest or, without one, by name and version. Exploration is a
+part of the policy: the same model with another share or scope is another one.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class JudgedModels(NamedTuple):
-    """The newest models of an experiment, and since when they alone decide."""
+    """The newest models of an experiment, and the time since when they alone decide."""
 
     digests: dict[str, str]  # by arm; of a model without one, name and version
     since: datetime | None  # the last decision of any other model or exploration; None: there is none
 
     @property
     def said(self) -> str:
-        """What to add to a verdict's reason."""
+        """An addition to a verdict's reason."""
         if self.since is None:
             return ""
         at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
@@ -39,12 +37,7 @@ class JudgedModels(NamedTuple):
 
 
 def judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
-    """Find the newest model of each arm in the table `record`.
-
-    Args:
-        db: Where the table is: decisions with `digest` and `exploration`.
-        experiment: The experiment that is judged.
-    """
+    """Find the newest model of each arm in the table `record`: decisions with `digest` and `exploration`."""
     rows = db.execute(
         """WITH answered AS (
             SELECT arm, digest, exploration, decided, (decided, decision_id) AS place FROM record

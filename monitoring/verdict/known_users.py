@@ -2,13 +2,12 @@
 
     names = find_known(db, log, experiment, kinds)      # the table `known`: unit, and a column of each name
 
-**The past** is what a user did in the same log before its first decision at a stage with challengers, in whatever
-experiment that was: at the stage shadow everybody has the incumbent, and another experiment splits users independently.
-Of these decisions the outcomes count that were known by then. One that came later may depend on the arm already.
+**The past** is what a user did in the same log before its first decision at a stage with challengers, in any
+experiment: at the stage shadow all users have the incumbent, and another experiment splits users independently. Of
+these decisions the outcomes count that were known by then: a later one may depend on the arm.
 
-**A table** holds whatever else is known, such as what the incumbent's model forecasts. Nobody can see in it that a
-number was known beforehand. One that was not differs between the arms sooner or later, which the verdict looks for
-(`Comparison.unbalanced`).
+**A table** holds other facts, such as a forecast of the incumbent's model. A number in it that was not known beforehand
+differs between the arms sooner or later, which the verdict looks for (`Comparison.unbalanced`).
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from mtorl.log.records import each_record
 if TYPE_CHECKING:
     import duckdb
 
-PREFIX = "known:"
-"""Of a covariate's column."""
+PREFIX = "known:"  # of a covariate's column
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
             "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")  # fmt: skip
 
@@ -42,14 +40,13 @@ def find_known(
     kinds: Iterable[str],
     begins: datetime | None = None,
 ) -> tuple[str, ...]:
-    """Make the table `known`; its columns, none if nothing is known.
+    """Make the table `known`; returns its columns, none if nothing is known.
 
     Args:
         db: Holds the views `decision_log` and `outcome_log` and, of both, the ids that come more than once.
         log: Its period does not bound the past.
-        experiment: Whose users, and what is known of them.
         kinds: Outcomes whose sums in the past are covariates.
-        begins: When the past of everybody ends, for an experiment that is only planned; None: when each meets an arm.
+        begins: End of the past of all users, for a plan; None: when each meets an arm.
 
     Raises:
         ExperimentError: The table can't be used.

@@ -1,12 +1,12 @@
-"""Long-run effect of a promotion: the promoted policy, less what the holdout keeps.
+"""Long-run effect of a promotion: the promoted policy, less the policy that the holdout keeps.
 
-    long_term_effect(log, experiment, gain)      # the experiment as it is in force; None: nobody was promoted
+    long_term_effect(log, experiment, gain)      # the experiment as it is in force; None: nothing was promoted
 
 It is the verdict on another experiment, of the same users, that began with the promotion: the promoted policy is its
-incumbent, and those who are held out are its challenger, with their share for its weight. So the same decisions count,
-with outcomes of the same age, whole budget periods and the newest model of either; the interval is always valid, at the
-experiment's alpha, and users have to be split as configured. Users outside the experiment's part of its layer are in
-neither. Nothing is adjusted: what users did before the promotion, the experiment has shaped.
+incumbent, and the holdout is its challenger. So the same decisions count, with outcomes of the same age, whole budget
+periods and the newest model of either; the interval is always valid, at the experiment's alpha, and users have to be
+split as configured. Users outside the experiment's part of its layer are in neither. Nothing is adjusted: the
+experiment has shaped what users did before the promotion.
 """
 
 from __future__ import annotations
@@ -24,30 +24,22 @@ from mtorl.experiment.metrics import Metrics
 from mtorl.log.gain import Gain
 from mtorl.log.records import each_record
 
-_HELD_OUT = "held out"
-"""What the holdout is called as an arm: its own name is reserved."""
+_HELD_OUT = "held out"  # what the holdout is called as an arm: its own name is reserved
 _STAGE: Literal["50%"] = "50%"  # at which an arm has its whole weight
 
 
 class LongTerm(TypedDict):
     """The promoted policy less the holdout's; plain values, ready for JSON."""
 
-    since: str
-    """When it was promoted."""
-    holdout: float
-    """Share of the users who are held out."""
-    effect: float | None
-    """Of the primary metric; None: nothing counts yet."""
-    effect_ci: list[float] | None
-    """Always valid; None: too few users."""
+    since: str  # when it was promoted
+    holdout: float  # share of the users who are held out
+    effect: float | None  # of the primary metric; None: nothing counts yet
+    effect_ci: list[float] | None  # always valid; None: too few users
     relative_effect: float | None
     confidence: float
-    metric: str
-    """The primary one."""
-    unit: str
-    """Of the effect."""
-    users: dict[str, int]
-    """Who count: of the promoted policy (`incumbent`), and held out (`holdout`)."""
+    metric: str  # the primary one
+    unit: str  # of the effect
+    users: dict[str, int]  # who count: of the promoted policy (`incumbent`), and held out (`holdout`)
     decisions: dict[str, int]
     srm_p: float
     left_out: dict[str, int]
@@ -56,12 +48,9 @@ class LongTerm(TypedDict):
 
 
 def long_term_effect(log: DecisionLog, experiment: Experiment, gain: Gain) -> LongTerm | None:
-    """Compare the promoted policy with the one before; None: nobody was promoted, or nobody is held out.
+    """Compare the promoted policy with the previous one; None: nothing was promoted, or no user is held out.
 
-    Args:
-        log: Decisions and outcomes; those since the promotion count, until the end of its period.
-        experiment: As it is in force.
-        gain: What "gain_per_decision" means.
+    Decisions since the promotion count, until the end of the log's period.
     """
     if experiment.promotion is None:
         return None
@@ -111,7 +100,7 @@ def _as_an_experiment(experiment: Experiment) -> Experiment:
 
 
 def _read_as(shares: Mapping[str, float]) -> str:
-    """SQL: the records of `written_log`, in which who is held out is in an arm."""
+    """SQL: the records of `written_log`, in which held-out users are in an arm."""
     ours = f"stage = 'off' AND arm IN ('{INCUMBENT}', '{HOLDOUT}')"
     fields = {
         "arm": f"if(arm = '{HOLDOUT}', '{_HELD_OUT}', arm)",
@@ -124,7 +113,7 @@ def _read_as(shares: Mapping[str, float]) -> str:
 
 
 def _said(found: Mapping[str, Any], ci: list[float] | None, of: str) -> tuple[Literal["good", "alarm", "open"], str]:
-    """How good it is, and what to say; in `found` the challenger is who is held out."""
+    """Tone and words; the challenger of `found` is the holdout."""
     token = found["verdict"]
     if token == "srm":
         return "alarm", found["reason"]

@@ -21,11 +21,7 @@ class PeriodError(Exception):
 
 
 def period_of(since: str, until: str) -> Period:
-    """A period as a pipeline names it.
-
-    Args:
-        since: Start (ISO time), inclusive; empty for no bound.
-        until: End (ISO time), exclusive; empty for no bound.
+    """A period as a pipeline names it: ISO times, inclusive and exclusive; empty for no bound.
 
     Raises:
         PeriodError: a bound is no time.
@@ -34,7 +30,7 @@ def period_of(since: str, until: str) -> Period:
 
 
 def _utc(name: str, value: str) -> str:
-    """A bound in the one form that DuckDB reads; Python takes others, too. Without a zone, it is UTC."""
+    """A bound in the form that DuckDB reads; without a zone, it is UTC."""
     if not value:
         return ""
     try:
@@ -56,18 +52,14 @@ def verdict_of_period(
     """Compare the arms on the decisions of a period.
 
     Args:
-        decision_log: Folder with decisions.parquet and outcomes.parquet.
-        experiment: Path of the experiment file.
-        period: Decisions that count.
-        gain: What counts, or, without its units, as a description says it in YAML: "click", or "{click: 0.1, revenue:
-            1}".
+        gain: The gain or, without its units, its description in YAML: "click", or "{click: 0.1, revenue: 1}".
         weights: Parquet with decision_id and weight of a replay; empty for live traffic.
         budget: Currency units per decision in such a replay; 0 for live traffic.
-        by: Columns whose segments are compared, too, on the same records, and the SQL of each; see `segment_lifts`.
+        by: Columns whose segments are compared as well, and the SQL of each; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict.verdict_from_log`; with columns, `segments` as well, and after a
-        promotion with a holdout `long_term`.
+        See `monitoring.verdict.verdict.verdict_from_log`; with columns, `segments` as well, and after a promotion with
+        a holdout `long_term`.
 
     Raises:
         PeriodError: no decision falls into the period, or the gain can't be read.
@@ -92,7 +84,7 @@ def verdict_of_period(
 
 
 class DecidingIncumbent(NamedTuple):
-    """The policy that took the incumbent's newest decision; both empty: none has taken one."""
+    """The policy that took the incumbent's newest decision; both empty: there is no decision."""
 
     artifact: str = ""  # folder of the artifact
     policy: str = ""  # without one, as the records name it
@@ -115,8 +107,8 @@ def deciding_incumbent(decision_log: str, find: Callable[[str], Path | None]) ->
     """Find the policy that took the incumbent's newest decision.
 
     Args:
-        decision_log: Folder with decisions.parquet; empty, or without any: nothing serves.
-        find: The folder of the artifact with a digest; None if there is none.
+        decision_log: Folder with decisions.parquet; it may be empty, or have no name.
+        find: Returns the folder of the artifact with a digest.
     """
     if not decision_log or not any(Path(decision_log).rglob("decisions.parquet")):
         return DecidingIncumbent()

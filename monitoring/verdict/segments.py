@@ -2,12 +2,11 @@
 
     segment_lifts(log, experiment, gain, {"device": "json_extract_string(record.context, '$.device')"})
 
-The same decisions count as in the verdict, the same users, each with the sums of their decisions in a segment, and the
-intervals are of the same kind: whoever looks every day is not misled. Many segments are many chances to find something
-by luck. So the error rate of the experiment is shared evenly (Bonferroni) among all that could be shown, `MOST` of a
-column and the unknown one, of each challenger, and all intervals of a call hold together. A segment must be known
-before the decision, as context and static columns are: one by what came of it would compare what is not alike. No lift
-is adjusted here: what is known of users adds little where a segment has few of them.
+The same decisions count as in the verdict, and the intervals are always valid, too. Many segments are many chances to
+find something by luck, so the error rate of the experiment is shared evenly (Bonferroni) among all that could be shown,
+`MOST` of a column and the unknown one, of each challenger: all intervals of a call hold together. A segment must be
+known before the decision, as context and static columns are. No lift is adjusted: covariates add little if few users of
+a segment have them.
 """
 
 from __future__ import annotations
@@ -26,45 +25,30 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 
-MOST = 12
-"""Segments of a column that are reported, the largest ones."""
+MOST = 12  # segments of a column that are reported, the largest ones
 
 
 class SegmentLift(TypedDict):
     """A challenger less the incumbent, in one segment; plain values, ready for JSON."""
 
     challenger: str
-    segment: str | None
-    """None: nobody knows it."""
-    users: int
-    """Of both arms."""
+    segment: str | None  # None: nobody knows it
+    users: int  # of both arms
     decisions: int
-    lift: float | None
-    """Of the primary metric; None: an arm has no decision here."""
-    lift_ci: list[float] | None
-    """Always valid, together with all others of the call; None: there are too few users."""
+    lift: float | None  # of the primary metric; None: an arm has no decision here
+    lift_ci: list[float] | None  # always valid, together with all others of the call; None: there are too few users
 
 
 class Segments(TypedDict):
-    """What `segment_lifts` finds."""
+    """Lifts of all segments."""
 
-    confidence: float
-    """Of each interval, so that all of them hold together at the experiment's 1 - alpha."""
-    lifts: dict[str, list[SegmentLift]]
-    """By column."""
-    smaller: dict[str, int]
-    """Decisions of segments that are not reported, by column."""
+    confidence: float  # of each interval, so that all of them hold together at the experiment's 1 - alpha
+    lifts: dict[str, list[SegmentLift]]  # by column
+    smaller: dict[str, int]  # decisions of segments that are not reported, by column
 
 
 def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapping[str, str]) -> Segments:
-    """Compare the arms within segments.
-
-    Args:
-        log: Decisions and outcomes.
-        experiment: The experiment, over all of its stages.
-        gain: What "gain_per_decision" means, see `monitoring.verdict.verdict.verdict_from_log`.
-        by: Columns, and the SQL of their value in a `record` of the decision log.
-    """
+    """Compare the arms within segments of columns (name: SQL of the value in a `record` of the log)."""
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = experiment.alpha / (len(challengers) * len(by) * (MOST + 1))
     found = Segments(confidence=1.0 - alpha, lifts={}, smaller={})

@@ -1,13 +1,12 @@
-"""Evidence from the decision log about an experiment's present stage, for the stage machine to decide on.
+"""Evidence from the decision log about an experiment's present stage, for the stage machine.
 
     evidence = stage_evidence(log, experiment, gain, since=state.since)        # the experiment as it is in force
     consider(definition, state, evidence, now)                                 # mtorl.experiment.stage_machine
 
-The verdict, and which guardrails are breached, are those of the whole ramp (`verdict.py`). An arm's users are
-those of the present stage that count in the verdict: before there are any, no guardrail can be breached, whatever the
-arm does. How often it falls back and how long it takes are facts of all its decisions since the stage began, but for
-those of a user since the file first named its arm. A change of the stage is no fault of an arm: until the ledger has
-the accounts that follow from it, a second or two, an arm that was given users has no money.
+The verdict and its breached guardrails are those of the whole ramp (`verdict.py`). An arm's users are those of the
+present stage that count in the verdict: before there are any, no guardrail can be breached. Fallbacks and latency are
+those of all its decisions since the stage began, but for a user's since the file first named its arm. A change of the
+stage is no fault of an arm: until the ledger has its accounts, a second or two, an arm with new users has no money.
 """
 
 from __future__ import annotations
@@ -37,15 +36,14 @@ def stage_evidence(
     verdict: Mapping[str, Any] | None = None,
     budget_per_decision: float | None = None,
 ) -> Evidence | None:
-    """What is known now; None: nobody has decided anything yet.
+    """The evidence now; None: there is no decision yet.
 
     Args:
         log: Of the whole experiment, shadows included.
         experiment: As it is in force.
-        gain: What "gain_per_decision" means.
         since: When its time at this stage began, seconds since 1970.
         verdict: Of this log, if it is known already.
-        budget_per_decision: Of a replay: what either arm may spend on a decision (`monitoring.verdict.verdict`).
+        budget_per_decision: Of a replay (`monitoring.verdict.verdict`).
     """
     if not log.holds_any():
         return None
@@ -58,13 +56,7 @@ def stage_evidence(
 
 
 def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], serving: Collection[str]) -> Evidence:
-    """What a verdict says, in the stage machine's terms.
-
-    Args:
-        verdict: Of the whole ramp.
-        arms: How each does at the present stage.
-        serving: Arms that have a weight: what was taken out by its weight harms nobody any more.
-    """
+    """A verdict in the stage machine's terms; an arm without a weight (not in `serving`) does no harm any more."""
     breached = tuple(
         f"{name}: {breach(check['name'], check['lower'], check['margin'])}"
         for name, found in verdict["challengers"].items()
@@ -75,10 +67,7 @@ def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], ser
 
 
 def arms_at_stage(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """How each arm did at the stage in force since a time; an arm that had no decision is missing.
-
-    Users are all that it had.
-    """
+    """All users, faults and latency of each arm at the stage in force since a time; arms without decisions lack."""
     values = {
         "name": experiment.name,
         "salt": experiment.salt,

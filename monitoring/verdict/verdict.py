@@ -2,13 +2,11 @@
 
     verdict_from_log(DecisionLog.in_folder("decision_log"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
 
-Judged is the whole ramp: the arms are compared within each stage, and the stages combined. Each challenger is compared
-with the incumbent. Which decisions count: `experiment_users.py`. Users seen in two arms of one stage are a
-fault of the assignment; they count for neither. (From one stage to the next a user may well change from the incumbent
-to a challenger.) A decision counts with the outcomes of its first `outcome_hours`, once these are over: outcomes that
-come sooner in one arm than in the other would else look like more. Where days count as a whole, one on which the stage
-was changed or the kill switch used does not; but no verdict is given that does not hold with these days, too, as far as
-they went.
+Judged is the whole ramp: the arms are compared within each stage, and the stages combined; each challenger with the
+incumbent. Which decisions count: `counted_decisions.py`. Users in two arms of one stage are a fault of the assignment
+and count for neither. A decision counts with the outcomes of its first `outcome_hours`, once these are over. Days with
+a changed stage or the kill switch do not count where days count as a whole; but no verdict is given that does not hold
+with them as well.
 
 In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p of the logged channel when the
 policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot be known. Gain per decision is then
@@ -67,28 +65,24 @@ def verdict_from_log(
     *,
     budget_per_decision: float | None = None,
 ) -> dict[str, Any]:
-    """Compare the arms of an experiment.
+    """Compare the arms of an experiment over all of its stages.
 
     Args:
-        log: Decisions and outcomes.
-        experiment: The experiment that is judged, over all of its stages.
-        gain: What "gain_per_decision" in the experiment file means, as in the description of the data set.
-        budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger
-            sees only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
+        gain: Meaning of "gain_per_decision" in the experiment file, as in the description of the data set.
+        budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger sees
+            only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
             `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
 
     Returns:
-        A JSON-ready dict: metric (the primary one), units (of every metric that is named in it), total_units (of the
-        arms' totals), currency, users who count and moved_users, those of them who are among several arms' users
-        (`UserCounts`), arms, their models, users_of_stages (those who count, by stage and
-        arm), srm_p, what was left out (decisions by reason, late outcomes, and overridden_users, who were given an arm
-        by name), heavy_users (who count as `HEAVIEST` typical users and make much of an arm's decisions, by name;
-        capped_users of an arm has the number of all who count as that), `challengers` with the comparison of each, and
-        at the top level that of the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed,
-        relative_lift, adjustment (by which covariates, with the lift that is not adjusted; None: by none), futile
-        (whether the wanted effect can be ruled out; None: none is wanted), money (the lift per currency unit, and what
-        it comes to at the challenger's spend), guardrails, secondary, verdict, reason, series of looks at the first
-        users, with all that they did.
+        A JSON-ready dict: metric (the primary one), units (of every metric in it), total_units (of the arms' totals),
+        currency, users who count and moved_users (`UserCounts`), arms, their models, users_of_stages (by stage and
+        arm), srm_p, what was left out (decisions by reason, late outcomes, and overridden_users, whose arm the file
+        names), heavy_users (those with much of an arm's decisions, by name; an arm's capped_users is the number of all
+        who count as `HEAVIEST` typical users), `challengers` with the comparison of each, and at the top level that of
+        the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by
+        covariates, with the lift without them), futile (whether the wanted effect can be ruled out; None: none is
+        wanted), money (the lift per currency unit, and its value at the challenger's spend), guardrails, secondary,
+        verdict, reason, series of looks at the first users, with all that they did.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -224,13 +218,7 @@ def without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
-    """The part of a verdict that says what its numbers are counted in.
-
-    Args:
-        primary: The primary metric.
-        names: All metrics of the experiment file.
-        gain: What "gain_per_decision" means, with its units.
-    """
+    """The part of a verdict with the units of its numbers; `names` are all metrics of the experiment file."""
     every = dict.fromkeys((*names, *of_primary(primary), COST))
     return {
         "units": {name: unit_of(name, gain) for name in every},
@@ -259,17 +247,17 @@ def _check(guardrail: Guardrail, comparison: Comparison) -> GuardrailCheck:
 
 
 def _both_ways(experiment: Experiment, comparison: Comparison) -> list[Comparison]:
-    """The comparison and, where a table is among its covariates, that which is not adjusted.
+    """The comparison and, with a table among its covariates, the unadjusted one.
 
-    A table that is written anew each night holds what came of the experiment, too, and explains the effect away long
-    before its arms are seen to differ. So no effect, and no harm, is ruled out by its word alone.
+    A table that is rewritten each night holds outcomes of the experiment, too, and explains the effect away long before
+    its arms are seen to differ. So no effect, and no harm, is ruled out by the adjusted lift alone.
     """
     has_table = experiment.covariates is not None and experiment.covariates.table is not None
     return [comparison, *([replace(comparison, covariates=())] if has_table else [])]
 
 
 def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str, Any]:
-    """Totals are facts of the log, over all stages; what is per something has the users' weights, and a replay's."""
+    """Totals are those of the log, over all stages; ratios have the users' weights, and a replay's."""
     users = found.rows[found.rows["arm"] == arm]
     counts = found.arms.reindex([arm], fill_value=0).iloc[0]
     per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
@@ -292,12 +280,11 @@ def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
 
 
 def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
-    """By how much the arms' shares of outcomes that came late differ at least, of the kind where it is most.
+    """The least plausible difference between the arms' shares of late outcomes, of the kind with the largest.
 
-    Shares are of the outcomes' values: where a first cost is put right days later, both arms have as many late ones.
-    Like the lift, within each stage and then combined: an arm has most of its decisions in other stages than the other
-    one, and a day on which nobody could report is late for both alike. The weights are those of Mantel and Haenszel,
-    the error is that of ratios of sums over users.
+    Shares are of the outcomes' values: if first costs are corrected days later, both arms have as many late ones. Like
+    the lift, within each stage and then combined, with the weights of Mantel and Haenszel: a day without reports is
+    late for both arms alike. The error is that of ratios of sums over users.
     """
     users, gaps = users[users["arm"].isin((challenger, INCUMBENT))], [0.0]
     for kind in kinds:
@@ -318,7 +305,7 @@ def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
 
 
 def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
-    """Why there is nothing to say, and what to wait for."""
+    """The reason for which nothing counts, and what to wait for."""
     own = {reason: count for reason, count in left_out.items() if reason != "other_experiment"}
     if not own:
         return "there is no decision yet"
@@ -334,19 +321,17 @@ def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
 
 
 def _late_said(outcomes: int, hours: float | None) -> str:
-    """What to add to a verdict's reason if outcomes came too late to count."""
     if not outcomes:
         return ""
     return f" ({outcomes:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count)"
 
 
 def _overridden_said(users: int) -> str:
-    """What to add to a verdict's reason if users were given an arm by name."""
     return f" (of {users:,} users whose arm the file has named, only what was decided before counts)" if users else ""
 
 
 def _heavy_said(heavy: Sequence[HeavyUser], arms: Collection[str]) -> str:
-    """What to add to a verdict's reason if a user makes much of an arm's decisions; who it is, no page shows."""
+    """An addition to a verdict's reason if a user makes much of an arm's decisions; no page names the user."""
     said = (plain_words.heavy(user.arm, user.share) for user in heavy if user.arm in arms)
     return "".join(f" ({words}: mtorl experiment verdict names it)" for words in said)
 
@@ -358,7 +343,7 @@ def _looks(users: int) -> npt.NDArray[np.int64]:
 
 
 def _futile(experiment: Experiment, comparison: Comparison) -> bool:
-    """Whether a challenger that is as much better as wanted can be ruled out."""
+    """Whether a challenger that is better by the wanted effect can be ruled out."""
     wanted = experiment.minimum_effect
     if wanted is None:
         return False
@@ -368,7 +353,7 @@ def _futile(experiment: Experiment, comparison: Comparison) -> bool:
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
-    """The lift per currency unit of what the primary metric sums and, at the challenger's spend, what it comes to."""
+    """The lift per currency unit of what the primary metric sums, and its value at the challenger's spend."""
     lift = comparison.lift_per_cost(primary)
     ours = comparison.users["arm"] == comparison.challenger
     spent = float(comparison.users.loc[ours, "cost"].sum())
@@ -384,7 +369,7 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
 
 
 def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The secondary metrics of each challenger; those of all of them share one false discovery rate."""
+    """The secondary metrics of each challenger; together they share one false discovery rate."""
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
     evidence = [
@@ -405,7 +390,7 @@ def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) ->
 
 
 def _plain(value: Any) -> Any:
-    """Plain JSON types; what is not a number is null."""
+    """Plain JSON types; a number that is not finite is null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,10 @@
-"""One check: every period that is over and not judged yet, and whether columns have lost their values just now.
+"""One check: judges every period that is over, and looks for columns that have lost their values just now.
 
     state = run(Watched(decision_log, spec, sample_of), folder, now)
 
-A period is judged once, in the order of time, also after a day on which nobody checked: which is why evidence may be
-added up. It waits until its decisions and outcomes have been exported. What can't be judged says why, keeps its
-evidence, and is no reason to stop: what it can't be judged for is what people have to mend. A period of which nothing
-could be read is tried again by each check, until a later one has been judged.
+A period is judged once, in the order of time, also after a day without a check: so evidence may be added up. It waits
+until its decisions and outcomes have been exported. A period that can't be judged has a reason, and keeps its evidence.
+If nothing of it could be read, each check retries it, until a later one has been judged.
 """
 
 from __future__ import annotations
@@ -39,10 +38,8 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 
-EXPORTED_AFTER = timedelta(hours=1)
-"""After the end of a period: by then its records are in the log."""
-MOST_PERIODS = 60
-"""That a first check looks back."""
+EXPORTED_AFTER = timedelta(hours=1)  # after the end of a period: by then its records are in the log
+MOST_PERIODS = 60  # that a first check looks back
 _KEPT_PAGES = 14
 _HEARD = 0.8  # of the usual share of exposures of which any outcome is known
 _AWAITED = timedelta(days=2)  # after the end of a period: what is not known of it by then is a loss, or as good as one
@@ -56,17 +53,14 @@ period is wrong."""
 
 @dataclass(frozen=True)
 class Watched:
-    """What is watched.
+    """Settings of a check.
 
     Attributes:
-        decision_log: Folder with decisions.parquet and outcomes.parquet.
-        spec: Description of the data set.
-        sample_of: The training sample of the model with a digest, or, of None, of the newest one; None if it isn't
-            found.
+        sample_of: Returns the training sample of the model with a digest, or, of None, of the newest one.
         hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
-        workspace: Where Evidently's reports of the columns are filed; None: nowhere.
-        page: When Evidently draws a page of a period; always where reports are filed.
-        newest_model: When the newest published model was trained; None: nobody knows.
+        workspace: Folder for Evidently's reports of the columns.
+        page: When Evidently draws a page of a period; always with a workspace.
+        newest_model: Returns when the newest published model was trained.
     """
 
     decision_log: Path
@@ -93,14 +87,13 @@ def run(
     """Judge what is over and not judged yet, look at the last hours, and write the state.
 
     Args:
-        watched: What is watched.
-        folder: Of the state, and of a page a period.
+        folder: For the state, and a page of each period.
         now: The present, if not the clock's.
-        on_period: Told of the end of each period before it is judged, and how many are left.
+        on_period: Called before each period is judged, with its end and the number of those left.
 
     Raises:
         StateError: the state can't be read.
-        BusyError: another check is at work.
+        BusyError: another check is running.
         OSError: the state or a page can't be written.
     """
     now = now or datetime.now(UTC)
@@ -127,7 +120,7 @@ def run(
 
 
 def folder_of(folder: Path, end: datetime) -> Path:
-    """Where the figures and Evidently's pages of a period are, below the folder of the state."""
+    """Folder of a period's figures and Evidently's pages, below the folder of the state."""
     return folder / "periods" / end.strftime("%Y-%m-%dT%H")
 
 
@@ -158,7 +151,7 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
-    """Records of decisions that no clock should have dated yet; a log of the past goes on after its present."""
+    """Number of decision records from the future; the log of a simulation goes on after its present."""
     ahead = Period(since=(max(now, datetime.now(UTC)) + EXPORTED_AFTER).isoformat())
     try:
         with _reading():
@@ -169,7 +162,7 @@ def _records_ahead(watched: Watched, now: datetime) -> int:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """What can't be read of the log is a reason not to judge; a full disk is none, then the check itself has failed."""
+    """Turns errors of reading the log into reasons not to judge; a full disk fails the check itself."""
     import duckdb
 
     try:
@@ -181,18 +174,11 @@ def _reading() -> Iterator[None]:
 
 
 def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
-    """Judge a period.
+    """Judge a period; returns whether its decisions could be read.
 
     Args:
-        watched: What is watched.
-        state: To be changed.
-        end: Of the period.
-        folder: For its page.
         ahead: Records from the future.
-        outcomes_may_come: Whether the period is so new that outcomes which are missing are waited for.
-
-    Returns:
-        Whether its decisions could be read.
+        outcomes_may_come: Whether the check still waits for missing outcomes of such a new period.
     """
     period = _period(end, watched.hours)
     try:
@@ -239,7 +225,7 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 
 
 def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:
-    """A state of other periods is not comparable, and one of the future would be silent until then."""
+    """Refuse a state with other periods, which can't be compared, and one of the future, which would be silent."""
     if state.judged_until is None:
         return
     if state.hours != watched.hours:
@@ -254,7 +240,7 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
 
 
 def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
-    """Outcomes that are on their way would look like gain that is lost; the period is judged once they are there."""
+    """Wait for outcomes that are on their way: until then they would look like lost gain."""
     if not counted.exposures or counted.outcomes_missing:
         return
     share = counted.heard / counted.exposures
@@ -305,14 +291,11 @@ def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
 def _columns(
     watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
 ) -> tuple[DriftResult, str]:
-    """Context and static columns of a period beside the training sample of a model that reads them (`_sample`).
+    """Compare context and static columns of a period with the training sample of a model that reads them (`_sample`).
 
     Args:
-        watched: What is watched.
-        log: The period's.
-        out: Folder for the result.
         period: For the title of its page.
-        until: End of the period; None: no page is drawn, and none filed.
+        until: End of the period; None: no page is drawn or filed.
     """
     sample = _sample(watched, log)
     with _reading():
@@ -341,10 +324,9 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    """That of a model whose answers are in the period, or else of the newest one.
+    """The sample of a model that answers in the period, or else of the newest one.
 
-    The newest one's arm may not be asked yet; and an incumbent of the platform's own may say a digest that is in no
-    registry.
+    The newest one's arm may not serve yet; and a platform's own incumbent may give a digest that is in no registry.
     """
     with _reading():
         digests = log.models()
@@ -374,7 +356,7 @@ def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
 
 
 def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: Path) -> None:
-    """Columns that have lost their values are found within hours: no evidence has to be added up for that."""
+    """Find columns that have lost their values within hours: that takes no evidence over periods."""
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.in_folder(watched.decision_log, _period(end, watched.hours))
     state.groups.pop(LAST_HOURS, None)

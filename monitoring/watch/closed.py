@@ -1,7 +1,4 @@
-"""Recognises times of the week without decisions: a shop that is closed on Sundays is no fault.
-
-closed_as_usual(decision_log, end, timedelta(days=1))     # of a period without decisions
-"""
+"""Recognises times of the week without decisions: a shop that is closed on Sundays is no fault."""
 
 from __future__ import annotations
 
@@ -10,23 +7,16 @@ from pathlib import Path
 
 from monitoring.decision_log import DecisionLog, Period
 
-OCCASIONS = 2
-"""At this time of the week without decisions: once may have been a fault."""
-LOOKED_BACK = 4
-"""Weeks in which these are looked for: what happened longer ago is no habit."""
+OCCASIONS = 2  # at this time of the week without decisions: once may have been a fault
+LOOKED_BACK = 4  # weeks in which these are looked for: what happened longer ago is no habit
 _WEEK = timedelta(days=7)
 
 
 def closed_as_usual(decision_log: Path, end: datetime, length: timedelta) -> bool:
     """Whether a period without decisions was without any on the last healthy occasions, too.
 
-    An occasion is healthy if there were decisions in the week before it: in an outage of a week nobody knows. That
-    holds for the period itself.
-
-    Args:
-        decision_log: Folder with decisions.parquet.
-        end: Of the period.
-        length: Of the period; one of a week or longer has no time of the week.
+    An occasion is healthy if there were decisions in the week before it: an outage of a week shows nothing. That holds
+    for the period itself. A period of a week or longer has no time of the week.
 
     Raises:
         LogError: A file of the log can't be read.

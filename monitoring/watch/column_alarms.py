@@ -1,15 +1,13 @@
 """Columns of a period against the training sample: which have moved away, with a known rate of false alarms.
 
-    judge(state, result, end)       # result: a `monitoring.watch.columns.DriftResult` of the period
-
 In a healthy period any column is above its threshold with a probability of `ALPHA` at most, as far as thresholds were
-measured well; twice that is what evidence counts on. Two such periods in a row are evidence enough. Which columns have
-moved is said by e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
+measured well; evidence assumes twice that. Two such periods in a row are evidence enough. The columns that have moved
+are those of e-BH on the evidence of the last two periods, at a false discovery rate of 10 %.
 
-**Seasons.** The training sample is of whole weeks. Where every Sunday differs from them, Sunday is no news: what is
-above its threshold is evidence only if it is also well above what it was in the healthy periods of the last weeks, or
-twice at this time of the week; in the first week, only if it is far above its threshold. The price: what differs a
-little from the training sample on each day, from the first week on, is taken for a season.
+**Seasons.** The training sample is of whole weeks. If every Sunday differs from them, a column above its threshold is
+evidence only if it is also well above its values in the healthy periods of the last weeks, or twice at this time of the
+week; in the first week, only if it is far above its threshold. The price: a column that differs a little from the
+training sample on each day, from the first week on, passes for a season.
 """
 
 from __future__ import annotations
@@ -37,15 +35,7 @@ _WEEK = timedelta(days=7)
 def judge(
     state: State, result: DriftResult, end: datetime, model_version: str, length: timedelta = timedelta(days=1)
 ) -> None:
-    """Add a period to the evidence.
-
-    Args:
-        state: Of the monitor.
-        result: The period's; it was checked.
-        end: Of the period.
-        model_version: Whose training sample it was compared with: that of another model is another comparison.
-        length: Of the period.
-    """
+    """Add a checked period to the evidence; the training sample of another model is another comparison."""
     if model_version != state.model_version:
         forget(state)
         state.model_version = model_version
@@ -69,7 +59,7 @@ def judge(
 
 
 def forget(state: State) -> None:
-    """Begin anew: what is known is about another training sample."""
+    """Begin anew: the evidence is about another training sample."""
     state.columns_evidence = 0.0
     for name in [name for name in state.streams if labels_of(name).group == COLUMNS]:
         del state.streams[name]
@@ -83,10 +73,10 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """What a score has to reach to be no season.
+    """The least score that is no season.
 
-    One festival must not hide what lasts, nor must what creeps: at other times of the week a column may have been far
-    above its threshold at most.
+    One festival must not hide a lasting shift, nor must a creeping one: at other times of the week a column may have
+    been far above its threshold at most.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
@@ -96,7 +86,7 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 
 
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """What a column was at this time of the week, where that is a season: since then it was mostly fine."""
+    """The column's score at this time of the week, if that is a season: since then it was mostly fine."""
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0
@@ -105,7 +95,7 @@ def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> fl
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
-    """Evidence of the newest period and the one before."""
+    """Evidence of the newest two periods."""
     before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 

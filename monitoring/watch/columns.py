@@ -3,10 +3,9 @@
     result = check(reference, current, columns, grid, out_dir=state / "periods" / "2026-11-01T00")
 
 Order: schema (columns there, values there, enough users) -> the artifact's thresholds for a period of this size -> the
-scores of each column's tests (`mtorl.drift`) -> a page by Evidently (`evidently_page.py`),
-whose scores are the same -> drift.html, drift.json. Broken data never crash the check: they become findings.
-Evidently itself drops missing values before it scores, so a column that is half empty looks healthy to it; the rise of
-the missing share is therefore a test of its own.
+scores of each column's tests (`mtorl.drift`) -> Evidently's page with the same scores -> drift.html, drift.json. Broken
+data never crash the check: they become findings. Evidently drops missing values before it scores, so the rise of the
+missing share is a test of its own.
 """
 
 from __future__ import annotations
@@ -30,15 +29,14 @@ from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column
 from mtorl.runtime.files import replacing
 
-Scores = dict[tuple[str, str], float]
-"""By column and method of the test."""
+Scores = dict[tuple[str, str], float]  # by column and method of the test
 Page = Literal["always", "moved", "never"]
 """When Evidently draws a page; moved: where a column has moved, or lost its values."""
 
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """What the check says of one column; `problem` is None when it is healthy, else as in `drift_tests`.
+    """Finding of one column; `problem` is None when it is healthy, else as in `drift_tests`.
 
     Method, score and threshold are those of the test that found the problem, or of the last one.
     """
@@ -61,7 +59,7 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """One period against the reference. `not_checked` says why when nothing could be compared."""
+    """One period against the reference; `not_checked` is the reason if nothing could be compared."""
 
     rows: int
     users: int
@@ -98,13 +96,10 @@ def check(
     Args:
         reference: Rows that the model was trained on, whole users, rows of a user in the order of time.
         current: Rows of the period, or of a sample of its users.
-        columns: Context or static columns of the data set description.
-        grid: Thresholds that were measured for this reference; a test that they lack is not asked. None: the reference
-            had too few users to measure any.
-        out_dir: Where drift.html and drift.json go.
+        grid: Thresholds that were measured for this reference; tests without one are skipped. None: the reference had
+            too few users to measure any.
+        out_dir: For drift.html and drift.json.
         whole: Size of the period that `current` is a sample of.
-        title: Of the page.
-        filing: Where Evidently's report is filed, too; None: nowhere.
         page: When Evidently draws drift.html: it takes longer than all else together. The scores are the same.
     """
     whole = whole or Size(_users(current), len(current))
@@ -144,7 +139,7 @@ def _compare(
 
 
 def _scores(reference: pd.DataFrame, current: pd.DataFrame, kinds: Mapping[str, str], thresholds: Thresholds) -> Scores:
-    """Scores of the tests that have a threshold; those of Evidently's methods are equal to what its page shows."""
+    """Scores of the tests that have a threshold; those of Evidently's methods are equal to its page's."""
     both = pd.concat([reference, current], ignore_index=True)
     in_reference = (np.arange(len(both)) < len(reference)).astype(np.float64)
     return {

@@ -1,4 +1,4 @@
-"""The only file that imports Evidently: the page that explains the scores, and its workspace.
+"""The page by Evidently that explains the scores, and its workspace; no other file imports Evidently.
 
     evidently ui --workspace monitor/evidently          # each period that was filed, and each column over time
 
@@ -20,17 +20,16 @@ from mtorl.drift.calibration import Thresholds
 from mtorl.drift.drift_tests import asked_of
 
 PROJECT = "mtorl"
-KEPT_RUNS = 120
-"""In a workspace: its pages get slow with thousands."""
+KEPT_RUNS = 120  # in a workspace: its pages get slow with thousands
 
 
 class Filing(NamedTuple):
-    """Where a report is filed, so that periods can be looked at beside each other.
+    """Where and as what a report is filed.
 
     Attributes:
         workspace: Folder of an Evidently workspace; it is made if there is none.
         until: End of the period.
-        model_version: Whose training sample it was compared with.
+        model_version: Of the training sample.
     """
 
     workspace: Path
@@ -47,17 +46,7 @@ def save_page(
     title: str,
     filing: Filing | None = None,
 ) -> None:
-    """Write the page about columns that have passed the schema checks.
-
-    Args:
-        reference: Columns of the training reference, as floats and strings.
-        current: Columns of the period, alike.
-        kinds: "numeric" or "categorical" of each column.
-        thresholds: By column and method.
-        html: Page to write.
-        title: Of the page.
-        filing: Where the report is filed, too; None: nowhere.
-    """
+    """Write the page about columns (as floats and strings) that have passed the schema checks."""
     os.environ["DO_NOT_TRACK"] = "1"  # telemetry is on by default and is read at import
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the libraries that it imports
         from evidently import DataDefinition, Dataset, Report

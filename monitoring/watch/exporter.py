@@ -1,13 +1,12 @@
-"""The last result of the monitor for Prometheus: read at every scrape, so that what is said is what stands in the file.
+"""The last result of the monitor for Prometheus, read at every scrape.
 
     serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")))
 
-A state that can't be read says nothing of what was wrong before: alarms stand as they were, and their age grows, until
-one can be read again. A process that never read one says only that.
+While the state can't be read, alarms stand as they were, and their age grows. A process that never read one exports
+only that.
 
 Labels are groups, experiments, arms and measures, which descriptions and experiment files name, never users or
-campaigns. A description with a thousand columns does not make a thousand series: of columns beyond MOST_STREAMS those
-without an alarm are left out.
+campaigns. Of columns beyond MOST_STREAMS, those without an alarm are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _LABELS = list(Labels._fields)
 
 
 class MonitorCollector(Collector):
-    """Gives the gauges of the state as it is when it is asked."""
+    """Collects the gauges of the state at each scrape."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -2,9 +2,9 @@
 
     judge(state.streams, counted.measured, end)
 
-Two families of streams have an error rate of their own each: those that people are woken for (`HARM`), in the
-direction that does harm, and all others, in both directions. In each a false alarm comes after `MEAN_RUN` periods on
-average, or later (`mtorl.drift.evidence`).
+Two families of streams have an error rate of their own each: those that stand for harm (`HARM`), in the harmful
+direction, and all others, in both directions. In each a false alarm comes after `MEAN_RUN` periods on average, or later
+(`mtorl.drift.evidence`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 from mtorl.experiment.arm import INCUMBENT
 
-WAIT = 2
-"""Newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it."""
+WAIT = 2  # newest periods that no forecast rests on yet: a change that needs two periods to be found must not be in it
 GONE = 7
 """Periods after which a stream that nothing was measured of is forgotten, with its alarm: an arm whose experiment is
 over, or what another policy does not log."""
 DAY = timedelta(days=1)
-SMALLEST_SHARE = 0.005
-"""Of a measure between 0 and 1: the standard deviation of a period, at least."""
+SMALLEST_SHARE = 0.005  # of a measure between 0 and 1: the standard deviation of a period, at least
 
 
-UNUSUAL = 0.05
-"""Below this p-value a period is evidence: if an alarm comes of it, it was no healthy one."""
+UNUSUAL = 0.05  # below this p-value a period is evidence: if an alarm comes of it, it was no healthy one
 ENDS = 0.25
 """An alarm ends below this share of the evidence that a stream needs alone: one that ended sooner would ring again."""
 SMALLEST_P = 2e-4
@@ -53,18 +50,13 @@ def judge(
     loss_units: Mapping[str, str] = NO_UNITS,
     by_arm: Sequence[Measured] = (),
 ) -> int:
-    """Add a period to the streams.
+    """Add a period to the streams; returns how many measures had enough past periods to be judged.
 
     Args:
         streams: Those of measures; new ones are added.
-        measured: The period's.
-        end: Of the period.
-        length: Of the period: where it is a day, days of the week may differ.
+        length: Of the period: if it is a day, days of the week may differ.
         loss_units: See `monitoring.watch.streams.loss_units`.
         by_arm: The same measures of outcomes, of the incumbent and of each challenger by itself.
-
-    Returns:
-        How many measures had enough past periods to be judged.
     """
     p_values: dict[str, float] = {}
     causes: dict[str, list[str]] = {}
@@ -102,7 +94,7 @@ def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -
 
 
 def _weekday(end: datetime) -> int:
-    """Of a day that ends then; days are UTC's, as periods are."""
+    """Weekday of a day that ends then; days are UTC's, as periods are."""
     return (end.astimezone(UTC) - DAY).weekday()
 
 
@@ -156,8 +148,8 @@ def _find(
 ) -> None:
     """Add evidence, and raise or end the alarms of a family.
 
-    The family is all that was ever judged, whichever part of it is now: a stream whose evidence would not be enough
-    among many does not alarm because the others are missing today.
+    The family is all that was ever judged: a stream whose evidence would not be enough among many does not alarm
+    because the others are missing today.
     """
     had = {
         name: stream.evidence
@@ -180,7 +172,7 @@ def _find(
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Begin anew with what an arm of all experiments does: another policy decides for it, and may do otherwise."""
+    """Begin anew with an arm of all experiments: another policy decides for it."""
     for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 
@@ -198,7 +190,7 @@ def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:
 
 
 def describe(name: str, stream: Stream) -> str:
-    """A measure in a sentence: value, what was expected, and what the difference costs."""
+    """A measure in a sentence: value, expected value, and cost of the difference."""
     assert stream.value is not None and stream.expected is not None
     text = f"{name.rpartition('/')[2]} is {stream.value:.4g}, expected {stream.expected:.4g}"
     if stream.low is not None and stream.high is not None:

@@ -1,12 +1,12 @@
 """Measures of a period's decisions, each with a standard error that knows that a user's decisions are alike.
 
-    for measured in measure(log, gain, channels): ...       # Measured("outcomes", "", "gain_per_decision", .081, .002)
+    for measured in measure(log, gain, outcomes, channels).measured: ...
 
     journeys      all decisions: what the model reads of the user's past
     decisions     those of the incumbent: a ramp changes which users a challenger has, but not what the incumbent does
-    outcomes      all decisions: what came of them by the period's end, which is as early in each period
-    performance   each arm's exposures: what came beside what its model expected, and how well that model ranks; and of
-                  its decisions, how far users are from those that its model was trained on. The incumbent is one in all
+    outcomes      all decisions: their outcomes by the period's end, which is as early in each period
+    performance   each arm's exposures: outcomes against the model's expectation, and how well the model ranks; and of
+                  its decisions, the distance of users from those of its training. The incumbent is one in all
                   experiments, the other arms of an experiment are its own
 
 A measure is a ratio of two sums over decisions, and users are what varies: R = sum(N_u) / sum(D_u), with the variance
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 MIN_USERS = 100  # with a decision that a measure counts
 MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who clicks twice has succeeded once
 _PARTS = "['$.prev_channel[0]', '$.prev_channel[#-1]', '$.prev_timestamp[#-1]', '$.timestamp']"
-MOST_ARMS = 30
-"""Of which predictions are measured: those with most decisions."""
+MOST_ARMS = 30  # of which predictions are measured: those with most decisions
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
 MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
@@ -51,7 +50,7 @@ class Measured(NamedTuple):
 
     @property
     def stream(self) -> str:
-        """By what it is found in other periods."""
+        """Its name in all periods."""
         return stream_of(self.group, self.arm, self.measure)
 
 
@@ -68,7 +67,7 @@ class Counted(NamedTuple):
 
     @property
     def outcomes_missing(self) -> bool:
-        """Whether nothing is known of what came of any exposure, which is no sign that nothing came of it."""
+        """Whether nothing is known of the outcomes of any exposure."""
         return self.exposures > 0 and self.heard == 0
 
 
@@ -82,14 +81,7 @@ class _Ratio(NamedTuple):
 
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
-    """Measure the decisions of a period.
-
-    Args:
-        log: Decisions and outcomes; its period has both ends.
-        gain: What a decision is taken for.
-        outcomes: Numeric outcomes of the data set.
-        channels: Of the data set.
-    """
+    """Measure the decisions of a period, which has both ends; `outcomes` are the numeric ones of the data set."""
     with database() as db:
         log.open_decisions(db)
         open_records(db, "outcome", log.outcomes).create_view("outcome_log")
@@ -109,7 +101,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
-    """Make the table `decided`: the period's decisions with what came of them until its end."""
+    """Make the table `decided`: the period's decisions with their outcomes until its end."""
     near = f"(FROM decision_log WHERE {log.period.condition(margin_hours=1)})"
     # A window is a long text, which is read once, and not carried through what follows.
     read = f"""(SELECT * EXCLUDE (features), features IS NOT NULL AS built,
@@ -177,9 +169,9 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
-    """Gain of a decision, as if exposures that no budget paid for had brought what the others did, g each.
+    """Gain of a decision, as if exposures without a budget had brought the mean gain g of the others.
 
-    That they did not is no harm of a policy, but a budget that is gone. With S exposures and E that were refused it is
+    Their missing gain is no harm of a policy, but a spent budget. With S exposures and E that were refused it is
     (sum(gain) + E g) / decisions; the second term of the numerator adds up to 0, and is for the standard error: g is
     known from the same users (the delta method).
     """
@@ -198,7 +190,7 @@ def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
 
 
 def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """What may be harm, of each challenger, and of all other decisions; nothing where no challenger decides."""
+    """Measures that may be harm, of each challenger, and of all other decisions; none without a challenger."""
     challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
     others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}')"
     arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
@@ -214,14 +206,14 @@ def _outcomes(kinds: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _calibration(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """What came of exposures, as a share of what the arm's model expected of them."""
+    """Outcomes of exposures, as a share of what the arm's model expected of them."""
     for arm in _arms(db):
         its = f"arm = {sql_text(arm)} AND shown AND expected_reward IS NOT NULL"
         yield _Ratio("performance", arm, "calibration", "came_gain", "expected_reward", its)
 
 
 def _user_states(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Distances to the states of the training; a model says it in units of its own, so another one may follow it."""
+    """Distances to the states of the training; each model has units of its own, so another one may follow."""
     for arm in _arms(db):
         its = f"arm = {sql_text(arm)} AND state_distance IS NOT NULL"
         yield _Ratio("performance", arm, "state_distance", "state_distance", where=its)
@@ -235,7 +227,7 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:
-    """By what it is told from others; empty: it has taken no decision, or says nothing of itself."""
+    """Identity of the policy; empty: it has taken no decision, or does not identify itself."""
     found = db.execute("SELECT arg_max(policy, taken_at) FROM decided WHERE arm = $arm", {"arm": arm}).fetchone()
     return str(found[0]) if found and found[0] is not None else ""
 

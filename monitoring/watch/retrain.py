@@ -1,10 +1,9 @@
-"""A request to train anew, with its reason: made when what the model reads or predicts has changed, not more often.
+"""Requests for a new training, made when what the model reads or predicts has changed.
 
     update_request(state, end)
 
-Training anew is all that it asks for. What is trained passes the same gate against what serves, and begins in the
-shadow, as every night's does. The request is over once another model's training sample is the one that columns are
-compared with.
+The new model passes the same gate as every night's. The request is over once columns are compared with another model's
+training sample.
 """
 
 from __future__ import annotations
@@ -14,18 +13,12 @@ from datetime import datetime, timedelta
 from monitoring.watch.state import RetrainRequest, State
 from monitoring.watch.streams import COLUMNS, labels_of
 
-COOL_DOWN = timedelta(days=7)
-"""From one request to the next."""
+COOL_DOWN = timedelta(days=7)  # from one request to the next
 _REASONS = (COLUMNS, "performance")  # groups: what a model reads, and what came beside what it predicted
 
 
 def update_request(state: State, end: datetime) -> None:
-    """Make a request if there is reason, or end the one that waits.
-
-    Args:
-        state: Of the monitor.
-        end: Of the period that was judged last.
-    """
+    """Make a request if there is reason, or end the one that waits; `end` is that of the newest judged period."""
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]
@@ -45,10 +38,8 @@ def due_because(state: State, trained: datetime | None, most_days: float, now: d
     A training after a request has answered it, whatever its gate said: the same log makes the same model.
 
     Args:
-        state: Of the monitor.
         trained: When the newest training ended; None: there was none.
         most_days: Age from which another one is due; 0: age is no reason.
-        now: The present.
     """
     if trained is None:
         return "there was none yet"

@@ -1,9 +1,7 @@
 """Exports how the newest run of each pipeline ended, in the process that exports the monitor's findings.
 
-    registry.register(RunsCollector(Path("runs")))
-
-The label is a pipeline's name. Reasons are in the file that a runbook shows, and in no label. A file that can't be read
-changes nothing of what was said of its pipeline; one that is removed ends it.
+The label is a pipeline's name; reasons are in no label. A file that can't be read keeps the last samples of its
+pipeline, a removed file ends them.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ MOST_PIPELINES = 50
 
 
 class RunsCollector(Collector):
-    """Gives the gauges of the runs as they are when it is asked.
+    """Collects the gauges of the runs at each scrape.
 
     Args:
-        runs: Folder with a file for each pipeline; it may not be there.
+        runs: Folder with a file for each pipeline; it may not exist.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -31,7 +29,7 @@ class RunsCollector(Collector):
         self._known: dict[str, PipelineRun] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges, of the pipelines that ran last."""
+        """The gauges of the pipelines that ran last."""
         there = {path.stem for path in self._runs.glob("[!.]*.json")}
         known = {name: run for name, run in self._known.items() if name in there}
         self._known = known | {run.pipeline: run for run in newest_runs(self._runs)}

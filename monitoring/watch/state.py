@@ -1,9 +1,6 @@
 """State of the monitor from period to period: one JSON file, written whole or not at all.
 
-    state = State.read(folder / STATE_FILE)
-    state.write(folder / STATE_FILE)
-
-The exporter, `mtorl monitor status` and the next check read it; nothing else of a check is needed later.
+The exporter, `mtorl monitor status` and the next check read it.
 """
 
 from __future__ import annotations
@@ -52,15 +49,15 @@ class StateError(Exception):
 
 
 class BusyError(Exception):
-    """Somebody else is about to write the state."""
+    """Another process is about to write the state."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let nobody else change the state in a folder meanwhile: what they have read of it would be out of date.
+    """Lock the state in a folder against other writers.
 
     Raises:
-        BusyError: Somebody does.
+        BusyError: Another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _LOCK, BusyError(f"{folder}: another check is at work here; wait until it has finished")):
@@ -79,7 +76,7 @@ class NotJudged(_Part):
 
 
 class Alarm(_Part):
-    """Stands until its evidence is gone."""
+    """An alarm stands until its evidence is gone."""
 
     kind: Kind
     since: AwareDatetime  # beginning of the first unusual period; of a broken column, the check that found it first
@@ -102,13 +99,11 @@ class Stream(_Part):
 
     Attributes:
         value: Of the newest period; of a column, its distance to the training sample.
-        expected: What earlier periods led one to expect; of a column, its threshold. None: too few yet.
-        low: What 95 of 100 healthy periods would be above.
-        high: ... and below.
+        expected: From earlier periods; of a column, its threshold. None: too few yet.
+        low: 95 of 100 healthy periods are between low and high.
         evidence: See `mtorl.drift.evidence`; of a column, of the last two periods.
         needed: The evidence of an alarm, of this stream alone.
-        loss: What the difference costs a period: gain lost, or money.
-        loss_unit: What it is counted in; empty where nothing is lost by the measure, or nobody knows.
+        loss: Cost of the difference a period: gain lost, or money, in `loss_unit`.
         past: The newest last.
     """
 
@@ -124,14 +119,11 @@ class Stream(_Part):
     past: list[PastPeriod] = Field(default_factory=list)
 
     def add(self, period: PastPeriod, keep: int) -> None:
-        """Keep a period; an alarm that stands is about it, and about the periods of evidence that led to the alarm.
+        """Keep a period, and at most `keep` healthy and `keep` other ones.
 
-        Otherwise a change that takes some periods to be found would be usual by then. Healthy periods are kept however
-        long an alarm stands: without them nobody could say when it is over.
-
-        Args:
-            period: The newest.
-            keep: How many healthy ones are kept, and how many others.
+        An alarm that stands is about the period, and about the periods of evidence that led to the alarm: otherwise a
+        change that takes some periods to be found would be usual by then. Healthy periods are kept however long an
+        alarm stands: they decide when it is over.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -142,12 +134,7 @@ class Stream(_Part):
         self.past = sorted(kept, key=lambda each: each.end)
 
     def unusual_since(self, end: datetime, length: timedelta) -> datetime:
-        """Beginning of the first of the unusual periods that lead up to one that is not kept yet.
-
-        Args:
-            end: Of that one.
-            length: Of a period.
-        """
+        """Beginning of the first of the unusual periods that lead up to one, not kept yet, with this end."""
         return min([end, *(before.end for before in self._leading_up(self.past))]) - length
 
     @staticmethod
@@ -156,7 +143,7 @@ class Stream(_Part):
 
 
 class Group(_Part):
-    """What was judged last of a group of measures."""
+    """The newest judged period of a group of measures."""
 
     end: AwareDatetime | None = None
     decisions: int = 0
@@ -165,7 +152,7 @@ class Group(_Part):
 
 
 class RetrainRequest(_Part):
-    """Somebody should train anew; what is trained meets the same gate as ever."""
+    """A request for a training; its model meets the usual gate."""
 
     since: AwareDatetime
     reason: str
@@ -173,7 +160,7 @@ class RetrainRequest(_Part):
 
 
 class Acceptance(_Part):
-    """Somebody has said that what a measure is now is healthy."""
+    """A person has accepted the present values of a measure as healthy."""
 
     stream: str
     at: AwareDatetime
@@ -181,23 +168,19 @@ class Acceptance(_Part):
 
 
 class State(_Part):
-    """All of it.
+    """The whole state.
 
     Attributes:
-        checked: When the last check ended.
         hours: Length of a period.
         judged_until: End of the newest period that was judged.
-        model_version: Whose training sample the columns are compared with.
-        groups: By name.
-        streams: By name, see `monitoring.watch.streams`.
+        model_version: Of the training sample.
         columns_evidence: Evidence that any column has moved.
         broken: Columns without usable values in the last hours, and what is wrong with them.
         incumbent: The policy that took the incumbent's newest decision.
-        heard: Of the newest periods, the share of exposures of which any outcome was known.
-        newest_model: When the newest published model was trained; None: nobody knows.
-        retrain: The request that waits; None: there is none.
+        heard: Of the newest periods, the share of exposures with any known outcome.
+        newest_model: When the newest published model was trained.
         requested: End of the period for which the last request was made.
-        accepted: What people have accepted, the newest last.
+        accepted: The newest last.
     """
 
     version: Literal[1] = VERSION
@@ -254,7 +237,7 @@ class State(_Part):
 
     @property
     def word(self) -> Word:
-        """The worst of what was found, in a word."""
+        """The worst finding, in a word."""
         kinds = {alarm.kind for alarm in self.alarms().values()}
         if kinds - {"drift"}:
             return "harm"
@@ -270,12 +253,7 @@ class State(_Part):
         return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])
 
     def accept(self, stream: str, reason: str, at: datetime) -> None:
-        """Take what a measure is now as healthy: what to expect of it is learnt anew.
-
-        Args:
-            stream: Name of the stream of a measure.
-            reason: Why it is to be expected from now on.
-            at: The present.
+        """Take the present value of a measure as healthy: its expectation is learnt anew.
 
         Raises:
             StateError: there is no such measure, or it is a column, whose training sample belongs to a model.

@@ -1,7 +1,6 @@
-"""The names of what is watched, period after period, and which of it people are woken for.
+"""The names of what is watched, period after period, and which of it stands for harm.
 
 stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
-labels_of("decisions/incumbent/expected_gain")      # ("decisions", "", "incumbent", "expected_gain")
 labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
 """
 
@@ -13,21 +12,17 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.units import counted_gain
 
-COLUMNS = "context"
-"""The group of columns: of the context, and static ones."""
+COLUMNS = "context"  # the group of columns: of the context, and static ones
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
-OF_OUTCOMES = ("outcomes", "performance")
-"""Groups that are about what came of decisions."""
-LAST_HOURS = "last_hours"
-"""Not a group of streams: the look for columns that have no values just now."""
+OF_OUTCOMES = ("outcomes", "performance")  # groups that are about what came of decisions
+LAST_HOURS = "last_hours"  # not a group of streams: the look for columns that have no values just now
 
 
 class Labels(NamedTuple):
-    """What a stream is about.
+    """The subject of a stream.
 
     Attributes:
-        group: One of GROUPS.
-        experiment: Whose arm it is; empty for the incumbent, which is that of all experiments, and where arm is empty.
+        experiment: Empty for the incumbent, which is that of all experiments, and if arm is empty.
         arm: Its name in the experiment; empty: all of them.
         measure: Or a column.
     """
@@ -49,7 +44,7 @@ def column_stream(column: str) -> str:
 
 
 def labels_of(stream: str) -> Labels:
-    """What a stream is about; columns, channels and experiments may have a slash in their names."""
+    """The labels of a stream; columns, channels and experiments may have a slash in their names."""
     group, _, rest = stream.partition("/")
     if group == "decisions":
         arm, _, measure = rest.partition("/")
@@ -72,6 +67,6 @@ streams are tickets, in both directions."""
 
 
 def loss_units(spec: DatasetSpec) -> dict[str, str]:
-    """What the loss of each stream that stands for harm is counted in: what falls is gain, what rises is cost."""
+    """The unit of the loss of each stream that stands for harm: what falls is gain, what rises is cost."""
     gain = counted_gain(spec)
     return {stream: gain.unit if way == "falls" else gain.units.money for stream, way in HARM.items()}

@@ -1,4 +1,4 @@
-"""The sample of a model's training data in its artifact, with which columns are compared."""
+"""The sample of a model's training data in its artifact: the reference of its columns."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ from mtorl.log.dataset import Column
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """A model's.
-
-    Attributes:
-        model_version: Of the model.
-        rows: User, context and static columns.
-        context: Columns of the context.
-        static: Columns of users that are in it.
-        thresholds: Measured for this sample; None: it has too few users.
-    """
+    """A model's sample: user, context and static columns; without thresholds, it has too few users."""
 
     model_version: str
     rows: pd.DataFrame
@@ -35,11 +27,10 @@ class TrainingSample:
 def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
     """A function from a model's digest to its sample; None if the model isn't found.
 
-    Args:
-        find: The folder of the artifact with a digest; of None, that of the newest model.
+    It raises ArtifactError if the artifact can't be read.
 
-    Returns:
-        A function that raises ArtifactError where the artifact can't be read.
+    Args:
+        find: Returns the folder of the artifact with a digest; of None, that of the newest model.
     """
 
     def sample(digest: str | None) -> TrainingSample | None:
