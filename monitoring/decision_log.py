@@ -143,18 +143,10 @@ def _newest(files: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> str:
-    """The query of `mtorl.log.records.one_record_each`, for a large log where few ids come twice: it sorts only those.
+    """The query of `mtorl.log.records.one_record_each`, for a large log with few copies: it sorts only those.
 
-    It makes the table `KIND_copy`: the ids that come more than once, and their `first_time`.
-    """
-    find_copies(db, kind, relation)
-    return of_few_copies(kind, relation)
-
-
-def find_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> None:
-    """Make the table `KIND_copy`.
-
-    Hashes are counted first: they take a fraction of the time and memory that the ids themselves do.
+    Makes the table `KIND_copy`: the ids that come more than once, and their `first_time`. Hashes are counted first:
+    they take a fraction of the time and memory of the ids.
     """
     id_ = ID_FIELD[kind]
     db.execute(
@@ -163,6 +155,7 @@ def find_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> Non
             SELECT hash({id_}) FROM {relation} GROUP BY hash({id_}) HAVING count(*) > 1)
         GROUP BY {id_} HAVING count(*) > 1"""
     )
+    return of_few_copies(kind, relation)
 
 
 def of_few_copies(kind: Kind, relation: str) -> str:
@@ -214,36 +207,38 @@ class DecisionLog:
         decisions, outcomes, shadows = (_newest(Path(folder).rglob(f"{kind}s.parquet")) for kind in get_args(Kind))
         return cls(decisions, outcomes, period, weights, shadows)
 
-    def open_decisions(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Make the view `decision_log`."""
-        written = open_records(db, "decision", self.decisions)
-        if not self.read_as:
-            written.create_view("decision_log")
-            return
-        written.create_view("written_log")
-        db.execute(f"CREATE VIEW decision_log AS {self.read_as}")
+    @contextmanager
+    def opened(self, *kinds: Kind) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds."""
+        files = {"outcome": self.outcomes, "shadow": self.shadows}
+        with database() as db:
+            written = open_records(db, "decision", self.decisions)
+            written.create_view("written_log" if self.read_as else "decision_log")
+            if self.read_as:
+                db.execute(f"CREATE VIEW decision_log AS {self.read_as}")
+            for kind in kinds:
+                open_records(db, kind, files[kind]).create_view(f"{kind}_log")
+            yield db
 
     def holds_any(self) -> bool:
         """Whether any decision falls into the period."""
-        with database() as db:
-            open_records(db, "decision", self.decisions).create_view("decision_log")
-            query = f"SELECT 1 FROM decision_log WHERE {self.period.condition()} LIMIT 1"
-            return db.execute(query, self.period.parameters()).fetchone() is not None
+        return self._first("1") is not None
 
     def records(self) -> int:
         """Number of decision records in the period, copies included."""
-        with database() as db:
-            open_records(db, "decision", self.decisions).create_view("decision_log")
-            query = f"SELECT count(*) FROM decision_log WHERE {self.period.condition()}"
-            ((count,),) = db.execute(query, self.period.parameters()).fetchall()
-        return int(count)
+        return int(self._first("count(*)"))
 
     def first_time(self) -> datetime | None:
-        """Time of the log's first decision, inside the period or not; None: there is none."""
-        with database() as db:
-            open_records(db, "decision", self.decisions).create_view("decision_log")
-            first = db.execute("SELECT min(CAST(event_time AS TIMESTAMPTZ)) FROM decision_log").fetchone()
-        return None if first is None or first[0] is None else first[0].astimezone(UTC)
+        """Time of the first decision in the period; None: there is none."""
+        first = self._first("min(CAST(event_time AS TIMESTAMPTZ))")
+        return None if first is None else first.astimezone(UTC)
+
+    def _first(self, value: str) -> Any:
+        """The first row's value (SQL) of the period's records."""
+        query = f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1"
+        with self.opened() as db:
+            row = db.execute(query, self.period.parameters()).fetchone()
+        return row and row[0]
 
     def context(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Context columns of the decisions of a sample of the users, and the size of the whole period.
@@ -263,8 +258,7 @@ class DecisionLog:
 
     def _sample(self, columns: str, known: str, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Rows of a JSON object in the records (SQL: `columns`) of the decisions that have one (`known`)."""
-        with database() as db:
-            open_records(db, "decision", self.decisions).create_view("decision_log")
+        with self.opened() as db:
 
             def decisions(users: str = "true") -> str:
                 # A period is a small part of a log: sought are only records of its decisions. One that withdraws a
@@ -301,9 +295,7 @@ class DecisionLog:
         """
         # A clock that was ahead does not say what serves.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()"
-        with database() as db:
-            open_records(db, "decision", self.decisions).create_view("decision_log")
-            open_records(db, "shadow", self.shadows).create_view("shadow_log")
+        with self.opened("shadow") as db:
             found = db.execute(
                 f"""WITH answered AS (
                     SELECT model_digest, if(arm = 'challenger', 2, 1) AS place, event_time
@@ -318,8 +310,7 @@ class DecisionLog:
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
         """Digest, if it gives one, and name of the policy that took an arm's newest decision."""
-        with database() as db:
-            open_records(db, "decision", self.decisions).create_view("decision_log")
+        with self.opened() as db:
             found: tuple[str | None, str] | None = db.execute(
                 f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}')
                 FROM ({each_record("decision", "decision_log")})

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from monitoring import charts, plain_words
-from monitoring.log_summary import LONGEST, summarise
 from monitoring.watch.streams import labels_of
 from mtorl.pages.charts import BLUE, GREY, shares
 from mtorl.pages.page import write_page
+from mtorl.runtime.duckdb_progress import without_progress_bar
 
 Json = dict[str, Any]
+_LONGEST = 30  # journeys of this length and longer share one bar
 
 
 def render(run_dir: Path) -> Path:
@@ -76,15 +77,40 @@ def _headline(experiment: Json, gate: Json) -> Json:
 
 
 def _data(log: Path) -> Json | None:
+    """Figures and charts of a canonical touchpoint log (Parquet)."""
     if not log.exists():
         return None
-    data = summarise(log)
+    import duckdb
+
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        without_progress_bar(db)
+        db.from_parquet(str(log)).create_view("touchpoints")
+        db.execute("CREATE TABLE journeys AS SELECT count(*) AS length FROM touchpoints GROUP BY user_id")
+
+        def rows(query: str) -> Any:
+            return db.execute(query).df().to_dict("records")
+
+        (data,) = rows(
+            """SELECT count(*) AS rows, count(DISTINCT user_id) AS users, min(timestamp)::DATE::TEXT AS first,
+                      max(timestamp)::DATE::TEXT AS last, avg(click) AS click_rate, avg(conversion) AS conversion_rate,
+                      avg(cost) AS cost, (SELECT median(length) FROM journeys) AS median_journey
+               FROM touchpoints"""
+        )
+        channels = rows(
+            """SELECT channel, count(*) / sum(count(*)) OVER () AS share, avg(click) AS click_rate, avg(cost) AS cost
+               FROM touchpoints GROUP BY channel ORDER BY count(*) DESC, channel"""
+        )
+        journeys = rows(
+            f"SELECT least(length, {_LONGEST}) AS length, count(*) AS users FROM journeys GROUP BY ALL ORDER BY 1"
+        )
     if not data["rows"]:
         return None
-    channels = [(row["channel"], row["share"]) for row in data["channels"]]
+    shares_of = [(row["channel"], row["share"]) for row in channels]
     return data | {
-        "channel_chart": shares("channel-shares", channels, "Share of touchpoints"),
-        "journey_chart": charts.journey_lengths(data["journeys"], LONGEST),
+        "channels": channels,
+        "channel_chart": shares("channel-shares", shares_of, "Share of touchpoints"),
+        "journey_chart": charts.journey_lengths(journeys, _LONGEST),
     }
 
 

@@ -130,8 +130,7 @@ def export(
 
     mtorl monitor export --state volume/monitor --runs volume/runs --port 9102
     """
-    from monitoring.watch.exporter import MonitorCollector, serve
-    from monitoring.watch.runs_exporter import RunsCollector
+    from monitoring.watch.exporter import MonitorCollector, RunsCollector, serve
     from monitoring.watch.state import STATE_FILE
 
     of_runs = [] if runs is None else [RunsCollector(runs)]

@@ -22,33 +22,6 @@ class Track(NamedTuple):
     margin: float | None = None  # of a guardrail: the harm that is accepted
 
 
-class Tick(NamedTuple):
-    """A number on an axis."""
-
-    at: float  # percent from the left, or from the top
-    label: str
-
-
-class Look(NamedTuple):
-    """One look of the series: a strip of the chart with its numbers as a tooltip."""
-
-    at: float
-    width: float
-    words: str
-
-
-class EffectChart(NamedTuple):
-    """The effect with its interval as users arrived; paths are in a square of 100."""
-
-    band: str
-    line: str
-    zero: float
-    x: list[Tick]
-    y: list[Tick]
-    looks: list[Look]
-    end: float  # height of the newest value
-
-
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:
     """Both ends of a line that shows all of these, with some room."""
     ends = [end for interval in intervals if interval for end in interval if end is not None]
@@ -73,8 +46,11 @@ def track(
     return Track(low, round(high - low, 2), at(value), at(0.0) if inside else None, at(margin) if margin else None)
 
 
-def effect_chart(series: Sequence[dict[str, Any]]) -> EffectChart | None:
-    """Draw the looks of a verdict's series; None: fewer than two have an interval."""
+def effect_chart(series: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Draw the effect with its interval as users arrived; None: fewer than two looks have an interval.
+
+    Paths are in a square of 100; `looks` are strips of the chart with their numbers as a tooltip.
+    """
     looks = [look for look in series if None not in (look["lift"], look["lo"], look["hi"])]
     if len(looks) < 2:
         return None
@@ -96,22 +72,22 @@ def effect_chart(series: Sequence[dict[str, Any]]) -> EffectChart | None:
     lower = [f"{x(look['users'])} {y(look['lo'])}" for look in reversed(looks)]
     middle = [f"{x(look['users'])} {y(look['lift'])}" for look in looks]
     half = 50 / max(len(looks) - 1, 1)
-    return EffectChart(
-        band=f"M{' L'.join([*upper, *lower])} Z",
-        line=f"M{' L'.join(middle)}",
-        zero=y(0.0),
-        x=[Tick(x(at), f"{at:,.0f}") for at in _round_numbers(first, last)],
-        y=[Tick(y(at), _label(at)) for at in _round_numbers(low, high)],
-        looks=[
-            Look(
-                round(x(look["users"]) - half, 2),
-                round(2 * half, 2),
-                f"{look['users']:,} users: {look['lift']:+.4g} [{look['lo']:+.4g}, {look['hi']:+.4g}]",
-            )
+    return {
+        "band": f"M{' L'.join([*upper, *lower])} Z",
+        "line": f"M{' L'.join(middle)}",
+        "zero": y(0.0),
+        "x": [{"at": x(at), "label": f"{at:,.0f}"} for at in _round_numbers(first, last)],
+        "y": [{"at": y(at), "label": _label(at)} for at in _round_numbers(low, high)],
+        "looks": [
+            {
+                "at": round(x(look["users"]) - half, 2),
+                "width": round(2 * half, 2),
+                "words": f"{look['users']:,} users: {look['lift']:+.4g} [{look['lo']:+.4g}, {look['hi']:+.4g}]",
+            }
             for look in looks
         ],
-        end=y(looks[-1]["lift"]),
-    )
+        "end": y(looks[-1]["lift"]),
+    }
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

@@ -9,7 +9,7 @@ does not fire on a zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -17,8 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from monitoring.experiments.document import View
-
-Sample = tuple[tuple[str, ...], float | None]
+from monitoring.gauge_table import Sample, gauges
 
 
 def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
@@ -46,141 +45,94 @@ class ExperimentCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Each gauge with a sample of every experiment that has one."""
-        views = self._views()
-        for name, help_, labels, samples in _GAUGES:
-            gauge = GaugeMetricFamily(f"mtorl_experiment_{name}", help_, labels=["experiment", *labels])
-            # Of two files with one name, the first: Prometheus refuses a page that says a series twice.
-            for view in {view["name"]: view for view in reversed(views)}.values():
-                for values, value in samples(view):
-                    if value is not None:
-                        gauge.add_metric([view["name"], *values], value)
-            yield gauge
+        # Of two files with one name, the first: Prometheus refuses a page that says a series twice.
+        views = {view["name"]: view for view in reversed(self._views())}
+        samples = ((g, (name, *labels), value) for name, view in views.items() for g, labels, value in _samples(view))
+        yield from gauges("mtorl_experiment_", _GAUGES, samples)
 
 
-def _stage(view: View) -> Iterator[Sample]:
-    yield (view["phase"],), 1.0
-
-
-def _verdict(view: View) -> Iterator[Sample]:
-    if view["verdict"] is not None:
-        yield (str(view["verdict"]["verdict"]),), 1.0
-
-
-def _switch(view: View) -> Iterator[Sample]:
-    yield (), float(view["enabled"])
-
-
-def _attention(view: View) -> Iterator[Sample]:
+def _samples(view: View) -> Iterator[Sample]:
+    """Samples without the label `experiment`."""
+    verdict, newest, settled, effect = view["verdict"] or {}, view["newest"], view["settled"], view["long_term"]
+    yield "stage", (view["phase"],), 1.0
+    yield "stage_start_timestamp_seconds", (), _seconds(view["since"])
+    yield "looked_timestamp_seconds", (), _seconds(view["looked"])
+    yield "newest_decision_timestamp_seconds", (), _seconds(newest and newest["at"])
+    yield "unreadable", (), float(view["problem"] is not None)
+    yield "switched_on", (), float(view["enabled"])
     for condition in ("held", "harm"):
-        yield (condition,), float(view["advice"]["condition"] == condition)
-
-
-def _started(view: View) -> Iterator[Sample]:
-    yield (), None if view["since"] is None else datetime.fromisoformat(view["since"]).timestamp()
-
-
-def _looked(view: View) -> Iterator[Sample]:
-    yield (), datetime.fromisoformat(view["looked"]).timestamp()
-
-
-def _newest(view: View) -> Iterator[Sample]:
-    if (found := view["newest"]) is not None:
-        yield (), datetime.fromisoformat(found["at"]).timestamp()
-
-
-def _unreadable(view: View) -> Iterator[Sample]:
-    yield (), float(view["problem"] is not None)
-
-
-def _settled(view: View) -> Iterator[Sample]:
-    if (found := view["settled"]) is not None:
-        yield (found["reason"],), float(found["done"])
-
-
-def _srm(view: View) -> Iterator[Sample]:
-    if view["verdict"] is not None:
-        yield (), view["verdict"].get("srm_p")
-
-
-def _share(view: View) -> Iterator[Sample]:
-    return (((arm["name"],), arm["share"]) for arm in view["plan"]["arms"])
-
-
-def _of_arms(figure: str) -> Callable[[View], Iterator[Sample]]:
-    def samples(view: View) -> Iterator[Sample]:
-        for arm, found in (view["verdict"] or {}).get("arms", {}).items():
-            yield (arm,), found.get(figure)
-
-    return samples
-
-
-def _lift(end: int | None) -> Callable[[View], Iterator[Sample]]:
-    def samples(view: View) -> Iterator[Sample]:
-        for arm, found in (view["verdict"] or {}).get("challengers", {}).items():
-            interval = found.get("lift_ci") or (None, None)
-            of = (arm, view["plan"]["metrics"]["primary"], view["unit"])
-            yield of, found.get("lift") if end is None else interval[end]
-
-    return samples
-
-
-def _long_term(end: int | None) -> Callable[[View], Iterator[Sample]]:
-    def samples(view: View) -> Iterator[Sample]:
-        if (found := view["long_term"]) is not None:
-            interval = found["effect_ci"] or (None, None)
-            yield (found["metric"], found["unit"]), found["effect"] if end is None else interval[end]
-
-    return samples
-
-
-def _guardrails(view: View) -> Iterator[Sample]:
-    for arm, found in (view["verdict"] or {}).get("challengers", {}).items():
+        yield "attention", (condition,), float(view["advice"]["condition"] == condition)
+    if settled is not None:
+        yield "settled", (settled["reason"],), float(settled["done"])
+    if verdict:
+        yield "verdict", (str(verdict["verdict"]),), 1.0
+    yield "srm_p_value", (), verdict.get("srm_p")
+    for arm in view["plan"]["arms"]:
+        yield "share_ratio", (arm["name"],), arm["share"]
+    for name, found in verdict.get("arms", {}).items():
+        yield "users", (name,), found.get("users")
+        yield "counted_decisions", (name,), found.get("decisions")
+    for name, found in verdict.get("challengers", {}).items():
+        of = (name, view["plan"]["metrics"]["primary"], view["unit"])
+        yield from _interval("lift", of, found.get("lift"), found.get("lift_ci"))
         for check in found.get("guardrails") or ():
-            yield (arm, check["name"]), float(check["state"] == "breached")
+            yield "guardrail_breached", (name, check["name"]), float(check["state"] == "breached")
+    if effect is not None:
+        of_effect = (effect["metric"], effect["unit"])
+        yield from _interval("long_term_effect", of_effect, effect["effect"], effect["effect_ci"])
+    for spend in view["spend"]:
+        if (spend["campaign"], spend["channel"]) == ("*", "*"):  # the widest account: a campaign is no label
+            account = (spend["arm"], spend["period"], view["currency"])
+            yield "spent", account, spend["spent"]
+            yield "budget", account, spend["limit"]
 
 
-def _money(figure: str) -> Callable[[View], Iterator[Sample]]:
-    """Of each arm and period, the widest account: a campaign is no label."""
-
-    def samples(view: View) -> Iterator[Sample]:
-        for spend in view["spend"]:
-            if (spend["campaign"], spend["channel"]) == ("*", "*"):
-                yield (spend["arm"], spend["period"], view["currency"]), float(spend[figure])  # type: ignore[literal-required]
-
-    return samples
+def _interval(
+    name: str, labels: tuple[str, ...], value: float | None, interval: Sequence[float | None] | None
+) -> Iterator[Sample]:
+    low, high = interval or (None, None)
+    yield name, labels, value
+    yield f"{name}_lower", labels, low
+    yield f"{name}_upper", labels, high
 
 
-_GAUGES: tuple[tuple[str, str, Sequence[str], Callable[[View], Iterable[Sample]]], ...] = (
-    ("stage", "1 for the stage that it is at, or how it ended", ("stage",), _stage),
-    ("stage_start_timestamp_seconds", "When its time at this stage began to count", (), _started),
-    ("looked_timestamp_seconds", "When these figures were looked at", (), _looked),
-    ("newest_decision_timestamp_seconds", "When the newest decision in its log was taken", (), _newest),
-    ("unreadable", "1 while its file or log can't be read", (), _unreadable),
-    ("switched_on", "0 while the kill switch is on", (), _switch),
-    ("attention", "1 while a person is needed: held, or harm was done", ("condition",), _attention),
-    (
-        "settled",
+def _seconds(time: str | None) -> float | None:
+    return None if time is None else datetime.fromisoformat(time).timestamp()
+
+
+_OF = ("experiment",)
+_ARM = ("experiment", "arm")
+_CHECK = ("experiment", "arm", "metric")
+_LIFT = ("experiment", "arm", "metric", "unit")
+_EFFECT = ("experiment", "metric", "unit")
+_MONEY = ("experiment", "arm", "period", "currency")
+_GAUGES: dict[str, tuple[str, Sequence[str]]] = {
+    "stage": ("1 for the stage that it is at, or how it ended", ("experiment", "stage")),
+    "stage_start_timestamp_seconds": ("When its time at this stage began to count", _OF),
+    "looked_timestamp_seconds": ("When these figures were looked at", _OF),
+    "newest_decision_timestamp_seconds": ("When the newest decision in its log was taken", _OF),
+    "unreadable": ("1 while its file or log can't be read", _OF),
+    "switched_on": ("0 while the kill switch is on", _OF),
+    "attention": ("1 while a person is needed: held, or harm was done", ("experiment", "condition")),
+    "settled": (
         "Of a promotion: 1 once the incumbent's model server serves what follows from it",
-        ("reason",),
-        _settled,
+        ("experiment", "reason"),
     ),
-    ("verdict", "1 for the verdict so far", ("verdict",), _verdict),
-    ("srm_p_value", "Of the sample ratio mismatch, valid at every look", (), _srm),
-    ("share_ratio", "Share of the users that an arm has now", ("arm",), _share),
-    ("users", "Users who count in the verdict; who moved to another arm is in both", ("arm",), _of_arms("users")),
-    ("counted_decisions", "Decisions that count in the verdict", ("arm",), _of_arms("decisions")),
-    ("lift", "Challenger less incumbent, of the primary metric", ("arm", "metric", "unit"), _lift(None)),
-    ("lift_lower", "Lower end of its always-valid interval", ("arm", "metric", "unit"), _lift(0)),
-    ("lift_upper", "Upper end of its always-valid interval", ("arm", "metric", "unit"), _lift(1)),
-    ("long_term_effect", "Of a promotion: promoted less holdout", ("metric", "unit"), _long_term(None)),
-    ("long_term_effect_lower", "Lower end of its always-valid interval", ("metric", "unit"), _long_term(0)),
-    ("long_term_effect_upper", "Upper end of its always-valid interval", ("metric", "unit"), _long_term(1)),
-    (
-        "guardrail_breached",
+    "verdict": ("1 for the verdict so far", ("experiment", "verdict")),
+    "srm_p_value": ("Of the sample ratio mismatch, valid at every look", _OF),
+    "share_ratio": ("Share of the users that an arm has now", _ARM),
+    "users": ("Users who count in the verdict; who moved to another arm is in both", _ARM),
+    "counted_decisions": ("Decisions that count in the verdict", _ARM),
+    "lift": ("Challenger less incumbent, of the primary metric", _LIFT),
+    "lift_lower": ("Lower end of its always-valid interval", _LIFT),
+    "lift_upper": ("Upper end of its always-valid interval", _LIFT),
+    "long_term_effect": ("Of a promotion: promoted less holdout", _EFFECT),
+    "long_term_effect_lower": ("Lower end of its always-valid interval", _EFFECT),
+    "long_term_effect_upper": ("Upper end of its always-valid interval", _EFFECT),
+    "guardrail_breached": (
         "1 while even the smallest plausible harm is above its margin",
-        ("arm", "metric"),
-        _guardrails,
+        ("experiment", "arm", "metric"),
     ),
-    ("spent", "Of the present period; arm *: all of them", ("arm", "period", "currency"), _money("spent")),
-    ("budget", "What may be spent in it", ("arm", "period", "currency"), _money("limit")),
-)
+    "spent": ("Of the present period; arm *: all of them", _MONEY),
+    "budget": ("What may be spent in it", _MONEY),
+}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from monitoring.decision_log import DecisionLog, database, open_records
+from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest
 from monitoring.plain_words import duration
 from mtorl.experiment.experiment import Experiment
@@ -29,8 +29,7 @@ def newest_of(log: DecisionLog, experiment: Experiment, now: float) -> Newest | 
     Args:
         now: Seconds since 1970. Later decisions, of a clock that is ahead, are ignored.
     """
-    with database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
+    with log.opened() as db:
         ((newest, longest),) = db.execute(
             f"""WITH each AS (
                 SELECT CAST(event_time AS TIMESTAMPTZ) AS decided FROM ({each_record("decision", "decision_log")})

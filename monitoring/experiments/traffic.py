@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import duckdb
 
-from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
+from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies, open_records
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
 from monitoring.verdict.counted_decisions import sql_text
 from mtorl.experiment.arm import OVERRIDE
@@ -28,8 +28,7 @@ def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
     would have decided.
     """
     named = {"name": experiment.name, "salt": experiment.salt}
-    with database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
+    with log.opened() as db:
         db.execute(
             f"""CREATE TABLE decision AS
             SELECT decision_id, arm, stage, channel, expose, fallback_reason, assignment_probability < 1 AS randomised,
@@ -68,9 +67,7 @@ def _counts(source: str, fault: str) -> str:
 
 def spend_of(log: DecisionLog, experiment: Experiment, now: float) -> list[Spend]:
     """Cost in the log of each account's present period; reservations are not in it."""
-    with database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
-        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+    with log.opened("outcome") as db:
         db.execute(
             f"""CREATE TABLE cost AS
             SELECT if(override, '{OVERRIDE}', arm) AS arm, campaign_id, channel, value,

@@ -8,7 +8,7 @@ The command line, the operator and tests call it alike. The fields: `document.py
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -323,19 +323,17 @@ def _plan(experiment: Experiment, serving: Experiment) -> Plan:
 
 def _answers(arm: Arm) -> str:
     """Source of its decisions; an address without its secrets."""
-    return ", ".join(_of_arm(arm))
-
-
-def _of_arm(arm: Arm) -> Iterator[str]:
+    parts = []
     if arm.policy is not None:
-        yield "what each request says" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file"
+        parts.append("what each request says" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file")
     if arm.url is not None:
-        parts = urlsplit(arm.url)
-        yield f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        url = urlsplit(arm.url)
+        parts.append(f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}")
     if arm.model_digest is not None:
-        yield f"model {arm.model_digest}"
+        parts.append(f"model {arm.model_digest}")
     if arm.explore is not None:
-        yield f"{arm.explore.share:.0%} left to chance"
+        parts.append(f"{arm.explore.share:.0%} left to chance")
+    return ", ".join(parts)
 
 
 def _happened(event: Event) -> Happened:

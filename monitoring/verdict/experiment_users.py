@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, database, one_record_each_of_few_copies, open_records
+from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
 from monitoring.verdict.counted_decisions import (
     CHANGED,
     CountedDecisions,
@@ -185,9 +185,7 @@ def experiment_users(
         for kind in kinds
         for age, test in (("in_time", "in_time"), ("late", "NOT in_time"))
     }
-    with database() as db:
-        log.open_decisions(db)
-        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+    with log.opened("outcome") as db:
         counted = count_decisions(db, log, experiment, segment)
         pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in kinds)
         aged = ", ".join(f"sum(abs(value)) FILTER ({test}) AS {age}" for age, test in ages.items())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from monitoring.decision_log import DecisionLog, database, find_overridden, one_record_each_of_few_copies, open_records
+from monitoring.decision_log import DecisionLog, find_overridden, one_record_each_of_few_copies
 from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
@@ -56,9 +56,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
     names = tuple(dict.fromkeys((primary, COST)))
     kinds = dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain))
     known = f"{experiment.metrics.outcome_hours or 0.0!r} * INTERVAL 1 HOUR"
-    with database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
-        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+    with log.opened("outcome") as db:
         find_overridden(db, experiment.name, salt=None)
         db.execute(
             f"""CREATE TABLE decision AS

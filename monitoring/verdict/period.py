@@ -70,11 +70,15 @@ def verdict_of_period(
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
         raise PeriodError(f"gain: {error}") from None
-    _check_there(decision_log)
-    spec = Experiment.load(experiment)
     log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None)
+    if not log.decisions:
+        raise PeriodError(f"{decision_log}: no decisions.parquet; routers export their logs there every minute")
+    spec = Experiment.load(experiment)
     if not log.holds_any():
-        raise PeriodError(nothing_in(decision_log, period))
+        raise PeriodError(
+            f"{decision_log}: no decision from {period.since or 'the start'} to {period.until or 'now'}; is the period "
+            "right (since, until), does the router get requests, and does it export its log?"
+        )
     found = verdict_from_log(log, spec, counts, budget_per_decision=budget or None)
     if (long_term := long_term_effect(log, spec, counts)) is not None:
         found["long_term"] = dict(long_term)
@@ -110,25 +114,9 @@ def deciding_incumbent(decision_log: str, find: Callable[[str], Path | None]) ->
         decision_log: Folder with decisions.parquet; it may be empty, or have no name.
         find: Returns the folder of the artifact with a digest.
     """
-    if not decision_log or not any(Path(decision_log).rglob("decisions.parquet")):
-        return DecidingIncumbent()
-    newest = DecisionLog.in_folder(decision_log).newest_policy(INCUMBENT)
+    newest = DecisionLog.in_folder(decision_log).newest_policy(INCUMBENT) if decision_log else None
     if newest is None:
         return DecidingIncumbent()
     digest, policy = newest
     folder = None if digest is None else find(digest)
     return DecidingIncumbent(policy=policy) if folder is None else DecidingIncumbent(artifact=str(folder))
-
-
-def nothing_in(decision_log: str, period: Period) -> str:
-    """What to say of a period without decisions."""
-    span = f"from {period.since or 'the start'} to {period.until or 'now'}"
-    return (
-        f"{decision_log}: no decision {span}; is the period right (since, until), does the router get requests, "
-        "and does it export its log?"
-    )
-
-
-def _check_there(decision_log: str) -> None:
-    if not any(Path(decision_log).rglob("decisions.parquet")):
-        raise PeriodError(f"{decision_log}: no decisions.parquet; routers export their logs there every minute")

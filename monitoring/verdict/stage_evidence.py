@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from monitoring.decision_log import DecisionLog, database, find_overridden, open_records
+from monitoring.decision_log import DecisionLog, find_overridden, open_records
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
@@ -75,8 +75,7 @@ def arms_at_stage(log: DecisionLog, experiment: Experiment, since: float) -> dic
         "start": datetime.fromtimestamp(since, UTC),
         "followed": datetime.fromtimestamp(since + _FOLLOWED_SECONDS, UTC),
     }
-    with database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
+    with log.opened() as db:
         records = one_record_each("decision", "decision_log")
         find_overridden(db, experiment.name, experiment.salt)
         db.execute(

@@ -54,31 +54,26 @@ def save_page(
         from evidently.metrics import MissingValueCount, RowCount, ValueDrift
 
     names = list(kinds)
-    metrics: list[Metric] = [RowCount(), *(MissingValueCount(column=name) for name in names)]
-    metrics += [
-        ValueDrift(column=name, method=test.method, threshold=thresholds[name, test.method])
+    shown = {
+        (name, test.method): thresholds[name, test.method]
         for name in names
         for test in asked_of(kinds[name])
         if test.evidently and (name, test.method) in thresholds
-    ]
+    }
+    metrics: list[Metric] = [RowCount(), *(MissingValueCount(column=name) for name in names)]
+    metrics += [ValueDrift(column=name, method=method, threshold=at) for (name, method), at in shown.items()]
     definition = DataDefinition(
         numerical_columns=[name for name in names if kinds[name] == "numeric"],
         categorical_columns=[name for name in names if kinds[name] == "categorical"],
     )
-    said: dict[str, Any] = {}
+    metadata: dict[str, Any] = {f"threshold of {name}": f"{at:.4f}" for (name, _), at in shown.items()}
     if filing is not None:
-        thresholds_said = {
-            f"threshold of {name}": f"{thresholds[name, test.method]:.4f}"
-            for name in names
-            for test in asked_of(kinds[name])
-            if test.evidently and (name, test.method) in thresholds
-        }
-        said = {"metadata": {"model_version": filing.model_version, **thresholds_said}}
-    snapshot = Report(metrics, **said).run(
+        metadata = {"model_version": filing.model_version, **metadata}
+    snapshot = Report(metrics, metadata=metadata).run(
         Dataset.from_pandas(current[names], data_definition=definition),
         Dataset.from_pandas(reference[names], data_definition=definition),
         name=title,
-        **({"timestamp": filing.until.replace(tzinfo=None)} if filing is not None else {}),
+        timestamp=None if filing is None else filing.until.replace(tzinfo=None),
     )
     html.parent.mkdir(parents=True, exist_ok=True)
     snapshot.save_html(str(html))

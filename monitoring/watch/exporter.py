@@ -1,30 +1,34 @@
-"""The last result of the monitor for Prometheus, read at every scrape.
+"""The last result of the monitor and the newest run of each pipeline for Prometheus, read at every scrape.
 
-    serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")))
+    serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")), RunsCollector(Path("runs")))
 
 While the state can't be read, alarms stand as they were, and their age grows. A process that never read one exports
 only that.
 
 Labels are groups, experiments, arms and measures, which descriptions and experiment files name, never users or
-campaigns. Of columns beyond MOST_STREAMS, those without an alarm are left out.
+campaigns; or a pipeline's name. Of columns beyond MOST_STREAMS, those without an alarm are left out.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from monitoring.gauge_table import Sample, gauges
+from monitoring.pipeline_runs import PipelineRun, newest_runs
 from monitoring.watch.state import NO_FAULT, State, StateError, Stream
 from monitoring.watch.streams import COLUMNS, Labels, labels_of
 
 MOST_STREAMS = 200
+MOST_PIPELINES = 50
 KINDS = ("harm", "data_quality", "drift")
-_LABELS = list(Labels._fields)
+_LABELS = Labels._fields
 
 
 class MonitorCollector(Collector):
@@ -40,25 +44,10 @@ class MonitorCollector(Collector):
             read = State.read(self._path)
         except StateError:
             read = State()
-        readable = read.checked is not None
-        if readable:
+        if read.checked is not None:
             self._known = read
-        state = self._known
-        yield _one("state_readable", "1 if the last result could be read", float(readable))
-        if state.checked is None:
-            return
-        yield _one("checked_timestamp_seconds", "When the last check ended", state.checked.timestamp())
-        if state.newest_model is not None:
-            newest = state.newest_model.timestamp()
-            yield _one("newest_model_timestamp_seconds", "When the newest published model was trained", newest)
-        yield from _groups(state)
-        yield from _streams(state)
-        waiting = GaugeMetricFamily("mtorl_monitor_retrain_requested", "1 while a request to train anew waits")
-        waiting.add_metric([], float(state.retrain is not None))
-        yield waiting
-        info = GaugeMetricFamily("mtorl_monitor_state_info", "Whose training sample counts", labels=["model_version"])
-        info.add_metric([state.model_version], 1.0)
-        yield info
+        samples = [("state_readable", (), float(read.checked is not None)), *_of_state(self._known)]
+        yield from gauges("mtorl_monitor_", _OF_STATE, samples)
 
 
 def serve(host: str, port: int, *collectors: Collector) -> None:
@@ -74,63 +63,98 @@ def serve(host: str, port: int, *collectors: Collector) -> None:
     threading.Event().wait()
 
 
-def _one(name: str, help_: str, value: float) -> GaugeMetricFamily:
-    gauge = GaugeMetricFamily(f"mtorl_monitor_{name}", help_)
-    gauge.add_metric([], value)
-    return gauge
+def _seconds(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
 
 
-def _groups(state: State) -> Iterator[GaugeMetricFamily]:
-    end = _gauge("period_end_timestamp_seconds", "End of the newest period that was looked at", ["group"])
-    decisions = _gauge("period_decisions", "Its decisions", ["group"])
-    users = _gauge("period_users", "Its users", ["group"])
-    not_judged = _gauge("not_judged", "1 where it could not be judged; 0 where that is no fault", ["group", "reason"])
+def _of_state(state: State) -> Iterator[Sample]:
+    if state.checked is None:
+        return
+    yield "checked_timestamp_seconds", (), state.checked.timestamp()
+    yield "newest_model_timestamp_seconds", (), _seconds(state.newest_model)
     for name, group in state.groups.items():
-        if group.end is not None:
-            end.add_metric([name], group.end.timestamp())
-        decisions.add_metric([name], group.decisions)
-        users.add_metric([name], group.users)
+        yield "period_end_timestamp_seconds", (name,), _seconds(group.end)
+        yield "period_decisions", (name,), group.decisions
+        yield "period_users", (name,), group.users
         if group.not_judged is not None:
             reason = group.not_judged.reason
-            not_judged.add_metric([name, reason], float(reason not in NO_FAULT))
-    yield from (end, decisions, users, not_judged)
-
-
-def _streams(state: State) -> Iterator[GaugeMetricFamily]:
-    value = _gauge("value", "Of the newest period; of a column, its distance to the training sample", _LABELS)
-    expected = _gauge("expected", "What earlier periods led one to expect; of a column, its threshold", _LABELS)
-    ratio = _gauge("evidence_ratio", "Evidence of a change over what an alarm needs alone", _LABELS)
-    loss = _gauge("loss", "What the difference costs a period: gain that is lost, or money", [*_LABELS, "counted_in"])
-    alarm = _gauge("alarm", "1 while an alarm stands", [*_LABELS, "kind"])
-    since = _gauge("alarm_since_timestamp_seconds", "When what it is about began", _LABELS)
-    cause = _gauge(
-        "harm_by_arm", "1 while harm stands whose cause is this challenger", ["experiment", "arm", "measure"]
-    )
+            yield "not_judged", (name, reason), float(reason not in NO_FAULT)
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
     def rank(name: str) -> tuple[bool, bool, float, str]:  # what is measured has few names, columns may have many
         return name not in alarms, labels_of(name).group == COLUMNS, -shown[name].evidence / shown[name].needed, name
 
-    ranked = sorted(shown, key=rank)
-    for name in sorted(ranked[:MOST_STREAMS]):
-        stream, labels = shown[name], list(labels_of(name))
-        for gauge, number in ((value, stream.value), (expected, stream.expected)):
-            if number is not None:
-                gauge.add_metric(labels, number)
-        if stream.loss is not None:
-            loss.add_metric([*labels, stream.loss_unit], stream.loss)
-        ratio.add_metric(labels, stream.evidence / stream.needed)
+    for name in sorted(sorted(shown, key=rank)[:MOST_STREAMS]):
+        stream, labels, alarm = shown[name], labels_of(name), alarms.get(name)
+        yield "value", labels, stream.value
+        yield "expected", labels, stream.expected
+        yield "evidence_ratio", labels, stream.evidence / stream.needed
+        yield "loss", (*labels, stream.loss_unit), stream.loss
         for kind in KINDS:
-            stands = name in alarms and alarms[name].kind == kind
-            alarm.add_metric([*labels, kind], float(stands))
-        if name in alarms:
-            since.add_metric(labels, alarms[name].since.timestamp())
-            for full in alarms[name].arms:
+            yield "alarm", (*labels, kind), float(alarm is not None and alarm.kind == kind)
+        if alarm is not None:
+            yield "alarm_since_timestamp_seconds", labels, alarm.since.timestamp()
+            for full in alarm.arms:
                 experiment, _, arm = full.rpartition("/")
-                cause.add_metric([experiment, arm, labels[-1]], 1.0)
-    yield from (value, expected, ratio, loss, alarm, since, cause)
+                yield "harm_by_arm", (experiment, arm, labels.measure), 1.0
+    yield "retrain_requested", (), float(state.retrain is not None)
+    yield "state_info", (state.model_version,), 1.0
 
 
-def _gauge(name: str, help_: str, labels: list[str]) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"mtorl_monitor_{name}", help_, labels=labels)
+_OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
+    "state_readable": ("1 if the last result could be read", ()),
+    "checked_timestamp_seconds": ("When the last check ended", ()),
+    "newest_model_timestamp_seconds": ("When the newest published model was trained", ()),
+    "period_end_timestamp_seconds": ("End of the newest period that was looked at", ("group",)),
+    "period_decisions": ("Its decisions", ("group",)),
+    "period_users": ("Its users", ("group",)),
+    "not_judged": ("1 where it could not be judged; 0 where that is no fault", ("group", "reason")),
+    "value": ("Of the newest period; of a column, its distance to the training sample", _LABELS),
+    "expected": ("What earlier periods led one to expect; of a column, its threshold", _LABELS),
+    "evidence_ratio": ("Evidence of a change over what an alarm needs alone", _LABELS),
+    "loss": ("What the difference costs a period: gain that is lost, or money", (*_LABELS, "counted_in")),
+    "alarm": ("1 while an alarm stands", (*_LABELS, "kind")),
+    "alarm_since_timestamp_seconds": ("When what it is about began", _LABELS),
+    "harm_by_arm": ("1 while harm stands whose cause is this challenger", ("experiment", "arm", "measure")),
+    "retrain_requested": ("1 while a request to train anew waits", ()),
+    "state_info": ("Whose training sample counts", ("model_version",)),
+}
+
+
+class RunsCollector(Collector):
+    """Collects the gauges of the runs at each scrape; the folder `runs` may not exist.
+
+    A file that can't be read keeps the last samples of its pipeline, a removed file ends them.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._known: dict[str, PipelineRun] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges of the pipelines that ran last."""
+        there = {path.stem for path in self._runs.glob("[!.]*.json")}
+        known = {name: run for name, run in self._known.items() if name in there}
+        self._known = known | {run.pipeline: run for run in newest_runs(self._runs)}
+        shown = sorted(self._known.values(), key=lambda run: run.at)[-MOST_PIPELINES:]
+        samples: list[Sample] = []
+        for run in sorted(shown, key=lambda run: run.pipeline):
+            of, interval = (run.pipeline,), run.usual_interval
+            samples += [
+                ("run_failed", of, float(run.failed_in_a_row > 0)),
+                ("runs_failed_in_a_row", of, run.failed_in_a_row),
+                ("run_end_timestamp_seconds", of, run.at.timestamp()),
+                ("last_success_timestamp_seconds", of, _seconds(run.succeeded)),
+                ("usual_interval_seconds", of, None if interval is None else interval.total_seconds()),
+            ]
+        yield from gauges("mtorl_pipeline_", _OF_RUNS, samples)
+
+
+_OF_RUNS: dict[str, tuple[str, Sequence[str]]] = {
+    "run_failed": ("1 if the newest run that nobody cancelled failed", ("pipeline",)),
+    "runs_failed_in_a_row": ("Runs that have failed since one succeeded", ("pipeline",)),
+    "run_end_timestamp_seconds": ("When the newest run ended", ("pipeline",)),
+    "last_success_timestamp_seconds": ("When a run last succeeded", ("pipeline",)),
+    "usual_interval_seconds": ("How far apart its successes are at most, usually; after eleven", ("pipeline",)),
+}

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from monitoring.decision_log import DecisionLog, database, find_copies, of_few_copies, open_records
+from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
 from monitoring.verdict.counted_decisions import sql_text
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
@@ -82,9 +82,7 @@ class _Ratio(NamedTuple):
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
     """Measure the decisions of a period, which has both ends; `outcomes` are the numeric ones of the data set."""
-    with database() as db:
-        log.open_decisions(db)
-        open_records(db, "outcome", log.outcomes).create_view("outcome_log")
+    with log.opened("outcome") as db:
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
         counts = (
@@ -124,14 +122,13 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
         WHERE {heard}""",
         log.period.parameters(),
     )
-    find_copies(db, "outcome", "heard")
     sums = ", ".join(f'sum(value) FILTER (kind = {sql_text(kind)}) AS "of_{kind}"' for kind in kinds)
     came = ", ".join(f'coalesce("of_{kind}", 0) AS "came_{kind}"' for kind in kinds)
     total = " + ".join(f'{weight!r} * "came_{name}"' for name, weight in gain.terms)
     db.execute(
         f"""CREATE TABLE decided AS
         WITH event AS (SELECT decision_id, {sums}, bool_or(kind = '{CANCEL}') AS cancelled, true AS heard
-                       FROM ({of_few_copies("outcome", "heard")}) GROUP BY decision_id),
+                       FROM ({one_record_each_of_few_copies(db, "outcome", "heard")}) GROUP BY decision_id),
              joined AS (SELECT taken.*, {came}, expose AND NOT withdrawn AND NOT coalesce(cancelled, false) AS shown,
                                expose AND NOT withdrawn AND coalesce(event.heard, false) AS heard
                         FROM taken LEFT JOIN event USING (decision_id))

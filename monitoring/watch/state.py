@@ -5,7 +5,6 @@ The exporter, `mtorl monitor status` and the next check read it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -23,7 +22,6 @@ _KEPT_ACCEPTANCES = 99
 
 STATE_FILE = "state.json"
 _LOCK = ".lock"
-VERSION: Literal[1] = 1
 
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
@@ -183,7 +181,7 @@ class State(_Part):
         accepted: The newest last.
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     checked: AwareDatetime | None = None
     hours: int = 24
     judged_until: AwareDatetime | None = None
@@ -218,11 +216,7 @@ class State(_Part):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             why = f"not a monitor's state: {where + ': ' if where else ''}{first['msg']}"
-            if (version := _version(text)) is not None and version != VERSION:
-                why = (
-                    f"a state of version {version}, and this program knows version {VERSION}; use the one that wrote it"
-                )
-            raise StateError(f"{path}: {why}; or move it away, and the monitor learns anew from the log") from None
+            raise StateError(f"{path}: {why}; move it away, and the monitor learns anew from the log") from None
 
     def write(self, path: Path) -> None:
         """Replace the file."""
@@ -263,12 +257,3 @@ class State(_Part):
             raise StateError(f"{stream}: no measure of this state; known: {', '.join(measures) or 'none'}")
         self.streams[stream] = Stream(value=self.streams[stream].value)
         self.accepted = [*self.accepted[-_KEPT_ACCEPTANCES:], Acceptance(stream=stream, at=at, reason=reason)]
-
-
-def _version(text: bytes) -> int | None:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return None
-    version = content.get("version") if isinstance(content, dict) else None
-    return version if isinstance(version, int) else None

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.builders import stat as stat_builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
 from scripts.dashboards.limits import COLORS, alerts_of
-from scripts.dashboards.panels import SOURCE, Column, Panel, Query, promql, rows, stat
+from scripts.dashboards.panels import SOURCE, Column, Panel, promql, rows, stat
 
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
@@ -51,14 +52,13 @@ def or_nothing(expr: str) -> str:
     return f"{expr} or {_NOTHING}"
 
 
-def alert_count(uid: str, width: int = 4) -> Panel:
+def alert_count(uid: str) -> Panel:
     """How many alerts of a dashboard fire."""
     return stat(
         "Alerts",
         "Alerts that fire, of those that lead to this dashboard. They are listed below.",
-        Query(or_nothing(f'count(ALERTS{{NS, alertstate="firing", alertname=~"{_names(uid)}"}})')),
+        or_nothing(f'count(ALERTS{{NS, alertstate="firing", alertname=~"{_names(uid)}"}})'),
         bad={1: "orange"},
-        width=width,
     )
 
 
@@ -118,8 +118,10 @@ def document(board: Board) -> dict[str, Any]:
     for section in board.sections:
         if section.title:
             made = made.with_row(builders.Row(section.title))
+        numbers = sum(isinstance(panel, stat_builder.Panel) for panel in section.panels)
         for panel in section.panels:
-            made = made.with_panel(panel)
+            # The numbers fill a row of 24 columns.
+            made = made.with_panel(panel.span(24 // numbers) if isinstance(panel, stat_builder.Panel) else panel)
     written: dict[str, Any] = json.loads(json.dumps(made.build(), cls=JSONEncoder))
     for annotation in written["annotations"]["list"]:  # what the SDK has no fields for
         annotation |= {"titleFormat": "{{alertname}}", "textFormat": "{{severity}} {{experiment}} {{arm}} {{measure}}"}

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import Column, Query, lines, rows, stat
+from scripts.dashboards.panels import Column, lines, rows, stat
 
 UID = "mtorl-budget"
 _BY = ["experiment", "arm", "period"]
@@ -36,66 +36,59 @@ def board() -> Board:
         stat(
             "Spent",
             "Of all arms together in the present period, in currency units.",
-            Query(_of_accounts("mtorl_budget_spent{NS}", "period", whole), "{{period}}"),
-            width=3,
+            _of_accounts("mtorl_budget_spent{NS}", "period", whole),
+            legend="{{period}}",
         ),
         stat(
             "Used of the amount",
             "Spent and reserved, as a share of what all arms together may spend.",
-            Query(_of_accounts(used, "period", whole), "{{period}}"),
+            _of_accounts(used, "period", whole),
+            legend="{{period}}",
             unit=units.PercentUnit,
             limit=_USED,
-            width=3,
         ),
         stat(
             "Spend an hour",
             "Currency units of the last hour, all arms together.",
-            Query(f"max({_spend(_WHOLE, 'period')})"),
-            width=3,
+            f"max({_spend(_WHOLE, 'period')})",
         ),
         stat(
             "Gone in",
             "When all is spent, if spend goes on as in the last hour. Longer than the period lasts: it is enough.",
-            Query(
-                f"""min({_of_accounts(left, "period", whole)}
-                / ({_spend(_WHOLE, "period")} > 0)) * 3600"""
-            ),
+            f"""min({_of_accounts(left, "period", whole)}
+                / ({_spend(_WHOLE, "period")} > 0)) * 3600""",
             unit=units.Seconds,
             empty="nothing is spent",
-            width=3,
         ),
         stat(
             "Above a budget",
             "Money above the limit of the account where that is most, currency units. It must be 0: a budget is a "
             "hard cap.",
-            Query("max(mtorl_budget_overrun{NS})"),
+            "max(mtorl_budget_overrun{NS})",
             limit=_BROKEN,
-            width=3,
         ),
         stat(
             "Off the plan",
             "Of the account that is furthest ahead of its plan, or behind it. 1: pacing does all that it can.",
-            Query('max({__name__=~"mtorl_budget_(ahead|behind)_ratio", namespace="$namespace"})'),
+            'max({__name__=~"mtorl_budget_(ahead|behind)_ratio", namespace="$namespace"})',
             limit=limit("MtorlBudgetTooFast"),
             empty="nothing is paced",
-            width=3,
         ),
         stat(
             "Room of the ledger",
             "What its disk or its Redis still has. Once it is full, every decision is the default action.",
-            Query("min(mtorl_ledger_free_bytes{NS} / mtorl_ledger_limit_bytes{NS})"),
+            "min(mtorl_ledger_free_bytes{NS} / mtorl_ledger_limit_bytes{NS})",
             unit=units.PercentUnit,
             limit=limit("MtorlLedgerNearlyFull"),
             empty="not limited",
-            width=3,
         ),
-        alert_count(UID, width=3),
+        alert_count(UID),
         alert_list(UID, [*_BY, "store", "persistentvolumeclaim"]),
         lines(
             "Used of the amount",
             "Spent and reserved, as a share of each arm's limit; arm *: all together. Once it is spent, the arm "
             "exposes nobody.",
-            [Query(_of_accounts(used), _ACCOUNT)],
+            {_ACCOUNT: _of_accounts(used)},
             unit=units.PercentUnit,
             limit=_USED,
         ),
@@ -119,32 +112,29 @@ def board() -> Board:
         lines(
             "Spend an hour",
             "Of the last hour. Arms with equal shares should spend alike.",
-            [Query(_spend(', arm!="*"'), _ARM)],
+            {_ARM: _spend(', arm!="*"')},
             axis="currency units",
         ),
         lines(
             "Cost of an exposure",
             "Spent over exposed decisions of the last hour, in currency units. Costs arrive later than exposures.",
-            [
-                Query(
-                    f"""{_spend(', arm!="*"')}
-                    / (sum by (experiment, arm) (increase(mtorl_decisions_total{{NS, expose="true"}}[1h])) > 0)""",
-                    _ARM,
-                )
-            ],
+            {
+                _ARM: f"""{_spend(', arm!="*"')}
+                    / (sum by (experiment, arm) (increase(mtorl_decisions_total{{NS, expose="true"}}[1h])) > 0)"""
+            },
             axis="currency units",
         ),
         lines(
             "Reserved",
             "Exposures whose cost is not known yet, in currency units. What only grows waits for outcomes that do "
             "not come.",
-            [Query(_of_accounts('mtorl_budget_reserved{NS, arm!="*"}'), _ACCOUNT)],
+            {_ACCOUNT: _of_accounts('mtorl_budget_reserved{NS, arm!="*"}')},
             axis="currency units",
         ),
         lines(
             "Reservations given back",
             "Within an hour, since no cost was reported in time. Many of them: the platform does not report costs.",
-            [Query("sum(increase(mtorl_budget_expired_total{NS}[1h]))", "given back")],
+            {"given back": "sum(increase(mtorl_budget_expired_total{NS}[1h]))"},
         ),
     ]
     gap = "A gap of 1 is one at which pacing does all that it can, so above 2 no price holds it, or helps."
@@ -153,10 +143,10 @@ def board() -> Board:
         lines(
             "Plan",
             "What pacing wants spent by now, and what is spent and reserved.",
-            [
-                Query(_of_accounts("mtorl_budget_planned{NS}"), f"{_ACCOUNT}: planned"),
-                Query(_of_accounts("mtorl_budget_paced{NS}"), f"{_ACCOUNT}: spent"),
-            ],
+            {
+                f"{_ACCOUNT}: planned": _of_accounts("mtorl_budget_planned{NS}"),
+                f"{_ACCOUNT}: spent": _of_accounts("mtorl_budget_paced{NS}"),
+            },
             axis="currency units",
             empty="nothing is paced",
         ),
@@ -173,7 +163,7 @@ def board() -> Board:
         lines(
             "Ahead of the plan",
             f"Of the account that is furthest ahead. {gap}",
-            [Query(ahead, _ACCOUNT)],
+            {_ACCOUNT: ahead},
             limit=limit("MtorlBudgetTooFast"),
             axis="gaps",
             empty="nothing is paced",
@@ -181,7 +171,7 @@ def board() -> Board:
         lines(
             "Behind the plan",
             f"Of the account that is furthest behind. {gap}",
-            [Query(behind, _ACCOUNT)],
+            {_ACCOUNT: behind},
             limit=limit("MtorlBudgetTooSlow"),
             axis="gaps",
             empty="nothing is paced",
@@ -189,13 +179,13 @@ def board() -> Board:
         lines(
             "Fullest account",
             "Spent over limit of an arm's fullest account. One of a campaign may be full before the sum is.",
-            [Query("max by (experiment, arm) (mtorl_budget_spend_ratio{NS})", _ARM)],
+            {_ARM: "max by (experiment, arm) (mtorl_budget_spend_ratio{NS})"},
             unit=units.PercentUnit,
         ),
         lines(
             "Price",
             "Highest pacing price of an arm: the gain that a currency unit has to bring. 0: nothing is held back.",
-            [Query("max by (experiment, arm) (mtorl_budget_price{NS})", _ARM)],
+            {_ARM: "max by (experiment, arm) (mtorl_budget_price{NS})"},
             axis="gain per currency unit",
         ),
     ]

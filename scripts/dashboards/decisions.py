@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import Query, lines, stat
+from scripts.dashboards.panels import lines, stat
 
 UID = "mtorl-decisions"
 _ARM = "{{experiment}} {{arm}}"
@@ -25,16 +25,10 @@ def board() -> Board:
     """The dashboard."""
     top = [
         stat(
-            "Decisions",
-            "Answered a second, over five minutes.",
-            Query("sum(rate(mtorl_decisions_total{NS}[5m]))"),
-            unit=units.RequestsPerSecond,
-        ),
-        stat(
             "Against yesterday",
             "Decisions of the last half hour, as a share of those of the same half hour yesterday.",
-            Query("""sum(increase(mtorl_decisions_total{NS}[30m]))
-                / (sum(increase(mtorl_decisions_total{NS}[30m] offset 1d)) > 0)"""),
+            """sum(increase(mtorl_decisions_total{NS}[30m]))
+                / (sum(increase(mtorl_decisions_total{NS}[30m] offset 1d)) > 0)""",
             unit=units.PercentUnit,
             bad={0: "red", 0.5: "green"},
             empty="nothing yesterday",
@@ -42,20 +36,14 @@ def board() -> Board:
         stat(
             "Exposed",
             "Share of the decisions that expose: money is spent on them.",
-            Query(f"sum(rate({_EXPOSED}[5m])) / sum(rate(mtorl_decisions_total{{NS}}[5m]))"),
-            unit=units.PercentUnit,
-        ),
-        stat(
-            "Users with a history",
-            "Share of the decisions for which a history was found. The others are decided as if the user were new.",
-            Query(_FOUND),
+            f"sum(rate({_EXPOSED}[5m])) / sum(rate(mtorl_decisions_total{{NS}}[5m]))",
             unit=units.PercentUnit,
         ),
         stat(
             "Outcomes",
             "Received a second: costs, clicks, conversions. Without them budgets are not settled, and nothing is "
             "learnt.",
-            Query("sum(rate(mtorl_outcomes_total{NS}[5m]))"),
+            "sum(rate(mtorl_outcomes_total{NS}[5m]))",
             unit=units.EventsPerSecond,
         ),
         alert_count(UID),
@@ -63,10 +51,10 @@ def board() -> Board:
         lines(
             "Decisions",
             "Answered a second, and at the same time yesterday.",
-            [
-                Query("sum(rate(mtorl_decisions_total{NS}[5m]))", "now"),
-                Query("sum(rate(mtorl_decisions_total{NS}[5m] offset 1d))", "yesterday"),
-            ],
+            {
+                "now": "sum(rate(mtorl_decisions_total{NS}[5m]))",
+                "yesterday": "sum(rate(mtorl_decisions_total{NS}[5m] offset 1d))",
+            },
             unit=units.RequestsPerSecond,
         ),
     ]
@@ -74,34 +62,31 @@ def board() -> Board:
         lines(
             "Decisions by arm",
             "Answered a second.",
-            [Query("sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))", _ARM)],
+            {_ARM: "sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))"},
             unit=units.RequestsPerSecond,
             stacked=True,
         ),
         lines(
             "Exposed by arm",
             "Share of an arm's decisions that expose.",
-            [
-                Query(
-                    f"""sum by (experiment, arm) (rate({_EXPOSED}[5m]))
-                    / sum by (experiment, arm) (rate(mtorl_decisions_total{{NS}}[5m]))""",
-                    _ARM,
-                )
-            ],
+            {
+                _ARM: f"""sum by (experiment, arm) (rate({_EXPOSED}[5m]))
+                    / sum by (experiment, arm) (rate(mtorl_decisions_total{{NS}}[5m]))"""
+            },
             unit=units.PercentUnit,
         ),
         lines(
             "Share of the channel that an arm prefers",
             "Over six hours, of draws that could have been another channel. Near 1 the arm no longer looks at who "
             "asks.",
-            [Query(f"topk by (experiment, arm) (1, {_shares('6h')})", _ARM + ": {{channel}}")],
+            {_ARM + ": {{channel}}": f"topk by (experiment, arm) (1, {_shares('6h')})"},
             unit=units.PercentUnit,
             limit=limit("MtorlPolicyCollapsed"),
         ),
         lines(
             "Channels by arm",
             "Share of each channel in an arm's draws of the last half hour.",
-            [Query(_shares("30m"), _ARM + ": {{channel}}")],
+            {_ARM + ": {{channel}}": _shares("30m")},
             unit=units.PercentUnit,
         ),
     ]
@@ -110,25 +95,17 @@ def board() -> Board:
             "Users with a history",
             "Share of the decisions. The alert compares it with half of the last day's: below that, the store was "
             "emptied or is old.",
-            [
-                Query(_FOUND, "now"),
-                Query(
-                    """0.5 * sum(increase(mtorl_features_total{NS, found="yes"}[1d]))
+            {
+                "now": _FOUND,
+                "half of the last day's": """0.5 * sum(increase(mtorl_features_total{NS, found="yes"}[1d]))
                     / sum(increase(mtorl_features_total{NS}[1d]))""",
-                    "half of the last day's",
-                ),
-            ],
+            },
             unit=units.PercentUnit,
         ),
         lines(
             "Decisions in the shadow",
             "Of challengers that nobody is shown yet, a second: answered, failed, or dropped since there was no time.",
-            [
-                Query(
-                    "sum by (experiment, arm, result) (rate(mtorl_shadow_decisions_total{NS}[5m]))",
-                    _ARM + ": {{result}}",
-                )
-            ],
+            {_ARM + ": {{result}}": "sum by (experiment, arm, result) (rate(mtorl_shadow_decisions_total{NS}[5m]))"},
             unit=units.RequestsPerSecond,
             empty="no challenger is in the shadow",
         ),
@@ -137,19 +114,16 @@ def board() -> Board:
         lines(
             "Outcomes by kind",
             "Received a second, without duplicates.",
-            [Query('sum by (kind) (rate(mtorl_outcomes_total{NS, status!="duplicate"}[5m]))', "{{kind}}")],
+            {"{{kind}}": 'sum by (kind) (rate(mtorl_outcomes_total{NS, status!="duplicate"}[5m]))'},
             unit=units.EventsPerSecond,
         ),
         lines(
             "Outcomes that are not as usual",
             "Share of all: late, of no decision that is known (dangling), sent twice (duplicate), not stored (failed).",
-            [
-                Query(
-                    """sum by (status) (rate(mtorl_outcomes_total{NS, status!="accepted"}[5m]))
-                    / on () group_left () sum(rate(mtorl_outcomes_total{NS}[5m]))""",
-                    "{{status}}",
-                )
-            ],
+            {
+                "{{status}}": """sum by (status) (rate(mtorl_outcomes_total{NS, status!="accepted"}[5m]))
+                    / on () group_left () sum(rate(mtorl_outcomes_total{NS}[5m]))"""
+            },
             unit=units.PercentUnit,
             empty="none",
         ),

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list, or_nothing
 from scripts.dashboards.limits import color_of, limit
-from scripts.dashboards.panels import Column, Panel, Query, lines, rows, stat
+from scripts.dashboards.panels import Column, Panel, lines, rows, stat
 
 UID = "mtorl-drift"
 _BY = "group, experiment, arm, measure"
@@ -21,7 +21,7 @@ def _of_alarms(what: str) -> str:
 
 def _count(title: str, kind: str, alert: str, description: str) -> Panel:
     alarms = f'count(max by ({_BY}) (mtorl_monitor_alarm{{NS, kind="{kind}"}}) == 1)'
-    return stat(title, description, Query(or_nothing(alarms)), bad={1: color_of(alert)}, width=3)
+    return stat(title, description, or_nothing(alarms), bad={1: color_of(alert)})
 
 
 def _measures(title: str, description: str, which: str, legend: str, width: int = 12) -> Panel:
@@ -29,10 +29,10 @@ def _measures(title: str, description: str, which: str, legend: str, width: int 
     return lines(
         title,
         f"{description} Expected: what earlier days lead one to expect.",
-        [
-            Query(f"max by ({_BY}) (mtorl_monitor_value{{NS, {which}}})", legend),
-            Query(f"max by ({_BY}) (mtorl_monitor_expected{{NS, {which}}})", f"{legend}: expected"),
-        ],
+        {
+            legend: f"max by ({_BY}) (mtorl_monitor_value{{NS, {which}}})",
+            f"{legend}: expected": f"max by ({_BY}) (mtorl_monitor_expected{{NS, {which}}})",
+        },
         empty="not measured yet",
         width=width,
     )
@@ -59,39 +59,33 @@ def board() -> Board:
         stat(
             "Lost a day",
             "By the measures that stand for harm: gain, or money where costs rise.",
-            Query(
-                f"""max by (measure, counted_in) (mtorl_monitor_loss{{NS}}
+            f"""max by (measure, counted_in) (mtorl_monitor_loss{{NS}}
                 and on (namespace, {_BY}) mtorl_monitor_alarm{{NS, kind="harm"}} == 1)""",
-                "{{measure}}, {{counted_in}}",
-            ),
+            legend="{{measure}}, {{counted_in}}",
             bad={0: "red"},
             empty="nothing",
-            width=3,
         ),
         stat(
             "Not judged",
             "Groups of measures of which the monitor can't say whether anything is wrong.",
-            Query(or_nothing('count(max by (group) (mtorl_monitor_not_judged{NS, reason!="learning"}) == 1)')),
+            or_nothing('count(max by (group) (mtorl_monitor_not_judged{NS, reason!="learning"}) == 1)'),
             bad={1: color_of("MtorlNotJudged")},
-            width=3,
         ),
         stat(
             "Age of the result",
             "Since the hourly job ended.",
-            Query("time() - max(mtorl_monitor_checked_timestamp_seconds{NS})"),
+            "time() - max(mtorl_monitor_checked_timestamp_seconds{NS})",
             unit=units.Seconds,
             limit=limit("MtorlMonitorStale"),
             empty="no result",
-            width=3,
         ),
         stat(
             "New training",
             "Whether the monitor asks for one. What is trained meets the gate as ever.",
-            Query("max(mtorl_monitor_retrain_requested{NS})"),
+            "max(mtorl_monitor_retrain_requested{NS})",
             texts={"0": ("not needed", "green"), "1": ("asked for", color_of("MtorlRetrainRequested"))},
-            width=3,
         ),
-        alert_count(UID, width=3),
+        alert_count(UID),
         alert_list(UID, ["group", "experiment", "arm", "measure"]),
         rows(
             "What stands",
@@ -125,20 +119,17 @@ def board() -> Board:
             "Evidence of a change",
             "The ten measures that have most. 1 is what an alarm needs alone; it is added up over days, and falls "
             "on usual ones.",
-            [Query(f'topk(10, max by ({_BY}) (mtorl_monitor_evidence_ratio{{NS, group!="context"}}))', _STREAM)],
+            {_STREAM: f'topk(10, max by ({_BY}) (mtorl_monitor_evidence_ratio{{NS, group!="context"}}))'},
             line_at=1,
         ),
         lines(
             "Columns, over their thresholds",
             "The ten that are furthest. Distance to the training sample over its threshold: above 1 for days is an "
             "alarm.",
-            [
-                Query(
-                    """topk(10, max by (measure) (
-                    mtorl_monitor_value{NS, group="context"} / (mtorl_monitor_expected{NS, group="context"} > 0)))""",
-                    "{{measure}}",
-                )
-            ],
+            {
+                "{{measure}}": """topk(10, max by (measure) (
+                    mtorl_monitor_value{NS, group="context"} / (mtorl_monitor_expected{NS, group="context"} > 0)))"""
+            },
             line_at=1,
         ),
     ]
@@ -153,17 +144,13 @@ def board() -> Board:
         lines(
             "Decisions of the incumbent",
             "Shares of channels, exposures, default actions and spent budgets in its decisions.",
-            [
-                Query(
-                    f'max by ({_BY}) (mtorl_monitor_value{{NS, group="decisions", measure=~".+_ratio"}})', "{{measure}}"
-                )
-            ],
+            {"{{measure}}": f'max by ({_BY}) (mtorl_monitor_value{{NS, group="decisions", measure=~".+_ratio"}})'},
             unit=units.PercentUnit,
         ),
         lines(
             "Histories that the model reads",
             "Length in touchpoints, hours since the last one, shares of users without one and of its channel.",
-            [Query(f'max by ({_BY}) (mtorl_monitor_value{{NS, group="journeys"}})', "{{measure}}")],
+            {"{{measure}}": f'max by ({_BY}) (mtorl_monitor_value{{NS, group="journeys"}})'},
         ),
         rows(
             "Groups",

@@ -1,8 +1,9 @@
 """Panels of the dashboards: a number, lines over time, states over time, a table.
 
-    stat("Decisions", "How many are asked for.", Query("sum(rate(mtorl_decisions_total{NS}[5m]))"), unit="reqps")
+    stat("Decisions", "How many are asked for.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
 
-`{NS` in a query stands for the chosen namespace, `EXP` for the chosen experiment.
+`{NS` in a query stands for the chosen namespace, `EXP` for the chosen experiment. All panels have a title, and a
+description of what they show. Widths are in 24ths of a page; the numbers of a section share one row evenly.
 """
 
 from __future__ import annotations
@@ -28,13 +29,6 @@ Texts = Mapping[str, tuple[str, str]]
 _P = TypeVar("_P", stat_builder.Panel, timeseries.Panel, statetimeline.Panel, table.Panel)
 
 
-class Query(NamedTuple):
-    """What Prometheus is asked, and how a series of the answer is called."""
-
-    expr: str
-    legend: str = ""
-
-
 class Column(NamedTuple):
     """A column of a table that has a value of a query."""
 
@@ -55,29 +49,25 @@ def promql(expr: str) -> str:
 def stat(
     title: str,
     description: str,
-    query: Query,
+    query: str,
     *,
+    legend: str = "",
     unit: str = units.Short,
     limit: Limit | None = None,
     bad: Mapping[float, str] | None = None,
     texts: Texts | None = None,
     named: bool = False,
     empty: str = "no data",
-    width: int = 4,
 ) -> Panel:
     """A number of this moment, or one for each series.
 
     Args:
-        title: Title.
-        description: What it is, and what to think of it.
-        query: Its query.
-        unit: Unit.
+        legend: Name of each series.
         limit: An alert's, by which it is colored.
-        bad: Or: from which value on it has which color.
+        bad: Or: the color from a value on.
         texts: Words in place of values.
         named: Shows the names of series, and not their values.
-        empty: Shown where there is nothing.
-        width: In 24ths of a page.
+        empty: Shown without data.
     """
     mode = common.BigValueTextMode.NAME if named else common.BigValueTextMode.AUTO
     panel = (
@@ -87,10 +77,10 @@ def stat(
         .text_mode(mode)
         .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
         .no_value(empty)
-        .with_target(_instant(query, "A"))
+        .with_target(_target(query, "A", legend).instant())
         .height(4)
     )
-    panel = _described(panel, title, description, width, unit, limit, bad)
+    panel = _described(panel, title, description, 4, unit, limit, bad)
     no_number = _no_number(empty)  # a share of nothing, for instance
     return panel.mappings([no_number] if texts is None else [_words(texts), no_number])
 
@@ -98,7 +88,7 @@ def stat(
 def lines(
     title: str,
     description: str,
-    queries: Sequence[Query],
+    queries: Mapping[str, str],
     *,
     unit: str = units.Short,
     limit: Limit | None = None,
@@ -112,17 +102,12 @@ def lines(
     """Lines over time.
 
     Args:
-        title: Title.
-        description: What they are, and what to think of them.
-        queries: One or more.
-        unit: Unit.
+        queries: By the name of their series.
         limit: An alert's, drawn as a line.
-        line_at: Or: where a line is drawn.
-        least: Where the axis begins at the latest; None: wherever the values begin.
-        axis: What is counted, where the unit does not say it.
-        stacked: On top of each other.
-        empty: Shown where there is nothing.
-        width: In 24ths of a page.
+        line_at: Or: the value of a line.
+        least: Where the axis begins at the latest; None: at the least value.
+        axis: What is counted, if the unit does not say it.
+        empty: Shown without data.
     """
     panel = (
         timeseries.Panel()
@@ -148,8 +133,8 @@ def lines(
         panel = panel.axis_label(axis)
     if stacked:
         panel = panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
-    for n, query in enumerate(queries):
-        panel = panel.with_target(_target(query, chr(ord("A") + n)).range())
+    for n, (legend, query) in enumerate(queries.items()):
+        panel = panel.with_target(_target(query, chr(ord("A") + n), legend).range())
     panel = _described(panel, title, description, width, unit, limit, {} if line_at is None else {line_at: "text"})
     if limit is not None or line_at is not None:
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
@@ -157,18 +142,18 @@ def lines(
     return panel
 
 
-def states(title: str, description: str, query: Query, texts: Texts, *, empty: str, width: int = 12) -> Panel:
-    """Which state each series is in, over time."""
+def states(title: str, description: str, query: str, texts: Texts, *, legend: str, empty: str) -> Panel:
+    """The state of each series over time."""
     panel = (
         statetimeline.Panel()
         .show_value(common.VisibilityMode.NEVER)
         .merge_values(True)
         .mappings([_words(texts)])
         .no_value(empty)
-        .with_target(_target(query, "A").range())
+        .with_target(_target(query, "A", legend).range())
         .height(8)
     )
-    return _described(panel, title, description, width, units.Short, None, {})
+    return _described(panel, title, description, 12, units.Short, None, {})
 
 
 def rows(
@@ -181,25 +166,20 @@ def rows(
     words: Mapping[str, Texts] | None = None,
     empty: str = "none",
     width: int = 12,
-    height: int = 8,
 ) -> Panel:
     """A table: a row for each set of labels, and a column for each query.
 
     Args:
-        title: Title.
-        description: What it lists.
         by: The labels, which are the first columns.
         columns: Their queries give those labels, and no others.
         links: Label -> text and address of a link on it.
         words: Label -> the words shown in place of its values.
-        empty: Shown where there is no row.
-        width: In 24ths of a page.
-        height: In units of a page's grid.
+        empty: Shown without a row.
     """
-    panel = table.Panel().no_value(empty).height(height)
+    panel = table.Panel().no_value(empty).height(8)
     names = [f"Value #{chr(ord('A') + n)}" for n in range(len(columns))] if len(columns) > 1 else ["Value"]
     for n, column in enumerate(columns):
-        panel = panel.with_target(_instant(Query(column.expr), chr(ord("A") + n)).format(PromQueryFormat.TABLE))
+        panel = panel.with_target(_target(column.expr, chr(ord("A") + n)).instant().format(PromQueryFormat.TABLE))
     panel = _described(panel, title, description, width, units.Short, None, {})
     shown = {name: column.title for name, column in zip(names, columns, strict=True) if column.title}
     hidden = [name for name in names if name not in shown]
@@ -246,12 +226,8 @@ def _worded(texts: Texts) -> list[models.DynamicConfigValue]:
     ]
 
 
-def _target(query: Query, name: str) -> prometheus.Dataquery:
-    return prometheus.Dataquery().datasource(SOURCE).expr(promql(query.expr)).legend_format(query.legend).ref_id(name)
-
-
-def _instant(query: Query, name: str) -> prometheus.Dataquery:
-    return _target(query, name).instant()
+def _target(query: str, name: str, legend: str = "") -> prometheus.Dataquery:
+    return prometheus.Dataquery().datasource(SOURCE).expr(promql(query)).legend_format(legend).ref_id(name)
 
 
 def _described(

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list, or_nothing
 from scripts.dashboards.limits import color_of, limit
-from scripts.dashboards.panels import Column, Query, lines, rows, stat
+from scripts.dashboards.panels import Column, lines, rows, stat
 
 UID = "mtorl-pipelines"
 _STEPS = 'pod=~"mtorl-(bootstrap|train|retrain|monitor|backfill)-[a-z0-9]+-.*(system|impl|driver).*"'
@@ -15,70 +15,47 @@ _OWNED = """* on (namespace, job_name) group_left (owner_name) kube_job_owner{NS
 
 def board() -> Board:
     """The dashboard."""
-    features, monitor = limit("MtorlMaterializationStale"), limit("MtorlMonitorStale")
-    export, shipping = limit("MtorlLogExportStale"), limit("MtorlLogShippingStalled")
-    room = limit("MtorlSpoolNearlyFull")
+    export = limit("MtorlLogExportStale")
     top = [
         stat(
             "Age of online features",
             "Since the job mtorl-materialize succeeded. Decisions are made on histories as old as this, unless the "
             "feed adds to them.",
-            Query('time() - max(kube_cronjob_status_last_successful_time{NS, cronjob="mtorl-materialize"})'),
+            'time() - max(kube_cronjob_status_last_successful_time{NS, cronjob="mtorl-materialize"})',
             unit=units.Seconds,
-            limit=features,
+            limit=limit("MtorlMaterializationStale"),
             empty="never",
-            width=3,
         ),
         stat(
             "Age of the export",
             "Since the decision log was copied to the data volume, of the router where that is longest; 0 while "
             "nothing waits.",
-            Query("max(mtorl_export_age_seconds{NS})"),
+            "max(mtorl_export_age_seconds{NS})",
             unit=units.Seconds,
             limit=export,
-            width=3,
         ),
         stat(
             "Waits for the sink",
             "Age of the oldest record that the sink has not acknowledged. Where no sink is set: 0.",
-            Query("max(mtorl_spool_oldest_pending_seconds{NS})"),
+            "max(mtorl_spool_oldest_pending_seconds{NS})",
             unit=units.Seconds,
-            limit=shipping,
-            width=3,
+            limit=limit("MtorlLogShippingStalled"),
         ),
         stat(
             "Room of the decision log",
             "What it may still grow by, as a share of its quota. Once it is full, every decision is the default "
             "action.",
-            Query("min(mtorl_spool_free_bytes{NS} / mtorl_spool_limit_bytes{NS})"),
+            "min(mtorl_spool_free_bytes{NS} / mtorl_spool_limit_bytes{NS})",
             unit=units.PercentUnit,
-            limit=room,
-            width=3,
-        ),
-        stat(
-            "Age of the monitor's result",
-            "Since the job mtorl-monitor ended with a result.",
-            Query("time() - max(mtorl_monitor_checked_timestamp_seconds{NS})"),
-            unit=units.Seconds,
-            limit=monitor,
-            empty="no result",
-            width=3,
+            limit=limit("MtorlSpoolNearlyFull"),
         ),
         stat(
             "Failed jobs",
             "Of those that Kubernetes still keeps: a few of each CronJob.",
-            Query(or_nothing("count(max by (job_name) (kube_job_status_failed{NS}) > 0)")),
+            or_nothing("count(max by (job_name) (kube_job_status_failed{NS}) > 0)"),
             bad={1: "orange"},
-            width=3,
         ),
-        stat(
-            "New models, in a week",
-            "Times that an arm's model became another one.",
-            Query("sum(increase(mtorl_arm_model_changes_total{NS}[7d]))"),
-            empty="none",
-            width=3,
-        ),
-        alert_count(UID, width=3),
+        alert_count(UID),
         alert_list(UID, ["pod", "kind", "pipeline"]),
         rows(
             "CronJobs",
@@ -109,75 +86,72 @@ def board() -> Board:
         lines(
             "Records of the decision log",
             "A second: made durable on the router's disk, and acknowledged by the sink, where one is set.",
-            [
-                Query("sum(rate(mtorl_spool_records_total{NS}[5m]))", "durable"),
-                Query("sum by (kind) (rate(mtorl_shipped_records_total{NS}[5m]))", "shipped: {{kind}}"),
-            ],
+            {
+                "durable": "sum(rate(mtorl_spool_records_total{NS}[5m]))",
+                "shipped: {{kind}}": "sum by (kind) (rate(mtorl_shipped_records_total{NS}[5m]))",
+            },
             unit=units.RecordsPerSecond,
         ),
         lines(
             "Size of the decision log",
             "On each router's disk, and the size beyond which nothing more is logged.",
-            [
-                Query("max by (pod) (mtorl_spool_bytes{NS})", "{{pod}}"),
-                Query("max by (pod) (mtorl_spool_limit_bytes{NS})", "{{pod}}: quota"),
-            ],
+            {
+                "{{pod}}": "max by (pod) (mtorl_spool_bytes{NS})",
+                "{{pod}}: quota": "max by (pod) (mtorl_spool_limit_bytes{NS})",
+            },
             unit=units.BytesIEC,
         ),
         lines(
             "Age of the export",
             "Of each router. The verdict, the monitor and the next training lack what came since.",
-            [Query("max by (pod) (mtorl_export_age_seconds{NS})", "{{pod}}")],
+            {"{{pod}}": "max by (pod) (mtorl_export_age_seconds{NS})"},
             unit=units.Seconds,
             limit=export,
         ),
         lines(
             "Records that wait for the sink",
             "Of each router.",
-            [Query("max by (pod) (mtorl_spool_pending_records{NS})", "{{pod}}")],
+            {"{{pod}}": "max by (pod) (mtorl_spool_pending_records{NS})"},
         ),
         lines(
             "Shipping that failed",
             "Attempts a second, by reason, and records a second that the sink refused and that were set aside.",
-            [
-                Query("sum by (reason) (rate(mtorl_ship_failures_total{NS}[5m]))", "failed: {{reason}}"),
-                Query("sum by (kind) (rate(mtorl_poison_records_total{NS}[5m]))", "refused: {{kind}}"),
-            ],
+            {
+                "failed: {{reason}}": "sum by (reason) (rate(mtorl_ship_failures_total{NS}[5m]))",
+                "refused: {{kind}}": "sum by (kind) (rate(mtorl_poison_records_total{NS}[5m]))",
+            },
             unit=units.RecordsPerSecond,
             empty="none",
         ),
         lines(
             "Records that are lost, logs that can't be written",
             "Withdrawn decisions of which no record is left, and routers that can't write their log. Both should be 0.",
-            [
-                Query("sum(mtorl_spool_lost_records{NS})", "lost"),
-                Query("count(mtorl_spool_writable{NS}) - sum(mtorl_spool_writable{NS})", "routers that can't write"),
-            ],
+            {
+                "lost": "sum(mtorl_spool_lost_records{NS})",
+                "routers that can't write": "count(mtorl_spool_writable{NS}) - sum(mtorl_spool_writable{NS})",
+            },
         ),
     ]
     jobs = [
         lines(
             "Duration of jobs",
             "Of each CronJob's last complete one.",
-            [
-                Query(
-                    f"""max by (owner_name) (
-                    (kube_job_status_completion_time{{NS}} - kube_job_status_start_time{{NS}}) {_OWNED})""",
-                    "{{owner_name}}",
-                )
-            ],
+            {
+                "{{owner_name}}": f"""max by (owner_name) (
+                    (kube_job_status_completion_time{{NS}} - kube_job_status_start_time{{NS}}) {_OWNED})"""
+            },
             unit=units.Seconds,
         ),
         lines(
             "Failed jobs",
             "Pods that failed, of the jobs that Kubernetes still keeps, by CronJob.",
-            [Query(f"sum by (owner_name) (kube_job_status_failed{{NS}} {_OWNED})", "{{owner_name}}")],
+            {"{{owner_name}}": f"sum by (owner_name) (kube_job_status_failed{{NS}} {_OWNED})"},
             empty="none",
         ),
         lines(
             "Steps of pipelines",
             "Pods of pipelines on Kubeflow Pipelines, by phase.",
-            [Query(f"sum by (phase) (kube_pod_status_phase{{NS, {_STEPS}}}) > 0", "{{phase}}")],
+            {"{{phase}}": f"sum by (phase) (kube_pod_status_phase{{NS, {_STEPS}}}) > 0"},
             stacked=True,
             empty="no run",
         ),
@@ -185,12 +159,7 @@ def board() -> Board:
             "New models",
             "Times within a day that an arm's model became another one: a training that was published, a roll-out, "
             "or a roll-back.",
-            [
-                Query(
-                    "sum by (experiment, arm) (increase(mtorl_arm_model_changes_total{NS}[1d]))",
-                    "{{experiment}} {{arm}}",
-                )
-            ],
+            {"{{experiment}} {{arm}}": "sum by (experiment, arm) (increase(mtorl_arm_model_changes_total{NS}[1d]))"},
             empty="none",
         ),
         rows(
@@ -236,13 +205,10 @@ def board() -> Board:
         lines(
             "Room on volumes",
             "Free share of each volume, as the kubelet says it.",
-            [
-                Query(
-                    """min by (persistentvolumeclaim) (
-                    kubelet_volume_stats_available_bytes{NS} / kubelet_volume_stats_capacity_bytes{NS})""",
-                    "{{persistentvolumeclaim}}",
-                )
-            ],
+            {
+                "{{persistentvolumeclaim}}": """min by (persistentvolumeclaim) (
+                    kubelet_volume_stats_available_bytes{NS} / kubelet_volume_stats_capacity_bytes{NS})"""
+            },
             unit=units.PercentUnit,
             width=6,
         ),

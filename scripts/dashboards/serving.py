@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import Column, Query, lines, rows, stat
+from scripts.dashboards.panels import Column, lines, rows, stat
 
 UID = "mtorl-serving"
 _ARM = "{{experiment}} {{arm}}"
@@ -37,24 +37,24 @@ def board() -> Board:
         stat(
             "Routers that decide",
             "Routers that are ready, of those that are wanted. With none, callers get no decisions at all.",
-            Query("""sum(mtorl_ready{NS}) / max(kube_statefulset_replicas{NS, statefulset="mtorl-router"})
-                or avg(mtorl_ready{NS})"""),
+            """sum(mtorl_ready{NS}) / max(kube_statefulset_replicas{NS, statefulset="mtorl-router"})
+                or avg(mtorl_ready{NS})""",
             unit=units.PercentUnit,
             bad={0: "red", 0.01: "orange", 1: "green"},
         ),
         stat(
             "p99 of decisions",
             "From request to answer, of the slowest arm. Callers give up at the deadline and use their own default.",
-            Query(f"max({_quantile(0.99, 'experiment, arm, le', _LATENCY)})"),
+            f"max({_quantile(0.99, 'experiment, arm, le', _LATENCY)})",
             unit=units.Seconds,
             limit=_LATE,
         ),
         stat(
             "Default actions",
             "Share of the decisions that are the default action, of the arm that has most. They expose nobody.",
-            Query("""max(sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
+            """max(sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
                 / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m])))
-                or 0 * max(mtorl_ready{NS})"""),
+                or 0 * max(mtorl_ready{NS})""",
             unit=units.PercentUnit,
             limit=_FALLBACKS,
         ),
@@ -62,14 +62,14 @@ def board() -> Board:
             "Asked to come again",
             "Share of the requests that a router is too busy for (status 429). Callers use their own default "
             "meanwhile.",
-            Query(f"{_BUSY} or 0 * max(mtorl_ready{{NS}})"),
+            f"{_BUSY} or 0 * max(mtorl_ready{{NS}})",
             unit=units.PercentUnit,
             limit=limit("MtorlRouterSaturated"),
         ),
         stat(
             "Longest silence of an arm",
             "For how long an arm has not answered; 0 while all do.",
-            Query("max(mtorl_arm_silent_seconds{NS}) or 0 * max(mtorl_ready{NS})"),
+            "max(mtorl_arm_silent_seconds{NS}) or 0 * max(mtorl_ready{NS})",
             unit=units.Seconds,
             limit=limit("MtorlArmSilent"),
         ),
@@ -78,7 +78,7 @@ def board() -> Board:
         lines(
             "p99 of decisions",
             "From request to answer, each arm.",
-            [Query(_quantile(0.99, "experiment, arm, le", _LATENCY), _ARM)],
+            {_ARM: _quantile(0.99, "experiment, arm, le", _LATENCY)},
             unit=units.Seconds,
             limit=_LATE,
         ),
@@ -88,52 +88,46 @@ def board() -> Board:
             "Decisions and other requests",
             "A second: decisions, requests that were refused by status, and repeated ones, which are answered as "
             "the first time.",
-            [
-                Query("sum(rate(mtorl_decisions_total{NS}[5m]))", "decisions"),
-                Query("sum by (status) (rate(mtorl_refused_requests_total{NS}[5m]))", "refused: {{status}}"),
-                Query("sum(rate(mtorl_repeated_requests_total{NS}[5m]))", "repeated"),
-            ],
+            {
+                "decisions": "sum(rate(mtorl_decisions_total{NS}[5m]))",
+                "refused: {{status}}": "sum by (status) (rate(mtorl_refused_requests_total{NS}[5m]))",
+                "repeated": "sum(rate(mtorl_repeated_requests_total{NS}[5m]))",
+            },
             unit=units.RequestsPerSecond,
         ),
         lines(
             "Requests at work",
             "What may be at work at once follows from how fast the router is; above it, requests are asked to come "
             "again.",
-            [
-                Query("sum(mtorl_in_flight_requests{NS})", "at work"),
-                Query("sum(mtorl_admission_limit{NS})", "may be"),
-            ],
+            {"at work": "sum(mtorl_in_flight_requests{NS})", "may be": "sum(mtorl_admission_limit{NS})"},
         ),
         lines(
             "Where a decision's time goes",
             "p99 of each stage: features (online store), model, ledger (reservation), log (made durable).",
-            [Query(_quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}"), "{{stage}}")],
+            {"{{stage}}": _quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}")},
             unit=units.Seconds,
         ),
         lines(
             "Latency of all decisions",
             "Quantiles over all arms.",
-            [Query(_quantile(q, "le", _LATENCY), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)],
+            {f"p{q * 100:g}": _quantile(q, "le", _LATENCY) for q in (0.5, 0.95, 0.99)},
             unit=units.Seconds,
         ),
         lines(
             "Default actions by reason",
             "Decisions a second that took the default action, and why: a store, a model or the ledger that failed "
             "or was slow.",
-            [Query("sum by (reason) (rate(mtorl_fallbacks_total{NS}[5m]))", "{{reason}}")],
+            {"{{reason}}": "sum by (reason) (rate(mtorl_fallbacks_total{NS}[5m]))"},
             unit=units.RequestsPerSecond,
             empty="none",
         ),
         lines(
             "Default actions by arm",
             "Share of an arm's decisions. Unequal shares bias the comparison of the arms.",
-            [
-                Query(
-                    """sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
-                    / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))""",
-                    _ARM,
-                )
-            ],
+            {
+                _ARM: """sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
+                    / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))"""
+            },
             unit=units.PercentUnit,
             limit=_FALLBACKS,
             empty="none",
@@ -143,13 +137,10 @@ def board() -> Board:
         lines(
             "Answers that are no decision",
             "Share of an arm's answers, by cause. /health/ready says in a sentence what the arm has to change.",
-            [
-                Query(
-                    f"""sum by (experiment, arm, cause) (rate({_FAULTS}[15m]))
-                    / on (experiment, arm) group_left sum by (experiment, arm) (rate({_ANSWERS}[15m]))""",
-                    _ARM + ": {{cause}}",
-                )
-            ],
+            {
+                _ARM + ": {{cause}}": f"""sum by (experiment, arm, cause) (rate({_FAULTS}[15m]))
+                    / on (experiment, arm) group_left sum by (experiment, arm) (rate({_ANSWERS}[15m]))"""
+            },
             unit=units.PercentUnit,
             limit=limit("MtorlArmAnswersFaulty"),
             empty="none",
@@ -157,7 +148,7 @@ def board() -> Board:
         lines(
             "Silence of arms",
             "For how long an arm has not answered.",
-            [Query("max by (experiment, arm) (mtorl_arm_silent_seconds{NS})", _ARM)],
+            {_ARM: "max by (experiment, arm) (mtorl_arm_silent_seconds{NS})"},
             unit=units.Seconds,
             limit=limit("MtorlArmSilent"),
         ),
@@ -166,20 +157,20 @@ def board() -> Board:
         lines(
             "Requests of model servers",
             "A second, as TorchServe counts them, and those that it could not answer.",
-            [
-                Query("sum by (model_name) (rate(ts_inference_requests_total{NS}[5m]))", "{{model_name}}"),
-                Query("sum(rate(Requests4XX{NS}[5m]))", "refused (4xx)"),
-                Query("sum(rate(Requests5XX{NS}[5m]))", "failed (5xx)"),
-            ],
+            {
+                "{{model_name}}": "sum by (model_name) (rate(ts_inference_requests_total{NS}[5m]))",
+                "refused (4xx)": "sum(rate(Requests4XX{NS}[5m]))",
+                "failed (5xx)": "sum(rate(Requests5XX{NS}[5m]))",
+            },
             unit=units.RequestsPerSecond,
         ),
         lines(
             "Time of a model server's request",
             "Mean of all of it, and of the part in which it waited for a worker. Much waiting wants another replica.",
-            [
-                Query(_each("ts_inference_latency_microseconds"), "{{model_name}}: all"),
-                Query(_each("ts_queue_latency_microseconds"), "{{model_name}}: waiting"),
-            ],
+            {
+                "{{model_name}}: all": _each("ts_inference_latency_microseconds"),
+                "{{model_name}}: waiting": _each("ts_queue_latency_microseconds"),
+            },
             unit=units.Seconds,
         ),
         rows(
@@ -201,12 +192,7 @@ def board() -> Board:
         lines(
             "Restarts of containers",
             "Within an hour, of router and model servers.",
-            [
-                Query(
-                    f"sum by (pod) (increase(kube_pod_container_status_restarts_total{{NS, {_PODS}}}[1h])) > 0",
-                    "{{pod}}",
-                )
-            ],
+            {"{{pod}}": f"sum by (pod) (increase(kube_pod_container_status_restarts_total{{NS, {_PODS}}}[1h])) > 0"},
             empty="none",
         ),
     ]

@@ -20,11 +20,11 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from monitoring.watch.runs_exporter import RunsCollector
+from monitoring.watch.exporter import RunsCollector
 from tests.cluster.kfp_runs import LIST, WRITE_LOG, empty_volume, end_of, in_namespace, made, on_volume, started
-from tests.components import decision_log_folder
 from tests.manifests.alerting_stack import program
 from tests.manifests.conftest import MANIFESTS
+from tests.monitoring import written_log
 from tests.monitoring.judged_experiment import CONTENT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
@@ -98,7 +98,7 @@ def test_a_good_night_is_a_success_and_a_bad_one_rings(
 
     in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", data=EXPERIMENT))
     try:
-        since, until = on_volume(inspect.getsource(decision_log_folder) + WRITE_DECISIONS).split()
+        since, until = on_volume(inspect.getsource(written_log) + WRITE_DECISIONS).split()
         third = run(monitor={}, backfill=LOG | {"since": since, "until": until})
     finally:
         in_namespace("delete", "configmap", "mtorl-experiment")

@@ -16,7 +16,7 @@ from components.monitor.component import monitor
 from monitoring.watch import check
 from monitoring.watch.state import STATE_FILE, Alarm, State, Stream, alone
 from mtorl.artifact.artifact import load
-from tests.components.decision_log_folder import write_decision_log
+from tests.monitoring.written_log import write_decision_log
 
 pytestmark = pytest.mark.integration
 MIDNIGHT = datetime(2025, 3, 2, tzinfo=UTC)

@@ -11,9 +11,8 @@ from kfp.dsl import Artifact
 
 from components.verdict.component import verdict
 from tests.components.artifacts import Output
-from tests.components.decision_log_folder import write_decision_log
 from tests.monitoring.judged_experiment import CONTENT
-from tests.monitoring.written_log import Log
+from tests.monitoring.written_log import Log, write_decision_log
 
 
 def judge(log: Path, experiment: Path, output: Output, since: str = "", until: str = "") -> tuple[str, str]:

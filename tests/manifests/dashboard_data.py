@@ -8,25 +8,23 @@ say is made up, in their words. The file has OpenMetrics text with times: the la
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from monitoring.experiments.gauges import ExperimentCollector
 from monitoring.pipeline_runs import PipelineRun
-from monitoring.watch.exporter import MonitorCollector
-from monitoring.watch.runs_exporter import RunsCollector
+from monitoring.watch.exporter import MonitorCollector, RunsCollector
 from monitoring.watch.state import Alarm, Group, NotJudged, RetrainRequest, State, Stream
-from mtorl.policy.pacing import Pace
 from scripts.dashboards.limits import rules
-from serving.ledger import Balance, LimitWatch, Room
 from serving.router.ops import metrics
 from tests.monitoring.experiments import made_views
 
@@ -35,11 +33,20 @@ NOW = made_views.START + 1506 * made_views.HOUR  # the newest of the made views 
 HOUR = 3600.0
 STEP = 60.0
 RUNNING = "mtorl-and-a-vendor"
-ARMS = {"incumbent": 60, "mtorl": 30, "vendor-bidder": 30}  # decisions a step
-CHANNELS = {
-    "incumbent": (0.46, 0.30, 0.14, 0.10),
-    "mtorl": (0.28, 0.17, 0.38, 0.17),
-    "vendor-bidder": (0.90, 0.06, 0.02, 0.02),
+VALUES = {  # of each label of a router's metrics
+    "experiment": (RUNNING,),
+    "arm": ("*", "incumbent", "mtorl", "vendor-bidder"),
+    "channel": ("search", "display"),
+    "period": ("day",),
+    "reason": ("model_timeout", "features"),
+    "kind": ("cost", "click", "decision"),
+    "status": ("accepted", "late", "429"),
+    "stage": ("features", "model", "ledger", "log"),
+    "cause": ("channel",),
+    "result": ("answered", "dropped"),
+    "expose": ("true", "false"),
+    "found": ("yes", "no"),
+    "store": ("file",),
 }
 Labels = dict[str, str]
 Said = Iterator[tuple[str, Labels, float]]
@@ -77,107 +84,32 @@ def _collected(collector: Collector) -> Said:
                 yield sample.name, dict(sample.labels), sample.value
 
 
-def _router(step: int, at: float) -> None:
-    """A minute of traffic in the router's registry."""
-    busy = 1 + 0.4 * math.sin(step / 40)
-    for n, (arm, often) in enumerate(ARMS.items()):
-        decisions = round(often * busy)
-        for i in range(decisions):
-            metrics.DECISION_LATENCY.labels(RUNNING, arm).observe(0.008 + 0.012 * n + 0.02 * (i / decisions) ** 4)
-        metrics.DECISIONS.labels(RUNNING, arm, "true").inc(0.6 * decisions)
-        metrics.DECISIONS.labels(RUNNING, arm, "false").inc(0.4 * decisions)
-        for channel, share in zip(made_views.CHANNELS, CHANNELS[arm], strict=True):
-            metrics.DRAWN_CHANNELS.labels(RUNNING, arm, channel).inc(share * decisions)
-        metrics.FALLBACKS.labels(RUNNING, arm, "model_timeout").inc(0.03 * n * decisions)
-        metrics.FALLBACKS.labels(RUNNING, arm, "features").inc(0.004 * decisions)
-        for name, seconds in (("features", 0.003), ("model", 0.012), ("ledger", 0.001), ("log", 0.002)):
-            metrics.STAGE_LATENCY.labels(name, RUNNING, arm).observe(seconds * (1 + 0.2 * (step % 5)))
-        metrics.ARM_SILENT.labels(RUNNING, arm).set(20.0 * (step % 3) if arm == "vendor-bidder" else 0)
-    metrics.ARM_ANSWER_FAULTS.labels(RUNNING, "vendor-bidder", "channel").inc(0.5)
-    metrics.ARM_MODEL_CHANGES.labels(RUNNING, "mtorl").inc(step % 60 == 30)
-    metrics.SHADOW.labels("slow-model", "challenger", "answered").inc(20)
-    metrics.SHADOW.labels("slow-model", "challenger", "dropped").inc(0.2)
-    metrics.FEATURES.labels("yes").inc(90 * busy)
-    metrics.FEATURES.labels("no").inc(30 * busy)
-    metrics.REPEATED.inc(0.3)
-    metrics.REFUSED.labels("429").inc(0.4)
-    metrics.REFUSED.labels("401").inc(0.1)
-    for kind, often in (("cost", 60), ("click", 6), ("conversion", 0.6)):
-        metrics.OUTCOMES.labels(kind, "accepted").inc(often * busy)
-        metrics.OUTCOMES.labels(kind, "late").inc(0.01 * often)
-    metrics.OUTCOMES.labels("click", "dangling").inc(0.2)
-    metrics.SPOOL_RECORDS.inc(180 * busy)
-    for kind in ("decision", "outcome"):
-        metrics.SHIPPED.labels(kind).inc(80 * busy)
-    metrics.SHIP_FAILURES.labels("timeout").inc(0.2)
-    metrics.BUDGET_EXPIRED.inc(0.4)
-    _router_gauges(step, at, busy)
+def _router(step: int) -> None:
+    """A minute in the router's registry: each of its metrics, with all combinations of labels."""
+    for metric in vars(metrics).values():
+        if not isinstance(metric, MetricWrapperBase):
+            continue
+        for n, labels in enumerate(product(*(VALUES[name] for name in metric._labelnames))):
+            one = metric.labels(*labels) if labels else metric
+            if isinstance(one, Counter):
+                one.inc(1 + n + step % 5)
+            elif isinstance(one, Gauge):
+                one.set(1 + n + 0.1 * (step % 5))
+            elif isinstance(one, Histogram):
+                one.observe(0.01 * (1 + n))
 
 
-def _router_gauges(step: int, at: float, busy: float) -> None:
-    metrics.READY.set(1)
-    metrics.IN_FLIGHT.set(round(3 * busy))
-    metrics.ADMISSION_LIMIT.set(24)
-    metrics.EXPERIMENT_REFUSED.set(0)
-    metrics.EXPERIMENT_ENABLED.labels(RUNNING).set(1)
-    metrics.EXPERIMENT_ENABLED.labels("switched").set(0)
-    metrics.SPOOL_BYTES.set(4e8 + 2e5 * step)
-    metrics.SPOOL_LIMIT.set(2e9)
-    metrics.SPOOL_FREE.set(1.6e9 - 2e5 * step)
-    metrics.SPOOL_WRITABLE.set(1)
-    metrics.SPOOL_LOST.set(0)
-    metrics.SPOOL_PENDING.set(40 + 10 * (step % 4))
-    metrics.SPOOL_OLDEST.set(5 + step % 7)
-    metrics.EXPORT_AGE.set(60 * (step % 5))
-    day = (at % 86400) / 86400
-    spent = {"incumbent": 0.80, "mtorl": 0.94, "vendor-bidder": 0.55}
-    accounts = [
-        Balance(f"{RUNNING}/{arm}", campaign, "*", limit, limit * share * day, 0.01 * limit, 0.0, "day")
-        for arm, share in spent.items()
-        for campaign, limit in (("one", 600.0 * ARMS[arm] / 30), ("two", 400.0 * ARMS[arm] / 30))
-    ]
-    whole = [sum(getattr(a, of) for a in accounts) for of in ("limit", "spent", "reserved")]
-    balances = [*accounts, Balance("*", "*", "*", *whole, 0.0, "day")]
-    metrics.show_budget(balances)
-    metrics.show_overruns(LimitWatch().overruns(balances))
-    paces = [
-        Pace(a.arm, a.campaign, a.channel, "day", 0.75 * a.limit * day, a.spent + a.reserved, 20.0) for a in accounts
-    ]
-    metrics.show_pace(paces)
-    metrics.show_ledger_room(Room("file", round(6e9 - 1e6 * step), round(1e10), 1), beside=False)
-    metrics.show_prices({f"{RUNNING}/{arm}": 0.02 * (1 + n) * busy for n, arm in enumerate(ARMS)})
+def _state(late: bool) -> State:
+    """What the monitor has found, before and after something has moved."""
 
-
-def _state(share: float) -> State:
-    """What the monitor has found; the share of the time that is over makes it worse."""
-
-    def stream(value: float, expected: float, evidence: float, loss: float = 0.0, kind: str = "") -> Stream:
+    def stream(name: str) -> Stream:
+        kind = MOVED.get(name, "") if late else ""
         alarm = Alarm(kind=kind, since=_time(NOW - 20 * HOUR), text="moved") if kind else None  # type: ignore[arg-type]
-        lost = {"loss": loss, "loss_unit": "clicks"}
-        return Stream(value=value, expected=expected, evidence=evidence, needed=20.0, alarm=alarm, **lost)
+        loss = 41.0 if kind == "harm" else 0.0
+        return Stream(
+            value=0.1, expected=0.09, evidence=11.0 + 20 * late, needed=20.0, alarm=alarm, loss=loss, loss_unit="clicks"
+        )
 
-    decided = {f"decisions/incumbent/channel_{name}_ratio": share for name, share in zip(
-        made_views.CHANNELS, CHANNELS["incumbent"], strict=True)}  # fmt: skip
-    late = share > 0.5
-    streams = {
-        "outcomes/gain_per_decision": stream(0.081, 0.0805, 1.1),
-        "outcomes/gain_per_cost": stream(0.31 - 0.08 * late, 0.35, 31 * share, 41.0, "harm" if late else ""),
-        "outcomes/cost_per_exposure": stream(0.26 + 0.06 * late, 0.25, 28 * share, 66.1, "harm" if late else ""),
-        "performance/incumbent/calibration": stream(0.97, 1.0, 2.0),
-        "performance/incumbent/auc": stream(0.71, 0.72, 1.4),
-        "performance/incumbent/expected_auc": stream(0.72, 0.72, 0.7),
-        f"performance/{RUNNING}/mtorl/calibration": stream(0.99, 1.0, 1.0),
-        f"performance/{RUNNING}/mtorl/auc": stream(0.74, 0.74, 0.6),
-        "journeys/history_length": stream(6.1, 6.0, 0.8),
-        "journeys/recency_hours": stream(9.4, 9.1, 1.2),
-        "journeys/no_history_ratio": stream(0.21, 0.2, 1.6),
-        "decisions/incumbent/exposure_ratio": stream(0.61, 0.6, 0.9),
-        "decisions/incumbent/fallback_ratio": stream(0.004, 0.004, 0.5),
-        "decisions/incumbent/expected_gain": stream(0.08, 0.081, 1.0),
-        **{name: stream(value, value, 0.4) for name, value in decided.items()},
-        "context/device": stream(0.09 + 0.05 * late, 0.1, 22 * share, kind="drift" if late else ""),
-        "context/hour": stream(0.03, 0.05, 1.0),
-    }
     groups = {
         name: Group(end=_time(NOW - 6 * HOUR), decisions=172_000, users=31_400)
         for name in ("context", "journeys", "decisions", "outcomes")
@@ -187,10 +119,23 @@ def _state(share: float) -> State:
         checked=_time(NOW - 1800),
         model_version="challenger/20261201",
         groups=groups,
-        streams=streams,
+        streams={name: stream(name) for name in STREAMS},
         broken={"age": Alarm(kind="data_quality", since=_time(NOW - HOUR), text="all values are missing")},
         retrain=RetrainRequest(since=_time(NOW - HOUR), reason="device", model_version="one") if late else None,
     )
+
+
+MOVED = {"outcomes/gain_per_cost": "harm", "outcomes/cost_per_exposure": "harm", "context/device": "drift"}
+STREAMS = (
+    *MOVED,
+    "outcomes/gain_per_decision",
+    "performance/incumbent/calibration",
+    f"performance/{RUNNING}/mtorl/auc",
+    "journeys/history_length",
+    "decisions/incumbent/exposure_ratio",
+    "decisions/incumbent/channel_search_ratio",
+    "context/hour",
+)
 
 
 def _end_run(runs: Path, pipeline: str, at: float, why: str = "") -> None:
@@ -281,8 +226,8 @@ def text(hours: float) -> str:
                 _end_run(runs, pipeline, NOW - 24 * HOUR * (night + 1))
         for step, at in enumerate(times):
             share = step / len(times)
-            _state(share).write(path)
-            _router(step, at)
+            _state(share > 0.5).write(path)
+            _router(step)
             series.add(at, {"job": "mtorl-router", "pod": "mtorl-router-0"}, _collected(REGISTRY))
             shown = [*views, ramp[share > 0.5]]
             operator = {"job": "mtorl/mtorl-operator", "pod": "mtorl-operator-5c"}

@@ -16,8 +16,7 @@ from prometheus_client import REGISTRY
 
 from monitoring.experiments.gauges import exposition
 from monitoring.pipeline_runs import PipelineRun
-from monitoring.watch.exporter import MonitorCollector
-from monitoring.watch.runs_exporter import RunsCollector
+from monitoring.watch.exporter import MonitorCollector, RunsCollector
 from monitoring.watch.state import STATE_FILE, State
 from tests.manifests.alerting_stack import program
 from tests.manifests.conftest import Objects, of_kind

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tests.monitoring.experiments.made_views import verdict
+
 PAGE = Path("monitor/periods/2026-11-28T00/drift.html")
 CHANNELS = ("search", "social", "display", "video")
 
@@ -18,21 +20,15 @@ def write(run: Path) -> Path:
     """Fill a run directory; returns it."""
     rng = np.random.default_rng(4)
     _touchpoints(rng).to_parquet(_made(run / "data") / "touchpoints.parquet", index=False)
-    epochs = range(1, 13)
-    history = [
-        {"epoch": e, "train_loss": 1.9 + 0.9 * 0.7**e, "val_loss": 1.95 + 0.85 * 0.72**e + 0.002 * max(e - 9, 0)}
-        for e in epochs
-    ]
-    _json(
-        _made(run / "artifacts" / "challenger") / "metrics.json", {"history": history, "best_epoch": 9, "seconds": 83.2}
-    )
-    summary = summary_of(rng)
-    _json(run / "summary.json", summary)
+    history = [{"epoch": e, "train_loss": 1.9 + 0.7**e, "val_loss": 1.95 + 0.72**e} for e in range(1, 13)]
+    metrics = {"history": history, "best_epoch": 9, "seconds": 83.2}
+    (_made(run / "artifacts" / "challenger") / "metrics.json").write_text(json.dumps(metrics))
+    (run / "summary.json").write_text(json.dumps(summary()))
     (_made(run / PAGE.parent) / PAGE.name).write_text("<html>drift</html>")
     return run
 
 
-def summary_of(rng: np.random.Generator) -> dict[str, Any]:
+def summary() -> dict[str, Any]:
     """summary.json of a run in which everything was measured."""
     return {
         "schema_version": 1,
@@ -46,14 +42,8 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
         "offline": _offline(0.0),
         "offline_incumbent": _offline(-0.07),
         "budget_curve": [
-            {
-                "share": round(s, 2),
-                "mtorl": float(s**0.55),
-                "predicted_gain": float(s**0.72),
-                "random": float(s),
-                "oracle": float(min(1.0, s / 0.09) ** 0.3),
-            }
-            for s in np.linspace(0, 1, 21)
+            {"share": s / 20, "mtorl": (s / 20) ** 0.55, "predicted_gain": (s / 20) ** 0.72, "random": s / 20}
+            for s in range(21)
         ],
         "gate": {
             "decision": "promote",
@@ -83,7 +73,12 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
             "incumbent": {"limit": 842.5, "spent": 842.11, "reserved": 0.0, "overspent": 0.0, "spent_share": 0.9995},
             "challenger": {"limit": 842.5, "spent": 611.9, "reserved": 4.2, "overspent": 0.0, "spent_share": 0.726},
         },
-        "experiment": _experiment(rng),
+        "experiment": {
+            **verdict("inconclusive", "the interval contains zero", {"incumbent": 602, "challenger": 595}, 0.0214),
+            "stages": ["50%"],
+            "lift_ci_fixed": [0.0034, 0.0394],
+            "true_lift": 0.0236,
+        },
         "stages": {
             "phase": "50%",
             "waits": ["the last stage: the interval contains zero"],
@@ -103,64 +98,8 @@ def summary_of(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _experiment(rng: np.random.Generator) -> dict[str, Any]:
-    users = np.unique(np.linspace(100, 1_197, 30).astype(int))
-    noise = np.cumsum(rng.normal(0, 0.0012, len(users))[::-1])[::-1]
-    width = 1.3 / np.sqrt(users) * np.sqrt(np.log(users)) * 0.3
-    lift = 0.0214 + noise - noise[-1]
-    series = [
-        {"users": int(n), "lift": float(x), "lo": float(x - w), "hi": float(x + w)}
-        for n, x, w in zip(users, lift, width, strict=True)
-    ]
-    last = series[-1]
-    return {
-        "experiment": "mtorl-vs-frequency",
-        "metric": "click_per_decision",
-        "units": {
-            "click_per_decision": "clicks per decision",
-            "click_per_cost": "clicks per currency unit",
-            "cost_per_decision": "currency units per decision",
-        },
-        "total_units": {"click": "clicks", "cost": "currency units"},
-        "alpha": 0.05,
-        "confidence": 0.975,
-        "stages": ["50%"],
-        "users": 1_190,
-        "moved_users": 7,
-        "arms": {
-            "incumbent": _arm(602, 3_010, 2_215, 221.0, 842.11),
-            "challenger": _arm(595, 2_975, 1_904, 282.0, 611.9),
-        },
-        "lift": last["lift"],
-        "lift_ci": [last["lo"], last["hi"]],
-        "lift_ci_fixed": [last["lift"] - 0.018, last["lift"] + 0.018],
-        "relative_lift": 0.2915,
-        "true_lift": 0.0236,
-        "srm_p": 0.8397,
-        "verdict": "inconclusive",
-        "reason": f"the always-valid interval [{last['lo']:+.4f}, {last['hi']:+.4f}] contains zero",
-        "guardrails": [{"name": "cost_per_decision", "harm": -0.07, "margin": 0.31, "state": "held"}],
-        "secondary": {"exposure_ratio": {"lift": -0.0958, "lift_ci": [-0.1402, -0.0514]}},
-        "multiple_exposure_users": 0,
-        "series": series,
-    }
-
-
-def _arm(users: int, decisions: int, exposures: int, gain: float, cost: float) -> dict[str, Any]:
-    counts = {"users": users, "decisions": decisions, "exposures": exposures}
-    per_decision = {"click_per_decision": gain / decisions, "cost_per_decision": cost / decisions}
-    metrics = {**per_decision, "click_per_cost": gain / cost}
-    return {**counts, "totals": {"click": gain, "cost": cost}, "metrics": metrics}
-
-
 def _offline(shift: float) -> dict[str, Any]:
-    values = {
-        "action_accuracy": 0.512,
-        "action_auc": 0.741,
-        "action_f1": 0.468,
-        "reward_auc": 0.702,
-        "reward_logloss": 0.2493,
-    }
+    values = {"action_accuracy": 0.512, "action_auc": 0.741, "reward_auc": 0.702, "reward_logloss": 0.2493}
     found: dict[str, Any] = {}
     for name, value in values.items():
         value += -shift if name.endswith("loss") else shift
@@ -170,13 +109,8 @@ def _offline(shift: float) -> dict[str, Any]:
 
 def _found(size: float, pages: Sequence[str] = ()) -> dict[str, Any]:
     columns, alarms = [], []
-    for name, threshold, factor in (
-        ("hour", 0.071, 0.9),
-        ("device", 0.047, 1.0),
-        ("placement", 0.044, 0.6),
-        ("tenure_days", 0.142, 0.1),
-    ):
-        columns.append({"column": name, "score": threshold * size * factor, "threshold": threshold})
+    for name, factor in (("hour", 0.9), ("device", 1.0), ("placement", 0.6), ("tenure_days", 0.1)):
+        columns.append({"column": name, "score": 0.07 * size * factor, "threshold": 0.07})
         if size * factor >= 1:
             alarms.append({"stream": f"context/{name}", "kind": "drift", "since": "2026-11-26", "text": name})
     return {
@@ -211,10 +145,6 @@ def _touchpoints(rng: np.random.Generator) -> pd.DataFrame:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -16,20 +19,26 @@ from mtorl.log.touchpoints import LogError
 TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
 
-def written(folder: Path) -> Path:
+def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str] = (), **columns: Any) -> DecisionLog:
+    """A decision for each context, of a user each if none are named, at `TIMES` if none are named."""
+    named = list(users)
     rows = [
-        {
-            "decision_id": f"d{number}",
-            "user_id": f"u{number}",
-            "withdrawn": False,
-            "context": json.dumps({"hour": number, "device": None if number == 2 else "tv"}),
-            "event_time": time,
-        }
-        for number, time in enumerate(TIMES)
+        {"decision_id": f"d{i}", "user_id": named[i] if named else f"u{i}", "context": json.dumps(context)}
+        for i, context in enumerate(contexts)
     ]
-    copy, withdrawal = dict(rows[1]), {**rows[3], "withdrawn": True}
-    pd.DataFrame([*rows, copy, withdrawal]).to_parquet(folder / "decisions.parquet")
-    return folder
+    times = {"event_time": TIMES[: len(rows)] if len(rows) <= len(TIMES) else TIMES[0]}
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(rows).assign(**{"withdrawn": False, **times, **columns}).to_parquet(folder / "decisions.parquet")
+    return DecisionLog.in_folder(folder)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> DecisionLog:
+    """Four decisions, a copy of the second, and a withdrawal of the fourth."""
+    written = write(tmp_path, ({"hour": hour, "device": None if hour == 2 else "tv"} for hour in range(4)))
+    rows = pd.read_parquet(written.decisions[0])
+    pd.concat([rows, rows.iloc[[1]], rows.iloc[[3]].assign(withdrawn=True)]).to_parquet(written.decisions[0])
+    return written
 
 
 @pytest.mark.parametrize(
@@ -43,17 +52,12 @@ def written(folder: Path) -> Path:
         (Period("2026-01-01T00:00:00Z"), []),
     ],
 )
-def test_a_period_includes_its_start_and_not_its_end(tmp_path: Path, period: Period, hours: list[int]) -> None:
-    context = DecisionLog.in_folder(written(tmp_path), period).context(100)[0]
+def test_a_period_includes_its_start_and_not_its_end(log: DecisionLog, period: Period, hours: list[int]) -> None:
+    context = replace(log, period=period).context(100)[0]
     assert [f"u{hour}" for hour in hours] == context["user_id"].tolist()
     if hours:
         assert context["hour"].tolist() == hours
-
-
-def test_what_is_missing_in_a_context_stays_missing(tmp_path: Path) -> None:
-    context = DecisionLog.in_folder(written(tmp_path)).context(100)[0]
-    assert context.columns.tolist() == ["user_id", "hour", "device"]
-    assert context["device"].isna().tolist() == [False, False, True, False]
+        assert context["device"].isna().tolist() == [hour == 2 for hour in hours], "what is missing stays missing"
 
 
 def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tmp_path: Path) -> None:
@@ -79,38 +83,23 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
 
 def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
     """Each router exports into a folder of its own; the folder itself may hold the export of one of them."""
-    rows = [
-        {"decision_id": f"d{i}", "user_id": f"u{i}", "withdrawn": False, "context": "{}", "event_time": time}
-        for i, time in enumerate(TIMES)
-    ]
-    for folder, some in (("router-0", rows[:3]), ("router-1", rows[3:])):
-        (tmp_path / folder).mkdir()
-        pd.DataFrame(some).to_parquet(tmp_path / folder / "decisions.parquet")
-    pd.DataFrame(rows[:2]).to_parquet(tmp_path / "decisions.parquet")
+    rows = pd.read_parquet(write(tmp_path, [{}] * 4).decisions[0])
+    for folder, some in ((tmp_path, rows[:2]), (tmp_path / "router-0", rows[:3]), (tmp_path / "router-1", rows[3:])):
+        folder.mkdir(exist_ok=True)
+        some.to_parquet(folder / "decisions.parquet")
     log = DecisionLog.in_folder(tmp_path)
     assert log.holds_any() and log.context(100)[0]["user_id"].tolist() == ["u0", "u1", "u2", "u3"]
 
 
 def test_a_record_of_another_version_is_one_error(tmp_path: Path) -> None:
-    row = {"decision_id": "d", "user_id": "u", "withdrawn": False, "context": "{}", "event_time": TIMES[0]}
-    pd.DataFrame([{**row, "schema_version": version} for version in (1, 2)]).to_parquet(tmp_path / "decisions.parquet")
-    with pytest.raises(LogError, match=r"^a decision record of schema version 2; this release reads 1$"):
-        DecisionLog.in_folder(tmp_path).context(100)
+    with pytest.raises(LogError, match="schema version 2"):
+        write(tmp_path, [{}, {}], schema_version=[1, 2]).context(100)
 
 
 def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> None:
-    rows = [
-        {
-            "decision_id": f"d{i}",
-            "user_id": f"u{i % 400}",
-            "withdrawn": False,
-            "context": json.dumps({"hour": i // 400}),
-            "event_time": TIMES[0],
-        }
-        for i in range(2000)
-    ]
-    pd.DataFrame([*rows, *rows[:100]]).to_parquet(tmp_path / "decisions.parquet")
-    log = DecisionLog.in_folder(tmp_path)
+    log = write(tmp_path, ({"hour": i // 400} for i in range(2000)), [f"u{i % 400}" for i in range(2000)])
+    rows = pd.read_parquet(log.decisions[0])
+    pd.concat([rows, rows[:100]]).to_parquet(log.decisions[0])
     sample, whole = log.context(500)
     assert whole == (400, 2000), "each decision once"
     assert 300 < len(sample) < 700
@@ -147,40 +136,24 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder() ->
 
 def test_one_id_for_many_visitors_is_not_the_whole_sample(tmp_path: Path) -> None:
     users = [f"u{i // 5}" for i in range(1000)] + ["anonymous"] * 4000
-    rows = [{"decision_id": f"d{i}", "user_id": user, "withdrawn": False} for i, user in enumerate(users)]
-    pd.DataFrame(rows).assign(context="{}", event_time=TIMES[0]).to_parquet(tmp_path / "decisions.parquet")
-    sample, whole = DecisionLog.in_folder(tmp_path).context(5000)
+    sample, whole = write(tmp_path, [{}] * 5000, users).context(5000)
     assert whole == (201, 5000), "the period is as large as it is"
     assert sample.groupby("user_id").size().to_dict() == {**{f"u{i}": 5 for i in range(200)}, "anonymous": 250}
 
 
 def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
     """Else the column would seem to have lost its values for as long as a period lasts."""
-    contexts = [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}]
-    rows = [
-        {
-            "decision_id": f"d{i}",
-            "user_id": f"u{i}",
-            "withdrawn": False,
-            "context": json.dumps(context),
-            "event_time": at,
-        }
-        for i, (context, at) in enumerate(zip(contexts, TIMES, strict=False))
-    ]
-    pd.DataFrame(rows).assign(event_time=TIMES[:3]).to_parquet(tmp_path / "decisions.parquet")
-    read, size = DecisionLog.in_folder(tmp_path).context(100)
+    log = write(tmp_path, [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}])
+    read, size = log.context(100)
     assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
-    read, size = DecisionLog.in_folder(tmp_path, Period(until=TIMES[1])).context(100)
+    read, size = replace(log, period=Period(until=TIMES[1])).context(100)
     assert size == (1, 1) and read.columns.tolist() == ["user_id", "hour"]
 
 
 def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> None:
-    shown = {"decision_id": "d", "user_id": "u", "withdrawn": False, "context": "{}", "event_time": TIMES[0]}
-    pd.DataFrame([shown, {**shown, "withdrawn": True, "event_time": TIMES[1]}]).to_parquet(
-        tmp_path / "decisions.parquet"
-    )
+    log = write(tmp_path, [{}, {}], decision_id="d", user_id="u", withdrawn=[False, True])
     until, since = Period(until=TIMES[1]), Period(since=TIMES[1])
-    assert [DecisionLog.in_folder(tmp_path, period).context(9)[1].rows for period in (until, since)] == [0, 1]
+    assert [replace(log, period=period).context(9)[1].rows for period in (until, since)] == [0, 1]
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files() -> None:

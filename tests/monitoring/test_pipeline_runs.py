@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.pipeline_runs import PipelineRun, newest_runs
-from monitoring.watch.runs_exporter import MOST_PIPELINES, RunsCollector
+from monitoring.watch.exporter import MOST_PIPELINES, RunsCollector
 
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -85,13 +85,6 @@ def test_an_afternoon_of_trying_tells_nothing_of_what_is_usual(tmp_path: Path) -
     for run in range(30):
         known = end(tmp_path, START + run * timedelta(minutes=20))
     assert known.usual_interval is None and known.succeeded == START + 29 * timedelta(minutes=20)
-
-
-def test_a_file_of_before_is_gone_on_with(tmp_path: Path) -> None:
-    old = '{"pipeline": "mtorl-train", "state": "FAILED", "at": "2026-01-01T03:00:00Z", "failed_in_a_row": 4}'
-    (tmp_path / "mtorl-train.json").write_text(old)
-    assert scrape(RunsCollector(tmp_path))["runs_failed_in_a_row", "mtorl-train"] == 4.0
-    assert end(tmp_path, START + DAY, "FAILED").failed_in_a_row == 5
 
 
 def test_what_prometheus_hears(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 
+BEGIN = pd.Timestamp("2025-03-01", tz="UTC")
+OUTCOME = {name: "string" for name in ("event_id", "decision_id", "kind", "event_time", "received_time")}
+
 
 class Log:
-    """A decision log that is written row by row."""
+    """A decision a minute from `BEGIN` on, and outcomes at the time of the newest decision."""
 
     def __init__(self) -> None:
         self.decisions: list[dict[str, Any]] = []
@@ -31,25 +35,31 @@ class Log:
             "withdrawn": False,
             "override": False,
             "latency_seconds": 0.01,
-            "event_time": (pd.Timestamp("2025-03-01", tz="UTC") + pd.Timedelta(minutes=minutes)).isoformat(),
+            "event_time": (BEGIN + pd.Timedelta(minutes=minutes)).isoformat(),
         }
         self.decisions.append(row | other)
         return str(row["decision_id"])
 
-    def learn(self, decision: str, kind: str, value: float) -> None:
+    def learn(self, decision: str, kind: str, value: float, **other: Any) -> None:
         event = {"event_id": f"e{len(self.outcomes)}", "event_time": self.decisions[-1]["event_time"]}
-        self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value})
+        self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value, **other})
 
     def write(self, folder: Path) -> DecisionLog:
+        folder.mkdir(parents=True, exist_ok=True)
         decisions, outcomes = folder / "decisions.parquet", folder / "outcomes.parquet"
         pd.DataFrame(self.decisions).astype({"fallback_reason": "string"}).to_parquet(decisions)
-        columns = {
-            "event_id": "string",
-            "decision_id": "string",
-            "kind": "string",
-            "value": "float64",
-            "event_time": "string",
-            "received_time": "string",
-        }
-        pd.DataFrame(self.outcomes, columns=list(columns)).astype(columns).to_parquet(outcomes)
+        types = OUTCOME | {"value": "float64"}
+        pd.DataFrame(self.outcomes, columns=list(types)).astype(types).to_parquet(outcomes)
         return DecisionLog((decisions,), (outcomes,))
+
+
+def write_decision_log(folder: Path, contexts: list[dict[str, object]]) -> Path:
+    """Write one exposure for each context, by turns to both arms; every fourth user of the challenger clicks."""
+    log = Log()
+    for number, context in enumerate(contexts):
+        arm = ("incumbent", "challenger")[number % 2]
+        decision = log.decide(f"u{number}", arm, context=json.dumps(context))
+        for kind, value in (("cost", 0.2), ("click", float(number % 8 == 1))):
+            log.learn(decision, kind, value, received_time=log.decisions[-1]["event_time"])
+    log.write(folder)
+    return folder

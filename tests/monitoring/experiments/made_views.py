@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from monitoring.experiments.document import ArmTraffic, Newest, Settled, Spend, Traffic, View
 from monitoring.experiments.view import Known, experiment_view
 from monitoring.verdict.long_term import LongTerm
+from monitoring.verdict.verdict import units_in
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.history import Event, next_event
-from mtorl.experiment.stage_machine import ArmEvidence, Evidence
+from mtorl.experiment.history import Event, next_event, state_of
+from mtorl.experiment.stage_machine import ArmEvidence, Evidence, in_force
+from mtorl.log.gain import Gain
 from tests.experiments import experiment as content
 
 START = 1_795_000_000.0  # 2026-11-18
@@ -37,6 +37,7 @@ RAMP: dict[str, Any] = {
 MOVED = 402
 """Users who got the incumbent at an earlier stage than the challenger, where there are many."""
 CHANNELS = ("search", "display", "video", "social")
+BETTER = "the challenger is better: the always-valid interval starts at +0.0124, above zero"
 
 
 def made(**changes: Any) -> Experiment:
@@ -85,56 +86,44 @@ def verdict(
     token: str, reason: str, arms: dict[str, int], lift: float, stage: str = "50%", **changes: Any
 ) -> dict[str, Any]:
     """What `verdict_from_log` gives; the first challenger decides."""
-    rng = np.random.default_rng(3)
     total = sum(arms.values())
     challengers = [name for name in arms if name != INCUMBENT]
-    users = np.unique(np.linspace(200, max(total, 201), 30).astype(int)) if total > 200 else np.array([], int)
-    noise = np.cumsum(rng.normal(0, 0.0007, len(users))[::-1])[::-1]
-    width = 0.9 / np.sqrt(np.maximum(users, 1)) * np.sqrt(np.log(np.maximum(users, 2))) * 0.28
-    series = [
-        {"users": int(n), "lift": float(lift + x - noise[-1]), "lo": float(lift + x - noise[-1] - w),
-         "hi": float(lift + x - noise[-1] + w)}
-        for n, x, w in zip(users, noise, width, strict=True)
-    ]  # fmt: skip
-    ci = [series[-1]["lo"], series[-1]["hi"]] if series else [None, None]
-    enough, moved = bool(series), MOVED if min(arms.values()) > 2 * MOVED else 0
-    results = {}
-    for n, name in enumerate(challengers):
-        own = lift - 0.012 * n
-        interval = [end - 0.012 * n if end is not None else None for end in ci]
-        results[name] = {
-            "lift": own if total else None,
-            "lift_ci": interval,
-            "lift_ci_fixed": interval,
-            "relative_lift": own / 0.0674 if total else None,
+    looks = range(200, total + 1, max((total - 200) // 29, 1)) if total > 200 else ()
+    series = [{"users": n, "lift": lift, "lo": lift - n**-0.5, "hi": lift + n**-0.5} for n in looks]
+    ci, moved = (
+        ([series[-1]["lo"], series[-1]["hi"]] if series else None),
+        MOVED if min(arms.values()) > 2 * MOVED else 0,
+    )
+
+    def known(low: float, high: float) -> list[float | None]:
+        return [low, high] if series else [None, None]
+
+    harm = dict(zip(("lower", "upper"), known(-0.003, 0.011), strict=True))
+    results = {
+        name: {
+            "lift": lift - 0.012 * n if total else None,
+            "lift_ci": [end - 0.012 * n for end in ci] if ci else [None, None],
+            "relative_lift": (lift - 0.012 * n) / 0.0674 if total else None,
             "effective_users": float(total),
             "hours": 96.0 if stage == "5%" else 312.0,
             "guardrails": [
-                {"name": "cost_per_decision", "harm": 0.004, "lower": -0.003 if enough else None,
-                 "upper": 0.011 if enough else None, "margin": 0.02, "state": "held" if enough else "open"}
+                {"name": "cost_per_decision", "harm": 0.004, "margin": 0.02, "state": "held" if series else "open"}
+                | harm
             ],
             "secondary": {
-                "exposure_ratio": {"lift": -0.031, "lift_ci": [-0.071, 0.009] if enough else [None, None],
-                                   "relative_lift": -0.04},
-                "conversion_per_decision": {"lift": 0.0011, "lift_ci": [-0.0009, 0.0031] if enough else [None, None],
-                                            "relative_lift": 0.11},
+                "exposure_ratio": {"lift": -0.031, "lift_ci": known(-0.071, 0.009), "relative_lift": -0.04},
+                "conversion_per_decision": {"lift": 0.0011, "lift_ci": known(-0.0009, 0.0031), "relative_lift": 0.11},
             },
-            "verdict": token if n == 0 else "inconclusive",
-            "reason": reason if n == 0 else "the always-valid interval [-0.004, +0.041] contains zero",
-        }  # fmt: skip
+            "verdict": "inconclusive" if n else token,
+            "reason": "the always-valid interval [-0.004, +0.041] contains zero" if n else reason,
+        }
+        for n, name in enumerate(challengers)
+    }
     found = {
         "experiment": "mtorl-vs-rules",
         "stage": stage,
+        **units_in("click_per_decision", ("exposure_ratio", "conversion_per_decision"), Gain.of_spec("click")),
         "metric": "click_per_decision",
-        "units": {
-            "click_per_decision": "clicks per decision",
-            "click_per_cost": "clicks per currency unit",
-            "cost_per_decision": "currency units per decision",
-            "exposure_ratio": "ratio",
-            "conversion_per_decision": "conversions per decision",
-        },
-        "total_units": {"click": "clicks", "cost": "currency units"},
-        "currency": "currency units",
         "alpha": 0.05,
         "confidence": 0.975,
         "users": total - moved,
@@ -145,7 +134,6 @@ def verdict(
         "multiple_exposure_users": 0,
         "left_out": {"immature": 1_204, "not_randomised": 8_840, "repeated": 12},
         "late_outcomes": 7,
-        "models": {},
         "challenger": challengers[0],
         "challengers": results,
         **results[challengers[0]],
@@ -155,34 +143,30 @@ def verdict(
 
 
 def _arm(users: int, gain: float) -> dict[str, Any]:
-    decisions = users * 5
+    decisions, cost = users * 5, 0.2294
+    metrics = {"click_per_decision": gain, "click_per_cost": gain / cost, "cost_per_decision": cost}
     return {
-        "users": users, "decisions": decisions, "evaluable": decisions, "exposures": round(decisions * 0.65),
-        "fallbacks": decisions // 900, "totals": {"click": decisions * gain, "cost": decisions * 0.2294},
-        "effective_decisions": float(decisions),
-        "metrics": {
-            "click_per_decision": gain if users else None,
-            "click_per_cost": gain / 0.2294 if users else None,
-            "cost_per_decision": 0.2294 if users else None,
-        },
-    }  # fmt: skip
+        "users": users,
+        "decisions": decisions,
+        "exposures": round(decisions * 0.65),
+        "fallbacks": decisions // 900,
+        "totals": {"click": decisions * gain, "cost": decisions * cost},
+        "metrics": metrics if users else dict.fromkeys(metrics),
+    }
 
 
 def traffic(arms: dict[str, int], shadow: bool = False) -> Traffic:
-    shares = {INCUMBENT: (0.46, 0.3, 0.14, 0.1)}
     made: dict[str, ArmTraffic] = {}
     for name, users in arms.items():
-        decisions = users * 5
-        counts = [round(decisions * share) for share in shares.get(name, (0.28, 0.17, 0.38, 0.17))]
+        shares = (0.46, 0.3, 0.14, 0.1) if name == INCUMBENT else (0.28, 0.17, 0.38, 0.17)
         mix: Any = {
-            channel: {"decisions": n, "exposures": round(0.65 * n)} for channel, n in zip(CHANNELS, counts, strict=True)
+            channel: {"decisions": round(5 * users * share), "exposures": round(0.65 * round(5 * users * share))}
+            for channel, share in zip(CHANNELS, shares, strict=True)
         }
-        made[name] = {
-            "decisions": decisions, "exposures": round(0.65 * decisions), "fallbacks": decisions // 900, "channels": mix
-        }  # fmt: skip
-    return {
-        "first": "2026-11-18T06:13:20+00:00", "last": "2026-12-02T06:13:20+00:00", "shadow": shadow, "arms": made,
-    }  # fmt: skip
+        made[name] = ArmTraffic(
+            decisions=5 * users, exposures=round(3.25 * users), fallbacks=5 * users // 900, channels=mix
+        )
+    return Traffic(first="2026-11-18T06:13:20+00:00", last="2026-12-02T06:13:20+00:00", shadow=shadow, arms=made)
 
 
 def newest(hours: float, age: float = 240.0, silence: str | None = None) -> Newest:
@@ -190,7 +174,7 @@ def newest(hours: float, age: float = 240.0, silence: str | None = None) -> Newe
     return Newest(at=at, age_seconds=age, longest_seconds=180.0, silence=silence)
 
 
-def spend(experiment: Experiment, serving: Experiment, share: float) -> list[Spend]:
+def spend(serving: Experiment, share: float) -> list[Spend]:
     return [
         Spend(arm=account.arm, campaign=account.campaign, channel=account.channel, period=account.period,
               limit=account.limit, spent=share * account.limit, reserved=0.004 * account.limit)
@@ -214,15 +198,12 @@ def view(
     **known: Any,
 ) -> View:
     """The document, that many hours after the start."""
-    from mtorl.experiment.history import state_of
-    from mtorl.experiment.stage_machine import in_force
-
     serving = in_force(experiment, state_of(events, experiment))
     if found is not None and "evidence" not in known:
         known["evidence"] = evidence(found["verdict"], found["reason"], users or {})
     if users is not None:
         known = {"newest": newest(hours), **known}
-        known = {"traffic": traffic(users), "spend": spend(experiment, serving, 0.41), **known}
+        known = {"traffic": traffic(users), "spend": spend(serving, 0.41), **known}
     return experiment_view(experiment, events, Known(verdict=found, commands=COMMANDS, **known), START + HOUR * hours)
 
 
@@ -268,11 +249,8 @@ def moved(events: list[Event], experiment: Experiment, hours: float, to: Any, re
 
 
 def win() -> View:
-    experiment = made()
-    users = {INCUMBENT: 7212, "challenger": 7156}
-    found = verdict("ship", "the challenger is better: the always-valid interval starts at +0.0124, above zero", users,
-                    0.0225)  # fmt: skip
-    found["segments"] = segments()
+    experiment, users = made(), {INCUMBENT: 7212, "challenger": 7156}
+    found = verdict("ship", BETTER, users, 0.0225, segments=segments())
     return view(experiment, _at_50(experiment), 500, found, users)
 
 
@@ -358,10 +336,9 @@ def killed() -> View:
 def promoted() -> View:
     experiment = made(name="done", holdout=0.05)
     events = _at_50(experiment)
-    reason = "the challenger is better: the always-valid interval starts at +0.0124, above zero"
-    events = [*events, moved(events, experiment, 500, "promoted", reason, by="person", challenger="challenger")]
+    events = [*events, moved(events, experiment, 500, "promoted", BETTER, by="person", challenger="challenger")]
     users = {INCUMBENT: 7212, "challenger": 7156}
-    found = verdict("ship", reason, users, 0.0225)
+    found = verdict("ship", BETTER, users, 0.0225)
     settled = Settled(done=True, reason="Holdout", words="the holdout keeps the previous incumbent")
     return view(experiment, events, 1505, found, users, long_term=long_term(), settled=settled)
 

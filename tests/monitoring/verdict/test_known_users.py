@@ -78,32 +78,29 @@ def test_a_table_tells_more(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "said"),
     [
-        (None, [], "no such file"),
-        ({"user": ["a"], "x": [1.0]}, [], "no column user_id; there are user, x"),
-        ({"user_id": ["a"], "x": [1.0]}, ["y"], "no column 'y'; there are user_id, x"),
-        ({"user_id": ["a"], "x": ["high"]}, [], "column 'x' holds no numbers, but VARCHAR"),
-        ({"user_id": ["a"]}, [], "1 to 20 columns"),
-        ({"user_id": ["a", "b", "b"], "x": [1.0, 2.0, 3.0]}, [], "1 users have several rows, one of them 'b'"),
-        ({"user_id": ["a", None], "x": [1.0, 2.0]}, [], "1 rows without a user_id"),
-        ({"user_id": ["a", "b"], "x": [1.0, np.inf]}, [], "1 rows of column 'x' are infinite, one of them 'b'"),
-        ({"user_id": ["a", "b"], "x": [np.nan, -1.7e308]}, [], r"1 rows of column 'x' are beyond 1e\+100, one of"),
-        ({"user_id": ["a"], "Past Click": [1.0]}, [], "what is known of the past is called 'past click', too"),
+        (None, [], ""),
+        ("nothing of the kind", [], ""),
+        ({"user": ["a"], "x": [1.0]}, [], "user_id"),
+        ({"user_id": ["a"], "x": [1.0]}, ["y"], "'y'"),
+        ({"user_id": ["a"], "x": ["high"]}, [], "'x'.*VARCHAR"),
+        ({"user_id": ["a"]}, [], "1 to 20"),
+        ({"user_id": ["a", "b", "b"], "x": [1.0, 2.0, 3.0]}, [], "1 users.*'b'"),
+        ({"user_id": ["a", None], "x": [1.0, 2.0]}, [], "1 rows without"),
+        ({"user_id": ["a", "b"], "x": [1.0, np.inf]}, [], "1 rows.*'x'.*'b'"),
+        ({"user_id": ["a", "b"], "x": [np.nan, -1.7e308]}, [], r"1 rows.*'x'.*1e\+100"),
+        ({"user_id": ["a"], "Past Click": [1.0]}, [], "'past click'"),
     ],
 )
-def test_a_table_that_is_none_is_refused(
-    tmp_path: Path, rows: dict[str, Any] | None, columns: list[str], said: str
+def test_a_table_that_is_none_is_refused_in_one_line(
+    tmp_path: Path, rows: dict[str, Any] | str | None, columns: list[str], said: str
 ) -> None:
     file = tmp_path / "users.parquet"
-    if rows is not None:
+    if isinstance(rows, str):
+        file.write_text(rows)
+    elif rows is not None:
         pd.DataFrame(rows).to_parquet(file)
-    with pytest.raises(ExperimentError, match=f"covariates.table: .*users.parquet: .*{said}"):
+    with pytest.raises(ExperimentError, match=f"users.parquet: [^\n]*{said}[^\n]*$"):
         known(visits(tmp_path), {"table": str(file), "columns": columns})
-
-
-def test_a_file_that_is_no_table_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "users.parquet").write_text("nothing of the kind")
-    with pytest.raises(ExperimentError, match=r"covariates\.table: .*users\.parquet: [^\n]+$"):
-        known(visits(tmp_path), {"table": str(tmp_path / "users.parquet")})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -182,19 +183,6 @@ def test_two_periods_above_the_threshold_and_the_end() -> None:
     assert not ended
 
 
-def test_one_period_now_and_then_is_none() -> None:
-    state = State()
-    for day in range(60):
-        assert not columns_alarm(state, day, column("a", 0.3 if day % 9 == 8 else 0.02), column("b", 0.02))
-
-
-def test_a_column_that_breaks_is_no_drift() -> None:
-    """Lost values are told by the look at the last hours, at once."""
-    state = State()
-    for day in range(14):
-        assert not columns_alarm(state, day, column("a", None, "no_values"))
-
-
 def test_every_sunday_is_no_news() -> None:
     state = State()
     for day in range(28):
@@ -211,34 +199,28 @@ def test_a_sunday_that_is_far_off_is_news_until_it_is_known() -> None:
     assert any(rung[:14]) and not any(rung[28:])
 
 
-@pytest.mark.parametrize("healthy", [8, 28])
-def test_a_lasting_shift_does_not_flap(healthy: int) -> None:
-    """Nor is it a season once it has been there on two Mondays."""
+@pytest.mark.parametrize(
+    ("score", "alarms"),
+    [
+        (lambda day: 0.3 if day % 9 == 8 else 0.02, [False] * 60),
+        (lambda day: 0.12, [False] * 28),  # a working day differs a little from a sample of whole weeks
+        (lambda day: 0.4, [False] * 2 + [True] * 58),
+        (lambda day: 0.3 if day >= 8 else 0.02, [False] * 9 + [True] * 59),
+        (lambda day: 0.3 if day >= 28 else 0.02, [False] * 29 + [True] * 59),
+        (lambda day: 1.0 if day == 20 else 0.9 if day >= 28 else 0.02, [False] * 29 + [True] * 31),
+    ],
+    ids=["now-and-then", "a-little-off", "wrong-from-the-first-day", "in-the-second-week", "later", "after-a-festival"],
+)
+def test_a_lasting_shift_and_no_other_one_is_an_alarm(score: Callable[[int], float], alarms: list[bool]) -> None:
+    """It does not flap, nor is it a season once it has been there on two Mondays."""
     state = State()
-    for day in range(healthy):
-        columns_alarm(state, day, column("a", 0.02))
-    alarms = [bool(columns_alarm(state, day, column("a", 0.3))) for day in range(healthy, healthy + 60)]
-    assert alarms == [False] + [True] * 59
+    assert [bool(columns_alarm(state, day, column("a", score(day)))) for day in range(len(alarms))] == alarms
 
 
-def test_a_festival_hides_no_lasting_shift() -> None:
+def test_a_column_that_breaks_is_no_drift() -> None:
+    """Lost values are told by the look at the last hours, at once."""
     state = State()
-    for day in range(28):
-        columns_alarm(state, day, column("a", 1.0 if day == 20 else 0.02))
-    alarms = [bool(columns_alarm(state, day, column("a", 0.9))) for day in range(28, 60)]
-    assert alarms == [False] + [True] * 31
-
-
-def test_what_is_a_little_off_on_all_days_is_no_news() -> None:
-    """A working day differs from a sample of whole weeks; what is far off is another matter (below)."""
-    state = State()
-    for day in range(28):
-        assert not columns_alarm(state, day, column("a", 0.12)), day
-
-
-def test_wrong_from_the_first_day() -> None:
-    alarms = [bool(columns_alarm(state, day, column("a", 0.4))) for state in [State()] for day in range(60)]
-    assert alarms == [False] * 2 + [True] * 58
+    assert not any(columns_alarm(state, day, column("a", None, "no_values")) for day in range(14))
 
 
 def test_another_model_begins_anew() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -107,32 +106,6 @@ def test_a_check_that_is_ended_in_the_middle_goes_on(
     assert same(run(watched, tmp_path, at(13)), judged)
 
 
-def _run_in_process(folder: str, state: str, answer: Any) -> None:
-    try:
-        run(market(Path(folder)).watched, Path(state), at(6))
-        answer.put("done")
-    except BusyError as error:
-        answer.put(str(error))
-
-
-def test_two_checks_at_once_do_no_harm(two_weeks: Path, tmp_path: Path) -> None:
-    sample()  # made before the processes part
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [
-        context.Process(target=_run_in_process, args=(str(two_weeks), str(tmp_path / "both"), answers)) for _ in "ab"
-    ]
-    for process in processes:
-        process.start()
-    said = sorted(answers.get(timeout=300) for _ in processes)
-    for process in processes:
-        process.join()
-    assert said[0] == "done" or "another check is at work" in said[0]
-    assert said[-1] == "done"
-    alone_ = run(market(two_weeks).watched, tmp_path / "alone", at(6))
-    assert same(State.read(tmp_path / "both" / STATE_FILE), alone_)
-
-
 def test_one_check_at_a_time(two_weeks: Path, tmp_path: Path) -> None:
     with alone(tmp_path), pytest.raises(BusyError, match="another check is at work here; wait"):
         run(market(two_weeks).watched, tmp_path, at(1))
@@ -199,21 +172,6 @@ def test_what_was_accepted_is_learnt_anew(two_weeks: Path, tmp_path: Path) -> No
     assert len(found.streams["outcomes/gain_per_cost"].past) == 12
 
 
-def test_an_arm_that_is_gone_is_forgotten(tmp_path: Path) -> None:
-    """With its alarm, after a week: an experiment's end is no reason to ring for ever."""
-    made = Market(tmp_path)
-    made.live(1)
-    for file in made.log.rglob("decisions.parquet"):
-        _edit(file, arm="challenger")
-    assert "performance/spring/challenger/calibration" in made.check().streams
-    for _ in range(6):
-        made.live(1)
-        assert "performance/spring/challenger/calibration" in made.check().streams
-    made.live(1)
-    assert "performance/spring/challenger/calibration" not in made.check().streams
-    assert "performance/incumbent/calibration" in made.check().streams
-
-
 def test_harm_that_a_challenger_does_names_it(two_weeks: Path, tmp_path: Path) -> None:
     shutil.copytree(two_weeks, tmp_path / "market")
     made = market(tmp_path / "market")
@@ -221,15 +179,3 @@ def test_harm_that_a_challenger_does_names_it(two_weeks: Path, tmp_path: Path) -
     alarm = made.check().alarms()["outcomes/gain_per_decision"]
     assert alarm.kind == "harm" and alarm.arms == ["spring/challenger"]
     assert alarm.text.endswith("; spring/challenger is the cause")
-
-
-def _edit(file: Path, **columns: Any) -> None:
-    import pandas as pd
-
-    pd.read_parquet(file).assign(**columns).to_parquet(file)
-
-
-def test_a_copy_of_the_state_goes_on_elsewhere(two_weeks: Path, tmp_path: Path, judged: State) -> None:
-    run(market(two_weeks).watched, tmp_path / "one", at(7))
-    shutil.copytree(tmp_path / "one", tmp_path / "other")
-    assert same(run(market(two_weeks).watched, tmp_path / "other", at(13)), judged)

@@ -25,37 +25,23 @@ def log(folder: Path, days: int, closed: Collection[int]) -> datetime:
     return MIDNIGHT + days * DAY
 
 
-@pytest.mark.parametrize(
-    ("days", "closed", "usual"),
-    [
-        (28, (6, 13, 20, 27), True),
-        (28, (20, 27), False),
-        (28, (13, 20, 27), True),
-        (28, (6, 20, 27), False),
-        (28, (12, 13, 19, 20, 26, 27), True),
-        (14, (6, 13), False),
-        (21, (6, 13, 20), True),
-        (15, (0, 7, 14), False),
-        (28, (6, 13, *range(14, 21), 27), True),
-        (28, (6, *range(14, 21), 27), False),
-        (35, (6, 13, 20, *range(21, 28), 34), True),
-        (28, (6, 13, 20, *range(21, 28)), False),
-    ],
-    ids=[
-        "each-week",
-        "once-before",
-        "twice-before",
-        "open-on-the-last-but-one",
-        "weekends",
-        "two-weeks-old",
-        "the-third-time",
-        "the-first-has-no-week-before",
-        "after-an-outage",
-        "after-an-outage-and-open-before",
-        "an-outage-between",
-        "an-outage-now",
-    ],
-)
+CASES = {
+    "each-week": (28, (6, 13, 20, 27), True),
+    "once-before": (28, (20, 27), False),
+    "twice-before": (28, (13, 20, 27), True),
+    "open-on-the-last-but-one": (28, (6, 20, 27), False),
+    "weekends": (28, (12, 13, 19, 20, 26, 27), True),
+    "two-weeks-old": (14, (6, 13), False),
+    "the-third-time": (21, (6, 13, 20), True),
+    "the-first-has-no-week-before": (15, (0, 7, 14), False),
+    "after-an-outage": (28, (6, 13, *range(14, 21), 27), True),
+    "after-an-outage-and-open-before": (28, (6, *range(14, 21), 27), False),
+    "an-outage-between": (35, (6, 13, 20, *range(21, 28), 34), True),
+    "an-outage-now": (28, (6, 13, 20, *range(21, 28)), False),
+}
+
+
+@pytest.mark.parametrize(("days", "closed", "usual"), CASES.values(), ids=CASES)
 def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_path: Path) -> None:
     end = log(tmp_path / "log", days, closed)
     assert closed_as_usual(tmp_path / "log", end, DAY) is usual

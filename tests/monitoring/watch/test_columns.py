@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 from monitoring.watch.columns import check
-from mtorl.drift import drift_tests
 from mtorl.drift.calibration import Size
-from mtorl.drift.drift_tests import DriftTest, Words, asked_of
+from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column
 from tests.mtorl.drift.journeys import COLUMNS, KINDS, touchpoints
@@ -117,37 +116,3 @@ def test_broken_columns_are_findings(tmp_path: Path) -> None:
     everything = check(reference, current[["user_id"]], columns, grid, out_dir=tmp_path / "nothing")
     assert set(everything.detected_columns) == {column.name for column in columns}
     assert not (tmp_path / "nothing" / "drift.html").exists()
-
-
-@pytest.mark.integration
-def test_a_further_test_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its definition alone follow its threshold, its finding, its message and its words in the report."""
-
-    class LargestRise:
-        def __init__(self, values: pd.Series) -> None:
-            self.values = values.to_numpy()
-
-        def __call__(self, reference: np.ndarray, period: np.ndarray) -> np.ndarray:
-            of_reference, of_period = (
-                np.where(rows.T > 0, self.values, -np.inf).max(-1) for rows in (reference, period)
-            )
-            return of_period - of_reference
-
-    outlier = DriftTest(
-        problem="outlier",
-        words=Words("data_quality", "has a value beyond all known ones", "outlier"),
-        kinds=("numeric",),
-        method="largest_rise",
-        scorer=LargestRise,
-        floor=1.0,
-        message="{score:.1f} more than ever, allowed are {threshold:.1f}",
-        joint=False,
-    )
-    monkeypatch.setattr(drift_tests, "TESTS", (outlier, *drift_tests.TESTS))
-    rng = np.random.default_rng(3)
-    reference, current = touchpoints(rng, 200), touchpoints(rng, 150)
-    current.loc[7, "tenure"] = 1e5
-    result = check(reference, current, COLUMNS, measured(reference), out_dir=tmp_path)
-    (tenure,) = (column for column in result.columns if column.detected)
-    assert (tenure.column, tenure.problem, tenure.method) == ("tenure", "outlier", "largest_rise")
-    assert drift_tests.words_of("outlier").kind == "data_quality"

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring.pipeline_runs import PipelineRun
 from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
-from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, RetrainRequest, State, Stream
+from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, State, Stream
 from tests.repository import ROOT
 
 LABELS = ("group", "experiment", "arm", "measure", "counted_in", "kind", "reason", "model_version")
@@ -100,17 +100,6 @@ def test_what_the_state_says(tmp_path: Path) -> None:
     assert ("not_judged", "outcomes") not in {key[:2] for key in found}
     assert ("period_end_timestamp_seconds", "performance") not in found, "it has no end"
     assert ("expected", "decisions", "", "incumbent", "expected_gain") not in found, "it is not known"
-
-
-def test_the_file_is_read_at_each_scrape(tmp_path: Path) -> None:
-    path, changed = tmp_path / STATE_FILE, state()
-    changed.write(path)
-    registry = CollectorRegistry()
-    registry.register(MonitorCollector(path))
-    assert parsed(generate_latest(registry).decode())["retrain_requested",] == 0.0
-    changed.retrain = RetrainRequest(since=END, reason="device", model_version="v7")
-    changed.write(path)
-    assert parsed(generate_latest(registry).decode())["retrain_requested",] == 1.0
 
 
 UNREADABLE = pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +12,6 @@ import pandas as pd
 import pytest
 
 from benchmarks.monitoring_runs.days import START, Shift
-from monitoring.watch.state import State
 from tests.monitoring.watch.market import DAYS, Market, dearer, fewer_clicks, kinds
 
 pytestmark = pytest.mark.long
@@ -70,11 +67,6 @@ def test_harm_is_told_soon_and_while_it_lasts(users: int, shift: Shift, stream: 
     assert ends[-1] and ends == sorted(ends), "it ends, and does not come again"
 
 
-def test_good_news_wakes_nobody(market: Market) -> None:
-    days = market.nights(4, lambda rows, rng: rows.assign(rate=rows["rate"] * 1.3, cost=rows["cost"] * 0.8))
-    assert all("harm" not in kinds(state) for state in days)
-
-
 def gone_at_noon(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """The money of the day is spent by then."""
     refused = rows["expose"] & (rows["hour"] >= 12)
@@ -100,51 +92,16 @@ def test_a_budget_that_is_gone_is_a_ticket(tmp_path: Path) -> None:
     assert state.streams["outcomes/gain_per_decision"].alarm is not None and "harm" in kinds(state)
 
 
-def in_column(column: str, change: Callable[[pd.Series], pd.Series]) -> Shift:
-    return lambda rows, rng: rows.assign(**{column: change(rows[column])})
-
-
-TO_STORY = in_column("placement", lambda values: values.mask(values == "feed", "story"))
+def to_story(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    return rows.assign(placement=rows["placement"].mask(rows["placement"] == "feed", "story"))
 
 
 def test_a_column_that_moves_is_a_ticket_and_a_reason_to_train(market: Market) -> None:
-    days = market.nights(3, TO_STORY)
-    assert [bool(state.alarms()) for state in days] == [False, True, True]
+    days = market.nights(4, to_story)
+    assert ["context/placement" in state.alarms() for state in days] == [False, True, True, True]
     assert days[-1].alarms().keys() == {"context/placement"} and kinds(days[-1]) == {"drift"}
     assert days[-1].retrain is not None and "placement" in days[-1].retrain.reason
     assert days[-1].retrain.since == days[1].judged_until
     after = market.nights(4)
     assert not after[-1].alarms(), "it has moved back"
     assert after[-1].retrain == days[-1].retrain, "whoever trains takes it back, nobody else"
-
-
-def test_a_lasting_shift_does_not_become_usual(market: Market) -> None:
-    """Also of a column that never was right: its first days are no example of a healthy week."""
-    days = market.nights(14, TO_STORY)
-    assert ["context/placement" in state.alarms() for state in days] == [False] + [True] * 13
-
-
-def test_a_column_that_was_wrong_from_the_first_day(tmp_path: Path) -> None:
-    days = Market(tmp_path).nights(16, in_column("hour", lambda values: values / 24))
-    alarms = ["context/hour" in state.alarms() for state in days]
-    assert alarms == [False] * 2 + [True] * 14
-
-
-def test_a_null_column_is_found_by_the_look_at_the_last_hours(market: Market) -> None:
-    """At three in the afternoon of its first day."""
-    market.live(1, in_column("placement", lambda values: values.where(values.isna())))
-    state = market.check(market.night - pd.Timedelta(hours=11))
-    assert state.judged_until == market.night - pd.Timedelta(hours=26), "the day is not over"
-    (alarm,) = state.alarms().values()
-    assert alarm.kind == "data_quality" and "placement" in alarm.text
-    written = pd.read_parquet(max(market.log.rglob("decisions.parquet")))["context"]
-    texts = [json.loads(text)["placement"] for text in written]
-    assert set(texts) == {None}
-
-
-def test_what_only_one_day_does_is_no_alarm(market: Market) -> None:
-    def festival(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-        return rows.assign(device="mobile")
-
-    first, *others = [*market.nights(1, festival), *market.nights(3)]
-    assert isinstance(first, State) and not any(state.alarms() for state in (first, *others))

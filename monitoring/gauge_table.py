@@ -1,0 +1,20 @@
+"""Prometheus gauges from a table of their names, and samples in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client.core import GaugeMetricFamily
+
+Sample = tuple[str, Sequence[str], float | None]  # gauge, values of its labels, value; None: no series
+
+
+def gauges(
+    prefix: str, table: Mapping[str, tuple[str, Sequence[str]]], samples: Iterable[Sample]
+) -> Iterator[GaugeMetricFamily]:
+    """Each gauge with a sample; `table` has the help text and the labels of each."""
+    made = {name: GaugeMetricFamily(prefix + name, help_, labels=labels) for name, (help_, labels) in table.items()}
+    for name, labels, value in samples:
+        if value is not None:
+            made[name].add_metric(labels, value)
+    return (gauge for gauge in made.values() if gauge.samples)
