@@ -12,9 +12,9 @@ Sample = tuple[str, Sequence[str], float | None]  # gauge, values of its labels,
 def gauges(
     prefix: str, table: Mapping[str, tuple[str, Sequence[str]]], samples: Iterable[Sample]
 ) -> Iterator[GaugeMetricFamily]:
-    """Each gauge with a sample; `table` has the help text and the labels of each."""
+    """Each gauge, with or without samples; `table` has the help text and the labels of each."""
     made = {name: GaugeMetricFamily(prefix + name, help_, labels=labels) for name, (help_, labels) in table.items()}
     for name, labels, value in samples:
         if value is not None:
             made[name].add_metric(labels, value)
-    return (gauge for gauge in made.values() if gauge.samples)
+    return iter(made.values())

@@ -13,6 +13,7 @@ from monitoring.experiments.document import Action, Advice, Condition, Settled, 
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.stage_machine import FAULTS, STAGES, Evidence, Hold, Move, Requirement, State, lacking
+from mtorl.experiment.stages import RampStage
 
 _HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "answers too late"}
 
@@ -27,6 +28,7 @@ class Standing:
         experiment: Its file.
         requirements: To leave the present stage.
         last: The last move.
+        ahead: Stages to come.
         last_kill: Reason of the last use of the kill switch.
         by_hand: Whether the stage of the file is in force, since nothing has happened yet.
         short: Why the money does not last (`monitoring.experiments.money`).
@@ -39,6 +41,7 @@ class Standing:
     evidence: Evidence | None
     requirements: Sequence[Requirement]
     last: Event | None
+    ahead: Sequence[RampStage]
     problem: str | None
     commands: Mapping[str, str]
     last_kill: str | None = None
@@ -157,8 +160,7 @@ class Standing:
         if self.short is not None and not self._waits_for_promotion():
             headline = "Look at its money: it may not last for the stages to come"
             return self._say("look", headline, self.short, "alarm")
-        ahead = self._ahead()
-        if ahead and not self.requirements and isinstance(step, Hold):
+        if self.ahead and not self.requirements and isinstance(step, Hold):
             return self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
         wins = evidence is not None and evidence.token == "ship"
         if evidence is not None and self._waits_for_promotion():
@@ -179,14 +181,10 @@ class Standing:
         reason = _NOTHING if evidence is None else evidence.reason
         return self._say("wait", "Let it run: nothing is decided yet", reason, "open")
 
-    def _ahead(self) -> list[str]:
-        stages = () if self.experiment.ramp is None else self.experiment.ramp.stages
-        return [stage.stage for stage in stages if _after(stage.stage, self.state.phase)]
-
     def _waits_for_promotion(self) -> bool:
         """Whether a challenger has won, and nothing else is to come."""
         wins = self.evidence is not None and self.evidence.token == "ship"
-        return wins and not self._ahead() and all(one.met for one in self.requirements)
+        return wins and not self.ahead and all(one.met for one in self.requirements)
 
     def _moves(self, step: Move) -> Advice:
         if step.to == "rolled back":
@@ -197,7 +195,3 @@ class Standing:
             "promoted": f"{step.challenger} is about to be promoted",
         }.get(step.to, f"It is ready for {step.to}")
         return self._say("run", headline, step.reason, "open" if step.to == "stopped" else "good", command="run")
-
-
-def _after(stage: str, phase: str) -> bool:
-    return phase in STAGES and [*STAGES].index(stage) > [*STAGES].index(phase)  # type: ignore[arg-type]

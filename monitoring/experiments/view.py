@@ -29,7 +29,7 @@ from monitoring.experiments.document import (
     Traffic,
     View,
 )
-from monitoring.experiments.money import short_of_money
+from monitoring.experiments.money import short_of_money, stages_to_come
 from monitoring.experiments.newest import while_serving
 from monitoring.verdict.long_term import LongTerm
 from monitoring.verdict.verdict import without_users
@@ -103,7 +103,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
     kills = [event.reason for event in own if event.kind == "kill"]
     by_hand = known.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
-    newest = while_serving(known.newest, phase)
+    newest, ahead = while_serving(known.newest, phase), stages_to_come(experiment.ramp, state)
     standing = Standing(
         experiment,
         state,
@@ -111,6 +111,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         known.evidence,
         needed,
         moves[-1] if moves else None,
+        ahead,
         known.problem,
         known.commands,
         kills[-1] if kills else None,
@@ -202,7 +203,8 @@ def _next(
     off = state.killed or not experiment.enabled or state.phase in OVER or known.problem is not None
     needs = [] if off else [_need(one) for one in needed]
     void = known.evidence is not None and known.evidence.token == "srm"
-    last = not off and state.phase in STAGES and not _following(experiment, state)
+    following = next((step.stage for step in stages_to_come(experiment.ramp, state)), None)
+    last = not off and state.phase in STAGES and following is None
     if last and known.verdict is not None and (hours := known.verdict.get("hours")) is not None:
         least = experiment.min_runtime_hours
         label = f"{'minutes' if 0 < least < 1 else 'hours'} that count in the verdict"
@@ -212,7 +214,7 @@ def _next(
     evidence = known.evidence
     wins = evidence is not None and evidence.token == "ship" and all(one.met for one in needed)
     won = evidence.challenger if evidence is not None and last and wins else None
-    to = step.to if isinstance(step, Move) else _following(experiment, state)
+    to = step.to if isinstance(step, Move) else following
     waits = [] if isinstance(step, Move) else list(step.reasons)
     not_before = expected = None
     if not (off or void) and to is not None and state.since is not None:
@@ -225,7 +227,7 @@ def _next(
         not_before = experiment.start.timestamp()
     return Next(
         to=None if off or void else to,
-        words=_words(experiment, state, step, off or void, last, won),
+        words=_words(experiment, state, step, off or void, None if last else following, won),
         waits=[known.problem] if known.problem is not None else waits,
         needs=needs,
         not_before=_at(not_before),
@@ -249,17 +251,9 @@ def _expected(needed: Sequence[Requirement], since: float, now: float) -> float 
     return latest
 
 
-def _following(experiment: Experiment, state: State) -> str | None:
-    stages = () if experiment.ramp is None else experiment.ramp.stages
-    if state.phase == "draft":
-        return stages[0].stage if stages else None
-    if state.phase not in STAGES:
-        return None
-    here = [*STAGES].index(state.phase)
-    return next((step.stage for step in stages if STAGES.index(step.stage) > here), None)
-
-
-def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, last: bool, won: str | None) -> str:
+def _words(
+    experiment: Experiment, state: State, step: Move | Hold, off: bool, following: str | None, won: str | None
+) -> str:
     """What happens next, in a sentence or two."""
     if state.phase in OVER:
         again = "Another try needs a new salt."
@@ -279,10 +273,10 @@ def _words(experiment: Experiment, state: State, step: Move | Hold, off: bool, l
     )
     if won is not None:
         return f"{won} has won, and waits for a person to promote it."
-    if last:
+    if following is None:
         who = "by itself" if experiment.ramp.promote else "by a person"
         return f"This is the last stage. It ends when a challenger has won, and is promoted {who}, or is worse.{end}"
-    return f"It goes on to {_following(experiment, state)} once all of this holds.{end}"
+    return f"It goes on to {following} once all of this holds.{end}"
 
 
 def _need(one: Requirement) -> Need:

@@ -54,35 +54,31 @@ def site(views: Callable[[], Sequence[View]], host: str, leads: Callable[[], boo
     """
     pages = ThreadPoolExecutor(1, "pages")  # however many people look at them, other requests do not wait
 
-    async def made(make: Callable[[], str | bytes], kind: str) -> web.Response:
+    def gauges() -> bytes:
+        leading = None if leads is None else leads()
+        return exposition([] if leading is False else views(), leading)
+
+    async def answer(request: web.Request) -> web.Response:
+        make, kind = content[request.path]
         try:
-            text = await asyncio.get_running_loop().run_in_executor(pages, make)
+            body = await asyncio.get_running_loop().run_in_executor(pages, make)
         except Unavailable as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
         except Exception as error:  # a fault of ours
             _log.exception("a page can't be made")
             words = f"this can't be shown, and the server's log says why: {type(error).__name__}\n"
             raise web.HTTPInternalServerError(text=words) from None
-        return web.Response(body=text, headers={"Content-Type": kind})
+        return web.Response(body=body, headers={"Content-Type": kind})
 
-    def gauges() -> bytes:
-        leading = None if leads is None else leads()
-        return exposition([] if leading is False else views(), leading)
-
-    async def show_page(_: web.Request) -> web.Response:
-        return await made(lambda: page(views(), refresh=_REFRESH), "text/html; charset=utf-8")
-
-    async def show_documents(_: web.Request) -> web.Response:
-        return await made(lambda: json.dumps(list(views())), "application/json")
-
-    async def show_gauges(_: web.Request) -> web.Response:
-        return await made(gauges, "text/plain; version=0.0.4; charset=utf-8")
-
+    content: dict[str, tuple[Callable[[], str | bytes], str]] = {
+        "/": (lambda: page(views(), refresh=_REFRESH), "text/html; charset=utf-8"),
+        "/experiments.json": (lambda: json.dumps(list(views())), "application/json"),
+        "/metrics": (gauges, "text/plain; version=0.0.4; charset=utf-8"),
+    }
     app = web.Application(middlewares=[_own_name_alone] if _is_local(host) else [])
     app.on_response_prepare.append(_add_headers)
-    app.router.add_get("/", show_page)
-    app.router.add_get("/experiments.json", show_documents)
-    app.router.add_get("/metrics", show_gauges)
+    for path in content:
+        app.router.add_get(path, answer)
     return app
 
 

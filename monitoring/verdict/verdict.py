@@ -16,7 +16,7 @@ sum(weight * gain) / sum(weight).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from monitoring import plain_words
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison, figures_of
 from monitoring.verdict.counted_decisions import CHANGED, shares_of_stages
-from monitoring.verdict.experiment_users import HeavyUser, Users, experiment_users
+from monitoring.verdict.experiment_users import Users, experiment_users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
@@ -165,9 +165,7 @@ def verdict_from_log(
             if not found.all_users
             else verdicts[name].reason
             + models.said
-            + _late_said(found.late, experiment.metrics.outcome_hours)
-            + _overridden_said(overridden)
-            + _heavy_said(found.heavy, (name, INCUMBENT)),
+            + _remarks(found, overridden, experiment.metrics.outcome_hours, (name, INCUMBENT)),
         }
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
@@ -320,20 +318,18 @@ def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
     return f"no decision counts yet: of {count:,}, {wait.get(reason, f'the reason is {reason} (monitoring/README.md)')}"
 
 
-def _late_said(outcomes: int, hours: float | None) -> str:
-    if not outcomes:
-        return ""
-    return f" ({outcomes:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count)"
-
-
-def _overridden_said(users: int) -> str:
-    return f" (of {users:,} users whose arm the file has named, only what was decided before counts)" if users else ""
-
-
-def _heavy_said(heavy: Sequence[HeavyUser], arms: Collection[str]) -> str:
-    """An addition to a verdict's reason if a user makes much of an arm's decisions; no page names the user."""
-    said = (plain_words.heavy(user.arm, user.share) for user in heavy if user.arm in arms)
-    return "".join(f" ({words}: mtorl experiment verdict names it)" for words in said)
+def _remarks(found: Users, overridden: int, hours: float | None, arms: Collection[str]) -> str:
+    """Additions to a verdict's reason: late outcomes, users with a named arm, and heavy users, without their names."""
+    remarks = []
+    if found.late:
+        remarks.append(
+            f"{found.late:,} outcomes came later than outcome_hours, {hours:g}, after their decisions and do not count"
+        )
+    if overridden:
+        remarks.append(f"of {overridden:,} users whose arm the file has named, only what was decided before counts")
+    heavy = (plain_words.heavy(user.arm, user.share) for user in found.heavy if user.arm in arms)
+    remarks += [f"{words}: mtorl experiment verdict names it" for words in heavy]
+    return "".join(f" ({remark})" for remark in remarks)
 
 
 def _looks(users: int) -> npt.NDArray[np.int64]:

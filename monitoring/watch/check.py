@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,21 +143,17 @@ def _floor(at: datetime, hours: int) -> datetime:
 
 
 def _first_decision(watched: Watched) -> datetime | None:
-    try:
-        with _reading():
-            return DecisionLog.in_folder(watched.decision_log).first_time()
-    except _NotJudgedError:
-        return None
+    with suppress(_NotJudgedError), _reading():
+        return DecisionLog.in_folder(watched.decision_log).first_time()
+    return None
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
     """Number of decision records from the future; the log of a simulation goes on after its present."""
     ahead = Period(since=(max(now, datetime.now(UTC)) + EXPORTED_AFTER).isoformat())
-    try:
-        with _reading():
-            return DecisionLog.in_folder(watched.decision_log, ahead).records()
-    except _NotJudgedError:
-        return 0  # what can't be read of the log is said of the periods
+    with suppress(_NotJudgedError), _reading():  # the periods have that reason, too
+        return DecisionLog.in_folder(watched.decision_log, ahead).records()
+    return 0
 
 
 @contextmanager

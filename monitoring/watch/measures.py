@@ -90,9 +90,9 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         )
         ((decisions, users, exposures, heard),) = db.execute(f"SELECT {counts} FROM decided").fetchall()
         counted = Counted(decisions, users, exposures, heard, ())
-        ratios = [*_journeys(channels), *_decisions(channels), *_user_states(db)]
+        ratios = [*_journeys(channels), *_decisions(channels), *_performance(db, counted.outcomes_missing)]
         if not counted.outcomes_missing:
-            ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_calibration(db)]
+            ratios += [*_gain_in_budget(db), *_outcomes(kinds)]
             counted = counted._replace(by_arm=tuple(_measured(db, [*_by_arm(db)])))
         measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
         return counted._replace(measured=tuple(measured), incumbent=_newest_policy(db, INCUMBENT))
@@ -138,31 +138,27 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
 
 
 def _journeys(channels: Sequence[str]) -> Iterator[_Ratio]:
+    hours, seen = "(built_time - last_time) / 3.6e9", "built AND last_channel IS NOT NULL"
     yield _Ratio("journeys", "", "history_length", "history_length", where="built")
     yield _Ratio("journeys", "", "no_history_ratio", "(last_time IS NULL)::INT", where="built")
-    hours = "(built_time - last_time) / 3.6e9"
     yield _Ratio("journeys", "", "recency_hours", hours, where="built AND last_time IS NOT NULL")
     for channel in channels:
         of = f"(last_channel = {sql_text(channel)})::INT"
-        where = "built AND last_channel IS NOT NULL"
-        yield _Ratio("journeys", "", f"last_channel_{channel}_ratio", of, where=where)
+        yield _Ratio("journeys", "", f"last_channel_{channel}_ratio", of, where=seen)
 
 
 def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
-    its = f"arm = '{INCUMBENT}'"
-    for channel in channels:
-        of = f"(drawn_channel = {sql_text(channel)})::INT"
-        yield _Ratio(
-            "decisions", INCUMBENT, f"channel_{channel}_ratio", of, where=f"{its} AND drawn_channel IS NOT NULL"
-        )
-    yield _Ratio("decisions", INCUMBENT, "exposure_ratio", "expose::INT", where=its)
-    yield _Ratio("decisions", INCUMBENT, "budget_exhausted_ratio", "budget_exhausted::INT", where=its)
-    yield _Ratio("decisions", INCUMBENT, "fallback_ratio", "(fallback_reason IS NOT NULL)::INT", where=its)
-    known = f"{its} AND drawn_channel IS NOT NULL AND propensity IS NOT NULL"
-    yield _Ratio("decisions", INCUMBENT, "propensity", "propensity", where=known)
-    yield _Ratio(
-        "decisions", INCUMBENT, "expected_gain", "expected_reward", where=f"{its} AND expected_reward IS NOT NULL"
-    )
+    drawn = "drawn_channel IS NOT NULL"
+    measures = [
+        *((f"channel_{name}_ratio", f"(drawn_channel = {sql_text(name)})::INT", drawn) for name in channels),
+        ("exposure_ratio", "expose::INT", "true"),
+        ("budget_exhausted_ratio", "budget_exhausted::INT", "true"),
+        ("fallback_ratio", "(fallback_reason IS NOT NULL)::INT", "true"),
+        ("propensity", "propensity", f"{drawn} AND propensity IS NOT NULL"),
+        ("expected_gain", "expected_reward", "expected_reward IS NOT NULL"),
+    ]
+    for name, value, where in measures:
+        yield _Ratio("decisions", INCUMBENT, name, value, where=f"arm = '{INCUMBENT}' AND {where}")
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
@@ -202,18 +198,18 @@ def _outcomes(kinds: Sequence[str]) -> Iterator[_Ratio]:
         yield _Ratio("outcomes", "", f"{kind}_per_decision", f'"came_{kind}"')
 
 
-def _calibration(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Outcomes of exposures, as a share of what the arm's model expected of them."""
-    for arm in _arms(db):
-        its = f"arm = {sql_text(arm)} AND shown AND expected_reward IS NOT NULL"
-        yield _Ratio("performance", arm, "calibration", "came_gain", "expected_reward", its)
+def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Iterator[_Ratio]:
+    """Distances to the states of the training, and outcomes of exposures as a share of the model's expectation.
 
-
-def _user_states(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Distances to the states of the training; each model has units of its own, so another one may follow."""
+    Each model has units of its own for the distance, so another one may follow.
+    """
     for arm in _arms(db):
-        its = f"arm = {sql_text(arm)} AND state_distance IS NOT NULL"
-        yield _Ratio("performance", arm, "state_distance", "state_distance", where=its)
+        its = f"arm = {sql_text(arm)}"
+        distance = "state_distance"
+        yield _Ratio("performance", arm, distance, distance, where=f"{its} AND {distance} IS NOT NULL")
+        if not outcomes_missing:
+            expected = f"{its} AND shown AND expected_reward IS NOT NULL"
+            yield _Ratio("performance", arm, "calibration", "came_gain", "expected_reward", expected)
 
 
 def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:

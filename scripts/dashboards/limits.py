@@ -9,6 +9,7 @@ A number that a rule and a picture of it share is written once.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import yaml
 
 RULES = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "rules.yaml"
 COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
-_NUMBER = r"\d[\d.]*(?: \* \d[\d.]*)*"
+_COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"  # operator, and number or product
 
 
 class Limit(NamedTuple):
@@ -39,14 +40,10 @@ def rules() -> dict[str, dict[str, Any]]:
     return found
 
 
-def limit(alert: str, pattern: str = rf"([<>])=? ({_NUMBER})(?![\d.])") -> Limit:
-    """The limit of an alert: the last number in its rule, other than 0, that something is compared with.
-
-    Args:
-        alert: Name.
-        pattern: Finds operator and number in the rule, where that is another one.
-    """
-    found = [(sign, _product(number)) for sign, number in re.findall(pattern, rules()[alert]["expr"])]
+def limit(alert: str) -> Limit:
+    """The limit of an alert: the last number in its rule, other than 0, that something is compared with."""
+    compared = re.findall(_COMPARED, rules()[alert]["expr"])
+    found = [(sign, math.prod(map(float, number.split(" * ")))) for sign, number in compared]
     sign, value = [one for one in found if one[1] != 0][-1]
     return Limit(value, sign != "<", color_of(alert), alert)
 
@@ -67,10 +64,3 @@ def alerts_of(uid: str) -> list[str]:
     if not found:
         raise ValueError(f"{uid}: no alert in {RULES} has a dashboard_url that leads there")
     return found
-
-
-def _product(text: str) -> float:
-    value = 1.0
-    for factor in text.split(" * "):
-        value *= float(factor)
-    return value

@@ -232,11 +232,12 @@ def _at_5(experiment: Experiment) -> list[Event]:
     )
 
 
-def early() -> View:
-    experiment = made()
-    users = {INCUMBENT: 1893, "challenger": 101}
+def early(name: str = "mtorl-vs-rules", hours: float = 96, users: tuple[int, int] = (1893, 101), **known: Any) -> View:
+    """At 5 %, before anything can be said."""
+    experiment, of_arms = made(name=name), dict(zip((INCUMBENT, "challenger"), users, strict=True))
     reason = "nothing is said before 168 hours; 96 count, each stage as far as its decisions do"
-    return view(experiment, _at_5(experiment), 96, verdict("inconclusive", reason, users, 0.012, "5%"), users)
+    found = verdict("inconclusive", reason, of_arms, 0.012, "5%")
+    return view(experiment, _at_5(experiment), hours, found, of_arms, **known)
 
 
 def _at_50(experiment: Experiment) -> list[Event]:
@@ -298,11 +299,9 @@ def three_arms() -> View:
 
 
 def late() -> View:
-    experiment = made(name="slow-model")
     users = {INCUMBENT: 9893, "challenger": 701}
-    found = verdict("inconclusive", "nothing is said before 168 hours; 96 count", users, 0.012, "5%")
-    return view(experiment, _at_5(experiment), 150, found, users,
-                evidence=evidence("inconclusive", found["reason"], users, late=0.102))  # fmt: skip
+    slow = evidence("inconclusive", "nothing is said before 168 hours; 96 count", users, late=0.102)
+    return early("slow-model", 150, (9893, 701), evidence=slow)
 
 
 def skipped() -> View:
@@ -315,14 +314,11 @@ def skipped() -> View:
 
 
 def silent() -> View:
-    experiment = made(name="nobody-asks")
-    users = {INCUMBENT: 1893, "challenger": 101}
     words = (
         "no decision has come for 50 minutes, since 2026-11-22 10:16 UTC; in the week before, the longest time without "
         "one was 3 minutes"
     )
-    found = verdict("inconclusive", "nothing is said before 168 hours", users, 0.012, "5%")
-    return view(experiment, _at_5(experiment), 96, found, users, newest=newest(96, 3_000.0, words))
+    return early("nobody-asks", newest=newest(96, 3_000.0, words))
 
 
 def killed() -> View:

@@ -80,55 +80,47 @@ def test_a_command_to_copy_stands_beside_what_to_do() -> None:
     assert made.early()["advice"]["command"] is None
 
 
-def test_steps_are_those_of_the_ramp_and_where_it_is() -> None:
-    def places(view: View) -> list[tuple[str, str]]:
-        return [(step["phase"], step["place"]) for step in view["steps"]]
-
-    assert places(made.draft()) == [
-        ("draft", "here"), *((stage, "ahead") for stage in ("shadow", "1%", "5%", "50%", "promoted")),
-    ]  # fmt: skip
-    assert places(made.early())[2:5] == [("1%", "past"), ("5%", "here"), ("50%", "ahead")]
+PAST = "draft:past shadow:past 1%:past"
+MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
+    "draft": ({}, [], "draft:here shadow:ahead 1%:ahead 5%:ahead 50%:ahead promoted:ahead"),
+    "ramp": ({}, [(0, "shadow"), (24, "1%"), (72, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
     # What was never reached is not on the way of what is over.
-    assert places(made.rolled_back()) == [
-        ("draft", "past"), ("shadow", "past"), ("1%", "past"), ("5%", "past"), ("rolled back", "here"),
-    ]  # fmt: skip
-    events = made.history(made.made(), (0, "50%", {"by": "person"}))
-    events.append(made.moved(events, made.made(), 1, "promoted", "it won", by="person", challenger="challenger"))
-    events.append(made.moved(events, made.made(), 2, "rolled back", "a drill", by="person"))
-    undone = places(made.view(made.made(), events, 3.0))
-    assert undone == [
-        ("draft", "past"), *((stage, "skipped") for stage in ("shadow", "1%", "5%")), ("50%", "past"),
-        ("promoted", "past"), ("rolled back", "here"),
-    ]  # fmt: skip
-    by_hand = made.made(ramp=None, stage="5%")
-    assert places(made.view(by_hand, [], 0.0)) == [("5%", "here")]
-    experiment = made.made()
-    elsewhere = made.history(experiment, (0, "25%", {"by": "person"}))
-    view = made.view(experiment, elsewhere, 1.0)
-    assert ("25%", "here") in places(view) and view["advice"]["action"] == "move on"
+    "rolled-back": ({}, [(0, "shadow"), (24, "1%"), (72, "rolled back")], f"{PAST} rolled back:here"),
+    "stopped-early": ({}, [(0, "1%"), (1, "stopped")], "draft:past shadow:skipped 1%:past stopped:here"),
+    "undone": (
+        {},
+        [(0, "50%"), (1, "promoted"), (2, "rolled back")],
+        "draft:past shadow:skipped 1%:skipped 5%:skipped 50%:past promoted:past rolled back:here",
+    ),
+    "by-hand": ({"ramp": None, "stage": "5%"}, [], "5%:here"),
+    "elsewhere": (
+        {},
+        [(0, "25%")],
+        "draft:past shadow:skipped 1%:skipped 5%:skipped 25%:here 50%:ahead promoted:ahead",
+    ),
+    # A person went from 1 % to 50 %, and back to 5 %: then it was there, and 50 % is to come again.
+    "skipped": ({}, [(0, "shadow"), (24, "1%"), (30, "50%")], f"{PAST} 5%:skipped 50%:here promoted:ahead"),
+    "back": ({}, [(0, "shadow"), (24, "1%"), (30, "50%"), (40, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
+    "ended": (
+        {},
+        [(0, "shadow"), (24, "1%"), (30, "50%"), (40, "stopped")],
+        f"{PAST} 5%:skipped 50%:past stopped:here",
+    ),
+}
 
 
-def test_a_stage_at_which_it_never_was_is_no_past_one() -> None:
-    """A person went from 1 % to 50 %, and back to 5 %: then it was there, and 50 % is to come again."""
-    experiment = made.made()
-    steps = ((0, "shadow"), (24, "1%"), (30, "50%"))
-    events = made.history(experiment, *((at, to, {"by": "person"}) for at, to in steps))
-
-    def places(view: View) -> dict[str, str]:
-        return {step["phase"]: step["place"] for step in view["steps"]}
-
-    skipped = made.view(experiment, events, 31.0)
-    assert places(skipped) == {
-        "draft": "past", "shadow": "past", "1%": "past", "5%": "skipped", "50%": "here", "promoted": "ahead",
-    }  # fmt: skip
-    assert next(step["since"] for step in skipped["steps"] if step["phase"] == "5%") is None
-    back = [*events, made.moved(events, experiment, 40, "5%", "too soon", by="person")]
-    assert places(made.view(experiment, back, 41.0))["5%"] == "here"
-    assert places(made.view(experiment, back, 41.0))["50%"] == "ahead"
-    ended = [*events, made.moved(events, experiment, 40, "stopped", "no money", by="person")]
-    assert places(made.view(experiment, ended, 41.0))["5%"] == "skipped"
-    early = made.history(experiment, (0, "1%", {"by": "person"}), (1, "stopped", {"by": "person"}))
-    assert list(places(made.view(experiment, early, 2.0))) == ["draft", "shadow", "1%", "stopped"]
+@pytest.mark.parametrize(("changes", "moves", "steps"), MOVES.values(), ids=MOVES)
+def test_steps_are_those_of_the_ramp_and_where_it_is(
+    changes: dict[str, Any], moves: list[tuple[float, str]], steps: str
+) -> None:
+    experiment = made.made(**changes)
+    events: list[Any] = []
+    for hours, to in moves:
+        who = "challenger" if to == "promoted" else None
+        events.append(made.moved(events, experiment, hours, to, "a person did it", by="person", challenger=who))
+    view = made.view(experiment, events, 80.0)
+    assert " ".join(f"{step['phase']}:{step['place']}" for step in view["steps"]) == steps
+    assert all(step["since"] is None for step in view["steps"] if step["place"] == "skipped")
 
 
 def test_that_none_asks_any_more_is_what_to_look_at_while_somebody_should() -> None:

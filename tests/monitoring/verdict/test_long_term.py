@@ -12,7 +12,7 @@ import pytest
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.look import look
 from monitoring.verdict.long_term import long_term_effect
-from monitoring.verdict.verdict import CLICK, verdict_from_log
+from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.sample_ratio import SRM_ALARM
 from tests.monitoring.judged_experiment import CONTENT
@@ -45,21 +45,11 @@ def found(log: DecisionLog, experiment: Experiment = PROMOTED) -> Any:
     return long_term_effect(log, experiment, CLICK)
 
 
-@pytest.mark.parametrize(
-    ("promoted", "kept", "tone", "words"),
-    [
-        (0.4, 0.2, "good", "what was promoted is better than the previous incumbent"),
-        (0.2, 0.4, "alarm", "what was promoted is worse than the previous incumbent"),
-        (0.3, 0.3, "open", "no difference from the previous incumbent is known yet"),
-    ],
-)
-def test_the_effect_is_that_of_what_was_promoted(
-    tmp_path: Path, promoted: float, kept: float, tone: str, words: str
-) -> None:
+@pytest.mark.parametrize(("promoted", "kept", "tone"), [(0.4, 0.2, "good"), (0.2, 0.4, "alarm"), (0.3, 0.3, "open")])
+def test_the_effect_is_that_of_what_was_promoted(tmp_path: Path, promoted: float, kept: float, tone: str) -> None:
     log = since_the_promotion(promoted, kept)
     effect = found(log.write(tmp_path))
     assert (effect["tone"], effect["since"], effect["holdout"]) == (tone, AT, 0.2)
-    assert effect["words"].startswith(words) and "clicks per decision" in effect["words"]
     assert effect["users"] == {"incumbent": 1200, "holdout": 300}
     assert effect["decisions"] == {"incumbent": 3600, "holdout": 900}
     clicks = {arm: 0 for arm in effect["users"]}
@@ -96,18 +86,17 @@ def test_only_what_was_decided_since_counts_and_only_in_the_experiments_part(tmp
 
 def test_a_split_that_is_not_as_configured_is_said(tmp_path: Path) -> None:
     effect = found(since_the_promotion(0.4, 0.2, holdout=10).write(tmp_path))
-    assert effect["tone"] == "alarm" and "users are not split as configured" in effect["words"]
+    assert effect["tone"] == "alarm" and effect["srm_p"] < SRM_ALARM
 
 
 def test_too_little_is_said(tmp_path: Path) -> None:
     effect = found(since_the_promotion(0.4, 0.2, users=100).write(tmp_path))
-    assert (effect["tone"], effect["effect_ci"]) == ("open", None) and "too little to say" in effect["words"]
-    users = effect["users"]
-    assert f"so far held out: {users['holdout']}, incumbent: {users['incumbent']} (" in effect["words"]
+    assert (effect["tone"], effect["effect_ci"]) == ("open", None)
+    assert f"held out: {effect['users']['holdout']}" in effect["words"]
     log = Log()
     log.decide("u", "incumbent", event_time="2025-01-01T00:00:00Z")
     nothing = found(log.write(tmp_path))  # of an earlier version, besides
-    assert (nothing["effect"], nothing["users"]["holdout"]) == (None, 0) and "no decision" in nothing["words"]
+    assert (nothing["effect"], nothing["users"]["holdout"]) == (None, 0)
 
 
 def test_whoever_was_overridden_in_the_experiment_is_left_out(tmp_path: Path) -> None:
@@ -122,18 +111,6 @@ def test_there_is_none_before_a_promotion_or_without_a_holdout(tmp_path: Path) -
     log = since_the_promotion(0.4, 0.2).write(tmp_path)
     assert found(log, Experiment.from_dict({**CONTENT, "holdout": 0.2})) is None
     assert found(log, Experiment.from_dict({**CONTENT, "enabled": False})) is None
-
-
-def test_the_holdout_counts_in_no_verdict_of_the_experiment(tmp_path: Path) -> None:
-    log = Log()
-    for user in range(400):
-        log.learn(log.decide(f"u{user}", "challenger" if user % 2 else "incumbent"), "click", float(user % 3 == 0))
-    clean = verdict_from_log(log.write(tmp_path), Experiment.from_dict(CONTENT))
-    for user in range(100):
-        log.learn(log.decide(f"h{user}", "holdout", assignment_probability=1.0), "click", 1.0)
-    with_it = verdict_from_log(log.write(tmp_path), Experiment.from_dict({**CONTENT, "holdout": 0.2}))
-    assert with_it["left_out"] == {"holdout": 100} and with_it["lift_ci"] == clean["lift_ci"]
-    assert with_it["srm_p"] == clean["srm_p"]
 
 
 def test_a_look_at_what_was_promoted_says_both(tmp_path: Path) -> None:
