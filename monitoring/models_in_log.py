@@ -6,17 +6,11 @@ for digest, reason, serves in uses_in_log("decision_log"): ...
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import get_args
 
-from monitoring.decision_log import DecisionLog, database, open_records
-from mtorl.log.records import Kind, each_record
+from monitoring.decision_log import DecisionLog
+from mtorl.log.records import each_record
 
 _SILENT = timedelta(days=1)  # an arm that has not decided for so long, while others did, serves nobody any more
-
-_POLICY = {  # SQL: whether a record says which policy an arm has: a model that did not answer leaves no digest either
-    "decision": "model_digest IS NOT NULL OR fallback_reason IS NULL",
-    "shadow": "model_digest IS NOT NULL",
-}
 
 
 def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
@@ -43,19 +37,14 @@ def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
 
 def _last_decisions(folder: str) -> dict[tuple[str, str, str | None], datetime]:
     """When each model last decided, by experiment, arm and digest (None: a policy without one)."""
-    log = DecisionLog.in_folder(folder)
-    files = {"decision": log.decisions, "shadow": log.shadows}
-    found: dict[tuple[str, str, str | None], datetime] = {}
-    with database() as db:
-        for kind in get_args(Kind):
-            if not files.get(kind):
-                continue
-            open_records(db, kind, files[kind]).create_view(f"{kind}_log")
-            rows = db.execute(
-                f"""SELECT experiment, arm, model_digest, max(CAST(event_time AS TIMESTAMPTZ))
-                FROM ({each_record(kind, f"{kind}_log")}) WHERE {_POLICY[kind]} GROUP BY ALL"""
-            ).fetchall()
-            for experiment, arm, digest, at in rows:
-                at = at.astimezone(UTC)
-                found[experiment, arm, digest] = max(found.get((experiment, arm, digest), at), at)
-    return found
+    columns = "experiment, arm, model_digest, CAST(event_time AS TIMESTAMPTZ) AS decided"
+    with DecisionLog.in_folder(folder).opened("shadow") as db:
+        rows = db.execute(
+            # Of decisions without a digest, those that fell back say nothing of the policy.
+            f"""SELECT experiment, arm, model_digest, max(decided) FROM (
+                SELECT {columns} FROM ({each_record("decision", "decision_log")})
+                WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
+                UNION ALL SELECT {columns} FROM ({each_record("shadow", "shadow_log")}) WHERE model_digest IS NOT NULL)
+            GROUP BY ALL"""
+        ).fetchall()
+    return {(experiment, arm, digest): at.astimezone(UTC) for experiment, arm, digest, at in rows}

@@ -22,34 +22,23 @@ _NOTHING = "no decision of it is in the log yet; on a cluster, routers export th
 
 @dataclass(frozen=True)
 class Standing:
-    """Facts from which the advice follows.
-
-    Attributes:
-        experiment: Its file.
-        requirements: To leave the present stage.
-        last: The last move.
-        ahead: Stages to come.
-        last_kill: Reason of the last use of the kill switch.
-        by_hand: Whether the stage of the file is in force, since nothing has happened yet.
-        short: Why the money does not last (`monitoring.experiments.money`).
-        silence: Says that no decision has come for long (`monitoring.experiments.newest`).
-    """
+    """Facts from which the advice follows."""
 
     experiment: Experiment
     state: State
     step: Move | Hold
     evidence: Evidence | None
-    requirements: Sequence[Requirement]
-    last: Event | None
-    ahead: Sequence[RampStage]
+    requirements: Sequence[Requirement]  # to leave the present stage
+    last: Event | None  # move
+    ahead: Sequence[RampStage]  # stages to come
     problem: str | None
     commands: Mapping[str, str]
-    last_kill: str | None = None
-    by_hand: bool = False
+    last_kill: str | None = None  # reason of the last use of the kill switch
+    by_hand: bool = False  # whether the stage of the file is in force, since nothing has happened yet
     settled: Settled | None = None
-    short: str | None = None
+    short: str | None = None  # why the money does not last (`monitoring.experiments.money`)
     down: bool = False
-    silence: str | None = None
+    silence: str | None = None  # says that no decision has come for long (`monitoring.experiments.newest`)
 
     def advice(self) -> Advice:
         """The first advice that applies."""

@@ -15,7 +15,6 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest
 from monitoring.plain_words import duration
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.stage_machine import STAGES
 from mtorl.log.records import each_record
 
 _FACTOR = 2.0  # of the longest time without a decision
@@ -45,13 +44,6 @@ def newest_of(log: DecisionLog, experiment: Experiment, now: float) -> Newest | 
             {"name": experiment.name, "salt": experiment.salt, "now": datetime.fromtimestamp(now, UTC)},
         ).fetchall()
     return None if newest is None else _told(newest.timestamp(), float(longest or 0.0), now)
-
-
-def while_serving(newest: Newest | None, phase: str) -> Newest | None:
-    """Without the silence in a phase without traffic: before the start or after the end."""
-    if newest is None or phase in STAGES:
-        return newest
-    return Newest(**{**newest, "silence": None})
 
 
 def _told(newest: float, longest: float, now: float) -> Newest:

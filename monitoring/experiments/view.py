@@ -30,7 +30,6 @@ from monitoring.experiments.document import (
     View,
 )
 from monitoring.experiments.money import short_of_money, stages_to_come
-from monitoring.experiments.newest import while_serving
 from monitoring.verdict.long_term import LongTerm
 from monitoring.verdict.verdict import without_users
 from mtorl.experiment.arm import Arm
@@ -49,7 +48,7 @@ from mtorl.experiment.stage_machine import (
     in_force,
     requirements,
 )
-from mtorl.experiment.stages import CHALLENGER_SHARE
+from mtorl.experiment.stages import CHALLENGER_SHARE, RampStage
 from mtorl.log.gain import Gain
 
 _TOO_SOON = 0.01  # hours of a stage after which a rate can be told
@@ -61,31 +60,23 @@ class Known:
 
     Attributes:
         verdict: From `monitoring.verdict.verdict.verdict_from_log`; None: there is no decision yet.
-        evidence: For the present stage.
-        long_term: Effect of a promotion against the holdout.
-        in_force: Whether routers have what follows from file and history; None: unknown.
-        settled: Of a promotion: how far the incumbent's model server is.
-        problem: Why the log, or the file, can't be read.
-        commands: The command for an action: `start`, `run`, `promote` ...
         by_hand: Whether a person sets the stage in a file without a ramp, which is in force as it is until something
             has happened; a resource begins as a draft, with or without a ramp.
-        looked: When the log was read, seconds since 1970; None: just now.
-        router_runs: None: unknown.
     """
 
     verdict: Mapping[str, Any] | None = None
-    evidence: Evidence | None = None
-    long_term: LongTerm | None = None
+    evidence: Evidence | None = None  # for the present stage
+    long_term: LongTerm | None = None  # effect of a promotion against the holdout
     traffic: Traffic | None = None
     newest: Newest | None = None
     spend: Sequence[Spend] = ()
-    in_force: bool | None = True
-    settled: Settled | None = None
-    problem: str | None = None
-    commands: Mapping[str, str] = field(default_factory=dict)
+    in_force: bool | None = True  # whether routers have what follows from file and history; None: unknown
+    settled: Settled | None = None  # of a promotion: how far the incumbent's model server is
+    problem: str | None = None  # why the log, or the file, can't be read
+    commands: Mapping[str, str] = field(default_factory=dict)  # the command for an action: `start`, `run`, `promote`
     by_hand: bool = True
-    looked: float | None = None
-    router_runs: bool | None = None
+    looked: float | None = None  # when the log was read, seconds since 1970; None: just now
+    router_runs: bool | None = None  # None: unknown
     gain: Gain = field(default_factory=lambda: Gain.of_spec("gain"))
 
 
@@ -103,7 +94,9 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
     kills = [event.reason for event in own if event.kind == "kill"]
     by_hand = known.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
-    newest, ahead = while_serving(known.newest, phase), stages_to_come(experiment.ramp, state)
+    newest, ahead = known.newest, stages_to_come(experiment.ramp, state)
+    if newest is not None and phase not in STAGES:  # there is no traffic before the start, or after the end
+        newest = Newest(**{**newest, "silence": None})
     standing = Standing(
         experiment,
         state,
@@ -164,7 +157,8 @@ def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
     """Draft, the stages of the ramp, other stages that it was in, and the end."""
     entered = {str(event.to): event.at for event in moves}
-    of_ramp = {} if experiment.ramp is None else {step.stage: step for step in experiment.ramp.stages}
+    of_ramp: dict[str, RampStage] = {step.stage: step for step in experiment.ramp.stages} if experiment.ramp else {}
+    shares = {str(stage): share for stage, share in CHALLENGER_SHARE.items()}
     over = phase in OVER  # then, what was never reached is not on the way any more; what was skipped was
     last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
     ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
@@ -176,15 +170,14 @@ def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[S
     here = names.index(phase)
     steps = []
     for place, name in enumerate(names):
-        step = next((step for stage, step in of_ramp.items() if stage == name), None)
-        share = next((CHALLENGER_SHARE[stage] for stage in STAGES if stage == name), None)
+        step = of_ramp.get(name)
         past: Literal["past", "skipped"] = "skipped" if name in STAGES and name not in entered else "past"
         steps.append(
             Step(
                 phase=name,
                 place="here" if place == here else past if place < here else "ahead",
                 since=_at(entered.get(name)),
-                challengers=share,
+                challengers=shares.get(name),
                 hours=None if step is None else step.hours,
                 users=None if step is None else step.users,
             )

@@ -57,19 +57,14 @@ class Users(NamedTuple):
             Users are in the order of their arrival, and each user's rows follow each other. Users in several arms of a
             stage are missing there. What is compared (numerators, denominators, outcomes by age) has the user's
             `weight` (`heavy_users.py`). The totals `decisions`, `gain` and `cost` are those of the log.
-        heavy: Users with a weight below 1 and `NAMED_SHARE` of their arm's decisions, the heaviest first.
-        arms: Decisions of these rows in all, by arm.
-        crossed: Users in several arms of a stage.
-        all_users: Users, including those.
-        late: Outcomes that came too late to count.
     """
 
     rows: pd.DataFrame
-    heavy: list[HeavyUser]
-    arms: pd.DataFrame
-    crossed: int
-    all_users: int
-    late: int
+    heavy: list[HeavyUser]  # users with a weight below 1 and `NAMED_SHARE` of their arm's decisions, the heaviest first
+    arms: pd.DataFrame  # decisions of these rows in all, by arm
+    crossed: int  # users in several arms of a stage
+    all_users: int  # users, including those
+    late: int  # outcomes that came too late to count
 
     def counts(self) -> UserCounts:
         """How many users these are."""
@@ -88,12 +83,11 @@ class UserCounts(NamedTuple):
     Attributes:
         of_arms: A user who got the challenger at a later stage than the incumbent is in both: the arms are compared
             within each stage.
-        moved: Users in more than one arm for that reason.
     """
 
     in_all: int
     of_arms: dict[str, int]
-    moved: int
+    moved: int  # users in more than one arm for that reason
 
 
 @dataclass(frozen=True)

@@ -57,19 +57,15 @@ class Watched:
 
     Attributes:
         sample_of: Returns the training sample of the model with a digest, or, of None, of the newest one.
-        hours: Length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it.
-        workspace: Folder for Evidently's reports of the columns.
-        page: When Evidently draws a page of a period; always with a workspace.
-        newest_model: Returns when the newest published model was trained.
     """
 
     decision_log: Path
     spec: DatasetSpec
     sample_of: Callable[[str | None], TrainingSample | None]
-    hours: int = 24
-    workspace: Path | None = None
-    page: Page = "moved"
-    newest_model: Callable[[], datetime | None] = lambda: None
+    hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
+    workspace: Path | None = None  # folder for Evidently's reports of the columns
+    page: Page = "moved"  # when Evidently draws a page of a period; always with a workspace
+    newest_model: Callable[[], datetime | None] = lambda: None  # returns when the newest published model was trained
 
 
 class _NotJudgedError(Exception):

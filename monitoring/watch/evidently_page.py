@@ -24,17 +24,11 @@ KEPT_RUNS = 120  # in a workspace: its pages get slow with thousands
 
 
 class Filing(NamedTuple):
-    """Where and as what a report is filed.
+    """Where and as what a report is filed."""
 
-    Attributes:
-        workspace: Folder of an Evidently workspace; it is made if there is none.
-        until: End of the period.
-        model_version: Of the training sample.
-    """
-
-    workspace: Path
-    until: datetime
-    model_version: str
+    workspace: Path  # folder of an Evidently workspace; it is made if there is none
+    until: datetime  # end of the period
+    model_version: str  # of the training sample
 
 
 def save_page(

@@ -93,28 +93,18 @@ class PastPeriod(_Part):
 
 
 class Stream(_Part):
-    """One measure, period after period.
+    """One measure, period after period."""
 
-    Attributes:
-        value: Of the newest period; of a column, its distance to the training sample.
-        expected: From earlier periods; of a column, its threshold. None: too few yet.
-        low: 95 of 100 healthy periods are between low and high.
-        evidence: See `mtorl.drift.evidence`; of a column, of the last two periods.
-        needed: The evidence of an alarm, of this stream alone.
-        loss: Cost of the difference a period: gain lost, or money, in `loss_unit`.
-        past: The newest last.
-    """
-
-    value: float | None = None
-    expected: float | None = None
-    low: float | None = None
+    value: float | None = None  # of the newest period; of a column, its distance to the training sample
+    expected: float | None = None  # from earlier periods; of a column, its threshold. None: too few yet.
+    low: float | None = None  # 95 of 100 healthy periods are between low and high
     high: float | None = None
-    evidence: float = 0.0
-    needed: float = Field(default=1.0, gt=0)
-    loss: float | None = None
+    evidence: float = 0.0  # see `mtorl.drift.evidence`; of a column, of the last two periods
+    needed: float = Field(default=1.0, gt=0)  # the evidence of an alarm, of this stream alone
+    loss: float | None = None  # cost of the difference a period: gain lost, or money, in `loss_unit`
     loss_unit: str = ""
     alarm: Alarm | None = None
-    past: list[PastPeriod] = Field(default_factory=list)
+    past: list[PastPeriod] = Field(default_factory=list)  # the newest last
 
     def add(self, period: PastPeriod, keep: int) -> None:
         """Keep a period, and at most `keep` healthy and `keep` other ones.
@@ -169,33 +159,25 @@ class State(_Part):
     """The whole state.
 
     Attributes:
-        hours: Length of a period.
-        judged_until: End of the newest period that was judged.
-        model_version: Of the training sample.
-        columns_evidence: Evidence that any column has moved.
         broken: Columns without usable values in the last hours, and what is wrong with them.
-        incumbent: The policy that took the incumbent's newest decision.
         heard: Of the newest periods, the share of exposures with any known outcome.
-        newest_model: When the newest published model was trained.
-        requested: End of the period for which the last request was made.
-        accepted: The newest last.
     """
 
     version: Literal[1] = 1
     checked: AwareDatetime | None = None
-    hours: int = 24
-    judged_until: AwareDatetime | None = None
-    model_version: str = ""
+    hours: int = 24  # length of a period
+    judged_until: AwareDatetime | None = None  # end of the newest period that was judged
+    model_version: str = ""  # of the training sample
     groups: dict[str, Group] = Field(default_factory=dict)
     streams: dict[str, Stream] = Field(default_factory=dict)
-    columns_evidence: float = 0.0
+    columns_evidence: float = 0.0  # evidence that any column has moved
     broken: dict[str, Alarm] = Field(default_factory=dict)
-    incumbent: str = ""
+    incumbent: str = ""  # the policy that took the incumbent's newest decision
     heard: list[float] = Field(default_factory=list)
-    newest_model: AwareDatetime | None = None
+    newest_model: AwareDatetime | None = None  # when the newest published model was trained
     retrain: RetrainRequest | None = None
-    requested: AwareDatetime | None = None
-    accepted: list[Acceptance] = Field(default_factory=list)
+    requested: AwareDatetime | None = None  # end of the period for which the last request was made
+    accepted: list[Acceptance] = Field(default_factory=list)  # the newest last
 
     @classmethod
     def read(cls, path: Path) -> State:

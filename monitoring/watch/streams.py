@@ -19,18 +19,12 @@ LAST_HOURS = "last_hours"  # not a group of streams: the look for columns that h
 
 
 class Labels(NamedTuple):
-    """The subject of a stream.
-
-    Attributes:
-        experiment: Empty for the incumbent, which is that of all experiments, and if arm is empty.
-        arm: Its name in the experiment; empty: all of them.
-        measure: Or a column.
-    """
+    """The subject of a stream."""
 
     group: str
-    experiment: str
-    arm: str
-    measure: str
+    experiment: str  # empty for the incumbent, which is that of all experiments, and if arm is empty
+    arm: str  # its name in the experiment; empty: all of them
+    measure: str  # or a column
 
 
 def stream_of(group: str, arm: str, measure: str) -> str:

@@ -28,23 +28,14 @@ class Section(NamedTuple):
 
 
 class Board(NamedTuple):
-    """A dashboard.
+    """A dashboard."""
 
-    Attributes:
-        uid: By which addresses name it; it never changes.
-        title: Title.
-        description: What it answers.
-        period: How far back it looks at first, such as 6h.
-        sections: Its panels. The first section is what one looks at first.
-        experiment: Whether one experiment is chosen.
-    """
-
-    uid: str
+    uid: str  # by which addresses name it; it never changes
     title: str
-    description: str
-    period: str
-    sections: Sequence[Section]
-    experiment: bool = False
+    description: str  # what it answers
+    period: str  # how far back it looks at first, such as 6h
+    sections: Sequence[Section]  # its panels. The first section is what one looks at first.
+    experiment: bool = False  # whether one experiment is chosen
 
 
 def or_nothing(expr: str) -> str:

@@ -160,21 +160,19 @@ def board() -> Board:
             ],
             empty="nothing is paced",
         ),
-        lines(
-            "Ahead of the plan",
-            f"Of the account that is furthest ahead. {gap}",
-            {_ACCOUNT: ahead},
-            limit=limit("MtorlBudgetTooFast"),
-            axis="gaps",
-            empty="nothing is paced",
-        ),
-        lines(
-            "Behind the plan",
-            f"Of the account that is furthest behind. {gap}",
-            {_ACCOUNT: behind},
-            limit=limit("MtorlBudgetTooSlow"),
-            axis="gaps",
-            empty="nothing is paced",
+        *(
+            lines(
+                title,
+                f"Of the account that is furthest {way}. {gap}",
+                {_ACCOUNT: expr},
+                limit=limit(alert),
+                axis="gaps",
+                empty="nothing is paced",
+            )
+            for title, way, expr, alert in (
+                ("Ahead of the plan", "ahead", ahead, "MtorlBudgetTooFast"),
+                ("Behind the plan", "behind", behind, "MtorlBudgetTooSlow"),
+            )
         ),
         lines(
             "Fullest account",

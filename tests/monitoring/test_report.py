@@ -73,17 +73,6 @@ def test_the_history_of_its_stages(tmp_path: Path) -> None:
     assert "After the promotion, 99 of 100 decisions" in body(render(run))
 
 
-def test_budgets_fit_half_of_the_page(run: Path) -> None:
-    """An arm is a column: in one row, the last of six figures was cropped."""
-    text = body(render(run))
-    table = next(part for part in re.findall(r"<table>.*?</table>", text, re.DOTALL) if "<th>Budget</th>" in part)
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", table)]
-    shown = [[re.sub(r"<.*?>", "", cell) for cell in row] for row in rows]
-    assert shown[0] == ["Budget", "incumbent", "challenger"] and {len(row) for row in shown} == {3}
-    assert [row[0] for row in shown[1:]] == ["Limit", "Spent", "Share", "Reserved", "Overspent"]
-    assert shown[-2:] == [["Reserved", "0.00", "4.20"], ["Overspent", "0.00", "0.00"]]
-
-
 @pytest.mark.parametrize(
     "missing",
     [

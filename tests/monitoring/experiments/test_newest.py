@@ -10,7 +10,7 @@ import pytest
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest
-from monitoring.experiments.newest import newest_of, while_serving
+from monitoring.experiments.newest import newest_of
 from monitoring.plain_words import duration
 from tests.features.collect.decision_logs import START, write
 from tests.monitoring.experiments.test_traffic import decided, made
@@ -61,14 +61,6 @@ def test_whatever_it_decided_counts_and_no_other_experiment(tmp_path: Path) -> N
     assert found is not None and (found["at"], found["age_seconds"]) == ("2026-01-01T12:03:00+00:00", 180.0)
     assert newest_of(log, made(salt="new"), now) is None
     assert newest_of(DecisionLog.in_folder(tmp_path / "nothing"), made(), now) is None
-
-
-def test_nobody_has_to_ask_for_one_that_is_over(tmp_path: Path) -> None:
-    found = newest(tmp_path, range(0, 60), 200)
-    assert found is not None and found["silence"] is not None
-    assert while_serving(found, "5%") == found and while_serving(None, "5%") is None
-    for phase in ("draft", "stopped", "promoted"):
-        assert while_serving(found, phase) == {**found, "silence": None}
 
 
 def test_a_time_is_in_the_largest_unit_of_which_it_has_two() -> None:

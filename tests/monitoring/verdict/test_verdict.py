@@ -92,6 +92,14 @@ def test_another_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
     assert verdict_from_log(log.write(tmp_path), EXPERIMENT)["left_out"] == {}
 
 
+@pytest.mark.parametrize(
+    ("challenger", "newest"),
+    [
+        (lambda place: {"model_digest": "new" if 300 <= place < 600 else "old"}, "old"),  # a roll-back
+        (lambda place: {"model_name": "ranker", "model_version": "1" if place < 600 else "2"}, "ranker 2"),
+    ],
+    ids=["digest", "name-and-version"],
+)
 def test_only_what_follows_the_last_other_model_counts(tmp_path: Path, challenger: Any, newest: str) -> None:
     """A model without a name can't be told from another one, as here the incumbent's."""
     log = traffic(400, 0.3)
@@ -650,7 +658,7 @@ MATURE = DAILY.replace(metrics=EXPERIMENT.metrics.replace(outcome_hours=18.0))
         (49, rows_of(range(12), layer="before"), DAILY, "", ANEW),
         (73, ANOTHER_FILE, budget(pacing=None), "", {"changed_period": 24 * 20, "unfinished_period": 20}),
         (73, ANOTHER_FILE, budget(pacing={}), "", {"unfinished_period": 20}),  # paced arms have spent alike
-        (60, rows_of(range(36), model_digest="x"), DAILY, "", {"other_model": 48 * 20, "unfinished_period": 12 * 20}),
+        (73, rows_of(range(36), model_digest="x"), DAILY, "", {"other_model": 48 * 20, "unfinished_period": 20}),
         (60, rows_of(range(0)), MATURE, "", {"immature": 24 * 20, "unfinished_period": 12 * 20}),
         (49, rows_of(range(0)), DAILY, "2025-03-01T12:00:00Z", {"unfinished_period": 13 * 20}),
     ],

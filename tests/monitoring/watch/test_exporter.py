@@ -48,10 +48,10 @@ def state() -> State:
     return made
 
 
-def scrape(path: Path) -> dict[tuple[str, ...], float]:
+def scrape(of: Path | MonitorCollector) -> dict[tuple[str, ...], float]:
     """Name and values of labels of each sample."""
     registry = CollectorRegistry()
-    registry.register(MonitorCollector(path))
+    registry.register(MonitorCollector(of) if isinstance(of, Path) else of)
     return parsed(generate_latest(registry).decode())
 
 
@@ -112,17 +112,16 @@ def test_alarms_stand_while_the_state_cannot_be_read(text: str | None, tmp_path:
     """Nobody has said that they are over; the age of what is said grows with the time of its check."""
     path = tmp_path / STATE_FILE
     state().write(path)
-    registry = CollectorRegistry()
-    registry.register(MonitorCollector(path))
-    known = parsed(generate_latest(registry).decode())
+    collector = MonitorCollector(path)
+    known = scrape(collector)
     assert known["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 1.0
     path.unlink() if text is None else path.write_text(text)
     for _ in range(2):
-        assert parsed(generate_latest(registry).decode()) == known | {("state_readable",): 0.0}
+        assert scrape(collector) == known | {("state_readable",): 0.0}
     over = state()
     over.streams["outcomes/gain_per_decision"].alarm = None
     over.write(path)
-    again = parsed(generate_latest(registry).decode())
+    again = scrape(collector)
     assert again["state_readable",] == 1.0 and again["alarm", "outcomes", "", "", "gain_per_decision", "harm"] == 0.0
 
 
