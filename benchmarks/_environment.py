@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,16 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDE
 
 from mtorl.runtime.hardware import environment  # noqa: E402  # not before its folder can be found
 
-__all__ = ["ROOT", "environment", "finish", "simulation_options"]
+__all__ = ["ROOT", "environment", "finish", "parser"]
 
 
-def simulation_options(manual: str | None, measures: Sequence[str] = ()) -> argparse.Namespace:
-    """The command line of a script that simulates: json, quick, seed and, if it can measure a part anew, only."""
-    parser = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--quick", action="store_true", help="few runs")
-    parser.add_argument("--seed", type=int, default=7)
-    if measures:
-        parser.add_argument("--only", choices=measures, help="measure this anew; the rest is read from --json")
-    options = parser.parse_args()
-    if measures and options.only and (options.quick or not options.json):
-        parser.error("--only renews a part of the figures in --json, at full size")
-    return options
+def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
+    """The options of every script: --json, and --quick with what it makes smaller."""
+    made = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", default="", metavar="FILE", help="also write the figures there")
+    if quick:
+        made.add_argument("--quick", action="store_true", help=quick)
+    return made
 
 
 def finish(figures: dict[str, Any], path: str) -> None:

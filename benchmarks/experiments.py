@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish, simulation_options
+from _environment import environment, finish, parser
 
 from benchmarks.experiment_runs import arrivals, bots, returning
 from benchmarks.experiment_runs.judge import judge, mismatches
@@ -50,19 +50,16 @@ BETTER: tuple[Clicks | Revenue, ...] = (
 
 
 def main() -> None:
-    options = simulation_options(__doc__)
+    made = parser(__doc__, "few runs")
+    made.add_argument("--seed", type=int, default=7)
+    options = made.parse_args()
     figures = {"environment": environment(), **measure(50 if options.quick else 2_000, options.seed)}
     print(experiment_tables(figures))
     finish(figures, options.json)
 
 
 def measure(runs: int, seed: int) -> dict[str, Any]:
-    """All figures.
-
-    Args:
-        runs: Of each kind of experiment.
-        seed: Of all randomness.
-    """
+    """All figures, from `runs` experiments of each kind."""
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
     start = time.monotonic()
 

@@ -12,13 +12,12 @@ Each figure comes from a process of its own; measures that are compared take tur
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from _environment import environment, finish
+from _environment import environment, finish, parser
 
 from benchmarks.feature_layer import builder, loader, online, retrieval
 from benchmarks.feature_layer.plan import FULL, QUICK
@@ -35,16 +34,14 @@ PACKAGES = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller, same code")
-    parser.add_argument("--json", default="", help="also write the figures to this file, after each measure")
-    parser.add_argument("--only", action="append", choices=list(MEASURES), help="this measure only; may be repeated")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "smaller, same code")
+    options.add_argument("--only", action="append", choices=list(MEASURES), help="this measure only; may be repeated")
+    arguments = options.parse_args()
     figures: dict[str, Any] = {"quick": arguments.quick, "environment": environment(*PACKAGES)}
     if arguments.only and arguments.json and Path(arguments.json).exists():
         there = json.loads(Path(arguments.json).read_text())
         if any(there[key] != figures[key] for key in figures):
-            parser.error(f"{arguments.json}: figures of another kind of run, machine or versions; name another file")
+            options.error(f"{arguments.json}: figures of another kind of run, machine or versions; name another file")
         figures = there
     for name in arguments.only or MEASURES:
         with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as folder:

@@ -18,14 +18,13 @@ Nothing here depends on the machine's speed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
 from mtorl.evaluation.gate import MAX_IMPOSSIBLE
@@ -107,10 +106,8 @@ def _promoted(decisions: list[bool]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small market, one night, one epoch")
-    parser.add_argument("--json", default="", help="also write the figures there, after each market; resume from it")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "one small market, one night, one epoch")
+    arguments = options.parse_args()
     users, epochs, number = (400, 1, 1) if arguments.quick else (USERS, EPOCHS, NIGHTS)
     figures: dict[str, Any] = {"users": users, "nights": number, "markets": {}}
     if arguments.json and Path(arguments.json).exists():

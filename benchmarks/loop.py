@@ -9,14 +9,13 @@ Commands:
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _environment import environment, finish
+from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, Show, measured_on, table
 from pipelines.loop.config import LoopConfig
@@ -26,13 +25,11 @@ _SHORT = 2.0  # seconds: steps that take less have no row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
-    parser.add_argument("--dataset", default="simulator", help="name of its description")
-    parser.add_argument("--runtime", default=LoopConfig.runtime, help="what serves the models; default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="1,000 users, 2 epochs, 2 rounds")
-    parser.add_argument("--json", default="", help="also write the figures to this file")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "1,000 users, 2 epochs, 2 rounds")
+    options.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
+    options.add_argument("--dataset", default="simulator", help="name of its description")
+    options.add_argument("--runtime", default=LoopConfig.runtime, help="what serves the models; default: %(default)s")
+    arguments = options.parse_args()
     small: dict[str, Any] = {"users": 1000, "epochs": 2, "rounds": 2} if arguments.quick else {}
     with tempfile.TemporaryDirectory() as root:
         config = LoopConfig(

@@ -1,4 +1,4 @@
-"""How often the monitor is wrong, how soon it is right, and what a check costs, beside Evidently's defaults.
+"""How often the monitor is wrong, how soon it is right, and what a check costs.
 
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
     python benchmarks/monitoring.py --only cost --json benchmarks/results/monitoring.json   # one part of it, anew
@@ -8,7 +8,6 @@ Days of markets whose truth is known (`monitoring_runs/days.py`) are judged one 
 check`. Some are only healthy: their alarms are false. In others something changes after two weeks
 (`monitoring_runs/shifts.py`): counted are the days until the first alarm, and until the first of the right kind. The
 mean run between false alarms is longer than any such simulation, so it is that of the detectors on null values.
-Evidently is asked with the test that it chooses by default for each column, on the same rows.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
-from _environment import environment, finish, simulation_options
+from _environment import environment, finish, parser
 
 from benchmarks._process import run
 from benchmarks.monitoring_runs.table import monitoring_tables
@@ -74,7 +73,7 @@ def season(seed: int, size: Size) -> dict[str, int]:
 
 
 def _false_alarms(market: Any, days: int) -> dict[str, int]:
-    found = dict.fromkeys(("windows", "pages", "measures", "columns", "evidently"), 0)
+    found = dict.fromkeys(("windows", "pages", "measures", "columns"), 0)
     for _ in range(days):
         told = market.day()
         if told.judged:
@@ -82,7 +81,6 @@ def _false_alarms(market: Any, days: int) -> dict[str, int]:
             found["pages"] += "harm" in told.kinds
             found["measures"] += told.of_measures
             found["columns"] += told.of_columns
-            found["evidently"] += told.evidently
     return found
 
 
@@ -97,14 +95,14 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
     found: dict[str, dict[str, int | None]] = {}
     for name, scenario in SCENARIOS.items():
         one = market.branch()
-        first: dict[str, int | None] = dict.fromkeys(("any", "right", "evidently"))
+        first: dict[str, int | None] = dict.fromkeys(("any", "right"))
         if scenario.by_hours:
             hours = one.hours_until_broken(scenario.shift)
             found[name] = {"hours": hours}
             continue
         for day in range(1, LOOKED + 1):
             told = one.day(scenario.shift)
-            now = {"any": bool(told.kinds), "right": scenario.kind in told.kinds, "evidently": told.evidently}
+            now = {"any": bool(told.kinds), "right": scenario.kind in told.kinds}
             first |= {key: day for key, happened in now.items() if happened and first[key] is None}
             if None not in first.values():
                 break
@@ -175,7 +173,12 @@ def main() -> int:
             for users, markets in size.markets
         },
     }
-    args = simulation_options(__doc__, list(measures))
+    options = parser(__doc__, "few runs")
+    options.add_argument("--seed", type=int, default=7)
+    options.add_argument("--only", choices=measures, help="measure this anew; the rest is read from --json")
+    args = options.parse_args()
+    if args.only and (args.quick or not args.json):
+        options.error("--only renews a part of the figures in --json, at full size")
     size, seed = QUICK if args.quick else Size(), args.seed
     figures = json.loads(Path(args.json).read_text()) if args.only else {}
     here = environment("duckdb", "evidently")

@@ -19,7 +19,6 @@ Nothing here depends on the machine's speed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import tempfile
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _environment import environment, finish
+from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
 from mtorl.artifact.artifact import load as load_artifact
@@ -133,10 +132,8 @@ def over_markets(markets: list[dict[str, dict[str, dict[str, float]]]]) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two markets of 1,000 users, two epochs")
-    parser.add_argument("--json", default="", help="also write the figures to this file")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "two markets of 1,000 users, two epochs")
+    arguments = options.parse_args()
     settings = {"users": 1000, "epochs": 2} if arguments.quick else {"users": SimulatorConfig.users}
     seeds = SEEDS[:2] if arguments.quick else SEEDS
     figures = {

@@ -15,7 +15,6 @@ them, the firm figure. Latency is what the load generator sees.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _environment import ROOT, environment, finish
+from _environment import ROOT, environment, finish, parser
 
 from benchmarks.request_path.load import Plan
 
@@ -172,11 +171,9 @@ def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
-    parser.add_argument("--quick", action="store_true", help="a few seconds for each figure")
-    parser.add_argument("--json", default="", help="also write the figures to this file")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "a few seconds for each figure")
+    options.add_argument("--run", default="runs/latest", help="folder of a finished run")
+    arguments = options.parse_args()
 
     from benchmarks.request_path.servers import router
 

@@ -9,7 +9,6 @@ knows of each record of its log (an index of the newest million) and no more. Ex
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import random
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from _environment import environment, finish
+from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.request_path.load import Plan
@@ -142,11 +141,10 @@ def logged(url: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="runs/latest", help="folder of a finished run")
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long (default: %(default)g)")
-    parser.add_argument("--json", default="", help="also write the figures to this file")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--run", default="runs/latest", help="folder of a finished run")
+    options.add_argument("--seconds", type=float, default=300.0, help="how long (default: %(default)g)")
+    arguments = options.parse_args()
 
     from benchmarks.request_path.servers import router
 

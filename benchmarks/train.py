@@ -10,14 +10,13 @@ Commands:
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _environment import environment, finish
+from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, Show, measured_on
 from benchmarks._markdown import table as table_of
@@ -134,13 +133,11 @@ def on_device(table: Any, device: str, quick: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
-    parser.add_argument("--dataset", default="simulator", help="name of its description")
-    parser.add_argument("--device", default="", help="cuda or auto: measure there, and print it, instead")
-    parser.add_argument("--quick", action="store_true", help="600 users, 512 windows")
-    parser.add_argument("--json", default="", help="also write the figures to this file")
-    arguments = parser.parse_args()
+    options = parser(__doc__, "600 users, 512 windows")
+    options.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
+    options.add_argument("--dataset", default="simulator", help="name of its description")
+    options.add_argument("--device", default="", help="cuda or auto: measure there, and print it, instead")
+    arguments = options.parse_args()
 
     from mtorl.window.table import WindowTable
     from pipelines.paper import PaperConfig, prepare

@@ -21,13 +21,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Most epochs; early stopping may need fewer.", min=1)] = 15,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, order and dropout.")] = 7,
     settings: Annotated[
-        Path | None, typer.Option(help="YAML of settings, as `mtorl search` writes it. An option given here wins.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Windows that a process works on at a time.", min=1, show_default="128")
-    ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(help="Such batches to a step of the optimizer.", min=1, show_default="1")
+        Path | None, typer.Option(help="YAML of settings, as `mtorl search` writes it, such as batch_size.")
     ] = None,
     budget_share: Annotated[float, typer.Option(help="Budget, as a share of what always exposing would cost.")] = 0.6,
     checkpoint: Annotated[
@@ -56,8 +50,6 @@ def train(
     unusable = (CheckpointError, WindowError, ValueError, OSError)
     with exit_codes(unusable, failed=(TrainingDiverged, TrainingFailed), stopped=stopped):
         chosen = {} if settings is None else load_settings(settings)
-        given = {"batch_size": batch_size, "accumulate": accumulate}
-        chosen |= {name: value for name, value in given.items() if value is not None}
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), chosen)
         with ProgressBars() as bars, bars.step("train MTORL"):
             artifact = fit_challenger(str(windows), str(out), config, budget_share, checkpoint, log)

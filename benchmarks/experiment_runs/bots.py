@@ -28,21 +28,14 @@ UNEVEN_USERS, UNEVEN_SIGMA = 10_000, 1.5
 LOOKS = arrivals.looks("geometric", Clicks.users)
 
 
-def with_bot(runs: Iterator[Sums], of_decisions: float, rate: float, capped: bool = True) -> Iterator[Sums]:
-    """Experiments with one more user in the challenger's arm.
-
-    Args:
-        runs: Without it.
-        of_decisions: Its share of the arm's decisions; 0: there is no bot.
-        rate: What one of its decisions brings.
-        capped: Whether it has the weight that the verdict gives it; otherwise 1, as every user has.
-    """
+def with_bot(runs: Iterator[Sums], of_decisions: float, rate: float) -> Iterator[Sums]:
+    """Add a user to the challenger's arm: `of_decisions` is its share of the arm's decisions, `rate` their yield."""
     for sums in runs:
         if not of_decisions:
             yield sums
             continue
         decisions = sums.totals[..., 0, 0, DENOMINATOR] * of_decisions / (1.0 - of_decisions)
-        decisions *= user_weights(decisions, Clicks.typical) if capped else 1.0
+        decisions *= user_weights(decisions, Clicks.typical)
         figures = np.stack([rate * decisions, decisions], -1)
         users, positive, totals, products = (
             field.copy() for field in (sums.users, sums.positive, sums.totals, sums.products)
@@ -57,27 +50,18 @@ def with_bot(runs: Iterator[Sums], of_decisions: float, rate: float, capped: boo
 def measure(share: float, of_decisions: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
     """How often an experiment with such a bot is wrong, and how often it finds a harm.
 
-    Args:
-        share: The challenger's.
-        of_decisions: The bot's, of the decisions of the challenger's arm.
-        runs: Of each kind.
-        rng: Source of randomness.
-
-    Returns:
-        `missed`: false verdicts of A/A experiments, by what the bot clicks on; `rolled_back`: experiments with a harm
-        as large as the margin that are rolled back, the bot being dearest; `found`: those with a larger harm that are
-        rolled back, the bot costing nothing, after how many users of the challenger on average, and how many are
-        found where the bot counts for all its decisions.
+    `missed`: false verdicts of A/A experiments, by what the bot clicks on. `rolled_back`: experiments with a harm as
+    large as the margin that are rolled back, the bot being dearest. `found`: those with a larger harm that are rolled
+    back, the bot costing nothing, and `found_users`: after how many users of the challenger on average.
     """
 
-    def runs_of(lift: float, rate: float, bot: float, capped: bool = True) -> Iterator[Sums]:
+    def runs_of(lift: float, rate: float, bot: float) -> Iterator[Sums]:
         market = Clicks(rate=rate, lift=lift)
-        return with_bot(arrivals.runs(market, share, LOOKS, runs, rng), of_decisions, bot, capped)
+        return with_bot(arrivals.runs(market, share, LOOKS, runs, rng), of_decisions, bot)
 
     false = {what: judge(runs_of(0.0, Clicks.rate, rate), 0.0) for what, rate in (("nothing", 0.0), ("all", 1.0))}
     accepted, _ = _rolled_back(runs_of(MARGIN / COST, COST, 1.0))
     found, users = _rolled_back(runs_of(HARM / COST, COST, 0.0))
-    uncapped, _ = _rolled_back(runs_of(HARM / COST, COST, 0.0, capped=False))
     return {
         "share": share,
         "of_decisions": of_decisions,
@@ -88,7 +72,6 @@ def measure(share: float, of_decisions: float, runs: int, rng: np.random.Generat
         "rolled_back_at_most": upper_bound(round(accepted * runs), runs),
         "found": found,
         "found_users": users,
-        "found_uncapped": uncapped,
     }
 
 

@@ -17,26 +17,19 @@ ALPHA = 0.05
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
-    """Rates over all runs, each judged at every look.
+    """Rates over all runs, sums with the axes (looks) or (runs, looks), each judged at every look.
 
-    Args:
-        runs: Sums with the axes (looks) or (runs, looks).
-        true_lift: What the interval should cover.
-
-    Returns:
-        `runs`; shares of runs in which the interval missed the true lift at any look (`missed`, of it `below` and
-        `above` the interval); in which a verdict was reached (`decided`); the share of users it took, on average, of
-        the runs that decided (`users_share`); and in which a test of one look at the end would have decided (`fixed`).
+    Shares of runs: in which the interval missed the true lift at any look (`missed`), in which a verdict was reached
+    (`decided`, after `users_share` of the users on average), and in which a test of one look at the end would have
+    decided (`fixed`).
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
-    above, below, decided, fixed, users_share = map(np.concatenate, parts)
-    missed, count = int((above | below).sum()), len(above)
+    misses, decided, fixed, users_share = map(np.concatenate, parts)
+    missed, count = int(misses.sum()), len(misses)
     return {
         "runs": count,
         "missed": missed / count,
         "missed_at_most": upper_bound(missed, count),
-        "above": float(above.mean()),
-        "below": float(below.mean()),
         "decided": float(decided.mean()),
         "users_share": float(users_share.mean()) if len(users_share) else None,
         "fixed": float(fixed.mean()),
@@ -44,15 +37,14 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
 
 
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
-    """Above, below, decided and fixed of each run, and the users' share of those that decided."""
+    """Missed, decided and fixed of each run, and the users' share of those that decided."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))
     users = np.atleast_2d(sums.users.sum((-1, -2)))
     one_look = fixed_interval(found.value[..., -1], found.se[..., -1], alpha=ALPHA)
     return (
-        np.atleast_1d((high < true_lift).any(-1)),
-        np.atleast_1d((low > true_lift).any(-1)),
+        np.atleast_1d(((high < true_lift) | (low > true_lift)).any(-1)),
         excludes.any(-1),
         np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)),
         (users / users[:, -1:])[excludes.cumsum(-1) * excludes == 1],

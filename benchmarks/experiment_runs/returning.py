@@ -38,16 +38,7 @@ def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats
 def ramps(
     market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator, adjusted: bool = False
 ) -> Iterator[Sums]:
-    """Sums with the axis (looks), one run at a time.
-
-    Args:
-        market: What users do.
-        users: In the population; most come in several stages.
-        looks: In each stage.
-        count: Runs in all.
-        rng: Source of randomness.
-        adjusted: Whether users have covariates.
-    """
+    """Sums with the axis (looks), one run at a time; most of the users come in several stages of `looks` looks each."""
     for _ in range(count):
         point = rng.random(users)  # as the salted hash: a challenger's users stay with it
         rates = market.rates(rng, users)

@@ -22,7 +22,7 @@ _BOTS = (
     f"clicks on nothing, or on everything. The guardrail is a cost of {bots.COST:g} a decision and a margin of "
     f"{bots.MARGIN:g}. False rollbacks: the challenger costs just as much more as is accepted, and the bot costs 1 a "
     f"decision. Harm found: the challenger costs {bots.HARM:g} more and the bot nothing; after so many users of the "
-    "challenger, on average. *No weights*: likewise, if a bot counts for all its decisions.\n"
+    "challenger, on average.\n"
 )
 
 
@@ -87,12 +87,11 @@ def _bots(figures: Figures) -> str:
             *(f"{row['missed'][what]:.1%} (at most {row['missed_at_most'][what]:.1%})" for what in ("nothing", "all")),
             f"{row['rolled_back']:.1%} (at most {row['rolled_back_at_most']:.1%})",
             f"{row['found']:.1%} after {row['found_users']:,.0f}",
-            f"{row['found_uncapped']:.1%}",
         ]
         for row in figures["bots"]
     ]
     heads = ["share", "the bot's decisions", "false verdicts, clicks on nothing", "on everything"]
-    return table([*heads, "false rollbacks", "harm found", "no weights"], rows)
+    return table([*heads, "false rollbacks", "harm found"], rows)
 
 
 def _uneven(figures: Figures) -> str:

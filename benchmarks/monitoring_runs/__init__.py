@@ -1,5 +1,5 @@
 """What `monitoring.py` runs.
 
-`days`: days of a market whose truth is known; `shifts`: what is done to them; `monitored`: how monitor and Evidently
-judge them; `one_check`: a large check as a process of its own; `table`: the tables.
+`days`: days of a market whose truth is known; `shifts`: what is done to them; `monitored`: how the monitor judges
+them; `one_check`: a large check as a process of its own; `table`: the tables.
 """

@@ -39,11 +39,10 @@ class Days:
 
     Attributes:
         users_a_day: Users who come on a day; each decides 1.5 times on average.
-        seed: Of everything.
         spread: Standard deviation of a day's own factor, on click rates and on prices.
         weekend: By how much click rates are lower on a Saturday or Sunday, as a share.
         moving_context: Whether another mix of devices comes on a Saturday or Sunday.
-        further: Numeric columns that mean nothing.
+        further: Number of numeric columns that mean nothing.
         pool: Users of whom a day's are drawn; 0: eight times as many.
     """
 

@@ -1,4 +1,4 @@
-"""A monitored market: the monitor's own judgement of each day, and what Evidently's defaults say of the same rows.
+"""A monitored market: the monitor's judgement of each day.
 
 Days are judged as `monitoring.watch.check` judges them, by the same functions in the same order, except that a day's
 columns are taken from its rows: a context's way through JSON and back is left out, which is most of the time.
@@ -7,9 +7,7 @@ columns are taken from its rows: a context's way through JSON and back is left o
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +18,7 @@ import pandas as pd
 from benchmarks.monitoring_runs.days import START, Days, Shift, healthy
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
-from monitoring.watch.columns import check
+from monitoring.watch.columns import DriftResult, check
 from monitoring.watch.measures import measure
 from monitoring.watch.state import State
 from monitoring.watch.streams import COLUMNS, labels_of
@@ -39,7 +37,6 @@ class Told(NamedTuple):
     kinds: frozenset[str]  # of the alarms that stand
     of_measures: bool  # whether one that is a ticket is about a measure
     of_columns: bool  # ... about a column
-    evidently: bool  # whether its defaults find that any column has drifted
 
 
 def columns_of(days: Days) -> tuple[Column, ...]:
@@ -54,7 +51,6 @@ class Monitored:
     """A market, and what is known of it."""
 
     days: Days
-    evidently: bool = True
     state: State = field(default_factory=State)
     next: int = 0
 
@@ -73,9 +69,9 @@ class Monitored:
     def live(self, days: int, shift: Shift = healthy) -> None:
         """Days of which nobody asks anything."""
         for _ in range(days):
-            self.day(shift, with_evidently=False)
+            self.day(shift)
 
-    def day(self, shift: Shift = healthy, with_evidently: bool = True) -> Told:
+    def day(self, shift: Shift = healthy) -> Told:
         """The next day."""
         rows = self.days.rows(self.next, shift)
         end = START + timedelta(days=self.next + 1)
@@ -90,36 +86,29 @@ class Monitored:
             log = DecisionLog.in_folder(folder, period)
             counted = measure(log, spec.reward.gain, spec.outcome_kinds, spec.channels)
             judged = measure_alarms.judge(self.state.streams, counted.measured, end)
-            current = sample_users(rows)
-            result = check(self.reference, current, self.columns, self.grid, out_dir=folder / "page", page="never")
+            result = self._check(rows, folder / "page")
         column_alarms.judge(self.state, result, end, "1")
         self.next += 1
         alarms = self.state.alarms()
         tickets = {name for name, alarm in alarms.items() if alarm.kind == "drift"}
         of_columns = {name for name in alarms if labels_of(name).group == COLUMNS}
-        drifted = self.evidently and with_evidently and evidently_drifts(self.reference, current, self.columns)
         return Told(
             judged=judged > 0,
             kinds=frozenset(alarm.kind for alarm in alarms.values()),
             of_measures=any(tickets - of_columns),
             of_columns=any(of_columns),
-            evidently=bool(drifted),
         )
 
-    def hours_until_broken(self, shift: Shift, most: int = 24) -> int | None:
+    def _check(self, rows: pd.DataFrame, folder: Path) -> DriftResult:
+        return check(self.reference, sample_users(rows), self.columns, self.grid, out_dir=folder, page="never")
+
+    def hours_until_broken(self, shift: Shift) -> int | None:
         """Hours of the next day until the look at the last 24 hours finds a column without values."""
         before, after = self.days.rows(self.next - 1), self.days.rows(self.next, shift)
-        for hours in range(1, most + 1):
+        for hours in range(1, 25):
             last = pd.concat([before[before["hour"] >= hours], after[after["hour"] < hours]])
             with tempfile.TemporaryDirectory() as folder:
-                result = check(
-                    self.reference,
-                    sample_users(last.sort_values("user_id", kind="stable")),
-                    self.columns,
-                    self.grid,
-                    out_dir=Path(folder),
-                    page="never",
-                )
+                result = self._check(last.sort_values("user_id", kind="stable"), Path(folder))
             problems = [column.problem for column in result.columns if column.problem]
             if any(words_of(problem).kind == "data_quality" for problem in problems):
                 return hours
@@ -127,20 +116,3 @@ class Monitored:
 
 
 SPEC = DatasetSpec.load("simulator")
-
-
-def evidently_drifts(reference: pd.DataFrame, current: pd.DataFrame, columns: Collection[Column]) -> bool:
-    """Whether the test that Evidently chooses by default finds drift in any column."""
-    os.environ["DO_NOT_TRACK"] = "1"
-    from evidently.legacy.calculations.stattests.registry import get_stattest
-    from evidently.legacy.core import ColumnType
-
-    for column in columns:
-        kind = ColumnType.Numerical if column.kind == "numeric" else ColumnType.Categorical
-        one, other = reference[column.name].dropna(), current[column.name].dropna()
-        if not len(other):
-            return True  # its report fails, which people notice
-        test = get_stattest(one, other, kind, None)
-        if test(one, other, kind, None).drifted:
-            return True
-    return False

@@ -16,14 +16,7 @@ COLUMN = "number_0"  # the numeric column that changes
 
 @dataclass(frozen=True)
 class Scenario:
-    """A shift, and what it has to be called.
-
-    Attributes:
-        title: In the table.
-        kind: The right kind of alarm.
-        shift: Of a day.
-        by_hours: Whether the look at the last hours has to find it.
-    """
+    """A shift, its title in the table, and the right kind of alarm; `by_hours`: the look at the last hours finds it."""
 
     title: str
     kind: Kind

@@ -41,9 +41,9 @@ def _false_alarms(figures: Figures) -> str:
         ("season", "weekends: a quarter fewer clicks, another mix of devices; 8 columns, 2,000 users a day"),
     ):
         found = _sum(figures[name])
-        shares = [_share(found[kind], found["windows"]) for kind in ("pages", "measures", "columns", "evidently")]
+        shares = [_share(found[kind], found["windows"]) for kind in ("pages", "measures", "columns")]
         rows.append([title, f"{found['windows']:,}", *shares])
-    heads = ["", "days judged", "a page", "a ticket: measures", "a ticket: columns", "Evidently's defaults: any column"]
+    heads = ["", "days judged", "a page", "a ticket: measures", "a ticket: columns"]
     season = _sum(figures["season"])
     kept = season["pages"] <= MOST_PAGES * season["windows"]
     return (
@@ -80,7 +80,7 @@ def _power(figures: Figures) -> str:
                 hours = [one["hours"] for one in found]
                 within = sum(hour is not None for hour in hours)
                 middle = median(25 if hour is None else hour for hour in hours)
-                cells = [f"{middle:g} hours", f"{within / len(hours):.0%} within a day", "", "", ""]
+                cells = [f"{middle:g} hours", f"{within / len(hours):.0%} within a day", "", ""]
                 rows.append([*head, *cells])
                 continue
             right = [one["right"] for one in found]
@@ -91,12 +91,10 @@ def _power(figures: Figures) -> str:
                     *head,
                     *(_days(right, looked, within) for within in (None, 2, looked)),
                     _days([one["any"] for one in found], looked, None),
-                    f"{_days([one['evidently'] for one in found], looked, None)}, "
-                    f"{_days([one['evidently'] for one in found], looked, looked)}",
                 ]
             )
     heads = ["", "users a day", "markets", "median days until the right alarm", "within 2", f"within {looked}"]
-    heads += ["until any alarm", f"Evidently's defaults: median, within {looked}"]
+    heads += ["until any alarm"]
     bar = f"**missed** with {', '.join(missed)}" if missed else "kept"
     return (
         f"\n**Delay** after a change, two healthy weeks before it\n\n{table(heads, rows)}\n"

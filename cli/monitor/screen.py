@@ -25,12 +25,7 @@ _NO_FAULT = {"learning": "learning", "nothing_there": "no need", "closed": "clos
 
 
 def show(state: State, folder: Path) -> None:
-    """Print it.
-
-    Args:
-        state: What was found.
-        folder: Where the state and its pages are.
-    """
+    """Print a state; `folder` holds it and its pages."""
     console = Console(highlight=False, soft_wrap=True)
     alarms = sorted(state.alarms().items(), key=lambda item: (_ORDER[item[1].kind], item[0]))
     if not alarms:

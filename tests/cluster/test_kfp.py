@@ -15,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.cluster.compile import compile_all
 from pipelines.cluster.kfp_server import upload
 from pipelines.cluster.schedule import RecurringRun, Schedule, apply
-from pipelines.profile import on_cluster
 from tests.cluster.kfp_runs import (
     LIST,
     MINUTES,
@@ -108,23 +106,6 @@ def test_wrong_input_ends_in_what_to_do(client: Any, pipelines: dict[str, Path],
     assert run.steps["fingerprint"] == "FAILED"
     noted = on_volume(NOTED)
     assert "/mnt/mtorl/none.parquet: no such file or folder" in noted and run.id in noted
-
-
-def test_a_step_for_which_there_is_no_gpu_waits(client: Any, volume: None, tmp_path: Path) -> None:
-    if "nvidia.com/gpu" in in_namespace("get", "nodes", "-o", "jsonpath={.items[*].status.allocatable}"):
-        pytest.skip("the cluster has GPUs")
-    with_gpu = {path.stem: path for path in compile_all(tmp_path, on_cluster(gpus=1))}
-    run_id = started(client, with_gpu["mtorl-train"], SMALL)
-    try:
-
-        def waits() -> bool:
-            conditions = "jsonpath={.items[*].status.conditions[*].message}"
-            said = in_namespace("get", "pods", "-l", f"pipeline/runid={run_id}", "-o", conditions)
-            return "Insufficient nvidia.com/gpu" in said
-
-        wait_until("a pod that waits for a GPU", waits, MINUTES)
-    finally:
-        client.terminate_run(run_id)
 
 
 def minutely(since: str = "yesterday") -> Schedule:
