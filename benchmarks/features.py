@@ -1,9 +1,9 @@
-"""The feature layer in figures: sequence builder, point-in-time retrieval, online path, Spark, loader.
+"""The feature layer in figures: sequence builder, point-in-time retrieval, online path, Spark.
 
     python benchmarks/features.py                                          # all of it, up to 5e7 rows
     python benchmarks/features.py --quick                                  # smaller, same code, under a minute
     python benchmarks/features.py --json benchmarks/results/features.json  # then benchmarks/tables.py
-    python benchmarks/features.py --only builder --only loader             # some measures; --json keeps the others
+    python benchmarks/features.py --only builder --only online             # some measures; --json keeps the others
 
 Each figure comes from a process of its own; measures that are compared take turns in one run. A failure ends the run;
 --json has the measures before it. Needs redis-server on the PATH, Java 17 for Spark, and in the temporary folder
@@ -19,7 +19,7 @@ from typing import Any
 
 from _environment import environment, finish, parser
 
-from benchmarks.feature_layer import builder, loader, online, retrieval
+from benchmarks.feature_layer import builder, online, retrieval
 from benchmarks.feature_layer.plan import FULL, QUICK
 from benchmarks.feature_layer.table import feature_tables
 
@@ -28,7 +28,6 @@ MEASURES = {
     "spark": builder.measure_spark,
     "retrieval": retrieval.measure,
     "online": online.measure,
-    "loader": loader.measure,
 }
 PACKAGES = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "pyarrow", "numpy")
 

@@ -6,14 +6,13 @@
 
 Days of markets whose truth is known (`monitoring_runs/days.py`) are judged one after the other, as by `mtorl monitor
 check`. Some are only healthy: their alarms are false. In others something changes after two weeks
-(`monitoring_runs/shifts.py`): counted are the days until the first alarm, and until the first of the right kind. The
-mean run between false alarms is longer than any such simulation, so it is that of the detectors on null values.
+(`monitoring_runs/shifts.py`): counted are the days until the first alarm, and until the first of the right kind.
+The mean run between false alarms, longer than any such simulation, is tested in tests/mtorl/drift/test_evidence.py.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -46,13 +45,11 @@ class Size(NamedTuple):
     markets: tuple[tuple[int, int], ...] = ((500, 12), (2_000, 12), (10_000, 6))  # users a day, markets
     season_markets: int = 8
     season_days: int = 35
-    runs: int = 200
-    periods: int = 20_000
     decisions: int = 1_000_000
     part: int = 20_000
 
 
-QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20, 2_000, 20_000, 10_000)
+QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 
 def clean(seed: int, size: Size) -> dict[str, int]:
@@ -110,37 +107,6 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
     return found
 
 
-def mean_runs(size: Size) -> list[dict[str, float]]:
-    """Periods until a false alarm of the detectors, where no value has changed: streams, and how alike they are."""
-    import numpy as np
-
-    from mtorl.drift.evidence import MEAN_RUN, needed
-
-    rows = []
-    for streams, alike in ((1, False), (4, False), (30, False), (30, True)):
-        rng, bar_J = np.random.default_rng(streams), needed(streams) / np.arange(1, streams + 1)
-        m_RJ, first_R = np.zeros((size.runs, streams)), np.full(size.runs, float(size.periods))
-        for period in range(size.periods):
-            p = rng.random((size.runs, 1 if alike else streams))
-            log = np.log(p)
-            m_RJ = np.minimum((m_RJ + 1.0) * (1.0 - p + p * log) / (p * log * log), 2.0 * needed(streams))
-            if m_RJ.sum(axis=1).max() >= needed(streams):  # else no rule can be met
-                alarm_R = (-np.sort(-m_RJ, axis=1) >= bar_J).any(axis=1)
-                first_R[alarm_R & (first_R == size.periods)] = period + 1
-        rows.append(
-            {
-                "streams": streams,
-                "alike": alike,
-                "promised": MEAN_RUN,
-                "mean": float(first_R.mean()),
-                "se": float(first_R.std() / math.sqrt(size.runs)),
-                "without_alarm": float((first_R == size.periods).mean()),
-                "periods": size.periods,
-            }
-        )
-    return rows
-
-
 def cost(size: Size) -> dict[str, Any]:
     """One check of a large day, with and without Evidently's page of it."""
     from benchmarks.monitoring_runs.one_check import check_day, write_log
@@ -165,7 +131,6 @@ def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]])
 def main() -> int:
     measures: dict[str, Callable[[], Any]] = {
         "cost": lambda: cost(size),
-        "mean_runs": lambda: mean_runs(size),
         "clean": lambda: in_processes(clean, [(seed * 1_000 + i, size) for i in range(size.clean_markets)]),
         "season": lambda: in_processes(season, [(seed * 2_000 + i, size) for i in range(size.season_markets)]),
         "power": lambda: {

@@ -6,7 +6,6 @@
     forward      reading a window and the challenger's network in a loop: the limit
     handler      TorchServe with our handler, which gathers requests into batches of eight
     predictor    the same artifact on a plain kserve.Model
-    stores       a reservation and a record of the log, one at a time, each on disk when it is answered
     router       the whole path: features, model, ledger, log; with the predictor on a Unix socket, too
 
 CPU is that of the servers alone, from the system's own accounts: on a machine that the load generator shares with
@@ -102,36 +101,6 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
     return measured
 
 
-def stores(root: Path, seconds: float) -> dict[str, float]:
-    """Median milliseconds of a reservation in either ledger, and of a record in the decision log."""
-    from benchmarks.request_path.servers import ledger_redis
-    from serving.decision_log import Spool
-    from serving.ledger import Account, open_ledger
-
-    record = json.loads((ROOT / "tests" / "serving" / "golden" / "decision.json").read_text())
-
-    def median(work: Callable[[str], object]) -> float:
-        times, until = [], time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            started = time.perf_counter()
-            work(f"d{len(times)}")
-            times.append(time.perf_counter() - started)
-        return 1000 * sorted(times)[len(times) // 2]
-
-    measured = {}
-    (root / "redis-alone").mkdir()
-    with ledger_redis(root / "redis-alone") as url:
-        for name, where in (("ledger_sqlite", root / "alone.sqlite"), ("ledger_redis", url)):
-            ledger = open_ledger(where, 5.0)
-            ledger.define([Account(arm, "*", "*", 1e6) for arm in ("*", "a")])
-            measured[name] = median(lambda name, ledger=ledger: ledger.reserve(name, "a", "c", "video", 0.01, name))
-            ledger.close()
-    spool = Spool(root / "spool-alone")
-    measured["log"] = median(lambda name: spool.write("decision", [{**record, "decision_id": name}], 5.0))
-    spool.close()
-    return measured
-
-
 def at_each_load(url: str, bodies: list[str], pids: list[int], seconds: float) -> dict[str, Any]:
     """Closed loops with a few numbers of connections."""
     return {str(n): load(Plan(url, bodies, n, seconds), pids) for n in CONNECTIONS}
@@ -185,8 +154,6 @@ def main() -> None:
     print("forward, CPU ms a window:", figures["forward_cpu_ms"], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        figures["stores_ms"] = stores(root, seconds / 3)
-        print("stores, median ms:", figures["stores_ms"], flush=True)
         measure_models(figures, artifact, root, model_bodies, seconds)
         for name in PATHS:
             runtime = "predictor" if name == "predictor" else "torchserve"

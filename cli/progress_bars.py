@@ -60,7 +60,7 @@ class ProgressBars:
         """Show that a step has started (total 0), advanced, or finished (done == total)."""
         if step.name not in self._running:
             self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
-        task = self._task(step.name)
+        task = next(task for task in self.progress.tasks if task.id == self._running[step.name])
         part = task.fields["part"]
         if total != (task.total or 0) or done < task.completed:  # a step may have several parts, which begin at 0 each
             part = (self.progress.get_time(), done)
@@ -90,15 +90,14 @@ class ProgressBars:
 
     def print_running(self) -> None:
         """Print a line about each step that has not finished."""
-        for name in list(self._running):
-            self._print(self._task(name))
+        running = set(self._running.values())
+        for task in self.progress.tasks:
+            if task.id in running:
+                self._print(task)
 
     def _keep_printing(self) -> None:
         while not self._ended.wait(LINE_SECONDS):
             self.print_running()
-
-    def _task(self, name: str) -> Task:
-        return next(task for task in self.progress.tasks if task.id == self._running[name])
 
     def _print(self, task: Task) -> None:
         if not self._console.is_terminal:

@@ -16,8 +16,6 @@ class Plan(NamedTuple):
     reads: int = 5_000
     appends: int = 3_000
     spark_rows: int = 1_000_000
-    loader_rows: int = 1_000_000
-    loader_windows: int = 200_000
 
 
 FULL = Plan()
@@ -29,6 +27,4 @@ QUICK = Plan(
     reads=300,
     appends=200,
     spark_rows=5_000,
-    loader_rows=20_000,
-    loader_windows=5_000,
 )

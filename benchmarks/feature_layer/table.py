@@ -1,4 +1,4 @@
-"""The tables of the feature layer: sequence builder, parity of engines, retrieval, online store, loader."""
+"""The tables of the feature layer: sequence builder, parity of engines, retrieval, online store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def feature_tables(figures: Figures) -> str:
         "spark": _spark,
         "retrieval": _retrieval,
         "online": _online,
-        "loader": _loader,
     }
     text = "" if figures["quick"] or not parts.keys() <= figures.keys() else _targets(figures)
     text += "".join(part(figures[name]) + "\n" for name, part in parts.items() if name in figures)
@@ -123,18 +122,6 @@ def _online(result: Figures) -> str:
     rows.append(["append / bare PING, p50", "", f"{stores[1]['append']['p50'] / stores[1]['ping']['p50']:.1f}"])
     head = f"**Online**, {stores[1]['users']:,} users, p50 and p99 in ms\n\n"
     return head + table(["", "SQLite", "Redis"], rows)
-
-
-def _loader(result: Figures) -> str:
-    columns: dict[str, Show] = {
-        "windows/s from flat steps": lambda f: f"{f['windows'] / f['seconds']:,.0f}",
-        "windows/s encoded": lambda f: f"{f['windows'] / f['encode_seconds']:,.0f}",
-        "tokens a window": lambda f: f"{f['tokens'] / f['windows']:.1f}",
-        "time to open the folder": lambda f: f"{f['load_seconds']:.2f} s",
-        "peak memory": _peak,
-    }
-    head = f"**Training loader**, one thread, a folder of {result['log']['rows']:,} steps\n\n"
-    return head + _lines(columns, [result["loader"]])
 
 
 def _peak(result: Figures) -> str:

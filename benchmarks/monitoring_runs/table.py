@@ -15,14 +15,8 @@ MOST_CPU, MOST_MIB, MOST_PAGES, MOST_MEDIAN = 10, 1_024, 0.05, 2
 
 
 def monitoring_tables(figures: Figures) -> str:
-    """False alarms, mean runs, delays and costs."""
-    return (
-        _false_alarms(figures)
-        + _mean_runs(figures["mean_runs"])
-        + _power(figures)
-        + _cost(figures["cost"])
-        + measured_on(figures, "monitoring.py")
-    )
+    """False alarms, delays and costs."""
+    return _false_alarms(figures) + _power(figures) + _cost(figures["cost"]) + measured_on(figures, "monitoring.py")
 
 
 def _sum(markets: Sequence[Mapping[str, int]]) -> dict[str, int]:
@@ -50,23 +44,6 @@ def _false_alarms(figures: Figures) -> str:
         f"**False alarms**: share of days on which an alarm stands (95 % intervals, as if days were independent)\n\n"
         f"{table(heads, rows)}\nAim: at most {MOST_PAGES:.0%} of days with a page where only seasons change: "
         f"{'kept' if kept else '**missed**'}.\n"
-    )
-
-
-def _mean_runs(runs: Sequence[Mapping[str, float]]) -> str:
-    rows = [
-        [
-            f"{run['streams']}{', all alike' if run['alike'] else ''}",
-            f"{run['promised']:,}",
-            f"{run['mean']:,.0f} +- {1.96 * run['se']:,.0f}",
-            f"{run['without_alarm']:.0%}",
-        ]
-        for run in runs
-    ]
-    heads = ["streams", "promised", "mean run", f"no alarm in {runs[0]['periods']:,} periods"]
-    return (
-        "\n**Periods until a false alarm** of the detectors, on null values; of a run without an alarm, all of its "
-        f"periods count\n\n{table(heads, rows)}"
     )
 
 

@@ -13,12 +13,8 @@ _OF_LIMIT = {"SQLite": (4.5, 3.5, 9), "predictor": (3.3, 3, 7)}  # CPU at 1 and 
 def serving_tables(figures: Figures) -> str:
     """The request path: targets, closed loops, stages, overload."""
     paths = {name: figures[key] for name, key in PATHS.items()}
-    alone = figures["stores_ms"]
     aims: list[Aim] = [
         ("handler, CPU ms a decision, at most", 0.6, figures["handler"]["32"]["cpu_ms"], ".2f"),
-        ("a reservation, SQLite, alone, p50 in ms, at most", 0.3, alone["ledger_sqlite"], ".2f"),
-        ("a reservation, Redis, alone, p50 in ms, at most", 0.3, alone["ledger_redis"], ".2f"),
-        ("a record of the decision log, alone, p50 in ms, at most", 0.3, alone["log"], ".2f"),
     ]
     for name, path in paths.items():
         aims += [(f"{name}: {what}", *rest) for what, *rest in _path_aims(path)]

@@ -50,7 +50,7 @@ def plan(
     ] = None,
     arm: Annotated[str, typer.Option(help="With --model: the arm that would explore.")] = "incumbent",
     decisions_a_day: Annotated[
-        float, typer.Option(help="With --model: of the arm, to count in days. 0: count in decisions.")
+        float, typer.Option(help="With --model: of the arm, to count in days. 0: count in decisions.", min=0)
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:

@@ -49,7 +49,6 @@ def check(
     workspace: Annotated[
         Path | None, typer.Option(help="Evidently workspace in which the columns of each period are filed.")
     ] = None,
-    now: Annotated[str, typer.Option(help="The present, ISO time, for a log of the past. Empty: the clock's.")] = "",
     job: Annotated[
         bool, typer.Option("--job", help="Exit with 0 whatever is found: the check has done its work.")
     ] = False,
@@ -69,7 +68,6 @@ def check(
     from mtorl.log.dataset import DatasetSpec, SpecError
     from serving.registry import newest
 
-    at = _time(now)
     if 24 % hours and hours % 24:
         stop(f"--hours: {hours} neither divides a day nor is whole days, such as 6, 24 or 168", 2)
     with exit_codes(unusable=(StateError, SpecError), failed=(BusyError, OSError)):
@@ -82,7 +80,7 @@ def check(
             workspace,
             newest_model=lambda: None if registry is None else newest(registry),
         )
-        found = run(watched, state, at, _progress)
+        found = run(watched, state, datetime.now(UTC), _progress)
     show(found, state)
     raise typer.Exit(0 if job else exit_code(found))
 
@@ -173,16 +171,6 @@ def _finder(registry: Path | None, artifact: Path | None) -> Callable[[str | Non
     if artifact is not None:
         return lambda _: artifact
     return partial(folder_of, registry) if registry is not None else lambda _: None
-
-
-def _time(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text) if text else datetime.now(UTC)
-    except ValueError:
-        stop(f"--now: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z", 2)
-    if not 2000 <= at.year < 3000:
-        stop(f"--now: {text!r} lies outside of the years that a log is of", 2)
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _progress(end: datetime, left: int) -> None:

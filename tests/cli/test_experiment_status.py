@@ -124,14 +124,6 @@ def test_the_verdict_of_the_log_is_that_of_the_document_in_the_same_table(served
     assert rows.strip() in status
 
 
-def test_a_promotion_whose_file_has_gone_on_is_not_switched_off(served: Path) -> None:
-    assert mtorl("move", served, "promoted").exit_code == 0
-    served.write_text(served.read_text().replace("salt: a", "salt: next"))
-    view = json.loads(mtorl("status", served, "--json").stdout)
-    assert (view["phase"], view["enabled"], view["advice"]["action"]) == ("promoted", True, "mend")
-    assert "switched off" not in mtorl("status", served).stdout
-
-
 def test_a_router_that_does_not_run_is_named(served: Path) -> None:
     content = served.read_text()
     served.write_text(content.replace("users: 100", "users: 100000"))

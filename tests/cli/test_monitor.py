@@ -38,30 +38,28 @@ def found(*alarms: str, reason: Reason | None = None) -> State:
     return state
 
 
-CASES: list[tuple[State, int, list[str]]] = [
-    (found(), 0, ["nothing is wrong in what was judged", "1,234"]),
-    (found(reason="learning"), 0, ["nothing is wrong", "learning: for a reason"]),
-    (found(reason="nothing_there"), 0, ["nothing is wrong", "no need: for a reason"]),
-    (found(reason="closed"), 0, ["nothing is wrong", "closed: for a reason"]),
-    (found("drift"), 3, ["moved", "outcomes/drift", "docs/runbooks/"]),
-    (found("harm"), 5, ["HARM", "a sentence about harm"]),
-    (found("data_quality"), 5, ["BROKEN", "context/device"]),
-    (found("drift", "harm", reason="no_model"), 5, ["HARM", "moved", "NO: for a reason"]),
-    (found(reason="no_model"), 6, ["NO: for a reason"]),
-    (found("drift", reason="unreadable_log"), 6, ["moved", "NO: for a reason"]),
+CASES: list[tuple[State, int]] = [
+    (found(), 0),
+    (found(reason="learning"), 0),
+    (found(reason="nothing_there"), 0),
+    (found(reason="closed"), 0),
+    (found("drift"), 3),
+    (found("harm"), 5),
+    (found("data_quality"), 5),
+    (found("drift", "harm", reason="no_model"), 5),
+    (found(reason="no_model"), 6),
+    (found("drift", reason="unreadable_log"), 6),
 ]
 
 
-@pytest.mark.parametrize(("state", "code", "words"), CASES)
-def test_status_says_it_and_ends_with_it(state: State, code: int, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("state", "code"), CASES)
+def test_status_ends_with_what_was_found(state: State, code: int, tmp_path: Path) -> None:
     state.write(tmp_path / STATE_FILE)
-    assert exit_code(state) == code
     ended, output = call("status", "--state", tmp_path)
-    assert ended == code
-    for word in (*words, "last check: 2026-01-02 00:00 UTC"):
-        assert word in output
-    if code in (5, 3):
-        assert "nothing is wrong" not in output
+    assert ended == exit_code(state) == code
+    assert ("nothing is wrong" in output) == (not state.alarms())
+    assert all(alarm.text in output for alarm in state.alarms().values())
+    assert ("for a reason" in output) == any(group.not_judged for group in state.groups.values())
     ended, output = call("status", "--state", tmp_path, "--json")
     assert ended == code and State.model_validate_json(output) == state
 
@@ -94,7 +92,6 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         (("status", "--state", tmp_path / "broken"), "not a monitor's state"),
         (("check", "--decision-log", tmp_path, "--state", tmp_path / "broken"), "move it away"),
         ((*check, "--dataset", "nope"), "nope"),
-        ((*check, "--now", "noon"), "'noon' is not an ISO time"),
         ((*check, "--hours", "5"), "5 neither divides a day nor is whole days"),
         (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path), "no measure of this state"),
         (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "broken"), "not a monitor's state"),

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 
 from tests.manifests.conftest import (
@@ -73,16 +72,6 @@ def test_it_adds_the_decisions_that_the_pipeline_would_add(schedule: dict[str, A
     defaults = documents(training)[0]["root"]["inputDefinitions"]["parameters"]
     for name in ("decision_log", "collected"):
         assert str(context[name]) == defaults[name]["defaultValue"]
-
-
-def test_what_the_readme_says_of_training_is_true(schedule: dict[str, Any]) -> None:
-    source = re.search(r"^    source: (\S+)$", README, re.M)
-    assert source and source[1] == str(parsed(schedule["spec"]["template"]["arguments"])["out"])
-    nights = yaml.safe_load((MANIFESTS / "pipelines" / "schedule.yaml").read_text())
-    crons = {run["name"]: run["cron"] for run in nights["runs"]}
-    for said in (schedule["spec"]["schedule"], crons["mtorl-train"]):
-        minute, hour, *_ = said.split()
-        assert f"{int(hour):02d}:{int(minute):02d}" in README
 
 
 def test_the_same_application_collects_decisions(schedule: dict[str, Any]) -> None:
@@ -173,35 +162,6 @@ def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: di
     assert said["driver.memory"] == driver["memory"]
     for role in (executor, driver):
         assert int(role["coreLimit"]) >= role["cores"]
-
-
-@pytest.fixture
-def by_hand(schedule: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """What the README's command gives to `kubectl create`."""
-    (tmp_path / "schedule.json").write_text(json.dumps(schedule))
-    fake = tmp_path / "kubectl"
-    fake.write_text(
-        f"""#!{sys.executable}
-import json, pathlib, sys
-if "create" in sys.argv:
-    pathlib.Path({str(tmp_path / "created.yaml")!r}).write_text(sys.stdin.read())
-else:
-    found = json.loads(pathlib.Path({str(tmp_path / "schedule.json")!r}).read_text())
-    for key in sys.argv[-1].removeprefix("jsonpath=").strip("{{}}").split(".")[1:]:
-        found = found[key]
-    print(json.dumps(found), end="")
-"""
-    )
-    fake.chmod(0o755)
-    (script,) = re.findall(r"```bash\n(.*?)```", README, re.S)
-    subprocess.run(["bash", "-euc", script], check=True, env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
-    made: dict[str, Any] = yaml.safe_load((tmp_path / "created.yaml").read_text())
-    return made
-
-
-def test_the_run_by_hand_is_the_scheduled_one(by_hand: dict[str, Any], schedule: dict[str, Any]) -> None:
-    assert by_hand["spec"] == schedule["spec"]["template"]
-    assert by_hand["metadata"]["labels"] == schedule["metadata"]["labels"], "the pods get their labels from it"
 
 
 # --- what it may do -------------------------------------------------------------------------------------------------
