@@ -12,8 +12,7 @@ Experiments are judged at every look by the functions that the verdict calls (`m
     returning   one stage, users come back: their sums grow while people look every hour
     coverage    the challenger is better: how often the interval ever misses the true lift
     power       the same: how often a verdict is reached at all, beside a test of one look at the end
-    bots        a bot with 10, 30 or 60 % of the challenger's decisions: false verdicts, and harms that are found
-    srm         how often a mismatch is said, of healthy arms and of a challenger that loses 5 % of its users
+    uneven      users decide by a factor of hundreds more or less often
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from typing import Any
 import numpy as np
 from _environment import environment, finish, parser
 
-from benchmarks.experiment_runs import arrivals, bots, returning
-from benchmarks.experiment_runs.judge import judge, mismatches
+from benchmarks.experiment_runs import arrivals, returning, uneven
+from benchmarks.experiment_runs.judge import judge
 from benchmarks.experiment_runs.markets import Clicks, Revenue
 from benchmarks.experiment_runs.table import experiment_tables
 from mtorl.experiment.inference.sums import Sums
@@ -64,14 +63,13 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
     start = time.monotonic()
 
     def say(what: str, result: dict[str, Any]) -> None:
-        rate = result.get("missed", result.get("alarms", 0.0))
-        print(f"{time.monotonic() - start:5.0f} s  {what}: {rate:.2%}", flush=True)
+        print(f"{time.monotonic() - start:5.0f} s  {what}: {result['missed']:.2%}", flush=True)
 
     def one_stage(market: Clicks | Revenue, share: float, kind: str) -> Iterator[Sums]:
         looks = arrivals.looks(kind, market.users)
         return arrivals.runs(market, share, looks, runs, next(streams))
 
-    same, ramps, back, better, srm = [], [], [], [], []
+    same, ramps, back, better = [], [], [], []
     for market in MARKETS:
         for kind in KINDS:
             for share in SHARES:
@@ -92,42 +90,18 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
             result = judge(one_stage(market, share, "hourly"), market.true_lift)
             better.append({"market": market.name, "lift": market.lift, "share": share, **result})
             say(f"lift {market.lift:.0%}, {market.name}, {share:.0%}", result)
-    for share in (0.01, 0.5):
-        for lost in (0.0, 0.05):
-            sums = _one_by_one(arrivals.runs(Clicks(), share * (1.0 - lost), _SRM_LOOKS, runs, next(streams)))
-            result = mismatches(sums, (share,))
-            srm.append({"share": f"{share:.0%}", "lost": lost, **result})
-            say(f"SRM, {share:.0%}, {lost:.0%} lost", result)
     for market in MARKETS[:2]:
         rng = np.random.default_rng(seed)
         result = judge(returning.ramps(market, market.population, 8, runs, rng, adjusted=True), 0.0)
         ramps.append({"market": market.name, "adjusted": True, **result})
         say(f"ramp with covariates, {market.name}", result)
-    result = mismatches(returning.ramps(Clicks(), Clicks.population // 4, 8, runs, next(streams)))
-    srm.append({"share": "ramp", "lost": 0.0, **result})
-    say("SRM, ramp", result)
-    of_bots = [
-        bots.measure(share, part, runs // 2, next(streams)) for share in bots.SHARES for part in bots.OF_DECISIONS
-    ]
-    uneven = [bots.uneven(share, runs, next(streams)) for share in bots.SHARES]
     return {
-        "bots": of_bots,
-        "uneven": uneven,
+        "uneven": [uneven.measure(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)],
         "same": same,
         "ramps": ramps,
         "returning": back,
         "better": better,
-        "srm": srm,
     }
-
-
-_SRM_LOOKS = arrivals.looks("linear", Clicks.users)
-
-
-def _one_by_one(runs: Iterator[Sums]) -> Iterator[Sums]:
-    for sums in runs:
-        for run in range(len(sums.users)):
-            yield Sums(sums.users[run], sums.positive[run], sums.totals[run], sums.products[run])
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from scipy.stats import beta
 
-from benchmarks.experiment_runs.returning import RAMP
-from mtorl.experiment.inference.sample_ratio import SRM_ALARM, srm_p_value
 from mtorl.experiment.inference.statistics import confidence_sequence, estimate, fixed_interval
 from mtorl.experiment.inference.sums import Sums
 
@@ -49,25 +47,6 @@ def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
         np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)),
         (users / users[:, -1:])[excludes.cumsum(-1) * excludes == 1],
     )
-
-
-def mismatches(runs: Iterable[Sums], shares: Iterable[float] = RAMP) -> dict[str, Any]:
-    """Share of runs in which a sample ratio mismatch was ever said."""
-    of_stage = [{"challenger": share, "incumbent": 1.0 - share} for share in shares]
-    said = [any(_p_value(users, of_stage) < SRM_ALARM for users in sums.users) for sums in runs]
-    return {
-        "runs": len(said),
-        "alarms": float(np.mean(said)),
-        "alarms_at_most": upper_bound(int(np.sum(said)), len(said)),
-    }
-
-
-def _p_value(users: np.ndarray, shares: list[Mapping[str, float]]) -> float:
-    stages = [
-        ({"challenger": int(challenger), "incumbent": int(incumbent)}, share)
-        for challenger, incumbent, share in zip(*users, shares, strict=True)
-    ]
-    return srm_p_value(stages, planned=len(RAMP))
 
 
 def upper_bound(errors: int, runs: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks._markdown import Figures, measured_on, table
-from benchmarks.experiment_runs import bots
+from benchmarks.experiment_runs import uneven
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
 from mtorl.experiment.inference.heavy_users import HEAVIEST
@@ -17,17 +17,9 @@ _MARKETS = (
     f"and {Revenue.population:,} over a ramp, a tenth of that in a week.\n"
 )
 
-_BOTS = (
-    f"Looked at {len(bots.LOOKS)} times, after 100 to {Clicks.users:,} users. False verdicts: of A/A runs; the bot "
-    f"clicks on nothing, or on everything. The guardrail is a cost of {bots.COST:g} a decision and a margin of "
-    f"{bots.MARGIN:g}. False rollbacks: the challenger costs just as much more as is accepted, and the bot costs 1 a "
-    f"decision. Harm found: the challenger costs {bots.HARM:g} more and the bot nothing; after so many users of the "
-    "challenger, on average.\n"
-)
-
 
 def experiment_tables(figures: Figures) -> str:
-    """False verdicts, coverage and power, sample ratio mismatch."""
+    """False verdicts, coverage and power."""
     return (
         f"{_worst(figures)}\n{_MARKETS}\n"
         f"**A/A: false verdicts at any look.** Users come once.\n\n{_same(figures)}\n"
@@ -35,14 +27,10 @@ def experiment_tables(figures: Figures) -> str:
         f"Covariates are what a user did in {VISITS_BEFORE} visits before, and a forecast; {NEW:.0%} of the users have "
         "neither.\n\n"
         f"{_returning(figures)}\n"
-        f"**A bot in the challenger's arm** makes a share of its decisions; {figures['bots'][0]['runs']:,} runs each. "
-        f"{_BOTS}\n{_bots(figures)}\n"
         f"{_uneven(figures)}\n"
         "**The challenger is better**, looked at every hour of four weeks. Decided: at some look, after which share of "
         "all users on average; beside it the fixed-horizon interval, at its one look at the end.\n\n"
-        f"{_better(figures)}\n"
-        f"**Sample ratio mismatch**, looked at 20 times; in the ramp 32 times.\n\n{_srm(figures)}"
-        + measured_on(figures, "experiments.py")
+        f"{_better(figures)}" + measured_on(figures, "experiments.py")
     )
 
 
@@ -79,26 +67,11 @@ def _returning(figures: Figures) -> str:
     return table(["metric", "false verdicts"], rows)
 
 
-def _bots(figures: Figures) -> str:
-    rows = [
-        [
-            f"{row['share']:.0%}",
-            f"{row['of_decisions']:.0%}",
-            *(f"{row['missed'][what]:.1%} (at most {row['missed_at_most'][what]:.1%})" for what in ("nothing", "all")),
-            f"{row['rolled_back']:.1%} (at most {row['rolled_back_at_most']:.1%})",
-            f"{row['found']:.1%} after {row['found_users']:,.0f}",
-        ]
-        for row in figures["bots"]
-    ]
-    heads = ["share", "the bot's decisions", "false verdicts, clicks on nothing", "on everything"]
-    return table([*heads, "false rollbacks", "harm found"], rows)
-
-
 def _uneven(figures: Figures) -> str:
     rates = ", ".join(f"{_rate(row)} at a share of {row['share']:.0%}" for row in figures["uneven"])
     return (
-        f"Where {bots.UNEVEN_USERS:,} users differ in how often they decide (lognormal, a sigma of "
-        f"{bots.UNEVEN_SIGMA:g}), and the busy ones click less, false verdicts of A/A experiments are {rates}.\n"
+        f"Where {uneven.USERS:,} users differ in how often they decide (lognormal, a sigma of "
+        f"{uneven.SIGMA:g}), and the busy ones click less, false verdicts of A/A experiments are {rates}.\n"
     )
 
 
@@ -119,11 +92,3 @@ def _better(figures: Figures) -> str:
         )
     heads = ["metric", "lift", "share", "covered at all looks", "decided", "after", "one look"]
     return table(heads, rows)
-
-
-def _srm(figures: Figures) -> str:
-    rows = [
-        [row["share"], f"{row['lost']:.0%}", f"{row['alarms']:.1%} (at most {row['alarms_at_most']:.1%})"]
-        for row in figures["srm"]
-    ]
-    return table(["share", "users lost", "alarms"], rows)

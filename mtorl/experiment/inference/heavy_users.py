@@ -11,7 +11,7 @@ So a user counts as `HEAVIEST` typical users at most. Its ratio stays, and weigh
 
 The bound is fixed, the same in all arms, and depends on numbers of decisions alone, on no outcome. An arm whose users
 decide oftener gives its busy users less weight, by which lifts differ a little (docs/limitations.md).
-`benchmarks/experiments.py` shows the error rates and the power with bots.
+`benchmarks/experiments.py` shows the error rates with bots.
 """
 
 from __future__ import annotations
