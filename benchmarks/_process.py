@@ -43,16 +43,16 @@ def clock() -> Iterator[dict[str, float]]:
     figures.update(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
 
 
-def run(task: Callable[..., dict[str, Any]], env: dict[str, str] | None = None, **arguments: Any) -> dict[str, Any]:
+def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
     """Run a task in a new process, print a line about it, and add `peak_mib` to its figures.
 
-    Arguments go as JSON, paths as text; `env` adds environment variables.
+    Arguments go as JSON, paths as text.
     """
     name = f"{task.__module__}:{task.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="mtorl-bench-child-") as folder:
         answer, console = Path(folder) / "answer.json", Path(folder) / "console.txt"
         command = [sys.executable, "-m", "benchmarks._process", name, json.dumps(arguments, default=str), str(answer)]
-        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ, **(env or {})}  # as `mtorl` has it
+        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}  # as `mtorl` has it
         with console.open("w") as output:
             process = psutil.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True

@@ -1,4 +1,4 @@
-"""The feature layer in figures: sequence builder, point-in-time retrieval, online path, Spark.
+"""The feature layer in figures: sequence builder, point-in-time retrieval, online path.
 
     python benchmarks/features.py                                          # all of it, up to 5e7 rows
     python benchmarks/features.py --quick                                  # smaller, same code, under a minute
@@ -6,8 +6,8 @@
     python benchmarks/features.py --only builder --only online             # some measures; --json keeps the others
 
 Each figure comes from a process of its own; measures that are compared take turns in one run. A failure ends the run;
---json has the measures before it. Needs redis-server on the PATH, Java 17 for Spark, and in the temporary folder
-($TMPDIR) about 200 bytes a row of the largest log.
+--json has the measures before it. Needs redis-server on the PATH, and in the temporary folder ($TMPDIR) about 200
+bytes a row of the largest log.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from benchmarks.feature_layer.table import feature_tables
 
 MEASURES = {
     "builder": builder.measure,
-    "spark": builder.measure_spark,
     "retrieval": retrieval.measure,
     "online": online.measure,
 }
-PACKAGES = ("duckdb", "ibis-framework", "pyspark", "feast", "redis", "pandas", "pyarrow", "numpy")
+PACKAGES = ("duckdb", "ibis-framework", "feast", "redis", "pandas", "pyarrow", "numpy")
 
 
 def main() -> None:

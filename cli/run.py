@@ -200,12 +200,7 @@ def silent_arms(router: str) -> dict[str, str]:
 
 
 def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
-    """What the router reads of several experiments, by the name that it calls them by.
-
-    Args:
-        states: The folder of the state of each file.
-        dataset: The data set's description, which they must fit.
-    """
+    """Files that the router reads of several experiments, by name; `states` has the folder of each one's state."""
     from mtorl.experiment.experiment import Experiment, ExperimentError
     from mtorl.experiment.layers import Experiments
 

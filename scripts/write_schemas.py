@@ -42,11 +42,7 @@ NAMES = (*MODELS, OPENAPI)
 
 
 def schema_text(name: str) -> str:
-    """A file's content.
-
-    Args:
-        name: Of a model, or of the router's OpenAPI document.
-    """
+    """The schema of a model, or the router's OpenAPI document."""
     if name == OPENAPI:
         from serving.router.http.openapi import generic_document
 

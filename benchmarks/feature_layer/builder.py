@@ -1,8 +1,7 @@
-"""The sequence builder, against the engine's own scan and sort of the file, and on Spark."""
+"""The sequence builder, against the engine's own scan and sort of the file."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +13,16 @@ from .log import generate
 from .plan import Plan
 
 
-def build(log: str, out: str, engine: str = "duckdb") -> dict[str, Any]:
+def build(log: str, out: str) -> dict[str, Any]:
     """The project's builder, from the log to shards and manifest."""
     from features.engine import open_engine
     from features.sequences.builder import build
     from mtorl.log.dataset import DatasetSpec
 
     spec = DatasetSpec.load("simulator")
-    with clock() as started, open_engine(engine) as opened, clock() as figures:
+    with open_engine("duckdb") as opened, clock() as figures:
         build(opened, Path(log), spec, Path(out))
-    files = Path(out).rglob("*.parquet")
-    return {
-        **figures,
-        "start_seconds": started["seconds"] - figures["seconds"],
-        "out_mib": round(sum(path.stat().st_size for path in files) / 2**20, 1),
-        "manifest": _manifest(Path(out)),
-    }
+    return dict(figures)
 
 
 def scan_sort(log: str, out: str) -> dict[str, Any]:
@@ -40,13 +33,7 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
         engine.connection.con.execute(
             f"COPY (SELECT * FROM '{log}' ORDER BY user_id, timestamp) TO '{out}' (FORMAT parquet, COMPRESSION zstd)"
         )
-    return {**figures, "out_mib": round(Path(out).stat().st_size / 2**20, 1)}
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    written = json.loads((folder / "manifest.json").read_text())
-    written["shards"] = len(written["shards"])
-    return {key: value for key, value in written.items() if isinstance(value, int | float | str)}
+    return dict(figures)
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -68,14 +55,3 @@ def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
             shutil.rmtree(folder / "windows")
         entries.append(entry | {"builder": median(built), "scan_sort": median(limit)})
     return entries
-
-
-def measure_spark(plan: Plan, folder: Path) -> dict[str, Any]:
-    """One log on DuckDB and on Spark (one machine, all cores), which must make the same content of it."""
-    log = folder / "log.parquet"
-    figures: dict[str, Any] = {"log": run(generate, rows=plan.spark_rows, path=log)}
-    for engine in ("duckdb", "spark"):
-        # Spark's temporary files stay in the scratch folder too.
-        figures[engine] = run(build, log=log, out=folder / engine, engine=engine, env={"SPARK_LOCAL_DIRS": str(folder)})
-    assert len({figures[engine]["manifest"]["content_sha256"] for engine in ("duckdb", "spark")}) == 1
-    return figures

@@ -15,7 +15,6 @@ class Plan(NamedTuple):
     online_users: int = 7_500
     reads: int = 5_000
     appends: int = 3_000
-    spark_rows: int = 1_000_000
 
 
 FULL = Plan()
@@ -26,5 +25,4 @@ QUICK = Plan(
     online_users=200,
     reads=300,
     appends=200,
-    spark_rows=5_000,
 )

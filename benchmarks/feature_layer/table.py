@@ -1,4 +1,4 @@
-"""The tables of the feature layer: sequence builder, parity of engines, retrieval, online store."""
+"""The tables of the feature layer: sequence builder, retrieval, online store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def feature_tables(figures: Figures) -> str:
     """The feature layer, a table for each measure that was run."""
     parts: dict[str, Callable[[Any], str]] = {
         "builder": _builder,
-        "spark": _spark,
         "retrieval": _retrieval,
         "online": _online,
     }
@@ -86,18 +85,6 @@ def _ratio(entry: Figures) -> float:
 
 def _lines(columns: Mapping[str, Show], entries: Sequence[Figures]) -> str:
     return table(list(columns), [[show(entry) for show in columns.values()] for entry in entries])
-
-
-def _spark(result: Figures) -> str:
-    columns: dict[str, Show] = {
-        "engine": lambda f: "Spark, local" if f["manifest"]["engine"] == "spark" else "DuckDB",
-        "time": _seconds,
-        "start": lambda f: f"{f['start_seconds']:.1f} s",
-        "peak memory": _peak,
-        "content sha256": lambda f: f"`{f['manifest']['content_sha256'][:12]}`",
-    }
-    head = f"**Spark parity**, {result['log']['rows']:,} rows: contents are equal.\n\n"
-    return head + _lines(columns, [result["duckdb"], result["spark"]])
 
 
 def _retrieval(result: Figures) -> str:
