@@ -1,17 +1,17 @@
-r"""The A/B router: in front of the policies of an experiment, as a model on KServe's ModelServer.
+r"""The A/B router in front of the policies of an experiment, as a model on KServe's ModelServer.
 
     python -m serving.router --run-config router.yaml
     curl localhost:8080/v1/models/ads:predict -H 'content-type: application/json' -d \
       '{"instances": [{"user_id": "u1", "campaign_id": "spring", "context": {"hour": 14, "device": "phone"}}]}'
 
     POST /v1/models/ads:predict   POST /v2/models/ads/infer   decisions, 1 to 64 a request
-    POST /v1/outcomes             what became of them; cost settles a reservation, cancel gives it back
+    POST /v1/outcomes             their outcomes; cost settles a reservation, cancel releases it
     GET  /health/live|ready|startup   probes                  GET  /metrics   Prometheus
     GET, POST, DELETE /v1/drills      injected faults, if the settings allow them
     GET  /openapi.json            all of this in detail (docs/api.md)
 
-Assign an arm (sticky hash), read features, ask the arm, reserve the channel's highest cost, log, answer. Whatever fails
-on the way, or takes too long, the answer is 200 with the default action: no exposure, and the reason.
+Assign an arm (sticky hash), read features, ask the arm, reserve the channel's highest cost, log, answer. If a stage
+fails or takes too long, the answer is 200 with the default action: no exposure, and the reason.
 
 In reading order, each importing only what stands before it: `ops/` (settings, metrics, health), `flow/` (the decision),
 `router.py` (all parts together), `http/` (gateway, protocols, the process), `__main__.py`. No file imports torch or the

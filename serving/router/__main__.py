@@ -8,11 +8,9 @@ import sys
 
 
 def main() -> int:
-    """Start the router.
+    """Start the router; returns exit code 2 if its settings or files are wrong, 1 after a fault of its own.
 
-    Returns:
-        The exit code: 2 if its settings or files are wrong, 1 after a fault of its own. The process ends with 4 if a
-        store hangs at the end, and something is left undone.
+    If a store hangs at the end and work is left, the process ends with 4 (`http/server.py`).
     """
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     help_ = "settings, see serving/router/ops/settings.py"

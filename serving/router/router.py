@@ -1,4 +1,4 @@
-"""All parts of the router, put together, started and stopped in the right order."""
+"""Assembles the router, and starts and stops its parts in order."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ from serving.decision_log.shipper import Shipper
 from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
-from serving.router.flow.arm_faults import ArmFaults
-from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.arm_watch import ArmWatch
 from serving.router.flow.arms import Arms
 from serving.router.flow.budgets import Budgets, concerns
 from serving.router.flow.decider import Decider
 from serving.router.flow.drills import Drills
-from serving.router.flow.feature_registry import RegistryAwaited
-from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource
+from serving.router.flow.features import FeastSource, FeatureReader, FeatureSource, RegistryAwaited
 from serving.router.flow.outcomes import OutcomeIntake
 from serving.router.flow.pipeline import Pipeline, features, model, money, record, still_paid
 from serving.router.flow.requests import DecisionParser, DecisionRequest, OutcomeParser
@@ -43,28 +40,17 @@ log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
-_LOOKS = 10  # in that time, whether a round is needed sooner
+_LOOKS = 10  # in that time, for whether a round is needed sooner
 _WARM_SECONDS = 5.0
-_OUTCOMES_EACH = 4  # of a decision, about, at most: a cost, a click, a conversion and its revenue
-_SHIP_SECONDS = 3.0  # at the end, for what is not shipped yet
+_OUTCOMES_EACH = 4  # of a decision, about: a cost, a click, a conversion and its revenue
+_SHIP_SECONDS = 3.0  # at the end, for the rest of the log
 
 
 class Router:
     """The router without HTTP; `async with` starts and stops it. Starting may take long, and `health` says for what.
 
     Args:
-        settings: Settings.
-        features: Where users are known, in place of the Feast repository of the settings.
-
-    Attributes:
-        parser: Reads requests for decisions.
-        outcome_parser: Reads reports of outcomes.
-        decider: Takes decisions.
-        outcomes: Takes reports of outcomes.
-        decision_admission: How many requests for decisions may be worked on.
-        outcome_admission: How many reports of outcomes.
-        drills: Faults that people inject; None: the settings do not allow them.
-        health: What the probes are told.
+        features: In place of the Feast repository of the settings.
 
     Raises:
         SettingsError, SpecError: It can't start like this. Entering it raises SettingsError, if the feature repository
@@ -80,13 +66,13 @@ class Router:
         self.outcome_parser = OutcomeParser(self.spec)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
-        # Outcomes wait for the disk and not for models: neither kind of request may take the place of the other.
+        # Outcomes wait for the disk and not for models: each kind of request has its own limit.
         self.outcome_admission = Admission(settings.max_in_flight, _OUTCOME_SECONDS)
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must agree on the experiment and its limits: what one of them last had in force
-        # may be older than what the others have now, so none of them starts with it. It waits; the others go on.
+        # Routers that share a ledger must agree on the experiment and its limits. What this router last had in force
+        # may be older than what the others have now, so it does not start with it, but waits.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         self._feed: OperatorFeed | None = None
         if settings.operator is not None:
@@ -96,9 +82,8 @@ class Router:
         self._settings = settings
         self._source = features
         self._seconds = seconds
-        faults = ArmFaults(self.health)
-        self._arms = Arms(self.spec.channels, ArmModels(self.health), faults)
-        self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health, faults)
+        self._arms = Arms(self.spec.channels, self.health)
+        self._arm_watch = ArmWatch(self.live, self._arms, self.spec, self.health)
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._accounts_kept_for: Experiments | None = None
         self._limits = LimitWatch()
@@ -106,7 +91,7 @@ class Router:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        # Whatever takes long happens in threads: the probes are answered meanwhile.
+        # What takes long happens in threads: the probes are answered meanwhile.
         self._tasks = [asyncio.create_task(self._show_life())]
         with contextlib.suppress(LedgerUnavailable):  # its folder may come later, and `set_accounts` claims it then
             await asyncio.to_thread(self.ledger.claim)
@@ -123,8 +108,8 @@ class Router:
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
-        await self._follow_experiment()  # a switch that was thrown while the router waited
-        await self._attempt(self._keep_accounts)  # the first decision has a price, too
+        await self._follow_experiment()  # a kill switch may be new
+        await self._attempt(self._keep_accounts)  # the first decision needs a price
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
         if self.shipper:
             self.shipper.start()
@@ -132,7 +117,7 @@ class Router:
         rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
         background = (
-            self.budgets.run(),
+            self.budgets.settler.run(),
             self._arm_watch.run(),
             self._shadow.run(),
             accounts,
@@ -146,7 +131,7 @@ class Router:
         return self
 
     async def _feature_source(self) -> FeatureSource:
-        """The feature repository, once somebody has made it."""
+        """The feature repository, once it has a registry."""
         settings = self._settings
         self.health.waiting_for = f"the feature repository is being opened: {settings.feature_repo}"
         while True:
@@ -186,7 +171,7 @@ class Router:
         await self.decider.drain()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self.budgets.flush(), self._close_log())  # neither waits for the other's store
+        await asyncio.gather(self.budgets.settler.flush(), self._close_log())  # neither waits for the other's store
         self._arms.close()
         await tracing.stop()
         self.budgets.close()
@@ -195,16 +180,16 @@ class Router:
 
     async def _close_log(self) -> None:
         if self.shipper:
-            await self.shipper.close(_SHIP_SECONDS)  # before another process may hold the folder
+            await self.shipper.close(_SHIP_SECONDS)  # before another process may open the folder
         metrics.show_log(self.spool, self.shipper)
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
-        """What is still to be done before the router has ended; a store that hangs may hold it up for ever."""
+        """Work that is left before the router has ended; a store that hangs may hold it up for ever."""
         found = []
         if decisions := self.decider.at_work:
             found.append(f"decisions at work: {decisions}")
-        if reservations := self.budgets.unsettled:
+        if reservations := self.budgets.settler.pending:
             found.append(f"reservations not settled or given back: {reservations}, which the next start does")
         if self.spool.alive:
             found.append(
@@ -222,7 +207,7 @@ class Router:
             log.error("the accounts can't be set: %s", error)
 
     async def _show_life(self) -> None:
-        """Tell the probe that the event loop turns. Housekeeping can't do it: it may wait for a store."""
+        """Feed the liveness probe. Housekeeping can't do it: it may wait for a store."""
         while True:
             self.health.tick()
             await asyncio.sleep(_TICK_SECONDS)
@@ -233,8 +218,8 @@ class Router:
         """Housekeeping of one kind. Each has a task of its own: the kill switch waits for no ledger and no backlog.
 
         Args:
-            work: What is to be done.
-            sooner: Whether it is to be done at once, unless it has just failed; asked a few times a second.
+            work: One round.
+            sooner: Polled; True starts a round at once, unless the last one failed.
         """
         done = True
         while True:
@@ -248,7 +233,6 @@ class Router:
             done = await self._attempt(work)
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do it; whether that worked."""
         try:
             await work()
             return True
@@ -265,14 +249,15 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether the accounts are to be kept at once: until they follow a changed file, the previous accounts pay."""
+        """Whether a round is due: until the accounts follow a changed file, the previous accounts pay."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:
         experiments = self._accounts_kept_for = self.live.experiments
         if not self.budgets.set_up_for(experiments):
             await self._set_accounts()
-        balances = await self.budgets.pace(experiments)
+        balances = await asyncio.to_thread(self.ledger.balances)
+        await asyncio.to_thread(self.budgets.pacer.refresh, experiments, balances)
         metrics.show_budget(balances)
         metrics.show_overruns(self._limits.overruns(balances))
         found = concerns(balances, time.time(), self.budgets.cost_cap)
@@ -305,7 +290,7 @@ class Router:
         metrics.show_log(self.spool, self.shipper)
 
     async def _watch_disk(self) -> None:
-        """Tell what is left of the disk, which may hang."""
+        """Publish the room on the disk, which may hang."""
         try:
             room = await asyncio.to_thread(self.spool.room)
         except OSError as error:
@@ -315,7 +300,7 @@ class Router:
         self.health.note("decision_log", self.spool.state(room))
 
     async def _watch_ledger(self) -> None:
-        """Tell what the ledger may still grow by; that it does not answer, its accounts' housekeeping says."""
+        """Publish the ledger's room; the accounts' housekeeping reports a ledger that does not answer."""
         room, beside = None, False
         with contextlib.suppress(LedgerUnavailable, OSError):
             room = await asyncio.to_thread(self.ledger.room)

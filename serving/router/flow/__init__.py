@@ -1,14 +1,12 @@
 """From a request to a decision, without HTTP.
 
-In reading order: `decider.py` (how a decision begins and ends), `requests.py` (what a request may hold),
-`pending_decision.py` (a decision on its way), `lane.py` (the threads that take it there), `pipeline.py` (its stages),
-`features.py` (what is known of a user) with `feature_registry.py`, `arms.py` (the policies) with `arm_client.py` (HTTP
-to them), `arm_answers.py` (what one may say), `local_policies.py` (those that need no server), `arm_models.py` (which
-model answers), `arm_faults.py` (what is wrong with answers), `arm_watch.py` (whether there are any) and `arm_check.py`
-(whether an endpoint can be an arm), `shadow.py` (what challengers would have done), `budgets.py` (money) with
-`ledger_of_log.py` (no fresh budget after a loss), `pacer.py` (prices of budgets) and `paced_state.py` (what all routers
-keep of them), `stages.py` (time limits and failures of a stage), `drills.py` (injected faults), `idempotency_cache.py`
-(retries of a request), `admission.py` (how many requests at once), `outcomes.py` (what became of a decision).
+In reading order: `decider.py` (begin and end of a decision), `requests.py` (parsing), `pending_decision.py` (a decision
+in progress), `lane.py` (its threads), `pipeline.py` (its stages), `features.py` (features of a user), `arms.py` (calls
+of the policies) with `arm_client.py` (HTTP), `arm_answers.py` (their answers), `local_policies.py` (policies without a
+server), `arm_watch.py` (probes) and `arm_check.py` (`mtorl arm check`), `shadow.py` (stage `shadow`), `budgets.py`
+(money) with `ledger_of_log.py` (a lost ledger), `pacer.py` (prices of budgets) and `paced_state.py` (their shared
+state), `stages.py` (time limits and circuit breakers), `drills.py` (injected faults), `idempotency_cache.py` (retries
+of a request), `admission.py` (limit of requests in flight), `outcomes.py` (reports of outcomes).
 """
 
 import mtorl.runtime.no_typeguard  # noqa: F401  # before anything here imports Feast

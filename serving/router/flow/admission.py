@@ -1,19 +1,15 @@
-"""How many requests may be worked on at once: as many as are answered in full and in time, on any machine.
+"""Limits the requests in flight to as many as are answered in full and in time, on any machine.
 
-Little's law says how long answers take: `requests inside = answers a second * seconds inside`. So the limit follows
-the time that answers take, and not their failures: an answer that took less than the target raises the limit, one that
-took longer lowers it, each in proportion to the difference. Where the mean is the target, the limit stays; on a machine
-that becomes ten times slower, or as fast again, it is at its new place after some hundreds of answers. It rises only
-while it is used; it falls whenever several requests at once were too many.
+By Little's law, `requests inside = answers a second * seconds inside`. So the limit follows latency, not failures, as
+in TCP Vegas (1995): an answer below the target latency raises the limit, one above lowers it, in proportion to the
+difference. The limit rises only while it is used, and falls whenever several requests at once were too many.
 
-How far the target has to lie before the deadline depends on how much times vary, which differs between machines. So the
-target is found by counting: each answer that something was left out of for lack of time lowers it, the others raise it
-a little, until `_LATE_SHARE` of the answers are late. (Tracking a quantile by such steps: Robbins and Monro, 1951.
-Limits that follow measured times: TCP Vegas, 1995.) An answer that lacks something because a part is broken tells
-nothing of load, and counts for neither.
+How far the target must lie before the deadline depends on the variance of latencies, which differs between machines. So
+the target tracks a quantile (Robbins and Monro, 1951): a late answer lowers it, the others raise it a little, until
+`_LATE_SHARE` of the answers are late. An answer that lacks something because a part is broken counts for neither.
 
-A request that finds no room waits in turn for a part of the deadline, unless so many wait already that it would wait
-for longer: then nothing is spent on it (`full`, which the HTTP connection asks before a request becomes a task).
+A request that finds no room waits in turn for a part of the deadline. If so many wait that it would wait longer, it is
+refused at once (`full`, which the HTTP connection reads before a request becomes a task).
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from time import perf_counter
 
@@ -31,11 +27,11 @@ _TARGET = 0.5  # in deadlines, at the start
 _LOWEST_TARGET, _HIGHEST_TARGET = 0.2, 0.6
 _TARGET_STEP = 0.01  # of the target, for a late answer
 _LATE_SHARE = 0.004  # of the answers, in the long run
-_LATE_TIME = 2.2  # in targets: what a late answer counts as, for how long it would have taken is not known
+_LATE_TIME = 2.2  # in targets: latency that a late answer counts with; its true one is unknown
 PATIENCE = 0.15  # in deadlines: how long a request waits for room
-_REFUSAL = 0.5  # in deadlines: until it is told that there is none
-_MEMORY = 0.05  # weight of an answer in the mean of their times
-_STALE = 100.0  # in deadlines without a request: after it, what was learned under load is no longer true
+_REFUSAL = 0.5  # in deadlines: until a refusal is sent
+_MEMORY = 0.05  # weight of an answer in the mean latency
+_STALE = 100.0  # in deadlines without a request: after it, the limit learned under load is forgotten
 _MOST_WAITING = 512
 
 
@@ -47,7 +43,7 @@ class AdmittedRequest:
     """A request that is worked on.
 
     Args:
-        arrived: When it was read, `time.perf_counter`: its time to wait for room counts, too.
+        arrived: `time.perf_counter` when it was read, before it waited for room.
 
     Attributes:
         late: Whether something was left out for lack of time.
@@ -65,18 +61,16 @@ CURRENT: ContextVar[AdmittedRequest | None] = ContextVar("CURRENT", default=None
 
 
 class Admission:
-    """Counts requests. For one event loop.
+    """Counts requests; for one event loop.
 
     Args:
-        most: The limit's upper bound.
+        most: Upper bound of `limit`.
         seconds: Deadline of an answer.
 
     Attributes:
-        limit: How many requests may be worked on now.
-        inside: How many are.
+        limit: Requests that may be in flight now; `inside` are.
         target: Seconds that answers may take in the mean.
-        refusal_seconds: Until a caller is told that there is no room: one that asks again at once would otherwise keep
-            the process busy with refusals.
+        refusal_seconds: Delay of a refusal: callers that retry at once would keep the process busy with refusals.
     """
 
     def __init__(self, most: int, seconds: float) -> None:
@@ -85,21 +79,15 @@ class Admission:
         self.target = _TARGET * seconds
         self._most = most
         self._seconds = seconds
-        self._mean = 0.0  # seconds that answers took of late
-        self._left = 0.0  # when the last of them left
+        self._mean = 0.0  # latency of recent answers, seconds
+        self._left = 0.0  # when the last answer left
         self.refusal_seconds = _REFUSAL * seconds
         self._patience = PATIENCE * seconds
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # when it gives up, and what wakes it
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait for room."""
-        return sum(not turn.done() for _, turn in self._waiting)
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def full(self) -> bool:
-        """Whether one more request would be refused: too many wait already for it to get room in time."""
+        """Whether one more request would be refused."""
         ahead = len(self._waiting)
         if not ahead and self.inside < int(self.limit):
             return False
@@ -107,11 +95,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """Work on a request, which arrived just now.
-
-        Raises:
-            Saturated: There is no room.
-        """
+        """Work on a request that arrived just now, or raise Saturated."""
         request = AdmittedRequest(perf_counter())
         if not self.inside and request.arrived - self._left > _STALE * self._seconds:
             self.limit, self._mean = max(self.limit, min(self._most, _INITIAL)), 0.0
@@ -133,42 +117,31 @@ class Admission:
             self._admit_next()
 
     async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((loop.time() + self._patience, turn))
-        if self._timer is None:
-            self._timer = loop.call_later(self._patience, self._refuse_expired)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                # The caller left at the very moment at which its request was admitted.
+            async with asyncio.timeout(self._patience):
+                await turn
+        except (TimeoutError, asyncio.CancelledError) as error:
+            with suppress(ValueError):  # `_admit_next` may have dropped it
+                self._waiting.remove(turn)
+            if not turn.cancelled():  # it was admitted at this very moment
                 self.inside -= 1
                 self._admit_next()
+            if isinstance(error, TimeoutError):
+                raise Saturated(f"{self.inside} requests are at work") from None
             raise
 
-    def _refuse_expired(self) -> None:
-        """Refuse what has waited long enough. One timer does: all wait equally long, and so give up in turn."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._waiting and (self._waiting[0][0] <= now or self._waiting[0][1].done()):
-            _, turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(Saturated(f"{self.inside} requests are at work"))
-        self._timer = loop.call_at(self._waiting[0][0], self._refuse_expired) if self._waiting else None
-
     def _admit_next(self) -> None:
-        """Admit what has waited longest while there is room; it counts from now on."""
         while self._waiting and self.inside < int(self.limit):
-            _, turn = self._waiting.popleft()
+            turn = self._waiting.popleft()
             if not turn.done():
                 self.inside += 1
                 turn.set_result(None)
 
     def _learn(self, request: AdmittedRequest, seconds: float) -> None:
-        """Move target and limit by one answer."""
         self._mean += _MEMORY * (seconds - self._mean)
-        crowded = request.late and self.inside > 1  # too many by any limit; one alone is late for other reasons
+        crowded = request.late and self.inside > 1  # one alone is late for other reasons than load
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if request.late:

@@ -1,4 +1,4 @@
-"""What an arm decided: the least that it must say, what it may say, and what is wrong with an answer.
+"""Reads and checks the answers of arms: two required fields, and optional ones.
 
     {"channel": "search", "expose": true}                                     # enough
     {"channel": "search", "expose": true, "propensity": 0.7}                  # can be valued by its own log
@@ -7,8 +7,8 @@
     {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
     {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
 
-What an arm does not say is not known: null in the record and in the router's answer, never a guess. The probabilities
-of all channels add up to one; a probability of the chosen channel alone is kept as just that.
+A field that an arm leaves out is null in the record and in the router's answer, never a guess. The probabilities of all
+channels add up to one; a probability of the chosen channel alone is kept as just that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mtorl.runtime.validation import short
 Numbers = Mapping[str, float]
 """Channel -> number."""
 Identity = Mapping[str, str | None]
-"""name, version and digest of a model; null: it is not known."""
+"""name, version and digest of a model, as far as they are known."""
 
 NOBODY: Identity = {"name": None, "version": None, "digest": None}
 _ROUNDING = 1e-6  # a probability may exceed 1 by this much, and differ from itself written elsewhere
@@ -35,8 +35,7 @@ class ArmError(RuntimeError):
     """The arm did not answer, or not with a decision.
 
     Args:
-        text: What is wrong, and what the arm has to change.
-        cause: The same in a word, one of few: the field that is wrong, for instance.
+        cause: A label for metrics, one of few: the wrong field, for instance.
     """
 
     reason: FallbackReason = "model_error"
@@ -48,11 +47,11 @@ class ArmError(RuntimeError):
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """The decision of a policy."""
+    """The decision of a policy; None or empty: it did not say."""
 
     channel: str
     expose: bool
-    propensity: float | None = None  # here as below, None or empty: the policy did not say
+    propensity: float | None = None
     channel_probs: Numbers = field(default_factory=dict)  # of each candidate in their order, or of `channel` alone
     exposure_probs: Numbers = field(default_factory=dict)  # of each channel, once it is drawn
     expected_reward: float | None = None
@@ -66,22 +65,12 @@ class ArmAnswer:
 
 
 def identity(model: Identity) -> str | None:
-    """What tells a model from others: its digest or, without one, name and version; None: nothing does."""
+    """The digest of a model or, without one, its name and version; None: all are unknown."""
     return model["digest"] or " ".join(filter(None, (model["name"], model["version"]))) or None
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """An arm's answer to one item, checked.
-
-    Args:
-        answer: What the arm said.
-        channels: Of the data set.
-        candidates: Those that are on offer.
-        model: What is known of the arm's model beside the answer, which comes before it.
-
-    Raises:
-        ArmError: It is no decision; says what the arm has to change.
-    """
+    """Check an arm's answer to one item; raises ArmError if it is no decision. `model` is known from elsewhere."""
     if not isinstance(answer, dict):
         raise ArmError(
             f'expected an object such as {{"channel": "{candidates[0]}", "expose": true}}, got {short(answer)}', "form"
@@ -121,7 +110,7 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
 def _probabilities(
     answer: Mapping[str, Any], channel: str, channels: Sequence[str], candidates: Sequence[str]
 ) -> tuple[float | None, Numbers]:
-    """Of the chosen channel, and of every candidate or, if that is not known, of the chosen channel alone."""
+    """Propensity, and probability of every candidate or, if they are unknown, of the chosen channel alone."""
     propensity = _number(answer, "propensity", 0.0, 1.0 + _ROUNDING)
     probs = _numbers(answer, "channel_probs", channels, 0.0, 1.0 + _ROUNDING)
     if propensity == 0.0:

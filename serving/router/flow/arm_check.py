@@ -1,9 +1,9 @@
-"""Whether an endpoint can be an arm: asked as the router asks, with ordinary and with odd items, and what it lacks.
+"""Checks that an endpoint can be an arm: sends ordinary and unusual items as the router does.
 
     for finding in check_arm("http://my-policy:8080/decide", spec):
         print(finding)
 
-What would be the default action for users is a fault; what the log would lack is a note.
+A fault would be the default action for users; a note is something that the log would lack.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from typing import Any
 from mtorl.experiment.arm import Arm
 from mtorl.log.dataset import DatasetSpec
 from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
-from serving.router.flow.arm_faults import ArmFaults
-from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.arm_watch import neutral_item
 from serving.router.flow.arms import Arms
 from serving.router.ops.health import Health
 
-SECONDS = 5.0  # for an answer; a router waits for some hundredths of one
+SECONDS = 5.0  # for an answer
 
 _SHOWN = 300  # characters of an answer that can't be read
-
 _Answers = list[ArmAnswer | ArmError]
 _ADAPTER = (
     "a service with requests and answers of its own needs an adapter of ten lines, which says where channel and expose "
@@ -34,7 +31,7 @@ _ADAPTER = (
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with an arm, or that it does not say."""
+    """A fault of an arm, or a note on what it leaves out."""
 
     fault: bool
     text: str
@@ -44,23 +41,13 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Ask an endpoint, some twenty times.
+    """Ask an endpoint some twenty times; returns findings, faults first. Raises ValueError if it is no http(s) URL.
 
-    Args:
-        endpoint: As the experiment file would name it.
-        spec: The data set: its channels and columns.
-        name: Of the arm, which is in the URL if the endpoint is a server without a path.
-
-    Returns:
-        What was found, faults first.
-
-    Raises:
-        ValueError: It is no http(s) URL.
+    If the endpoint is a server without a path, the URL contains the arm's name.
     """
     url = Arm(name=name, weight=1.0, endpoint=endpoint).url
     assert url is not None, "an arm with an endpoint has one"
-    health = Health()
-    arms = Arms(spec.channels, ArmModels(health), ArmFaults(health))
+    arms = Arms(spec.channels, Health())
     try:
         found = _findings(arms, url, spec)
     finally:
@@ -76,8 +63,8 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
     found = []
     for what, item in {"an ordinary item": plain, **_odd_items(plain, spec)}.items():
         answers = _ask(arms, url, [item])
-        fault = answers if isinstance(answers, str) else _fault(answers[0])
-        if fault is not None:
+        fault = answers if isinstance(answers, str) else answers[0]
+        if not isinstance(fault, ArmAnswer):
             found.append(Finding(True, f"{what}: {fault}"))
             if item is plain:  # the odd ones would have the same
                 return found + _raw(arms, url, plain)
@@ -98,7 +85,7 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
-    """What an endpoint says that does not answer as an arm; nothing if it says nothing."""
+    """Shows the answer of an endpoint that does not answer as an arm."""
     try:
         said = arms.raw_answer(url, [item], SECONDS)
     except (TimeoutError, ArmError):
@@ -107,7 +94,6 @@ def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
 
 
 def _odd_items(plain: Mapping[str, Any], spec: DatasetSpec) -> dict[str, dict[str, Any]]:
-    """Items that a router may send, though not often."""
     nothing = {c.name: None if c.missing != "error" else plain["context"][c.name] for c in spec.context}
     odd = {c.name: "\u2603 " * 100 for c in spec.context if c.kind == "categorical"}
     return {
@@ -142,17 +128,12 @@ def _unsaid(answer: ArmAnswer, channels: Sequence[str]) -> list[str]:
 
 
 def _ask(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> _Answers | str:
-    """The answers, or why there are none."""
     try:
         return arms.ask_at(url, items, SECONDS)
     except TimeoutError:
         return f"no answer in {SECONDS:g} s"
     except ArmError as error:
         return str(error)
-
-
-def _fault(answer: ArmAnswer | ArmError) -> str | None:
-    return str(answer) if isinstance(answer, ArmError) else None
 
 
 def _choice(answer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""HTTP to the arms: connections that stay open, and a limit to how long and how large an answer may be."""
+"""HTTP client for the arms: keep-alive connections, one deadline for a whole answer, and a size limit."""
 
 from __future__ import annotations
 
@@ -21,30 +21,19 @@ from typing_extensions import override
 from mtorl.runtime.http import UNIX
 from serving.router.flow.arm_answers import ArmError
 
-_MOST_BYTES = 8 * 1024**2  # of an answer: an arm may be anybody's program, and memory is everybody's
-_IDLE_SECONDS = 30.0  # until a connection is not used again: a name may lead elsewhere by then
+_MOST_BYTES = 8 * 1024**2  # of an answer
+_IDLE_SECONDS = 30.0  # until a connection is not used again: its name may have another address by then
 _PIECE = 65_536
 
 
 class ArmClient:
-    """Posts to arms; may be used by several threads."""
+    """Posts to arms; for several threads."""
 
     def __init__(self) -> None:
         self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # by server, the last one used at the end
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> tuple[int, HTTPMessage, bytes]:
-        """Status, headers and body of the answer.
-
-        Args:
-            url: Whose.
-            body: What is sent.
-            headers: With it.
-            seconds: How long the answer may take.
-
-        Raises:
-            ArmError: There is none, or it is too large.
-            TimeoutError: It takes longer.
-        """
+        """Status, headers and body of the answer; raises ArmError, or TimeoutError after `seconds`."""
         until, place = monotonic() + seconds, _split(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
         connection = _usable(free)
@@ -54,7 +43,7 @@ class ArmClient:
                 answer = connection.post(place, body, headers, until)
             except BaseException as error:
                 connection.close()
-                # The arm closed the connection as the question came: a new one may work. A refused one will not.
+                # The server closed an idle connection as the request was sent: retry once, on a new one.
                 if again and isinstance(error, ConnectionError):
                     connection = None
                     continue
@@ -67,20 +56,20 @@ class ArmClient:
         raise AssertionError
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close idle connections."""
         for free in self._free.values():
             while free:
                 free.pop().close()
 
 
 def shown(url: str) -> str:
-    """A URL without the name and the password that it may hold, for people."""
+    """A URL without its user name and password."""
     place = _split(url)
     return place._replace(netloc=place.netloc.rpartition("@")[2]).geturl()
 
 
 class _OnSocket(HTTPConnection):
-    """A connection to a Unix socket, whose path takes the host's place in the URL."""
+    """A connection to a Unix socket, whose path is the host of the URL."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
@@ -94,10 +83,9 @@ class _OnSocket(HTTPConnection):
 
 
 class _Bounded:
-    """A socket with a time by which everything has to be over, however it comes: http.client reads line by line.
+    """A socket with a deadline for a whole answer: http.client reads it line by line, each with a timeout of its own.
 
-    http.client also sends the head alone, for which a server would wake up twice. Here both go together, when the
-    answer is to be read.
+    http.client also sends the head alone, for which a server would wake up twice. Here head and body go together.
     """
 
     def __init__(self, sock: socket.socket, until: float) -> None:
@@ -116,7 +104,7 @@ class _Bounded:
         return io.BufferedReader(_Reader(self, self._sock))
 
     def silent(self) -> bool:
-        """Whether nothing has come, not even the connection's end."""
+        """Whether nothing was received, not even the end of the connection."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return not poll.poll(0)
@@ -164,7 +152,6 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether it can have another question: nothing has come unasked, and its host's name leads there still."""
         lately = monotonic() - self._used < _IDLE_SECONDS
         return lately and self._bounded is not None and self._bounded.silent()
 
@@ -193,7 +180,7 @@ class _Connection:
                 break
         if response.length:
             raise IncompleteRead(bytes(answer), response.length)
-        response.close()  # it was read to its end: the connection can have another question
+        response.close()  # it was read to its end: the connection can be used again
         self._used = monotonic()
         return response.status, response.headers, bytes(answer)
 
@@ -210,7 +197,6 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
 
 
 def _authorization(place: SplitResult) -> dict[str, str]:
-    """A header for the name and the password that a URL may hold."""
     if place.username is None or place.scheme == UNIX:
         return {}
     given = f"{unquote(place.username)}:{unquote(place.password or '')}"

@@ -1,9 +1,7 @@
-"""Whether the arms of the experiments in force answer, also those that no traffic reaches.
+"""Probes the arms that no traffic reaches: a challenger in the shadow, a host that an experiment file has mistyped.
 
-Decisions tell of the arms that they ask. An arm that nobody asks (a challenger in the shadow, a host that a new
-experiment file has mistyped) is asked here now and then, and at once when it is new or has moved. An arm that does not
-answer leaves the experiment in force: its users get the default action. Health, a metric by arm and the log say for how
-long.
+An arm that is new or has moved is probed at once. If an arm does not answer, the experiment stays in force, and its
+users get the default action; health, a metric by arm and the log say for how long.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from mtorl.log.times import iso
 from mtorl.window.window import instance_from_history
 from serving.router.flow.arm_answers import ArmError
 from serving.router.flow.arm_client import shown
-from serving.router.flow.arm_faults import ArmFaults
 from serving.router.flow.arms import Arms
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
@@ -27,27 +24,18 @@ from serving.router.ops.live_experiments import LiveExperiments
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is asked
+LOOK_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
 _TICK_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
 
 
 class ArmWatch:
-    """Looks after the arms. For one event loop.
+    """Probes arms; for one event loop."""
 
-    Args:
-        live: The experiments in force.
-        arms: Their client.
-        spec: Description of the data set.
-        health: Is told which arms answer.
-        faults: What is known of an arm's answers.
-    """
-
-    def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health, faults: ArmFaults) -> None:
+    def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
         self._live = live
         self._arms = arms
         self._health = health
-        self._faults = faults
         self._urls: dict[str, str | None] = {}  # None: an arm that needs no server
         self._item = neutral_item(spec)
 
@@ -58,13 +46,13 @@ class ArmWatch:
             await self.look()
 
     async def look(self) -> None:
-        """Ask the arms of which nothing was heard lately. The first time this also opens connections for decisions."""
+        """Probe the arms that have not answered lately. The first time this also opens connections for decisions."""
         arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.policies}
         urls = {name: arm.url for name, (_, arm) in arms.items()}
         for name in self._urls:
             if self._urls[name] != urls.get(name):
                 self._health.forget(name)
-                self._faults.forget(name)
+                self._arms.faults.forget(name)
                 metrics.ARM_SILENT.labels(*metrics.arm_labels(name)).set(0)
         self._urls = urls
         due = [name for name, url in urls.items() if url and self._health.quiet(name) >= LOOK_SECONDS]
@@ -93,7 +81,7 @@ class ArmWatch:
 
 
 def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
-    """What an arm can be asked that concerns nobody: a user without history."""
+    """A question that concerns no user: one without history."""
     context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
     return {
         "window": instance_from_history({}, context, {}, spec, at=0),

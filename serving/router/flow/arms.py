@@ -1,4 +1,4 @@
-"""Asks the arms, which need not be ours: one POST for all items of an arm that wait.
+"""Asks the arms, which may be any program: one POST for all waiting items of an arm.
 
     POST <endpoint>                    {"instances": [{"window": ..., "u": ..., "user_id": ..., ...}, ...]}
     -> {"predictions": [...]}          v1
@@ -6,14 +6,26 @@
     POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
     -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
 
-Whatever comes is read by its form. What an answer holds: `arm_answers.py`.
+An answer is read by its form, whatever was asked. Its fields: `arm_answers.py`.
+
+Faults of answers are counted by cause, and the last one stays in `/health/ready` for a minute: if an arm answers some
+requests wrongly, the next good answer would hide the fault.
+
+If two endpoints are swapped, every decision counts for the wrong arm. So answers of another model than the experiment
+names (`model_digest` of an arm) are errors. If it names none, a model may change, as in a promotion or a rollback:
+decisions go on, a log warning, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and the verdict
+judges the newest models alone (`monitoring/verdict/judged_models.py`).
 """
 
 from __future__ import annotations
 
+import logging
+import math
+import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from datetime import UTC, datetime
 from http.client import HTTPMessage
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,83 +36,71 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.validation import short
 from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identity, identity, read_answer
 from serving.router.flow.arm_client import ArmClient, shown
-from serving.router.flow.arm_faults import ArmFaults
-from serving.router.flow.arm_models import ArmModels
 from serving.router.flow.local_policies import answer_here
-from serving.router.ops import tracing
+from serving.router.ops import metrics, tracing
+from serving.router.ops.health import Health
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 Items = Sequence[dict[str, Any]]
+FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
+_LONGEST = 300  # characters of a sentence in health: an arm may be any program
+
+log = logging.getLogger(__name__)
 
 
 class Arms:
-    """All arms; its calls block.
+    """Client of all arms; its calls block."""
 
-    Args:
-        channels: The channels that an arm may name.
-        models: Is told which models answer.
-        faults: Is told what is wrong with the answers of an arm.
-    """
-
-    def __init__(self, channels: Sequence[str], models: ArmModels, faults: ArmFaults) -> None:
+    def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
-        self._models = models
-        self._faults = faults
+        self._models = ArmModels(health)
+        self.faults = ArmFaults(health)
         self._client = ArmClient()
 
     def close(self) -> None:
-        """Close all connections that nobody uses."""
+        """Close idle connections."""
         self._client.close()
 
     def ask(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
-        """Ask for a decision on each item, in one call.
-
-        Args:
-            experiment: An experiment in force.
-            arm: Its arm whose policy is asked.
-            items: As `PendingDecision.item` makes them.
-            seconds: How long to wait for the answers.
-            spans: That the call belongs to.
+        """Ask for a decision on each item (`PendingDecision.item`), in one call.
 
         Returns:
             An answer or an error for each item, in order.
 
         Raises:
-            ArmError: The whole call failed, or it is not the arm's model that answered.
-            TimeoutError: There is no answer in time.
+            ArmError: The whole call failed, or another model than the arm's answered.
+            TimeoutError: There is no answer within `seconds`.
         """
         try:
             if (url := arm.url) is None:
                 answers = [answer_here(arm, item) for item in items]
             else:
-                answers = [_named(answer, arm) for answer in self.ask_at(url, items, seconds, spans)]
+                named = {**NOBODY, "name": arm.model_name, "version": arm.model_version}
+                answers = self.ask_at(url, items, seconds, spans, named)
             self._models.check(experiment, arm, [identity(a.model) for a in answers if isinstance(a, ArmAnswer)])
         except ArmError as error:
-            self._faults.count(experiment.key(arm.name), [error] * len(items))
+            self.faults.count(experiment.key(arm.name), [error] * len(items))
             raise
         faults = [answer for answer in answers if isinstance(answer, ArmError) and answer.reason == ArmError.reason]
-        self._faults.count(experiment.key(arm.name), faults)
+        self.faults.count(experiment.key(arm.name), faults)
         return answers
 
-    def ask_at(self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()) -> list[ArmAnswer | ArmError]:
-        """Likewise, of whatever answers there.
-
-        Raises:
-            ArmError: The whole call failed.
-            TimeoutError: There is no answer in time.
-        """
+    def ask_at(
+        self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
+    ) -> list[ArmAnswer | ArmError]:
+        """As `ask`, for any URL; `named` counts if neither answer nor headers name the model."""
         status, said, body = self._said(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
-        model: Identity = {"name": said.get("x-model-name"), "version": said.get("x-model-version"), "digest": None}
+        model = {**named, **{key: said[f"x-model-{key}"] for key in ("name", "version") if said.get(f"x-model-{key}")}}
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
     def raw_answer(self, url: str, items: Items, seconds: float) -> str:
-        """The raw text of the answer; raises as `ask_at`."""
+        """The text of an answer; raises as `ask`."""
         return self._said(url, items, seconds, ())[2].decode(errors="replace")
 
     def _said(self, url: str, items: Items, seconds: float, spans: Iterable[Span]) -> tuple[int, HTTPMessage, bytes]:
@@ -114,6 +114,85 @@ class Arms:
             return error
 
 
+class ArmFaults:
+    """Faults of all arms; for any thread."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._last: dict[str, float] = {}
+
+    def count(self, arm: str, faults: Sequence[ArmError]) -> None:
+        """Note the faults among the answers of a call; `arm` is an `Experiment.key`."""
+        if not faults:
+            if monotonic() - self._last.get(arm, math.inf) >= FAULT_SECONDS:
+                self.forget(arm)
+            return
+        self._last[arm] = monotonic()
+        self._health.note(_part(arm), str(faults[-1])[:_LONGEST])
+        for fault in faults:
+            metrics.ARM_ANSWER_FAULTS.labels(*metrics.arm_labels(arm), fault.cause).inc()
+
+    def forget(self, arm: str) -> None:
+        """Forget an arm's faults: its answers are good, or it is another arm now."""
+        if self._last.pop(arm, None) is not None:
+            self._health.forget(_part(arm))
+
+
+def _part(arm: str) -> str:
+    return f"{arm}'s answers"
+
+
+class WrongModel(ArmError):
+    """Another model answers than the experiment names for the arm."""
+
+
+class ArmModels:
+    """The newest model of each arm; for any thread."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._salts: dict[str, str] = {}  # of each experiment
+        self._newest: dict[str, str] = {}
+        self._lock = threading.Lock()  # several threads ask an arm, and each change of its model is reported once
+
+    def check(self, experiment: Experiment, arm: Arm, models: Iterable[str | None]) -> None:
+        """Note the identities (`arm_answers.identity`) that answered for an arm; raises WrongModel."""
+        with self._lock:
+            if self._salts.get(experiment.name) != experiment.salt:
+                self._start_over(experiment)
+            for model in models:
+                if arm.model_digest is not None and not (model or "").startswith(arm.model_digest):
+                    who = f"model {model}" if model else "a model without a digest"
+                    raise WrongModel(
+                        f"{shown(arm.url or '')}: {who} answers, and the experiment names {arm.model_digest} for "
+                        f"{arm.name}; mend endpoint or model_digest",
+                        "model_digest",
+                    )
+                if model is not None:
+                    self._note(experiment, arm, model)
+
+    def _note(self, experiment: Experiment, arm: Arm, model: str) -> None:
+        key = experiment.key(arm.name)
+        before, self._newest[key] = self._newest.get(key, model), model
+        if model != before:
+            text = f"model {_short(model)} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S}, {_short(before)} before"
+            metrics.ARM_MODEL_CHANGES.labels(experiment.name, arm.name).inc()
+            self._health.note(key, f"{text}: the verdict judges what the newest models decided")
+            about = {"experiment": experiment.name, "arm": arm.name, "cause": model}
+            log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
+
+    def _start_over(self, experiment: Experiment) -> None:
+        """A new salt is a new experiment: the models that answer first are its models."""
+        for arm in experiment.arms:
+            if self._newest.pop(key := experiment.key(arm.name), None) is not None:
+                self._health.note(key)
+        self._salts[experiment.name] = experiment.salt
+
+
+def _short(model: str) -> str:
+    return model if len(model) <= 40 else model[:12]  # a digest
+
+
 def _question(url: str, items: Items) -> bytes:
     if not urlsplit(url).path.endswith("/infer"):
         return orjson.dumps({"instances": items})
@@ -123,11 +202,7 @@ def _question(url: str, items: Items) -> bytes:
 
 
 def _answers(body: bytes, asked: int) -> list[Any]:
-    """The answers in a body, one for each item that was asked.
-
-    Raises:
-        ArmError: There are none, or not as many.
-    """
+    """The answers in a body; raises ArmError unless there is one for each item."""
     try:
         content = orjson.loads(body)
         if isinstance(content, dict) and "outputs" in content:
@@ -142,11 +217,3 @@ def _answers(body: bytes, asked: int) -> list[Any]:
             f"expected {asked} answers, in a list or as predictions, in the order of the items; got {given}", "form"
         )
     return content
-
-
-def _named(answer: ArmAnswer | ArmError, arm: Arm) -> ArmAnswer | ArmError:
-    """With the experiment file's word for a model that does not say who it is."""
-    if isinstance(answer, ArmError) or (arm.model_name is None and arm.model_version is None):
-        return answer
-    known = {**NOBODY, "name": arm.model_name, "version": arm.model_version}
-    return replace(answer, model={key: answer.model[key] or known[key] for key in NOBODY})

@@ -1,8 +1,7 @@
-"""The money of the experiments: reserved before an exposure, settled by its cost, given back if nothing was shown.
+"""Reserves money before an exposure, settles it by the cost, and releases it if nothing was shown.
 
-A reservation is finished for sure: what the ledger can't take now is tried again until it can. After a crash the
-decision log knows what the ledger does not; `reconcile` settles what has a cost, and gives back what was reserved for a
-decision that never reached the log, and so never reached a caller.
+A settlement that the ledger can't take now is retried until it can. After a crash, `reconcile` settles the costs in the
+decision log, and releases reservations of decisions that never reached the log, and so never reached a caller.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
@@ -29,7 +28,7 @@ RETRY_SECONDS = 1.0
 _CLOCKS_DIFFER = 60.0  # seconds; this clock and that of a shared ledger
 _FEW = 20  # exposures of the dearest channel; an arm that can pay for less is starved of it
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
-_MOST_FAULTS = 3  # in a row, after which the ledger is left alone for a while
+_MOST_FAULTS = 3  # in a row, until the rest waits for the next round
 MOST_PENDING = 100_000  # some 20 MB
 _SETTLING = 4  # threads that settle, and may share a commit
 
@@ -48,37 +47,27 @@ class NoAccount(RuntimeError):
 
 
 class Budgets:
-    """Reserves, settles and cancels in a ledger whose calls block. For one event loop, and for lanes that reserve.
+    """Reserves money in a ledger whose calls block; for one event loop, and for lanes that reserve.
 
     Args:
-        ledger: Where the accounts are.
         cost_cap: Highest possible cost of an exposure in each channel, currency units: this much is reserved, unless
             the request says that it is less now.
 
     Attributes:
         ready: Whether the ledger has been compared with the log. Before, nothing may be reserved.
-        pacer: Prices of the budgets.
-        cost_cap: As above.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
         self._ledger = ledger
         self.cost_cap = cost_cap
-        # Threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
-        self._settling = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
-        self._settler = Settler(ledger, self._settling)
+        self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each
         self.ready = False
         self.pacer = Pacer(ledger, cost_cap)
 
     def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
-        """The reservation for a decision that is to be exposed, and by whose accounts.
-
-        Raises:
-            BudgetsClosed: Nothing may be reserved now.
-            NoAccount: There is nothing to draw on, whatever was spent.
-        """
+        """The reservation for a decision that is to be exposed, and its experiment; raises BudgetsClosed, NoAccount."""
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
@@ -88,10 +77,10 @@ class Budgets:
         return wanted, decision.experiment
 
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
-        """Set money aside, in one call of the ledger, which blocks.
+        """Reserve in one call of the ledger, which blocks.
 
         Returns:
-            For each, how much, currency units; None: an account has too little left. Or why nothing is reserved:
+            For each, the amount in currency units; None: an account has too little left. Or why nothing is reserved:
             BudgetsClosed (refused by accounts that are not the experiment's), AlreadyReserved (another decision on the
             same request has the money).
 
@@ -105,18 +94,14 @@ class Budgets:
             if isinstance(answer, Exception):
                 answers.append(answer)
             elif not answer and (in_force is None or not in_force.holds(experiment)):
-                # A refusal by the accounts of the file before says nothing about the money there is.
+                # A refusal by the accounts of the previous file says nothing about the money there is.
                 answers.append(BudgetsClosed("the accounts of the changed experiment are not set up yet"))
             else:
                 answers.append(one.amount if answer else None)
         return answers
 
     def wanted_before(self, decision: PendingDecision) -> Wanted:
-        """The reservation of the answer that was given before.
-
-        Raises:
-            BudgetsClosed: The ledger can't be asked now.
-        """
+        """The reservation of the previous answer; raises BudgetsClosed."""
         self._check_open()
         before, campaign = decision.before, decision.request.campaign_id
         assert before is not None, "there is an answer"
@@ -124,40 +109,24 @@ class Budgets:
         return Wanted(answer["decision_id"], before.account, campaign, answer["channel"], amount, decision.key)
 
     def still_pay(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """Whether the money of answers that were given before is set aside, or spent, and was not given back; blocks.
-
-        Raises:
-            LedgerUnavailable: It is unknown.
-        """
-        # A repeated call changes nothing, and answers the same; but for a ledger that has lost the reservation, and
-        # paid for the request again.
+        """Whether the money of previous answers is still reserved or spent; blocks. Raises LedgerUnavailable."""
+        # A repeated call changes nothing and answers the same, unless the ledger has lost the reservation and paid for
+        # the request again.
         granted = self._ledger.reserve_all(wanted)
         return [False if isinstance(one, AlreadyReserved) else one for one in granted]
 
     def _check_open(self) -> None:
         if not self.ready:
             raise BudgetsClosed("the ledger is not set up yet")
-        if self._settler.full:
+        if self.settler.full:
             raise BudgetsClosed("too much is still to be settled")
-
-    async def finish(self, reservation_id: str, costs: Costs, seconds: float) -> None:
-        """Settle costs, or cancel if there are none, within a time; later if that does not work, for any reason."""
-        await self._settler.finish(reservation_id, costs, seconds)
-
-    def cancel_later(self, reservation_id: str) -> None:
-        """Give back what may have been reserved, or may still be."""
-        self._settler.finish_later(reservation_id, {})
 
     async def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
         """Define the accounts; the first time, also finish what a crash left. Only then may money be spent.
 
-        Args:
-            experiments: The experiments in force.
-            spool: The decision log.
-
         Raises:
             LedgerInUse: Another router has a ledger that can't be shared.
-            LedgerUnavailable: To be tried again.
+            LedgerUnavailable: Try again.
             ValueError: A limit that this kind of ledger can't hold.
         """
         self._accounts_of = None
@@ -182,51 +151,26 @@ class Budgets:
         return self._accounts_of is experiments and self.ready
 
     async def expire(self, ttl: float) -> int:
-        """Give back some reservations of which nothing was heard for so many seconds (`Ledger.expire`); how many."""
-        if not self.ready:  # a cost may lie in the log that is still to be settled
+        """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many."""
+        if not self.ready:  # the log may hold a cost that is still to be settled
             return 0
         return await asyncio.to_thread(self._ledger.expire, ttl)
 
-    async def pace(self, experiments: Experiments) -> list[Balance]:
-        """Update the prices from the accounts, which are returned."""
-        balances = await asyncio.to_thread(self._ledger.balances)
-        await asyncio.to_thread(self.pacer.refresh, experiments, balances)
-        return balances
-
     def open_reservations(self) -> list[str] | None:
-        """Ids of reservations whose decisions the log must keep; None: they are not known. Blocks."""
+        """Ids of reservations whose decisions the log must keep; None: unknown. Blocks."""
         try:
             return self._ledger.open_reservations() if self.ready else None
         except LedgerUnavailable:
             return None
 
-    @property
-    def unsettled(self) -> int:
-        """How many reservations are to be settled or cancelled later."""
-        return self._settler.pending
-
-    async def run(self) -> None:
-        """The background task that finishes what was put off."""
-        await self._settler.run()
-
-    async def flush(self) -> None:
-        """Try once more to finish what was put off."""
-        await self._settler.flush()
-
     def close(self) -> None:
         """Stop without waiting for calls that hang."""
-        self._settling.shutdown(wait=False)
+        self.settler.close()
         self._ledger.close()
 
 
 def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> str:
-    """What a person should know of the budgets: "ok", or which one takes no reservations, or few, and why.
-
-    Args:
-        balances: All accounts.
-        now: Seconds since 1970.
-        cost_cap: Highest possible cost of an exposure in each channel, currency units.
-    """
+    """Warnings for people: budgets that take no or few reservations at `now` (seconds since 1970), and why; or "ok"."""
     found = []
     wholes = [b for b in balances if b.arm == ALL_ARMS]
     overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
@@ -243,7 +187,7 @@ def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, flo
         dearest = max(caps, key=caps.__getitem__, default=None)
         if b.arm == ALL_ARMS or budget in overspent or dearest is None:
             continue
-        if b.limit <= b.spent + b.reserved:  # nothing is left of it, as of an arm that is switched off
+        if b.limit <= b.spent + b.reserved:  # nothing is left, as for an arm that is switched off
             continue
         if 0 < b.limit < _FEW * caps[dearest]:
             found.append(
@@ -255,21 +199,17 @@ def concerns(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, flo
 
 
 class Settler:
-    """Settles and cancels, at once or later.
+    """Settles and cancels, at once or later."""
 
-    Args:
-        ledger: Its calls block.
-        pool: Threads for them.
-    """
-
-    def __init__(self, ledger: Ledger, pool: Executor) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._pool = pool
+        # Threads of its own: a reservation, for which a caller waits, comes before a thousand reported costs.
+        self._pool = ThreadPoolExecutor(_SETTLING, thread_name_prefix="settle")
         self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
     async def finish(self, reservation_id: str, costs: Costs, seconds: float) -> None:
-        """Settle costs, or cancel if there are none, within a time; later if that does not work, for any reason."""
+        """Settle costs, or cancel if there are none, within `seconds`; if that fails for any reason, later."""
         try:
             async with asyncio.timeout(seconds):
                 await self._apply(reservation_id, costs)
@@ -288,13 +228,17 @@ class Settler:
 
     @property
     def pending(self) -> int:
-        """How many wait."""
+        """Reservations that wait."""
         return len(self._pending)
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that nothing more should be reserved: memory is not a ledger."""
+        """Whether so many wait that nothing more may be reserved."""
         return self.pending >= MOST_PENDING
+
+    def close(self) -> None:
+        """Stop without waiting for calls that hang."""
+        self._pool.shutdown(wait=False)
 
     async def run(self) -> None:
         """The background task."""
@@ -306,7 +250,7 @@ class Settler:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Try everything that waits; returns whether nothing is left."""
+        """Try all that wait; returns whether nothing is left."""
         faults = 0
         for reservation_id, costs in list(self._pending.items()):
             try:
@@ -314,7 +258,7 @@ class Settler:
             except Exception as error:
                 about = {"cause": type(error).__name__, "decision_id": reservation_id}
                 log.warning("not finished yet, %s: %s", about["cause"], error, extra=about)
-                if reservation_id in self._pending:  # moved to the end: it must not stand in the way of the others
+                if reservation_id in self._pending:  # moved to the end, behind the others
                     self._pending[reservation_id] = self._pending.pop(reservation_id)
                 faults += 1
                 if faults == _MOST_FAULTS:  # the ledger is away
@@ -330,7 +274,7 @@ class Settler:
 
 
 def finish(ledger: Ledger, reservation_id: str, costs: Costs) -> None:
-    """Settle costs, or cancel if there are none. What was never reserved has no account to charge, and is ignored."""
+    """Settle costs, or cancel if there are none; an unknown reservation is ignored."""
     if not costs:
         ledger.cancel(reservation_id)
     for event, actual in costs.items():
@@ -339,25 +283,24 @@ def finish(ledger: Ledger, reservation_id: str, costs: Costs) -> None:
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
-    """What an outcome says of a reservation; None: nothing."""
+    """Costs that an outcome reports for its reservation; None: it concerns no reservation."""
     return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
 
 
 def reconcile(ledger: Ledger, spool: Spool) -> int:
-    """Finish what a crash left open; returns how many reservations that were.
+    """Finish the reservations that a crash left open; returns how many.
 
-    A reservation whose decision is in the log, and of which no cost was reported yet, stays open. Nothing may be
-    reserved here meanwhile: a decision on its way to the log would look like one that never reached it. Others may have
-    reservations in the same ledger; only those are ours that carry the identity of our log (`PendingDecision.start`).
+    A reservation whose decision is in the log, without a cost so far, stays open. Nothing may be reserved here
+    meanwhile: a decision on its way to the log would look like one that never reached it. In a shared ledger, only
+    reservations with the identity of our log are ours (`PendingDecision.start`).
 
-    A cost may also have missed the ledger although its reservation is not open: a second one, or one that came after
-    the reservation had expired. So the newest costs of the log are told again, as many as may wait before reservations
-    are refused. A ledger forgets the events of a reservation only
-    together with the reservation, and then charges nothing: no cost counts twice.
+    A cost may also have missed the ledger although its reservation is not open: a second cost, or one after the
+    reservation had expired. So the newest `MOST_PENDING` costs of the log are settled again. A ledger forgets the
+    events of a reservation only together with the reservation, and then charges nothing: no cost counts twice.
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    finished: set[str] = set()  # at first those that were withdrawn, or the ledger's answer came too late
+    finished: set[str] = set()  # at first, withdrawn decisions
     for record in spool.read("decision") if unfinished else ():
         name = record["decision_id"]
         if name in unfinished:

@@ -1,6 +1,6 @@
-"""The decision flow: who decides, what came before, and what follows once the stages have done their work.
+"""Starts and ends decisions on the event loop; in between, a lane's thread takes them through the stages.
 
-The event loop starts each decision and ends it; in between a lane's thread takes it through the stages (`pipeline.py`).
+The stages are in `pipeline.py`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
 _NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests
-WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a decision that was withdrawn
-
-_LATE = "late"  # the lane of jobs that were taken over; no arm has this name, since an experiment's is before it
+WITHDRAWAL_SECONDS = 1.0  # for which a log that hangs holds the money of a withdrawn decision
+_LATE = "late"  # the lane of jobs that were taken over; keys of arms start with the experiment's name
 
 _T = TypeVar("_T")
 
@@ -38,19 +37,11 @@ log = logging.getLogger(__name__)
 
 
 class Decider:
-    """Takes decisions; an inner fault is never an exception, but the default action and a reason.
+    """Takes decisions; an inner fault is the default action and a reason, never an exception.
 
     Args:
-        live: The experiments in force.
-        pipeline: The stages of a decision.
-        repeats: Those of an exposure that is asked for again: whether its money is still set aside.
-        budgets: Where money is given back.
-        spool: Where decisions are logged.
+        repeats: The stages of a repeated exposure: whether its money is still reserved.
         seconds: Deadline of a request.
-        shadow: Is told of the decisions that were taken.
-
-    Attributes:
-        cache: Recent answers.
     """
 
     def __init__(
@@ -76,7 +67,7 @@ class Decider:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
-        """One prediction for each request, in order; a request that came before gets the answer that it got then.
+        """One prediction for each request, in order; a repeated request gets its previous answer.
 
         A decision goes on when its caller gives up: money may be reserved, and others may wait for the same answer.
 
@@ -87,11 +78,11 @@ class Decider:
 
     @property
     def at_work(self) -> int:
-        """How many requests, and withdrawals, are not finished."""
+        """Requests and withdrawals that are not finished."""
         return len(self._running)
 
     async def drain(self) -> None:
-        """Wait for the decisions whose callers gave up, and for the money of those that were withdrawn."""
+        """Wait for decisions whose callers gave up, and for withdrawals."""
         while self._running:
             await asyncio.wait(self._running)
         for lane in self._lanes.values():
@@ -110,14 +101,14 @@ class Decider:
         new = [decision for decision in begun if decision.before is None]
         work = [self._repeat(decision) for decision in begun if decision.before is not None]
         await _all([self._take(new), *work] if new else work)
-        # An answer that another request is working on comes by that one's deadline, which began before this one's.
+        # An answer that another request is working on comes by the other's deadline, which began earlier.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """The answer to a request that came before, or else a decision: a new one, or one that may become new."""
+        """The answer to a request that is being decided, or a decision, whose `before` may be the answer."""
         decision = PendingDecision.start(
             request,
             self._live.experiments.deciding(request.user_id, request.campaign_id),
@@ -134,7 +125,7 @@ class Decider:
         return decision
 
     async def _repeat(self, decision: PendingDecision) -> None:
-        """Give the previous answer, or decide anew if its money was given back: another router may have heard so."""
+        """Give the previous answer or, if its money was released (through another router, even), decide anew."""
         assert decision.before is not None and decision.key is not None, "it was remembered under a key"
         answer = decision.before.answer
         await self._walk("repeats", self._repeats, Job([decision], "ledger"))
@@ -145,7 +136,6 @@ class Decider:
             await self._take([decision])
 
     async def _take(self, decisions: Decisions) -> None:
-        """Decide, and give the answers to whoever else waits for them."""
         try:
             by_arm: dict[str, list[PendingDecision]] = {}
             for decision in decisions:
@@ -154,7 +144,7 @@ class Decider:
             for decision in decisions:
                 if decision.unlogged is not None:
                     self._withdraw(decision, "log", decision.unlogged)
-        except Exception as error:  # a bug of ours; the caller, and whoever waits for this answer, get the default
+        except Exception as error:  # a bug: all who wait for this answer get the default action
             log.exception("a decision failed", extra=decisions[0].ids(type(error).__name__))
             for decision in decisions:
                 with contextlib.suppress(Exception):  # if not even a record can be made
@@ -167,7 +157,6 @@ class Decider:
         self._shadow.offer(decisions)
 
     async def _walk(self, lane: str, pipeline: Pipeline, job: Job) -> None:
-        """Take a job through its stages, in a lane; what hangs is left out."""
         try:
             while True:
                 try:
@@ -179,7 +168,7 @@ class Decider:
         finally:
             for decision in job.decisions:
                 if decision.may_be_reserved:
-                    self._budgets.cancel_later(decision.decision_id)
+                    self._budgets.settler.finish_later(decision.decision_id, {})
 
     def _lane(self, name: str, pipeline: Pipeline) -> Lane:
         if self._lanes_of is not self._live.experiments:
@@ -192,7 +181,7 @@ class Decider:
 
     def _count(self, decisions: Decisions) -> None:
         for decision in decisions:
-            if not decision.override:  # nothing is paced by those who try it out
+            if not decision.override:  # overrides are not paced
                 self._budgets.pacer.count(decision.account, decision.request.campaign_id, decision.taken)
             arm = metrics.arm_labels(decision.account)
             metrics.DECISIONS.labels(*arm, str(decision.expose).lower()).inc()
@@ -208,7 +197,7 @@ class Decider:
         """Take the default action after all, whatever is reserved or on its way to the log."""
         exposing, written = decision.expose, None
         fall_back([decision], reason, why)
-        # The first record may become durable yet. This one says that nothing was shown; no caller waits for it.
+        # The first record may become durable yet; the second one says that nothing was shown.
         decision.withdrawn = True
         try:
             written = self._spool.owe("decision", decision.record())
@@ -217,15 +206,15 @@ class Decider:
                 self._in_background(self._give_back(decision.decision_id, written))
 
     async def _give_back(self, decision_id: str, written: Future[list[Status]] | None) -> None:
-        """Give the money back once the log says that nothing was shown; a log that hangs or fails does not hold it.
+        """Release the money once the log says that nothing was shown, or a log that hangs has had its time.
 
         In the other order, a process that is killed in between leaves an exposure in the log that nothing pays for.
         """
         if written is not None:
             with contextlib.suppress(SpoolUnavailable, TimeoutError):
                 async with asyncio.timeout(WITHDRAWAL_SECONDS):
-                    await asyncio.shield(asyncio.wrap_future(written))  # else the timeout would take the record back
-        self._budgets.cancel_later(decision_id)
+                    await asyncio.shield(asyncio.wrap_future(written))  # else the timeout would cancel the record
+        self._budgets.settler.finish_later(decision_id, {})
 
     def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)
@@ -235,11 +224,11 @@ class Decider:
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Side by side; one alone, which is the usual request, without a task of its own."""
+    """Run all concurrently; a single one, the usual case, without a task of its own."""
     parts = list(work)
     if len(parts) == 1:
         await parts[0]
     else:
-        for result in await asyncio.gather(*parts, return_exceptions=True):  # none goes on when this is over
+        for result in await asyncio.gather(*parts, return_exceptions=True):  # all have ended before one raises
             if isinstance(result, BaseException):
                 raise result

@@ -1,11 +1,10 @@
-"""Faults that people inject, to see what the router, its alerts and they themselves do about them.
+"""Injects faults on request, for drills of alerts and people.
 
     POST   /v1/drills   {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_seconds": 60}
     GET    /v1/drills   the faults in force
     DELETE /v1/drills   ends all of them
 
-Only with `drills: true` in the settings. A fault is injected inside a stage's own time limit, where a real one would
-be, and ends by itself: nobody has to remember it.
+Only with `drills: true` in the settings. A fault is injected inside a stage's own time limit, and ends by itself.
 """
 
 from __future__ import annotations
@@ -45,11 +44,7 @@ class Drills:
         self._ends: dict[Drill, float] = {}
 
     def start(self, body: Any) -> None:
-        """Start a fault, from a request's body.
-
-        Raises:
-            BadRequest: It describes none.
-        """
+        """Start a fault, from the parsed JSON of a request; raises BadRequest."""
         try:
             drill = Drill.model_validate(body)
         except ValidationError as error:
@@ -61,21 +56,13 @@ class Drills:
         self._ends.clear()
 
     def in_force(self) -> list[dict[str, Any]]:
-        """The faults and how long they will last."""
+        """The faults, with the seconds that they have left."""
         self._forget()
         now = monotonic()
         return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._ends.items()]
 
     def inject(self, stage: Stage, seconds: float) -> None:
-        """Apply the faults in force to a stage that is about to start.
-
-        Args:
-            stage: Which.
-            seconds: That the stage may take.
-
-        Raises:
-            DrillFault, TimeoutError: Its fault.
-        """
+        """Apply the faults in force to a stage that may take `seconds`; raises DrillFault, TimeoutError."""
         if not self._ends:
             return
         self._forget()

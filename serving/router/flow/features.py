@@ -1,22 +1,23 @@
-"""What a decision knows: a few reads of Feast's online store, in this process, in the threads of lanes.
+"""Reads features from Feast's online store, in this process, in the threads of lanes.
 
-Feast's own call for a whole service does much that never changes between calls, serves expired values, and marks an
-unknown user differently in each store. So the rows are read from the same store directly. Feast's stores read view by
-view; on Redis that is a round trip each, though all rows of a key lie in one hash: here one HMGET a key fetches the
-fields of all views, and all keys of a batch share a round trip. What Feast leaves open is settled by what the registry
-says of each view and field:
+Feast's own call for a whole service serves expired values, and marks an unknown user differently in each store. So the
+rows are read from the same store directly. On Redis, where Feast needs a round trip for each view, one HMGET a key
+fetches the fields of all views, and all keys of a batch share a round trip. By the registry's view and field:
 
-- a value older than the view's TTL at the time of the decision, or not older than the decision at all, is not served
-- what is unknown, expired or null has the default that its field declares (the tag "default", as JSON)
+- a value older than the view's TTL at the time of the decision, or not older than the decision, is not served
+- an unknown, expired or null value has the default that its field declares (the tag "default", as JSON)
 
-A history is as old as its newest touchpoint before the decision. It is cut to what lies before the decision where the
-window is made (`mtorl.window.window`).
+A history is as old as its newest touchpoint before the decision. `mtorl.window.window` cuts it there.
+
+Opening a repository without a registry would make Feast write an empty one, so the router looks first, and waits until
+a training pipeline or `mtorl bootstrap` has written it.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,22 +32,26 @@ from mtorl.log.times import microseconds
 from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.request_features import request_features
 from mtorl.window.window import Instance, instance_from_history
-from serving.router.flow.feature_registry import RegistryAwaited, check_registry, check_settled, registry_file
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView
+    from feast import FeatureView
 
 _HISTORY, _STATIC, _ON_DEMAND = "user_history", "user_static", "request_time"
 _KEYS = {"user_id", "campaign_id"}  # what a request can look up
+_WRITING_SECONDS = 10.0  # Feast writes in place: a younger registry that can't be used may be half written
 
 Requests = Sequence[DecisionRequest]
 
 
+class RegistryAwaited(RuntimeError):
+    """There is no whole registry yet; the message says who makes one."""
+
+
 @dataclass(frozen=True)
 class UserFeatures:
-    """What is known of one opportunity; declared defaults where nothing is."""
+    """Features of one opportunity, with declared defaults."""
 
     history: dict[str, Any]  # the hist_* lists, oldest first; the newest entries may lie after the decision
     static: dict[str, Any]
@@ -57,13 +62,13 @@ class UserFeatures:
 class FeatureSource(Protocol):
     """Reads features; blocks."""
 
-    def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
+    def read(self, requests: Requests) -> list[UserFeatures]:
         """One answer for each request, in order."""
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """What is known of one opportunity, as a model reads it."""
+    """Features of one opportunity, as a model reads them."""
 
     window: Instance
     has_history: bool
@@ -71,22 +76,17 @@ class ModelInput:
 
 
 class FeatureReader:
-    """Reads what decisions know; blocks.
-
-    Args:
-        source: Where features are.
-        spec: Description of the data set.
-    """
+    """Makes model inputs of a source's features; blocks."""
 
     def __init__(self, source: FeatureSource, spec: DatasetSpec) -> None:
         self._source = source
         self._spec = spec
 
     def read(self, requests: Requests) -> list[ModelInput | Exception]:
-        """One input for each request, in order; an exception for one that can't be asked about, or not be used."""
+        """One input for each request, in order, or an exception that concerns this request alone."""
         try:
             users = self._source.read(requests)
-        except (ValueError, TypeError) as error:  # the fault of a request; other errors of a store concern all of them
+        except (ValueError, TypeError) as error:  # the fault of one request; other errors of a store concern all
             if len(requests) == 1:
                 return [error]
             return [answer for request in requests for answer in self.read([request])]
@@ -106,13 +106,11 @@ class FeastSource:
     """A Feast repository.
 
     Args:
-        repo: Folder with feature_store.yaml.
-        service: Name of the feature service, which is looked up once.
         spec: Description of the data set, whose features the service must hold.
 
     Raises:
-        RegistryAwaited: Nobody has made its registry yet.
-        SettingsError: no such repository, no such service in it, or a view that a decision can't look up.
+        RegistryAwaited: There is no registry yet.
+        SettingsError: No such repository, no such service in it, or a view that a decision can't look up.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -121,7 +119,11 @@ class FeastSource:
         registry: Path | None = None
         try:
             registry = registry_file(repo)
-            check_registry(registry)
+            if registry is not None and not registry.exists():
+                raise RegistryAwaited(
+                    f"no feature registry yet at {registry}: run mtorl bootstrap or the training pipeline "
+                    "(docs/cluster.md)"
+                )
             store = FeatureStore(repo_path=str(repo))
             if store.config.online_store.type == "sqlite":
                 from feast.infra.online_stores.sqlite import convert_timestamp
@@ -133,13 +135,15 @@ class FeastSource:
             stored = [p for p in projections if p.name not in on_demand]
             views = [(store.get_feature_view(p.name), [f.name for f in p.features]) for p in stored]
             self._views = [_View.of(view, names) for view, names in views]
-            self._stored = open_views(
-                store, [(view, ours.key, names) for ours, (view, names) in zip(self._views, views, strict=True)]
+            opened = _RedisHashes if store.config.online_store.type == "redis" else _EachView
+            self._stored: _RedisHashes | _EachView = opened(
+                store.config, [(view, ours.key, names) for ours, (view, names) in zip(self._views, views, strict=True)]
             )
         except RegistryAwaited:
             raise
         except Exception as error:  # Feast raises many kinds
-            check_settled(registry)
+            if registry and registry.exists() and time.time() - registry.stat().st_mtime < _WRITING_SECONDS:
+                raise RegistryAwaited(f"the feature registry at {registry} is being written") from error
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
         unknown = {p.name for p in projections} & on_demand - {_ON_DEMAND}
         if unknown:
@@ -151,8 +155,8 @@ class FeastSource:
                 "under features; build the feature repository with that description"
             )
 
-    def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
-        """Read all views of the service, and compute what depends on the time of the request."""
+    def read(self, requests: Requests) -> list[UserFeatures]:
+        """Read all views of the service, and compute the on-demand features."""
         ids = {key: list(dict.fromkeys(getattr(request, key) for request in requests)) for key in _KEYS}
         stored = self._stored.read(ids)
         users = []
@@ -167,6 +171,16 @@ class FeastSource:
         return users
 
 
+def registry_file(repo: Path) -> Path | None:
+    """The registry that a folder's feature_store.yaml names; None: it is not in a file."""
+    from feast.repo_config import load_repo_config
+
+    registry = load_repo_config(repo, repo / "feature_store.yaml").registry
+    if registry.registry_type != "file" or "://" in registry.path:
+        return None
+    return repo / registry.path
+
+
 @dataclass(frozen=True)
 class _Row:
     values: dict[str, Any] = field(default_factory=dict)
@@ -175,8 +189,6 @@ class _Row:
 
 @dataclass(frozen=True)
 class _View:
-    """A feature view, with what the registry says of it."""
-
     name: str
     key: str
     ttl: int  # microseconds, 0 for no expiry
@@ -197,9 +209,9 @@ class _View:
         return cls(view.name, keys.pop(), (view.ttl or timedelta(0)) // timedelta(microseconds=1), defaults)
 
     def row(self, stored: Stored, at: int) -> _Row:
-        """Features at a time, microseconds since 1970, from what the store holds."""
+        """Features at a time, microseconds since 1970."""
         values = stored.values
-        # A history may have gone on after the decision, and still holds what was before it.
+        # A history may have gone on after the decision, and still holds earlier touchpoints.
         as_of = _newest_before(at, values["hist_timestamp"]) if self.name == _HISTORY else stored.event_us
         if as_of is None or as_of >= at or (self.ttl and at - as_of > self.ttl):
             return _Row(dict(self.defaults))
@@ -216,10 +228,10 @@ def _newest_before(at: int, times: Sequence[float] | None) -> float | None:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Let an import find no torch. Feast would load it, 200 MB in some seconds, for a method that is not used here."""
+    """Hide torch from an import. Feast would load it, 200 MB in some seconds, for a method that is not used here."""
     absent = "torch" not in sys.modules
     if absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that it is absent
+        sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -234,29 +246,8 @@ class Stored(NamedTuple):
     values: dict[str, Any]  # a null or NaN is None
 
 
-class StoredViews(Protocol):
-    """Reads rows of views; blocks."""
-
-    def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read all views.
-
-        Args:
-            ids: Of each join key, the distinct ids to look up.
-
-        Returns:
-            View -> id -> its row.
-        """
-
-
-def open_views(store: FeatureStore, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> StoredViews:
-    """Open the online store of a repository.
-
-    Args:
-        store: The opened repository.
-        views: Each with its one join key and the names of its wanted features.
-    """
-    kind = _RedisHashes if store.config.online_store.type == "redis" else _EachView
-    return kind(store.config, views)
+Views = Sequence[tuple["FeatureView", str, Sequence[str]]]
+"""Views, each with its join key and the names of its wanted features."""
 
 
 def _online_store(config: Any) -> Any:
@@ -272,11 +263,12 @@ class _EachView:
     one connection at the same time get rows of each other's queries.
     """
 
-    def __init__(self, config: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
+    def __init__(self, config: Any, views: Views) -> None:
         self._config, self._views = config, views
         self._free: deque[Any] = deque()  # the last one used at the end
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
+        """View -> id -> row, of distinct ids by join key."""
         try:
             online = self._free.pop()
         except IndexError:
@@ -285,8 +277,8 @@ class _EachView:
         for view, key, names in self._views:
             answer = online.online_read(self._config, view, _entity_keys(key, ids[key]), list(names))
             rows[view.name] = {
-                value: Stored(time and microseconds(time), {name: _plain((stored or {}).get(name)) for name in names})
-                for value, (time, stored) in zip(ids[key], answer, strict=True)
+                value: Stored(at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in names})
+                for value, (at, stored) in zip(ids[key], answer, strict=True)
             }
         self._free.append(online)  # not after an error: it may be the connection's
         return rows
@@ -295,7 +287,7 @@ class _EachView:
 class _RedisHashes:
     """Feast's Redis store: one hash a key, which holds the fields of all views."""
 
-    def __init__(self, config: Any, views: Sequence[tuple[FeatureView, str, Sequence[str]]]) -> None:
+    def __init__(self, config: Any, views: Views) -> None:
         self._config, self._online = config, _online_store(config)
         self._fields: dict[str, list[bytes]] = defaultdict(list)  # of the hashes of a join key
         self._places: dict[str, list[tuple[str, int, Sequence[str]]]] = defaultdict(list)  # view, first field, features
@@ -305,6 +297,7 @@ class _RedisHashes:
             self._fields[key] += fields  # the last one is that of the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
+        """View -> id -> row, of distinct ids by join key."""
         from feast.protos.feast.types.Value_pb2 import Value
         from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -318,8 +311,8 @@ class _RedisHashes:
                 last = first + len(names)
                 # Without a row the fields are absent, and so is a feature that was added after the row was written.
                 values = [_plain(Value.FromString(field)) if field else None for field in fields[first:last]]
-                time = Timestamp.FromString(fields[last]) if fields[last] else None
-                event_us = None if time is None else time.seconds * 1_000_000 + time.nanos // 1000
+                at = Timestamp.FromString(fields[last]) if fields[last] else None
+                event_us = None if at is None else at.seconds * 1_000_000 + at.nanos // 1000
                 rows[view][value] = Stored(event_us, dict(zip(names, values, strict=True)))
         return rows
 

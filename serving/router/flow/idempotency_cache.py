@@ -1,13 +1,12 @@
-"""A request that comes again gets the answer that it got before; another one with its id is refused.
+"""Repeats the answer to a retried request, and refuses another request with the same id.
 
-A caller whose connection broke can't know whether its request was decided on. It asks again with the same request id.
-The router that took the decision repeats its answer, from memory or, after a crash, from its log. One that exposes is
-repeated while its money is set aside or spent: another router may have heard that nothing was shown. A request that the
-router no longer remembers, or that another router took, is decided anew: another decision with an id of its own, for
-which the ledger refuses to pay a second time.
+A caller whose connection broke retries with the same request id. The router that took the decision repeats its answer,
+from memory or, after a crash, from its log; an exposure only while its money is reserved or spent, since its
+cancellation may have reached another router. A request that this router does not remember is decided anew, with a new
+decision id, and the ledger refuses to pay for it a second time.
 
 A request with the id of another one (same user and campaign, but another context, time, offer or baseline) is a mistake
-of the caller: the old answer would not be one to its question.
+of the caller.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from serving.router.flow.requests import DecisionRequest
 Prediction = dict[str, Any]
 
 MOST = 50_000  # answers that are remembered: a minute of a busy router
-SECONDS = 600.0  # for which they are: far less than a reservation lasts, so that a repeated exposure is still paid for
+SECONDS = 600.0  # for which they are; far less than a reservation lasts, so that a repeated exposure is still paid for
 
 
 class RequestConflict(RuntimeError):
@@ -37,22 +36,19 @@ class RequestConflict(RuntimeError):
 
 
 def request_key(request: DecisionRequest) -> str | None:
-    """Equal for two requests that are the same one: same id, user and campaign. None without an id.
-
-    Whatever experiment decides about the user then: one that begins or ends in between pays for nothing twice.
-    """
+    """Equal for requests with the same id, user and campaign, whichever experiment decides; None without an id."""
     if request.request_id is None:
         return None
     return _key(request.user_id, request.campaign_id, request.request_id)
 
 
 class Answered(NamedTuple):
-    """An answer that was given before."""
+    """A previous answer."""
 
     at: float  # time.monotonic
     content: str | None  # hash of what the request said
     answer: Prediction
-    reserved: float  # for the exposure, currency units; 0: it costs nothing to repeat the answer
+    reserved: float  # for the exposure, currency units
     account: str  # that it was reserved in
 
 
@@ -62,32 +58,23 @@ class _InProgress(NamedTuple):
 
 
 class IdempotencyCache:
-    """Recent answers, and requests that are being decided. For one event loop."""
+    """Recent answers, and requests that are being decided; for one event loop."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[str, Answered] = OrderedDict()
         self._keys: dict[str, str] = {}  # decision -> request
         self._pending: dict[str, _InProgress] = {}
 
-    def __len__(self) -> int:
-        """Answers that are remembered."""
-        return len(self._answers)
-
-    @property
-    def in_progress(self) -> int:
-        """Requests that are being decided."""
-        return len(self._pending)
-
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Remember the answers that the log holds.
+        """Remember the answers in the log.
 
         Args:
-            records: Decisions, oldest first; of two records of a decision that which withdraws it counts.
-            outcomes: Some may say that an exposure was given back.
+            records: Decisions, oldest first. Of two records of a decision, the withdrawing one counts.
+            outcomes: Cancellations among them make their decisions forgotten.
         """
         withdrawn = set()
         for record in records:
-            if record["decision_id"] in withdrawn:  # a disk that hung took this one later
+            if record["decision_id"] in withdrawn:  # a disk that hung took this record later
                 continue
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
@@ -104,15 +91,11 @@ class IdempotencyCache:
     def repeat(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
         """The answer to a request that was decided lately, or is being decided; None: it is new.
 
-        Of an answer that money was set aside for, the caller must find out whether it still is: `begin`, and then
-        `give_again` or `give`.
-
-        Args:
-            key: Of the request.
-            content: Hash of what it says.
+        For an `Answered`, the caller must find out whether its money is still reserved: `begin`, and then `give_again`
+        or `give`.
 
         Raises:
-            RequestConflict: The request with this key said something else.
+            RequestConflict: The request with this key had another content hash.
         """
         if key in self._pending:
             before = self._pending[key]
@@ -129,32 +112,32 @@ class IdempotencyCache:
         return repeated
 
     def begin(self, key: str, content: str | None) -> None:
-        """A request is being decided: one that comes meanwhile waits for its answer."""
+        """Mark a request as being decided: retries wait for its answer."""
         self._pending[key] = _InProgress(content, asyncio.get_running_loop().create_future())
 
     def give(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
-        """The request is decided; `reserved` is for the exposure, currency units, in that account."""
+        """Answer a request; `reserved` currency units are reserved in `account`."""
         pending = self._pending.pop(key)
         self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def give_again(self, key: str, answer: Prediction) -> None:
-        """The previous answer stands, and is remembered for no longer than it was."""
+        """Repeat the previous answer, without prolonging its life."""
         self._pending.pop(key).answer.set_result(answer)
 
     def give_up(self, keys: Iterable[str | None]) -> None:
-        """Requests that have just begun will not be decided; nobody waits for them yet."""
+        """Take back `begin`."""
         for key in keys:
             if key is not None:
                 self._pending.pop(key)
 
     def forget(self, decision_id: str) -> None:
-        """The exposure was given back: the request, if it comes again, is decided anew."""
+        """Forget a cancelled exposure: a retry is decided anew."""
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
     def _remember(self, key: str, answered: Answered) -> None:
-        if (before := self._answers.get(key)) is not None:  # it had expired, or is the same decision
+        if (before := self._answers.get(key)) is not None:  # expired, or the same decision
             self._keys.pop(before.answer["decision_id"], None)
         self._answers[key] = answered
         self._answers.move_to_end(key)

@@ -1,12 +1,11 @@
 """Lanes: threads that take decisions through their stages, for an event loop that must not wait.
 
-A thread takes all that waits in its lane at once. So one read of features, one POST, one transaction and one sync serve
-many requests, the number of calls follows the speed of whoever answers them and not the traffic, and a request costs
-one hop into a thread and one back. Each arm has a lane of its own: one that hangs holds up its own users alone.
+A thread takes all jobs that wait in its lane as one batch. So one read of features, one POST, one transaction and one
+sync serve many requests, and a request costs one hop into a thread and one back. Each arm has a lane: an arm that hangs
+holds up its own users alone.
 
-A thread can't be stopped. So the event loop looks after each job: one whose stage takes too long is taken over, and its
-caller gets the default action in time. A thread that works for nobody any more gives its place in the lane to another
-one.
+A thread can't be stopped. So the event loop watches each job: if its stage takes too long, the loop takes the job over,
+and its caller gets the default action in time. A thread whose jobs were all taken over does not count in its lane.
 """
 
 from __future__ import annotations
@@ -24,22 +23,18 @@ from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.stages import LeftAlone
 from serving.router.ops.metrics import Stage
 
-_AT_ONCE = 2  # batches at work ...
-_SECOND_SECONDS = 0.01  # ... the second one only if the first takes longer: a large batch costs each of them less
-_THREADS = 10  # of a lane: when so many hang, it stands still until one of them comes back
-_LARGEST = 64  # decisions, about, in a batch: a few milliseconds of a model
+_AT_ONCE = 2  # batches in a lane ...
+_SECOND_SECONDS = 0.01  # ... the second one only if the first takes longer: large batches are cheaper
+_THREADS = 10  # of a lane: when all hang, it stands still until one returns
+_LARGEST = 64  # decisions in a batch, about: a few milliseconds of a model
 _GRACE_SECONDS = 0.002  # beyond a stage's end, for a thread that keeps to it
-_SOON_SECONDS = 0.002  # until a job that is just being changed is looked at again
+_SOON_SECONDS = 0.002  # until a job that is just being changed is checked again
 
 _ORDER: tuple[Stage, ...] = get_args(Stage)
 
 
 class TakenOver(Exception):
-    """A job is not waited for any longer.
-
-    Args:
-        calling: Whether its stage's call does not return; else the job's turn did not come.
-    """
+    """The event loop has taken a job over; `calling`: its stage's call does not return, else its turn did not come."""
 
     def __init__(self, calling: bool) -> None:
         super().__init__(calling)
@@ -49,17 +44,13 @@ class TakenOver(Exception):
 class Job:
     """Decisions of one request for one arm. Either a lane's thread may change them or the event loop, never both.
 
-    Args:
-        decisions: They go through the stages together, and have one deadline.
-        stage: The first stage.
-
     Attributes:
-        stage: In which it is, or which is its next.
+        stage: The present or the next stage.
         bug: An exception that no stage expects.
-        taken: Whether the event loop has taken it from its thread.
-        done: Of the lane: is done when the thread has finished.
-        timer: Of the lane: looks after the job.
-        batch: Of the lane: the jobs that its thread has; None: its turn has not come.
+        taken: Whether the event loop has taken the job over.
+        done: Set by the lane when the thread has finished.
+        timer: The lane's next check of the job.
+        batch: The jobs of its thread; None: its turn has not come.
     """
 
     done: asyncio.Future[None]
@@ -78,28 +69,28 @@ class Job:
         self._lock = threading.Lock()
 
     def comes_to(self, stage: Stage) -> bool:
-        """Whether that stage lies before it, and it is still the thread's."""
+        """Whether that stage lies ahead, and the job is still the thread's."""
         return self.bug is None and not self.taken and _ORDER.index(stage) >= _ORDER.index(self.stage)
 
     def hold(self) -> bool:
-        """A thread is to change the decisions; whether it may: the job was not taken over."""
+        """Let the thread change the decisions; False: the job was taken over."""
         with self._lock:
             self._held = not self.taken
             return self._held
 
     def release(self, stage: Stage, calling: bool = False) -> None:
-        """The thread changes the decisions no more: it waits for a stage, or calls what the stage needs."""
+        """End the thread's changes before it waits for a stage, or calls what the stage needs."""
         with self._lock:
             self.stage, self._calling, self._held = stage, calling, False
             self._until = monotonic() + self.deadline.left(stage)
 
     @property
     def left(self) -> float:
-        """Seconds until its call has to be back, or its turn to have come."""
+        """Seconds until its call must return, or its turn must come."""
         return self._until - monotonic()
 
     def take_over(self) -> TakenOver | None:
-        """Take the job from its thread, unless that one is just changing the decisions."""
+        """Take the job over, unless the thread is just changing the decisions."""
         with self._lock:
             if self._held:
                 return None
@@ -108,22 +99,17 @@ class Job:
 
 
 class _Batch(list[Job]):
-    hangs = False  # all of its jobs were taken over, and its thread is not back
+    hangs = False  # all jobs were taken over, and the thread has not returned
 
 
 class Lane:
-    """Threads for jobs. For one event loop.
-
-    Args:
-        name: Of the threads.
-        walk: Works on jobs whose turn has come, in a thread.
-    """
+    """Threads for jobs; for one event loop. `walk` works on a batch, in a thread."""
 
     def __init__(self, name: str, walk: Callable[[Sequence[Job]], None]) -> None:
         self._walk = walk
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
-        self._at_work = 0  # batches, without those that hang
-        self._since = 0.0  # when the newest of them began
+        self._at_work = 0  # batches that do not hang
+        self._since = 0.0  # when the newest batch began
         self._second: asyncio.TimerHandle | None = None
         self._hanging = 0
         self._waiting: deque[Job] = deque()
@@ -133,8 +119,7 @@ class Lane:
 
         Raises:
             TakenOver: Its time is over, and the decisions are the caller's again.
-            LeftAlone: All threads hang, and nobody would come to it.
-            Exception: A bug.
+            LeftAlone: All threads hang.
         """
         if self._hanging >= _THREADS:
             raise LeftAlone(f"all {_THREADS} threads of a lane hang")
@@ -158,7 +143,6 @@ class Lane:
         self._pool.shutdown(wait=False)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give what waits to threads, as far as there is a place."""
         while self._waiting and self._at_work < min(_AT_ONCE, _THREADS - self._hanging):
             if self._at_work and (left := self._since + _SECOND_SECONDS - monotonic()) > 0:
                 if self._second is None:

@@ -1,8 +1,7 @@
-"""Which ledger paid for what a decision log holds: one that has lost its accounts must grant no fresh budget.
+"""Checks that a ledger is the one that paid for a decision log: a ledger that was lost must grant no fresh budget.
 
-The log's folder keeps the identity of the ledger in the file `ledger`. At a start, a ledger that is another one, or
-none at all, is refused until it is restored, or until a person agrees that the router goes on with it (`mtorl ledger
-agree`).
+The log's folder keeps the identity of the ledger in the file `ledger`. At a start, another ledger is refused until the
+right one is restored, or until a person agrees (`mtorl ledger agree`).
 """
 
 from __future__ import annotations
@@ -22,15 +21,7 @@ class LedgerLost(LedgerUnavailable):
 
 
 def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Whether a ledger is the one that paid for a log; one that holds accounts is believed by a log that knows of none.
-
-    Args:
-        ledger: The ledger.
-        folder: Of the decision log.
-
-    Raises:
-        LedgerLost: It is not.
-    """
+    """Raise LedgerLost unless the ledger paid for the log in this folder, or the log knows of no ledger."""
     found, known = ledger.identity(), _known(folder)
     if found is not None and known in (None, found):
         return
@@ -44,11 +35,7 @@ def check_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def remember_ledger(ledger: Ledger, folder: Path) -> None:
-    """Keep the identity of the ledger that pays for a log from now on.
-
-    Raises:
-        LedgerUnavailable: It can't be reached, or the file can't be written.
-    """
+    """Keep the identity of the ledger that pays for a log from now on; raises LedgerUnavailable."""
     identity = ledger.identity()
     if identity is None or identity == _known(folder):
         return
@@ -60,14 +47,7 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def agree(ledger: Ledger, folder: Path) -> float:
-    """Go on with a ledger, whatever it knows of what was spent; one that holds nothing begins empty.
-
-    Returns:
-        The costs that the log still holds, currency units.
-
-    Raises:
-        LedgerUnavailable: The ledger can't be reached, or the file can't be written.
-    """
+    """Accept a ledger for a log; returns the sum of costs in the log, currency units. Raises LedgerUnavailable."""
     if ledger.identity() is None:
         ledger.define([])
     remember_ledger(ledger, folder)

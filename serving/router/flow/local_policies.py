@@ -1,9 +1,9 @@
-"""Arms that need no server: what the request itself says, and rows of the experiment file.
+"""Answers for arms without a server: the request's baseline, and rows of the experiment file.
 
     - {name: incumbent, weight: 0.5, policy: baseline}
     - {name: challenger, weight: 0.5, policy: [{when: {device: phone}, channel: video}, {channel: search}]}
 
-The answer is what an arm elsewhere would give (`arm_answers.py`), from the same item.
+Item and answer are those of an arm elsewhere (`arm_answers.py`).
 """
 
 from __future__ import annotations
@@ -19,24 +19,19 @@ from serving.router.flow.arm_answers import NOBODY, ArmAnswer, ArmError, Identit
 
 
 class NoBaseline(ArmError):
-    """The user's arm is what the request says, and it does not say it."""
+    """The user's arm is the request's baseline, and the request has none."""
 
     reason: FallbackReason = "no_baseline"
 
 
 class NoFeatures(ArmError):
-    """The policy asks for something of the user, and the feature store did not say it."""
+    """The policy needs features of the user, and none could be read."""
 
     reason: FallbackReason = "features"
 
 
 def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
-    """The decision of an arm whose policy is in the experiment file.
-
-    Args:
-        arm: The arm.
-        item: As `PendingDecision.item` makes it.
-    """
+    """The decision of an arm whose policy is in the experiment file, on a `PendingDecision.item`."""
     assert arm.policy is not None, "an arm with an endpoint is asked there"
     if arm.policy != "baseline":
         return _by_rows(arm.policy, item, {"name": "rule", "version": None, "digest": arm.rule_digest})
@@ -45,7 +40,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
             f"{arm.name} is what the request says, and this one has no baseline: send it with each request",
             "no_baseline",
         )
-    # Named, as rows are: an arm that changes from or to an endpoint is another policy.
+    # Named, as rows are: an arm that changes from or to an endpoint gets another policy.
     return replace(answer_of(item["baseline"], item["candidates"]), model={**NOBODY, "name": "baseline"})
 
 
@@ -65,12 +60,7 @@ def _by_rows(rule: Sequence[Row], item: Mapping[str, Any], model: Identity) -> A
 
 
 def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
-    """What the caller's own logic would do; with a propensity of 1 it is known to do nothing else.
-
-    Args:
-        baseline: As the request says.
-        candidates: Channels on offer, one of which is the baseline's.
-    """
+    """The decision of the caller's own logic; with a propensity of 1 it is certain."""
     channel, expose, propensity = baseline["channel"], baseline["expose"], baseline["propensity"]
     if propensity == 1.0:
         return certain(channel, expose, candidates)
@@ -78,13 +68,6 @@ def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
 
 
 def certain(channel: str, expose: bool, candidates: Sequence[str], **more: Any) -> ArmAnswer:
-    """A decision that nothing was drawn for. Whether to expose does not depend on the channel.
-
-    Args:
-        channel: Which channel.
-        expose: Whether to expose.
-        candidates: Channels on offer.
-        more: Other fields of the answer.
-    """
+    """A deterministic decision. Whether to expose does not depend on the channel; `more` are fields of the answer."""
     probs = {name: float(name == channel) for name in candidates}
     return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), **more)

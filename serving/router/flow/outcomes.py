@@ -1,7 +1,7 @@
-"""What became of decisions: logged first, then a cost settles its reservation and a cancel gives it back.
+"""Takes reports of outcomes: logs them, then settles a cost or releases a cancelled reservation.
 
-A report may hold a thousand outcomes, and takes a second. Decisions do not wait for it: the work is done in small
-pieces, one at a time for all reports together, and whatever else is ready has its turn in between.
+A report may hold a thousand outcomes, and takes a second. So that decisions do not wait for it, the work is done in
+small pieces, one at a time for all reports together.
 """
 
 from __future__ import annotations
@@ -20,14 +20,11 @@ _PIECE = 50  # outcomes: a few milliseconds
 
 
 class OutcomeIntake:
-    """Takes reports of outcomes. For one event loop.
+    """Takes reports of outcomes; for one event loop.
 
     Args:
-        parser: Reads them.
-        spool: Where they are logged.
-        budgets: Where a cost settles and a cancel gives back.
-        seconds: How long to wait for the ledger; what it can't take now is settled later.
-        forget: Called with the id of each decision whose exposure is given back.
+        seconds: Time to wait for the ledger; the rest is settled later.
+        forget: Called with the id of each cancelled decision.
     """
 
     def __init__(
@@ -38,16 +35,13 @@ class OutcomeIntake:
         self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
-        self._turn = asyncio.Lock()  # reports take it in the order in which they ask, a piece each
+        self._turn = asyncio.Lock()  # fair: reports take turns, a piece each
 
     async def accept(self, body: bytes) -> dict[str, int]:
-        """Log and settle.
-
-        Args:
-            body: A report.
+        """Log and settle a report.
 
         Returns:
-            How many were accepted (late ones included), duplicate, and dangling (logged, of an unknown decision).
+            Counts: accepted (late ones included), duplicate, and dangling (logged, of an unknown decision).
 
         Raises:
             BadRequest: It is no report; nothing of it counts.
@@ -75,14 +69,14 @@ class OutcomeIntake:
             raise
         for outcome, status in zip(outcomes, statuses, strict=True):
             metrics.OUTCOMES.labels(outcome["kind"], status).inc()
-            # Of a duplicate, too: the first time, the process may have ended between the log and the ledger.
+            # Also for a duplicate: the first time, the process may have ended between the log and the ledger.
             if outcome["kind"] == CANCEL:
                 self._forget(outcome["decision_id"])
         metrics.SPOOL_RECORDS.inc(len(statuses) - statuses.count("duplicate"))
         with tracing.span("ledger"):
             await asyncio.gather(
                 *(
-                    self._budgets.finish(outcome["decision_id"], costs, self._seconds)
+                    self._budgets.settler.finish(outcome["decision_id"], costs, self._seconds)
                     for outcome in outcomes
                     if (costs := costs_of(outcome)) is not None
                 )

@@ -1,4 +1,4 @@
-"""What the pacing controllers of all routers keep together, as text in the ledger."""
+"""State of the pacing controllers that all routers share, as text in the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mtorl.policy.pacing import State
 
 log = logging.getLogger(__name__)
 
-_FORGET_SECONDS = 62 * 86_400.0  # since an account that is not paced any more was
+_FORGET_SECONDS = 62 * 86_400.0  # since an account was last paced
 
 COUNTED = -1.0
 """In place of the beginning of a period: the clock is the number of opportunities."""
@@ -23,14 +23,14 @@ Name = tuple[str, str, str, str]  # arm, campaign, channel, period
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one account in one period.
+    """State of one account in one period.
 
     Attributes:
-        state: After the last update.
-        terms: What the plan was made for.
-        since: When, by the plan's clock.
-        before: Currency units, spent by then.
-        touched: When it was last updated, seconds since 1970.
+        state: The controller's, after the last update.
+        terms: Limit, part and pacing that the plan was made for.
+        since: When the plan begins, by its clock.
+        before: Currency units spent by then.
+        touched: Last update, seconds since 1970.
     """
 
     state: State
@@ -56,11 +56,7 @@ class Kept:
 
 
 class PacedState:
-    """All accounts, those that are not paced at the moment included: a router may have another experiment in force.
-
-    Args:
-        kept: By key, see `key`.
-    """
+    """All accounts by `key`, also those not paced at present: another router may have another experiment in force."""
 
     def __init__(self, kept: Mapping[str, Kept]) -> None:
         self.kept = dict(kept)
@@ -71,12 +67,12 @@ class PacedState:
 
     @staticmethod
     def key(limit: AccountLimit, began: float) -> str:
-        """The key of an account in the period that began then, or COUNTED."""
+        """The key of an account in the period that began then (or COUNTED)."""
         return json.dumps([limit.arm, limit.campaign, limit.channel, limit.period, began])
 
     @classmethod
     def parse(cls, text: str) -> PacedState:
-        """Read what :meth:`text` wrote; nothing of what is damaged."""
+        """Read what :meth:`text` wrote; a damaged text is an empty state."""
         try:
             return cls({key: Kept.from_dict(value) for key, value in json.loads(text or "{}").items()})
         except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -93,7 +89,7 @@ class PacedState:
         return max(periods, key=lambda period: period[1].touched)[1] if periods else None
 
     def counts(self) -> dict[tuple[str, str], float]:
-        """Opportunities of each counted budget, by campaign and channel; also those of arms that are no more."""
+        """Opportunities of each counted budget, by campaign and channel, over all arms that it ever had."""
         sums: dict[tuple[str, str], float] = {}
         for (_, campaign, channel, _), periods in self._of.items():
             had = sum(one.state.at for began, one in periods if began == COUNTED)
@@ -101,7 +97,7 @@ class PacedState:
         return sums
 
     def after(self, updated: Mapping[str, Kept], now: float) -> PacedState:
-        """With new states; earlier periods of the same accounts go, and what nobody has paced for long."""
+        """With new states; earlier periods of the same accounts go, and accounts not paced for long."""
         names = {tuple(json.loads(key)[:4]) for key in updated}
         stays = {
             key: one

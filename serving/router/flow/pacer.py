@@ -1,21 +1,18 @@
-"""The pacing controller: prices of budgets that follow what the ledger says is spent.
+"""The pacing controller: prices of budgets that follow the spend in the ledger.
 
-Every router reads the ledger every few seconds, or sooner where half a percent of a budget's opportunities have gone
-by, updates the price of each paced account (`mtorl.policy.pacing`), and writes the new state back, unless another
-router did so in between; then it takes that one's. So there is one sequence of updates however many routers there are,
-and none of them is a leader that could fail. The time is the ledger's: by clocks of their own, of which one is some
-seconds ahead, routers would see more time pass than there is, and spend accordingly. The state (`paced_state.py`) lies
-in the ledger, beside the spend that it follows: a router that restarts goes on from there. Where the clock is the
-number of opportunities, each router adds those that it has had since it last did.
+Every few seconds, or after half a percent of a budget's opportunities, each router updates the price of each paced
+account (`mtorl.policy.pacing`) and writes the state (`paced_state.py`) to the ledger. If another router has written in
+between, it takes that state instead. So all routers share one sequence of updates, without a leader that could fail,
+and a restarted router goes on from there. The time is the ledger's: by clocks that differ, routers would see more time
+pass than there is, and spend accordingly. If the clock is the number of opportunities, each router adds its own.
 
-Whatever changes the terms of an account (a stage, an amount, a pacing that is switched on, the first period of all),
-its plan begins anew there: what is left of its money, over what is left of its time. Without that, an arm whose part
-has grown would look far behind its schedule, and one whose part has shrunk far ahead.
+If the terms of an account change (a stage, an amount, pacing switched on, its first period), its plan begins anew: the
+rest of its money, over the rest of its time. Otherwise an arm whose part has grown would look far behind its schedule,
+and one whose part has shrunk far ahead.
 
-An exposure draws on every account that matches it, so its price is the sum of theirs (each is the dual of its own
-budget). A channel without a paced account keeps the model's own price; so do all until the price to begin with is
-known: if the experiment file does not say it, it is what the arms' first forecasts say that a currency unit gains, in
-the budget's campaign, if it is of one.
+An exposure draws on every account that matches it, so its price is the sum of their prices (each is the dual of its own
+budget). A channel without a paced account keeps the model's own price; so do all until the first price is known. The
+experiment file states it, or it is the median gain of a currency unit in the arms' first forecasts for the campaign.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Protocol
 from zlib import crc32
 
 from mtorl.experiment.budget import AccountLimit
@@ -35,14 +31,15 @@ from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Pace, Plan, Schedule, State
 from mtorl.policy.schedule import Pacing
 from serving.ledger import Balance, Ledger
+from serving.router.flow.arm_answers import ArmAnswer
 from serving.router.flow.paced_state import COUNTED, Kept, PacedState
 
 log = logging.getLogger(__name__)
 
 _UPDATE_SECONDS = 5.0  # between updates, at most
 _UPDATE_SHARE = 0.005  # of a plan's clock: likewise
-_FORECASTS = 20  # until they say what price to begin with, in each campaign with a budget of its own
-_ASKED = 500  # decisions; likewise at the latest
+_FORECASTS = 20  # until the first price follows from them, in each campaign with a budget of its own
+_ASKED = 500  # decisions after which there should be enough forecasts
 _TOO_LOW = (
     f"{MAX_MULTIPLIER:g} times the price to begin with is still too low: give a higher `price` in its `pacing`; an "
     "endpoint that ignores its price needs a budget with `period: hour`"
@@ -51,33 +48,20 @@ _NO_PRICE = (
     "its policy looks at no price, so its money goes first come, first served: to spread it over the day, give a "
     "budget with `period: hour` beside this one, or let the policy expose less (docs/experiments.md, Pacing)"
 )
-_GRACE = 0.01  # of the opportunities expected: if there are more, money that is left is spread over so many again
+_GRACE = 0.01  # of the opportunities expected: if there are more, the rest of the money is spread over so many again
 
 Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
 Opportunities = Counter[tuple[str, str]]  # by arm and campaign; "*" is any
 
 
-class Forecast(Protocol):
-    """What an arm expects of an exposure on the channel that it chose."""
-
-    @property
-    def expected_reward(self) -> float | None:
-        """Gain; None: it does not say."""
-
-    @property
-    def expected_cost(self) -> float | None:
-        """Currency units; likewise."""
-
-
 class Pacer:
     """Keeps the prices in force.
 
-    `refresh` runs in a thread, and `prices` is asked by lanes; everything else on the event loop.
+    `refresh` runs in a thread, lanes read `prices`, and everything else runs on the event loop.
 
     Args:
-        ledger: The ledger whose accounts are paced; its calls block.
         cost_cap: Highest possible cost of an exposure in each channel, currency units.
-        clock: Seconds, of which only differences count: when the next update is due.
+        clock: Seconds of any origin; says when an update is due.
 
     Attributes:
         faults: Accounts that can't be paced, and why; their prices stay as they are.
@@ -91,15 +75,15 @@ class Pacer:
         self._clock = clock
         self._prices: Mapping[Scope, float] = {}
         self._counting = threading.Lock()
-        self._intervals: Mapping[tuple[str, str], float] = {}  # opportunities between updates; of what is counted
+        self._intervals: Mapping[tuple[str, str], float] = {}  # opportunities between updates, of counted budgets
         self._opportunities: Opportunities = Counter()  # since the last update
         self._forecasts: Mapping[str, _Forecasts] = {"*": _Forecasts()}  # by campaign; "*" is any
         self._update_at = 0.0
         self.faults: Sequence[str] = ()
         self._shown: Sequence[_Account] = ()
 
-    def count(self, arm: str, campaign: str, forecast: Forecast | None) -> None:
-        """Count an opportunity of an arm in a campaign, and what the arm expected of it (None: it did not say)."""
+    def count(self, arm: str, campaign: str, forecast: ArmAnswer | None) -> None:
+        """Count an opportunity of an arm in a campaign, and the arm's forecast."""
         with self._counting:
             for scope in ((arm, campaign), (arm, "*")):
                 if scope in self._intervals:
@@ -115,11 +99,7 @@ class Pacer:
         )
 
     def refresh(self, experiments: Experiments, balances: Sequence[Balance]) -> None:
-        """Read the state that all routers share, and update it if it is time.
-
-        Args:
-            experiments: The experiments in force; they say which budgets are paced, and how.
-            balances: All accounts, just read.
+        """Read the shared state, and update it if it is time; `balances` are all accounts, just read.
 
         Raises:
             LedgerUnavailable: The ledger does not answer; the prices stay as they are.
@@ -128,14 +108,14 @@ class Pacer:
             counted = self._opportunities.copy()
         limits = [limit for limit in experiments.accounts() if limit.pacing is not None]
         version, text = self._ledger.memory() if limits else (0, "")
-        now = self._ledger.now() if limits else 0.0  # after the memory, in which another router may just have written
+        now = self._ledger.now() if limits else 0.0  # after the memory, which another router may just have written
         state = PacedState.parse(text)
         accounts, faults = self._accounts(limits, balances, state, counted, now)
         if any(account.due for account in accounts):
             updated = state.after({account.clock.key: account.kept for account in accounts}, now)
             if self._ledger.remember(version, updated.text()):
                 state = updated
-                with self._counting:  # what was counted meanwhile stays, and what is of an account without a state yet
+                with self._counting:  # keeps what was counted meanwhile, and counts of accounts without a state yet
                     known = {(a.limit.arm, a.limit.campaign) for a in accounts if a.clock.new is not None}
                     self._opportunities -= Counter({of: n for of, n in counted.items() if of in known})
             else:  # another router was first
@@ -154,10 +134,10 @@ class Pacer:
         counted: Opportunities,
         now: float,
     ) -> tuple[list[_Account], dict[Scope, str]]:
-        """The accounts to pace, and what is wrong with others: each by itself, so that one does not stop all.
+        """The accounts to pace, and the faults of others.
 
-        The ledger says which period it is, and how much the arm may spend in it: spend of one period must not be
-        compared with the plan of another, and what was spent before a change of stage counts.
+        Period and limit are the ledger's: spend of one period must not be compared with the plan of another, and spend
+        before a change of stage counts.
         """
         found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
         had = state.counts()
@@ -189,11 +169,7 @@ class Pacer:
         return accounts, faults
 
     def _usual(self, campaign: str) -> tuple[float, float] | None:
-        """Multiplier and price unit to begin with where nothing else says them; None: not known yet.
-
-        Raises:
-            ValueError: Many decisions have not told it.
-        """
+        """First multiplier and price unit by forecasts; None: too few yet. ValueError: there should be enough."""
         with self._counting:
             forecasts = self._forecasts.get(campaign)
             found = forecasts.usual() if forecasts else None
@@ -223,7 +199,7 @@ class Pacer:
         self._intervals = {scope: intervals.get(scope, float("inf")) for scope in counting}
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
-        """Price of each paced channel for an exposure of an arm in a campaign; None: all have the model's own."""
+        """Price of each paced channel for an exposure of an arm in a campaign; None: no channel is paced."""
         if not self._prices:
             return None
         prices: dict[str, float] = {}
@@ -235,14 +211,14 @@ class Pacer:
         return prices or None
 
     def pace(self) -> list[Pace]:
-        """How spend compares with the plans of accounts that have something left, where it is the time to spend."""
+        """Spend and plan of accounts that have money left, while it is the time to spend."""
         shown = [account for account in self._shown if account.clock.open]
         return [
             Pace.of(*one.scope, one.limit.period, one.plan, one.kept.state) for one in shown if one.plan is not None
         ]
 
     def by_arm(self) -> dict[str, float]:
-        """Largest price of each arm, for a metric."""
+        """Largest price of each arm."""
         largest: dict[str, float] = {}
         for (arm, _, _), price in self._prices.items():
             largest[arm] = max(price, largest.get(arm, 0.0))
@@ -251,12 +227,11 @@ class Pacer:
 
 @dataclass(frozen=True)
 class _Clock:
-    """What the clock of a paced account says.
+    """The clock of a paced account.
 
     Attributes:
-        key: Of the account in this period.
         schedule: When to spend, by this clock.
-        at: What it says now.
+        at: Present time of this clock.
         new: Opportunities since the last update, if they are the clock; None: time is.
         open: Whether it is the time to spend.
     """
@@ -276,7 +251,7 @@ class _Clock:
 
     @classmethod
     def of_count(cls, limit: AccountLimit, opportunities: int, state: PacedState, new: int, had: float) -> _Clock:
-        """As with the money after a change of parts: what the arm has had, and its new part of what is left."""
+        """The schedule ends at the arm's past opportunities and its part of the rest, as its money does."""
         key = PacedState.key(limit, COUNTED)
         at = new + (state.kept[key].state.at if key in state.kept else 0.0)
         left = max(opportunities - had, _GRACE * opportunities)
@@ -284,20 +259,17 @@ class _Clock:
 
     @property
     def interval(self) -> float:
-        """Longest one between two updates."""
         share = _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0])
         return min(_UPDATE_SECONDS, share) if self.new is None else share
 
 
 @dataclass(frozen=True)
 class _Account:
-    """A paced account whose price to begin with is known.
+    """A paced account whose first price is known.
 
     Attributes:
-        limit: The account.
-        clock: Its clock.
         plan: When to spend what; None: nothing is left.
-        kept: What is to be kept of it from now on.
+        kept: Its state from now on.
         due: Whether it is time for an update.
     """
 
@@ -321,11 +293,11 @@ class _Account:
         before = state.kept.get(clock.key)
         here = State(at, committed, *first)
         pacing = limit.pacing.model_dump_json() if limit.pacing else ""
-        end = "" if clock.new is not None else clock.schedule.times[-1]  # the other one moves all the time
+        end = "" if clock.new is not None else clock.schedule.times[-1]  # the end of a count moves all the time
         terms = f"{balance.limit:.9g} {limit.part:.9g} {crc32(pacing.encode())} {end}"
         freed = before is not None and committed < balance.limit <= before.before  # reservations that held everything
         if before is None or before.terms != terms or before.state.at > at or before.since > at or freed:
-            # New terms, or a clock that was ahead: what is left, over what is left of the time.
+            # New terms, or a clock that was ahead: the rest of the money, over the rest of the time.
             before, due = Kept(here, terms, since=at, before=committed, touched=0.0), True
         elif clock.new is None:
             due = before.state.at <= at - clock.interval
@@ -339,26 +311,20 @@ class _Account:
 
     @property
     def scope(self) -> Scope:
-        """Whose price it is."""
         return self.limit.arm, self.limit.campaign, self.limit.channel
 
     @property
     def at_its_highest(self) -> bool:
-        """Whether the price can hardly rise any more."""
         return self.kept.state.multiplier > MAX_MULTIPLIER / 2
 
     def price(self, state: State) -> float:
-        """Gain that one currency unit must earn."""
         if self.plan is None or not self.clock.open:
             return state.price_unit * STOP_MULTIPLIER
         return self.plan.price(state)
 
 
 def _first(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
-    """Multiplier and price unit to begin with; None: nobody has said it.
-
-    A new period begins with the price that the last one ended with, unless the file says another one than it did.
-    """
+    """First multiplier and price unit: those of the last period, unless the file has another price now."""
     assert limit.pacing is not None
     stated = limit.pacing.price
     if last is not None and stated in (None, last.state.price_unit):
@@ -367,25 +333,20 @@ def _first(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None
 
 
 class _Forecasts:
-    """What arms say that a currency unit gains."""
+    """Gain of a currency unit, as arms forecast it."""
 
     def __init__(self) -> None:
         self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
         self._asked = 0
 
-    def add(self, forecast: Forecast | None) -> None:
-        """Add that of a decision; None: there is none."""
+    def add(self, forecast: ArmAnswer | None) -> None:
         self._asked += 1
         if forecast is None or forecast.expected_reward is None or not forecast.expected_cost:
             return
         self._gains.append(forecast.expected_reward / forecast.expected_cost)
 
     def usual(self) -> float | None:
-        """Of the median, a few absurd forecasts are not felt; None: there are too few so far.
-
-        Raises:
-            ValueError: There should be enough by now.
-        """
+        """The median, robust to a few absurd forecasts; None: too few yet. ValueError: there should be enough."""
         found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
         if 0.0 < found < float("inf"):
             return found

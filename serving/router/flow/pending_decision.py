@@ -1,4 +1,4 @@
-"""A decision on its way through the stages: what each of them adds, and the record and the answer that follow."""
+"""A decision on its way through the stages, its record and its answer."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class PendingDecision:
     experiment: Experiment
     arm: str
     assignment_probability: float
-    key: str | None  # same for the same request, if it may come again
+    key: str | None  # `idempotency_cache.request_key`
     decision_id: str
     deadline: Deadline
     features: ModelInput | None = None
-    prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; else the model's own stand
+    prices: Mapping[str, float] | None = None  # of channels whose budgets are paced; the others have the model's own
     answer: ArmAnswer | None = None
     exploration: Explored | None = None
-    reserved: float | None = None  # None: nothing is set aside; the reservation has the decision's id
+    reserved: float | None = None  # None: nothing; the reservation has the decision's id
     budget_exhausted: bool = False
     fault: FallbackReason | None = None
     withdrawn: bool = False  # an earlier record may say otherwise
-    may_be_reserved: bool = False  # by a ledger that did not say so
+    may_be_reserved: bool = False  # the ledger's answer is unknown
     unlogged: Exception | None = None  # why it is not in the log
-    before: Answered | None = None  # the exposure that is the answer instead, as long as it is paid for
+    before: Answered | None = None  # a previous exposure that is the answer while it is paid for
     span: Span = field(default_factory=tracing.here)  # of its request
 
     @classmethod
@@ -62,12 +62,8 @@ class PendingDecision:
     ) -> PendingDecision:
         """Assign the user to an arm.
 
-        Args:
-            request: What is to be decided.
-            experiment: The experiment that decides it.
-            log_id: Identity of the log that will hold the decision. The decision's id, and so that of its reservation,
-                starts with it: after a crash, a router knows its own reservations in a ledger that others share.
-            deadline: Of the request.
+        The ids of decision and reservation start with the log's identity, so that a router knows its own reservations
+        in a shared ledger after a crash.
         """
         decision_id = log_id + uuid.uuid4().hex[len(log_id) :]
         arm = experiment.arm_of(request.user_id, request.campaign_id)
@@ -80,11 +76,11 @@ class PendingDecision:
 
     @cached_property
     def account(self) -> str:
-        """Whose money pays for it, by its name among the accounts of all experiments."""
+        """Name of the arm whose account pays, among those of all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
 
     def take(self, answer: ArmAnswer) -> None:
-        """Take the policy's answer, or what exploration makes of it."""
+        """Take the policy's answer, with exploration."""
         self.answer, how = answer, self.policy.explore
         if how is None or not self.experiment.enabled:
             return
@@ -109,7 +105,7 @@ class PendingDecision:
             )
 
     def fall_back(self, reason: FallbackReason) -> None:
-        """Take the default action, whatever the stages added so far; what the policy answered is logged beside it."""
+        """Take the default action; the policy's answer is logged beside it."""
         self.fault = reason
         self.reserved = None
         self.budget_exhausted = False
@@ -126,7 +122,7 @@ class PendingDecision:
 
     @property
     def chosen_channel(self) -> str | None:
-        """What the policy drew by itself, beneath exploration; None if it could draw nothing else, or does not say."""
+        """The policy's own draw, before exploration; None: no other was possible, or its probability is unknown."""
         if (answer := self.taken) is None:
             return None
         channel, probs = answer.channel, answer.channel_probs
@@ -136,10 +132,7 @@ class PendingDecision:
 
     @property
     def action(self) -> ArmAnswer:
-        """What is to be done, as far as there is money for it: the policy's answer or, after a fault, the default.
-
-        The default is what the caller's own logic would do or, if the request does not say it, to show nothing.
-        """
+        """The policy's answer or, after a fault, the default: the request's baseline or, without one, nothing."""
         if (answer := self.taken) is not None:
             return answer
         if self.request.baseline is not None:
@@ -150,11 +143,11 @@ class PendingDecision:
 
     @property
     def expose(self) -> bool:
-        """Whether to show the ad: only with money set aside."""
+        """Whether to show the ad: only with money reserved."""
         return self.reserved is not None
 
     def ids(self, cause: str) -> dict[str, Any]:
-        """What a line of the log says of this decision, beside its message."""
+        """Fields of a log line about this decision."""
         return {
             "cause": cause,
             "experiment": self.experiment.name,
@@ -164,13 +157,13 @@ class PendingDecision:
         }
 
     def traits(self) -> dict[str, str | int]:
-        """What a span says of this decision. Traces may go to anybody: no user, nothing of the request, no money."""
+        """Attributes of a span of this decision. Privacy: no user, nothing of the request, no money."""
         asked = {"decision_id": self.decision_id, "experiment": self.experiment.name, "arm": self.arm}
         fault = {} if self.fault is None else {"fallback_reason": self.fault}
         return {**asked, "channels": len(self.request.candidates), **fault}
 
     def item(self) -> dict[str, Any]:
-        """What the arm is asked. The draw u follows from the decision's record: it can be reproduced."""
+        """The question to the arm. The draw u follows from the decision's record, so that it can be reproduced."""
         asked = self.request
         return {
             "window": self.features.window if self.features else None,
@@ -186,7 +179,7 @@ class PendingDecision:
         }
 
     def record(self) -> DecisionRecord:
-        """The decision as the log keeps it."""
+        """The record of the decision log."""
         answer = self.answer
         fields = self._v1_answer()
         return {
@@ -231,7 +224,7 @@ class PendingDecision:
         }
 
     def prediction(self) -> dict[str, Any]:
-        """The decision as the caller gets it."""
+        """The caller's answer."""
         if self.before is not None:
             return self.before.answer
         model = self.taken.model if self.taken else None
@@ -259,12 +252,12 @@ class PendingDecision:
         return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
-        """Of all channels, as the policy names them; of one that does not, those that are known anyhow."""
+        """Prices of all channels, if the policy names them; else those that are known from pacing."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 
     def _refused_until(self) -> str | None:
-        """Null where nothing was refused, and where that has no end."""
+        """None if nothing was refused, or for ever."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())

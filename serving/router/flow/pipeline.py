@@ -1,7 +1,7 @@
-"""The stages of decisions: features, the arm, the ledger and the log, each in one call for all jobs of a lane's thread.
+"""The stages of decisions: features, the arm, the ledger and the log, each in one call for a batch of jobs.
 
-A fault concerns as few as possible: one user's features, one answer, one reservation, or else all that share the call.
-Whoever lacks something takes the default action, and goes on to the later stages with it.
+A fault concerns as few decisions as possible: one user's features, one answer, one reservation, or all that share the
+call. A decision that lacks something takes the default action through the later stages.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ class Stage:
     """A stage of a decision.
 
     Attributes:
-        name: Of the stage.
-        concerns: Whether a decision needs it.
-        ask: What it is asked for a decision, which nobody else changes just then.
-        call: Answers questions, in so many seconds and for these spans; with an exception where there is no answer.
-        take: Lets a decision have its answer.
-        fail: Lets decisions do without it.
-        part: What a decision calls, if health is told of it.
-        together: Decisions for which this is equal share a call.
-        traits: What a span says of it; None: what one says of each single decision.
+        concerns: Whether a decision needs the stage.
+        ask: Makes the question for a decision, which no other thread changes meanwhile.
+        call: Answers questions within seconds, for spans; an exception stands for a missing answer.
+        take: Applies an answer to a decision.
+        fail: Lets decisions go on without an answer.
+        part: Name of the called part in `/health/ready`, if it is reported.
+        together: Decisions with equal values share a call.
+        traits: Attributes of one span for all decisions; None: one span for each decision.
     """
 
     name: metrics.Stage
@@ -66,14 +65,14 @@ class Stage:
 
 
 def features(reader: FeatureReader, found: FoundFeatures) -> Stage:
-    """What is known of the users."""
+    """Features of the users."""
 
     def take(decision: PendingDecision, answer: ModelInput) -> None:
         decision.features = answer
         found.count(answer.has_history)
 
     def fail(decisions: Decisions, why: Exception) -> None:
-        # A policy that needs no server says itself whether it needs them.
+        # A policy without a server reports itself that it needs features.
         if needing := [decision for decision in decisions if decision.policy.policy is None]:
             fall_back(needing, "features", why)
 
@@ -127,7 +126,7 @@ def model(arms: Arms, budgets: Budgets) -> Stage:
 
 
 def money(budgets: Budgets) -> Stage:
-    """Reservations for those that are to be exposed."""
+    """Reservations for decisions that are to be exposed."""
 
     def take(decision: PendingDecision, answer: float | None) -> None:
         decision.reserved = answer
@@ -137,7 +136,7 @@ def money(budgets: Budgets) -> Stage:
         if isinstance(why, NoAccount):
             fall_back(decisions, "no_account", why)
         elif isinstance(why, AlreadyReserved):
-            fall_back(decisions, "repeated", why)  # and nothing to give back: the money is another decision's
+            fall_back(decisions, "repeated", why)  # with nothing to release: the money is another decision's
         else:
             fall_back(decisions, "ledger", why)
             for decision in decisions:
@@ -145,7 +144,7 @@ def money(budgets: Budgets) -> Stage:
 
     return Stage(
         "ledger",
-        concerns=lambda decision: decision.action.expose,  # a default action that exposes, a baseline, needs it as well
+        concerns=lambda decision: decision.action.expose,  # also a baseline that is the default action
         ask=budgets.wanted,
         call=lambda wanted, *_: budgets.reserve(wanted),
         take=take,
@@ -174,11 +173,10 @@ def record(spool: Spool) -> Stage:
 
 
 def still_paid(budgets: Budgets) -> Stage:
-    """Whether the money of answers that were given before is still set aside.
+    """Whether the money of previous answers is still reserved.
 
-    If the ledger can't say, the answer is repeated. That reserves nothing, so the rule that nobody spends without a
-    ledger does not forbid it; the money was set aside, the first answer may have been acted on, and callers ask again
-    just when parts are away.
+    If the ledger does not answer, the answer is repeated. That reserves nothing, so "no ledger, no spend" holds: the
+    money was reserved, the first answer may have been acted on, and callers retry just when parts are away.
     """
 
     def take(decision: PendingDecision, answer: bool) -> None:
@@ -200,19 +198,14 @@ def still_paid(budgets: Budgets) -> Stage:
 
 
 class Pipeline:
-    """Takes jobs through stages, in the calling thread.
-
-    Args:
-        stages: In order.
-        around: What surrounds each of them.
-    """
+    """Takes jobs through stages, in the calling thread."""
 
     def __init__(self, stages: Sequence[Stage], around: Stages) -> None:
         self._stages = stages
         self._around = around
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Take jobs through the stages that lie before them."""
+        """Take jobs through the stages that lie ahead of them."""
         for at, stage in enumerate(self._stages):
             calls: dict[object, list[_Share]] = {}
             for job in jobs:
@@ -222,11 +215,7 @@ class Pipeline:
                 self._run(stage, shares, self._following(at))
 
     def give_up(self, job: Job, why: TakenOver | LeftAlone) -> metrics.Stage | None:
-        """Do without the stage that a job has come to.
-
-        Returns:
-            The next one; None: there is none.
-        """
+        """Skip the present stage of a job; returns the next one."""
         at = [stage.name for stage in self._stages].index(job.stage)
         stage = self._stages[at]
         error: Exception = why
@@ -272,8 +261,6 @@ class Pipeline:
 
 
 class _Share(NamedTuple):
-    """What a job wants of a stage."""
-
     job: Job
     decisions: Decisions
     questions: Sequence[Any]
@@ -281,7 +268,7 @@ class _Share(NamedTuple):
 
 
 def _begin(stage: Stage, job: Job) -> _Share | None:
-    """What a job wants of a stage; None: nothing, or its time is over, or it was taken over."""
+    """A job's part of a call; None: it needs nothing, its time is over, or it was taken over."""
     if not job.comes_to(stage.name) or not job.hold():
         return None
     decisions, questions, seconds = [], [], job.deadline.left(stage.name)
@@ -322,7 +309,7 @@ def _apply(stage: Stage, job: Job, decisions: Decisions, answers: Sequence[Any] 
 
 @contextmanager
 def _traced(stage: Stage, shares: Sequence[_Share]) -> Iterator[list[Span]]:
-    """Spans of a stage, of those requests that are traced; those that a call belongs to."""
+    """Spans of a stage, which a call belongs to."""
     with ExitStack() as stack:
         spans: list[Span] = []
         for _, decisions, *_ in shares:
@@ -334,14 +321,7 @@ def _traced(stage: Stage, shares: Sequence[_Share]) -> Iterator[list[Span]]:
 
 
 def fall_back(decisions: Decisions, reason: FallbackReason, why: object, cause: str | None = None) -> None:
-    """Take the default action.
-
-    Args:
-        decisions: Of whom.
-        reason: As the record has it, unless it was just too late.
-        why: For the log.
-        cause: The same in a word.
-    """
+    """Take the default action, and log why; `cause` is a short code for the log, by default the reason."""
     reason = "no_time" if isinstance(why, NoTimeLeft) else reason
     for decision in decisions:
         decision.fall_back(reason)

@@ -1,7 +1,7 @@
-"""What a request may hold. Everything else is a 400 that names the place and says what was expected there.
+"""Parses requests; a wrong one is a 400 that names the place and what was expected there.
 
-Requests are typed dictionaries that pydantic checks; docs/schemas/decision-request.json and outcome-report.json are
-made of them. On the decision path this takes about half of the time that checks written by hand took (docs/serving.md).
+Requests are typed dictionaries that pydantic checks. docs/schemas/decision-request.json and outcome-report.json are
+made of them.
 """
 
 from __future__ import annotations
@@ -129,12 +129,11 @@ class DecisionParser:
     """Reads requests for decisions.
 
     Args:
-        spec: The data set, whose context columns a request has to hold.
-        cost_cap: Highest possible cost of an exposure in each channel, which a request may lower.
+        spec: The data set, whose context columns a request must hold.
+        cost_cap: Highest possible cost of an exposure in each channel, currency units, which a request may lower.
 
     Attributes:
         adapter: The type of a valid body: `DecisionBody` with the names of this data set.
-        example: A valid instance.
     """
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
@@ -174,11 +173,7 @@ class DecisionParser:
         self.adapter: TypeAdapter[DecisionBody] = TypeAdapter(body)
 
     def parse(self, body: Any) -> list[DecisionRequest]:
-        """The instances of a v1 request, as bytes or as what their JSON means.
-
-        Raises:
-            BadRequest: It is none.
-        """
+        """The instances of a v1 request, as bytes or parsed JSON; raises BadRequest."""
         checked = _checked(self.adapter, parse_json(body), self._fields)
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
@@ -214,14 +209,7 @@ def _baseline(instance: Instance) -> Baseline | None:
 
 
 class OutcomeParser:
-    """Reads reports of outcomes.
-
-    Args:
-        spec: The data set, whose numeric outcomes may be reported.
-
-    Attributes:
-        adapter: The type of a valid body: `OutcomeBody` with the kinds of this data set.
-    """
+    """Reads reports of outcomes; `adapter` is `OutcomeBody` with the kinds of this data set."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         typed_dict = cast(Any, TypedDict)
@@ -236,11 +224,7 @@ class OutcomeParser:
         self._fields = {"outcomes": list(Outcome.__annotations__)}
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
-        """The outcomes of a report, as records of the decision log.
-
-        Raises:
-            BadRequest: It is none.
-        """
+        """The outcomes of a report, as records of the decision log; raises BadRequest."""
         outcomes = _checked(self.adapter, parse_json(body), self._fields)["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
@@ -261,7 +245,7 @@ class OutcomeParser:
 
 
 def parse_json(body: Any) -> Any:
-    """A body as JSON, whatever content type it was sent with."""
+    """Parse a body as JSON, whatever its content type; raises BadRequest."""
     if not isinstance(body, bytes | bytearray):
         return body
     try:
@@ -271,7 +255,7 @@ def parse_json(body: Any) -> Any:
 
 
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
-    """Equal for requests that say the same, however they write it."""
+    """A hash, equal for requests with equal meaning."""
     said = {name: value for name, value in said.items() if value}
     text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
@@ -284,13 +268,7 @@ def _type_of(column: Column) -> Any:
 
 
 def _checked(adapter: TypeAdapter[Body], body: Any, fields: Mapping[str, Sequence[str]]) -> Body:
-    """The body, if it is valid.
-
-    Args:
-        adapter: Type of a valid body.
-        body: Parsed JSON.
-        fields: Names that are allowed, in the items of the list with this name and in the objects with this name.
-    """
+    """A valid body; `fields` are the allowed names in objects, by the name of the object or of the list around it."""
     try:
         return adapter.validate_python(body)
     except ValidationError as error:
@@ -298,7 +276,7 @@ def _checked(adapter: TypeAdapter[Body], body: Any, fields: Mapping[str, Sequenc
 
 
 def _explained(error: ValidationError, fields: Mapping[str, Sequence[str]]) -> str:
-    """The first fault, and those that are like it in the same object."""
+    """The first fault, and the same fault elsewhere in its object."""
     faults = error.errors(include_url=False)
     kind, loc = faults[0]["type"], faults[0]["loc"]
     if not loc:

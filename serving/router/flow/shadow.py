@@ -1,8 +1,7 @@
-"""Stage `shadow`: challengers are asked what they would have done, after the answer has gone out, and nothing is spent.
+"""Stage `shadow`: asks challengers after the answer has gone out, and spends nothing.
 
-Their decisions are records of a kind of their own beside those of the incumbent, with the same features, prices and
-draws: who reads decisions can't mistake them for any. Work is bounded. When challengers are slower than the traffic,
-some decisions have no shadow, which is counted, and no caller waits for one.
+Their decisions are records of another kind, with the incumbent's features, prices and draws. If challengers are slower
+than the traffic, some decisions have no shadow, which is counted.
 """
 
 from __future__ import annotations
@@ -36,13 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Shadow:
-    """Asks the challengers of an experiment in stage `shadow`. For one event loop.
-
-    Args:
-        arms: The policies.
-        spool: Where their decisions are logged.
-        health: Is told which arms answer.
-    """
+    """Asks the challengers of an experiment in stage `shadow`; for one event loop."""
 
     def __init__(self, arms: Arms, spool: Spool, health: Health) -> None:
         self._arms = arms
@@ -52,7 +45,7 @@ class Shadow:
         self._wake = asyncio.Event()
 
     def offer(self, decisions: Sequence[PendingDecision]) -> None:
-        """Decisions that were just taken; returns at once."""
+        """Add decisions that were just taken; returns at once."""
         for decision in decisions:
             if not decision.experiment.enabled or decision.experiment.stage != "shadow":
                 continue
@@ -78,7 +71,6 @@ class Shadow:
                 await asyncio.gather(*(self._ask(arm, batch) for arm in _challengers(batch[0])))
 
     async def _ask(self, arm: Arm, decisions: Sequence[PendingDecision]) -> None:
-        """Ask one arm and log what it says; nothing that goes wrong here concerns anybody else."""
         shadows = [replace(decision, arm=arm.name, answer=None, exploration=None, fault=None) for decision in decisions]
         try:
             records = await self._records(arm, shadows)
@@ -94,7 +86,7 @@ class Shadow:
 
     async def _records(self, arm: Arm, shadows: Sequence[PendingDecision]) -> list[ShadowRecord]:
         answers: dict[int, ArmAnswer | ArmError] = {}
-        # An endpoint reads the window; a policy of the file says itself whether it does.
+        # An endpoint needs the window; a policy of the file reports itself that it needs features.
         asked = [i for i, shadow in enumerate(shadows) if shadow.features is not None or arm.policy is not None]
         fault: FallbackReason = "model_error"
         try:
@@ -130,7 +122,6 @@ def _challengers(decision: PendingDecision) -> list[Arm]:
 
 @contextmanager
 def _traced(shadows: Sequence[PendingDecision]) -> Iterator[list[Span]]:
-    """A span for each whose request is traced."""
     with ExitStack() as stack:
         yield [stack.enter_context(tracing.span("shadow", shadow.traits, shadow.span)) for shadow in shadows]
 

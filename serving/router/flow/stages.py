@@ -1,11 +1,11 @@
-"""What surrounds every stage of a decision: its end within the deadline, a pause for a part that keeps failing, drills.
+"""Surrounds every stage of a decision: time limit, circuit breaker, drills.
 
-A stage may use whatever is left before the deadline, but for the little that the later ones need when they are quick:
-on a busy machine any stage may be held up for a moment, and seldom all of them.
+A stage may use what is left before the deadline, except for the little that the later stages need: on a busy machine
+any stage may be held up for a moment, and seldom all of them.
 
-A part that fails every time is not asked for a moment. Otherwise each decision of an arm that hangs would wait until
-the model's time is over, and a router with nothing to do would refuse requests (`admission.py`). So they get the
-default action at once, and now and then one request finds out whether the part answers again.
+If a part fails every time, its circuit breaker opens: decisions take the default action at once, and now and then one
+request finds out whether the part answers again. Otherwise each decision of an arm that hangs would wait until the
+model's time is over, and an idle router would refuse requests (`admission.py`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from serving.router.flow.drills import Drills
 from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
-# When each stage has to be over, as a part of the deadline: late enough to use what the stages before it left, and so
-# early that those after it can still be quick. The rest is for what a busy event loop adds, and for the way out.
+# When each stage must be over, as a part of the deadline. The rest is for a busy event loop, and for the way out.
 _ENDS: dict[metrics.Stage, float] = {"features": 0.65, "model": 0.8, "ledger": 0.85, "log": 0.9}
 _LOG_NEEDS = 0.05  # of the deadline, even if nothing is left: a decision without a record is worth little
 
-FAILURES = 20  # in a row until a part is left alone ...
-SILENT_SECONDS = 0.25  # ... if they lasted as long: those that one bad moment holds up fail together
-_PAUSE_SECONDS = 0.25  # between the requests that ask such a part
+FAILURES = 20  # in a row until the circuit breaker opens ...
+SILENT_SECONDS = 0.25  # ... if they lasted as long: one bad moment makes many fail together
+_PAUSE_SECONDS = 0.25  # between the requests through an open circuit breaker
 
 
 class NoTimeLeft(RuntimeError):
@@ -35,16 +34,11 @@ class NoTimeLeft(RuntimeError):
 
 
 class LeftAlone(RuntimeError):
-    """The part failed too often and is not asked for a moment."""
+    """The part's circuit breaker is open."""
 
 
 class Deadline:
-    """Starts when a request arrived or, if nobody counts it, when it is made.
-
-    Args:
-        seconds: For all stages together.
-        request: What is counted; it is told if something is left out for lack of time.
-    """
+    """Starts when a request arrived or, without one, now; `seconds` are for all stages together."""
 
     def __init__(self, seconds: float, request: AdmittedRequest | None = None) -> None:
         self._seconds = seconds
@@ -56,23 +50,18 @@ class Deadline:
         return perf_counter() - self._arrived
 
     def left(self, stage: metrics.Stage) -> float:
-        """Seconds that a stage has from now on; zero or less: it can't start."""
+        """Seconds that a stage has from now on; at zero or less it can't start."""
         left = _ENDS[stage] * self._seconds - self.elapsed()
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 
     def missed(self) -> None:
-        """Something is left out for lack of time."""
+        """Mark the request as late: something is left out for lack of time."""
         if self._request is not None:
             self._request.late = True
 
 
 class Stages:
-    """Runs the stages of decisions, in whatever thread.
-
-    Args:
-        health: Is told which parts answer.
-        drills: Faults that people inject.
-    """
+    """Runs the stages of decisions; for any thread."""
 
     def __init__(self, health: Health, drills: Drills) -> None:
         self._health = health
@@ -83,12 +72,9 @@ class Stages:
     def run(self, stage: metrics.Stage, seconds: float, part: str | None, waiting: Callable[[], int]) -> Iterator[None]:
         """Run a stage, with the faults of the drills in force.
 
-        Args:
-            stage: Name of the stage.
-            seconds: That it may take.
-            part: What the stage calls, if health is told of it. If that keeps failing, it is not called for a moment.
-                None: only a stage that does not end in time is a failure, since the rest are answers.
-            waiting: How many requests it still works for; of the others `failed` was told.
+        The circuit breaker of a `part`, which health reports, counts every exception. Without a part, only a timeout is
+        a failure, since other exceptions are answers. `waiting` requests were not taken over; `failed` has counted the
+        others.
 
         Raises:
             LeftAlone: The stage does not start.
@@ -105,7 +91,7 @@ class Stages:
             fault = error
             raise
         finally:
-            if perf_counter() - start > seconds:  # whatever it says by now
+            if perf_counter() - start > seconds:  # whatever it answers by now
                 fault = TimeoutError(f"the stage {stage} did not end in time")
             if fault is not None:
                 self.failed(stage, part, fault, waiting())
@@ -115,22 +101,22 @@ class Stages:
                 self._breakers[part or stage].report(True)
 
     def failed(self, stage: metrics.Stage, part: str | None, error: Exception, requests: int) -> None:
-        """Count requests of a stage that failed, or that do not wait for it any longer (TimeoutError); as in `run`."""
+        """Count requests of a stage that failed, or that were taken over (TimeoutError); as in `run`."""
         if part is not None:
             self._health.report(part, error)
         self._breakers[part or stage].report(part is None and not isinstance(error, TimeoutError), requests)
 
 
 class Breaker:
-    """Counts the failures of one part."""
+    """The circuit breaker of one part."""
 
     def __init__(self) -> None:
         self._failures = 0
-        self._since = 0.0  # the first of them
+        self._since = 0.0  # the first failure
         self._ask_again = 0.0
 
     def lets_through(self) -> bool:
-        """Whether this request may ask the part."""
+        """Whether this request may call the part."""
         now = monotonic()
         if self._failures < FAILURES or now < self._since + SILENT_SECONDS:
             return True
@@ -140,7 +126,7 @@ class Breaker:
         return True
 
     def report(self, answered: bool, requests: int = 1) -> None:
-        """Count whether the part answered, and how many requests."""
+        """Count requests that the part answered or failed."""
         if answered:
             self._failures = 0
             return

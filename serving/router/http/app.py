@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -26,11 +27,11 @@ from serving.router.router import Router
 
 
 class Decisions:
-    """The v1 protocol without KServe's own route, which takes more CPU for the same answer."""
+    """Protocol v1 without KServe's own route, which takes more CPU for the same answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide on every instance of the body."""
-        if scope["method"] != "POST":  # as a route of POST alone, it would leave GET to that of a model of this name
+        if scope["method"] != "POST":  # a route of POST alone would leave GET to KServe's route of a model
             raise HTTPException(405, headers={"allow": "POST"})
         router: Router = scope["app"].state.router
         body = await Request(scope, receive).body()
@@ -39,7 +40,7 @@ class Decisions:
 
 
 class Outcomes:
-    """Reports of outcomes; FastAPI's own way to a route takes more CPU than what is done there."""
+    """Reports of outcomes, without FastAPI's routing, which takes more CPU."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a report."""
@@ -51,17 +52,12 @@ class Outcomes:
 
 
 class RouterModel(Model):
-    """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `Decisions`.
-
-    Args:
-        name: The model's name in the URL.
-        router: Takes the decisions.
-    """
+    """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `Decisions`."""
 
     def __init__(self, name: str, router: Router) -> None:
         super().__init__(name)
         self._router = router
-        self.ready = True  # KServe takes no model that is not; `server.py` sets it while the router starts
+        self.ready = True  # KServe registers only ready models; `server.py` sets it while the router starts
 
     async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
         """Decide on every instance."""
@@ -70,12 +66,7 @@ class RouterModel(Model):
 
 
 def install(app: FastAPI, model: str) -> None:
-    """Add our routes and error answers to KServe's application; once a process, before KServe adds its own.
-
-    Args:
-        app: The application.
-        model: The model's name in the URL.
-    """
+    """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
     app.add_middleware(GatewayMiddleware)
     app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions()))
     app.router.routes.insert(0, Route("/v1/outcomes", Outcomes()))
@@ -84,8 +75,8 @@ def install(app: FastAPI, model: str) -> None:
     # FastAPI's own document would describe KServe's routes, and those of ours without their bodies.
     app.openapi = lambda: _document(model, app.state.router, app.state.gateway.authentication)  # type: ignore[method-assign]
     correct(app)
-    app.add_exception_handler(BadRequest, _bad_request)
-    app.add_exception_handler(RequestConflict, _conflict)
+    app.add_exception_handler(BadRequest, _refused(400))
+    app.add_exception_handler(RequestConflict, _refused(409))
     app.add_exception_handler(SpoolUnavailable, _send_again)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _no_such_address)
@@ -122,26 +113,25 @@ def _document(model: str, router: Router, authentication: Authentication) -> dic
 
 
 async def _not_valid(_: Request, error: Exception) -> JSONResponse:
-    """KServe's types did not fit: of the body of `/infer`, since no other route of the router has them."""
+    """The body of `/infer` has not KServe's types."""
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
     return JSONResponse({"error": f"{place(fault['loc'])}: {fault['msg']}"}, 400)
 
 
 async def _no_such_address(_: Request, error: Exception) -> JSONResponse:
-    """Of the framework: no such address, or no such method there."""
+    """The framework's 404 and 405, in our form."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _bad_request(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 400)
+def _refused(status: int) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status)
 
-
-async def _conflict(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 409)
+    return answer
 
 
 async def _send_again(_: Request, error: Exception) -> JSONResponse:
-    # An outcome that is not on disk must not be called accepted: this is the one inner fault that a caller hears of.
+    # An outcome that is not on disk must not be called accepted: the one inner fault that is a 5xx.
     return JSONResponse({"error": f"not stored, send all of it again: {error}"}, 503, {"retry-after": "1"})

@@ -1,4 +1,4 @@
-"""Who may ask for decisions and report outcomes: whoever knows a token, or whoever the proxy in front has checked.
+"""Authenticates callers, by a token or by a header of the proxy in front.
 
 ```yaml
 auth: {kind: token, file: /run/secrets/mtorl/token}           # Authorization: Bearer ...; each line is a valid token
@@ -16,7 +16,6 @@ import hmac
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from serving.router.ops.settings import HeaderAuth, NoAuth, SettingsError, TokenAuth
 
@@ -24,24 +23,13 @@ log = logging.getLogger(__name__)
 
 Headers = Iterable[tuple[bytes, bytes]]
 Scheme = Mapping[str, str] | None
+"""A security scheme of OpenAPI; None: there is no authentication."""
 BEARER: Scheme = {"type": "http", "scheme": "bearer"}
 _SHORTEST_TOKEN = 16  # characters
 
 
-class Authentication(Protocol):
-    """Tells callers that are allowed from others."""
-
-    hint: str
-    """What a refused caller is told."""
-    scheme: Scheme
-    """The same as a security scheme of OpenAPI; None: nothing is asked for."""
-
-    def admits(self, headers: Headers) -> bool:
-        """Whether a request with these headers (names in lower case) is allowed."""
-
-
 class Everybody:
-    """`kind: none`: whoever reaches the port may ask."""
+    """`kind: none`: admits every request; `hint` of this and the other classes is for refused callers."""
 
     hint = ""
     scheme: Scheme = None
@@ -52,14 +40,7 @@ class Everybody:
 
 
 class Tokens:
-    """`kind: token`: whoever sends a token of a file may ask.
-
-    Args:
-        file: A token on each line.
-
-    Raises:
-        SettingsError: There is no usable token in it.
-    """
+    """`kind: token`: admits requests with a token of the file; raises SettingsError if the file has no usable one."""
 
     hint = "send Authorization: Bearer with a valid token"
     scheme: Scheme = BEARER
@@ -73,7 +54,7 @@ class Tokens:
             raise SettingsError(f"auth.file: {file} holds no token of at least {_SHORTEST_TOKEN} characters")
 
     def _refresh(self) -> None:
-        """Read the file if it changed. One that is gone or empty changes nothing: it may be a half-done rotation."""
+        """Read the file if it changed. A file that is gone or empty is ignored: it may be a half-done rotation."""
         try:
             status = self._file.stat()
             version = status.st_mtime_ns, status.st_ino
@@ -93,14 +74,14 @@ class Tokens:
 
     def admits(self, headers: Headers) -> bool:
         """Compares with every token, each in constant time."""
-        self._refresh()  # takes a microsecond: it asks for the file's date
+        self._refresh()  # takes a microsecond, for the file's date
         kind, _, sent = _single(headers, b"authorization").partition(b" ")
         matches = [hmac.compare_digest(sent.strip(), token) for token in self._tokens]
         return kind.lower() == b"bearer" and any(matches)
 
 
 class ProxyHeader:
-    """`kind: header`: the proxy in front names the caller in a header."""
+    """`kind: header`: admits requests in which the proxy in front names the caller."""
 
     hint = "the proxy in front of the router did not identify you"
 
@@ -115,12 +96,11 @@ class ProxyHeader:
         return any([hmac.compare_digest(sent, value) for value in self._values])
 
 
-def authentication(settings: NoAuth | TokenAuth | HeaderAuth) -> Authentication:
-    """What the setting `auth` asks for.
+Authentication = Everybody | Tokens | ProxyHeader
 
-    Raises:
-        SettingsError: The file of tokens can't be used.
-    """
+
+def authentication(settings: NoAuth | TokenAuth | HeaderAuth) -> Authentication:
+    """The authentication of the setting `auth`; raises SettingsError if the file of tokens can't be used."""
     match settings:
         case NoAuth():
             return Everybody()
@@ -131,6 +111,6 @@ def authentication(settings: NoAuth | TokenAuth | HeaderAuth) -> Authentication:
 
 
 def _single(headers: Headers, name: bytes) -> bytes:
-    """The header's value; empty if it is absent, or there more than once: nobody knows which one was meant."""
+    """The header's value; empty if it is absent or, which is ambiguous, there more than once."""
     values = [value for key, value in headers if key == name]
     return values[0] if len(values) == 1 else b""

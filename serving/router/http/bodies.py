@@ -1,7 +1,4 @@
-"""What the router answers, and the tensors of protocol v2: the types from which `openapi.py` is written.
-
-What a v1 request holds: `serving/router/flow/requests.py`.
-"""
+"""Types of answers and of protocol v2's tensors, for `openapi.py`; v1's requests: `flow/requests.py`."""
 
 from __future__ import annotations
 

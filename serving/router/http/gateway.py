@@ -1,74 +1,44 @@
-"""What every request passes first: authentication, a limit to its size, and a limit to how many are worked on at once.
+"""Guards every request: authentication, a limit to its size, and a limit to the requests in flight.
 
 ASGI middleware around KServe's application, so that KServe's own routes are behind it as well. GET of probes,
 `/metrics` and the model's description needs no authentication; every request that may change something needs it.
 
-A body is read here, up to a size and within a time, before anything works on it: a slow or endless one holds up its own
-connection and nobody else.
+A body is read here, up to a size and within a time: a slow or endless one holds up its own connection alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
-import orjson
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.router.flow.admission import Admission, Saturated
+from serving.router.flow.admission import Saturated
 from serving.router.http.auth import Authentication
 from serving.router.ops import metrics, tracing
-from serving.router.ops.health import Health
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from serving.router.router import Router
 
 BODY_SECONDS = 5.0  # for a body to arrive
 RETRY_AFTER = "2"  # seconds, while no decisions can be made
-_MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds their memory
+_MOST_READERS = 256  # bodies that arrive at the same time; with the size of a body, this bounds memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication here
 _OUTCOMES = "/v1/outcomes"
 _DECISIONS = (":predict", "/infer")
 
 
 class Gateway:
-    """The rules of one router.
+    """The rules of one router; `readers` counts the bodies that are arriving."""
 
-    Args:
-        authentication: Who may send requests.
-        max_body_bytes: Largest body.
-        decisions: How many requests for decisions may be worked on.
-        outcomes: How many reports of outcomes.
-        health: Says why no decisions can be made yet.
-
-    Attributes:
-        readers: Bodies that are arriving.
-    """
-
-    def __init__(
-        self,
-        authentication: Authentication,
-        max_body_bytes: int,
-        decisions: Admission,
-        outcomes: Admission,
-        health: Health,
-    ) -> None:
+    def __init__(self, authentication: Authentication, max_body_bytes: int, router: Router) -> None:
         self.authentication = authentication
         self.max_body_bytes = max_body_bytes
-        self.decisions = decisions
-        self.outcomes = outcomes
-        self.health = health
+        self.decisions = router.decision_admission
+        self.outcomes = router.outcome_admission
+        self.health = router.health
         self.readers = 0
 
-    def admission(self, path: str) -> Admission:
-        """The limit that a request falls under."""
-        return self.outcomes if path == _OUTCOMES else self.decisions
-
     def sheds(self, method: bytes, target: bytes) -> bool:
-        """Whether a request is refused for want of room before it is looked at, be it authenticated or not."""
+        """Whether a request is refused for want of room before it is parsed, authenticated or not."""
         return self.decisions.full and method == b"POST" and not target.startswith(_OUTCOMES.encode())
 
 
@@ -94,7 +64,8 @@ class GatewayMiddleware:
             await self._pass_on(gateway, scope, receive, send)
         except _Refused as refusal:
             metrics.REFUSED.labels(str(refusal.status)).inc()
-            await _answer(send, refusal)
+            answer = JSONResponse({"error": str(refusal)}, refusal.status, dict(refusal.headers))
+            await answer(scope, receive, send)
 
     async def _pass_on(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -102,7 +73,7 @@ class GatewayMiddleware:
         public = reads and (path == "/" or path.startswith(_PUBLIC))
         if not public and not gateway.authentication.admits(scope["headers"]):
             raise _Refused(401, "not authenticated: " + gateway.authentication.hint, ("www-authenticate", "Bearer"))
-        # KServe's own answer to the probe is always yes.
+        # KServe's own answer to this probe is always yes.
         if not gateway.health.started and (not reads or path == "/v2/health/ready"):
             raise _Refused(503, f"no decisions yet: {gateway.health.waiting_for}", ("retry-after", RETRY_AFTER))
         if reads:
@@ -112,7 +83,7 @@ class GatewayMiddleware:
         what = "outcomes" if path == _OUTCOMES else "decide" if path.endswith(_DECISIONS) else "other"
         try:
             with tracing.request(what, scope["headers"]) as span:
-                async with gateway.admission(path).admit():
+                async with (gateway.outcomes if path == _OUTCOMES else gateway.decisions).admit():
                     await self._app(scope, _replay(body, receive), tracing.watched(span, send))
         except Saturated as error:
             raise _Refused(429, f"saturated: {error}; come again later", ("retry-after", "1")) from None
@@ -146,7 +117,7 @@ async def _read(gateway: Gateway, scope: Scope, receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hand on the body that was read, then whatever else comes (a disconnect)."""
+    """Hand on the body that was read, then later messages (a disconnect)."""
     delivered = False
 
     async def again() -> Message:
@@ -157,11 +128,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-async def _answer(send: Send, refusal: _Refused) -> None:
-    body = orjson.dumps({"error": str(refusal)})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.encode(), value.encode()) for name, value in refusal.headers]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""The gateway's rules in gRPC's words; authentication reads the call's metadata.
+"""Applies the gateway's rules to gRPC; authentication reads the call's metadata.
 
 401 is UNAUTHENTICATED, 409 ALREADY_EXISTS, 503 UNAVAILABLE, and 413, 429 and 431 are RESOURCE_EXHAUSTED.
 """
@@ -19,14 +19,7 @@ from serving.router.ops import metrics, tracing
 
 
 def grpc_server(server: Any, gateway: Gateway, host: str, port: int) -> GrpcServer:
-    """The router's server of gRPC, to be entered.
-
-    Args:
-        server: KServe's, for its models.
-        gateway: The rules.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-    """
+    """The router's gRPC server, for the models of KServe's `server`; port 0 takes a free one."""
 
     @contextlib.asynccontextmanager
     async def rules(headers: Headers) -> AsyncIterator[None]:

@@ -1,17 +1,17 @@
-"""The router's HTTP interface as an OpenAPI 3.1 document: what may be asked, what is answered, and with which status.
+"""Writes the router's HTTP interface as an OpenAPI 3.1 document.
 
     curl -s -H "Authorization: Bearer $TOKEN" localhost:8080/openapi.json      # with the names of the router's data set
     docs/schemas/openapi.json                                                  # for any data set
 
-It is made of the types that requests are checked with. A test asks a running router whatever the document allows, and
-much that it does not, and compares the answers with it (`tests/serving/router/test_api.py`). For people:
-docs/api.md.
+It is made of the types that requests are checked with. `tests/serving/router/test_api.py` compares a running router
+with it. For people: docs/api.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -38,7 +38,7 @@ _REFUSALS = {
     503: "Not now: no decisions can be made yet, and the message says what is waited for; or outcomes can't be stored.",
 }
 _HEADERS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
-_ANY = (408, 431)  # told by the connection, whatever is asked for
+_ANY = (408, 431)  # of the connection, for any request
 _PROBE = (*_ANY, 503)
 _SENT = (401, 408, 413, 429, 431, 503)  # of each request with a body
 
@@ -52,8 +52,6 @@ class _Operation:
     answer: Any = None  # its type; None: text
     asked: Any = None  # type of the body
     refusals: tuple[int, ...] = _ANY
-    fault: Any = bodies.Error  # type of the body with status 503
-    public: bool = True  # whether it is answered without credentials
     text: str = ""
 
 
@@ -64,19 +62,11 @@ def document(
     outcomes: TypeAdapter[OutcomeBody],
     scheme: Scheme,
 ) -> Json:
-    """The document.
-
-    Args:
-        model: The model's name in the URL.
-        instance: An example of an instance.
-        decisions: Type of a request for decisions.
-        outcomes: Type of a report of outcomes.
-        scheme: How callers show who they are, as OpenAPI says it; None: they need not.
-    """
+    """The document of a router, with an example of an instance, and its types of requests."""
     asked: dict[str, TypeAdapter[Any]] = {"decisions": decisions, "outcomes": outcomes}
     operations = _operations(model)
     for operation in operations:
-        for type_ in (operation.answer, operation.asked, operation.fault):
+        for type_ in (operation.answer, operation.asked, bodies.Error):
             if type_ is not None and not isinstance(type_, str):
                 asked[type_.__name__] = TypeAdapter(type_)
     found, schemas = TypeAdapter.json_schemas(
@@ -122,88 +112,54 @@ def generic_document() -> Json:
 
 def _operations(model: str) -> list[_Operation]:
     v1, v2 = f"/v1/models/{model}", f"/v2/models/{model}"
-    drills: Json = {"path": "/v1/drills", "answer": bodies.DrillsInForce, "public": False}
+    get, post = partial(_Operation, "get"), partial(_Operation, "post")
+    probe = partial(get, refusals=_PROBE)
+    drills: Json = {"path": "/v1/drills", "answer": bodies.DrillsInForce}
+    ready = "Whether decisions can be made"
     return [
-        _Operation(
-            "post",
+        post(
             f"{v1}:predict",
             "decide",
             "Decide on opportunities, protocol v1",
             bodies.DecisionAnswer,
             "decisions",
             (400, *_SENT, 409),
-            public=False,
-            text="1 to 64 at once. With a `request_id` it may be sent again: for ten minutes the answer is the same.",
+            "1 to 64 at once. With a `request_id` it may be sent again: for ten minutes the answer is the same.",
         ),
-        _Operation(
-            "post",
+        post(
             f"{v2}/infer",
             "infer",
             "Decide on opportunities, Open Inference Protocol v2",
             bodies.InferAnswer,
             bodies.InferBody,
             (400, *_SENT, 409),
-            public=False,
-            text="The fields of v1's instances as tensors. Tensors may come as bytes behind the message, too "
+            "The fields of v1's instances as tensors. Tensors may come as bytes behind the message, too "
             "(`Inference-Header-Content-Length`).",
         ),
-        _Operation(
-            "post",
+        post(
             "/v1/outcomes",
             "report",
             "Report what became of decisions",
             bodies.OutcomeCounts,
             "outcomes",
             (400, *_SENT),
-            public=False,
-            text="1 to 1000 at once. It may be sent again: each `event_id` counts once. 200: all of it is on disk.",
+            "1 to 1000 at once. It may be sent again: each `event_id` counts once. 200: all of it is on disk.",
         ),
-        _Operation(
-            "get", "/health/live", "live", "Whether the event loop turns", bodies.Live, None, _PROBE, bodies.Live
-        ),
-        _Operation(
-            "get",
-            "/health/ready",
-            "ready",
-            "Whether requests may come, and which parts do not answer",
-            bodies.Ready,
-            None,
-            _PROBE,
-            bodies.Ready,
-        ),
-        _Operation(
-            "get",
-            "/health/startup",
-            "startup",
-            "Whether decisions can be made",
-            bodies.Startup,
-            None,
-            _PROBE,
-            bodies.Startup,
-        ),
-        _Operation("get", "/metrics", "metrics", "Prometheus metrics"),
-        _Operation("get", "/", "root", "Whether the server answers", bodies.Alive),
-        _Operation("get", "/v1/models", "models", "The model, protocol v1", bodies.Models),
-        _Operation(
-            "get", v1, "modelReady", "Whether decisions can be made, protocol v1", bodies.ModelReady, refusals=_PROBE
-        ),
-        _Operation("get", "/v2", "server", "The server, protocol v2", bodies.ServerMetadata, refusals=(401, *_ANY)),
-        _Operation("get", "/v2/health/live", "serverLive", "Whether the server answers", bodies.ServerLive),
-        _Operation(
-            "get",
-            "/v2/health/ready",
-            "serverReady",
-            "Whether decisions can be made",
-            bodies.ServerReady,
-            refusals=_PROBE,
-        ),
-        _Operation("get", "/v2/models", "modelsV2", "The model, protocol v2", bodies.Models),
-        _Operation("get", v2, "modelMetadata", "Tensors of the model, protocol v2", bodies.ModelMetadata),
-        _Operation(
-            "get", f"{v2}/ready", "modelReadyV2", "Whether decisions can be made", bodies.ModelReady, refusals=_PROBE
-        ),
-        _Operation("get", name="drills", summary="Faults that are injected now", refusals=(401, 404, *_ANY), **drills),
-        _Operation("post", name="drill", summary="Inject a fault", asked=Drill, refusals=(400, 404, *_SENT), **drills),
+        probe("/health/live", "live", "Whether the event loop turns", bodies.Live),
+        probe("/health/ready", "ready", "Whether requests may come, and which parts do not answer", bodies.Ready),
+        probe("/health/startup", "startup", ready, bodies.Startup),
+        get("/metrics", "metrics", "Prometheus metrics"),
+        get("/", "root", "Whether the server answers", bodies.Alive),
+        get("/v1/models", "models", "The model, protocol v1", bodies.Models),
+        probe(v1, "modelReady", f"{ready}, protocol v1", bodies.ModelReady),
+        get("/v2", "server", "The server, protocol v2", bodies.ServerMetadata, refusals=(401, *_ANY)),
+        get("/v2/health/live", "serverLive", "Whether the server answers", bodies.ServerLive),
+        probe("/v2/health/ready", "serverReady", ready, bodies.ServerReady),
+        get("/v2/models", "modelsV2", "The model, protocol v2", bodies.Models),
+        get(v2, "modelMetadata", "Tensors of the model, protocol v2", bodies.ModelMetadata),
+        probe(f"{v2}/ready", "modelReadyV2", ready, bodies.ModelReady),
+        get(name="drills", summary="Faults that are injected now", refusals=(401, 404, *_ANY), **drills),
+        post(name="drill", summary="Inject a fault", asked=Drill, refusals=(400, 404, *_SENT), **drills),
         _Operation("delete", name="endDrills", summary="End all injected faults", refusals=(404, *_SENT), **drills),
     ]
 
@@ -215,11 +171,11 @@ def _described(
     for status in sorted(operation.refusals):
         if scheme is None and status == 401:
             continue
-        own = status == 503 and operation.fault is not bodies.Error
+        own = status == 503 and operation.path.startswith("/health/")
         responses[str(status)] = (
             {
                 "description": "No: the body says why. Before the router is asked, the answer may be an `Error`, too.",
-                "content": _content({"anyOf": [references[operation.fault.__name__], references["Error"]]}),
+                "content": _content({"anyOf": [references[operation.answer.__name__], references["Error"]]}),
             }
             if own
             else {"$ref": f"#/components/responses/{status}"}
@@ -258,7 +214,6 @@ def _content(schema: Json) -> Json:
 
 
 def _describe(definitions: dict[str, Json]) -> None:
-    """Say of the fields of one data set what is said of those of any."""
     for body in (DecisionBody, OutcomeBody):
         for name, general in TypeAdapter(body).json_schema()["$defs"].items():
             definitions[name].setdefault("description", general["description"])

@@ -1,7 +1,7 @@
 """The process: KServe's ModelServer around the router, from the first probe to the drained end.
 
-It listens at once, since what the router waits for may take minutes (a long decision log) or for ever (a feature
-registry that nobody makes), and the probes have to tell that from a process that hangs.
+It listens at once, since the router may wait for minutes (a long decision log) or for ever (a missing feature
+registry), and the probes must tell that from a process that hangs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from types import FrameType
 from serving.connection_limits import Shedding
 from serving.grpc_v2 import GrpcServer
 from serving.kserve_sdk import Server, app
-from serving.router.flow.features import FeatureSource
 from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
 from serving.router.http.gateway import Gateway
@@ -36,19 +35,14 @@ _LAST_SECONDS = 4.0  # ... which has as long in any case
 _LEFT_UNDONE = 4  # exit code
 
 
-def serve(settings: RouterSettings, features: FeatureSource | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what is in flight, flush the log and return.
+def serve(settings: RouterSettings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish requests in flight, flush the log and return.
 
-    What a store that hangs leaves undone by the end of the grace time is said, and the process ends with exit code 4.
-
-    Args:
-        settings: Settings.
-        features: In place of the Feast repository of the settings.
+    If a store that hangs leaves work undone by the end of the grace time, the process ends with exit code 4.
     """
     allowed = authentication(settings.auth)
-    router = Router(settings, features)
-    admissions = router.decision_admission, router.outcome_admission
-    gateway = Gateway(allowed, settings.max_body_bytes, *admissions, router.health)
+    router = Router(settings)
+    gateway = Gateway(allowed, settings.max_body_bytes, router)
     app.state.router, app.state.gateway = router, gateway
     install(app, settings.model_name)
     model = RouterModel(settings.model_name, router)
@@ -80,7 +74,7 @@ class _Server(Server):
             if not self._router.health.started:
                 if opening.done():
                     opening.result()  # raises what is wrong
-                # Nothing was decided, so nothing is left to do; Python would wait for the thread that reads the log.
+                # Nothing was decided; Python would wait for the thread that reads the log.
                 os._exit(0)
             _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
 
@@ -91,7 +85,7 @@ class _Server(Server):
         except BaseException:
             self._rest_server._server.should_exit = True
             raise
-        # The objects that the imports made stay. A full collection of them takes 100 ms: longer than a deadline.
+        # A full collection of the objects that imports made takes 100 ms: longer than a deadline.
         gc.collect()
         gc.freeze()
         self._model.ready = True
@@ -125,7 +119,7 @@ class _Server(Server):
 
 
 def _end_in_time(router: Router, seconds: float) -> None:
-    """End the process after a while in any case: Python waits for its threads, and one in a store may hang for ever."""
+    """End the process after some seconds: Python waits for its threads, and one in a store may hang for ever."""
 
     def end() -> None:
         time.sleep(seconds)

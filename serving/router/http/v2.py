@@ -20,11 +20,7 @@ OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).item
 
 
 def parse_request(request: InferRequest, parser: DecisionParser) -> list[DecisionRequest]:
-    """The decisions that a v2 request asks for; the texts of what is not a text are JSON.
-
-    Raises:
-        BadRequest: It is none.
-    """
+    """The decisions that a v2 request asks for; fields that are no texts are JSON. Raises BadRequest."""
     tensors = {tensor.name: _texts(tensor) for tensor in request.inputs}
     if not set(_REQUIRED) <= set(tensors) <= set(INPUTS):
         optional = ", ".join(name for name in INPUTS if name not in _REQUIRED)

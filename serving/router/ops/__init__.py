@@ -1,7 +1,7 @@
-"""What operators set and see.
+"""Settings, monitoring and connections of the router.
 
-In reading order: `settings.py` (the YAML file), `live_experiments.py` (the experiments in force, read again when their
-files change), `operator_feed.py` (or asked for at the experiments' operator), `metrics.py` (Prometheus), `tracing.py`
-(OpenTelemetry), `health.py` (probes), `found_features.py` (an emptied store), `shipping.py` (where the decision log
-goes).
+In reading order: `settings.py` (the YAML file), `live_experiments.py` (the experiments in force, from files),
+`operator_feed.py` (or from the experiments' operator), `metrics.py`
+(Prometheus), `tracing.py` (OpenTelemetry), `health.py` (probes), `found_features.py` (an empty store), `shipping.py`
+(sink of the decision log).
 """

@@ -1,8 +1,7 @@
-"""Whether decisions find anything of their users in the feature store.
+"""Detects a feature store that is empty or out of date: for a while no user is found.
 
-One user of whom nothing is known is new, and the model knows how to decide for such users. A store that was emptied, or
-holds nothing that is recent enough, looks the same for each single user, and different only for all of them together:
-for a while nobody is known. Decisions go on, for both arms alike; health, a metric and the log say what is going on.
+A single unknown user is new, and the model decides for new users. Decisions go on in any case, for both arms alike;
+health, a metric and the log report the fault.
 """
 
 from __future__ import annotations
@@ -16,15 +15,11 @@ from serving.router.ops.health import Health
 log = logging.getLogger(__name__)
 
 _MANY = 50  # decisions in a row without features: too many to be all new users
-_SECONDS = 60.0  # in which none was found: a burst about one new user is nothing
+_SECONDS = 60.0  # in which none was found: a burst about one new user is no fault
 
 
 class FoundFeatures:
-    """Counts decisions by whether features were found; a count or two may be lost between threads.
-
-    Args:
-        health: Is told when nobody is known any more.
-    """
+    """Counts decisions by whether features were found; a count or two may be lost between threads."""
 
     def __init__(self, health: Health) -> None:
         self._health = health

@@ -1,14 +1,14 @@
-"""What the probes are told.
+"""Answers of the probes.
 
     GET /health/live      200 while the event loop turns; otherwise the pod should be restarted
     GET /health/ready     200 while requests may come: decisions can be made, not draining, the log's thread alive
     GET /health/startup   200 once decisions can be made
 
-Until decisions can be made, the two others answer 503 with the reason: a feature registry that nobody has made yet, a
-long decision log that is being read. Restarting would help neither, so `live` is 200 meanwhile.
+Until decisions can be made, `ready` and `startup` answer 503 with the reason: a missing feature registry, a long
+decision log. A restart would not help, so `live` is 200 meanwhile.
 
-A store or an arm that does not answer leaves the router ready: it answers with the default action then, and taking all
-replicas out of service at once would help nobody. The body says what does not answer:
+If a store or an arm does not answer, the router stays ready and answers with the default action: taking all replicas
+out of service at once would not help. The body names the part:
 
     {"ready": true, "parts": {"ledger": "ok", "features": "ok", "challenger": "no answer for 12 s: TimeoutError"},
      "experiments": {"spring": "5f1c3a9e"}}
@@ -25,24 +25,24 @@ _STALE_SECONDS = 30.0  # without a sign of life, the event loop hangs
 
 
 class Fault(NamedTuple):
-    """Why a part does not answer, and for how long it has not."""
+    """Why a part does not answer, and since when (`time.monotonic`)."""
 
-    seconds: float
-    error: Exception
-
-
-class _Silence(NamedTuple):
     since: float
     error: Exception
 
+    @property
+    def seconds(self) -> float:
+        """Time since then."""
+        return monotonic() - self.since
+
 
 class Health:
-    """Collects what the parts report.
+    """Collects reports of the parts.
 
     Attributes:
         waiting_for: Why no decisions can be made yet; empty once they can.
-        draining: The end has begun.
-        experiments: Versions of the experiments by which decisions are made, with their accounts; by name.
+        draining: Whether the router is about to end.
+        experiments: Versions of the experiments that decisions are made by, with their accounts; by name.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Health:
         self.draining = False
         self.experiments: Mapping[str, str] = {}
         self._tick = monotonic()
-        self._silences: dict[str, _Silence | None] = {}
+        self._faults: dict[str, Fault | None] = {}
         self._heard: dict[str, float] = {}
         self._notes: dict[str, str] = {}
 
@@ -62,39 +62,37 @@ class Health:
     @property
     def parts(self) -> dict[str, str]:
         """Part -> "ok", or what is wrong with it."""
-        faults = {part: self.fault(part) for part in list(self._silences)}  # threads may add some
         answers = {
             part: f"no answer for {fault.seconds:.0f} s: {type(fault.error).__name__}" if fault else "ok"
-            for part, fault in faults.items()  # more is in the log
+            for part, fault in dict(self._faults).items()  # a copy: threads may add some
         }
         return answers | {part: note for part, note in dict(self._notes).items() if answers.get(part, "ok") == "ok"}
 
     def tick(self) -> None:
-        """The event loop turns."""
+        """Note that the event loop turns."""
         self._tick = monotonic()
 
     def report(self, part: str, error: Exception | None = None) -> None:
-        """A part answered, or did not."""
+        """Note that a part answered, or did not."""
         now = self._heard[part] = monotonic()
-        before = self._silences.get(part)
-        self._silences[part] = _Silence(before.since if before else now, error) if error else None
+        before = self._faults.get(part)
+        self._faults[part] = Fault(before.since if before else now, error) if error else None
 
     def note(self, part: str, text: str = "ok") -> None:
-        """What a part that answers has to say; "ok" takes it back."""
+        """Set the message of a part that answers; "ok" clears it."""
         self._notes[part] = text
 
     def fault(self, part: str) -> Fault | None:
         """Why a part does not answer; None if it does."""
-        silence = self._silences.get(part)
-        return Fault(monotonic() - silence.since, silence.error) if silence else None
+        return self._faults.get(part)
 
     def quiet(self, part: str) -> float:
-        """Seconds since anything was reported of a part, good or bad."""
+        """Seconds since the last report on a part, good or bad."""
         return monotonic() - self._heard.get(part, -inf)
 
     def forget(self, part: str) -> None:
-        """A part is no longer there, or is another one now."""
-        for known in (self._silences, self._heard, self._notes):
+        """Drop the reports on a part that is gone, or is another one now."""
+        for known in (self._faults, self._heard, self._notes):
             known.pop(part, None)
 
     def live(self) -> tuple[bool, dict[str, Any]]:
@@ -107,11 +105,7 @@ class Health:
         return self.started, {"started": self.started, "waiting_for": self.waiting_for or None}
 
     def ready(self, log_alive: Callable[[], bool]) -> tuple[bool, dict[str, Any]]:
-        """Whether requests may come, and the probe's body.
-
-        Args:
-            log_alive: Whether the decision log can still be written; asked once decisions can be made.
-        """
+        """Whether requests may come, and the probe's body; `log_alive` is called once decisions can be made."""
         if not self.started:
             return False, {"ready": False, "waiting_for": self.waiting_for}
         alive = log_alive()

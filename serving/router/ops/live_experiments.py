@@ -1,12 +1,11 @@
-"""The experiments in force: read again when their files change, kept when the new ones are wrong.
+"""Holds the experiments in force: reloads changed files, and keeps the last good ones.
 
-What comes into force is also kept as a file of the router's own, so that a restart beside a wrong file is no outage:
-the router starts with what it had, and waits for the files only if nothing usable was kept. Until the files are mended
-or replaced, `/health/ready`, the metric `mtorl_experiment_refused` and the log say that something else is in force than
-what was asked for.
+The router also writes what is in force to a folder of its own, so that a restart with a wrong file is no outage: it
+starts with what it had, and waits only if nothing usable was kept. Until the files are mended, `/health/ready`, the
+metric `mtorl_experiment_refused` and the log report the refusal.
 
-A wrong file changes nothing for the experiments of the others. Nor does one that would get in their way. But a switch
-that is off in it is in force: `enabled: false` needs nothing else to be right.
+A file that is wrong, or in conflict with other experiments, does not affect the others. But its kill switch counts:
+`enabled: false` needs nothing else to be right.
 """
 
 from __future__ import annotations
@@ -30,26 +29,18 @@ log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Where the experiments come from."""
+    """Origin of the experiments."""
 
     @property
     def signature(self) -> object:
         """Changes with the experiments."""
 
     def texts(self) -> Mapping[str, bytes]:
-        """The experiments as YAML, each by a name of its own, which messages say.
-
-        Raises:
-            ExperimentError: There are none, or they can't be read.
-        """
+        """File name and YAML of each experiment; raises ExperimentError if there is none, or one can't be read."""
 
 
 class ExperimentFiles:
-    """Files that people write, or that a ConfigMap is mounted as.
-
-    Args:
-        path: A file with an experiment, or a folder with such files, named *.yaml.
-    """
+    """An experiment's file, or a folder of several, named *.yaml; a ConfigMap may be mounted there."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,7 +50,7 @@ class ExperimentFiles:
 
     @property
     def signature(self) -> object:
-        """Changes with the files. A ConfigMap changes by a symlink that points elsewhere: hence the inode."""
+        """Changes with the files. A ConfigMap changes by another symlink: hence the inode."""
         found = []
         try:
             for file in self._files():
@@ -71,18 +62,14 @@ class ExperimentFiles:
 
     @property
     def written(self) -> float:
-        """When one of them was written last, seconds since 1970; 0: there is none."""
+        """Time of the last write, seconds since 1970; 0: there is no file."""
         try:
             return max((file.stat().st_mtime for file in self._files()), default=0.0)
         except OSError:
             return 0.0
 
     def texts(self) -> Mapping[str, bytes]:
-        """What is in the files.
-
-        Raises:
-            ExperimentError: One can't be read, or there is none.
-        """
+        """As in `Source`."""
         try:
             found = {file.name: file.read_bytes() for file in self._files()}
         except OSError as error:
@@ -96,25 +83,18 @@ class LiveExperiments:
     """Holds the experiments. A decision takes its own once, so that all of its stages have the same.
 
     Args:
-        source: Where they come from.
         spec: The data set, whose channels, columns and outcomes they may name.
-        health: Is told when one is refused.
-        last_good: Folder in which to keep what is in force, for people and for the next start; None: nowhere.
-        start_with_it: Whether to start with what was kept in place of what is wrong then.
+        last_good: Folder with the experiments in force, for people and for the next start.
+        start_with_it: Whether to start with `last_good` if a file is wrong then.
 
     Attributes:
-        missing: Why nothing is in force: an experiment is wrong at the start, and nothing usable was kept of it.
-        refused: Whether something else was asked for than is in force.
+        missing: Why nothing is in force: an experiment was wrong at the start, and nothing usable was kept of it.
+        refused: Whether the source has something else than is in force.
         generation: Times that something came into force.
     """
 
     def __init__(
-        self,
-        source: Source,
-        spec: DatasetSpec,
-        health: Health,
-        last_good: Path | None = None,
-        start_with_it: bool = True,
+        self, source: Source, spec: DatasetSpec, health: Health, last_good: Path, start_with_it: bool = True
     ) -> None:
         self._source = source
         self._spec = spec
@@ -130,11 +110,7 @@ class LiveExperiments:
 
     @property
     def experiments(self) -> Experiments:
-        """What is in force.
-
-        Raises:
-            ExperimentError: Nothing is yet, see `missing`.
-        """
+        """What is in force; raises `missing`."""
         if self._experiments is None:
             assert self.missing is not None
             raise self.missing
@@ -146,7 +122,7 @@ class LiveExperiments:
         return {} if self._experiments is None else {one.name: one.version for one in self._experiments}
 
     def refresh(self) -> bool:
-        """Look at the source; returns whether something else is in force now."""
+        """Poll the source; returns whether something else is in force now."""
         signature = self._source.signature
         if signature == self._signature:
             return False
@@ -162,12 +138,12 @@ class LiveExperiments:
             accepted, faults, lacking = self._in_force, [str(error)], not self._in_force
         else:
             read, unreadable = self._read(texts)
-            # What seems to be gone may have another name now, under which it can't be read.
+            # An experiment that seems to be gone may have another name now, under which it can't be read.
             standing = {name: one for name, one in self._in_force.items() if name in texts or unreadable}
             accepted, refused = put_together(standing, read)
             for name, text in texts.items():
                 if name in accepted and accepted[name] != read.get(name) and is_switched_off(text):
-                    accepted[name] = accepted[name].replace(enabled=False)  # the rest can wait
+                    accepted[name] = accepted[name].replace(enabled=False)
             faults, lacking = unreadable + refused, any(name not in accepted for name in texts)
         self.refused = bool(faults)
         metrics.EXPERIMENT_REFUSED.set(self.refused)
@@ -185,7 +161,7 @@ class LiveExperiments:
             log.error("an experiment is refused, and what was in force goes on: %s", words)
 
     def _read(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """Those that can be used, and what is wrong with the others. One that is as it was is the same object."""
+        """Usable experiments, and faults of the others. An unchanged experiment stays the same object."""
         found, faults = dict[str, Experiment](), []
         for name, text in texts.items():
             try:
@@ -210,9 +186,7 @@ class LiveExperiments:
             log.error("what is in force can't be kept for a restart: %s", fault)
 
     def _keep(self) -> OSError | None:
-        """Keep what is in force; why that did not work."""
-        if self._last_good is None:
-            return None
+        """Write what is in force to `last_good`; returns an error."""
         fault = None
         for name, experiment in self._in_force.items():
             file = self._last_good / name
@@ -224,7 +198,7 @@ class LiveExperiments:
             except OSError as error:
                 fault = error
                 with contextlib.suppress(OSError):
-                    remove(file)  # nothing is better than an older one, which may lack a kill switch
+                    remove(file)  # an older version may lack a kill switch
         with contextlib.suppress(OSError):
             for file in self._last_good.glob("[!.]*"):
                 if file.name not in self._in_force:
@@ -232,9 +206,8 @@ class LiveExperiments:
         return fault
 
     def _kept(self) -> dict[str, Experiment]:
-        """What was kept and can be used."""
         found = {}
-        for file in sorted(self._last_good.glob("[!.]*")) if self._last_good is not None else ():
+        for file in sorted(self._last_good.glob("[!.]*")):
             try:
                 experiment = Experiment.load(file)
                 experiment.check(self._spec)
@@ -248,15 +221,7 @@ class LiveExperiments:
 def put_together(
     standing: Mapping[str, Experiment], read: Mapping[str, Experiment]
 ) -> tuple[dict[str, Experiment], list[str]]:
-    """What can be in force together: all that was read or, if some of it gets in the way, what can be changed.
-
-    Args:
-        standing: What has been in force, by name.
-        read: What is to take its place or to be added.
-
-    Returns:
-        What is to be in force, and what is wrong with what is not.
-    """
+    """Combine experiments in force with new ones, of which those in conflict are left out; returns faults, too."""
     if not (everything := {**standing, **read}) or _fits(everything) is None:
         return everything, []
     found, faults = dict(standing), []

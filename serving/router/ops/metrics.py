@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -79,7 +79,7 @@ for _found in ("yes", "no"):
 
 
 def arm_labels(arm: str) -> tuple[str, str]:
-    """Labels of an arm, by its name among those of all experiments; what is of none has the empty one."""
+    """Labels `experiment` (may be empty) and `arm` of an `Experiment.key`."""
     experiment, _, name = arm.rpartition("/")
     return experiment, name
 
@@ -95,11 +95,10 @@ def show_prices(by_arm: Mapping[str, float]) -> None:
 
 
 def show_budget(balances: Iterable[Balance]) -> None:
-    """Publish what is spent and reserved.
+    """Publish spend and reservations.
 
-    A reservation draws on several accounts of an arm, and must show once: of those of one period, only such are added
-    up that no reservation can have in common, the widest first. No campaign is a label, so the others show in
-    `mtorl_budget_spend_ratio` alone.
+    A reservation draws on several accounts of an arm, and must show once: in each period, only accounts that no
+    reservation can have in common are added up, the widest first. The others show in `mtorl_budget_spend_ratio` alone.
     """
     fullest: dict[tuple[str, ...], float] = {}
     balances = list(balances)
@@ -121,10 +120,10 @@ def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
 
 
 def show_pace(paces: Sequence[Pace]) -> None:
-    """Publish how spend compares with what the plans of paced accounts want.
+    """Publish spend and plan of paced accounts.
 
-    The sums are of accounts that no reservation can have in common, as in :func:`show_budget`. One account may be far
-    ahead while another is behind, so how far is said of the one that is furthest.
+    Sums are those of :func:`show_budget`. One account may be far ahead while another is behind, so the gaps are those
+    of the furthest account.
     """
     shown = _apart(paces)
     _show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
@@ -134,18 +133,7 @@ def show_pace(paces: Sequence[Pace]) -> None:
     _show(BUDGET_BEHIND, {labels: behind for labels, (_, behind) in furthest.items()})
 
 
-class _Account(Protocol):
-    @property
-    def arm(self) -> str: ...
-    @property
-    def campaign(self) -> str: ...
-    @property
-    def channel(self) -> str: ...
-    @property
-    def period(self) -> str: ...
-
-
-A = TypeVar("A", bound=_Account)
+A = TypeVar("A", bound=Balance | Pace)
 
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
@@ -159,8 +147,7 @@ def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
     return {labels: list(chain.from_iterable(apart.values())) for labels, apart in found.items()}
 
 
-def _overlap(one: _Account, other: _Account) -> bool:
-    """Whether a reservation can draw on both."""
+def _overlap(one: Balance | Pace, other: Balance | Pace) -> bool:
     pairs = ((one.campaign, other.campaign), (one.channel, other.channel))
     return all(a == b or "*" in (a, b) for a, b in pairs)
 
@@ -169,7 +156,7 @@ _labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
 
 
 def _show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    """Set a gauge, and take back the labels that it has no value for now: an arm that was renamed, for instance."""
+    """Set a gauge, and remove labels without a value now: a renamed arm, for instance."""
     for labels in _labels_shown.get(gauge, set()).difference(values):
         gauge.remove(*labels)
     _labels_shown[gauge] = set(values)
@@ -178,12 +165,7 @@ def _show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
-    """Publish what the ledger may still grow by.
-
-    Args:
-        room: That; None: it has no limit, or does not say it now.
-        beside: Whether it lies on the disk of the decision log, whose room says the same already.
-    """
+    """Publish the ledger's room, if it has a limit; `beside`: it lies on the disk of the decision log."""
     of = {} if room is None else {("file_beside_log" if beside else room.store,): room}
     _show(LEDGER_FREE, {labels: float(said.free) for labels, said in of.items()})
     _show(LEDGER_LIMIT, {labels: float(said.limit) for labels, said in of.items()})

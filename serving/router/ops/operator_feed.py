@@ -1,16 +1,15 @@
-"""Polls the operators every second for what is in force, and keeps it while none answers.
+"""Polls the operators every second for the experiments in force, and keeps them while none answers.
 
     feed = OperatorFeed("http://mtorl-operator:8080", mounted, last_good, "mtorl-router-0")
     live = LiveExperiments(feed, ...)
     feed.ask(live.versions)            # every second; then `live.refresh`
 
-A kubelet may take minutes to bring a changed ConfigMap to a pod: too long for a kill switch. So the operators are
-polled, and learn at once which versions this router has. The URL's name stands for the addresses of all operators. They
-are asked one after the other until the leader answers, which reports what routers have; if none leads, the answer of
-another one counts. So a dead operator costs a router two seconds at most.
+A kubelet may take minutes to bring a changed ConfigMap to a pod: too long for a kill switch. So the router polls the
+addresses behind the operators' name, one after the other, until the leader answers; if none leads, another answer
+counts. A dead operator costs two seconds at most. The request reports which versions this router has.
 
-While none answers, the router goes on with what it has, and the ConfigMap that is mounted counts as soon as it was
-written later than that: a person can still change it by hand.
+While none answers, the router goes on with what it has. A mounted ConfigMap counts if it was written later than that: a
+person can still change it by hand.
 """
 
 from __future__ import annotations
@@ -32,26 +31,22 @@ from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # for that long, the mounted file does not count
+_SILENT_SECONDS = 10.0  # without an answer, until the mounted file counts
 
 
 class Answer(NamedTuple):
-    """What an operator answers."""
+    """An operator's answer."""
 
-    texts: dict[str, bytes] | None
-    """What is in force; None: what this router has."""
+    texts: dict[str, bytes] | None  # in force, by file name; None: what this router has
     leads: bool
-    """Whether it is the leader."""
 
 
 class OperatorFeed:
     """Polls the operators.
 
     Args:
-        operator: Base URL of all operators.
         mounted: File or folder that the ConfigMap is mounted as.
-        last_good: Folder with what was in force last, before this start.
-        router: Name of this router.
+        last_good: Folder with the experiments that were in force before this start.
     """
 
     def __init__(self, operator: str, mounted: Path, last_good: Path, router: str) -> None:
@@ -61,7 +56,7 @@ class OperatorFeed:
         self._answered = time.monotonic()
         self._said = ""
         self._texts: dict[str, bytes] | None = None
-        self._known = 0.0  # by the router's clock, when it was asked for or written
+        self._known = 0.0  # when it was requested or written, by the router's clock
         if not self._answers({}):
             self._take_later(ExperimentFiles(last_good))
             self._take_later(self._mounted)
@@ -72,23 +67,14 @@ class OperatorFeed:
         return self._texts
 
     def texts(self) -> dict[str, bytes]:
-        """What is in force.
-
-        Raises:
-            ExperimentError: No operator and no file has said so yet.
-        """
+        """As in `Source`."""
         if self._texts is None:
             asked = self._url.geturl()
             raise ExperimentError(f"nothing is in force yet, and no file says what is: {asked} says: {self._said}")
         return self._texts
 
     def ask(self, versions: Mapping[str, str], refused: bool = False) -> None:
-        """Ask what is in force now.
-
-        Args:
-            versions: Of each experiment that this router has.
-            refused: Whether it was told something that it can't use: then it asks for all, to hear of the end of that.
-        """
+        """Poll, and report this router's versions; `refused` asks for all, to notice the end of a refusal."""
         if not self._answers(versions, refused) and time.monotonic() - self._answered > _SILENT_SECONDS:
             self._take_later(self._mounted)
 
@@ -98,7 +84,7 @@ class OperatorFeed:
         try:
             for address in _addresses(self._url):
                 try:
-                    answer = _answer_of(address, self._url.path, has)
+                    answer = _answer_of(f"http://{address}{self._url.path}", has)
                 except (OSError, ValueError) as error:
                     fault = _words(error)
                 else:
@@ -120,7 +106,6 @@ class OperatorFeed:
         return False
 
     def _take_later(self, files: ExperimentFiles) -> None:
-        """Take what is in files, if some of it was written later than what is known."""
         try:
             if (written := files.written) > self._known:
                 self._texts, self._known = dict(files.texts()), written
@@ -128,32 +113,22 @@ class OperatorFeed:
             log.error("what is in force can't be read: %s", error)
 
 
-def _addresses(url: SplitResult) -> list[tuple[str, int]]:
-    """Where the operators are.
-
-    Raises:
-        OSError: Nobody knows.
-    """
+def _addresses(url: SplitResult) -> list[str]:
+    """Host and port of all operators; raises OSError."""
     found = socket.getaddrinfo(url.hostname, url.port or 80, type=socket.SOCK_STREAM)
-    return [(str(address[0]), int(address[1])) for *_, address in found]
+    places = [(str(address[0]), int(address[1])) for *_, address in found]
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places]
 
 
-def _answer_of(address: tuple[str, int], path: str, has: dict[str, object]) -> Answer:
-    """Ask one operator.
-
-    Raises:
-        OSError: It does not answer in time, or says why it can't.
-        ValueError: The answer is not of this kind.
-    """
-    host, port = address
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    answer = ask(f"http://{place}{path}", has, seconds=_ANSWER_SECONDS)
+def _answer_of(url: str, has: dict[str, object]) -> Answer:
+    """Ask one operator; raises OSError or ValueError."""
+    answer = ask(url, has, seconds=_ANSWER_SECONDS)
     texts = None if answer.status == HTTPStatus.NO_CONTENT else _texts(answer.content)
     return Answer(texts, answer.headers.get("mtorl-leads") == "true")
 
 
 def _words(error: Exception) -> str:
-    """Why there is no answer; where the operator says it, in its own words."""
+    """Why there is no answer, in the operator's own words if it sends some."""
     if not isinstance(error, StatusError):
         return f"{type(error).__name__}: {error}"
     try:
@@ -163,11 +138,7 @@ def _words(error: Exception) -> str:
 
 
 def _texts(answer: bytes) -> dict[str, bytes]:
-    """Name and YAML of each experiment.
-
-    Raises:
-        ValueError: It is no such answer.
-    """
+    """Name and YAML of each experiment; raises ValueError."""
     found = orjson.loads(answer)
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise ValueError("it is not an object of texts")

@@ -166,14 +166,7 @@ class RouterSettings(StrictModel):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read the settings.
-
-        Args:
-            path: The YAML file.
-
-        Raises:
-            SettingsError: The file can't be read, is not YAML, or a setting is wrong.
-        """
+        """Read the YAML file; raises SettingsError."""
         path = Path(path)
         data = read_yaml(path, "the router's settings", SettingsError)
         if isinstance(data, Mapping) and (endpoint := os.environ.get("MTORL_TRACING")):

@@ -1,4 +1,4 @@
-"""Where the decision log is shipped to: K_SINK, which Knative's SinkBinding sets, or else the setting `sink`."""
+"""Opens the sink of the decision log: K_SINK, which Knative's SinkBinding sets, or else the setting `sink`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces: how long each stage of a request took, for a share of the requests, sent to an OpenTelemetry collector.
+"""Traces the stages of a share of the requests, and sends them to an OpenTelemetry collector.
 
     tracing: {endpoint: "http://otel-collector:4318", share: 0.01}      # in the router's settings; without it, off
 
@@ -12,13 +12,12 @@
       log                until they are on disk
       ledger             their settlement
 
-All of it is OpenTelemetry's SDK: its sampler (a caller's `traceparent` decides, else the share), its batches in the
-background and its exporter, with its variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its
-instrumentation of FastAPI is not used: it traces requests before they are authenticated, and says the caller's address,
-the URL and the texts of errors. No user, no context, no amount of money and no text of an error is in a span here:
-`PendingDecision.traits` is what one says of a decision.
+Sampler (a caller's `traceparent` decides, else the share), batches and exporter are OpenTelemetry's SDK, with its
+variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*, OTEL_SERVICE_NAME ...). Its instrumentation of FastAPI is not used:
+it traces requests before they are authenticated, and records the caller's address, the URL and the texts of errors.
+Spans here hold no user, no context, no money and no text of an error (`PendingDecision.traits`).
 
-While tracing is off the SDK is not imported, and a place in the flow costs a look at a variable.
+While tracing is off, the SDK is not imported.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 Traits = Callable[[], Mapping[str, str | int]]
-"""What a span says; called only if it is recorded."""
+"""Attributes of a span; called only if it is recorded."""
 Send = Callable[[Any], Awaitable[None]]
 
 _CARRIED = (b"traceparent", b"tracestate")
@@ -56,16 +55,11 @@ _provider: TracerProvider | None = None  # not the global one, which KServe's li
 _tracer: Tracer | None = None
 
 here = get_current_span
-"""The span of this context, for what is done elsewhere on its behalf."""
+"""The span of this context, for work elsewhere on its behalf."""
 
 
 def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
-    """The span of a request that has come in: a part of its caller's trace, or the root of one.
-
-    Args:
-        name: Of the span: one of few.
-        headers: Of the request, with names in lower case. What is no valid `traceparent` is ignored.
-    """
+    """The span of a request, with a valid `traceparent` in the caller's trace; names of headers are in lower case."""
     if _tracer is None:
         return _OFF
     carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
@@ -73,13 +67,7 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContex
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
-    """The span of a part of a request; of one that is not traced, the request's own.
-
-    Args:
-        name: Of the span: one of few.
-        traits: What it says.
-        of: The span that it is a part of, which may have ended; by default, that of this context.
-    """
+    """The span of a part of a request; if that is not traced, the request's own. The parent `of` may have ended."""
     if _tracer is None:
         return _OFF
     parent = of or get_current_span()
@@ -105,7 +93,7 @@ def _current(
 
 
 def watched(of: Span, send: Send) -> Send:
-    """An ASGI channel; the span says the status of the answer."""
+    """An ASGI channel that sets the span's status of the answer."""
     if not of.is_recording():
         return send
 
@@ -120,16 +108,13 @@ def watched(of: Span, send: Send) -> Send:
 
 
 def note(traits: Traits) -> None:
-    """Let the span of this context say something more."""
+    """Add attributes to the span of this context."""
     if (current := get_current_span()).is_recording():
         current.set_attributes(_named(traits))
 
 
 def outgoing(spans: Iterable[Span]) -> dict[str, str]:
-    """Headers of a call that several spans share: it belongs to the trace of the first one that is recorded.
-
-    The others are linked to that one.
-    """
+    """Headers of a call that several spans share: it belongs to the first recorded one, and the others link to that."""
     if _tracer is None or not (known := sorted(spans, key=_sampled, reverse=True)):
         return {}
     headers: dict[str, str] = {}
@@ -155,11 +140,7 @@ def _fail(of: Span, what: str) -> None:
 
 
 def start(settings: Tracing) -> None:
-    """Trace from now on.
-
-    Raises:
-        SettingsError: OpenTelemetry's SDK is not installed.
-    """
+    """Trace from now on; raises SettingsError if OpenTelemetry's SDK is not installed."""
     global _provider, _tracer
     try:
         from opentelemetry.sdk.resources import Resource
@@ -191,7 +172,7 @@ def _exporter(endpoint: str) -> SpanExporter:
 
 
 async def stop() -> None:
-    """Trace no more, and send what waits; a collector that hangs is waited for a few seconds."""
+    """Stop tracing, and send waiting spans, for a few seconds at most."""
     global _provider, _tracer
     stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:
