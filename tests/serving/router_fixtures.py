@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from serving.decision_log import Spool
 from serving.kserve_sdk import ModelServer, app, quiet
-from serving.ledger import Balance, Ledger
+from serving.ledger import Balance, Ledger, LedgerUnavailable
 from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.http.app import RouterModel, install
@@ -59,6 +60,11 @@ def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
     return {"user_id": user_id, "campaign_id": "spring", "context": CONTEXT, **changes}
 
 
+def arms(**fields: Any) -> list[dict[str, Any]]:
+    """Both arms of an experiment file."""
+    return [{"name": name, "weight": 0.5, **fields} for name in ("incumbent", "challenger")]
+
+
 def decision(**changes: Any) -> dict[str, Any]:
     """What a healthy arm answers."""
     return {
@@ -81,11 +87,7 @@ class FakeArm:
         mode: "ok", "hold" (answer once `release` is set), "hang", "endless" (a body without an end), "hang-up" (or
             "hang-up once"), a status, raw bytes for the body, or a function from an item to its prediction.
         form: Makes the body of an answer from the predictions.
-        headers: Of an answer.
-        asked: Items that came for decisions, by arm.
-        traceparents: Of the requests that brought them, as far as they had one.
-        release: Lets requests that are held be answered.
-        url: Base URL of both.
+        asked: Arm and item of each question.
     """
 
     url: str
@@ -170,9 +172,8 @@ def only(live: LiveExperiments) -> Experiment:
 
 
 def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:
-    """Write the three files that a router starts from."""
+    """Write the files that a router starts from."""
     SPEC.save(folder / "dataset.yaml")
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment(endpoint, **changes)))
     content = {
         "port": 0,
         "experiment": "experiment.yaml",
@@ -186,6 +187,11 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         **settings,
     }
     (folder / "router.yaml").write_text(yaml.safe_dump(content))
+    file = folder / content["experiment"]
+    if not file.suffix:  # a folder of several
+        file.mkdir(exist_ok=True)
+        file /= "first.yaml"
+    file.write_text(yaml.safe_dump(experiment(endpoint, **changes)))
     return RouterSettings.load(folder / "router.yaml")
 
 
@@ -225,11 +231,22 @@ class Harness:
     """A running router and its surroundings."""
 
     folder: Path
+    settings: RouterSettings
     router: Router
-    gateway: Gateway
     arm: FakeArm
     features: FakeFeatures
     client: httpx.AsyncClient
+
+    def __post_init__(self) -> None:
+        self.gateway = gateway_of(self.router, self.settings)
+        app.state.router, app.state.gateway = self.router, self.gateway
+
+    async def restart(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """End the router, and start another one in its folder."""
+        await self.router.__aexit__(None, None, None)
+        meanwhile()
+        self.router = await Router(self.settings, self.features).__aenter__()
+        self.__post_init__()
 
     @property
     def spool(self) -> Spool:
@@ -238,6 +255,19 @@ class Harness:
     @property
     def ledger(self) -> Ledger:
         return self.router.ledger
+
+    def put(self, **changes: Any) -> None:
+        """Replace the experiment file, in one step as a ConfigMap does."""
+        draft = self.folder / "experiment.draft"
+        draft.write_text(yaml.safe_dump(experiment(self.arm.url, **changes)))
+        draft.replace(self.folder / "experiment.yaml")
+
+    async def change(self, **changes: Any) -> None:
+        """Replace the experiment file, and wait until it is in force, with its accounts."""
+        before = self.router.live.generation
+        self.put(**changes)
+        await self.until(lambda: self.router.live.generation > before)
+        await self.until(lambda: self.router.budgets.set_up_for(self.router.live.experiments))
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         app.state.router, app.state.gateway = self.router, self.gateway  # the application is shared: they take turns
@@ -270,8 +300,11 @@ class Harness:
         return next(b for b in self.ledger.balances() if b.arm.rpartition("/")[2] == arm)
 
     def holds_nothing(self) -> bool:
-        """Whether no money is set aside for anything."""
-        return self.ledger.open_reservations() == [] and all(one.reserved == 0 for one in self.ledger.balances())
+        """Whether no money is reserved, and the ledger says so."""
+        try:
+            return self.ledger.open_reservations() == [] and all(one.reserved == 0 for one in self.ledger.balances())
+        except LedgerUnavailable:
+            return False
 
     async def until(self, condition: Any, seconds: float = 60.0) -> None:
         """Wait for something that happens in the background."""
@@ -283,8 +316,7 @@ class Harness:
 
 def gateway_of(router: Router, settings: RouterSettings) -> Gateway:
     """What stands in front of a router."""
-    limits = (router.decision_admission, router.outcome_admission)
-    return Gateway(authentication(settings.auth), settings.max_body_bytes, *limits, router.health)
+    return Gateway(authentication(settings.auth), settings.max_body_bytes, router)
 
 
 @asynccontextmanager
@@ -294,12 +326,14 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
     config = write_settings(folder, await arm.start(), changes or {}, **settings)
     kserve()
     try:
-        async with Router(config, features) as router:
-            transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
-                gateway = gateway_of(router, config)
-                app.state.router, app.state.gateway = router, gateway
-                yield Harness(folder, router, gateway, arm, features, client)
+        router = await Router(config, features).__aenter__()
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+            harness = Harness(folder, config, router, arm, features, client)
+            try:
+                yield harness
+            finally:
+                await harness.router.__aexit__(None, None, None)
     finally:
         await arm.stop()
 
@@ -312,6 +346,38 @@ def run(scenario: Callable[[Harness], Awaitable[None]], folder: Path, **options:
             await scenario(harness)
 
     asyncio.run(inside())
+
+
+def in_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Makes a test of a coroutine function."""
+
+    @wraps(scenario)
+    def test(**given: Any) -> None:
+        async def inside() -> None:
+            await scenario(**given)
+
+        asyncio.run(inside())
+
+    return test
+
+
+def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """Makes a test of a scenario, whose first parameter is a router of its own; `options` as of `running`."""
+
+    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        fixtures = list(inspect.signature(scenario).parameters.values())[1:]
+        folder = inspect.Parameter("tmp_path", inspect.Parameter.KEYWORD_ONLY)
+
+        @wraps(scenario)
+        def test(tmp_path: Path, **given: Any) -> None:
+            given |= {"tmp_path": tmp_path} if "tmp_path" in (fixture.name for fixture in fixtures) else {}
+            run(lambda h: scenario(h, **given), tmp_path, **options)
+
+        others = [fixture for fixture in fixtures if fixture.name != "tmp_path"]
+        test.__signature__ = inspect.Signature([*others, folder])  # type: ignore[attr-defined]
+        return test
+
+    return decorate
 
 
 def full_disk(file: int, data: Any) -> int:

@@ -52,8 +52,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 @dataclass
 class Answers:
-    """What clients got."""
-
     seconds: float
     full: int = 0
     default: int = 0
@@ -78,19 +76,10 @@ class Answers:
 
 @dataclass
 class Machine:
-    """What stands behind admission.
-
-    Attributes:
-        speed: At a time, relative to the usual one.
-        stall: Seconds that it stands still now and then.
-        stalls: How often, a second.
-        hangs: Whether a request that arrives then waits for something that never answers.
-    """
+    """A machine behind admission, by the time of an arrival."""
 
     speed: Callable[[float], float] = lambda now: 1.0
-    stall: float = 0.0
-    stalls: float = 0.0
-    hangs: Callable[[float, random.Random], bool] = lambda now, chance: False
+    hangs: Callable[[float, random.Random], bool] = lambda now, chance: False  # the request is never answered
 
 
 class _Run:
@@ -103,10 +92,6 @@ class _Run:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._arrives = asyncio.Event()
         self._refusals = 0.0  # seconds of work
-        self._next_stall = self._stall_after(0.0)
-
-    def _stall_after(self, now: float) -> float:
-        return now + self.chance.expovariate(self._machine.stalls) if self._machine.stalls else float("inf")
 
     async def work(self) -> None:
         while True:
@@ -120,9 +105,6 @@ class _Run:
             seconds = _PER_BATCH + _PER_REQUEST * len(batch) + self._refusals
             seconds *= self.chance.lognormvariate(0, _SPREAD) / self._machine.speed(self.loop.time())
             self._refusals = 0.0
-            if self.loop.time() >= self._next_stall:
-                seconds += self._machine.stall
-                self._next_stall = self._stall_after(self.loop.time())
             await asyncio.sleep(seconds)
             for one in batch:
                 if not one.done():
@@ -165,15 +147,11 @@ def simulate(
     warm: float = 3.0,
     seed: int = 0,
 ) -> Answers:
-    """Run a load.
+    """Load a machine for `warm` and then `seconds`, which count.
 
     Args:
-        machine: What is loaded.
-        seconds: For how long, after `warm` seconds that do not count.
-        clients: That ask again as soon as they have an answer (a closed loop); 0: `rate` counts.
+        clients: Clients that ask again as soon as they have an answer (a closed loop); 0: an open loop.
         rate: Requests a second at a time, in an open loop.
-        warm: At the start, not counted.
-        seed: Of all chance.
     """
 
     async def load() -> Answers:

@@ -25,3 +25,10 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_feast_repo(tmp_path_factory.mktemp("feast"))
+
+
+@pytest.fixture
+def folder(feast_repo: Path, tmp_path: Path) -> Path:
+    """A folder for a router's process, with the features of one user."""
+    (tmp_path / "features").symlink_to(feast_repo)
+    return tmp_path

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.router.flow.admission import CURRENT, Admission, Saturated
+from tests.serving.router_fixtures import in_loop
 
 
 @given(
@@ -53,60 +54,56 @@ def test_never_more_than_the_limit_and_the_limit_stays_within_bounds(
                 end.set()
             for found in await asyncio.gather(*tasks, return_exceptions=True):
                 assert found is None or isinstance(found, Saturated)
-            assert admission.inside == 0 and admission.waiting == 0
+            assert admission.inside == 0 and not admission._waiting
 
     asyncio.run(scenario())
 
 
-def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
-    async def scenario() -> None:
-        admission = Admission(1, 10.0)  # room is waited for 1.5 s
-        order: list[str] = []
-        end = asyncio.Event()
+@in_loop
+async def test_who_finds_no_room_waits_in_turn_and_not_for_long() -> None:
+    admission = Admission(1, 10.0)  # room is waited for 1.5 s
+    order: list[str] = []
+    end = asyncio.Event()
 
-        async def guest(name: str) -> None:
-            async with admission.admit():
-                order.append(name)
-                await end.wait()
-
-        tasks = [asyncio.create_task(guest(name)) for name in "abc"]
-        await asyncio.sleep(0.01)
-        assert order == ["a"] and admission.inside == 1
-        gone = asyncio.create_task(guest("gone"))
-        await asyncio.sleep(0)
-        gone.cancel()
-        end.set()
-        await asyncio.gather(*tasks)
-        assert order == ["a", "b", "c"]
-        end.clear()
-        busy = asyncio.create_task(guest("busy"))
-        await asyncio.sleep(0)
-        started = asyncio.get_running_loop().time()
-        with pytest.raises(Saturated):
-            await guest("late")
-        assert asyncio.get_running_loop().time() - started > 1.4
-        end.set()
-        await busy
-        assert admission.inside == 0 and admission.waiting == 0
-
-    asyncio.run(scenario())
-
-
-def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
-    async def scenario() -> None:
-        admission = Admission(1, 0.05)
+    async def guest(name: str) -> None:
         async with admission.admit():
-            late = asyncio.create_task(admission.admit().__aenter__())
-            await asyncio.sleep(0)
-            asyncio.get_running_loop().call_later(0.03, late.cancel)
-            # Both timers are due when the loop goes on: the refusal, then the cancellation, before the task wakes.
-            time.sleep(0.1)
-            with pytest.raises((asyncio.CancelledError, Saturated)):
-                await late
-            assert admission.inside == 1
-        assert admission.inside == 0
+            order.append(name)
+            await end.wait()
 
-    asyncio.run(scenario())
+    tasks = [asyncio.create_task(guest(name)) for name in "abc"]
+    await asyncio.sleep(0.01)
+    assert order == ["a"] and admission.inside == 1
+    gone = asyncio.create_task(guest("gone"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    end.set()
+    await asyncio.gather(*tasks)
+    assert order == ["a", "b", "c"]
+    end.clear()
+    busy = asyncio.create_task(guest("busy"))
+    await asyncio.sleep(0)
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(Saturated):
+        await guest("late")
+    assert asyncio.get_running_loop().time() - started > 1.4
+    end.set()
+    await busy
+    assert admission.inside == 0 and not admission._waiting
+
+
+@in_loop
+async def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
+    admission = Admission(1, 0.05)
+    async with admission.admit():
+        late = asyncio.create_task(admission.admit().__aenter__())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.03, late.cancel)
+        # Both timers are due when the loop goes on: the refusal, then the cancellation, before the task wakes.
+        time.sleep(0.1)
+        with pytest.raises((asyncio.CancelledError, Saturated)):
+            await late
+        assert admission.inside == 1
+    assert admission.inside == 0
 
 
 class Rounds:
@@ -132,73 +129,42 @@ class Rounds:
             await self.of(int(self.admission.limit), seconds, **marks)
 
 
-def test_the_limit_follows_the_time_that_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        rounds = Rounds(monkeypatch)
-        for _ in range(500):  # a machine that works on one after the other, 1 ms each
-            await rounds.of(n := int(rounds.admission.limit), n * 0.001)
-        assert rounds.admission.limit == pytest.approx(1000 * rounds.admission.target, abs=2)
-        for _ in range(50):
-            await rounds.of(n := int(rounds.admission.limit), n * 0.01, late=n >= 5)
-        assert rounds.admission.limit < 4
-        await rounds.all_there_is(100, 0.001)
-        assert rounds.admission.limit > 20
-
-    asyncio.run(scenario())
+@in_loop
+async def test_what_is_no_sign_of_load_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = Rounds(monkeypatch)
+    limit, target = rounds.admission.limit, rounds.admission.target
+    await rounds.all_there_is(100, 0.001, failed=True)  # a part is broken: quick, and says nothing
+    for _ in range(100):
+        await rounds.of(1, 0.2, late=True)  # a bad moment of a machine with nothing to do
+    assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
 
 
-def test_late_answers_move_the_target_away_from_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        rounds = Rounds(monkeypatch)
-        before = rounds.admission.target
-        await rounds.of(8, 0.01, late=True)
-        assert rounds.admission.target < before
-        await rounds.all_there_is(1000, 0.02)
-        assert before < rounds.admission.target < 0.05
-
-    asyncio.run(scenario())
+@in_loop
+async def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = Rounds(monkeypatch)
+    await rounds.all_there_is(200, 0.06, late=True)
+    assert rounds.admission.limit == 1
+    rounds.now += 60
+    await rounds.of(8, 0.01)
+    assert rounds.admission.limit > 7
 
 
-def test_what_is_no_sign_of_load_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        rounds = Rounds(monkeypatch)
-        limit, target = rounds.admission.limit, rounds.admission.target
-        await rounds.all_there_is(100, 0.001, failed=True)  # a part is broken: quick, and says nothing
-        for _ in range(100):
-            await rounds.of(1, 0.2, late=True)  # a bad moment of a machine with nothing to do
-        assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
+@in_loop
+async def test_who_can_get_no_room_in_time_is_refused_without_a_place_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = Rounds(monkeypatch, most=8)
+    await rounds.all_there_is(200, 0.012)  # 8 at once leave in 12 ms, so 5 in the 7.5 ms that one waits
+    admission = rounds.admission
+    end = asyncio.Event()
 
-    asyncio.run(scenario())
+    async def guest() -> None:
+        async with admission.admit():
+            await end.wait()
 
-
-def test_a_limit_of_a_busy_time_is_forgotten_in_a_quiet_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        rounds = Rounds(monkeypatch)
-        await rounds.all_there_is(200, 0.06, late=True)
-        assert rounds.admission.limit == 1
-        rounds.now += 60
-        await rounds.of(8, 0.01)
-        assert rounds.admission.limit > 7
-
-    asyncio.run(scenario())
-
-
-def test_who_can_get_no_room_in_time_is_refused_without_a_place_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        rounds = Rounds(monkeypatch, most=8)
-        await rounds.all_there_is(200, 0.012)  # 8 at once leave in 12 ms, so 5 in the 7.5 ms that one waits
-        admission = rounds.admission
-        end = asyncio.Event()
-
-        async def guest() -> None:
-            async with admission.admit():
-                await end.wait()
-
-        guests = [asyncio.create_task(guest()) for _ in range(20)]
-        await asyncio.sleep(0)
-        assert (admission.inside, admission.waiting, admission.full) == (8, 5, True)
-        end.set()
-        found = await asyncio.gather(*guests, return_exceptions=True)
-        assert sum(isinstance(one, Saturated) for one in found) == 7 and not admission.full
-
-    asyncio.run(scenario())
+    guests = [asyncio.create_task(guest()) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert (admission.inside, len(admission._waiting), admission.full) == (8, 5, True)
+    end.set()
+    found = await asyncio.gather(*guests, return_exceptions=True)
+    assert sum(isinstance(one, Saturated) for one in found) == 7 and not admission.full

@@ -17,10 +17,8 @@ import httpx
 import jsonschema
 import pytest
 
-from tests.serving.router_fixtures import CONTEXT, Harness, instance, run
+from tests.serving.router_fixtures import CONTEXT, Harness, instance, with_router
 from tests.serving.router_process import Process
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 TOKEN = "0123456789abcdef-token"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -39,20 +37,18 @@ def router(feast_repo: Path, folder: Path, **settings: Any) -> Iterator[Process]
         yield process
 
 
-def test_the_document_is_that_of_the_routers_data_set(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        document = (await h.client.get("/openapi.json")).json()
-        schemas = document["components"]["schemas"]
-        assert set(schemas["Context"]["properties"]) == {"hour", "device", "slot"}
-        assert schemas["Costs"]["properties"]["video"]["maximum"] == 0.05
-        assert "cancel" in schemas["Outcome"]["properties"]["kind"]["enum"]
-        assert "ISO 8601" in schemas["Instance"]["properties"]["timestamp"]["description"]
-        body = document["paths"]["/v1/models/ads:predict"]["post"]["requestBody"]["content"]["application/json"]
-        example = body["examples"]["example"]["value"]
-        assert (await h.post("/v1/models/ads:predict", example)).status_code == 200
-        assert "401" not in document["paths"]["/v1/outcomes"]["post"]["responses"]  # `auth: {kind: none}`
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_the_document_is_that_of_the_routers_data_set(h: Harness) -> None:
+    document = (await h.client.get("/openapi.json")).json()
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Context"]["properties"]) == {"hour", "device", "slot"}
+    assert schemas["Costs"]["properties"]["video"]["maximum"] == 0.05
+    assert "cancel" in schemas["Outcome"]["properties"]["kind"]["enum"]
+    assert "ISO 8601" in schemas["Instance"]["properties"]["timestamp"]["description"]
+    body = document["paths"]["/v1/models/ads:predict"]["post"]["requestBody"]["content"]["application/json"]
+    example = body["examples"]["example"]["value"]
+    assert (await h.post("/v1/models/ads:predict", example)).status_code == 200
+    assert "401" not in document["paths"]["/v1/outcomes"]["post"]["responses"]  # `auth: {kind: none}`
 
 
 @pytest.mark.integration

@@ -8,126 +8,104 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jsonschema
-import pytest
 
 from mtorl.experiment.assignment import draw
 from mtorl.log.records import json_schema
 from mtorl.log.times import microseconds
-from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, only, run, sample
+from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, only, run, sample, with_router
 
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
-
-
-def test_a_decision_is_reserved_logged_and_answered(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict(instance(request_id="r1"))
-        assert answer == {
-            "decision_id": answer["decision_id"],
-            "request_id": "r1",
-            "experiment": "test",
-            "arm": answer["arm"],
-            "channel": "video",
-            "expose": True,
-            "propensity": 0.75,
-            "expected_reward": 0.1,
-            "expected_cost": 0.03,
-            "reservation_id": answer["decision_id"],
-            "budget_exhausted": False,
-            "fallback_reason": None,
-            "model": {"name": "m", "version": "1", "digest": "d1"},
-        }
-        (record,) = h.records()
-        jsonschema.Draft202012Validator(json_schema("decision")).validate(record)
-        assert list(record) == list(json_schema("decision")["properties"])
-        assert {name: record[name] for name in answer if name != "model"} | {"model": answer["model"]} == answer
-        assert record["features_found"] and record["reserved"] == COST_CAP["video"]
-        assert h.balance(answer["arm"]).reserved == COST_CAP["video"]
-
-    run(scenario, tmp_path)
+BUDGET = {"campaign": "*", "channel": "*", "amount": 50.0}
 
 
-def test_the_arm_gets_the_window_and_a_reproducible_draw(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        now = datetime.now(UTC)
-        h.features.users["u2"] = h.features.users["u1"]
-        await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
-        await h.predict(instance("u2", request_id="r1", timestamp=now.isoformat()))
-        await h.predict(instance(timestamp=now.isoformat()))
-        first, second, _ = (item for _, item in h.arm.asked)
-        assert first["window"] == second["window"]
-        parts = ("experiment", "salt", "user_id", "campaign_id")
-        expected = [draw(*(r[part] for part in parts), r["request_id"] or r["decision_id"]) for r in h.records()]
-        assert [item["u"] for _, item in h.arm.asked] == expected and len(set(expected)) == 3
-        (time,) = h.features.users["u1"].history["hist_timestamp"]
-        assert first["window"] == {
-            "timestamp": microseconds(now),
-            "prev_channel": [None, "video"],
-            "prev_timestamp": [None, time],
-            "prev_click": [0.0, 1],
-            "prev_conversion": [0.0, 0],
-            "prev_revenue": [0.0, 0.0],
-            "prev_cost": [0.0, 0.03],
-            "context": {"hour": [9.0, 14.0], "device": ["tv", "phone"], "slot": ["top", "top"]},
-            "static": {"age": "30-39"},
-        }
-        assert len({record["feature_hash"] for record in h.records()}) == 1
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_a_decision_is_reserved_logged_and_answered(h: Harness) -> None:
+    (answer,) = await h.predict(instance(request_id="r1"))
+    assert answer == {
+        "decision_id": answer["decision_id"],
+        "request_id": "r1",
+        "experiment": "test",
+        "arm": answer["arm"],
+        "channel": "video",
+        "expose": True,
+        "propensity": 0.75,
+        "expected_reward": 0.1,
+        "expected_cost": 0.03,
+        "reservation_id": answer["decision_id"],
+        "budget_exhausted": False,
+        "fallback_reason": None,
+        "model": {"name": "m", "version": "1", "digest": "d1"},
+    }
+    (record,) = h.records()
+    jsonschema.Draft202012Validator(json_schema("decision")).validate(record)
+    assert list(record) == list(json_schema("decision")["properties"])
+    assert {name: record[name] for name in answer if name != "model"} | {"model": answer["model"]} == answer
+    assert record["features_found"] and record["reserved"] == COST_CAP["video"]
+    assert h.balance(answer["arm"]).reserved == COST_CAP["video"]
 
 
-def test_users_that_share_a_request_id_draw_for_themselves(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        for group in range(4):
-            await h.predict(*(instance(f"u{group}-{i}", request_id="r1") for i in range(50)))
-        low = sum(item["u"] < 0.5 for _, item in h.arm.asked)
-        assert 70 < low < 130
+@with_router()
+async def test_the_arm_gets_the_window_and_a_reproducible_draw(h: Harness) -> None:
+    now = datetime.now(UTC)
+    h.features.users["u2"] = h.features.users["u1"]
+    await h.predict(instance(request_id="r1", timestamp=now.isoformat()))
+    await h.predict(instance("u2", request_id="r1", timestamp=now.isoformat()))
+    await h.predict(instance(timestamp=now.isoformat()))
+    first, second, _ = (item for _, item in h.arm.asked)
+    assert first["window"] == second["window"]
+    parts = ("experiment", "salt", "user_id", "campaign_id")
+    expected = [draw(*(r[part] for part in parts), r["request_id"] or r["decision_id"]) for r in h.records()]
+    assert [item["u"] for _, item in h.arm.asked] == expected and len(set(expected)) == 3
+    (time,) = h.features.users["u1"].history["hist_timestamp"]
+    assert first["window"] == {
+        "timestamp": microseconds(now),
+        "prev_channel": [None, "video"],
+        "prev_timestamp": [None, time],
+        "prev_click": [0.0, 1],
+        "prev_conversion": [0.0, 0],
+        "prev_revenue": [0.0, 0.0],
+        "prev_cost": [0.0, 0.03],
+        "context": {"hour": [9.0, 14.0], "device": ["tv", "phone"], "slot": ["top", "top"]},
+        "static": {"age": "30-39"},
+    }
+    assert len({record["feature_hash"] for record in h.records()}) == 1
 
-    run(scenario, tmp_path)
 
-
-def test_a_request_that_is_decided_anew_draws_the_same(tmp_path: Path) -> None:
+@with_router()
+async def test_a_request_that_is_decided_anew_draws_the_same(h: Harness) -> None:
     """By this router or another one: a caller gains nothing by asking again."""
-
-    async def scenario(h: Harness) -> None:
-        (first,) = await h.predict(instance(request_id="r1"))
-        await h.outcome(first["decision_id"], "cancel", 0.0)  # so that the same request is decided anew
-        (again,) = await h.predict(instance(request_id="r1"))
-        assert again["decision_id"] != first["decision_id"]
-        one, other = (item["u"] for _, item in h.arm.asked)
-        assert one == other
-
-    run(scenario, tmp_path)
+    (first,) = await h.predict(instance(request_id="r1"))
+    await h.outcome(first["decision_id"], "cancel", 0.0)  # so that the same request is decided anew
+    (again,) = await h.predict(instance(request_id="r1"))
+    assert again["decision_id"] != first["decision_id"]
+    one, other = (item["u"] for _, item in h.arm.asked)
+    assert one == other
 
 
-def test_a_decision_sees_what_was_before_its_own_time(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        shown = datetime.fromtimestamp(h.features.users["u1"].history["hist_timestamp"][0] / 1e6, UTC)
-        soon = datetime.now(UTC) + timedelta(seconds=50)  # a caller's clock may be a little ahead
-        for when in (shown, shown + timedelta(microseconds=1), soon):
-            await h.predict(instance(timestamp=when.isoformat()))
-        await h.predict(instance())
-        seen = [item["window"]["prev_channel"] for _, item in h.arm.asked]
-        assert seen == [[None], [None, "video"], [None, "video"], [None, "video"]]
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_a_decision_sees_what_was_before_its_own_time(h: Harness) -> None:
+    shown = datetime.fromtimestamp(h.features.users["u1"].history["hist_timestamp"][0] / 1e6, UTC)
+    soon = datetime.now(UTC) + timedelta(seconds=50)  # a caller's clock may be a little ahead
+    for when in (shown, shown + timedelta(microseconds=1), soon):
+        await h.predict(instance(timestamp=when.isoformat()))
+    await h.predict(instance())
+    seen = [item["window"]["prev_channel"] for _, item in h.arm.asked]
+    assert seen == [[None], [None, "video"], [None, "video"], [None, "video"]]
 
 
-def test_the_feature_hash_is_that_of_all_features(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        known = h.features.users["u1"]
-        now = datetime.now(UTC).isoformat()
-        for aggregates in (
-            {},
-            {"campaign_touchpoints": 5.0},
-            {"campaign_touchpoints": 6.0},
-            {"campaign_touchpoints": 5.0},
-        ):
-            h.features.users["u1"] = replace(known, aggregates=aggregates)
-            await h.predict(instance(timestamp=now))
-        first, *others = (record["feature_hash"] for record in h.records())
-        assert first not in others and others[0] != others[1] and others[0] == others[2]
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_the_feature_hash_is_that_of_all_features(h: Harness) -> None:
+    known = h.features.users["u1"]
+    now = datetime.now(UTC).isoformat()
+    for aggregates in (
+        {},
+        {"campaign_touchpoints": 5.0},
+        {"campaign_touchpoints": 6.0},
+        {"campaign_touchpoints": 5.0},
+    ):
+        h.features.users["u1"] = replace(known, aggregates=aggregates)
+        await h.predict(instance(timestamp=now))
+    first, *others = (record["feature_hash"] for record in h.records())
+    assert first not in others and others[0] != others[1] and others[0] == others[2]
 
 
 def test_users_are_sticky_and_split_as_the_experiment_says(tmp_path: Path) -> None:
@@ -153,70 +131,50 @@ def test_users_are_sticky_and_split_as_the_experiment_says(tmp_path: Path) -> No
         run(asked_arms, folder, changes=changes)
 
 
-def test_a_user_outside_the_experiment_gets_the_incumbent_and_is_marked(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
-        assert {answer["arm"] for answer in answers} == {"outside", "incumbent", "challenger"}
-        outside = [answer["arm"] == "outside" for answer in answers]
-        assert sum(outside) == sum(record["assignment_probability"] == 1 for record in h.records())
-        assert h.balance("outside").limit == 50 and h.balance("outside").reserved == sum(outside) * COST_CAP["video"]
-        assert "outside" not in h.router.health.parts, "the arms are watched, and that is none"
-
-    run(scenario, tmp_path, changes={"layer_part": [0.5, 1]})
+@with_router(changes={"layer_part": [0.5, 1]})
+async def test_a_user_outside_the_experiment_gets_the_incumbent_and_is_marked(h: Harness) -> None:
+    answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
+    assert {answer["arm"] for answer in answers} == {"outside", "incumbent", "challenger"}
+    outside = [answer["arm"] == "outside" for answer in answers]
+    assert sum(outside) == sum(record["assignment_probability"] == 1 for record in h.records())
+    assert h.balance("outside").limit == 50 and h.balance("outside").reserved == sum(outside) * COST_CAP["video"]
+    assert "outside" not in h.router.health.parts, "the arms are watched, and that is none"
 
 
-def test_a_paced_budget_has_a_price_for_each_channel(tmp_path: Path) -> None:
-    paced = {"campaign": "*", "channel": "*", "amount": 50.0, "period": "day", "pacing": {"price": 0.4}}
-
-    async def scenario(h: Harness) -> None:
-        await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
-        await h.predict()
-        assert set(h.arm.asked[-1][1]["price"]) == {"search", "video"}
-        assert sample("mtorl_budget_price", arm="incumbent") > 0
-
-    async def without(h: Harness) -> None:
-        await h.predict()
-        assert "price" not in h.arm.asked[-1][1]
-
-    run(scenario, tmp_path, changes={"budgets": [paced]})
-    (tmp_path / "other").mkdir()
-    run(without, tmp_path / "other")
+@with_router(changes={"budgets": [{**BUDGET, "period": "day", "pacing": {"price": 0.4}}]})
+async def test_a_paced_budget_has_a_price_for_each_channel(h: Harness) -> None:
+    await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
+    await h.predict()
+    assert set(h.arm.asked[-1][1]["price"]) == {"search", "video"}
+    assert sample("mtorl_budget_price", arm="incumbent") > 0
 
 
-def test_opportunities_and_forecasts_reach_the_pacing(tmp_path: Path) -> None:
-    """Nobody said what price to begin with, and the clock of the budget is the number of decisions."""
-    paced = {"campaign": "*", "channel": "*", "amount": 50.0, "pacing": {"opportunities": 1000}}
-
-    async def scenario(h: Harness) -> None:
-        for number in range(60):
-            (answer,) = await h.predict(instance(f"u{number}"))
-        pacer = h.router.budgets.pacer
-        await h.until(lambda: set(pacer.by_arm()) == {"test/incumbent", "test/challenger"})
-        ratio = answer["expected_reward"] / answer["expected_cost"]
-        assert all(0 < price < 2 * ratio for price in pacer.by_arm().values())
-        await h.until(lambda: sum(state["at"] for state in json.loads(h.router.ledger.memory()[1]).values()) == 60)
-
-    run(scenario, tmp_path, changes={"budgets": [paced]})
+@with_router(changes={"budgets": [{**BUDGET, "pacing": {"opportunities": 1000}}]})
+async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
+    """The file has no first price, and the clock of the budget is the number of decisions."""
+    for number in range(60):
+        (answer,) = await h.predict(instance(f"u{number}"))
+    pacer = h.router.budgets.pacer
+    await h.until(lambda: set(pacer.by_arm()) == {"test/incumbent", "test/challenger"})
+    ratio = answer["expected_reward"] / answer["expected_cost"]
+    assert all(0 < price < 2 * ratio for price in pacer.by_arm().values())
+    await h.until(lambda: sum(state["at"] for state in json.loads(h.router.ledger.memory()[1]).values()) == 60)
 
 
-def test_an_unknown_user_is_no_fault(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict(instance("stranger"))
-        assert answer["expose"] and answer["fallback_reason"] is None
-        assert h.records()[0]["features_found"] is False
-        assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_an_unknown_user_is_no_fault(h: Harness) -> None:
+    (answer,) = await h.predict(instance("stranger"))
+    assert answer["expose"] and answer["fallback_reason"] is None
+    assert h.records()[0]["features_found"] is False
+    assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]
 
 
-def test_what_the_arm_does_not_expose_costs_nothing(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda _: decision(expose=False, price=0.4)
-        (answer,) = await h.predict()
-        assert (answer["expose"], answer["channel"], answer["fallback_reason"]) == (False, "video", None)
-        assert h.ledger.open_reservations() == [] and h.records()[0]["price"] == 0.4
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_what_the_arm_does_not_expose_costs_nothing(h: Harness) -> None:
+    h.arm.mode = lambda _: decision(expose=False, price=0.4)
+    (answer,) = await h.predict()
+    assert (answer["expose"], answer["channel"], answer["fallback_reason"]) == (False, "video", None)
+    assert h.ledger.open_reservations() == [] and h.records()[0]["price"] == 0.4
 
 
 def test_a_campaign_that_no_budget_is_for_says_so(tmp_path: Path) -> None:
@@ -235,12 +193,10 @@ def test_a_campaign_that_no_budget_is_for_says_so(tmp_path: Path) -> None:
     assert after == before + 2
 
 
-def test_an_exhausted_budget_is_no_fault_and_no_exposure(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = [(await h.predict())[0] for _ in range(4)]  # 0.12 for the arm, 0.05 a decision
-        assert [a["expose"] for a in answers] == [True, True, False, False]
-        assert [a["budget_exhausted"] for a in answers] == [False, False, True, True]
-        assert {a["fallback_reason"] for a in answers} == {None} and {a["channel"] for a in answers} == {"video"}
-        assert [r["budget_exhausted"] for r in h.records()] == [False, False, True, True]
-
-    run(scenario, tmp_path, changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.24}]})
+@with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.24}]})
+async def test_an_exhausted_budget_is_no_fault_and_no_exposure(h: Harness) -> None:
+    answers = [(await h.predict())[0] for _ in range(4)]  # 0.12 for the arm, 0.05 a decision
+    assert [a["expose"] for a in answers] == [True, True, False, False]
+    assert [a["budget_exhausted"] for a in answers] == [False, False, True, True]
+    assert {a["fallback_reason"] for a in answers} == {None} and {a["channel"] for a in answers} == {"video"}
+    assert [r["budget_exhausted"] for r in h.records()] == [False, False, True, True]

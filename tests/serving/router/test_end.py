@@ -79,58 +79,54 @@ def logged(folder: Path, kind: Any) -> list[str]:
         return [record["decision_id"] for record in spool.read(kind)]
 
 
-def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(feast_repo: Path, tmp_path: Path) -> None:
-    (tmp_path / "features").symlink_to(feast_repo)
-    with Process(tmp_path, deadline_ms=_LONG) as process:
+def test_a_ledger_that_hangs_does_not_keep_it_and_the_next_start_settles(folder: Path) -> None:
+    with Process(folder, deadline_ms=_LONG) as process:
         (answer,) = process.predict(instance("u1"))
         assert answer["expose"]
-        with locked(tmp_path / "ledger.sqlite"):
+        with locked(folder / "ledger.sqlite"):
             report = Report(process, answer["decision_id"])
-            is_logged(tmp_path)
+            is_logged(folder)
             process.router.send_signal(signal.SIGTERM)
             assert ended(process) == 4
             report.join()
-    (why,) = said(tmp_path, "critical")
+    (why,) = said(folder, "critical")
     assert "reservations not settled or given back: 1" in why
-    assert logged(tmp_path, "decision") == logged(tmp_path, "outcome") == [answer["decision_id"]]
-    assert spent(tmp_path) == 0
-    with Process(tmp_path, deadline_ms=_LONG):
-        assert spent(tmp_path) == pytest.approx(_COST)
+    assert logged(folder, "decision") == logged(folder, "outcome") == [answer["decision_id"]]
+    assert spent(folder) == 0
+    with Process(folder, deadline_ms=_LONG):
+        assert spent(folder) == pytest.approx(_COST)
 
 
-def test_what_ends_in_time_is_not_cut_off(feast_repo: Path, tmp_path: Path) -> None:
-    (tmp_path / "features").symlink_to(feast_repo)
-    with Process(tmp_path, deadline_ms=_LONG) as process:
+def test_what_ends_in_time_is_not_cut_off(folder: Path) -> None:
+    with Process(folder, deadline_ms=_LONG) as process:
         (answer,) = process.predict(instance("u1"))
-        with locked(tmp_path / "ledger.sqlite") as holder:
+        with locked(folder / "ledger.sqlite") as holder:
             report = Report(process, answer["decision_id"])
-            is_logged(tmp_path)
+            is_logged(folder)
             process.router.send_signal(signal.SIGTERM)
             holder.execute("COMMIT")
             assert ended(process) == 0
         report.join()
     assert report.answer is not None and report.answer.json()["accepted"] == 1
-    assert spent(tmp_path) == pytest.approx(_COST)
-    assert said(tmp_path, "critical") == []
+    assert spent(folder) == pytest.approx(_COST)
+    assert said(folder, "critical") == []
 
 
-def test_a_thread_that_hangs_in_housekeeping_leaves_nothing_undone(feast_repo: Path, tmp_path: Path) -> None:
-    (tmp_path / "features").symlink_to(feast_repo)
-    with Process(tmp_path, deadline_ms=_LONG) as process:
+def test_a_thread_that_hangs_in_housekeeping_leaves_nothing_undone(folder: Path) -> None:
+    with Process(folder, deadline_ms=_LONG) as process:
         (answer,) = process.predict(instance("u1"))
-        with locked(tmp_path / "ledger.sqlite"):
+        with locked(folder / "ledger.sqlite"):
             time.sleep(3)  # in which housekeeping comes to the ledger, once a second
             process.router.send_signal(signal.SIGTERM)
             assert ended(process) == 0
-    assert said(tmp_path, "critical") == []
-    assert logged(tmp_path, "decision") == [answer["decision_id"]]
+    assert said(folder, "critical") == []
+    assert logged(folder, "decision") == [answer["decision_id"]]
 
 
-def test_a_disk_that_hangs_does_not_keep_it_and_what_was_answered_is_there(feast_repo: Path, tmp_path: Path) -> None:
-    (tmp_path / "features").symlink_to(feast_repo)
-    with Process(tmp_path, deadline_ms=1000) as process:
+def test_a_disk_that_hangs_does_not_keep_it_and_what_was_answered_is_there(folder: Path) -> None:
+    with Process(folder, deadline_ms=1000) as process:
         (answer,) = process.predict(instance("u1"))
-        segment = path_of(tmp_path / "spool", "outcome", 1)
+        segment = path_of(folder / "spool", "outcome", 1)
         os.mkfifo(segment)  # whoever opens it to write waits for a reader, as on a disk that hangs
         report = Report(process, answer["decision_id"])
         (unlogged,) = process.predict(instance("u2"))
@@ -139,8 +135,8 @@ def test_a_disk_that_hangs_does_not_keep_it_and_what_was_answered_is_there(feast
         process.router.send_signal(signal.SIGTERM)
         assert ended(process) == 4
         report.join()
-    (why,) = said(tmp_path, "critical")
+    (why,) = said(folder, "critical")
     assert "the decision log is not closed" in why
     assert report.answer is None or report.answer.status_code >= 500
     segment.unlink()
-    assert answer["decision_id"] in logged(tmp_path, "decision")
+    assert answer["decision_id"] in logged(folder, "decision")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from serving.router.ops import found_features
 from serving.router.ops.found_features import FoundFeatures
 from serving.router.ops.health import Health
-from tests.serving.router_fixtures import Harness, instance, run, sample
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import Harness, instance, sample, with_router
 
 
 def test_nobody_known_for_a_while_is_said_and_one_known_user_takes_it_back(
@@ -38,18 +34,17 @@ def test_nobody_known_for_a_while_is_said_and_one_known_user_takes_it_back(
     assert health.parts["features"] == "ok"
 
 
-def test_decisions_are_counted_by_whether_a_history_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@with_router()
+async def test_decisions_are_counted_by_whether_a_history_was_found(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(found_features, "_SECONDS", 0.0)
-
-    async def scenario(h: Harness) -> None:
-        before = {found: sample("mtorl_features_total", found=found) for found in ("yes", "no")}
-        await h.predict(instance("u1"), *(instance(f"stranger-{i}") for i in range(3)))
-        assert sample("mtorl_features_total", found="yes") == before["yes"] + 1
-        assert sample("mtorl_features_total", found="no") == before["no"] + 3
-        h.features.users.clear()  # the store is emptied
-        answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
-        assert all(answer["fallback_reason"] is None for answer in answers)  # decisions go on
-        ready = await h.client.get("/health/ready")
-        assert ready.status_code == 200 and ready.json()["parts"]["features"].startswith("none found for 63 decisions")
-
-    run(scenario, tmp_path)
+    before = {found: sample("mtorl_features_total", found=found) for found in ("yes", "no")}
+    await h.predict(instance("u1"), *(instance(f"stranger-{i}") for i in range(3)))
+    assert sample("mtorl_features_total", found="yes") == before["yes"] + 1
+    assert sample("mtorl_features_total", found="no") == before["no"] + 3
+    h.features.users.clear()  # the store is emptied
+    answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
+    assert all(answer["fallback_reason"] is None for answer in answers)  # decisions go on
+    ready = await h.client.get("/health/ready")
+    assert ready.status_code == 200 and ready.json()["parts"]["features"].startswith("none found for 63 decisions")

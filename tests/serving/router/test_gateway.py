@@ -17,9 +17,6 @@ from tests.serving.router_fixtures import (
     sample,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
-
-
 TOKEN = "0123456789abcdef-token"
 
 

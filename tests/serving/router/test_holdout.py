@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mtorl.experiment.assignment import uniform
 from mtorl.experiment.stage_machine import State, answering, in_force
 from tests.experiments import experiment
 from tests.mtorl.experiment.experiments import made
-from tests.serving.router_fixtures import COST_CAP, Harness, instance, only, run
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import COST_CAP, Harness, instance, only, run, with_router
 
 USERS = [f"u{n}" for n in range(60)]
 HELD_OUT = [user for user in USERS if uniform("holdout", "l", user) < 0.25]
@@ -49,27 +48,17 @@ def _promoted(endpoint: str, **changes: Any) -> dict[str, Any]:
     return in_force(file, state).model_dump(mode="json")
 
 
-def test_after_a_promotion_they_get_the_incumbent_of_before(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        file = h.folder / "experiment.yaml"
-        url = only(h.router.live).arm("incumbent").endpoint
-        assert url is not None
-        import yaml
-
-        generation = h.router.live.generation
-        file.write_text(yaml.safe_dump(_promoted(url)))
-        await h.until(lambda: h.router.live.generation > generation)
-        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
-        h.arm.asked.clear()
-        answers = await h.predict(*map(instance, USERS))
-        assert {answer["arm"] for answer in answers} == {"incumbent", "holdout"}
-        assert all(answer["expose"] for answer in answers)
-        asked = {item["user_id"]: arm for arm, item in h.arm.asked}
-        assert {user for user in USERS if asked[user] == "incumbent"} == set(HELD_OUT), "the model of before"
-        assert {asked[user] for user in USERS if user not in HELD_OUT} == {"challenger"}
-        assert {record["stage"] for record in h.records()} == {"off"}
-        await h.until(lambda: "test/holdout" in h.router.health.parts)  # it is watched like an arm
-        kept = made(**yaml.safe_load((tmp_path / "last-good-experiments" / "experiment.yaml").read_text()))
-        assert kept == only(h.router.live) and kept.promotion is not None
-
-    run(scenario, tmp_path, changes={"stage": "50%", "holdout": 0.25})
+@with_router(changes={"stage": "50%", "holdout": 0.25})
+async def test_after_a_promotion_they_get_the_incumbent_of_before(h: Harness, tmp_path: Path) -> None:
+    await h.change(**_promoted(h.arm.url))
+    h.arm.asked.clear()
+    answers = await h.predict(*map(instance, USERS))
+    assert {answer["arm"] for answer in answers} == {"incumbent", "holdout"}
+    assert all(answer["expose"] for answer in answers)
+    asked = {item["user_id"]: arm for arm, item in h.arm.asked}
+    assert {user for user in USERS if asked[user] == "incumbent"} == set(HELD_OUT), "the model of before"
+    assert {asked[user] for user in USERS if user not in HELD_OUT} == {"challenger"}
+    assert {record["stage"] for record in h.records()} == {"off"}
+    await h.until(lambda: "test/holdout" in h.router.health.parts)  # it is watched like an arm
+    kept = made(**yaml.safe_load((tmp_path / "last-good-experiments" / "experiment.yaml").read_text()))
+    assert kept == only(h.router.live) and kept.promotion is not None

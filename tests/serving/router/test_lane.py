@@ -17,6 +17,7 @@ from serving.router.flow.lane import Job, Lane, TakenOver
 from serving.router.flow.pipeline import Pipeline, Stage
 from serving.router.flow.stages import Deadline, LeftAlone, Stages
 from serving.router.ops.health import Health
+from tests.serving.router_fixtures import in_loop
 
 LONG = 60.0  # a deadline that nobody reaches
 
@@ -59,128 +60,117 @@ def changes_of(one: Job, who: str) -> None:
         decision.changes.append(who)  # type: ignore[attr-defined]
 
 
-def test_what_waits_shares_a_batch() -> None:
-    async def scenario() -> None:
-        batches: list[int] = []
-        first, go = threading.Event(), threading.Event()
+@in_loop
+async def test_what_waits_shares_a_batch() -> None:
+    batches: list[int] = []
+    first, go = threading.Event(), threading.Event()
 
-        def walk(jobs: Sequence[Job]) -> None:
-            batches.append(len(jobs))
-            first.set()
+    def walk(jobs: Sequence[Job]) -> None:
+        batches.append(len(jobs))
+        first.set()
+        go.wait(LONG)
+
+    one = Lane("test", walk)
+    held = [asyncio.create_task(one.put(job())) for _ in range(2)]
+    await asyncio.to_thread(first.wait, LONG)
+    while sum(batches) < 2:  # both threads have work
+        await asyncio.sleep(0.001)
+    rest = [asyncio.create_task(one.put(job())) for _ in range(30)]
+    large = asyncio.create_task(one.put(job(decisions=100)))
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(*held, *rest, large)
+    one.close()
+    assert sum(batches) == 33 and len(batches) <= 6, batches
+
+
+@in_loop
+async def test_what_hangs_is_taken_over_and_another_thread_goes_on() -> None:
+    hanging, go = threading.Event(), threading.Event()
+
+    def call() -> None:
+        if hanging.is_set():
             go.wait(LONG)
 
-        one = Lane("test", walk)
-        held = [asyncio.create_task(one.put(job())) for _ in range(2)]
-        await asyncio.to_thread(first.wait, LONG)
-        while sum(batches) < 2:  # both threads have work
-            await asyncio.sleep(0.001)
-        rest = [asyncio.create_task(one.put(job())) for _ in range(30)]
-        large = asyncio.create_task(one.put(job(decisions=100)))
-        await asyncio.sleep(0)
-        go.set()
-        await asyncio.gather(*held, *rest, large)
-        one.close()
-        assert sum(batches) == 33 and len(batches) <= 6, batches
-
-    asyncio.run(scenario())
-
-
-def test_what_hangs_is_taken_over_and_another_thread_goes_on() -> None:
-    async def scenario() -> None:
-        hanging, go = threading.Event(), threading.Event()
-
-        def call() -> None:
-            if hanging.is_set():
-                go.wait(LONG)
-
-        one = Lane("test", calling(call))
-        hanging.set()
-        late = [job(seconds=0.03) for _ in range(5)]
-        for each in late:
-            with pytest.raises(TakenOver) as over:
-                await one.put(each)
-            assert over.value.calling
-            changes_of(each, "loop")
-        hanging.clear()
-        well = job()
-        await one.put(well)  # five threads hang, and another one works
-        assert changes(well) == ["thread"]
-        go.set()
-        await asyncio.to_thread(one._pool.shutdown)  # until all threads are back
-        assert [changes(each) for each in late] == [["loop"]] * 5, "who comes back late changes nothing"
-
-    asyncio.run(scenario())
+    one = Lane("test", calling(call))
+    hanging.set()
+    late = [job(seconds=0.03) for _ in range(5)]
+    for each in late:
+        with pytest.raises(TakenOver) as over:
+            await one.put(each)
+        assert over.value.calling
+        changes_of(each, "loop")
+    hanging.clear()
+    well = job()
+    await one.put(well)  # five threads hang, and another one works
+    assert changes(well) == ["thread"]
+    go.set()
+    await asyncio.to_thread(one._pool.shutdown)  # until all threads are back
+    assert [changes(each) for each in late] == [["loop"]] * 5, "who comes back late changes nothing"
 
 
-def test_when_all_threads_of_a_lane_hang_nobody_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_when_all_threads_of_a_lane_hang_nobody_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_THREADS", 3)
+    go = threading.Event()
+    inside: list[int] = []
 
-    async def scenario() -> None:
-        go = threading.Event()
-        inside: list[int] = []
+    def call() -> None:
+        inside.append(1)
+        go.wait(LONG)
 
-        def call() -> None:
-            inside.append(1)
-            go.wait(LONG)
-
-        one = Lane("test", calling(call))
-        for _ in range(3):
-            with pytest.raises(TakenOver):
-                await one.put(job(seconds=0.03))
-        for _ in range(5):
-            with pytest.raises(LeftAlone):
-                await one.put(job())
-        assert len(inside) == 3 and one.busy
-        go.set()
-        while one.busy:
-            await asyncio.sleep(0.001)
-        well = job()
-        await one.put(well)
-        assert changes(well) == ["thread"]
-        one.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_job_is_not_taken_while_a_thread_changes_it() -> None:
-    async def scenario() -> None:
-        changing = threading.Event()
-
-        def walk(jobs: Sequence[Job]) -> None:
-            assert jobs[0].hold()
-            changing.set()
-            time.sleep(0.1)  # far beyond the deadline
-            changes_of(jobs[0], "thread")
-
-        one, slow = Lane("test", walk), job(seconds=0.01)
-        await one.put(slow)
-        assert changing.is_set() and changes(slow) == ["thread"]
-        one.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_bug_is_told_to_all_of_the_batch_and_the_thread_goes_on() -> None:
-    async def scenario() -> None:
-        broken = [True]
-
-        def walk(jobs: Sequence[Job]) -> None:
-            if broken:
-                raise ZeroDivisionError
-            for each in jobs:
-                assert each.hold()
-                changes_of(each, "thread")
-
-        one = Lane("test", walk)
-        with pytest.raises(ZeroDivisionError):
+    one = Lane("test", calling(call))
+    for _ in range(3):
+        with pytest.raises(TakenOver):
+            await one.put(job(seconds=0.03))
+    for _ in range(5):
+        with pytest.raises(LeftAlone):
             await one.put(job())
-        broken.clear()
-        well = job()
-        await one.put(well)
-        assert changes(well) == ["thread"]
-        one.close()
+    assert len(inside) == 3 and one.busy
+    go.set()
+    while one.busy:
+        await asyncio.sleep(0.001)
+    well = job()
+    await one.put(well)
+    assert changes(well) == ["thread"]
+    one.close()
 
-    asyncio.run(scenario())
+
+@in_loop
+async def test_a_job_is_not_taken_while_a_thread_changes_it() -> None:
+    changing = threading.Event()
+
+    def walk(jobs: Sequence[Job]) -> None:
+        assert jobs[0].hold()
+        changing.set()
+        time.sleep(0.1)  # far beyond the deadline
+        changes_of(jobs[0], "thread")
+
+    one, slow = Lane("test", walk), job(seconds=0.01)
+    await one.put(slow)
+    assert changing.is_set() and changes(slow) == ["thread"]
+    one.close()
+
+
+@in_loop
+async def test_a_bug_is_told_to_all_of_the_batch_and_the_thread_goes_on() -> None:
+    broken = [True]
+
+    def walk(jobs: Sequence[Job]) -> None:
+        if broken:
+            raise ZeroDivisionError
+        for each in jobs:
+            assert each.hold()
+            changes_of(each, "thread")
+
+    one = Lane("test", walk)
+    with pytest.raises(ZeroDivisionError):
+        await one.put(job())
+    broken.clear()
+    well = job()
+    await one.put(well)
+    assert changes(well) == ["thread"]
+    one.close()
 
 
 def test_whom_a_stage_does_not_concern_does_not_wait_for_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from serving.ledger import Account, LedgerInUse, LedgerUnavailable, SqliteLedger
 from serving.router.flow.ledger_of_log import LedgerLost, check_ledger, remember_ledger
 from serving.router.router import Router
 from tests.serving.ledgers import KINDS, Place
-from tests.serving.router_fixtures import FakeFeatures, Harness, run, running, write_settings
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import FakeFeatures, Harness, in_loop, run, running, write_settings
 
 
 def lose(place: Place, how: str) -> None:
@@ -113,20 +110,17 @@ def test_a_log_without_exposures_needs_no_ledger_of_before(tmp_path: Path, lasti
     run(spend, tmp_path, ledger=place.where)
 
 
-def test_a_second_router_on_one_file_is_refused_in_one_line(tmp_path: Path) -> None:
+@in_loop
+async def test_a_second_router_on_one_file_is_refused_in_one_line(tmp_path: Path) -> None:
     """Each gave back the reservations of the other: 119.61 of 60 were spent."""
-
-    async def scenario() -> None:
-        where = str(tmp_path / "ledger.sqlite")
-        for name in ("first", "second"):
-            (tmp_path / name).mkdir()
-        async with running(tmp_path / "first", ledger=where) as first:
-            (answer,) = await first.predict()
-            assert answer["expose"]
-            settings: Any = write_settings(tmp_path / "second", "http://127.0.0.1:9", {}, ledger=where)
-            with pytest.raises(LedgerInUse, match=r"another router spends from this ledger: stop it"):
-                await Router(settings, FakeFeatures()).__aenter__()
-            assert answer["decision_id"] in first.ledger.open_reservations()
-        SqliteLedger(tmp_path / "ledger.sqlite").claim()
-
-    asyncio.run(scenario())
+    where = str(tmp_path / "ledger.sqlite")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    async with running(tmp_path / "first", ledger=where) as first:
+        (answer,) = await first.predict()
+        assert answer["expose"]
+        settings: Any = write_settings(tmp_path / "second", "http://127.0.0.1:9", {}, ledger=where)
+        with pytest.raises(LedgerInUse, match=r"another router spends from this ledger: stop it"):
+            await Router(settings, FakeFeatures()).__aenter__()
+        assert answer["decision_id"] in first.ledger.open_reservations()
+    SqliteLedger(tmp_path / "ledger.sqlite").claim()

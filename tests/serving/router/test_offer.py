@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 
 from mtorl.log.records import json_schema
-from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, run
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, run, with_router
 
 ONLY_SEARCH = {"channel": "search", "channel_probs": {"search": 1.0, "video": 0.0}, "propensity": 1.0}
 
 
-def arms(**how: Any) -> list[dict[str, Any]]:
-    return [{"name": name, "weight": 0.5, **how} for name in ("incumbent", "challenger")]
+@with_router()
+async def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(h: Harness) -> None:
+    h.arm.mode = lambda item: decision(**ONLY_SEARCH) if item["candidates"] == ["search"] else decision()
+    shown, plain = await h.predict(instance("u1", candidates=["search"]), instance("u2"))
+    assert (shown["channel"], shown["expose"], plain["channel"]) == ("search", True, "video")
+    first, second = h.records_of([shown, plain])
+    jsonschema.Draft202012Validator(json_schema("decision")).validate(first)
+    assert (first["candidates"], first["channel_probs"]) == (["search"], {"search": 1.0})
+    assert second["candidates"] == ["search", "video"]
+    h.arm.mode = "ok"  # and now it does not listen
+    (refused,) = await h.predict(instance(candidates=["search"]))
+    assert (refused["fallback_reason"], refused["expose"]) == ("model_error", False)
 
 
-def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda item: decision(**ONLY_SEARCH) if item["candidates"] == ["search"] else decision()
-        shown, plain = await h.predict(instance("u1", candidates=["search"]), instance("u2"))
-        assert (shown["channel"], shown["expose"], plain["channel"]) == ("search", True, "video")
-        first, second = h.records_of([shown, plain])
-        jsonschema.Draft202012Validator(json_schema("decision")).validate(first)
-        assert (first["candidates"], first["channel_probs"]) == (["search"], {"search": 1.0})
-        assert second["candidates"] == ["search", "video"]
-        h.arm.mode = "ok"  # and now it does not listen
-        (refused,) = await h.predict(instance(candidates=["search"]))
-        assert (refused["fallback_reason"], refused["expose"]) == ("model_error", False)
-
-    run(scenario, tmp_path)
-
-
-def test_the_default_action_names_a_channel_that_is_on_offer(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = 500
-        (answer,) = await h.predict(instance(candidates=["video"]))
-        assert (answer["channel"], answer["expose"], answer["fallback_reason"]) == ("video", False, "model_error")
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_the_default_action_names_a_channel_that_is_on_offer(h: Harness) -> None:
+    h.arm.mode = 500
+    (answer,) = await h.predict(instance(candidates=["video"]))
+    assert (answer["channel"], answer["expose"], answer["fallback_reason"]) == ("video", False, "model_error")
 
 
 def test_rows_baselines_and_exploration_keep_to_it(tmp_path: Path) -> None:
@@ -66,68 +54,24 @@ def test_rows_baselines_and_exploration_keep_to_it(tmp_path: Path) -> None:
     run(by_baseline, tmp_path, changes={"arms": arms(policy="baseline", explore={"share": 0.5})})
 
 
-def test_what_the_request_says_it_costs_is_reserved_and_recorded(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        (cheap,) = await h.predict(instance("u1", costs={"video": 0.02}))
-        assert h.balance(cheap["arm"]).reserved == 0.02
-        assert h.arm.asked[-1][1]["costs"] == {"video": 0.02}
-        (other,) = await h.predict(instance("u1", costs={"search": 0.1}))  # not of the channel that is chosen
-        assert other["arm"] == cheap["arm"] and h.balance(cheap["arm"]).reserved == pytest.approx(0.07)
-        first, second = h.records()
-        assert (first["costs"], first["reserved"], second["reserved"]) == ({"video": 0.02}, 0.02, 0.05)
-        await h.outcome(cheap["decision_id"], "cost", 0.05)  # the request was wrong
-        balance = h.balance(cheap["arm"])
-        assert balance.spent + balance.reserved <= balance.limit and balance.spent == 0.02
-        assert balance.excess == pytest.approx(0.03)
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_what_the_request_says_it_costs_is_reserved_and_recorded(h: Harness) -> None:
+    (cheap,) = await h.predict(instance("u1", costs={"video": 0.02}))
+    assert h.balance(cheap["arm"]).reserved == 0.02
+    assert h.arm.asked[-1][1]["costs"] == {"video": 0.02}
+    (other,) = await h.predict(instance("u1", costs={"search": 0.1}))  # not of the channel that is chosen
+    assert other["arm"] == cheap["arm"] and h.balance(cheap["arm"]).reserved == pytest.approx(0.07)
+    first, second = h.records()
+    assert (first["costs"], first["reserved"], second["reserved"]) == ({"video": 0.02}, 0.02, 0.05)
+    await h.outcome(cheap["decision_id"], "cost", 0.05)  # the request was wrong
+    balance = h.balance(cheap["arm"])
+    assert balance.spent + balance.reserved <= balance.limit and balance.spent == 0.02
+    assert balance.excess == pytest.approx(0.03)
 
 
-def test_a_budget_pays_for_more_where_costs_are_known(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = await h.predict(*(instance("u1", costs={"video": 0.01}) for _ in range(20)))
-        assert sum(answer["expose"] for answer in answers) == 10
-        balance = h.balance(answers[0]["arm"])
-        assert balance.reserved == balance.limit == pytest.approx(0.1)
-
-    run(scenario, tmp_path, changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.2}]})
-
-
-@pytest.mark.parametrize("other", [{"candidates": ["video"]}, {"costs": {"video": 0.02}}, {}])
-def test_another_offer_is_another_request(tmp_path: Path, other: dict[str, Any]) -> None:
-    offer = {"candidates": ["search"], "costs": {"search": 0.1, "video": 0.04}}
-
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda item: decision(**ONLY_SEARCH) if item["candidates"] == ["search"] else decision()
-        (first,) = await h.predict(instance(request_id="r", **offer))
-        again = {"candidates": ["search", "search"], "costs": {"video": 0.04, "search": 0.1}}  # written otherwise
-        assert await h.predict(instance(request_id="r", **again)) == [first]
-        body = {"instances": [instance(request_id="r", **other)]}
-        assert (await h.post("/v1/models/ads:predict", body)).status_code == 409
-
-    run(scenario, tmp_path)
-
-
-def test_an_offer_of_everything_is_the_default(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        (first,) = await h.predict(instance(request_id="r"))
-        same = instance(request_id="r", candidates=["video", "search"], costs=None)
-        assert await h.predict(same) == [first]
-
-    run(scenario, tmp_path)
-
-
-def test_over_v2_an_offer_is_json_text(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda item: decision(**ONLY_SEARCH)
-        texts = {"user_id": "u1", "campaign_id": "c", "context": json.dumps(CONTEXT)}
-        texts |= {"candidates": '["search"]', "costs": '{"search": 0.1}'}
-        inputs = [{"name": n, "datatype": "BYTES", "shape": [1], "data": [text]} for n, text in texts.items()]
-        response = await h.post("/v2/models/ads/infer", {"inputs": inputs})
-        assert response.status_code == 200, response.text
-        assert (h.records()[0]["candidates"], h.records()[0]["reserved"]) == (["search"], 0.1)
-        inputs[-1]["data"] = ["{"]
-        response = await h.post("/v2/models/ads/infer", {"inputs": inputs})
-        assert response.status_code == 400 and "costs[0] is not JSON text" in response.text
-
-    run(scenario, tmp_path)
+@with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.2}]})
+async def test_a_budget_pays_for_more_where_costs_are_known(h: Harness) -> None:
+    answers = await h.predict(*(instance("u1", costs={"video": 0.01}) for _ in range(20)))
+    assert sum(answer["expose"] for answer in answers) == 10
+    balance = h.balance(answers[0]["arm"])
+    assert balance.reserved == balance.limit == pytest.approx(0.1)

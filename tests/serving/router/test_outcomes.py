@@ -17,63 +17,51 @@ from hypothesis import strategies as st
 
 from mtorl.log.records import json_schema
 from serving.decision_log import Spool
-from serving.ledger import Account, SqliteLedger
+from serving.ledger import Account
 from serving.ledger.contract import RETENTION_SECONDS
 from serving.router.flow.budgets import reconcile
 from tests.serving.ledgers import KINDS, Place
-from tests.serving.router_fixtures import (
-    SHORT_DEADLINE,
-    Harness,
-    full_disk,
-    instance,
-    run,
-)
+from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, full_disk, instance, with_router
 from tests.serving.shipping import RECORDS
 
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+
+@with_router()
+async def test_a_cost_settles_a_cancel_gives_back_and_nothing_counts_twice(h: Harness) -> None:
+    first, second = [(await h.predict())[0] for _ in range(2)]
+    arm, ids = first["arm"], (first["decision_id"], second["decision_id"])
+    assert await h.outcome(ids[0], "cost", 0.02, "c") == {"accepted": 1, "duplicate": 0, "dangling": 0}
+    assert await h.outcome(ids[0], "cost", 0.02, "c") == {"accepted": 0, "duplicate": 1, "dangling": 0}
+    assert await h.outcome(ids[0], "click", 1.0, "k") == {"accepted": 1, "duplicate": 0, "dangling": 0}
+    assert await h.outcome(ids[1], "cancel", 0.0, "x") == {"accepted": 1, "duplicate": 0, "dangling": 0}
+    assert await h.outcome("unheard-of", "cost", 9.0, "d") == {"accepted": 0, "duplicate": 0, "dangling": 1}
+    found = h.balance(arm)
+    assert (found.spent, found.reserved, found.excess) == (0.02, 0.0, 0.0)
+    jsonschema.Draft202012Validator(json_schema("outcome")).validate(next(h.spool.read("outcome")))
 
 
-def test_a_cost_settles_a_cancel_gives_back_and_nothing_counts_twice(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        first, second = [(await h.predict())[0] for _ in range(2)]
-        arm, ids = first["arm"], (first["decision_id"], second["decision_id"])
-        assert await h.outcome(ids[0], "cost", 0.02, "c") == {"accepted": 1, "duplicate": 0, "dangling": 0}
-        assert await h.outcome(ids[0], "cost", 0.02, "c") == {"accepted": 0, "duplicate": 1, "dangling": 0}
-        assert await h.outcome(ids[0], "click", 1.0, "k") == {"accepted": 1, "duplicate": 0, "dangling": 0}
-        assert await h.outcome(ids[1], "cancel", 0.0, "x") == {"accepted": 1, "duplicate": 0, "dangling": 0}
-        assert await h.outcome("unheard-of", "cost", 9.0, "d") == {"accepted": 0, "duplicate": 0, "dangling": 1}
-        found = h.balance(arm)
-        assert (found.spent, found.reserved, found.excess) == (0.02, 0.0, 0.0)
-        jsonschema.Draft202012Validator(json_schema("outcome")).validate(next(h.spool.read("outcome")))
-
-    run(scenario, tmp_path)
+@with_router(deadline_ms=SHORT_DEADLINE)
+async def test_an_outcome_is_kept_while_the_ledger_is_away_and_settled_when_it_is_back(h: Harness) -> None:
+    (answer,) = await h.predict()
+    blocker = sqlite3.connect(h.ledger.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    assert (await h.outcome(answer["decision_id"], "cost", 0.02))["accepted"] == 1
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await h.until(lambda: h.balance(answer["arm"]).spent == 0.02)
 
 
-def test_an_outcome_is_kept_while_the_ledger_is_away_and_settled_when_it_is_back(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        blocker = sqlite3.connect(h.ledger.path, isolation_level=None)
-        blocker.execute("BEGIN IMMEDIATE")
-        assert (await h.outcome(answer["decision_id"], "cost", 0.02))["accepted"] == 1
-        blocker.execute("ROLLBACK")
-        blocker.close()
-        await h.until(lambda: h.balance(answer["arm"]).spent == 0.02)
-
-    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE)
-
-
-def test_an_outcome_that_is_not_on_disk_is_not_called_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        event = {"event_id": "e", "decision_id": answer["decision_id"], "kind": "click", "value": 1}
-        body = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", full_disk)
-            response = await h.post("/v1/outcomes", body)
-        assert response.status_code == 503 and "send all of it again" in response.json()["error"]
-        assert (await h.post("/v1/outcomes", body)).json()["accepted"] == 1
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_an_outcome_that_is_not_on_disk_is_not_called_accepted(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (answer,) = await h.predict()
+    event = {"event_id": "e", "decision_id": answer["decision_id"], "kind": "click", "value": 1}
+    body = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_disk)
+        response = await h.post("/v1/outcomes", body)
+    assert response.status_code == 503
+    assert (await h.post("/v1/outcomes", body)).json()["accepted"] == 1
 
 
 def report(*decisions: str, kind: str = "click") -> dict[str, Any]:
@@ -82,152 +70,117 @@ def report(*decisions: str, kind: str = "click") -> dict[str, Any]:
     return {"outcomes": [{**event, "event_id": f"of-{name}", "decision_id": name} for name in decisions]}
 
 
-def test_a_large_report_leaves_the_event_loop_to_others_between_small_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@with_router()
+async def test_a_large_report_leaves_the_event_loop_to_others_between_small_pieces(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario(h: Harness) -> None:
-        turns, pieces = 0, []
-        append_all = h.spool.append_all
+    turns, pieces = 0, []
+    append_all = h.spool.append_all
 
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                await asyncio.sleep(0)
-                turns += 1
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
 
-        async def noted(kind: Any, records: Any) -> Any:
-            pieces.append((turns, len(records)))
-            return await append_all(kind, records)
+    async def noted(kind: Any, records: Any) -> Any:
+        pieces.append((turns, len(records)))
+        return await append_all(kind, records)
 
-        monkeypatch.setattr(h.spool, "append_all", noted)
-        beside = asyncio.create_task(others())
-        names = [[f"{i}-{j}" for j in range(1000)] for i in range(3)]
-        answers = await asyncio.gather(*(h.post("/v1/outcomes", report(*some)) for some in names))
-        beside.cancel()
-        assert [answer.json() for answer in answers] == [{"accepted": 0, "duplicate": 0, "dangling": 1000}] * 3
-        seen = [turn for turn, _ in pieces]
-        assert max(size for _, size in pieces) <= 50 and all(a < b for a, b in pairwise(seen))
-        assert len(list(h.spool.read("outcome"))) == 3000
-
-    run(scenario, tmp_path)
+    monkeypatch.setattr(h.spool, "append_all", noted)
+    beside = asyncio.create_task(others())
+    names = [[f"{i}-{j}" for j in range(1000)] for i in range(3)]
+    answers = await asyncio.gather(*(h.post("/v1/outcomes", report(*some)) for some in names))
+    beside.cancel()
+    assert [answer.json() for answer in answers] == [{"accepted": 0, "duplicate": 0, "dangling": 1000}] * 3
+    seen = [turn for turn, _ in pieces]
+    assert max(size for _, size in pieces) <= 50 and all(a < b for a, b in pairwise(seen))
+    assert len(list(h.spool.read("outcome"))) == 3000
 
 
-def test_a_decision_does_not_wait_for_costs_that_are_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(h: Harness) -> None:
-        release = threading.Event()
-        settle = h.ledger.settle
+@with_router()
+async def test_a_decision_does_not_wait_for_costs_that_are_settled(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    settle = h.ledger.settle
 
-        def slow(*arguments: Any) -> Any:
-            release.wait(60)
-            return settle(*arguments)
+    def slow(*arguments: Any) -> Any:
+        release.wait(60)
+        return settle(*arguments)
 
-        monkeypatch.setattr(h.ledger, "settle", slow)
-        told = asyncio.create_task(h.post("/v1/outcomes", report(*map(str, range(40)), kind="cost")))
-        await h.until(lambda: len(list(h.spool.read("outcome"))) == 40)
-        assert (await h.predict())[0]["expose"]
-        release.set()
-        assert (await told).json()["dangling"] == 40
-
-    run(scenario, tmp_path)
+    monkeypatch.setattr(h.ledger, "settle", slow)
+    told = asyncio.create_task(h.post("/v1/outcomes", report(*map(str, range(40)), kind="cost")))
+    await h.until(lambda: len(list(h.spool.read("outcome"))) == 40)
+    assert (await h.predict())[0]["expose"]
+    release.set()
+    assert (await told).json()["dangling"] == 40
 
 
-def test_of_a_report_that_fails_in_the_middle_all_is_sent_again_and_counts_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@with_router()
+async def test_of_a_report_that_fails_in_the_middle_all_is_sent_again_and_counts_once(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        body = report(*map(str, range(70)), answer["decision_id"], *map(str, range(70, 199)), kind="cost")
-        write, written = os.write, []
+    (answer,) = await h.predict()
+    body = report(*map(str, range(70)), answer["decision_id"], *map(str, range(70, 199)), kind="cost")
+    write, written = os.write, []
 
-        def fills_up(file: int, data: Any) -> int:
-            written.append(file)
-            return write(file, data) if len(written) < 3 else full_disk(file, data)
+    def fills_up(file: int, data: Any) -> int:
+        written.append(file)
+        return write(file, data) if len(written) < 3 else full_disk(file, data)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", fills_up)
-            refused = await h.post("/v1/outcomes", body)
-        assert refused.status_code == 503 and "send all of it again" in refused.json()["error"]
-        assert (await h.post("/v1/outcomes", body)).json() == {"accepted": 0, "duplicate": 100, "dangling": 100}
-        logged = [record["event_id"] for record in h.spool.read("outcome")]
-        assert len(logged) == 200 == len(set(logged))
-        assert h.balance(answer["arm"]).spent == 0.01
-
-    run(scenario, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fills_up)
+        refused = await h.post("/v1/outcomes", body)
+    assert refused.status_code == 503
+    assert (await h.post("/v1/outcomes", body)).json() == {"accepted": 0, "duplicate": 100, "dangling": 100}
+    logged = [record["event_id"] for record in h.spool.read("outcome")]
+    assert len(logged) == 200 == len(set(logged))
+    assert h.balance(answer["arm"]).spent == 0.01
 
 
-def test_a_crash_between_ledger_and_log_is_put_in_order_at_the_next_start(tmp_path: Path) -> None:
-    ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
-    ledger.define([Account("a", "*", "*", 1.0)])
-    golden, event = RECORDS["decision"], RECORDS["outcome"]
-    never_logged = f"{spool.identity}-never-logged"
-    for name in (never_logged, "waits", "withdrawn", "has-a-cost", "was-cancelled"):
-        ledger.reserve(name, "a", "c", "video", 0.1)
-        if name != never_logged:
-            spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
-    spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
-    for name, kind in (("has-a-cost", "cost"), ("was-cancelled", "cancel"), ("waits", "click")):
-        spool.submit("outcome", {**event, "event_id": name, "decision_id": name, "kind": kind, "value": 0.04}).result()
-    assert reconcile(ledger, spool) == 4
-    assert ledger.open_reservations() == ["waits"]
-    assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.04, 0.1)]
-    assert reconcile(ledger, spool) == 0
-    spool.close()
+@with_router()
+async def test_a_decision_says_whose_log_holds_it(h: Harness) -> None:
+    answers = [*await h.predict(instance(), instance("u2")), *await h.predict(instance())]
+    names = {answer["decision_id"] for answer in answers}
+    assert len(names) == 3 and all(name.startswith(h.spool.identity) and len(name) == 32 for name in names)
+    assert set(h.ledger.open_reservations()) <= names and h.ledger.open_reservations()
 
 
-def test_a_decision_says_whose_log_holds_it(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = [*await h.predict(instance(), instance("u2")), *await h.predict(instance())]
-        names = {answer["decision_id"] for answer in answers}
-        assert len(names) == 3 and all(name.startswith(h.spool.identity) and len(name) == 32 for name in names)
-        assert set(h.ledger.open_reservations()) <= names and h.ledger.open_reservations()
-
-    run(scenario, tmp_path)
-
-
-def test_two_costs_of_one_decision_add_up_and_each_event_counts_once(tmp_path: Path) -> None:
+@with_router()
+async def test_two_costs_of_one_decision_add_up_and_each_event_counts_once(h: Harness) -> None:
     """The second used to be dropped by the ledger, while its sender heard `accepted`."""
-
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        for event, accepted in (("c1", 1), ("c2", 1), ("c2", 0)):
-            assert (await h.outcome(answer["decision_id"], "cost", 0.02, event))["accepted"] == accepted
-        for arm in (answer["arm"], "*"):
-            assert (h.balance(arm).spent, h.balance(arm).reserved, h.balance(arm).excess) == (0.04, 0.0, 0.0)
-
-    run(scenario, tmp_path)
+    (answer,) = await h.predict()
+    for event, accepted in (("c1", 1), ("c2", 1), ("c2", 0)):
+        assert (await h.outcome(answer["decision_id"], "cost", 0.02, event))["accepted"] == accepted
+    for arm in (answer["arm"], "*"):
+        assert (h.balance(arm).spent, h.balance(arm).reserved, h.balance(arm).excess) == (0.04, 0.0, 0.0)
 
 
-def test_a_second_cost_that_a_crash_kept_from_the_ledger_is_settled_at_the_next_start(tmp_path: Path) -> None:
-    ledger, spool = SqliteLedger(tmp_path / "ledger.sqlite"), Spool(tmp_path / "spool")
-    ledger.define([Account("a", "*", "*", 1.0)])
-    golden, event = RECORDS["decision"], RECORDS["outcome"]
-    ledger.reserve("d", "a", "c", "video", 0.1)
-    spool.submit("decision", {**golden, "decision_id": "d", "reservation_id": "d"}).result()
-    for name in ("c1", "c2"):
-        told = {"event_id": name, "decision_id": "d", "kind": "cost", "value": 0.04}
-        spool.submit("outcome", {**event, **told}).result()
-    ledger.settle("d", 0.04, "c1")
-    for _ in range(2):
-        reconcile(ledger, spool)
-        assert ledger.balances()[0].spent == 0.08
-    spool.close()
+def decided(spool: Spool, name: str, **changes: Any) -> None:
+    """Log an exposure."""
+    record = {**RECORDS["decision"], "decision_id": name, "reservation_id": name, **changes}
+    spool.submit("decision", record).result()
+
+
+def told(spool: Spool, name: str, **changes: Any) -> None:
+    """Log an outcome, by default a cost."""
+    event = {"event_id": f"of-{name}", "decision_id": name, "kind": "cost", "value": 0.04, **changes}
+    spool.submit("outcome", {**RECORDS["outcome"], **event}).result()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_router_finishes_only_what_is_its_own(kind: str, tmp_path: Path, lasting_redis: int) -> None:
     ledger, spool = Place(kind, tmp_path, lasting_redis).open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
-    golden, event = RECORDS["decision"], RECORDS["outcome"]
     lost = f"{spool.identity}-never-logged"
-    for name in ("another's", "another's, with a cost", lost, "waits", "withdrawn", "has-a-cost"):
+    for name in ("another's", "another's, with a cost", lost, "waits", "withdrawn", "has-a-cost", "was-cancelled"):
         ledger.reserve(name, "a", "c", "video", 0.1)
         if name != lost and not name.startswith("another"):
-            spool.submit("decision", {**golden, "decision_id": name, "reservation_id": name}).result()
-    spool.submit("decision", {**golden, "decision_id": "withdrawn", "withdrawn": True}).result()
-    for name in ("has-a-cost", "another's, with a cost"):
-        told = {"event_id": name, "decision_id": name, "kind": "cost", "value": 0.04}
-        spool.submit("outcome", {**event, **told}).result()
-    assert reconcile(ledger, spool) == 4
+            decided(spool, name)
+    decided(spool, "withdrawn", withdrawn=True)
+    for name, kind in (("has-a-cost", "cost"), ("another's, with a cost", "cost"), ("was-cancelled", "cancel")):
+        told(spool, name, kind=kind)
+    told(spool, "waits", kind="click")
+    assert reconcile(ledger, spool) == 5
     assert sorted(ledger.open_reservations()) == ["another's", "waits"]
     assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.08, 0.2)]
     assert reconcile(ledger, spool) == 0
@@ -243,12 +196,11 @@ def test_a_late_cost_that_missed_the_ledger_is_charged_at_the_next_start(
     ledger.define([Account("a", "*", "*", 1.0)])
     for name in ("expired", "given-back"):
         ledger.reserve(name, "a", "c", "video", 0.1)
-        spool.submit("decision", {**RECORDS["decision"], "decision_id": name, "reservation_id": name}).result()
+        decided(spool, name)
     ledger.cancel("given-back")
     ledger.expire(0)
     for name in ("expired", "given-back"):
-        told = {"event_id": f"of-{name}", "decision_id": name, "kind": "cost", "value": 0.04}
-        spool.submit("outcome", {**RECORDS["outcome"], **told}).result()
+        told(spool, name)
     for _ in range(3):
         assert reconcile(ledger, spool) == 0
         assert [(b.spent, b.reserved, b.excess) for b in ledger.balances()] == [(0.04, 0.0, 0.04)]
@@ -266,6 +218,7 @@ _STEPS = st.lists(
 @settings(max_examples=30)
 @given(steps=_STEPS)
 @example(steps=[("expose", 0), ("expire", 0), ("missed", 0), ("start", 0), ("forget", 0)])
+@example(steps=[("expose", 0), ("cost", 0), ("missed", 0), ("start", 0)])
 def test_however_often_a_router_starts_each_cost_is_charged_once(
     kind: str, tmp_path_factory: pytest.TempPathFactory, lasting_redis: int, steps: list[tuple[str, int]]
 ) -> None:
@@ -282,16 +235,16 @@ def test_however_often_a_router_starts_each_cost_is_charged_once(
         name = f"d{i}"
         if step == "expose" and name not in exposed:
             ledger.reserve(name, "a", "c", "video", 1.0)
-            spool.submit("decision", {**RECORDS["decision"], "decision_id": name, "reservation_id": name}).result()
+            decided(spool, name)
             exposed.add(name)
         elif step in ("cost", "missed") and name in exposed:
             events += 1
-            told = {"event_id": "*" if events == 1 else f"e{events}", "decision_id": name, "kind": "cost"}
-            spool.submit("outcome", {**RECORDS["outcome"], **told, "value": 0.01}).result()
+            event = "*" if events == 1 else f"e{events}"
+            told(spool, name, event_id=event, value=0.01)
             if step == "missed":
                 waiting[name] = waiting.get(name, 0) + 1
             elif name not in forgotten:
-                ledger.settle(name, 0.01, told["event_id"])
+                ledger.settle(name, 0.01, event)
                 charged += 1
         elif step == "expire":
             ledger.expire(0)

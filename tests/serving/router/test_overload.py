@@ -43,11 +43,6 @@ def test_a_slow_machine_learns_below_its_capacity_what_fits(load: float) -> None
     assert answers.default_share <= MOST_DEFAULT
 
 
-def test_a_machine_that_stands_still_now_and_then_loses_little_more() -> None:
-    answers, share = overloaded(Machine(stall=0.04, stalls=0.5), 20)
-    assert answers.default_share <= MOST_DEFAULT and share >= GOODPUT and answers.p99 <= DEADLINE
-
-
 def test_a_change_of_speed_costs_few_answers_and_is_followed_at_once() -> None:
     speeds = (1.0, 0.5, 0.1, 1.0, 0.5, 1.0)
 

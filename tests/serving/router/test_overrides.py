@@ -3,128 +3,98 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from serving.router import router
-from tests.experiments import experiment
-from tests.serving.router_fixtures import COST_CAP, Harness, instance, run, sample
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import COST_CAP, Harness, instance, run, sample, with_router
 
 QA = {"qa-anna": "challenger", "qa-ben": "incumbent"}
 VIDEO = COST_CAP["video"]
 
 
-def test_in_the_shadow_it_is_served_for_real_and_asked_no_shadow(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        counted = sample("mtorl_decisions_total", arm="challenger", expose="true")
-        anna, ben, other = await h.predict(instance("qa-anna"), instance("qa-ben"), instance("u1"))
-        assert [answer["arm"] for answer in (anna, ben, other)] == ["challenger", "incumbent", "incumbent"]
-        assert all(answer["expose"] for answer in (anna, ben, other)) and "override" not in anna
-        records = {record["user_id"]: record for record in h.records()}
-        assert {user: (r["override"], r["assignment_probability"]) for user, r in records.items()} == {
-            "qa-anna": (True, 1.0), "qa-ben": (True, 1.0), "u1": (False, 1.0),
-        }  # fmt: skip
-        limits = {balance.arm.rpartition("/")[2]: (balance.limit, balance.reserved) for balance in h.ledger.balances()}
-        assert limits == {
-            "*": (100, pytest.approx(3 * VIDEO)), "incumbent": (99, VIDEO), "challenger": (0, 0),
-            "override": (1, pytest.approx(2 * VIDEO)),
-        }  # fmt: skip
-        await h.until(lambda: len(list(h.spool.read("shadow"))) == 1)
-        assert next(iter(h.spool.read("shadow")))["decision_id"] == other["decision_id"]
-        assert sample("mtorl_decisions_total", arm="challenger", expose="true") == counted
-        await h.outcome(anna["decision_id"], "cost", 0.03)
-        assert (h.balance("override").spent, h.balance("override").reserved) == (0.03, VIDEO)
-
-    run(scenario, tmp_path, changes={"stage": "shadow", "overrides": QA})
+@with_router(changes={"stage": "shadow", "overrides": QA})
+async def test_in_the_shadow_it_is_served_for_real_and_asked_no_shadow(h: Harness) -> None:
+    counted = sample("mtorl_decisions_total", arm="challenger", expose="true")
+    anna, ben, other = await h.predict(instance("qa-anna"), instance("qa-ben"), instance("u1"))
+    assert [answer["arm"] for answer in (anna, ben, other)] == ["challenger", "incumbent", "incumbent"]
+    assert all(answer["expose"] for answer in (anna, ben, other)) and "override" not in anna
+    records = {record["user_id"]: record for record in h.records()}
+    assert {user: (r["override"], r["assignment_probability"]) for user, r in records.items()} == {
+        "qa-anna": (True, 1.0), "qa-ben": (True, 1.0), "u1": (False, 1.0),
+    }  # fmt: skip
+    limits = {balance.arm.rpartition("/")[2]: (balance.limit, balance.reserved) for balance in h.ledger.balances()}
+    assert limits == {
+        "*": (100, pytest.approx(3 * VIDEO)), "incumbent": (99, VIDEO), "challenger": (0, 0),
+        "override": (1, pytest.approx(2 * VIDEO)),
+    }  # fmt: skip
+    await h.until(lambda: len(list(h.spool.read("shadow"))) == 1)
+    assert next(iter(h.spool.read("shadow")))["decision_id"] == other["decision_id"]
+    assert sample("mtorl_decisions_total", arm="challenger", expose="true") == counted
+    await h.outcome(anna["decision_id"], "cost", 0.03)
+    assert (h.balance("override").spent, h.balance("override").reserved) == (0.03, VIDEO)
 
 
-def test_they_spend_no_more_than_their_account_and_starve_nobody(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = [answer for _ in range(30) for answer in await h.predict(instance("qa-anna"), instance("qa-ben"))]
-        assert sum(answer["expose"] for answer in answers) == 20 and answers[-1]["budget_exhausted"]
-        assert h.balance("override").reserved == pytest.approx(1.0)
-        assert all(answer["expose"] for answer in await h.predict(*(instance(f"u{i}") for i in range(10))))
-
-    run(scenario, tmp_path, changes={"overrides": QA})
+@with_router(changes={"overrides": QA})
+async def test_they_spend_no_more_than_their_account_and_starve_nobody(h: Harness) -> None:
+    answers = [answer for _ in range(30) for answer in await h.predict(instance("qa-anna"), instance("qa-ben"))]
+    assert sum(answer["expose"] for answer in answers) == 20 and answers[-1]["budget_exhausted"]
+    assert h.balance("override").reserved == pytest.approx(1.0)
+    assert all(answer["expose"] for answer in await h.predict(*(instance(f"u{i}") for i in range(10))))
 
 
-def test_a_repeated_answer_is_paid_for_by_the_same_account_also_after_a_restart(tmp_path: Path) -> None:
-    async def first(h: Harness) -> None:
+@with_router(changes={"overrides": QA})
+async def test_a_repeated_answer_is_paid_for_by_the_same_account_also_after_a_restart(h: Harness) -> None:
+    for _ in range(2):
         (answer,) = await h.predict(instance("qa-anna", request_id="r1"))
         assert answer["expose"] and await h.predict(instance("qa-anna", request_id="r1")) == [answer]
         assert h.balance("override").reserved == VIDEO and h.balance("challenger").reserved == 0
-
-    changes = {"overrides": QA}
-    run(first, tmp_path, changes=changes)
-    run(first, tmp_path, changes=changes)
+        await h.restart()
 
 
-def test_a_paced_arm_neither_counts_nor_prices_them(tmp_path: Path) -> None:
-    paced = {"campaign": "*", "channel": "*", "amount": 50.0, "period": "day", "pacing": {"price": 0.4}}
-
-    async def scenario(h: Harness) -> None:
-        await h.until(lambda: h.router.budgets.pacer.prices("test/challenger", "spring"))
-        await h.predict(instance("qa-anna"), instance("u1"))
-        asked = {item["user_id"]: item for _, item in h.arm.asked}
-        assert "price" in asked["u1"] and "price" not in asked["qa-anna"]
-        assert h.router.budgets.pacer.prices("test/override", "spring") is None
-
-    run(scenario, tmp_path, changes={"overrides": QA, "budgets": [paced]})
+DAILY = {"campaign": "*", "channel": "*", "amount": 10.0, "period": "day", "pacing": "none"}
 
 
-def _edit(h: Harness, **changes: Any) -> None:
-    file = h.folder / "experiment.yaml"
-    arms = yaml.safe_load(file.read_text())["arms"]
-    file.write_text(yaml.safe_dump(experiment("http://x", **{"arms": arms, **changes})))
+@with_router(changes={"overrides": QA, "budgets": [{**DAILY, "pacing": {"price": 0.4}}]})
+async def test_a_paced_arm_neither_counts_nor_prices_them(h: Harness) -> None:
+    await h.until(lambda: h.router.budgets.pacer.prices("test/challenger", "spring"))
+    await h.predict(instance("qa-anna"), instance("u1"))
+    asked = {item["user_id"]: item for _, item in h.arm.asked}
+    assert "price" in asked["u1"] and "price" not in asked["qa-anna"]
+    assert h.router.budgets.pacer.prices("test/override", "spring") is None
 
 
-def test_an_edit_in_mid_period_takes_nothing_back_and_adds_nothing(tmp_path: Path) -> None:
-    daily = [{"campaign": "*", "channel": "*", "amount": 10.0, "period": "day", "pacing": "none"}]
-
-    async def changed(h: Harness, **changes: Any) -> None:
-        generation = h.router.live.generation
-        _edit(h, budgets=daily, **changes)
-        await h.until(lambda: h.router.live.generation > generation)
-        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
-
-    async def scenario(h: Harness) -> None:
-        for i in range(60):
-            await h.predict(instance(f"u{i}"))
-        spent = {name: h.balance(name).reserved for name in ("incumbent", "challenger", "*")}
-        assert spent["*"] == pytest.approx(3.0)
-        await changed(h, overrides=QA)
-        limits = {balance.arm.rpartition("/")[2]: balance.limit for balance in h.ledger.balances()}
-        assert limits["override"] == pytest.approx(0.1) and limits["*"] == 10
-        assert limits["incumbent"] >= spent["incumbent"] and limits["challenger"] >= spent["challenger"]
-        (anna,) = await h.predict(instance("qa-anna"))
-        assert anna["expose"] and h.balance("override").reserved == VIDEO
-        await changed(h)
-        assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
-        assert h.balance("*").reserved == pytest.approx(3.0 + VIDEO)
-        await h.outcome(anna["decision_id"], "cost", 0.04)  # what was reserved before is settled all the same
-        assert (h.balance("*").spent, h.balance("*").reserved) == (0.04, pytest.approx(3.0))
-        for i in range(300):
-            await h.predict(instance(f"v{i}"))
-        whole = h.balance("*")
-        assert whole.spent + whole.reserved <= whole.limit
-        await changed(h, overrides=QA)
-        assert h.balance("override").spent == 0.04, "the period goes on where it was"
-
-    run(scenario, tmp_path, changes={"budgets": daily})
+@with_router(changes={"budgets": [DAILY]})
+async def test_an_edit_in_mid_period_takes_nothing_back_and_adds_nothing(h: Harness) -> None:
+    for i in range(60):
+        await h.predict(instance(f"u{i}"))
+    spent = {name: h.balance(name).reserved for name in ("incumbent", "challenger", "*")}
+    assert spent["*"] == pytest.approx(3.0)
+    await h.change(budgets=[DAILY], overrides=QA)
+    limits = {balance.arm.rpartition("/")[2]: balance.limit for balance in h.ledger.balances()}
+    assert limits["override"] == pytest.approx(0.1) and limits["*"] == 10
+    assert limits["incumbent"] >= spent["incumbent"] and limits["challenger"] >= spent["challenger"]
+    (anna,) = await h.predict(instance("qa-anna"))
+    assert anna["expose"] and h.balance("override").reserved == VIDEO
+    await h.change(budgets=[DAILY])
+    assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
+    assert h.balance("*").reserved == pytest.approx(3.0 + VIDEO)
+    await h.outcome(anna["decision_id"], "cost", 0.04)  # what was reserved before is settled all the same
+    assert (h.balance("*").spent, h.balance("*").reserved) == (0.04, pytest.approx(3.0))
+    for i in range(300):
+        await h.predict(instance(f"v{i}"))
+    whole = h.balance("*")
+    assert whole.spent + whole.reserved <= whole.limit
+    await h.change(budgets=[DAILY], overrides=QA)
+    assert h.balance("override").spent == 0.04, "the period goes on where it was"
 
 
-def test_the_kill_switch_gives_them_the_incumbent(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        (anna,) = await h.predict(instance("qa-anna"))
-        (record,) = h.records()
-        assert (anna["arm"], record["override"], record["stage"]) == ("incumbent", False, "off")
-        assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
-
-    run(scenario, tmp_path, changes={"overrides": QA, "enabled": False})
+@with_router(changes={"overrides": QA, "enabled": False})
+async def test_the_kill_switch_gives_them_the_incumbent(h: Harness) -> None:
+    (anna,) = await h.predict(instance("qa-anna"))
+    (record,) = h.records()
+    assert (anna["arm"], record["override"], record["stage"]) == ("incumbent", False, "off")
+    assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
 
 
 def test_accounts_follow_a_changed_file_without_waiting_for_the_next_round(
@@ -135,7 +105,7 @@ def test_accounts_follow_a_changed_file_without_waiting_for_the_next_round(
 
     async def scenario(h: Harness) -> None:
         before = h.router.live.experiments
-        _edit(h, overrides=QA)
+        h.put(overrides=QA)
         await h.router._follow_experiment()
         assert h.router.live.experiments is not before
         await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))

@@ -14,7 +14,7 @@ import pytest
 from mtorl.experiment.assignment import assign, draw, uniform
 from mtorl.policy.exploration import Choice, Exploration, explore
 from tests.repository import ROOT
-from tests.serving.router_fixtures import CONTEXT, Harness, decision, instance, only, run
+from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, only, run, with_router
 
 BUDGETS = [
     {"campaign": "*", "channel": "*", "amount": 100.0},
@@ -56,39 +56,36 @@ def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
     return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
-def test_arm_draw_channel_and_question_follow_from_the_record(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = policy
-        await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
-        users = [instance(f"u{i}", request_id="r" if i % 2 else None) for i in range(60)]
-        await h.predict(*users)
-        asked = {json.dumps(item, sort_keys=True) for _, item in h.arm.asked}
-        seen = set()
-        for record in h.records():
-            assert record["override"] == (record["user_id"] == "u7")
-            if record["override"]:
-                assert (record["arm"], record["assignment_probability"]) == ("challenger", 1.0)
-            elif record["arm"] != "outside":
-                assert record["arm"] == said("arm", record)
-                assert record["assignment_probability"] == record["shares"][record["arm"]]
-            u = said("draw", record)
-            assert list(record["channel_probs"]) == record["candidates"]
-            assert record["channel"] == record["drawn_channel"] == drawn(record["channel_probs"], u)
-            for channel, probability in record["exposure_probs"].items():
-                assert probability == said("probability of exposing channel c", record, c=channel)
-            assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
-            assert record["price"] == record["prices"][record["channel"]]
-            price = {} if record["override"] else {"price": {"video": record["prices"]["video"]}}
-            question = said("question", record, u=u) | price
-            assert json.dumps(question, sort_keys=True) in asked
-            seen.add((record["arm"], record["channel"]))
-        assert len(seen) == 6
-        others = [record for record in h.records() if not record["override"]]
-        places = [uniform("layer", record["layer"], record["user_id"]) for record in others]
-        assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in others]
-
-    changes = {"layer_part": [0.25, 1], "budgets": BUDGETS, "overrides": {"u7": "challenger"}}
-    run(scenario, tmp_path, changes=changes)
+@with_router(changes={"layer_part": [0.25, 1], "budgets": BUDGETS, "overrides": {"u7": "challenger"}})
+async def test_arm_draw_channel_and_question_follow_from_the_record(h: Harness) -> None:
+    h.arm.mode = policy
+    await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
+    users = [instance(f"u{i}", request_id="r" if i % 2 else None) for i in range(60)]
+    await h.predict(*users)
+    asked = {json.dumps(item, sort_keys=True) for _, item in h.arm.asked}
+    seen = set()
+    for record in h.records():
+        assert record["override"] == (record["user_id"] == "u7")
+        if record["override"]:
+            assert (record["arm"], record["assignment_probability"]) == ("challenger", 1.0)
+        elif record["arm"] != "outside":
+            assert record["arm"] == said("arm", record)
+            assert record["assignment_probability"] == record["shares"][record["arm"]]
+        u = said("draw", record)
+        assert list(record["channel_probs"]) == record["candidates"]
+        assert record["channel"] == record["drawn_channel"] == drawn(record["channel_probs"], u)
+        for channel, probability in record["exposure_probs"].items():
+            assert probability == said("probability of exposing channel c", record, c=channel)
+        assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
+        assert record["price"] == record["prices"][record["channel"]]
+        price = {} if record["override"] else {"price": {"video": record["prices"]["video"]}}
+        question = said("question", record, u=u) | price
+        assert json.dumps(question, sort_keys=True) in asked
+        seen.add((record["arm"], record["channel"]))
+    assert len(seen) == 6
+    others = [record for record in h.records() if not record["override"]]
+    places = [uniform("layer", record["layer"], record["user_id"]) for record in others]
+    assert [place >= 0.25 for place in places] == [record["arm"] != "outside" for record in others]
 
 
 BASELINE = {"channel": "search", "expose": False, "propensity": 1.0}
@@ -125,56 +122,45 @@ def test_exploration_follows_from_the_record(tmp_path: Path, policy_of: Any, sco
             paid = sum(record["reserved"] for record in h.records() if record["arm"] == arm)
             assert h.balance(arm).reserved == pytest.approx(paid)
 
-    how: dict[str, Any] = {"explore": {"share": 0.5, "scope": scope}}
-    how |= {} if policy_of is None else {"policy": policy_of}
-    arms = [{"name": name, "weight": 0.5, **how} for name in ("incumbent", "challenger")]
-    run(scenario, tmp_path, changes={"arms": arms, "budgets": BUDGETS})
+    how = {} if policy_of is None else {"policy": policy_of}
+    both = arms(explore={"share": 0.5, "scope": scope}, **how)
+    run(scenario, tmp_path, changes={"arms": both, "budgets": BUDGETS})
 
 
-def test_exploration_spends_no_more_than_there_is_and_stops_with_the_switch(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda _: decision(expose=False)
-        answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
-        shown = [answer for answer in answers if answer["expose"]]
-        assert shown and any(answer["budget_exhausted"] for answer in answers)
-        assert all(balance.reserved <= balance.limit for balance in h.ledger.balances())
-
-    async def switched_off(h: Harness) -> None:
-        h.arm.mode = lambda _: decision(expose=False)
-        answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
-        assert not any(answer["expose"] for answer in answers)
-        assert h.records()[-1]["exploration"] is None
-
-    arms = [{"name": n, "weight": 0.5, "explore": {"share": 1.0}} for n in ("incumbent", "challenger")]
-    changes: dict[str, Any] = {"arms": arms, "budgets": [{"campaign": "*", "channel": "*", "amount": 4.0}]}
-    run(scenario, tmp_path, changes=changes)
-    run(switched_off, tmp_path, changes={**changes, "enabled": False})
+SMALL = [{**BUDGETS[0], "amount": 4.0}]
+ALL_EXPLORED = arms(explore={"share": 1.0})
 
 
-def test_an_endpoint_that_says_no_probabilities_leaves_none_when_it_is_explored(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda _: {"channel": "video", "expose": True}
-        answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
-        assert {answer["channel"] for answer in answers} == {"search", "video"}
-        for record in h.records():
-            assert (record["propensity"], record["channel_probs"], record["exposure_probs"]) == (None, {}, {})
+@with_router(changes={"arms": ALL_EXPLORED, "budgets": SMALL})
+async def test_exploration_spends_no_more_than_there_is_and_stops_with_the_switch(h: Harness) -> None:
+    h.arm.mode = lambda _: decision(expose=False)
+    answers = await h.predict(*(instance(f"u{i}") for i in range(60)))
+    assert any(answer["expose"] for answer in answers) and any(answer["budget_exhausted"] for answer in answers)
+    assert all(balance.reserved <= balance.limit for balance in h.ledger.balances())
+    await h.change(arms=ALL_EXPLORED, budgets=SMALL, enabled=False)
+    answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
+    assert not any(answer["expose"] for answer in answers) and h.records()[-1]["exploration"] is None
 
-    arms = [{"name": n, "weight": 0.5, "explore": {"share": 0.5}} for n in ("incumbent", "challenger")]
-    run(scenario, tmp_path, changes={"arms": arms})
+
+@with_router(changes={"arms": arms(explore={"share": 0.5})})
+async def test_an_endpoint_that_says_no_probabilities_leaves_none_when_it_is_explored(h: Harness) -> None:
+    h.arm.mode = lambda _: {"channel": "video", "expose": True}
+    answers = await h.predict(*(instance(f"u{i}") for i in range(20)))
+    assert {answer["channel"] for answer in answers} == {"search", "video"}
+    for record in h.records():
+        assert (record["propensity"], record["channel_probs"], record["exposure_probs"]) == (None, {}, {})
 
 
-def test_what_was_drawn_stays_in_the_record_when_the_ledger_fails(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = policy
-        h.ledger.path.unlink()
-        (answer,) = await h.predict(instance(request_id="r"))
-        assert (answer["fallback_reason"], answer["model"]) == ("ledger", None)
-        (record,) = h.records()
-        assert (record["channel"], record["propensity"], record["expose"]) == (answer["channel"], 1.0, False)
-        assert record["drawn_channel"] == drawn(record["channel_probs"], said("draw", record)) == "video"
-        assert record["exposure_probs"]["video"] == 1 and record["model_digest"] == "d1"
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_what_was_drawn_stays_in_the_record_when_the_ledger_fails(h: Harness) -> None:
+    h.arm.mode = policy
+    h.ledger.path.unlink()
+    (answer,) = await h.predict(instance(request_id="r"))
+    assert (answer["fallback_reason"], answer["model"]) == ("ledger", None)
+    (record,) = h.records()
+    assert (record["channel"], record["propensity"], record["expose"]) == (answer["channel"], 1.0, False)
+    assert record["drawn_channel"] == drawn(record["channel_probs"], said("draw", record)) == "video"
+    assert record["exposure_probs"]["video"] == 1 and record["model_digest"] == "d1"
 
 
 @pytest.mark.parametrize(("period", "hours"), [("total", None), ("hour", 1), ("day", 24)])
@@ -193,31 +179,27 @@ def test_a_refusal_says_until_when(tmp_path: Path, period: str, hours: int | Non
     run(scenario, tmp_path, changes={"budgets": small})
 
 
-def test_a_record_says_when_and_under_which_experiment(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        earlier = datetime.now(UTC) - timedelta(hours=2)
-        late, now = instance(timestamp=earlier.isoformat()), instance(context={**CONTEXT, "slot": None})
-        first, second = h.records_of(await h.predict(late, now))
-        assert datetime.fromisoformat(first["request_time"]) == earlier
-        assert first["request_time"] < second["request_time"] <= second["event_time"]
-        assert (second["context"]["slot"], second["features"]["context"]["slot"][-1]) == (None, None)
-        experiment = only(h.router.live)
-        assert {record["experiment_version"] for record in (first, second)} == {experiment.version}
-        assert experiment.replace(alpha=0.01).version != experiment.version == experiment.replace().version
-        assert (first["model_name"], first["model_version"], first["model_digest"]) == ("m", "1", "d1")
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_a_record_says_when_and_under_which_experiment(h: Harness) -> None:
+    earlier = datetime.now(UTC) - timedelta(hours=2)
+    late, now = instance(timestamp=earlier.isoformat()), instance(context={**CONTEXT, "slot": None})
+    first, second = h.records_of(await h.predict(late, now))
+    assert datetime.fromisoformat(first["request_time"]) == earlier
+    assert first["request_time"] < second["request_time"] <= second["event_time"]
+    assert (second["context"]["slot"], second["features"]["context"]["slot"][-1]) == (None, None)
+    experiment = only(h.router.live)
+    assert {record["experiment_version"] for record in (first, second)} == {experiment.version}
+    assert experiment.replace(alpha=0.01).version != experiment.version == experiment.replace().version
+    assert (first["model_name"], first["model_version"], first["model_digest"]) == ("m", "1", "d1")
 
 
-def test_the_prices_that_are_known_are_recorded_of_a_policy_that_does_not_name_them(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = lambda _: decision(price=0.3)
-        await h.predict()
-        assert h.records()[0]["prices"] == {"video": 0.3}
-        h.arm.mode = 500
-        await h.predict()
-        fallback = h.records()[1]
-        assert (fallback["prices"], fallback["price"], fallback["model_version"]) == ({}, None, None)
-        assert fallback["features"] == h.arm.asked[1][1]["window"]  # what was known is kept
-
-    run(scenario, tmp_path)
+@with_router()
+async def test_the_prices_that_are_known_are_recorded_of_a_policy_that_does_not_name_them(h: Harness) -> None:
+    h.arm.mode = lambda _: decision(price=0.3)
+    await h.predict()
+    assert h.records()[0]["prices"] == {"video": 0.3}
+    h.arm.mode = 500
+    await h.predict()
+    fallback = h.records()[1]
+    assert (fallback["prices"], fallback["price"], fallback["model_version"]) == ({}, None, None)
+    assert fallback["features"] == h.arm.asked[1][1]["window"]  # what was known is kept

@@ -27,8 +27,7 @@ from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.times import microseconds
 from mtorl.window.window import instance_from_history
-from serving.router.flow.feature_registry import RegistryAwaited
-from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, UserFeatures
+from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, RegistryAwaited, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 from tests.features.feature_run import AGGREGATES
@@ -132,14 +131,6 @@ def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> No
     assert feast == {**found.history, **found.static, **found.aggregates}
 
 
-def test_a_window_made_of_it_reads_null_where_the_log_had_none(stage: Stage) -> None:
-    stage.write_all()
-    found = stage.read(NOON)
-    window = instance_from_history(found.history, CONTEXT, found.static, SPEC, microseconds(NOON))
-    assert window["prev_channel"] == [None, "video", "search"]
-    assert window["context"]["slot"] == ["top", None, "top"]
-
-
 def test_who_is_unknown_has_the_declared_defaults(stage: Stage) -> None:
     found = stage.read(NOON)
     assert not found.has_history and found.static == {"age": None}
@@ -169,14 +160,9 @@ def test_a_value_ends_with_its_ttl(
 ) -> None:
     stage.write_all()
     assert stage.read(written + life).aggregates[feature] != default
-    assert stage.read(written + life + TICK).aggregates[feature] == default
-
-
-def test_a_history_that_has_ended_is_none_and_static_features_stay(stage: Stage) -> None:
-    stage.write_all()
-    assert stage.read(NOON + 29 * DAY).has_history
-    found = stage.read(NOON + 30 * DAY)
-    assert not found.has_history and found.history["hist_channel"] == [] and found.static == {"age": "30-39"}
+    ended = stage.read(written + life + TICK)
+    assert ended.aggregates[feature] == default and ended.static == {"age": "30-39"}  # which has no TTL
+    assert ended.has_history == (life < 30 * DAY) == bool(ended.history["hist_channel"])
 
 
 def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) -> None:
@@ -229,17 +215,6 @@ def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> Non
 
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(reads, range(4))) == [[], [], [], []]
-
-
-def test_a_touchpoint_is_seen_by_the_next_decision_and_so_is_its_outcome(stage: Stage) -> None:
-    assert stage.history.append(stage.user, Touchpoint(NOON, "search", CONTEXT))
-    assert not stage.read(NOON).aggregates["recency_hours"]
-    found = stage.read(NOON + HOUR)
-    assert (
-        found.has_history and found.history["hist_channel"] == ["search"] and found.aggregates["recency_hours"] == 1.0
-    )
-    assert stage.history.patch(stage.user, NOON, {"click": 1})
-    assert stage.read(NOON + HOUR).history["hist_click"] == [1.0]
 
 
 # ---- a repository that no decision can be made from
@@ -318,6 +293,8 @@ def test_the_model_is_told_what_the_data_set_description_chooses(stage: Stage) -
     assert stranger.window["features"] == {**columns, **CAMPAIGN}
     columns |= {f"uc_touchpoints_{channel}": 1.0 for channel in SPEC.channels} | {f"uc_clicks_{SPEC.channels[1]}": 1.0}
     assert known.window["features"] == {**columns, **CAMPAIGN}
+    assert known.window["prev_channel"] == [None, "video", "search"]
+    assert known.window["context"]["slot"] == ["top", None, "top"]  # "" in the log: nothing is known
 
 
 def test_a_request_that_breaks_the_store_breaks_no_other() -> None:

@@ -7,19 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from serving.decision_log import Spool
 from serving.decision_log.export import export_segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.parquet_sink import ParquetSink
-from serving.router.ops.settings import SettingsError
 from serving.router.ops.shipping import open_sink
-from tests.serving.router_fixtures import instance, running, sample, write_settings
+from tests.serving.router_fixtures import Harness, in_loop, instance, running, sample, with_router, write_settings
 from tests.serving.shipping import WebSink
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
 
 
 @pytest.fixture(autouse=True)
@@ -44,96 +40,56 @@ def test_where_the_log_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(bound, HttpSink) and (bound.url, bound.largest) == ("http://broker", 1)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sink": ""}, "sink"),
-        ({"sink": 3}, "sink"),
-        ({"sink": "ftp://x"}, "sink"),
-        ({"keep_hours": -1}, "keep_hours"),
-        ({"keep_hours": "week"}, "keep_hours"),
-        ({"spool_max_bytes": 0}, "spool_max_bytes"),
-        ({"spool_max_bytes": 1.5}, "spool_max_bytes"),
-    ],
-)
-def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        write_settings(tmp_path, "http://x", {}, **settings)
+@in_loop
+async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> None:
+    server = WebSink()
+    url = await server.start()
+    shipped = sample("mtorl_shipped_records_total", kind="decision")
+    failed = sample("mtorl_ship_failures_total", reason="server_error")
+    server.mode = 500
+    async with running(tmp_path, sink=url) as h:
+        answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(5)]
+        await h.outcome(answers[0]["decision_id"], "click", 1, event_id="e0")
+        await h.until(lambda: sample("mtorl_spool_pending_records") == 6)
+        assert sample("mtorl_ship_failures_total", reason="server_error") > failed
+        assert 0 < sample("mtorl_spool_oldest_pending_seconds") < 60
+        assert 0 < sample("mtorl_spool_bytes") < sample("mtorl_spool_limit_bytes")
+        server.mode = "ok"
+    assert server.ids("decision") == [answer["decision_id"] for answer in answers]  # at the latest at the end
+    assert server.ids("outcome") == ["e0"]
+    assert sample("mtorl_shipped_records_total", kind="decision") == shipped + 5
+    assert sample("mtorl_spool_pending_records") == 0
+    await server.stop()
 
 
-def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        server = WebSink()
-        url = await server.start()
-        shipped = sample("mtorl_shipped_records_total", kind="decision")
-        failed = sample("mtorl_ship_failures_total", reason="server_error")
-        server.mode = 500
-        async with running(tmp_path, sink=url) as h:
-            answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(5)]
-            await h.outcome(answers[0]["decision_id"], "click", 1, event_id="e0")
-            await h.until(lambda: sample("mtorl_spool_pending_records") == 6)
-            assert sample("mtorl_ship_failures_total", reason="server_error") > failed
-            assert 0 < sample("mtorl_spool_oldest_pending_seconds") < 60
-            assert 0 < sample("mtorl_spool_bytes") < sample("mtorl_spool_limit_bytes")
-            server.mode = "ok"
-        assert server.ids("decision") == [answer["decision_id"] for answer in answers]  # at the latest at the end
-        assert server.ids("outcome") == ["e0"]
-        assert sample("mtorl_shipped_records_total", kind="decision") == shipped + 5
-        assert sample("mtorl_spool_pending_records") == 0
-        await server.stop()
-
-    asyncio.run(scenario())
+@in_loop
+async def test_a_sink_that_hangs_slows_no_decision_and_not_the_end(tmp_path: Path) -> None:
+    server = WebSink()
+    server.mode = "hang"
+    async with running(tmp_path, sink=await server.start()) as h:
+        for i in range(20):
+            assert (await h.predict(instance(f"u{i}")))[0]["fallback_reason"] is None
+        start = time.monotonic()
+    assert time.monotonic() - start < 60  # the sink hangs for an hour
+    await server.stop()
 
 
-def test_a_sink_that_hangs_slows_no_decision_and_not_the_end(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        server = WebSink()
-        server.mode = "hang"
-        async with running(tmp_path, sink=await server.start()) as h:
-            for i in range(20):
-                assert (await h.predict(instance(f"u{i}")))[0]["fallback_reason"] is None
-            start = time.monotonic()
-        assert time.monotonic() - start < 60  # the sink hangs for an hour
-        await server.stop()
-
-    asyncio.run(scenario())
+@with_router(spool_max_bytes=3000)
+async def test_a_full_spool_is_the_default_action_and_outcomes_come_again(h: Harness) -> None:
+    answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(10)]
+    full = [answer for answer in answers if answer["fallback_reason"] == "log"]
+    assert full and not any(answer["expose"] for answer in full)
+    assert answers[0]["fallback_reason"] is None
+    assert [r["decision_id"] for r in h.records()] == [a["decision_id"] for a in answers if a not in full]
+    event = {"decision_id": "d", "kind": "click", "value": 1, "event_time": "2026-01-01T12:00:00Z"}
+    response = await h.post("/v1/outcomes", {"outcomes": [{**event, "event_id": f"e{i}"} for i in range(30)]})
+    assert response.status_code == 503
 
 
-def test_a_folder_is_enough_on_a_laptop(tmp_path: Path) -> None:
-    async def scenario() -> str:
-        async with running(tmp_path, sink="log") as h:
-            (answer,) = await h.predict()
-            return str(answer["decision_id"])
-
-    decision_id = asyncio.run(scenario())
-    found = duckdb.sql(f"SELECT decision_id FROM '{tmp_path}/log/decisions/*/*/*.parquet'").fetchall()
-    assert found == [(decision_id,)]
-
-
-def test_a_full_spool_is_the_default_action_and_outcomes_come_again(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path, spool_max_bytes=3000) as h:
-            answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(10)]
-            full = [answer for answer in answers if answer["fallback_reason"] == "log"]
-            assert full and not any(answer["expose"] for answer in full)
-            assert answers[0]["fallback_reason"] is None
-            assert [r["decision_id"] for r in h.records()] == [a["decision_id"] for a in answers if a not in full]
-            event = {"decision_id": answers[0]["decision_id"], "kind": "click", "value": 1}
-            event["event_time"] = "2026-01-01T12:00:00Z"
-            events = [{**event, "event_id": f"e{i}"} for i in range(30)]
-            response = await h.post("/v1/outcomes", {"outcomes": events})
-            assert response.status_code == 503 and "may not grow beyond 3000 bytes" in response.text
-
-    asyncio.run(scenario())
-
-
-def test_the_age_of_the_export_is_published(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path, export_mark="exported.json") as h:
-            await h.until(lambda: sample("mtorl_export_age_seconds") == 0)
-            await h.predict()
-            await h.until(lambda: sample("mtorl_export_age_seconds") > 0)
-            await asyncio.to_thread(export_segments, h.spool.folder, tmp_path / "out", tmp_path / "exported.json")
-            await h.until(lambda: sample("mtorl_export_age_seconds") == 0)
-
-    asyncio.run(scenario())
+@with_router(export_mark="exported.json")
+async def test_the_age_of_the_export_is_published(h: Harness, tmp_path: Path) -> None:
+    await h.until(lambda: sample("mtorl_export_age_seconds") == 0)
+    await h.predict()
+    await h.until(lambda: sample("mtorl_export_age_seconds") > 0)
+    await asyncio.to_thread(export_segments, h.spool.folder, tmp_path / "out", tmp_path / "exported.json")
+    await h.until(lambda: sample("mtorl_export_age_seconds") == 0)

@@ -6,12 +6,9 @@ import asyncio
 import gc
 import json
 import os
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -91,69 +88,41 @@ def _request(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
     return draw(st.sampled_from(["POST"] * 8 + ["GET", "PUT"])), path, body, headers
 
 
-class _Alive:
-    """A router in a loop of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._end = threading.Event()
-        started: list[Harness] = []
-        ready = threading.Event()
-
-        async def live() -> None:
-            async with running(folder, drills=True) as harness:
-                await harness.predict()
-                started.append(harness)
-                ready.set()
-                await asyncio.to_thread(self._end.wait)
-
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(live()))
-        self._thread.start()
-        assert ready.wait(30)
-        self.harness = started[0]
-
-    def ask(self, requests: list[tuple[str, str, bytes, dict[str, str]]]) -> list[httpx.Response]:
-        async def all_of_them() -> list[httpx.Response]:
-            client = self.harness.client
-            return [
-                await client.request(method, path, content=body, headers=headers)
-                for method, path, body, headers in requests
-            ]
-
-        return asyncio.run_coroutine_threadsafe(all_of_them(), self._loop).result(60)
-
-    def close(self) -> None:
-        self._end.set()
-        self._thread.join()
-
-
 @pytest.fixture(scope="module")
-def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Alive]:
-    found = _Alive(tmp_path_factory.mktemp("rubbish"))
-    yield found
-    found.close()
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Harness]]:
+    with asyncio.Runner() as runner:
+        context = running(tmp_path_factory.mktemp("rubbish"), drills=True)
+        yield runner, runner.run(context.__aenter__())
+        runner.run(context.__aexit__(None, None, None))
 
 
-def test_rubbish_is_refused_and_leaves_nothing_behind(alive: _Alive) -> None:
+def test_rubbish_is_refused_and_leaves_nothing_behind(harness: tuple[asyncio.Runner, Harness]) -> None:
+    runner, h = harness
+    (first,) = runner.run(h.predict())
+    assert first["expose"]
+
     @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.lists(_request(), min_size=_AT_A_TIME, max_size=_AT_A_TIME))
     def ask(requests: list[tuple[str, str, bytes, dict[str, str]]]) -> None:
-        for request, response in zip(requests, alive.ask(requests), strict=True):
-            assert response.status_code < 500, (request, response.text)
+        async def all_of_them() -> None:
+            for method, path, body, headers in requests:
+                response = await h.client.request(method, path, content=body, headers=headers)
+                assert response.status_code < 500, (method, path, body, headers, response.text)
+
+        runner.run(all_of_them())
 
     ask()
     files = _open_files()
-    before = alive.ask([("POST", "/v1/models/ads:predict", json.dumps({"instances": [instance()]}).encode(), {})])
-    assert before[0].json()["predictions"][0]["expose"]
+    (again,) = runner.run(h.predict())
+    assert again["expose"]
     ask()
     gc.collect()
     assert _open_files() <= files + 2
-    gateway = alive.harness.gateway
-    assert (gateway.readers, gateway.decisions.inside, gateway.outcomes.inside) == (0, 0, 0)
-    assert alive.harness.router.decider.cache.in_progress == 0
-    # Whatever came of it, no money is set aside that no record of the log speaks of.
-    logged = {record["reservation_id"] for record in alive.harness.records()}
-    assert set(alive.harness.ledger.open_reservations()) <= logged
+    assert (h.gateway.readers, h.gateway.decisions.inside, h.gateway.outcomes.inside) == (0, 0, 0)
+    assert not h.router.decider.cache._pending
+    # No money is reserved that no record of the log speaks of.
+    logged = {record["reservation_id"] for record in h.records()}
+    assert set(h.ledger.open_reservations()) <= logged
 
 
 def _open_files() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from serving.ledger import Account, LedgerUnavailable, SqliteLedger
 from serving.router.flow import budgets
 from serving.router.flow.budgets import Settler
+from tests.serving.router_fixtures import in_loop
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def ledger(tmp_path: Path) -> SqliteLedger:
 
 def test_a_cost_that_waits_is_not_undone_by_a_cancel(ledger: SqliteLedger) -> None:
     async def scenario() -> None:
-        settler = Settler(ledger, ThreadPoolExecutor(1))
+        settler = Settler(ledger)
         settler.finish_later("r1", {"e": 0.4})
         settler.finish_later("r1", {})
         settler.finish_later("r2", {})
@@ -38,7 +38,7 @@ def test_a_cost_that_waits_is_not_undone_by_a_cancel(ledger: SqliteLedger) -> No
 
 def test_costs_of_one_reservation_that_wait_together_add_up(ledger: SqliteLedger) -> None:
     async def scenario() -> None:
-        settler = Settler(ledger, ThreadPoolExecutor(1))
+        settler = Settler(ledger)
         for event in ("e1", "e2", "e2"):
             settler.finish_later("r1", {event: 0.2})
         assert await settler.flush()
@@ -59,7 +59,7 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
         return settle(name, actual, event)
 
     async def scenario() -> None:
-        settler = Settler(ledger, ThreadPoolExecutor(1))
+        settler = Settler(ledger)
         monkeypatch.setattr(ledger, "settle", stubborn)
         monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
         task = asyncio.create_task(settler.run())
@@ -76,23 +76,22 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def test_whatever_goes_wrong_the_caller_is_not_told_for_its_outcome_is_in_the_log(
+@in_loop
+async def test_whatever_goes_wrong_the_caller_is_not_told_for_its_outcome_is_in_the_log(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(name: str, actual: float, event: str) -> object:
         raise RuntimeError("out of range")
 
-    async def scenario() -> None:
-        settler = Settler(ledger, ThreadPoolExecutor(1))
-        with monkeypatch.context() as patch:
-            patch.setattr(ledger, "settle", broken)
-            await settler.finish("r1", {"e": 0.5}, 5.0)
-        assert await settler.flush() and ledger.balances()[0].spent == 0.5
-
-    asyncio.run(scenario())
+    settler = Settler(ledger)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "settle", broken)
+        await settler.finish("r1", {"e": 0.5}, 5.0)
+    assert await settler.flush() and ledger.balances()[0].spent == 0.5
 
 
-def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
+@in_loop
+async def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -101,14 +100,11 @@ def test_a_ledger_that_is_away_is_left_alone_and_memory_is_bounded(
         calls.append(name)
         raise LedgerUnavailable("away")
 
-    async def scenario() -> None:
-        monkeypatch.setattr(budgets, "MOST_PENDING", 5)
-        monkeypatch.setattr(ledger, "cancel", away)
-        settler = Settler(ledger, ThreadPoolExecutor(1))
-        for i in range(5):
-            assert not settler.full
-            settler.finish_later(f"x{i}", {})
-        assert settler.full and not await settler.flush()
-        assert len(calls) == 3
-
-    asyncio.run(scenario())
+    monkeypatch.setattr(budgets, "MOST_PENDING", 5)
+    monkeypatch.setattr(ledger, "cancel", away)
+    settler = Settler(ledger)
+    for i in range(5):
+        assert not settler.full
+        settler.finish_later(f"x{i}", {})
+    assert settler.full and not await settler.flush()
+    assert len(calls) == 3

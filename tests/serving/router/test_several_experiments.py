@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +13,10 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from serving.router.flow.idempotency_cache import IdempotencyCache
 from tests.experiments import experiment
-from tests.serving.router_fixtures import COST_CAP, Harness, instance, run, sample
+from tests.serving.router_fixtures import COST_CAP, Harness, instance, sample, with_router
 
 DAY = [{"campaign": "*", "channel": "*", "amount": 1.0, "period": "day", "pacing": None}]
+SEVERAL: dict[str, Any] = {"changes": {"name": "first", "budgets": DAY}, "experiment": "experiments"}
 USERS = [instance(f"u{number}") for number in range(60)]
 
 
@@ -34,157 +34,132 @@ def write(h: Harness, name: str, **changes: Any) -> Experiment:
     return Experiment.from_dict(put(h, name, **changes))
 
 
-def folder(path: Path) -> Path:
-    """With an experiment to begin with."""
-    (path / "experiments").mkdir()
-    first = experiment("http://127.0.0.1:9", name="first", budgets=DAY)
-    (path / "experiments" / "first.yaml").write_text(yaml.safe_dump(first))
-    return path
-
-
 async def started(h: Harness, *experiments: Experiment) -> Experiments:
     await h.until(lambda: list(h.router.live.experiments) == list(experiments))
     await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
     return h.router.live.experiments
 
 
-def test_each_user_is_in_one_and_all_of_them_share_the_money(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        spring = write(h, "spring", layer_part=[0.0, 0.5])
-        together = await started(h, spring, write(h, "autumn", layer_part=[0.5, 0.9]))
-        await h.until(lambda: {b.arm for b in h.ledger.balances()} >= {"spring/challenger", "outside"})
-        answers = await h.predict(*USERS)
-        shown = 0
-        for answer, asked in zip(answers, USERS, strict=True):
-            deciding = together.deciding(asked["user_id"], asked["campaign_id"])
-            assert (answer["experiment"], answer["arm"]) == (deciding.name, deciding.arm_of(asked["user_id"])[0])
-            shown += answer["expose"]
-        assert {answer["experiment"] for answer in answers} == {"spring", "autumn"}
-        assert "outside" in {answer["arm"] for answer in answers}
-        balances = {b.arm: b for b in h.ledger.balances()}
-        assert balances["*"].reserved == approx(sum(b.reserved for arm, b in balances.items() if arm != "*"), abs=1e-9)
-        assert balances["*"].reserved <= 1.0
-        assert shown == round(balances["*"].reserved / COST_CAP["video"]) < len(USERS), "the cap is that of all"
-        for arm in ("incumbent", "challenger"):
-            for name in ("spring", "autumn"):
-                assert sample("mtorl_decisions_total", experiment=name, arm=arm, expose="true") > 0
-                assert f"{name}/{arm}" in h.router.health.parts
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_each_user_is_in_one_and_all_of_them_share_the_money(h: Harness) -> None:
+    spring = write(h, "spring", layer_part=[0.0, 0.5])
+    together = await started(h, spring, write(h, "autumn", layer_part=[0.5, 0.9]))
+    await h.until(lambda: {b.arm for b in h.ledger.balances()} >= {"spring/challenger", "outside"})
+    answers = await h.predict(*USERS)
+    shown = 0
+    for answer, asked in zip(answers, USERS, strict=True):
+        deciding = together.deciding(asked["user_id"], asked["campaign_id"])
+        assert (answer["experiment"], answer["arm"]) == (deciding.name, deciding.arm_of(asked["user_id"])[0])
+        shown += answer["expose"]
+    assert {answer["experiment"] for answer in answers} == {"spring", "autumn"}
+    assert "outside" in {answer["arm"] for answer in answers}
+    balances = {b.arm: b for b in h.ledger.balances()}
+    assert balances["*"].reserved == approx(sum(b.reserved for arm, b in balances.items() if arm != "*"), abs=1e-9)
+    assert balances["*"].reserved <= 1.0
+    assert shown == round(balances["*"].reserved / COST_CAP["video"]) < len(USERS), "the cap is that of all"
+    for arm in ("incumbent", "challenger"):
+        for name in ("spring", "autumn"):
+            assert sample("mtorl_decisions_total", experiment=name, arm=arm, expose="true") > 0
+            assert f"{name}/{arm}" in h.router.health.parts
 
 
-def test_the_switch_of_one_is_not_that_of_the_other(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
-        await started(h, spring, autumn)
-        (before,) = (one for one in h.router.live.experiments if one.name == "spring")
-        off = write(h, "autumn", layer_part=[0.5, 1.0], enabled=False)
-        together = await started(h, spring, off)
-        assert together.holds(before), "the other one is the same object: nothing of it begins anew"
-        arms = {(answer["experiment"], answer["arm"]) for answer in await h.predict(*USERS)}
-        assert arms == {("spring", "incumbent"), ("spring", "challenger"), ("autumn", "incumbent")}
-        (h.folder / "experiments" / "autumn.yaml").write_text("half of it: [")
-        await h.until(lambda: "autumn.yaml" in h.router.health.parts["experiment"])
-        assert list(h.router.live.experiments) == [spring, off], "a wrong file harms nobody"
-        write(h, "winter", layer_part=[0.4, 0.6])
-        await h.until(lambda: "winter.yaml" in h.router.health.parts["experiment"])
-        assert list(h.router.live.experiments) == [spring, off] and "overlap" in h.router.health.parts["experiment"]
-        (h.folder / "experiments" / "winter.yaml").unlink()
-        (h.folder / "experiments" / "autumn.yaml").unlink()
-        await started(h, spring)
-        assert h.router.health.parts["experiment"] == "ok"
-        await h.until(lambda: "autumn/challenger" not in h.router.health.parts)
-        kept = h.folder / "last-good-experiments"
-        assert [file.name for file in kept.iterdir()] == ["spring.yaml"]
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_the_switch_of_one_is_not_that_of_the_other(h: Harness) -> None:
+    spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
+    await started(h, spring, autumn)
+    (before,) = (one for one in h.router.live.experiments if one.name == "spring")
+    off = write(h, "autumn", layer_part=[0.5, 1.0], enabled=False)
+    together = await started(h, spring, off)
+    assert together.holds(before), "the other one is the same object: nothing of it begins anew"
+    arms = {(answer["experiment"], answer["arm"]) for answer in await h.predict(*USERS)}
+    assert arms == {("spring", "incumbent"), ("spring", "challenger"), ("autumn", "incumbent")}
+    (h.folder / "experiments" / "autumn.yaml").write_text("half of it: [")
+    await h.until(lambda: "autumn.yaml" in h.router.health.parts["experiment"])
+    assert list(h.router.live.experiments) == [spring, off], "a wrong file harms nobody"
+    write(h, "winter", layer_part=[0.4, 0.6])
+    await h.until(lambda: "winter.yaml" in h.router.health.parts["experiment"])
+    assert list(h.router.live.experiments) == [spring, off] and "overlap" in h.router.health.parts["experiment"]
+    (h.folder / "experiments" / "winter.yaml").unlink()
+    (h.folder / "experiments" / "autumn.yaml").unlink()
+    await started(h, spring)
+    assert h.router.health.parts["experiment"] == "ok"
+    await h.until(lambda: "autumn/challenger" not in h.router.health.parts)
+    kept = h.folder / "last-good-experiments"
+    assert [file.name for file in kept.iterdir()] == ["spring.yaml"]
 
 
-def test_a_campaign_that_no_experiment_is_about_is_in_no_arm(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        of_shoes = [{**DAY[0], "campaign": "shoes"}]
-        await started(h, write(h, "shoes", campaigns=["shoes"], budgets=of_shoes, overrides={"u1": "challenger"}))
-        answers = await h.predict(*(instance(f"u{number}", campaign_id="hats") for number in range(30)))
-        assert {(answer["arm"], answer["expose"], answer["fallback_reason"]) for answer in answers} == {
-            ("outside", False, "no_account")
-        }
-        assert {(r["assignment_probability"], r["override"]) for r in h.records()} == {(1.0, False)}
-        assert {arm for arm, _ in h.arm.asked} == {"incumbent"}
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_a_campaign_that_no_experiment_is_about_is_in_no_arm(h: Harness) -> None:
+    of_shoes = [{**DAY[0], "campaign": "shoes"}]
+    await started(h, write(h, "shoes", campaigns=["shoes"], budgets=of_shoes, overrides={"u1": "challenger"}))
+    answers = await h.predict(*(instance(f"u{number}", campaign_id="hats") for number in range(30)))
+    assert {(answer["arm"], answer["expose"], answer["fallback_reason"]) for answer in answers} == {
+        ("outside", False, "no_account")
+    }
+    assert {(r["assignment_probability"], r["override"]) for r in h.records()} == {(1.0, False)}
+    assert {arm for arm, _ in h.arm.asked} == {"incumbent"}
 
 
 @pytest.mark.parametrize("wrong", [{"layer_part": [0.0, 0.6]}, {"default_channel": "tv"}, {"alpha": 7}])
-def test_a_switch_that_is_off_in_a_wrong_file_is_off(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    async def scenario(h: Harness) -> None:
-        spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
-        await started(h, spring, autumn)
-        put(h, "spring", **{"layer_part": [0.0, 0.5], "enabled": False, **wrong})
-        off = spring.replace(enabled=False)
-        await h.until(lambda: list(h.router.live.experiments) == [off, autumn])
-        await h.until(lambda: "spring.yaml" in h.router.health.parts["experiment"])
-        put(h, "spring", **{"layer_part": [0.0, 0.5], **wrong})
-        changed = write(h, "autumn", layer_part=[0.5, 1.0], owner="seen with it, or after it")
-        await h.until(lambda: changed in h.router.live.experiments)
-        assert list(h.router.live.experiments) == [off, changed], "a wrong file switches nothing on"
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_a_switch_that_is_off_in_a_wrong_file_is_off(h: Harness, wrong: dict[str, Any]) -> None:
+    spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
+    await started(h, spring, autumn)
+    put(h, "spring", **{"layer_part": [0.0, 0.5], "enabled": False, **wrong})
+    off = spring.replace(enabled=False)
+    await h.until(lambda: list(h.router.live.experiments) == [off, autumn])
+    await h.until(lambda: "spring.yaml" in h.router.health.parts["experiment"])
+    put(h, "spring", **{"layer_part": [0.0, 0.5], **wrong})
+    changed = write(h, "autumn", layer_part=[0.5, 1.0], owner="seen with it, or after it")
+    await h.until(lambda: changed in h.router.live.experiments)
+    assert list(h.router.live.experiments) == [off, changed], "a wrong file switches nothing on"
 
 
-def test_a_request_that_comes_again_is_paid_once_whichever_experiment_decides(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
-        await started(h, spring, autumn)
-        asked = [instance(f"u{number}", request_id=f"r{number}") for number in range(12)]
-        first = await h.predict(*asked)
-        reserved = h.balance("*").reserved
-        (h.folder / "experiments" / "spring.yaml").unlink()
-        await started(h, autumn)
-        assert await h.predict(*asked) == first and h.balance("*").reserved == reserved > 0
-        h.router.decider.cache = IdempotencyCache()  # as another router, which does not remember
-        again = await h.predict(*asked)
-        assert {answer["fallback_reason"] for answer in again} == {"repeated"} and h.balance("*").reserved == reserved
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_a_request_that_comes_again_is_paid_once_whichever_experiment_decides(h: Harness) -> None:
+    spring, autumn = write(h, "spring", layer_part=[0.0, 0.5]), write(h, "autumn", layer_part=[0.5, 1.0])
+    await started(h, spring, autumn)
+    asked = [instance(f"u{number}", request_id=f"r{number}") for number in range(12)]
+    first = await h.predict(*asked)
+    reserved = h.balance("*").reserved
+    (h.folder / "experiments" / "spring.yaml").unlink()
+    await started(h, autumn)
+    assert await h.predict(*asked) == first and h.balance("*").reserved == reserved > 0
+    h.router.decider.cache = IdempotencyCache()  # as another router, which does not remember
+    again = await h.predict(*asked)
+    assert {answer["fallback_reason"] for answer in again} == {"repeated"} and h.balance("*").reserved == reserved
 
 
-def test_a_file_that_is_replaced_by_a_broken_one_goes_on(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        spring = write(h, "spring")
-        await started(h, spring)
-        (h.folder / "experiments" / "renamed.yaml").write_text("half of it: [")
-        (h.folder / "experiments" / "spring.yaml").unlink()
-        await h.until(lambda: "renamed.yaml" in h.router.health.parts["experiment"])
-        assert list(h.router.live.experiments) == [spring]
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_a_file_that_is_replaced_by_a_broken_one_goes_on(h: Harness) -> None:
+    spring = write(h, "spring")
+    await started(h, spring)
+    (h.folder / "experiments" / "renamed.yaml").write_text("half of it: [")
+    (h.folder / "experiments" / "spring.yaml").unlink()
+    await h.until(lambda: "renamed.yaml" in h.router.health.parts["experiment"])
+    assert list(h.router.live.experiments) == [spring]
 
 
-def test_a_router_says_which_experiments_give_one_budget_different_amounts(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        spring = write(h, "spring", layer_part=[0.0, 0.5])
-        await started(h, spring, write(h, "autumn", layer_part=[0.5, 1.0], budgets=[{**DAY[0], "amount": 0.5}]))
-        await h.until(lambda: "spring and autumn give different budgets" in h.router.health.parts["budgets"])
-        assert h.balance("*").limit == 0.5
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+@with_router(**SEVERAL)
+async def test_a_router_says_which_experiments_give_one_budget_different_amounts(h: Harness) -> None:
+    spring = write(h, "spring", layer_part=[0.0, 0.5])
+    await started(h, spring, write(h, "autumn", layer_part=[0.5, 1.0], budgets=[{**DAY[0], "amount": 0.5}]))
+    await h.until(lambda: "spring and autumn give different budgets" in h.router.health.parts["budgets"])
+    assert h.balance("*").limit == 0.5
 
 
-def test_one_that_is_added_and_one_that_ends_never_overspend(tmp_path: Path) -> None:
+@with_router(**SEVERAL)
+async def test_one_that_is_added_and_one_that_ends_never_overspend(h: Harness) -> None:
     """The parts of the day's money are others then; what was spent stays, and the whole holds."""
-
-    async def scenario(h: Harness) -> None:
-        parts = [[0.0, 0.5], [0.5, 0.75], [0.75, 1.0]]
-        for turn in range(6):
-            names = [f"e{n}" for n in range(1 + turn % 3)]
-            for file in (h.folder / "experiments").iterdir():
-                if file.stem not in names:
-                    file.unlink()
-            made = [write(h, name, layer_part=part) for name, part in zip(names, parts, strict=False)]
-            await started(h, *made)
-            await asyncio.gather(*(h.predict(instance(f"t{turn}-{number}")) for number in range(12)))
-            whole = h.balance("*")
-            assert whole.spent + whole.reserved <= whole.limit == 1.0
-        assert h.balance("*").reserved == 1.0, "and all of it is used"
-
-    run(scenario, folder(tmp_path), experiment="experiments")
+    parts = [[0.0, 0.5], [0.5, 0.75], [0.75, 1.0]]
+    for turn in range(6):
+        names = [f"e{n}" for n in range(1 + turn % 3)]
+        for file in (h.folder / "experiments").iterdir():
+            if file.stem not in names:
+                file.unlink()
+        made = [write(h, name, layer_part=part) for name, part in zip(names, parts, strict=False)]
+        await started(h, *made)
+        await asyncio.gather(*(h.predict(instance(f"t{turn}-{number}")) for number in range(12)))
+        whole = h.balance("*")
+        assert whole.spent + whole.reserved <= whole.limit == 1.0
+    assert h.balance("*").reserved == 1.0, "and all of it is used"

@@ -7,15 +7,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from mtorl.log.records import json_schema
 from serving.decision_log.export import export_parquet
 from serving.router.flow import shadow
-from tests.experiments import experiment
-from tests.serving.router_fixtures import Harness, decision, instance, only, run, sample
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import Harness, decision, instance, only, sample, with_router
 
 BASELINE = {"channel": "search", "expose": True, "propensity": 1.0}
 ARMS = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]
@@ -26,107 +22,91 @@ def shadows(h: Harness) -> list[dict[str, Any]]:
     return list(h.spool.read("shadow"))
 
 
-def test_the_challengers_decision_lies_beside_the_incumbents(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        answers = await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
-        assert {(answer["arm"], answer["channel"], answer["expose"]) for answer in answers} == {
-            ("incumbent", "search", True)
-        }
-        await h.until(lambda: len(shadows(h)) == 5)
-        assert len(h.arm.asked) == 5 and len(h.records()) == 5
-        records = {record["decision_id"]: record for record in h.records()}
-        for found in shadows(h):
-            jsonschema.Draft202012Validator(json_schema("shadow")).validate(found)
-            assert found["shadow_id"] == f"{found['decision_id']}.challenger"
-            assert records.pop(found["decision_id"])["channel"] == "search"
-            assert (found["channel"], found["expose"], found["propensity"]) == ("video", True, 0.75)
-            assert found["channel_probs"] == {"search": 0.25, "video": 0.75} and found["model_digest"] == "d1"
-        reserved = {balance.arm.rpartition("/")[2]: balance.reserved for balance in h.ledger.balances()}
-        assert reserved["challenger"] == 0 and reserved["incumbent"] == reserved["*"] == pytest.approx(3.0)
-        assert export_parquet(h.spool.folder, tmp_path / "out") == {"decision": 5, "outcome": 0, "shadow": 5}
-
-    run(scenario, tmp_path, changes=IN_SHADOW)
+@with_router(changes=IN_SHADOW)
+async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, tmp_path: Path) -> None:
+    answers = await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
+    assert {(answer["arm"], answer["channel"], answer["expose"]) for answer in answers} == {
+        ("incumbent", "search", True)
+    }
+    await h.until(lambda: len(shadows(h)) == 5)
+    assert len(h.arm.asked) == 5 and len(h.records()) == 5
+    records = {record["decision_id"]: record for record in h.records()}
+    for found in shadows(h):
+        jsonschema.Draft202012Validator(json_schema("shadow")).validate(found)
+        assert found["shadow_id"] == f"{found['decision_id']}.challenger"
+        assert records.pop(found["decision_id"])["channel"] == "search"
+        assert (found["channel"], found["expose"], found["propensity"]) == ("video", True, 0.75)
+        assert found["channel_probs"] == {"search": 0.25, "video": 0.75} and found["model_digest"] == "d1"
+    reserved = {balance.arm.rpartition("/")[2]: balance.reserved for balance in h.ledger.balances()}
+    assert reserved["challenger"] == 0 and reserved["incumbent"] == reserved["*"] == pytest.approx(3.0)
+    assert export_parquet(h.spool.folder, tmp_path / "out") == {"decision": 5, "outcome": 0, "shadow": 5}
 
 
-def test_no_caller_waits_for_it_and_what_is_too_much_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@with_router(changes=IN_SHADOW)
+async def test_no_caller_waits_for_it_and_what_is_too_much_is_counted(
+    h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow, "MOST_WAITING", 4)
     monkeypatch.setattr(shadow, "_SECONDS", 60.0)
-
-    async def scenario(h: Harness) -> None:
-        dropped = sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped")
-        h.arm.mode = "hold"
-        for turn in range(3):
-            answers = await h.predict(*(instance(f"u{turn}{i}", baseline=BASELINE) for i in range(4)))
-            assert all(answer["expose"] and answer["fallback_reason"] is None for answer in answers)
-        assert sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped") >= dropped + 4
-        assert not shadows(h)
-        h.arm.release.set()
-        await h.until(lambda: len(shadows(h)) == 8)
-
-    run(scenario, tmp_path, changes=IN_SHADOW)
+    dropped = sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped")
+    h.arm.mode = "hold"
+    for turn in range(3):
+        answers = await h.predict(*(instance(f"u{turn}{i}", baseline=BASELINE) for i in range(4)))
+        assert all(answer["expose"] and answer["fallback_reason"] is None for answer in answers)
+    assert sample("mtorl_shadow_decisions_total", arm="challenger", result="dropped") >= dropped + 4
+    assert not shadows(h)
+    h.arm.release.set()
+    await h.until(lambda: len(shadows(h)) == 8)
 
 
-def test_faults_of_a_challenger_are_its_own(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        async def ask() -> dict[str, Any]:
-            before = len(shadows(h))
-            (answer,) = await h.predict(instance(baseline=BASELINE))
-            assert answer["expose"] and answer["fallback_reason"] is None
-            await h.until(lambda: len(shadows(h)) == before + 1)
-            return shadows(h)[-1]
+@with_router(changes=IN_SHADOW)
+async def test_faults_of_a_challenger_are_its_own(h: Harness) -> None:
+    async def ask() -> dict[str, Any]:
+        before = len(shadows(h))
+        (answer,) = await h.predict(instance(baseline=BASELINE))
+        assert answer["expose"] and answer["fallback_reason"] is None
+        await h.until(lambda: len(shadows(h)) == before + 1)
+        return shadows(h)[-1]
 
-        h.arm.mode = 500
-        assert (await ask())["fault"] == "model_error"
-        assert h.router.health.parts["test/challenger"].startswith("no answer")
-        h.arm.mode = lambda _: decision(channel="tv")
-        found = await ask()
-        assert (found["fault"], found["channel"], found["expose"]) == ("model_error", None, None)
-        h.features.fault = OSError("gone")
-        assert (await ask())["fault"] == "features"
-        h.features.fault, h.arm.mode = None, "ok"
-        assert (await ask())["fault"] is None
-
-    run(scenario, tmp_path, changes=IN_SHADOW)
+    h.arm.mode = 500
+    assert (await ask())["fault"] == "model_error"
+    assert h.router.health.parts["test/challenger"].startswith("no answer")
+    h.arm.mode = lambda _: decision(channel="tv")
+    found = await ask()
+    assert (found["fault"], found["channel"], found["expose"]) == ("model_error", None, None)
+    h.features.fault = OSError("gone")
+    assert (await ask())["fault"] == "features"
+    h.features.fault, h.arm.mode = None, "ok"
+    assert (await ask())["fault"] is None
 
 
-def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        endpoint = only(h.router.live).arm("challenger").endpoint
-        asked = len(h.arm.asked)
-        await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
-        off = experiment(str(endpoint), **{**IN_SHADOW, "arms": [dict(arm) for arm in ARMS], "enabled": True})
-        (h.folder / "experiment.draft").write_text(yaml.safe_dump(off))
-        (h.folder / "experiment.draft").replace(h.folder / "experiment.yaml")
-        await h.until(lambda: only(h.router.live).enabled)
-        await h.predict(instance("u9", baseline=BASELINE))
-        await h.until(lambda: len(shadows(h)) == 1)
-        assert len(h.arm.asked) == asked + 1
-
-    run(scenario, tmp_path, changes={**IN_SHADOW, "enabled": False})
+@with_router(changes={**IN_SHADOW, "enabled": False})
+async def test_it_is_asked_at_no_other_stage_and_not_behind_the_kill_switch(h: Harness) -> None:
+    asked = len(h.arm.asked)
+    await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
+    await h.change(**IN_SHADOW)
+    await h.predict(instance("u9", baseline=BASELINE))
+    await h.until(lambda: len(shadows(h)) == 1)
+    assert len(h.arm.asked) == asked + 1
 
 
-def test_users_of_a_stage_that_has_just_begun_are_not_refused_for_want_of_money(tmp_path: Path) -> None:
+@with_router(changes={"stage": "shadow"})
+async def test_users_of_a_stage_that_has_just_begun_are_not_refused_for_want_of_money(h: Harness) -> None:
     """The accounts follow the file a moment later; a total that seems gone would count as gone for good."""
 
-    async def scenario(h: Harness) -> None:
-        async def ledger_is_busy(*_: Any) -> None:
-            return None
+    async def ledger_is_busy(*_: Any) -> None:
+        return None
 
-        set_accounts = h.router.budgets.set_accounts
-        h.router.budgets.set_accounts = ledger_is_busy  # type: ignore[method-assign]
-        path = h.folder / "experiment.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "stage": "50%"}))
-        await h.until(lambda: only(h.router.live).stage == "50%")
-        users = [instance(f"u{i}") for i in range(20)]
-        early = [answer for answer in await h.predict(*users) if answer["arm"] == "challenger"]
-        assert early and not any(answer["expose"] or answer["budget_exhausted"] for answer in early)
-        assert {answer["fallback_reason"] for answer in early} == {"ledger"}
+    set_accounts = h.router.budgets.set_accounts
+    h.router.budgets.set_accounts = ledger_is_busy  # type: ignore[method-assign]
+    h.put(stage="50%")
+    await h.until(lambda: only(h.router.live).stage == "50%")
+    users = [instance(f"u{i}") for i in range(20)]
+    early = [answer for answer in await h.predict(*users) if answer["arm"] == "challenger"]
+    assert early and not any(answer["expose"] or answer["budget_exhausted"] for answer in early)
+    assert {answer["fallback_reason"] for answer in early} == {"ledger"}
 
-        h.router.budgets.set_accounts = set_accounts  # type: ignore[method-assign]
-        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
-        later = [instance(f"u{i}", request_id=f"later-{i}") for i in range(20)]
-        assert {a["fallback_reason"] for a in await h.predict(*later)} == {None}
-
-    run(scenario, tmp_path, changes={"stage": "shadow"})
+    h.router.budgets.set_accounts = set_accounts  # type: ignore[method-assign]
+    await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
+    later = [instance(f"u{i}", request_id=f"later-{i}") for i in range(20)]
+    assert {a["fallback_reason"] for a in await h.predict(*later)} == {None}

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import grpc
 import pytest
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -20,8 +26,7 @@ from serving.router.http.grpc_gateway import grpc_server
 from serving.router.ops import tracing
 from tests.repository import ROOT
 from tests.serving.router_fixtures import Harness, instance, kserve, run
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_process import Process
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
@@ -62,18 +67,13 @@ def said(span: ReadableSpan) -> dict[str, Any]:
 def test_the_stages_of_a_decision_are_parts_of_its_callers_trace(
     tmp_path: Path, collected: InMemorySpanExporter
 ) -> None:
-    answers: list[dict[str, Any]] = []
+    found: list[Any] = []
 
     async def scenario(h: Harness) -> None:
-        answers.extend(await traced(h))
-        (sent,) = h.arm.traceparents
-        assert sent.startswith(f"00-{TRACE}-") and int(sent[-2:], 16) & 1
-
-        # The arm's server is a part of the stage that asks it.
-        answers.append({"asked_by": sent.split("-")[2]})
+        found.extend([*await traced(h), *h.arm.traceparents])
 
     run(scenario, tmp_path, tracing=NONE)
-    answer, asked = answers
+    answer, sent = found
     root = one(collected, "decide")
     assert root.kind is SpanKind.SERVER and root.parent is not None
     assert (f"{root.parent.span_id:016x}", root.parent.is_remote) == (CALLER, True)
@@ -84,8 +84,7 @@ def test_the_stages_of_a_decision_are_parts_of_its_callers_trace(
         assert span is root or (span.parent is not None and span.parent.span_id == root.context.span_id)
         assert span.start_time is not None and span.end_time is not None and span.status.status_code is StatusCode.UNSET
     model = one(collected, "model")
-    assert model.context is not None and f"{model.context.span_id:016x}" == asked["asked_by"]
-
+    assert model.context is not None and sent == f"00-{TRACE}-{model.context.span_id:016x}-01"
     decision = {"mtorl.decision_id": answer["decision_id"], "mtorl.experiment": "test", "mtorl.arm": answer["arm"]}
     decision["mtorl.channels"] = 2
     assert said(root) == {**decision, "http.response.status_code": 200}
@@ -93,25 +92,6 @@ def test_the_stages_of_a_decision_are_parts_of_its_callers_trace(
     assert said(model) == {"mtorl.experiment": "test", "mtorl.arm": answer["arm"], "mtorl.decisions": 1}
     assert said(one(collected, "ledger")) == said(one(collected, "log")) == decision
     assert root.resource.attributes["service.name"] == "mtorl-router"
-
-
-def test_a_request_for_several_decisions_asks_each_arm_and_logs_each_decision(
-    tmp_path: Path, collected: InMemorySpanExporter
-) -> None:
-    answers: list[dict[str, Any]] = []
-
-    async def scenario(h: Harness) -> None:
-        answers.extend(await traced(h, None, *(instance(f"user-{i}") for i in range(8))))
-
-    run(scenario, tmp_path, tracing=ALL)
-    arms = sorted({answer["arm"] for answer in answers})
-    assert len(arms) == 2
-    assert names(collected) == sorted(["decide", *["features", "model"] * 2, *["ledger", "log"] * 8])
-    assert said(one(collected, "decide")) == {"mtorl.decisions": 8, "http.response.status_code": 200}
-    spans = collected.get_finished_spans()
-    assert sorted(said(span)["mtorl.arm"] for span in spans if span.name == "model") == arms
-    logged = {said(span)["mtorl.decision_id"] for span in spans if span.name == "log"}
-    assert logged == {answer["decision_id"] for answer in answers}
 
 
 def test_no_span_says_anything_of_a_user_or_of_money(tmp_path: Path, collected: InMemorySpanExporter) -> None:
@@ -164,76 +144,17 @@ def test_a_caller_who_is_wrong_or_unknown(tmp_path: Path, collected: InMemorySpa
     assert said(one(collected, "decide")) == {"http.response.status_code": 400}
 
 
-def test_a_request_that_finds_no_room_is_an_error(
-    tmp_path: Path, collected: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("traceparent", "share", "sampled"), [(NOT_SAMPLED, 1.0, 0), (None, 0.0, 0), (None, 1.0, 1)])
+def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
+    tmp_path: Path, collected: InMemorySpanExporter, traceparent: str | None, share: float, sampled: int
 ) -> None:
     async def scenario(h: Harness) -> None:
-        h.arm.mode = "hold"
-        held = asyncio.create_task(h.predict())
-        await h.until(lambda: h.router.decision_admission.inside == 1)
-        monkeypatch.setattr(type(h.router.decision_admission), "full", True)
-        monkeypatch.setattr(h.router.decision_admission, "refusal_seconds", 0.0)
-        response = await h.post(PREDICT, None, json={"instances": [instance()]}, headers={"traceparent": SAMPLED})
-        assert response.status_code == 429
-        h.arm.release.set()
-        await held
-
-    run(scenario, tmp_path, tracing=NONE, max_in_flight=1)
-    assert said(one(collected, "decide")) == {"error.type": "Saturated"}
-
-
-def test_the_caller_decides_whether_its_request_is_traced(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    async def scenario(h: Harness) -> None:
-        await traced(h, NOT_SAMPLED)
-        (sent,) = h.arm.traceparents
-        assert sent.startswith(f"00-{TRACE}-") and not int(sent[-2:], 16) & 1, "nobody behind it records it, either"
-
-    run(scenario, tmp_path, tracing=ALL)
-    assert not collected.get_finished_spans()
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_of_other_requests_the_share_is_traced(tmp_path: Path, collected: InMemorySpanExporter, share: float) -> None:
-    async def scenario(h: Harness) -> None:
-        await traced(h, None)
-        assert [int(sent[-2:], 16) & 1 for sent in h.arm.traceparents] == [int(share)]
+        await traced(h, traceparent, *(instance(f"user-{i}") for i in range(8)))
+        assert {int(sent[-2:], 16) & 1 for sent in h.arm.traceparents} == {sampled}
 
     run(scenario, tmp_path, tracing={**ALL, "share": share})
-    assert names(collected).count("decide") == int(share)
-    assert not share or one(collected, "decide").parent is None
-
-
-@pytest.mark.parametrize(
-    "rubbish",
-    [
-        "",
-        "rubbish",
-        "-" * 55,
-        f"00-{TRACE}-{CALLER}",
-        f"00-{TRACE}-{CALLER}-01-more",
-        f"00-{TRACE[:-1]}-{CALLER}-01",
-        f"00-{'0' * 32}-{CALLER}-01",
-        f"00-{TRACE}-{'0' * 16}-01",
-        f"00-{TRACE}-{CALLER}-zz",
-        f"ff-{TRACE}-{CALLER}-01",
-        f"00-{'g' * 32}-{CALLER}-01",
-        "\u00e4" * 55,
-        "00-" * 10_000,
-    ],
-)
-def test_a_traceparent_that_is_none_is_ignored(rubbish: str, collected: InMemorySpanExporter) -> None:
-    headers = [(b"traceparent", rubbish.encode()), (b"tracestate", b"\xff=\xff,,=,"), (b"x", b"y")]
-
-    async def scenario() -> None:
-        for share in (1.0, 0.0):  # the exporter in memory takes no more once it was shut down
-            tracing.start(tracing.Tracing(endpoint="http://collector", share=share))
-            with tracing.request("decide", headers) as span:
-                assert span.is_recording() == bool(share)
-            await tracing.stop()
-
-    asyncio.run(scenario())
-    context = one(collected, "decide").context
-    assert context is not None and f"{context.trace_id:032x}" != TRACE
+    stages = ["decide", *["features", "model"] * 2, *["ledger", "log"] * 8]  # two arms are asked, each for some users
+    assert names(collected) == sorted(stages if sampled else [])
 
 
 def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected: InMemorySpanExporter) -> None:
@@ -258,20 +179,6 @@ def test_the_shadow_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected
         assert (said(root)["mtorl.arm"], said(span)["mtorl.arm"]) == ("incumbent", "challenger")
     assert not roots
     assert "error.type" not in said(well) and said(broken)["error.type"] == "ArmError"
-
-
-def test_outcomes_are_logged_and_settled(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        event = {"event_id": "e", "decision_id": answer["decision_id"], "kind": "cost", "value": 0.01}
-        body = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
-        assert (await h.post("/v1/outcomes", None, json=body, headers={"traceparent": SAMPLED})).status_code == 200
-
-    run(scenario, tmp_path, tracing=NONE)
-    root = one(collected, "outcomes")
-    assert names(collected) == ["ledger", "log", "outcomes"] and root.context is not None
-    parents = [one(collected, name).parent for name in ("ledger", "log")]
-    assert [parent.span_id for parent in parents if parent] == [root.context.span_id] * 2
 
 
 def test_grpc_is_traced_as_well(tmp_path: Path, collected: InMemorySpanExporter) -> None:
@@ -332,7 +239,39 @@ assert not imported, imported
     assert ended.returncode == 0, ended.stderr
 
 
-def test_without_the_packages_the_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
-    with pytest.raises(tracing.SettingsError, match=r"tracing: .*pip install"):
-        tracing.start(tracing.Tracing(endpoint="http://collector"))
+class Collector(BaseHTTPRequestHandler):
+    """Takes OTLP, and never ends its answer: no time limit between two bytes is ever exceeded."""
+
+    received: list[tuple[str, str | None, list[str]]]
+
+    def do_POST(self) -> None:
+        sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
+        spans = [span.name for group in sent.resource_spans for scope in group.scope_spans for span in scope.spans]
+        self.received.append((self.path, self.headers["authorization"], spans))
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nx: ")
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.2)
+
+
+@pytest.mark.integration
+def test_a_collector_gets_the_spans_and_holds_up_no_decision_and_no_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-collector")
+    Collector.received = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{collector.server_address[1]}"
+        with Process(folder, tracing={"endpoint": url, "share": 0.0}) as process:
+            for turn in range(20):
+                (answer,) = process.predict(instance(f"u{turn}"), headers={"traceparent": SAMPLED})
+                assert answer["fallback_reason"] is None
+            process.router.send_signal(signal.SIGTERM)
+            assert process.router.wait(120) == 0, "the collector would have kept it for ever"
+        collector.shutdown()
+    path, authorization, spans = Collector.received[0]
+    assert (path, authorization) == ("/v1/traces", "Bearer of-the-collector")
+    assert set(spans) == {"decide", "features", "ledger", "log", "model"}
+    assert "of-the-collector" not in (folder / "router.log").read_text()

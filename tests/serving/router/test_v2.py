@@ -14,15 +14,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from serving.router.http.grpc_gateway import grpc_server
-from tests.serving.router_fixtures import (
-    CONTEXT,
-    Harness,
-    instance,
-    kserve,
-    run,
-)
-
-pytestmark = pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")
+from tests.serving.router_fixtures import CONTEXT, Harness, instance, kserve, run, with_router
 
 
 def v2(rows: int = 1, **tensors: Any) -> dict[str, Any]:
@@ -33,45 +25,40 @@ def v2(rows: int = 1, **tensors: Any) -> dict[str, Any]:
     return {"inputs": inputs}
 
 
-def test_v2_decides_like_v1(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        for body in (v2(3), {**v2(3), "id": "x1"}):
-            response = await h.post("/v2/models/ads/infer", body)
-            assert response.status_code == 200, response.text
-            answer = response.json()
-            outputs = {o["name"]: (o["datatype"], o["shape"], o["data"]) for o in answer["outputs"]}
-            assert outputs["channel"] == ("BYTES", [3], ["video"] * 3)
-            assert outputs["expose"] == ("BOOL", [3], [True] * 3)
-            assert outputs["propensity"] == ("FP64", [3], [0.75] * 3)
-            assert outputs["fallback_reason"] == ("BYTES", [3], [""] * 3)
-            assert set(outputs) >= {"decision_id", "arm", "expected_reward", "expected_cost"}
-            assert answer["id"] == body.get("id", outputs["decision_id"][2][0])
-        h.arm.mode = 500
-        answer = (await h.post("/v2/models/ads/infer", v2(1, request_id=["r9"]))).json()
-        assert {o["name"]: o["data"] for o in answer["outputs"]}["fallback_reason"] == ["model_error"]
-        assert h.records()[-1]["request_id"] == "r9"
-
-    run(scenario, tmp_path)
-
-
-def test_another_v2_request_with_the_same_id_is_refused(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        assert (await h.post("/v2/models/ads/infer", v2(1, request_id=["r1"]))).status_code == 200
-        other = v2(1, request_id=["r1"], context=[json.dumps({**CONTEXT, "hour": 3})])
-        response = await h.post("/v2/models/ads/infer", other)
-        assert response.status_code == 409 and "request_id was used before" in response.json()["error"]
-
-    run(scenario, tmp_path)
-
-
-def test_a_v2_request_may_have_a_time(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        response = await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01T12:00:00+01:00"]))
+@with_router()
+async def test_v2_decides_like_v1(h: Harness) -> None:
+    for body in (v2(3), {**v2(3), "id": "x1"}):
+        response = await h.post("/v2/models/ads/infer", body)
         assert response.status_code == 200, response.text
-        assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]  # long before the user's first touchpoint
-        assert (await h.post("/v2/models/ads/infer", v2(1, timestamp=["2020-01-01"]))).status_code == 400
+        answer = response.json()
+        outputs = {o["name"]: (o["datatype"], o["shape"], o["data"]) for o in answer["outputs"]}
+        assert outputs["channel"] == ("BYTES", [3], ["video"] * 3)
+        assert outputs["expose"] == ("BOOL", [3], [True] * 3)
+        assert outputs["propensity"] == ("FP64", [3], [0.75] * 3)
+        assert outputs["fallback_reason"] == ("BYTES", [3], [""] * 3)
+        assert set(outputs) >= {"decision_id", "arm", "expected_reward", "expected_cost"}
+        assert answer["id"] == body.get("id", outputs["decision_id"][2][0])
+    h.arm.mode = 500
+    answer = (await h.post("/v2/models/ads/infer", v2(1, request_id=["r9"]))).json()
+    assert {o["name"]: o["data"] for o in answer["outputs"]}["fallback_reason"] == ["model_error"]
+    assert h.records()[-1]["request_id"] == "r9"
 
-    run(scenario, tmp_path)
+
+@with_router()
+async def test_optional_fields_and_unknown_numbers(h: Harness) -> None:
+    h.arm.mode = lambda _: {"channel": "search", "expose": True}
+    baseline = '{"channel": "search", "expose": false}'
+    body = v2(1, timestamp=["2020-01-01T12:00:00+01:00"], candidates=['["search"]'], costs=['{"search": 0.1}'])
+    body["inputs"] += v2(1, baseline=[baseline])["inputs"][-1:]
+    response = await h.post("/v2/models/ads/infer", body)
+    outputs = {tensor["name"]: tensor["data"] for tensor in response.json()["outputs"]}
+    assert (outputs["channel"], outputs["expose"], outputs["propensity"]) == (["search"], [True], [None])
+    (record,) = h.records()
+    assert (record["candidates"], record["reserved"]) == (["search"], 0.1)
+    assert record["baseline"] == {"channel": "search", "expose": False, "propensity": None}
+    assert h.arm.asked[0][1]["window"]["prev_channel"] == [None]  # long before the user's first touchpoint
+    for wrong in ({"timestamp": ["2020-01-01"]}, {"costs": ["{"]}):
+        assert (await h.post("/v2/models/ads/infer", v2(1, **wrong))).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -130,9 +117,6 @@ def test_nobody_unloads_the_model(ask: Any) -> None:
 TOKEN = "0123456789abcdef-token"
 
 
-BODY = {"instances": [instance()]}
-
-
 def tensors(**texts: str) -> pb.ModelInferRequest:
     inputs = [
         pb.ModelInferRequest.InferInputTensor(
@@ -152,79 +136,41 @@ def raw(**texts: str) -> pb.ModelInferRequest:
     return request
 
 
-def test_grpc_says_what_is_wrong_with_a_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    good = tensors(user_id="u1", campaign_id="spring", context=orjson.dumps(CONTEXT).decode())
-    large_metadata = [("x", "y" * 40_000)]
+@with_router()
+async def test_grpc_takes_only_so_many_connections(h: Harness) -> None:
+    async with grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server:
+        connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(101)]
+        reads = [asyncio.create_task(reader.read(1)) for reader, _ in connections]
+        # The server of HTTP/2 speaks first, or closes.
+        done, _ = await asyncio.wait(reads, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        while not any(read.result() == b"" for read in done):
+            done, _ = await asyncio.wait(set(reads) - done, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            assert done, "none of the connections was closed"
+        for (_, writer), read in zip(connections, reads, strict=True):
+            read.cancel()
+            writer.close()
+
+
+def test_grpc_passes_the_same_gateway(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other faults of a call: tests/serving/predictor/test_grpc.py."""
+    (tmp_path / "token.txt").write_text(TOKEN)
+    good = {"user_id": "u1", "campaign_id": "spring", "context": orjson.dumps(CONTEXT).decode()}
+    metadata = [("authorization", f"Bearer {TOKEN}")]
 
     async def scenario(h: Harness) -> None:
-        await h.post("/v1/models/ads:predict", BODY)
+        await h.post("/v1/models/ads:predict", {"instances": [instance()]})  # registers the model
         large = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
         async with (
             grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=large) as channel,
         ):
             stub = GRPCInferenceServiceStub(channel)
-            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            half = raw(user_id="u1", campaign_id="spring", context="{}")
-            del half.raw_input_contents[0]
-            cut = raw(user_id="u1", campaign_id="spring", context="{}")
-            cut.raw_input_contents[0] = cut.raw_input_contents[0][:-1]
-            faults = (
-                (stub.ModelReady(pb.ModelReadyRequest(name="absent")), grpc.StatusCode.NOT_FOUND),
-                (stub.ModelMetadata(pb.ModelMetadataRequest(name="absent")), grpc.StatusCode.NOT_FOUND),
-                (infer(b"\xff\xff\xff"), grpc.StatusCode.INVALID_ARGUMENT),
-                (stub.ModelInfer(half), grpc.StatusCode.INVALID_ARGUMENT),
-                (stub.ModelInfer(cut), grpc.StatusCode.INVALID_ARGUMENT),
-                (stub.ModelInfer(tensors(user_id="x" * 5000)), grpc.StatusCode.RESOURCE_EXHAUSTED),
-                (stub.ModelInfer(good, metadata=large_metadata), grpc.StatusCode.RESOURCE_EXHAUSTED),
-                (channel.unary_unary("/inference.GRPCInferenceService/Absent")(b""), grpc.StatusCode.UNIMPLEMENTED),
-            )
-            for call, code in faults:
+
+            async def fails(request: pb.ModelInferRequest, given: Any, code: grpc.StatusCode) -> None:
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await call
+                    await stub.ModelInfer(request, metadata=given)
                 assert caught.value.code() == code, caught.value
-            h.router.health.waiting_for = "a store"
-            with pytest.raises(grpc.aio.AioRpcError, match="no decisions yet: a store") as caught:
-                await stub.ModelInfer(good)
-            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            h.router.health.waiting_for = ""
-            assert (await stub.ModelInfer(good)).outputs
 
-    run(scenario, tmp_path, max_body_bytes=4096)
-    assert not [record for record in caplog.records if record.exc_info]
-
-
-def test_grpc_takes_only_so_many_connections(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        async with grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server:
-            connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(101)]
-            reads = [asyncio.create_task(reader.read(1)) for reader, _ in connections]
-            # The server of HTTP/2 speaks first, or closes.
-            done, _ = await asyncio.wait(reads, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-            while not any(read.result() == b"" for read in done):
-                done, _ = await asyncio.wait(set(reads) - done, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-                assert done, "none of the connections was closed"
-            for (_, writer), read in zip(connections, reads, strict=True):
-                read.cancel()
-                writer.close()
-
-    run(scenario, tmp_path)
-
-
-def test_grpc_passes_the_same_gateway(tmp_path: Path) -> None:
-    (tmp_path / "token.txt").write_text(TOKEN)
-
-    good = {"user_id": "u1", "campaign_id": "spring", "context": orjson.dumps(CONTEXT).decode()}
-    metadata = [("authorization", f"Bearer {TOKEN}")]
-
-    async def scenario(h: Harness) -> None:
-        await h.post("/v1/models/ads:predict", BODY)  # registers the model
-        async with (
-            grpc_server(kserve(), h.gateway, "127.0.0.1", 0) as server,
-            grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-        ):
-            stub = GRPCInferenceServiceStub(channel)
-            assert (await stub.ServerLive(pb.ServerLiveRequest())).live
             for request in (tensors(**good), raw(**good)):
                 answer = await stub.ModelInfer(request, metadata=metadata)
                 found = {output.name: output for output in answer.outputs}
@@ -232,24 +178,17 @@ def test_grpc_passes_the_same_gateway(tmp_path: Path) -> None:
             assert len(h.records()) == 2
             await stub.ModelInfer(tensors(**good, request_id="r1"), metadata=metadata)
             other = {**good, "context": orjson.dumps({**CONTEXT, "hour": 3}).decode(), "request_id": "r1"}
-            faults = (
-                (tensors(**other), metadata, grpc.StatusCode.ALREADY_EXISTS),
-                (tensors(**good), None, grpc.StatusCode.UNAUTHENTICATED),
-                (tensors(user_id="u1"), metadata, grpc.StatusCode.INVALID_ARGUMENT),
-                (tensors(**{**good, "context": "{"}), metadata, grpc.StatusCode.INVALID_ARGUMENT),
-                (pb.ModelInferRequest(model_name="ads"), metadata, grpc.StatusCode.INVALID_ARGUMENT),
-                (pb.ModelInferRequest(model_name="absent"), metadata, grpc.StatusCode.NOT_FOUND),
-            )
-            for request, given_metadata, code in faults:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await stub.ModelInfer(request, metadata=given_metadata)
-                assert caught.value.code() == code, caught.value
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="ads"))
-            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            await fails(tensors(**other), metadata, grpc.StatusCode.ALREADY_EXISTS)
+            await fails(tensors(**good), None, grpc.StatusCode.UNAUTHENTICATED)
+            await fails(tensors(user_id="u1"), metadata, grpc.StatusCode.INVALID_ARGUMENT)
+            await fails(tensors(**{**good, "context": "{"}), metadata, grpc.StatusCode.INVALID_ARGUMENT)
+            await fails(tensors(user_id="x" * 5000), metadata, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            await fails(tensors(**good), [*metadata, ("x", "y" * 40_000)], grpc.StatusCode.RESOURCE_EXHAUSTED)
+            h.router.health.waiting_for = "a store"
+            await fails(tensors(**good), metadata, grpc.StatusCode.UNAVAILABLE)
+            h.router.health.waiting_for = ""
             h.gateway.decisions.limit = 0
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.ModelInfer(tensors(**good), metadata=metadata)
-            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            await fails(tensors(**good), metadata, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
-    run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"})
+    run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"}, max_body_bytes=4096)
+    assert not [record for record in caplog.records if record.exc_info]
