@@ -90,11 +90,10 @@ class Boosted:
         """The inverse of `to_dict`."""
         import lightgbm
 
-        trees = {
-            name: None if data[name] is None else lightgbm.Booster(model_str=data[name])
+        action, reward, cost = (
+            None if data[name] is None else lightgbm.Booster(model_str=data[name])
             for name in ("action", "reward", "cost")
-        }
-        action, reward, cost = (trees[name] for name in ("action", "reward", "cost"))
+        )
         return cls(action, BoostedOutcomes(encoder, reward, cost, data["constant_cost"]))
 
 

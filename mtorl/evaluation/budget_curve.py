@@ -33,13 +33,10 @@ class GainAndCost:
     def arrays(self, name: str, exposures: int) -> tuple[Floats, Floats]:
         """Both as arrays of numbers; ValueError for another number of exposures or an impossible value."""
         gain_B, cost_B = (np.asarray(column, dtype=np.float64) for column in (self.gain_B, self.cost_B))
-        for column, values_B in (("gain_B", gain_B), ("cost_B", cost_B)):
-            if values_B.shape != (exposures,) or not exposures:
-                raise ValueError(f"{name}.{column} must have one value an exposure, got shape {values_B.shape}")
-            if not np.isfinite(values_B).all():
-                raise ValueError(f"{name}.{column} must be finite")
-        if (cost_B < 0).any():
-            raise ValueError(f"{name}.cost_B must not be negative")
+        if not exposures or not gain_B.shape == cost_B.shape == (exposures,):
+            raise ValueError(f"{name} must have one gain and one cost an exposure, got {gain_B.shape}, {cost_B.shape}")
+        if not (np.isfinite(gain_B).all() and np.isfinite(cost_B).all() and (cost_B >= 0).all()):
+            raise ValueError(f"{name}: gains and costs must be finite, and costs not negative")
         return gain_B, cost_B
 
 
@@ -66,9 +63,6 @@ def budget_curve(
         and, with a rival, rival and mtorl_minus_rival; 95 % intervals of mtorl and of the differences under NAME_ci.
         All but the share are None if nothing was gained in all. Where exposures may lose, a rule that leaves those out
         gains more than all exposures do: a share above 1.
-
-    Raises:
-        ValueError: arrays of different lengths, values that are not finite, or a share outside (0, 1].
     """
     gain, cost = logged.arrays("logged", np.size(logged.gain_B))
     predicted_gain, predicted_cost = predicted.arrays("predicted", len(gain))

@@ -6,15 +6,12 @@
     unsure = unsure_of(left_2BC, [of_the_challenger, outcomes])
 
 Two models forecast, and the truth is taken to lie between them: half of their difference is *doubt*, by which an
-estimate may be off to one side. The second model is also *unsure*: other users would have taught it something else, at
-random. Both concern only what is left to forecasts; exposures that the log weighs are corrected by their outcomes. An
+estimate may be off to one side. The second model is also *unsure*: other users would have taught it something else. An
 exposure has one truth, whichever arm makes it, so a difference is in no doubt as far as both arms make it.
 
-The second opinion learns from test users. The challenger chose what looked best among its training users, in part by
-chance, and another model of the same users would agree; test users have not shaped the choice. Their outcomes are also
-what the log is weighed by, so no model may speak of a user that it learned from: test users are cut into folds, and
-each fold is forecast by a model of the others (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060). How much
-these models differ tells how sure they are (the jackknife).
+The second opinion learns from test users, who have not shaped the challenger's choice. No model speaks of a user that
+it learned from: each fold of users is forecast by a model of the others (cross-fitting: Chernozhukov et al. 2018,
+arXiv:1608.00060), and how much these models differ tells how sure they are (the jackknife). Why: docs/evaluation.md.
 
 Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 the arms (challenger,
 incumbent), 3 these and their difference, X a log and its resamples.
@@ -65,8 +62,6 @@ def second_opinion(
 
     Args:
         table: Touchpoints; models learn from test users, and validation users tell when to stop.
-        moments: The windows to forecast.
-        encoder: The challenger's, which scales rewards.
     """
     part = table.rows["split"].to_numpy(dtype=str)
     for name in ("test", "val"):

@@ -115,14 +115,7 @@ def exploration_plan(
         dispersion: Variance of a gain over its mean; 1 for rare events.
         lift: The difference to find, as a share of what the serving policy earns.
         shares: Of the decisions; 0 is one option, whatever the scope.
-
-    Raises:
-        ValueError: the arrays do not have one row for each decision, or lift is not positive.
     """
-    shapes = {served.channel_probs_BC.shape, served.exposure_probs_BC.shape, target.probs_BC.shape}
-    shapes |= {forecast.gain_BC.shape, forecast.cost_BC.shape}
-    if len(shapes) != 1:
-        raise ValueError(f"the policies and the forecast must share one shape (rows, channels), got {sorted(shapes)}")
     if not lift > 0:
         raise ValueError(f"lift must be positive, got {lift}")
     exposing_BC = target.probs_BC * target.expose_BC

@@ -59,9 +59,6 @@ def journey_value(
         log: Whole journeys one after the other, as in `WindowTable.rows`.
         step_B: Place of each row in its journey, 0, 1, ...
         horizon: Steps that count, from the start of each journey.
-
-    Raises:
-        ValueError: arrays that do not fit the log, an unknown channel, journeys out of order, or a horizon below 1.
     """
     log.check_policies({"policy": policy})
     step = np.asarray(step_B, dtype=np.int64)

@@ -79,7 +79,6 @@ class LoggedRows:
         Args:
             channel_B: Number of the logged channel; of a decision, of the one that was drawn.
             propensity_B: Probability with which the logging policy chose that channel, in (0, 1].
-            cost_B: Currency units.
             exposure: Of decisions. None for touchpoints: each is an exposure, and any channel was possible.
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)

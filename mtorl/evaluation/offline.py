@@ -131,13 +131,10 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
-    """The policy at the price at which it spends the budget here, as pacing finds it when the policy serves.
+    """The policy at the price at which it spends a budget (currency units per row) here, as pacing finds it in service.
 
-    Its own price is that of other states, and of another time: a model whose price is out of date spends too little,
-    and would look worse than it is.
-
-    Args:
-        budget: Currency units per row.
+    Its own price is that of other states, and of another time: a model whose price is out of date would look worse than
+    it is.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params

@@ -13,19 +13,13 @@ the gain that was logged and q the one that models expect (zero without a model)
 
 This is the doubly robust estimate with self-normalised weights (`policy_value.py`). The expectation of w is that of m,
 so their ratio is 1 if the probabilities are right. V makes arms comparable: both get the same b, and an arm that would
-spend more is thinned at random until it fits. Intervals resample users; both arms are computed on the same resample, so
-the difference keeps their correlation.
+spend more is thinned at random until it fits. Both arms are computed on the same resample of users.
 
-An exposure that the log's policy hardly ever made has a large weight, and a few of them drown all others in noise. They
-are left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205), the mean of two models
-(`expected_outcomes`), between which the truth is taken to lie. Half of their difference, in gains and in what costs
-leave of them under the budget, is then the most by which the estimate may be off, and is added to the interval at
-either end; what both arms leave to forecasts alike is in no doubt. Of several largest weights that one is taken which
-leaves the narrowest interval: a larger one trades doubt in forecasts for noise.
-
-A log in which a rare exposure or a rare gain happened not to occur looks less noisy than it is. So no interval is
-narrower than one whose gains vary as the models expect, in proportion to their mean, as clicks do, by a factor that the
-log tells.
+Exposures with large weights are left to forecasts (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205), the mean of
+two models (`expected_outcomes`). Half of their difference is the most by which the estimate may be off, and is added to
+the interval at either end. Of several largest weights that one is taken which leaves the narrowest interval: a larger
+one trades doubt in forecasts for noise. A log in which a rare exposure or gain happened not to occur looks less noisy
+than it is, so no interval is narrower than one whose gains vary in proportion to their mean, by a factor from the log.
 
 It is a one-step estimate at the states of the log: other choices at earlier steps would have led to other states.
 
@@ -97,9 +91,6 @@ def value_difference(
         forecasts: By the challenger's model, and by one of users that it did not learn from; none of the two knows the
             user of the row. With less than two, every weight counts; with none, what the log says nothing of earns
             nothing.
-
-    Raises:
-        ValueError: policies or forecasts that do not fit the log, or a budget that is not positive.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     log.check_policies(policies)

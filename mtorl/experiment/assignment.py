@@ -40,11 +40,7 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 
     Args:
         key: Identity of the assignment, such as an experiment's name and salt; different keys are independent.
-        unit: For instance a user id.
         shares: Share of each arm by its name, on any positive scale.
-
-    Raises:
-        ValueError: a share is negative or not finite, or all are zero.
     """
     total = sum(shares.values())
     if not 0 < total < math.inf or min(shares.values()) < 0:

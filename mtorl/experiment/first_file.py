@@ -86,7 +86,6 @@ def first_file(
 
     Args:
         described: The data set as commands name it: its description's file, or a built-in one's name.
-        endpoint: Where the challenger answers.
         amount: Money of the whole experiment, currency units.
 
     Raises:

@@ -209,10 +209,6 @@ def next_event(
 
     Args:
         kind: "handed over" is about the newest promotion, under any salt.
-        at: Seconds since 1970.
-        to: The phase of a move.
-        challenger: The promoted arm.
-        evidence: What is known, JSON-ready.
         served: `Event.served`.
 
     Raises:

@@ -10,10 +10,9 @@
 The caller, a command on a laptop or an operator on a cluster, writes a move into the history first and applies it then;
 both can be repeated after a crash.
 
-An experiment moves one stage at a time: when it has lasted long enough, enough users are in each arm, they are split as
-configured, no guardrail is breached, and no challenger falls back more often or answers later than its margin allows. A
-futile one is stopped at the last stage only: before, few users are at stake. A guardrail that is breached rolls back at
-once. Its bound is always valid, so looking often does not raise the rate of false alarms above the experiment's alpha.
+A futile experiment is stopped at the last stage only: before, few users are at stake. A guardrail that is breached
+rolls back at once. Its bound is always valid, so looking often does not raise the rate of false alarms above the
+experiment's alpha.
 """
 
 from __future__ import annotations

@@ -5,26 +5,18 @@
 
 The first trial is the default, so that the best one is never worse than it on validation users. The others are proposed
 by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"). A trial ends early when, at an epoch, its
-loss is above the median of those that got there.
+loss is above the median of those that got there. Each proposal is drawn from the seed and the finished trials, so a
+killed search proposes the same as one that was not.
 
-The folder holds `trials.db` (the study as SQLite, which optuna-dashboard opens too) and, after each trial,
-`settings.yaml`: the best settings so far. A search that was stopped continues from there. Each proposal is drawn from
-the seed and the finished trials, so a killed search proposes the same as one that was not.
-
-**What is minimised.** The validation loss with the *default* weights,
+A trial trains one network. Its objective is the validation loss with the *default* weights,
 
     loss = action + 2 reward + 0.3 cost        of validation users, in the epoch whose weights are kept
 
-and not the loss that the trial trains with: its weights are part of the search, and chosen weights can make a loss
-small without predicting anything better.
+and not the loss that it trains with, whose weights are part of the search. No test user is read. Why not policy value:
+docs/training.md.
 
-Policy value would be too noisy to choose by. For 600 validation users with 12 touchpoints each, one click in nine and
-importance weights of 2, the standard error of an off-policy estimate is 5 % of the value, which is as much as settings
-move it. But loss is another thing than value: on the simulator a search lowered it and gained no value
-(docs/training.md). So the settings that a search finds are a candidate like any other, and the gate decides.
-
-No row of a test user is used, so the evaluation on test users and the gate stay honest, however long the search was. A
-trial trains one network and not the ensemble: the members differ in their seed alone.
+The folder holds `trials.db` (the study as SQLite, which optuna-dashboard opens too) and, after each trial,
+`settings.yaml`: the best settings so far.
 """
 
 from __future__ import annotations
@@ -70,11 +62,7 @@ _EPOCHS_AT_LEAST = 2  # of a trial that ends early
 
 
 class Trials:
-    """Trials on a windows folder, one after the other.
-
-    Raises:
-        WindowError: it is none, or has no training users.
-    """
+    """Trials on a windows folder, one after the other."""
 
     def __init__(self, windows: str) -> None:
         self.windows = windows
@@ -137,14 +125,6 @@ class SearchConfig:
     timeout: float = 0.0  # seconds of this call after which no trial begins; 0 for no limit
     epochs: int = TrainConfig.epochs  # of a trial at most; best those of the training that will have the settings
     seed: int = 7  # of the proposals and of each trial's training
-
-    def __post_init__(self) -> None:
-        for name in ("trials", "epochs"):
-            if getattr(self, name) < 1:
-                raise SearchError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("timeout", "seed"):
-            if getattr(self, name) < 0:
-                raise SearchError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,6 @@ class Parameter:
     high: float = 0.0
     choices: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        default = self.default
-        inside = default in self.choices if self.scale == "choice" else self.low <= default <= self.high
-        if not inside:  # the first trial is the default
-            raise ValueError(f"{self.name}: the default {default} is outside of the space")
-
     @property
     def default(self) -> int | float:
         """Value of a training without a search."""

@@ -84,10 +84,6 @@ def best_allocation(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) ->
     Args:
         gain_BC: Expected gain; a negative estimate is read as zero. A channel that an opportunity cannot use gets zero.
         cost_BC: Expected cost, currency units, >= 0.
-
-    Raises:
-        ValueError: shapes differ, a value is not finite, or a cost is negative.
-        RuntimeError: the solver gave up.
     """
     gain, cost = _checked(gain_BC, cost_BC, budgets)
     rows, channels = gain.shape
@@ -139,9 +135,6 @@ def policy_allocation(
 
     Args:
         params: The policy; its own price is not used.
-
-    Raises:
-        ValueError: as `decide`; or a budget cannot be met.
     """
     gain, cost = _checked(gain_BC, cost_BC, budgets)
 
@@ -209,9 +202,6 @@ def select_exposures(gain_B: ArrayLike, cost_B: ArrayLike, budget: float) -> tup
         bought_B, whose cost is never above the budget and whose gain is less than one exposure's below the optimum, and
         the price: gain per currency unit of the first exposure that did not fit, 0 if all did. Exposures that earn more
         than the price are bought; at exactly the price, in order of rows.
-
-    Raises:
-        ValueError: shapes differ, a value is not finite, or a cost or the budget is negative.
     """
     gain, cost = np.asarray(gain_B, dtype=np.float64), np.asarray(cost_B, dtype=np.float64)
     if gain.ndim != 1 or gain.shape != cost.shape:

@@ -113,10 +113,6 @@ def decide(
         u_B: One number in [0, 1) a row.
         candidates_BC: Which channels may be chosen; all of them when None.
         price_BC: Price of this moment instead of ``params.price``: a number, one a row (B, 1), or a full (B, C).
-
-    Raises:
-        ValueError: shapes differ, a value is not finite, a cost is negative, u is outside [0, 1), or a row has no
-            candidate.
     """
     utility_BC, gain, cost = _utility(
         forecast.gain_BC, forecast.cost_BC, params.price if price_BC is None else price_BC
@@ -150,11 +146,7 @@ def appraise(
     channel_B: ArrayLike,
     price_BC: ArrayLike | None = None,
 ) -> Appraisal:
-    """Value an exposure on the given channel of each row; arguments as in :func:`decide`.
-
-    Raises:
-        ValueError: as in :func:`decide`, or a position is no channel's.
-    """
+    """Value an exposure on the given channel of each row; arguments as in :func:`decide`."""
     utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
     channel = np.asarray(channel_B)
     rows, channels = gain.shape

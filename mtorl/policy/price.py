@@ -50,11 +50,7 @@ def solve_price(spend: Callable[[float], float], budget: float, tolerance: float
 
 
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
-    """The price at which a policy's expected spend per row meets a budget; 0 where nothing costs anything.
-
-    Raises:
-        ValueError: as `solve_price`.
-    """
+    """The price at which a policy's expected spend per row meets a budget; 0 where nothing costs anything."""
     cost_BC = np.asarray(forecast.cost_BC)
 
     def spend(price: float) -> float:

@@ -33,8 +33,6 @@ def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
             scale).
         planned: Stages that the experiment may have in all; the error is shared among so many.
     """
-    if planned < len(stages):
-        raise ValueError(f"{len(stages)} stages, but the error is shared among {planned}")
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 
 

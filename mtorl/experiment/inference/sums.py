@@ -56,10 +56,8 @@ class Sums:
         """Add up a table with one row for each user, arm and stage.
 
         Args:
-            user: Number of the user, (R,).
             arm: 0 challenger, 1 incumbent, (R,).
             stage: Number of the stage, from 0, (R,).
-            figures: (R, F).
             looks: Numbers of rows after which people look, ascending, (L,); the sums have an axis of them. By default,
                 all rows are added up, and there is no such axis.
         """

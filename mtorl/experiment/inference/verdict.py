@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from mtorl.experiment.inference.sample_ratio import SRM_ALARM
@@ -58,6 +59,9 @@ class Verdict:
     reason: str
 
 
+_waiting = partial(Verdict, "inconclusive")
+
+
 def error_share(alpha: float, challengers: int, guardrails: int) -> float:
     """Error rate of each comparison, so that all of them together err with probability alpha at most."""
     return alpha / (challengers * (1 + guardrails))
@@ -73,8 +77,6 @@ def check_guardrail(
         margin: harm that is accepted, in the metric's own unit, never negative.
         alpha: error rate of each one-sided bound.
     """
-    if margin < 0.0:
-        raise ValueError(f"guardrail {name!r}: margin is {margin}, but the accepted harm is never negative")
     value = lift.value if direction == "down" else -lift.value
     width = float(one_sided_width(lift.se, lift.effective_users, alpha=alpha))
     state: Literal["breached", "held", "open"] = "open"  # also where the width is NaN, for want of users
@@ -134,35 +136,30 @@ def reach_verdict(
     if srm_p < SRM_ALARM:
         return Verdict("srm", f"users are not split as configured (p = {srm_p:.2g} < {SRM_ALARM}): no number counts")
     if crossed_share > CROSSED_ALARM:
-        return Verdict(
-            "inconclusive", f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky"
-        )
+        return _waiting(f"{crossed_share:.1%} of the users were seen in two arms: assignment is not sticky")
     if unbalanced is not None:
-        return Verdict(
-            "inconclusive",
+        return _waiting(
             f"the arms' users differ in the covariate {unbalanced!r} by more than chance, so it was not known before "
             "they met an arm: no adjusted number counts",
         )
     if late_gap > LATE_ALARM:
-        return Verdict(
-            "inconclusive",
+        return _waiting(
             f"{late_gap:.0%} more of one arm's outcomes, by value, came later than outcome_hours than of the other's: "
             "raise it",
         )
     # From its first decision to its last, an experiment of a week has a few minutes less than a week.
     if hours <= min_hours - 1.0:
         count = f"{math.floor(hours)} count, each stage as far as its decisions do"
-        return Verdict("inconclusive", f"nothing is said before {min_hours:g} hours; {count}")
+        return _waiting(f"nothing is said before {min_hours:g} hours; {count}")
     for check in guardrails:
         if check.state == "breached":
             return Verdict("guardrail", breach(check.name, check.lower, check.margin))
     if not math.isfinite(primary.value):
-        return Verdict("inconclusive", "an arm has no decision that can be evaluated")
+        return _waiting("an arm has no decision that can be evaluated")
     if not math.isfinite(low):
-        return Verdict("inconclusive", f"too little to say: {_too_few(primary, challenger)}")
+        return _waiting(f"too little to say: {_too_few(primary, challenger)}")
     if with_changed is not None and not _agree(primary, with_changed):
-        return Verdict(
-            "inconclusive",
+        return _waiting(
             "with the days on which the kill switch was used, or the stage or weights changed, the always-valid "
             f"interval is [{with_changed.ci[0]:+.4g}, {with_changed.ci[1]:+.4g}], not [{low:+.4g}, {high:+.4g}]",
         )
@@ -175,12 +172,9 @@ def reach_verdict(
             f"interval of the lift is [{low:+.4g}, {high:+.4g}], so more users will hardly find what was looked for",
         )
     if low <= 0.0:
-        return Verdict("inconclusive", f"the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero")
-    still_open = [check.name for check in guardrails if check.state == "open"]
-    if still_open:
-        return Verdict(
-            "inconclusive", f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}"
-        )
+        return _waiting(f"the always-valid interval [{low:+.4g}, {high:+.4g}] contains zero")
+    if still_open := [check.name for check in guardrails if check.state == "open"]:
+        return _waiting(f"the challenger is better, but not yet proven within margin: {', '.join(still_open)}")
     return Verdict("ship", f"the challenger is better: the always-valid interval starts at {low:+.4g}, above zero")
 
 
