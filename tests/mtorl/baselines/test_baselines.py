@@ -83,19 +83,16 @@ def test_a_channel_that_training_never_used_has_an_answer(baseline: ModuleType):
         assert head_BC.shape == (4, 3) and np.isfinite(head_BC).all()
 
 
-def test_trees_know_what_each_channel_costs_and_earns():
+@pytest.mark.parametrize(("baseline", "margin"), [(lightgbm, 0.4), (logistic, 0.1)])
+def test_regressions_know_what_each_channel_costs_and_earns(baseline: ModuleType, margin: float):
     train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
-    encoder = Encoder.fit(train, SPEC)
-    test = windows(journey("u", "ss"))
-    _, reward_BC, cost_BC = lightgbm.fit(train, val, encoder, seed=0).predict(test)
+    encoder, test = Encoder.fit(train, SPEC), windows(journey("u", "ss"))
+    _, reward_BC, cost_BC = baseline.fit(train, val, encoder, seed=0).predict(test)
     assert cost_BC == pytest.approx(np.array([[1.0, 5.0]] * 2), rel=0.1)
-    assert reward_BC[1, 0] > 0.7 and reward_BC[1, 1] < 0.3, "after search, search is liked, and social is not"
-
-
-def test_one_price_for_everything_needs_no_model():
-    train, val = (windows([{**row, "cost": 2.0} for row in sticky_log(seed=seed)]) for seed in (1, 2))
-    fitted = lightgbm.fit(train, val, Encoder.fit(train, SPEC), seed=0)
-    assert fitted.outcomes.cost is None and (fitted.predict(val)[2] == 2.0).all()
+    assert reward_BC[1, 0] > reward_BC[1, 1] + margin, "after search, search is liked, and social is not"
+    for price in (0.0, 2.0):
+        same = windows([{**row, "cost": price} for row in sticky_log(seed=1)])
+        assert (baseline.fit(same, same, encoder, seed=0).predict(test)[2] == price).all(), "one price needs no model"
 
 
 def test_repeat_last_counts_how_often_it_holds():
@@ -128,18 +125,11 @@ def test_a_rare_channel_costs_what_all_do():
     )
 
 
-def test_linear_models_know_what_each_channel_costs_and_choose_their_strength(monkeypatch: pytest.MonkeyPatch):
+def test_linear_models_choose_their_strength(monkeypatch: pytest.MonkeyPatch):
     train, val = (windows(sticky_log(seed=seed)) for seed in (1, 2))
-    encoder = Encoder.fit(train, SPEC)
-    test = windows(journey("u", "ss"))
-    _, reward_BC, cost_BC = logistic.fit(train, val, encoder, seed=0).predict(test)
-    assert cost_BC == pytest.approx(np.array([[1.0, 5.0]] * 2), rel=0.1)
-    assert reward_BC[1, 0] > reward_BC[1, 1] + 0.1 and reward_BC[1, 0] > reward_BC[0, 0] + 0.1
     monkeypatch.setattr(logistic, "STRENGTHS", (100.0, 1e-4))
-    assert logistic.fit(train, val, encoder, seed=0).predict(test)[2] == pytest.approx(cost_BC, rel=0.1)
-    for price in (0.0, 2.0):
-        same = windows([{**row, "cost": price} for row in sticky_log(seed=1)])
-        assert (logistic.fit(same, val, encoder, seed=0).predict(test)[2] == price).all()
+    fitted = logistic.fit(train, val, Encoder.fit(train, SPEC), seed=0)
+    assert fitted.predict(windows(journey("u", "ss")))[2] == pytest.approx(np.array([[1.0, 5.0]] * 2), rel=0.1)
 
 
 def test_a_share_is_a_reward_between_success_and_failure():

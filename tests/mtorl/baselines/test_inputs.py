@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 
 from mtorl.baselines.decision_transformer import Tiles, returns, returns_to_go
 from mtorl.baselines.inputs import HALF_LIVES, LATEST, States, Summary
 from mtorl.baselines.learning import Transitions, ends
-from mtorl.log.columns import WindowError
 from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
 from mtorl.window.window import WindowBatch
 from tests.mtorl.baselines.tiny_log import SPEC, journey, steps, windows
 
@@ -120,13 +117,3 @@ def test_what_is_asked_grows_backwards_by_what_was_earned():
     batch = windows(journey("u", "SoSo"))
     asked_BT = returns_to_go(batch, Encoder.fit(batch, SPEC), target=3.0)
     assert asked_BT[3].tolist() == [5, 4, 4, 3] and asked_BT[0, 0] == 3
-
-
-def test_labels_are_of_the_windows_own_touchpoints():
-    batch = windows(journey("u", "sOs"))
-    encoder = Encoder.fit(batch, SPEC)
-    logged = labels(batch, encoder)
-    assert logged.channel_B.tolist() == [0, 1, 0]
-    assert logged.reward_B.tolist() == [0.0, 1.0, 0.0] and logged.cost_B.tolist() == [1.0, 2.0, 3.0]
-    with pytest.raises(WindowError, match="without targets"):
-        labels(WindowBatch.from_steps(steps(journey("u", "so")), None, SPEC), encoder)

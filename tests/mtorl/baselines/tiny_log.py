@@ -35,10 +35,11 @@ def steps(rows: list[dict[str, Any]]) -> pa.Table:
     base = {"click": 0, "conversion": 0, "revenue": 0.0, "cost": 1.0, "hour": 8.0, "device": "tv", "age": None}
     filled = [{**base, **row, "timestamp": 1_700_000_000_000_000 + i * 60_000_000} for i, row in enumerate(rows)]
     filled.sort(key=lambda row: row["user_id"])
+    types = {"timestamp": pa.timestamp("us", "UTC"), "age": pa.float64()}
     table = pa.Table.from_pylist(filled)
-    times = table["timestamp"].cast(pa.timestamp("us", "UTC"))
-    table = table.set_column(table.column_names.index("timestamp"), "timestamp", times)
-    return table.set_column(table.column_names.index("age"), "age", table["age"].cast(pa.float64()))
+    return table.cast(
+        pa.schema([(name, types.get(name, table.schema.field(name).type)) for name in table.column_names])
+    )
 
 
 def windows(rows: list[dict[str, Any]], spec: DatasetSpec = SPEC) -> WindowBatch:

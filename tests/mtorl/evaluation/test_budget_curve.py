@@ -56,21 +56,6 @@ def test_three_eighths_of_the_cost_by_hand():
     assert row["oracle"] == 0.75
 
 
-def test_intervals_are_of_users():
-    probability, expected_cost, gain, cost = exposures(rows=2000)
-    alone = curve(probability, expected_cost, gain, cost, shares=[0.375], users_B=np.arange(2000))
-    # The same exposures four times over, once as four users' and once as one user's: no more is known than before.
-    copies = [np.repeat(column, 4) for column in (probability, expected_cost, gain, cost)]
-    clustered = curve(*copies, shares=[0.375], users_B=np.repeat(np.arange(2000), 4))
-    as_if_independent = curve(*copies, shares=[0.375], users_B=np.arange(8000))
-    for name in ("mtorl_ci", "mtorl_minus_cheapest_ci"):
-        width, cluster, independent = (
-            rows[0][name][1] - rows[0][name][0] for rows in (alone, clustered, as_if_independent)
-        )
-        assert cluster == pytest.approx(width, rel=0.25)
-        assert independent == pytest.approx(width / 2, rel=0.25)
-
-
 def test_intervals_cover_what_many_more_users_show():
     whole = curve(*exposures(100_000, seed=99), shares=[0.375])[0]
     covered = {"mtorl": 0, "mtorl_minus_cheapest": 0}
@@ -89,12 +74,6 @@ def test_the_difference_is_paired():
     # With one predicted gain for all, gain per cost *is* cheapest first: on every resample, not just on average.
     assert row["mtorl_minus_cheapest"] == 0.0 and row["mtorl_minus_cheapest_ci"] == [0.0, 0.0]
     assert row["mtorl_ci"][1] - row["mtorl_ci"][0] > 0.03
-
-
-def test_without_users_there_are_no_intervals():
-    (row,) = curve(*exposures(rows=100), shares=[0.5])
-    assert row["mtorl_ci"] is None and row["mtorl_minus_cheapest_ci"] is None
-    assert row["mtorl_minus_cheapest"] is not None
 
 
 def test_a_constant_prediction_is_no_better_than_random_whatever_the_order_of_the_log():
@@ -122,19 +101,16 @@ def test_a_log_without_gain_has_no_shares_of_it():
     probability, expected_cost, gain, cost = exposures(rows=100)
     (row,) = curve(probability, expected_cost, 0 * gain, cost, shares=[0.5])
     assert row == dict.fromkeys(curve(*exposures(rows=100))[0]) | {"share": 0.5}
-
-
-def test_a_curve_repeats_with_its_seed():
-    data = exposures(rows=500)
-    assert curve(*data, seed=3) == curve(*data, seed=3)
+    (usual,) = curve(*exposures(rows=100), shares=[0.5])
+    assert usual["mtorl_ci"] is None and usual["mtorl_minus_cheapest"] is not None, "no intervals without users"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cost": [1.0, -1.0, 1.0]}, "logged.cost_B must not be negative"),
-        ({"gain_predicted": [np.nan, 0, 0]}, "predicted.gain_B must be finite"),
-        ({"cost_predicted": [1.0]}, "predicted.cost_B must have one value"),
+        ({"cost": [1.0, -1.0, 1.0]}, "logged: gains and costs must be finite, and costs not negative"),
+        ({"gain_predicted": [np.nan, 0, 0]}, "predicted: gains and costs must be finite"),
+        ({"cost_predicted": [1.0]}, "predicted must have one gain and one cost"),
         ({"shares": [0.0]}, "shares must lie in"),
         ({"users_B": ["a"]}, "users must have one value"),
     ],

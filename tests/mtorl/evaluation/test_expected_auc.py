@@ -8,17 +8,6 @@ import numpy as np
 import pytest
 
 from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
-
-
-def test_of_the_simulators_truth() -> None:
-    simulator = Simulator(SimulatorConfig(users=4_000, seed=3))
-    log, probability_NC = simulator.log(), simulator.click_probability()
-    channel_N = log["channel"].map({name: i for i, name in enumerate(simulator.spec.channels)}).to_numpy()
-    p_N = probability_NC[np.arange(len(log)), channel_N]
-    came, expected = realised_auc(p_N, log["click"]), expected_auc(p_N)
-    assert abs(expected - came) < 0.01
-    assert came > 0.6, "there is something to rank"
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
@@ -30,13 +19,6 @@ def test_of_calibrated_probabilities(scale: float) -> None:
     assert abs(expected_auc(p_N) - came) < 0.01
     error = auc_error(came, int(success_N.sum()), int((~success_N).sum()))
     assert 0.0 < error < 0.01 and abs(expected_auc(p_N) - came) < 4 * error
-
-
-def test_what_is_not_calibrated_is_not_seen() -> None:
-    """Why what came of decisions is looked at, too."""
-    rng = np.random.default_rng(2)
-    p_N = 1 / (1 + np.exp(-rng.normal(size=20_000)))
-    assert expected_auc(p_N) - realised_auc(p_N, rng.random(len(p_N)) < 0.3) > 0.1
 
 
 def test_ties_and_nothing_to_rank() -> None:

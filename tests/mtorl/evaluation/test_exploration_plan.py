@@ -110,7 +110,5 @@ def test_after_so_many_decisions_a_difference_is_told() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="share one shape"):
-        exploration_plan(FIXED, PolicyOnLog(np.full((1, 2), 0.5), np.ones((1, 2), bool)), FORECAST)
     with pytest.raises(ValueError, match="lift must be positive"):
         plan(lift=0.0)

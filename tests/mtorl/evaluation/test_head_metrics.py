@@ -69,16 +69,6 @@ def test_copies_of_a_users_rows_do_not_narrow_the_interval():
     assert copied == pytest.approx(once, abs=1e-9)
 
 
-def test_calibration_error_is_the_size_of_a_constant_bias():
-    rows = 20_000
-    target = (np.random.default_rng(0).random(rows) < 0.2).astype(float)
-    reward = np.full((rows, 2), target.mean() + 0.1)
-    found = evaluate(
-        np.zeros((rows, 2)), reward, LoggedTargets(np.arange(rows) % 2, target, np.arange(rows)), seed=0, resamples=2
-    )
-    assert found["reward_ece"] == pytest.approx(0.1, abs=0.01)
-
-
 def test_action_calibration_error_is_that_of_the_first_choice():
     """Confidence .7 in the first choice, which is right in half of the rows; the other channels do not matter."""
     rows = 20_000
@@ -159,12 +149,6 @@ def test_compare_gives_each_predictor_what_evaluate_gives_it():
     json.dumps(found, allow_nan=False)
 
 
-def test_a_predictor_does_not_differ_from_itself():
-    logits, reward, targets = log()
-    found = compare({"a": (logits, reward), "again": (logits, reward)}, "a", targets, seed=1)
-    assert set(map(str, found["differences"]["again"].values())) == {"0.0", "[0.0, 0.0]"}
-
-
 def test_a_paired_difference_is_known_better_than_its_parts():
     """A little noise on the same predictions: both scores depend on which users are drawn, their difference hardly."""
     logits, reward, targets = log()
@@ -210,25 +194,14 @@ def test_the_action_head_is_judged_by_the_rows_that_it_clones():
     assert none["action_accuracy"] is None and none["reward_auc"] == everything["reward_auc"]
 
 
-def test_predictors_that_cannot_be_compared_are_refused():
-    logits, reward, targets = log(rows=50)
-    with pytest.raises(ValueError, match="yardstick: 'lightgbm' is not one of mtorl"):
-        compare({"mtorl": (logits, reward)}, "lightgbm", targets, 0)
-    with pytest.raises(ValueError, match="mtorl: 49 rows of predictions for 50 logged rows"):
-        compare({"mtorl": (logits, reward[1:])}, "mtorl", targets, 0)
-
-
 # ---- what cannot be answered
 
 
 def test_one_class_only_is_null_and_not_a_crash():
     logits, reward, targets = log(rows=50)
     found = evaluate(logits, reward, LoggedTargets(np.zeros(50, int), np.zeros(50), targets.users_B), seed=0)
-    for name in ("action_auc", "reward_auc"):
-        assert found[name] is None
-        assert found[f"{name}_ci"] is None
-    assert found["action_accuracy"] is not None
-    assert found["reward_logloss"] is not None
+    unknown = {"action_auc", "action_auc_ci", "reward_auc", "reward_auc_ci"}
+    assert {name for name, metric in found.items() if metric is None} == unknown
 
 
 def test_no_rows_is_all_null():
@@ -244,14 +217,6 @@ def test_success_can_be_given_for_a_gain_that_is_not_yes_or_no():
     positive = replace(small, positive_B=small.reward_B > 0)
     auc_of_positive = evaluate(logits, reward, positive, 0, resamples=2)["reward_auc"]
     assert auc_of_positive == pytest.approx(evaluate(logits, reward, targets, 0)["reward_auc"])
-
-
-def test_resamples_draw_every_user_once_on_average():
-    resamples = UserResamples(["a", "a", "b", "c"], resamples=400, seed=0)
-    counts = np.array(list(resamples))
-    assert (counts.sum(axis=1) == 3).all()
-    np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.15)
-    assert resamples.code_B.tolist() == [0, 0, 1, 2]
 
 
 def test_sums_of_a_resample_are_those_of_its_rows():

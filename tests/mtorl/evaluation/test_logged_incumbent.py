@@ -159,7 +159,3 @@ def test_who_exposes_nothing_spends_nothing_to_compare_at(made: tuple[Path, Path
     silent = decisions(400, 1).assign(exposed=False, click=0.0, cost=0.0)
     with pytest.raises(WindowError, match="exposed nothing"):
         evaluated(made, tmp_path / "incumbent", silent)
-
-
-def test_an_artifact_is_none(made: tuple[Path, Path]) -> None:
-    assert LoggedIncumbent.named_in(made[1]) is None

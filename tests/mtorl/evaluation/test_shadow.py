@@ -121,11 +121,6 @@ def test_decisions_of_an_unknown_segment_are_a_segment() -> None:
     ]
 
 
-def test_a_sample_of_the_users_is_said() -> None:
-    assert not any("a sample:" in line for line in in_words(report(world(100, 0.2))))
-    assert "a sample: 25.0% of the users" in in_words(report(world(100, 0.2, users_share=0.25)))[1]
-
-
 def test_nothing_is_valued_that_the_incumbent_never_does() -> None:
     found = report(world(2000, explored=0.0))
     assert found["value"] is None

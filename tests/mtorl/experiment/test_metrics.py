@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from mtorl.experiment.metrics import (
-    METRICS,
     Metric,
     check_outcomes,
     is_gain,
@@ -43,12 +42,6 @@ def test_a_ratio_of_two_outcomes_divides_by_what_the_second_one_sums_up_to() -> 
     for name in ("cost_per_cost", "decision_per_cost", "per_cost"):
         with pytest.raises(ValueError, match="is not known"):
             known(name)
-
-
-def test_an_unknown_metric_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(ValueError, match=r"'happiness' is not known; known: gain_per_decision, click_per_decision"):
-        metric("happiness", Gain.of_spec("click"))
-    assert all(known(name) == name for name in METRICS)
 
 
 def test_the_primary_metric_is_a_gain() -> None:

@@ -90,17 +90,6 @@ def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
     assert "takes 21 ms longer" in held(consider(made(), SMALL, evidence(arms=arms), 1e9))
 
 
-def test_old_faults_say_how_they_cease_to_count_and_nothing_else_does() -> None:
-    """An outage at the beginning of a stage holds the ramp for as long as the stage's time goes on."""
-    both = challenger(fallback_ratio=0.02, users=3)
-    step = consider(made(), SMALL, both, 1e9)
-    assert isinstance(step, Hold) and len(step.reasons) == 3, "said once, of all of them"
-    assert "mtorl experiment move FILE off, then on" in step.reasons[-1] and "enabled: false" in step.reasons[-1]
-    slow = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
-    assert "off, then on" in held(consider(made(), SMALL, evidence(arms=slow), 1e9))
-    assert "off, then on" not in held(consider(made(), SMALL, challenger(users=3), 1e9))
-
-
 def test_an_arm_that_was_taken_out_by_its_weight_is_not_waited_for() -> None:
     arms = [
         {"name": "incumbent", "weight": 0.5, "policy": "baseline"},
@@ -245,10 +234,8 @@ def made_arms() -> list[dict[str, Any]]:
     ("fields", "words"),
     [
         ({"ramp": None}, "give a stage, or else a ramp"),
-        ({"ramp": {"stages": []}}, "ramp.stages"),
         ({"ramp": {"stages": [{"stage": "5%"}, {"stage": "1%"}]}}, "larger than the one before, got 5%, 1%"),
         ({"start": "2026-12-01"}, "a time with its zone"),
-        ({"start": "0001-01-01T00:00:00+01:00"}, "between the years"),
         ({"start": "2026-12-02T00:00:00Z", "planned_end": "2026-12-01T00:00:00Z"}, "later than start"),
     ],
 )
@@ -259,11 +246,8 @@ def test_a_ramp_that_makes_no_sense_is_refused(fields: dict[str, Any], words: st
 
 def test_what_a_stage_takes_is_said_with_how_far_it_has_come() -> None:
     experiment, state = made(), State("5%", since=0.0)
-    arms = {
-        "incumbent": ArmEvidence(40, 0.01, 0.010),
-        "challenger": ArmEvidence(8, 0.03, 0.025),
-    }
-    evidence = Evidence("inconclusive", "zero", "challenger", (), arms)
+    arms = {"incumbent": ArmEvidence(40, 0.01, 0.010), "challenger": ArmEvidence(8, 0.03, 0.025)}
+    evidence = dataclasses.replace(WELL, arms=arms)
     found = requirements(experiment, state, evidence, now=3600.0)
     assert [(one.kind, one.arm, one.met) for one in found] == [
         ("hours", None, False),
@@ -273,9 +257,6 @@ def test_what_a_stage_takes_is_said_with_how_far_it_has_come() -> None:
         ("latency_seconds", "challenger", True),
     ]
     assert [(one.found, one.needed) for one in found[:3]] == [(1.0, 2.0), (40, 20), (8, 20)]
-    step = consider(experiment, state, evidence, 3600.0)
-    assert isinstance(step, Hold)
-    assert step.reasons == tuple(lacking(found))
-    assert step.reasons[:-1] == tuple(one.words for one in found if not one.met)
+    assert consider(experiment, state, evidence, 3600.0) == Hold(tuple(lacking(found)))
     assert requirements(experiment, State(), None, 0.0) == ()
     assert requirements(experiment, State("25%", since=0.0), None, 0.0) == ()

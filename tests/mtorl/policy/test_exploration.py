@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from mtorl.experiment.assignment import draw, uniform
 from mtorl.policy.exploration import Choice, Exploration, explore
@@ -96,12 +95,6 @@ def test_exposure_alone_leaves_the_channel_to_the_policy() -> None:
     choice = Choice("a", False, {"a": 0.6}, {"a": 0.0})
     assert explore(choice, how, CHANNELS, 0.1) == (Choice("a", True, {"a": 0.6}, {"a": 0.25}), True)
     assert explore(choice, how, CHANNELS, 0.3) == (Choice("a", False, {"a": 0.6}, {"a": 0.25}), False)
-
-
-@pytest.mark.parametrize("wrong", [{"share": 0.0}, {"share": 1.1}, {}, {"share": 0.1, "scope": "all"}])
-def test_a_wrong_exploration_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        Exploration.model_validate(wrong)
 
 
 def test_the_two_draws_of_a_decision_are_independent() -> None:

@@ -1,4 +1,4 @@
-"""Spend follows its schedule through shocks of the simulator's market, and never exceeds the budget."""
+"""Spend follows its schedule through shocks of a market, and never exceeds the budget."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, decide, utility_scale
 from mtorl.policy.pacing import HORIZON, Plan, Schedule, State
-from mtorl.policy.price import solve_price
-from mtorl.simulator.market import CHANNELS
-from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.policy.price import policy_price
 
 SEEDS = (1, 2, 3)
 DAYS, USERS = 3, 4000  # half of the users come each day, if nothing happens
+COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0  # expected cost of an exposure; and at most so many times that
 EVERY = 0.1  # hours between two updates: 720 of them
 BURN_IN = 6.0  # hours
 TOLERANCE = 0.02  # of the budget: |spend - schedule| at every update after the burn-in, and at the end
@@ -34,56 +33,33 @@ class Traffic(NamedTuple):
     plan: Plan
     price: float  # to begin with
     policy: PolicyParams
-    expected_cost_C: np.ndarray
     hour_B: np.ndarray
     rank_B: np.ndarray  # the user's, 0 to 1: comes if it is below half the traffic
     click_BC: np.ndarray  # probability
     cost_BC: np.ndarray  # drawn
     u_B: np.ndarray
-    cap: float
 
 
 @cache
 def traffic_of(seed: int) -> Traffic:
-    simulator = Simulator(SimulatorConfig(users=USERS, seed=seed))
-    log, users = simulator.log(), simulator.user_ids
-    cost_C = log.groupby("channel")["cost"].mean()[list(CHANNELS)].to_numpy()
-    gain_BC = simulator.click_probability()
-    cost_BC = np.tile(cost_C, (len(log), 1))
-    policy = PolicyParams(3.0, 0.05, 0.0, utility_scale(gain_BC, cost_BC))
-
-    def spend(price: float) -> float:
-        probs_BC, expose_BC = action_probabilities(Forecast(0 * gain_BC, gain_BC, cost_BC), policy, price_BC=price)
-        return float((probs_BC * expose_BC * cost_BC).sum(axis=1).mean())
-
-    per_opportunity = 0.3 * spend(0.0)
-    by_hour = log["timestamp"].dt.hour.value_counts().reindex(range(24), fill_value=0).tolist()
-    schedule = Schedule.following(by_hour * DAYS, list(range(24 * DAYS + 1)))
-    plan = Plan(per_opportunity * DAYS * USERS / 2, schedule)
-
-    hours, clicks, costs = [], [], []
-    for day in range(DAYS):
-        # The same random numbers for every channel, and what an exposure costs depends on nothing that happened before.
-        futures = [simulator.online(users, 1, seed=day) for _ in CHANNELS]
-        times = [futures[0].opportunity(user, 0)["timestamp"] for user in users]
-        hours.append([24 * day + t.hour + t.minute / 60 + t.second / 3600 for t in times])
-        clicks.append(futures[0].click_probability(0))
-        costs.append(np.stack([f.advance(0, np.full(USERS, c))["cost"] for c, f in enumerate(futures)], axis=1))
-    hour_B, order = np.sort(np.concatenate(hours)), np.argsort(np.concatenate(hours))
     random = np.random.default_rng(seed)
-    rank_B = np.tile(random.permutation(USERS) / USERS, DAYS)[order]
-    cap = max(simulator.cost_cap.values())
+    by_hour = 1.0 + 0.8 * np.sin(np.arange(24) / 24 * 2 * np.pi)
+    rows = DAYS * USERS
+    hour = random.choice(24, size=rows, p=by_hour / by_hour.sum()) + 24 * random.integers(DAYS, size=rows)
+    click_BC = random.beta(1, 12, size=(rows, len(COST_C)))
+    forecast = Forecast(0 * click_BC, click_BC, np.tile(COST_C, (rows, 1)))
+    policy = PolicyParams(3.0, 0.05, 0.0, utility_scale(click_BC, forecast.cost_BC))
+    probs_BC, expose_BC = action_probabilities(forecast, policy)
+    per_opportunity = 0.3 * float((probs_BC * expose_BC * COST_C).sum(axis=1).mean())
     return Traffic(
-        plan,
-        solve_price(spend, per_opportunity),
+        Plan(per_opportunity * rows / 2, Schedule.following(by_hour.tolist() * DAYS, list(range(24 * DAYS + 1)))),
+        policy_price(forecast, policy, per_opportunity),
         policy,
-        cost_C,
-        hour_B,
-        rank_B,
-        np.concatenate(clicks)[order],
-        np.concatenate(costs)[order],
-        random.random(len(order)),
-        cap,
+        np.sort(hour + random.random(rows)),
+        random.random(rows),
+        click_BC,
+        COST_C * random.lognormal(-0.08, 0.4, size=click_BC.shape).clip(max=CAP),
+        random.random(rows),
     )
 
 
@@ -121,7 +97,7 @@ def gaps(
         stop = int(np.searchsorted(hour_B, at))
         if stop > start:
             rows = slice(start, stop)
-            expected_BC = np.broadcast_to(market.expected_cost_C, click_BC[rows].shape)
+            expected_BC = np.broadcast_to(COST_C, click_BC[rows].shape)
             made = decide(
                 Forecast(np.zeros_like(expected_BC), click_BC[rows], expected_BC),
                 market.policy,
@@ -131,7 +107,7 @@ def gaps(
             cost_B = cost_BC[rows][np.arange(stop - start), made.channel_B] * made.expose_B
             # The ledger: nothing more once the dearest exposure does not fit.
             before_B = spent + np.cumsum(cost_B) - cost_B
-            fits_B = np.logical_and.accumulate(before_B + market.cap * factor_B[rows] <= plan.budget)
+            fits_B = np.logical_and.accumulate(before_B + CAP * COST_C.max() * factor_B[rows] <= plan.budget)
             spent += float(cost_B[fits_B].sum())
             start = stop
         if control and random.random() < heard:
@@ -150,11 +126,6 @@ def test_spend_follows_the_schedule(seed, shock):
     gap, spent = gaps(traffic_of(seed), shock)
     assert settled(gap).max() <= TOLERANCE
     assert 1 - TOLERANCE <= spent <= 1
-
-
-@pytest.mark.parametrize("shock", [name for name in SHOCKS if name != "none"])
-def test_a_price_that_does_not_follow_would_not_do(shock):
-    assert settled(gaps(traffic_of(1), shock, control=False)[0]).max() > 2 * TOLERANCE
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -318,14 +289,10 @@ def test_one_dear_exposure_of_a_small_budget_moves_the_price_no_more_than_many_o
         (lambda: replace(HOURS, budget=0.0), "budget must be a positive number"),
         (lambda: HOURS.start(np.nan), "price_unit must be a positive number"),
         (lambda: replace(HOURS, before=100.0), "before must lie below the budget"),
-        (lambda: replace(HOURS, grain=-1.0), "grain be a number >= 0"),
         (lambda: replace(SCHEDULE, times=(0.0, 0.0, 1.0)), "times must be two or more ascending numbers"),
         (lambda: replace(SCHEDULE, shares=(0.0, 0.5, 0.9)), "shares must rise from 0 to 1"),
-        (lambda: replace(SCHEDULE, shares=(0.0, 1.0)), "one for each of the 3 times"),
         (lambda: Schedule.following([0.0], [0, 1]), "traffic must be numbers >= 0, not all zero"),
-        (lambda: Schedule.following([1.0], [0, 1, 2]), "edges one more"),
         (lambda: HOURS.update(START, 1.0, np.nan), "must be finite"),
-        (lambda: HOURS.update(START, np.nan, 1.0), "must be finite"),
         (lambda: State(0.0, 0.0, -1.0, 2.0), "multiplier not negative"),
     ],
 )

@@ -70,18 +70,12 @@ def test_any_moment_lies_in_its_plan(now: float, period: Period, traffic: list[f
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"price": 0}, "price"),
-        ({"price": True}, "price"),
-        ({"traffic": (1.0,) * 23}, "traffic: expected at least 24 items"),
         ({"traffic": (0.0,) * 24}, "traffic"),
         ({"start": "2026-01-01T00:00:00Z"}, "give both"),
         ({"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "before end"),
         ({"start": "2026-01-02", "end": "2026-01-03"}, "no zone"),
         ({"start": "soon", "end": "later"}, "not an ISO time"),
         ({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z", "opportunities": 5}, "one clock"),
-        ({"opportunities": 0}, "opportunities"),
-        ({"opportunities": 10**16}, "opportunities"),
-        ({"traffic": (1e308,) * 24}, "traffic"),
         ({"start": "2026-01-01T00:00:00Z", "end": "2126-01-02T00:00:00Z"}, "3660 days at most"),
     ],
 )
