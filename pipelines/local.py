@@ -232,8 +232,7 @@ def step_at_work(log: str) -> str:
 class PlainLog(io.TextIOBase):
     """Writes text without its colours to a file, and passes every whole line on.
 
-    Attributes:
-        fault: Why something could not be written. A full disk must end a step, not the reporting of that.
+    A full disk must end a step, not the reporting of that: `fault` keeps why something could not be written.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
@@ -272,8 +271,7 @@ class CacheHits(logging.StreamHandler[PlainLog]):
 class StepWatcher(threading.Thread):
     """Turns the runner's lines and the steps' progress file into calls of ``on_step``.
 
-    Attributes:
-        input_error: The first refusal of the user's input; the last step may have another one in consequence.
+    `input_error` is the first refusal of the user's input; the last step may have another one in consequence.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:

@@ -51,13 +51,7 @@ _LOG = "pipeline.log"
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that came to its end.
-
-    Attributes:
-        folder: Of its outputs and its log.
-        cached: Steps that were answered from an earlier run.
-        steps: Results of those that ran, by name.
-    """
+    """A run that came to its end: its folder, the steps that were answered from earlier runs, results of the others."""
 
     folder: Path
     cached: tuple[str, ...]

@@ -47,11 +47,7 @@ class PaperConfig:
 
 
 def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
-    """Do all unfinished jobs; returns the figures of `mtorl.comparison.jobs.collect`.
-
-    Raises:
-        InputError: A log can't be used, or the folder holds another comparison.
-    """
+    """Do all unfinished jobs; returns the figures of `mtorl.comparison.jobs.collect`."""
     settings, settings_file = _settings(config), config.root / "settings.json"
     earlier = json.loads(settings_file.read_text()) if settings_file.exists() else settings
     if differing := ", ".join(name for name in settings if earlier.get(name) != settings[name]):

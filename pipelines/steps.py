@@ -10,12 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a run that a person can watch.
-
-    Attributes:
-        name: For machines, such as "train-challenger"; the key in summary.json.
-        title: For people, such as "train MTORL".
-    """
+    """A part of a run, with a name for machines ("train-challenger") and a title for people ("train MTORL")."""
 
     name: str
     title: str

@@ -46,11 +46,7 @@ class Trained(NamedTuple):
 
 
 def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
-    """Add the steps of a training, from the log to the gate, to the pipeline that is being built.
-
-    Args:
-        given: The pipeline's parameters (docs/pipelines.md), as placeholders.
-    """
+    """Add the steps of a training, from the log to the gate, to a pipeline with these parameters."""
     step, history = profile.add, profile.on_volume("trainings")
     content, decisions = step(fingerprint, given).output, step(collect, given).output
     log = step(ingest, given, content=content, decisions=decisions).outputs["log"]

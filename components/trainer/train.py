@@ -108,11 +108,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
-    """Create a TrainJob, or find the one of an earlier attempt; pass on its reports until it is complete; remove it.
-
-    Raises:
-        TrainingFailed: Its input can't be used, or it has failed.
-    """
+    """Create a TrainJob, or find the one of an earlier attempt; pass on its reports until it is complete; remove it."""
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
     unfinished = False  # whether it was seen before its end

@@ -31,12 +31,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A version of a pipeline on the server.
-
-    Attributes:
-        version: Its name, which follows from the file's content.
-        new: Whether it was not there before.
-    """
+    """A version of a pipeline; its name follows from the file's content, and `new` says if it was not there before."""
 
     version: str
     new: bool

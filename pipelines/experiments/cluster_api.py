@@ -44,11 +44,7 @@ class ClusterApi(KubernetesApi):
         return self.get("configmaps", self._config_map)
 
     def put_in_force(self, config_map: Mapping[str, Any]) -> Object:
-        """Write the ConfigMap; returns it as it is then.
-
-        Raises:
-            Conflict: Its `resourceVersion` is another one; or it has none, and there is one already.
-        """
+        """Write the ConfigMap; returns the new one. Conflict: it has changed, or was created meanwhile."""
         metadata = {**config_map["metadata"], "name": self._config_map}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:

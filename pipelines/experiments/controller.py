@@ -89,11 +89,7 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
 
 
 def follows(name: str, experiment: Experiment, events: Sequence[Event]) -> State:
-    """Where an experiment stands by its history; `name` is the place of its definition, for messages.
-
-    Raises:
-        ExperimentError: The definition changes what may not change any more, or silently reverts a promotion.
-    """
+    """Where an experiment stands by its history; `name` is the place of its definition. Raises as `state`."""
     found = state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(
@@ -128,8 +124,7 @@ def taken_back(promotion: Promoted, experiment: Experiment) -> str:
 def put_in_force(store: ExperimentStore) -> Experiment:
     """Hand to the router what follows from definition and history, and return it.
 
-    Raises:
-        ExperimentError, HistoryError: As `state`. The kill switch of the definition works all the same.
+    Raises as `state`; the kill switch of the definition works all the same.
     """
     with store.locked():
         try:

@@ -190,11 +190,7 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
 
 @contextmanager
 def readable_log(folder: Path) -> Iterator[Path]:
-    """A decision log that can be read while its router runs; records that were not shipped yet are in it, too.
-
-    Args:
-        folder: State of `mtorl serve`, or a decision log that was exported or shipped.
-    """
+    """The decision log of `mtorl serve` while it runs, unshipped records included; or an exported log."""
     served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
     if not served and any(not is_hidden(file, folder) for file in folder.rglob("decisions.parquet")):
         yield folder

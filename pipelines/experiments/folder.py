@@ -134,11 +134,7 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Exclusive access; waits for other writers, which take moments.
-
-        Raises:
-            OSError: A process holds the lock for longer: it was suspended, perhaps.
-        """
+        """Exclusive access. OSError: a process holds the lock for longer than moments; it was suspended, perhaps."""
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
         busy = TimeoutError(

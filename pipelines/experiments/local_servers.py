@@ -36,12 +36,9 @@ _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 class LocalServers:
-    """The model servers of one `mtorl serve`.
+    """The model servers of one `mtorl serve`, by the folders of its run and of its state.
 
-    Args:
-        run: Folder of the run whose models it serves.
-        state: Folder of its state.
-        restart: Restarts running servers with the versions that are there now; None: they start later.
+    `restart` lets running servers serve the versions that are there now; None: they start later.
     """
 
     def __init__(self, run: Path, state: Path, port: int, restart: Callable[[], None] | None = None) -> None:
@@ -71,11 +68,7 @@ class LocalServers:
         return None if archive is None else Served(_version(archive), "", self._mark(name))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Serve a version under a name, after a restart if the models are running.
-
-        Raises:
-            OSError: A file can't be written, or there is no archive of that version.
-        """
+        """Serve a version under a name, after a restart if the models are running. OSError: it can't be copied."""
         assert mark is not None and instead_of is None, "here, nothing but a promotion changes what serves"
         versions = self._models / "versions"
         versions.mkdir(parents=True, exist_ok=True)
@@ -165,11 +158,7 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
 
 
 def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str | None:
-    """Let the incumbent's model follow rollbacks while the models run: those can't wait for the next start.
-
-    Returns:
-        What is in the way, until the next call; None: nothing.
-    """
+    """Let the incumbent's model follow rollbacks while the models run; returns what is in the way, if anything."""
     said = None
     for folder in folders:
         try:

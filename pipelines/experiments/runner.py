@@ -34,11 +34,7 @@ _EDITS_SECONDS = 1.0
 
 
 class Runner:
-    """Takes experiments of files through their stages.
-
-    Args:
-        tell: Reports each move, and each change of what an experiment waits for.
-    """
+    """Takes experiments of files through their stages; `tell` gets each move, and each change of what one waits for."""
 
     def __init__(self, folders: Sequence[ExperimentFolder], tell: Tell) -> None:
         self._folders = folders

@@ -84,12 +84,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Audience:
-    """Users who come online.
-
-    Attributes:
-        log_before: The touchpoint log as it stands before they do.
-        simulator: Their market; None for a replay.
-    """
+    """Users who come online, the touchpoint log before they do, and their market (None for a replay)."""
 
     source: TrafficSource
     log_before: pd.DataFrame
@@ -246,11 +241,7 @@ def prepare(trained: Trained, audience: Audience, experiment: Experiment, times:
 
 
 def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
-    """Start the servers of a run, take its experiment through its stages with all traffic, and stop them.
-
-    Raises:
-        TrafficFailed: Too many requests failed.
-    """
+    """Start the servers of a run, take its experiment through its stages with all traffic, and stop them."""
     from features.online.open_history import open_history
     from serving.local.stack import RUNTIMES, LocalStack, Own
 

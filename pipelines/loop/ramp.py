@@ -39,11 +39,7 @@ def experiment_of(run: Path) -> ExperimentFolder:
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Port of the models of a run on this machine, by its file.
-
-    Raises:
-        ExperimentError: People have edited the file, and its endpoints name no port, or several.
-    """
+    """Port of a run's models, by its file. ExperimentError: after an edit, its endpoints name no port, or several."""
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
     if port is None or len(ports) > 1:
@@ -56,11 +52,7 @@ def port_of_models(folder: ExperimentFolder) -> int:
 
 
 def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
-    """The field `ramp` of an experiment file that so many users can go through within minutes.
-
-    Args:
-        users_at_once: Users who come while one of the stages before the last one lasts.
-    """
+    """A ramp that so many users, of whom `users_at_once` come at each early stage, pass within minutes."""
     expected: dict[Stage, float] = {"shadow": users_at_once}
     if small := next((stage for stage in _SMALL if CHALLENGER_SHARE[stage] * users_at_once >= _FEWEST), None):
         expected[small] = CHALLENGER_SHARE[small] * users_at_once
@@ -77,11 +69,7 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
 
 @dataclass
 class RunRamp:
-    """Takes the experiment of a run through its stages.
-
-    Attributes:
-        waits: What it waited for at the last step; empty: it moved.
-    """
+    """Takes the experiment of a run through its stages; `waits` is what it waited for at the last step."""
 
     folder: ExperimentFolder
     waits: tuple[str, ...] = field(default=(), init=False)

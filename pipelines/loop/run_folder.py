@@ -140,11 +140,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
 
 @contextmanager
 def at_work(run: Path, shared: bool = False) -> Iterator[None]:
-    """Lock a run's folder; `shared` lets others read it meanwhile, as servers do.
-
-    Raises:
-        InputError: Another process works there.
-    """
+    """Lock a run's folder; `shared` lets others read it meanwhile. InputError: another process works there."""
     path = run / "stages" / ".lock"
     path.parent.mkdir(exist_ok=True)
     busy = InputError(f"{run}: a run or a server is at work there; wait for it, or stop it")

@@ -34,13 +34,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Played:
-    """Result of a policy.
-
-    Attributes:
-        value: Expected gain per decision.
-        error: Its standard error over users.
-        gain_per_cost: Expected gain per currency unit.
-    """
+    """Expected gain per decision of a policy with its standard error over users, and its gain per currency unit."""
 
     value: float
     error: float

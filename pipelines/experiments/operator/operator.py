@@ -69,12 +69,7 @@ _TRIES = 8  # of a change: some ten seconds where the API server is away
 
 
 class Operator:
-    """Acts on the experiments of a namespace.
-
-    Args:
-        dataset: The data set's description, which each spec must fit; None: it is not checked.
-        servers: The model servers, of which a promotion changes one.
-    """
+    """Acts on the experiments of a namespace; each spec must fit the data set's description, if there is one."""
 
     def __init__(self, api: ClusterApi, reader: LogReader, dataset: DatasetSpec | None, servers: ModelServers) -> None:
         self._api = api

@@ -38,12 +38,7 @@ class Condition(NamedTuple):
 def with_condition(
     before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
 ) -> list[dict[str, Any]]:
-    """The conditions of a status with one of them replaced.
-
-    Args:
-        generation: Of the spec that it is about.
-        now: Seconds since 1970.
-    """
+    """The conditions of a status with one of them replaced, which is about a generation of the spec."""
     old = next((one for one in before if one["type"] == said.type), None)
     same = old is not None and old["status"] == said.status
     since = old["lastTransitionTime"] if old is not None and same else iso(now)

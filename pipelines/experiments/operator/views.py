@@ -22,11 +22,7 @@ _IN_FORCE = {"True": True, "False": False}  # else it is not known
 def views_of(
     api: ClusterApi, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], namespace: str, now: float
 ) -> list[View]:
-    """A document of each experiment; one that has never been usable has none.
-
-    Args:
-        found: The last look at the log, by name and salt.
-    """
+    """A document of each experiment that was ever usable; `found` is the last look at logs, by name and salt."""
     config_map = api.in_force()
     made = []
     for one in objects:
