@@ -56,13 +56,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Outputs of a step.
-
-    Attributes:
-        values: Parameters by name; a component's only return value is called "Output".
-        metrics: Content of its output `metrics`.
-        paths: Of the artifacts, by name.
-    """
+    """Outputs of a step: parameters by name ("Output": an only return value), `metrics`, artifact paths."""
 
     values: dict[str, Any]
     metrics: dict[str, Any]

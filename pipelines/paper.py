@@ -32,7 +32,6 @@ class PaperConfig:
 
     Attributes:
         logs: Data set name -> raw log; an empty path simulates.
-        root: Working folder.
         repeats: Folds of users; see `mtorl.comparison.jobs.jobs`.
         methods: Some of the methods; empty for all.
         users: Users to simulate or to keep of each log; 0 for all.

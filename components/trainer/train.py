@@ -53,8 +53,7 @@ _LOG = logging.getLogger(__name__)
 def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifact:
     """Train as a TrainJob, and wait for it. `shared`: folder on the volume of all pods, of this training alone.
 
-    Raises:
-        TrainingFailed: Its input can't be used, it has failed, or it can't be started; the message says why.
+    TrainingFailed: its input can't be used, it has failed, or it can't be started.
     """
     folder = Path(shared)
     if not folder.is_absolute():

@@ -40,8 +40,7 @@ class Uploaded:
 def connect(endpoint: str, namespace: str, token: str) -> Any:
     """A `kfp.Client`. Empty settings come from the SDK's own environment variables, files and kubeconfig.
 
-    Raises:
-        ServerError: No answer, not one of Kubeflow Pipelines, or a namespace is needed.
+    ServerError: no answer, not one of Kubeflow Pipelines, or a namespace is needed.
     """
     with kfp_calls(endpoint):
         from kfp import Client

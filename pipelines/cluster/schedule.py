@@ -77,10 +77,7 @@ class Schedule(StrictModel):
 
 
 def apply(client: Any, schedule: Schedule) -> dict[str, str]:
-    """Make the recurring runs of a server what a schedule says.
-
-    Returns:
-        By name: "was there", "made", "replaced", "turned on", "turned off" or "removed".
+    """Make the recurring runs of a server what a schedule says; returns the change of each by name.
 
     Raises:
         InputError: A pipeline or version is not on the server, or a recurring run of that name is another's.

@@ -58,14 +58,11 @@ def _read(text: str) -> Experiment | None:
 
 
 def write(api: ClusterApi, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
-    """Write what is in force, unless it is there; returns the ConfigMap as it is then.
+    """Write what is in force, unless it is there; returns the new ConfigMap. Conflict: it has changed since `before`.
 
     Args:
         before: The ConfigMap as it was read; None: there was none.
         changes: By the name of the object; None removes its key.
-
-    Raises:
-        Conflict: It has changed since.
     """
     found = before or {"metadata": {}}
     data, written = dict(found.get("data") or {}), _written(found)

@@ -200,12 +200,8 @@ def next_step(store: ExperimentStore, look: Look, now: float, reached: float | N
     """Let the ramp take its next step, if there is one.
 
     Looking at the evidence of a large log takes minutes. Nothing is locked meanwhile, so the kill switch does not wait;
-    a move is made only if nothing has happened since.
-
-    Args:
-        now: Seconds since 1970.
-        reached: Time that has surely come, if the clock was put forward lately: a stage, and the experiment, last until
-            then.
+    a move is made only if nothing has happened since. `reached` is a time that has surely come, if the clock was put
+    forward lately: a stage, and the experiment, last until then.
     """
     serving = put_in_force(store)
     experiment, before = state(store)

@@ -52,12 +52,7 @@ def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: f
 def known_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
 ) -> Known:
-    """`known_now` with the effect by segment.
-
-    Raises:
-        ExperimentError: A table that the verdict needs can't be used.
-        LogError: The log can't be read, or a column can't tell segments apart.
-    """
+    """`known_now` with the effect by segment. LogError and ExperimentError: log, table or column can't be used."""
     with _opened(folder) as (log, spec, budget):
         for name in by:
             check_segment(spec, name)

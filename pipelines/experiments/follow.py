@@ -38,15 +38,13 @@ class Declined(NamedTuple):
 def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
     """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
 
+    Raises as `state`, while the kill switch works all the same; and Conflict: the object has changed meanwhile.
+
     Args:
         known: Last look at the log of each experiment, by name and salt.
 
     Returns:
         Why the newest move was not made; None: it was.
-
-    Raises:
-        ExperimentError, HistoryError: As `state`. The kill switch works all the same.
-        Conflict: The object has changed meanwhile.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)

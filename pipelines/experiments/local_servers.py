@@ -105,15 +105,9 @@ def _version(archive: Path) -> str:
 
 
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
-    """Let the incumbent's model follow promotions and rollbacks, before the models start.
+    """Let the incumbent's model follow promotions and rollbacks, before the models start; returns the standings.
 
     A promoted model is one of the run that was served then, which may not be the run to be served now.
-
-    Args:
-        state: Of the first experiment.
-
-    Returns:
-        The standing of each promotion, in words.
 
     Raises:
         ExperimentError: The model of a promoted challenger is gone.

@@ -49,8 +49,7 @@ def make_move(
 ) -> tuple[Experiment, Known | None]:
     """Make a move; returns what is in force from then on, and the evidence of a promotion.
 
-    Args:
-        look: Reads the log, for a promotion alone; None: it was not read yet.
+    `look` reads the log, for a promotion alone; None: it was not read yet.
 
     Raises:
         NotLookedYet: The log was not read yet.

@@ -33,12 +33,11 @@ def default_registry() -> Path:
 class RegistryUses:
     """A registry and what uses it: by default, what lies next to it in a run's folder or on the data volume.
 
+    OSError: we run in a pod, and the API server does not list what serves.
+
     Args:
         services: InferenceServices of a cluster; None: those of our namespace, if we run in a pod.
         experiments: Those in force on that cluster.
-
-    Raises:
-        OSError: We run in a pod, and the API server does not list what serves.
     """
 
     def __init__(
@@ -66,12 +65,7 @@ class RegistryUses:
         return found + (["the cluster"] if self._services is not None else [])
 
     def needs(self) -> Needs:
-        """All known uses of versions.
-
-        Raises:
-            LogError: A file of the decision log was removed meanwhile.
-            ExperimentError, HistoryError, OSError: An experiment, or a model that is served, can't be read.
-        """
+        """All known uses of versions. Raises LogError, ExperimentError, HistoryError, OSError of what can't be read."""
         needs = Needs(self._in_log, self._experiments)
         for use in uses_of(self._services or ()):
             needs.add(*use)

@@ -17,7 +17,7 @@ DAYS_EACH = 2
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Settings from the log to the gate.
+    """Settings from the log to the gate. ValueError: one is out of its range.
 
     Attributes:
         dataset: Name of a built-in data set description, or the path of a YAML.
@@ -26,9 +26,6 @@ class TrainingSettings:
         epochs: The most; early stopping may need fewer.
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
-
-    Raises:
-        ValueError: A setting is out of its range.
     """
 
     dataset: str = SIMULATOR
@@ -65,7 +62,6 @@ class LoopConfig(TrainingSettings):
         collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
         rounds: Opportunities per user at the experiment's last stage; in a replay on average.
         concurrency: Requests in flight.
-        root: Folder of the runs.
     """
 
     data: str = ""

@@ -48,12 +48,9 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
 
 
 def date_records(log: Path, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Path) -> None:
-    """Copy the decisions of both traffics, and their outcomes, with the dates of their days.
+    """Copy the decisions of both traffics, and their outcomes, from `log` to `dated`, with other dates.
 
-    Args:
-        log: Folder with decisions.parquet and outcomes.parquet.
-        first_day: Midnight of the first day of live traffic, UTC.
-        dated: Folder for the copies.
+    They become those of the days from `first_day`, a midnight in UTC, on.
     """
     noon = timedelta(hours=12)  # the last hours of each day are looked at until an hour after its end
     with database() as db:

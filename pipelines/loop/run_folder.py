@@ -107,8 +107,7 @@ def can_be_served(run: Path) -> bool:
 def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     """Find the newest run, and the settings that it resumes with.
 
-    Args:
-        asked: Settings that must be those of the run; of stages that are not finished, they may be others.
+    `asked` must be the settings of the run; of stages that are not finished, they may be others.
 
     Raises:
         InputError: There is nothing to resume, or a finished stage had other settings or other data.

@@ -24,13 +24,12 @@ from pipelines.loop.traffic import Traffic
 
 @dataclass(frozen=True)
 class Finished:
-    """A run at its end.
+    """A run at its end, with all seconds until now.
 
     Attributes:
         monitored: The monitor's state after the days of the "clean" traffic, and of the "shifted" traffic.
         true_lift: The simulator's value of both arms; None for a real log.
         learned: What the next training would learn from these decisions; None for a replay.
-        seconds: Of the whole run until now.
     """
 
     trained: Trained

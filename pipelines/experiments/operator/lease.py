@@ -31,12 +31,7 @@ _GIVE_UP_SECONDS = 10.0  # without a renewal its holder ends when the next one f
 
 
 class Lease:
-    """A Lease of the API group coordination.k8s.io.
-
-    Attributes:
-        leads: Whether it is ours.
-        leader: Its holder, as last seen; empty: none.
-    """
+    """A Lease of coordination.k8s.io: `leads` if it is ours, `leader` its holder as last seen (empty: none)."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api

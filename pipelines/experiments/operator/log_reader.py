@@ -29,13 +29,9 @@ class LogReader:
         self._pool: ProcessPoolExecutor | None = None
 
     def look(self, experiment: Experiment, since: float, now: float) -> Known | None:
-        """What is known now; None: no decision was taken yet.
+        """What is known now, of a stage that began at `since`; None: no decision was taken yet.
 
-        Args:
-            since: Start of the experiment's time at this stage, seconds since 1970.
-
-        Raises:
-            LogError: The log, or a table that the verdict needs, can't be read.
+        LogError: the log, or a table that the verdict needs, can't be read.
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)

@@ -50,17 +50,13 @@ _KNOWN_SECONDS = 0.5  # between two reads of what is in force, for any number of
 
 
 def run(namespace: str, dataset: Path, log_folder: Path, config_map: str, port: int, every: float) -> None:
-    """Run until the process is stopped.
+    """Run until the process is stopped. SpecError: the description can't be used; OSError: the port is taken.
 
     Args:
         dataset: The data set's description.
         log_folder: Where each router has exported its decision log.
         config_map: Name of the ConfigMap with what is in force.
         every: Seconds between two looks at the log.
-
-    Raises:
-        SpecError: The data set's description can't be used.
-        OSError: The port is taken.
     """
     spec = DatasetSpec.load(dataset)
     api = ClusterApi(namespace, config_map)
