@@ -1,10 +1,10 @@
-"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, and a killed training.
+"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, and recurring runs.
 
-Recurring runs: test_nights.py; failed runs: test_run_ends.py.
+Failed runs: test_run_ends.py.
 
 They need, besides $KUBECONFIG, what `mtorl pipeline` needs ($KFP_ENDPOINT, $KFP_NAMESPACE, $KFP_EXISTING_TOKEN), the
 train image that the cluster can pull ($MTORL_IMAGE), and a namespace in which KFP runs pipelines, without a claim
-`mtorl-data`, which they make and remove. About fifteen minutes on two CPUs.
+`mtorl-data`, which they make and remove. About eighteen minutes on two CPUs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.cluster.kfp_server import upload
+from pipelines.cluster.schedule import RecurringRun, Schedule, apply
 from tests.cluster.kfp_runs import (
     LIST,
     MINUTES,
@@ -25,6 +27,7 @@ from tests.cluster.kfp_runs import (
     ended,
     in_namespace,
     log_of,
+    look,
     on_volume,
     pod_of,
     started,
@@ -36,6 +39,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 LOG, DATASET = "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
 # The gate promotes whatever comes, and there is no server to roll it out to.
 SMALL = {"source": LOG, "dataset": DATASET, "epochs": 2, "min_lift": -1, "deploy_seconds": 0}
+RECURRING = "mtorl-test-recurs"
 LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test"}
 
 
@@ -89,3 +93,44 @@ def test_a_training_whose_pod_is_deleted_goes_on_in_the_next_run(
     assert again.state == "SUCCEEDED", again
     assert "goes on from a checkpoint" in log_of(again.id, "train-challenger") + log_of(run_id, "train-challenger")
     assert on_volume(LIST, "checkpoints/*").split() == []
+
+
+def minutely(since: str = "yesterday") -> Schedule:
+    """A pipeline that fails soon, as its parameter is no time, and again every minute."""
+    run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor", cron="* * * * *", parameters={"since": since})
+    return Schedule(name="test", runs=(run,))
+
+
+def recurring_runs(client: Any) -> list[str]:
+    """The ids of those of this test."""
+    listed = client.list_recurring_runs(page_size=100, namespace=client.get_user_namespace()).recurring_runs
+    return [one.recurring_run_id for one in listed or [] if one.display_name == RECURRING]
+
+
+def started_by(client: Any, recurring_run: str) -> str:
+    """The id of a run that a recurring run has started; empty if there is none."""
+    listed = client.list_runs(page_size=100, sort_by="created_at desc")
+    found = [run.run_id for run in listed.runs or [] if run.recurring_run_id == recurring_run]
+    return found[0] if found else ""
+
+
+def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[str, Path], volume: None) -> None:
+    upload(client, pipelines["mtorl-monitor"])
+    try:
+        assert apply(client, minutely()) == {RECURRING: "made"}
+        assert apply(client, minutely()) == {RECURRING: "was there"}
+        (first,) = recurring_runs(client)
+        under_way = wait_until("a run that recurs", lambda: started_by(client, first), MINUTES)
+        assert not look(client, under_way).ended
+
+        assert apply(client, minutely("today")) == {RECURRING: "replaced"}
+        (second,) = recurring_runs(client)
+        assert second != first
+        # It goes on to its own end: a run whose workflow Kubernetes had deleted would never come to one.
+        assert end_of(client, under_way).steps["verdict"] == "FAILED"
+        assert "not an ISO time" in log_of(under_way, "verdict")
+        run = client.get_run(wait_until("a run of the new one", lambda: started_by(client, second), MINUTES))
+        assert run.runtime_config.parameters["since"] == "today"
+    finally:
+        assert apply(client, Schedule(name="test", runs=())) == {RECURRING: "removed"}
+    assert recurring_runs(client) == []

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from monitoring.watch.exporter import MonitorCollector
 from monitoring.watch.state import STATE_FILE, Alarm, Group, State, Stream
-from monitoring.watch.streams import column_stream
+from monitoring.watch.streams import column_stream, stream_of
 from tests.manifests.alerting_stack import NAMESPACE, PASSWORD, RULES, Stack, running, wait_for
 
 pytestmark = pytest.mark.long
@@ -35,6 +35,7 @@ CLUSTER = f"""
 kube_statefulset_created{{namespace="{NAMESPACE}",statefulset="mtorl-router"}} 1
 """
 COLUMNS = [f"column{number}" for number in range(10)]
+GAIN = stream_of("outcomes", "", "gain_per_decision")
 
 
 def groups() -> list[dict[str, Any]]:
@@ -43,13 +44,16 @@ def groups() -> list[dict[str, Any]]:
     return [group for group in found if group["name"] != "mtorl-jobs"]
 
 
-def monitor(moved: Iterable[str] = (), broken: Iterable[str] = ()) -> str:
-    """The metrics of the monitor's exporter, with alarms of these columns."""
+def monitor(moved: Iterable[str] = (), broken: Iterable[str] = (), harm: bool = False) -> str:
+    """The metrics of the monitor's exporter, with alarms of these columns, or of a gain that a challenger loses."""
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
     for column in COLUMNS:
         alarm = Alarm(kind="drift", since=now, text="of a test") if column in moved else None
         state.streams[column_stream(column)] = Stream(value=0.2 if alarm else 0.01, expected=0.05, alarm=alarm)
+    if harm:
+        alarm = Alarm(kind="harm", since=now, text="of a test", arms=["spring/challenger"])
+        state.streams[GAIN] = Stream(value=0.2, expected=0.05, loss=120.0, loss_unit="clicks", alarm=alarm)
     for column in broken:
         state.broken[column] = Alarm(kind="data_quality", since=now, text="of a test")
     with TemporaryDirectory() as folder:
@@ -122,6 +126,20 @@ def test_broken_data_page_once_and_the_drift_that_follows_waits(stack: Stack) ->
     wait_for("the ticket", lambda: f"[FIRING:1] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
     wait_for("the page's end", lambda: len(stack.people.pages) > 1)
     assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
+
+
+def test_harm_rings_whatever_else_does(stack: Stack) -> None:
+    """Data that are broken and a router that is down may both be the cause, or neither."""
+    stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
+    stack.metrics["monitor"] = monitor(COLUMNS, broken=COLUMNS[:1], harm=True)
+    wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
+    wait_for("three pages", lambda: {one["groupLabels"]["alertname"] for one in stack.people.pages} >= wanted)
+    wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
+    assert len(stack.people.pages) == 3 and not stack.people.mail
+    harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
+    assert (
+        f"{NAMESPACE}: gain_per_decision is" in harm["text"] and "120 clicks lost in the newest period" in harm["text"]
+    )
 
 
 def test_what_follows_from_a_router_that_is_down_is_no_ticket(stack: Stack) -> None:
