@@ -362,7 +362,10 @@ def in_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
-    """Makes a test of a scenario, whose first parameter is a router of its own; `options` as of `running`."""
+    """Makes a test of a scenario, whose first parameter is a router of its own; `options` as of `running`.
+
+    Parameters `changes`, `ledger` and `deadline_ms` of the test are options as well.
+    """
 
     def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         fixtures = list(inspect.signature(scenario).parameters.values())[1:]
@@ -371,7 +374,8 @@ def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Ca
         @wraps(scenario)
         def test(tmp_path: Path, **given: Any) -> None:
             given |= {"tmp_path": tmp_path} if "tmp_path" in (fixture.name for fixture in fixtures) else {}
-            run(lambda h: scenario(h, **given), tmp_path, **options)
+            own = {name: given[name] for name in ("changes", "ledger", "deadline_ms") if name in given}
+            run(lambda h: scenario(h, **given), tmp_path, **options, **own)
 
         others = [fixture for fixture in fixtures if fixture.name != "tmp_path"]
         test.__signature__ = inspect.Signature([*others, folder])  # type: ignore[attr-defined]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 
 import jsonschema
+import pytest
 
 from mtorl.experiment.assignment import draw
 from mtorl.log.records import json_schema
 from mtorl.log.times import microseconds
-from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, only, run, sample, with_router
+from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, only, sample, with_router
 
 BUDGET = {"campaign": "*", "channel": "*", "amount": 50.0}
 
@@ -108,27 +109,23 @@ async def test_the_feature_hash_is_that_of_all_features(h: Harness) -> None:
     assert first not in others and others[0] != others[1] and others[0] == others[2]
 
 
-def test_users_are_sticky_and_split_as_the_experiment_says(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
-        users = [f"u{i}" for i in range(60)]
-        first = [p["arm"] for p in await h.predict(*map(instance, users))]
-        assert first == [p["arm"] for p in await h.predict(*map(instance, users))]
-        assert first == [only(h.router.live).arm_of(user)[0] for user in users] and set(first) == {
-            "incumbent",
-            "challenger",
-        }
-        assert [record["assignment_probability"] for record in h.records()] == [0.5] * 120
+@with_router()
+async def test_users_are_sticky_and_split_as_the_experiment_says(h: Harness) -> None:
+    users = [f"u{i}" for i in range(60)]
+    first = [p["arm"] for p in await h.predict(*map(instance, users))]
+    assert first == [p["arm"] for p in await h.predict(*map(instance, users))]
+    assert first == [only(h.router.live).arm_of(user)[0] for user in users]
+    assert set(first) == {"incumbent", "challenger"}
+    assert [record["assignment_probability"] for record in h.records()] == [0.5] * 120
 
-    async def asked_arms(h: Harness) -> None:
-        await h.predict(*(instance(f"u{i}") for i in range(20)))
+
+@pytest.mark.parametrize("changes", [{"stage": "shadow"}, {"enabled": False}])
+@with_router()
+async def test_all_users_get_the_incumbent_in_the_shadow_and_by_the_switch(h: Harness, changes: Any) -> None:
+    await h.predict(*(instance(f"u{i}") for i in range(20)))
+    assert {(r["arm"], r["assignment_probability"]) for r in h.records()} == {("incumbent", 1.0)}
+    if "enabled" in changes:
         assert {arm for arm, _ in h.arm.asked} == {"incumbent"}
-        assert {(r["arm"], r["assignment_probability"]) for r in h.records()} == {("incumbent", 1.0)}
-
-    run(scenario, tmp_path)
-    for name, changes in (("shadow", {"stage": "shadow"}), ("off", {"enabled": False})):
-        folder = tmp_path / name
-        folder.mkdir()
-        run(asked_arms, folder, changes=changes)
 
 
 @with_router(changes={"layer_part": [0.5, 1]})
@@ -177,20 +174,19 @@ async def test_what_the_arm_does_not_expose_costs_nothing(h: Harness) -> None:
     assert h.ledger.open_reservations() == [] and h.records()[0]["price"] == 0.4
 
 
-def test_a_campaign_that_no_budget_is_for_says_so(tmp_path: Path) -> None:
-    before = sum(sample("mtorl_fallbacks_total", arm=arm, reason="no_account") for arm in ("incumbent", "challenger"))
+@with_router(changes={"budgets": [{"campaign": "spring", "channel": "video", "amount": 24}]})
+async def test_a_campaign_that_no_budget_is_for_says_so(h: Harness) -> None:
+    def counted() -> float:
+        return sum(sample("mtorl_fallbacks_total", arm=arm, reason="no_account") for arm in ("incumbent", "challenger"))
 
-    async def scenario(h: Harness) -> None:
-        known, unknown = await h.predict(instance(), instance(campaign_id="autumn"))
-        assert known["expose"] and not unknown["expose"]
-        assert (unknown["fallback_reason"], unknown["budget_exhausted"]) == ("no_account", False)
-        h.arm.mode = lambda _: decision(channel="search", propensity=0.25)
-        (other_channel,) = await h.predict(instance())
-        assert other_channel["fallback_reason"] == "no_account"
-
-    run(scenario, tmp_path, changes={"budgets": [{"campaign": "spring", "channel": "video", "amount": 24}]})
-    after = sum(sample("mtorl_fallbacks_total", arm=arm, reason="no_account") for arm in ("incumbent", "challenger"))
-    assert after == before + 2
+    before = counted()
+    known, unknown = await h.predict(instance(), instance(campaign_id="autumn"))
+    assert known["expose"] and not unknown["expose"]
+    assert (unknown["fallback_reason"], unknown["budget_exhausted"]) == ("no_account", False)
+    h.arm.mode = lambda _: decision(channel="search", propensity=0.25)
+    (other_channel,) = await h.predict(instance())
+    assert other_channel["fallback_reason"] == "no_account"
+    assert counted() == before + 2
 
 
 @with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.24}]})

@@ -10,12 +10,7 @@ import pytest
 
 from serving.router.http.auth import ProxyHeader, Tokens
 from serving.router.ops.settings import SettingsError
-from tests.serving.router_fixtures import (
-    Harness,
-    instance,
-    run,
-    sample,
-)
+from tests.serving.router_fixtures import Harness, instance, run, sample, with_router
 
 TOKEN = "0123456789abcdef-token"
 
@@ -84,33 +79,29 @@ def test_a_proxy_vouches_by_a_header() -> None:
     assert not header.admits([(b"x-client", b"ads"), (b"x-client", b"ads")])
 
 
-def test_a_large_or_endless_body_is_refused_before_it_is_read(tmp_path: Path) -> None:
+@with_router(max_body_bytes=4096)
+async def test_a_large_or_endless_body_is_refused_before_it_is_read(h: Harness) -> None:
     async def endless() -> Any:
         while True:
             yield b"x" * 1000
 
-    async def scenario(h: Harness) -> None:
-        for content in (b"x" * 5000, endless()):
-            response = await h.post("/v1/models/ads:predict", None, content=content)
-            assert response.status_code == 413 and "larger than 4096 bytes" in response.json()["error"]
-        assert h.gateway.readers == 0
-        assert (await h.predict())[0]["expose"]
-
-    run(scenario, tmp_path, max_body_bytes=4096)
+    for content in (b"x" * 5000, endless()):
+        response = await h.post("/v1/models/ads:predict", None, content=content)
+        assert response.status_code == 413
+    assert h.gateway.readers == 0
+    assert (await h.predict())[0]["expose"]
 
 
-def test_a_body_that_does_not_come_costs_its_own_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@with_router()
+async def test_a_body_that_does_not_come_costs_its_own_connection(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.http.gateway.BODY_SECONDS", 0.1)
 
     async def slow() -> Any:
         yield b"{"
         await asyncio.sleep(3600)
 
-    async def scenario(h: Harness) -> None:
-        response = await h.post("/v1/models/ads:predict", None, content=slow())
-        assert response.status_code == 408 and h.gateway.readers == 0
-
-    run(scenario, tmp_path)
+    response = await h.post("/v1/models/ads:predict", None, content=slow())
+    assert response.status_code == 408 and h.gateway.readers == 0
 
 
 def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

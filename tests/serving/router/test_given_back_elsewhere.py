@@ -10,7 +10,7 @@ import pytest
 
 from serving.ledger import LedgerUnavailable
 from tests.serving.ledgers import KINDS, Place
-from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, run, running
+from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, run, running, with_router
 
 
 @pytest.fixture(params=KINDS)
@@ -60,44 +60,40 @@ def test_if_another_router_decided_on_it_since_it_is_not_exposed_twice(tmp_path:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "late"])
-def test_each_instance_and_each_caller_gets_the_one_new_decision(tmp_path: Path, ledger: str, how: str) -> None:
-    async def scenario(h: Harness) -> None:
-        paid, lost = await h.predict(instance(request_id="paid"), instance(request_id="r1"))
-        h.ledger.settle(paid["decision_id"], 0.04, "e")
-        if how == "expired":
-            h.ledger.expire(0.0)
-        else:
-            h.ledger.cancel(lost["decision_id"])
-        if how == "late":
-            h.ledger.settle(lost["decision_id"], 0.01, "e")
-        batch = [instance(request_id=name) for name in ("r1", "paid", "new", "r1")]
-        one, other = await asyncio.gather(h.predict(*batch), h.predict(*batch))
-        assert one == other and one[0] == one[3] and one[1] == paid and one[2]["expose"]
-        assert one[0]["decision_id"] != lost["decision_id"]
-        assert one[0]["fallback_reason"] == ("repeated" if how == "late" else None)  # it was shown after all
-        assert one[0]["expose"] is (how != "late")
-        assert await h.predict(*batch) == one and not h.router.decider.cache._pending
-        open_now = [answer["decision_id"] for answer in (one[0], one[2]) if answer["expose"]]
-        assert sorted(h.ledger.open_reservations()) == sorted(open_now)
-
-    run(scenario, tmp_path, ledger=ledger)
+@with_router()
+async def test_each_instance_and_each_caller_gets_the_one_new_decision(h: Harness, ledger: str, how: str) -> None:
+    paid, lost = await h.predict(instance(request_id="paid"), instance(request_id="r1"))
+    h.ledger.settle(paid["decision_id"], 0.04, "e")
+    if how == "expired":
+        h.ledger.expire(0.0)
+    else:
+        h.ledger.cancel(lost["decision_id"])
+    if how == "late":
+        h.ledger.settle(lost["decision_id"], 0.01, "e")
+    batch = [instance(request_id=name) for name in ("r1", "paid", "new", "r1")]
+    one, other = await asyncio.gather(h.predict(*batch), h.predict(*batch))
+    assert one == other and one[0] == one[3] and one[1] == paid and one[2]["expose"]
+    assert one[0]["decision_id"] != lost["decision_id"]
+    assert one[0]["fallback_reason"] == ("repeated" if how == "late" else None)  # it was shown after all
+    assert one[0]["expose"] is (how != "late")
+    assert await h.predict(*batch) == one and not h.router.decider.cache._pending
+    open_now = [answer["decision_id"] for answer in (one[0], one[2]) if answer["expose"]]
+    assert sorted(h.ledger.open_reservations()) == sorted(open_now)
 
 
-def test_without_the_ledger_the_answer_is_repeated(
-    tmp_path: Path, ledger: str, monkeypatch: pytest.MonkeyPatch
+@with_router(drills=True, deadline_ms=SHORT_DEADLINE)
+async def test_without_the_ledger_the_answer_is_repeated(
+    h: Harness, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: Any) -> Any:
         raise LedgerUnavailable("away")
 
-    async def scenario(h: Harness) -> None:
-        first = await h.predict(instance(request_id="r1"))
-        with monkeypatch.context() as patch:
-            patch.setattr(h.ledger, "reserve_all", away)
-            assert await h.predict(instance(request_id="r1")) == first
-        await h.post("/v1/drills", {"stage": "ledger", "fault": "slow", "seconds": 60})
-        again, new = await h.predict(instance(request_id="r1"), instance(request_id="r2"))
-        assert again == first[0] and new["fallback_reason"] == "ledger"
-        await h.client.delete("/v1/drills")
-        assert h.balance(again["arm"]).reserved == 0.05
-
-    run(scenario, tmp_path, ledger=ledger, drills=True, deadline_ms=SHORT_DEADLINE)
+    first = await h.predict(instance(request_id="r1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(h.ledger, "reserve_all", away)
+        assert await h.predict(instance(request_id="r1")) == first
+    await h.post("/v1/drills", {"stage": "ledger", "fault": "slow", "seconds": 60})
+    again, new = await h.predict(instance(request_id="r1"), instance(request_id="r2"))
+    assert again == first[0] and new["fallback_reason"] == "ledger"
+    await h.client.delete("/v1/drills")
+    assert h.balance(again["arm"]).reserved == 0.05

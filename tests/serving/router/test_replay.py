@@ -163,20 +163,23 @@ async def test_what_was_drawn_stays_in_the_record_when_the_ledger_fails(h: Harne
     assert record["exposure_probs"]["video"] == 1 and record["model_digest"] == "d1"
 
 
-@pytest.mark.parametrize(("period", "hours"), [("total", None), ("hour", 1), ("day", 24)])
-def test_a_refusal_says_until_when(tmp_path: Path, period: str, hours: int | None) -> None:
-    async def scenario(h: Harness) -> None:
-        await h.predict()
-        (record,) = h.records()
-        assert record["budget_exhausted"] and not record["expose"] and record["drawn_channel"] == "video"
-        if hours is None:
-            assert record["refused_until"] is None
-        else:
-            left = datetime.fromisoformat(record["refused_until"]) - datetime.fromisoformat(record["event_time"])
-            assert timedelta(0) < left <= timedelta(hours=hours)
-
-    small = [{"campaign": "*", "channel": "*", "amount": 0.001, "period": period}]
-    run(scenario, tmp_path, changes={"budgets": small})
+@pytest.mark.parametrize(
+    ("changes", "hours"),
+    [
+        ({"budgets": [{**BUDGETS[0], "amount": 0.001, "period": period}]}, hours)
+        for period, hours in (("total", None), ("hour", 1), ("day", 24))
+    ],
+)
+@with_router()
+async def test_a_refusal_says_until_when(h: Harness, changes: Any, hours: int | None) -> None:
+    await h.predict()
+    (record,) = h.records()
+    assert record["budget_exhausted"] and not record["expose"] and record["drawn_channel"] == "video"
+    if hours is None:
+        assert record["refused_until"] is None
+    else:
+        left = datetime.fromisoformat(record["refused_until"]) - datetime.fromisoformat(record["event_time"])
+        assert timedelta(0) < left <= timedelta(hours=hours)
 
 
 @with_router()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.experiment.rule import first_fit
-from tests.serving.router_fixtures import CONTEXT, Harness, arms, instance, only, run, with_router
+from tests.serving.router_fixtures import CONTEXT, Harness, arms, instance, only, with_router
 
 ROWS = [
     {"when": {"age": "30-39"}, "channel": "search", "expose": False},
@@ -42,17 +41,15 @@ async def test_rows_decide_and_their_probabilities_are_known(h: Harness) -> None
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"),
-    [(ROWS, ("features", "search", False)), (ROWS[1:], (None, "video", True))],
+    ("changes", "expected"),
+    [(by(*ROWS), ("features", "search", False)), (by(*ROWS[1:]), (None, "video", True))],
     ids=["columns of the user", "columns of the context"],
 )
-def test_only_columns_of_the_user_need_the_feature_store(tmp_path: Path, rows: Any, expected: Any) -> None:
-    async def scenario(h: Harness) -> None:
-        h.features.fault = OSError("gone")
-        (answer,) = await h.predict()
-        assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == expected
-
-    run(scenario, tmp_path, changes=by(*rows))
+@with_router()
+async def test_only_columns_of_the_user_need_the_feature_store(h: Harness, changes: Any, expected: Any) -> None:
+    h.features.fault = OSError("gone")
+    (answer,) = await h.predict()
+    assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == expected
 
 
 @with_router(changes=by({"channel": "video"}))
