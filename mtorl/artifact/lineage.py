@@ -152,10 +152,6 @@ class Lineage(StrictModel):
         """Write it into the folder of a version that is not published yet."""
         (version / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
-    def parent(self, relation: str = COMPARED) -> Parent | None:
-        """The first parent of a relation, if any."""
-        return next((parent for parent in self.parents if parent.relation == relation), None)
-
 
 def lineage_of(
     model: Mapping[str, Any],

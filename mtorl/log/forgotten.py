@@ -44,9 +44,10 @@ class Forgotten:
     @classmethod
     def of(cls, folder: Path) -> Self:
         """The users and times of a folder's file and of the files above it; raises ForgottenError."""
-        found = cls()
-        for path in files(folder):
-            found = found._with(cls._read(path))
+        found, place = cls(), Path(folder).resolve()
+        for above in (place, *place.parents):
+            if (above / FILE).exists():
+                found = found._with(cls._read(above / FILE))
         return found
 
     @classmethod
@@ -109,12 +110,6 @@ class Forgotten:
                 f"{path}: not what `mtorl data forget` writes ({error}); restore it, or remove it and "
                 "forget its users again"
             ) from None
-
-
-def files(folder: Path) -> list[Path]:
-    """The files that count for a folder: its own, and those of the folders above it."""
-    place = Path(folder).resolve()
-    return [path for path in (above / FILE for above in (place, *place.parents)) if path.exists()]
 
 
 @contextmanager

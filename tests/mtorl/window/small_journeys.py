@@ -92,7 +92,7 @@ def steps_of(rows: list[Row], spec: DatasetSpec = SPEC) -> pa.Table:
     time = pa.timestamp("us", tz="UTC")
     kinds = {"user_id": pa.string(), "timestamp": time, "created_timestamp": time, "channel": pa.string()}
     kinds |= dict.fromkeys(spec.window_outcomes, pa.float64()) | dict.fromkeys(spec.outcome_times.values(), time)
-    for column in (*SPEC.context, *SPEC.static):
+    for column in (*SPEC.context, *SPEC.static, *spec.feature_columns):
         kinds[column.name] = pa.float64() if column.kind == "numeric" else pa.string()
     return pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
 
@@ -110,10 +110,10 @@ def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, lis
 
 
 def online(rows: list[Row], whole: list[Row] | None = None, spec: DatasetSpec = SPEC) -> WindowBatch:
-    """The windows of rows of a log, built as a server does: from a stored history, through JSON."""
+    """The windows of rows of a log, built as a server does: from a stored history and features, through JSON."""
     histories = [stored(whole or rows, row, spec) for row in rows]
     instances = [
-        instance_from_history(history, row, row, spec, row["timestamp"])
+        instance_from_history(history, row, row, spec, row["timestamp"], row.get("stored"))
         for history, row in zip(histories, rows, strict=True)
     ]
     return WindowBatch.from_instances(json.loads(json.dumps(instances)), spec)
