@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features import engine as engine_module
 from features.engine import BUCKETS, open_engine, timestamp_micros, unix_micros, user_bucket
 
 ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.long)]
@@ -92,34 +91,6 @@ def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
         assert bucket == digest[14] + 256 * digest[15]
 
 
-def test_duckdb_spills_to_disk_instead_of_dying(tmp_path, monkeypatch):
-    """A sort of about 300 MB with 64 MB of memory."""
-    monkeypatch.setattr(engine_module, "MEMORY_LIMIT", "64MB")
-    size = 4_000_000
-    rng = np.random.default_rng(0)
-    values = rng.random(size)
-    users = pa.array(rng.integers(0, 1000, size)).cast(pa.string())
-    times = pa.array(np.arange(size), pa.timestamp("us", "UTC"))
-    pq.write_table(pa.table({"user_id": users, "timestamp": times, "value": values}), tmp_path / "log.parquet")
-    del users, times
-    with open_engine("duckdb") as engine:
-        log = engine.read(tmp_path / "log.parquet")
-        engine.write(log.order_by("value"), tmp_path / "out.parquet")
-    found = pq.read_table(tmp_path / "out.parquet", columns=["value"])["value"].to_numpy()
-    assert (found == np.sort(values)).all()
-
-
-@pytest.mark.long
-def test_the_engines_keep_to_themselves(tmp_path, monkeypatch):
-    """No progress bar that nobody asked for, no folder where the caller stands."""
-    with open_engine() as engine:
-        setting = engine.connection.raw_sql("SELECT current_setting('enable_progress_bar_print')")
-        assert setting.fetchall() == [(False,)]
-    monkeypatch.chdir(tmp_path)
-    with open_engine("spark") as engine:
-        assert "mtorl-engine" in engine.connection.raw_sql("SET spark.sql.warehouse.dir").collect()[0]["value"]
-
-
 def test_which_engine(monkeypatch):
     monkeypatch.delenv("ENGINE", raising=False)
     with open_engine() as engine:
@@ -127,25 +98,6 @@ def test_which_engine(monkeypatch):
     monkeypatch.setenv("ENGINE", "polars")
     with pytest.raises(ValueError, match="ENGINE: 'polars' is not one of duckdb, spark"), open_engine():
         pass
-
-
-WITHOUT_JAVA = """
-from features.engine import open_engine
-try:
-    with open_engine("spark"): pass
-except RuntimeError as error:
-    print(error)
-"""
-
-
-@pytest.mark.parametrize("home", ["", "/nowhere"])
-def test_spark_without_java_says_so(tmp_path, home):
-    env = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"} | {"PATH": str(tmp_path)}
-    if home:
-        env["JAVA_HOME"] = home
-    done = subprocess.run([sys.executable, "-c", WITHOUT_JAVA], env=env, capture_output=True, text=True, check=True)
-    assert ("needs Java 17" if not home else "Spark did not start") in done.stdout
-    assert done.stdout.count("\n") == 1
 
 
 PYTHON_IN_SPARK = """

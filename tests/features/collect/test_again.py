@@ -60,15 +60,6 @@ def test_an_hour_that_was_lost_is_back_and_nothing_else_changes(engine: None, lo
     assert content(store) == expected == whole(tmp_path / "whole")
 
 
-def test_what_was_read_as_it_is_looks_as_it_did(log: Path, tmp_path: Path) -> None:
-    """A training whose log has not changed is not made again."""
-    store = tmp_path / "store"
-    collect(log, store)
-    before = marks(store)
-    collect_again(log, store, Hours.named("2025-12-01", "2026-03-01"))
-    assert marks(store) == before
-
-
 def test_a_file_that_was_mended_and_looks_the_same(log: Path, tmp_path: Path) -> None:
     """As when a copy keeps times: it has more decisions, and lacks nothing of those in it."""
     store = tmp_path / "store"

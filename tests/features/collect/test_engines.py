@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.collect.spark import spark_sql
 from features.collect.store import collect
-from features.collect.training_log import Decisions, add_decisions, learnable
+from features.collect.training_log import Decisions, add_decisions
 from features.engine import open_engine
 from mtorl.log.dataset import Column
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
@@ -166,15 +165,3 @@ def test_a_training_reads_the_same(stores: Path, tmp_path: Path, most_touchpoint
     assert set(found[0].left_out) == {*reasons, "not_mature"}
     assert str(found[0]) == str(found[1]) and (found[0].pruned > 0) == (most_touchpoints > 0)
     assert noted[0]["rows"] == noted[1]["rows"]
-
-
-@pytest.mark.long
-def test_either_engine_reads_the_others_store(stores: Path) -> None:
-    said = {str(learnable(stores / store, ODD, engine=engine)) for store, engine in
-            (("duckdb", "duckdb"), ("duckdb", "spark"), ("spark", "duckdb"))}  # fmt: skip
-    assert len(said) == 1
-
-
-def test_what_spark_is_told() -> None:
-    told = spark_sql("""SELECT json_transform(x, '{"a b": "VARCHAR", "c": {"d": "DOUBLE"}}').c."d", l[1] FROM t""")
-    assert "FROM_JSON(x, '`a b` STRING, `c` STRUCT<`d` DOUBLE>')" in told and "l[0]" in told

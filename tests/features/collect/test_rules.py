@@ -21,7 +21,7 @@ from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.value_difference import value_difference
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
-from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, write_log
+from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, write_log
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
 
@@ -306,11 +306,6 @@ def test_a_withdrawal_counts_though_the_decision_lies_in_another_hour(tmp_path: 
     assert (found.decisions, found.exposures) == (1, 0)
 
 
-def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="mtorl data collect"):
-        learnable(tmp_path, SPEC)
-
-
 # ---- a market whose truth is known
 
 ROWS = 12_000
@@ -391,28 +386,13 @@ def test_the_value_of_a_policy_comes_out_right(tmp_path: Path, trouble: dict[str
     assert mean_weight == pytest.approx(1.0, abs=0.08)
 
 
-@pytest.mark.parametrize(
-    ("policy", "name"),
-    [
-        ({"model_digest": "f00"}, "f00"),
-        ({"model_digest": None, "model_name": "our-rules", "model_version": "3"}, "our-rules 3"),
-        ({"model_digest": None, "model_name": "baseline", "model_version": None}, "baseline"),
-        ({"model_digest": None, "model_name": None, "model_version": None}, "unnamed"),
-    ],
-)
-def test_a_policy_without_a_digest_has_its_name(tmp_path: Path, policy: dict[str, Any], name: str) -> None:
-    opportunities, _ = tables(tmp_path, collected(tmp_path, [decision("d", **policy)], COST))
-    assert opportunities["generation"].tolist() == [name]
-
-
-@pytest.mark.integration
-def test_without_the_rules_it_does_not(tmp_path: Path) -> None:
-    """What the rules are for: the same log, read as if money that is gone were a decision not to expose."""
-    decisions, outcomes = market(1, budget=True)
-    careless = [{**record, "budget_exhausted": False} for record in decisions]
-    opportunities, _ = tables(tmp_path, collected(tmp_path, careless, outcomes))
-    _, _, mean_weight = value_of_target(opportunities)
-    assert mean_weight < 0.8
+def test_a_policy_without_a_digest_has_its_name(tmp_path: Path) -> None:
+    policies = [("f00", "x", "1"), (None, "our-rules", "3"), (None, "baseline", None), (None, None, None)]
+    fields = ("model_digest", "model_name", "model_version")
+    decisions = [decision(f"d{i}", i, **dict(zip(fields, policy, strict=True))) for i, policy in enumerate(policies)]
+    opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, []))
+    found = opportunities.sort_values("decision_id")["generation"].tolist()
+    assert found == ["f00", "our-rules 3", "baseline", "unnamed"]
 
 
 @pytest.mark.integration

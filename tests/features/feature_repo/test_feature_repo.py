@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from tests.features.feature_run import US, FeatureRun
 
 FOLDER = store.CONFIG.parent
 # A value older than this says nothing of now; static columns never expire.
-LIVES = {
-    names.HISTORY: timedelta(days=30),  # toy's journey_gap_days
-    names.STATIC: timedelta(0),
-    names.USER_CHANNEL: timedelta(days=7),
-    names.CAMPAIGN_STATS: timedelta(days=1),
-}
 
 
 @pytest.fixture
@@ -120,31 +113,6 @@ def test_apply_needs_neither_data_nor_settings(repository):
 
 
 # ---- what is defined
-
-
-def test_entities_views_and_services(opened):
-    made = described(Path(opened.repo_path))
-    keys = {name: key for name, (key, _) in made["entities"].items()}
-    assert keys == {"user": "user_id", "campaign": "campaign_id"}
-    assert {name: ttl for name, (_, _, _, ttl, _) in made["views"].items()} == LIVES
-    assert set(made["on demand"]) == {names.REQUEST_TIME}
-    services = {name: set(views) for name, views in made["services"].items()}
-    assert services == {names.AD_DECISION: {*made["views"], names.REQUEST_TIME}}
-
-
-def test_everything_has_an_owner(opened):
-    things = [
-        *opened.list_entities(),
-        *opened.list_data_sources(),
-        *opened.list_feature_views(),
-        *opened.list_on_demand_feature_views(),
-        *opened.list_feature_services(),
-    ]
-    assert len(things) > 10
-    owned = [thing for thing in things if thing.tags.get("owner")]
-    # Request values come with the call and belong to nobody; an entity keeps its owner as a tag only.
-    assert {thing.name for thing in things} - {thing.name for thing in owned} == {"request"}
-    assert {thing.tags["owner"] for thing in owned} == {"ads-platform"}
 
 
 def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(toy, opened):

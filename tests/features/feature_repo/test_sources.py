@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
-from features.feature_repo.names import CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
+from features.feature_repo.names import CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL
 from features.feature_repo.sources import build_sources
-from mtorl.runtime import progress
 from tests.features.feature_run import with_times
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")
@@ -43,53 +42,17 @@ def rows_of(table: pd.DataFrame) -> list[str]:
 # ---- histories
 
 
-def test_each_row_holds_the_last_n_touchpoints_including_its_own(toy, plain, tmp_path):
-    log = toy.log()
-    history = sources(toy, log, tmp_path)[HISTORY]
-    assert len(history) == len(log)
-    assert history[["user_id", "timestamp"]].equals(
-        history[["user_id", "timestamp"]].sort_values(["user_id", "timestamp"])
-    )
-    for row in history.itertuples():
-        expected = toy.past(log, row.user_id, row.timestamp + pd.Timedelta(1, "us"))
-        for name, values in expected.items():
-            assert plain(getattr(row, name)) == values, name
-        assert row.hist_timestamp[-1] == row.timestamp.value // 1000
-        assert row.created_timestamp == row.timestamp
-
-
-def test_columns_have_the_declared_types(toy, tmp_path):
-    sources(toy, toy.log(), tmp_path)
-    for file in (tmp_path / "duckdb").iterdir():
-        schema = pq.read_schema(file)
-        assert {str(schema.field(n).type) for n in ("timestamp", "created_timestamp")} == {"timestamp[us, tz=UTC]"}
-        kinds = {name: str(schema.field(name).type) for name in schema.names[3:]}
-        if file.stem == HISTORY:
-            arrow = {"string": "string", "float64": "double"}
-            assert {n: str(schema.field(n).type.value_type) for n in kinds} == {
-                n: arrow[kind] for n, kind in history_types(toy.spec).items()
-            }
-        elif file.stem == USER_CHANNEL:
-            assert [str(schema.field(n).type.value_type) for n in ("uc_touchpoints", "uc_clicks")] == [
-                "double",
-                "double",
-            ]
-        elif file.stem != STATIC:
-            assert set(kinds.values()) == {"double"}
-
-
-def test_a_missing_value_in_a_list_is_one_that_feast_keeps(toy, tmp_path):
-    history = sources(toy, toy.log().assign(hour=None, order=None), tmp_path)[HISTORY]
-    assert all(value != value for values in history["hist_hour"] for value in values)
-    assert all(value == "" for values in history["hist_order"] for value in values)
-
-
 @PROPERTY
-@given(seed=st.integers(0, 10_000), batch=st.booleans(), window=st.sampled_from([1, 4, 50]))
-def test_a_snapshot_holds_what_had_arrived_by_then(toy, plain, tmp_path, seed, batch, window):
+@given(
+    seed=st.integers(0, 10_000),
+    late=st.sampled_from([0.0, 0.4]),
+    batch=st.booleans(),
+    window=st.sampled_from([1, 4, 50]),
+)
+def test_a_snapshot_holds_what_had_arrived_by_then(toy, plain, tmp_path, seed, late, batch, window):
     spec = toy.spec.replace(window=window)
-    log = toy.log(seed, users=6, late=0.4)
-    if batch:  # arrivals by the hour: many rows become known at once
+    log = toy.log(seed, users=6, late=late)
+    if late and batch:  # arrivals by the hour: many rows become known at once
         log["created_timestamp"] = log["created_timestamp"].dt.ceil("h")
     history = sources(toy, log, tmp_path, spec)[HISTORY]
     assert len(history) == len(log)
@@ -118,7 +81,7 @@ def test_no_list_loses_its_order_at_scale(toy, tmp_path):
     at = pd.Timestamp("2024-05-01", tz="UTC") + pd.to_timedelta(
         np.tile(np.arange(touchpoints) * 1_000_003, users), "us"
     )
-    log = pd.DataFrame([toy.touchpoint("u", pd.Timestamp("2024-05-01", tz="UTC"), 0, rng)] * 1).loc[[0] * size]
+    log = pd.DataFrame([toy.touchpoint("u", pd.Timestamp("2024-05-01", tz="UTC"), 0, rng)]).loc[[0] * size]
     log = log.assign(
         user_id=np.repeat([f"u{i:05d}" for i in range(users)], touchpoints), timestamp=at, cost=np.arange(size)
     )
@@ -242,8 +205,7 @@ def test_times_in_nanoseconds_mean_the_same(toy, tmp_path):
     pd.testing.assert_frame_equal(one, other)
 
 
-@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
-def test_the_machines_time_zone_does_not_matter(toy, tmp_path, zone):
+def test_the_machines_time_zone_does_not_matter(toy, tmp_path):
     here = sources(toy, toy.log(), tmp_path)
     toy.spec.save(tmp_path / "spec.yaml")
     code = (
@@ -251,7 +213,7 @@ def test_the_machines_time_zone_does_not_matter(toy, tmp_path, zone):
         "from mtorl.log.dataset import DatasetSpec\n"
         "with open_engine() as engine: build_sources(engine, 'log.parquet', DatasetSpec.load('spec.yaml'), 'there')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "TZ": zone}, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "TZ": "Asia/Tokyo"}, check=True)
     for name, table in here.items():
         pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "there" / f"{name}.parquet"))
 
@@ -268,17 +230,6 @@ def test_neither_the_order_of_rows_nor_shards_matter(toy, tmp_path, seed, late):
     assert set(whole) == set(parts) == EVERYTHING
     for name in EVERYTHING:
         assert rows_of(whole[name]) == rows_of(parts[name])
-
-
-def test_each_source_reports_before_it_is_computed(toy, tmp_path):
-    told: list[tuple[float, float, str]] = []
-    log = toy.log()
-    with progress.listen(lambda *report: told.append(report)):
-        sources(toy, log, tmp_path)
-    names = (HISTORY, USER_CHANNEL, STATIC, CAMPAIGN_STATS)
-    assert [report for report in told if report[0] == int(report[0])] == [
-        (place, 4, f"{name}, {len(log):,} rows") for place, name in enumerate(names)
-    ]
 
 
 def test_a_large_log_has_a_folder_of_parts_each_sorted(toy, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from features.online.open_history import open_history
 from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.forgotten import FILE, ForgottenError
+from mtorl.log.forgotten import ForgottenError
 from mtorl.log.records import VERSION, unit_hash
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime.files import sha256_of
@@ -195,14 +195,6 @@ def test_a_forgotten_user_is_not_collected_again_but_comes_back_as_a_new_one(vol
     assert pq.read_metadata(volume / "collected" / "unknown.parquet").num_rows == 0
 
 
-def test_without_the_note_the_user_would_be_collected_again(volume: Path) -> None:
-    forget(volume, frozenset({WHO}), NOW)
-    (volume / FILE).unlink()
-    write(volume / "decision_log" / "router-0" / "2", DECISIONS, OUTCOMES)
-    collect(volume / "decision_log", volume / "collected")
-    assert "a" in [row["decision_id"] for row in stored(volume / "collected", "decision")]
-
-
 def test_a_refresh_of_the_features_does_not_bring_the_user_back(volume: Path) -> None:
     forget(volume, frozenset({WHO}), NOW)
     feature_store.refresh(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
@@ -345,13 +337,3 @@ def test_files_that_a_log_was_read_from_are_named_while_the_user_is_in_them(tmp_
     pd.DataFrame({"user_id": ["u2"]}).to_parquet(own / "ages.parquet")
     (gone,) = forget(volume, frozenset({"u1"}), NOW).raw
     assert gone.startswith(f"{own}/orders.csv: not there any more")
-
-
-def test_a_log_of_an_earlier_release_does_not_say_what_it_was_read_from(volume: Path) -> None:
-    assert forget(volume, frozenset({WHO}), NOW).raw == []  # it is the simulator's
-    noted = json.loads((volume / "data" / "ingest.json").read_text())
-    del noted["raw"]
-    (volume / "data" / "ingest.json").write_text(json.dumps(noted))
-    assert forget(volume, frozenset({WHO}), NOW).raw == [
-        "data: does not say which file it was read from; name that: --log"
-    ]

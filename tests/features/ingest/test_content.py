@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from features.ingest.content import check_unchanged, content_of
-from features.ingest.ingest import LogError
+from features.ingest.content import content_of
 from features.ingest.log_folder import RawLog
-from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.dataset import DatasetSpec
 
 
 @pytest.fixture
@@ -75,19 +74,3 @@ def test_files_of_own_feature_views_count(parts: Path, tmp_path: Path) -> None:
     before = of(parts, description)
     source.write_bytes(b"of today....")
     assert of(parts, description) != before
-
-
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match=r"none\.parquet: no such file or folder"):
-        of(tmp_path / "none.parquet")
-    with pytest.raises(SpecError, match="no data set named 'none'"):
-        of(tmp_path, "none")
-
-
-def test_a_log_that_has_changed_is_refused(parts: Path) -> None:
-    raw = RawLog(str(parts), "simulator")
-    content = content_of(raw)
-    check_unchanged(raw, content)
-    (parts / "day=1/1.parquet").unlink()
-    with pytest.raises(LogError, match="changed while it was read"):
-        check_unchanged(raw, content)

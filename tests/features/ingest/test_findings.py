@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -64,39 +63,28 @@ def described(kind: str, **changes: Any) -> DatasetSpec:
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "make", "words"),
-    [
-        ("numeric", lambda random, click, amount: click, "determines click (its value alone has an AUC of 1.000)"),
-        ("numeric", lambda random, click, amount: 5 - click + random.random(ROWS) / 2, "AUC of 1.000"),
-        ("categorical", lambda random, click, amount: np.where(click == 1, "ja", "nein"), "AUC of 1.000"),
-        (
-            "categorical",
-            lambda random, click, amount: [f"o{i}" if c else "" for i, c in enumerate(click)],
-            "determines",
-        ),
-        ("numeric", lambda random, click, amount: amount * 1.19, "determines click (it is not 0 only where"),
-        ("numeric", lambda random, click, amount: np.where(amount > 0, amount * 3, 0) - 7, "determines revenue"),
-        (
-            "categorical",
-            lambda random, click, amount: (amount > 0).astype(int),
-            "determines click (it is 1 only where",
-        ),
-        (
-            "numeric",
-            lambda random, click, amount: np.where(click, 9 * random.integers(0, 2, ROWS), 5) + random.random(ROWS),
-            "AUC of",
-        ),
-    ],
-)
-def test_a_column_that_determines_an_outcome_is_refused_by_name(
-    kind: str, make: Any, words: str, tmp_path: Path
-) -> None:
+LEAKS = {
+    "the click": ("numeric", lambda random, click, amount: click),
+    "falls with it": ("numeric", lambda random, click, amount: 5 - click + random.random(ROWS) / 2),
+    "a word": ("categorical", lambda random, click, amount: np.where(click == 1, "ja", "nein")),
+    "an id": ("categorical", lambda random, click, amount: [f"o{i}" if c else "" for i, c in enumerate(click)]),
+    "an amount": ("numeric", lambda random, click, amount: amount * 1.19),
+    "less a fee": ("numeric", lambda random, click, amount: np.where(amount > 0, amount * 3, 0) - 7),
+    "a flag": ("categorical", lambda random, click, amount: (amount > 0).astype(int)),
+    "both ends": (
+        "numeric",
+        lambda random, click, amount: np.where(click, 9 * random.integers(0, 2, ROWS), 5) + random.random(ROWS),
+    ),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_column_that_determines_an_outcome_is_refused_by_name(leak: str, tmp_path: Path) -> None:
+    kind, make = LEAKS[leak]
     path = tmp_path / "log.csv"
     exposures(**{"Told, raw": make}).to_csv(path, index=False)
-    with pytest.raises(LogError, match=re.escape(words)) as caught:
+    with pytest.raises(LogError, match=r"column 'Told, raw' determines (click|revenue)") as caught:
         validate_log(path, described(kind))
-    assert "column 'Told, raw'" in str(caught.value) and "List it under outcomes" in str(caught.value)
     assert "hour" not in str(caught.value)
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,70 +60,42 @@ def test_whole_numbers_are_names_as_well(ingest, tmp_path):
     assert log["user_id"].unique().tolist() == ["1", "2"] and log["campaign_id"].unique().tolist() == ["7"]
 
 
-FAULTS = [
-    # column, value, rule, message
-    (
-        "timestamp",
-        "yesterday",
-        "unparsable_timestamp",
-        "with an unparsable timestamp, e.g. 'yesterday' (row 2); expected ISO",
-    ),
-    ("timestamp", "", "unparsable_timestamp", "1 row with an unparsable timestamp"),
-    ("timestamp", "1714557600", "unparsable_timestamp", "e.g. '1714557600' (row 2)"),
-    ("channel", "tv", "unknown_channel", "1 row with an unknown channel, e.g. 'tv' (row 2); known: search, social"),
-    ("channel", "", "missing_value", "1 row without a value, e.g. row 2"),
-    ("cost", "-0.5", "negative_cost", "1 row with a negative cost, e.g. '-0.5' (row 2)"),
-    (
-        "cost",
-        "1.1e15",
-        "huge_cost",
-        "1 row with a cost that can't be one, e.g. '1.1e15' (row 2); at most 1e+15",
-    ),
-    ("cost", "cheap", "not_a_number", "1 row with no finite number, e.g. 'cheap' (row 2)"),
-    ("cost", "inf", "not_a_number", "no finite number, e.g. 'inf' (row 2)"),
-    ("cost", "", "missing_value", "without a value"),
-    ("click", "2", "not_binary", "1 row with neither 0 nor 1, e.g. '2' (row 2)"),
-    ("conversion", "0.5", "not_binary", "neither 0 nor 1, e.g. '0.5' (row 2)"),
-    ("user_id", " ", "missing_value", "without a value"),
-    ("hour", "", "missing_value", "without a value"),
-    ("hour", "noon", "not_a_number", "e.g. 'noon' (row 2)"),
-    ("age", "", "missing_value", "without a value"),
-    (
-        "age",
-        "25-34",
-        "changing_static",
-        "with another value than the user's first, in a static column, e.g. '25-34' (row 2)",
-    ),
-    ("timestamp", "1800-01-01", "unparsable_timestamp", "e.g. '1800-01-01' (row 2)"),
-    ("timestamp", "infinity", "unparsable_timestamp", "e.g. 'infinity' (row 2)"),
-    ("propensity", "x", "not_a_number", "e.g. 'x' (row 2)"),
-    ("propensity", "1.5", "propensity_out_of_range", "with a propensity outside (0, 1], e.g. '1.5' (row 2)"),
-    ("created_timestamp", "later", "unparsable_timestamp", "e.g. 'later' (row 2)"),
-    ("created_timestamp", "", "unparsable_timestamp", "1 row with an unparsable timestamp"),
-    ("viewed", "much", "not_a_number", "e.g. 'much' (row 2)"),
-]
+FAULTS = {
+    "unparsable_timestamp": [
+        *(("timestamp", value) for value in ("yesterday", "", "1714557600", "1800-01-01", "infinity")),
+        *(("created_timestamp", value) for value in ("later", "")),
+    ],
+    "unknown_channel": [("channel", "tv")],
+    "negative_cost": [("cost", "-0.5")],
+    "huge_cost": [("cost", "1.1e15")],
+    "not_a_number": [
+        *(("cost", value) for value in ("cheap", "no", "inf")),
+        *(("hour", "noon"), ("propensity", "x"), ("viewed", "much"), ("click", "nope")),
+    ],
+    "not_binary": [("click", "2"), ("conversion", "0.5")],
+    "missing_value": [("channel", ""), ("cost", ""), ("user_id", " "), ("hour", ""), ("age", "")],
+    "changing_static": [("age", "25-34")],
+    "propensity_out_of_range": [("propensity", "1.5")],
+}
 
 
-@pytest.mark.parametrize(("column", "value", "rule", "message"), FAULTS)
-def test_a_bad_row_is_named_and_quarantined(ingest, column, value, rule, message):
+@pytest.mark.parametrize(
+    ("rule", "column", "value"), [(rule, *cell) for rule, cells in FAULTS.items() for cell in cells]
+)
+def test_a_bad_row_is_named_and_quarantined(ingest, rule, column, value):
     frame = rows()
     if column == "created_timestamp":
         frame[column] = "2024-06-01T00:00:00Z"
     elif column == "propensity":
         frame[column] = "0.5"
     frame.loc[1, column] = value
-    with pytest.raises(LogError) as caught:
+    with pytest.raises(LogError, match=f"1 of 6 rows can't be used\n.*column '{column}': 1 row"):
         ingest(frame)
-    text = str(caught.value)
-    assert f"{ingest.path}: 1 of 6 rows can't be used" in text
-    assert f"{ingest.path}: column {column!r}: 1 row" in text and message in text
     assert not ingest.out.exists()
     side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)
-    assert side["row"].tolist() == ["2"] and side["fault"].tolist() == [f"{rule} ({column})"]
-    assert side.loc[0, "campaign_id"] == "spring"
-    if column == "timestamp":
-        assert side.loc[0, column] == value  # as it was
-
+    assert side[["row", "fault", "campaign_id", column]].to_numpy().tolist() == [
+        ["2", f"{rule} ({column})", "spring", value]
+    ]
     report = ingest(frame, "quarantine")
     assert (report.rows, report.users, report.quarantined) == (5, 2, 1)
     assert [(f.rule, f.column, f.count, f.row) for f in report.faults] == [(rule, column, 1, 2)]
@@ -192,14 +163,6 @@ def test_ties_are_moved_apart_in_the_order_of_the_file(ingest):
     assert log["channel"].tolist()[3:5] == ["social", "search"]
 
 
-def test_a_moved_tie_pushes_the_next_touchpoint(ingest):
-    frame = rows()
-    times = ["2024-05-01T10:00:00.000000Z", "2024-05-01T10:00:00.000000Z", "2024-05-01T10:00:00.000001Z"]
-    frame.loc[[0, 1, 2], "timestamp"] = times
-    assert ingest(frame).moved_ties == 2
-    assert pd.read_parquet(ingest.out)["timestamp"].dt.microsecond.tolist()[:3] == [0, 1, 2]
-
-
 def test_the_time_when_a_row_arrived_is_kept_as_the_last_column(ingest):
     ingest(rows().assign(created_timestamp="2024-06-01 12:00:00+02:00"))
     log = pd.read_parquet(ingest.out)
@@ -256,24 +219,6 @@ def test_propensity_is_needed_where_the_data_set_says_it_is_logged(ingest):
     assert "column 'propensity': 1 row without a value, e.g. row 4" in str(caught.value)
 
 
-def test_bad_rows_has_two_values(ingest):
-    with pytest.raises(ValueError, match="bad_rows: 'ignore' is not one of fail, quarantine"):
-        ingest(rows(), "ignore")
-
-
-def test_many_faults_are_all_found(tmp_path):
-    users = np.repeat(np.arange(20_000), 5)
-    big = rows().iloc[[0] * len(users)].assign(user_id=users.astype(str), cost="1", age="65+")
-    times = pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(np.arange(len(users)), unit="min")
-    big["timestamp"] = times.strftime("%Y-%m-%dT%H:%M:%SZ")
-    big.iloc[::7, big.columns.get_loc("cost")] = "x"
-    big.to_parquet(tmp_path / "big.parquet")
-    found = validate_log(tmp_path / "big.parquet", SPEC, tmp_path / "q.csv")
-    side = pd.read_csv(tmp_path / "q.csv")
-    assert found.faults[0].count == found.quarantined == len(side) == len(big.iloc[::7])
-    assert (side["row"].diff().dropna() == 7).all() and side["row"][0] == 1
-
-
 def test_validation_alone_writes_no_log(ingest, tmp_path):
     rows().assign(cost=["-1"] + ["1"] * 5).to_csv(ingest.path, index=False)
     report = validate_log(ingest.path, SPEC)
@@ -294,8 +239,3 @@ def test_a_quarantine_file_can_be_given_back_once_mended(ingest, tmp_path):
     assert side.loc[0, ["row", "row.1", "fault.1", "fault"]].tolist() == ["2", "own", "own", "negative_cost (cost)"]
     mended = ingest(side.assign(cost="1"), spec=DatasetSpec.from_dict({**SPEC.to_dict(), "min_touchpoints": 1}))
     assert mended.rows == 1
-
-
-def test_a_written_log_has_the_schema_and_the_order(ingest):
-    ingest(rows())
-    assert types(ingest.out) == types(schema(SPEC))

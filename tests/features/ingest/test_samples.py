@@ -10,13 +10,12 @@ import pytest
 from feast import FeatureStore
 
 from features.feature_repo.names import AD_DECISION, HISTORY
-from features.ingest.ingest import ingest_log, validate_log
+from features.ingest.ingest import ingest_log
 from features.ingest.log_folder import RawLog, ingest
 from features.offline import store
 from features.offline.store import build_training_data
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
-from mtorl.log.touchpoints import LogError
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 from tests.features.feature_run import AGGREGATES
@@ -46,15 +45,6 @@ def test_a_sample_has_no_fault(tmp_path, name, count, users, ties):
     assert log.groupby("user_id")["timestamp"].diff().dropna().min() >= pd.Timedelta("1us")
     assert set(log["channel"]) == set(spec.channels)
     assert log["propensity"].isna().all() and log.drop(columns="propensity").notna().all().all()
-
-
-@pytest.mark.parametrize(("name", "other"), [("kuairand", "criteo"), ("criteo", "kuairand")])
-def test_the_wrong_sample_is_recognised(name, other):
-    with pytest.raises(LogError) as caught:
-        validate_log(sample(f"{name}-sequence"), DatasetSpec.load(f"{other}-sequence"))
-    text = str(caught.value)
-    assert f"not a '{other}-sequence' log" in text and "missing columns:" in text
-    assert f"the file looks like data set '{name}-sequence'" in text
 
 
 def build(raw: str, name: str, folder: Path) -> int:

@@ -194,24 +194,6 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
         assert joined == found.aggregates
 
 
-def test_some_outcomes_of_the_random_logs_come_too_late_for_the_next_decision(toy, make):
-    log = with_times(random_journeys(toy, 1), ("conversion",), 1)
-    batch = from_the_log(make(log, "sqlite", timed=("conversion",)), list(range(len(log))))
-    known = batch.prev_outcomes["conversion"][batch.step_N > 0]
-    in_the_end = from_the_log(make(log, "sqlite"), list(range(len(log)))).prev_outcomes["conversion"]
-    assert 0 < known.sum() < in_the_end[batch.step_N > 0].sum()
-
-
-def test_the_random_logs_end_journeys_and_hide_touchpoints(toy, make):
-    run = make(random_journeys(toy, 1), "sqlite")
-    steps, every = run.steps(), list(range(len(run.log)))
-    length = from_the_log(run, every).length_B
-    in_full = np.minimum(steps.groupby("user_id").cumcount() + 1, run.spec.window)
-    journey = np.minimum(steps["step"] + 1, run.spec.window)
-    assert (journey < in_full).any(), "no journey ends"
-    assert (length < journey).any(), "no touch is unknown to a later decision"
-
-
 # ---- to the microsecond
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from feast import FeatureStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,10 +11,8 @@ from hypothesis import strategies as st
 from features.offline import store
 from mtorl.window.window import WindowBatch
 from tests.features.feature_run import (
-    DAY,
     JOINED,
     US,
-    check_router_reads,
     expected_features,
     known_since,
     nearly_equal,
@@ -39,23 +35,6 @@ def test_each_row_is_joined_with_its_strict_past(toy, make, seed, late, batch):
         assert {n: (row[n], expected[n]) for n in expected if not nearly_equal(row[n], expected[n])} == {}
 
 
-def test_the_random_logs_have_all_that_could_go_wrong(toy, make):
-    log = random_journeys(toy, 1)
-    rows = make(log).build()
-    assert (log.groupby("user_id")["timestamp"].diff() == US).any(), "no touchpoints 1 us apart"
-    assert (log.groupby("user_id")["timestamp"].diff() > 30 * DAY).any(), "no journey ends"
-    assert log["campaign_id"].isna().any() and log["created_timestamp"].isna().any()
-    arrived, on_time = log.assign(created_timestamp=known_since(log)), log.drop(columns="created_timestamp")
-    histories = [
-        {len(toy.past(kind, user, at, n=99)["hist_channel"]) for kind in (arrived, on_time)}
-        for user, at in zip(log["user_id"], log["timestamp"], strict=True)
-    ]
-    assert any(len(lengths) == 2 for lengths in histories), "nothing is late"
-    for name in JOINED:
-        texts = rows[name].map(str)
-        assert texts.nunique() > 2, f"{name} is always the same"
-
-
 def test_training_rows_hold_the_log_and_the_features_of_a_decision(toy, finished_run):
     steps = finished_run.steps()
     expected = finished_run.log.sort_values(["user_id", "timestamp"], ignore_index=True)
@@ -74,16 +53,6 @@ def test_an_outcome_that_is_known_afterwards_is_no_feature(toy, finished_run):
     assert not [name for name in names for outcome in toy.spec.outcomes if outcome.name in name]
     (found,) = finished_run.read(["u1"], finished_run.log["timestamp"].max() + US).values()
     assert not [name for name in {**found.history, **found.static, **found.aggregates} if "seconds" in name]
-
-
-def test_where_nothing_is_known_a_row_has_the_declared_defaults(toy, finished_run):
-    first = finished_run.steps().sort_values("timestamp").iloc[0]  # of the whole log
-    assert [first[name].tolist() for name in ("uc_touchpoints", "uc_clicks")] == [[0.0] * 3] * 2
-    assert first["campaign_touchpoints"] == 0.0
-    assert first[["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]].isna().all()
-    assert first["age"] in ("old", "young"), "static columns are known since before the first touch"
-    recency = pq.read_table(finished_run.folder / "windows" / "steps", columns=["recency_hours"])["recency_hours"]
-    assert recency.null_count and not pc.any(pc.is_nan(recency)).as_py(), "null is null, not a number that is none"
 
 
 @PROPERTY
@@ -123,11 +92,3 @@ def test_joining_again_changes_nothing(finished_run):
     before = finished_run.steps()
     store.training_windows(finished_run.root, finished_run.folder / "windows", finished_run.spec)
     pd.testing.assert_frame_equal(before, finished_run.steps())
-
-
-def test_a_data_set_without_static_columns(toy, plain, make):
-    run = make(toy.log(seed=5), toy.spec.replace(static=(), segment=None))
-    steps = run.build()
-    assert "age" not in steps and set(JOINED) <= set(steps) and len(run.table().windows("train"))
-    store.materialize(run.root, run.spec)
-    check_router_reads(run, run.log, plain)

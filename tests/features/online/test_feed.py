@@ -372,33 +372,3 @@ def test_while_redis_is_away_events_come_again_and_then_all_are_there(tmp_path: 
 
     asyncio.run(scenario())
     history.close()
-
-
-def test_the_command_says_what_is_wrong(repo: Path, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from cli.main import app
-
-    good = ["--feature-repo", str(repo), "--dataset", str(tmp_path / "dataset.yaml"), "--journal"]
-    journal = Journal(tmp_path / "taken.sqlite")
-    journal.record([], [])
-    empty = tmp_path / "empty"
-    write_settings(empty, "sqlite")
-    for arguments, said in (
-        ([*good, str(tmp_path / "taken.sqlite")], "only one process may have it open"),
-        ([*good[:2], "--dataset", "simulator", "--journal", str(tmp_path / "j")], "is not that of data set"),
-        ([*good, str(tmp_path / "j"), "--keep-hours", "0"], "--keep-hours"),
-        (["--feature-repo", str(empty), *good[2:], str(tmp_path / "j")], "has no user_history"),
-    ):
-        answer = CliRunner().invoke(app, ["feed", *arguments])
-        assert answer.exit_code == 2 and said in answer.output, answer.output
-    journal.close()
-
-
-def test_amounts_of_the_descriptions_own_outcomes_add_up(tmp_path: Path) -> None:
-    fed, history, journal = feed(tmp_path)
-    fed.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.03), outcome("d1", "profit", 2.0, "first")])
-    fed.take([outcome("d1", "profit", -3.5, "returned"), outcome("d1", "profit", -3.5, "returned")])
-    (seen,) = history.of("u1")
-    assert (seen["profit"], seen["cost"]) == (-1.5, 0.03)
-    journal.close()

@@ -93,42 +93,6 @@ def test_any_writes_in_any_order_leave_what_a_sorted_list_would_hold(
         assert store.event_time(user) == (newest.replace(microsecond=0) if kind == "sqlite" else newest)
 
 
-def test_a_late_touchpoint_lands_in_its_place_and_one_older_than_a_full_history_is_dropped(
-    store: OnlineStore, user: str
-) -> None:
-    assert [store.history.append(user, touchpoint(s)) for s in (3, 1, 5, 4)] == [True] * 4
-    assert seconds_after_start(store.read(user)) == [1, 3, 4, 5]
-    assert not store.history.append(user, touchpoint(0))
-    assert store.history.append(user, touchpoint(2)) and seconds_after_start(store.read(user)) == [
-        2,
-        3,
-        4,
-        5,
-    ]
-
-
-def test_a_touchpoint_that_comes_again_changes_nothing_not_even_a_patched_outcome(
-    store: OnlineStore, user: str
-) -> None:
-    assert store.history.append(user, touchpoint(0))
-    assert store.history.patch(user, START, {"click": 1, "cost": 0.25})
-    before = store.read(user)
-    assert not store.history.append(user, touchpoint(0)) and not store.history.append(user, touchpoint(0, "video"))
-    assert equal_lists(store.read(user), before) and before is not None
-    assert (before["hist_click"], before["hist_cost"], before["hist_revenue"]) == ([1.0], [0.25], [0.0])
-
-
-def test_an_outcome_finds_its_touchpoint_to_the_microsecond(store: OnlineStore, user: str) -> None:
-    for s in (1, 1.000001):
-        store.history.append(user, touchpoint(s))
-    assert store.history.patch(user, START + timedelta(seconds=1.000001), {"click": 1})
-    assert not store.history.patch(user, START + timedelta(seconds=1.000002), {"click": 1})
-    assert not store.history.patch(f"{user}, a stranger", START, {"click": 1})
-    lists = store.read(user)
-    assert lists is not None and lists["hist_click"] == [0.0, 1.0]
-    assert store.read(f"{user}, a stranger") is None
-
-
 def test_a_history_that_feast_has_written_can_be_appended_to(store: OnlineStore, user: str) -> None:
     plain = PlainHistory(SPEC.window)
     for s in (1, 2, 3, 4):
@@ -250,22 +214,7 @@ def test_another_data_set_is_refused(store: OnlineStore) -> None:
         open_history(store.repo, SPEC.replace(context=tuple(c for c in SPEC.context if c.name != "rank")))
 
 
-def test_another_online_store_is_refused(tmp_path: Path) -> None:
-    write_settings(tmp_path, "sqlite")
-    apply_history(tmp_path, SPEC)
-    write_settings(tmp_path, "remote", path="http://localhost:6566")
-    with pytest.raises(HistoryError, match="type 'remote'; use sqlite or redis"):
-        open_history(tmp_path, SPEC)
-
-
 # ---- Redis alone
-
-
-def test_a_server_that_has_forgotten_the_scripts_learns_them_again(stores: dict[str, OnlineStore], user: str) -> None:
-    import redis
-
-    redis.Redis(port=stores["redis"].port).script_flush()
-    assert stores["redis"].history.append(user, touchpoint(0))
 
 
 def test_a_hash_expires_only_where_feast_is_told_so(stores: dict[str, OnlineStore], tmp_path: Path, user: str) -> None:

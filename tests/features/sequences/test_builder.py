@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from features.engine import open_engine
 from features.sequences import builder as sequences
 from features.sequences import manifest as manifest_module
 from features.sequences.builder import build
-from features.sequences.manifest import Manifest, ManifestError, rewrite_shards
+from features.sequences.manifest import NOT_IN_ROWS, Manifest, ManifestError, rewrite_shards
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.touchpoints import LogError, schema
+from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 from mtorl.window.table import WindowTable
 
@@ -51,18 +52,7 @@ def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
 
 def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The rows of all users, and the counts: a loop that does what `features.sequences.touchpoints` and `steps` say."""
-    counts = dict.fromkeys(
-        (
-            "journeys",
-            "one_touchpoint_users",
-            "late_rows",
-            "dropped_duplicates",
-            "moved_ties",
-            "capped_users",
-            "dropped_by_cap",
-        ),
-        0,
-    )
+    counts = dict.fromkeys((*NOT_IN_ROWS, "journeys", "one_touchpoint_users"), 0)
     arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
     log = log.assign(arrival=arrival)
     first = ["timestamp", "campaign_id", "channel", "arrival"]
@@ -139,11 +129,6 @@ def test_steps_and_counts_are_those_of_a_loop(toy, tmp_path, seed, late, shards,
     assert read_back(tmp_path / "windows") == made
 
 
-def test_the_messy_logs_have_everything(toy):
-    _, counts = by_hand(messy(toy, 0, 0.4), toy.spec.replace(max_touchpoints=6))
-    assert all(counts.values()), counts
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("late", [0.0, 0.3])
 def test_spark_gives_the_same_bits(toy, tmp_path, late):
@@ -191,46 +176,16 @@ def test_neither_the_order_of_rows_nor_a_second_delivery_matters(toy, tmp_path, 
     assert len(set(digests)) == 1
 
 
-def large(users: int, touchpoints: int, spec: DatasetSpec) -> pa.Table:
-    """A log of equally long journeys, one touchpoint a minute, in the order of time."""
-    size = users * touchpoints
-    texts = {
-        "user_id": np.tile([f"u{i}" for i in range(users)], touchpoints),
-        "channel": np.full(size, spec.channels[0]),
-    }
-    minute = np.repeat(np.arange(touchpoints), users) * 60_000_000 + 1_700_000_000_000_000
-    columns = {}
-    for field in schema(spec):
-        if field.name == "timestamp":
-            columns[field.name] = pa.array(minute, field.type)
-        elif field.name in texts:
-            columns[field.name] = pa.array(texts[field.name])
-        else:
-            columns[field.name] = pa.nulls(size, field.type)
-    return pa.table(columns)
-
-
-def test_a_bot_with_1e5_touchpoints_is_capped_and_counted(toy, tmp_path):
-    bot = large(1, 100_000, toy.spec)
-    people = large(50, 5, toy.spec).set_column(0, "user_id", pa.array([f"p{i}" for i in range(250)]))
-    pq.write_table(pa.concat_tables([bot, people]), tmp_path / "log.parquet")
-    with open_engine() as engine:
-        made = build(engine, tmp_path / "log.parquet", toy.spec, tmp_path / "windows")
-    assert (made.capped_users, made.dropped_by_cap) == (1, 90_000)
-    assert (made.rows, made.users, made.one_touchpoint_users) == (10_250, 251, 250)
-    found = steps_of(tmp_path / "windows")
-    assert (found[found["user_id"] == "u0"]["step"] == range(10_000)).all(), "the first ones stay: no news from later"
-
-
-def test_a_large_log_has_a_shard_for_each_3_million_rows(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(sequences, "ROWS_PER_SHARD", 1000)
-    pq.write_table(large(500, 7, toy.spec), tmp_path / "log.parquet")
+def test_a_large_log_has_several_shards(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "ROWS_PER_SHARD", 50)
+    log = toy.log(users=60)
     heard = []
     with open_engine() as engine, progress.listen(lambda done, total, note: heard.append((done, total))):
-        made = build(engine, tmp_path / "log.parquet", toy.spec, tmp_path / "windows")
-    assert [s.file for s in made.shards] == [f"steps/part-{i:05d}.parquet" for i in range(4)]
-    assert [s.rows for s in made.shards] == [7 * s.users for s in made.shards] and made.rows == 3500
-    assert [done for done, total in heard if total == 4] == [0, 1, 2, 3, 4]
+        made = build(engine, toy.write(log, tmp_path / "log.parquet"), toy.spec, tmp_path / "windows")
+    shards = math.ceil(len(log) / 50)
+    assert [s.file for s in made.shards] == [f"steps/part-{i:05d}.parquet" for i in range(shards)] and shards > 3
+    assert made.rows == len(log) and sum(s.users for s in made.shards) == 60
+    assert [done for done, total in heard if total == shards] == list(range(shards + 1))
 
 
 # ---- the folder
@@ -258,28 +213,18 @@ def test_what_lies_in_the_folder(toy, windows):
         "steps/part-00001.parquet",
     }
     assert DatasetSpec.load(str(windows / "dataset.yaml")) == toy.spec
-    made = Manifest.read(windows)
-    assert made == read_back(windows)
+    made = read_back(windows)
     first = pq.read_schema(windows / made.shards[0].file)
     assert made.columns == {field.name: str(field.type) for field in first}
-    assert made.columns["timestamp"] == "timestamp[us, tz=UTC]" and made.columns["step"] == "int32"
     assert json.loads((windows / "manifest.json").read_text())["schema_version"] == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"manifest.json: no such file; `mtorl data build` writes"),
-        ("[]", r"manifest.json: not a manifest"),
-        ('{"schema_version": 99}', r"schema_version is 99, expected 1"),
-    ],
-    ids=["missing", "not-an-object", "other-version"],
-)
-def test_a_manifest_that_is_none_is_refused(windows, content, message):
+def test_a_manifest_that_is_none_is_refused(windows):
     path = windows / "manifest.json"
-    path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(ManifestError, match=message):
-        Manifest.read(windows)
+    for content in ("[]", '{"schema_version": 99}', None):
+        path.unlink() if content is None else path.write_text(content)
+        with pytest.raises(ManifestError):
+            Manifest.read(windows)
 
 
 def test_rows_get_new_columns_but_never_others(windows):
@@ -292,15 +237,6 @@ def test_rows_get_new_columns_but_never_others(windows):
         with pytest.raises(ValueError, match="the rows, or their order, have changed"):
             rewrite_shards(windows, change)
         assert read_back(windows) == after
-
-
-def test_a_failure_leaves_the_folder_as_it_was(toy, windows, tmp_path, monkeypatch):
-    before = read_back(windows)
-    monkeypatch.setattr(sequences, "survey", lambda *_: 1 / 0)
-    with open_engine() as engine, pytest.raises(ZeroDivisionError):
-        build(engine, tmp_path / "log.parquet", toy.spec, windows)
-    assert read_back(windows) == before
-    assert {path.name for path in tmp_path.iterdir()} == {"log.parquet", "windows"}
 
 
 def test_equal_rows_have_equal_digests_whatever_the_file_looks_like(windows, tmp_path):
@@ -322,15 +258,9 @@ def test_equal_rows_have_equal_digests_whatever_the_file_looks_like(windows, tmp
 
 def test_a_log_that_is_none_is_refused(toy, tmp_path):
     log = toy.log()
-    cases = {
-        "lacks cost; see `mtorl data validate`": log.drop(columns="cost"),
-        "the log has no rows": log.head(0),
-        "2 rows without user_id or timestamp": log.assign(
-            user_id=log["user_id"].where(log.index != 3), timestamp=log["timestamp"].where(log.index != 5)
-        ),
-    }
-    for says, rows in cases.items():
+    nobody, never = (log.assign(**{name: log[name].where(log.index != 3)}) for name in ("user_id", "timestamp"))
+    for rows in (log.drop(columns="cost"), log.head(0), nobody, never):
         path = toy.write(rows, tmp_path / "log.parquet")
-        with open_engine() as engine, pytest.raises(LogError, match=says):
+        with open_engine() as engine, pytest.raises(LogError):
             build(engine, path, toy.spec, tmp_path / "windows")
         assert not (tmp_path / "windows").exists()
