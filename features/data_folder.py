@@ -56,10 +56,9 @@ class CanonicalLog:
 
 
 def locate(log: str, dataset: str, trusted: bool = False) -> tuple[Path, str, bool]:
-    """Find the log that a path means.
+    """Find the log that a path means: a file, Parquet parts, or the log of `mtorl data build` or `mtorl run`.
 
     Args:
-        log: A file, a folder of Parquet parts, or the folder of `mtorl data build` or `mtorl run`.
         dataset: Name or path of its description; may be empty if one lies beside the log.
         trusted: Whether to take the log for canonical in any case.
 
@@ -117,12 +116,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
 
 @dataclass(frozen=True)
 class OwnDecisions:
-    """Decisions of one's own policies to add to a log.
-
-    Attributes:
-        store: A store of `features.collect.store.collect`; may be empty.
-        decision_log: Collected into the store first, if it holds decisions.
-    """
+    """Decisions of one's own policies to add to a log: those of a store, after `decision_log` is collected into it."""
 
     store: Path
     decision_log: Path | None = None
@@ -227,7 +221,6 @@ def _report(engine: Engine, log: Path) -> IngestReport:
 
 
 def _note(folder: Path, more: dict[str, Any]) -> None:
-    """Add entries to the report of the folder's log."""
     path = folder / INGEST_FILE
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**known, **more}, indent=2))

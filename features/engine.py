@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 import ibis
@@ -232,13 +232,26 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
     return (user_bucket(table.user_id) * shards // BUCKETS).cast("int32")
 
 
+def text(value: str | Path) -> str:
+    """A text in SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def name_of(column: str) -> str:
+    """The name of a column in SQL."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def is_unfinished(path: PurePath) -> bool:
+    """Whether an interrupted write left a file of a folder, such as _temporary/... or .part-0.parquet."""
+    return any(part.startswith(("_", ".")) for part in path.parts)
+
+
 def parquet_files(path: Path | str) -> list[Path]:
     """A Parquet file as a list, or the parts in a folder; raises `FileNotFoundError` if there are none."""
     path = Path(path)
-    # An interrupted write leaves files beside its parts, such as _temporary/... or .part-0.parquet.
-    parts = (p for p in path.rglob("*.parquet") if p.is_file())
-    whole = [p for p in parts if not any(name.startswith(("_", ".")) for name in p.relative_to(path).parts)]
-    files = sorted(whole) if path.is_dir() else [path]
+    parts = (part for part in path.rglob("*.parquet") if part.is_file())
+    files = sorted(p for p in parts if not is_unfinished(p.relative_to(path))) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{path}: no Parquet file, nor a folder with parts")
     return files

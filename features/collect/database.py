@@ -17,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from features.collect.sql import PARTITIONS, chosen, instant, text
+from features.collect.sql import PARTITIONS, chosen, instant
+from features.engine import text
 from mtorl.log.records import Kind, sql_columns
 from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk, replacing

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from features.collect.database import Database
-from features.collect.sql import text
+from features.engine import text
 
 LOG = ""
 """Arm of the log that everything began with."""

@@ -33,7 +33,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from features.collect.sql import name_of, text
+from features.engine import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
 from mtorl.log.records import MODEL_NAME, UNNAMED
 
@@ -168,7 +168,6 @@ def _column(kind: str) -> str:
 
 
 def _sum_of(probability: str) -> str:
-    """The sum of probabilities in units of 1 / `_UNIT`."""
     return f"CAST(sum(CAST(floor({probability} * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
 
 

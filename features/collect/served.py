@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from features.collect.database import open_duckdb
-from features.collect.sql import name_of
 from features.collect.store import collect
 from features.collect.training_log import Decisions, judge
+from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError

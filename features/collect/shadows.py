@@ -18,9 +18,9 @@ import pyarrow as pa
 from features.collect.database import open_duckdb
 from features.collect.log_files import files_of
 from features.collect.rules import by_channel
-from features.collect.sql import name_of
 from features.collect.store import collect, one_of_each
 from features.collect.training_log import Decisions, judge
+from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
@@ -32,7 +32,7 @@ MOST = 500_000
 
 
 def shadows(
-    decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = (), most: int = MOST
+    decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Read an experiment's shadow decisions: all, or those of as many whole users (by hash) as make about `MOST`.
 
@@ -66,7 +66,7 @@ def shadows(
                   AND d.decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)"""
             users = db.connection.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
             users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
-            chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < most]
+            chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < MOST]
             db.add("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
             rows = db.connection.execute(
                 f"""

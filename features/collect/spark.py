@@ -153,7 +153,6 @@ def _said_otherwise(node: Any) -> Any:
 
 
 def _ddl(fields: Mapping[str, Any]) -> str:
-    """Names and DuckDB's types, which may be fields again, as Spark declares them."""
     return ", ".join(f"`{name.replace('`', '``')}` {_type(type_)}" for name, type_ in fields.items())
 
 
@@ -196,6 +195,5 @@ def _written(writer: Any, beside: Path) -> Iterator[Path]:
 
 
 def _part_of(folder: Path) -> Path:
-    """The only file that a task has written to a folder."""
     (part,) = folder.glob("part-*.parquet")
     return part

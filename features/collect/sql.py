@@ -1,9 +1,8 @@
-"""Quotes values, names and records for DuckDB's SQL."""
+"""Times and records in the SQL of collecting."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from mtorl.log.records import Kind, sql_columns, this_version
 
@@ -19,16 +18,6 @@ def chosen(kind: Kind, found: str, by_hour: bool) -> str:
     return f"(SELECT {', '.join(columns)} FROM {found} WHERE {this_version(kind)})"
 
 
-def text(value: str | Path) -> str:
-    """A text in SQL."""
-    return "'" + str(value).replace("'", "''") + "'"
-
-
 def instant(value: datetime) -> str:
     """A time in SQL."""
     return f"TIMESTAMPTZ '{value.isoformat()}'"
-
-
-def name_of(column: str) -> str:
-    """The name of a column in SQL."""
-    return '"' + column.replace('"', '""') + '"'

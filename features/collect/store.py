@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Collected:
-    """What a run has added; `str()` of it is a summary for people."""
+    """Counts of a run; `str()` of it is a summary for people."""
 
     decisions: int
     outcomes: int
@@ -66,12 +66,11 @@ class Collected:
 
 
 def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Collected:
-    """Bring a store up to date, and make it if it does not exist.
+    """Bring a store up to date, and make it if it does not exist; DuckDB and Spark make the same store.
 
     Args:
         decision_log: Folder, at any depth of which lie decisions.parquet and outcomes.parquet of exports, or the hourly
             folders of a sink.
-        engine: duckdb or spark; empty takes $ENGINE, else DuckDB. The store is the same for both.
 
     Raises:
         LogError: There is no decision log, a file of it can't be read, or another run is at work on this store.
@@ -197,7 +196,6 @@ class _Run:
         return _count(self._out / _UNKNOWN)
 
     def _write_hours(self, hours: Sequence[datetime]) -> tuple[int, int]:
-        """Write neighbours among the hours that gained something."""
         decisions = outcomes = 0
         since, until = hours[0], hours[-1]
         with self._db.beside() as db:
@@ -278,7 +276,6 @@ class _Run:
         return dict(found)
 
     def _wanted(self, kind: Kind, files: Sequence[Path]) -> str:
-        """The records in some files, without those that were forgotten."""
         return f"(SELECT * FROM {self._db.records(kind, files)} WHERE NOT {self._left_out[kind]})"
 
 

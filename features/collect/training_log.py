@@ -31,9 +31,8 @@ from features.collect.database import Database, open_database
 from features.collect.pruning import LOG, generations_of, kept, kept_shares, squared_weight, squared_weight_of_log
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
-from features.collect.sql import name_of, text
 from features.collect.store import hourly, one_of_each
-from features.engine import parquet_files
+from features.engine import name_of, parquet_files, text
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.hashing import fractions_of
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
@@ -57,8 +56,7 @@ class Decisions:
     Attributes:
         outcome_hours: Younger ones are no opportunities: their outcomes may still come.
         until: Only those before this time (ISO); empty for all.
-        most_touchpoints: About how many exposures a training should read, the log's own included (`pruning.py`); 0 for
-            no limit.
+        most_touchpoints: About how many exposures a training should read, the log's included (`pruning.py`); 0: all.
     """
 
     outcome_hours: float = 0.0
@@ -87,11 +85,7 @@ def add_decisions(
 ) -> Learnable:
     """Add the decisions of a store to a log's folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
-    Args:
-        log: The log to add to, a file or a folder of parts; None: the folder's own.
-
-    Raises:
-        LogError: The store holds no decisions.
+    The log to add to, a file or a folder of parts, is the folder's own or `log`.
     """
     data = Path(folder)
     files = parquet_files(data / LOG_FILE if log is None else log)
@@ -195,7 +189,6 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: list[Path], out: Path
 
 
 def _note(data: Path, found: Learnable, users: int) -> None:
-    """Update the report of the log."""
     path = data / INGEST_FILE
     report: dict[str, Any] = json.loads(path.read_text())
     with pq.ParquetFile(data / LOG_FILE) as file:

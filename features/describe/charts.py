@@ -320,13 +320,11 @@ def _whole_periods(starts: Sequence[str], period: str, filled: float = 1.0) -> d
 
 
 def _dates(starts: Sequence[str], period: str) -> dict[str, Any]:
-    """The axis of time, from the first period to the last."""
     end = datetime.fromisoformat(starts[-1]) + _length_of(starts[-1], period)
     return {"type": "date", "showgrid": False, "tickangle": 0, "range": [starts[0], end.isoformat()]}
 
 
 def _counts(highest: int) -> dict[str, Any]:
-    """The axis of a number of rows."""
     small = {"dtick": 1} if highest <= 5 else {}
     return {"rangemode": "tozero", "tickformat": "~s" if highest >= 1000 else ",d", **small}
 

@@ -125,5 +125,4 @@ def _span(figures: Description) -> str:
 
 
 def _rate(rate: Rate) -> str:
-    """A rate with its interval."""
     return f"{share(rate.share)} [{share(rate.low)}, {share(rate.high)}]" if rate.rows else ABSENT

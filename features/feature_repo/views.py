@@ -170,7 +170,6 @@ def _view(
     source: FileSource,
     ttl: timedelta,
 ) -> FeatureView:
-    """A view with the type and the default of each feature."""
     return FeatureView(
         name=name,
         description=description,

@@ -59,12 +59,12 @@ _PART = re.compile(r"date=.*|(decision|outcome|shadow)-\d{8}-\d+")  # an hour of
 
 @dataclass(frozen=True)
 class Report:
-    """Findings of a run.
+    """Findings of a run, in words where they are texts.
 
     Attributes:
         removed: How many rows or keys each store lost, by its place in the folder; 0 if it had none.
-        failed: Failures in words; another run may succeed.
-        raw: Raw files of logs in which the users still are, in words.
+        failed: Another run may succeed.
+        raw: Raw files of logs in which the users still are.
         models: Models that were trained on the users, or name them.
     """
 
@@ -128,8 +128,6 @@ def forget(
 
 @dataclass
 class _Found:
-    """The stores in a folder."""
-
     tables: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)  # folders with what ingestion said of a log
     collected: list[Path] = field(default_factory=list)
@@ -209,7 +207,6 @@ class _Work:
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def logs(self, folders: list[Path]) -> None:
-        """Update the reports of ingestion on logs that have changed."""
         for folder in folders:
             with self.saying(folder):
                 _bring_up_to_date(folder)
@@ -217,12 +214,8 @@ class _Work:
     def raw_files(self, logs: list[Path], given: Origin | None) -> None:
         """Report the users that are still in the raw files of logs."""
         with self.saying(self._root):
-            found, unknown = origins_of(logs)
-            lines = [line for origin in [*found, *([given] if given else [])] for line in still_in(origin, self._users)]
-            self.report.raw.extend(dict.fromkeys(lines))
-            if unknown and not given:
-                names = ", ".join(str(folder.relative_to(self._root)) for folder in unknown)
-                self.report.raw.append(f"{names}: does not say which file it was read from; name that: --log")
+            origins = [*origins_of(logs), *([given] if given else [])]
+            self.report.raw.extend(dict.fromkeys(line for origin in origins for line in still_in(origin, self._users)))
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
         """Remove something from a store, and count it."""
@@ -267,7 +260,6 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def _remove_empty_hour(path: Path) -> None:
-    """Remove the file of an hour that has no rows left, and the folders around it."""
     if not path.parent.name.startswith("hour=") or pq.read_metadata(path).num_rows:
         return
     path.unlink()

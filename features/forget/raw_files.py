@@ -1,8 +1,7 @@
 """Reports the users that are still in a log's raw files, which stay as they are.
 
-    origins, unknown = origins_of([Path("runs/latest/data")])
-    for line in still_in(origins[0], frozenset({"u1"})):
-        print(line)                        # log.csv: 12 rows of u1 (column 'uid')
+    for origin in origins_of([Path("runs/latest/data")]):
+        print(*still_in(origin, frozenset({"u1"})))                        # log.csv: 12 rows of u1 (column 'uid')
 
 Reading a raw file again would bring its users back. So the folder of a log names its raw files and their description:
 `features.ingest.log_folder`.
@@ -30,17 +29,13 @@ from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.log.touchpoints import INGEST_FILE, LogError
 
 
-def origins_of(logs: Iterable[Path]) -> tuple[list[Origin], list[Path]]:
-    """The origins of logs, each once, and the logs without one."""
+def origins_of(logs: Iterable[Path]) -> list[Origin]:
+    """The origins of logs, each once; a log of the simulator has none."""
     found: dict[str, Origin] = {}
-    unknown = []
     for folder in logs:
-        report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
-        if RAW not in report:  # not written by `mtorl data build`
-            unknown.append(folder)
-        elif report[RAW]:
-            found[json.dumps(report[RAW], sort_keys=True)] = Origin.from_dict(report[RAW])
-    return list(found.values()), unknown
+        if origin := json.loads((folder / INGEST_FILE).read_text(encoding="utf-8")).get(RAW):
+            found[json.dumps(origin, sort_keys=True)] = Origin.from_dict(origin)
+    return list(found.values())
 
 
 def still_in(origin: Origin, users: frozenset[str]) -> Iterator[str]:

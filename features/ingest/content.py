@@ -11,6 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from features.engine import is_unfinished
 from features.ingest.built_folder import Built
 from features.ingest.log_folder import RawLog
 from features.ingest.object_store import is_remote, marks
@@ -60,4 +61,4 @@ def _files(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [("", path)]
     names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return [(str(name), path / name) for name in names if not any(part.startswith(("_", ".")) for part in name.parts)]
+    return [(str(name), path / name) for name in names if not is_unfinished(name)]

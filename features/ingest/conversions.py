@@ -27,7 +27,6 @@ from features.ingest.object_store import at_hand
 from mtorl.log.dataset import EVENTS, DatasetSpec, outcome_time
 from mtorl.log.times import DAY_US
 from mtorl.log.touchpoints import LogError
-from mtorl.runtime.files import replacing
 
 FILE = "conversions-left-out.csv"
 """Beside the canonical log: the rows of the second file that count for no touchpoint, each with its reason."""
@@ -47,15 +46,12 @@ class ConversionsReport:
     source: str
     rows: int
     attributed: int
-    unattributed: dict[str, int]
-    """By reason."""
+    unattributed: dict[str, int]  # by reason
     repeated: int
     faulty: int
     faults: tuple[Fault, ...]
-    key: str
-    """By what a row finds its touchpoint: touchpoint_id or user_id."""
-    days: float | None
-    """How long before it the touchpoint may be."""
+    key: str  # column by which a row finds its touchpoint: touchpoint_id or user_id
+    days: float | None  # how long before the row the touchpoint may be
 
     @property
     def left_out(self) -> int:
@@ -136,16 +132,11 @@ class Later:
     def write_left_out(self, path: Path) -> None:
         """Write the rows that count for no touchpoint as they are in the file, the reason last; no file for none."""
         assert self._judged is not None
-        out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"reason:": self._judged["reason"]})
-        if not int(out.count().execute()):
+        out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"#mark": self._judged["reason"]})
+        if int(out.count().execute()):
+            files.write_marked(self._engine, self._raw, out, "reason", path)
+        else:
             path.unlink(missing_ok=True)
-            return
-        rows = self._raw.join(out, ROW).order_by(ROW)
-        taken = ("row", "reason")  # a file may have columns of these names
-        own = {f"{name}.1" if name.lower() in taken else name: rows[name] for name in self._raw.columns if name != ROW}
-        with replacing(path) as temporary:
-            table = rows.select(row=rows[ROW], **own, reason=rows["reason:"])
-            self._engine.connection.to_csv(table, str(temporary), header=True)
 
     def _typed(self) -> ibis.Table:
         """`ROW`, key, at, the outcomes, `fault` (number of the first rule that is broken) and `again`."""
@@ -168,7 +159,6 @@ class Later:
         )
 
     def _values(self) -> dict[str, ibis.Value]:
-        """The described columns of the file."""
         numbers, decimal = self._told.outcomes, self._told.file.decimal
         return {
             name: value_of(self._raw, source, decimal if name in numbers else ".")
@@ -227,7 +217,6 @@ class Later:
         return rows.group_by(**{ROW: rows["touch"]}).agg(**columns)
 
     def _kept(self, table: ibis.Table) -> ibis.Table:
-        """A table computed once."""
         return self._engine.connection.create_table(ibis.util.gen_name("later"), table, temp=True)
 
     def _nothing_fits(self, report: ConversionsReport, touchpoints: ibis.Table) -> str:

@@ -40,10 +40,7 @@ MOST_ROWS = 1_000_000  # that are looked at
 class Draft:
     """A description in YAML (`text`), and the `spec` that it gives once its questions are answered with yes.
 
-    Attributes:
-        checks: Questions, as in its comments CHECK.
-        notes: Things to look at, as in its comments NOTE.
-        rows: Rows of the file that were looked at.
+    `checks` and `notes` are its comments CHECK and NOTE; `rows` of the file were looked at.
     """
 
     text: str
@@ -59,13 +56,12 @@ def draft_description(
     conversions: str | Path = "",
     told: str = "",
 ) -> Draft:
-    """Describe a log.
+    """Describe a log: a file or folder, or its address, as `mtorl data validate` reads it.
 
     Args:
-        path: A file or folder, or its address, as `mtorl data validate` reads it.
         named: Columns of the log, and what the file calls them, where a person knows.
         conversions: A second file with outcomes; empty for none.
-        told: How the description names it: a path relative to where it is written, or an address.
+        told: The description's name of that file: a path relative to where it is written, or an address.
 
     Raises:
         LogError: The file can't be read, is of a built-in data set, or does not show which column is the user, the time

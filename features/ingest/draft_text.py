@@ -27,11 +27,8 @@ _MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
 class Profile:
     """Findings about a file.
 
-    Attributes:
-        rows: How many were looked at.
-        channels: Rows of each channel.
-        told: How the description names the second file.
-        fixed: Columns with one value for each user.
+    `rows` were looked at, `channels` are counted, `fixed` columns have one value for each user, and the description
+    calls the second file `told`.
     """
 
     facts: Mapping[str, Facts]

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from features.engine import Engine, open_engine
 from features.ingest import adapters, contract, findings
 from features.ingest.adapters.base import Adapter
-from features.ingest.adapters.files import ROW, readable
+from features.ingest.adapters.files import ROW, readable, write_marked
 from features.ingest.adapters.renamed import repeated_hour
 from features.ingest.contract import Fault
 from features.ingest.conversions import FILE, ConversionsReport, Later
@@ -32,7 +32,7 @@ from features.ingest.object_store import at_hand
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
-from mtorl.runtime.files import naming_full_disk, replacing
+from mtorl.runtime.files import naming_full_disk
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "saying_way_on", "validate_log", "way_on"]
 
@@ -80,8 +80,6 @@ def ingest_log(
     Raises:
         BadRowsError: rows of the log are bad; all faults are in the message.
     """
-    if bad_rows not in ("fail", "quarantine"):
-        raise ValueError(f"bad_rows: {bad_rows!r} is not one of fail, quarantine")
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
         later = log.later.faults if log.later and bad_rows == "fail" else ()
@@ -204,12 +202,7 @@ class _RawTable:
             path.unlink(missing_ok=True)
             return
         faults = ibis.union(*(self._faults_in_words(stage, rows) for stage, rows in self._broken))
-        rows = self._raw.join(faults, ROW).order_by(ROW)
-        taken = ("row", "fault")  # a file may have columns of these names
-        own = {f"{name}.1" if name.lower() in taken else name: rows[name] for name in self._raw.columns if name != ROW}
-        rows = rows.select(row=rows[ROW], **own, fault=rows["fault:"])
-        with replacing(path) as temporary:
-            self.engine.connection.to_csv(rows, str(temporary), header=True)
+        write_marked(self.engine, self._raw, faults, "fault", path)
 
     def _judge_stage(self, good: ibis.Table, stage: contract.Stage) -> ibis.Table | None:
         """The rows that break a rule of a stage; None if there are none."""
@@ -230,12 +223,10 @@ class _RawTable:
         return rows
 
     def _materialised(self, rows: ibis.Table) -> tuple[ibis.Table, int]:
-        """A table computed once, and its number of rows."""
         table = self.engine.connection.create_table(ibis.util.gen_name("rows"), rows, temp=True)
         return table, int(table.count().execute())
 
     def _faults(self, stage: contract.Stage, rows: ibis.Table) -> Iterator[Fault]:
-        """Each kind of fault with its count and an example."""
         kinds = [(name, place, check) for name, checks in stage.rules() for place, check in enumerate(checks, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):
@@ -265,7 +256,7 @@ class _RawTable:
             places = ((rows[name] == place, f"{check.name} ({own}); ") for place, check in enumerate(checks, 1))
             words.append(ibis.cases(*places, else_=""))
         text = reduce(lambda a, b: a + b, words)
-        return rows.select(ROW, **{"fault:": text.left(text.length() - 2)})
+        return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
 
 
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from features.engine import is_unfinished
 from features.ingest import spark_table
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -77,7 +78,8 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
         files = [found] if found.type == FileType.File else []
         if found.type == FileType.Directory:
             below = store.get_file_info(FileSelector(root, recursive=True))
-            files = sorted((f for f in below if f.type == FileType.File and not _unfinished(f, root)), key=_path)
+            whole = (f for f in below if f.type == FileType.File and not is_unfinished(PurePosixPath(_name(f, root))))
+            files = sorted(whole, key=lambda file: str(file.path))
     if not files:
         raise LogError(f"{address}: no such file or folder")
     return store, root, files
@@ -105,13 +107,5 @@ def _readable(address: str) -> Iterator[None]:
         raise LogError(f"{address}: can't be read ({reason}); credentials come from the environment") from None
 
 
-def _path(file: Any) -> str:
-    return str(file.path)
-
-
 def _name(file: Any, root: str) -> str:
     return str(file.base_name if file.path == root else PurePosixPath(file.path).relative_to(root))
-
-
-def _unfinished(file: Any, root: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in PurePosixPath(_name(file, root)).parts)

@@ -19,7 +19,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.repo_config import RepoConfig
 from feast.type_map import feast_value_type_to_pa
 
-from features.engine import parquet_files
+from features.engine import parquet_files, text
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 
@@ -27,13 +27,11 @@ _CHUNK = 32_768  # rows of the answer in a piece
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """The answer of one call of `get_historical_features`.
+    """The answer of one call of `get_historical_features`, or of a pull: `entities` stand first in it.
 
     Args:
-        entities: Columns that stand first in the answer.
         parts: Of each view: its rows, the names of its columns in the answer, and the row for each row of the answer.
         on_demand: On-demand views to compute; they come last.
-        full_feature_names: Whether their features are called "view__feature".
     """
 
     def __init__(
@@ -132,7 +130,6 @@ class AsofRetrievalJob(RetrievalJob):
         return pa.table(columns)
 
     def _computed(self, view: OnDemandFeatureView, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The wanted features of an on-demand view."""
         prefix = view.projection.name_to_use()
         wanted = [f for f in view.features if self._metadata and f"{prefix}:{f.name}" in self._metadata.features]
         called = {f.name: f"{prefix}__{f.name}" if self._full else f.name for f in wanted}
@@ -147,7 +144,6 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 def _inputs(view: OnDemandFeatureView, full: bool) -> list[str]:
-    """Columns of the answer that an on-demand view reads."""
     projections = view.source_feature_view_projections.values()
     stored = [(p.name_to_use(), feature.name) for p in projections for feature in p.features]
     return [f"{prefix}__{name}" if full else name for prefix, name in stored] + list(view.get_request_data_schema())
@@ -166,17 +162,11 @@ def source_path(source: DataSource, config: RepoConfig) -> Path:
     return Path(str(config.repo_path or ".")) / str(source.path).removeprefix("file://")
 
 
-def _text_literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 class ParquetRows:
     """Some columns of one Parquet file, or of a folder of parts with the same schema.
 
-    Attributes:
-        relation: The files as DuckDB reads them, all columns.
-        number: A row's number as an expression over `relation`.
-        size: Bytes of all files.
+    `relation` are the files as DuckDB reads them, `number` is a row's number as an expression over it, `size` counts
+    bytes.
     """
 
     def __init__(self, path: Path | str, columns: Sequence[str]) -> None:
@@ -188,7 +178,7 @@ class ParquetRows:
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self._held: dict[int, pa.Table] = {}
         before = np.cumsum([0, *(file.metadata.num_rows for file in self._files[:-1])]).tolist()
-        self.relation = f"read_parquet([{', '.join(_text_literal(str(file)) for file in files)}])"
+        self.relation = f"read_parquet([{', '.join(map(text, files))}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
         self.size = sum(file.stat().st_size for file in files)
         # DuckDB writes "not null" into the schema of a part that happens to have no nulls; another part may have some.

@@ -36,6 +36,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 from pydantic import StrictStr
 
+from features.engine import name_of
 from features.offline.asof_job import AsofRetrievalJob, ParquetRows, source_path
 from mtorl.runtime.duckdb_progress import without_progress_bar
 
@@ -107,13 +108,13 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
         rows = ParquetRows(source_path(data_source, config), columns)
-        keys = ", ".join(map(_quoted, join_key_columns))
+        keys = ", ".join(map(name_of, join_key_columns))
         with _duckdb() as con:
             newest = con.sql(
                 f"""SELECT max({_best(timestamp_field, created_timestamp_column, rows)}).row AS row
                     FROM {rows.relation}
-                    WHERE {_quoted(timestamp_field)}::TIMESTAMPTZ BETWEEN $1 AND $2
-                      AND NOT coalesce({_quoted(created_timestamp_column or timestamp_field)}::TIMESTAMPTZ > $2, false)
+                    WHERE {name_of(timestamp_field)}::TIMESTAMPTZ BETWEEN $1 AND $2
+                      AND NOT coalesce({name_of(created_timestamp_column or timestamp_field)}::TIMESTAMPTZ > $2, false)
                     GROUP BY {keys} ORDER BY row""",
                 params=[_aware(start_date), _aware(end_date)],
             ).to_arrow_table()
@@ -158,7 +159,7 @@ class _View:
 
         `__moment` is `_SHIFT` before the entity row's own time, at which age is measured.
         """
-        same = " AND ".join(f"s.{_quoted(key)} = e.{_quoted(column)}" for key, column in self.keys.items())
+        same = " AND ".join(f"s.{name_of(key)} = e.{name_of(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(_SHIFT)} - s.time"
         alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
         matches = con.sql(
@@ -174,8 +175,8 @@ class _View:
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
         """Source rows of the entity rows' keys, one for each time `known` at which a key's newest row changes."""
-        keys = ", ".join(map(_quoted, self.keys))
-        time, created = f"{_quoted(self.time)}::TIMESTAMPTZ", f"{_quoted(self.created or self.time)}::TIMESTAMPTZ"
+        keys = ", ".join(map(name_of, self.keys))
+        time, created = f"{name_of(self.time)}::TIMESTAMPTZ", f"{name_of(self.created or self.time)}::TIMESTAMPTZ"
         relation = f"{self.rows.relation} AS s WHERE EXISTS (FROM entities AS e WHERE {same})"
         if by_created:
             relation += f" AND {created} IS NOT NULL"
@@ -198,8 +199,8 @@ class _View:
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
     """Orders source rows: by time, then by creation, then by place."""
-    created = f"coalesce({_quoted(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
-    return f"{{'time': {_quoted(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
+    created = f"coalesce({name_of(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
+    return f"{{'time': {name_of(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
 
 def _entity_table(entity_df: pd.DataFrame | pa.Table | str | None) -> tuple[pa.Table, str]:
@@ -235,7 +236,6 @@ def _check_columns(
 
 
 def _keys(views: Sequence[_View]) -> list[str]:
-    """The columns of the entity rows that the views are joined on."""
     return list(dict.fromkeys(column for view in views for column in view.keys.values()))
 
 
@@ -261,7 +261,3 @@ def _aware(time: datetime) -> datetime:
 
 def _interval(span: timedelta) -> str:
     return f"to_microseconds({span // timedelta(microseconds=1)})"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

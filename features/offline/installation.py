@@ -58,7 +58,6 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _definitions(registry: Path) -> dict[str, set[bytes]]:
-    """The definitions of a registry, without the times at which it was written."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
     content = Registry()

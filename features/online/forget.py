@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from features.engine import name_of
 from features.online.history import HistoryError
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ def _forget_in_sqlite(path: Path, config: RepoConfig, keys: Collection[EntityKey
             tables = [
                 name
                 for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-                if "entity_key" in {column[1] for column in db.execute(f"PRAGMA table_info({_quoted(name)})")}
+                if "entity_key" in {column[1] for column in db.execute(f"PRAGMA table_info({name_of(name)})")}
             ]
             found = set()
             db.execute("BEGIN IMMEDIATE")
-            for table in map(_quoted, tables):
+            for table in map(name_of, tables):
                 for name in names:
                     if db.execute(f"DELETE FROM {table} WHERE entity_key = ?", name).rowcount:
                         found.add(name)
@@ -84,7 +85,3 @@ def _forget_in_redis(config: RepoConfig, keys: Collection[EntityKey]) -> int:
             return sum(int(client.delete(*batch)) for batch in batches)
     except RedisError as error:
         raise HistoryError(f"{config.online_store.connection_string.split(',')[0]}: {error}") from None
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

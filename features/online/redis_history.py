@@ -80,7 +80,6 @@ class RedisHistory(History):
         self._client.close()
 
     def _kind(self, column: str) -> str:
-        """The scripts' name of a column's kind: an outcome, the time of one, another number, or text."""
         if column in self._unknown:
             return "t" if math.isnan(self._unknown[column]) else "o"
         return "d" if self._columns[column] else "s"

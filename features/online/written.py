@@ -39,11 +39,7 @@ class Written:
 
 
 class Repository:
-    """Settings of feature_store.yaml, read without Feast.
-
-    Attributes:
-        registry: Its file; None: it is elsewhere.
-    """
+    """Settings of feature_store.yaml, read without Feast; `registry` is its file, or None if it is elsewhere."""
 
     def __init__(self, repo: Path) -> None:
         settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text()))
@@ -57,11 +53,8 @@ class Repository:
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
         """A digest of the log, the registry, the data set and the decisions that are added to the log.
 
-        Args:
-            decisions: `features.collect.store.digest_of` of them; empty for none.
-
-        Raises:
-            NothingToWrite: There is no log, or no registry.
+        `decisions` is `features.collect.store.digest_of` them. Raises `NothingToWrite` if there is no log, or no
+        registry.
         """
         if self.registry is not None and not self.registry.exists():
             raise NothingToWrite(

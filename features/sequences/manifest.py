@@ -169,13 +169,9 @@ def _content_sha256(surveys: Iterable[Survey]) -> str:
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
-    """Replace every shard by what a function returns for it; the folder is replaced once all are done.
+    """Replace every shard by the result of `change`, and the folder once all are done; returns the number of rows.
 
-    Args:
-        change: Gets the rows of a shard and returns the same rows, in order, with other columns.
-
-    Returns:
-        Number of rows.
+    `change` gets the rows of a shard and returns the same rows, in order, with other columns.
     """
 
     def same_rows(before: pa.Table) -> pa.Table:

@@ -22,10 +22,10 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.engine import Engine
+from features.engine import Engine, is_unfinished, name_of, text
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
-from mtorl.runtime.files import is_disk_full
+from mtorl.runtime.files import is_disk_full, replacing
 
 ROW = "#row"  # 1 = the first row of data
 _FILE = "#file"  # from which a row comes
@@ -88,9 +88,8 @@ def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) 
 
 
 def _in_folder(path: Path) -> list[Path]:
-    # An interrupted write leaves files beside its parts, such as _temporary/... or .part-0.parquet.
     found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(_KINDS)]
-    whole = [file for file in found if not any(n.startswith(("_", ".")) for n in file.relative_to(path).parts)]
+    whole = [file for file in found if not is_unfinished(file.relative_to(path))]
     kinds = {next(kind for kind in _KINDS if file.name.endswith(kind)) for file in whole}
     if not whole:
         raise LogError(f"{path}: no {', '.join(_KINDS[:-1])} or {_KINDS[-1]} files in this folder")
@@ -160,6 +159,16 @@ def table(
     return stored.mutate({ROW: row, **times}).drop("file_row_number", *([_FILE] if len(paths) > 1 else []))
 
 
+def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, path: Path) -> None:
+    """Write the rows of a raw table that `marks` names to a CSV, their number first and their `#mark` last."""
+    rows = raw.join(marks, ROW).order_by(ROW)
+    # A file may have columns of these names.
+    own = {f"{c}.1" if c.lower() in ("row", name) else c: rows[c] for c in raw.columns if c != ROW}
+    with replacing(path) as temporary:
+        table = rows.select(row=rows[ROW], **own, **{name: rows["#mark"]})
+        engine.connection.to_csv(table, str(temporary), header=True)
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn errors of reading into a `LogError` that names the file."""
@@ -223,16 +232,11 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
 def _json_table(engine: Engine, paths: Sequence[Path]) -> ibis.Table:
     """The values of JSON objects as text; null where an object has no such field."""
     places = _json_paths(paths)
-    fields = ", ".join(f"json->>{_quoted(path, chr(39))} AS {_quoted(name, chr(34))}" for name, path in places.items())
-    files = ", ".join(_quoted(str(path), chr(39)) for path in paths)
+    fields = ", ".join(f"json->>{text(path)} AS {name_of(name)}" for name, path in places.items())
+    files = ", ".join(map(text, paths))
     query = f"SELECT {fields} FROM read_ndjson_objects([{files}])"
     # Its schema is given, since Ibis can't ask this DuckDB for that of a query.
     return engine.connection.sql(query, schema=dict.fromkeys(places, "string"))
-
-
-def _quoted(text: str, mark: str) -> str:
-    """Text as SQL has it: a literal in single quotes, an identifier in double ones."""
-    return mark + text.replace(mark, 2 * mark) + mark
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

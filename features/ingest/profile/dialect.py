@@ -43,10 +43,8 @@ _FORMATS = tuple(
 class Dialect:
     """How a file is written.
 
-    Attributes:
-        separator: Between columns; None: what the file's name says.
-        formats: The formats that fit all values of a column of times that are not ISO 8601.
-        unsure: Columns whose commas may as well group thousands.
+    `separator` is None for what the file's name says; `formats` fit all values of columns of times that are not ISO
+    8601; commas of the columns `unsure` may as well group thousands.
     """
 
     separator: str | None = None

@@ -31,8 +31,7 @@ _REVENUE = ("revenue", "profit", "margin", "income", "gmv", "amount", "total", "
 class Found:
     """The `columns`, `file` and outcomes of `conversions` in a description, with checks and notes.
 
-    Attributes:
-        touchpoint_id: The log's column with the ids; empty if rows are joined by user.
+    `touchpoint_id` is the log's column with the ids; empty if rows are joined by user.
     """
 
     columns: Mapping[str, Any]
@@ -44,13 +43,7 @@ class Found:
 
 
 def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], user: str, scratch: Path) -> Found:
-    """Look at a second file.
-
-    Args:
-        log: The log, as its file is.
-        ids: Columns of the log with another value in each row.
-        user: Column of the log with its users.
-    """
+    """Describe a second file; `ids` are columns of the log with another value in each row, `user` is its user."""
     parts = files.parts(path)
     separator = separator_of(parts[0])
     names = files.columns_of(path, parts, separator)
@@ -125,6 +118,5 @@ def _shared(table: ibis.Table, own: str, log: ibis.Table, other: str) -> tuple[i
 
 
 def _best(names: Sequence[str], words: Sequence[str]) -> str:
-    """The one whose name fits best; empty if none does."""
     fitting = [(place, i, name) for i, name in enumerate(names) if (place := rank(name, words)) is not None]
     return min(fitting)[2] if fitting else ""
