@@ -70,30 +70,17 @@ class Journal:
                     continue  # a decision to show nothing becomes no touchpoint
                 # Of two records the withdrawal counts, in whatever order they arrive (`mtorl.log.records`).
                 db.execute(
-                    "INSERT INTO exposure VALUES (?, ?, ?, ?, ?, ?, ?) "
+                    "INSERT INTO exposure "
+                    "VALUES (:decision_id, :user_id, :request_time, :channel, :context, :withdrawn, :now) "
                     "ON CONFLICT DO UPDATE SET withdrawn = max(withdrawn, excluded.withdrawn)",
-                    (
-                        record["decision_id"],
-                        record["user_id"],
-                        record["request_time"],
-                        record["channel"],
-                        json.dumps(record["context"]),
-                        record["withdrawn"],
-                        now,
-                    ),
+                    {**record, "context": json.dumps(record["context"]), "now": now},
                 )
             for record in outcomes:
                 decision_ids.add(record["decision_id"])
                 db.execute(
-                    "INSERT OR IGNORE INTO outcome VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        record["event_id"],
-                        record["decision_id"],
-                        record["kind"],
-                        record["value"],
-                        now,
-                        record["received_time"],
-                    ),
+                    "INSERT OR IGNORE INTO outcome "
+                    "VALUES (:event_id, :decision_id, :kind, :value, :now, :received_time)",
+                    {**record, "now": now},
                 )
         return decision_ids
 
