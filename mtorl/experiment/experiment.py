@@ -46,7 +46,6 @@ Place = Annotated[float, Field(ge=0, le=1)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
 """Fields that no decision depends on."""
-_LATER = {"campaigns", "overrides", "holdout", "promotion"}  # fields that there were not always
 
 
 class ExperimentError(ValueError):
@@ -165,8 +164,7 @@ class Experiment(StrictModel):
     @cached_property
     def version(self) -> str:
         """16 hexadecimal digits that change with everything that decides something, and not with plans."""
-        unused = {name for name in _LATER if not getattr(self, name)}  # a file that lacks them keeps its version
-        in_force = self.model_dump_json(exclude=_PLAN | unused)
+        in_force = self.model_dump_json(exclude=_PLAN)
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
