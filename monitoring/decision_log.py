@@ -188,12 +188,17 @@ class DecisionLog:
     outcomes: tuple[Path, ...]
     period: Period = Period()
     weights: Path | pd.DataFrame | None = None  # decision_id, weight
+    budget_per_decision: float | None = None  # currency units of either arm in a replay; None: the ledger holds budgets
     shadows: tuple[Path, ...] = ()  # what challengers decided in the shadow
     read_as: str = ""  # SQL over `written_log`, the decisions as they were written: how they are read; empty: as that
 
     @classmethod
     def in_folder(
-        cls, folder: str | Path, period: Period = Period(), weights: Path | pd.DataFrame | None = None
+        cls,
+        folder: str | Path,
+        period: Period = Period(),
+        weights: Path | pd.DataFrame | None = None,
+        budget_per_decision: float | None = None,
     ) -> DecisionLog:
         """A log as `serving.decision_log.export` writes it, with the files that are there now.
 
@@ -202,10 +207,9 @@ class DecisionLog:
 
         Args:
             folder: Holds the files, or folders with them for each router and segment.
-            weights: Of the decisions, in a replay.
         """
         decisions, outcomes, shadows = (_newest(Path(folder).rglob(f"{kind}s.parquet")) for kind in get_args(Kind))
-        return cls(decisions, outcomes, period, weights, shadows)
+        return cls(decisions, outcomes, period, weights, budget_per_decision, shadows)
 
     @contextmanager
     def opened(self, *kinds: Kind) -> Iterator[duckdb.DuckDBPyConnection]:

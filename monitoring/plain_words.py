@@ -67,7 +67,7 @@ def gate(token: Any) -> tuple[str, str]:
 
 def confidence(verdict: Mapping[str, Any]) -> str:
     """How sure the always-valid intervals of a verdict are."""
-    return f"{100 * verdict.get('confidence', 0.95):.4g} %"
+    return f"{100 * verdict['confidence']:.4g} %"
 
 
 def hours_or_minutes(hours: float, needed: float) -> str:

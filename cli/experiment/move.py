@@ -23,7 +23,7 @@ from cli.experiment.shared import (
 )
 
 if TYPE_CHECKING:
-    from monitoring.experiments.view import Known
+    from monitoring.experiments.look import Known
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.folder import ExperimentFolder

@@ -145,7 +145,7 @@ def _verdict(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
     for name in ("challenger", "verdict", "effect", "relative", "always-valid interval"):
         effects.add_column(name)
     for name, found in challengers.items():
-        relative = _signed(found.get("relative_lift"), "+.1%")
+        relative = _signed(found["relative_lift"], "+.1%")
         cells = (name, found["verdict"], _signed(found["lift"]), relative, _interval(found["lift_ci"]))
         effects.add_row(*map(Text, cells))
     yield effects
@@ -165,13 +165,13 @@ def _verdict(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _checks(verdict: Mapping[str, Any]) -> Iterator[Text]:
-    p, void, challengers = verdict.get("srm_p"), verdict["verdict"] == "srm", verdict["challengers"]
-    said = "unknown" if p is None else f"{'no' if void else 'ok'} (p = {p:.2g})"
+    p, void, challengers = verdict["srm_p"], verdict["verdict"] == "srm", verdict["challengers"]
+    said = f"{'no' if void else 'ok'} (p = {p:.2g})"
     yield Text("users are split as configured: ").append(said, style="bold red" if void else "green")
     for name, found in challengers.items():
         if len(challengers) > 1:
             yield Text(f"{name}: {found['verdict']}: {found['reason']}")
-        for check in found.get("guardrails", ()):
+        for check in found["guardrails"]:
             line = Text(f"guardrail {name + ', ' if len(challengers) > 1 else ''}")
             line.append(f"{named_in(check['name'], verdict['units'])}: ")
             line.append(check["state"], style={"breached": "bold red", "held": "green", "open": ""}[check["state"]])
@@ -180,11 +180,11 @@ def _checks(verdict: Mapping[str, Any]) -> Iterator[Text]:
 
 
 def _notes(verdict: Mapping[str, Any]) -> Iterator[str]:
-    if said := moved(verdict.get("moved_users", 0)):
+    if said := moved(verdict["moved_users"]):
         yield f"{verdict['users']:,} users in all: {said}"
-    for reason, count in verdict.get("left_out", {}).items():
+    for reason, count in verdict["left_out"].items():
         yield f"left out: {count:,} {left_out(reason)}"
-    for user in verdict.get("heavy_users", ()):
+    for user in verdict["heavy_users"]:
         named = f" ({user['user']!r})" if "user" in user else ""
         yield f"{heavy(user['arm'], user['share'])}{named}"
     if long_term := verdict.get("long_term"):

@@ -6,10 +6,11 @@ ramp does by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monitoring.experiments.document import Action, Advice, Condition, Settled, Tone
+from monitoring.experiments.document import Action, Advice, Condition, Tone
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event
 from mtorl.experiment.stage_machine import FAULTS, STAGES, Evidence, Hold, Move, Requirement, State, lacking
@@ -27,18 +28,12 @@ class Standing:
     experiment: Experiment
     state: State
     step: Move | Hold
-    evidence: Evidence | None
+    known: Known  # `by_hand`: the stage of the file is in force, since nothing has happened yet
     requirements: Sequence[Requirement]  # to leave the present stage
     last: Event | None  # move
     ahead: Sequence[RampStage]  # stages to come
-    problem: str | None
-    commands: Mapping[str, str]
-    last_kill: str | None = None  # reason of the last use of the kill switch
-    by_hand: bool = False  # whether the stage of the file is in force, since nothing has happened yet
-    settled: Settled | None = None
-    short: str | None = None  # why the money does not last (`monitoring.experiments.money`)
-    down: bool = False
-    silence: str | None = None  # says that no decision has come for long (`monitoring.experiments.newest`)
+    last_kill: str | None  # reason of the last use of the kill switch
+    short: str | None  # why the money does not last (`monitoring.experiments.money`)
 
     def advice(self) -> Advice:
         """The first advice that applies."""
@@ -57,17 +52,18 @@ class Standing:
             headline=headline,
             reason=reason,
             tone=tone,
-            command=self.commands.get(command),
+            command=self.known.commands.get(command),
         )
 
     def _unreadable(self) -> Advice | None:
-        if self.problem is None:
+        problem = self.known.problem
+        if problem is None:
             return None
-        return self._say("mend", "Mend what can't be used: until then nothing changes", self.problem, "alarm", "held")
+        return self._say("mend", "Mend what can't be used: until then nothing changes", problem, "alarm", "held")
 
     def _taken_back(self) -> Advice | None:
         """The incumbent's server was changed since a promotion, here or under an earlier salt."""
-        settled = self.settled
+        settled = self.known.settled
         if settled is None or settled["done"] or settled["reason"] != "Changed" or self.state.phase == "rolled back":
             return None
         headline = "Look at the incumbent's server: it does not serve what was promoted"
@@ -102,7 +98,7 @@ class Standing:
     def _draft(self) -> Advice | None:
         if self.state.phase != "draft":
             return None
-        if self.by_hand:
+        if self.known.by_hand:
             return self._by_hand()
         if isinstance(self.step, Move):
             return self._say("run", "It starts now", self.step.reason, "open", command="run")
@@ -113,7 +109,7 @@ class Standing:
 
     def _by_hand(self) -> Advice:
         """Without a ramp, a person sets the stage, so only the verdict gives advice."""
-        evidence = self.evidence
+        evidence = self.known.evidence
         if evidence is None:
             reason = _NOTHING
             return self._say("wait", "Nothing is known yet", reason, "open")
@@ -133,7 +129,7 @@ class Standing:
         return self._say("find out", headline, evidence.reason, "alarm", "held", "stop")
 
     def _running(self) -> Advice:
-        evidence, step = self.evidence, self.step
+        evidence, step = self.known.evidence, self.step
         if self.experiment.ramp is None:
             return self._by_hand()
         if evidence is not None and evidence.token == "srm":
@@ -154,12 +150,12 @@ class Standing:
         wins = evidence is not None and evidence.token == "ship"
         if evidence is not None and self._waits_for_promotion():
             return self._say("promote", f"Promote {evidence.challenger}", evidence.reason, "good", command="promote")
-        if self.down:
+        if self.known.router_runs is False:
             headline = "Start its router: nobody decides now"
             reason = "mtorl serve does not run, and callers do what they did without it"
             return self._say("run", headline, reason, "alarm", "held", "serve")
-        if self.silence is not None:
-            reason = f"{self.silence}: callers do not ask, or the log does not reach this place"
+        if self.known.newest is not None and (silence := self.known.newest["silence"]) is not None:
+            reason = f"{silence}: callers do not ask, or the log does not reach this place"
             return self._say("look", "Find out why no decision comes any more", reason, "alarm")
         if evidence is not None and wins:
             headline = f"Let it run: {evidence.challenger} is ahead"
@@ -172,7 +168,7 @@ class Standing:
 
     def _waits_for_promotion(self) -> bool:
         """Whether a challenger has won, and nothing else is to come."""
-        wins = self.evidence is not None and self.evidence.token == "ship"
+        wins = self.known.evidence is not None and self.known.evidence.token == "ship"
         return wins and not self.ahead and all(one.met for one in self.requirements)
 
     def _moves(self, step: Move) -> Advice:

@@ -53,7 +53,7 @@ class ExperimentCollector(Collector):
 
 def _samples(view: View) -> Iterator[Sample]:
     """Samples without the label `experiment`."""
-    verdict, newest, settled, effect = view["verdict"] or {}, view["newest"], view["settled"], view["long_term"]
+    verdict, newest, settled, effect = view["verdict"], view["newest"], view["settled"], view["long_term"]
     yield "stage", (view["phase"],), 1.0
     yield "stage_start_timestamp_seconds", (), _seconds(view["since"])
     yield "looked_timestamp_seconds", (), _seconds(view["looked"])
@@ -64,18 +64,18 @@ def _samples(view: View) -> Iterator[Sample]:
         yield "attention", (condition,), float(view["advice"]["condition"] == condition)
     if settled is not None:
         yield "settled", (settled["reason"],), float(settled["done"])
-    if verdict:
-        yield "verdict", (str(verdict["verdict"]),), 1.0
-    yield "srm_p_value", (), verdict.get("srm_p")
     for arm in view["plan"]["arms"]:
         yield "share_ratio", (arm["name"],), arm["share"]
-    for name, found in verdict.get("arms", {}).items():
-        yield "users", (name,), found.get("users")
-        yield "counted_decisions", (name,), found.get("decisions")
-    for name, found in verdict.get("challengers", {}).items():
+    if verdict is not None:
+        yield "verdict", (verdict["verdict"],), 1.0
+        yield "srm_p_value", (), verdict["srm_p"]
+    for name, found in verdict["arms"].items() if verdict is not None else ():
+        yield "users", (name,), found["users"]
+        yield "counted_decisions", (name,), found["decisions"]
+    for name, found in verdict["challengers"].items() if verdict is not None else ():
         of = (name, view["plan"]["metrics"]["primary"], view["unit"])
-        yield from _interval("lift", of, found.get("lift"), found.get("lift_ci"))
-        for check in found.get("guardrails") or ():
+        yield from _interval("lift", of, found["lift"], found["lift_ci"])
+        for check in found["guardrails"]:
             yield "guardrail_breached", (name, check["name"]), float(check["state"] == "breached")
     if effect is not None:
         of_effect = (effect["metric"], effect["unit"])

@@ -5,18 +5,46 @@ known = look(DecisionLog.in_folder(folder), experiment, gain, since, now)      #
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from monitoring.decision_log import DecisionLog
-from monitoring.experiments.document import Spend
+from monitoring.experiments.document import Newest, Settled, Spend, Traffic
 from monitoring.experiments.newest import newest_of
 from monitoring.experiments.traffic import spend_of, traffic_of
-from monitoring.experiments.view import Known
-from monitoring.verdict.long_term import long_term_effect
+from monitoring.verdict.long_term import LongTerm, long_term_effect
 from monitoring.verdict.stage_evidence import stage_evidence
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import Evidence
 from mtorl.log.gain import Gain
+
+
+@dataclass(frozen=True)
+class Known:
+    """Findings of a look at an experiment.
+
+    Attributes:
+        verdict: From `monitoring.verdict.verdict.verdict_from_log`; None: there is no decision yet.
+        by_hand: Whether a person sets the stage in a file without a ramp, which is in force as it is until something
+            has happened; a resource begins as a draft, with or without a ramp.
+    """
+
+    verdict: Mapping[str, Any] | None = None
+    evidence: Evidence | None = None  # for the present stage
+    long_term: LongTerm | None = None  # effect of a promotion against the holdout
+    traffic: Traffic | None = None
+    newest: Newest | None = None
+    spend: Sequence[Spend] = ()
+    in_force: bool | None = True  # whether routers have what follows from file and history; None: unknown
+    settled: Settled | None = None  # of a promotion: how far the incumbent's model server is
+    problem: str | None = None  # why the log, or the file, can't be read
+    commands: Mapping[str, str] = field(default_factory=dict)  # the command for an action: `start`, `run`, `promote`
+    by_hand: bool = True
+    looked: float | None = None  # when the log was read, seconds since 1970; None: just now
+    router_runs: bool | None = None  # None: unknown
+    gain: Gain = field(default_factory=lambda: Gain.of_spec("gain"))
 
 
 def look(
@@ -26,27 +54,23 @@ def look(
     since: float,
     now: float,
     spend: Sequence[Spend] | None = None,
-    budget_per_decision: float | None = None,
 ) -> Known | None:
     """All that the log says now; None: it holds no decision.
 
     Args:
-        log: Of the whole experiment, shadows included.
-        experiment: As it is in force.
         since: When its time at this stage began, seconds since 1970.
         spend: From a ledger; None: the log has to say it.
-        budget_per_decision: Of a replay (`monitoring.verdict.verdict`).
 
     Raises:
         ExperimentError: A table that the verdict needs can't be used.
     """
     if not log.holds_any():
         return None
-    verdict = verdict_from_log(log, experiment, gain, budget_per_decision=budget_per_decision)
+    verdict = verdict_from_log(log, experiment, gain)
     return Known(
         verdict=verdict,
         long_term=long_term_effect(log, experiment, gain),
-        evidence=stage_evidence(log, experiment, gain, since, verdict),
+        evidence=stage_evidence(log, experiment, since, verdict),
         traffic=traffic_of(log, experiment),
         newest=newest_of(log, experiment, now),
         spend=spend_of(log, experiment, now) if spend is None else spend,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from monitoring import plain_words
 from monitoring.experiments.charts import domain, effect_chart, track
@@ -74,78 +74,82 @@ def phase(name: str) -> str:
 
 def _experiment(view: View, anchor: str) -> Json:
     """The template's content for one experiment."""
-    verdict = view["verdict"] or {}
-    challengers = verdict.get("challengers") or {}
     return {
         **view,
         "anchor": anchor,
-        "counts": verdict.get("users", 0) > 0,
         "label": plain_words.named(view["plan"]["metrics"]["primary"], view["unit"]),
-        "of_arms": plain_words.of_arms(verdict) if verdict else [],
-        "total_unit": next(iter((verdict.get("total_units") or {"": ""}).values())),
-        "tiles": _tiles(view, verdict),
+        "tiles": [*_tiles_of_verdict(view), *_tiles_of_money(view)],
         "needs": [_need(need) for need in view["next"]["needs"]],
+        "accounts": _accounts(view),
+        "mix": _mix(view),
+        **({} if view["verdict"] is None else _of_verdict(view, view["verdict"])),
+    }
+
+
+def _of_verdict(view: View, verdict: Mapping[str, Any]) -> Json:
+    challengers = verdict["challengers"]
+    traffic = view["traffic"]["arms"] if view["traffic"] is not None else {}
+    return {
+        "counts": verdict["users"] > 0,
+        "of_arms": plain_words.of_arms(verdict),
+        "total_unit": next(iter(verdict["total_units"].values())),
         "effects": _effects(challengers),
         "confidence": plain_words.confidence(verdict),
-        "chart": effect_chart(verdict.get("series") or []),
+        "chart": effect_chart(verdict["series"]),
         "several": len(challengers) > 1,
-        "judged": any("significant" in lift for found in challengers.values() for lift in _values(found, "secondary")),
         "guardrails": [
-            _guardrail(challenger, check)
-            for challenger, found in challengers.items()
-            for check in found.get("guardrails") or []
+            _guardrail(challenger, check) for challenger, found in challengers.items() for check in found["guardrails"]
         ],
         "secondary": [
             _secondary(challenger, name, lift)
             for challenger, found in challengers.items()
-            for name, lift in (found.get("secondary") or {}).items()
+            for name, lift in found["secondary"].items()
         ],
-        "arms": _arms(view, verdict),
-        "accounts": _accounts(view),
-        "mix": _mix(view),
-        "segments": _segments(verdict.get("segments")),
-        "moved": plain_words.moved(verdict.get("moved_users", 0)),
-        "heavy": [plain_words.heavy(user["arm"], user["share"]) for user in verdict.get("heavy_users", ())],
-        "left_out": sorted((verdict.get("left_out") or {}).items(), key=lambda item: -item[1]),
+        "arms": [
+            {**arm, "found": verdict["arms"].get(arm["name"]), "traffic": traffic.get(arm["name"])}
+            for arm in view["plan"]["arms"]
+        ],
+        "segments": _segments(verdict["segments"]) if "segments" in verdict else [],
+        "moved": plain_words.moved(verdict["moved_users"]),
+        "heavy": [plain_words.heavy(user["arm"], user["share"]) for user in verdict["heavy_users"]],
+        "left_out": sorted(verdict["left_out"].items(), key=lambda item: -item[1]),
         "srm": _srm(verdict),
     }
 
 
-def _tiles(view: View, verdict: Mapping[str, Any]) -> list[Json]:
-    tiles: list[Json] = []
-    arms = verdict.get("arms") or {}
-    users = verdict.get("users", 0)
-    if users and _known(verdict.get("lift")):
-        relative = verdict.get("relative_lift")
-        of = f" ({words.signed(100 * relative, 1)}\u00a0%)" if _known(relative) else ""
-        ci = words.interval(verdict.get("lift_ci"), plus=True)
+def _tiles_of_verdict(view: View) -> Iterator[Json]:
+    verdict = view["verdict"]
+    if verdict is None or not verdict["users"]:
+        return
+    if verdict["lift"] is not None:
+        relative = verdict["relative_lift"]
+        of = "" if relative is None else f" ({words.signed(100 * relative, 1)}\u00a0%)"
+        ci = words.interval(verdict["lift_ci"], plus=True)
         said = ci if ci != words.ABSENT else "too few users for an interval"
-        void = verdict.get("verdict") == "srm"
+        void = verdict["verdict"] == "srm"
         named = plain_words.named(view["plan"]["metrics"]["primary"], view["unit"])
         tone = "void" if void else plain_words.verdict(verdict["verdict"])[1]
         label = "void: users are not split as configured" if void else f"{named}{of}"
-        tiles.append({"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone})
-    if users:
-        decisions = sum(arm["decisions"] for arm in arms.values())
-        tiles.append({"value": words.count(users), "label": "users who count", "said": f"{decisions:,} decisions"})
-        srm = _srm(verdict)
-        label = "users split as configured"
-        tiles.append({"value": srm["words"], "label": label, "said": srm["said"], "tone": srm["tone"]})
-        tiles += _guardrails_tile(verdict)
-    whole = [account for account in view["spend"] if account["arm"] == "*"]
-    if whole:
-        first = whole[0]
-        label = "spent" if first["period"] == "total" else f"spent this {first['period']}"
-        outside = any(account["arm"] == OUTSIDE for account in view["spend"])
-        said = (
-            f"of {words.number(first['limit'])} {view['currency']}{', that of users outside in it' if outside else ''}"
-        )
-        tiles.append({"value": words.number(first["spent"]), "label": label, "said": said})
-    return tiles
+        yield {"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone}
+    decisions = sum(arm["decisions"] for arm in verdict["arms"].values())
+    yield {"value": words.count(verdict["users"]), "label": "users who count", "said": f"{decisions:,} decisions"}
+    srm = _srm(verdict)
+    yield {"value": srm["words"], "label": "users split as configured", "said": srm["said"], "tone": srm["tone"]}
+    yield from _guardrails_tile(verdict)
+
+
+def _tiles_of_money(view: View) -> Iterator[Json]:
+    first = next((account for account in view["spend"] if account["arm"] == "*"), None)
+    if first is None:
+        return
+    label = "spent" if first["period"] == "total" else f"spent this {first['period']}"
+    outside = any(account["arm"] == OUTSIDE for account in view["spend"])
+    said = f"of {words.number(first['limit'])} {view['currency']}{', that of users outside in it' if outside else ''}"
+    yield {"value": words.number(first["spent"]), "label": label, "said": said}
 
 
 def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
-    checks = [check["state"] for found in verdict["challengers"].values() for check in found.get("guardrails") or []]
+    checks = [check["state"] for found in verdict["challengers"].values() for check in found["guardrails"]]
     if not checks:
         return []
     states = [state for state in plain_words.GUARDRAILS if state in checks]
@@ -157,10 +161,10 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
 
 def _srm(verdict: Mapping[str, Any]) -> Json:
     """Whether users are split as configured: a word, and the figure behind it."""
-    p = verdict.get("srm_p")
-    if p is None or not verdict.get("users"):
+    p = verdict["srm_p"]
+    if not verdict["users"]:
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
-    if verdict.get("verdict") == "srm":
+    if verdict["verdict"] == "srm":
         return {"words": "No", "said": f"p = {words.p_value(p)}: no figure counts".replace("= <", "<"), "tone": "alarm"}
     return {"words": "Ok", "said": f"p = {words.p_value(p)}".replace("= <", "<"), "tone": "good"}
 
@@ -186,20 +190,19 @@ def _need(need: Need) -> Json:
 
 
 def _effects(challengers: Mapping[str, Json]) -> list[Json]:
-    span = domain([found.get("lift_ci") for found in challengers.values()], 0.0)
+    span = domain([found["lift_ci"] for found in challengers.values()], 0.0)
     rows = []
     for name, found in challengers.items():
         said, tone = plain_words.verdict(found["verdict"])
-        lift = found.get("lift")
-        drawn = track(found.get("lift_ci"), lift, span)
+        drawn = track(found["lift_ci"], found["lift"], span)
         rows.append({**found, "name": name, "words": said, "tone": tone, "track": drawn})
     return rows
 
 
 def _guardrail(challenger: str, check: Json) -> Json:
-    interval = [check.get("lower"), check.get("upper")]
+    interval = [check["lower"], check["upper"]]
     span = domain([interval], 0.0, check["margin"])
-    drawn = track(interval, check.get("harm"), span, check["margin"])
+    drawn = track(interval, check["harm"], span, check["margin"])
     return {
         **check,
         "challenger": challenger,
@@ -210,16 +213,8 @@ def _guardrail(challenger: str, check: Json) -> Json:
 
 
 def _secondary(challenger: str, name: str, lift: Json) -> Json:
-    drawn = track(lift.get("lift_ci"), lift.get("lift"), domain([lift.get("lift_ci")], 0.0))
+    drawn = track(lift["lift_ci"], lift["lift"], domain([lift["lift_ci"]], 0.0))
     return {**lift, "challenger": challenger, "name": name, "track": drawn}
-
-
-def _arms(view: View, verdict: Mapping[str, Any]) -> list[Json]:
-    found = verdict.get("arms") or {}
-    traffic = view["traffic"]["arms"] if view["traffic"] is not None else {}
-    return [
-        {**arm, "found": found.get(arm["name"]), "traffic": traffic.get(arm["name"])} for arm in view["plan"]["arms"]
-    ]
 
 
 def _accounts(view: View) -> list[Json]:
@@ -269,19 +264,10 @@ def _mix(view: View) -> Json | None:
     return {"channels": channels, "colours": colours, "rows": rows, "shadow": traffic["shadow"]} if rows else None
 
 
-def _segments(segments: Json | None) -> list[Json]:
+def _segments(segments: Json) -> list[Json]:
     found = []
-    for column, lifts in ((segments or {}).get("lifts") or {}).items():
-        span = domain([lift.get("lift_ci") for lift in lifts], 0.0)
-        rows = [{**lift, "track": track(lift.get("lift_ci"), lift.get("lift"), span)} for lift in lifts]
-        smaller = (segments or {}).get("smaller", {}).get(column, 0)
-        found.append({"column": column, "rows": rows, "smaller": smaller})
+    for column, lifts in segments["lifts"].items():
+        span = domain([lift["lift_ci"] for lift in lifts], 0.0)
+        rows = [{**lift, "track": track(lift["lift_ci"], lift["lift"], span)} for lift in lifts]
+        found.append({"column": column, "rows": rows, "smaller": segments["smaller"][column]})
     return found
-
-
-def _values(found: Mapping[str, Any], name: str) -> list[Any]:
-    return list((found.get(name) or {}).values())
-
-
-def _known(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)

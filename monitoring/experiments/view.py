@@ -8,10 +8,10 @@ The command line, the operator and tests call it alike. The fields: `document.py
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from monitoring.experiments.advice import Standing
@@ -23,14 +23,11 @@ from monitoring.experiments.document import (
     Newest,
     Next,
     Plan,
-    Settled,
-    Spend,
     Step,
-    Traffic,
     View,
 )
+from monitoring.experiments.look import Known
 from monitoring.experiments.money import short_of_money, stages_to_come
-from monitoring.verdict.long_term import LongTerm
 from monitoring.verdict.verdict import without_users
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
@@ -39,7 +36,6 @@ from mtorl.experiment.metrics import unit_of
 from mtorl.experiment.stage_machine import (
     OVER,
     STAGES,
-    Evidence,
     Hold,
     Move,
     Requirement,
@@ -49,35 +45,8 @@ from mtorl.experiment.stage_machine import (
     requirements,
 )
 from mtorl.experiment.stages import CHALLENGER_SHARE, RampStage
-from mtorl.log.gain import Gain
 
 _TOO_SOON = 0.01  # hours of a stage after which a rate can be told
-
-
-@dataclass(frozen=True)
-class Known:
-    """Findings of a look at an experiment.
-
-    Attributes:
-        verdict: From `monitoring.verdict.verdict.verdict_from_log`; None: there is no decision yet.
-        by_hand: Whether a person sets the stage in a file without a ramp, which is in force as it is until something
-            has happened; a resource begins as a draft, with or without a ramp.
-    """
-
-    verdict: Mapping[str, Any] | None = None
-    evidence: Evidence | None = None  # for the present stage
-    long_term: LongTerm | None = None  # effect of a promotion against the holdout
-    traffic: Traffic | None = None
-    newest: Newest | None = None
-    spend: Sequence[Spend] = ()
-    in_force: bool | None = True  # whether routers have what follows from file and history; None: unknown
-    settled: Settled | None = None  # of a promotion: how far the incumbent's model server is
-    problem: str | None = None  # why the log, or the file, can't be read
-    commands: Mapping[str, str] = field(default_factory=dict)  # the command for an action: `start`, `run`, `promote`
-    by_hand: bool = True
-    looked: float | None = None  # when the log was read, seconds since 1970; None: just now
-    router_runs: bool | None = None  # None: unknown
-    gain: Gain = field(default_factory=lambda: Gain.of_spec("gain"))
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], known: Known, now: float) -> View:
@@ -101,18 +70,12 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], known: Know
         experiment,
         state,
         step,
-        known.evidence,
+        replace(known, newest=newest, by_hand=by_hand),
         needed,
         moves[-1] if moves else None,
         ahead,
-        known.problem,
-        known.commands,
         kills[-1] if kills else None,
-        by_hand,
-        known.settled,
         short_of_money(known.spend, moves[0].at if moves else None, experiment.ramp, state, now),
-        known.router_runs is False,
-        None if newest is None else newest["silence"],
     )
     serving = experiment if by_hand else in_force(experiment, state)
     verdict = None if known.verdict is None else without_users(known.verdict)
@@ -198,12 +161,13 @@ def _next(
     void = known.evidence is not None and known.evidence.token == "srm"
     following = next((step.stage for step in stages_to_come(experiment.ramp, state)), None)
     last = not off and state.phase in STAGES and following is None
-    if last and known.verdict is not None and (hours := known.verdict.get("hours")) is not None:
+    if last and known.verdict is not None:
+        counted: float = known.verdict["hours"]
         least = experiment.min_runtime_hours
         label = f"{'minutes' if 0 < least < 1 else 'hours'} that count in the verdict"
-        met = hours > least - 1.0  # as `mtorl.experiment.inference.verdict` has it
+        met = counted > least - 1.0  # as `mtorl.experiment.inference.verdict` has it
         if least > 0:
-            needs.append(Need(kind="counted_hours", arm=None, found=hours, needed=least, met=met, label=label))
+            needs.append(Need(kind="counted_hours", arm=None, found=counted, needed=least, met=met, label=label))
     evidence = known.evidence
     wins = evidence is not None and evidence.token == "ship" and all(one.met for one in needed)
     won = evidence.challenger if evidence is not None and last and wins else None

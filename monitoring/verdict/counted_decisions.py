@@ -1,29 +1,8 @@
-"""Selects the decisions of an experiment that count, and counts the others by reason.
+"""Selects the decisions of an experiment that count, and counts the others by reason (monitoring/README.md).
 
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
-of the arm that fails less. Left out, and counted by reason:
-
-    other_experiment     another name, layer or salt, any of which splits the users anew
-    override             since the experiment file first named the user's arm
-    outside              the user is not in the experiment's part of its layer
-    holdout              the user is held out of all arms
-    not_randomised       all users got the incumbent: kill switch, shadow
-    other_model          before the arms had their newest models and exploration (`judged_models.py`)
-    other_weights        assigned while any arm had another share than the experiment file gives it at that stage now:
-                         so all arms are compared over the same time
-    repeated             another decision on the same request and day counts: the last that exposes or else the first.
-                         The slower an arm is, the more callers retry at another router. Outcomes of any of them count
-                         with that one: such a caller knows, and reports of, the last
-    immature             its outcomes may still come (`outcome_hours`): an arm whose outcomes come sooner would look
-                         better
-    unfinished_period    the budget's day or hour is not over, or began before the period that is asked for: an arm that
-                         spends sooner looks better until it is, and worse without its beginning
-    changed_period       in that day or hour stage, weights, salt or layer were changed: the arms' money differed.
-                         Without pacing, after any edit: a raised amount gives more to the arm that has spent more
-    switched_off         in that day or hour the kill switch was used, for the same reason
-
-The last three apply only if a budget starts anew each day or hour. People use the switch, or go back a stage, when an
-arm does badly. So a verdict looks at both, with and without the decisions of the last two (`CHANGED`).
+of the arm that fails less. People use the kill switch, or go back a stage, when an arm does badly. So a verdict looks
+at both, with and without the decisions of the last two reasons (`CHANGED`).
 """
 
 from __future__ import annotations

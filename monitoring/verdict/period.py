@@ -70,7 +70,7 @@ def verdict_of_period(
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
         raise PeriodError(f"gain: {error}") from None
-    log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None)
+    log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None, budget or None)
     if not log.decisions:
         raise PeriodError(f"{decision_log}: no decisions.parquet; routers export their logs there every minute")
     spec = Experiment.load(experiment)
@@ -79,7 +79,7 @@ def verdict_of_period(
             f"{decision_log}: no decision from {period.since or 'the start'} to {period.until or 'now'}; is the period "
             "right (since, until), does the router get requests, and does it export its log?"
         )
-    found = verdict_from_log(log, spec, counts, budget_per_decision=budget or None)
+    found = verdict_from_log(log, spec, counts)
     if (long_term := long_term_effect(log, spec, counts)) is not None:
         found["long_term"] = dict(long_term)
     if by:

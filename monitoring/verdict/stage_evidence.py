@@ -1,6 +1,6 @@
 """Evidence from the decision log about an experiment's present stage, for the stage machine.
 
-    evidence = stage_evidence(log, experiment, gain, since=state.since)        # the experiment as it is in force
+    evidence = stage_evidence(log, experiment, state.since, verdict)      # the experiment as it is in force
     consider(definition, state, evidence, now)                                 # mtorl.experiment.stage_machine
 
 The verdict and its breached guardrails are those of the whole ramp (`verdict.py`). An arm's users are those of the
@@ -17,37 +17,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from monitoring.decision_log import DecisionLog, find_overridden, open_records
-from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
-from mtorl.log.gain import Gain
 from mtorl.log.records import one_record_each
 
 _FOLLOWED_SECONDS = 5.0  # in which the ledger follows a change of the stage
 
 
-def stage_evidence(
-    log: DecisionLog,
-    experiment: Experiment,
-    gain: Gain,
-    since: float,
-    verdict: Mapping[str, Any] | None = None,
-    budget_per_decision: float | None = None,
-) -> Evidence | None:
-    """The evidence now; None: there is no decision yet.
+def stage_evidence(log: DecisionLog, experiment: Experiment, since: float, verdict: Mapping[str, Any]) -> Evidence:
+    """The evidence now.
 
     Args:
-        log: Of the whole experiment, shadows included.
-        experiment: As it is in force.
         since: When its time at this stage began, seconds since 1970.
-        verdict: Of this log, if it is known already.
-        budget_per_decision: Of a replay (`monitoring.verdict.verdict`).
+        verdict: Of this log, by `verdict_from_log`.
     """
-    if not log.holds_any():
-        return None
-    verdict = verdict or verdict_from_log(log, experiment, gain, budget_per_decision=budget_per_decision)
     arms = arms_at_stage(log, experiment, since)
     if experiment.stage != "shadow":
         counted = verdict["users_of_stages"].get(experiment.stage, {})

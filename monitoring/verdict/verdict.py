@@ -10,7 +10,8 @@ with them as well.
 
 In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p of the logged channel when the
 policy exposed just that one, 1 when it did not expose, 0 when its outcome cannot be known. Gain per decision is then
-sum(weight * gain) / sum(weight).
+sum(weight * gain) / sum(weight). There the ledger sees only the matched part of the cost, so an arm that would spend
+more than `DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
 """
 
 from __future__ import annotations
@@ -58,20 +59,11 @@ CLICK = Gain.of_spec("click")
 LOOKS = 30  # of the series that shows the interval as users arrived
 
 
-def verdict_from_log(
-    log: DecisionLog,
-    experiment: Experiment,
-    gain: Gain = CLICK,
-    *,
-    budget_per_decision: float | None = None,
-) -> dict[str, Any]:
+def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLICK) -> dict[str, Any]:
     """Compare the arms of an experiment over all of its stages.
 
     Args:
         gain: Meaning of "gain_per_decision" in the experiment file, as in the description of the data set.
-        budget_per_decision: Currency units that either arm may spend on a decision, for a replay, where the ledger sees
-            only the matched part of the cost: an arm that would spend more is thinned until it fits, as in
-            `mtorl.evaluation.gate`. None for live traffic, where the ledger has held the budget.
 
     Returns:
         A JSON-ready dict: metric (the primary one), units (of every metric in it), total_units (of the arms' totals),
@@ -100,7 +92,7 @@ def verdict_from_log(
     def compared(users: pd.DataFrame) -> dict[str, Comparison]:
         stages = stages_of(users)
         return {
-            name: Comparison(users, name, stages, gain, budget_per_decision, alpha, read.covariates)
+            name: Comparison(users, name, stages, gain, log.budget_per_decision, alpha, read.covariates)
             for name in challengers
         }
 
@@ -180,13 +172,13 @@ def verdict_from_log(
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
-        "budget_per_decision": budget_per_decision,
+        "budget_per_decision": log.budget_per_decision,
         "users": counts.in_all,
         "moved_users": counts.moved,
         "arms": {
             arm.name: {
                 "users": counts.of_arms.get(arm.name, 0),
-                **_arm(found, arm.name, primary, budget_per_decision),
+                **_arm(found, arm.name, primary, log.budget_per_decision),
             }
             for arm in experiment.arms
         },
@@ -211,7 +203,7 @@ def verdict_from_log(
 
 def without_users(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A verdict that names no heavy user: for pages, and for files that outlive the log."""
-    heavy = [{key: user[key] for key in ("arm", "share")} for user in verdict.get("heavy_users", ())]
+    heavy = [{key: user[key] for key in ("arm", "share")} for user in verdict["heavy_users"]]
     return {**verdict, "heavy_users": heavy}
 
 

@@ -18,14 +18,16 @@ import pandas as pd
 from features.collect.log_files import files_of, is_hidden
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
-from monitoring.experiments.look import look
-from monitoring.experiments.view import Known, experiment_view
+from monitoring.experiments.look import Known, look
+from monitoring.experiments.view import experiment_view
 from monitoring.verdict.period import PeriodError
 from monitoring.verdict.segments import segment_lifts
+from monitoring.verdict.stage_evidence import stage_evidence
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
-from mtorl.experiment.stage_machine import in_force
+from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.segments import check_segment, segment_sql
 from mtorl.log.touchpoints import LogError
@@ -53,11 +55,11 @@ def known_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
 ) -> Known:
     """`known_now` with the effect by segment. LogError and ExperimentError: log, table or column can't be used."""
-    with _opened(folder) as (log, spec, budget):
+    with _opened(folder) as (log, spec):
         for name in by:
             check_segment(spec, name)
         spend = _spend(folder, served)
-        found = look(log, served, counted_gain(spec), since, now, spend, budget)
+        found = look(log, served, counted_gain(spec), since, now, spend)
         if found is None:
             return Known(spend=spend or [], gain=counted_gain(spec), looked=now)
         if not by:
@@ -65,6 +67,14 @@ def known_or_error(
         values = {name: segment_sql(spec, name, "record") for name in by}
         segments = dict(segment_lifts(log, served, spec.reward.gain, values))
         return replace(found, verdict={**(found.verdict or {}), "segments": segments})
+
+
+def evidence_now(folder: ExperimentFolder, served: Experiment, since: float) -> Evidence | None:
+    """The evidence for the stage alone, without channels and money. Raises as `known_or_error`."""
+    with _opened(folder) as (log, spec):
+        if not log.holds_any():
+            return None
+        return stage_evidence(log, served, since, verdict_from_log(log, served, counted_gain(spec)))
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
@@ -162,8 +172,8 @@ def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
 
 
 @contextmanager
-def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec, float | None]]:
-    """The router's log, its data set, and the budget of a decision in a replay."""
+def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec]]:
+    """The router's log and its data set."""
     import duckdb
 
     named = folder.dataset or named_by_router(folder.state, "dataset")
@@ -174,11 +184,12 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
         with readable_log(folder.state) as log:
             replay = folder.state / _REPLAY
             if not replay.exists():
-                yield DecisionLog.in_folder(log), spec, None
+                yield DecisionLog.in_folder(log), spec
                 return
             weights = pd.read_parquet(replay)
             budget = float(weights["budget"].iloc[0]) if len(weights) else None
-            yield DecisionLog.in_folder(log, weights=weights[["decision_id", "weight"]]), spec, budget
+            weights = weights[["decision_id", "weight"]]
+            yield DecisionLog.in_folder(log, weights=weights, budget_per_decision=budget), spec
     except (duckdb.Error, SpecError) as error:
         raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
 

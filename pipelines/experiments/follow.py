@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import orjson
 from pydantic import ValidationError
 
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError, IllegalEvent, state_of
 from mtorl.experiment.stage_machine import OVER, Phase

@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from monitoring.experiments.look import unsupported
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known, unsupported
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import IllegalEvent

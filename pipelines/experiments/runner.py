@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from monitoring.experiments.document import View
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from mtorl.experiment.stage_machine import OVER, Evidence, Hold, Move

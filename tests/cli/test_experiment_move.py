@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.run import served_file
 from monitoring.experiments.document import ArmTraffic, Traffic
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
 from tests.features.collect.decision_logs import SPEC, decision, write

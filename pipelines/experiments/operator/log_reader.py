@@ -14,7 +14,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.log.gain import Gain
 from mtorl.log.touchpoints import LogError

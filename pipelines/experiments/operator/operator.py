@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from monitoring.experiments.document import View
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import Event, HistoryError
 from mtorl.experiment.stage_machine import (

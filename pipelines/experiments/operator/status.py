@@ -91,7 +91,7 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
     of_incumbent = "" if relative is None else f" ({relative:+.1%})"
     totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
     of_all = [one for one in totals if one["campaign"] == "*"] or totals
-    spent = [one["spent"] for one in of_all] or [arm["cost"] for arm in arms]  # without a total, what counts
+    spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]  # without a total, what counts
     return {
         "users": verdict["users"],
         "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # in the interval's unit

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from monitoring.experiments.document import Settled, View
-from monitoring.experiments.view import Known, experiment_view
+from monitoring.experiments.look import Known
+from monitoring.experiments.view import experiment_view
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import HistoryError
 from pipelines.experiments.cluster_api import ClusterApi

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.experiments.document import ArmTraffic, Newest, Settled, Spend, Traffic, View
-from monitoring.experiments.view import Known, experiment_view
+from monitoring.experiments.look import Known
+from monitoring.experiments.view import experiment_view
 from monitoring.verdict.long_term import LongTerm
 from monitoring.verdict.verdict import units_in
 from mtorl.experiment.arm import INCUMBENT
@@ -111,8 +112,13 @@ def verdict(
                 | harm
             ],
             "secondary": {
-                "exposure_ratio": {"lift": -0.031, "lift_ci": known(-0.071, 0.009), "relative_lift": -0.04},
-                "conversion_per_decision": {"lift": 0.0011, "lift_ci": known(-0.0009, 0.0031), "relative_lift": 0.11},
+                "exposure_ratio": {"lift": -0.031, "lift_ci": known(-0.071, 0.009), "p": 0.2, "significant": False},
+                "conversion_per_decision": {
+                    "lift": 0.0011,
+                    "lift_ci": known(-0.0009, 0.0031),
+                    "p": 0.3,
+                    "significant": False,
+                },
             },
             "verdict": "inconclusive" if n else token,
             "reason": "the always-valid interval [-0.004, +0.041] contains zero" if n else reason,
@@ -133,6 +139,7 @@ def verdict(
         "srm_p": 0.84,
         "multiple_exposure_users": 0,
         "left_out": {"immature": 1_204, "not_randomised": 8_840, "repeated": 12},
+        "heavy_users": [],
         "late_outcomes": 7,
         "challenger": challengers[0],
         "challengers": results,

@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from monitoring.experiments.charts import effect_chart, track
+from monitoring.experiments.look import Known
 from monitoring.experiments.page import page
-from monitoring.experiments.view import Known, experiment_view
+from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import INCUMBENT
 from tests.monitoring.experiments import made_views as made
 
@@ -85,6 +86,7 @@ def test_what_people_typed_stays_text() -> None:
     found = made.verdict("ship", bad, users, 0.0225, left_out={bad: 3})
     found["segments"] = made.segments()
     found["segments"]["lifts"] = {bad: [{**found["segments"]["lifts"]["device"][0], "segment": bad}]}
+    found["segments"]["smaller"] = {bad: 31}
     arm = {"users": 1, "fallback_ratio": 0.0, "latency_seconds": None}
     evidence = {"token": bad, "reason": bad, "arms": {bad: arm}}
     events = made.history(experiment, (0, "50%", {"by": "person", "reason": bad, "evidence": evidence}))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.experiments.document import Spend, View
-from monitoring.experiments.view import Known, experiment_view
+from monitoring.experiments.look import Known
+from monitoring.experiments.view import experiment_view
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.history import IllegalEvent, next_event
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence

@@ -10,8 +10,9 @@ import pytest
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.stage_evidence import arms_at_stage, evidence_of, stage_evidence
-from monitoring.verdict.verdict import CLICK
+from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.stage_machine import Evidence
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import START, decision, write
 from tests.features.collect.test_shadows import shadow
@@ -32,6 +33,10 @@ def decided(number: int, arm: str, minutes: float, **changes: Any) -> dict[str, 
 
 def since(minutes: float) -> float:
     return START.timestamp() + 60 * minutes
+
+
+def evidence(log: DecisionLog, experiment: Experiment, minutes: float) -> Evidence:
+    return stage_evidence(log, experiment, since(minutes), verdict_from_log(log, experiment))
 
 
 def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> None:
@@ -93,20 +98,20 @@ AT_5 = {"incumbent": 0.95, "challenger": 0.05}
 def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
     log = DecisionLog.in_folder(write(tmp_path / "log", served(30, AT_5)))
     waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
-    found = stage_evidence(log, waiting, CLICK, since(0))
-    assert found is not None and found.arms["challenger"].users == 6
+    found = evidence(log, waiting, 0)
+    assert found.arms["challenger"].users == 6
     # A day on which the stage began, and one that is not over: no guardrail could be breached yet.
     daily = at("5%", budgets=[{"campaign": "*", "channel": "*", "amount": 10, "period": "day"}])
-    found = stage_evidence(log, daily, CLICK, since(0))
-    assert found is not None and found.arms["challenger"].users == 12
+    found = evidence(log, daily, 0)
+    assert found.arms["challenger"].users == 12
     shadow = served(6, {"incumbent": 1.0, "challenger": 0.0}, stage="shadow")
     later = [
         decided(n, d["arm"], 360 + 3.0 * n, shares=AT_5, assignment_probability=AT_5[d["arm"]])
         for n, d in enumerate(served(26, AT_5))
     ]
     log = DecisionLog.in_folder(write(tmp_path / "both", shadow + later))
-    found = stage_evidence(log, daily, CLICK, since(360))
-    assert found is not None and found.arms["challenger"].users == 0
+    found = evidence(log, daily, 360)
+    assert found.arms["challenger"].users == 0
 
 
 def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None:
@@ -123,11 +128,9 @@ def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None
 def test_the_verdict_is_part_of_it(tmp_path: Path) -> None:
     decisions = [decided(n, "challenger" if n % 20 == 0 else "incumbent", n) for n in range(40)]
     log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
-    found = stage_evidence(log, at("5%"), CLICK, since(0))
-    assert found is not None and found.token == "inconclusive" and found.breached == ()
+    found = evidence(log, at("5%"), 0)
+    assert found.token == "inconclusive" and found.breached == ()
     assert found.arms["challenger"].users == 0  # they had other shares then
-    assert stage_evidence(DecisionLog.in_folder(tmp_path), at("5%"), CLICK, since(0)) is not None
-    assert stage_evidence(DecisionLog.in_folder(tmp_path / "nothing"), at("5%"), CLICK, since(0)) is None
 
 
 def test_a_breached_guardrail_of_any_challenger_is_said() -> None:

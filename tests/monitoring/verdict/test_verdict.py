@@ -302,8 +302,8 @@ def test_a_user_is_one_whatever_stages_and_arms_it_was_in(tmp_path: Path) -> Non
     assert {name: arm["users"] for name, arm in found["arms"].items()} == {"incumbent": 760, "challenger": 400}
     at_stage = {"5%": {"incumbent": 760, "challenger": 39}, "50%": {"incumbent": 400, "challenger": 400}}
     assert found["users_of_stages"] == at_stage
-    evidence = stage_evidence(written, EXPERIMENT.replace(stage="5%"), CLICK, since=0.0)
-    assert evidence is not None and {name: arm.users for name, arm in evidence.arms.items()} == at_stage["5%"]
+    evidence = stage_evidence(written, EXPERIMENT.replace(stage="5%"), 0.0, found)
+    assert {name: arm.users for name, arm in evidence.arms.items()} == at_stage["5%"]
     assert [look["users"] for look in found["series"]][::29] == [200, 800]
 
 
@@ -882,8 +882,8 @@ def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
             log.learn(decision, "click", float(user // 2 % 30 < clickers))
             weights.append((decision, 3.0))
     frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    free = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT)
-    bound = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT, budget_per_decision=1.0)
+    written = replace(log.write(tmp_path), weights=frame)
+    free, bound = (verdict_from_log(replace(written, budget_per_decision=budget), EXPERIMENT) for budget in (None, 1.0))
     gain = {arm: found["metrics"]["click_per_decision"] for arm, found in free["arms"].items()}
     assert gain["incumbent"] > gain["challenger"] and free["lift"] < 0
     assert bound["arms"]["incumbent"]["metrics"]["click_per_decision"] == pytest.approx(gain["incumbent"] / 2)

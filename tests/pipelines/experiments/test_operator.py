@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from monitoring.experiments.document import ArmTraffic, Newest, Traffic
-from monitoring.experiments.view import Known
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
@@ -45,7 +45,14 @@ VERDICT = {
     "relative_lift": 0.031,
     "lift_ci": [-0.001, 0.0123],
     "users": 940,
-    "arms": {"incumbent": {"users": 500, "cost": 10.0}, "challenger": {"users": 490, "cost": 11.5}},
+    "hours": 96.0,
+    "srm_p": 0.5,
+    "heavy_users": [],
+    "challengers": {},
+    "arms": {
+        "incumbent": {"users": 500, "totals": {"cost": 10.0}},
+        "challenger": {"users": 490, "totals": {"cost": 11.5}},
+    },
 }
 
 
@@ -778,9 +785,8 @@ def test_an_earlier_salt_that_is_given_back_has_its_own_figures(scene: Scene, mo
 
     def look(experiment: Experiment, since: float, now: float) -> Known:
         users = {"a": 500, "b": 3}[experiment.salt]
-        arms = {name: {"users": users, "cost": 1.0} for name in ARMS}
         evidence = Evidence("inconclusive", f"of {experiment.salt}", "challenger", (), ARMS)
-        return Known({**VERDICT, "users": 2 * users, "arms": arms}, evidence, traffic=TRAFFIC, looked=now)
+        return Known({**VERDICT, "users": 2 * users}, evidence, traffic=TRAFFIC, looked=now)
 
     def shown() -> tuple[int | None, int | None]:
         (view,) = scene.operator.views()
