@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtorl.evaluation.budget_curve import RULES
 from mtorl.pages.charts import (
     BAND,
     BLUE,
@@ -54,29 +53,26 @@ def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
     return Chart(html, f"Number of users by number of touchpoints, {min(lengths)} to {max(lengths)}.")
 
 
-def training(history: Sequence[Row], best_epoch: int | None) -> Chart:
+def training(history: Sequence[Row], best_epoch: int) -> Chart:
     """Loss by epoch on training and validation users."""
     epochs = [row["epoch"] for row in history]
     traces = [
-        line("training users", epochs, [row.get("train_loss") for row in history], GREY),
-        line("validation users", epochs, [row.get("val_loss") for row in history], BLUE),
+        line("training users", epochs, [row["train_loss"] for row in history], GREY),
+        line("validation users", epochs, [row["val_loss"] for row in history], BLUE),
     ]
-    shapes, notes = [], []
-    if best_epoch is not None:
-        shapes = [vertical(best_epoch)]
-        # Inside the plot: above it is the legend.
-        notes = [{**note, "yanchor": "top", "xshift": 4} for note in marks([(best_epoch, "kept", "left")])]
+    # Inside the plot: above it is the legend.
+    notes = [{**note, "yanchor": "top", "xshift": 4} for note in marks([(best_epoch, "kept", "left")])]
     html = draw(
         "training",
         traces,
-        shapes=shapes,
+        shapes=[vertical(best_epoch)],
         annotations=notes,
         hovermode="x unified",
         xaxis={"title": "epoch", "showgrid": False, "tickformat": "d", "nticks": min(len(epochs), 15)},
         yaxis={"title": "loss"},
     )
-    kept = f"; the weights of epoch {best_epoch} are kept" if best_epoch is not None else ""
-    return Chart(html, f"Loss on training and validation users over {len(epochs)} epochs{kept}.")
+    kept = f"the weights of epoch {best_epoch} are kept"
+    return Chart(html, f"Loss on training and validation users over {len(epochs)} epochs; {kept}.")
 
 
 def budget_curve(curve: Sequence[Row]) -> Chart:
@@ -86,32 +82,29 @@ def budget_curve(curve: Sequence[Row]) -> Chart:
         "predicted_gain": ("predicted gain alone", PALE_BLUE, "solid"),
         "random": ("random", GREY, "solid"),
         "oracle": ("hindsight", ORANGE, "dot"),
+        "cheapest": ("cheapest", GREY, "dash"),
     }
-    names = [name for name in RULES if name in curve[0]]
-    traces = []
-    for name in [*(n for n in looks if n in names), *(n for n in names if n not in looks)]:
-        label, colour, dash = looks.get(name, (name.replace("_", " "), GREY, "dash"))
-        values = [row.get(name) for row in curve]
-        traces.append(line(label, [row["share"] for row in curve], values, colour, dash, "%{y:.1%}"))
+    traces = [
+        line(label, [row["share"] for row in curve], [row[name] for row in curve], colour, dash, "%{y:.1%}")
+        for name, (label, colour, dash) in looks.items()
+    ]
     html = draw(
         "budget-curve",
         traces,
         hovermode="x unified",
-        margin={**WIDE, "t": 62 if len(traces) > 2 else 36},
+        margin={**WIDE, "t": 62},
         xaxis={"title": "share of the budget that would buy every exposure", "tickformat": ".0%", "showgrid": False},
         yaxis={"title": "share of all gain", "tickformat": ".0%", "rangemode": "tozero"},
     )
     return Chart(html, f"Share of all gain by share of the budget, for {', '.join(trace.name for trace in traces)}.")
 
 
-def policy_values(rows: Sequence[tuple[str, float, Sequence[float] | None, str]], unit: str) -> Chart:
+def policy_values(rows: Sequence[tuple[str, float, Sequence[float], str]], unit: str) -> Chart:
     """Values with intervals, one line each: (label, value, [low, high], colour), first on top."""
     traces = []
     for label, value, interval, colour in reversed(rows):
-        error = None
-        if interval is not None:
-            arms = {"array": [interval[1] - value], "arrayminus": [value - interval[0]]}
-            error = {"type": "data", "symmetric": False, **arms, "thickness": 2.5, "width": 0, "color": colour}
+        ends = {"array": [interval[1] - value], "arrayminus": [value - interval[0]]}
+        error = {"type": "data", "symmetric": False, **ends, "thickness": 2.5, "width": 0, "color": colour}
         traces.append(
             scatter(
                 x=[value],
@@ -135,11 +128,11 @@ def policy_values(rows: Sequence[tuple[str, float, Sequence[float] | None, str]]
 
 def lift(experiment: Row, metric: str) -> Chart:
     """The lift with its two intervals against zero and, if it is known, the true lift."""
-    value, true = experiment["lift"], experiment.get("true_lift")
+    value, true = experiment["lift"], experiment["true_lift"]
     traces, ends = [], [0.0, value] + ([true] if true is not None else [])
     for label, key, colour in (("one look", "lift_ci_fixed", GREY), ("always valid", "lift_ci", BLUE)):
-        interval = experiment.get(key)
-        if not interval or None in interval:
+        interval = experiment[key]
+        if None in interval:
             continue
         ends += interval
         thick = {"color": colour, "width": 7}
@@ -197,7 +190,7 @@ def lift_series(series: Sequence[Row], true_lift: float | None, metric: str) -> 
 def budgets(budget: Mapping[str, Row]) -> Chart:
     """Spent and still reserved of each arm's limit."""
     arms = list(reversed(list(budget)))
-    part = {name: [float(budget[arm].get(name) or 0.0) for arm in arms] for name in ("limit", "spent", "reserved")}
+    part = {name: [float(budget[arm][name]) for arm in arms] for name in ("limit", "spent", "reserved")}
     used = zip(part["limit"], part["spent"], part["reserved"], strict=True)
     part["left"] = [max(limit - spent - reserved, 0.0) for limit, spent, reserved in used]
     traces = [

@@ -13,6 +13,7 @@ import pandas as pd
 from tests.monitoring.experiments.made_views import verdict
 
 PAGE = Path("monitor/periods/2026-11-28T00/drift.html")
+RULES = {"mtorl": 0.55, "predicted_gain": 0.72, "cheapest": 0.8, "random": 1.0, "oracle": 0.3}
 CHANNELS = ("search", "social", "display", "video")
 
 
@@ -21,7 +22,7 @@ def write(run: Path) -> Path:
     rng = np.random.default_rng(4)
     _touchpoints(rng).to_parquet(_made(run / "data") / "touchpoints.parquet", index=False)
     history = [{"epoch": e, "train_loss": 1.9 + 0.7**e, "val_loss": 1.95 + 0.72**e} for e in range(1, 13)]
-    metrics = {"history": history, "best_epoch": 9, "seconds": 83.2}
+    metrics = {"history": history, "members": [{"best_epoch": 9}, {"best_epoch": 7}]}
     (_made(run / "artifacts" / "challenger") / "metrics.json").write_text(json.dumps(metrics))
     (run / "summary.json").write_text(json.dumps(summary()))
     (_made(run / PAGE.parent) / PAGE.name).write_text("<html>drift</html>")
@@ -42,8 +43,8 @@ def summary() -> dict[str, Any]:
         "offline": _offline(0.0),
         "offline_incumbent": _offline(-0.07),
         "budget_curve": [
-            {"share": s / 20, "mtorl": (s / 20) ** 0.55, "predicted_gain": (s / 20) ** 0.72, "random": s / 20}
-            for s in range(21)
+            {"share": share} | {rule: share**power for rule, power in RULES.items()}
+            for share in (n / 20 for n in range(21))
         ],
         "gate": {
             "decision": "promote",
