@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from _environment import environment, finish, parser
 
-from benchmarks.experiment_runs import arrivals, returning, uneven
+from benchmarks.experiment_runs import arrivals, returning
 from benchmarks.experiment_runs.judge import judge
 from benchmarks.experiment_runs.markets import Clicks, Revenue
 from benchmarks.experiment_runs.table import experiment_tables
@@ -96,7 +96,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
         ramps.append({"market": market.name, "adjusted": True, **result})
         say(f"ramp with covariates, {market.name}", result)
     return {
-        "uneven": [uneven.measure(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)],
+        "uneven": [arrivals.uneven(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)],
         "same": same,
         "ramps": ramps,
         "returning": back,

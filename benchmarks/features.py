@@ -20,7 +20,7 @@ from typing import Any
 from _environment import environment, finish, parser
 
 from benchmarks.feature_layer import builder, online, retrieval
-from benchmarks.feature_layer.plan import FULL, QUICK
+from benchmarks.feature_layer.log import QUICK, Plan
 from benchmarks.feature_layer.table import feature_tables
 
 MEASURES = {
@@ -43,7 +43,7 @@ def main() -> None:
         figures = there
     for name in arguments.only or MEASURES:
         with tempfile.TemporaryDirectory(prefix="mtorl-bench-") as folder:
-            figures[name] = MEASURES[name](QUICK if arguments.quick else FULL, Path(folder))
+            figures[name] = MEASURES[name](QUICK if arguments.quick else Plan(), Path(folder))
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
     print("\n" + feature_tables(figures))

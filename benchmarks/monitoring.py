@@ -1,7 +1,6 @@
 """How often the monitor is wrong, how soon it is right, and what a check costs.
 
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
-    python benchmarks/monitoring.py --only cost --json benchmarks/results/monitoring.json   # one part of it, anew
     python benchmarks/monitoring.py --quick
 
 Days of markets whose truth is known (`monitoring_runs/days.py`) are judged one after the other, as by `mtorl monitor
@@ -12,7 +11,6 @@ The mean run between false alarms, longer than any such simulation, is tested in
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -20,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -128,38 +125,27 @@ def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]])
     return results
 
 
-def main() -> int:
-    measures: dict[str, Callable[[], Any]] = {
-        "cost": lambda: cost(size),
-        "clean": lambda: in_processes(clean, [(seed * 1_000 + i, size) for i in range(size.clean_markets)]),
-        "season": lambda: in_processes(season, [(seed * 2_000 + i, size) for i in range(size.season_markets)]),
-        "power": lambda: {
+def main() -> None:
+    options = parser(__doc__, "few runs")
+    options.add_argument("--seed", type=int, default=7)
+    args = options.parse_args()
+    size, seed = QUICK if args.quick else Size(), args.seed
+    figures = {
+        "environment": environment("duckdb", "evidently"),
+        "columns": COLUMNS,
+        "looked": LOOKED,
+        "users_of_clean": size.users_of_clean,
+        "cost": cost(size),
+        "clean": in_processes(clean, [(seed * 1_000 + i, size) for i in range(size.clean_markets)]),
+        "season": in_processes(season, [(seed * 2_000 + i, size) for i in range(size.season_markets)]),
+        "power": {
             str(users): in_processes(power, [(seed * 3_000 + i, users) for i in range(markets)])
             for users, markets in size.markets
         },
     }
-    options = parser(__doc__, "few runs")
-    options.add_argument("--seed", type=int, default=7)
-    options.add_argument("--only", choices=measures, help="measure this anew; the rest is read from --json")
-    args = options.parse_args()
-    if args.only and (args.quick or not args.json):
-        options.error("--only renews a part of the figures in --json, at full size")
-    size, seed = QUICK if args.quick else Size(), args.seed
-    figures = json.loads(Path(args.json).read_text()) if args.only else {}
-    here = environment("duckdb", "evidently")
-    if figures.get("environment", here) != here:
-        sys.exit(f"{args.json} was measured elsewhere, or with other versions: measure all of it anew")
-    figures |= {
-        "environment": here,
-        "columns": COLUMNS,
-        "looked": LOOKED,
-        "users_of_clean": size.users_of_clean,
-    }
-    figures |= {name: measure() for name, measure in measures.items() if args.only in (None, name)}
     print(monitoring_tables(figures))
     finish(figures, args.json)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

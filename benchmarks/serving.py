@@ -56,25 +56,22 @@ def decided(measured: dict[str, Any]) -> int:
     return int(measured["statuses"].get("200", 0) - sum(measured["fallbacks"].values()))
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of processes and all that they have started."""
-    import psutil
-
-    total = 0.0
-    for pid in pids:
-        process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            times = member.cpu_times()
-            total += times.user + times.system
-    return total
-
-
-def memory_mib(pids: list[int]) -> float:
-    """Resident memory of the same."""
+def family(pids: list[int]) -> list[Any]:
+    """Processes and all that they have started."""
     import psutil
 
     processes = [psutil.Process(pid) for pid in pids]
-    return sum(member.memory_info().rss for p in processes for member in (p, *p.children(recursive=True))) / 2**20
+    return [member for process in processes for member in (process, *process.children(recursive=True))]
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time of a family of processes."""
+    return sum(times.user + times.system for times in (member.cpu_times() for member in family(pids)))
+
+
+def memory_mib(pids: list[int]) -> float:
+    """Resident memory of a family of processes."""
+    return sum(member.memory_info().rss for member in family(pids)) / 2**20
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
@@ -169,17 +166,17 @@ def measure_models(
     figures: dict[str, Any], artifact: Path, root: Path, model_bodies: list[str], seconds: float
 ) -> None:
     """Servers of a model alone."""
-    from benchmarks.request_path.servers import predictor
     from serving.archive import package
+    from serving.local.ports import free_ports
+    from serving.local.predictor import LocalPredictor
     from serving.local.torchserve import TorchServe
 
-    package(artifact, "challenger", root / "ours-store", gather=True)
-    with TorchServe(root / "ours-store", root / "ours") as server:
-        figures["handler"] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
-        show("handler", figures["handler"])
-    with predictor(artifact) as (url, pid):
-        figures["predictor"] = at_each_load(url, model_bodies, [pid], seconds)
-        show("predictor", figures["predictor"])
+    package(artifact, "challenger", store := root / "ours-store", gather=True)
+    servers = {"handler": TorchServe(store, root / "ours"), "predictor": LocalPredictor(store, root, *free_ports(1))}
+    for name, server in servers.items():
+        with server:
+            figures[name] = at_each_load(server.endpoint("challenger"), model_bodies, [server.pid], seconds)
+        show(name, figures[name])
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.request_path.load import Plan
-from benchmarks.serving import load, memory_mib, users_windows
+from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
 SETTLED = 0.2  # of the time, after which nothing should grow any more
@@ -113,31 +113,20 @@ class Callers:
 
 def descriptors(pid: int) -> int:
     """Open files and sockets of a process and all that it has started."""
-    import psutil
-
-    process = psutil.Process(pid)
-    return sum(member.num_fds() for member in (process, *process.children(recursive=True)))
+    return sum(member.num_fds() for member in family([pid]))
 
 
 def kill_a_worker(pid: int) -> None:
     """One of TorchServe's Python workers; TorchServe starts another."""
-    import psutil
-
-    workers = [
-        p for p in psutil.Process(pid).children(recursive=True) if any("model_service_worker" in c for c in p.cmdline())
-    ]
-    if workers:
+    if workers := [p for p in family([pid]) if any("model_service_worker" in word for word in p.cmdline())]:
         random.choice(workers).send_signal(signal.SIGKILL)
 
 
 def logged(url: str) -> float:
     """Records of the router's log, as /metrics counts them."""
-    import urllib.request
+    from benchmarks.request_path.servers import samples
 
-    text = urllib.request.urlopen(url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
-    return sum(
-        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("mtorl_spool_records_total")
-    )
+    return sum(sample.value for sample in samples(url) if sample.name == "mtorl_spool_records_total")
 
 
 def main() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from benchmarks.experiment_runs.judge import judge
 from benchmarks.experiment_runs.markets import Clicks, Revenue
+from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.sums import Sums
 
 HOURS = 28 * 24
 _AT_ONCE = 100  # runs
+USERS, SIGMA = 10_000, 1.5  # of `uneven`: standard deviation of the logarithm of decisions
 
 
 def looks(kind: str, users: int) -> np.ndarray:
@@ -39,3 +43,29 @@ def runs(
             np.stack([sums.totals for sums in arms], 2)[:, :, :, None, :],
             products,
         )
+
+
+def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Error rates of A/A experiments whose users differ in how often they decide; the busy ones click less.
+
+    At each look the users have the weights (`heavy_users.py`) of the decisions seen until then.
+    """
+    looked = looks("geometric", USERS)
+    judged = judge((_uneven(share, looked, rng) for _ in range(runs)), 0.0)
+    return {"share": share, "runs": runs, "missed": judged["missed"], "missed_at_most": judged["missed_at_most"]}
+
+
+def _uneven(share: float, looks: np.ndarray, rng: np.random.Generator) -> Sums:
+    decisions = np.ceil(rng.lognormal(0.0, SIGMA, looks[-1]))
+    rates = rng.beta(1.0, 4.0 + np.log(decisions))
+    figures = np.stack([rng.binomial(decisions.astype(np.int64), rates), decisions], -1).astype(np.float64)
+    ours = rng.random(len(figures)) < share
+    shape = (len(looks), 2, 1)
+    sums = Sums(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 2)), np.zeros((len(looks), 4, 4)))
+    for look, users in enumerate(looks):
+        weighted = figures[:users] * user_weights(decisions[:users])[:, None]
+        for arm, there in enumerate((ours[:users], ~ours[:users])):
+            rows, cell = weighted[there], slice(2 * arm, 2 * arm + 2)
+            sums.users[look, arm], sums.positive[look, arm] = len(rows), (rows[:, 0] > 0).sum()
+            sums.totals[look, arm], sums.products[look, cell, cell] = rows.sum(0), rows.T @ rows
+    return sums

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks._markdown import Figures, measured_on, table
-from benchmarks.experiment_runs import uneven
+from benchmarks.experiment_runs import arrivals
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
 from mtorl.experiment.inference.heavy_users import HEAVIEST
@@ -70,8 +70,8 @@ def _returning(figures: Figures) -> str:
 def _uneven(figures: Figures) -> str:
     rates = ", ".join(f"{_rate(row)} at a share of {row['share']:.0%}" for row in figures["uneven"])
     return (
-        f"Where {uneven.USERS:,} users differ in how often they decide (lognormal, a sigma of "
-        f"{uneven.SIGMA:g}), and the busy ones click less, false verdicts of A/A experiments are {rates}.\n"
+        f"Where {arrivals.USERS:,} users differ in how often they decide (lognormal, a sigma of "
+        f"{arrivals.SIGMA:g}), and the busy ones click less, false verdicts of A/A experiments are {rates}.\n"
     )
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from benchmarks._process import clock, run
 
-from .log import generate
-from .plan import Plan
+from .log import Plan, generate
 
 
 def build(log: str, out: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A synthetic touchpoint log of any size in the canonical layout, in the order in which touchpoints happen.
+"""Sizes of the measures, and a synthetic touchpoint log of any size in the canonical layout, in the order of time.
 
 Journey lengths have a heavy tail: the share of all touchpoints that the busiest fraction q of the users has is about
 the square root of q (Pareto, exponent 2), on average `MEAN` a user. Rows of different users are interleaved, as a
@@ -14,7 +14,7 @@ numbers come out each time.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks._process import clock
 
@@ -98,3 +98,25 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
                timestamp + CASE WHEN {luck(16)} < 0.01 THEN to_microseconds(floor({luck(17)} * 86400e6)::BIGINT)
                                 ELSE to_microseconds(0) END AS created_timestamp
         FROM answered"""
+
+
+class Plan(NamedTuple):
+    """Sizes of all measures; the defaults are the whole."""
+
+    turns: tuple[tuple[int, int], ...] = ((100_000, 5), (1_000_000, 5), (10_000_000, 3), (50_000_000, 1))
+    """Rows of a log, and turns of the builder and of the limit."""
+    raw_rows: int = 10_000_000  # of a raw log (see `generate`), once
+    entity_rows: int = 1_100_000  # point-in-time retrieval
+    online_users: int = 7_500
+    reads: int = 5_000
+    appends: int = 3_000
+
+
+QUICK = Plan(
+    turns=((10_000, 1), (100_000, 1)),
+    raw_rows=20_000,
+    entity_rows=20_000,
+    online_users=200,
+    reads=300,
+    appends=200,
+)

@@ -14,8 +14,7 @@ from typing import Any
 
 from benchmarks._process import clock, redis_server, run
 
-from .log import DATASET, DAYS, MEAN, generate
-from .plan import Plan
+from .log import DATASET, DAYS, MEAN, Plan, generate
 
 MANY = 64  # requests of a batch read
 

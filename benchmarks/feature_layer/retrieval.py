@@ -11,8 +11,7 @@ from typing import Any
 
 from benchmarks._process import clock, run
 
-from .log import DATASET, generate
-from .plan import Plan
+from .log import DATASET, Plan, generate
 
 
 def prepare(log: str, root: str) -> dict[str, Any]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,27 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from prometheus_client import Sample
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks._process import redis_server
-from serving.local.ports import free_ports
-
-ROOT = Path(__file__).parents[2]
 
 
-@contextmanager
-def predictor(artifact: Path) -> Iterator[tuple[str, int]]:
-    """The plain kserve.Model predictor; URL and process."""
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact), "--name", "challenger"]
-    command += ["--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}/v1/models/challenger"
-    try:
-        wait_for(url, process)
-        yield f"{url}:predict", process.pid
-    finally:
-        process.terminate()
-        process.wait(20)
+def samples(url: str) -> Iterator[Sample]:
+    """All values of the router at a URL, as /metrics shows them."""
+    text = urllib.request.urlopen(url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
+    for family in text_string_to_metric_families(text):
+        yield from family.samples
 
 
 @dataclass
@@ -55,13 +42,12 @@ class RouterPath:
 
     def stage_sums(self) -> dict[str, tuple[float, float]]:
         """Seconds and number of calls of each stage, as /metrics shows them."""
-        text = urllib.request.urlopen(self.url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
         figures: dict[str, tuple[float, float]] = {}
-        for what in ("sum", "count"):
-            pattern = rf'^mtorl_stage_latency_seconds_{what}{{[^}}]*stage="(\w+)"[^}}]*}} (\S+)$'
-            for stage, value in re.findall(pattern, text, re.MULTILINE):
-                total, count = figures.get(stage, (0.0, 0.0))
-                figures[stage] = (total + float(value), count) if what == "sum" else (total, count + float(value))
+        for sample in samples(self.url):
+            what = sample.name.removeprefix("mtorl_stage_latency_seconds_")
+            if what in ("sum", "count"):
+                total, count = figures.get(stage := sample.labels["stage"], (0.0, 0.0))
+                figures[stage] = total + sample.value * (what == "sum"), count + sample.value * (what == "count")
         return figures
 
     def stage_means(self, before: dict[str, tuple[float, float]]) -> dict[str, float]:
@@ -102,17 +88,3 @@ def ledger_redis(scratch: Path) -> Iterator[str]:
     """A Redis that syncs each write, as the ledger wants it; its URL."""
     with redis_server(scratch, "--appendonly", "yes", "--appendfsync", "always") as address:
         yield f"redis://{address}/0"
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Return once something answers there with 200."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"ended with {process.returncode}")
-        try:
-            urllib.request.urlopen(url, timeout=1).read()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"{url} did not come up")

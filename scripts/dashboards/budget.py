@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import Column, lines, rows, stat
+from scripts.dashboards.panels import Column, duration, lines, rows, share, shares, stat
 
 UID = "mtorl-budget"
 _BY = ["experiment", "arm", "period"]
@@ -39,12 +39,11 @@ def board() -> Board:
             _of_accounts("mtorl_budget_spent{NS}", "period", whole),
             legend="{{period}}",
         ),
-        stat(
+        share(
             "Used of the amount",
             "Spent and reserved, as a share of what all arms together may spend.",
             _of_accounts(used, "period", whole),
             legend="{{period}}",
-            unit=units.PercentUnit,
             limit=_USED,
         ),
         stat(
@@ -52,12 +51,11 @@ def board() -> Board:
             "Currency units of the last hour, all arms together.",
             f"max({_spend(_WHOLE, 'period')})",
         ),
-        stat(
+        duration(
             "Gone in",
             "When all is spent, if spend goes on as in the last hour. Longer than the period lasts: it is enough.",
             f"""min({_of_accounts(left, "period", whole)}
                 / ({_spend(_WHOLE, "period")} > 0)) * 3600""",
-            unit=units.Seconds,
             empty="nothing is spent",
         ),
         stat(
@@ -74,22 +72,20 @@ def board() -> Board:
             limit=limit("MtorlBudgetTooFast"),
             empty="nothing is paced",
         ),
-        stat(
+        share(
             "Room of the ledger",
             "What its disk or its Redis still has. Once it is full, every decision is the default action.",
             "min(mtorl_ledger_free_bytes{NS} / mtorl_ledger_limit_bytes{NS})",
-            unit=units.PercentUnit,
             limit=limit("MtorlLedgerNearlyFull"),
             empty="not limited",
         ),
         alert_count(UID),
         alert_list(UID, [*_BY, "store", "persistentvolumeclaim"]),
-        lines(
+        shares(
             "Used of the amount",
             "Spent and reserved, as a share of each arm's limit; arm *: all together. Once it is spent, the arm "
             "exposes nobody.",
             {_ACCOUNT: _of_accounts(used)},
-            unit=units.PercentUnit,
             limit=_USED,
         ),
     ]
@@ -174,11 +170,10 @@ def board() -> Board:
                 ("Behind the plan", "behind", behind, "MtorlBudgetTooSlow"),
             )
         ),
-        lines(
+        shares(
             "Fullest account",
             "Spent over limit of an arm's fullest account. One of a campaign may be full before the sum is.",
             {_ARM: "max by (experiment, arm) (mtorl_budget_spend_ratio{NS})"},
-            unit=units.PercentUnit,
         ),
         lines(
             "Price",

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import lines, stat
+from scripts.dashboards.panels import lines, share, shares, stat
 
 UID = "mtorl-decisions"
 _ARM = "{{experiment}} {{arm}}"
@@ -24,20 +24,18 @@ def _shares(window: str) -> str:
 def board() -> Board:
     """The dashboard."""
     top = [
-        stat(
+        share(
             "Against yesterday",
             "Decisions of the last half hour, as a share of those of the same half hour yesterday.",
             """sum(increase(mtorl_decisions_total{NS}[30m]))
                 / (sum(increase(mtorl_decisions_total{NS}[30m] offset 1d)) > 0)""",
-            unit=units.PercentUnit,
             bad={0: "red", 0.5: "green"},
             empty="nothing yesterday",
         ),
-        stat(
+        share(
             "Exposed",
             "Share of the decisions that expose: money is spent on them.",
             f"sum(rate({_EXPOSED}[5m])) / sum(rate(mtorl_decisions_total{{NS}}[5m]))",
-            unit=units.PercentUnit,
         ),
         stat(
             "Outcomes",
@@ -66,32 +64,29 @@ def board() -> Board:
             unit=units.RequestsPerSecond,
             stacked=True,
         ),
-        lines(
+        shares(
             "Exposed by arm",
             "Share of an arm's decisions that expose.",
             {
                 _ARM: f"""sum by (experiment, arm) (rate({_EXPOSED}[5m]))
                     / sum by (experiment, arm) (rate(mtorl_decisions_total{{NS}}[5m]))"""
             },
-            unit=units.PercentUnit,
         ),
-        lines(
+        shares(
             "Share of the channel that an arm prefers",
             "Over six hours, of draws that could have been another channel. Near 1 the arm no longer looks at who "
             "asks.",
             {_ARM + ": {{channel}}": f"topk by (experiment, arm) (1, {_shares('6h')})"},
-            unit=units.PercentUnit,
             limit=limit("MtorlPolicyCollapsed"),
         ),
-        lines(
+        shares(
             "Channels by arm",
             "Share of each channel in an arm's draws of the last half hour.",
             {_ARM + ": {{channel}}": _shares("30m")},
-            unit=units.PercentUnit,
         ),
     ]
     known = [
-        lines(
+        shares(
             "Users with a history",
             "Share of the decisions. The alert compares it with half of the last day's: below that, the store was "
             "emptied or is old.",
@@ -100,7 +95,6 @@ def board() -> Board:
                 "half of the last day's": """0.5 * sum(increase(mtorl_features_total{NS, found="yes"}[1d]))
                     / sum(increase(mtorl_features_total{NS}[1d]))""",
             },
-            unit=units.PercentUnit,
         ),
         lines(
             "Decisions in the shadow",
@@ -117,14 +111,13 @@ def board() -> Board:
             {"{{kind}}": 'sum by (kind) (rate(mtorl_outcomes_total{NS, status!="duplicate"}[5m]))'},
             unit=units.EventsPerSecond,
         ),
-        lines(
+        shares(
             "Outcomes that are not as usual",
             "Share of all: late, of no decision that is known (dangling), sent twice (duplicate), not stored (failed).",
             {
                 "{{status}}": """sum by (status) (rate(mtorl_outcomes_total{NS, status!="accepted"}[5m]))
                     / on () group_left () sum(rate(mtorl_outcomes_total{NS}[5m]))"""
             },
-            unit=units.PercentUnit,
             empty="none",
         ),
     ]

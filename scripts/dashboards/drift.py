@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list, or_nothing
 from scripts.dashboards.limits import color_of, limit
-from scripts.dashboards.panels import Column, Panel, lines, rows, stat
+from scripts.dashboards.panels import Column, Panel, duration, lines, rows, shares, stat
 
 UID = "mtorl-drift"
 _BY = "group, experiment, arm, measure"
@@ -71,11 +71,10 @@ def board() -> Board:
             or_nothing('count(max by (group) (mtorl_monitor_not_judged{NS, reason!="learning"}) == 1)'),
             bad={1: color_of("MtorlNotJudged")},
         ),
-        stat(
+        duration(
             "Age of the result",
             "Since the hourly job ended.",
             "time() - max(mtorl_monitor_checked_timestamp_seconds{NS})",
-            unit=units.Seconds,
             limit=limit("MtorlMonitorStale"),
             empty="no result",
         ),
@@ -141,11 +140,10 @@ def board() -> Board:
             'group="performance"',
             "{{experiment}} {{arm}} {{measure}}",
         ),
-        lines(
+        shares(
             "Decisions of the incumbent",
             "Shares of channels, exposures, default actions and spent budgets in its decisions.",
             {"{{measure}}": f'max by ({_BY}) (mtorl_monitor_value{{NS, group="decisions", measure=~".+_ratio"}})'},
-            unit=units.PercentUnit,
         ),
         lines(
             "Histories that the model reads",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.models import units
-
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import Column, lines, rows, stat, states
+from scripts.dashboards.panels import Column, duration, lines, rows, shares, stat, states
 
 UID = "mtorl-experiment"
 _BY_OPERATOR = "The operator says it."
@@ -69,12 +67,11 @@ def board() -> Board:
             "max(mtorl_experiment_refused{NS})",
             texts={"0": ("none", "green"), "1": ("refused", "red")},
         ),
-        stat(
+        duration(
             "Age of the figures",
             "Since the operator looked. It looks once a minute at what is at a stage.",
             """time() - max(mtorl_experiment_looked_timestamp_seconds{NS, EXP}
                 and on (namespace, experiment) mtorl_experiment_stage{NS, stage=~"shadow|1%|5%|25%|50%"})""",
-            unit=units.Seconds,
             limit=limit("MtorlOperatorDown"),
             empty="not at a stage",
         ),
@@ -97,7 +94,7 @@ def board() -> Board:
             {"{{arm}}": "max by (arm) (mtorl_experiment_users{NS, EXP})"},
             empty="no verdict yet",
         ),
-        lines(
+        shares(
             "Shares of users",
             "Now configured, and of those who count. They differ after a change of stage; a mismatch is told by its "
             "p-value.",
@@ -106,7 +103,6 @@ def board() -> Board:
                 "{{arm}}: counted": """max by (arm) (mtorl_experiment_users{NS, EXP})
                     / on () group_left () (sum(max by (arm) (mtorl_experiment_users{NS, EXP})) > 0)""",
             },
-            unit=units.PercentUnit,
             empty="no operator",
         ),
         lines(
@@ -127,14 +123,13 @@ def board() -> Board:
         ),
     ]
     money = [
-        lines(
+        shares(
             "Spent",
             "Of an arm's limit, in the present period; arm *: all arms together.",
             {
                 "{{arm}} ({{period}})": """max by (arm, period) (mtorl_experiment_spent{NS, EXP})
                     / (max by (arm, period) (mtorl_experiment_budget{NS, EXP}) > 0)"""
             },
-            unit=units.PercentUnit,
             limit=limit("MtorlBudgetNearlySpent"),
             empty="no operator",
         ),

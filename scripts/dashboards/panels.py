@@ -9,6 +9,7 @@ description of what they show. Widths are in 24ths of a page; the numbers of a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -140,6 +141,10 @@ def lines(
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds_style(style)
     return panel
+
+
+share, duration = (partial(stat, unit=unit) for unit in (units.PercentUnit, units.Seconds))
+shares, durations = (partial(lines, unit=unit) for unit in (units.PercentUnit, units.Seconds))
 
 
 def states(title: str, description: str, query: str, texts: Texts, *, legend: str, empty: str) -> Panel:

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list, or_nothing
 from scripts.dashboards.limits import color_of, limit
-from scripts.dashboards.panels import Column, lines, rows, stat
+from scripts.dashboards.panels import Column, duration, durations, lines, rows, share, shares, stat
 
 UID = "mtorl-pipelines"
 _STEPS = 'pod=~"mtorl-(bootstrap|train|retrain|monitor|backfill)-[a-z0-9]+-.*(system|impl|driver).*"'
@@ -17,36 +17,32 @@ def board() -> Board:
     """The dashboard."""
     export = limit("MtorlLogExportStale")
     top = [
-        stat(
+        duration(
             "Age of online features",
             "Since the job mtorl-materialize succeeded. Decisions are made on histories as old as this, unless the "
             "feed adds to them.",
             'time() - max(kube_cronjob_status_last_successful_time{NS, cronjob="mtorl-materialize"})',
-            unit=units.Seconds,
             limit=limit("MtorlMaterializationStale"),
             empty="never",
         ),
-        stat(
+        duration(
             "Age of the export",
             "Since the decision log was copied to the data volume, of the router where that is longest; 0 while "
             "nothing waits.",
             "max(mtorl_export_age_seconds{NS})",
-            unit=units.Seconds,
             limit=export,
         ),
-        stat(
+        duration(
             "Waits for the sink",
             "Age of the oldest record that the sink has not acknowledged. Where no sink is set: 0.",
             "max(mtorl_spool_oldest_pending_seconds{NS})",
-            unit=units.Seconds,
             limit=limit("MtorlLogShippingStalled"),
         ),
-        stat(
+        share(
             "Room of the decision log",
             "What it may still grow by, as a share of its quota. Once it is full, every decision is the default "
             "action.",
             "min(mtorl_spool_free_bytes{NS} / mtorl_spool_limit_bytes{NS})",
-            unit=units.PercentUnit,
             limit=limit("MtorlSpoolNearlyFull"),
         ),
         stat(
@@ -101,11 +97,10 @@ def board() -> Board:
             },
             unit=units.BytesIEC,
         ),
-        lines(
+        durations(
             "Age of the export",
             "Of each router. The verdict, the monitor and the next training lack what came since.",
             {"{{pod}}": "max by (pod) (mtorl_export_age_seconds{NS})"},
-            unit=units.Seconds,
             limit=export,
         ),
         lines(
@@ -133,14 +128,13 @@ def board() -> Board:
         ),
     ]
     jobs = [
-        lines(
+        durations(
             "Duration of jobs",
             "Of each CronJob's last complete one.",
             {
                 "{{owner_name}}": f"""max by (owner_name) (
                     (kube_job_status_completion_time{{NS}} - kube_job_status_start_time{{NS}}) {_OWNED})"""
             },
-            unit=units.Seconds,
         ),
         lines(
             "Failed jobs",
@@ -202,14 +196,13 @@ def board() -> Board:
             empty="no result",
             width=6,
         ),
-        lines(
+        shares(
             "Room on volumes",
             "Free share of each volume, as the kubelet says it.",
             {
                 "{{persistentvolumeclaim}}": """min by (persistentvolumeclaim) (
                     kubelet_volume_stats_available_bytes{NS} / kubelet_volume_stats_capacity_bytes{NS})"""
             },
-            unit=units.PercentUnit,
             width=6,
         ),
     ]

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import units
 
 from scripts.dashboards.board import Board, Section, alert_count, alert_list
 from scripts.dashboards.limits import limit
-from scripts.dashboards.panels import Column, lines, rows, stat
+from scripts.dashboards.panels import Column, duration, durations, lines, rows, share, shares
 
 UID = "mtorl-serving"
 _ARM = "{{experiment}} {{arm}}"
@@ -34,52 +34,46 @@ def _each(sum_of: str) -> str:
 def board() -> Board:
     """The dashboard."""
     top = [
-        stat(
+        share(
             "Routers that decide",
             "Routers that are ready, of those that are wanted. With none, callers get no decisions at all.",
             """sum(mtorl_ready{NS}) / max(kube_statefulset_replicas{NS, statefulset="mtorl-router"})
                 or avg(mtorl_ready{NS})""",
-            unit=units.PercentUnit,
             bad={0: "red", 0.01: "orange", 1: "green"},
         ),
-        stat(
+        duration(
             "p99 of decisions",
             "From request to answer, of the slowest arm. Callers give up at the deadline and use their own default.",
             f"max({_quantile(0.99, 'experiment, arm, le', _LATENCY)})",
-            unit=units.Seconds,
             limit=_LATE,
         ),
-        stat(
+        share(
             "Default actions",
             "Share of the decisions that are the default action, of the arm that has most. They expose nobody.",
             """max(sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
                 / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m])))
                 or 0 * max(mtorl_ready{NS})""",
-            unit=units.PercentUnit,
             limit=_FALLBACKS,
         ),
-        stat(
+        share(
             "Asked to come again",
             "Share of the requests that a router is too busy for (status 429). Callers use their own default "
             "meanwhile.",
             f"{_BUSY} or 0 * max(mtorl_ready{{NS}})",
-            unit=units.PercentUnit,
             limit=limit("MtorlRouterSaturated"),
         ),
-        stat(
+        duration(
             "Longest silence of an arm",
             "For how long an arm has not answered; 0 while all do.",
             "max(mtorl_arm_silent_seconds{NS}) or 0 * max(mtorl_ready{NS})",
-            unit=units.Seconds,
             limit=limit("MtorlArmSilent"),
         ),
         alert_count(UID),
         alert_list(UID, ["experiment", "arm", "cause", "deployment"]),
-        lines(
+        durations(
             "p99 of decisions",
             "From request to answer, each arm.",
             {_ARM: _quantile(0.99, "experiment, arm, le", _LATENCY)},
-            unit=units.Seconds,
             limit=_LATE,
         ),
     ]
@@ -101,17 +95,15 @@ def board() -> Board:
             "again.",
             {"at work": "sum(mtorl_in_flight_requests{NS})", "may be": "sum(mtorl_admission_limit{NS})"},
         ),
-        lines(
+        durations(
             "Where a decision's time goes",
             "p99 of each stage: features (online store), model, ledger (reservation), log (made durable).",
             {"{{stage}}": _quantile(0.99, "stage, le", "mtorl_stage_latency_seconds_bucket{NS}")},
-            unit=units.Seconds,
         ),
-        lines(
+        durations(
             "Latency of all decisions",
             "Quantiles over all arms.",
             {f"p{q * 100:g}": _quantile(q, "le", _LATENCY) for q in (0.5, 0.95, 0.99)},
-            unit=units.Seconds,
         ),
         lines(
             "Default actions by reason",
@@ -121,35 +113,32 @@ def board() -> Board:
             unit=units.RequestsPerSecond,
             empty="none",
         ),
-        lines(
+        shares(
             "Default actions by arm",
             "Share of an arm's decisions. Unequal shares bias the comparison of the arms.",
             {
                 _ARM: """sum by (experiment, arm) (rate(mtorl_fallbacks_total{NS, arm!="override"}[5m]))
                     / sum by (experiment, arm) (rate(mtorl_decisions_total{NS}[5m]))"""
             },
-            unit=units.PercentUnit,
             limit=_FALLBACKS,
             empty="none",
         ),
     ]
     arms = [
-        lines(
+        shares(
             "Answers that are no decision",
             "Share of an arm's answers, by cause. /health/ready says in a sentence what the arm has to change.",
             {
                 _ARM + ": {{cause}}": f"""sum by (experiment, arm, cause) (rate({_FAULTS}[15m]))
                     / on (experiment, arm) group_left sum by (experiment, arm) (rate({_ANSWERS}[15m]))"""
             },
-            unit=units.PercentUnit,
             limit=limit("MtorlArmAnswersFaulty"),
             empty="none",
         ),
-        lines(
+        durations(
             "Silence of arms",
             "For how long an arm has not answered.",
             {_ARM: "max by (experiment, arm) (mtorl_arm_silent_seconds{NS})"},
-            unit=units.Seconds,
             limit=limit("MtorlArmSilent"),
         ),
     ]
@@ -164,14 +153,13 @@ def board() -> Board:
             },
             unit=units.RequestsPerSecond,
         ),
-        lines(
+        durations(
             "Time of a model server's request",
             "Mean of all of it, and of the part in which it waited for a worker. Much waiting wants another replica.",
             {
                 "{{model_name}}: all": _each("ts_inference_latency_microseconds"),
                 "{{model_name}}: waiting": _each("ts_queue_latency_microseconds"),
             },
-            unit=units.Seconds,
         ),
         rows(
             "Model servers of KServe",
