@@ -72,7 +72,7 @@ def rollout(
 
     It asks the cluster of kubectl's current context. Exit code 1: an arm does not serve the wanted version alone, yet.
     """
-    from serving.rollout import rollouts
+    from serving.inference_services import rollouts
 
     arms = rollouts(objects("inferenceservices", namespace), objects("pods", namespace))
     if not arms:

@@ -86,7 +86,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
     Raises:
         RegistryError: The published models are of the other kind.
     """
-    for _, model in _published(registry):
+    for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
             ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
             raise RegistryError(
@@ -119,7 +119,7 @@ def folder_of(registry: Path, digest: str | None) -> Path | None:
     """The artifact's folder of the published model with a digest, or of the newest one; None if there is none."""
     if digest is None:
         return max(_by_time(registry), default=(None, None))[1]
-    return next((folder for folder, model in _published(registry) if model.get("digest") == digest), None)
+    return next((folder for folder, model in published_models(registry) if model.get("digest") == digest), None)
 
 
 def newest(registry: Path) -> datetime | None:
@@ -139,12 +139,12 @@ def description_of_newest(registry: Path) -> Path:
 
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
     """When each published model was trained, and its artifact's folder."""
-    for folder, model in _published(registry):
+    for folder, model in published_models(registry):
         with contextlib.suppress(KeyError, TypeError, ValueError):  # of another release, or written by hand
             yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder
 
 
-def _published(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def published_models(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Folder and model.json of each published artifact; what is still being copied has a hidden name."""
     for path in sorted(registry.glob("[!.]*/[!.]*/artifact/model.json")):
         with contextlib.suppress(OSError, ValueError):

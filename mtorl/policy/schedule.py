@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from mtorl.log.times import zone
+from mtorl.log.times import moment, zone
 from mtorl.policy.pacing import Schedule
 from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.validation import FromList, StrictModel
@@ -109,10 +109,4 @@ def _schedule(traffic: tuple[float, ...], timezone: str, start: float, end: floa
 
 
 def _seconds(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an ISO time such as 2026-11-01T00:00:00Z") from None
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no zone; write 2026-11-01T00:00:00Z, for instance")
-    return moment.timestamp()
+    return moment(text).timestamp()

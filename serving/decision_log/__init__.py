@@ -8,7 +8,7 @@
 `Shipper(spool, sink, ...)` sends the log on as CloudEvents, or into Parquet files. The fields of a record are defined
 in `mtorl/log/records.py`. In reading order: `segments.py` (files that survive a crash), `index.py` (which outcome
 belongs to which decision), `spool.py` (group commit, quota); `position.py` (how far it is shipped, the next batch),
-`sink.py` (the interface), `events.py` and `http_sink.py` (CloudEvents), `parquet_sink.py`, `shipper.py` (retries,
+`sink.py` (the interface), `http_sink.py` (CloudEvents), `parquet_sink.py`, `shipper.py` (retries,
 poison), `retention.py` (deletion); `export.py` with `exported.py` (how far); `forget.py` (users).
 """
 

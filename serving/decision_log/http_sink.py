@@ -1,4 +1,4 @@
-"""The sink of a cluster: CloudEvents over HTTP."""
+"""The sink of a cluster: CloudEvents 1.0 over HTTP, one event a request (binary form) or a JSON batch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import asyncio
 import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
+import orjson
 from typing_extensions import override
 
-from serving.decision_log import events
+from mtorl.log.records import ID_FIELD, Kind
 from serving.decision_log.position import Batch
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 
+JSON = "application/json"
+BATCH_JSON = "application/cloudevents-batch+json"
+# The HTTP binding of CloudEvents: in header values, a space, '"', '%' and all but printable ASCII are percent-encoded.
+_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 BATCH = 64  # records; encoding them takes less than a millisecond of the event loop, which decisions share
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
@@ -42,9 +49,9 @@ class HttpSink(Sink):
     async def deliver(self, batch: Batch) -> None:
         try:
             if len(batch) == 1:
-                headers, body = events.binary(batch.kind, batch.lines[0], self.source)
+                headers, body = binary(batch.kind, batch.lines[0], self.source)
             else:
-                headers, body = events.batch(batch.kind, batch.lines, self.source)
+                headers, body = json_batch(batch.kind, batch.lines, self.source)
         except ValueError as error:
             raise Refused(str(error)) from None
         if self._session is None:
@@ -89,3 +96,50 @@ def retry_after(text: str) -> float:
         except (ValueError, TypeError):
             return 0.0
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else 0.0
+
+
+def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
+    """The context attributes of a record.
+
+    The withdrawal of a decision has the id `<decision_id>.withdrawn`, so that a consumer does not drop it as a
+    duplicate. `partitionkey` keeps a decision and its outcomes together.
+
+    Raises:
+        ValueError: The line is not a record.
+    """
+    record: Any = orjson.loads(line)  # JSONDecodeError is a ValueError
+    try:
+        event_id = record[ID_FIELD[kind]]
+        if kind == "decision" and record["withdrawn"]:
+            event_id += ".withdrawn"
+        context = {
+            "specversion": "1.0",
+            "id": event_id,
+            "source": source,
+            "type": f"mtorl.{kind}.v{record['schema_version']}",
+            "time": record["event_time"],
+            "partitionkey": record["decision_id"],
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a {kind} record: {error!r}") from None
+    if wrong := [name for name, value in context.items() if not isinstance(value, str)]:
+        raise ValueError(f"not a {kind} record: no text for {', '.join(wrong)}")
+    return context
+
+
+def binary(kind: Kind, line: bytes, source: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a request with one event."""
+    headers = {f"ce-{name}": quote(value, safe=_PRINTABLE) for name, value in attributes(kind, line, source).items()}
+    return {**headers, "content-type": JSON}, line.rstrip(b"\n")
+
+
+def json_batch(kind: Kind, lines: tuple[bytes, ...], source: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a request with many events; the records are copied from disk without decoding them."""
+    events = (
+        orjson.dumps(attributes(kind, line, source) | {"datacontenttype": JSON})[:-1]
+        + b',"data":'
+        + line.rstrip(b"\n")
+        + b"}"
+        for line in lines
+    )
+    return {"content-type": BATCH_JSON}, b"[" + b",".join(events) + b"]"

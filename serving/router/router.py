@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Self
 
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from serving.decision_log import Spool, exported
+from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper
+from serving.decision_log.sink import Sink
 from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
@@ -34,7 +38,6 @@ from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
-from serving.router.ops.shipping import open_sink
 
 log = logging.getLogger(__name__)
 
@@ -319,3 +322,17 @@ class Router:
         except Exception as error:
             self.health.report("features", error)
             log.warning("the feature store does not answer yet: %s: %s", type(error).__name__, error)
+
+
+def open_sink(settings: RouterSettings, spool: Spool) -> Sink | None:
+    """The sink of a router's spool: K_SINK, which Knative's SinkBinding sets, or else the setting; None: neither."""
+    source = f"/mtorl/router/{settings.model_name}"
+    if url := os.environ.get("K_SINK"):
+        return HttpSink(url, source, largest=1)  # Knative's brokers take events one by one
+    if settings.sink is None:
+        return None
+    if "://" in settings.sink:
+        return HttpSink(settings.sink, source)
+    from serving.decision_log.parquet_sink import ParquetSink  # DuckDB, which a router that ships to a URL needs not
+
+    return ParquetSink(Path(settings.sink), spool.identity)

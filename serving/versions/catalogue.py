@@ -7,7 +7,6 @@ version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtorl.artifact.lineage import Lineage, LineageError
-from serving.registry import FIRST, RegistryError, published_digest
+from serving.registry import FIRST, RegistryError, published_digest, published_models
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,8 @@ def with_digest(known: Sequence[Version], digest: str | None) -> Version | None:
 
 
 def _complete(registry: Path) -> Iterator[Version]:
-    for path in registry.glob("[!.]*/[!.]*/artifact/model.json"):
-        folder = path.parents[1]
-        try:
-            model = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
+    for artifact, model in published_models(registry):
+        folder = artifact.parent
         if published_digest(folder) is None:
             continue
         try:

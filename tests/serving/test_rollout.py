@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.inference_services import VERSION
-from serving.rollout import Rollout, rollouts
+from serving.inference_services import VERSION, Rollout, rollouts
 
 SERVICE = {
     "metadata": {"name": "mtorl-challenger"},

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.records import CANCEL, VERSION, Baseline, OutcomeRecord
-from mtorl.log.times import microseconds
+from mtorl.log.times import microseconds, moment
 from mtorl.runtime.validation import first_fault, place, short
 from serving.kserve_sdk import InvalidInput
 
@@ -301,12 +301,6 @@ def _not_in_future(where: str, text: str, now: datetime) -> datetime:
 
 def _utc(where: str, text: str) -> datetime:
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadRequest(f"{where}: expected an ISO 8601 time, got {short(text)}") from None
-    if when.tzinfo is None:
-        raise BadRequest(f"{where}: the time has no zone; write 2026-01-31T12:00:00Z, for instance")
-    try:
-        return when.astimezone(UTC)
-    except OverflowError:
-        raise BadRequest(f"{where}: {short(text)} is out of range") from None
+        return moment(text)
+    except ValueError as error:
+        raise BadRequest(f"{where}: {error}") from None

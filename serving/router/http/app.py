@@ -26,33 +26,30 @@ from serving.router.http.openapi import document
 from serving.router.router import Router
 
 
-class Decisions:
-    """Protocol v1 without KServe's own route, which takes more CPU for the same answer."""
+class Post:
+    """A route without FastAPI's routing and KServe's own route of protocol v1, which take more CPU."""
+
+    def __init__(self, answer: Callable[[Router, bytes], Awaitable[dict[str, Any]]]) -> None:
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Decide on every instance of the body."""
+        """Answer a body."""
         if scope["method"] != "POST":  # a route of POST alone would leave GET to KServe's route of a model
             raise HTTPException(405, headers={"allow": "POST"})
-        router: Router = scope["app"].state.router
-        body = await Request(scope, receive).body()
-        predictions = await router.decider.decide(router.parser.parse(body))
-        await Response(orjson.dumps({"predictions": predictions}), media_type="application/json")(scope, receive, send)
+        answer = await self._answer(scope["app"].state.router, await Request(scope, receive).body())
+        await Response(orjson.dumps(answer), media_type="application/json")(scope, receive, send)
 
 
-class Outcomes:
-    """Reports of outcomes, without FastAPI's routing, which takes more CPU."""
+async def _decide(router: Router, body: bytes) -> dict[str, Any]:
+    return {"predictions": await router.decider.decide(router.parser.parse(body))}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take a report."""
-        if scope["method"] != "POST":
-            raise HTTPException(405, headers={"allow": "POST"})
-        router: Router = scope["app"].state.router
-        counts = await router.outcomes.accept(await Request(scope, receive).body())
-        await Response(orjson.dumps(counts), media_type="application/json")(scope, receive, send)
+
+async def _report(router: Router, body: bytes) -> dict[str, int]:
+    return await router.outcomes.accept(body)
 
 
 class RouterModel(Model):
-    """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `Decisions`."""
+    """Answers `/infer` (v2), over HTTP and gRPC; `:predict` (v1) leads to `_decide`."""
 
     def __init__(self, name: str, router: Router) -> None:
         super().__init__(name)
@@ -68,8 +65,8 @@ class RouterModel(Model):
 def install(app: FastAPI, model: str) -> None:
     """Add our routes and error answers to KServe's application; once a process, before KServe adds its own."""
     app.add_middleware(GatewayMiddleware)
-    app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Decisions()))
-    app.router.routes.insert(0, Route("/v1/outcomes", Outcomes()))
+    app.router.routes.insert(0, Route(f"/v1/models/{model}:predict", Post(_decide)))
+    app.router.routes.insert(0, Route("/v1/outcomes", Post(_report)))
     app.add_api_route("/v1/drills", _drills, methods=["GET", "POST", "DELETE"])
     app.add_api_route("/health/{probe}", _health, methods=["GET"])
     # FastAPI's own document would describe KServe's routes, and those of ours without their bodies.

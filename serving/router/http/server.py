@@ -22,8 +22,7 @@ from serving.grpc_v2 import GrpcServer
 from serving.kserve_sdk import Server, app
 from serving.router.http.app import RouterModel, install
 from serving.router.http.auth import authentication
-from serving.router.http.gateway import Gateway
-from serving.router.http.grpc_gateway import grpc_server
+from serving.router.http.gateway import Gateway, grpc_server
 from serving.router.ops import metrics
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router

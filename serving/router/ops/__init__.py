@@ -1,7 +1,6 @@
 """Settings, monitoring and connections of the router.
 
 In reading order: `settings.py` (the YAML file), `live_experiments.py` (the experiments in force, from files),
-`operator_feed.py` (or from the experiments' operator), `metrics.py`
-(Prometheus), `tracing.py` (OpenTelemetry), `health.py` (probes), `found_features.py` (an empty store), `shipping.py`
-(sink of the decision log).
+`operator_feed.py` (or from the experiments' operator), `metrics.py` (Prometheus), `tracing.py` (OpenTelemetry),
+`health.py` (probes), `found_features.py` (an empty store).
 """

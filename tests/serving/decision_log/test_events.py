@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.decision_log import events
+from serving.decision_log.http_sink import attributes, binary, json_batch
 from tests.serving.shipping import RECORDS, parse, record
 
 
@@ -16,7 +16,7 @@ def test_events_are_cloudevents(number: int) -> None:
     lines = tuple(
         json.dumps({**RECORDS["outcome"], "event_id": f'e "{i}" 100%\nå€'}).encode() + b"\n" for i in range(number)
     )
-    headers, body = events.binary("outcome", lines[0], "/s") if number == 1 else events.batch("outcome", lines, "/s")
+    headers, body = binary("outcome", lines[0], "/s") if number == 1 else json_batch("outcome", lines, "/s")
     for i, event in enumerate(parse(headers, body)):
         assert event["specversion"] == "1.0" and event["type"] == "mtorl.outcome.v1" and event["source"] == "/s"
         assert event["time"] == RECORDS["outcome"]["event_time"]
@@ -31,7 +31,7 @@ def test_events_are_cloudevents(number: int) -> None:
 
 def test_a_withdrawal_has_an_id_of_its_own() -> None:
     def event_id(**changes: Any) -> str:
-        return events.attributes("decision", json.dumps(record("decision", "d", **changes)).encode(), "/s")["id"]
+        return attributes("decision", json.dumps(record("decision", "d", **changes)).encode(), "/s")["id"]
 
     assert event_id() == "d" and event_id(fallback_reason="ledger") == "d"
     assert event_id(expose=False, fallback_reason="log", withdrawn=True) == "d.withdrawn"

@@ -13,7 +13,7 @@ from serving.decision_log import Spool
 from serving.decision_log.export import export_segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.parquet_sink import ParquetSink
-from serving.router.ops.shipping import open_sink
+from serving.router.router import open_sink
 from tests.serving.router_fixtures import Harness, in_loop, instance, running, sample, with_router, write_settings
 from tests.serving.shipping import WebSink
 

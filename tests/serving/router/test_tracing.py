@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from serving.router.http.grpc_gateway import grpc_server
+from serving.router.http.gateway import grpc_server
 from serving.router.ops import tracing
 from tests.repository import ROOT
 from tests.serving.router_fixtures import Harness, instance, kserve, run

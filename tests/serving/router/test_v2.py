@@ -13,7 +13,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
-from serving.router.http.grpc_gateway import grpc_server
+from serving.router.http.gateway import grpc_server
 from tests.serving.router_fixtures import CONTEXT, Harness, instance, kserve, run, with_router
 
 
