@@ -75,6 +75,17 @@ def hours_or_minutes(hours: float, needed: float) -> str:
     return f"{60 * hours:,.1f}" if 0 < needed < 1 else f"{hours:,.1f}"
 
 
+def amounts(kind: str, found: float, needed: float) -> str:
+    """A requirement of a stage by its kind: what was found, of what is needed or allowed."""
+    if kind == "fallback_ratio":
+        return f"{found:.1%}, {needed:.1%} allowed"
+    if kind == "latency_seconds":
+        return f"{1000 * found:,.0f} ms, {1000 * needed:,.0f} ms allowed".replace("-", "−")
+    if kind == "users":
+        return f"{found:,.0f} of {needed:,.0f}"
+    return f"{hours_or_minutes(found, needed)} of {hours_or_minutes(needed, needed)}"
+
+
 def duration(seconds: float) -> str:
     """A length of time, in the largest unit of which it has two."""
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):

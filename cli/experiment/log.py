@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +16,7 @@ from cli.experiment.shared import ByOption, JsonOption, input_errors, print_json
 if TYPE_CHECKING:
     from mtorl.evaluation.exploration_plan import ExplorationPlan
     from mtorl.evaluation.shadow import ShadowReport
+    from mtorl.log.dataset import DatasetSpec
 
 
 def _state_of(path: Path) -> Path:
@@ -85,18 +88,15 @@ def _plan(
     from monitoring.verdict.incumbent_users import incumbent_users, plan_with
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.inference.plan import MOST_USERS
-    from mtorl.log.dataset import DatasetSpec
     from mtorl.log.touchpoints import LogError
     from mtorl.log.units import counted_gain
-    from pipelines.experiments.evidence import readable_log
 
-    spec = Experiment.load(_named(folder, "experiment", experiment))
-    gain = counted_gain(DatasetSpec.load(_named(folder, "dataset", dataset)))
-    with ProgressBars() as bars, bars.step("add up the incumbent's users"), readable_log(folder) as log:
-        seen = incumbent_users(DecisionLog.in_folder(log), spec, gain)
+    with _opened(folder, experiment, dataset, "add up the incumbent's users") as (log, spec, file):
+        planned = Experiment.load(file)
+        seen = incumbent_users(DecisionLog.in_folder(log), planned, counted_gain(spec))
     try:
         with ProgressBars() as bars, bars.step("play the experiment"):
-            found = plan_with(seen, spec, effect, share, users_a_day)
+            found = plan_with(seen, planned, effect, share, users_a_day)
     except ValueError as error:
         raise LogError(str(error)) from None
     if found is None:
@@ -111,15 +111,11 @@ def _exploration(
     from features.collect.served import served_decisions
     from mtorl.evaluation.exploration_plan import plan_for
     from mtorl.experiment.experiment import Experiment
-    from mtorl.log.dataset import DatasetSpec
-    from pipelines.experiments.evidence import readable_log
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
-    served = Experiment.load(_named(folder, "experiment", experiment))
-    spec = DatasetSpec.load(_named(folder, "dataset", dataset))
-    with ProgressBars() as bars, bars.step("read what was decided"), readable_log(folder) as log:
-        rows = served_decisions(log, spec, served, arm)
+    with _opened(folder, experiment, dataset, "read what was decided") as (log, spec, file):
+        rows = served_decisions(log, spec, Experiment.load(file), arm)
     with ProgressBars() as bars, bars.step("ask the model"):
         return plan_for(rows, model, effect)
 
@@ -162,16 +158,15 @@ def verdict(
         from cli.experiment.plan_tables import print_shadow
         from cli.experiment.table import print_verdict
 
-        file, spec_file = _named(folder, "experiment", experiment), _named(folder, "dataset", dataset)
         if shadow:
-            reports = _shadows(folder, file, spec_file, by or [])
+            reports = _shadows(folder, experiment, dataset, by or [])
             if as_json:
                 print_json(reports)
             else:
                 for report in reports.values():
                     print_shadow(report)
             return
-        found = _verdict(folder, file, spec_file, by or [], until)
+        found = _verdict(folder, experiment, dataset, by or [], until)
     if as_json:
         print_json(found)
     else:
@@ -180,34 +175,40 @@ def verdict(
         raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
 
 
-def _verdict(folder: Path, file: str, dataset: str, by: list[str], until: str) -> dict[str, Any]:
-    from cli.progress_bars import ProgressBars
+def _verdict(folder: Path, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
-    from mtorl.log.dataset import DatasetSpec
     from mtorl.log.segments import check_segment, segment_sql
     from mtorl.log.units import counted_gain
-    from pipelines.experiments.evidence import readable_log
 
-    spec = DatasetSpec.load(dataset)
-    for name in by:
-        check_segment(spec, name)
-    period = period_of("", until)
-    with ProgressBars() as bars, bars.step("compare the arms"), readable_log(folder) as log:
+    with _opened(folder, experiment, dataset, "compare the arms") as (log, spec, file):
+        for name in by:
+            check_segment(spec, name)
         values = {name: segment_sql(spec, name, "record") for name in by}
-        return verdict_of_period(str(log), file, period, counted_gain(spec), weights="", budget=0.0, by=values)
+        gain = counted_gain(spec)
+        return verdict_of_period(str(log), file, period_of("", until), gain, weights="", budget=0.0, by=values)
 
 
-def _shadows(folder: Path, file: str, dataset: str, by: list[str]) -> dict[str, ShadowReport]:
-    from cli.progress_bars import ProgressBars
+def _shadows(folder: Path, experiment: Path | None, dataset: str | None, by: list[str]) -> dict[str, ShadowReport]:
     from features.collect.shadows import shadows
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
+
+    with _opened(folder, experiment, dataset, "compare what was decided") as (log, spec, file):
+        return shadow_report(shadows(log, spec, Experiment.load(file), by), spec.channels, by)
+
+
+@contextmanager
+def _opened(
+    folder: Path, experiment: Path | None, dataset: str | None, title: str
+) -> Iterator[tuple[Path, DatasetSpec, str]]:
+    """The decision log, the data set's description and the experiment file of a step with this title."""
+    from cli.progress_bars import ProgressBars
     from mtorl.log.dataset import DatasetSpec
     from pipelines.experiments.evidence import readable_log
 
-    spec = DatasetSpec.load(dataset)
-    with ProgressBars() as bars, bars.step("compare what was decided"), readable_log(folder) as log:
-        return shadow_report(shadows(log, spec, Experiment.load(file), by), spec.channels, by)
+    file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
+    with ProgressBars() as bars, bars.step(title), readable_log(folder) as log:
+        yield log, spec, file
 
 
 def _named(folder: Path, name: str, given: Path | str | None) -> str:

@@ -6,7 +6,7 @@ print_verdict(verdict)        # `mtorl experiment verdict`: the part of it that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cli.experiment.shared import shares_in_words
 from cli.tables import titled, with_interval
-from monitoring.plain_words import account, duration, heavy, hours_or_minutes, left_out, moved, named_in, of_arms
+from monitoring.plain_words import account, amounts, duration, heavy, left_out, moved, named_in, of_arms
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View
@@ -29,7 +29,8 @@ _BAR = 20
 
 def print_experiments(views: Sequence[View]) -> None:
     """Print all of one experiment; of each of several what to do, its stage, and what comes next."""
-    Console().print(experiments(views), highlight=False)
+    parts = _whole(views[0]) if len(views) == 1 else (Group(_head(v), _steps(v["steps"]), _next(v)) for v in views)
+    Console().print(_spaced(parts), highlight=False)
 
 
 def print_verdict(verdict: Mapping[str, Any]) -> None:
@@ -38,14 +39,7 @@ def print_verdict(verdict: Mapping[str, Any]) -> None:
     Console().print(_spaced([headline, *_verdict(verdict)]), highlight=False)
 
 
-def experiments(views: Sequence[View]) -> RenderableType:
-    """What `print_experiments` prints."""
-    if len(views) == 1:
-        return _spaced(_whole(views[0]))
-    return _spaced(Group(_head(view), _steps(view["steps"]), _next(view)) for view in views)
-
-
-def _spaced(parts: Iterator[RenderableType] | Sequence[RenderableType]) -> Group:
+def _spaced(parts: Iterable[RenderableType]) -> Group:
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
@@ -104,20 +98,9 @@ def _needs(needs: Sequence[Need]) -> Table:
         bar = Text("━" * round(_BAR * share), style=colour)
         bar.append("─" * (_BAR - round(_BAR * share)), style="bright_black")
         mark = "✓" if need["met"] else "✗" if limit else "…"
-        found, needed = _amount(need, need["found"]), _amount(need, need["needed"])
-        words = f"{found}, {needed} allowed" if limit else f"{found} of {needed}"
+        words = amounts(need["kind"], need["found"], need["needed"])
         table.add_row(Text(mark, style=colour), Text(need["label"]), bar, Text(words))
     return table
-
-
-def _amount(need: Need, value: float) -> str:
-    if need["kind"] == "users":
-        return f"{value:,.0f}"
-    if need["kind"] == "fallback_ratio":
-        return f"{value:.1%}"
-    if need["kind"] == "latency_seconds":
-        return f"{1000 * value:,.0f} ms"
-    return hours_or_minutes(value, need["needed"])
 
 
 def _next(view: View) -> Text:

@@ -173,18 +173,11 @@ def _need(need: Need) -> Json:
     """A requirement with its bar; of what has a limit, a full bar is bad."""
     found, needed = need["found"], need["needed"]
     limit = need["kind"] in ("fallback_ratio", "latency_seconds")
-    show = {
-        "hours": lambda x: plain_words.hours_or_minutes(x, needed),
-        "counted_hours": lambda x: plain_words.hours_or_minutes(x, needed),
-        "users": lambda x: f"{x:,.0f}",
-        "fallback_ratio": lambda x: words.share(x, 1),
-        "latency_seconds": lambda x: f"{1000 * x:,.0f} ms".replace("-", "−"),
-    }[need["kind"]]
     whole = 100.0 if needed <= 0 else 100 * found / needed
     return {
         **need,
         "bar": round(min(max(whole, 0.0), 100.0), 1),
-        "words": f"{show(found)}, {show(needed)} allowed" if limit else f"{show(found)} of {show(needed)}",
+        "words": plain_words.amounts(need["kind"], found, needed),
         "limit": limit,
     }
 

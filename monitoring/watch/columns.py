@@ -63,8 +63,6 @@ class DriftResult:
 
     rows: int
     users: int
-    reference_rows: int
-    reference_users: int
     columns: tuple[ColumnDrift, ...]
     not_checked: str | None
 
@@ -104,7 +102,7 @@ def check(
     """
     whole = whole or Size(_users(current), len(current))
     not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")
-    result = DriftResult(whole.rows, whole.users, len(reference), _users(reference), (), not_checked)
+    result = DriftResult(whole.rows, whole.users, (), not_checked)
     if not_checked is None and grid is not None:
         draw = partial(save_page, html=out_dir / "drift.html", title=title, filing=filing)
         judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)

@@ -214,17 +214,8 @@ def next_step(store: ExperimentStore, look: Look, now: float, reached: float | N
         step = consider(experiment, after, evidence, now if reached is None else reached)
         if isinstance(step, Move):
             known = None if evidence is None else plain(evidence)
-            _do(
-                store,
-                experiment,
-                "move",
-                by="ramp",
-                reason=step.reason,
-                at=now,
-                to=step.to,
-                challenger=step.challenger,
-                evidence=known,
-            )
+            event = {"by": "ramp", "reason": step.reason, "at": now, "to": step.to, "challenger": step.challenger}
+            _do(store, experiment, "move", **event, evidence=known)
         return step
 
 

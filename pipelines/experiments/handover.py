@@ -109,11 +109,6 @@ def _present(store: ExperimentStore) -> Experiment:
         return in_use
 
 
-def _is_in_force(store: ExperimentStore, promotion: Promoted) -> bool:
-    in_use = store.last_in_force()
-    return in_use is not None and _is_of(promotion, in_use)
-
-
 def _is_of(promotion: Promoted, experiment: Experiment) -> bool:
     return (experiment.name, experiment.salt) == (promotion.event.experiment, promotion.event.salt)
 
@@ -134,7 +129,8 @@ def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: floa
 def _give_back(store: ExperimentStore, promotion: Promoted, servers: ModelServers, name: str | None) -> Standing:
     target = None if name is None else servers.served(name)
     mark = None if target is None else _ours(promotion, target)
-    followed = not _is_in_force(store, promotion)
+    in_use = store.last_in_force()
+    followed = in_use is None or not _is_of(promotion, in_use)
     made_anew = target is not None and target.mark is None
     if name is None or target is None or mark is None or (made_anew and followed):
         return _nothing_given_back(promotion, name, target, followed)

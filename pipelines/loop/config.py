@@ -61,19 +61,17 @@ class LoopConfig(TrainingSettings):
         data: Raw log; empty runs the simulator.
         collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
         rounds: Opportunities per user at the experiment's last stage; in a replay on average.
-        concurrency: Requests in flight.
     """
 
     data: str = ""
     collected: str = ""
     rounds: int = 5
-    concurrency: int = 16
     runtime: Runtime = "torchserve"
     root: Path = Path("runs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("rounds", "concurrency")
+        self.check_positive("rounds")
         if self.runtime not in RUNTIMES:
             raise ValueError(f"runtime: {self.runtime!r} is not one of {', '.join(RUNTIMES)}")
 

@@ -255,7 +255,7 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
         with times.step("start-serving", f"start {RUNTIMES[trained.config.runtime]} and the router"):
             stack.start()
         try:
-            driver = LoadDriver(stack.url, history, trained.config.concurrency)
+            driver = LoadDriver(stack.url, history)
             budget = experiment.budget if trained.replays else None
             clean = _through_stages(driver, stack, ramp, in_parts(source, STAGES_BEFORE), source, budget, times)
             promoted = None

@@ -22,6 +22,7 @@ from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
 
 _TRIES = 5  # of a request that a busy router refuses with 429; the waits between them double
+_CONCURRENCY = 16  # requests in flight
 MOST_ERRORS = 0.01
 """Share of the opportunities that may fail. Who failed is in no verdict, so more of them would bias it."""
 
@@ -111,7 +112,6 @@ class LoadDriver:
 
     url: str
     history: History
-    concurrency: int
 
     def send(
         self,
@@ -157,9 +157,9 @@ class LoadDriver:
                 on_done(traffic)
 
         timeout = aiohttp.ClientTimeout(total=30)
-        connector = aiohttp.TCPConnector(limit=self.concurrency)
+        connector = aiohttp.TCPConnector(limit=_CONCURRENCY)
         async with aiohttp.ClientSession(base_url=self.url, timeout=timeout, connector=connector) as session:
-            await asyncio.gather(*(work(session) for _ in range(self.concurrency)))
+            await asyncio.gather(*(work(session) for _ in range(_CONCURRENCY)))
 
     async def _decide(
         self,

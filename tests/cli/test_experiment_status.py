@@ -6,15 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 from typer.testing import CliRunner
 
-from cli.experiment.table import experiments
+from cli.experiment.table import print_experiments
 from cli.main import app
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
@@ -91,10 +91,16 @@ def test_a_first_file_that_can_not_be_used_is_not_written(tmp_path: Path) -> Non
     assert mtorl("init", tmp_path / "x.yaml", "--dataset", "nothing").exit_code == 2
 
 
-def table(*views: Any) -> str:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(experiments(views), highlight=False)
-    return console.export_text()
+@pytest.fixture
+def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
+    """What `status` prints of a document on 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def printed(view: Any) -> str:
+        print_experiments([view])
+        return capsys.readouterr().out
+
+    return printed
 
 
 def test_the_table_and_the_document_say_what_to_do(served: Path) -> None:
@@ -191,12 +197,12 @@ def test_the_page_is_one_file(served: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", made.STATES)
-def test_every_state_fits_a_terminal(state: str) -> None:
+def test_every_state_fits_a_terminal(state: str, table: Callable[[Any], str]) -> None:
     view = made.STATES[state]()
     text = table(view)
     assert view["advice"]["headline"] in text
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_name_is_no_markup() -> None:
+def test_a_name_is_no_markup(table: Callable[[Any], str]) -> None:
     assert "[red]x[/red]" in table(made.view(made.made(name="[red]x[/red]", owner="[b]"), [], 0.0))

@@ -135,7 +135,7 @@ class Operator:
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
         self._found = {of: found for of, found in self._found.items() if of[0] in names}
-        return views_of(self._api, objects, self._found, self._api.namespace, self._clock())
+        return views_of(self._api, objects, self._found, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
         """Experiments in force, by the name of their object."""

@@ -21,7 +21,7 @@ _IN_FORCE = {"True": True, "False": False}  # else it is not known
 
 
 def views_of(
-    api: ClusterApi, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], namespace: str, now: float
+    api: ClusterApi, objects: Sequence[Object], found: Mapping[tuple[str, str], Known], now: float
 ) -> list[View]:
     """A document of each experiment that was ever usable; `found` is the last look at logs, by name and salt."""
     config_map = api.in_force()
@@ -39,7 +39,7 @@ def views_of(
                 in_force=BY_HAND in resource.status or _IN_FORCE.get(conditions.get("InForce", {}).get("status")),
                 settled=_settled(conditions),
                 problem=_problem(conditions),
-                commands=_commands(resource, namespace),
+                commands=_commands(resource, api.namespace),
                 by_hand=False,
             )
             made.append(experiment_view(experiment, events, known, now))

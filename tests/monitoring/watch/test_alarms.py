@@ -163,7 +163,7 @@ def column(name: str, score: float | None, problem: str | None = None, threshold
 
 
 def result(*columns: ColumnDrift) -> DriftResult:
-    return DriftResult(500, 300, 5_000, 900, columns, None)
+    return DriftResult(500, 300, columns, None)
 
 
 def columns_alarm(state: State, day: int, *columns: ColumnDrift, version: str = "1") -> set[str]:

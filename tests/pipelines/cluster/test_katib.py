@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from mtorl.fitting.search import METRIC, Trials, distributions
-from mtorl.fitting.search_space import SPACE, defaults
+from mtorl.fitting.search_space import defaults
 from mtorl.network.training import TrainConfig
 from pipelines.cluster.katib import KatibSearch, experiment, write
-from tests.manifests.conftest import parsed
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT
 
@@ -138,14 +137,6 @@ def test_a_shell_splits_the_command_as_it_is_meant() -> None:
     assert container["command"] == ["mtorl"], "without a command, Katib would ask the image's registry"
     for word in (*container["command"], *container["args"]):
         assert re.fullmatch(r"[\w./=+-]+", word), word
-
-
-def test_our_command_line_reads_a_trial() -> None:
-    values = defaults() | {"lr": "7.1e-05", "hidden": "128", "levels": "3"}
-    options = parsed(container_of(trial_of(values))["args"])
-    assert (options["windows"], options["epochs"], options["seed"]) == (Path("/mnt/mtorl/built/windows"), 15, 7)
-    assert options["settings"] == [f"{name}={values[name]}" for name in defaults()]
-    assert {parameter.name for parameter in SPACE} == set(values)
 
 
 @pytest.mark.integration

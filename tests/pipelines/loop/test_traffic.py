@@ -126,7 +126,7 @@ class Clickers:
 
 
 def send(source: Clickers, router: Router, history: History, on_done: Callable[[Traffic], None] = id) -> Traffic:
-    return LoadDriver(router.url, history, concurrency=2).send(source, "live", on_done)
+    return LoadDriver(router.url, history).send(source, "live", on_done)
 
 
 def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Router) -> None:
@@ -181,7 +181,7 @@ def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> 
 def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_it(router: Router) -> None:
     router.shown_before_the_first = 12
     users = {f"u{i}": 1 for i in range(60)}
-    traffic = LoadDriver(router.url, RecordingHistory(router), concurrency=12).send(Clickers(users), "live", id)
+    traffic = LoadDriver(router.url, RecordingHistory(router)).send(Clickers(users), "live", id)
     reports = [
         (name, {event["decision_id"].split("-")[-1] for event in found})
         for name, found in router.events
@@ -198,7 +198,7 @@ def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_
 def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None:
     opportunities = {"u0": 1, "u1": 3, "u2": 2, "u3": 1}
     source, history, traffic = Clickers(opportunities, shows=False), RecordingHistory(router), Traffic()
-    driver = LoadDriver(router.url, history, concurrency=2)
+    driver = LoadDriver(router.url, history)
     for part in ([turn for turn in in_order(source) if turn[0] == 0], in_order(source)[4:]):
         assert driver.send(source, "live", id, part, traffic) is traffic
     assert traffic.done == 7 == len(traffic.weight_table())
