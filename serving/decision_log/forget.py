@@ -64,10 +64,11 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
         names = [orjson.dumps(user) for user in wanted]
 
         def goes(line: bytes) -> bool:
-            if (record := segments.record(line)) is not None:
+            # A crash may have cut a line just before its end.
+            if (record := segments.record(line.rstrip(b"\n") + b"\n")) is not None:
                 own = record.get("user_id") in wanted and record["decision_id"] not in kept
                 return own or record.get("decision_id") in gone
-            return any(name in line for name in names)  # a crash has cut it
+            return any(name in line for name in names)  # cut
 
         removed = 0
         for path in _files(spool):  # outcomes first: their decisions say which they are, also after an interruption
