@@ -203,7 +203,9 @@ def test_in_force_are_stage_and_switch_and_a_promoted_challenger_is_the_incumben
         assert serving.enabled == (phase in STAGES)
         assert serving.stage == (phase if phase in STAGES else "shadow")
     assert in_force(made(), dataclasses.replace(LAST, killed=True)).shares() == {"incumbent": 1.0, "challenger": 0.0}
-    assert not in_force(made(enabled=False), LAST).enabled
+    off = made(enabled=False)
+    assert not in_force(off, LAST).enabled
+    assert isinstance(consider(off, LAST, evidence("ship", breached=("harm",)), 1e9), Hold), "the ramp does not move it"
     winner = answering(made().arm("challenger"))
     promoted = in_force(made(), State(phase="promoted", since=0.0, incumbent=winner))
     incumbent = promoted.arm("incumbent")

@@ -92,6 +92,10 @@ def test_a_request_is_paid_for_once_and_whoever_failed_makes_room(ledger: Ledger
     with pytest.raises(AlreadyReserved):
         ledger.reserve("r7", "a", "c1", "video", 0.1, "q")
     assert balance(ledger).spent == 0.05 and balance(ledger).reserved == pytest.approx(0.2)
+    other.cancel("r4")
+    ledger.settle("r4", 0.05)  # it was shown after all
+    with pytest.raises(AlreadyReserved):
+        other.reserve("r8", "a", "c1", "video", 0.1, "another")
 
 
 def test_reservations_that_come_together_are_each_granted_for_itself(ledger: Ledger) -> None:

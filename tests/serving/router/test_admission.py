@@ -106,6 +106,19 @@ async def test_whoever_is_sent_away_and_gone_at_once_had_no_place() -> None:
     assert admission.inside == 0
 
 
+@in_loop
+async def test_whoever_leaves_as_its_turn_comes_passes_it_on() -> None:
+    admission = Admission(1, 10.0)
+    first, *others = [admission.admit() for _ in range(3)]
+    await first.__aenter__()
+    gone, following = (asyncio.create_task(other.__aenter__()) for other in others)
+    await asyncio.sleep(0)
+    await first.__aexit__(None, None, None)
+    gone.cancel()  # its turn has come, and its task has not run since
+    await asyncio.wait_for(following, 1.0)
+    assert gone.cancelled() and admission.inside == 1
+
+
 class Rounds:
     """Requests that come together and leave together, on a clock that is set by hand."""
 
