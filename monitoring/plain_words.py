@@ -55,16 +55,6 @@ LEFT_OUT = {
 """Why decisions do not count in a verdict."""
 
 
-def verdict(token: Any) -> tuple[str, str]:
-    """A verdict in words, and its tone; an unknown one is its own name."""
-    return VERDICTS.get(str(token), (str(token), "open"))
-
-
-def gate(token: Any) -> tuple[str, str]:
-    """The gate's decision in words, and its tone."""
-    return GATES.get(str(token), (str(token), "open"))
-
-
 def confidence(verdict: Mapping[str, Any]) -> str:
     """How sure the always-valid intervals of a verdict are."""
     return f"{100 * verdict['confidence']:.4g} %"

@@ -32,7 +32,7 @@ def _page(run: Path) -> Json:
     metrics: Json = json.loads((run / "artifacts" / "challenger" / "metrics.json").read_text(encoding="utf-8"))
     experiment, train = summary["experiment"], summary["train"]
     primary = plain_words.named_in(experiment["metric"], experiment["units"])
-    words, tone = plain_words.verdict(experiment["verdict"])
+    words, tone = plain_words.VERDICTS[experiment["verdict"]]
     return {
         "name": summary["dataset"],
         "run": run.resolve().name,
@@ -101,7 +101,7 @@ def _offline(arms: dict[str, Json]) -> Json:
 
 def _gate(gate: Json) -> Json:
     """The gate's decision, its values for the chart, and how far to trust them."""
-    words, tone = plain_words.gate(gate["decision"])
+    words, tone = plain_words.GATES[gate["decision"]]
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [(arm, gate[arm], gate[f"{arm}_ci"], colour) for arm, colour in colours.items()]
     trust = [
@@ -114,7 +114,7 @@ def _gate(gate: Json) -> Json:
 
 def _experiment(experiment: Json, primary: str) -> Json:
     page = dict(experiment)
-    page["tone"] = plain_words.verdict(experiment["verdict"])[1]
+    page["tone"] = plain_words.VERDICTS[experiment["verdict"]][1]
     page["guardrails"] = [
         {**check, "words": plain_words.GUARDRAILS[check["state"]][0], "tone": plain_words.GUARDRAILS[check["state"]][1]}
         for check in experiment["guardrails"]

@@ -58,9 +58,7 @@ def move(
     is known is not promoted; one that has not won is, with a warning.
     """
     with input_errors():
-        from mtorl.experiment.stage_machine import in_force
         from pipelines.experiments.controller import act
-        from pipelines.experiments.controller import state as state_in
         from pipelines.experiments.evidence import known_now
         from pipelines.experiments.folder import ExperimentFolder
         from pipelines.experiments.moves import MoveRequest, challenger_of, make_move
@@ -76,12 +74,7 @@ def move(
             return
         before = _before(folder, to)
         asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
-
-        def look() -> Known:
-            experiment, stands = state_in(folder)
-            return known_now(folder, in_force(experiment, stands), stands.since or 0.0, now)
-
-        serving, known = make_move(folder, asked, now, look)
+        serving, known = make_move(folder, asked, now, lambda: known_now(folder, now))
         _tell(to, serving, as_json)
         if not as_json:
             _tell_what_follows(folder, to, serving, before)

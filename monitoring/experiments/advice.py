@@ -147,7 +147,6 @@ class Standing:
             return self._say("look", headline, self.short, "alarm")
         if self.ahead and not self.requirements and isinstance(step, Hold):
             return self._say("move on", "Move it on by hand", step.reasons[0], "alarm", "held", "ramp")
-        wins = evidence is not None and evidence.token == "ship"
         if evidence is not None and self._waits_for_promotion():
             return self._say("promote", f"Promote {evidence.challenger}", evidence.reason, "good", command="promote")
         if self.known.router_runs is False:
@@ -157,7 +156,7 @@ class Standing:
         if self.known.newest is not None and (silence := self.known.newest["silence"]) is not None:
             reason = f"{silence}: callers do not ask, or the log does not reach this place"
             return self._say("look", "Find out why no decision comes any more", reason, "alarm")
-        if evidence is not None and wins:
+        if evidence is not None and evidence.token == "ship":
             headline = f"Let it run: {evidence.challenger} is ahead"
             return self._say("wait", headline, evidence.reason, "good")
         if self.state.phase == "shadow":
@@ -168,7 +167,8 @@ class Standing:
 
     def _waits_for_promotion(self) -> bool:
         """Whether a challenger has won, and nothing else is to come."""
-        wins = self.known.evidence is not None and self.known.evidence.token == "ship"
+        evidence = self.known.evidence
+        wins = evidence is not None and evidence.token == "ship"
         return wins and not self.ahead and all(one.met for one in self.requirements)
 
     def _moves(self, step: Move) -> Advice:

@@ -128,7 +128,7 @@ def _tiles_of_verdict(view: View) -> Iterator[Json]:
         said = ci if ci != words.ABSENT else "too few users for an interval"
         void = verdict["verdict"] == "srm"
         named = plain_words.named(view["plan"]["metrics"]["primary"], view["unit"])
-        tone = "void" if void else plain_words.verdict(verdict["verdict"])[1]
+        tone = "void" if void else plain_words.VERDICTS[verdict["verdict"]][1]
         label = "void: users are not split as configured" if void else f"{named}{of}"
         yield {"value": words.signed(verdict["lift"]), "label": label, "said": said, "tone": tone}
     decisions = sum(arm["decisions"] for arm in verdict["arms"].values())
@@ -186,7 +186,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
     span = domain([found["lift_ci"] for found in challengers.values()], 0.0)
     rows = []
     for name, found in challengers.items():
-        said, tone = plain_words.verdict(found["verdict"])
+        said, tone = plain_words.VERDICTS[found["verdict"]]
         drawn = track(found["lift_ci"], found["lift"], span)
         rows.append({**found, "name": name, "words": said, "tone": tone, "track": drawn})
     return rows

@@ -43,10 +43,11 @@ _REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # seconds that a ledger may take
 
 
-def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: float) -> Known:
-    """All that the router's log says now; if it can't be read, why, as `problem`."""
+def known_now(folder: ExperimentFolder, now: float) -> Known:
+    """All that the router's log says of the experiment in force; if it can't be read, why, as `problem`."""
+    experiment, stands = state_in(folder)
     try:
-        return known_or_error(folder, served, since, now)
+        return known_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
     except (ExperimentError, LogError, OSError) as error:
         return Known(problem=str(error))
 
@@ -54,7 +55,10 @@ def known_now(folder: ExperimentFolder, served: Experiment, since: float, now: f
 def known_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
 ) -> Known:
-    """`known_now` with the effect by segment. LogError and ExperimentError: log, table or column can't be used."""
+    """All that the router's log says now, with the effect by segment.
+
+    LogError and ExperimentError: log, table or column can't be used.
+    """
     with _opened(folder) as (log, spec):
         for name in by:
             check_segment(spec, name)

@@ -91,8 +91,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         point_latest(config.root, run)  # now, since a run that is killed does nothing at its end
         served = online.serve(trained, audience, experiment, times)
         finished_with("rehearse", {"served": served.to_json()})
-    finished = _judge(trained, audience, experiment, served, times)
-    write_summary(replace(finished, steps={**steps, **finished.steps}, seconds=times.total))
+    write_summary(_judge(trained, audience, experiment, served, steps, times))
     with times.step("report", "report"):
         render(run)
     finished_with("report", {})
@@ -116,6 +115,7 @@ def _judge(
     audience: online.Audience,
     experiment: online.Experiment,
     served: online.Served,
+    steps: dict[str, local.StepResult],
     times: StepTimes,
 ) -> Finished:
     """The verdict, the monitor's checks, the true difference, and what a training would learn."""
@@ -135,7 +135,8 @@ def _judge(
         if audience.simulator is not None:
             with times.step("true-lift", "true difference from the simulator"):
                 simulated = truth.result()
-    return Finished(trained, judged, served, monitored, simulated, learned, times.seconds, 0.0)
+    steps = {**steps, **judged}
+    return Finished(trained, steps, served, monitored, simulated, learned, times.seconds, times.total)
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:

@@ -47,16 +47,6 @@ def test_a_whole_run(run: Path) -> None:
     assert page.read_text(encoding="utf-8").count("plotly.js v") <= 2, "inlined once"
 
 
-def test_the_primary_metric_has_one_name_on_the_page(tmp_path: Path) -> None:
-    run = fake_run.write(tmp_path)
-    text = (run / "summary.json").read_text()
-    experiment = json.loads(text.replace('"click_per_decision"', '"gain_per_decision"'))["experiment"]
-    change(run, experiment=experiment)
-    page = body(render(run))
-    assert page.count("gain per decision, clicks") >= 4, "headline, its explanation, the chart's caption and the arms"
-    assert "clicks per decision" not in page
-
-
 def test_the_history_of_its_stages(tmp_path: Path) -> None:
     run = fake_run.write(tmp_path)
     row = re.search(r"<tr><td>50%</td>.*", text := body(render(run)))
