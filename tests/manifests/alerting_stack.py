@@ -64,21 +64,14 @@ def wait_for(what: str, look: Callable[[], T | None]) -> T:
 
 @dataclass
 class People:
-    """Whoever is told.
-
-    Attributes:
-        pages: What the pager's webhook was sent.
-        slack: Attachments of messages.
-        mail: Messages, and who had logged in to send them.
-    """
+    """What the receivers of alerts got."""
 
     pages: list[dict[str, Any]] = field(default_factory=list)
-    slack: list[dict[str, Any]] = field(default_factory=list)
+    slack: list[dict[str, Any]] = field(default_factory=list)  # attachments
     mail: list[Message] = field(default_factory=list)
-    logins: list[tuple[str, str]] = field(default_factory=list)
+    logins: list[tuple[str, str]] = field(default_factory=list)  # user and password of a sender
 
     def titles(self) -> list[str]:
-        """Of what Slack was sent, in order."""
         return [str(message["title"]) for message in self.slack]
 
     def waits(self) -> set[tuple[str, str]]:
@@ -92,24 +85,18 @@ class People:
 
 @dataclass
 class Stack:
-    """All of it, while it runs.
-
-    Attributes:
-        metrics: What the router (`router`), the monitor's exporter (`monitor`) and kube-state-metrics (`cluster`) say.
-    """
+    """All of it, while it runs."""
 
     people: People
-    metrics: dict[str, str]
+    metrics: dict[str, str]  # of the router, the monitor's exporter ("monitor") and kube-state-metrics ("cluster")
     prometheus: str = ""
     alertmanager: str = ""
 
     def evaluations(self, times: int) -> None:
         """Wait until all rules have been evaluated so often on what is there now."""
         for _ in range(times):
-            self._evaluation_after(time.time())
-
-    def _evaluation_after(self, begun: float) -> None:
-        wait_for("an evaluation", lambda: all(at > begun for at in self._evaluated()))
+            begun = time.time()
+            wait_for("an evaluation", lambda begun=begun: all(at > begun for at in self._evaluated()))  # type: ignore[misc]
 
     def _evaluated(self) -> list[float]:
         groups = get(f"{self.prometheus}/api/v1/rules")["data"]["groups"]
@@ -119,11 +106,8 @@ class Stack:
 
     def alerts(self) -> list[dict[str, str]]:
         """Labels of what Prometheus knows of, pending or firing."""
-        return [{**alert["labels"], "state": alert["state"]} for alert in self._known()]
-
-    def _known(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = get(f"{self.prometheus}/api/v1/alerts")["data"]["alerts"]
-        return found
+        found = get(f"{self.prometheus}/api/v1/alerts")["data"]["alerts"]
+        return [{**alert["labels"], "state": alert["state"]} for alert in found]
 
     def suppressed(self) -> set[str]:
         """Names of the alerts that Alertmanager has and, for the sake of another one, tells nobody."""
@@ -132,7 +116,6 @@ class Stack:
 
 
 def get(url: str) -> Any:
-    """An answer's JSON."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.load(answer)
 
@@ -171,7 +154,6 @@ def _hurried_configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]
 
 @contextmanager
 def people() -> Iterator[tuple[People, str]]:
-    """A pager and Slack, and their address."""
     told = People()
     with _serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(told, {}))) as http:
         yield told, f"http://{http}"
@@ -179,13 +161,7 @@ def people() -> Iterator[tuple[People, str]]:
 
 @contextmanager
 def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, str]) -> Iterator[Stack]:
-    """Everything, started; what it writes lies in the folder.
-
-    Args:
-        folder: An empty one.
-        groups: Of rules.
-        healthy: Metrics to begin with.
-    """
+    """Everything, started with groups of rules and healthy metrics; what it writes lies in the folder."""
     told, metrics = People(), dict(healthy)
     with ExitStack() as until:
         http = until.enter_context(_serving(ThreadingHTTPServer(("127.0.0.1", 0), _http(told, metrics))))
@@ -208,12 +184,11 @@ def scrape(job: str, path: str, target: str, namespace: str) -> dict[str, Any]:
 
 @contextmanager
 def alertmanager(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
-    """An Alertmanager, and its address."""
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
     command = [program("prometheus-alertmanager", "alertmanager"), f"--config.file={folder / 'alertmanager.yml'}"]
     command += [f"--storage.path={folder / 'alertmanager'}", f"--web.listen-address=127.0.0.1:{port}"]
-    with _process([*command, "--cluster.listen-address="], folder / "alertmanager.log", port) as url:
+    with process([*command, "--cluster.listen-address="], folder / "alertmanager.log", port) as url:
         yield url
 
 
@@ -221,7 +196,6 @@ def alertmanager(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
 def prometheus(
     folder: Path, groups: list[dict[str, Any]], scrapes: list[dict[str, Any]], alertmanager: str, interval: str
 ) -> Iterator[str]:
-    """A Prometheus that evaluates groups of rules on what it scrapes, and its address."""
     (folder / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
     config = {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
@@ -233,18 +207,19 @@ def prometheus(
     (port,) = free_ports(1)
     command = [program("prometheus"), f"--config.file={folder / 'prometheus.yml'}", "--rules.alert.resend-delay=1s"]
     command += [f"--storage.tsdb.path={folder / 'prometheus'}", f"--web.listen-address=127.0.0.1:{port}"]
-    with _process(command, folder / "prometheus.log", port) as url:
+    with process(command, folder / "prometheus.log", port) as url:
         yield url
 
 
 @contextmanager
-def _process(command: list[str], log: Path, port: int) -> Iterator[str]:
+def process(command: list[str], log: Path, port: int) -> Iterator[str]:
+    """A server that says when it is ready, and its address."""
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
     def ready() -> bool:
-        assert process.poll() is None, f"{command[0]} has ended: {log.read_text()[-2000:]}"
+        assert started.poll() is None, f"{command[0]} has ended: {log.read_text()[-2000:]}"
         try:
             return bool(urllib.request.urlopen(f"{url}/-/ready", timeout=5).status == 200)
         except OSError:
@@ -254,8 +229,8 @@ def _process(command: list[str], log: Path, port: int) -> Iterator[str]:
         wait_for(f"{command[0]} is ready", ready)
         yield url
     finally:
-        process.terminate()
-        process.wait(30)
+        started.terminate()
+        started.wait(30)
 
 
 @contextmanager

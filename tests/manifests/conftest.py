@@ -55,23 +55,19 @@ def objects(request: pytest.FixtureRequest) -> Objects:
 
 @pytest.fixture
 def production() -> Objects:
-    """The objects of overlays/production."""
     return documents(render("overlays/production"))
 
 
 def of_kind(objects: Objects, *kinds: str) -> Objects:
-    """The objects of some kinds."""
     return [o for o in objects if o["kind"] in kinds]
 
 
 def named(objects: Objects, kind: str, name: str) -> dict[str, Any]:
-    """The one object of that kind and name."""
     (found,) = [o for o in of_kind(objects, kind) if o["metadata"]["name"] == name]
     return found
 
 
 def title(o: dict[str, Any]) -> str:
-    """Kind and name, for messages."""
     return f"{o['kind']}/{o['metadata']['name']}"
 
 
@@ -117,7 +113,6 @@ def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """All containers of a pod."""
     return [*pod["containers"], *pod.get("initContainers", [])]
 
 
@@ -152,12 +147,17 @@ def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], p
     return end("Egress", source, target) and end("Ingress", target, source)
 
 
+def command_of(args: list[str]) -> tuple[Any, list[str]]:
+    """The command that an argument list names, and its own arguments."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, args = command.commands[args[0]], args[1:]
+    return command, args
+
+
 def parsed(args: list[str]) -> dict[str, Any]:
     """The parameters that the real command line reads from an argument list, without running the command."""
-    command: Any = typer.main.get_command(app)
-    rest = args
-    while hasattr(command, "commands"):
-        command, rest = command.commands[rest[0]], rest[1:]
+    command, rest = command_of(args)
     parameters: dict[str, Any] = command.make_context(command.name, list(rest)).params
     return parameters
 
@@ -171,7 +171,6 @@ def experiment_of(file: Path) -> Experiment:
 
 @pytest.fixture
 def router(production: Objects) -> dict[str, Any]:
-    """The router's configuration file."""
     config: dict[str, Any] = yaml.safe_load(config_map(production, "mtorl-router-")["data"]["router.yaml"])
     return config
 

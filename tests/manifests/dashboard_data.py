@@ -53,15 +53,12 @@ Said = Iterator[tuple[str, Labels, float]]
 
 
 class Series:
-    """All samples, by metric and labels."""
-
     def __init__(self) -> None:
         self._of: dict[str, dict[tuple[tuple[str, str], ...], list[tuple[float, float]]]] = defaultdict(
             lambda: defaultdict(list)
         )
 
     def add(self, at: float, target: Labels, said: Iterable[tuple[str, Labels, float]]) -> None:
-        """What a target says at a time."""
         for name, labels, value in said:
             key = tuple(sorted({**labels, **target, "namespace": NAMESPACE}.items()))
             self._of[name][key].append((at, value))
@@ -159,7 +156,6 @@ def _torchserve(model: str, step: int) -> Said:
 
 
 def _cluster(step: int, at: float) -> Said:
-    """What kube-state-metrics and the kubelet say."""
     yield "kube_statefulset_replicas", {"statefulset": "mtorl-router"}, 1
     for model in ("incumbent", "challenger"):
         of = {"deployment": f"mtorl-{model}-predictor"}
@@ -205,7 +201,6 @@ _ALERTS: tuple[tuple[str, str, Labels], ...] = (
 
 
 def _alerts(share: float) -> Said:
-    """What Prometheus would say of some rules."""
     for name, state, labels in _ALERTS if share > 0.5 else ():
         given = {key: value for key, value in labels.items() if value}
         yield "ALERTS", {"alertname": name, "alertstate": state, **rules()[name]["labels"], **given}, 1

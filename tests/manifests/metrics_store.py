@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving.local.ports import free_ports
-from tests.manifests.alerting_stack import program, wait_for
+from tests.manifests.alerting_stack import process, program
 
 
 class Answer(NamedTuple):
@@ -24,18 +24,8 @@ class Answer(NamedTuple):
 
 
 class Store:
-    """A server at an address."""
-
     def __init__(self, url: str) -> None:
         self.url = url
-
-    def ready(self) -> bool:
-        """Whether it answers."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
-                return True
-        except OSError:
-            return False
 
     def ask(self, path: str, **parameters: str) -> dict[str, Any]:
         """A request to its API; an error of Prometheus says the query."""
@@ -47,11 +37,9 @@ class Store:
         return found
 
     def instant(self, query: str, at: float) -> Answer:
-        """The answer of one moment."""
         return _answer(self.ask("/api/v1/query", query=query, time=str(at)))
 
     def over_time(self, query: str, start: float, end: float, step: float = 60.0) -> Answer:
-        """The answer from start to end."""
         times = {"start": str(start), "end": str(end), "step": str(step)}
         return _answer(self.ask("/api/v1/query_range", query=query, **times))
 
@@ -67,12 +55,7 @@ def _answer(found: dict[str, Any]) -> Answer:
 
 @contextmanager
 def store_of(text: Path, folder: Path) -> Iterator[Store]:
-    """A server that has what a text says.
-
-    Args:
-        text: OpenMetrics with times.
-        folder: An empty one.
-    """
+    """A server that has what a text says, OpenMetrics with times."""
     blocks, port = folder / "blocks", free_ports(1)[0]
     subprocess.run(
         [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", text, blocks],
@@ -82,15 +65,6 @@ def store_of(text: Path, folder: Path) -> Iterator[Store]:
     config = folder / "prometheus.yml"
     config.write_text("{}")
     options = [f"--config.file={config}", f"--storage.tsdb.path={blocks}", "--storage.tsdb.retention.time=100y"]
-    with (folder / "prometheus.log").open("w") as log:
-        process = subprocess.Popen(
-            [program("prometheus"), *options, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
-        )
-    try:
-        store = Store(f"http://127.0.0.1:{port}")
-        wait_for("Prometheus", lambda: store.ready() or process.poll() is not None)
-        assert process.poll() is None, (folder / "prometheus.log").read_text()
-        yield store
-    finally:
-        process.terminate()
-        process.wait()
+    command = [program("prometheus"), *options, f"--web.listen-address=127.0.0.1:{port}"]
+    with process(command, folder / "prometheus.log", port) as url:
+        yield Store(url)

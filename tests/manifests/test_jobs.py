@@ -128,21 +128,14 @@ def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str
     assert written == str(read) and mounts_of(exporter)["/mnt/mtorl"]["readOnly"]
 
 
-def _export(objects: Objects) -> dict[str, Any]:
-    (found,) = [c for c in pod_spec(objects, "StatefulSet/mtorl-router")["initContainers"] if c["name"] == "export"]
-    return found
-
-
-def test_each_router_exports_into_a_folder_of_its_own(production: Objects) -> None:
-    assert '"/mnt/mtorl/decision_log/" + os.environ["HOSTNAME"]' in _export(production)["args"][0]
-
-
 @pytest.mark.parametrize("seconds", [0, 2], ids=["between exports", "during an export"])
 def test_what_a_router_logged_last_is_exported_when_it_is_taken_away(
     production: Objects, seconds: int, tmp_path: Path
 ) -> None:
-    container = _export(production)
+    pod = pod_spec(production, "StatefulSet/mtorl-router")
+    (container,) = [one for one in pod["initContainers"] if one["name"] == "export"]
     assert container["restartPolicy"] == "Always", "a sidecar, which is stopped after the router"
+    assert '"/mnt/mtorl/decision_log/" + os.environ["HOSTNAME"]' in container["args"][0], "a folder of its own"
     fake = tmp_path / "python"
     fake.write_text(f"#!/bin/sh\necho begun >> {tmp_path}/said\nsleep {seconds}\necho done >> {tmp_path}/said\n")
     fake.chmod(0o755)

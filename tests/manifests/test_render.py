@@ -45,16 +45,13 @@ def test_names_are_unique(objects: Objects) -> None:
     assert len(names) == len(set(names))
 
 
-def test_every_object_has_the_six_labels(objects: Objects) -> None:
+def test_objects_and_pods_have_the_six_labels(objects: Objects) -> None:
     for o in objects:
-        assert set(o["metadata"].get("labels", {})) >= LABELS, title(o)
-
-
-def test_pods_have_the_six_labels(objects: Objects) -> None:
-    for o in of_kind(objects, "StatefulSet", "Deployment"):
-        assert set(o["spec"]["template"]["metadata"]["labels"]) >= LABELS, title(o)
-    for o in of_kind(objects, "CronJob"):
-        assert set(o["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]) >= LABELS, title(o)
+        spec = o.get("spec") or {}
+        job = spec.get("jobTemplate", {}).get("spec", spec)
+        templates = [job["template"]] if o["kind"] in ("StatefulSet", "Deployment", "CronJob") else []
+        for labelled in (o, *templates):
+            assert set(labelled["metadata"].get("labels", {})) >= LABELS, title(o)
 
 
 def test_version_is_where_it_may_change_only(objects: Objects) -> None:
@@ -93,20 +90,12 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
     assert named(made, "CustomResourceDefinition", "experiments.mtorl-kubeflow.github.io")
 
 
-def test_no_pod_names_a_claim_twice(objects: Objects) -> None:
-    """The kubelet would wait for ever for the second."""
+def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:
+    """The kubelet would wait for ever for a second claim; the first pod that mounts the volume decides on its group."""
     for name, pod in pod_specs(objects):
         sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]
         claims = [source["claimName"] for source in sources]
         assert len(claims) == len(set(claims)), name
-
-
-def test_pods_that_mount_the_data_volume_agree_whose_it_is(objects: Objects) -> None:
-    """Whichever pod of a node mounts it first decides about its group."""
-    for name, pod in pod_specs(objects):
-        claims = [
-            v["persistentVolumeClaim"]["claimName"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v
-        ]
         if "mtorl-data" in claims:
             assert pod["securityContext"]["fsGroup"] == 10001, name
             assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch", name

@@ -19,6 +19,7 @@ from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
     allowed,
+    command_of,
     documents,
     named,
     of_kind,
@@ -39,16 +40,12 @@ EXECUTOR = {**DRIVER, "spark-role": "executor"}
 
 @pytest.fixture
 def objects() -> Objects:
-    """The component in the dev overlay."""
     return documents(render(FOLDER))
 
 
 @pytest.fixture
 def schedule(objects: Objects) -> dict[str, Any]:
     return named(objects, "ScheduledSparkApplication", "mtorl-features")
-
-
-# --- what it runs ---------------------------------------------------------------------------------------------------
 
 
 def test_it_calls_the_command_as_the_command_takes_it(objects: Objects, schedule: dict[str, Any]) -> None:
@@ -109,19 +106,8 @@ def test_the_application_file_is_in_the_image_and_is_the_command(schedule: dict[
 
 def test_the_image_computes_with_spark() -> None:
     text = (MANIFESTS / "images" / "spark" / "Dockerfile").read_text()
-    option = {p.name: p for p in _command("data", "build").params}["engine"]
+    option = {p.name: p for p in command_of(["data", "build"])[0].params}["engine"]
     assert f"{option.envvar}=spark" in text.split()
-
-
-def _command(*path: str) -> Any:
-    import typer
-
-    from cli.main import app
-
-    command: Any = typer.main.get_command(app)
-    for name in path:
-        command = command.commands[name]
-    return command
 
 
 def test_spark_is_of_a_version_that_the_project_takes(schedule: dict[str, Any]) -> None:
@@ -162,9 +148,6 @@ def test_its_size_fits_one_node_in_dev_and_is_the_readmes_elsewhere(schedule: di
     assert said["driver.memory"] == driver["memory"]
     for role in (executor, driver):
         assert int(role["coreLimit"]) >= role["cores"]
-
-
-# --- what it may do -------------------------------------------------------------------------------------------------
 
 
 def test_the_driver_may_handle_pods_and_nothing_else(objects: Objects, schedule: dict[str, Any]) -> None:

@@ -47,9 +47,6 @@ def experiment() -> Experiment:
     return experiment_of(MANIFESTS / "examples" / "experiment.yaml")
 
 
-# --- the experiment -------------------------------------------------------------------------------------------------
-
-
 def test_what_is_in_force_can_be_reloaded(production: Objects) -> None:
     pod = pod_spec(production, "StatefulSet/mtorl-router")
     mount = mounts_of(pod["containers"][0])["/etc/mtorl/experiment"]
@@ -101,9 +98,6 @@ def test_the_runtime_brings_no_envelope(production: Objects) -> None:
     assert not any(f["autoSelect"] for f in runtime["spec"]["supportedModelFormats"])
 
 
-# --- models ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 def test_versions_are_named_once(overlay: str) -> None:
     objects = documents(render(f"overlays/{overlay}"))
@@ -138,9 +132,6 @@ def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_p
         (tmp_path / "challenger" / FIRST / "artifact" / "model.json").touch()
         assert process.wait(timeout=60) == 0
         assert process.stdout.read() == "", "it says so once"
-
-
-# --- the router -----------------------------------------------------------------------------------------------------
 
 
 def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> None:
@@ -288,9 +279,6 @@ def test_routers_send_traces_where_the_policies_let_them(production: Objects) ->
     assert "MTORL_TRACING" not in [e["name"] for e in before]
 
 
-# --- features, jobs, pipelines --------------------------------------------------------------------------------------
-
-
 def test_one_feature_store_for_reader_and_writer(production: Objects, router: dict[str, Any]) -> None:
     from features.feature_repo.names import AD_DECISION
 
@@ -316,9 +304,6 @@ def test_one_feature_store_for_reader_and_writer(production: Objects, router: di
     pipeline = documents((MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text())[0]
     repository = pipeline["root"]["inputDefinitions"]["parameters"]["feature_repo"]["defaultValue"]
     assert config["registry"]["path"] == f"{repository}/registry.db"
-
-
-# --- network --------------------------------------------------------------------------------------------------------
 
 
 def _labels(objects: Objects, kind: str, name: str) -> dict[str, str]:
@@ -348,14 +333,6 @@ def test_only_the_listed_flows_are_open(production: Objects) -> None:
         assert not allowed(policies, source, target, port), (source, target, port)
 
 
-def test_nothing_of_ours_reaches_alertmanager(production: Objects) -> None:
-    """Prometheus alone tells it."""
-    alertmanager = {"port": 9093, "protocol": "TCP"}
-    for policy in of_kind(production, "NetworkPolicy"):
-        for rule in policy["spec"].get("egress", []):
-            assert alertmanager not in rule.get("ports", []), policy["metadata"]["name"]
-
-
 def test_prometheus_reaches_the_monitor_exporter(production: Objects) -> None:
     exporter = {"app.kubernetes.io/name": "mtorl-monitor-exporter"}
     (monitor,) = [o for o in of_kind(production, "PodMonitor") if o["metadata"]["name"] == "mtorl-monitor-exporter"]
@@ -369,10 +346,13 @@ def test_prometheus_reaches_the_monitor_exporter(production: Objects) -> None:
     ]
 
 
-def test_model_servers_call_nobody(production: Objects) -> None:
+def test_model_servers_call_nobody_and_nothing_of_ours_calls_alertmanager(production: Objects) -> None:
+    """Prometheus alone tells it."""
     for policy in of_kind(production, "NetworkPolicy"):
         if policy["spec"]["podSelector"] and selects(policy, PREDICTOR):
             assert policy["spec"]["policyTypes"] == ["Ingress"]
+        for rule in policy["spec"].get("egress", []):
+            assert 9093 not in [port["port"] for port in rule.get("ports", [])], policy["metadata"]["name"]
 
 
 def test_the_operator_may_write_what_routers_read_and_nothing_else(production: Objects) -> None:
