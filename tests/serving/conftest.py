@@ -13,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from mtorl.log.records import VERSION, DecisionRecord, OutcomeRecord, ShadowRecord
 from serving.decision_log import Spool
 from tests.redis_server import redis_server
+from tests.serving.handler_fixtures import save_artifact
+from tests.serving.ledgers import KINDS, Place
 
 
 def _wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
@@ -85,3 +87,15 @@ def lasting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a Redis that keeps what it is told. Each ledger in it has a name of its own."""
     with redis_server(tmp_path_factory.mktemp("redis"), appendonly="yes", appendfsync="no") as port:
         yield port
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
+    """The place of a ledger, of each kind in turn."""
+    return Place(request.param, tmp_path, lasting_redis)
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A real artifact, which no test changes."""
+    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")

@@ -54,8 +54,6 @@ class Network:
 
 
 class Context:
-    """What TorchServe hands to a handler, and what the handler told it."""
-
     def __init__(self, model_dir: str = "", explain: Sequence[int] = ()) -> None:
         self.model_name = "challenger"
         self.explain = explain
@@ -77,7 +75,6 @@ class Context:
 
 
 def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) -> Any:
-    """A handler of a kind around a network."""
     handler = kind()
     handler.artifact = SimpleNamespace(  # type: ignore[assignment]
         spec=SPEC,
@@ -91,7 +88,6 @@ def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) 
 
 
 def loaded(folder: Path, kind: type[ArtifactHandler[Any]] = PolicyHandler) -> Any:
-    """A handler of a kind with a real artifact."""
     handler = kind()
     handler.load(folder)
     return handler

@@ -37,8 +37,6 @@ class Clock:
 
 @dataclass
 class Place:
-    """Where one ledger is kept."""
-
     kind: str
     folder: Path
     port: int
@@ -127,8 +125,6 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def cases(machine: type[LedgerMachine], steps: int) -> list[Any]:
-    """The test classes of a machine, one for each kind."""
-
     def case(kind: str) -> Any:
         own: Any = type(f"{kind}{machine.__module__}", (machine,), {"kind": kind})
         limits = settings(

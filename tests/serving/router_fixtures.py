@@ -61,12 +61,10 @@ def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
 
 
 def arms(**fields: Any) -> list[dict[str, Any]]:
-    """Both arms of an experiment file."""
     return [{"name": name, "weight": 0.5, **fields} for name in ("incumbent", "challenger")]
 
 
 def decision(**changes: Any) -> dict[str, Any]:
-    """What a healthy arm answers."""
     return {
         "channel": "video",
         "propensity": 0.75,
@@ -83,11 +81,8 @@ def decision(**changes: Any) -> dict[str, Any]:
 class FakeArm:
     """Both arms on one port.
 
-    Attributes:
-        mode: "ok", "hold" (answer once `release` is set), "hang", "endless" (a body without an end), "hang-up" (or
-            "hang-up once"), a status, raw bytes for the body, or a function from an item to its prediction.
-        form: Makes the body of an answer from the predictions.
-        asked: Arm and item of each question.
+    Its mode: "ok", "hold" (answer once `release` is set), "hang", "endless" (a body without an end), "hang-up" (or
+    "hang-up once"), a status, raw bytes for the body, or a function from an item to its prediction.
     """
 
     url: str
@@ -166,13 +161,11 @@ def known_user() -> UserFeatures:
 
 
 def only(live: LiveExperiments) -> Experiment:
-    """The experiment in force, where there is one."""
     (experiment,) = live.experiments
     return experiment
 
 
 def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **settings: Any) -> RouterSettings:
-    """Write the files that a router starts from."""
     SPEC.save(folder / "dataset.yaml")
     content = {
         "port": 0,
@@ -228,8 +221,6 @@ def kserve() -> ModelServer:
 
 @dataclass
 class Harness:
-    """A running router and its surroundings."""
-
     folder: Path
     settings: RouterSettings
     router: Router
@@ -307,7 +298,6 @@ class Harness:
             return False
 
     async def until(self, condition: Any, seconds: float = 60.0) -> None:
-        """Wait for something that happens in the background."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it did not happen in time"
@@ -315,7 +305,6 @@ class Harness:
 
 
 def gateway_of(router: Router, settings: RouterSettings) -> Gateway:
-    """What stands in front of a router."""
     return Gateway(authentication(settings.auth), settings.max_body_bytes, router)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,6 @@ def put_in_turn(spool: Spool, kind: Kind, *names: str) -> None:
     """The same, each in a batch of its own."""
     for name in names:
         put(spool, kind, name)
-
-
-def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a test of a coroutine function."""
-
-    @functools.wraps(test)
-    def run(**fixtures: Any) -> None:
-        asyncio.run(test(**fixtures))  # type: ignore[arg-type]
-
-    return run
 
 
 def names(prefix: str, number: int) -> list[str]:
@@ -159,8 +148,6 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def ship_all(spool: Spool, sink: Any, prune: bool = False, **options: Any) -> None:
-    """One run of a shipper to the end."""
-
     async def scenario() -> None:
         async with shipping(spool, sink, **options) as running:
             await until(lambda: running.pending == 0)
@@ -171,7 +158,6 @@ def ship_all(spool: Spool, sink: Any, prune: bool = False, **options: Any) -> No
 
 
 def distinct(ids: list[str]) -> list[str]:
-    """Each id once, where it comes first."""
     return list(dict.fromkeys(ids))
 
 

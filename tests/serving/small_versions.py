@@ -18,7 +18,6 @@ def digest(number: int) -> str:
 
 
 def model(number: int, **fields: Any) -> dict[str, Any]:
-    """A model.json of one file."""
     created = (DAY_0 + timedelta(days=number)).isoformat()
     known = {"name": "challenger", "kind": "mtorl", "created": created, "data_fingerprint": "da7a", "simulated": True}
     found = {**known, "git_revision": "c0de", "files": {"weights.pt": "0"}, "digest": digest(number)} | fields

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.history import Event, next_event, state_of
+from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Phase, in_force
 from mtorl.log.dataset import DatasetSpec
 from serving.deployment import DeployError, deploy
 from serving.inference_services import INSTEAD_OF, VERSION, InferenceServices, problem_of
 from serving.kubernetes_api import Refused
 from serving.model_servers import Served
-from tests.mtorl.experiment.experiments import made
+from tests.mtorl.experiment.experiments import after, made
 from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 NEW, OLD, DIGEST = "challenger/new", "challenger/old", "d" * 64
@@ -106,13 +106,8 @@ def test_under_an_experiment_that_serves_people_nothing_changes(stage: str) -> N
 def test_a_promoted_model_that_answers_there_is_everybodys(phase: Phase) -> None:
     """Until the incumbent's own server has it; after an end of another kind the server is free."""
     experiment = at("50%").replace(holdout=0.1)
-    moves = [("move", "50%", None), ("move", "promoted", "challenger")]
-    moves += [("move", phase, None)] if phase == "rolled back" else []
-    events: list[Event] = []
-    for number, (kind, to, who) in enumerate(moves if phase != "stopped" else [*moves[:1], ("move", "stopped", None)]):
-        when = {"at": 10.0 * number, "by": "person", "reason": "a test"}
-        events.append(next_event(events, experiment, kind, to=to, challenger=who, **when))  # type: ignore[arg-type]
-    servers, standing = Servers(), in_force(experiment, state_of(events, experiment))
+    moves = {"promoted": ["promoted"], "stopped": ["stopped"], "rolled back": ["promoted", "rolled back"]}[phase]
+    servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))
     assert standing.stage == "shadow" and not standing.enabled
     if phase == "promoted":
         assert run(servers, standing) == (

@@ -14,14 +14,8 @@ import pytest
 from mtorl.artifact.artifact import ArtifactError, digest_of
 from mtorl.artifact.lineage import FILE, Lineage, lineage_of
 from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
-from tests.serving.handler_fixtures import save_artifact
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
 
 
 @pytest.fixture
@@ -32,7 +26,6 @@ def archive(tmp_path: Path) -> Path:
 
 
 def changed(artifact: Any, folder: Path, **changes: Any) -> Path:
-    """A copy of an artifact with other fields in model.json."""
     shutil.copytree(artifact.folder, folder)
     model = {k: v for k, v in artifact.model.items() if k not in ("digest", "version")} | changes
     digest = digest_of(model)
@@ -41,7 +34,6 @@ def changed(artifact: Any, folder: Path, **changes: Any) -> Path:
 
 
 def put(artifact: Path, archive: Path, registry: Path, arm: str, version: str = "") -> Path:
-    """Publish with a lineage."""
     model = json.loads((artifact / "model.json").read_text())
     return publish(artifact, archive, registry, arm, lineage_of(model, "small", NOW), version)
 

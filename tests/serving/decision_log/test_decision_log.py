@@ -29,9 +29,6 @@ from tests.serving.shipping import GOLDEN, RECORDS, names, put, put_in_turn, rec
 DECISION = RECORDS["decision"]
 
 
-# ---- what an outcome is
-
-
 def test_statuses(spool: Spool) -> None:
     assert put(spool, "decision", "d1") == ["accepted"]
     assert put(spool, "outcome", "e1", decision_id="d1") == ["accepted"]
@@ -55,9 +52,6 @@ def test_what_was_seen_is_known_after_a_restart(tmp_path: Path) -> None:
 def test_an_event_that_arrives_twice_at_once_counts_once(spool: Spool) -> None:
     assert sorted(put(spool, "outcome", *["e1"] * 50, decision_id="d1")) == ["dangling"] + ["duplicate"] * 49
     assert len(list(spool.read("outcome"))) == 1
-
-
-# ---- durability
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_trace(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +216,6 @@ def test_a_writer_killed_in_the_middle_has_lost_nothing_that_it_acknowledged(tmp
         spool.close()
 
 
-# ---- export
-
-
 def test_export_has_explicit_types(spool: Spool, tmp_path: Path) -> None:
     nothing = dict.fromkeys(("request_id", "model_name", "feature_hash", "features", "baseline", "price"))
     put(spool, "decision", "d2", **nothing, event_time="2030-01-01T00:00:00+00:00")
@@ -286,11 +277,7 @@ def test_a_log_that_memory_does_not_hold_is_sorted_on_disk(tmp_path: Path, monke
     assert not list((tmp_path / "here").iterdir()), "the current folder of a pod can't be written"
 
 
-# ---- segment by segment, as beside a router
-
-
 def exported(folder: Path) -> set[str]:
-    """Ids of the decisions in a folder of exported segments."""
     found = duckdb.sql(f"SELECT decision_id FROM '{folder}/**/decisions.parquet'").fetchall()
     return {decision_id for (decision_id,) in found}
 

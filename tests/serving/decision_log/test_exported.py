@@ -15,7 +15,6 @@ from tests.serving.shipping import put
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which tests move."""
     at = [1_000_000.0]
     monkeypatch.setattr(time, "time", lambda: at[0])
     return at

@@ -28,7 +28,6 @@ def out(tmp_path: Path) -> Path:
 
 
 def fill(spool: Spool, number: int) -> list[str]:
-    """A decision and an outcome every ten minutes."""
     for i in range(number):
         at = (START + timedelta(minutes=10 * i)).isoformat()
         put(spool, "decision", f"d{i}", event_time=at)

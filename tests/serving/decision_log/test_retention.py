@@ -17,7 +17,8 @@ from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.segments import OPEN_DECISIONS, segments
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
-from tests.serving.shipping import MemorySink, asynchronous, names, put, record, ship_all, shipping, until
+from tests.serving.router_fixtures import in_loop
+from tests.serving.shipping import MemorySink, names, put, record, ship_all, shipping, until
 
 HOUR = 3600.0
 
@@ -64,7 +65,7 @@ def test_what_is_shipped_and_old_goes_except_the_newest(spool: Spool) -> None:
     assert numbers(spool, "decision")[-1] > before  # a number is never used again
 
 
-@asynchronous
+@in_loop
 async def test_a_clock_that_is_ahead_for_a_while_makes_nothing_old(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +94,7 @@ def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
     assert numbers(spool, "decision") == everything[2:]
 
 
-@asynchronous
+@in_loop
 async def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A position that is not on disk is forgotten by a crash: what it would ship again must still be there."""
     fill(spool, "decision", 12)
@@ -184,7 +185,6 @@ def test_a_duplicate_needs_no_room(tmp_path: Path) -> None:
 
 
 def report(spool: Spool, event: str, decision: str) -> str:
-    """What the spool says of an outcome."""
     (status,) = put(spool, "outcome", event, decision_id=decision)
     return status
 

@@ -22,11 +22,11 @@ from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.position import OLDEST, Batch
 from serving.decision_log.sink import SinkUnavailable
 from tests.repository import ROOT
+from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
     RECORDS,
     MemorySink,
     WebSink,
-    asynchronous,
     distinct,
     ids,
     names,
@@ -41,10 +41,7 @@ from tests.serving.shipping import (
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-# ---- order, position
-
-
-@asynchronous
+@in_loop
 async def test_everything_is_shipped_once_and_in_order_across_segments_and_restarts(spool: Spool) -> None:
     put(spool, "decision", *names("before", 30))
     sink = MemorySink()
@@ -124,7 +121,7 @@ def test_a_position_is_not_believed_when_the_segment_is_another(spool: Spool) ->
     assert position.load(spool.folder)["decision"] == OLDEST
 
 
-@asynchronous
+@in_loop
 async def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     put(spool, "decision", *names("d", 5))
     sink, save, full = MemorySink(largest=2), position.save, True
@@ -141,9 +138,6 @@ async def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monke
         await until(lambda: position.load(spool.folder)["decision"] == spool.end("decision"))
     assert sink.got["decision"] == names("d", 5)
     assert position.load(spool.folder)["decision"] == spool.end("decision")
-
-
-# ---- the end of the process
 
 
 def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -> None:
@@ -179,7 +173,7 @@ def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -> None
 
 
 @pytest.mark.parametrize("linger", [0.0, 60.0])
-@asynchronous
+@in_loop
 async def test_a_clock_that_is_set_back_does_not_hold_records(
     linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +207,7 @@ asyncio.run(main())
 
 
 @pytest.mark.integration
-@asynchronous
+@in_loop
 async def test_a_shipper_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
     golden = json.dumps([RECORDS["decision"], RECORDS["outcome"]])
     written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
@@ -243,9 +237,6 @@ async def test_a_shipper_killed_again_and_again_loses_nothing(tmp_path: Path) ->
     assert len(server.got) < 3 * sum(len(ids) for ids in written.values())
     spool.close()
     await server.stop()
-
-
-# ---- any order of events
 
 
 class _Crash(BaseException):

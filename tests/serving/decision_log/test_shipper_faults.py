@@ -15,10 +15,10 @@ from serving.decision_log.http_sink import HttpSink, retry_after
 from serving.decision_log.position import Batch
 from serving.decision_log.shipper import Pace
 from serving.decision_log.sink import Refused, SinkUnavailable
+from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
     MemorySink,
     WebSink,
-    asynchronous,
     distinct,
     ids,
     names,
@@ -33,10 +33,7 @@ from tests.serving.shipping import (
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-# ---- a sink in trouble
-
-
-@asynchronous
+@in_loop
 async def test_a_sink_that_was_down_for_long_gets_everything_in_order(spool: Spool) -> None:
     sink, down, attempts = MemorySink(), True, 0
 
@@ -97,7 +94,7 @@ def test_retry_after() -> None:
         ("hang", "timeout"),
     ],
 )
-@asynchronous
+@in_loop
 async def test_a_server_in_trouble_costs_nothing(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str
 ) -> None:
@@ -115,7 +112,7 @@ async def test_a_server_in_trouble_costs_nothing(
     await server.stop()
 
 
-@asynchronous
+@in_loop
 async def test_a_sink_that_asks_for_time_gets_it(spool: Spool) -> None:
     put(spool, "decision", "d0")
     server = WebSink()
@@ -127,7 +124,7 @@ async def test_a_sink_that_asks_for_time_gets_it(spool: Spool) -> None:
     await server.stop()
 
 
-@asynchronous
+@in_loop
 async def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     sink, faults = MemorySink(), iter([RuntimeError("bug"), ZeroDivisionError()])
@@ -143,11 +140,8 @@ async def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
     assert sink.got["decision"] == names("d", 3)
 
 
-# ---- poison
-
-
 @pytest.mark.parametrize("bad", [{"d0"}, {"d31"}, {"d13"}, {"d4", "d5"}, {"d0", "d17", "d99"}, set(names("d", 100))])
-@asynchronous
+@in_loop
 async def test_exactly_what_is_refused_is_set_aside(spool: Spool, bad: set[str]) -> None:
     put(spool, "decision", *names("d", 100))
     size = spool.size
@@ -185,7 +179,7 @@ def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 415])
-@asynchronous
+@in_loop
 async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
     """As a broker of Knative answers: that is no poison."""
     put(spool, "decision", *names("d", 40))
@@ -200,7 +194,7 @@ async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool
     assert not poison(spool.folder, "decision")
 
 
-@asynchronous
+@in_loop
 async def test_a_line_that_is_no_record_is_set_aside(spool: Spool) -> None:
     put(spool, "outcome", "e0", "e1")
     spool.submit("outcome", {"event_id": "e2", "decision_id": "d", "event_time": 5}).result(60)

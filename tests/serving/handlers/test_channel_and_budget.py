@@ -17,8 +17,6 @@ CANDIDATES = st.none() | st.lists(st.sampled_from(SPEC.channels), min_size=1, un
 
 
 class Heads(Network):
-    """Channels that differ in gain and cost."""
-
     def predict(self, batch: WindowBatch) -> tuple[Any, Any, Any]:
         logits, reward, cost = super().predict(batch)
         return (

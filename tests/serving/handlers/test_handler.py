@@ -26,7 +26,6 @@ from tests.serving.handler_fixtures import (
     call,
     item,
     made,
-    save_artifact,
     v1,
     v2,
     window,
@@ -258,14 +257,6 @@ def test_whatever_a_client_sends_others_get_their_answer(field: str, value: Any,
     assert answers[0]["predictions"][1] == answers[2]["predictions"][0]
     assert "channel" in answers[2]["predictions"][0]
     assert set(answers[0]["predictions"][0]) >= {"error"} or "channel" in answers[0]["predictions"][0]
-
-
-# ---- with a real artifact
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
 
 
 def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:

@@ -29,12 +29,7 @@ from serving.kserve_sdk import InferenceError, InferInput, InferRequest, Invalid
 from serving.local.ports import free_ports
 from serving.logs import messages
 from serving.predictor.predictor import Predictor
-from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, save_artifact, v1, v2
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")
+from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, v1, v2
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,6 @@ def infer_request(*texts: Any, **changes: Any) -> InferRequest:
 
 @st.composite
 def windows(draw: st.DrawFn) -> dict[str, Any]:
-    """Well-formed windows of any length, new and midway."""
     length = draw(st.integers(1, SPEC.window))
     new = draw(st.booleans())
     times = sorted(draw(st.lists(st.integers(0, 10**15), min_size=length, max_size=length)))
@@ -237,9 +231,6 @@ def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeyp
     for explain in (False, True):
         with pytest.raises(InferenceError, match="bug"):
             of_kserve(predictor, {"instances": [item()]}, explain)
-
-
-# ---- over HTTP and gRPC
 
 
 class Served(NamedTuple):

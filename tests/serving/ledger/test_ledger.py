@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +24,9 @@ from serving.ledger import (
     sqlite_ledger,
 )
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
-from tests.serving.ledgers import KINDS, NOON, Clock, Place, balance
+from tests.serving.ledgers import NOON, Clock, Place, balance
 
 DAY, HOUR = 86_400.0, 3_600.0
-
-
-@pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
-    return Place(request.param, tmp_path, lasting_redis)
 
 
 @pytest.fixture
@@ -262,9 +256,6 @@ def test_a_cost_after_the_expiry_is_charged_while_there_is_room(ledger: Ledger) 
     for found in (balance(ledger), balance(ledger, "a", "c1", "video")):  # one cost, the same in all accounts
         assert (found.spent, found.reserved, found.excess) == (0.4, 0.6, 0.2)
     assert not ledger.reserve("r1", "a", "c1", "video", 0.4)
-
-
-# ---- periods
 
 
 def test_a_daily_limit_holds_for_each_day_anew(ledger: Ledger, place: Place) -> None:

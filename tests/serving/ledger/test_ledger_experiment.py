@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from serving.ledger import Account, Ledger, UnknownReservation
-from tests.serving.ledgers import KINDS, LedgerMachine, Place, accounts_of, arms, balance, cases
+from tests.serving.ledgers import LedgerMachine, Place, accounts_of, arms, balance, cases
 
 NANO = 10**9
 ARMS = ("incumbent", "challenger", "renamed", "third")
@@ -34,7 +33,6 @@ NAMES = st.text("abc", min_size=1, max_size=3)
 
 
 def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
-    """Of an experiment with three budgets, unless the changes bring others."""
     budgets = [
         {"campaign": c, "channel": h, "period": p, "amount": amount, "timezone": timezone}
         for (c, h, p), amount in AMOUNTS.items()
@@ -127,9 +125,9 @@ class Machine(LedgerMachine):
 TestSqlite, TestRedis = cases(Machine, 40)
 
 
-@pytest.fixture(params=KINDS)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Ledger:
-    return Place(request.param, tmp_path, lasting_redis).open()
+@pytest.fixture
+def ledger(place: Place) -> Ledger:
+    return place.open()
 
 
 def spend(ledger: Ledger, arm: str, amount: float) -> float:
@@ -182,16 +180,13 @@ def test_an_amount_below_the_spend_grants_nothing_more_until_it_is_raised(ledger
     assert [balance(ledger, arm).limit for arm in ("incumbent", "challenger")] == [5, 1]
 
 
-def test_the_next_day_begins_with_the_new_shares(tmp_path: Path, lasting_redis: int) -> None:
-    for kind in KINDS:
-        place = Place(kind, tmp_path, lasting_redis)
-        ledger = place.open()
-        daily = {"budgets": [{"campaign": "*", "channel": "*", "amount": 10.0, "period": "day"}]}
-        ledger.define(accounts(**daily, stage="25%"))
-        assert ledger.reserve("r1", "incumbent", "c", "x", 7.0)
-        ledger.define(accounts(**daily))
-        limits = {b.arm: b.limit for b in ledger.balances()}
-        assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent: all arms together bind
-        assert ledger.reserve("r2", "challenger", "c", "x", 3.0) and not ledger.reserve("r3", "challenger", "c", "x", 1)
-        place.clock.now += 86_400
-        assert {b.arm: b.limit for b in ledger.balances()} == {"*": 10, "incumbent": 5, "challenger": 5}
+def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -> None:
+    daily = {"budgets": [{"campaign": "*", "channel": "*", "amount": 10.0, "period": "day"}]}
+    ledger.define(accounts(**daily, stage="25%"))
+    assert ledger.reserve("r1", "incumbent", "c", "x", 7.0)
+    ledger.define(accounts(**daily))
+    limits = {b.arm: b.limit for b in ledger.balances()}
+    assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent: all arms together bind
+    assert ledger.reserve("r2", "challenger", "c", "x", 3.0) and not ledger.reserve("r3", "challenger", "c", "x", 1)
+    place.clock.now += 86_400
+    assert {b.arm: b.limit for b in ledger.balances()} == {"*": 10, "incumbent": 5, "challenger": 5}

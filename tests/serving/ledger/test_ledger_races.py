@@ -20,7 +20,7 @@ from serving.ledger import Account, Ledger, LedgerUnavailable, money, open_ledge
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledger_writer import ACCOUNTS
-from tests.serving.ledgers import KINDS, Place, accounts_of, arms
+from tests.serving.ledgers import Place, accounts_of, arms
 
 CAPS = {(a.arm, a.campaign, a.channel, a.period): money.limit(a.limit) for a in ACCOUNTS}
 
@@ -54,9 +54,7 @@ def _caps_hold(place: Place) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", KINDS)
-def test_processes_and_threads_that_race_for_the_last_cent(kind: str, tmp_path: Path, lasting_redis: int) -> None:
-    place = Place(kind, tmp_path, lasting_redis)
+def test_processes_and_threads_that_race_for_the_last_cent(place: Place) -> None:
     open_ledger(place.where, 5.0).define(ACCOUNTS)
     writers = _writers(place.where, 2, 32, 12)  # 768 attempts, of which the limits allow about 120
     while any(writer.poll() is None for writer in writers):
@@ -74,22 +72,10 @@ def test_processes_and_threads_that_race_for_the_last_cent(kind: str, tmp_path: 
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_experiment_that_is_edited_under_traffic_spends_what_it_has_and_no_more(
-    kind: str, tmp_path: Path, lasting_redis: int
-) -> None:
-    place = Place(kind, tmp_path, lasting_redis)
+def test_an_experiment_that_is_edited_under_traffic_spends_what_it_has_and_no_more(place: Place) -> None:
     budget = {"budgets": [{"campaign": "*", "channel": "*", "amount": 20.0}]}
-    edits = [
-        accounts_of(**budget, **changes)
-        for changes in (
-            {"stage": "5%"},
-            {},
-            {"enabled": False},
-            {"arms": arms(renamed=0.3, third=0.2)},
-            {"stage": "25%"},
-        )
-    ]
+    changes = ({"stage": "5%"}, {}, {"enabled": False}, {"arms": arms(renamed=0.3, third=0.2)}, {"stage": "25%"})
+    edits = [accounts_of(**budget, **change) for change in changes]
     open_ledger(place.where, 60.0).define(edits[0])
     charged: dict[str, float] = {}
     done = threading.Event()
@@ -131,9 +117,7 @@ def test_an_experiment_that_is_edited_under_traffic_spends_what_it_has_and_no_mo
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(kind: str, tmp_path: Path, lasting_redis: int) -> None:
-    place = Place(kind, tmp_path, lasting_redis)
+def test_a_writer_killed_in_the_middle_leaves_a_sound_ledger(place: Place) -> None:
     for turn in range(5):
         (writer,) = _writers(place.where, 1, 1, 10**6)
         time.sleep(0.05 + 0.07 * turn)

@@ -288,9 +288,6 @@ def test_a_cluster_keeps_a_ledger_on_one_node(tmp_path: Path) -> None:
         assert balance(ledger).spent == 0.5
 
 
-# ---- where a ledger is
-
-
 @pytest.mark.parametrize("where", ["ledger.sqlite", Path("ledger.sqlite")])
 def test_a_path_is_a_file(where: Any) -> None:
     ledger = open_ledger(where, 1.0)

@@ -37,7 +37,6 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def example(run: Path) -> dict[str, Any]:
-    """A request that fits the run's data set."""
     spec = DatasetSpec.load(run / "artifacts" / "challenger" / "dataset.yaml")
     return DecisionParser(spec, dict.fromkeys(spec.channels, 1.0)).example
 
@@ -98,7 +97,6 @@ def test_one_that_hangs_costs_its_own_arm_its_answers_until_it_goes_on(run: Path
         stack.wait_for_experiment()
 
         def by_arm() -> dict[str, set[str | None]]:
-            """Users of both arms; why they got the default action, by arm."""
             reasons: dict[str, set[str | None]] = {"incumbent": set(), "challenger": set()}
             for answer in decide(stack.url, *({**example, "user_id": f"u{n}"} for n in range(20))):
                 reasons[answer["arm"]].add(answer["fallback_reason"])

@@ -215,9 +215,6 @@ with stack.LocalStack({str(run)!r}):
     assert not remains()
 
 
-# ---- with the real servers
-
-
 def test_the_real_stack_decides_and_goes_on_after_a_restart(tmp_path: Path, remains, wait_for) -> None:
     import pandas as pd
 

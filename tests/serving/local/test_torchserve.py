@@ -49,9 +49,6 @@ def store_with(folder: Path, **models: str) -> Path:
     return store
 
 
-# ---- without a server
-
-
 def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchserve, "java_home", lambda: tmp_path)  # found out before Java starts
     store = tmp_path / "store"
@@ -135,9 +132,6 @@ def test_thetemporary_folder_is_new_and_short_enough_for_a_socket(
     assert all(len(str(folder / ".ts.sock.65535")) < 108 for folder in folders)
     for folder in folders:
         folder.rmdir()
-
-
-# ---- with the real server
 
 
 @pytest.mark.integration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,8 +24,6 @@ CALLERS = 20
 
 
 class Running:
-    """A predictor with a small network, its server of gRPC, and a caller."""
-
     def __init__(self, channel: grpc.aio.Channel, server: GrpcServer, model: Predictor, network: Network) -> None:
         self.channel, self.server, self.model, self.network = channel, server, model, network
         self.stub = GRPCInferenceServiceStub(channel)
@@ -35,8 +34,10 @@ class Running:
         return caught.value
 
 
-def run(scenario: Callable[[Running], Awaitable[None]]) -> None:
-    async def inside() -> None:
+def with_predictor(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Makes a test of a scenario, whose first parameter is a predictor of its own."""
+
+    async def inside(given: dict[str, Any]) -> None:
         network = Network()
         model = Predictor("challenger", Path("nowhere"))
         model.handler, model.ready = made(network.predict), True
@@ -46,13 +47,17 @@ def run(scenario: Callable[[Running], Awaitable[None]]) -> None:
             GrpcServer(http, "127.0.0.1", 0, LARGEST) as server,
             grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
         ):
-            await scenario(Running(channel, server, model, network))
+            await scenario(Running(channel, server, model, network), **given)
 
-    asyncio.run(inside())
+    def test(**given: Any) -> None:
+        asyncio.run(inside(given))
+
+    _, *others = inspect.signature(scenario).parameters.values()
+    test.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
+    return test
 
 
 def asked(*texts: str | bytes, name: str = "challenger", **changes: Any) -> pb.ModelInferRequest:
-    """A request with the texts of items."""
     content = pb.InferTensorContents(bytes_contents=[t.encode() if isinstance(t, str) else t for t in texts])
     tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "contents": content, **changes}
     return pb.ModelInferRequest(model_name=name, id="q1", inputs=[pb.ModelInferRequest.InferInputTensor(**tensor)])
@@ -73,90 +78,79 @@ def answers(response: pb.ModelInferResponse) -> list[Any]:
     return [json.loads(text) for text in texts]
 
 
-def test_its_answers_are_those_of_http_v2() -> None:
+@with_predictor
+async def test_its_answers_are_those_of_http_v2(r: Running) -> None:
     texts = [json.dumps(item()), "{", json.dumps(item(hour=3.0, u=0.9, price=0.3, candidates=["search", "video"]))]
-
-    async def scenario(r: Running) -> None:
-        tensor = InferInput(name="instances", datatype="BYTES", shape=[3], data=list(texts))
-        over_http = await r.model.predict(InferRequest(model_name="challenger", infer_inputs=[tensor]))
-        expected = [json.loads(text) for text in over_http.outputs[0].data]
-        assert [list(one) == ["error"] for one in expected] == [False, True, False]
-        for request in (asked(*texts), raw(*texts)):
-            response = await r.stub.ModelInfer(request)
-            assert answers(response) == expected
-            assert (response.model_name, response.model_version, response.id) == ("challenger", "abc", "q1")
-
-    run(scenario)
+    tensor = InferInput(name="instances", datatype="BYTES", shape=[3], data=list(texts))
+    over_http = await r.model.predict(InferRequest(model_name="challenger", infer_inputs=[tensor]))
+    expected = [json.loads(text) for text in over_http.outputs[0].data]
+    assert [list(one) == ["error"] for one in expected] == [False, True, False]
+    for request in (asked(*texts), raw(*texts)):
+        response = await r.stub.ModelInfer(request)
+        assert answers(response) == expected
+        assert (response.model_name, response.model_version, response.id) == ("challenger", "abc", "q1")
 
 
-def test_nobody_unloads_a_model() -> None:
-    async def scenario(r: Running) -> None:
-        for change in (
-            r.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="challenger")),
-            r.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="challenger")),
-        ):
-            assert (await r.fails(change)).code() == grpc.StatusCode.UNIMPLEMENTED
-        assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
-
-    run(scenario)
+@with_predictor
+async def test_nobody_unloads_a_model(r: Running) -> None:
+    for change in (
+        r.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="challenger")),
+        r.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="challenger")),
+    ):
+        assert (await r.fails(change)).code() == grpc.StatusCode.UNIMPLEMENTED
+    assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
 
 
-def test_a_fault_of_ours_is_internal_without_its_traceback(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@with_predictor
+async def test_a_fault_of_ours_is_internal_without_its_traceback(
+    r: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario(r: Running) -> None:
-        def broken(*_: Any) -> Any:
-            raise ValueError("bug")
+    def broken(*_: Any) -> Any:
+        raise ValueError("bug")
 
-        monkeypatch.setattr(r.model.handler, "answer", broken)
-        error = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
-        assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "ValueError: bug")
-
-    run(scenario)
+    monkeypatch.setattr(r.model.handler, "answer", broken)
+    error = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "ValueError: bug")
     assert [record.exc_info for record in caplog.records if record.name == "serving.grpc_v2"]
 
 
-def test_callers_at_the_same_time_share_a_pass() -> None:
-    async def scenario(r: Running) -> None:
-        arrived, all_are_here, predict = 0, asyncio.Event(), r.model.predict
+@with_predictor
+async def test_callers_at_the_same_time_share_a_pass(r: Running) -> None:
+    arrived, all_are_here, predict = 0, asyncio.Event(), r.model.predict
 
-        async def together(*arguments: Any, **named: Any) -> Any:
-            nonlocal arrived
-            arrived += 1
-            if arrived == CALLERS:
-                all_are_here.set()
-            await all_are_here.wait()
-            return await predict(*arguments, **named)
+    async def together(*arguments: Any, **named: Any) -> Any:
+        nonlocal arrived
+        arrived += 1
+        if arrived == CALLERS:
+            all_are_here.set()
+        await all_are_here.wait()
+        return await predict(*arguments, **named)
 
-        r.model.predict = together  # type: ignore[method-assign]
-        requests = [asked(json.dumps(item(hour=float(hour)))) for hour in range(CALLERS)]
-        responses = await asyncio.gather(*map(r.stub.ModelInfer, requests))
-        assert r.network.calls == 1
-        r.model.predict = predict  # type: ignore[method-assign]
-        for request, response in zip(requests, responses, strict=True):
-            assert answers(response) == answers(await r.stub.ModelInfer(request))
-
-    run(scenario)
+    r.model.predict = together  # type: ignore[method-assign]
+    requests = [asked(json.dumps(item(hour=float(hour)))) for hour in range(CALLERS)]
+    responses = await asyncio.gather(*map(r.stub.ModelInfer, requests))
+    assert r.network.calls == 1
+    r.model.predict = predict  # type: ignore[method-assign]
+    for request, response in zip(requests, responses, strict=True):
+        assert answers(response) == answers(await r.stub.ModelInfer(request))
 
 
-def test_what_is_in_flight_when_it_stops_is_answered() -> None:
-    async def scenario(r: Running) -> None:
-        here, goes_on, predict = asyncio.Event(), asyncio.Event(), r.model.predict
+@with_predictor
+async def test_what_is_in_flight_when_it_stops_is_answered(r: Running) -> None:
+    here, goes_on, predict = asyncio.Event(), asyncio.Event(), r.model.predict
 
-        async def held(*arguments: Any, **named: Any) -> Any:
-            here.set()
-            await goes_on.wait()
-            return await predict(*arguments, **named)
+    async def held(*arguments: Any, **named: Any) -> Any:
+        here.set()
+        await goes_on.wait()
+        return await predict(*arguments, **named)
 
-        r.model.predict = held  # type: ignore[method-assign]
-        first = asyncio.ensure_future(r.stub.ModelInfer(asked(json.dumps(item()))))
-        await here.wait()
-        stopping = asyncio.create_task(r.server.__aexit__())
-        await asyncio.sleep(0)  # it is told to stop
-        late = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
-        assert late.code() == grpc.StatusCode.UNAVAILABLE
-        goes_on.set()
-        assert "channel" in answers(await first)[0]
-        await stopping
-
-    run(scenario)
+    r.model.predict = held  # type: ignore[method-assign]
+    first = asyncio.ensure_future(r.stub.ModelInfer(asked(json.dumps(item()))))
+    await here.wait()
+    stopping = asyncio.create_task(r.server.__aexit__())
+    await asyncio.sleep(0)  # it is told to stop
+    late = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
+    assert late.code() == grpc.StatusCode.UNAVAILABLE
+    goes_on.set()
+    assert "channel" in answers(await first)[0]
+    await stopping

@@ -10,49 +10,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.predictor.micro_batcher import MicroBatcher
+from tests.serving.router_fixtures import in_loop
 
 
 def one(_: object) -> int:
     return 1
 
 
-def test_what_has_arrived_shares_a_batch_and_who_gave_up_is_left_out() -> None:
-    async def scenario() -> None:
-        batches: list[list[int]] = []
+@in_loop
+async def test_what_has_arrived_shares_a_batch_and_who_gave_up_is_left_out() -> None:
+    batches: list[list[int]] = []
 
-        def work(items: Sequence[int]) -> list[int]:
-            batches.append(list(items))
-            return [10 * item for item in items]
+    def work(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        return [10 * item for item in items]
 
-        batcher = MicroBatcher(work, one, largest=10)
-        calls = [batcher.submit(item) for item in range(5)]
-        calls[3].cancel()
-        assert await asyncio.gather(*calls[:3], calls[4]) == [0, 10, 20, 40]
-        gone = batcher.submit(5)
-        gone.cancel()
-        await asyncio.sleep(0)
-        assert await batcher.submit(6) == 60
-        assert batches == [[0, 1, 2, 4], [6]]
-
-    asyncio.run(scenario())
+    batcher = MicroBatcher(work, one, largest=10)
+    calls = [batcher.submit(item) for item in range(5)]
+    calls[3].cancel()
+    assert await asyncio.gather(*calls[:3], calls[4]) == [0, 10, 20, 40]
+    gone = batcher.submit(5)
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert await batcher.submit(6) == 60
+    assert batches == [[0, 1, 2, 4], [6]]
 
 
-def test_a_fault_is_that_of_its_batch_and_the_next_one_is_none_the_worse() -> None:
-    async def scenario() -> None:
-        def work(items: Sequence[int]) -> list[int]:
-            if 7 in items:
-                raise OSError("away")
-            return list(items) if 8 not in items else []
+@in_loop
+async def test_a_fault_is_that_of_its_batch_and_the_next_one_is_none_the_worse() -> None:
+    def work(items: Sequence[int]) -> list[int]:
+        if 7 in items:
+            raise OSError("away")
+        return list(items) if 8 not in items else []
 
-        batcher = MicroBatcher(work, one, largest=2)
-        found = await asyncio.gather(*map(batcher.submit, (1, 2, 7, 3, 8, 4, 5)), return_exceptions=True)
-        assert found[:2] == [1, 2] and found[6] == 5
-        assert all(isinstance(error, OSError) for error in found[2:4])
-        assert all(isinstance(error, ValueError) for error in found[4:6]), "an answer too few is nobody's"
-        with pytest.raises(OSError, match="away"):
-            await batcher.submit(7)
-
-    asyncio.run(scenario())
+    batcher = MicroBatcher(work, one, largest=2)
+    found = await asyncio.gather(*map(batcher.submit, (1, 2, 7, 3, 8, 4, 5)), return_exceptions=True)
+    assert found[:2] == [1, 2] and found[6] == 5
+    assert all(isinstance(error, OSError) for error in found[2:4])
+    assert all(isinstance(error, ValueError) for error in found[4:6]), "an answer too few is nobody's"
+    with pytest.raises(OSError, match="away"):
+        await batcher.submit(7)
 
 
 @given(st.lists(st.integers(1, 5), max_size=30), st.integers(1, 8))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import made_feast_repo, running
 
 
@@ -29,6 +30,11 @@ def feast_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(feast_repo: Path, tmp_path: Path) -> Path:
-    """A folder for a router's process, with the features of one user."""
     (tmp_path / "features").symlink_to(feast_repo)
     return tmp_path
+
+
+@pytest.fixture
+def ledger(place: Place) -> str:
+    """Where the router of a test keeps its accounts: see `with_router`."""
+    return place.where

@@ -137,7 +137,6 @@ def ask(process: Process, document: dict[str, Any], operation: Operation, **opti
 
 
 def conform(document: dict[str, Any], operation: Operation, answer: httpx.Response) -> None:
-    """Whether an answer is as the document says."""
     method, path = operation
     described = document["paths"][path][method]["responses"][str(answer.status_code)]
     if "$ref" in described:

@@ -31,7 +31,6 @@ _COST = 0.01
 
 @contextmanager
 def locked(ledger: Path) -> Iterator[sqlite3.Connection]:
-    """Whoever writes to the ledger waits."""
     with closing(sqlite3.connect(ledger, isolation_level=None, timeout=600)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         yield holder
@@ -54,13 +53,11 @@ class Report(threading.Thread):
 
 
 def is_logged(folder: Path) -> None:
-    """Wait until the report is on disk."""
     while not (path := path_of(folder / "spool", "outcome", 1)).exists() or not path.stat().st_size:
         time.sleep(0.05)
 
 
 def ended(process: Process) -> int:
-    """Its exit code, once it has ended."""
     return process.router.wait(120)
 
 

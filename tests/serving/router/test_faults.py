@@ -97,7 +97,6 @@ class Traffic:
 
 
 def workers(stack: LocalStack) -> list[psutil.Process]:
-    """TorchServe's Python workers."""
     found = psutil.Process(stack.pids["models"]).children(recursive=True)
     return [p for p in found if any("model_service_worker" in part for part in p.cmdline())]
 
@@ -153,7 +152,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 def mostly_decided(traffic: Traffic) -> bool:
-    """Whether few of the decisions of some seconds are default actions."""
     before = Counter(traffic.reasons)
     time.sleep(3)
     during = Counter(traffic.reasons) - before

@@ -92,18 +92,6 @@ async def test_a_large_or_endless_body_is_refused_before_it_is_read(h: Harness) 
     assert (await h.predict())[0]["expose"]
 
 
-@with_router()
-async def test_a_body_that_does_not_come_costs_its_own_connection(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.router.http.gateway.BODY_SECONDS", 0.1)
-
-    async def slow() -> Any:
-        yield b"{"
-        await asyncio.sleep(3600)
-
-    response = await h.post("/v1/models/ads:predict", None, content=slow())
-    assert response.status_code == 408 and h.gateway.readers == 0
-
-
 def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 0.001)
     monkeypatch.setattr("serving.router.flow.admission._REFUSAL", 0.001)

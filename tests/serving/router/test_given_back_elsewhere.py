@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 
 from serving.ledger import LedgerUnavailable
-from tests.serving.ledgers import KINDS, Place
+from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, run, running, with_router
-
-
-@pytest.fixture(params=KINDS)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> str:
-    return Place(request.param, tmp_path, lasting_redis).where
 
 
 def test_an_exposure_that_another_router_gave_back_is_decided_anew(tmp_path: Path, lasting_redis: int) -> None:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from mtorl.experiment.assignment import uniform
-from mtorl.experiment.stage_machine import State, answering, in_force
+from mtorl.experiment.history import state_of
+from mtorl.experiment.stage_machine import in_force
 from tests.experiments import experiment
-from tests.mtorl.experiment.experiments import made
+from tests.mtorl.experiment.experiments import after, made
 from tests.serving.router_fixtures import COST_CAP, Harness, instance, only, run, with_router
 
 USERS = [f"u{n}" for n in range(60)]
@@ -41,11 +42,8 @@ def test_they_are_in_no_arm_and_spend_no_arms_money(tmp_path: Path, stage: str) 
 
 
 def _promoted(endpoint: str, **changes: Any) -> dict[str, Any]:
-    """What is in force after a promotion of the challenger."""
     file = made(**experiment(endpoint, holdout=0.25, **changes))
-    challenger, incumbent = answering(file.arm("challenger")), answering(file.arm("incumbent"))
-    state = State("promoted", 0.0, incumbent=challenger, replaced=incumbent)
-    return in_force(file, state).model_dump(mode="json")
+    return in_force(file, state_of(after("50%", "promoted", file=file), file)).model_dump(mode="json")
 
 
 @with_router(changes={"stage": "50%", "holdout": 0.25})

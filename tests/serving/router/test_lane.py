@@ -41,8 +41,6 @@ def changes(of: Job) -> list[str]:
 
 
 def calling(call: Callable[[], object]) -> Callable[[Sequence[Job]], None]:
-    """A walk of one stage."""
-
     def walk(jobs: Sequence[Job]) -> None:
         asked = [one for one in jobs if one.hold()]
         for one in asked:

@@ -13,12 +13,11 @@ from serving.decision_log import Spool
 from serving.ledger import Account, LedgerInUse, LedgerUnavailable, SqliteLedger
 from serving.router.flow.ledger_of_log import LedgerLost, check_ledger, remember_ledger
 from serving.router.router import Router
-from tests.serving.ledgers import KINDS, Place
-from tests.serving.router_fixtures import FakeFeatures, Harness, in_loop, run, running, write_settings
+from tests.serving.ledgers import Place
+from tests.serving.router_fixtures import FakeFeatures, Harness, in_loop, running, with_router, write_settings
 
 
 def lose(place: Place, how: str) -> None:
-    """Delete a ledger, empty it, or put another in its place."""
     if place.kind == "redis":
         with place.client() as client:
             client.delete(*client.keys(f"{{mtorl-ledger:{place.name}}}:*"))
@@ -31,37 +30,28 @@ def lose(place: Place, how: str) -> None:
         place.open().define([Account("incumbent", "*", "*", 50.0)])
 
 
-def agree(folder: Path) -> tuple[int, str]:
-    answer = CliRunner().invoke(app, ["ledger", "agree", str(folder / "router.yaml")])
-    return answer.exit_code, " ".join(answer.output.split())
-
-
 @pytest.mark.parametrize(("how", "log_alone"), [("deleted", False), ("deleted", True), ("another", False)])
-@pytest.mark.parametrize("kind", ["sqlite", "redis"])
-def test_nothing_is_spent_until_a_person_agrees(
-    tmp_path: Path, lasting_redis: int, kind: str, how: str, log_alone: bool
+@with_router()
+async def test_nothing_is_spent_until_a_person_agrees(
+    h: Harness, place: Place, ledger: str, how: str, log_alone: bool
 ) -> None:
-    place = Place(kind, tmp_path, lasting_redis)
-
     def lost() -> None:
         lose(place, how)
         if log_alone:  # the folder has kept nothing but the log
-            (tmp_path / "spool" / "ledger").unlink()
+            (h.folder / "spool" / "ledger").unlink()
 
-    async def scenario(h: Harness) -> None:
-        (answer,) = await h.predict()
-        await h.outcome(answer["decision_id"], "cost", 0.04)
-        await h.restart(lost)
-        assert not h.router.budgets.ready
-        assert (await h.predict())[0]["fallback_reason"] == "ledger"
-        code, text = agree(tmp_path)
-        assert code == 0 and f"the costs in {tmp_path / 'spool'} add up to 0.04" in text
-        await h.until(lambda: h.router.budgets.ready)
-        assert (await h.predict())[0]["expose"]
-        await h.restart()
-        assert (await h.predict())[0]["expose"]
-
-    run(scenario, tmp_path, ledger=place.where)
+    (answer,) = await h.predict()
+    await h.outcome(answer["decision_id"], "cost", 0.04)
+    await h.restart(lost)
+    assert not h.router.budgets.ready
+    assert (await h.predict())[0]["fallback_reason"] == "ledger"
+    command = CliRunner().invoke(app, ["ledger", "agree", str(h.folder / "router.yaml")])
+    said = " ".join(command.output.split())
+    assert command.exit_code == 0 and f"the costs in {h.folder / 'spool'} add up to 0.04" in said
+    await h.until(lambda: h.router.budgets.ready)
+    assert (await h.predict())[0]["expose"]
+    await h.restart()
+    assert (await h.predict())[0]["expose"]
 
 
 def test_the_line_says_what_to_do(tmp_path: Path) -> None:
@@ -85,22 +75,17 @@ def test_the_line_says_what_to_do(tmp_path: Path) -> None:
     spool.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_log_without_exposures_needs_no_ledger(tmp_path: Path, lasting_redis: int, kind: str) -> None:
-    place = Place(kind, tmp_path, lasting_redis)
-
+@with_router()
+async def test_a_log_without_exposures_needs_no_ledger(h: Harness, place: Place, ledger: str) -> None:
     def lost() -> None:
         lose(place, "deleted")
-        (tmp_path / "spool" / "ledger").unlink()
+        (h.folder / "spool" / "ledger").unlink()
 
-    async def scenario(h: Harness) -> None:
-        h.arm.mode = 500
-        await h.predict()
-        h.arm.mode = "ok"
-        await h.restart(lost)
-        assert (await h.predict())[0]["expose"]
-
-    run(scenario, tmp_path, ledger=place.where)
+    h.arm.mode = 500
+    await h.predict()
+    h.arm.mode = "ok"
+    await h.restart(lost)
+    assert (await h.predict())[0]["expose"]
 
 
 @in_loop

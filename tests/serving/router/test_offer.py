@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jsonschema
 import pytest
 
-from mtorl.log.records import json_schema
 from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, run, with_router
 
 ONLY_SEARCH = {"channel": "search", "channel_probs": {"search": 1.0, "video": 0.0}, "propensity": 1.0}
@@ -19,7 +17,6 @@ async def test_an_arm_is_told_what_is_on_offer_and_kept_to_it(h: Harness) -> Non
     shown, plain = await h.predict(instance("u1", candidates=["search"]), instance("u2"))
     assert (shown["channel"], shown["expose"], plain["channel"]) == ("search", True, "video")
     first, second = h.records_of([shown, plain])
-    jsonschema.Draft202012Validator(json_schema("decision")).validate(first)
     assert (first["candidates"], first["channel_probs"]) == (["search"], {"search": 1.0})
     assert second["candidates"] == ["search", "video"]
     h.arm.mode = "ok"  # and now it does not listen

@@ -308,11 +308,6 @@ def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, last
     run(scenario, tmp_path, changes={"budgets": budgets}, ledger=Place("redis", tmp_path, lasting_redis).where)
 
 
-@with_router(changes={"arms": arms(endpoint="http://127.0.0.1:9")})
-async def test_the_router_starts_before_its_arms(h: Harness) -> None:
-    assert (await h.predict())[0]["fallback_reason"] == "model_error"
-
-
 @with_router()
 async def test_the_probes_tell_the_truth(h: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await h.predict()

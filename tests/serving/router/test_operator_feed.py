@@ -29,13 +29,10 @@ def text(**changes: Any) -> str:
 
 
 def answer(*texts: str) -> str:
-    """What the operator answers."""
     return json.dumps({f"{number}.yaml": text for number, text in enumerate(texts)})
 
 
 class FakeOperator:
-    """Answers with a text, or with a status; remembers what was asked."""
-
     def __init__(self) -> None:
         self.answer: str | int = answer(text())
         self.asked: list[dict[str, Any]] = []
@@ -89,6 +86,28 @@ def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
     return OperatorFeed(operator.url, folder / "mounted", folder / "last-good", "router-0")
 
 
+@pytest.fixture
+def feed(operator: FakeOperator, tmp_path: Path) -> OperatorFeed:
+    """It has asked the operator once."""
+    return feed_of(operator, tmp_path)
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def live(feed: OperatorFeed, health: Health, tmp_path: Path) -> LiveExperiments:
+    return LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
+
+
+def hear(operator: FakeOperator, feed: OperatorFeed, said: str | int, *has: Any) -> None:
+    """Ask an operator that answers so from now on."""
+    operator.answer = said
+    feed.ask(*(has or ({},)))
+
+
 def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(content)
@@ -96,26 +115,23 @@ def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None
 
 
 def told(feed: OperatorFeed) -> Experiment:
-    """The only experiment that the router is told of."""
     (content,) = feed.texts().values()
     return Experiment.from_yaml(content)
 
 
-def test_the_operator_is_asked_and_hears_what_this_router_has(operator: FakeOperator, tmp_path: Path) -> None:
-    feed = feed_of(operator, tmp_path)
-    live = LiveExperiments(feed, SPEC, Health(), tmp_path / "last-good")
+def test_the_operator_is_asked_and_hears_what_this_router_has(
+    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments
+) -> None:
     assert only(live).enabled and operator.asked == [{"router": "router-0", "has": {}, "everything": False}]
-    operator.answer = answer(text(enabled=False))
-    feed.ask(live.versions)
+    hear(operator, feed, answer(text(enabled=False)), live.versions)
     assert operator.asked[-1]["has"] == {"test": only(live).version}
     assert live.refresh() and not only(live).enabled
-    operator.answer = 204
-    feed.ask(live.versions)
+    hear(operator, feed, 204, live.versions)
     assert not live.refresh() and not only(live).enabled
 
 
 def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
-    operator: FakeOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name stands for several addresses, in any order; behind one of them a node may be gone."""
     other, gone = FakeOperator(), FakeOperator()
@@ -123,7 +139,6 @@ def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
     other.leads = False
     addresses = [gone.address, other.address, operator.address]
     monkeypatch.setattr(operator_feed, "_addresses", lambda url: addresses)
-    feed = feed_of(operator, tmp_path)
     other.answer = answer(text(salt="older"))
     for _ in range(2):
         feed.ask({"test": "version"})
@@ -134,11 +149,10 @@ def test_the_leader_is_asked_and_without_it_another_operator_is_believed(
     feed.ask({})
     assert len(other.asked) == before, "the leader has answered"
     operator.end()
-    other.answer = answer(text(enabled=False))
-    feed.ask({})
+    hear(other, feed, answer(text(enabled=False)))
     assert not told(feed).enabled, "its kill switch waits for no lease"
-    other.answer, other.said = 503, b'{"error": "the API server is away"}'
-    feed.ask({})
+    other.said = b'{"error": "the API server is away"}'
+    hear(other, feed, 503)
     assert not told(feed).enabled
     other.end()
 
@@ -150,13 +164,11 @@ def test_all_addresses_of_the_operators_name_are_asked(monkeypatch: pytest.Monke
     assert operator_feed._addresses(url) == ["10.0.0.1:8080", "[fd00::1]:8080"]
 
 
-def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(operator: FakeOperator, tmp_path: Path) -> None:
-    feed = feed_of(operator, tmp_path)
-    live = LiveExperiments(feed, SPEC, Health(), tmp_path / "last-good")
-
+def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(
+    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, tmp_path: Path
+) -> None:
     def tell(*texts: str) -> dict[str, bool]:
-        operator.answer = answer(*texts)
-        feed.ask(live.versions, live.refused)
+        hear(operator, feed, answer(*texts), live.versions, live.refused)
         live.refresh()
         return {one.name: one.enabled for one in live.experiments}
 
@@ -172,17 +184,14 @@ def test_experiments_come_and_go_and_a_wrong_one_harms_no_other(operator: FakeOp
     assert [file.name for file in (tmp_path / "last-good").iterdir()] == ["0.yaml"]
 
 
-def test_a_silent_operator_changes_nothing(operator: FakeOperator, tmp_path: Path) -> None:
+def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: OperatorFeed, tmp_path: Path) -> None:
     written(tmp_path / "mounted", text(salt="old"), at=1_000_000)
-    feed = feed_of(operator, tmp_path)
-    operator.answer = 503
-    feed.ask({})
+    hear(operator, feed, 503)
     assert told(feed).salt == "s", "the mounted file was written before the operator said what it is now"
     written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
     feed.ask({})
     assert not told(feed).enabled, "a person has changed the ConfigMap by hand"
-    operator.answer = answer(text(salt="new"))
-    feed.ask({})
+    hear(operator, feed, answer(text(salt="new")))
     assert told(feed).salt == "new"
 
 
@@ -203,21 +212,18 @@ def test_a_start_without_anything_says_so(operator: FakeOperator, tmp_path: Path
 
 
 @pytest.mark.parametrize("rubbish", ["{", "a: 1", "\x00", "[" * 5000])
-def test_rubbish_is_refused_and_what_was_goes_on(operator: FakeOperator, tmp_path: Path, rubbish: str) -> None:
-    feed, health = feed_of(operator, tmp_path), Health()
-    live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
+def test_rubbish_is_refused_and_what_was_goes_on(
+    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, health: Health, rubbish: str
+) -> None:
     for said in (rubbish, json.dumps([rubbish]), json.dumps({"../x.yaml": rubbish}), json.dumps({"0.yaml": 1})):
-        operator.answer = said
-        feed.ask({})
+        hear(operator, feed, said)
         assert not live.refresh() and health.parts["experiment"] == "ok", "that is no answer"
-    operator.answer = answer(rubbish)
-    feed.ask({})
+    hear(operator, feed, answer(rubbish))
     assert not live.refresh() and only(live) == Experiment.from_dict(yaml.safe_load(text()))
     assert "refused, and what was in force goes on: 0.yaml" in health.parts["experiment"]
 
 
-def test_half_an_answer_is_none(operator: FakeOperator, tmp_path: Path) -> None:
-    feed = feed_of(operator, tmp_path)
+def test_half_an_answer_is_none(operator: FakeOperator, feed: OperatorFeed) -> None:
     whole = operator.answer = answer(text(enabled=False))
     for most in range(0, len(whole), 7):
         operator.most = most
@@ -229,10 +235,9 @@ def test_half_an_answer_is_none(operator: FakeOperator, tmp_path: Path) -> None:
 
 
 def test_an_answer_that_does_not_end_is_none(
-    operator: FakeOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that gives a byte now and then is never silent for long: only the whole has a limit."""
-    feed = feed_of(operator, tmp_path)
     monkeypatch.setattr(operator_feed, "_ANSWER_SECONDS", 0.3)
     slow = operator.answer = answer(text(salt="slow"))
     operator.pause = 0.1
@@ -242,26 +247,23 @@ def test_an_answer_that_does_not_end_is_none(
     assert told(feed).salt == "s" and time.monotonic() - began < 0.1 * len(slow)
 
 
-def test_what_the_operator_has_just_confirmed_is_newer_than_a_file(operator: FakeOperator, tmp_path: Path) -> None:
+def test_what_the_operator_has_just_confirmed_is_newer_than_a_file(
+    operator: FakeOperator, feed: OperatorFeed, tmp_path: Path
+) -> None:
     """A kubelet brings an older ConfigMap late: after the kill switch, and before the operator is away."""
-    feed = feed_of(operator, tmp_path)
-    operator.answer = answer(text(enabled=False))
-    feed.ask({})
+    hear(operator, feed, answer(text(enabled=False)))
     written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)
     for status in (204, 503):
-        operator.answer = status
-        feed.ask({"test": "version"})
+        hear(operator, feed, status, {"test": "version"})
     assert not told(feed).enabled
 
 
-def test_the_refusal_ends_with_the_return_to_what_was_in_force(operator: FakeOperator, tmp_path: Path) -> None:
-    feed, health = feed_of(operator, tmp_path), Health()
-    live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
-    operator.answer = answer(text(default_channel="tv"))
-    feed.ask(live.versions, live.refused)
+def test_the_refusal_ends_with_the_return_to_what_was_in_force(
+    operator: FakeOperator, feed: OperatorFeed, live: LiveExperiments, health: Health
+) -> None:
+    hear(operator, feed, answer(text(default_channel="tv")), live.versions, live.refused)
     assert not live.refresh() and "refused" in health.parts["experiment"]
-    operator.answer = answer(text())
-    feed.ask(live.versions, live.refused)
+    hear(operator, feed, answer(text()), live.versions, live.refused)
     assert operator.asked[-1]["everything"], "it has the same version, and was told another"
     assert not live.refresh() and health.parts["experiment"] == "ok" and not live.refused

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from serving.router.flow.arm_answers import ArmAnswer
 from serving.router.flow.paced_state import PacedState
 from serving.router.flow.pacer import Pacer
 from tests.experiments import experiment
-from tests.serving.ledgers import KINDS, NOON, Place
+from tests.serving.ledgers import NOON, Place
 from tests.serving.router_fixtures import arms
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -29,9 +28,8 @@ MIDNIGHT = NOON - 12 * HOUR
 CHANNELS = {"search": 0.15, "video": 0.15}  # and what an exposure costs at most
 
 
-@pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
-    place = Place(request.param, tmp_path, lasting_redis)
+@pytest.fixture
+def place(place: Place) -> Place:
     place.clock.now = MIDNIGHT
     return place
 
@@ -528,7 +526,6 @@ def test_a_thousand_campaigns_take_no_more_than_a_thousand_times_one(place: Plac
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """How many Python functions it calls."""
     number = 0
 
     def count(frame: object, event: str, arg: object) -> None:

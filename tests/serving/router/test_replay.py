@@ -29,7 +29,6 @@ def drawn(probs: dict[str, float], u: float) -> str:
 
 
 def policy(item: dict[str, Any]) -> dict[str, Any]:
-    """A policy that is random, and whose price depends on the channel."""
     probs = {"search": 0.375, "video": 0.625}
     channel = drawn(probs, item["u"])
     prices = {"search": 0.1, "video": 0.2} | item.get("price", {})

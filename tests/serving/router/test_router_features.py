@@ -217,9 +217,6 @@ def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> Non
         assert list(threads.map(reads, range(4))) == [[], [], [], []]
 
 
-# ---- a repository that no decision can be made from
-
-
 def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_path: Path) -> None:
     write_settings(tmp_path, "sqlite")
     made = build(SPEC, tmp_path / "data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,33 +23,28 @@ def ledger(tmp_path: Path) -> SqliteLedger:
     return ledger
 
 
-def test_a_cost_that_waits_is_not_undone_by_a_cancel(ledger: SqliteLedger) -> None:
-    async def scenario() -> None:
-        settler = Settler(ledger)
-        settler.finish_later("r1", {"e": 0.4})
-        settler.finish_later("r1", {})
-        settler.finish_later("r2", {})
-        settler.finish_later("r2", {"e": 0.3})
-        assert await settler.flush()
-
-    asyncio.run(scenario())
+@pytest.mark.parametrize(
+    ("waiting", "spent", "reserved"),
+    [
+        ([("r1", {"e": 0.4}), ("r1", {}), ("r2", {}), ("r2", {"e": 0.3})], 0.7, 4.0),
+        ([("r1", {event: 0.2}) for event in ("e1", "e2", "e2")], 0.4, 5.0),
+    ],
+    ids=["a cancel undoes no cost", "costs add up"],
+)
+@in_loop
+async def test_what_waits_is_settled_together(
+    ledger: SqliteLedger, waiting: Any, spent: float, reserved: float
+) -> None:
+    settler = Settler(ledger)
+    for reservation, costs in waiting:
+        settler.finish_later(reservation, costs)
+    assert await settler.flush()
     (balance,) = ledger.balances()
-    assert (balance.spent, balance.reserved) == (0.7, 4.0)
+    assert (balance.spent, balance.reserved) == (spent, reserved)
 
 
-def test_costs_of_one_reservation_that_wait_together_add_up(ledger: SqliteLedger) -> None:
-    async def scenario() -> None:
-        settler = Settler(ledger)
-        for event in ("e1", "e2", "e2"):
-            settler.finish_later("r1", {event: 0.2})
-        assert await settler.flush()
-
-    asyncio.run(scenario())
-    (balance,) = ledger.balances()
-    assert (balance.spent, balance.reserved) == (0.4, 5.0)
-
-
-def test_what_can_not_be_finished_does_not_stand_in_the_way(
+@in_loop
+async def test_what_can_not_be_finished_does_not_stand_in_the_way(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = ledger.settle
@@ -58,10 +54,10 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
             raise RuntimeError("out of range")
         return settle(name, actual, event)
 
-    async def scenario() -> None:
-        settler = Settler(ledger)
-        monkeypatch.setattr(ledger, "settle", stubborn)
-        monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
+    settler = Settler(ledger)
+    monkeypatch.setattr(ledger, "settle", stubborn)
+    monkeypatch.setattr(budgets, "RETRY_SECONDS", 0.01)
+    async with asyncio.timeout(20):
         task = asyncio.create_task(settler.run())
         for i in range(1, 7):
             settler.finish_later(f"r{i}", {"e": 0.5})
@@ -70,10 +66,8 @@ def test_what_can_not_be_finished_does_not_stand_in_the_way(
         monkeypatch.setattr(ledger, "settle", settle)
         while ledger.balances()[0].spent < 3.0:
             await asyncio.sleep(0.01)
-        assert not task.done()
-        task.cancel()
-
-    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert not task.done()
+    task.cancel()
 
 
 @in_loop

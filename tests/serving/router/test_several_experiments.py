@@ -30,7 +30,6 @@ def put(h: Harness, name: str, **changes: Any) -> dict[str, Any]:
 
 
 def write(h: Harness, name: str, **changes: Any) -> Experiment:
-    """Likewise, one that can be used."""
     return Experiment.from_dict(put(h, name, **changes))
 
 

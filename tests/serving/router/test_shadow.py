@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
-from mtorl.log.records import json_schema
 from serving.decision_log.export import export_parquet
 from serving.router.flow import shadow
 from tests.serving.router_fixtures import Harness, decision, instance, only, sample, with_router
@@ -32,7 +30,6 @@ async def test_the_challengers_decision_lies_beside_the_incumbents(h: Harness, t
     assert len(h.arm.asked) == 5 and len(h.records()) == 5
     records = {record["decision_id"]: record for record in h.records()}
     for found in shadows(h):
-        jsonschema.Draft202012Validator(json_schema("shadow")).validate(found)
         assert found["shadow_id"] == f"{found['decision_id']}.challenger"
         assert records.pop(found["decision_id"])["channel"] == "search"
         assert (found["channel"], found["expose"], found["propensity"]) == ("video", True, 0.75)
