@@ -25,16 +25,6 @@ pytestmark = pytest.mark.integration
 SOURCE = "simulator"
 
 
-def read(output: Output, collected: str, decisions: str) -> Artifact:
-    made = output(Dataset, "log")
-    content = fingerprint.python_func("simulator", "simulator")
-    quarantine = output(Artifact, "quarantine")
-    ingest.python_func(
-        "simulator", "simulator", "fail", USERS, 7, content, collected, decisions, 0, CODE, made, quarantine
-    )
-    return made
-
-
 def test_before_anything_serves_there_is_nothing_to_collect(tmp_path: Path) -> None:
     assert collect.python_func("", "", SOURCE) == collect.python_func("", str(tmp_path / "collected"), SOURCE) == ""
     assert collect.python_func(str(tmp_path / "decision_log"), str(tmp_path / "collected"), SOURCE) == ""
@@ -59,7 +49,9 @@ def test_the_second_night_learns_from_the_first(
 ) -> None:
     collected = str(first_night / "collected")
     decisions = collect.python_func(str(first_night / "log"), collected, SOURCE)
-    second = read(output, collected, decisions)
+    content = fingerprint.python_func(SOURCE, SOURCE)
+    second, quarantine = output(Dataset, "log"), output(Artifact, "quarantine")
+    ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, collected, decisions, 0, CODE, second, quarantine)
 
     before, after = (pd.read_parquet(Path(one.path) / LOG_FILE) for one in (log, second))
     opportunities = pd.read_parquet(Path(second.path) / OPPORTUNITIES_FILE)

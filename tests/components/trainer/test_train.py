@@ -54,11 +54,6 @@ def shared(tmp_path: Path) -> Path:
     return tmp_path / "volume" / "shared" / "0a1b"
 
 
-@pytest.fixture
-def task_file(tmp_path: Path) -> Path:
-    return tmp_path / "task.json"
-
-
 def pods() -> Pods:
     return Pods(2, 0, "train:1", "mtorl-data", "/mnt/mtorl", 10001, "", "1", "2", "4Gi", seconds=3600)
 
@@ -85,9 +80,9 @@ def failing(cluster: TrainerCluster) -> None:
 
 
 def test_two_nodes_train_what_two_processes_do_and_a_killed_one_is_started_again(
-    cluster: TrainerCluster, task: FitTask, shared: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: TrainerCluster, task: FitTask, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = torchrun(replace(task, checkpoint="", out=f"{task.out}-whole"), task_file)
+    whole = torchrun(replace(task, checkpoint="", out=f"{task.out}-whole"), tmp_path / "task.json")
     cluster.play = cluster.run_pods
     monkeypatch.setenv(POD_NAME, "step-1")
     monkeypatch.setenv(POD_UID, "u-1")
@@ -182,12 +177,12 @@ def test_a_step_that_is_tried_again_takes_what_its_first_attempt_has_left(
     """A job that runs is waited for, one that is over is made anew, and a model that is there is taken."""
     running: Object = {"metadata": {"name": NAME}, "spec": {}}
     cluster.begin(running)
-    over = threading.Thread(
-        target=lambda: (
-            eventually(lambda: cluster.asked.count("get") > 2),
-            cluster.end(running, "Failed", "FailedJobs", "its own"),
-        )
-    )
+
+    def end() -> None:
+        eventually(lambda: cluster.asked.count("get") > 2)
+        cluster.end(running, "Failed", "FailedJobs", "its own")
+
+    over = threading.Thread(target=end)
     over.start()
     with pytest.raises(TrainingFailed, match="its own"):
         train(task, shared)

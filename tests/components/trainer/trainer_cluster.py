@@ -51,17 +51,14 @@ class TrainerCluster(KubernetesApi):
         self._stop()
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let trainings of this process ask it."""
         monkeypatch.setattr("components.trainer.train.KubernetesApi", lambda *_, **__: self)
 
     def begin(self, job: Object) -> None:
-        """A job that was made."""
         self.jobs[job["metadata"]["name"]] = job
         self.created.append(json.loads(json.dumps(job)))
         threading.Thread(target=self.play, args=(job,), daemon=True).start()
 
     def end(self, job: Object, kind: str, reason: str = "AllJobsCompleted", message: str = "jobset completed") -> None:
-        """Say in its conditions that it is over."""
         said = {"status": "True", "reason": reason, "message": message, "lastTransitionTime": "2026-11-29T00:00:00Z"}
         job.setdefault("status", {})["conditions"] = [{"type": kind, **said}]
 
@@ -78,7 +75,6 @@ class TrainerCluster(KubernetesApi):
         return dict(body)
 
     def delete(self, kind: str, name: str) -> None:
-        """A job, and its pods."""
         self._ask_for("delete")
         self.deleted.append(name)
         self.jobs.pop(name, None)

@@ -143,9 +143,6 @@ def test_a_share_is_a_reward_between_success_and_failure():
     assert reward_BC.mean(0) == pytest.approx([0.25, 0.75], abs=0.02)
 
 
-# ---- from values to a policy and to rewards
-
-
 def test_the_temperature_is_that_of_the_log():
     random = np.random.default_rng(0)
     value_BC = random.normal(size=(20_000, 3)) * 3

@@ -54,9 +54,6 @@ def test_neither_the_present_outcome_nor_a_late_one_is_seen():
     assert not [name for name in Summary.of(batch, late).names if name.startswith("click")]
 
 
-# ---- states, transitions, trajectories
-
-
 def test_a_state_is_standardised_and_knows_what_is_unknown():
     train = windows([*journey("a", "sos", hour=7.0, age=0.1), *journey("b", "s", hour=9.0, device="phone")])
     encoder = Encoder.fit(train, SPEC)

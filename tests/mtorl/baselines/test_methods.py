@@ -15,8 +15,6 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
-# ---- what each method is about
-
 # Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). From state 0 on to 1; from state 1 nowhere.
 STATE = torch.eye(2)
 STEP = Step(STATE, torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), STATE.flip(0), torch.tensor([1.0, 0.0]))

@@ -116,9 +116,6 @@ def test_the_first_touchpoint_of_a_user_does_not_follow_the_last_of_another():
     assert judge(frame.assign(channel=channel))["independent"]
 
 
-# ---- the table test by itself
-
-
 def test_a_full_table_is_the_textbook_test():
     random = np.random.default_rng(0)
     level, channel = random.integers(4, size=5000), random.integers(3, size=5000)

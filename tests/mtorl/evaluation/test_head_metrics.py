@@ -130,9 +130,6 @@ def test_a_constant_predictor_ranks_nothing_and_is_judged_by_its_mean():
     assert probability.mean() == pytest.approx(right.mean()) == pytest.approx(frequency.max())
 
 
-# ---- several predictors
-
-
 def test_compare_gives_each_predictor_what_evaluate_gives_it():
     logits, reward, targets = log()
     predictors = {"a": (logits, reward), "b": (logits / 2, reward**2)}
@@ -192,9 +189,6 @@ def test_the_action_head_is_judged_by_the_rows_that_it_clones():
     assert found["action_logloss_ci"][0] < found["action_logloss"] < found["action_logloss_ci"][1]
     none = evaluate(logits, reward, replace(targets, clone_B=~clone & clone), 0, resamples=2)
     assert none["action_accuracy"] is None and none["reward_auc"] == everything["reward_auc"]
-
-
-# ---- what cannot be answered
 
 
 def test_one_class_only_is_null_and_not_a_crash():

@@ -82,7 +82,6 @@ def decisions(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A windows folder, and a challenger."""
     folder = tmp_path_factory.mktemp("offline")
     write_windows_folder(folder / "windows", STEPS)
     fit_incumbent(str(folder / "windows"), str(folder / "challenger"))

@@ -21,14 +21,10 @@ SAID = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs")
 
 
 def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **changes: Any) -> pd.DataFrame:
-    """Decisions of a deterministic incumbent that explores a share of them, and a deterministic challenger's.
+    """Decisions of a deterministic incumbent and a deterministic challenger's, with columns replaced by `changes`.
 
-    Args:
-        rows: Decisions.
-        explored: Share of the incumbent's decisions that draws a channel by chance, and exposes it.
-        seed: Seed.
-        skipped: Share of the users to whom the incumbent shows nothing by itself.
-        changes: Columns to replace.
+    Of the incumbent's, a share `explored` draws a channel by chance, and exposes it. To a share `skipped` of the users
+    it shows nothing by itself.
     """
     random = np.random.default_rng(seed)
     user_B = random.integers(rows // 2, size=rows)

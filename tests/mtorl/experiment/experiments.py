@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.history import Event, next_event
+from mtorl.experiment.stage_machine import Phase
 from tests.experiments import experiment
 
 RAMP: dict[str, Any] = {
@@ -31,5 +33,14 @@ del FILE["stage"]
 
 
 def made(**changes: Any) -> Experiment:
-    """That experiment, with other fields."""
     return Experiment.from_dict({**FILE, **changes})
+
+
+def after(*happened: Any, file: Experiment | None = None) -> list[Event]:
+    """What a person did, every ten seconds: a phase is a move there, another word the kind of an event."""
+    events: list[Event] = []
+    for what in happened:
+        kind, to = ("move", what) if what in get_args(Phase) else (what, None)
+        who = {"by": "person", "reason": "a test", "challenger": "challenger" if to == "promoted" else None}
+        events.append(next_event(events, file or made(), kind, at=10.0 * len(events), to=to, **who))  # type: ignore[arg-type]
+    return events

@@ -91,9 +91,6 @@ def test_unusable_shares_are_refused(shares: dict[str, float]) -> None:
         assign(KEY, "u", shares)
 
 
-# ---- a million units
-
-
 @pytest.fixture(scope="module")
 def clocks() -> NDArray[np.float64]:
     """For each unit and arm, when the arm's clock would ring at a rate of one."""

@@ -165,9 +165,6 @@ def test_weights_and_order_of_the_arms_move_only_who_must_move() -> None:
     assert before == arms_of(incumbent=0.4, b=0.3, c=0.3)  # at this stage the shares stay as they are
 
 
-# ---- layers
-
-
 def arms_and_places(experiment: Experiment) -> list[str]:
     return [experiment.arm_of(user)[0] for user in USERS]
 

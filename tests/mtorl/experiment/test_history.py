@@ -22,18 +22,7 @@ from mtorl.experiment.history import (
     state_of,
 )
 from mtorl.experiment.stage_machine import OVER, STAGES, Phase, State, answering, fixed_fields, in_force
-from tests.mtorl.experiment.experiments import FILE, made
-
-
-def after(*happened: tuple[Kind, Phase | None], salt: str = "a") -> list[Event]:
-    events: list[Event] = []
-    for kind, to in happened:
-        what: dict[str, Any] = {"challenger": "challenger"} if to == "promoted" else {}
-        experiment = made(salt=salt)
-        events.append(
-            next_event(events, experiment, kind, at=10.0 * len(events), by="person", reason="a test", to=to, **what)
-        )
-    return events
+from tests.mtorl.experiment.experiments import FILE, after, made
 
 
 def text(events: list[Event]) -> str:
@@ -42,31 +31,29 @@ def text(events: list[Event]) -> str:
 
 def test_the_state_follows_from_the_events() -> None:
     assert state_of([], made()) == State()
-    events = after(("move", "shadow"), ("kill", None), ("resume", None))
+    events = after("shadow", "kill", "resume")
     began = State("shadow", 0.0, False, 1, fixed=fixed_fields(made()))
     assert state_of(events[:1], made()) == began
     assert state_of(events[:2], made()) == replace(began, killed=True, events=2)
     assert state_of(events, made()) == replace(began, since=20.0, events=3)  # while it was off is no time of the stage
-    promoted = after(("move", "50%"), ("move", "promoted"))
+    promoted, back = after("50%", "promoted"), after("50%", "promoted", "rolled back")
     assert state_of(promoted, made()).incumbent == answering(made().arm("challenger"))
-    assert state_of(
-        after(("move", "50%"), ("move", "promoted"), ("move", "rolled back")), made()
-    ).incumbent == answering(made().arm("incumbent"))
+    assert state_of(back, made()).incumbent == answering(made().arm("incumbent"))
 
 
 def test_a_promotion_is_in_force_until_it_is_rolled_back_or_the_file_says_it_itself() -> None:
-    promoted = after(("move", "50%"), ("move", "promoted"))
+    promoted = after("50%", "promoted")
     found = serves_since_before(promoted, made(salt="b"))
     assert found is not None and found.incumbent == answering(made().arm("challenger"))
     assert serves_since_before(promoted, made()) is None
-    assert serves_since_before(after(("move", "50%"), ("move", "promoted"), ("move", "rolled back")), made()) is None
+    assert serves_since_before(after("50%", "promoted", "rolled back"), made()) is None
     incumbent = {"name": "incumbent", "weight": 0.5, **answering(made().arm("challenger"))}
     challenger = {"name": "challenger", "weight": 0.5, "endpoint": "http://127.0.0.1:9"}
     assert serves_since_before(promoted, made(salt="b", arms=[incumbent, challenger])) is None
 
 
 def test_a_new_salt_begins_anew() -> None:
-    events = after(("move", "50%"))
+    events = after("50%")
     assert state_of(events, made(salt="b")) == State(events=1)
     other = made(salt="b")
     events.append(next_event(events, other, "move", at=1.0, by="person", reason="again", to="shadow"))
@@ -76,7 +63,7 @@ def test_a_new_salt_begins_anew() -> None:
 
 @pytest.mark.parametrize("end", OVER)
 def test_what_is_over_stays_over_after_another_salt(end: Phase) -> None:
-    events, other = after(("move", "50%"), ("move", end)), made(salt="b")
+    events, other = after("50%", end), made(salt="b")
     events.append(next_event(events, other, "move", at=1.0, by="person", reason="again", to="shadow"))
     assert state_of(events, made()).phase == end
     with pytest.raises(IllegalEvent, match="new salt"):
@@ -94,14 +81,14 @@ def test_whatever_reason_a_shell_gives_can_be_read_again(given: str, kept: str) 
     ("happened", "kind", "to", "words"),
     [
         ((), "resume", None, "it is not switched off"),
-        ((("kill", None),), "kill", None, "on already"),
-        ((("move", "stopped"),), "kill", None, "everybody gets the incumbent anyway"),
-        ((("move", "50%"), ("move", "promoted")), "kill", None, "challenger is promoted: a rollback gives"),
-        ((("move", "stopped"),), "move", "5%", "new salt"),
-        ((("move", "50%"),), "move", None, "somewhere"),
+        (("kill",), "kill", None, "on already"),
+        (("stopped",), "kill", None, "everybody gets the incumbent anyway"),
+        (("50%", "promoted"), "kill", None, "challenger is promoted: a rollback gives"),
+        (("stopped",), "move", "5%", "new salt"),
+        (("50%",), "move", None, "somewhere"),
         ((), "kill", "promoted", "only a move"),
-        ((("move", "50%"), ("move", "promoted")), "handed over", "rolled back", "only a move"),
-        ((("move", "50%"),), "move", "promoted", "which challenger"),
+        (("50%", "promoted"), "handed over", "rolled back", "only a move"),
+        (("50%",), "move", "promoted", "which challenger"),
     ],
 )
 def test_what_can_not_happen_is_refused(happened: Any, kind: Kind, to: Phase | None, words: str) -> None:
@@ -110,14 +97,10 @@ def test_what_can_not_happen_is_refused(happened: Any, kind: Kind, to: Phase | N
 
 
 def test_nobody_is_promoted_while_the_kill_switch_is_on() -> None:
-    for events, experiment in (
-        (after(("move", "50%"), ("kill", None)), made()),
-        (after(("move", "50%")), made(enabled=False)),
-    ):
+    promotion: Any = {"at": 0.0, "by": "person", "reason": "a test", "to": "promoted", "challenger": "challenger"}
+    for events, experiment in ((after("50%", "kill"), made()), (after("50%"), made(enabled=False))):
         with pytest.raises(IllegalEvent, match="turn it off"):
-            next_event(
-                events, experiment, "move", at=0.0, by="person", reason="a test", to="promoted", challenger="challenger"
-            )
+            next_event(events, experiment, "move", **promotion)
 
 
 OWN_SERVERS = [{"name": name, "weight": 0.5, "endpoint": f"http://{name}"} for name in ("incumbent", "challenger")]
@@ -167,13 +150,13 @@ def test_after_anything_people_or_the_ramp_try_the_history_is_legal(tried: list[
 
 @given(st.integers(0, 3000))
 def test_a_killed_writer_loses_at_most_what_had_not_happened(size: int) -> None:
-    events = after(("move", "shadow"), ("kill", None), ("resume", None), ("move", "5%"))
+    events = after("shadow", "kill", "resume", "5%")
     written = text(events)[:size]
     assert read_events(written) == events[: written.count("\n")]
 
 
 def test_a_history_that_was_edited_is_refused() -> None:
-    lines = [event.line() for event in after(("move", "shadow"), ("move", "5%"), ("move", "50%"))]
+    lines = [event.line() for event in after("shadow", "5%", "50%")]
     with pytest.raises(HistoryError, match="line 2 has event 3"):
         read_events(lines[0] + lines[2])
     with pytest.raises(HistoryError, match="line 2 is no event"):

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, INCUMBENT
 from mtorl.experiment.assignment import uniform
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import Event, next_event, state_of
+from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import State, fixed_changes, fixed_fields, in_force
 from tests.experiments import experiment
-from tests.mtorl.experiment.experiments import made
+from tests.mtorl.experiment.experiments import after, made
 
 USERS = [f"u{n}" for n in range(300)]
 STAGES = ["shadow", "1%", "5%", "25%", "50%"]
@@ -98,32 +98,26 @@ def test_it_may_not_change_once_it_has_begun() -> None:
     assert made(holdout=0.1).version != made().version == made(holdout=0.0).version
 
 
-def _after(file: Experiment, *moves: tuple[str, str | None]) -> State:
-    events: list[Event] = []
-    for at, (to, challenger) in enumerate(moves):
-        phase: Any = to
-        events.append(
-            next_event(events, file, "move", at=float(at), by="person", reason="so", to=phase, challenger=challenger)
-        )
-    return state_of(events, file)
+def _after(file: Experiment, *moves: str) -> State:
+    return state_of(after(*moves, file=file), file)
 
 
 def test_after_a_promotion_they_are_answered_as_before_it() -> None:
     file = made(holdout=0.2)
-    serving = in_force(file, _after(file, ("50%", None)))
+    serving = in_force(file, _after(file, "50%"))
     assert serving.promotion is None and serving.arm(HOLDOUT) == serving.arm(INCUMBENT) == file.arm(INCUMBENT)
-    promoted = in_force(file, _after(file, ("50%", None), ("promoted", "challenger")))
+    promoted = in_force(file, _after(file, "50%", "promoted"))
     assert promoted.arm(INCUMBENT).url == promoted.arm("outside").url == file.arm("challenger").url
     before = promoted.arm(HOLDOUT)
     assert (before.name, before.policy, before.url) == ("holdout", "baseline", None)
-    assert promoted.promotion is not None and promoted.promotion.at.timestamp() == 1.0
+    assert promoted.promotion is not None and promoted.promotion.at.timestamp() == 10.0
     assert [arm.name for arm in promoted.policies] == ["incumbent", "challenger", "holdout"]
     assert held_out(promoted) == held_out(file) and {promoted.arm_of(user)[0] for user in USERS} == {
         INCUMBENT, HOLDOUT,
     }  # fmt: skip
     assert Experiment.from_dict(promoted.model_dump(mode="json")) == promoted
     assert promoted.version != serving.version
-    back = in_force(file, _after(file, ("50%", None), ("promoted", "challenger"), ("rolled back", None)))
+    back = in_force(file, _after(file, "50%", "promoted", "rolled back"))
     assert back.promotion is None
     assert back.arm(HOLDOUT) == back.arm(INCUMBENT) and back.arm(INCUMBENT).policy == "baseline"
 
@@ -134,7 +128,7 @@ def test_what_they_keep_answers_where_it_did_whatever_becomes_of_the_file() -> N
         {"name": "challenger", "weight": 0.5, "endpoint": "http://new"},
     ]
     file = made(holdout=0.2, arms=arms)
-    state = _after(file, ("50%", None), ("promoted", "challenger"))
+    state = _after(file, "50%", "promoted")
     edited = made(holdout=0.2, arms=[{**arm, "endpoint": "http://another"} for arm in arms])
     serving = in_force(edited, state)
     assert serving.arm(HOLDOUT).url == "http://old/v1/models/incumbent:predict"
@@ -143,4 +137,4 @@ def test_what_they_keep_answers_where_it_did_whatever_becomes_of_the_file() -> N
 
 def test_without_a_holdout_a_promotion_leaves_nothing_behind() -> None:
     file = made()
-    assert in_force(file, _after(file, ("50%", None), ("promoted", "challenger"))).promotion is None
+    assert in_force(file, _after(file, "50%", "promoted")).promotion is None

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.history import next_event, state_of
+from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import State, fixed_changes, fixed_fields, in_force
 from tests.experiments import experiment
-from tests.mtorl.experiment.experiments import made
+from tests.mtorl.experiment.experiments import after, made
 
 ARMS = ["incumbent", "challenger"]
 STAGES = ["shadow", "1%", "5%", "25%", "50%"]
@@ -85,6 +85,4 @@ def test_they_hold_at_every_stage_and_end_with_it() -> None:
         assert not [x for x in killed.accounts() if x.arm == OVERRIDE]
     for phase in ("draft", "promoted", "stopped", "rolled back"):
         assert in_force(file, State(phase)).arm_of("qa-anna")[0] == "incumbent"
-    first = next_event([], file, "move", at=0.0, by="person", reason="go", to="50%")
-    won = next_event([first], file, "move", at=1.0, by="person", reason="won", to="promoted", challenger="challenger")
-    assert in_force(file, state_of([first, won], file)).overrides == {}
+    assert in_force(file, state_of(after("50%", "promoted", file=file), file)).overrides == {}

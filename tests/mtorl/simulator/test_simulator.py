@@ -42,9 +42,6 @@ def touchpoint(row, channel, outcome):
     }
 
 
-# ---- the log
-
-
 def test_the_log_is_canonical_and_without_fault(simulator, log, tmp_path):
     write_log(log, tmp_path / "raw.parquet", simulator.spec)
     report = ingest_log(tmp_path / "raw.parquet", simulator.spec, tmp_path / "log.parquet", tmp_path / "q.csv")
@@ -121,9 +118,6 @@ def test_carry_over_fatigue_and_season_are_in_the_probabilities(simulator, log):
     assert p["display"][last == "display"].mean() < 0.85 * p["display"][last == "search"].mean()
     assert p["search"][last == "display"].mean() > p["search"][last == "search"].mean()
     assert p["search"][log["hour"] == 11].mean() > 1.3 * p["search"][log["hour"] == 23].mean()
-
-
-# ---- online
 
 
 def test_online_goes_on_after_the_log_and_knows_its_users(simulator, log):
@@ -209,9 +203,6 @@ def test_a_policy_in_the_simulator_sees_the_windows_that_the_grown_log_gives(sim
     assert (trained.length_B == 1).any() == (gap_days < 30)  # a pause of a day and a half is not rare
 
 
-# ---- rounds
-
-
 def test_a_budget_stops_exposures_before_it_is_exceeded(simulator):
     online = simulator.online(USERS, 1, 9)
     found = online.advance(0, np.zeros(len(USERS), dtype=np.int64), budget=10.0)
@@ -259,9 +250,6 @@ def test_clicks_reveal_what_frequencies_do_not(simulator, log):
     oracle, _ = worth(lambda online, turn: online.click_probability(turn).argmax(axis=1))
     assert rule > 1.2 * frequencies and rule - frequencies > 4 * error
     assert oracle > 1.2 * rule
-
-
-# ---- draws
 
 
 @given(st.integers(0, 2**31), st.integers(0, 2**31), st.integers(0, 1000))
