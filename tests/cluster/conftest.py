@@ -87,15 +87,9 @@ def volumes(cluster: None) -> Iterator[None]:
 
 
 class Installation:
-    """A namespace with what a platform gives: the foundation, Secrets and a quota. Targets are applied into it.
+    """A namespace with what a platform gives: the foundation, Secrets and a quota. Targets are applied into it."""
 
-    Attributes:
-        namespace: Its name.
-        manifests: The manifests that are applied.
-        further: What else the kustomization of an overlay says: images, patches.
-    """
-
-    further: ClassVar[Object] = {}
+    further: ClassVar[Object] = {}  # what else the kustomization of an overlay says: images, patches
 
     def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
         self.folder = folder
@@ -126,7 +120,6 @@ class Installation:
         return str(moved)
 
     def apply(self, name: str) -> str:
-        """Apply a target; returns what kubectl said of each object."""
         return kubectl("apply", "-k", self.target(name))
 
     def differences(self, name: str) -> str:

@@ -13,8 +13,6 @@ from tests.cluster.kubectl import Object, get, kubectl
 
 
 class Cluster:
-    """What people do with kubectl."""
-
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 

@@ -25,12 +25,7 @@ print(last["stage"])
 
 
 class Pods(Running):
-    """An installation of all of it, an experiment to be, and somebody in a namespace of the monitoring.
-
-    Attributes:
-        monitoring: Name of that namespace.
-        people: What they do with kubectl.
-    """
+    """An installation of all of it, an experiment to be, and somebody in a namespace of the monitoring."""
 
     def __init__(self, folder: Path, images: list[Object]) -> None:
         super().__init__(folder, images)
@@ -38,15 +33,12 @@ class Pods(Running):
         self.people = Cluster(self.namespace)
 
     def asked(self, router: str, seconds: float = 3) -> Answers:
-        """What a router answers."""
         return self.call(seconds, uuid4().hex, self.address(router))
 
     def address(self, router: str) -> str:
-        """Of a router's pod."""
         return f"{get(self.namespace, 'pod', router)['status'].get('podIP', '')}:8080"
 
     def arms(self, router: str) -> set[str]:
-        """The arms of which a router gives users."""
         return {one["arm"] for one in self.asked(router) if one["status"] == 200}
 
     def models(self) -> dict[str, str]:
@@ -76,16 +68,13 @@ class Pods(Running):
         return wait_until("the operators", leads, 180, self.state)
 
     def kill(self, pod: str) -> None:
-        """Delete a pod as if its node were gone."""
         kubectl("-n", self.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
 
     def log(self) -> str:
-        """What the operators have said."""
         self.operator()
         return kubectl("-n", self.namespace, "logs", "-l", OPERATOR, "--tail=-1")
 
     def state(self) -> str:
-        """For messages."""
         log = kubectl("-n", self.namespace, "logs", "-l", OPERATOR, "--tail=20", allowed=(0, 1))
         return kubectl("-n", self.namespace, "get", "exp,pods") + log
 
@@ -98,9 +87,7 @@ class Pods(Running):
     def seconds_to_kill(self, seconds: float = 12, dies: str = "") -> float:
         """Throw the kill switch; seconds until each router gives a user of the challenger the incumbent.
 
-        Args:
-            seconds: How long they are asked. It is also what is returned if that does not happen.
-            dies: Pod that is killed at the same moment.
+        They are asked for `seconds`, which is also the answer if that does not happen. A pod `dies` at the same moment.
         """
         arm_of = self.people.in_force(NAME).arm_of
         callers = [self.calling(seconds, uuid4().hex, self.address(router)) for router in ROUTERS]
@@ -121,6 +108,5 @@ class Pods(Running):
 
 
 def _heard(caller: subprocess.Popen[str]) -> list[tuple[float, Object]]:
-    """When a caller heard what."""
     assert caller.stdout
     return [(time.monotonic(), json.loads(line)) for line in caller.stdout]

@@ -37,7 +37,6 @@ DatasetSpec.load("simulator").replace(adapter="touchpoints", name="shop").save("
 
 
 def in_namespace(*arguments: str, stdin: str | None = None) -> str:
-    """kubectl in the namespace of the runs."""
     return kubectl("-n", os.environ["KFP_NAMESPACE"], *arguments, stdin=stdin)
 
 
@@ -48,7 +47,6 @@ def platform(namespace: str) -> str:
 
 
 def made(kind: str, name: str, **content: Any) -> str:
-    """An object, for `kubectl create -f -`."""
     return json.dumps({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content})
 
 
@@ -102,15 +100,11 @@ def _phase_of(pod: str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """How far a run is.
-
-    Attributes:
-        steps: State of each step that has begun, by name: CACHED is one that was answered from an earlier run.
-    """
+    """How far a run is."""
 
     id: str
     state: str
-    steps: dict[str, str]
+    steps: dict[str, str]  # of each that has begun, by name: CACHED is one that was answered from an earlier run
 
     @property
     def ended(self) -> bool:
@@ -133,7 +127,6 @@ def look(client: Any, run_id: str) -> Run:
 
 
 def started(client: Any, pipeline: Path, parameters: Mapping[str, Any]) -> str:
-    """Start a run of a compiled pipeline; returns its id."""
     run = client.create_run_from_pipeline_package(
         str(pipeline), arguments=dict(parameters), experiment_name=KFP_EXPERIMENT, namespace=os.environ["KFP_NAMESPACE"]
     )
@@ -141,13 +134,10 @@ def started(client: Any, pipeline: Path, parameters: Mapping[str, Any]) -> str:
 
 
 def ended(client: Any, pipeline: Path, parameters: Mapping[str, Any]) -> Run:
-    """Run a pipeline to its end."""
     return end_of(client, started(client, pipeline, parameters))
 
 
 def end_of(client: Any, run_id: str) -> Run:
-    """A run once it has ended."""
-
     def at_end() -> Run | None:
         run = look(client, run_id)
         return run if run.ended else None
@@ -168,6 +158,5 @@ def pod_of(run_id: str, step: str) -> str:
 
 
 def log_of(run_id: str, step: str) -> str:
-    """What a step has printed so far."""
     pod = pod_of(run_id, step)
     return in_namespace("logs", pod, "-c", "main") if pod else ""

@@ -13,32 +13,18 @@ Object = dict[str, Any]
 
 
 def kubectl(*arguments: str, stdin: str | None = None, allowed: tuple[int, ...] = (0,)) -> str:
-    """Run kubectl against the cluster of $KUBECONFIG.
-
-    Args:
-        arguments: Its words.
-        stdin: What it reads.
-        allowed: Exit codes that are no failure.
-
-    Returns:
-        What it printed, without warnings and errors.
-
-    Raises:
-        AssertionError: With kubectl's own message.
-    """
+    """What kubectl prints, without warnings and errors; exit codes but the `allowed` ones are an AssertionError."""
     done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode in allowed, f"kubectl {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr}"
     return done.stdout
 
 
 def get(namespace: str, kind: str, name: str) -> Object:
-    """One object."""
     found: Object = json.loads(kubectl("-n", namespace, "get", kind, name, "-o", "json"))
     return found
 
 
 def listed(namespace: str, kind: str, selector: str = "") -> list[Object]:
-    """All objects of a kind."""
     found: Object = json.loads(kubectl("-n", namespace, "get", kind, "-l", selector, "-o", "json"))
     items: list[Object] = found["items"]
     return items
@@ -58,14 +44,7 @@ def refusal(namespace: str, pod: Object) -> str:
 
 
 def wait_until(what: str, seen: Callable[[], T | None], seconds: float = 60, state: Callable[[], str] = str) -> T:
-    """Wait until `seen` returns something true, and return that.
-
-    Args:
-        what: What is waited for, for the message.
-        seen: Looks once.
-        seconds: How long at most.
-        state: Says, for the message, what was there instead.
-    """
+    """What `seen` returns once it is true; if it does not come, the message says `what` and the `state` instead."""
     end = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s\n{state()}"

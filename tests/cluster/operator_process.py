@@ -12,22 +12,18 @@ import httpx
 from serving.local.ports import free_ports
 from tests.cluster.kubectl import Object, wait_until
 from tests.repository import ROOT
+from tests.serving.router_fixtures import SPEC
 
 
 class OperatorProcess:
-    """`mtorl experiment operator`, which may be killed and started again.
-
-    Args:
-        namespace: Whose experiments.
-        folder: Holds dataset.yaml; the decision log is in its `log`.
-        config: In place of $KUBECONFIG.
-    """
+    """`mtorl experiment operator`, which may be killed and started again; the decision log is in the folder's `log`."""
 
     def __init__(self, namespace: str, folder: Path, config: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
         self._folder = folder
         self._environment = {**os.environ, **({} if config is None else {"KUBECONFIG": str(config)})}
         (folder / "log").mkdir(exist_ok=True)
+        SPEC.save(folder / "dataset.yaml")
         self._command = [sys.executable, "-m", "cli.main", "experiment", "operator", "--namespace", namespace]
         self._command += ["--dataset", str(folder / "dataset.yaml"), "--log", str(folder / "log"), "--every", "1"]
         self._command += ["--port", self.url.rpartition(":")[2]]
@@ -37,7 +33,6 @@ class OperatorProcess:
             self.process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log)
 
     def wait(self) -> None:
-        """Wait until it leads."""
         wait_until("the operator", self.leads, seconds=120, state=self.log)
 
     def log(self) -> str:

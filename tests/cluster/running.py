@@ -55,12 +55,7 @@ Answers = list[dict[str, Any]]
 
 
 class Running(Installation):
-    """An installation of given images, and a gateway's namespace to call it from.
-
-    Attributes:
-        gateway: Name of that namespace.
-        image: The router's image, which holds a Python.
-    """
+    """An installation of given images, and a gateway's namespace to call it from."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)
@@ -86,7 +81,6 @@ class Running(Installation):
         kubectl("-n", ns, "wait", "--for=condition=Ready", "inferenceservice", "--all", "--timeout=240s")
 
     def idle_pod(self, namespace: str, name: str) -> None:
-        """A pod that does nothing, to look from."""
         pod = yaml.safe_load(IDLE)
         pod["metadata"] = {"name": name}
         pod["spec"]["containers"][0]["image"] = self.image
@@ -107,7 +101,6 @@ class Running(Installation):
         return process
 
     def call(self, seconds: float, prefix: str, host: str = "") -> Answers:
-        """Call for some seconds; returns the answers."""
         return answers(self.calling(seconds, prefix, host))
 
     def in_router(self, code: str, *arguments: str, pod: str = "mtorl-router-0") -> str:
@@ -116,7 +109,6 @@ class Running(Installation):
         return kubectl("-n", self.namespace, *container, "python", "-c", code, *arguments)
 
     def logged(self, pod: str = "mtorl-router-0") -> set[str]:
-        """The ids of all decisions in a router's log."""
         return set(self.in_router(DECISIONS, pod=pod).split())
 
     def exported(self, router: str) -> set[str]:
@@ -141,7 +133,6 @@ class Running(Installation):
 
 
 def answers(process: subprocess.Popen[str]) -> Answers:
-    """What a caller heard, once it has ended."""
     assert process.stdout
     said = [json.loads(line) for line in process.stdout]
     assert process.wait(timeout=60) == 0

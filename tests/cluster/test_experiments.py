@@ -26,7 +26,7 @@ from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
 from tests.manifests.conftest import render
-from tests.serving.router_fixtures import SPEC, instance, made_feast_repo
+from tests.serving.router_fixtures import instance, made_feast_repo
 from tests.serving.router_process import Process
 
 pytestmark = pytest.mark.cluster
@@ -59,7 +59,6 @@ def cluster_of(namespace: str) -> Iterator[Cluster]:
 
 @pytest.fixture
 def operator(namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    SPEC.save(tmp_path / "dataset.yaml")
     with OperatorProcess(namespace, tmp_path) as process:
         yield process
 
@@ -264,15 +263,11 @@ def test_a_kill_switch_in_the_config_map_is_shown_and_one_patch_ends_it(
 
 def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
     """In the order of `kubectl delete -k`, while the operator still acts."""
-    SPEC.save(tmp_path / "dataset.yaml")
     objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o) or is_in_force(o)]
     metadata = {"name": "first"}
     objects.append({"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "metadata": metadata})
     objects[-1]["spec"] = {**spec(), "move": {"to": "50%", "reason": "go"}}
-    for made in objects:
-        made["metadata"]["namespace"] = namespace
-        for subject in made.get("subjects", ()):
-            subject["namespace"] = namespace
+    move_into(namespace, objects)
 
     def named() -> set[str]:
         return set(kubectl("-n", namespace, "get", "exp,cm,lease,role,rolebinding,sa", "--output", "name").split())
@@ -292,13 +287,9 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
     """The leader is killed as the kill switch is pulled: the other one follows it, and leads some seconds later."""
-    SPEC.save(tmp_path / "dataset.yaml")
     namespace = cluster_of.namespace
     objects = [o for o in yaml.safe_load_all(render("overlays/dev")) if named_operator(o)]
-    for made in objects:
-        made["metadata"]["namespace"] = namespace
-        for subject in made.get("subjects", ()):
-            subject["namespace"] = namespace
+    move_into(namespace, objects)
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
     config = as_operator(namespace, tmp_path)
     with OperatorProcess(namespace, tmp_path, config) as first:
@@ -320,7 +311,6 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
 
 def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -> None:
     """Somebody else holds it all the time, as far as this operator knows."""
-    SPEC.save(tmp_path / "dataset.yaml")
     held = {"holderIdentity": "somebody", "leaseDurationSeconds": 15}
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "mtorl-operator"}}
     ends = threading.Event()
@@ -359,7 +349,6 @@ def test_a_promotion_changes_the_version_that_the_incumbents_server_serves(
     ended.append(made.namespace)
     made.apply("overlays/dev")
     made.wait_for_pods()
-    SPEC.save(tmp_path / "dataset.yaml")
     cluster, arms = Cluster(made.namespace), [
         {"name": arm, "weight": 0.5, "endpoint": f"http://mtorl-{arm}-predictor/v1/models/{arm}:predict"}
         for arm in ("incumbent", "challenger")
@@ -409,6 +398,13 @@ def as_operator(namespace: str, folder: Path) -> Path:
     content["users"] = [{"name": content["users"][0]["name"], "user": {"token": token}}]
     config.write_text(yaml.safe_dump(content))
     return config
+
+
+def move_into(namespace: str, objects: list[Object]) -> None:
+    for made in objects:
+        made["metadata"]["namespace"] = namespace
+        for subject in made.get("subjects", ()):
+            subject["namespace"] = namespace
 
 
 def is_in_force(o: Object) -> bool:

@@ -45,7 +45,6 @@ LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "eva
 
 @pytest.fixture(scope="module")
 def volume(client: Any) -> Iterator[None]:
-    """The claim that every step mounts, empty."""
     with empty_volume():
         yield
 
@@ -102,7 +101,6 @@ def minutely(since: str = "yesterday") -> Schedule:
 
 
 def recurring_runs(client: Any) -> list[str]:
-    """The ids of those of this test."""
     listed = client.list_recurring_runs(page_size=100, namespace=client.get_user_namespace()).recurring_runs
     return [one.recurring_run_id for one in listed or [] if one.display_name == RECURRING]
 

@@ -29,7 +29,6 @@ def dev(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installat
 
 
 def generated(installation: Installation, arm: str, kind: str) -> Object:
-    """What KServe made for an arm."""
     return get(installation.namespace, kind, f"mtorl-{arm}-predictor")
 
 
