@@ -15,6 +15,16 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
 
 
+def targets(aims: Sequence[tuple[str, float, float, str]]) -> str:
+    """What is aimed at, the target, what was measured, and its format; the value as shown has to meet the target."""
+    rows = []
+    for what, aim, value, form in aims:
+        shown = f"{value:{form}}"
+        met = float(shown) >= aim if "at least" in what else float(shown) <= aim
+        rows.append([what, f"{aim:g}", shown, "yes" if met else "no"])
+    return "**Targets**\n\n" + table(["", "target", "measured", "met"], rows)
+
+
 def measured_on(figures: Figures, script: str) -> str:
     """The line under a table: hardware and versions."""
     where = dict(figures["environment"])

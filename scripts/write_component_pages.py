@@ -74,7 +74,8 @@ def page(name: str) -> str:
     lines += [f"| `{given}` | {_type(it)} | {words.get(given, '')} |" for given, it in (spec.inputs or {}).items()]
     lines += ["", "| gives | type | what it is |", "|---|---|---|"]
     gives = [
-        f"| {_output(given)} | {_type(it)} | {words.get(given, '')} |" for given, it in (spec.outputs or {}).items()
+        f"| {'its value' if given == 'Output' else f'`{given}`'} | {_type(it)} | {words.get(given, '')} |"
+        for given, it in (spec.outputs or {}).items()
     ]
     lines += gives or ["| nothing | | |"]
     lines += ["", *_facts(traits), "", f"Used by {', '.join(users_of(component.name)) or 'no pipeline'}.", ""]
@@ -89,10 +90,6 @@ def _type(it: Any) -> str:
     known = {"String": "text", "Integer": "whole number", "Float": "number", "Double": "number", "Boolean": "yes or no"}
     kind = it.type.split("@")[0].removeprefix("system.")
     return known.get(kind, kind)
-
-
-def _output(name: str) -> str:
-    return "its value" if name == "Output" else f"`{name}`"
 
 
 def _facts(traits: Any) -> Iterator[str]:

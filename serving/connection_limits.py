@@ -170,7 +170,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop(429, "too many requests at once on one connection")
         self._waiting.pop(self, None)
         self._tell()  # whoever sends the next request early: answers keep their order
-        self._sheds = self._may_shed() and self._shedding.refuses(self.parser.get_method(), self.url)
+        # Not while another answer is due before, nor from a client that sends its body only when it is asked to.
+        idle = (self.cycle is None or self.cycle.response_complete) and not self.expect_100_continue
+        self._sheds = idle and self._shedding.refuses(self.parser.get_method(), self.url)
         if not self._sheds:
             super().on_headers_complete()
             if not self.pipeline:
@@ -222,11 +224,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer when the parser stopped: because of a fault that was found here, or because this is not HTTP."""
         self._refuse(*(self._fault or (400, msg)))
-
-    def _may_shed(self) -> bool:
-        """Not while another answer is due before, nor from a client that sends its body only when it is asked to."""
-        idle = self.cycle is None or self.cycle.response_complete
-        return idle and not self.expect_100_continue
 
     def _tell(self) -> None:
         if self._telling is None:

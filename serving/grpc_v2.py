@@ -78,7 +78,8 @@ class _Interceptor(aio.ServerInterceptor):
         )
 
     def _checked(self, handler: grpc.RpcMethodHandler, details: grpc.HandlerCallDetails) -> Any:
-        headers = [(key.encode(), _bytes(value)) for key, value in details.invocation_metadata]
+        metadata = details.invocation_metadata
+        headers = [(key.encode(), value.encode() if isinstance(value, str) else value) for key, value in metadata]
         rules = self._rules if details.method == _INFER else _no_rules
 
         async def handle(message: bytes, context: aio.ServicerContext) -> Any:
@@ -109,10 +110,6 @@ async def _no_rules(_: Headers) -> Any:
 
 async def _unknown(_: Any, context: aio.ServicerContext) -> None:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not offered here")
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
 
 
 def _said(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from mtorl.experiment.inference.statistics import confidence_sequence, estimate, fixed_interval
 from mtorl.experiment.inference.sums import Sums
@@ -27,7 +27,7 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
     return {
         "runs": count,
         "missed": missed / count,
-        "missed_at_most": upper_bound(missed, count),
+        "missed_at_most": float(binomtest(missed, count).proportion_ci().high),
         "decided": float(decided.mean()),
         "users_share": float(users_share.mean()) if len(users_share) else None,
         "fixed": float(fixed.mean()),
@@ -47,8 +47,3 @@ def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
         np.atleast_1d((one_look[0] > 0.0) | (one_look[1] < 0.0)),
         (users / users[:, -1:])[excludes.cumsum(-1) * excludes == 1],
     )
-
-
-def upper_bound(errors: int, runs: int) -> float:
-    """Upper end of the 95 % interval of Clopper and Pearson."""
-    return 1.0 if errors == runs else float(beta.ppf(0.975, errors + 1, runs - errors))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks._markdown import Figures, Show, measured_on, table
+from benchmarks._markdown import Figures, Show, measured_on, table, targets
 
 _ONLINE = {
     "the router's read, 1 user": "read",
@@ -42,8 +42,7 @@ def _targets(figures: Figures) -> str:
         ("the router's read on Redis, p50 in ms, at most", 0.4, redis["read"]["p50"]),
         ("append on Redis, p50 in ms, at most", 0.1, redis["append"]["p50"]),
     ]
-    rows = [[what, f"{aim:g}", f"{value:.2f}", "yes" if value <= aim else "no"] for what, aim, value in aims]
-    return "**Targets**\n\n" + table(["", "target", "measured", "met"], rows) + "\n"
+    return targets([(*aim, ".2f") for aim in aims]) + "\n"
 
 
 def _builder(entries: Sequence[Figures]) -> str:

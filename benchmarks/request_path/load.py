@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+_QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 _TICK_SECONDS = 0.001  # uvloop's clock counts milliseconds: a shorter sleep would be a busy one
 
 
@@ -120,7 +121,10 @@ class Load:
             "requests": total,
             "per_second": total / self._plan.seconds,
             "statuses": {str(status): len(times) for status, times in answered.items()},
-            "latency_ms": {str(status): _quantiles(times) for status, times in answered.items()},
+            "latency_ms": {
+                str(status): {name: 1000 * times[min(len(times) - 1, int(q * len(times)))] for name, q in _QUANTILES}
+                for status, times in answered.items()
+            },
             "fallbacks": dict(self.fallbacks),
             "broken_connections": self.broken,
             "never_answered": len(self._waiting),
@@ -158,13 +162,6 @@ class Load:
     def lost(self) -> None:
         """Count a broken connection, unless the load has ended."""
         self.broken += not self._over
-
-
-def _quantiles(times: list[float]) -> dict[str, float]:
-    return {name: 1000 * times[min(len(times) - 1, int(q * len(times)))] for name, q in _QUANTILES.items()}
-
-
-_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 def main() -> None:

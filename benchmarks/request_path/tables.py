@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks._markdown import Figures, measured_on, table
+from benchmarks._markdown import Figures, measured_on, table, targets
 
 Aim = tuple[str, float, float, str]
 """What is aimed at, the target, what was measured, and its format."""
@@ -20,13 +20,8 @@ def serving_tables(figures: Figures) -> str:
         aims += [(f"{name}: {what}", *rest) for what, *rest in _path_aims(path)]
     for name, of_limit in _OF_LIMIT.items():
         aims += [(f"{name}: {what}", *rest) for what, *rest in _limit_aims(of_limit, paths[name], figures)]
-    rows = []
-    for what, aim, value, form in aims:
-        shown = f"{value:{form}}"
-        met = float(shown) >= aim if "at least" in what else float(shown) <= aim
-        rows.append([what, f"{aim:g}", shown, "yes" if met else "no"])
     text = "A run with `--quick`: three seconds for each figure.\n\n" if figures["quick"] else ""
-    text += "**Targets**\n\n" + table(["", "target", "measured", "met"], rows)
+    text += targets(aims)
     forward = figures["forward_cpu_ms"]
     text += "\n**Closed loops**: decisions in full/s, p50 and p99 of answers in ms, CPU ms of the servers "
     text += "for each decision in full\n\n"

@@ -16,16 +16,16 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
     from datetime import UTC, datetime
     from pathlib import Path
 
-    from mtorl.evaluation.offline import gate_from_file
+    from mtorl.evaluation.gate import gate as judge
     from mtorl.log.trainings import LogFacts, Training, add
     from mtorl.runtime import run_notes
     from mtorl.runtime.step import step
 
     with step():
-        decision, reason = gate_from_file(evaluation.path, min_lift)
+        value = json.loads(Path(evaluation.path).read_text())["value"]
+        decision, reason = judge(value, min_lift)
         print(f"{decision}: {reason}")  # the step's log is where people look why
         if history:
-            value = json.loads(Path(evaluation.path).read_text())["value"]
             training = Training(
                 at=datetime.now(UTC),
                 run=run_notes.run_id(),

@@ -65,7 +65,9 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
     replace(task, windows=str(folder / "windows"), out=str(model)).save(folder / "task.json")
     if not model.exists():  # a step that was killed may have left it
         reports = folder / "progress.jsonl"
-        job = train_job(f"{NAME}-{folder.name}", size, pods, str(folder / "task.json"), str(reports), _this_pod())
+        name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
+        owner = (name, uid) if name and uid else None
+        job = train_job(f"{NAME}-{folder.name}", size, pods, str(folder / "task.json"), str(reports), owner)
         with _ended_by_sigterm():
             try:
                 _run(KubernetesApi(retries=_RETRIES), job, reports)
@@ -82,11 +84,6 @@ def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifac
         shutil.copytree(model, unfinished)
     remove(folder)
     return load(Path(task.out))
-
-
-def _this_pod() -> tuple[str, str] | None:
-    name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
-    return (name, uid) if name and uid else None
 
 
 @contextmanager

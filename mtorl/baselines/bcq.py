@@ -12,9 +12,9 @@ of Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each chann
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ from mtorl.baselines.learning import (
     Step,
     Transitions,
     answer,
-    follow,
-    learn,
+    learn_values,
     mlp,
     seeded,
     temperature,
@@ -44,7 +43,6 @@ from mtorl.window.window import WindowBatch
 
 TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed
 GAMMA = 0.9  # discount of a touchpoint
-TRACKING = 0.005  # of the distance between Q' and Q that a step closes
 EPOCHS = 10  # of Q
 LR = 1e-3  # learning rate of Q
 EXPLORATION = 0.1  # share of decisions that are uniform over all channels
@@ -79,13 +77,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BC
     with seeded(seed):
         imitation = imitate(data, val_data, channels)
         q = mlp(data.state_BS.shape[1], channels)
-        target = copy.deepcopy(q)
-
-        def loss(rows_B: Tensor) -> Tensor:
-            follow(target, q, TRACKING)
-            return constrained_loss(q, target, imitation, data.at(rows_B))
-
-        learn(q, len(data), loss, Schedule(EPOCHS, LR))
+        learn_values(q, q, data, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
     logged, rows_B = labels(val, encoder), np.arange(len(val))
     q_BC = answer(q, val_data.state_BS)
     reward = RewardOfValue.fit(q_BC[rows_B, logged.channel_B], logged.reward_B)
@@ -106,7 +98,7 @@ def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
     return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
 
 
-def constrained_loss(q: nn.Module, target: nn.Module, imitation: nn.Module, step: Step) -> Tensor:
+def constrained_loss(q: nn.Module, imitation: nn.Module, target: nn.Module, step: Step) -> Tensor:
     """Loss of Q in the module's docstring."""
     logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():

@@ -11,8 +11,8 @@ Q(s, a), fitted on validation users (`RewardOfValue`). The cost is each channel'
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,8 +26,7 @@ from mtorl.baselines.learning import (
     Step,
     Transitions,
     answer,
-    follow,
-    learn,
+    learn_values,
     mlp,
     seeded,
     temperature,
@@ -39,7 +38,6 @@ from mtorl.window.window import WindowBatch
 
 ALPHA = 1.0  # weight of the conservative term
 GAMMA = 0.9  # discount of a touchpoint
-TRACKING = 0.005  # of the distance between Q' and Q that a step closes
 EPOCHS = 10
 LR = 1e-3  # learning rate
 
@@ -67,13 +65,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQ
     channels = len(encoder.channels)
     with seeded(seed):
         q = mlp(data.state_BS.shape[1], channels)
-        target = copy.deepcopy(q)
-
-        def loss(rows_B: Tensor) -> Tensor:
-            follow(target, q, TRACKING)
-            return conservative_loss(q, target, data.at(rows_B))
-
-        learn(q, len(data), loss, Schedule(EPOCHS, LR))
+        learn_values(q, q, data, partial(conservative_loss, q), Schedule(EPOCHS, LR))
     logged = labels(val, encoder)
     q_BC = answer(q, states.of(val))
     reward = RewardOfValue.fit(q_BC[np.arange(len(val)), logged.channel_B], logged.reward_B)

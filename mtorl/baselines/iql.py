@@ -11,8 +11,8 @@ The reward is a monotone map of Q(s, a), fitted on validation users (`RewardOfVa
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +21,17 @@ from torch import Tensor, nn
 
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs import States, everywhere, mean_cost
-from mtorl.baselines.learning import RewardOfValue, Schedule, Step, Transitions, answer, follow, learn, mlp, seeded
+from mtorl.baselines.learning import (
+    RewardOfValue,
+    Schedule,
+    Step,
+    Transitions,
+    answer,
+    learn,
+    learn_values,
+    mlp,
+    seeded,
+)
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder
 from mtorl.window.labels import labels
@@ -30,7 +40,6 @@ from mtorl.window.window import WindowBatch
 EXPECTILE = 0.7  # tau: .5 is the mean over logged actions, 1 their maximum
 BETA = 1.0  # how much an advantage counts; 0 is behaviour cloning
 GAMMA = 0.9  # discount of a touchpoint
-TRACKING = 0.005  # of the distance between Q' and Q that a step closes
 LARGEST = 100.0  # weight of a touchpoint in the policy's loss, at most
 EPOCHS = 10
 LR = 1e-3  # learning rate
@@ -82,13 +91,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQ
     channels = len(encoder.channels)
     with seeded(seed):
         critics = Critics(data.state_BS.shape[1], channels)
-        target = copy.deepcopy(critics.q)
-
-        def loss(rows_B: Tensor) -> Tensor:
-            follow(target, critics.q, TRACKING)
-            return critics_loss(critics, target, data.at(rows_B))
-
-        learn(critics, len(data), loss, Schedule(EPOCHS, LR))
+        learn_values(critics, critics.q, data, partial(critics_loss, critics), Schedule(EPOCHS, LR))
         policy = mlp(data.state_BS.shape[1], channels)
         weight_B, val_weight_B = (advantage_weights(critics, part) for part in (data, val_data))
 
@@ -110,7 +113,7 @@ def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
     return ((expectile - (gap_B < 0).float()).abs() * gap_B.square()).mean()
 
 
-def critics_loss(critics: Critics, target: TwinQ, step: Step) -> Tensor:
+def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
     """The sum of V's loss and Q's: no weight is in both, so one optimizer can minimise them together."""
     logged_B1 = step.channel_B[:, None]
     with torch.no_grad():

@@ -34,6 +34,7 @@ HIDDEN = 64  # width of a network's two hidden layers
 BATCH = 256  # touchpoints in a step
 PATIENCE = 3  # epochs without a better validation loss before stopping
 WEIGHT_DECAY = 0.01  # AdamW
+TRACKING = 0.005  # of the distance between Q' and Q that a step closes
 _LOG_T = (math.log(1e-3), math.log(1e3))  # from a policy that is nearly greedy to one that ignores the values
 _BLOCK = 4096  # rows per forward pass
 
@@ -148,6 +149,23 @@ def learn(
             break
     if validate is not None:
         network.load_state_dict(best)
+
+
+def learn_values(
+    network: nn.Module,
+    q: nn.Module,
+    data: Transitions,
+    loss: Callable[[nn.Module, Step], Tensor],
+    schedule: Schedule,
+) -> None:
+    """Fit a network in place, whose part `q` has a slow copy Q'; the loss is of Q' and of a batch."""
+    target = copy.deepcopy(q)
+
+    def of_rows(rows_B: Tensor) -> Tensor:
+        follow(target, q, TRACKING)
+        return loss(target, data.at(rows_B))
+
+    learn(network, len(data), of_rows, schedule)
 
 
 @torch.no_grad()

@@ -80,13 +80,16 @@ advance.""".replace("\n", " ")
 def report(results: Results, machine: Mapping[str, str]) -> str:
     """All tables; `machine` maps names of facts to values."""
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
+    tasks = [task for figures in results.values() for name in ("user", "time") for task in figures.get(name, ())]
+    minutes = sum(cost["seconds"] for task in tasks for cost in task["costs"].values()) / 60
     parts = [
         "# Results",
         f"Made by `mtorl benchmark paper` ({facts}); do not edit. {_INTRODUCTION}",
-        f"All trainings together: {_cpu_minutes(results):.0f} CPU minutes, one thread each.",
+        f"All trainings together: {minutes:.0f} CPU minutes, one thread each.",
     ]
     for dataset, figures in results.items():
-        parts += [f"## {dataset}", _about(figures[ABOUT])]
+        verdict = figures[ABOUT]["independence"]["verdict"]
+        parts += [f"## {dataset}", f"Is the logged channel independent of what was known before? {verdict}"]
         for protocol in ("user", "time"):
             if protocol in figures:
                 parts += _protocol(protocol, figures[protocol])
@@ -112,17 +115,6 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
         out += ["Share of all gain that a share of the spend buys:", budget_table(tasks)]
     out += ["Value of channel policies, always exposing, on the 37.5 % of rows with the highest expected gain:"]
     return [*out, policy_value_table(tasks), _CALIBRATION, calibration_table(tasks)]
-
-
-def _about(dataset: Mapping[str, Any]) -> str:
-    return f"Is the logged channel independent of what was known before? {dataset['independence']['verdict']}"
-
-
-def _cpu_minutes(results: Results) -> float:
-    tasks = [
-        task for figures in results.values() for protocol in ("user", "time") for task in figures.get(protocol, ())
-    ]
-    return float(sum(cost["seconds"] for task in tasks for cost in task["costs"].values())) / 60
 
 
 def method_table(tasks: Tasks) -> str:

@@ -245,14 +245,11 @@ def _reward_metrics(predicted_B: Floats, target_B: Floats, success_B: Bools) -> 
 
 
 def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
-    bin_B, gap_B = _bins(predicted_B), predicted_B - actual_B
+    # By the number of smaller predictions: the order of the log must not tell equal ones apart.
+    bin_B = np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)
+    gap_B = predicted_B - actual_B
 
     def metric(weight_B: Floats) -> float:
         return float(np.abs(np.bincount(bin_B, weight_B * gap_B)).sum() / weight_B.sum())
 
     return metric
-
-
-def _bins(predicted_B: Floats) -> Ints:
-    # By the number of smaller predictions: the order of the log must not tell equal ones apart.
-    return np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)

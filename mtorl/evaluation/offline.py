@@ -1,4 +1,4 @@
-"""Offline evaluation of both policies on test users, and the gate that a challenger must pass.
+"""Offline evaluation of both policies on test users, for the gate that a challenger must pass.
 
 An incumbent with an artifact is evaluated at every decision of the log; one without is known at its own decisions alone
 (`logged_incumbent.py`), and there both policies are valued, at what it spends.
@@ -6,7 +6,6 @@ An incumbent with an artifact is evaluated at every decision of the log; one wit
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from mtorl.arrays import Bools, Floats
 from mtorl.artifact import artifact
 from mtorl.evaluation.budget_curve import GainAndCost, budget_curve
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, Fit, second_opinion
-from mtorl.evaluation.gate import gate
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
@@ -167,8 +165,3 @@ def _decisions(found: Opportunities, spec: DatasetSpec) -> LoggedRows:
     exposure = Exposure(found.exposed_B, found.exposure_probs_BC[at], probs_BC)
     gain_B, cost_B = spec.reward.gain.of(found.rows), found.rows["cost"].to_numpy(float)
     return LoggedRows(found.channel_B, found.propensity_B, gain_B, cost_B, found.rows["user_id"].to_numpy(), exposure)
-
-
-def gate_from_file(path: str, min_lift: float) -> tuple[str, str]:
-    """The gate's answer on an evaluation written by `evaluate_offline`."""
-    return gate(json.loads(Path(path).read_text())["value"], min_lift)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,10 +25,6 @@ class AccountLimit(NamedTuple):
     pacing: Pacing | None
 
 
-def _paced_by_default(budget: Mapping[str, Any]) -> Pacing | None:
-    return Pacing() if budget.get("period", "total") != "total" else None
-
-
 class Budget(StrictModel):
     """Money for a campaign and channel, before it is split by arm."""
 
@@ -44,7 +39,9 @@ class Budget(StrictModel):
     """total: for all time. day, hour: anew for each one."""
     timezone: Text = "UTC"
     """Whose days and hours: an IANA name such as Europe/Berlin."""
-    pacing: Annotated[Pacing | None, NoneInWord()] = Field(default_factory=_paced_by_default)
+    pacing: Annotated[Pacing | None, NoneInWord()] = Field(
+        default_factory=lambda budget: Pacing() if budget.get("period", "total") != "total" else None
+    )
     """How the money is spread over its time; none, as by default for a total: first come, first served."""
 
     @field_validator("timezone")

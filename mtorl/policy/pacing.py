@@ -37,11 +37,11 @@ with nothing left the price is one that no exposure can earn.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import expm1, inf, isfinite, log1p
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -69,15 +69,6 @@ class State:
             raise ValueError(f"at, spent and multiplier must be finite, multiplier not negative, got {self}")
         if not 0 < self.price_unit < inf:
             raise ValueError(f"price_unit must be a positive number, got {self.price_unit}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from plain numbers."""
-        return cls(**values)
 
 
 @dataclass(frozen=True)

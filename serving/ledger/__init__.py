@@ -26,17 +26,15 @@ from serving.ledger.contract import (
     LedgerInUse,
     LedgerUnavailable,
     Room,
-    Settlement,
     UnknownReservation,
     Wanted,
 )
-from serving.ledger.location import PASSWORD, RedisLocation, locate
+from serving.ledger.location import PASSWORD, locate
 from serving.ledger.overrun import LimitWatch
 from serving.ledger.sqlite_ledger import SqliteLedger
 
 __all__ = [
     "EXPIRE_AT_ONCE",
-    "PASSWORD",
     "Account",
     "AlreadyReserved",
     "Balance",
@@ -44,9 +42,7 @@ __all__ = [
     "LedgerInUse",
     "LedgerUnavailable",
     "LimitWatch",
-    "RedisLocation",
     "Room",
-    "Settlement",
     "SqliteLedger",
     "UnknownReservation",
     "Wanted",

@@ -170,7 +170,9 @@ class SqliteLedger(Ledger):
                     amount = 0  # nothing is set aside for it any more
                 more, freed = min(cost, amount - charged), amount
                 if state != "open":
-                    more, freed = min(more, _room(db, reservation_id)), 0
+                    left = f"SELECT min(cap - spent - reserved) FROM book WHERE id IN {_HELD}"
+                    (room,) = db.execute(left, (reservation_id,)).fetchone()
+                    more, freed = min(more, max(0, room or 0)), 0
                 charged, excess = charged + more, min(excess + cost - more, money.MOST)
                 state = "settled" if state in ("open", "settled") else "late"
                 db.execute(
@@ -344,11 +346,3 @@ def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: flo
     db.execute("UPDATE reservation SET state = ?, finished = ? WHERE id = ?", (state, now, reservation_id))
     db.execute(f"UPDATE book SET reserved = reserved - ? WHERE id IN {_HELD}", (row[0], reservation_id))
     return True
-
-
-def _room(db: sqlite3.Connection, reservation_id: str) -> int:
-    """What all books of a reservation have left."""
-    (room,) = db.execute(
-        f"SELECT min(cap - spent - reserved) FROM book WHERE id IN {_HELD}", (reservation_id,)
-    ).fetchone()
-    return max(0, room or 0)

@@ -33,8 +33,7 @@ from serving.router.flow.requests import DecisionParser, DecisionRequest, Outcom
 from serving.router.flow.shadow import Shadow
 from serving.router.flow.stages import Stages
 from serving.router.ops import metrics, tracing
-from serving.router.ops.found_features import FoundFeatures
-from serving.router.ops.health import Health
+from serving.router.ops.health import FoundFeatures, Health
 from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from serving.router.ops.settings import RouterSettings, SettingsError
@@ -264,22 +263,20 @@ class Router:
         metrics.show_budget(balances)
         metrics.show_overruns(self._limits.overruns(balances))
         found = concerns(balances, time.time(), self.budgets.cost_cap)
-        words = [
+        each = [
             found,
             *(f"not paced: {fault}" for fault in self.budgets.pacer.faults),
-            *(f"{words}: the smallest amount counts" for words in experiments.differences()),
+            *(f"{difference}: the smallest amount counts" for difference in experiments.differences()),
         ]
-        self._say_of_budgets("; ".join(word for word in words if word != "ok") or "ok")
+        words = "; ".join(word for word in each if word != "ok") or "ok"
+        if words not in ("ok", self.health.parts.get("budgets")):
+            log.warning("budgets: %s", words)
+        self.health.note("budgets", words)
         metrics.show_prices(self.budgets.pacer.by_arm())
         metrics.show_pace(await asyncio.to_thread(self.budgets.pacer.pace))
         if self.budgets.set_up_for(experiments):
             self.health.report("ledger")
             self.health.experiments = {one.name: one.version for one in experiments}
-
-    def _say_of_budgets(self, words: str) -> None:
-        if words != "ok" and words != self.health.parts.get("budgets"):
-            log.warning("budgets: %s", words)
-        self.health.note("budgets", words)
 
     async def _expire_reservations(self) -> None:
         expired = EXPIRE_AT_ONCE

@@ -17,14 +17,12 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mtorl.artifact.lineage import Lineage
 
 _SECONDS = 30.0  # for each request, with the client's own retries
-Answer = TypeVar("Answer")
 
 
 def announce(version: Path) -> str:
@@ -50,7 +48,7 @@ def _register(version: Path, url: str) -> str:
             author="mtorl",
             user_token=os.environ.get("MTORL_MODEL_REGISTRY_TOKEN") or None,
             custom_ca=os.environ.get("MTORL_MODEL_REGISTRY_CA") or None,
-            async_runner=_within_seconds,
+            async_runner=lambda request: asyncio.run(asyncio.wait_for(request, _SECONDS)),
         )
     name, number = f"mtorl-{lineage.data.name}-{version.parent.name}", lineage.digest[:12]
     if client.get_registered_model(name) and client.get_model_version(name, number):
@@ -80,7 +78,3 @@ def _uri(folder: Path, claim: str) -> str:
     if not claim:
         return folder.resolve().as_uri()
     return f"pvc://{claim}/{folder.relative_to(folder.parents[2])}"  # KServe's form
-
-
-def _within_seconds(request: Coroutine[Any, Any, Answer]) -> Answer:
-    return asyncio.run(asyncio.wait_for(request, _SECONDS))

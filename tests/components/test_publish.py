@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kfp.dsl import Artifact
 
 from components.publish.component import publish
 from mtorl.artifact.lineage import Lineage
-from mtorl.evaluation.offline import gate_from_file
+from mtorl.evaluation.gate import gate
 from serving import inference_services
 from serving.versions.catalogue import versions
 from tests.serving.small_versions import version
@@ -73,7 +74,9 @@ def test_it_says_where_it_comes_from(
     assert run(run_id="18", decisions="kept") == place and Lineage.read(place) == found, "a version is never changed"
     assert found.gate is not None
     assert found.digest == challenger.metadata["digest"]
-    assert (found.gate.decision, found.gate.reason) == gate_from_file(evaluation.path, 0.01)
+    assert (found.gate.decision, found.gate.reason) == gate(
+        json.loads(Path(evaluation.path).read_text())["value"], 0.01
+    )
     (parent,) = found.parents
     (of_incumbent,) = [
         line for line in (Path(incumbent.path) / "model.json").read_text().splitlines() if "digest" in line

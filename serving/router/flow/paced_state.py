@@ -46,13 +46,13 @@ class Kept:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         rest = {"terms": self.terms, "since": self.since, "before": self.before, "touched": self.touched}
-        return {**self.state.to_dict(), **rest}
+        return {**vars(self.state), **rest}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Kept:
         """Read what :meth:`to_dict` wrote."""
         own = {name: values[name] for name in ("terms", "since", "before", "touched")}
-        return cls(State.from_dict({name: value for name, value in values.items() if name not in own}), **own)
+        return cls(State(**{name: value for name, value in values.items() if name not in own}), **own)
 
 
 class PacedState:

@@ -27,7 +27,7 @@ from serving.router.flow.lane import Job, TakenOver
 from serving.router.flow.pending_decision import PendingDecision
 from serving.router.flow.stages import LeftAlone, NoTimeLeft, Stages
 from serving.router.ops import metrics, tracing
-from serving.router.ops.found_features import FoundFeatures
+from serving.router.ops.health import FoundFeatures
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

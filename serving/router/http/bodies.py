@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from mtorl.log.records import V1Answer
 from serving.router.http.v2 import INPUTS, OUTPUTS
 
-_EXACT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_EXACT = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 Count = Annotated[int, Field(ge=0)]
 
 
-@with_config(_EXACT)
-class Error(TypedDict):
+class _Exact(BaseModel):
+    model_config = _EXACT
+
+
+class Error(_Exact):
     """Why there is no answer."""
 
     error: str
     """A sentence for people: what is wrong, where, and what was expected there."""
 
 
-@with_config(_EXACT)
-class ModelIdentity(TypedDict):
+class ModelIdentity(_Exact):
     """The model that decided, as far as it says who it is."""
 
     name: str | None
@@ -40,15 +42,13 @@ class Prediction(V1Answer):
     """null: no model decided, or it did not say."""
 
 
-@with_config(_EXACT)
-class DecisionAnswer(TypedDict):
+class DecisionAnswer(_Exact):
     """Decisions, in the order of the instances."""
 
     predictions: list[Prediction]
 
 
-@with_config(_EXACT)
-class OutcomeCounts(TypedDict):
+class OutcomeCounts(_Exact):
     """What became of a report; all of it is on disk."""
 
     accepted: Count
@@ -85,8 +85,7 @@ class InferBody(TypedDict):
     ]
 
 
-@with_config(_EXACT)
-class OutputTensor(TypedDict):
+class OutputTensor(_Exact):
     """One field of every decision."""
 
     name: Annotated[Literal[tuple(OUTPUTS)], Field(description="A field of `Prediction`.")]  # type: ignore[valid-type]
@@ -98,8 +97,7 @@ class OutputTensor(TypedDict):
     ]
 
 
-@with_config(_EXACT)
-class InferAnswer(TypedDict):
+class InferAnswer(_Exact):
     """Decisions, protocol v2."""
 
     model_name: str
@@ -109,8 +107,7 @@ class InferAnswer(TypedDict):
     outputs: list[OutputTensor]
 
 
-@with_config(_EXACT)
-class DrillInForce(TypedDict):
+class DrillInForce(_Exact):
     """A fault that is injected now."""
 
     stage: str
@@ -121,15 +118,13 @@ class DrillInForce(TypedDict):
     seconds_left: float
 
 
-@with_config(_EXACT)
-class DrillsInForce(TypedDict):
+class DrillsInForce(_Exact):
     """The faults that are injected now."""
 
     drills: list[DrillInForce]
 
 
-@with_config(_EXACT)
-class Live(TypedDict):
+class Live(_Exact):
     """Whether the event loop turns."""
 
     seconds_since_housekeeping: float
@@ -150,37 +145,32 @@ class Ready(TypedDict):
     """Experiment -> the version by which decisions are made, with its accounts."""
 
 
-@with_config(_EXACT)
-class Startup(TypedDict):
+class Startup(_Exact):
     """Whether decisions can be made."""
 
     started: bool
     waiting_for: str | None
 
 
-@with_config(_EXACT)
-class Alive(TypedDict):
+class Alive(_Exact):
     """KServe's answer at the root."""
 
     status: Literal["alive"]
 
 
-@with_config(_EXACT)
-class ServerLive(TypedDict):
+class ServerLive(_Exact):
     """KServe's answer while the server answers."""
 
     live: bool
 
 
-@with_config(_EXACT)
-class ServerReady(TypedDict):
+class ServerReady(_Exact):
     """KServe's answer once decisions can be made."""
 
     ready: bool
 
 
-@with_config(_EXACT)
-class ServerMetadata(TypedDict):
+class ServerMetadata(_Exact):
     """The server, protocol v2."""
 
     name: str
@@ -188,23 +178,20 @@ class ServerMetadata(TypedDict):
     extensions: list[str]
 
 
-@with_config(_EXACT)
-class Models(TypedDict):
+class Models(_Exact):
     """The one model."""
 
     models: list[str]
 
 
-@with_config(_EXACT)
-class ModelReady(TypedDict):
+class ModelReady(_Exact):
     """Whether decisions can be made."""
 
     name: str
     ready: bool
 
 
-@with_config(_EXACT)
-class ModelMetadata(TypedDict):
+class ModelMetadata(_Exact):
     """The model, protocol v2."""
 
     name: str

@@ -81,7 +81,7 @@ def test_advantages_weigh_the_policy_up_to_a_bound(monkeypatch: pytest.MonkeyPat
 def test_bcq_looks_ahead_to_allowed_channels_alone():
     # The imitation of state 1 rules out channel 0, Q's favourite; of the others Q likes 1, which the slow copy gives 7.
     imitation = table([[0.0, 0.0, 0.0], [-3.0, 1.0, 1.0]])
-    loss = bcq.constrained_loss(table(Q), table(SLOW), imitation, STEP)
+    loss = bcq.constrained_loss(table(Q), imitation, table(SLOW), STEP)
     gaps = np.array([1 - (0.5 + bcq.GAMMA * 7), 3 - 1.0])
     assert loss.item() == pytest.approx((abs(gaps) - 0.5).mean(), rel=1e-5)
     odds = torch.log(torch.tensor([[1.0, bcq.TAU * 1.01, bcq.TAU * 0.99]]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from typing import NamedTuple
 
@@ -261,7 +261,7 @@ def test_a_state_survives_json():
     state = START
     reference = smooth(HOURS, 30.0, 1.5, 100)
     for expected in reference[1:]:
-        state = State.from_dict(json.loads(json.dumps(state.to_dict())))
+        state = State(**json.loads(json.dumps(asdict(state))))
         state = HOURS.update(state, expected.at, expected.spent)
     assert state == reference[-1]
 

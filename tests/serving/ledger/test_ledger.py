@@ -16,14 +16,13 @@ from serving.ledger import (
     AlreadyReserved,
     Balance,
     Ledger,
-    Settlement,
     UnknownReservation,
     Wanted,
     money,
     redis_ledger,
     sqlite_ledger,
 )
-from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS
+from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Settlement
 from tests.serving.ledgers import NOON, Clock, Place, balance
 
 DAY, HOUR = 86_400.0, 3_600.0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving.router.ops import found_features
-from serving.router.ops.found_features import FoundFeatures
-from serving.router.ops.health import Health
+from serving.router.ops import health as probes
+from serving.router.ops.health import FoundFeatures, Health
 from tests.serving.router_fixtures import Harness, instance, sample, with_router
 
 
@@ -14,7 +13,7 @@ def test_nobody_known_for_a_while_is_said_and_one_known_user_takes_it_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(found_features, "monotonic", lambda: now)
+    monkeypatch.setattr(probes, "monotonic", lambda: now)
     health = Health()
     health.report("features")
     features = FoundFeatures(health)
@@ -38,7 +37,7 @@ def test_nobody_known_for_a_while_is_said_and_one_known_user_takes_it_back(
 async def test_decisions_are_counted_by_whether_a_history_was_found(
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(found_features, "_SECONDS", 0.0)
+    monkeypatch.setattr(probes, "_NONE_SECONDS", 0.0)
     before = {found: sample("mtorl_features_total", found=found) for found in ("yes", "no")}
     await h.predict(instance("u1"), *(instance(f"stranger-{i}") for i in range(3)))
     assert sample("mtorl_features_total", found="yes") == before["yes"] + 1
