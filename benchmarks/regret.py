@@ -56,7 +56,7 @@ def expecting(gain: Forecasts | Any) -> Policy:
 
 def trained(seed: int, root: Path, settings: Mapping[str, Any]) -> dict[str, Policy]:
     """Both arms of a market, as the training pipeline makes them."""
-    from mtorl.artifact.saving import FEATURE_SERVICE
+    from mtorl.window.window import AD_DECISION
     from serving.router.flow.features import FeastSource
 
     arguments = {
@@ -72,7 +72,7 @@ def trained(seed: int, root: Path, settings: Mapping[str, Any]) -> dict[str, Pol
     }
     with contextlib.chdir(root):
         steps = local.run(training.build(), arguments, root / "pipeline", lambda *_: None)
-    store = FeastSource(root / "features", FEATURE_SERVICE)
+    store = FeastSource(root / "features", AD_DECISION)
     made = {"incumbent": steps["fit-incumbent"], "challenger": steps["train-challenger"]}
     return {name: policy_of(load_artifact(step.paths["model"]), store) for name, step in made.items()}
 

@@ -241,8 +241,7 @@ def build(
         from features.data_folder import OwnDecisions
         from features.data_folder import build as build_folder
         from features.engine import open_engine
-        from features.ingest.built_folder import Built
-        from features.ingest.log_folder import RawLog
+        from features.ingest.log_folder import Built, RawLog
 
         own = OwnDecisions(collected, decision_log) if collected else None
         with ProgressBars() as bars, open_engine(engine) as opened:

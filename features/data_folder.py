@@ -9,7 +9,7 @@
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
 A run of `mtorl run` keeps the first four in `data/`; `locate` finds the log in both kinds of folder. A folder with
-decisions is a source of the training pipeline (features/ingest/built_folder.py).
+decisions is a source of the training pipeline (features/ingest/log_folder.py).
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from features.collect.training_log import Decisions, add_decisions
 from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
 from features.ingest.adapters.files import parts
-from features.ingest.built_folder import DECISIONS, WINDOWS
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.ingest import IngestReport, LogError, saying_way_on
-from features.ingest.log_folder import RAW, Origin, RawLog, ingest
+from features.ingest.log_folder import DECISIONS, RAW, WINDOWS, Origin, RawLog, ingest
 from features.ingest.object_store import is_remote
 from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
@@ -93,7 +92,6 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     Args:
         raw: Its path and its description may be anything that `locate` takes, an empty description included.
         folder: For the canonical log and its description.
-        trusted: Whether to take the log for canonical in any case.
     """
     if is_remote(raw.path):
         if trusted or not raw.dataset:
@@ -130,7 +128,7 @@ def build(
     own: OwnDecisions | None = None,
     step: Step = lambda _: nullcontext(),
 ) -> Manifest:
-    """Make the folder of a data set from a log; it replaces an earlier one once it is complete.
+    """Make the folder of a data set from a log; it replaces an earlier one, and no other folder, once it is complete.
 
     Args:
         engine: Computes features and windows, and adds decisions; DuckDB always ingests.
@@ -138,9 +136,6 @@ def build(
         trusted: Whether to take the log for canonical in any case; it is then copied only to add decisions.
         own: Decisions to add. The folder then has a log of its own, even without any decision.
         step: Returns the context in which the step with a title runs.
-
-    Raises:
-        LogError: the log can't be used, or has decisions already, or the folder exists and has other files.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):

@@ -24,8 +24,8 @@ from typing import Any, TypeAlias
 import ibis
 import ibis.expr.datatypes as dt
 
-from mtorl.runtime.duckdb_progress import reporting_queries
 from mtorl.runtime.files import remove, replacing
+from mtorl.runtime.progress import reporting_queries
 
 ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "2GB"  # of DuckDB's buffers; more than that goes to its temporary folder
@@ -54,14 +54,10 @@ Build = Callable[[ibis.Table], ibis.Table]
 
 
 class DuckDBEngine:
-    """One process, all cores; memory bounded by `MEMORY_LIMIT`. `read` and `write` take and make single files.
-
-    Attributes:
-        connection: An Ibis backend.
-    """
+    """One process, all cores; memory bounded by `MEMORY_LIMIT`. `read` and `write` take and make single files."""
 
     name = "duckdb"
-    connection: Any
+    connection: Any  # an Ibis backend
 
     def __init__(self, temporary: Path) -> None:
         # Ibis sets the time zone to UTC.
@@ -259,11 +255,7 @@ def parquet_files(path: Path | str) -> list[Path]:
 
 @contextmanager
 def open_engine(name: str = "") -> Iterator[Engine]:
-    """Open one of `ENGINES` and close it at the end; an empty name takes $ENGINE, else DuckDB.
-
-    Raises:
-        RuntimeError: Spark can't run here.
-    """
+    """Open one of `ENGINES` and close it at the end; RuntimeError if Spark can't run. "" takes $ENGINE, else DuckDB."""
     name = name or os.environ.get("ENGINE", "") or "duckdb"
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
-from mtorl.drift.calibration import Size
 from mtorl.drift.reference import MIN_USERS
+from mtorl.drift.thresholds import Size
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.log.records import (
     ID_FIELD,
@@ -34,8 +34,8 @@ from mtorl.log.records import (
     this_version,
 )
 from mtorl.log.touchpoints import LogError, saying_what_was_removed
-from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk
+from mtorl.runtime.progress import without_progress_bar
 
 if TYPE_CHECKING:
     import duckdb

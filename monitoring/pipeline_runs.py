@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from mtorl.runtime import run_notes
 from mtorl.runtime.files import replacing
+from mtorl.runtime.step import run_id
 
 _GAPS = 10  # between successes, from which one knows how often a pipeline runs
 _BLOCK = 4096  # bytes: of what a small file takes on a disk, at least
@@ -59,7 +59,7 @@ class PipelineRun(BaseModel):
             otherwise: The reason if no step has noted one, as when it ran out of memory.
         """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
-        run = run_notes.run_id()
+        run = run_id()
         return cls(pipeline=pipeline, run=run, state=state, at=at, why=reasons if state == RunEnd.FAILED else {})
 
     @property

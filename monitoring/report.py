@@ -14,7 +14,7 @@ from monitoring import charts, plain_words
 from monitoring.watch.streams import labels_of
 from mtorl.pages.charts import BLUE, GREY, shares
 from mtorl.pages.page import write_page
-from mtorl.runtime.duckdb_progress import without_progress_bar
+from mtorl.runtime.progress import without_progress_bar
 
 Json = dict[str, Any]
 _LONGEST = 30  # journeys of this length and longer share one bar

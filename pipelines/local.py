@@ -27,8 +27,9 @@ import psutil
 from kfp import local
 
 from components.component import traits_of
-from mtorl.runtime import progress, run_notes
+from mtorl.runtime import progress
 from mtorl.runtime.files import remove
+from mtorl.runtime.step import RUN_ID, RUNS, note_silent_end
 from pipelines.steps import OnStep, Step
 
 TEMPORARY = "tmp"
@@ -78,7 +79,7 @@ def run(
         root: Folder for the run's outputs and log. In the folder of an earlier run, steps that the cache answers have
             their results from there.
         cache: Folder of the keys by which outputs of earlier runs are found; None: no caching.
-        notes: Folder of `mtorl.runtime.run_notes`; None: none are kept.
+        notes: Folder of `mtorl.runtime.step`; None: none are kept.
 
     Returns:
         Results by step name, of the steps that ran in this folder.
@@ -102,7 +103,7 @@ def run(
     error: Exception | None = None
     variables = {"TMPDIR": str(temporary), progress.ENV: str(events)}
     if notes is not None:
-        variables |= {run_notes.RUNS: str(notes), run_notes.RUN_ID: root.name}
+        variables |= {RUNS: str(notes), RUN_ID: root.name}
     with PlainLog(log, watcher.on_line) as output, _environment(**variables), _restored():
         logging.getLogger().addHandler(CacheHits(output))
         logging.getLogger().setLevel(logging.INFO)
@@ -297,7 +298,7 @@ class StepWatcher(threading.Thread):
         elif (finished := _FINISHED.search(text)) and finished[1] == self._running:
             self._poll()
             if finished[2] != "SUCCESS":
-                run_notes.note_silent_end(finished[1])
+                note_silent_end(finished[1])
             self._tell(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ from components.component import IMAGE, StepTraits, traits_of
 from components.notify.component import notify
 from components.notify.run_end import NODE
 from components.trainer.train_job import POD_NAME, POD_UID, Pods
-from mtorl.runtime import run_notes
+from mtorl.runtime.step import RUN_ID, RUNS
 
 GPU = "nvidia.com/gpu"
 """Kubernetes resource name of one accelerator."""
@@ -135,8 +135,8 @@ class Profile:
         # Without a policy, which is the platform's (docs/pipelines.md), and never after wrong input.
         retries = _TRAINING_RETRIES if traits.trains else _RETRIES
         task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
-        task.set_env_variable(run_notes.RUNS, self.runs)
-        kubernetes.use_field_path_as_env(task, run_notes.RUN_ID, "metadata.labels['pipeline/runid']")
+        task.set_env_variable(RUNS, self.runs)
+        kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         return task
 

@@ -26,12 +26,12 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     import duckdb
     from redis import Redis
 
-    from features.feature_repo.names import AD_DECISION
     from features.offline.store import create, materialize
     from features.online.history import Touchpoint
     from features.online.open_history import open_history
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.times import microseconds
+    from mtorl.window.window import AD_DECISION
     from serving.router.flow.features import FeastSource
     from serving.router.flow.requests import DecisionRequest
 

@@ -31,7 +31,7 @@ def retrieve(log: str, root: str, output: str) -> dict[str, Any]:
     import pyarrow.parquet as pq
     from feast import FeatureStore
 
-    from features.feature_repo.names import AD_DECISION
+    from mtorl.window.window import AD_DECISION
 
     store = FeatureStore(repo_path=root)
     features: Any = store.get_feature_service(AD_DECISION)

@@ -177,12 +177,10 @@ def verdict(
 
 def _verdict(folder: Path, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
-    from mtorl.log.segments import check_segment, segment_sql
+    from mtorl.log.segments import segment_sql
     from mtorl.log.units import counted_gain
 
     with _opened(folder, experiment, dataset, "compare the arms") as (log, spec, file):
-        for name in by:
-            check_segment(spec, name)
         values = {name: segment_sql(spec, name, "record") for name in by}
         gain = counted_gain(spec)
         return verdict_of_period(str(log), file, period_of("", until), gain, weights="", budget=0.0, by=values)

@@ -18,9 +18,8 @@ def build_features(
     """
     from pathlib import Path
 
-    from features.ingest.built_folder import Built
-    from features.offline.installation import without_sources
-    from features.offline.store import build_training_data
+    from features.ingest.log_folder import Built
+    from features.offline.store import build_training_data, without_sources
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step

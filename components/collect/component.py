@@ -14,7 +14,7 @@ def collect(decision_log: str, collected: str, source: str) -> str:
         source: Of the log. A folder of `mtorl data build` may have decisions already: then these are the ones.
     """
     from features.collect import store
-    from features.ingest.built_folder import Built
+    from features.ingest.log_folder import Built
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 

@@ -16,8 +16,8 @@ def collect_period(decision_log: str, collected: str, source: str, since: str, u
         until: End of the period (ISO time), exclusive; likewise.
     """
     from features.collect import store
-    from features.collect.hours import Hours
-    from features.ingest.built_folder import Built
+    from features.collect.store import Hours
+    from features.ingest.log_folder import Built
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 

@@ -7,8 +7,7 @@ from components.component import component
 @component("see what the log holds", cached=False)
 def fingerprint(source: str, dataset: str) -> str:
     """Return a digest of the content of a log, of its description and of the files that the description names."""
-    from features.ingest.content import content_of
-    from features.ingest.log_folder import RawLog
+    from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step

@@ -18,8 +18,7 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
 
     from mtorl.evaluation.gate import gate as judge
     from mtorl.log.trainings import LogFacts, Training, add
-    from mtorl.runtime import run_notes
-    from mtorl.runtime.step import step
+    from mtorl.runtime.step import run_id, step
 
     with step():
         value = json.loads(Path(evaluation.path).read_text())["value"]
@@ -28,7 +27,7 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
         if history:
             training = Training(
                 at=datetime.now(UTC),
-                run=run_notes.run_id(),
+                run=run_id(),
                 log=LogFacts.of(Path(log.path)),
                 decision=decision,
                 reason=reason,

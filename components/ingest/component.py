@@ -33,10 +33,8 @@ def ingest(
     from pathlib import Path
 
     from features.collect.training_log import Decisions, add_decisions
-    from features.ingest.built_folder import Built
-    from features.ingest.content import check_unchanged
     from features.ingest.ingest import BadRowsError
-    from features.ingest.log_folder import RawLog
+    from features.ingest.log_folder import Built, RawLog, check_unchanged
     from features.ingest.log_folder import ingest as ingest_raw
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import INGEST_FILE, LogError

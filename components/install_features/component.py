@@ -15,7 +15,7 @@ def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
     """
     from pathlib import Path
 
-    from features.offline.installation import install
+    from features.offline.store import install
     from mtorl.runtime.step import step
 
     with step():

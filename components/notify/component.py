@@ -19,12 +19,11 @@ def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
 
     from components.notify.run_end import run_end
     from monitoring.pipeline_runs import PipelineRun
-    from mtorl.runtime import run_notes
-    from mtorl.runtime.step import step
+    from mtorl.runtime.step import notes, step
 
     with step():
         state, otherwise = run_end(status.state, status.error_message)
-        run = PipelineRun.ended(pipeline, state, run_notes.notes(), otherwise, datetime.now(UTC))
+        run = PipelineRun.ended(pipeline, state, notes(), otherwise, datetime.now(UTC))
         if runs:
             run.write(Path(runs))
         print(run)

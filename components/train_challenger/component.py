@@ -34,10 +34,9 @@ def train_challenger(
     from pathlib import Path
 
     from components.trainer.train import train_in_pods
-    from components.trainer.train_job import Pods, Size, size_for
+    from components.trainer.train_job import Pods, size_for
     from mtorl.fitting.fit import fit_challenger
-    from mtorl.fitting.kept_files import KeptFiles, prune
-    from mtorl.fitting.settings import SettingsError, read_settings, with_settings
+    from mtorl.fitting.settings import KeptFiles, SettingsError, prune, read_settings, with_settings
     from mtorl.fitting.worker import FitTask
     from mtorl.log.columns import WindowError
     from mtorl.network.checkpoint import CheckpointError
@@ -49,10 +48,10 @@ def train_challenger(
         prune(volume)
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), read_settings(settings))
         each = Pods.of(pods) if pods else None
-        size = size_for(windows.path, each) if each else Size()
-        files = KeptFiles.of(volume, windows.path, config, budget_share, code_version, size.total)
+        size = size_for(windows.path, each) if each else None
+        files = KeptFiles.of(volume, windows.path, config, budget_share, code_version, size.total if size else 1)
         given = (windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
-        artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each else fit_challenger(*given)
+        artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each and size else fit_challenger(*given)
         assert artifact is not None  # None is for processes that train along with another one
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from features.collect.sql import PARTITIONS, chosen, instant
 from features.engine import text
 from mtorl.log.records import Kind, sql_columns
-from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk, replacing
+from mtorl.runtime.progress import without_progress_bar
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,8 +64,7 @@ class DuckDB:
     def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
         """SQL of a table of the records in some files, with all columns of today's records in their types.
 
-        Args:
-            by_hour: The files are a store's, and `hour` is one more column.
+        With `by_hour` the files are a store's, and `hour` is one more column.
         """
         columns = sql_columns(kind) | (PARTITIONS if by_hour else {})
         found = f"SELECT {', '.join(f'NULL::{type_} AS {name}' for name, type_ in columns.items())} WHERE false"
@@ -128,11 +127,7 @@ def _read(files: Sequence[Path], folders: str) -> str:
 
 @contextmanager
 def open_database(engine: str = "") -> Iterator[Database]:
-    """Open duckdb or spark for a log of any size; an empty name takes $ENGINE, else DuckDB.
-
-    Raises:
-        RuntimeError: Spark can't run here.
-    """
+    """Open duckdb or spark for a log of any size; an empty name takes $ENGINE, else DuckDB."""
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
         with open_duckdb() as db:

@@ -26,9 +26,7 @@ MOST = 20_000
 def served_decisions(decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
     """Read an arm's decisions whose probabilities are known.
 
-    Args:
-        decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
-        experiment: Decisions count by its name and salt.
+    Decisions count by the name and salt of the experiment.
 
     Returns:
         One row a decision, at most `MOST`, chosen by the hash of the user: timestamp, user_id, channel_probs and

@@ -23,8 +23,8 @@ from features.collect.training_log import Decisions, judge
 from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.hashing import fractions_of
-from mtorl.log.segments import check_segment, segment_sql
+from mtorl.log.segments import segment_sql
+from mtorl.log.splits import fractions_of
 from mtorl.log.touchpoints import LogError, saying_what_was_removed
 
 MOST = 500_000
@@ -37,19 +37,15 @@ def shadows(
     """Read an experiment's shadow decisions: all, or those of as many whole users (by hash) as make about `MOST`.
 
     Args:
-        decision_log: Folder with exports of routers, or the hourly folders of a sink, at any depth.
-        experiment: Decisions count by its name and salt.
         by: Categorical columns of the context or of the user, for segments.
 
     Returns:
         One row a decision and challenger, in the order of time, as `mtorl.evaluation.shadow` reads it; `users_share` is
         the share of the users that was read.
     """
-    for name in by:
-        check_segment(spec, name)
+    segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
     if not files_of(Path(decision_log), "shadow"):
         raise LogError(f"{decision_log}: no shadow decisions; a router writes them while the stage is shadow")
-    segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
     with tempfile.TemporaryDirectory(prefix="mtorl-shadow-") as scratch:
         collect(decision_log, scratch, "duckdb")

@@ -22,14 +22,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
-from features.collect.hours import HOUR, Hours
 from features.collect.log_files import COLLECTED, NewFiles, files_of, mark_of
 from features.collect.sql import instant
 from mtorl.log.forgotten import Forgotten
@@ -37,6 +36,37 @@ from mtorl.log.records import ID_FIELD, Kind, place_among_copies, sql_columns
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 from mtorl.runtime.locks import locked
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Hours that begin in a period, from the beginning of the first to the end of the last."""
+
+    since: datetime
+    until: datetime
+
+    @classmethod
+    def named(cls, since: str, until: str) -> Hours:
+        """The hours that overlap a period, given as ISO times (UTC without a zone); `until` is exclusive."""
+        first, last = (_time(name, text) for name, text in (("since", since), ("until", until)))
+        if first >= last:
+            raise LogError(f"since {since} is not before until {until}: nothing lies between them")
+        begun = last.replace(minute=0, second=0, microsecond=0)
+        return cls(first.replace(minute=0, second=0, microsecond=0), begun if begun == last else begun + HOUR)
+
+    def __contains__(self, hour: datetime) -> bool:
+        return self.since <= hour < self.until
+
+
+def _time(name: str, text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise LogError(f"{name}: {text!r} is not an ISO time such as 2026-01-31T12:00:00Z") from None
+
 
 PART = "part.parquet"
 _UNKNOWN, _LOCK = "unknown.parquet", ".lock"
@@ -68,12 +98,8 @@ class Collected:
 def collect(decision_log: str | Path, store: str | Path, engine: str = "") -> Collected:
     """Bring a store up to date, and make it if it does not exist; DuckDB and Spark make the same store.
 
-    Args:
-        decision_log: Folder, at any depth of which lie decisions.parquet and outcomes.parquet of exports, or the hourly
-            folders of a sink.
-
-    Raises:
-        LogError: There is no decision log, a file of it can't be read, or another run is at work on this store.
+    At any depth of the decision log lie decisions.parquet and outcomes.parquet of exports, or the hourly folders of a
+    sink. LogError: there is none, a file of it can't be read, or another run is at work on this store.
     """
     return _collect(decision_log, store, engine, None)
 

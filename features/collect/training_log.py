@@ -34,9 +34,8 @@ from features.collect.rules import decisions_query
 from features.collect.store import hourly, one_of_each
 from features.engine import name_of, parquet_files, text
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.hashing import fractions_of
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
-from mtorl.log.splits import split_of
+from mtorl.log.splits import fractions_of, split_of
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
 from mtorl.runtime import progress
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import ibis
 
 from features.engine import unix_micros
-from features.sequences.builder import steps
-from features.sequences.touchpoints import canonical
+from features.sequences.builder import canonical, steps
 from mtorl.log.dataset import OUTCOMES
 from mtorl.log.propensity import FLOOR
 from mtorl.log.touchpoints import LogError
@@ -174,8 +173,7 @@ def pause_edges(bin: int | None) -> tuple[float, float]:
 def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Description:
     """Compute the figures of a canonical log, or of any Parquet with its columns, such as the steps of a window store.
 
-    Raises:
-        LogError: the log has no rows, or lacks a column.
+    A log without rows or without a column is a LogError.
     """
     log = engine.read(log_path)
     if missing := [name for name in spec.log_columns if name not in log.columns]:

@@ -31,15 +31,15 @@ import ibis
 import ibis.expr.datatypes as dt
 
 from features.engine import Engine, timestamp_micros, unix_micros
-from features.feature_repo.names import CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL, history_types
-from features.sequences.builder import ROWS_PER_SHARD
-from features.sequences.touchpoints import clean_touchpoints
+from features.sequences.builder import ROWS_PER_SHARD, clean_touchpoints
 from mtorl.log.dataset import EVENTS, DatasetSpec, FeatureViewSpec, SpecError, outcome_time
 from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
+from mtorl.window.window import HISTORY, STATIC, history_types
 
+USER_CHANNEL, CAMPAIGN_STATS = "user_channel", "campaign_stats"  # feature views
 USER_DAYS = 7  # that user_channel counts
 CAMPAIGN_DAYS = 1  # that campaign_stats counts
 
@@ -184,8 +184,7 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
     """The rows of a file that the data set description names: key, timestamp, created_timestamp and the fields.
 
-    Raises:
-        SpecError: the file lacks a column, or one is of another type.
+    A file that lacks a column, or has one of another type, is a SpecError.
     """
     assert view.key is not None
     created = view.created_timestamp or view.timestamp
@@ -267,8 +266,7 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """The rows to count: touchpoints, and apart from them the clicks and conversions that are known later.
 
-    Returns:
-        The keys, `known`, `touchpoint` (1, or 0 in a row of its outcome), click, conversion, cost.
+    Columns: the keys, `known`, `touchpoint` (1, or 0 in a row of its outcome), click, conversion, cost.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")

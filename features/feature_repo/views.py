@@ -26,10 +26,9 @@ from feast import (
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, FeastType, Float64, String
 
-from features.feature_repo import names
-from features.feature_repo.names import history_types
-from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
+from features.feature_repo.sources import CAMPAIGN_DAYS, CAMPAIGN_STATS, USER_CHANNEL, USER_DAYS
 from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
+from mtorl.window.window import AD_DECISION, HISTORY, REQUEST_TIME, STATIC, history_types
 
 TAGS = {"owner": "ads-platform"}
 
@@ -62,24 +61,20 @@ class Definitions:
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
-    """Define the features of a data set.
+    """Define the features of a data set; SpecError for a column with a built-in name, or an unknown view or field.
 
     Args:
         data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes; a relative one
             starts at the repository, wherever that is mounted.
-
-    Raises:
-        SpecError: a column of the data set has the name of a built-in feature, or `features` names a view or a field
-            that does not exist.
     """
     user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
     user_history = _view(
-        names.HISTORY,
+        HISTORY,
         user,
         f"Last {spec.window} touchpoints, oldest first; times in microseconds since 1970",
         {name: (Array(String if kind == "string" else Float64), []) for name, kind in history_types(spec).items()},
-        _source(names.HISTORY, data),
+        _source(HISTORY, data),
         # A longer pause ends the journey, and the model sees nothing of earlier journeys.
         timedelta(days=spec.journey_gap_days),
     )
@@ -89,26 +84,26 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     user_static = None
     if static:
         # No expiry: by definition these values do not change.
-        source = _source(names.STATIC, data)
-        user_static = _view(names.STATIC, user, "What does not change about a user", static, source, timedelta(0))
+        source = _source(STATIC, data)
+        user_static = _view(STATIC, user, "What does not change about a user", static, source, timedelta(0))
     none_yet = [0.0] * len(spec.channels)
     chosen = _chosen_defaults(spec)
     user_channel = _view(
-        names.USER_CHANNEL,
+        USER_CHANNEL,
         user,
         f"Touchpoints and clicks of the last {USER_DAYS} days up to a full hour; channels: {', '.join(spec.channels)}",
         {name: (Array(Float64), chosen.get(name, none_yet)) for name in ("uc_touchpoints", "uc_clicks")},
-        _source(names.USER_CHANNEL, data),
+        _source(USER_CHANNEL, data),
         timedelta(days=USER_DAYS),
     )
     # Rates are null where there is nothing to divide by: no touchpoints is not a rate of 0.
     stats = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
     campaign_stats = _view(
-        names.CAMPAIGN_STATS,
+        CAMPAIGN_STATS,
         campaign,
         f"Touchpoints, rates and mean cost of the last {CAMPAIGN_DAYS * 24} hours up to a full hour",
         {f"campaign_{name}": (Float64, chosen.get(f"campaign_{name}", default)) for name, default in stats.items()},
-        _source(names.CAMPAIGN_STATS, data),
+        _source(CAMPAIGN_STATS, data),
         timedelta(days=CAMPAIGN_DAYS),
     )
     entities = {"user_id": user, "campaign_id": campaign}
@@ -120,7 +115,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     chosen_views = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
     decision: list[Any] = [v for v in (user_history, user_static, *chosen_views, request_time) if v is not None]
     ad_decision = FeatureService(
-        name=names.AD_DECISION,
+        name=AD_DECISION,
         features=decision,
         description=f"Features of one ad decision, data set {spec.name}",
         tags=TAGS,
@@ -213,7 +208,7 @@ def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"
         if chosen.source is not None:
-            if chosen.view.lower() in {*views, names.HISTORY, names.STATIC, names.REQUEST_TIME}:
+            if chosen.view.lower() in {*views, HISTORY, STATIC, REQUEST_TIME}:
                 raise SpecError(f"{where}: a built-in view has this name; call yours otherwise")
             continue
         if chosen.view not in views:
@@ -236,7 +231,7 @@ def _request_time(user_history: FeatureView) -> OnDemandFeatureView:
         description="When the decision is made, microseconds since 1970",
     )
     make: Callable[[Any], OnDemandFeatureView] = on_demand_feature_view(
-        name=names.REQUEST_TIME,
+        name=REQUEST_TIME,
         sources=[request, user_history[["hist_timestamp"]]],
         # No defaults, since Feast refuses tags here: the hour always exists, and recency is null without a touchpoint.
         schema=[Field(name="hour_of_day", dtype=Float64), Field(name="recency_hours", dtype=Float64)],
@@ -256,7 +251,7 @@ def _request_time_features(inputs: dict[str, Any]) -> dict[str, Any]:
 
     import numpy as np
 
-    from mtorl.window.request_features import request_features
+    from mtorl.window.window import request_features
 
     # NaN where there is none: Feast infers the type from an example, and null has no type.
     newest = []

@@ -43,8 +43,7 @@ from features.ingest.log_folder import Origin
 from features.online.forget import forget_online
 from features.online.journal import Journal
 from features.sequences import manifest
-from mtorl.artifact.artifact import ArtifactError
-from mtorl.artifact.training_users import TrainedOn, is_artifact, trained_on
+from mtorl.artifact.artifact import ArtifactError, TrainedOn, is_artifact, trained_on
 from mtorl.log.forgotten import Forgotten, alone
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError, fingerprint
 from mtorl.runtime import progress
@@ -63,7 +62,6 @@ class Report:
 
     Attributes:
         removed: How many rows or keys each store lost, by its place in the folder; 0 if it had none.
-        failed: Another run may succeed.
         raw: Raw files of logs in which the users still are.
         models: Models that were trained on the users, or name them.
     """
@@ -85,15 +83,10 @@ def forget(
     """Take users, or what is old, out of all that a folder keeps, and keep them from coming back.
 
     Args:
-        users: Ids; may be empty.
         now: What users do from now on is not forgotten.
         before: Older decisions, outcomes and touchpoints of logs of all users go too.
         feature_repo: Feast repository that is not in the folder, but whose online store belongs to it.
         origin: Raw files to look into, besides those that the folder's logs were read from.
-
-    Raises:
-        ForgottenError: The folder can't be written to, or another run is at work on it.
-        LogError: Decisions are being collected into the folder, or there is no such feature repository.
     """
     root = Path(folder).resolve()
     if feature_repo and not (Path(feature_repo) / _SETTINGS).exists():

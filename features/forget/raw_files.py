@@ -18,10 +18,10 @@ import ibis
 
 from features.engine import Engine, open_engine
 from features.forget.tables import USER
-from features.ingest import adapters
 from features.ingest.adapters import base as values
 from features.ingest.adapters import files
 from features.ingest.adapters.renamed import value_of
+from features.ingest.ingest import read_log
 from features.ingest.log_folder import RAW, Origin
 from features.ingest.object_store import is_remote
 from mtorl.log.dataset import SpecError
@@ -72,7 +72,7 @@ class _Look:
         self._ids: ibis.Table | None = None  # of the users' touchpoints, where conversions name these
 
     def log(self, path: Path) -> tuple[ibis.Table, str]:
-        adapter, raw = adapters.read(self._engine, path, self._spec, self._scratch)
+        adapter, raw = read_log(self._engine, path, self._spec, self._scratch)
         adapted = adapter.adapt(raw, self._spec)
         rows = adapted.filter(values.text(adapted[USER]).isin(self._users))
         if TOUCHPOINT_ID in rows.columns:

@@ -88,8 +88,7 @@ class Rows:
 def remove_rows(path: Path, columns: Collection[str], which: Which) -> int:
     """Rewrite a Parquet file without some rows, in one step; returns how many went. A file without them is not touched.
 
-    Args:
-        columns: Columns that `which` reads.
+    `columns` are those that `which` reads.
     """
     with pq.ParquetFile(path) as file:
         batches = file.iter_batches(columns=list(columns))

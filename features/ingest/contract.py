@@ -22,7 +22,7 @@ from features.engine import timestamp_micros, unix_micros
 from features.ingest.adapters import base as values
 from features.ingest.adapters.base import SAME
 from features.ingest.adapters.files import ROW
-from features.sequences.touchpoints import SAME_TOUCHPOINT, strictly_increasing
+from features.sequences.builder import SAME_TOUCHPOINT, strictly_increasing
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID
 from mtorl.log.touchpoints import CREATED

@@ -96,13 +96,9 @@ class Later:
         self.faults = tuple(self._faults())
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
-        """Give each touchpoint its outcomes, and a column with the time of each.
+        """Give each touchpoint its outcomes, and a column with the time of each; LogError if no row belongs to one.
 
-        Args:
-            touchpoints: Rows that broke no rule, at their final times, with `ROW`.
-
-        Raises:
-            LogError: no row of the file belongs to a touchpoint.
+        The touchpoints are rows that broke no rule, at their final times, with `ROW`.
         """
         key = self._told.key
         shown = touchpoints.select(key=touchpoints[key], shown=touchpoints["timestamp"], touch=touchpoints[ROW])

@@ -18,17 +18,17 @@ import ibis
 import yaml
 
 from features.engine import open_engine
-from features.ingest import adapters, contract
+from features.ingest import contract
 from features.ingest.adapters import base as values
 from features.ingest.adapters import files
 from features.ingest.draft_text import Profile, Writer
 from features.ingest.findings import leaks
-from features.ingest.object_store import at_hand
+from features.ingest.ingest import adapter_of, looks_like
+from features.ingest.object_store import SCHEME, at_hand
 from features.ingest.profile import roles
 from features.ingest.profile.dialect import dialect_of, separator_of
 from features.ingest.profile.facts import Facts, facts_of
 from features.ingest.profile.second_file import look_at
-from features.ingest.spark_table import SCHEME
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import naming_full_disk
@@ -58,14 +58,12 @@ def draft_description(
 ) -> Draft:
     """Describe a log: a file or folder, or its address, as `mtorl data validate` reads it.
 
+    A log of a built-in data set, or without a visible user, time or channel, is a LogError.
+
     Args:
         named: Columns of the log, and what the file calls them, where a person knows.
         conversions: A second file with outcomes; empty for none.
         told: The description's name of that file: a path relative to where it is written, or an address.
-
-    Raises:
-        LogError: The file can't be read, is of a built-in data set, or does not show which column is the user, the time
-            or the channel.
     """
     with (
         open_engine("duckdb") as engine,
@@ -76,7 +74,7 @@ def draft_description(
         parts = files.parts(here)
         separator = separator_of(parts[0])
         names = files.columns_of(here, parts, separator)
-        if (known := adapters.looks_like(names)) and not named:
+        if (known := looks_like(names)) and not named:
             raise LogError(
                 f"{here}: this is a log of data set {known!r}, which needs no description: --dataset {known}"
             )
@@ -104,7 +102,7 @@ def draft_description(
         channels = _counts_of(table, found.columns["channel"])
         profile = Profile(facts, rows, dialect, channels, second, told or str(conversions), fixed)
         draft = _written(file_stem(path), profile, found, rest, {})
-        read = contract.read(adapters.adapter_of(draft.spec).adapt(table, draft.spec), draft.spec)
+        read = contract.read(adapter_of(draft.spec).adapt(table, draft.spec), draft.spec)
         outcomes = {leak.column: leak.outcome for leak in leaks(read, draft.spec)}
         return _written(file_stem(path), profile, found, rest, outcomes) if outcomes else draft
 

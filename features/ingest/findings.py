@@ -99,11 +99,7 @@ def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
 
 
 def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
-    """How a column determines an outcome, in words.
-
-    Args:
-        every: One of so many rows with the outcome, and without, is in the sample.
-    """
+    """How a column determines an outcome, in words; one of `every` so many rows, with it and without, is sampled."""
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
     if column.kind == "numeric" and len(np.unique(amount)) > 2:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -21,15 +21,18 @@ from pathlib import Path
 import ibis
 import pyarrow.parquet as pq
 
-from features.engine import Engine, open_engine
-from features.ingest import adapters, contract, findings
+from features.engine import Engine, open_engine, parquet_files
+from features.ingest import contract, findings
 from features.ingest.adapters.base import Adapter
-from features.ingest.adapters.files import ROW, readable, write_marked
-from features.ingest.adapters.renamed import repeated_hour
+from features.ingest.adapters.criteo import CriteoAttribution
+from features.ingest.adapters.files import ROW, MissingColumns, columns, readable, write_marked
+from features.ingest.adapters.kuairand import KuaiRand
+from features.ingest.adapters.renamed import RenamedLog, repeated_hour
+from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
 from features.ingest.contract import Fault
 from features.ingest.conversions import FILE, ConversionsReport, Later
 from features.ingest.object_store import at_hand
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import DatasetSpec, SpecError, built_in
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
 from mtorl.runtime.files import naming_full_disk
@@ -37,6 +40,17 @@ from mtorl.runtime.files import naming_full_disk
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "saying_way_on", "validate_log", "way_on"]
 
 _STEPS = 7  # that progress counts: read, at most four stages of the contract, write, fingerprint
+
+
+CANONICAL = Adapter()
+ADAPTERS: Mapping[str, Adapter] = {
+    "touchpoints": RenamedLog(),
+    "simulator": Adapter(),
+    "criteo-attribution": CriteoAttribution(),
+    "criteo-sequence": CriteoSequence(),
+    "kuairand": KuaiRand(),
+    "kuairand-sequence": KuaiRandSequence(),
+}
 
 
 class BadRowsError(LogError):
@@ -75,10 +89,7 @@ def ingest_log(
         path: A file or folder of the layout that the data set's adapter knows, or its address.
         out_parquet: Canonical log; `conversions.FILE` beside it gets rows of a second file that no touchpoint has.
         quarantine_csv: Written if there are bad rows; otherwise removed.
-        bad_rows: "fail" writes no log if any row is bad, "quarantine" goes on without the bad rows.
-
-    Raises:
-        BadRowsError: rows of the log are bad; all faults are in the message.
+        bad_rows: "fail" raises BadRowsError, with all faults in its message; "quarantine" goes on without bad rows.
     """
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
@@ -259,6 +270,60 @@ class _RawTable:
         return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
 
 
+def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, ibis.Table]:
+    """Read a file with the adapter of its data set; an error names the data set that another layout looks like.
+
+    A Parquet file of the canonical layout is read as such: `mtorl bootstrap` leaves a public log so on the volume, and
+    it is read again with the description of the raw one.
+    """
+    adapter = adapter_of(spec)
+    try:
+        if _is_canonical(path, spec):
+            adapter = CANONICAL
+        return adapter, adapter.read(engine, path, spec, scratch)
+    except MissingColumns as error:
+        if known := looks_like(error.names):
+            raise LogError(f"{error}\nthe file looks like data set {known!r}") from None
+        raise
+
+
+def looks_like(names: Sequence[str]) -> str:
+    """The built-in data set whose files have columns of these names; empty if there is none."""
+    for spec in map(DatasetSpec.load, built_in()):
+        if set(adapter_of(spec).required(spec)) <= set(names):
+            return spec.name
+    return ""
+
+
+def _is_canonical(path: Path, spec: DatasetSpec) -> bool:
+    try:
+        file = parquet_files(path)[0]
+    except FileNotFoundError:
+        return False
+    if not (file.name.endswith(".parquet") and file.is_file()):
+        return False
+    there = set(columns(file))
+    # Of a file that has the description's own names as well, the description is believed.
+    raw = bool(spec.columns or spec.conversions) and set(adapter_of(spec).required(spec)) <= there
+    return not raw and set(CANONICAL.required(spec)) <= there
+
+
+def adapter_of(spec: DatasetSpec) -> Adapter:
+    """The adapter that a data set names, if the description fits it."""
+    if spec.adapter not in ADAPTERS:
+        raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
+    adapter = ADAPTERS[spec.adapter]
+    for field in ("columns", "conversions"):
+        if getattr(spec, field) and not isinstance(adapter, RenamedLog):
+            raise SpecError(f"{field}: adapter {spec.adapter!r} knows its files; leave one of the two out")
+    for kind, listed in (("context", spec.context), ("static", spec.static)):
+        for column in listed:
+            if column.name in adapter.never_context:
+                why = adapter.never_context[column.name]
+                raise SpecError(f"{kind}: column {column.name!r} is {why}; list it under outcomes, or leave it out")
+    return adapter
+
+
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
     """What can't be known of times in the hour that clocks show twice in autumn."""
     sources = [source for source in spec.columns.values() if source.timezone]
@@ -284,9 +349,9 @@ def _validated(path: str | Path, spec: DatasetSpec) -> Iterator[_RawTable]:
         at_hand(path, Path(scratch) / "copy") as here,
     ):
         progress.report(0, _STEPS, "reading")
-        adapter, raw = adapters.read(engine, here, spec, Path(scratch))
+        adapter, raw = read_log(engine, here, spec, Path(scratch))
         with readable(here):
-            second = spec.conversions and adapter is not adapters.CANONICAL
+            second = spec.conversions and adapter is not CANONICAL
             later = Later(engine, spec, Path(scratch)) if second else None
             log = _RawTable(engine, adapter, raw, spec, later)
             if not log.total:

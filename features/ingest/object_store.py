@@ -1,26 +1,27 @@
-"""Copies a log from an object store (s3://, gs:// or abfss://) to this machine before it is read.
+"""Copies a log from an object store or a Spark catalog to this machine before it is read.
 
     with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a local path stays as it is
 
 Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your
 own, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; the names that Azure's SDK reads. An address that begins with
-spark:// is a table of a Spark catalog (`spark_table.py`).
+spark:// is a table of a Spark catalog (`py`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from features.engine import is_unfinished
-from features.ingest import spark_table
+from features.engine import is_unfinished, open_engine
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
+SCHEME = "spark://"
 _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
@@ -31,8 +32,8 @@ def is_remote(path: str | Path) -> bool:
 
 def marks(address: str) -> list[tuple[str, str]]:
     """Each file under an address, and a text that changes with it, without reading files; tables of Spark are read."""
-    if address.startswith(spark_table.SCHEME):
-        return [("", spark_table.mark(address))]
+    if address.startswith(SCHEME):
+        return [("", _table_mark(address))]
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
@@ -44,7 +45,7 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
         yield Path(path)
         return
     address = str(path)
-    local = (spark_table.copy if address.startswith(spark_table.SCHEME) else _copy)(address, folder)
+    local = (_table_copy if address.startswith(SCHEME) else _copy)(address, folder)
     try:
         yield local
     except LogError as error:
@@ -71,7 +72,7 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):
-        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES)} or {spark_table.SCHEME}")
+        raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES)} or {SCHEME}")
     with _readable(address):
         store, root = _store(address)
         found = store.get_file_info(root)
@@ -109,3 +110,54 @@ def _readable(address: str) -> Iterator[None]:
 
 def _name(file: Any, root: str) -> str:
     return str(file.base_name if file.path == root else PurePosixPath(file.path).relative_to(root))
+
+
+def _table_copy(address: str, folder: Path) -> Path:
+    """Copy a table to a new folder of Parquet parts. On a cluster, all pods must see the folder: it lies in $TMPDIR."""
+    with _table(address) as table:
+        table.write.parquet(str(folder.absolute()))
+    if not list(folder.glob("*.parquet")):
+        raise LogError(
+            f"{address}: Spark's executors wrote its copy where this process can't read it; set TMPDIR to a folder of "
+            "a volume that driver and executors see"
+        )
+    return folder
+
+
+def _table_mark(address: str) -> str:
+    """A text that changes with the content of a table, which is read for it."""
+    with _table(address) as table:
+        rows, hashes = table.selectExpr("count(*)", "sum(CAST(xxhash64(*) AS DECIMAL(38)))").first()
+    return f"{rows}:{hashes}"
+
+
+@contextmanager
+def _table(address: str) -> Iterator[Any]:
+    if os.environ.get("ENGINE") != "spark" and not _spark_is_open():
+        raise LogError(
+            f"{address}: a table of a Spark catalog is read by Spark: set ENGINE=spark, or export the table to Parquet "
+            "and give the path of that"
+        )
+    with open_engine("spark"):
+        from pyspark.errors import AnalysisException, PySparkException
+        from pyspark.sql import SparkSession
+
+        try:
+            yield SparkSession.active().table(address.removeprefix(SCHEME))
+        except AnalysisException as error:
+            raise LogError(f"{address}: no such table, or no such catalog: {_first_line(error)}") from None
+        except PySparkException as error:
+            raise LogError(f"{address}: can't be read: {_first_line(error)}") from None
+
+
+def _spark_is_open() -> bool:
+    """Whether a caller has opened Spark before the log is read."""
+    if "pyspark.sql" not in sys.modules:
+        return False
+    from pyspark.sql import SparkSession
+
+    return SparkSession.getActiveSession() is not None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,5 +1,4 @@
 """A run's feature repository: created, joined to training rows strictly in the past, and kept fresh online.
 
-Reading order: `store.py`, then `asof_store.py` and `asof_job.py` (Feast's point-in-time join), `backfill.py`,
-`installation.py` (moving a repository to its volume).
+Reading order: `store.py`, then `asof_store.py` and `asof_job.py` (Feast's point-in-time join), `backfill.py`.
 """

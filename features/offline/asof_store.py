@@ -38,7 +38,7 @@ from pydantic import StrictStr
 
 from features.engine import name_of
 from features.offline.asof_job import AsofRetrievalJob, ParquetRows, source_path
-from mtorl.runtime.duckdb_progress import without_progress_bar
+from mtorl.runtime.progress import without_progress_bar
 
 MEMORY_LIMIT = "1GB"  # of DuckDB while it joins keys and times; beyond, it spills
 _UTC = pa.timestamp("us", tz="UTC")

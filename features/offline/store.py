@@ -4,6 +4,8 @@
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
     store.materialize(root, spec)                                      # the newest features of every key go online
     store.refresh(root, spec, "touchpoints.parquet", users=[...])      # after the log has grown
+    store.without_sources(root)                                        # leaves what `install` needs
+    store.install(root, "/mnt/mtorl/features")                          # where servers and jobs look for it
 
 The folder is self-contained. A process that reads `get_feature_service("ad_decision_v1")` online needs the registry and
 the online store, and nothing of this package if its feature_store.yaml names no offline store (the one here does).
@@ -18,6 +20,7 @@ import shutil
 import sqlite3
 import warnings
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,20 +28,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from features.engine import open_engine, parquet_files
-from features.feature_repo.names import AD_DECISION, HISTORY
 from features.feature_repo.sources import build_sources
-from features.ingest.built_folder import Built
+from features.ingest.log_folder import Built
 from features.offline import backfill
 from features.online.open_history import open_history
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
-from mtorl.runtime.sqlite_times import read_times_by
+from mtorl.runtime.files import remove, replacing
+from mtorl.window.window import AD_DECISION, HISTORY
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
 
 CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
@@ -79,13 +85,9 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 
 
 def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
-    """Turn a log's folder into a feature repository and a windows folder: the feature step of a training run.
+    """Turn a log's folder into a feature repository and a windows folder; returns the number of windows.
 
-    Args:
-        built: Where the log was taken from: its windows are there, and the repository gets no sources.
-
-    Returns:
-        Number of touchpoints, each of which has a window.
+    A log that was taken from a built folder has its windows there, and the repository gets no sources.
     """
     from features.sequences.builder import build_windows
 
@@ -104,10 +106,7 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
 
     These are all features of `ad_decision_v1` but the history, which the rows themselves are. Static columns are
     replaced, the others added. If Feast knows nothing, a feature has its declared default, as in the router. The
-    repository is made of the same log.
-
-    Returns:
-        Number of rows: one for each touchpoint.
+    repository is made of the same log. Returns the number of rows.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -152,7 +151,7 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add the model's inputs from a field: the same as `mtorl.window.request_features.stored_features` online."""
+    """Add the model's inputs from a field: the same as `mtorl.window.window.stored_features` online."""
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
@@ -196,7 +195,6 @@ def materialize(
     Args:
         end: Leave out what happened, or became known, later. By default the whole log counts.
         users: Users to write, by default all. Campaigns are written in any case.
-        views: Names of the feature views to write, by default all.
     """
     store = _open(root)
     end = end or last_known(root)
@@ -247,12 +245,7 @@ def last_known(root: Path | str) -> datetime:
 def _open(root: Path | str) -> FeatureStore:
     from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(root))
-    if store.config.online_store.type == "sqlite":
-        from feast.infra.online_stores.sqlite import convert_timestamp
-
-        read_times_by(convert_timestamp)
-    return store
+    return FeatureStore(repo_path=str(root))
 
 
 @contextlib.contextmanager
@@ -262,3 +255,66 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         yield
+
+
+REGISTRY, ONLINE = "registry.db", "online.db"
+_DEFINITIONS = (
+    "entities",
+    "data_sources",
+    "feature_views",
+    "on_demand_feature_views",
+    "stream_feature_views",
+    "feature_services",
+)
+
+
+def without_sources(repository: Path) -> None:
+    """Remove the sources from a repository with a registry and an online store in files of its own."""
+    remove(repository / "data")
+    with closing(sqlite3.connect(repository / ONLINE)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all of it is in one file then
+
+
+def install(made: Path, root: Path) -> bool:
+    """Put definitions into a folder that servers and jobs mount; its settings and its online store stay.
+
+    Readers find the previous registry or the new one, never half of one. Returns whether the registry was replaced: not
+    if it has the same definitions.
+    """
+    for name in (CONFIG.name, ONLINE):
+        if not (root / name).exists():
+            _copy(made / name, root / name)
+    if (root / REGISTRY).exists() and _definitions(root / REGISTRY) == _definitions(made / REGISTRY):
+        return False
+    _copy(made / REGISTRY, root / REGISTRY)
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target, durable=True) as unfinished:
+        shutil.copyfile(source, unfinished)
+
+
+def _definitions(registry: Path) -> dict[str, set[bytes]]:
+    from feast.protos.feast.core.Registry_pb2 import Registry
+
+    content = Registry()
+    content.ParseFromString(registry.read_bytes())
+    return {name: {_without_times(message) for message in getattr(content, name)} for name in _DEFINITIONS}
+
+
+def _without_times(message: Message) -> bytes:
+    _clear_times(message)
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def _clear_times(message: Message) -> None:
+    for field, value in message.ListFields():
+        if isinstance(value, Timestamp):
+            message.ClearField(field.name)
+        elif isinstance(value, Message):
+            _clear_times(value)
+        elif field.message_type is not None:  # a list of messages, or a mapping, perhaps to messages
+            for inner in value.values() if field.message_type.GetOptions().map_entry else value:
+                if isinstance(inner, Message):
+                    _clear_times(inner)

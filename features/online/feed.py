@@ -63,8 +63,7 @@ class Feed:
     def take(self, events: Sequence[Event]) -> int:
         """Take events; once this returns, they may be acknowledged. Events of other types are ignored.
 
-        Returns:
-            How many touchpoints were written or changed.
+        Returns how many touchpoints were written or changed.
 
         Raises:
             EventError: one of them is not a record of the decision log; none was taken.

@@ -20,10 +20,9 @@ _AT_ONCE = 500  # keys of one command
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
-    """Take users out of the online store of a Feast repository; returns how many of them had something there.
+    """Take users out of a repository's online store; returns how many had something there.
 
-    Raises:
-        HistoryError: The store is of another kind than sqlite and redis, or does not answer.
+    A store of another kind than sqlite and redis, or one that does not answer, is a HistoryError.
     """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from features.feature_repo.names import history_types, outcome_columns
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.times import microseconds
+from mtorl.window.window import history_types, outcome_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from features.feature_repo.names import HISTORY, history_types
 from features.online.history import History, HistoryError
 from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import HISTORY, history_types
 
 
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
     """Open the online store of a Feast repository to write histories; several processes may at a time.
 
-    Raises:
-        HistoryError: The repository has another data set's columns, or an online store other than sqlite and redis.
+    A repository of another data set, or with a store other than sqlite and redis, is a HistoryError.
     """
     from feast import FeatureStore
     from feast.errors import FeatureViewNotFoundException

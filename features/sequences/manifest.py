@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mtorl.log.hashing import ColumnDigest
+from mtorl.log.touchpoints import ColumnDigest
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.table import SCHEMA_VERSION
@@ -140,12 +140,7 @@ def _finish(running: Iterable[Future[None]]) -> None:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """The manifest of surveyed shards, at least one.
-
-    Args:
-        log_fingerprint: Of the log; empty if it is not known.
-        **cleaned: The counts `NOT_IN_ROWS`.
-    """
+    """The manifest of surveyed shards, at least one; `cleaned` are the counts `NOT_IN_ROWS`."""
     content = _content_sha256(surveys)
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(

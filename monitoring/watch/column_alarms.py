@@ -18,9 +18,9 @@ from datetime import datetime, timedelta
 from monitoring.watch.columns import ColumnDrift, DriftResult
 from monitoring.watch.state import Alarm, PastPeriod, State, Stream
 from monitoring.watch.streams import COLUMNS, column_stream, labels_of
-from mtorl.drift.calibration import ALPHA
 from mtorl.drift.drift_tests import words_of
 from mtorl.drift.evidence import add, alarming, e_of_event
+from mtorl.drift.thresholds import ALPHA
 
 LOOKED = 2  # periods that say which columns have moved
 FALSE_DISCOVERIES = 0.1

@@ -22,10 +22,9 @@ import numpy as np
 import pandas as pd
 
 from monitoring.watch.evidently_page import Filing, save_page
-from mtorl.drift.calibration import Size, Thresholds
 from mtorl.drift.drift_tests import asked_of
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
-from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.drift.thresholds import Size, ThresholdGrid, Thresholds
 from mtorl.log.dataset import Column
 from mtorl.runtime.files import replacing
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mtorl.drift.calibration import Thresholds
 from mtorl.drift.drift_tests import asked_of
+from mtorl.drift.thresholds import Thresholds
 
 PROJECT = "mtorl"
 KEPT_RUNS = 120  # in a workspace: its pages get slow with thousands

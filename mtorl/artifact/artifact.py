@@ -30,7 +30,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from mtorl.artifact.lengths import shortened
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.splits import Fingerprints
+from mtorl.log.splits import Fingerprints, are_among
 from mtorl.network.predictor import Heads, Network, heads_of, predict_in_chunks
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import sha256_of
@@ -192,3 +192,42 @@ def _read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: missing; is {path.parent} a model artifact?") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from None
+
+
+_MODEL, _USERS = "model.json", "training_users.npy"
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """A model that some users had a part in."""
+
+    name: str  # of the artifact
+    version: str
+    users: tuple[str, ...]  # of those in question
+    places: tuple[Path, ...]  # folders with a copy of it
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder is that of an artifact."""
+    return (folder / _MODEL).is_file() and (folder / _USERS).is_file()
+
+
+def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[TrainedOn]:
+    """The models that were trained on any of the users; copies of one model count once. Raises ArtifactError.
+
+    An artifact can't be changed: to remove a user from a model, train it again on a log without them.
+    """
+    users = sorted(set(user_ids))
+    found: dict[str, TrainedOn] = {}
+    for folder in artifacts:
+        try:
+            model = dict(json.loads((folder / _MODEL).read_text(encoding="utf-8")))
+            trained_B = are_among(users, np.load(folder / _USERS, allow_pickle=False))
+        except (OSError, ValueError, TypeError, EOFError) as error:
+            raise ArtifactError(f"{folder}: {_MODEL} or {_USERS} can't be read: {error}") from None
+        trained = tuple(user for user, is_one in zip(users, trained_B, strict=True) if is_one)
+        if trained:
+            digest = str(model.get("digest", folder))
+            places = (*(found[digest].places if digest in found else ()), folder)
+            found[digest] = TrainedOn(str(model.get("name")), str(model.get("version")), trained, places)
+    return list(found.values())

@@ -10,10 +10,9 @@ model it was compared with changes no decision of its own. What is null is not k
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 
@@ -21,12 +20,6 @@ from mtorl.runtime.validation import FromList, StrictModel, Text, all_faults
 
 FILE = "lineage.json"
 SCHEMA_VERSION = 1
-METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
-"""Of the model's heads, those that a lineage holds; all of them are in the artifact and in the run's evaluation."""
-
-COMPARED: Literal["compared with"] = "compared with"
-
-
 Time = Annotated[
     AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
 ]
@@ -90,10 +83,10 @@ class GateReport(StrictModel):
 
 
 class Parent(StrictModel):
-    """A model that this one descends from, or was measured against."""
+    """A model that this one was measured against."""
 
-    relation: Literal["compared with", "trained on from"]
-    """compared with: what the gate compared it with. trained on from: whose weights its training began with."""
+    relation: Literal["compared with"] = "compared with"
+    """compared with: what the gate compared it with."""
     digest: Text | None = None
     """Of its artifact; null: it has none."""
     policy: Text | None = None
@@ -133,7 +126,7 @@ class Lineage(StrictModel):
     gate: GateReport | None = None
     """Null: no gate has judged it."""
     parents: Annotated[tuple[Parent, ...], FromList] = ()
-    """The models that it was compared with or trained on from."""
+    """The models that it was compared with."""
     run: PipelineRun = PipelineRun()
     """Which run made it."""
 
@@ -151,68 +144,3 @@ class Lineage(StrictModel):
     def write(self, version: Path) -> None:
         """Write it into the folder of a version that is not published yet."""
         (version / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-
-
-def lineage_of(
-    model: Mapping[str, Any],
-    data_set: str,
-    published: datetime,
-    *,
-    evaluation: Mapping[str, Any] | None = None,
-    arm: str = "challenger",
-    gate: GateReport | None = None,
-    compared_with: Parent | None = None,
-    source: str = "",
-    collected: str = "",
-    package: str = "",
-    settings: Mapping[str, str | int | float | bool] | None = None,
-    run: PipelineRun | None = None,
-) -> Lineage:
-    """The lineage of a model, from its model.json and the result of `evaluate_offline`; empty text is unknown.
-
-    Args:
-        source: Digest of the raw log.
-        collected: Digest of the decisions that were added to it.
-    """
-    judged = evaluation or {}
-    return Lineage(
-        digest=model["digest"],
-        name=model["name"],
-        published=published,
-        data=Data(
-            name=data_set,
-            log=model["data_fingerprint"],
-            source=source or None,
-            collected=collected or None,
-            rows=judged.get("test_rows"),
-            users=judged.get("test_users"),
-        ),
-        code=Code(package=package or None, git_revision=_known(model.get("git_revision"))),
-        settings=dict(settings or {}),
-        metrics=_metrics(judged, arm) if judged else {},
-        gate=gate,
-        parents=() if compared_with is None else (compared_with,),
-        run=run or PipelineRun(),
-    )
-
-
-def gate_report(evaluation: Mapping[str, Any], decision: str, reason: str, min_lift: float) -> GateReport:
-    """The gate's decision ("promote" or "reject") on the result of `evaluate_offline`."""
-    said: Literal["promote", "reject"] = "promote" if decision == "promote" else "reject"
-    lift = _figure(evaluation["value"], "difference")
-    return GateReport(decision=said, reason=reason, min_lift=min_lift, lift=lift, valued_on=evaluation["valued_on"])
-
-
-def _metrics(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
-    heads = evaluation[arm]
-    found = {name: _figure(heads, name) for name in METRICS if isinstance(heads.get(name), float)}
-    return {"value": _figure(evaluation["value"], arm), **found}
-
-
-def _figure(figures: Mapping[str, Any], name: str) -> Figure:
-    low, high = figures.get(f"{name}_ci") or (None, None)
-    return Figure(value=figures[name], low=low, high=high)
-
-
-def _known(revision: object) -> str | None:
-    return None if revision in (None, "", "unknown") else str(revision)

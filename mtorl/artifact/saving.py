@@ -41,12 +41,12 @@ from mtorl.network.predictor import CHUNK
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import replacing, sha256_of
 from mtorl.window.encoder import Encoder
+from mtorl.window.window import AD_DECISION
 
 if TYPE_CHECKING:
     from torch import nn
 
 KINDS = ("mtorl", "channel-frequency")
-FEATURE_SERVICE = "ad_decision_v1"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "cost_cap": {channel: float(policy.cost_cap[channel]) for channel in policy.spec.channels},
             "default_channel": policy.default_channel,
-            "feature_service": FEATURE_SERVICE,
+            "feature_service": AD_DECISION,
             "lengths": lengths,
             "files": {path.name: sha256_of(path) for path in sorted(unfinished.iterdir())},
         }

@@ -37,8 +37,7 @@ from mtorl.baselines.learning import (
     temperature,
 )
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed

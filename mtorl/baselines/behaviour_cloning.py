@@ -18,8 +18,7 @@ from mtorl.arrays import Floats
 from mtorl.baselines.inputs import States, everywhere, mean_cost
 from mtorl.baselines.learning import Schedule, Transitions, answer, learn, mlp, seeded
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 EPOCHS = 15  # at most

@@ -32,8 +32,7 @@ from mtorl.baselines.learning import (
     temperature,
 )
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 ALPHA = 1.0  # weight of the conservative term

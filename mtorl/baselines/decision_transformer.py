@@ -26,8 +26,7 @@ from mtorl.baselines.inputs import everywhere, mean_cost
 from mtorl.baselines.learning import HIDDEN, Schedule, ends, learn, seeded
 from mtorl.log.splits import tile_ends
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import Labels, labels
+from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
 TARGET = 0.9  # quantile of training returns that a decision aims at

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from mtorl.arrays import Floats
 from mtorl.log.columns import Codes
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import Labels
+from mtorl.window.encoder import Encoder, Labels
 from mtorl.window.window import WindowBatch
 
 LATEST = 5  # newest touchpoints that have features of their own

@@ -33,8 +33,7 @@ from mtorl.baselines.learning import (
     seeded,
 )
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 EXPECTILE = 0.7  # tau: .5 is the mean over logged actions, 1 their maximum

@@ -26,8 +26,7 @@ from mtorl.arrays import Floats
 from mtorl.baselines.inputs import States
 from mtorl.log.columns import WindowError
 from mtorl.network.parallel import one_thread
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 HIDDEN = 64  # width of a network's two hidden layers

@@ -20,8 +20,7 @@ from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.inputs import Summary
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import Labels, labels
+from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
 ROUNDS = 1000  # at most

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs import States
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # weight of half the squared coefficients, added to the mean loss

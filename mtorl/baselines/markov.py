@@ -14,8 +14,7 @@ import numpy as np
 
 from mtorl.arrays import Floats
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 _USES = 1.0  # pseudo-uses of each channel after each previous one

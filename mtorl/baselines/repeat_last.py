@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats
 from mtorl.baselines.inputs import everywhere, mean_cost
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 _USES = 1.0  # pseudo-uses of each channel, and of staying and of leaving

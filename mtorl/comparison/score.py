@@ -27,7 +27,7 @@ from mtorl.fitting.fit import price_policy
 from mtorl.log.propensity import logged_propensity
 from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, action_probabilities
-from mtorl.window.labels import labels
+from mtorl.window.encoder import labels
 
 _VALUED = (YARDSTICK, OURS)  # methods whose budget curves and policies are valued
 _RESAMPLES = 200

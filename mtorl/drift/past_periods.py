@@ -67,9 +67,6 @@ class Forecast:
             se: Standard error of the period to come.
             smallest: Least standard deviation of a period, in the measure's unit: a share that was always 0 may rise.
             weekdays: Of each past period and, last, of the one to come; Monday is 0. None: periods are no days.
-
-        Raises:
-            ValueError: weekdays are not one more than periods.
         """
         if weekdays is not None and len(weekdays) != len(past) + 1:
             raise ValueError(f"weekdays: one of each of {len(past)} periods and of the next, not {len(weekdays)}")

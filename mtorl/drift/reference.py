@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mtorl.arrays import Bools
-from mtorl.log.hashing import fractions_of
+from mtorl.log.splits import fractions_of
 
 MIN_ROWS, MIN_USERS = 100, 20  # of a period; fewer cannot tell drift from chance
 _LARGEST = 1e100  # of a number: sums of squares stay finite

@@ -29,8 +29,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from mtorl.arrays import Floats, Ints
-from mtorl.log.hashing import fractions_of
-from mtorl.log.splits import folds_of
+from mtorl.log.splits import folds_of, fractions_of
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch

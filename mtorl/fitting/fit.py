@@ -8,26 +8,34 @@ Several processes may train the challenger together (`mtorl.network.parallel`); 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 import shutil
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from mtorl.artifact.artifact import Artifact, load
-from mtorl.artifact.saving import save
+from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.baselines import channel_frequency, lightgbm
+from mtorl.drift.reference import MIN_USERS, sample_users, stretches
+from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
-from mtorl.fitting.training_summary import TrainingSummary
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.opportunities import Opportunities
+from mtorl.log.opportunities import Opportunities, contexts
+from mtorl.log.splits import Fingerprints, fingerprints
 from mtorl.log.touchpoints import DATASET_FILE
 from mtorl.network import parallel
 from mtorl.network.calibration import calibrate_ensemble
@@ -41,10 +49,124 @@ from mtorl.policy.decision import Forecast, PolicyParams, utility_scale
 from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
-from mtorl.window.table import WindowTable, shards
+from mtorl.window.table import WindowTable, shards, touchpoints_per_user
 from mtorl.window.window import WindowBatch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+# Of a training user in the reference, on average: enough to show how alike a user's touchpoints are.
+REFERENCE_TOUCHPOINTS = 5
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Facts about the training users of a windows folder, collected shard by shard so that memory stays bounded."""
+
+    spec: DatasetSpec
+    fingerprint: str  # of the log
+    encoding_digest: str  # of description and encoder: equal digests mean equal inputs and labels from equal data
+    encoder: Encoder
+    first_shard: str  # the first one with training users; a random sample of them
+    users: Fingerprints
+    channel_uses: Counter[str]
+    highest_cost: dict[str, float]  # of an exposure on each channel that training saw
+    reference: pd.DataFrame
+
+    @classmethod
+    def of(cls, windows: str) -> TrainingSummary:
+        """Read a windows folder; WindowError if it has no training users."""
+        uses: Counter[str] = Counter()
+        highest: dict[str, float] = {}
+        reference, users = pd.DataFrame(), []
+        share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
+        encoder, first = None, ""
+        for file in shards(windows):
+            table = WindowTable.load(windows, file=file)
+            rows = table.rows[table.is_in("train")]
+            # Validation users count as training users: they decide when training stops, and calibrate the heads.
+            users.append(fingerprints(table.rows.loc[~table.is_in("test"), "user_id"].unique()))
+            if not len(rows):
+                continue
+            # A shard is a random sample of the users, and up to millions of rows: enough for means and vocabularies.
+            if encoder is None:
+                encoder, first = Encoder.fit(table.tiles("train"), table.spec), file
+            uses.update(rows["channel"])
+            for name, cost in rows.groupby("channel")["cost"].max().items():
+                highest[str(name)] = max(float(cost), highest.get(str(name), 0.0))
+            # A hash chooses users, so a part at a time gives the same sample as all at once.
+            reference = sample_users(pd.concat([reference, table.reference(share)], ignore_index=True))
+        if encoder is None:
+            raise WindowError("no training windows: the log has too few users")
+        if (decided := contexts(windows, table.spec, "train")) is not None:
+            # What a policy will be asked is all decisions, exposed or not.
+            share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
+            reference = sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
+        encoding = json.dumps([table.spec.to_dict(), encoder.to_dict()], sort_keys=True)
+        return cls(
+            spec=table.spec,
+            fingerprint=table.fingerprint,
+            encoding_digest=hashlib.sha256(encoding.encode()).hexdigest(),
+            encoder=encoder,
+            first_shard=first,
+            users=np.unique(np.concatenate(users)),
+            channel_uses=uses,
+            highest_cost=highest,
+            reference=reference,
+        )
+
+    def drift_thresholds(self) -> ThresholdGrid | None:
+        """Thresholds of drift from the reference; None if it has too few users to measure any."""
+        if self.reference["user_id"].nunique() < 2 * MIN_USERS:
+            return None
+        columns = (*self.spec.context, *self.spec.static)  # of own decisions, static columns may not be known
+        kinds = {column.name: column.kind for column in columns if column.name in self.reference}
+        return ThresholdGrid.measure(self.reference, kinds)
+
+    def policy(
+        self,
+        name: str,
+        kind: str,
+        network: nn.Module,
+        params: PolicyParams,
+        metrics: Mapping[str, Any],
+        thresholds: ThresholdGrid | None,
+        yardstick: Mapping[str, Any] | None = None,
+    ) -> TrainedPolicy:
+        """A policy that was trained on these users, ready to be saved."""
+        # A channel that training never saw gets the highest cost of all channels: a cap must not be too small.
+        highest = max(self.highest_cost.values())
+        return TrainedPolicy(
+            name=name,
+            kind=kind,
+            network=network,
+            encoder=self.encoder,
+            spec=self.spec,
+            params=params,
+            cost_cap={channel: self.highest_cost.get(channel, highest) for channel in self.spec.channels},
+            # The most used channel; of several, the first in alphabetical order.
+            default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
+            metrics=metrics,
+            reference=self.reference,
+            thresholds=thresholds,
+            training_users=self.users,
+            data_fingerprint=self.fingerprint,
+            git_revision=git_revision(),
+            yardstick=yardstick,
+        )
+
+
+def git_revision() -> str:
+    """Commit of the code: from the checkout, else from the image's MTORL_REVISION."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("MTORL_REVISION", "unknown")
+
 
 ADVANTAGE_WEIGHT = 3.0  # beta: one utility_scale of extra utility multiplies the odds of a channel by e^3
 EXPLORATION = 0.05  # epsilon: every channel keeps some probability, so later off-policy estimates stay possible
@@ -64,10 +186,8 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
     """Copy the artifact of a policy that serves, to compare with on the test users of the windows.
 
-    A user's part of the split never changes, so an earlier night has not trained on these test users either.
-
-    Raises:
-        WindowError: the artifact reads other columns, or chooses among other channels, than the windows have.
+    A user's part of the split never changes, so an earlier night has not trained on these test users either. An
+    artifact of other columns or channels than the windows have is a WindowError.
     """
     artifact, spec = load(Path(served)), DatasetSpec.load(Path(windows) / DATASET_FILE)
     theirs, ours = (one.model_dump(exclude={"name", "description"}) for one in (artifact.spec, spec))
@@ -102,14 +222,8 @@ def fit_challenger(
         checkpoint: Start of the names of files from which a killed training continues; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
 
-    Returns:
-        The artifact; None in a process that does not lead.
-
-    Raises:
-        ValueError: budget_share is not a positive number, no exposure costs anything, or there are no training windows.
-        CheckpointError: the checkpoint is damaged, or that of another training.
-        TrainingDiverged: a loss or gradient became NaN or infinite.
-        TrainingFailed: the process of another member of the ensemble was killed.
+    Returns the artifact; None in a process that does not lead. Raises ValueError if the budget share is not a positive
+    number or no exposure costs anything, else what `train_ensemble` raises.
     """
     if not 0 < budget_share < math.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")

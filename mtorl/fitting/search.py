@@ -79,12 +79,7 @@ class Trials:
     def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> float:
         """Train with some settings; the objective of the weights that are kept.
 
-        Args:
-            on_epoch: See `OnEpoch`. What it raises ends the trial.
-
-        Raises:
-            WindowError: there are no training users, or no validation users.
-            TrainingDiverged: a loss or gradient became NaN or infinite.
+        What `on_epoch` raises ends the trial. Without training or validation users this is a WindowError.
         """
         kept: dict[str, float] = {}
 
@@ -172,9 +167,7 @@ class SearchReport:
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     """Search, or continue a search.
 
-    Raises:
-        SearchError: the folder holds another search, or no trial could be completed.
-        WindowError: the windows folder is none, or has no training or no validation users.
+    SearchError: the folder holds another search, or no trial could be completed.
     """
     import optuna
 

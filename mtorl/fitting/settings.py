@@ -1,6 +1,7 @@
-"""Chosen settings of a training: a mapping in YAML or JSON, as `mtorl search` writes it.
+"""Chosen settings of a training, in YAML or JSON as `mtorl search` writes them, and the files that it keeps by them.
 
     config = with_settings(TrainConfig(epochs=15), read_settings(Path("best/settings.yaml").read_text()))
+    files = KeptFiles.of(volume, windows, config, budget_share, code_version)
 
 Only what decides how good the model becomes can be set. Epochs, seed and the machine's side (device, precision,
 checkpoints) are arguments where a training is started.
@@ -8,13 +9,17 @@ checkpoints) are arguments where a training is started.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mtorl.network.training import TrainConfig
+from mtorl.runtime.files import remove
 from mtorl.runtime.validation import plain_values, short
 
 Settings = dict[str, int | float]
@@ -111,3 +116,74 @@ def _number(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+CHECKPOINT_DAYS, CURVE_DAYS = 7, 90
+"""How long a file is kept after it was written last. The checkpoints of a training that ended well go at its end."""
+_DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard": CURVE_DAYS}
+
+
+@dataclass(frozen=True)
+class KeptFiles:
+    """Names of the files of a training that outlive its run; empty: it keeps none.
+
+    The names follow from everything that decides how a training goes. So a training continues where an earlier one of
+    the same data, settings and code was stopped, in any run; and two that differ in anything never share a file.
+    """
+
+    checkpoint: str  # start of the names of files
+    tensorboard: str  # folder
+    shared: str  # folder in which pods of other nodes find the windows and leave the artifact
+
+    @classmethod
+    def of(
+        cls,
+        volume: str,
+        windows: str,
+        config: TrainConfig,
+        budget_share: float,
+        code_version: str,
+        processes: int = 1,
+    ) -> KeptFiles:
+        """Name the files of a training, on a volume that outlives the process; empty for none.
+
+        The version of the code and its git revision count, and so does the number of processes that train together: a
+        checkpoint of two is none for four, since their batches differ.
+        """
+        if not volume:
+            return cls("", "", "")
+        from mtorl.fitting.fit import git_revision
+
+        manifest = json.loads(Path(windows, "manifest.json").read_text())
+        what = {
+            "windows": manifest["content_sha256"],
+            "dataset": Path(windows, "dataset.yaml").read_text(),
+            "config": asdict(config),
+            "budget_share": budget_share,
+            "code": [code_version, git_revision()],
+            "processes": processes,
+        }
+        name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        return cls(f"{volume}/checkpoints/{name}.pt", f"{volume}/tensorboard/{name}", f"{volume}/shared/{name}")
+
+
+def prune(volume: str, now: float | None = None) -> list[Path]:
+    """Remove files of unfinished trainings and old curves, by their days; returns what was removed."""
+    if not volume:
+        return []
+    now = time.time() if now is None else now
+    removed = []
+    for folder, days in _DAYS.items():
+        for entry in sorted(Path(volume, folder).glob("*")):
+            if now - _last_written(entry) > days * 86_400:
+                remove(entry)
+                removed.append(entry)
+    return removed
+
+
+def _last_written(entry: Path) -> float:
+    """Time of the last write to an entry or anything in it; now, if another process has just removed it."""
+    try:
+        return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

@@ -34,11 +34,8 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     Args:
         windows: Touchpoints, such as `WindowTable.rows`: columns user_id, timestamp, step (0 where a journey starts),
             split, channel, and propensity for a log that has it.
-        spec: Its `propensity` names the method.
 
-    Raises:
-        ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or there are no training
-            rows to estimate from.
+    ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no rows are for training.
     """
     if spec.propensity == "logged":
         propensity_B: Floats = windows["propensity"].to_numpy(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The split of users into training, validation and test data: a hash of the id, so it is the same everywhere.
+"""Hashes of ids that are the same everywhere, and the split of users into training, validation and test data by them.
 
 A user's part never changes, so a retraining on next month's log does not test on users that it trained on before.
 
@@ -9,18 +9,29 @@ one of them with a probability of about 10^-13.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from mtorl.log.hashing import fractions_of, hash_ids
-
 Fingerprints = NDArray[np.uint64]
 """One number for each user, ascending."""
 
 SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
+
+
+def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
+    """Eight bytes of BLAKE2b for each id; hashes for different purposes (16 bytes at most) are independent."""
+    person = purpose.encode()[:16]
+    digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8, person=person).digest() for i in ids)
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+
+
+def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each id, independent for each purpose; see `hash_ids`."""
+    return (hash_ids(ids, purpose) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:

@@ -21,8 +21,7 @@ from scipy.special import expit, logit, logsumexp
 from mtorl.arrays import Bools, Floats
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.predictor import predict
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 _RANGE = (0.2, 5.0)  # of a scale: one outside of it would be another model, not a calibration

@@ -119,15 +119,10 @@ def train_ensemble(
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
         resume: Checkpoint to continue from, if it exists, and to write. Each member has its own file;
             `Checkpoint.remove` removes them.
-        group: This process among those of the training; by default it is alone.
         at_once: Whether all members train at the same time on the CPU, each but the first in a subprocess; else
             one after the other. The weights are the same, bit for bit.
 
-    Raises:
-        ValueError: no windows, or too few for the processes.
-        TrainingDiverged: a loss or gradient became NaN or infinite.
-        CheckpointError: the checkpoint is damaged, or that of another training.
-        TrainingFailed: the process of a member was killed.
+    TrainingFailed: the process of a member was killed. Other errors are those of `train`.
     """
     tell = on_epoch or (lambda member, row: None)
     trainings = [

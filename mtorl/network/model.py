@@ -266,10 +266,6 @@ class MTORL(nn.Module):
         self.cost = Decoder(config.hidden, config.channels, self.memory.width)
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
 
-    def forward_all(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Action logits, reward logits and expected costs, of every channel at every step."""
-        return self._decode(self.trunk(x_BTD), self.memory(x_BTD))
-
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the losses need: at each real step, action logits and the logged channel's reward logit and cost.
 

@@ -126,10 +126,8 @@ def train(
     """Fit the network.
 
     Args:
-        on_epoch: Called with the epoch's history row, for a progress bar.
         resume: Checkpoint to continue from, if its file exists, and to write; the caller removes it. Its identity names
             the data, and `config` is added to it.
-        group: This process among those of the training; by default it is alone.
 
     Raises:
         ValueError: no windows (WindowError), or too few for the processes.

@@ -1,6 +1,6 @@
 """Helpers that know nothing of the domain: each file stands alone.
 
-`files` (atomic replacement), `validation` (strict models and their error messages), `progress` (reports of a step),
-`duckdb_progress` (no bar of DuckDB's own), `sqlite_times` (times in SQLite beside IPython), `hardware` (what a figure
-was measured on), `locks` (between processes), `http` (requests).
+`files` (atomic replacement), `validation` (strict models and their error messages), `progress` (reports of a step, and
+of DuckDB's queries), `sqlite_times` (times in SQLite beside IPython), `hardware` (what a figure was measured on),
+`locks` (between processes), `http` (requests).
 """

@@ -41,11 +41,8 @@ def ask(url: str, body: object = None, *, seconds: float, method: str | None = N
     Args:
         url: The scheme `http+unix` has the percent-encoded path of a socket in place of the host.
         seconds: Limit for the connection, for each wait for the answer, and for its whole content.
-        method: By default GET, or POST with a body.
 
-    Raises:
-        OSError: No answer in time, half an answer, one that is not HTTP, or more than 4 MiB; of another status than
-            2xx, StatusError.
+    OSError: no answer in time, half an answer, one that is not HTTP, or more than 4 MiB; StatusError: not a 2xx status.
     """
     parts = urlsplit(url)
     with closing(HTTPConnection(parts.hostname or "localhost", parts.port, timeout=seconds)) as connection:

@@ -3,45 +3,117 @@
     with step(LogError, SpecError):
         ...                             # the body of a component
 
-A cluster shows only the end of a step's log. The reason is also noted for the run's last step (`run_notes`).
+A cluster shows only the end of a step's log, and Kubeflow Pipelines says only that a run has failed. So the reason is
+noted in a folder that outlives the pods, and the run's last step reports it:
+
+    $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
+
+Without both variables nothing is noted. A step that succeeds when it is retried removes its note.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from mtorl.runtime import progress, run_notes
-from mtorl.runtime.files import is_disk_full
+from mtorl.runtime import progress
+from mtorl.runtime.files import is_disk_full, remove
+
+RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
+"""Variables of the environment: the folder of all runs, and the id of the present one."""
+_MOST = 4_000  # characters of a note
+_KEPT = 30  # runs whose notes are kept
+_SILENT = "it said nothing at its end: killed, as when there is no memory left"
+_EMPTY = "its note is empty, as on a full disk: see the step's log"
+
+
+def run_id() -> str:
+    """Id of the present run; "" outside of a pipeline."""
+    return os.environ.get(RUN_ID, "")
+
+
+def note(why: str) -> None:
+    """Keep why the present step failed; "": it did not.
+
+    It never fails: a full disk must not hide the reason for which there is something to note.
+    """
+    folder = _folder()
+    if folder is None:
+        return
+    with contextlib.suppress(OSError):
+        path = folder / f"{_step()}.txt"
+        if not why:
+            path.unlink(missing_ok=True)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(why[-_MOST:], encoding="utf-8", errors="backslashreplace")
+
+
+def note_silent_end(step: str) -> None:
+    """Keep that a step has failed without a note of its own."""
+    folder = _folder()
+    if folder is None or (folder / f"{step}.txt").exists():
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{step}.txt").write_text(_SILENT)
+
+
+def notes() -> dict[str, str]:
+    """The notes of the present run, by step; removes those of old runs."""
+    folder = _folder()
+    if folder is None or not folder.is_dir():
+        return {}
+    with contextlib.suppress(OSError):
+        others = sorted((run for run in folder.parent.iterdir() if run != folder), key=lambda run: run.stat().st_mtime)
+        for old in others[: -_KEPT or None]:
+            remove(old)
+    found = {}
+    for path in sorted(folder.glob("*.txt")):
+        with contextlib.suppress(OSError):
+            found[path.stem] = path.read_text(encoding="utf-8", errors="replace") or _EMPTY
+    return found
+
+
+def _folder() -> Path | None:
+    runs, run = os.environ.get(RUNS), run_id()
+    return Path(runs) / "notes" / Path(run).name if runs and run else None
+
+
+def _step() -> str:
+    """The step of this process, as KFP's launcher names it."""
+    with contextlib.suppress(ValueError, IndexError):
+        return sys.argv[sys.argv.index("--function_to_execute") + 1].replace("_", "-")
+    return "step"
+
 
 _PRIVATE = 0o027  # nothing for others; servers and jobs have the user or the group of the steps
 
 
 @contextmanager
 def step(*unusable: type[Exception]) -> Iterator[None]:
-    """Run the body of a step.
+    """Run the body of a step; SystemExit with the message and notes of an error that users can mend.
 
-    Args:
-        unusable: Errors whose message tells users what is wrong with their input. A volume that is full or can't be
-            written to is treated alike; every other error shows its traceback.
-
-    Raises:
-        SystemExit: with that message and the error's notes; the process ends with exit code 1.
+    These are the `unusable` ones, whose message tells users what is wrong with their input, and those of a volume that
+    is full or can't be written to. Every other error shows its traceback.
     """
     mask = os.umask(_PRIVATE)
     if mask & 0o002:  # somebody's own choice, as on a laptop; a launcher on a cluster leaves no mask at all
         os.umask(mask)
     try:
         yield
-        run_notes.note("")
+        note("")
     except (OSError, *unusable) as error:  # type: ignore[misc]
         if isinstance(error, shutil.Error) and is_disk_full(error):  # of all files of a folder: the first one says it
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if not isinstance(error, unusable) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
-            run_notes.note(f"{type(error).__name__}: {error}")
+            note(f"{type(error).__name__}: {error}")
             raise
         if isinstance(error, PermissionError):
             error.add_note(
@@ -49,10 +121,10 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
             )
         progress.input_error(str(error))
         words = "\n".join([str(error), *getattr(error, "__notes__", ())])
-        run_notes.note(words)
+        note(words)
         raise SystemExit(f"mtorl: {words}") from None
     except BaseException as error:
-        run_notes.note(f"{type(error).__name__}: {error}")
+        note(f"{type(error).__name__}: {error}")
         raise
     finally:
         os.umask(mask)

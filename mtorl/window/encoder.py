@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
@@ -244,3 +245,22 @@ def _amount_slot(name: str, source: str, values: NDArray[np.float64]) -> Slot:
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)
     return Slot(name, source, "numeric", float(scaled.mean()), float(scaled.std()) or 1.0, scale=scale)
+
+
+class Labels(NamedTuple):
+    """What happened at the last token of each window."""
+
+    channel_B: Ints
+    reward_B: Floats  # as the encoder scales it, in [0, 1]
+    cost_B: Floats
+    collected_B: Bools  # whether it is an own decision that was collected
+
+
+def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
+    """The labels of windows that were built with targets; raises WindowError for others."""
+    if batch.targets is None:
+        raise WindowError("this batch was built without targets")
+    last_B = np.cumsum(batch.length_B) - 1
+    outcomes = {name: values_N[last_B] for name, values_N in batch.targets.outcomes.items()}
+    reward_B = encoder.reward(encoder.gain.of(outcomes), outcomes["cost"])
+    return Labels(batch.targets.channel_N[last_B], reward_B, outcomes["cost"], batch.targets.collected_N[last_B])

@@ -39,16 +39,10 @@ def journey_gap_us(spec: DatasetSpec) -> int:
 
 
 def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """The history of a decision, among a user's stored touchpoints.
+    """The history of a decision at a time `at`, among a user's stored touchpoints, oldest first.
 
-    Args:
-        times: Times of the touchpoints, microseconds since 1970, oldest first.
-        at: Time of the decision, microseconds since 1970.
-        n: Window length, touchpoints.
-        gap: The longest pause inside a journey, microseconds.
-
-    Raises:
-        WindowError: a time is not a number, or they are not in order.
+    All times and the gap, the longest pause inside a journey, are in microseconds; n is the window's length in
+    touchpoints. Times that are no numbers, or not in order, are a WindowError.
     """
     numbers = all(isinstance(time, int | float) for time in times)
     if not numbers or not all(earlier <= later for earlier, later in pairwise((-inf, *times, inf))):

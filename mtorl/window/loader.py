@@ -123,13 +123,7 @@ def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
 
 
 def batches(part: EncodedWindows, chunks: Sequence[NDArray[np.int64]], workers: int, pinned: bool) -> Iterator[Batch]:
-    """Encoded batches.
-
-    Args:
-        chunks: Rows of the windows of each batch.
-        workers: Processes that encode ahead; 0 encodes when a batch is asked for.
-        pinned: Whether batches lie in pinned memory, from which a GPU copies without the CPU.
-    """
+    """Encoded batches, by processes that work ahead if there are any; a GPU reads pinned memory without the CPU."""
     loader: DataLoader[Batch] = DataLoader(
         part,
         batch_sampler=[chunk.tolist() for chunk in chunks],

@@ -48,11 +48,7 @@ class WindowTable:
     def load(cls, folder: str | Path, split: str = "", file: str = "") -> WindowTable:
         """Read the manifest, the description and the shards of a windows folder, or only one of its `shards`.
 
-        Args:
-            split: Only users of this split; "" takes all.
-
-        Raises:
-            WindowError: the folder is not one, or its shards are not those of the manifest.
+        Only users of one split may be read. Shards that are not those of the manifest are a WindowError.
         """
         path = Path(folder)
         manifest = _manifest(path)

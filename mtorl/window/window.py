@@ -23,9 +23,10 @@ Shape suffixes: B windows, N tokens of all windows one after the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,13 +34,18 @@ from numpy.typing import NDArray
 
 from mtorl.log import columns as read
 from mtorl.log.columns import Codes, Values, WindowError
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import DatasetSpec, FeatureField
+from mtorl.log.times import DAY_US, HOUR_US
 from mtorl.log.touchpoints import COLLECTED
 from mtorl.runtime.validation import short
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
-from mtorl.window.request_features import request_features, stored_features
 
 _NEVER = np.iinfo(np.int64).max  # time of an outcome that is not known yet
+
+HISTORY, STATIC, REQUEST_TIME = "user_history", "user_static", "request_time"
+"""Views of the feature store from which a window is read."""
+AD_DECISION = "ad_decision_v1"
+"""Service with the features of one decision; a change of their meaning makes a new version."""
 
 Instance = dict[str, Any]
 """One window as JSON. Lists with one value per token: prev_channel (null = start of the journey), prev_timestamp,
@@ -258,6 +264,23 @@ def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
     return tuple(f"hist_{name}" for name in names)
 
 
+def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
+    """The columns of a history that are patched once an outcome becomes known, and their values until then."""
+    times = dict.fromkeys(spec.outcome_times.values(), math.nan)
+    return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
+
+
+def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
+    """The columns of a user's history, lists of the last touchpoints, with the type of their elements; times first.
+
+    This adds `hist_timestamp` (us since 1970) to the columns of the model's window: Feast's own list of timestamps
+    keeps whole seconds only.
+    """
+    texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
+    names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))
+    return {name: "string" if name in texts else "float64" for name in names}
+
+
 def instance_from_history(
     history: Mapping[str, Any],
     context: Mapping[str, Any],
@@ -323,3 +346,46 @@ def _absent(key: object, spec: DatasetSpec) -> str:
     if key in fields:
         return f"{key} is missing"
     return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"
+
+
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+
+def request_features(request_us: Number, newest_touchpoint_us: Number | None) -> dict[str, Number | None]:
+    """Hour of the day (UTC) and hours since the user's newest earlier touchpoint; for one decision, or many as arrays.
+
+    Without one, its time is None, or NaN in an array.
+    """
+    recency = None if newest_touchpoint_us is None else (request_us - newest_touchpoint_us) / HOUR_US
+    return {"hour_of_day": request_us % DAY_US / HOUR_US, "recency_hours": recency}
+
+
+def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
+    """A value for each of `spec.feature_columns` at one decision, from the fields of feature views in a store's answer.
+
+    A missing one is null or 0.0, as the description says. Raises WindowError unless a field by channel has one number
+    for each channel.
+    """
+    values: dict[str, Any] = {}
+    for view in spec.features:
+        for each in view.fields:
+            value = stored.get(each.name)
+            names = spec.columns_of(each)
+            if each.by_channel:
+                values |= zip(names, _by_channel(value, each, len(names)), strict=True)
+            else:
+                values[each.name] = _or_missing(value, each)
+    return values
+
+
+def _by_channel(value: Any, field: FeatureField, channels: int) -> list[Any]:
+    numbers = [None] * channels if value is None else list(value)
+    if len(numbers) != channels:
+        raise WindowError(f"features: {field.name} has {len(numbers)} values for {channels} channels")
+    return [_or_missing(number, field) for number in numbers]
+
+
+def _or_missing(value: Any, field: FeatureField) -> Any:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return 0.0 if field.missing == "zero" else None
+    return value

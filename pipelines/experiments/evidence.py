@@ -29,7 +29,7 @@ from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
-from mtorl.log.segments import check_segment, segment_sql
+from mtorl.log.segments import segment_sql
 from mtorl.log.touchpoints import LogError
 from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
@@ -60,15 +60,13 @@ def known_or_error(
     LogError and ExperimentError: log, table or column can't be used.
     """
     with _opened(folder) as (log, spec):
-        for name in by:
-            check_segment(spec, name)
+        values = {name: segment_sql(spec, name, "record") for name in by}
         spend = _spend(folder, served)
         found = look(log, served, counted_gain(spec), since, now, spend)
         if found is None:
             return Known(spend=spend or [], gain=counted_gain(spec), looked=now)
         if not by:
             return found
-        values = {name: segment_sql(spec, name, "record") for name in by}
         segments = dict(segment_lifts(log, served, spec.reward.gain, values))
         return replace(found, verdict={**(found.verdict or {}), "segments": segments})
 

@@ -219,8 +219,8 @@ class Served:
 
 def fill_store(trained: Trained, audience: Audience) -> None:
     """Fill a run's online store with what is known of the users before they come online, as the nightly job would."""
-    from features.feature_repo.names import STATIC
     from features.offline.store import define, refresh
+    from mtorl.window.window import STATIC
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
     define(features, trained.spec)  # the store of an interrupted rehearsal was set aside

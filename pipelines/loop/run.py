@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from features.collect.report import Learnable
-from mtorl.artifact.saving import FEATURE_SERVICE
+from mtorl.window.window import AD_DECISION
 from pipelines import local, monitoring, training
 from pipelines.loop import online, ramp
 from pipelines.loop.config import LoopConfig
@@ -200,7 +200,7 @@ def _true_lift(
 
     if audience.simulator is None:
         return None
-    store = FeastSource(trained.folder / "features", FEATURE_SERVICE)
+    store = FeastSource(trained.folder / "features", AD_DECISION)
     return true_lift(
         audience.simulator,
         {name: policy_of(artifact, store) for name, artifact in trained.arms.items()},

@@ -158,8 +158,7 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 def _digests(config: LoopConfig) -> dict[str, str]:
     """Digests of all that a training reads, by a name for people."""
     from features.collect.store import digest_of
-    from features.ingest.content import content_of
-    from features.ingest.log_folder import RawLog
+    from features.ingest.log_folder import RawLog, content_of
 
     try:
         log = content_of(RawLog.named(config.source, config.dataset))

@@ -21,8 +21,8 @@ import duckdb
 
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
-from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import naming_full_disk, remove, replacing
+from mtorl.runtime.progress import without_progress_bar
 from serving.decision_log import exported
 from serving.decision_log.segments import IDENTITY, segments
 

@@ -20,8 +20,8 @@ from typing_extensions import override
 
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
-from mtorl.runtime.duckdb_progress import without_progress_bar
 from mtorl.runtime.files import sync
+from mtorl.runtime.progress import without_progress_bar
 from serving.decision_log.position import Batch, Position
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from mtorl import __version__
 from mtorl.artifact.artifact import load
-from mtorl.artifact.lineage import COMPARED, Lineage, Parent, PipelineRun, gate_report, lineage_of
+from mtorl.artifact.lineage import Code, Data, Figure, GateReport, Lineage, Parent, PipelineRun
+
+_METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
 
 
 @dataclass(frozen=True)
@@ -36,36 +38,57 @@ class Origin:
     def lineage(self, arm: str = "challenger") -> Lineage:
         """Lineage of the challenger or, for a first installation, of the incumbent, which no gate has judged.
 
-        Raises:
-            ArtifactError: There is no artifact, or it is damaged.
+        Raises ArtifactError if there is no artifact, or it is damaged.
         """
         from mtorl.evaluation.gate import gate
 
-        challenger = arm == "challenger"
-        artifact = load(self.challenger if challenger else self.incumbent)
-        evaluation = json.loads(Path(self.evaluation).read_text(encoding="utf-8"))
-        settings = {**{name: value for name, value in self.settings.items() if value != ""}, "min_lift": self.min_lift}
-        judged: dict[str, Any] = {}
-        if challenger:
-            report = gate_report(evaluation, *gate(evaluation["value"], self.min_lift), self.min_lift)
-            judged = {"gate": report, "compared_with": self._compared_with(), "settings": settings}
-        return lineage_of(
-            artifact.model,
-            artifact.spec.name,
-            datetime.now(UTC).replace(microsecond=0),
-            evaluation=evaluation,
-            arm=arm,
-            source=self.source,
-            collected=self.collected,
-            package=__version__,
+        artifact = load(self.challenger if arm == "challenger" else self.incumbent)
+        model, evaluation = artifact.model, json.loads(Path(self.evaluation).read_text(encoding="utf-8"))
+        revision = model.get("git_revision")
+        known = Lineage(
+            digest=model["digest"],
+            name=model["name"],
+            published=datetime.now(UTC).replace(microsecond=0),
+            data=Data(
+                name=artifact.spec.name,
+                log=model["data_fingerprint"],
+                source=self.source or None,
+                collected=self.collected or None,
+                rows=evaluation.get("test_rows"),
+                users=evaluation.get("test_users"),
+            ),
+            code=Code(package=__version__, git_revision=None if revision in ("", "unknown") else revision),
+            metrics=figures_of(evaluation, arm),
             run=PipelineRun(pipeline=self.pipeline or None, name=self.run_name or None, id=self.run_id or None),
-            **judged,
         )
+        if arm != "challenger":
+            return known
+        decision, reason = gate(evaluation["value"], self.min_lift)
+        report = GateReport(
+            decision="promote" if decision == "promote" else "reject",
+            reason=reason,
+            min_lift=self.min_lift,
+            lift=_figure(evaluation["value"], "difference"),
+            valued_on=evaluation["valued_on"],
+        )
+        settings = {**{name: value for name, value in self.settings.items() if value != ""}, "min_lift": self.min_lift}
+        return known.replace(gate=report, parents=(self._compared_with(),), settings=settings)
 
     def _compared_with(self) -> Parent:
         from mtorl.evaluation.logged_incumbent import LoggedIncumbent
 
         without_artifact = LoggedIncumbent.named_in(self.incumbent)
         if without_artifact is not None:
-            return Parent(relation=COMPARED, policy=without_artifact.policy)
-        return Parent(relation=COMPARED, digest=load(self.incumbent).digest)
+            return Parent(policy=without_artifact.policy)
+        return Parent(digest=load(self.incumbent).digest)
+
+
+def figures_of(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
+    """An arm's value and the most telling figures of its heads, from the result of `evaluate_offline`."""
+    found = {name: _figure(evaluation[arm], name) for name in _METRICS if isinstance(evaluation[arm].get(name), float)}
+    return {"value": _figure(evaluation["value"], arm), **found}
+
+
+def _figure(figures: Mapping[str, Any], name: str) -> Figure:
+    low, high = figures.get(f"{name}_ci") or (None, None)
+    return Figure(value=figures[name], low=low, high=high)

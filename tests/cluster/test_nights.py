@@ -87,7 +87,7 @@ for row in duckdb.sql("SELECT decision_id FROM '/mnt/mtorl/collected/decisions/*
 TRAINED_ON = """
 import sys
 from pathlib import Path
-from mtorl.artifact.training_users import trained_on
+from mtorl.artifact.artifact import trained_on
 users = [f"u{number:06d}" for number in range(int(sys.argv[1]), int(sys.argv[2]))]
 for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users):
     for place in model.places:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import zipfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from components.smoke_test.component import smoke_test
 from components.train_challenger.component import train_challenger
 from components.trainer.train_job import Pods
 from mtorl.artifact.artifact import load
-from mtorl.artifact.lineage import Lineage, lineage_of
+from mtorl.artifact.lineage import Lineage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.trainings import newest
 from mtorl.network.training import TrainConfig
@@ -36,6 +35,7 @@ from serving.deployment import DeployError
 from serving.registry import FIRST, first_models, publish
 from tests.components.artifacts import CODE, Output
 from tests.components.trainer.trainer_cluster import TrainerCluster
+from tests.serving.small_versions import lineage_of
 
 pytestmark = pytest.mark.integration
 
@@ -217,7 +217,7 @@ def test_each_arm_has_a_first_model_and_keeps_it(
 def test_a_published_version_is_rolled_out(
     challenger: Artifact, model_store: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lineage = lineage_of(load(challenger.path).model, "simulator", datetime(2026, 1, 1, tzinfo=UTC))
+    lineage = lineage_of(load(challenger.path).model)
     folder = publish(Path(challenger.path), Path(model_store.path) / "challenger.mar", tmp_path, "challenger", lineage)
     monkeypatch.setattr(serving.kubernetes_api, "KubernetesApi", lambda retries: f"an API, {retries} retries")
     monkeypatch.setattr(serving.inference_services, "InferenceServices", lambda api: f"servers of {api}")

@@ -15,8 +15,7 @@ from components.notify import run_end
 from components.notify.component import notify
 from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.log.touchpoints import LogError
-from mtorl.runtime import run_notes
-from mtorl.runtime.step import step
+from mtorl.runtime.step import RUN_ID, RUNS, step
 from serving.kubernetes_api import KubernetesApi, Refused
 
 # Recorded on Kubeflow Pipelines 2.17 with Argo 4.0.5: what the last step got as its status, and the workflow then.
@@ -30,8 +29,8 @@ def status(state: str) -> PipelineTaskFinalStatus:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(run_notes.RUNS, str(tmp_path))
-    monkeypatch.setenv(run_notes.RUN_ID, "run-1")
+    monkeypatch.setenv(RUNS, str(tmp_path))
+    monkeypatch.setenv(RUN_ID, "run-1")
     monkeypatch.setattr("sys.argv", ["kfp", "--function_to_execute", "build_features"])
     return str(tmp_path)
 

@@ -15,11 +15,11 @@ import redis
 import yaml
 
 from features.engine import open_engine
-from features.feature_repo.names import AD_DECISION
 from features.offline import store
 from features.sequences import builder as sequences
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.table import WindowTable
+from mtorl.window.window import AD_DECISION
 from serving.router.flow.features import FeastSource, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 

@@ -16,10 +16,10 @@ from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.feature_repo.names import HISTORY, history_types
 from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
+from mtorl.window.window import HISTORY, history_types
 
 SPEC = DatasetSpec(
     name="toy",

@@ -9,8 +9,8 @@ import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Float64, String
 
-from features.feature_repo.names import HISTORY, history_types
 from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import HISTORY, history_types
 
 STORES = ("sqlite", "redis")
 

@@ -84,8 +84,8 @@ def test_the_job_materializes_the_log_as_it_stands(
     import pandas as pd
     from feast import FeatureStore
 
-    from features.feature_repo.names import HISTORY
     from features.offline import store
+    from mtorl.window.window import HISTORY
 
     repository = _repository(production, "mtorl-jobs-feature-store-", pipelines_repository, tmp_path / "job")
     before = (pipelines_repository / "registry.db").read_bytes()

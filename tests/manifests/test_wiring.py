@@ -280,7 +280,7 @@ def test_routers_send_traces_where_the_policies_let_them(production: Objects) ->
 
 
 def test_one_feature_store_for_reader_and_writer(production: Objects, router: dict[str, Any]) -> None:
-    from features.feature_repo.names import AD_DECISION
+    from mtorl.window.window import AD_DECISION
 
     assert router["feature_service"] == AD_DECISION
     config = yaml.safe_load(config_map(production, "mtorl-feature-store-")["data"]["feature_store.yaml"])

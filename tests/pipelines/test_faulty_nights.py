@@ -21,7 +21,7 @@ import pytest
 from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.artifact.artifact import load
 from mtorl.log import trainings
-from mtorl.runtime import files, run_notes
+from mtorl.runtime import files
 from mtorl.runtime.files import sha256_of
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines import on_volume
@@ -80,7 +80,7 @@ def break_step(step: str) -> None:
     if kind == "disk" and (step == at or step == "notify"):
         files._swap = full_disk  # type: ignore[assignment]
     if kind == "kill" and step == at:
-        run_notes.note = lambda why: kill()  # the last thing that a step does
+        step.note = lambda why: kill()  # the last thing that a step does
 
 
 def full_disk(new: Path, path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mtorl.artifact.lineage import COMPARED, Figure, GateReport, Lineage, Parent, lineage_of
+from mtorl.artifact.lineage import Code, Data, Figure, GateReport, Lineage, Parent
 
 DAY_0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -24,19 +25,22 @@ def model(number: int, **fields: Any) -> dict[str, Any]:
     return found | {"version": found["digest"][:12]}
 
 
+def lineage_of(model: Mapping[str, Any], published: datetime = DAY_0) -> Lineage:
+    data = Data(name="small", log=model["data_fingerprint"])
+    return Lineage(digest=model["digest"], name=model["name"], published=published, data=data)
+
+
 def lineage(number: int, parent: int | None = None, **fields: Any) -> Lineage:
     figure = Figure(value=0.1, low=0.05, high=0.15)
     report = GateReport(decision="promote", reason="better", min_lift=0.0, lift=figure, valued_on="touchpoints")
-    compared = None if parent is None else Parent(relation=COMPARED, digest=digest(parent))
-    found = lineage_of(
-        model(number),
-        "small",
-        DAY_0 + timedelta(days=number),
-        gate=report,
-        compared_with=compared,
-        settings={"seed": 7},
-    )
-    return found.replace(metrics={"reward_auc": Figure(value=0.7, low=0.68, high=0.72)}, **fields)
+    known = {
+        "code": Code(git_revision="c0de"),
+        "gate": report,
+        "parents": () if parent is None else (Parent(digest=digest(parent)),),
+        "settings": {"seed": 7},
+        "metrics": {"reward_auc": Figure(value=0.7, low=0.68, high=0.72)},
+    }
+    return lineage_of(model(number), DAY_0 + timedelta(days=number)).replace(**known | fields)
 
 
 def version(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import stat
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.artifact.artifact import ArtifactError, digest_of
-from mtorl.artifact.lineage import FILE, Lineage, lineage_of
+from mtorl.artifact.lineage import FILE, Lineage
 from serving.registry import FIRST, RegistryError, folder_of, newest, publish, published_digest
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.serving.small_versions import lineage_of
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def changed(artifact: Any, folder: Path, **changes: Any) -> Path:
 
 def put(artifact: Path, archive: Path, registry: Path, arm: str, version: str = "") -> Path:
     model = json.loads((artifact / "model.json").read_text())
-    return publish(artifact, archive, registry, arm, lineage_of(model, "small", NOW), version)
+    return publish(artifact, archive, registry, arm, lineage_of(model), version)
 
 
 def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, archive: Path, tmp_path: Path) -> None:
@@ -50,7 +48,7 @@ def test_a_version_is_complete_and_nobody_may_write_to_its_files(artifact: Any, 
 def test_its_lineage_is_published_with_it_and_is_that_of_no_other_model(
     artifact: Any, archive: Path, tmp_path: Path
 ) -> None:
-    registry, known = tmp_path / "registry", lineage_of(artifact.model, "small", NOW)
+    registry, known = tmp_path / "registry", lineage_of(artifact.model)
     with pytest.raises(RegistryError, match="its lineage is that of another model, 000000000000"):
         publish(artifact.folder, archive, registry, "challenger", known.replace(digest="0" * 64))
     assert not registry.exists()

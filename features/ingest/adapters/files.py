@@ -56,8 +56,7 @@ def parts(path: Path) -> list[Path]:
 def columns(path: Path, separator: str | None = None) -> list[str]:
     """Names of a file's columns, in order; those without a name are "Unnamed: <place>".
 
-    Args:
-        separator: Of CSV; None: what the file's name says.
+    Without a separator it is that of the file's kind.
     """
     parts(path)
     with readable(path):

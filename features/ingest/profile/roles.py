@@ -82,10 +82,7 @@ def roles_of(
 ) -> Roles:
     """Assign columns of a file to columns of the log.
 
-    Args:
-        path: For messages.
-        named: Columns of the log, and what the file calls them, where a person knows.
-        choices: The mean of one over the values of a column.
+    A person may have `named` some. `choices` is the mean of one over the values of a column.
     """
     for role, column in named.items():
         if role not in WORDS:

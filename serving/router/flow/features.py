@@ -30,15 +30,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import microseconds
 from mtorl.runtime.sqlite_times import read_times_by
-from mtorl.window.request_features import request_features
-from mtorl.window.window import Instance, instance_from_history
+from mtorl.window.window import HISTORY, REQUEST_TIME, STATIC, Instance, instance_from_history, request_features
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 
 if TYPE_CHECKING:
     from feast import FeatureView
 
-_HISTORY, _STATIC, _ON_DEMAND = "user_history", "user_static", "request_time"
 _KEYS = {"user_id", "campaign_id"}  # what a request can look up
 _WRITING_SECONDS = 10.0  # Feast writes in place: a younger registry that can't be used may be half written
 
@@ -145,7 +143,7 @@ class FeastSource:
             if registry and registry.exists() and time.time() - registry.stat().st_mtime < _WRITING_SECONDS:
                 raise RegistryAwaited(f"the feature registry at {registry} is being written") from error
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
-        unknown = {p.name for p in projections} & on_demand - {_ON_DEMAND}
+        unknown = {p.name for p in projections} & on_demand - {REQUEST_TIME}
         if unknown:
             raise SettingsError(f"feature_service: {service}: no router computes {', '.join(sorted(unknown))}")
         wanted = {field.name for chosen in spec.features for field in chosen.fields} if spec else set()
@@ -162,7 +160,7 @@ class FeastSource:
         users = []
         for request in requests:
             rows = {v.name: v.row(stored[v.name][getattr(request, v.key)], request.at) for v in self._views}
-            history, static = rows.pop(_HISTORY, _Row()), rows.pop(_STATIC, _Row())
+            history, static = rows.pop(HISTORY, _Row()), rows.pop(STATIC, _Row())
             aggregates = {name: value for row in rows.values() for name, value in row.values.items()}
             if self._on_demand:
                 newest = _newest_before(request.at, history.values.get("hist_timestamp"))
@@ -199,7 +197,7 @@ class _View:
         keys = set(view.join_keys)
         if len(keys) != 1 or not keys <= _KEYS:
             raise ValueError(f"view {view.name} has the keys {sorted(keys)}; a decision has one of {sorted(_KEYS)}")
-        if view.name == _HISTORY and "hist_timestamp" not in features:
+        if view.name == HISTORY and "hist_timestamp" not in features:
             raise ValueError(f"view {view.name} without hist_timestamp: nothing would tell what lies before a decision")
         tags = {f.name: f.tags for f in view.features}
         without = sorted(name for name in features if "default" not in tags[name])
@@ -212,7 +210,7 @@ class _View:
         """Features at a time, microseconds since 1970."""
         values = stored.values
         # A history may have gone on after the decision, and still holds earlier touchpoints.
-        as_of = _newest_before(at, values["hist_timestamp"]) if self.name == _HISTORY else stored.event_us
+        as_of = _newest_before(at, values["hist_timestamp"]) if self.name == HISTORY else stored.event_us
         if as_of is None or as_of >= at or (self.ttl and at - as_of > self.ttl):
             return _Row(dict(self.defaults))
         if all(value is None for value in values.values()):

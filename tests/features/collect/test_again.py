@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from features.collect import store as store_module
-from features.collect.hours import Hours
-from features.collect.store import collect, collect_again, is_store
+from features.collect.store import Hours, collect, collect_again, is_store
 from mtorl.log.touchpoints import LogError
 from tests.features.collect.decision_logs import decision, outcome, stored, write
 from tests.features.collect.test_store import DECISIONS, ENGINES, OUTCOMES, content, engine, spark, whole

@@ -15,12 +15,11 @@ import pytest
 from feast import FeatureStore, RequestSource
 
 from features.engine import open_engine
-from features.feature_repo import names
-from features.feature_repo.names import history_types
 from features.feature_repo.sources import build_sources
 from features.feature_repo.views import build
 from features.offline import store
 from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
+from mtorl.window.window import AD_DECISION, HISTORY, REQUEST_TIME, STATIC, history_types
 from tests.features.feature_run import US, FeatureRun
 
 FOLDER = store.CONFIG.parent
@@ -90,7 +89,7 @@ def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
         build_sources(engine, run.path, run.spec, repository / "data")
     environment = {"MTORL_DATASET": str(tmp_path / "toy.yaml")}
     applied = feast(repository, "apply", **environment).splitlines()
-    assert {"Created entity user", f"Created feature service {names.AD_DECISION}"} <= set(applied)
+    assert {"Created entity user", f"Created feature service {AD_DECISION}"} <= set(applied)
     assert described(repository) == described(run.root)
 
     end = run.log["created_timestamp"].max()
@@ -108,7 +107,7 @@ def test_apply_needs_neither_data_nor_settings(repository):
     assert "Created feature view user_history" in applied
     made = described(repository)
     assert set(made["entities"]) == {"user", "campaign"}
-    assert "hist_hour" in made["views"][names.HISTORY][0]
+    assert "hist_hour" in made["views"][HISTORY][0]
     assert feast(repository, "feature-services", "list").count("ad_") == 1
 
 
@@ -131,8 +130,8 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     assert {f"hist_{c.name}" for c in spec.context} | {c.name for c in spec.static} <= features
     assert not {f"hist_{c.name}" for c in spec.outcomes} & features
     assert (made.user_static is not None) == bool(spec.static)
-    known = [names.HISTORY, *([names.STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
-    assert [p.name for p in made.ad_decision.feature_view_projections] == [*known, names.REQUEST_TIME]
+    known = [HISTORY, *([STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
+    assert [p.name for p in made.ad_decision.feature_view_projections] == [*known, REQUEST_TIME]
 
 
 def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from features.engine import open_engine
-from features.feature_repo import names
-from features.feature_repo.sources import build_sources
+from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
 from features.feature_repo.views import build
 from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.window.window import HISTORY
 
 START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
@@ -95,10 +95,10 @@ def test_a_view_has_the_life_that_its_description_says(toy, tmp_path):
     "feature",
     [
         {"view": "weather"},
-        {"view": names.CAMPAIGN_STATS},
-        *({"view": view, "source": "x", "key": "user_id"} for view in (names.HISTORY, "Campaign_Stats")),
-        {"view": names.CAMPAIGN_STATS, "fields": [{"name": "campaign_cost", "kind": "categorical"}]},
-        {"view": names.USER_CHANNEL, "fields": [{"name": "uc_clicks", "kind": "numeric"}]},
+        {"view": CAMPAIGN_STATS},
+        *({"view": view, "source": "x", "key": "user_id"} for view in (HISTORY, "Campaign_Stats")),
+        {"view": CAMPAIGN_STATS, "fields": [{"name": "campaign_cost", "kind": "categorical"}]},
+        {"view": USER_CHANNEL, "fields": [{"name": "uc_clicks", "kind": "numeric"}]},
         {"view": "mine", "source": "x", "key": "user_id", "fields": [{"name": "uc_clicks", "kind": "numeric"}]},
     ],
     ids=str,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
-from features.feature_repo.names import CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL
-from features.feature_repo.sources import build_sources
+from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
+from mtorl.window.window import HISTORY, STATIC
 from tests.features.feature_run import with_times
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")

@@ -7,8 +7,7 @@ import gzip
 import pandas as pd
 import pytest
 
-from features.ingest.adapters import ADAPTERS, adapter_of
-from features.ingest.ingest import LogError, ingest_log, validate_log
+from features.ingest.ingest import ADAPTERS, LogError, adapter_of, ingest_log, validate_log
 from mtorl.log.dataset import DatasetSpec, SpecError, built_in
 
 

@@ -14,10 +14,8 @@ import pytest
 from features.data_folder import OwnDecisions, build
 from features.engine import open_engine
 from features.forget.places import forget
-from features.ingest import built_folder
-from features.ingest.built_folder import Built
-from features.ingest.content import check_unchanged, content_of
-from features.ingest.log_folder import RawLog
+from features.ingest import log_folder
+from features.ingest.log_folder import Built, RawLog, check_unchanged, content_of
 from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
@@ -193,14 +191,14 @@ def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
 def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
     built: Built, decisions: OwnDecisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link, before = built_folder.link, built.decisions()
+    link, before = log_folder.link, built.decisions()
 
     def replaced_first(source: Path, target: Path) -> None:
-        monkeypatch.setattr(built_folder, "link", link)
+        monkeypatch.setattr(log_folder, "link", link)
         made(built.folder, decisions, rows=310)
         link(source, target)
 
-    monkeypatch.setattr(built_folder, "link", replaced_first)
+    monkeypatch.setattr(log_folder, "link", replaced_first)
     with pytest.raises(LogError, match="was replaced by another build while this run was reading it; run again"):
         take(built, tmp_path / "half")
 
@@ -210,12 +208,12 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
         built.take_windows(tmp_path / "log", tmp_path / "windows")
 
     take(built, tmp_path / "log-2")
-    monkeypatch.setattr(built_folder, "link", replaced_first)
+    monkeypatch.setattr(log_folder, "link", replaced_first)
     with pytest.raises(LogError, match="was replaced by another build"):
         built.take_windows(tmp_path / "log-2", tmp_path / "windows-2")
 
     take(built, tmp_path / "log-3")
-    monkeypatch.setattr(built_folder, "link", lambda *_: shutil.rmtree(built.folder))
+    monkeypatch.setattr(log_folder, "link", lambda *_: shutil.rmtree(built.folder))
     with pytest.raises(LogError, match="was replaced by another build"):
         built.take_windows(tmp_path / "log-3", tmp_path / "windows-3")
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.ingest import contract
-from features.ingest.adapters import adapter_of
 from features.ingest.adapters.files import ROW
-from features.ingest.ingest import LogError, ingest_log
+from features.ingest.ingest import LogError, adapter_of, ingest_log
 from mtorl.log.dataset import DatasetSpec
 from tests.repository import ROOT
 

@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.data_folder import canonical_log
-from features.ingest.content import content_of
 from features.ingest.conversions import FILE
 from features.ingest.ingest import BadRowsError, IngestReport, ingest_log, validate_log
-from features.ingest.log_folder import RawLog, ingest
+from features.ingest.log_folder import RawLog, content_of, ingest
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.touchpoints import DATASET_FILE, LogError
 

@@ -11,10 +11,9 @@ from moto.server import ThreadedMotoServer
 from pyarrow.fs import S3FileSystem
 
 from features.data_folder import canonical_log
-from features.ingest.content import check_unchanged, content_of
 from features.ingest.draft import draft_description
 from features.ingest.ingest import ingest_log, validate_log
-from features.ingest.log_folder import RawLog
+from features.ingest.log_folder import RawLog, check_unchanged, content_of
 from mtorl.log.touchpoints import LogError
 from tests.features.shop_log import SPEC, rows
 

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from features.feature_repo.names import AD_DECISION, HISTORY
 from features.ingest.ingest import ingest_log
 from features.ingest.log_folder import RawLog, ingest
 from features.offline import store
@@ -17,7 +16,7 @@ from features.offline.store import build_training_data
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.window.table import WindowTable
-from mtorl.window.window import WindowBatch
+from mtorl.window.window import AD_DECISION, HISTORY, WindowBatch
 from tests.features.feature_run import AGGREGATES
 from tests.repository import ROOT
 

@@ -11,10 +11,9 @@ import pytest
 
 from features.data_folder import canonical_log
 from features.engine import open_engine
-from features.ingest.content import content_of
 from features.ingest.draft import draft_description
 from features.ingest.ingest import ingest_log, validate_log
-from features.ingest.log_folder import RawLog
+from features.ingest.log_folder import RawLog, content_of
 from mtorl.log.touchpoints import LogError
 from tests.features.ingest.test_conversions import DESCRIPTION, Shop, log, orders
 from tests.features.shop_log import SPEC, rows
@@ -39,7 +38,7 @@ def session() -> Iterator[Any]:
 
 def test_without_spark_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENGINE", raising=False)
-    monkeypatch.setattr("features.ingest.spark_table._spark_is_open", lambda: False)
+    monkeypatch.setattr("features.ingest.object_store._spark_is_open", lambda: False)
     for read in (lambda: validate_log(LOG, SPEC), lambda: draft_description(LOG)):
         with pytest.raises(LogError, match=r"^spark://.*exposures: a table .* is read by Spark: set ENGINE=spark, or"):
             read()

@@ -19,7 +19,9 @@ from feast.types import Array, Float64, Int64, String
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from features.engine import parquet_files
 from features.offline import asof_job
+from features.offline.asof_job import ParquetRows
 
 START = pd.Timestamp("2024-05-01", tz="UTC")
 TTL = timedelta(seconds=5)
@@ -319,3 +321,38 @@ def test_what_is_missing_is_named(stores):
     with pytest.raises(FileNotFoundError, match="no Parquet file, nor a folder with parts"):
         stores.job("strict", entities)
     write(sources(np.random.default_rng(0), 20), stores.data)
+
+
+@PROPERTY
+@given(
+    numbers=st.lists(st.none() | st.integers(0, 39), max_size=30),
+    then=st.lists(st.none() | st.integers(0, 39), max_size=5),
+)
+def test_rows_come_as_asked_for(tmp_path, numbers, then):
+    if not (tmp_path / "parts").exists():
+        (tmp_path / "parts").mkdir()
+        for i in range(4):
+            rows = pa.table({"skip": [0] * 10, "value": [[10.0 * i + j] for j in range(10)]})
+            pq.write_table(rows, tmp_path / "parts" / f"{i}.parquet", row_group_size=3)
+    rows = ParquetRows(tmp_path / "parts", ["value"])
+    for asked in (numbers, then, numbers):
+        taken = rows.take(pa.array(asked, pa.int64()))
+        assert taken["value"].to_pylist() == [None if n is None else [float(n)] for n in asked]
+
+
+def test_parts_are_found_in_order_and_rubbish_is_not(tmp_path):
+    for name in (
+        "b/part-1.parquet",
+        "a/part-2.parquet",
+        "_temporary/part-0.parquet",
+        "a/_temporary/0/part-0.parquet",
+        "a/.part-3.parquet",
+        "a/.part-2.parquet.crc",
+        "_SUCCESS",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in parquet_files(tmp_path)] == [
+        "a/part-2.parquet",
+        "b/part-1.parquet",
+    ]

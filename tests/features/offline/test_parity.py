@@ -15,10 +15,9 @@ from feast import FeatureStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.feature_repo.names import HISTORY, STATIC, history_types
 from features.offline import store
 from mtorl.log.columns import Codes, Values
-from mtorl.window.window import WindowBatch, instance_from_history
+from mtorl.window.window import HISTORY, STATIC, WindowBatch, history_types, instance_from_history
 from serving.router.flow.features import UserFeatures
 from tests.features.feature_run import DAY, US, FeatureRun, micros, none_if_missing, random_journeys, with_times
 from tests.features.online_stores import STORES

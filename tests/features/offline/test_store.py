@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import warnings
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -18,12 +20,16 @@ import yaml
 from feast import FeatureStore
 
 from features.engine import open_engine
-from features.feature_repo.names import AD_DECISION, CAMPAIGN_STATS, HISTORY, STATIC, USER_CHANNEL
+from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL
 from features.offline import store
+from features.offline.store import REGISTRY, install, without_sources
 from features.online.history import Touchpoint
 from features.online.open_history import open_history
 from features.sequences import builder as sequences
-from mtorl.window.window import instance_from_history
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import AD_DECISION, HISTORY, STATIC, instance_from_history
+from serving.router.flow.features import FeastSource
+from serving.router.flow.requests import DecisionRequest
 from tests.features.feature_run import (
     COUNTED,
     DAY,
@@ -308,3 +314,55 @@ def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make,
     assert reads >= 2 * users and states >= 2 * users
     (found,) = run.read(["u0"], ahead + DAY).values()
     assert found.history["hist_cost"] == [float(second) for second in appended[-run.spec.window :]]
+
+
+# ---- moved to where it is served
+
+
+@pytest.fixture(scope="module")
+def toy_log(toy, tmp_path_factory) -> Path:
+    return toy.write(toy.log(seed=1), tmp_path_factory.mktemp("log") / "log.parquet")
+
+
+def made(folder: Path, spec: DatasetSpec, log: Path) -> Path:
+    store.create(folder, spec, log)
+    without_sources(folder)
+    return folder
+
+
+@pytest.mark.integration
+def test_what_is_installed_serves_features(toy, toy_log, tmp_path):
+    place = tmp_path / "volume" / "features"
+    repository = made(tmp_path / "made", toy.spec, toy_log)
+    assert not list(repository.rglob("*.parquet"))
+    assert install(repository, place)
+    shutil.rmtree(repository)
+    users = store.refresh(place, toy.spec, toy_log)
+    assert users == 12
+    (known,) = FeastSource(place, AD_DECISION).read([DecisionRequest("u1", "c1", {}, 2_000_000_000_000_000)])
+    assert known.static["age"] == "old"
+
+
+@pytest.mark.integration
+def test_a_registry_is_replaced_only_when_it_defines_something_else(toy, toy_log, tmp_path):
+    place = tmp_path / "features"
+    assert install(made(tmp_path / "first", toy.spec, toy_log), place)
+    before = (place / REGISTRY).read_bytes()
+    # Made anew, so with other times and ids inside.
+    again = made(tmp_path / "again", toy.spec, toy_log)
+    assert (again / REGISTRY).read_bytes() != before
+    assert not install(again, place)
+    assert (place / REGISTRY).read_bytes() == before
+    other = made(tmp_path / "other", toy.spec.replace(window=toy.spec.window + 1, static=(), segment=None), toy_log)
+    assert install(other, place)
+    assert (place / REGISTRY).read_bytes() == (other / REGISTRY).read_bytes()
+
+
+@pytest.mark.integration
+def test_settings_that_are_there_stay(toy, toy_log, tmp_path):
+    place = tmp_path / "features"
+    place.mkdir()
+    settings = yaml.safe_load(store.CONFIG.read_text()) | {"online_store": {"type": "redis", "connection_string": "x"}}
+    (place / store.CONFIG.name).write_text(yaml.safe_dump(settings))
+    assert install(made(tmp_path / "made", toy.spec, toy_log), place)
+    assert yaml.safe_load((place / store.CONFIG.name).read_text()) == settings

@@ -23,7 +23,6 @@ from feast import FeatureStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.feature_repo.names import HISTORY, history_types
 from features.online.feed import Event, EventError, Feed
 from features.online.history import HistoryError, Touchpoint
 from features.online.journal import Journal
@@ -31,6 +30,7 @@ from features.online.open_history import open_history
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.log.records import VERSION
+from mtorl.window.window import HISTORY, history_types
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper

@@ -15,10 +15,10 @@ from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.feature_repo.names import HISTORY, history_types
 from features.online.history import HistoryError, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.dataset import OUTCOMES, Column
+from mtorl.window.window import HISTORY, history_types
 from tests.features.online_histories import (
     SPEC,
     START,

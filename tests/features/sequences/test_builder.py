@@ -51,7 +51,7 @@ def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
 
 
 def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows of all users, and the counts: a loop that does what `features.sequences.touchpoints` and `steps` say."""
+    """The rows of all users, and the counts: a loop that does what `features.sequences.builder` and `steps` say."""
     counts = dict.fromkeys((*NOT_IN_ROWS, "journeys", "one_touchpoint_users"), 0)
     arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
     log = log.assign(arrival=arrival)

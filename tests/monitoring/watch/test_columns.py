@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 
 from monitoring.watch.columns import check
-from mtorl.drift.calibration import Size
 from mtorl.drift.drift_tests import asked_of
-from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.drift.thresholds import Size, ThresholdGrid
 from mtorl.log.dataset import Column
 from tests.mtorl.drift.journeys import COLUMNS, KINDS, touchpoints
 

@@ -17,11 +17,19 @@ import pytest
 import torch
 
 from mtorl.artifact import artifact
-from mtorl.artifact.artifact import DRIFT_THRESHOLDS, FILES, YARDSTICK, ArtifactError, load
+from mtorl.artifact.artifact import (
+    DRIFT_THRESHOLDS,
+    FILES,
+    YARDSTICK,
+    ArtifactError,
+    TrainedOn,
+    is_artifact,
+    load,
+    trained_on,
+)
 from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.baselines import lightgbm
-from mtorl.drift.calibration import Size
-from mtorl.drift.thresholds import ThresholdGrid
+from mtorl.drift.thresholds import Size, ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import are_among, fingerprints
 from mtorl.network import predictor
@@ -280,3 +288,32 @@ def test_a_new_save_replaces_the_old_artifact(copy):
     assert load(copy).policy == PolicyParams()
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
     assert oct(copy.stat().st_mode & 0o777) == "0o755"
+
+
+def trained(folder: Path, digest: str, users: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps({"name": "challenger", "version": digest[:3], "digest": digest}))
+    np.save(folder / "training_users.npy", fingerprints(users))
+    return folder
+
+
+def test_each_model_is_said_once_with_all_its_places(tmp_path: Path) -> None:
+    first = trained(tmp_path / "a", "123456", ["u1", "u2"])
+    copy = Path(shutil.copytree(first, tmp_path / "copy"))
+    old = trained(tmp_path / "old", "654321", ["u2"])
+    assert trained_on([first, copy, old], ["u1", "u3", "u1"]) == [
+        TrainedOn("challenger", "123", ("u1",), (first, copy))
+    ]
+    assert trained_on([first, old], ["u2"])[1] == TrainedOn("challenger", "654", ("u2",), (old,))
+    assert trained_on([first, old], ["u4"]) == []
+    assert is_artifact(first) and not is_artifact(tmp_path)
+
+
+def test_an_artifact_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "a", "123456", ["u1"])
+    (folder / "training_users.npy").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=str(folder)):
+        trained_on([folder], ["u1"])
+    (folder / "model.json").write_text("{")
+    with pytest.raises(ArtifactError, match=str(folder)):
+        trained_on([folder], ["u1"])

@@ -22,8 +22,7 @@ from mtorl.baselines import (
 )
 from mtorl.baselines.inputs import mean_cost
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
 COUNTING = [repeat_last, markov]

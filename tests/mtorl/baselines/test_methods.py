@@ -11,8 +11,7 @@ import torch
 from mtorl.baselines import bcq, cql, decision_transformer, iql
 from mtorl.baselines.decision_transformer import Tiles, returns_to_go
 from mtorl.baselines.learning import Step, Transitions
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
 # Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). From state 0 on to 1; from state 1 nowhere.

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mtorl.drift.calibration import Size
 from mtorl.drift.reference import sample_users
-from mtorl.fitting import training_summary
-from mtorl.fitting.fit import fit_challenger, fit_incumbent, price_policy
-from mtorl.fitting.training_summary import REFERENCE_TOUCHPOINTS, TrainingSummary
+from mtorl.drift.thresholds import Size
+from mtorl.fitting import fit
+from mtorl.fitting.fit import REFERENCE_TOUCHPOINTS, TrainingSummary, fit_challenger, fit_incumbent, price_policy
 from mtorl.log.splits import are_among, split_of
 from mtorl.network.training import TrainConfig
 from mtorl.policy.decision import Forecast, action_probabilities
@@ -54,7 +53,7 @@ def test_a_large_log_leaves_a_reference_of_bounded_size_and_a_small_one_no_thres
     windows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = TrainingSummary.of(windows).reference
-    monkeypatch.setattr(training_summary, "sample_users", partial(sample_users, rows=60))
+    monkeypatch.setattr(fit, "sample_users", partial(sample_users, rows=60))
     summary = TrainingSummary.of(windows)
     assert 60 <= len(summary.reference) < 60 + whole.groupby("user_id").size().max()
     pd.testing.assert_frame_equal(

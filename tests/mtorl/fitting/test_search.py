@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from mtorl.fitting import search as search_module
+from mtorl.fitting.fit import TrainingSummary
 from mtorl.fitting.search import (
     SETTINGS_FILE,
     WEIGHTS,
@@ -23,7 +24,6 @@ from mtorl.fitting.search import (
 )
 from mtorl.fitting.search_space import SPACE, defaults, table
 from mtorl.fitting.settings import load_settings
-from mtorl.fitting.training_summary import TrainingSummary
 from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder

@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from features.ingest.adapters import adapter_of
+from features.ingest.ingest import adapter_of
 from mtorl.log.dataset import BASE_COLUMNS, DatasetSpec, SpecError, built_in
 
 

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mtorl.network.checkpoint import Checkpoint
+from mtorl.network.model import MTORL
 from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import Batch, TrainingWindows
 
@@ -106,3 +108,8 @@ def fit(
     """Train on simulated journeys."""
     data = TrainingWindows([part(windows, 0)], [part(200, 1)], channels=C)
     return train(data, config, on_epoch, resume=resume)
+
+
+def every_step(network: MTORL, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Action logits, reward logits and expected costs, of every channel at every step."""
+    return network._decode(network.trunk(x_BTD), network.memory(x_BTD))

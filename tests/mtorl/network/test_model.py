@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mtorl.network.model import MTORL, ChannelMemory, MTORLConfig
+from tests.mtorl.network.simulated_journeys import every_step
 
 B, T, D, C = 5, 20, 31, 4
 OUTCOMES = 3
@@ -35,7 +36,7 @@ def test_no_output_sees_a_later_input(network, k):
     x, changed = windows(), windows()
     changed[:, k + 1 :] = windows(seed=2)[:, k + 1 :]
     with torch.inference_mode():
-        for before, after in zip(network.forward_all(x), network.forward_all(changed), strict=True):
+        for before, after in zip(every_step(network, x), every_step(network, changed), strict=True):
             assert torch.equal(before[:, : k + 1], after[:, : k + 1])
             assert not torch.allclose(before[:, k + 1 :], after[:, k + 1 :])
 
@@ -43,7 +44,7 @@ def test_no_output_sees_a_later_input(network, k):
 @pytest.mark.parametrize("k", [0, 10])
 def test_every_later_output_can_see_an_earlier_input(network, k):
     x = windows().requires_grad_()
-    network.forward_all(x)[0][:, T - 1].sum().backward()
+    every_step(network, x)[0][:, T - 1].sum().backward()
     assert (x.grad[:, k].abs().sum(dim=1) > 0).all()
 
 
@@ -59,25 +60,25 @@ def test_right_padding_changes_nothing(network):
 
 
 @pytest.mark.parametrize("changes", [{}, {"attention": False}, {"convolutions": False}])
-def test_forward_is_the_last_real_step_of_forward_all(changes):
+def test_forward_is_the_last_real_one_of_every_step(changes):
     torch.manual_seed(0)
     network = MTORL(MTORLConfig(inputs=D, channels=C, window=T, outcomes=OUTCOMES, **changes)).eval()
     x, length = windows(), torch.tensor([1, 3, 10, 19, 20])
     with torch.inference_mode():
         logits, reward, cost = network(x, length)
-        all_logits, all_reward_logit, all_cost = network.forward_all(x)
+        all_logits, all_reward_logit, all_cost = every_step(network, x)
     rows = torch.arange(B)
     torch.testing.assert_close(logits, all_logits[rows, length - 1])
     torch.testing.assert_close(reward, all_reward_logit[rows, length - 1].sigmoid())
     torch.testing.assert_close(cost, all_cost[rows, length - 1])
 
 
-def test_forward_logged_is_forward_all_at_real_steps_and_logged_channels(network):
+def test_forward_logged_is_every_step_at_real_steps_and_logged_channels(network):
     x, channel = windows(), torch.randint(-1, C, (B, T), generator=torch.Generator().manual_seed(3))
     real = channel >= 0
     with torch.inference_mode():
         logits, reward_logit, cost = network.forward_logged(x, channel)
-        all_logits, all_reward_logit, all_cost = network.forward_all(x)
+        all_logits, all_reward_logit, all_cost = every_step(network, x)
     logged = channel[real].unsqueeze(1)
     torch.testing.assert_close(logits, all_logits[real])
     torch.testing.assert_close(reward_logit, all_reward_logit[real].gather(1, logged).squeeze(1))

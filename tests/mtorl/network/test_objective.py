@@ -8,7 +8,7 @@ import torch
 
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import losses, preference_loss
-from tests.mtorl.network.simulated_journeys import OUTCOMES, C, D, T, batch_of, journeys
+from tests.mtorl.network.simulated_journeys import OUTCOMES, C, D, T, batch_of, every_step, journeys
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_losses_match_their_formulas(model):
     x, targets, _, _ = journeys(20, 3)
     with torch.inference_mode():
         terms, log_prob = losses(model, batch_of(x, targets))
-        logits, reward_logit, cost = (part.double().numpy() for part in model.forward_all(torch.from_numpy(x)))
+        logits, reward_logit, cost = (part.double().numpy() for part in every_step(model, torch.from_numpy(x)))
     action, reward, deviance = [], [], []
     for b, t in zip(*np.nonzero(targets["channel_BT"] >= 0), strict=True):
         c = targets["channel_BT"][b, t]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from mtorl.runtime import progress
+from mtorl.runtime.progress import reporting_queries, without_progress_bar
 
 
 def test_a_listener_hears_this_process_until_the_end_of_its_block(
@@ -38,3 +40,39 @@ def test_what_follows_a_report_goes_forward_only() -> None:
         progress.within(1.0)
         progress.advance()
     assert told == [(done, 5, "user_history") for done in (2, 2.1, 2.4, 2.4, 2.5, 3.0, 3.0)]
+
+
+class Notebook:
+    """A connection in a notebook without ipywidgets: the bar is off, and can't be set."""
+
+    def execute(self, query: str) -> duckdb.DuckDBPyConnection:
+        if query.startswith("SET"):
+            raise duckdb.InvalidInputException("required package 'ipywidgets' is missing")
+        return duckdb.connect().execute("SELECT false")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_bar_is_off_afterwards(before: bool) -> None:
+    with duckdb.connect() as db:
+        db.execute(f"SET enable_progress_bar = {before}")
+        without_progress_bar(db)
+        assert db.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+
+
+def test_where_it_is_off_nothing_is_set() -> None:
+    without_progress_bar(Notebook())
+
+
+def test_a_long_query_reports_how_far_the_present_unit_is() -> None:
+    told: list[tuple[float, float, str]] = []
+    with duckdb.connect() as db, progress.listen(lambda *report: told.append(report)):
+        progress.report(2, 5, "user_history")
+        with reporting_queries(db, seconds=0.001):
+            while len(told) < 4:
+                db.execute("SELECT sum(sqrt(a.range + b.range)) FROM range(2000) a, range(2000) b").fetchall()
+    assert all(2 <= done <= 3 and (total, note) == (5, "user_history") for done, total, note in told)
+
+
+def test_in_a_notebook_that_refuses_the_bar_queries_report_nothing() -> None:
+    with reporting_queries(Notebook()):
+        pass

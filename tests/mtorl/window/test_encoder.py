@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import Column, RewardSpec
-from mtorl.window.encoder import Encoder
-from mtorl.window.labels import labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 from tests.mtorl.window.small_journeys import (
     FITTED,

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from features.offline.installation import install, without_sources
-from features.offline.store import build_training_data
-from mtorl.artifact.saving import FEATURE_SERVICE
+from features.offline.store import build_training_data, install, without_sources
 from mtorl.log.times import microseconds
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window.window import AD_DECISION
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.online import Audience, Trained, fill_store
 from serving.router.flow.features import FeastSource
@@ -35,7 +34,7 @@ def trained(tmp_path: Path) -> Trained:
 def test_the_store_knows_what_precedes_the_replay_and_the_static_columns(trained: Trained) -> None:
     audience, spec = Audience.of(trained), trained.spec
     fill_store(trained, audience)
-    source = FeastSource(trained.folder / "features", FEATURE_SERVICE, spec)
+    source = FeastSource(trained.folder / "features", AD_DECISION, spec)
     opportunities = {user: audience.source.opportunity(user, 0) for user in audience.source.opportunities}
     requests = [
         DecisionRequest(user, first["campaign_id"], first["context"], microseconds(first["timestamp"]))

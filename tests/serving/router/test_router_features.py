@@ -21,12 +21,12 @@ import yaml
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, ValueType
 from feast.types import Float64
 
-from features.feature_repo import names
+from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL
 from features.feature_repo.views import build
 from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.times import microseconds
-from mtorl.window.window import instance_from_history
+from mtorl.window.window import AD_DECISION, HISTORY, STATIC, instance_from_history
 from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, RegistryAwaited, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
@@ -63,7 +63,7 @@ class Stage:
     campaign: str = ""
 
     def write(self, view: str, event_time: datetime, **values: Any) -> None:
-        key = {"campaign_id": self.campaign} if view == names.CAMPAIGN_STATS else {"user_id": self.user}
+        key = {"campaign_id": self.campaign} if view == CAMPAIGN_STATS else {"user_id": self.user}
         source = self.store.get_feature_view(view).batch_source
         row = {**key, source.timestamp_field: event_time, source.created_timestamp_column: event_time}
         row |= {name: np.array(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -72,10 +72,10 @@ class Stage:
     def write_all(self) -> None:
         """Two touchpoints, one and three hours ago, and everything else as of now."""
         times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
-        self.write(names.HISTORY, NOON - HOUR, **{f"hist_{k}": v for k, v in {**LISTS, "timestamp": times}.items()})
-        self.write(names.STATIC, NOON - 400 * DAY, age="30-39")
-        self.write(names.USER_CHANNEL, NOON, uc_touchpoints=[1.0, 1.0], uc_clicks=[0.0, 1.0])
-        self.write(names.CAMPAIGN_STATS, NOON, **CAMPAIGN)
+        self.write(HISTORY, NOON - HOUR, **{f"hist_{k}": v for k, v in {**LISTS, "timestamp": times}.items()})
+        self.write(STATIC, NOON - 400 * DAY, age="30-39")
+        self.write(USER_CHANNEL, NOON, uc_touchpoints=[1.0, 1.0], uc_clicks=[0.0, 1.0])
+        self.write(CAMPAIGN_STATS, NOON, **CAMPAIGN)
 
     def read(self, at: datetime, **ids: str) -> UserFeatures:
         (found,) = self.source.read([self.request(at, **ids)])
@@ -96,7 +96,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stage
             write_settings(repo, kind, port)
             store = FeatureStore(repo_path=str(repo))
             store.apply(build(SPEC, repo / "data").objects)
-            made[kind] = Stage(repo, store, FeastSource(repo, names.AD_DECISION), open_history(repo, SPEC))
+            made[kind] = Stage(repo, store, FeastSource(repo, AD_DECISION), open_history(repo, SPEC))
         yield made
         for stage in made.values():
             stage.history.close()
@@ -122,7 +122,7 @@ def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> No
         **{"hour_of_day": 12.5, "recency_hours": 1.5},
     }
     answer = stage.store.get_online_features(
-        features=stage.store.get_feature_service(names.AD_DECISION),
+        features=stage.store.get_feature_service(AD_DECISION),
         entity_rows=[
             {"user_id": stage.user, "campaign_id": stage.campaign, "request_timestamp": float(microseconds(at))}
         ],
@@ -199,7 +199,7 @@ def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
 def test_reads_at_the_same_time_do_not_get_each_others_rows(stage: Stage) -> None:
     users = [f"{stage.user} {n}" for n in range(12)]
     for n, stage.user in enumerate(users):
-        stage.write(names.USER_CHANNEL, NOON, uc_touchpoints=[float(n), 1.0], uc_clicks=[0.0, 0.0])
+        stage.write(USER_CHANNEL, NOON, uc_touchpoints=[float(n), 1.0], uc_clicks=[0.0, 0.0])
     requests = [stage.request(NOON + HOUR, user_id=user) for user in users]
     expected = [[float(n), 1.0] for n in range(12)]
 
@@ -252,7 +252,7 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     store.apply(build(WITHOUT_FEATURES, tmp_path / "data").ad_decision)
     os.utime(tmp_path / "registry.db", (0, 0))
     with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
-        FeastSource(tmp_path, names.AD_DECISION, SPEC)
+        FeastSource(tmp_path, AD_DECISION, SPEC)
     assert json.loads(made.user_history.features[0].tags["default"]) == []
 
 
@@ -267,7 +267,7 @@ def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:
         store = FeatureStore(repo_path=str(repo))
         store.apply(build(SPEC, repo / "data").objects)
         with open_history(repo, SPEC) as history:
-            stage = Stage(repo, store, FeastSource(repo, names.AD_DECISION), history, "someone", "spring")
+            stage = Stage(repo, store, FeastSource(repo, AD_DECISION), history, "someone", "spring")
             stage.write_all()
             before = stage.read(NOON)
             process = redis.Redis(port=port).info("server")["process_id"]
