@@ -38,18 +38,10 @@ def main() -> None:
         run = run_loop(config, lambda *_: None)
         summary = json.loads((run / "summary.json").read_text())
     figures = {
-        "dataset": summary["dataset"],
-        "rows": summary["rows"],
-        "decisions": summary["serving"]["decisions"],
-        "seconds": summary["seconds"],
-        "p50_ms": summary["serving"]["p50_ms"],
-        "p99_ms": summary["serving"]["p99_ms"],
-        "errors": summary["serving"]["errors"],
-        "fallbacks": summary["serving"]["fallbacks"],
+        **{name: summary[name] for name in ("dataset", "rows", "seconds")},
+        **{name: summary["serving"][name] for name in ("decisions", "p50_ms", "p99_ms", "errors", "fallbacks")},
         "gate": summary["gate"]["decision"],
-        "lift": summary["experiment"]["lift"],
-        "lift_ci": summary["experiment"]["lift_ci"],
-        "true_lift": summary["experiment"]["true_lift"],
+        **{name: summary["experiment"][name] for name in ("lift", "lift_ci", "true_lift")},
         "clean_alerts": len(summary["monitor"]["clean"]["alarms"]),
         "steps": {name: step["seconds"] for name, step in summary["steps"].items()},
         "environment": environment("torch", "kfp", "feast", "torchserve", "kserve", "evidently"),

@@ -28,6 +28,7 @@ from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column, DatasetSpec
 
 IMITATIONS = 200
+SPEC = DatasetSpec.load("simulator")
 
 
 class Told(NamedTuple):
@@ -82,9 +83,8 @@ class Monitored:
             ):
                 records.to_parquet(folder / f"{kind}.parquet")
             period = Period((end - timedelta(days=1)).isoformat(), end.isoformat())
-            spec = SPEC
             log = DecisionLog.in_folder(folder, period)
-            counted = measure(log, spec.reward.gain, spec.outcome_kinds, spec.channels)
+            counted = measure(log, SPEC.reward.gain, SPEC.outcome_kinds, SPEC.channels)
             judged = measure_alarms.judge(self.state.streams, counted.measured, end)
             result = self._check(rows, folder / "page")
         column_alarms.judge(self.state, result, end, "1")
@@ -113,6 +113,3 @@ class Monitored:
             if any(words_of(problem).kind == "data_quality" for problem in problems):
                 return hours
         return None
-
-
-SPEC = DatasetSpec.load("simulator")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from prometheus_client import Sample
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from benchmarks._process import redis_server
 

@@ -85,11 +85,9 @@ def run(job: Job, root: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:
-        _write(path, {"independence": independence(_table(root, job.dataset))})
-        return
+        return _write(path, {"independence": independence(_table(root, job.dataset))})
     if job.method == AUTHORS:
-        _write(path, authors_protocol(_table(root, job.dataset), job.repeat))
-        return
+        return _write(path, authors_protocol(_table(root, job.dataset), job.repeat))
     if job.method == "score":
         names = sorted(file.stem for file in _answers(job, root).glob("[!.]*.npz"))
         if path.exists() and sorted(json.loads(path.read_text())["costs"]) == names:
@@ -98,14 +96,10 @@ def run(job: Job, root: Path) -> None:
         heads = {name: (file["logits"], file["reward"], file["cost"]) for name, file in answers.items()}
         costs = {name: json.loads((_answers(job, root) / f"{name}.json").read_text()) for name in names}
         task = load_task(root, job.dataset, job.protocol, job.repeat)
-        _write(path, {**score(task, heads, seed=job.repeat), "costs": costs})
-        return
+        return _write(path, {**score(task, heads, seed=job.repeat), "costs": costs})
     answer = METHODS[job.method](load_task(root, job.dataset, job.protocol, job.repeat), job.repeat)
     logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float32) for part in answer.heads)
-    _write(
-        path.with_suffix(".json"),
-        {"seconds": answer.seconds, "parameters": answer.parameters},
-    )
+    _write(path.with_suffix(".json"), {"seconds": answer.seconds, "parameters": answer.parameters})
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(file, logits=logits_BC, reward=reward_BC, cost=cost_BC)
 

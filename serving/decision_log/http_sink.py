@@ -70,20 +70,13 @@ class HttpSink(Sink):
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
         wait = retry_after(response.headers.get("Retry-After", ""))
-        raise SinkUnavailable(_reason(response.status), answer, wait)
+        usual = "server_error" if response.status >= 500 else "not_accepted"
+        raise SinkUnavailable({429: "throttled", 408: "timeout"}.get(response.status, usual), answer, wait)
 
     @override
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
-
-
-def _reason(status: int) -> str:
-    if status == 429:
-        return "throttled"
-    if status == 408:
-        return "timeout"
-    return "server_error" if status >= 500 else "not_accepted"
 
 
 def retry_after(text: str) -> float:

@@ -26,10 +26,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from http.client import HTTPMessage
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
@@ -39,9 +40,6 @@ from serving.router.flow.arm_client import ArmClient, shown
 from serving.router.flow.local_policies import answer_here
 from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
 
 Items = Sequence[dict[str, Any]]
 FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one

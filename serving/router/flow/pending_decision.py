@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import orjson
+from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
@@ -27,9 +28,6 @@ from serving.router.flow.local_policies import answer_of
 from serving.router.flow.requests import DecisionRequest
 from serving.router.flow.stages import Deadline
 from serving.router.ops import tracing
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
 
 
 @dataclass

@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
@@ -29,13 +31,10 @@ from serving.router.flow.stages import LeftAlone, NoTimeLeft, Stages
 from serving.router.ops import metrics, tracing
 from serving.router.ops.health import FoundFeatures
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
 log = logging.getLogger(__name__)
 
 Decisions = Sequence[PendingDecision]
-Spans = Sequence["Span"]
+Spans = Sequence[Span]
 
 
 @dataclass(frozen=True)

@@ -150,27 +150,23 @@ class DecisionParser:
             "costs": list(self._channels),
             "baseline": list(GivenBaseline.__annotations__),
         }
-        typed_dict = cast(Any, TypedDict)  # mypy knows no dictionaries whose fields follow from a file
-        context = typed_dict("Context", {column.name: _type_of(column) for column in spec.context})
-        context.__pydantic_config__ = _STRICT
+        context = _typed_dict("Context", {column.name: _type_of(column) for column in spec.context})
         channel: Any = Literal[self._channels]
-        baseline = typed_dict("GivenBaseline", {**GivenBaseline.__annotations__, "channel": channel})
-        costs = typed_dict(
+        baseline = _typed_dict("GivenBaseline", {**GivenBaseline.__annotations__, "channel": channel})
+        costs = _typed_dict(
             "Costs", {c: NotRequired[Annotated[float, Field(gt=0, le=cost_cap[c])]] for c in self._channels}
         )
-        baseline.__pydantic_config__ = costs.__pydantic_config__ = _STRICT
         special = {
             "context": context,
             "candidates": NotRequired[Annotated[list[channel], Field(min_length=1)] | None],
             "costs": NotRequired[costs | None],
             "baseline": NotRequired[baseline | None],
         }
-        instance: Any = typed_dict("Instance", {**Instance.__annotations__, **special})
-        instance.__pydantic_config__ = _STRICT
+        instance: Any = _typed_dict("Instance", {**Instance.__annotations__, **special})
         instances = Annotated[list[instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
-        body = typed_dict("DecisionBody", {"instances": instances})
-        body.__pydantic_config__ = _BODY
-        self.adapter: TypeAdapter[DecisionBody] = TypeAdapter(body)
+        self.adapter: TypeAdapter[DecisionBody] = TypeAdapter(
+            _typed_dict("DecisionBody", {"instances": instances}, _BODY)
+        )
 
     def parse(self, body: Any) -> list[DecisionRequest]:
         """The instances of a v1 request, as bytes or parsed JSON; raises BadRequest."""
@@ -212,15 +208,10 @@ class OutcomeParser:
     """Reads reports of outcomes; `adapter` is `OutcomeBody` with the kinds of this data set."""
 
     def __init__(self, spec: DatasetSpec) -> None:
-        typed_dict = cast(Any, TypedDict)
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
-        outcome: Any = typed_dict("Outcome", {**Outcome.__annotations__, "kind": kind})
-        outcome.__pydantic_config__ = _STRICT
-        body = typed_dict(
-            "OutcomeBody", {"outcomes": Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]}
-        )
-        body.__pydantic_config__ = _BODY
-        self.adapter: TypeAdapter[OutcomeBody] = TypeAdapter(body)
+        outcome: Any = _typed_dict("Outcome", {**Outcome.__annotations__, "kind": kind})
+        outcomes = Annotated[list[outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]
+        self.adapter: TypeAdapter[OutcomeBody] = TypeAdapter(_typed_dict("OutcomeBody", {"outcomes": outcomes}, _BODY))
         self._fields = {"outcomes": list(Outcome.__annotations__)}
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
@@ -259,6 +250,13 @@ def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]
     said = {name: value for name, value in said.items() if value}
     text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _typed_dict(name: str, fields: Mapping[str, Any], config: ConfigDict = _STRICT) -> Any:
+    """A typed dictionary whose fields follow from a file: mypy knows none."""
+    made = cast(Any, TypedDict)(name, fields)
+    made.__pydantic_config__ = config
+    return made
 
 
 def _type_of(column: Column) -> Any:

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+
+from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import INCUMBENT, Arm
 from mtorl.log.records import VERSION, FallbackReason, ShadowRecord
@@ -27,9 +28,6 @@ from serving.router.ops.health import Health
 MOST_WAITING = 256  # decisions; beyond that they have no shadow
 _LARGEST = 32  # asked at a time
 _SECONDS = 1.0  # for an arm, and for the log
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
 
 log = logging.getLogger(__name__)
 
