@@ -185,7 +185,8 @@ def test_a_large_log_has_several_shards(toy, tmp_path, monkeypatch):
     shards = math.ceil(len(log) / 50)
     assert [s.file for s in made.shards] == [f"steps/part-{i:05d}.parquet" for i in range(shards)] and shards > 3
     assert made.rows == len(log) and sum(s.users for s in made.shards) == 60
-    assert [done for done, total in heard if total == shards] == list(range(shards + 1))
+    noted = [done for done, total in heard if total == shards and isinstance(done, int)]  # DuckDB's own are no integers
+    assert noted == list(range(shards + 1))
 
 
 # ---- the folder
