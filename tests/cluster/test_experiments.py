@@ -71,9 +71,11 @@ def test_the_kill_switch_is_in_force_on_each_router(
     for folder in folders:
         folder.mkdir()
     shared = {"feature_repo": str(features), "operator": operator.url, "experiment": "mounted.yaml"}
-    with Process(folders[0], ready=False, **shared) as one, Process(folders[1], ready=False, **shared) as other:
-        endpoint = experiment_of(folders[0])
-        cluster_of.apply("first", spec(endpoint, layer_part=[0, 0.5]))
+    routers = [Process(folder, ready=False, **shared) for folder in folders]
+    for folder in folders:
+        (folder / "mounted.yaml").unlink()  # the operator alone says what is in force
+    with routers[0] as one, routers[1] as other:
+        cluster_of.apply("first", spec(one.endpoint, layer_part=[0, 0.5]))
         wait_until("its acceptance", lambda: cluster_of.condition("first", "Accepted") == ("True", "Usable"))
         for router in (one, other):
             router.said("router ready http://127.0.0.1:")
@@ -105,7 +107,7 @@ def test_the_kill_switch_is_in_force_on_each_router(
         assert "Stage50Percent" in described and "Kill" in described
 
         cluster_of.patch("first", enabled=True)
-        second = spec(endpoint, salt="second", layer_part=[0.5, 1])
+        second = spec(one.endpoint, salt="second", layer_part=[0.5, 1])
         cluster_of.apply("second", {**second, "move": {"to": "50%", "reason": "beside the first one"}})
         for name in ("first", "second"):
             said = functools.partial(cluster_of.condition, name, "InForce")
@@ -414,11 +416,6 @@ def is_in_force(o: Object) -> bool:
 def named_operator(o: Object) -> bool:
     kinds = ("ServiceAccount", "Role", "RoleBinding", "Lease")
     return o["kind"] in kinds and str(o["metadata"]["name"]) == "mtorl-operator"
-
-
-def experiment_of(folder: Path) -> str:
-    """Where the arms of a router's process answer."""
-    return str(yaml.safe_load((folder / "experiment.yaml").read_text())["arms"][0]["endpoint"])
 
 
 def said_by(router: Process, field: str) -> set[str]:

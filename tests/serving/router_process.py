@@ -28,7 +28,8 @@ class Process:
         self.arm = FakeArm()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.config = write_settings(folder, self._in_thread(self.arm.start()), {}, port=free_ports(1)[0], **settings)
+        self.endpoint = self._in_thread(self.arm.start())
+        self.config = write_settings(folder, self.endpoint, {}, port=free_ports(1)[0], **settings)
 
     def _in_thread(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
