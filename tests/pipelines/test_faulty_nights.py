@@ -22,6 +22,7 @@ from monitoring.pipeline_runs import PipelineRun, newest_runs
 from mtorl.artifact.artifact import load
 from mtorl.log import trainings
 from mtorl.runtime import files
+from mtorl.runtime import step as steps_end
 from mtorl.runtime.files import sha256_of
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines import on_volume
@@ -74,13 +75,13 @@ FAULT = "MTORL_TEST_FAULT"
 """Of the environment: "disk STEP", the disk is full from this step on; "kill STEP", it dies after its last write."""
 
 
-def break_step(step: str) -> None:
+def break_step(name: str) -> None:
     """Make a step fail as the environment says it."""
     kind, _, at = os.environ.get(FAULT, "").partition(" ")
-    if kind == "disk" and (step == at or step == "notify"):
+    if kind == "disk" and name in (at, "notify"):
         files._swap = full_disk  # type: ignore[assignment]
-    if kind == "kill" and step == at:
-        step.note = lambda why: kill()  # the last thing that a step does
+    if kind == "kill" and name == at:
+        steps_end.note = lambda why: kill()  # the last thing that a step does
 
 
 def full_disk(new: Path, path: Path) -> None:
