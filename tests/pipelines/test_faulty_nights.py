@@ -180,11 +180,15 @@ def answered(volume: Volume) -> set[str]:
 
 
 def test_two_at_once_make_one_model_of_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
-    """As on a cluster, where nothing keeps two pipelines from one volume: the lock of a folder is taken away."""
+    """As on a cluster, where nothing keeps two pipelines from one volume: without a folder's lock and clean-up.
+
+    The clean-up relies on the lock: it removes the temporary files of all other runs.
+    """
     volume, context = Volume(tmp_path / "volume", log), multiprocessing.get_context("fork")
 
     def run(pipeline: str) -> None:
-        with mock.patch.object(on_volume, "_alone", lambda *_: nullcontext()):
+        alone = mock.patch.object(on_volume, "_alone", lambda *_: nullcontext())
+        with alone, mock.patch.object(on_volume, "_prune"):
             run_on(volume.folder, pipeline, {"source": str(volume.log), **SETTINGS}, silent)
 
     (volume.folder / "runs").mkdir()
