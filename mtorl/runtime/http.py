@@ -45,6 +45,8 @@ def ask(url: str, body: object = None, *, seconds: float, method: str | None = N
     OSError: no answer in time, half an answer, one that is not HTTP, or more than 4 MiB; StatusError: not a 2xx status.
     """
     parts = urlsplit(url)
+    if parts.scheme not in ("http", UNIX):  # a request that is meant to be encrypted must not go out in clear
+        raise OSError(f"{url}: only http:// and {UNIX}:// are supported")
     with closing(HTTPConnection(parts.hostname or "localhost", parts.port, timeout=seconds)) as connection:
         if parts.scheme == UNIX:
             connection.sock = socket.socket(socket.AF_UNIX)

@@ -84,7 +84,7 @@ class OperatorFeed:
         try:
             for address in _addresses(self._url):
                 try:
-                    answer = _answer_of(f"http://{address}{self._url.path}", has)
+                    answer = _answer_of(f"{self._url.scheme}://{address}{self._url.path}", has)
                 except (OSError, ValueError) as error:
                     fault = _words(error)
                 else:

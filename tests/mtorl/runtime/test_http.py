@@ -106,3 +106,9 @@ def test_waiting_has_an_end(drip: Callable[[socket.socket], None]) -> None:
         with pytest.raises(TimeoutError):
             ask(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2)
         over.set()
+
+
+def test_a_request_that_is_meant_to_be_encrypted_is_not_sent(server: Server) -> None:
+    with pytest.raises(OSError):
+        ask(url(server).replace("http:", "https:"), seconds=10)
+    assert server.asked == b""
