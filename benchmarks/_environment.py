@@ -1,4 +1,4 @@
-"""What a figure was measured on: printed under every table. Imported first by every script of this folder."""
+"""Names the hardware and versions under every table. Each script of this folder imports it first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tables of measurements share."""
+"""Helpers for all tables of measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cluster runs: the first installation, the jobs of the CronJobs, and the feed of the online store."""
+"""Commands that a cluster runs: the first installation, the jobs of the CronJobs, and the feed of the online store."""
 
 from __future__ import annotations
 

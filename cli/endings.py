@@ -1,4 +1,4 @@
-"""How a command ends: one line that says why, and an exit code.
+"""Ends a command with one line that says why, and an exit code.
 
 0 done; 1 a step failed; 2 the input can't be used; 3 (`mtorl monitor`) something moved; 4 an experiment is
 held, or (`mtorl model rm`) something needs the version: a person must do something first; 5 an experiment did harm, or

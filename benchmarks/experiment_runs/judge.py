@@ -1,4 +1,4 @@
-"""What the functions that the verdict calls say of simulated experiments."""
+"""Applies the verdict's functions to simulated experiments."""
 
 from __future__ import annotations
 

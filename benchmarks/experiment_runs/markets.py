@@ -1,4 +1,4 @@
-"""What users do in a simulated market: clicks over several decisions, or rare revenues with a heavy tail."""
+"""Users of a simulated market: clicks over several decisions, or rare revenues with a heavy tail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to the days of a market: harm, changes that do none, and faults of the data."""
+"""Shifts of a market's days: harm, changes that do none, and faults of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `mtorl experiment plan` and `verdict --shadow` print."""
+"""Tables of `mtorl experiment plan` and `verdict --shadow`."""
 
 from __future__ import annotations
 

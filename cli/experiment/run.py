@@ -1,4 +1,4 @@
-"""What takes experiments from stage to stage: files on a laptop, objects on a cluster."""
+"""Takes experiments from stage to stage: files on a laptop, objects on a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a published model comes from: data, code, figures, the gate's report, and the models beside it.
+"""Origin of a published model: data, code, figures, the gate's report, and the models beside it.
 
     lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
     lineage.write(unfinished)                                           # beside the artifact, before it is published

@@ -1,4 +1,4 @@
-"""Where the columns of a log come from: names, units and zones of its file, and of a second file with conversions."""
+"""Sources of a log's columns: names, units and zones of its file, and of a second file with conversions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each training has read, and what became of it: one line each, for the next training to compare its log with.
+"""Notes on each training, its input and its result: one line each, for the next training to compare its log with.
 
     seen = LogFacts.of(log)                          # log: folder with touchpoints.parquet and dataset.yaml
     lost = seen.lost_since(newest(history).log)      # in words; "" if nothing is

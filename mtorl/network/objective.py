@@ -1,4 +1,4 @@
-"""What training minimises.
+"""The training objective.
 
     loss = action + mu * reward + nu * cost + lam * preference
 

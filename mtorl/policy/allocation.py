@@ -1,4 +1,4 @@
-"""Where a budget goes: between channels (prices that reweight a policy) and between users (which exposures to buy).
+"""Allocation of a budget: between channels (prices that reweight a policy) and between users (which exposures to buy).
 
 With budgets per opportunity W_c and W, the best allocation y of opportunities b to channels c is the linear programme
 

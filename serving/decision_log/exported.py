@@ -1,4 +1,4 @@
-"""How far the log is exported: a small file that each export leaves, from which the router tells the export's age.
+"""Progress of the log's export: a small file that each export leaves, from which the router tells the export's age.
 
 The file lies where both containers of a pod can reach it, and not on the volume that is exported to: the router is to
 notice when that volume is slow or gone. An export that fails leaves the previous file.

@@ -1,4 +1,4 @@
-"""Where a ledger is: the path of a file, or the URL of a Redis."""
+"""Location of a ledger: the path of a file, or the URL of a Redis."""
 
 from __future__ import annotations
 

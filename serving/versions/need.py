@@ -1,4 +1,4 @@
-"""What needs a version: each known use of it, in words.
+"""Uses of a version, in words: what is used is never removed.
 
     needs = Needs()
     needs.add("challenger/0a1b2c3d4e5f", "mtorl-challenger serves it", serves=True)
