@@ -24,17 +24,19 @@ def agree(settings: Settings) -> None:
 
     A router whose ledger was deleted, emptied or replaced spends nothing: a new ledger would grant the whole budget
     again. Restore the old one if there is a copy. If not, lower the amounts of the budgets by what was spent, then
-    agree; the router may run meanwhile, and spends within a second. What the log no longer holds is not in the sum.
+    agree; the router may run meanwhile, and spends within a second. The sum is of all routers that share the lake.
     """
+    from mtorl.log.lake import Lake
+    from mtorl.log.touchpoints import LogError
     from serving.ledger import LedgerUnavailable, open_ledger
     from serving.router.flow.ledger_of_log import agree as agree_to
     from serving.router.ops.settings import RouterSettings, SettingsError
 
-    with exit_codes(unusable=(SettingsError,), failed=(LedgerUnavailable,)):
+    with exit_codes(unusable=(SettingsError,), failed=(LedgerUnavailable, LogError)):
         found = RouterSettings.load(settings)
         ledger = open_ledger(found.ledger, patience=30.0)
-        spent = agree_to(ledger, found.spool)
-    typer.echo(f"{ledger}: the router goes on with it; the costs in {found.spool} add up to {spent:g}")
+        spent = agree_to(ledger, found.spool, Lake.open(found.lake))
+    typer.echo(f"{ledger}: the router goes on with it; the costs in {found.lake} and {found.spool} add up to {spent:g}")
 
 
 @app.command()

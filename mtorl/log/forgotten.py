@@ -97,14 +97,20 @@ class Forgotten:
     @classmethod
     def _read(cls, path: Path) -> Self:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls.parsed(path.read_text(encoding="utf-8"), str(path))
+        except OSError as error:
+            raise ForgottenError(f"{path}: can't be read: {error.strerror}") from None
+
+    @classmethod
+    def parsed(cls, text: str, path: str) -> Self:
+        """The users and times in the text of a file; raises ForgottenError."""
+        try:
+            content = json.loads(text)
             users = {str(name): datetime.fromisoformat(time) for name, time in content["users"].items()}
             before = content["before"] and datetime.fromisoformat(content["before"])
             if not all(name.isalnum() for name in users):
                 raise ValueError("a name is no hash")
             return cls(users, before)
-        except OSError as error:
-            raise ForgottenError(f"{path}: can't be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ForgottenError(
                 f"{path}: not what `mtorl data forget` writes ({error}); restore it, or remove it and "

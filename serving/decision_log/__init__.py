@@ -2,17 +2,17 @@
 
     spool = Spool("spool")
     spool.write("decision", [record], seconds=1.0)         # returns when the record is durable
-    await spool.append_all("outcome", [outcome])           # "accepted", "late", "dangling" or "duplicate" for each
-    export_parquet("spool", "decision_log")                # serving.decision_log.export
+    await spool.append_all("outcome", [outcome])
+    Shipper(spool, LakeSink(lake, spool.identity), "uploaded.json").start()
 
-`Shipper(spool, sink, ...)` sends the log on as CloudEvents, or into Parquet files. The fields of a record are defined
-in `mtorl/log/records.py`. In reading order: `segments.py` (files that survive a crash), `index.py` (which outcome
-belongs to which decision), `spool.py` (group commit, quota); `position.py` (how far it is shipped, the next batch),
-`sink.py` (the interface), `http_sink.py` (CloudEvents), `parquet_sink.py`, `shipper.py` (retries,
-poison), `retention.py` (deletion); `export.py` with `exported.py` (how far); `forget.py` (users).
+The spool is a write-ahead log: a shipper uploads it into the lake (`mtorl/log/lake.py`), another one may send it on as
+CloudEvents, and what all have is deleted. The fields of a record are defined in `mtorl/log/records.py`. In reading
+order: `segments.py` (files that survive a crash), `spool.py` (group commit, quota, deletion); `position.py` (how far it
+is shipped, the next batch), `sink.py` (the interface), `lake_sink.py`, `http_sink.py` (CloudEvents), `shipper.py`
+(retries, poison); `forget.py` (users).
 """
 
 from mtorl.log.records import Kind
-from serving.decision_log.spool import Spool, SpoolError, SpoolUnavailable, Status
+from serving.decision_log.spool import Spool, SpoolError, SpoolUnavailable
 
-__all__ = ["Kind", "Spool", "SpoolError", "SpoolUnavailable", "Status"]
+__all__ = ["Kind", "Spool", "SpoolError", "SpoolUnavailable"]

@@ -1,6 +1,6 @@
 """Positions in the log: how far it is shipped, and the batch that follows.
 
-The positions of the shipper stand in a small file beside the segments, replaced in one step. One counts only if the
+The positions of a shipper stand in a small file beside the segments, replaced in one step. One counts only if the
 segment still holds the bytes before it. If the file is damaged or belongs to other segments, shipping begins with the
 oldest record: sinks must accept a record twice, but one that is left out is lost.
 """
@@ -21,7 +21,6 @@ from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
 from serving.decision_log import segments
 
-FILE = "shipped.json"
 _CHECKED_BYTES = 1024  # before the offset
 
 
@@ -36,22 +35,22 @@ class Position:
 OLDEST = Position(0, 0)
 
 
-def load(folder: Path) -> dict[Kind, Position]:
-    """The position of each kind; `OLDEST` where the file does not fit the segments."""
+def load(folder: Path, file: str) -> dict[Kind, Position]:
+    """The position of each kind in a file; `OLDEST` where it does not fit the segments."""
     try:
-        stored = orjson.loads((folder / FILE).read_bytes())
+        stored = orjson.loads((folder / file).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         stored = {}
     return {kind: _verified(folder, kind, stored) for kind in get_args(Kind)}
 
 
-def save(folder: Path, positions: Mapping[Kind, Position]) -> None:
+def save(folder: Path, file: str, positions: Mapping[Kind, Position]) -> None:
     """Make the positions durable."""
     content = {
         kind: {"segment": at.segment, "offset": at.offset, "check": _check(folder, kind, at)}
         for kind, at in positions.items()
     }
-    with replacing(folder / FILE, durable=True) as unfinished:
+    with replacing(folder / file, durable=True) as unfinished:
         unfinished.write_bytes(orjson.dumps(content))
 
 

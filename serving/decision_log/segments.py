@@ -3,14 +3,15 @@
 `<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
 included, has been synced. What a crash left of a line moves to `<segment>.torn` when the folder is opened again.
 
-The folder also holds `identity` (a name that no other spool has), `open-decisions.jsonl` (`retention.py`),
-`shipped.json` (`position.py`) and `poison-<kind>.jsonl` (records that no sink takes, `shipper.py`).
+The folder also holds `identity` (a name that no other spool has), for each sink how far it has the log
+(`position.py`), and `poison-<kind>.jsonl` (records that a sink refuses, `shipper.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,8 @@ from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+_SEGMENT_SECONDS = 3600.0  # a segment of little traffic ends as well, for only then can it be deleted
 IDENTITY = "identity"
-OPEN_DECISIONS = "open-decisions.jsonl"  # from segments that were deleted, so older than all that are there
 
 
 def segments(folder: Path, kind: Kind) -> list[Path]:
@@ -43,14 +44,9 @@ def number(path: Path) -> int:
 
 def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
     """All records of a kind, in the order in which they were written."""
-    for path in [folder / OPEN_DECISIONS, *segments(folder, kind)] if kind == "decision" else segments(folder, kind):
-        yield from read_file(path)
-
-
-def read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; none if there is no such file."""
-    if path.exists():
-        yield from map(orjson.loads, _whole_lines(path))
+    for path in segments(folder, kind):
+        with contextlib.suppress(FileNotFoundError):  # it was shipped meanwhile, and deleted
+            yield from map(orjson.loads, _whole_lines(path))
 
 
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
@@ -120,6 +116,7 @@ class SegmentWriter:
         self._kind = kind
         self._limit = segment_bytes
         self._file = -1
+        self._opened = 0.0
         self.end = (0, 0)
 
     def find_end(self) -> None:
@@ -138,7 +135,8 @@ class SegmentWriter:
             OSError: they are not; nothing of them will be read.
         """
         segment, size = self.end
-        if segment == 0 or size >= self._limit:
+        old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
+        if segment == 0 or size >= self._limit or old:
             self.close()
             segment, size = segment + 1, 0
         if self._file < 0:
@@ -170,6 +168,7 @@ class SegmentWriter:
             os.ftruncate(file, size)
             if size == 0:
                 sync(self._folder)  # the name of the new file
+            self._opened = time.monotonic()
         except OSError:
             os.close(file)
             raise

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,6 @@ from typing import Any, get_args
 import orjson
 
 from mtorl.log.records import Kind
-from mtorl.runtime.clock_jumps import ClockJumps
 from serving.decision_log import position
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.spool import Spool
@@ -39,7 +38,6 @@ class Pace:
 
     poll: float = 0.25  # between looks for new records
     note: float = 1.0  # between notes of the position: each syncs the disk, which decisions need as well
-    prune: float = 60.0  # between looks for segments that can be deleted
     first_pause: float = 0.5  # after a fault of the sink; doubled after each further one
     longest_pause: float = 30.0
 
@@ -57,10 +55,10 @@ class Shipper:
     """Ships a spool to a sink.
 
     Args:
-        keep_hours: Age at which shipped segments may be deleted.
-        open_reservations: Asks the ledger; None while it does not answer, and nothing is deleted.
+        file: Beside the segments, for how far they are shipped.
 
     Attributes:
+        noted: Behind the last record that the sink has acknowledged and the file says so.
         tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
     """
 
@@ -68,25 +66,21 @@ class Shipper:
         self,
         spool: Spool,
         sink: Sink,
-        keep_hours: float,
-        open_reservations: Callable[[], Collection[str] | None],
+        file: str,
         pace: Pace = Pace(),
     ) -> None:
         self._spool = spool
         self._sink = sink
-        self._keep_seconds = keep_hours * 3600
-        self._open_reservations = open_reservations
+        self._file = file
         self._pace = pace
         self._largest = sink.largest
-        self._at = self._noted = position.load(spool.folder)
+        self._at = self.noted = position.load(spool.folder, file)
         self._behind = {kind: position.count(spool.folder, kind, at, spool.end(kind)) for kind, at in self._at.items()}
         self._appended = {kind: spool.durable[kind] for kind in _KINDS}  # when `_behind` was counted
         first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in _KINDS}
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
         self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
-        self._note_at = self._prune_at = 0.0
-        self._jumps = ClockJumps(time.monotonic)
-        self._jumps.look(time.time())
+        self._note_at = 0.0
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shipper")
@@ -149,12 +143,6 @@ class Shipper:
             finished += len(batch)
         return finished
 
-    async def prune(self) -> None:
-        """Delete segments that are old and, by the position on disk, shipped."""
-        # A clock that is ahead for a minute must not take everything from those who export the spool.
-        before = self._jumps.before(time.time(), self._keep_seconds)
-        await self._in_thread(self._spool.prune, self._noted, before, self._open_reservations)
-
     async def _run(self) -> None:
         failures = 0
         while True:
@@ -162,9 +150,6 @@ class Shipper:
             try:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else self._pace.poll
-                if time.monotonic() >= self._prune_at:
-                    self._prune_at = time.monotonic() + self._pace.prune
-                    await self.prune()
             except Exception as error:
                 # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping goes on.
                 reason = "disk" if isinstance(error, OSError) else "internal"
@@ -179,10 +164,10 @@ class Shipper:
 
     async def _note(self) -> None:
         now = time.monotonic()
-        if (at := self._at) != self._noted and (self._draining or now >= self._note_at):
+        if (at := self._at) != self.noted and (self._draining or now >= self._note_at):
             self._note_at = now + self._pace.note
-            await self._in_thread(position.save, self._spool.folder, at)
-            self._noted = at
+            await self._in_thread(position.save, self._spool.folder, self._file, at)
+            self.noted = at
 
     def _is_due(self, kind: Kind) -> bool:
         pending, now = self._pending(kind), time.time()

@@ -2,8 +2,8 @@
 
 While the disk works on one batch, the records that arrive form the next, so the number of syncs follows the speed of
 the disk and not the traffic. A thread that may wait for the disk writes itself (`write`), with all that waits by then;
-for the others one thread does (`submit`). The writer holds a lock, and alone uses the index of ids: an event that
-arrives twice at the same time is still counted once.
+for the others one thread does (`submit`). A record that is sent twice is written twice: readers of the lake drop the
+copy by its id.
 
 The folder does not outgrow its quota: a record that would exceed it is refused. Of a decision that can't be logged, the
 log is owed the record that withdraws it, which waits in memory until the disk takes records again. Without it, the
@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import queue
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,8 @@ import orjson
 from mtorl.log.records import VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
-from serving.decision_log import retention, segments
-from serving.decision_log.index import Index, Status
+from serving.decision_log import segments
 from serving.decision_log.position import Position
-
-__all__ = ["Spool", "SpoolError", "SpoolUnavailable", "Status"]
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512  # appends
@@ -58,7 +54,7 @@ class _Entry:
     kind: Kind
     records: Sequence[Mapping[str, Any]]
     lines: Sequence[bytes]
-    done: Future[list[Status]]
+    done: Future[None]
     owed: bool = False  # to be written later, if not now
 
 
@@ -66,7 +62,7 @@ class Spool:
     """A folder of decision and outcome records. One process at a time may hold it.
 
     Args:
-        folder: Made if it does not exist. All records in it are read once, and the damage of a crash is repaired.
+        folder: Made if it does not exist. The newest segments are read, and the damage of a crash is repaired.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
         max_known: Records of a kind whose ids are remembered; those of one segment may come on top.
@@ -87,25 +83,19 @@ class Spool:
         folder: str | Path,
         segment_bytes: int = segments.SEGMENT_BYTES,
         max_bytes: int = MAX_BYTES,
-        max_known: int = 1_000_000,
     ) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self._max_known = max_known
         self.durable: Counter[Kind] = Counter()
         self.fault: Exception | None = None
         self.lost = 0
         self._owed: deque[tuple[Kind, bytes]] = deque()  # oldest first; of the thread that writes
-        self._index = Index()
         self._waiting: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
         self._closed = False  # takes no more records
         self._ended = False  # writes no more than what waits
-        # For each segment, oldest first: its number, and how many ids the index learned from it.
-        self._marks: dict[Kind, deque[list[int]]] = {kind: deque() for kind in _KINDS}
-        self._dropped: queue.SimpleQueue[tuple[Kind, int]] = queue.SimpleQueue()
         self._lock = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,10 +107,9 @@ class Spool:
             held = isinstance(error, BlockingIOError)
             why = "another process writes to this folder" if held else error
             raise SpoolError(f"{self.folder}: {why}") from error
-        # Bytes of the folder, each changed by one thread at a time: those at the start, those that were written since,
-        # and those that the shipper has set aside and deleted.
+        # Bytes of the folder, each changed by one thread: those at the start, those that were written, and deleted.
         self._at_start = _size(self.folder)
-        self._written = self._aside = self._deleted = 0
+        self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
@@ -128,20 +117,17 @@ class Spool:
         for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
             unfinished.unlink()
         self.identity = _identity(self.folder / segments.IDENTITY)
-        open_decisions = list(segments.read_file(self.folder / segments.OPEN_DECISIONS))
-        for record in open_decisions:
-            _check_version("decision", record)
-            self._index.add("decision", record)
-        self._mark("decision", 0, len(open_decisions))
         torn: list[bytes] = []
         for kind in _KINDS:
-            for path in segments.segments(self.folder, kind):
-                self._learn(kind, path, torn)
+            # Older segments were whole when the newest was begun.
+            for path in segments.segments(self.folder, kind)[-1:]:
+                for record in segments.recover(path, torn):
+                    _check_version(kind, record)
             self._writers[kind].find_end()
         self.torn = len(torn)
 
-    async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> list[Status]:
-        """Write records, all or none of them; returns their statuses when they are durable.
+    async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write records, all or none of them; returns when they are durable.
 
         Cancelling the call (a timeout, for instance) takes the records back unless they are being written at that
         moment.
@@ -151,13 +137,13 @@ class Spool:
         """
         return await asyncio.wrap_future(self.submit(kind, *records))
 
-    def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[list[Status]]:
+    def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[None]:
         """Like `append_all`, for code that does not wait for the disk."""
         done = self._enqueue(_Entry(kind, records, _lines(records), Future())).done
         self._wake.set()
         return done
 
-    def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> list[Status]:
+    def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """`append_all` for a thread: it writes itself, or waits for the one that is writing.
 
         Args:
@@ -178,7 +164,7 @@ class Spool:
             self._writing.release()
         return done.result(0)
 
-    def owe(self, kind: Kind, record: Mapping[str, Any]) -> Future[list[Status]]:
+    def owe(self, kind: Kind, record: Mapping[str, Any]) -> Future[None]:
         """Write a record for which no caller waits: if not now, then as soon as the disk takes records again.
 
         The future is done when the record is durable, or fails with SpoolUnavailable if the first attempt does.
@@ -188,7 +174,7 @@ class Spool:
             self._enqueue(entry)
         except SpoolUnavailable as error:
             self.lost += 1
-            refused: Future[list[Status]] = Future()
+            refused: Future[None] = Future()
             refused.set_exception(error)
             return refused
         self._wake.set()
@@ -222,10 +208,14 @@ class Spool:
         """The last durable records of a kind, oldest first."""
         return segments.newest(self.folder, kind, count)
 
+    def never_pruned(self, kind: Kind) -> bool:
+        """Whether all records that there ever were are still here."""
+        return all(segments.number(path) == 1 for path in segments.segments(self.folder, kind)[:1])
+
     @property
     def size(self) -> int:
         """Bytes that the folder holds."""
-        return self._at_start + self._written + self._aside - self._deleted
+        return self._at_start + self._written - self._deleted
 
     def room(self) -> int:
         """Bytes that the folder may still grow by: those left of the quota, or of the disk if that is less."""
@@ -245,25 +235,27 @@ class Spool:
         return Position(*self._writers[kind].end)
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
-        """Add to the records that no sink takes. Only the shipper's thread may call this."""
+        """Add to the records that a sink refuses."""
         with (self.folder / f"poison-{kind}.jsonl").open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._aside += len(line)
 
-    def prune(
-        self,
-        shipped: Mapping[Kind, Position],
-        before: float,
-        open_reservations: Callable[[], Collection[str] | None],
-    ) -> None:
-        """Delete old segments that are shipped (`retention.prune`). Only the shipper's thread may call this."""
-        deleted = retention.prune(self.folder, shipped, before, open_reservations)
-        for kind, number in deleted:
-            self._dropped.put((kind, number))
-        if deleted:
-            self._deleted = self._at_start + self._written + self._aside - _size(self.folder)
+    def prune(self, shipped: Mapping[Kind, Position], before: float) -> None:
+        """Delete segments that are shipped; for one thread.
+
+        Args:
+            shipped: Behind the last record that all sinks have acknowledged.
+            before: Deletes only segments last written before this time (seconds since 1970).
+        """
+        deleted = 0
+        for kind, at in shipped.items():
+            for path in segments.segments(self.folder, kind):
+                # The segment of the position stays, so that numbers are never used twice.
+                if segments.number(path) < at.segment and path.stat().st_mtime < before:
+                    deleted += path.stat().st_size
+                    path.unlink()
+        self._deleted += deleted
 
     def close(self) -> None:
         """Write what waits, and let go of the folder."""
@@ -297,7 +289,6 @@ class Spool:
 
     def _write_waiting(self) -> None:
         """Write what waits, as far as it fits into one batch."""
-        self._forget()
         entries = [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST_BATCH))]
         # A future that was cancelled meanwhile drops out here; one that is running can't be cancelled any more.
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
@@ -316,33 +307,18 @@ class Spool:
 
     def _write_kind(self, kind: Kind, entries: list[_Entry]) -> BaseException | None:
         """Write records of one kind, together or not at all; returns the error if they are not written."""
-        new: list[Mapping[str, Any]] = []
-        lines: list[bytes] = []
-        statuses: list[list[Status]] = []
+        lines = [line for entry in entries for line in entry.lines]
+        wanted = sum(map(len, lines))
         try:
-            for entry in entries:
-                statuses.append([])
-                for record, line in zip(entry.records, entry.lines, strict=True):
-                    if not self._index.knows(kind, record):
-                        new.append(record)
-                    status = self._index.add(kind, record)
-                    if status != "duplicate":
-                        lines.append(line)
-                    statuses[-1].append(status)
-            wanted = sum(map(len, lines))
-            if wanted and self.size + wanted > self.max_bytes:
+            if self.size + wanted > self.max_bytes:
                 raise OSError(errno.EDQUOT, f"the log may not grow beyond {self.max_bytes} bytes")
-            if lines:
-                self._writers[kind].append(b"".join(lines))
+            self._writers[kind].append(b"".join(lines))
         except BaseException as error:
-            for record in new:
-                self._index.remove(kind, record)
             return error
         self._written += wanted
         self.durable[kind] += len(lines)
-        self._mark(kind, self._writers[kind].end[0], len(new))
-        for entry, results in zip(entries, statuses, strict=True):
-            entry.done.set_result(results)
+        for entry in entries:
+            entry.done.set_result(None)
         return None
 
     def _refuse(self, entries: list[_Entry], error: BaseException) -> None:
@@ -362,34 +338,6 @@ class Spool:
         """Write some of the records that the log is owed; those with a waiting caller come first."""
         owed = [self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))]
         self._write([_Entry(kind, [orjson.loads(line)], [line], Future(), owed=True) for kind, line in owed])
-
-    def _learn(self, kind: Kind, path: Path, torn: list[bytes]) -> None:
-        """Index the records of an earlier run, and set aside what a crash left of a record."""
-        new = 0
-        for record in segments.recover(path, torn):
-            _check_version(kind, record)
-            new += not self._index.knows(kind, record)
-            self._index.add(kind, record)
-        self._mark(kind, segments.number(path), new)
-        self._forget()
-
-    def _mark(self, kind: Kind, number: int, new: int) -> None:
-        marks = self._marks[kind]
-        if marks and marks[-1][0] == number:
-            marks[-1][1] += new
-        elif new:
-            marks.append([number, new])
-
-    def _forget(self) -> None:
-        """Let the index forget segments that were deleted, and the oldest ones when it holds too much."""
-        while not self._dropped.empty():
-            kind, number = self._dropped.get_nowait()
-            while self._marks[kind] and self._marks[kind][0][0] <= number:
-                self._index.forget(kind, self._marks[kind].popleft()[1])
-        for kind, marks in self._marks.items():
-            while len(marks) > 1 and sum(new for _, new in marks) > self._max_known:
-                self._index.forget(kind, marks.popleft()[1])
-        self._index.tidy()
 
 
 def _check_version(kind: Kind, record: Mapping[str, Any]) -> None:

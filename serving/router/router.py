@@ -9,15 +9,17 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
-from serving.decision_log import Spool, exported
+from mtorl.log.lake import Lake
+from mtorl.log.records import Kind
+from mtorl.runtime.clock_jumps import ClockJumps
+from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
+from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
-from serving.decision_log.sink import Sink
 from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
@@ -46,6 +48,8 @@ _LOOKS = 10  # in that time, for whether a round is needed sooner
 _WARM_SECONDS = 5.0
 _OUTCOMES_EACH = 4  # of a decision, about: a cost, a click, a conversion and its revenue
 _SHIP_SECONDS = 3.0  # at the end, for the rest of the log
+_KEPT_SECONDS = idempotency_cache.SECONDS  # of what is shipped: a start answers retries from it
+_UPLOADED, _SENT = "uploaded.json", "sent.json"  # beside the log: how far it is in the lake, and sent to the sink
 
 
 class Router:
@@ -89,7 +93,8 @@ class Router:
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._accounts_kept_for: Experiments | None = None
         self._limits = LimitWatch()
-        self._started = time.time()
+        self._jumps = ClockJumps(time.monotonic)
+        self._jumps.look(time.time())
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -113,10 +118,10 @@ class Router:
         await self._follow_experiment()  # a kill switch may be new
         await self._attempt(self._keep_accounts)  # the first decision needs a price
         await asyncio.gather(self._arm_watch.look(), self._warm_up_features())
-        if self.shipper:
-            self.shipper.start()
-        watches = (self._watch_disk, self._watch_ledger, self._watch_export)
-        rounds = (self._follow_experiment, self._expire_reservations, self._show, *watches)
+        for shipper in self.shippers.values():
+            shipper.start()
+        watches = (self._watch_disk, self._watch_ledger)
+        rounds = (self._follow_experiment, self._expire_reservations, self._show, self._prune_log, *watches)
         accounts = self._every_second(self._keep_accounts, sooner=self._accounts_due)
         background = (
             self.budgets.settler.run(),
@@ -151,9 +156,10 @@ class Router:
     def _assemble(self) -> None:
         settings = self._settings
         self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
-        sink = open_sink(settings, self.spool)
-        open_reservations = self.budgets.open_reservations
-        self.shipper = Shipper(self.spool, sink, settings.keep_hours, open_reservations) if sink else None
+        lake = LakeSink(Lake.open(settings.lake), self.spool.identity)
+        self.shippers = {"lake": Shipper(self.spool, lake, _UPLOADED)}
+        if (sink := open_sink(settings)) is not None:
+            self.shippers["sink"] = Shipper(self.spool, sink, _SENT)
         around = Stages(self.health, self.drills or Drills())
         stages = (
             features(self._features, FoundFeatures(self.health)),
@@ -181,9 +187,9 @@ class Router:
             log.warning("left for the next start: %s", "; ".join(left))
 
     async def _close_log(self) -> None:
-        if self.shipper:
-            await self.shipper.close(_SHIP_SECONDS)  # before another process may open the folder
-        metrics.show_log(self.spool, self.shipper)
+        # Before another process may open the folder.
+        await asyncio.gather(*(shipper.close(_SHIP_SECONDS) for shipper in self.shippers.values()))
+        metrics.show_log(self.spool, self.shippers)
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
@@ -287,7 +293,16 @@ class Router:
     async def _show(self) -> None:
         metrics.ADMISSION_LIMIT.set(self.decision_admission.limit)
         metrics.IN_FLIGHT.set(self.decision_admission.inside)
-        metrics.show_log(self.spool, self.shipper)
+        metrics.show_log(self.spool, self.shippers)
+
+    async def _prune_log(self) -> None:
+        """Delete what all shippers have delivered."""
+        # A clock that is ahead for a minute must not take from a start what it answers retries from.
+        before = self._jumps.before(time.time(), _KEPT_SECONDS)
+        noted = [shipper.noted for shipper in self.shippers.values()]
+        kinds: tuple[Kind, ...] = get_args(Kind)
+        shipped = {kind: min(position[kind] for position in noted) for kind in kinds}
+        await asyncio.to_thread(self.spool.prune, shipped, before)
 
     async def _watch_disk(self) -> None:
         """Publish the room on the disk, which may hang."""
@@ -307,10 +322,6 @@ class Router:
             beside = room is not None and room.device == (await asyncio.to_thread(self.spool.folder.stat)).st_dev
         metrics.show_ledger_room(room, beside)
 
-    async def _watch_export(self) -> None:
-        if (mark := self._settings.export_mark) is not None:
-            metrics.EXPORT_AGE.set(await asyncio.to_thread(exported.age, mark, self._settings.spool, self._started))
-
     async def _warm_up_features(self) -> None:
         try:
             async with asyncio.timeout(_WARM_SECONDS):
@@ -321,15 +332,9 @@ class Router:
             log.warning("the feature store does not answer yet: %s: %s", type(error).__name__, error)
 
 
-def open_sink(settings: RouterSettings, spool: Spool) -> Sink | None:
-    """The sink of a router's spool: K_SINK, which Knative's SinkBinding sets, or else the setting; None: neither."""
+def open_sink(settings: RouterSettings) -> HttpSink | None:
+    """The sink of CloudEvents: K_SINK, which Knative's SinkBinding sets, or else the setting; None: neither."""
     source = f"/mtorl/router/{settings.model_name}"
     if url := os.environ.get("K_SINK"):
         return HttpSink(url, source, largest=1)  # Knative's brokers take events one by one
-    if settings.sink is None:
-        return None
-    if "://" in settings.sink:
-        return HttpSink(settings.sink, source)
-    from serving.decision_log.parquet_sink import ParquetSink  # DuckDB, which a router that ships to a URL needs not
-
-    return ParquetSink(Path(settings.sink), spool.identity)
+    return None if settings.sink is None else HttpSink(settings.sink, source)

@@ -13,13 +13,15 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mtorl.experiment.arm import ALL_ARMS, OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
+from mtorl.log.decision_ids import time_of
 from serving.decision_log import Spool
-from serving.ledger import Account, AlreadyReserved, Balance, Ledger, LedgerUnavailable, UnknownReservation, Wanted
+from serving.ledger import Account, AlreadyReserved, Balance, Ledger, UnknownReservation, Wanted
 from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
@@ -30,6 +32,8 @@ _FEW = 20  # exposures of the dearest channel; an arm that can pay for less is s
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 _MOST_FAULTS = 3  # in a row, until the rest waits for the next round
 MOST_PENDING = 100_000  # some 20 MB
+_NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are at work when a router crashes
+_EVER, _MINUTE = datetime.min.replace(tzinfo=UTC), timedelta(minutes=1)
 _SETTLING = 4  # threads that settle, and may share a commit
 
 Costs = Mapping[str, float]
@@ -155,13 +159,6 @@ class Budgets:
         if not self.ready:  # the log may hold a cost that is still to be settled
             return 0
         return await asyncio.to_thread(self._ledger.expire, ttl)
-
-    def open_reservations(self) -> list[str] | None:
-        """Ids of reservations whose decisions the log must keep; None: unknown. Blocks."""
-        try:
-            return self._ledger.open_reservations() if self.ready else None
-        except LedgerUnavailable:
-            return None
 
     def close(self) -> None:
         """Stop without waiting for calls that hang."""
@@ -290,32 +287,32 @@ def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
 def reconcile(ledger: Ledger, spool: Spool) -> int:
     """Finish the reservations that a crash left open; returns how many.
 
-    A reservation whose decision is in the log, without a cost so far, stays open. Nothing may be reserved here
-    meanwhile: a decision on its way to the log would look like one that never reached it. In a shared ledger, only
-    reservations with the identity of our log are ours (`PendingDecision.start`).
+    Only the newest decisions of the log are read. A reservation that is older, or whose decision is in the log without
+    a cost, stays open until a cost comes or it expires. A newer one that is not in the log belongs to a decision that
+    the crash has ended. Nothing may be reserved here meanwhile: a decision on its way to the log would look like that.
+    In a shared ledger, only reservations with the identity of our log are ours (`PendingDecision.start`).
 
     A cost may also have missed the ledger although its reservation is not open: a second cost, or one after the
     reservation had expired. So the newest `MOST_PENDING` costs of the log are settled again. A ledger forgets the
     events of a reservation only together with the reservation, and then charges nothing: no cost counts twice.
     """
-    unfinished = set(ledger.open_reservations())
+    unfinished = {name for name in ledger.open_reservations() if name.endswith(spool.identity)}
     exposed: set[str] = set()
     finished: set[str] = set()  # at first, withdrawn decisions
-    for record in spool.read("decision") if unfinished else ():
+    read, oldest = 0, None
+    for record in spool.newest("decision", _NEWEST) if unfinished else ():
         name = record["decision_id"]
+        read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    finished |= {name for name in unfinished - exposed if name.startswith(spool.identity)}
+    # Records stand nearly in the order of their ids: none of a minute later lies before the first one that was read.
+    complete = oldest is None or (read < _NEWEST and spool.never_pruned("decision"))
+    since = _EVER if complete or oldest is None else oldest + _MINUTE
+    finished |= {name for name in unfinished - exposed if time_of(name) >= since}
     for name in finished:
         ledger.cancel(name)
-    others: deque[tuple[str, Costs]] = deque(maxlen=MOST_PENDING)
-    for outcome in spool.read("outcome"):
-        name, costs = outcome["decision_id"], costs_of(outcome)
-        if costs is not None and name in unfinished:
-            finish(ledger, name, costs)
-            finished.add(name)
-        elif costs:
-            others.append((name, costs))
-    for name, costs in others:
+    costs_by_decision = ((outcome["decision_id"], costs_of(outcome)) for outcome in spool.newest("outcome", _NEWEST))
+    for name, costs in deque(((name, costs) for name, costs in costs_by_decision if costs is not None), MOST_PENDING):
         finish(ledger, name, costs)
+        finished |= {name} & unfinished
     return len(finished)

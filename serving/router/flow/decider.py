@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from mtorl.experiment.layers import Experiments
 from mtorl.log.records import FallbackReason
-from serving.decision_log import Spool, SpoolUnavailable, Status
+from serving.decision_log import Spool, SpoolUnavailable
 from serving.router.flow.admission import CURRENT
 from serving.router.flow.budgets import Budgets
 from serving.router.flow.idempotency_cache import IdempotencyCache, RequestConflict
@@ -205,7 +205,7 @@ class Decider:
             if exposing:
                 self._in_background(self._give_back(decision.decision_id, written))
 
-    async def _give_back(self, decision_id: str, written: Future[list[Status]] | None) -> None:
+    async def _give_back(self, decision_id: str, written: Future[None] | None) -> None:
         """Release the money once the log says that nothing was shown, or a log that hangs has had its time.
 
         In the other order, a process that is killed in between leaves an exposure in the log that nothing pays for.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from mtorl.log.lake import Lake, lake_database
 from mtorl.runtime.files import replacing
 from serving.decision_log import segments
 from serving.ledger import Ledger, LedgerUnavailable
@@ -46,12 +47,23 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
         raise LedgerUnavailable(f"{folder / _FILE}: {error}") from error
 
 
-def agree(ledger: Ledger, folder: Path) -> float:
-    """Accept a ledger for a log; returns the sum of costs in the log, currency units. Raises LedgerUnavailable."""
+def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
+    """Accept a ledger for a log; returns the costs in log and lake, currency units.
+
+    Raises:
+        LedgerUnavailable, LogError: Ledger or lake can't be read.
+    """
     if ledger.identity() is None:
         ledger.define([])
     remember_ledger(ledger, folder)
-    return math.fsum(outcome["value"] for outcome in segments.read(folder, "outcome") if outcome["kind"] == "cost")
+    costs = {one["event_id"]: one["value"] for one in segments.read(folder, "outcome") if one["kind"] == "cost"}
+    with lake_database(lake) as db:
+        uploaded = f"FROM {lake.records(db, 'outcome')} WHERE kind = 'cost'"
+        ((total,),) = db.execute(
+            f"SELECT coalesce(fsum(value), 0) {uploaded} AND event_id NOT IN (SELECT unnest($known))",
+            {"known": list(costs)},
+        ).fetchall()
+    return math.fsum([total, *costs.values()])
 
 
 def _known(folder: Path) -> str | None:

@@ -7,15 +7,17 @@ small pieces, one at a time for all reports together.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import time
 from collections.abc import Callable, Sequence
 
+from mtorl.log.decision_ids import time_of
 from mtorl.log.records import CANCEL, OutcomeRecord
-from serving.decision_log import Spool, SpoolUnavailable, Status
+from serving.decision_log import Spool, SpoolUnavailable
 from serving.router.flow.budgets import Budgets, costs_of
 from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
 
+LATE_SECONDS = 7 * 86_400.0  # after its decision
 _PIECE = 50  # outcomes: a few milliseconds
 
 
@@ -41,7 +43,7 @@ class OutcomeIntake:
         """Log and settle a report.
 
         Returns:
-            Counts: accepted (late ones included), duplicate, and dangling (logged, of an unknown decision).
+            How many were accepted: all.
 
         Raises:
             BadRequest: It is no report; nothing of it counts.
@@ -49,30 +51,25 @@ class OutcomeIntake:
         """
         async with self._turn:
             outcomes = self._parser.parse(body)
-        counts: Counter[Status] = Counter()
         for start in range(0, len(outcomes), _PIECE):
             async with self._turn:
-                counts.update(await self._take(outcomes[start : start + _PIECE]))
-        return {
-            "accepted": counts["accepted"] + counts["late"],
-            "duplicate": counts["duplicate"],
-            "dangling": counts["dangling"],
-        }
+                await self._take(outcomes[start : start + _PIECE])
+        return {"accepted": len(outcomes)}
 
-    async def _take(self, outcomes: Sequence[OutcomeRecord]) -> list[Status]:
+    async def _take(self, outcomes: Sequence[OutcomeRecord]) -> None:
         try:
             with tracing.span("log"):
-                statuses = await self._spool.append_all("outcome", outcomes)
+                await self._spool.append_all("outcome", outcomes)
         except SpoolUnavailable:
             for outcome in outcomes:
                 metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()
             raise
-        for outcome, status in zip(outcomes, statuses, strict=True):
-            metrics.OUTCOMES.labels(outcome["kind"], status).inc()
-            # Also for a duplicate: the first time, the process may have ended between the log and the ledger.
+        for outcome in outcomes:
+            late = (time.time() - time_of(outcome["decision_id"]).timestamp()) > LATE_SECONDS
+            metrics.OUTCOMES.labels(outcome["kind"], "late" if late else "accepted").inc()
             if outcome["kind"] == CANCEL:
                 self._forget(outcome["decision_id"])
-        metrics.SPOOL_RECORDS.inc(len(statuses) - statuses.count("duplicate"))
+        metrics.SPOOL_RECORDS.inc(len(outcomes))
         with tracing.span("ledger"):
             await asyncio.gather(
                 *(
@@ -81,4 +78,3 @@ class OutcomeIntake:
                     if (costs := costs_of(outcome)) is not None
                 )
             )
-        return statuses

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from opentelemetry.trace import Span
 from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
+from mtorl.log.decision_ids import decision_id
 from mtorl.log.records import VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
@@ -60,12 +60,12 @@ class PendingDecision:
     ) -> PendingDecision:
         """Assign the user to an arm.
 
-        The ids of decision and reservation start with the log's identity, so that a router knows its own reservations
-        in a shared ledger after a crash.
+        The id of decision and reservation ends with the log's identity, so that a router knows its own reservations in
+        a shared ledger after a crash.
         """
-        decision_id = log_id + uuid.uuid4().hex[len(log_id) :]
         arm = experiment.arm_of(request.user_id, request.campaign_id)
-        return cls(request, experiment, *arm, request_key(request), decision_id, deadline)
+        made = decision_id(request.user_id, log_id)
+        return cls(request, experiment, *arm, request_key(request), made, deadline)
 
     @cached_property
     def override(self) -> bool:

@@ -19,7 +19,7 @@ from opentelemetry.trace import Span
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import DecisionRecord, FallbackReason
-from serving.decision_log import Spool, Status
+from serving.decision_log import Spool
 from serving.ledger import AlreadyReserved
 from serving.router.flow.arm_answers import ArmAnswer, ArmError
 from serving.router.flow.arms import Arms
@@ -154,8 +154,9 @@ def money(budgets: Budgets) -> Stage:
 def record(spool: Spool) -> Stage:
     """Records on disk."""
 
-    def call(records: Sequence[DecisionRecord], seconds: float, _: Spans) -> Sequence[Status]:
-        return spool.write("decision", records, seconds)
+    def call(records: Sequence[DecisionRecord], seconds: float, _: Spans) -> Sequence[None]:
+        spool.write("decision", records, seconds)
+        return [None] * len(records)
 
     def fail(decisions: Decisions, why: Exception) -> None:
         for decision in decisions:

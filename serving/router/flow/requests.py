@@ -24,6 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.decision_ids import is_decision_id
 from mtorl.log.records import CANCEL, VERSION, Baseline, OutcomeRecord
 from mtorl.log.times import microseconds, moment
 from mtorl.runtime.validation import first_fault, place, short
@@ -224,6 +225,11 @@ class OutcomeParser:
         kind, value = outcome["kind"], outcome["value"]
         if value < 0 and kind in _NEVER_NEGATIVE:
             raise BadRequest(f"{where}.value: expected a number of at least 0 for {kind}, got {value:g}")
+        if not is_decision_id(outcome["decision_id"]):
+            raise BadRequest(
+                f"{where}.decision_id: expected the decision_id of an answer, such as "
+                f"01937ed9-727b-717f-b0bf-adad5f0c9a7e, got {outcome['decision_id']!r}"
+            )
         return {
             "schema_version": VERSION,
             "event_id": outcome["event_id"],

@@ -52,11 +52,7 @@ class OutcomeCounts(_Exact):
     """What became of a report; all of it is on disk."""
 
     accepted: Count
-    """Outcomes that count."""
-    duplicate: Count
-    """Outcomes that had been reported before, by their `event_id`; they count once."""
-    dangling: Count
-    """Outcomes whose decision is not known here. They are logged as well."""
+    """All of the report. One that was reported before, by its `event_id`, counts once."""
 
 
 class InputTensor(TypedDict):

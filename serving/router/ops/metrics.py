@@ -61,19 +61,19 @@ SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawn decisions of which no 
 _STORE = ["store"]  # "redis"; of a file "file" or, where the disk is the decision log's, "file_beside_log"
 LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "What the ledger may still grow by, on its disk or in its Redis", _STORE)
 LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of that disk, or of that Redis (maxmemory)", _STORE)
-SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that the sink has not acknowledged")
-SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending")
-EXPORT_AGE = Gauge("mtorl_export_age_seconds", "Since the last export of the log, 0 while it lacks no record")
-SHIPPED = Counter("mtorl_shipped_records", "Records that the sink acknowledged", ["kind"])
-SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["reason"])
-POISON = Counter("mtorl_poison_records", "Records that the sink refused and that were set aside", ["kind"])
+SPOOL_PENDING = Gauge("mtorl_spool_pending_records", "Durable records that lake or sink have not acknowledged", ["to"])
+SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest record that is pending", ["to"])
+SHIPPED = Counter("mtorl_shipped_records", "Records that lake or sink have acknowledged", ["to", "kind"])
+SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["to", "reason"])
+POISON = Counter("mtorl_poison_records", "Records that lake or sink refused and that were set aside", ["to", "kind"])
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiments were loaded")
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
 
 for _kind in ("decision", "outcome", "shadow"):  # start them at 0: Prometheus sees no increase in a series that is new
-    SHIPPED.labels(_kind)
-    POISON.labels(_kind)
+    for _to in ("lake", "sink"):
+        SHIPPED.labels(_to, _kind)
+        POISON.labels(_to, _kind)
 for _found in ("yes", "no"):
     FEATURES.labels(_found)
 
@@ -178,13 +178,12 @@ def show_room(spool: Spool, room: int) -> None:
     SPOOL_LOST.set(spool.lost)
 
 
-def show_log(spool: Spool, shipper: Shipper | None) -> None:
-    """Publish how large the decision log is, and how far it is shipped."""
+def show_log(spool: Spool, shippers: Mapping[str, Shipper]) -> None:
+    """Publish how large the decision log is, and how far it is in the lake and sent to the sink."""
     SPOOL_BYTES.set(spool.size)
     SPOOL_LIMIT.set(spool.max_bytes)
-    if shipper is None:
-        return
-    SPOOL_PENDING.set(shipper.pending)
-    SPOOL_OLDEST.set(shipper.oldest_pending_seconds)
-    for (what, label), number in shipper.take_tally().items():
-        {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON}[what].labels(label).inc(number)
+    for to, shipper in shippers.items():
+        SPOOL_PENDING.labels(to).set(shipper.pending)
+        SPOOL_OLDEST.labels(to).set(shipper.oldest_pending_seconds)
+        for (what, label), number in shipper.take_tally().items():
+            {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON}[what].labels(to, label).inc(number)

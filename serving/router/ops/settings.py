@@ -6,10 +6,11 @@ experiment: experiment.yaml      # or a folder of several; read again when it ch
 dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
 ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
-spool: spool                     # folder of the decision log
+spool: spool                     # folder of the decision log, until it is in the lake
+lake: lake                       # where the log is kept: a folder, s3://bucket/prefix or gs://bucket/prefix
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: this much is reserved for it
 auth: {kind: token, file: token.txt}     # who may send requests; see http/auth.py
-sink: http://collector/events    # where the log is shipped to, or a folder for Parquet files
+sink: http://collector/events    # where its records are sent as CloudEvents, too
 tracing: {endpoint: "http://otel-collector:4318", share: 0.01}     # traces of requests; see tracing.py
 ```
 
@@ -28,6 +29,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from mtorl.log.lake import Lake
+from mtorl.log.touchpoints import LogError
 from mtorl.runtime.validation import FromList, StrictModel, Text, read_yaml, short, validated
 from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
@@ -50,13 +53,23 @@ def _ledger(value: Any, info: ValidationInfo) -> Path | str:
     return value if "://" in value else (_folder(info) / value).absolute()
 
 
-def _sink(value: Any, info: ValidationInfo) -> str | None:
+def _lake(value: Any, info: ValidationInfo) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected a folder or the URI of a bucket, got {short(value)}")
+    if "://" not in value:
+        return str((_folder(info) / value).absolute())
+    try:
+        Lake.open(value)
+    except LogError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _sink(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value:
-        raise ValueError(f"expected a URL or a folder, got {short(value)}")
-    if "://" not in value:
-        return str((_folder(info) / value).absolute())
+        raise ValueError(f"expected an http or https URL, got {short(value)}")
     if not value.startswith(("http://", "https://")):
         raise ValueError(f"expected an http or https URL, got {short(value)}")
     return value
@@ -131,7 +144,10 @@ class RouterSettings(StrictModel):
     ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]
     """A file, or redis://host:port/database?name=NAME."""
     spool: PathSetting
-    """Folder of the decision log."""
+    """Folder of the decision log, until it is in the lake."""
+    lake: Annotated[str, PlainValidator(_lake, json_schema_input_type=str)]
+    """Where the decision log is kept: a folder, s3://bucket/prefix or gs://bucket/prefix, with options in the query
+    (`endpoint_override`, `region`) and credentials in the environment."""
     cost_cap: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(min_length=1)]
     """Highest possible cost of an exposure in each channel, currency units: this much is reserved for it."""
     auth: Annotated[NoAuth | TokenAuth | HeaderAuth, Field(discriminator="kind")]
@@ -154,11 +170,7 @@ class RouterSettings(StrictModel):
     drills: bool = False
     """Whether faults can be injected, at /v1/drills."""
     sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None
-    """Where the log is shipped to: a URL, or a folder for Parquet files; null: nowhere."""
-    keep_hours: Annotated[float, Field(ge=0)] = 168.0
-    """Age at which the spool may forget what is shipped."""
-    export_mark: PathSetting | None = None
-    """File in which the export of the spool says how far it has come; null: its age is not published."""
+    """URL to which the log is sent as CloudEvents; null: nowhere."""
     tracing: Tracing | None = None
     """Traces of requests; null: none."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES

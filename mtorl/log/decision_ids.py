@@ -1,0 +1,62 @@
+"""Ids of decisions: each holds the time, the user's bucket and the router, so no record needs a look-up to be filed.
+
+    made = decision_id("u1", identity="5f0c9a7e", at=time.time())   # 0193f00f-ab12-72a3-b1c4-9d3e5f0c9a7e
+    hour_of(made)                                                   # the hour in which the lake files it
+    HOUR, BUCKET                                                    # the same as SQL, of the column decision_id
+
+A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds since 1970, then in `rand_a` 8 bits for one of 64 buckets, and
+in the last 32 bits the identity of the router's spool. 34 random bits tell decisions of one millisecond apart.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+
+from mtorl.log.records import unit_hash
+
+BUCKETS = 64
+HOUR_SECONDS = 3600
+_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+TIME = "epoch_ms(('0x' || left(decision_id, 8) || substr(decision_id, 10, 4))::BIGINT)::TIMESTAMPTZ"
+"""SQL: the time in a decision's id; an error if it is no such id."""
+HOUR = f"date_trunc('hour', {TIME})"
+"""SQL: the hour of that time."""
+BUCKET = "('0x' || substr(decision_id, 16, 2))::UTINYINT"
+"""SQL: the bucket of its user."""
+
+
+def decision_id(user_id: str, identity: str, at: float | None = None) -> str:
+    """A new id.
+
+    Args:
+        identity: Of the router's spool, 8 hexadecimal digits, which end the id.
+        at: Seconds since 1970; now by default.
+    """
+    milliseconds = round(1000 * (time.time() if at is None else at))
+    noise = secrets.token_hex(5)
+    ms, variant = f"{milliseconds:012x}", f"{8 | int(noise[1], 16) & 3:x}"
+    return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user_id):02x}{noise[0]}-{variant}{noise[2:5]}-{noise[5:9]}{identity}"
+
+
+def bucket_of(user_id: str) -> int:
+    """The bucket of a user, from 0 to 63: it follows from `unit_hash`."""
+    return int(unit_hash(user_id)[:2], 16) % BUCKETS
+
+
+def is_decision_id(text: str) -> bool:
+    """Whether a text is the id of a decision."""
+    return _FORM.fullmatch(text) is not None
+
+
+def time_of(made: str) -> datetime:
+    """The time in an id, UTC."""
+    return datetime.fromtimestamp(int(made[:8] + made[9:13], 16) / 1000, UTC)
+
+
+def hour_of(made: str) -> datetime:
+    """The hour of that time."""
+    return time_of(made).replace(minute=0, second=0, microsecond=0)

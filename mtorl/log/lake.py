@@ -1,0 +1,242 @@
+"""The lake: the log of record, Parquet files by the hour of the decision, in a folder or a bucket.
+
+    lake = Lake.open("s3://ads/lake")                   # or a folder, gs://...
+    with lake_database(lake) as db:
+        rows = lake.records(db, "decision", since, until)      # SQL, each record once
+
+    arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   as routers upload them
+    decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
+    forgotten.json, superseded.json                                           users and files to leave out
+
+The same folders exist for outcomes, shadows and windows, each record in the hour of its decision, which follows from
+the decision's id. The folder of an arrived file is the newest hour in it.
+
+Files never change. A writer that replaces files writes the new one first, then hides what it has read
+(`superseded.json`) and deletes it hours later, when no query reads it any more. So at any moment a record is in one
+file or in several; readers drop copies, and need neither locks nor an index. Each file has the columns of its record
+(`mtorl.log.records.sql_columns`), `hour` and `bucket`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pyarrow.fs as pafs
+
+from mtorl.log.forgotten import FILE as FORGOTTEN
+from mtorl.log.forgotten import Forgotten
+from mtorl.log.lake_files import SCHEME, LakeFiles
+from mtorl.log.records import Kind, one_record_each, sql_columns, this_version
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime.files import naming_full_disk, replacing
+from mtorl.runtime.progress import without_progress_bar
+
+if TYPE_CHECKING:
+    import duckdb
+
+HOUR = timedelta(hours=1)
+PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
+"""Columns that say where a record belongs, with their DuckDB types."""
+_ARRIVED = "arrived"
+_HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
+_SUPERSEDED = "superseded.json"
+
+
+@dataclass(frozen=True, order=True)
+class LakeFile:
+    """A file of records."""
+
+    hour: datetime  # of the decisions; of an arrived file, of the newest one
+    name: str  # in the lake
+    size: int  # bytes
+
+
+class Lake:
+    """A lake in a folder or an object store.
+
+    Args:
+        files: Of the lake, rooted there.
+        place: Its name, for people.
+    """
+
+    def __init__(self, files: pafs.FileSystem, place: str) -> None:
+        self.files = files
+        self.place = place
+        self.folder = Path(place) if "://" not in place else None
+
+    @classmethod
+    def open(cls, place: str | Path) -> Self:
+        """Open the lake at a folder or URI; the URI's query has the options of `pyarrow.fs.FileSystem.from_uri`.
+
+        Raises:
+            LogError: There can be none.
+        """
+        try:
+            if "://" in (text := str(place)):
+                root, path = pafs.FileSystem.from_uri(text)
+                return cls(pafs.SubTreeFileSystem(path, root), text.partition("?")[0])
+            return cls(pafs.SubTreeFileSystem(str(Path(text).absolute()), pafs.LocalFileSystem()), text)
+        except (OSError, ValueError) as error:
+            raise LogError(f"{place}: no place of a lake: {error}") from None
+
+    def closed(self, kind: Kind, since: datetime | None = None, until: datetime | None = None) -> list[LakeFile]:
+        """Files of closed hours, oldest first; `until` is exclusive."""
+        return self._listed(f"{kind}s", since, until)
+
+    def arrived(self, kind: Kind, since: datetime | None = None) -> list[LakeFile]:
+        """Files of records that no compaction has taken, oldest first."""
+        return self._listed(f"{_ARRIVED}/{kind}s", since, None)
+
+    def __bool__(self) -> bool:
+        """Whether it holds any decision."""
+        return bool(self.arrived("decision") or self.closed("decision"))
+
+    def _listed(self, folder: str, since: datetime | None, until: datetime | None) -> list[LakeFile]:
+        hidden = self.superseded()  # before the files are listed: one that is hidden later is read, its successor too
+        found = []
+        for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
+            match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
+            if info.type == pafs.FileType.File and match and info.path not in hidden:
+                hour = datetime.fromisoformat(f"{match[1]}T{match[2]}:00:00+00:00")
+                if (since is None or hour + HOUR > since) and (until is None or hour < until):
+                    found.append(LakeFile(hour, info.path, info.size))
+        return sorted(found)
+
+    def put(self, file: Path, name: str) -> None:
+        """Copy a local file into the lake, where it appears whole; what has this name is replaced. Raises OSError."""
+        if self.folder is not None:
+            with replacing(self.folder / name, durable=True) as unfinished:
+                shutil.copyfile(file, unfinished)
+            return
+        with file.open("rb") as source, self.files.open_output_stream(name) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+
+    def read(self, name: str) -> str | None:
+        """The text of a small file; None without one. Raises OSError."""
+        try:
+            with self.files.open_input_stream(name) as stream:
+                return str(stream.read(), "utf-8")
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file, whole or not at all. Raises OSError."""
+        with tempfile.TemporaryDirectory() as scratch:
+            (file := Path(scratch, "text")).write_text(text, encoding="utf-8")
+            self.put(file, name)
+
+    def superseded(self) -> dict[str, float]:
+        """Files whose records are in newer ones, with the Unix time since when: readers at work may still read them."""
+        found: dict[str, float] = json.loads(self.read(_SUPERSEDED) or "{}")
+        return found
+
+    def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
+        """Hide files whose records are in newer ones, and delete those that were hidden so long ago.
+
+        One compactor does this. Of two at once, one's note may be lost: then its files count as well as the newer ones,
+        and a later compaction takes them again.
+        """
+        now = time.time()
+        hidden = self.superseded() | dict.fromkeys((file.name for file in files), now)
+        old = [name for name, since in hidden.items() if since <= now - kept_seconds]
+        self.write(_SUPERSEDED, json.dumps(hidden))
+        for name in old:
+            with contextlib.suppress(FileNotFoundError):
+                self.files.delete_file(name)
+        if old:
+            self.write(_SUPERSEDED, json.dumps({name: at for name, at in hidden.items() if name not in set(old)}))
+
+    def forgotten(self) -> Forgotten:
+        """What must not be written into the lake any more."""
+        if self.folder is not None:
+            return Forgotten.of(self.folder)
+        text = self.read(FORGOTTEN)
+        return Forgotten() if text is None else Forgotten.parsed(text, f"{self.place}/{FORGOTTEN}")
+
+    def records(
+        self, db: duckdb.DuckDBPyConnection, kind: Kind, since: datetime | None = None, until: datetime | None = None
+    ) -> str:
+        """SQL of all records of decisions in a period of whole hours, each once, in a database of `lake_database`.
+
+        The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`).
+        """
+        by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
+        for file in self.closed(kind, since, until):
+            by_hour[file.hour].append(file)
+        arrived = self.arrived(kind, since)
+        # Only there can a record have copies: a closed hour of one file was sorted by id when it was written.
+        mixed = {hour for hour, files in by_hour.items() if len(files) > 1}
+        if arrived:
+            mixed |= {hour for (hour,) in db.execute(f"SELECT DISTINCT hour FROM {sql_of(arrived)}").fetchall()}
+        once = [file for hour, files in by_hour.items() if hour not in mixed for file in files]
+        several = [*arrived, *(file for hour in mixed for file in by_hour.get(hour, ()))]
+        period = [f"hour >= {instant(since)}"] if since else []
+        period += [f"hour < {instant(until)}"] if until else []
+        where = " AND ".join([this_version(kind), *period])
+        parts = [f"FROM {sql_of(once)} WHERE {where}"] if once else []
+        if several:
+            parts.append(one_record_each(kind, f"(FROM {sql_of(several)} WHERE {where})"))
+        if not parts:
+            columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in (sql_columns(kind) | PLACED).items())
+            parts.append(f"SELECT {columns} WHERE false")
+        return f"({' UNION ALL BY NAME '.join(f'({part})' for part in parts)})"
+
+
+def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
+    """The name of a file in the lake."""
+    zone = f"{_ARRIVED}/" if arrived else ""
+    return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
+
+
+def sql_of(files: Sequence[LakeFile]) -> str:
+    """SQL of a table of some files."""
+    names = ", ".join(f"'{SCHEME}{file.name}'" for file in files)
+    return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+
+
+def instant(at: datetime) -> str:
+    """A time in SQL."""
+    return f"TIMESTAMPTZ '{at.astimezone(UTC).isoformat()}'"
+
+
+@contextmanager
+def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database that reads a lake of any size, times in UTC; what does not fit into memory lies in temporary files.
+
+    Raises:
+        LogError: A file was deleted while it was read, or a record has another version of the schema.
+    """
+    import duckdb
+
+    # Two threads: each takes memory of its own, some 100 MB, so one for each core of a large node would not fit.
+    settings = {"memory_limit": memory, "threads": "2", "preserve_insertion_order": "false"}
+    with (
+        naming_full_disk(Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory(prefix="mtorl-lake-") as scratch,
+        duckdb.connect(Path(scratch, "tables"), config={**settings, "temp_directory": scratch}) as db,
+    ):
+        db.execute("SET TimeZone = 'UTC'")
+        without_progress_bar(db)
+        db.register_filesystem(LakeFiles(lake.files))
+        try:
+            yield db
+        except duckdb.InvalidInputException as error:
+            if "of schema version" in str(error):
+                raise LogError(str(error).removeprefix("Invalid Input Error: ")) from None
+            raise
+        except duckdb.IOException as error:
+            if "No files found" in str(error):
+                raise LogError(f"{lake.place}: a file was deleted while it was read; try again") from None
+            raise

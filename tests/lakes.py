@@ -1,0 +1,51 @@
+"""Lakes with made-up records."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
+from mtorl.log.lake import Lake, name_of
+from mtorl.log.records import Kind, sql_columns
+
+_numbers = itertools.count(1)
+
+
+def id_of(name: str, at: datetime, user: str = "u1") -> str:
+    """The id of a made-up decision: the same for the same name, time and user."""
+    ms, noise = f"{round(at.timestamp() * 1000):012x}", hashlib.md5(name.encode()).hexdigest()
+    return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user):02x}{noise[0]}-8{noise[1:4]}-{noise[4:16]}"
+
+
+def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str = "") -> Lake:
+    """Add records as a router does; columns that are left out are null."""
+    lake = lake if isinstance(lake, Lake) else Lake.open(lake)
+    assert lake.folder is not None, "only into a folder"
+    for kind, rows in records.items():
+        if rows.empty:
+            continue
+        with duckdb.connect() as db:
+            db.execute("SET TimeZone = 'UTC'")
+            db.register("rows", rows)
+            there: dict[str, Any] = dict.fromkeys(rows.columns)
+            columns = ", ".join(
+                f"CAST({name if name in there else _DEFAULTS.get(name, 'NULL')} AS {type_}) AS {name}"
+                for name, type_ in sql_columns(kind).items()
+            )
+            db.execute(f"CREATE TABLE placed AS SELECT {columns}, {HOUR} AS hour, {BUCKET} AS bucket FROM rows")
+            ((newest,),) = db.execute("SELECT max(hour) FROM placed").fetchall()
+            name = name_of(kind, newest, f"{router or 'made'}-{next(_numbers):08d}", arrived=True)
+            (lake.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            db.table("placed").write_parquet(str(lake.folder / name))
+    return lake
+
+
+_DEFAULTS = {"schema_version": "1", "withdrawn": "false", "override": "false"}
