@@ -75,6 +75,7 @@ class Lake:
         self.files = files
         self.place = place
         self.folder = Path(place) if "://" not in place else None
+        self._fixed: dict[str, list[LakeFile]] | None = None
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
@@ -91,6 +92,12 @@ class Lake:
         except (OSError, ValueError) as error:
             raise LogError(f"{place}: no place of a lake: {error}") from None
 
+    def fixed(self) -> Self:
+        """The same lake with the files of one moment, for several queries that read the same records."""
+        lake = type(self)(self.files, self.place)
+        lake._fixed = {}
+        return lake
+
     def closed(self, kind: Kind, since: datetime | None = None, until: datetime | None = None) -> list[LakeFile]:
         """Files of closed hours, oldest first; `until` is exclusive."""
         return self._listed(f"{kind}s", since, until)
@@ -104,14 +111,28 @@ class Lake:
         return bool(self.arrived("decision") or self.closed("decision"))
 
     def _listed(self, folder: str, since: datetime | None, until: datetime | None) -> list[LakeFile]:
+        if self._fixed is None:
+            found = self._list(folder)
+        else:
+            kind = folder.removeprefix(f"{_ARRIVED}/")
+            for each in (f"{_ARRIVED}/{kind}", kind):  # in the order of `records`
+                if each not in self._fixed:
+                    self._fixed[each] = self._list(each)
+            found = self._fixed[folder]
+        return [
+            file
+            for file in found
+            if (since is None or file.hour + HOUR > since) and (until is None or file.hour < until)
+        ]
+
+    def _list(self, folder: str) -> list[LakeFile]:
         hidden = self.superseded()  # before the files are listed: one that is hidden later is read, its successor too
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
             match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
             if info.type == pafs.FileType.File and match and info.path not in hidden:
                 hour = datetime.fromisoformat(f"{match[1]}T{match[2]}:00:00+00:00")
-                if (since is None or hour + HOUR > since) and (until is None or hour < until):
-                    found.append(LakeFile(hour, info.path, info.size))
+                found.append(LakeFile(hour, info.path, info.size))
         return sorted(found)
 
     def put(self, file: Path, name: str) -> None:
@@ -166,16 +187,24 @@ class Lake:
         return Forgotten() if text is None else Forgotten.parsed(text, f"{self.place}/{FORGOTTEN}")
 
     def records(
-        self, db: duckdb.DuckDBPyConnection, kind: Kind, since: datetime | None = None, until: datetime | None = None
+        self,
+        db: duckdb.DuckDBPyConnection,
+        kind: Kind,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        where: str = "true",
     ) -> str:
         """SQL of all records of decisions in a period of whole hours, each once, in a database of `lake_database`.
 
         The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`).
+
+        Args:
+            where: SQL that chooses records by what copies have in common, such as their user: before copies are sought.
         """
+        arrived = self.arrived(kind, since)  # first: a file that is compacted meanwhile is read twice, not missed
         by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
         for file in self.closed(kind, since, until):
             by_hour[file.hour].append(file)
-        arrived = self.arrived(kind, since)
         # Only there can a record have copies: a closed hour of one file was sorted by id when it was written.
         mixed = {hour for hour, files in by_hour.items() if len(files) > 1}
         if arrived:
@@ -184,7 +213,7 @@ class Lake:
         several = [*arrived, *(file for hour in mixed for file in by_hour.get(hour, ()))]
         period = [f"hour >= {instant(since)}"] if since else []
         period += [f"hour < {instant(until)}"] if until else []
-        where = " AND ".join([this_version(kind), *period])
+        where = " AND ".join([this_version(kind), *period, f"({where})"])
         parts = [f"FROM {sql_of(once)} WHERE {where}"] if once else []
         if several:
             parts.append(one_record_each(kind, f"(FROM {sql_of(several)} WHERE {where})"))

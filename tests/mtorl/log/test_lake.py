@@ -1,0 +1,63 @@
+"""A lake while it is written, compacted and read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from features.collect.compact import compact
+from mtorl.log.lake import Lake, LakeFile, lake_database
+from tests.lakes import id_of, upload
+
+AT = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
+LATER = AT + timedelta(hours=2)
+
+
+def decided(lake: Lake, *names: str, at: datetime = AT) -> None:
+    rows = [{"decision_id": id_of(name, at), "user_id": name, "event_time": at.isoformat()} for name in names]
+    upload(lake, {"decision": pd.DataFrame(rows)})
+
+
+def users(lake: Lake, where: str = "true") -> list[str]:
+    with lake_database(lake) as db:
+        rows = db.execute(f"SELECT user_id FROM {lake.records(db, 'decision', where=where)} ORDER BY 1").fetchall()
+    return [user for (user,) in rows]
+
+
+def test_a_compaction_between_two_listings_takes_no_record_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(tmp_path)
+    decided(lake, "a", "b")
+    listed = Lake._list
+    calls: list[str] = []
+
+    def listed_then_compacted(self: Lake, folder: str) -> list[LakeFile]:
+        found = listed(self, folder)
+        calls.append(folder)
+        if len(calls) == 1:
+            compact(Lake.open(tmp_path), LATER)
+        return found
+
+    monkeypatch.setattr(Lake, "_list", listed_then_compacted)
+    assert users(lake) == ["a", "b"] and len(calls) > 2
+
+
+def test_several_queries_of_a_fixed_lake_read_the_same_records(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    decided(lake, "a")
+    fixed = lake.fixed()
+    assert users(fixed) == ["a"]
+    decided(lake, "b")
+    compact(lake, LATER)
+    assert users(fixed) == ["a"] and users(lake) == ["a", "b"]
+
+
+def test_records_of_some_users(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    decided(lake, "a", "b")
+    decided(lake, "a", "c")  # a retry, and one more
+    assert users(lake) == ["a", "b", "c"] and users(lake, "user_id <> 'b'") == ["a", "c"]
