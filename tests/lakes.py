@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mtorl.log.records import Kind, sql_columns
 _numbers = itertools.count(1)
 
 
-def id_of(name: str, at: datetime, user: str = "u1") -> str:
+def id_of(name: str, at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC), user: str = "u1") -> str:
     """The id of a made-up decision: the same for the same name, time and user."""
     ms, noise = f"{round(at.timestamp() * 1000):012x}", hashlib.md5(name.encode()).hexdigest()
     return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user):02x}{noise[0]}-8{noise[1:4]}-{noise[4:16]}"

@@ -97,9 +97,10 @@ class Forgotten:
     @classmethod
     def _read(cls, path: Path) -> Self:
         try:
-            return cls.parsed(path.read_text(encoding="utf-8"), str(path))
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ForgottenError(f"{path}: can't be read: {error.strerror}") from None
+        return cls.parsed(text, str(path))
 
     @classmethod
     def parsed(cls, text: str, path: str) -> Self:

@@ -107,7 +107,7 @@ class Spool:
             held = isinstance(error, BlockingIOError)
             why = "another process writes to this folder" if held else error
             raise SpoolError(f"{self.folder}: {why}") from error
-        # Bytes of the folder, each changed by one thread: those at the start, those that were written, and deleted.
+        # Bytes of the folder: those at the start, those written since (under `_writing`), those deleted by one thread.
         self._at_start = _size(self.folder)
         self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -240,6 +240,8 @@ class Spool:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        with self._writing:
+            self._written += len(line)
 
     def prune(self, shipped: Mapping[Kind, Position], before: float) -> None:
         """Delete segments that are shipped; for one thread.

@@ -174,6 +174,7 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         "feature_repo": "features",
         "ledger": "ledger.sqlite",
         "spool": "spool",
+        "lake": "lake",
         "cost_cap": COST_CAP,
         "auth": {"kind": "none"},
         "deadline_ms": 20_000,  # a busy machine is no fault; tests of slowness set SHORT_DEADLINE

@@ -26,10 +26,10 @@ def record(kind: Kind, name: str, /, **changes: Any) -> dict[str, Any]:
     return {**RECORDS[kind], ID_FIELD[kind]: name, **changes}
 
 
-def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> list[str]:
-    """Log records of these ids; what the spool says of each."""
-    waiting = [spool.submit(kind, record(kind, name, **changes)) for name in names]
-    return [status for done in waiting for status in done.result(timeout=60)]
+def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> None:
+    """Log records of these ids."""
+    for done in [spool.submit(kind, record(kind, name, **changes)) for name in names]:
+        done.result(timeout=60)
 
 
 def put_in_turn(spool: Spool, kind: Kind, *names: str) -> None:
@@ -126,13 +126,16 @@ def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
 QUICK = Pace(poll=0.005, note=0.0, first_pause=0.001, longest_pause=0.02)
 
 
-def new_shipper(spool: Spool, sink: Sink, keep_hours: float = 168.0, open_reservations: Any = ()) -> Shipper:
-    return Shipper(spool, sink, keep_hours, lambda: open_reservations, QUICK)
+SHIPPED = "shipped.json"
+
+
+def new_shipper(spool: Spool, sink: Sink) -> Shipper:
+    return Shipper(spool, sink, SHIPPED, QUICK)
 
 
 @asynccontextmanager
-async def shipping(spool: Spool, sink: Sink, drain: float = 60.0, **options: Any) -> AsyncIterator[Shipper]:
-    running = new_shipper(spool, sink, **options)
+async def shipping(spool: Spool, sink: Sink, drain: float = 60.0) -> AsyncIterator[Shipper]:
+    running = new_shipper(spool, sink)
     running.start()
     try:
         yield running
@@ -147,12 +150,15 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         await asyncio.sleep(0.005)
 
 
-def ship_all(spool: Spool, sink: Any, prune: bool = False, **options: Any) -> None:
+def ship_all(spool: Spool, sink: Any, prune_before: float | None = None) -> None:
+    """Ship what is pending, and delete what was last written before a Unix time."""
+
     async def scenario() -> None:
-        async with shipping(spool, sink, **options) as running:
+        async with shipping(spool, sink) as running:
             await until(lambda: running.pending == 0)
-            if prune:
-                await running.prune()
+            await until(lambda: running.noted == running._at)
+            if prune_before is not None:
+                spool.prune(running.noted, prune_before)
 
     asyncio.run(scenario())
 

@@ -296,7 +296,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     reservation had expired. So the newest `MOST_PENDING` costs of the log are settled again. A ledger forgets the
     events of a reservation only together with the reservation, and then charges nothing: no cost counts twice.
     """
-    unfinished = {name for name in ledger.open_reservations() if name.endswith(spool.identity)}
+    unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
     finished: set[str] = set()  # at first, withdrawn decisions
     read, oldest = 0, None
@@ -308,7 +308,8 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     # Records stand nearly in the order of their ids: none of a minute later lies before the first one that was read.
     complete = oldest is None or (read < _NEWEST and spool.never_pruned("decision"))
     since = _EVER if complete or oldest is None else oldest + _MINUTE
-    finished |= {name for name in unfinished - exposed if time_of(name) >= since}
+    ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
+    finished |= {name for name in ours if time_of(name) >= since}
     for name in finished:
         ledger.cancel(name)
     costs_by_decision = ((outcome["decision_id"], costs_of(outcome)) for outcome in spool.newest("outcome", _NEWEST))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from serving.decision_log.export import export_parquet, export_segments
+from serving.decision_log.parquet_sink import ParquetSink
 
 from features.forget.places import forget as forget_in
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import unit_hash
 from serving.decision_log import Spool, forget, position, segments
-from serving.decision_log.export import export_parquet, export_segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
-from serving.decision_log.parquet_sink import ParquetSink
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
 from tests.serving.shipping import put, ship_all

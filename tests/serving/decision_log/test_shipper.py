@@ -25,6 +25,7 @@ from tests.repository import ROOT
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
     RECORDS,
+    SHIPPED,
     MemorySink,
     WebSink,
     distinct,
@@ -72,7 +73,7 @@ def test_what_is_not_durable_is_not_shipped(spool: Spool) -> None:
         file.write((json.dumps(record("decision", "not synced")) + "\n").encode())
     sink = MemorySink()
     ship_all(spool, sink)
-    assert sink.got["decision"] == names("d", 3) and position.load(spool.folder)["decision"] == end
+    assert sink.got["decision"] == names("d", 3) and position.load(spool.folder, SHIPPED)["decision"] == end
 
 
 def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path) -> None:
@@ -105,8 +106,8 @@ def test_a_damaged_position_starts_again_from_the_oldest(spool: Spool, damage: b
     put(spool, "outcome", *names("e", 5))
     put(spool, "shadow", *names("s", 5))
     ship_all(spool, MemorySink())
-    (spool.folder / position.FILE).write_bytes(damage)
-    assert position.load(spool.folder) == dict.fromkeys(KINDS, OLDEST)
+    (spool.folder / SHIPPED).write_bytes(damage)
+    assert position.load(spool.folder, SHIPPED) == dict.fromkeys(KINDS, OLDEST)
     sink = MemorySink()
     ship_all(spool, sink)
     assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5), "shadow": names("s", 5)}
@@ -115,10 +116,10 @@ def test_a_damaged_position_starts_again_from_the_oldest(spool: Spool, damage: b
 def test_a_position_is_not_believed_when_the_segment_is_another(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     ship_all(spool, MemorySink())
-    assert position.load(spool.folder)["decision"] != OLDEST
+    assert position.load(spool.folder, SHIPPED)["decision"] != OLDEST
     path = spool.folder / "decision-00000001.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"latency_seconds":0.0061', b'"latency_seconds":0.0062'))
-    assert position.load(spool.folder)["decision"] == OLDEST
+    assert position.load(spool.folder, SHIPPED)["decision"] == OLDEST
 
 
 @in_loop
@@ -135,9 +136,9 @@ async def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monke
     async with shipping(spool, sink) as running:
         await until(lambda: running.tally["failed", "disk"] >= 2)
         full = False
-        await until(lambda: position.load(spool.folder)["decision"] == spool.end("decision"))
+        await until(lambda: position.load(spool.folder, SHIPPED)["decision"] == spool.end("decision"))
     assert sink.got["decision"] == names("d", 5)
-    assert position.load(spool.folder)["decision"] == spool.end("decision")
+    assert position.load(spool.folder, SHIPPED)["decision"] == spool.end("decision")
 
 
 def test_what_is_there_is_shipped_at_the_end_within_a_time(spool: Spool) -> None:
@@ -196,7 +197,7 @@ folder, url, golden, turn = sys.argv[1:]
 
 async def main():
     spool = Spool(folder, segment_bytes=50_000)
-    Shipper(spool, HttpSink(url, "/r", largest=16), 168.0, lambda: None, Pace(poll=0.001)).start()
+    Shipper(spool, HttpSink(url, "/r", largest=16), "shipped.json", Pace(poll=0.001)).start()
     decision, outcome = json.loads(golden)
     for i in range(10**6):
         await spool.append_all("decision", [{**decision, "decision_id": f"d{turn}-{i}"}])
@@ -306,9 +307,9 @@ def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
             case ("restart",):
                 restart()
             case ("damage", content):
-                (folder / position.FILE).write_bytes(content)
+                (folder / SHIPPED).write_bytes(content)
             case ("prune",):
-                spool.prune(position.load(folder), time.time() + 60, list)
+                spool.prune(position.load(folder, SHIPPED), time.time() + 60)
     crash_at(0, "ok")
     asyncio.run(some_rounds())
     spool.close()

@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
+from tests.lakes import id_of
 from tests.serving.router_fixtures import CONTEXT, Harness, instance, with_router
 
-GOOD_OUTCOME = {"event_id": "e", "decision_id": "d", "kind": "click", "value": 1, "event_time": "2026-01-01T12:00:00Z"}
+GOOD_OUTCOME = {
+    "event_id": "e",
+    "decision_id": id_of("d"),
+    "kind": "click",
+    "value": 1,
+    "event_time": "2026-01-01T12:00:00Z",
+}
 
 
 NOT_A_REQUEST: list[tuple[Any, str]] = [

@@ -10,6 +10,7 @@ import pytest
 
 from serving.router.http.auth import ProxyHeader, Tokens
 from serving.router.ops.settings import SettingsError
+from tests.lakes import id_of
 from tests.serving.router_fixtures import Harness, instance, run, sample, with_router
 
 TOKEN = "0123456789abcdef-token"
@@ -106,7 +107,13 @@ def test_who_is_too_many_is_told_to_come_again(tmp_path: Path, monkeypatch: pyte
         refused = await h.post("/v1/models/ads:predict", BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         # Outcomes have room of their own.
-        event = {"event_id": "e", "decision_id": "d", "kind": "click", "value": 1, "event_time": "2026-01-01T00:00:00Z"}
+        event = {
+            "event_id": "e",
+            "decision_id": id_of("d"),
+            "kind": "click",
+            "value": 1,
+            "event_time": "2026-01-01T00:00:00Z",
+        }
         assert (await h.post("/v1/outcomes", {"outcomes": [event]})).status_code == 200
         h.arm.release.set()
         assert [(await answer).status_code for answer in waiting] == [200] * 3

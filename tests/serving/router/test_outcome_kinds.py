@@ -9,6 +9,7 @@ import pytest
 
 from mtorl.log.dataset import Column
 from serving.router.flow.requests import BadRequest, OutcomeParser
+from tests.lakes import id_of
 from tests.serving.router_fixtures import SPEC
 
 SHOP = SPEC.replace(
@@ -21,7 +22,7 @@ SHOP = SPEC.replace(
 
 
 def report(kind: str, value: float) -> bytes:
-    event: dict[str, Any] = {"event_id": "e", "decision_id": "d", "event_time": "2026-01-01T12:00:00Z"}
+    event: dict[str, Any] = {"event_id": "e", "decision_id": id_of("d"), "event_time": "2026-01-01T12:00:00Z"}
     return json.dumps({"outcomes": [{**event, "kind": kind, "value": value}]}).encode()
 
 

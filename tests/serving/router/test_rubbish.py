@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.lakes import id_of
 from tests.serving.router_fixtures import CONTEXT, Harness, instance, running
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:ORJSONResponse is deprecated")]
@@ -31,7 +32,13 @@ _scalars = st.one_of(
 _json = st.recursive(
     _scalars, lambda some: st.lists(some, max_size=4) | st.dictionaries(st.text(max_size=8), some, max_size=4)
 )
-_EVENT = {"event_id": "e", "decision_id": "d", "kind": "click", "value": 1.0, "event_time": "2026-01-01T00:00:00Z"}
+_EVENT = {
+    "event_id": "e",
+    "decision_id": id_of("d"),
+    "kind": "click",
+    "value": 1.0,
+    "event_time": "2026-01-01T00:00:00Z",
+}
 _TENSORS = [
     {"name": "user_id", "datatype": "BYTES", "shape": [1], "data": ["u1"]},
     {"name": "campaign_id", "datatype": "BYTES", "shape": [1], "data": ["c"]},

@@ -24,6 +24,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from serving.router.http.gateway import grpc_server
 from serving.router.ops import tracing
+from tests.lakes import id_of
 from tests.repository import ROOT
 from tests.serving.router_fixtures import Harness, instance, kserve, run
 from tests.serving.router_process import Process
@@ -105,7 +106,7 @@ def test_no_span_says_anything_of_a_user_or_of_money(tmp_path: Path, collected: 
             assert (answer["fallback_reason"] is None) == (mode == "ok")
         await h.post(PREDICT, None, json={"instances": [{**secret, "the-user": 1}]}, headers=headers)
         await h.post("/v1/the-user", None, json={}, headers=headers)
-        event = {"event_id": "the-event", "decision_id": "the-decision", "kind": "cost", "value": 0.0421}
+        event = {"event_id": "the-event", "decision_id": id_of("the-decision"), "kind": "cost", "value": 0.0421}
         report = {"outcomes": [{**event, "event_time": "2026-01-01T12:00:00Z"}]}
         assert (await h.post("/v1/outcomes", None, json=report, headers=headers)).status_code == 200
 

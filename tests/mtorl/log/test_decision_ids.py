@@ -1,0 +1,49 @@
+"""Ids of decisions: RFC 9562, and the place of a record in the lake."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from datetime import UTC, datetime
+
+import duckdb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtorl.log import decision_ids
+from mtorl.log.decision_ids import BUCKET, BUCKETS, HOUR, bucket_of, decision_id, hour_of, is_decision_id, time_of
+
+TIMES = st.floats(0, 4e9, allow_nan=False)
+
+
+@given(user=st.text(min_size=1), identity=st.from_regex("[0-9a-f]{8}", fullmatch=True), at=TIMES)
+def test_an_id_says_when_whose_bucket_and_which_router(user: str, identity: str, at: float) -> None:
+    made = decision_id(user, identity, at)
+    parsed = uuid.UUID(made)
+    assert str(parsed) == made and parsed.version == 7 and parsed.variant == uuid.RFC_4122
+    assert is_decision_id(made) and made.endswith(identity)
+    assert abs(time_of(made).timestamp() - at) <= 0.0006
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        row = db.execute(f"SELECT {HOUR}, {BUCKET} FROM (SELECT ? AS decision_id)", [made]).fetchone()
+    assert row == (hour_of(made), bucket_of(user))
+    assert hour_of(made) == datetime.fromtimestamp(round(1000 * at) / 1000 // 3600 * 3600, UTC)
+
+
+def test_ids_are_unique_and_sort_by_time() -> None:
+    made = [decision_id("u", "5f0c9a7e", 1e9) for _ in range(10_000)]
+    assert len(set(made)) == len(made)
+    later = [decision_id("u", "5f0c9a7e", 1e9 + i) for i in range(100)]
+    assert later == sorted(later)
+
+
+def test_users_spread_over_all_buckets() -> None:
+    counts = Counter(bucket_of(f"u{i}") for i in range(64_000))
+    assert len(counts) == BUCKETS and min(counts.values()) > 800 and max(counts.values()) < 1200
+
+
+def test_other_texts_are_no_ids() -> None:
+    good = decision_id("u", "5f0c9a7e")
+    for other in ("", "d1", uuid.uuid4().hex, str(uuid.uuid4()), good.upper(), good + "0", f"{good[:15]}7f{good[17:]}"):
+        assert not is_decision_id(other)
+    assert decision_ids.BUCKETS == 64
