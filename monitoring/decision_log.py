@@ -1,52 +1,36 @@
-"""The decision log of a period, as verdict and monitor read it: `decisions.parquet` and `outcomes.parquet`.
+"""The decision log of a period, as verdict and monitor read it from the lake.
 
-    log = DecisionLog.in_folder("runs/latest/decision_log", Period(since="2026-11-01T00:00:00Z"))
+    log = DecisionLog.of("runs/latest/lake", Period(since="2026-11-01T00:00:00Z"))
     sample, size = log.context(most_rows=20_000)      # what the policy read, for the drift check
 
-`mtorl.log.records` defines the fields of the records.
+`mtorl.log.records` defines the fields of the records, `mtorl.log.lake` where they are.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
 from mtorl.drift.reference import MIN_USERS
 from mtorl.drift.thresholds import Size
 from mtorl.experiment.arm import HOLDOUT
-from mtorl.log.records import (
-    ID_FIELD,
-    MODEL_NAME,
-    UNNAMED,
-    Kind,
-    each_record,
-    one_record_each,
-    sql_columns,
-    this_version,
-)
-from mtorl.log.touchpoints import LogError, saying_what_was_removed
-from mtorl.runtime.files import naming_full_disk
-from mtorl.runtime.progress import without_progress_bar
+from mtorl.log.decision_ids import TIME
+from mtorl.log.lake import HOUR, Lake, lake_database
+from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each
+from mtorl.log.touchpoints import LogError
 
 if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
-_THREADS = (
-    2  # each takes memory of its own, some 100 MB: one for each core of a large node would not fit into the limit
-)
-
-_EXPORTED = re.compile(r"((?:decision|outcome|shadow)-\d{8})-(\d+)")
-"""A folder of `serving.decision_log.export.export_segments`: the segment, and its size when it was exported."""
+_MARGIN = HOUR  # between the time of a decision's id, which its files go by, and the time of its record
 
 
 @dataclass(frozen=True)
@@ -56,66 +40,34 @@ class Period:
     since: str = ""  # inclusive
     until: str = ""  # exclusive
 
-    def condition(self, margin_hours: int = 0) -> str:
-        """SQL condition on a record's event time, with the parameters $since and $until.
-
-        Args:
-            margin_hours: Widens the period at both ends.
-        """
-        # A bound that is not there is no part of a comparison with the time, so that DuckDB can pass over whole files:
-        # of a log of years, a period is a day.
-        at, margin = "CAST(event_time AS TIMESTAMPTZ)", f"INTERVAL {margin_hours} HOUR"
-        since = f"{at} >= CAST($since AS TIMESTAMPTZ) - {margin}" if self.since else "$since = ''"
-        until = f"{at} < CAST($until AS TIMESTAMPTZ) + {margin}" if self.until else "$until = ''"
+    def condition(self) -> str:
+        """SQL condition on a record's event time, with the parameters $since and $until."""
+        since = "event_time >= CAST($since AS TIMESTAMPTZ)" if self.since else "$since = ''"
+        until = "event_time < CAST($until AS TIMESTAMPTZ)" if self.until else "$until = ''"
         return f"{since} AND {until}"
 
     def parameters(self) -> dict[str, str]:
         """Values of the condition's parameters."""
         return {"since": self.since, "until": self.until}
 
-
-@contextmanager
-def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with limits on memory and threads, for a log of any size.
-
-    What does not fit is sorted on disk, in the folder for temporary files: the current one may be read-only. A period's
-    bounds without a zone are UTC.
-
-    Raises:
-        LogError: A file of the log was removed while it was read, or a record has another version of the schema.
-    """
-    import duckdb
-
-    with (
-        naming_full_disk(Path(tempfile.gettempdir())),
-        tempfile.TemporaryDirectory() as scratch,
-        duckdb.connect(
-            Path(scratch, "tables"),
-            config={"memory_limit": _MEMORY_LIMIT, "threads": _THREADS, "temp_directory": scratch},
-        ) as db,
-        saying_what_was_removed(),
-    ):
-        db.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
-        without_progress_bar(db)
-        try:
-            yield db
-        except duckdb.InvalidInputException as error:
-            if "of schema version" in str(error):
-                raise LogError(str(error).removeprefix("Invalid Input Error: ")) from None
-            raise
+    def hours(self) -> tuple[datetime | None, datetime | None]:
+        """Bounds of the hours in which its decisions lie, for `Lake.records`."""
+        since, until = (_time(text) if text else None for text in (self.since, self.until))
+        return (
+            since and since.replace(minute=0, second=0, microsecond=0) - _MARGIN,
+            until and until + _MARGIN,
+        )
 
 
-def open_records(db: duckdb.DuckDBPyConnection, kind: Kind, files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
-    """The records of Parquet files; an empty relation without any file."""
-    if files:
-        records = db.from_parquet([str(file) for file in files], union_by_name=True)
-        return records.filter(this_version(kind)) if "schema_version" in records.columns else records
-    columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in sql_columns(kind).items())
-    return db.sql(f"SELECT {columns} WHERE false")
+def _time(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) -> None:
     """Make the table `overridden`: users whose arm the experiment's file has named (`user_id`), and `since` when.
+
+    That is the time of an id: a decision's record may be its withdrawal, which is later.
 
     None of their decisions counts from then on. Earlier ones were randomised and count: otherwise naming a user would
     choose whose outcomes count.
@@ -124,22 +76,11 @@ def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) 
         salt: Of the experiment; None: any.
     """
     db.execute(
-        f"""CREATE TABLE overridden AS SELECT user_id, min(CAST(event_time AS TIMESTAMPTZ)) AS since
-        FROM ({each_record("decision", "decision_log")})
+        f"""CREATE TABLE overridden AS SELECT user_id, min({TIME}) AS since
+        FROM decision_log
         WHERE override AND experiment = $name AND ($salt IS NULL OR coalesce(salt, $salt) = $salt) GROUP BY user_id""",
         {"name": name, "salt": salt},
     )
-
-
-def _newest(files: Iterable[Path]) -> tuple[Path, ...]:
-    """Leaves out superseded exports of segments that have grown: the export removes them some minutes later."""
-    newest: dict[Path, tuple[int, Path]] = {}
-    for file in files:
-        path, size = file, 0
-        if exported := _EXPORTED.fullmatch(path.parent.name):
-            path, size = path.parent.with_name(exported[1]) / path.name, int(exported[2])
-        newest[path] = max(newest.get(path, (-1, file)), (size, file))
-    return tuple(sorted(file for _, file in newest.values()))
 
 
 def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> str:
@@ -184,44 +125,44 @@ class DecisionLog:
     live traffic.
     """
 
-    decisions: tuple[Path, ...]  # files
-    outcomes: tuple[Path, ...]
+    lake: Lake
     period: Period = Period()
     weights: Path | pd.DataFrame | None = None  # decision_id, weight
     budget_per_decision: float | None = None  # currency units of either arm in a replay; None: the ledger holds budgets
-    shadows: tuple[Path, ...] = ()  # what challengers decided in the shadow
     read_as: str = ""  # SQL over `written_log`, the decisions as they were written: how they are read; empty: as that
 
     @classmethod
-    def in_folder(
+    def of(
         cls,
-        folder: str | Path,
+        lake: Lake | str | Path,
         period: Period = Period(),
         weights: Path | pd.DataFrame | None = None,
         budget_per_decision: float | None = None,
-    ) -> DecisionLog:
-        """A log as `serving.decision_log.export` writes it, with the files that are there now.
+    ) -> Self:
+        """The log in a lake (folder or URI), with the files that are there at its first query.
 
-        The list of files is fixed here: a router may export between two queries, and their figures would contradict
-        each other.
+        Later queries read the same files: else the figures of one look would contradict each other.
 
-        Args:
-            folder: Holds the files, or folders with them for each router and segment.
+        Raises:
+            LogError: There can be no lake.
         """
-        decisions, outcomes, shadows = (_newest(Path(folder).rglob(f"{kind}s.parquet")) for kind in get_args(Kind))
-        return cls(decisions, outcomes, period, weights, budget_per_decision, shadows)
+        lake = lake if isinstance(lake, Lake) else Lake.open(lake)
+        return cls(lake.fixed(), period, weights, budget_per_decision)
 
     @contextmanager
-    def opened(self, *kinds: Kind) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds."""
-        files = {"outcome": self.outcomes, "shadow": self.shadows}
-        with database() as db:
-            written = open_records(db, "decision", self.decisions)
-            written.create_view("written_log" if self.read_as else "decision_log")
+    def opened(self, *kinds: Kind, near: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds; no copies.
+
+        Args:
+            near: Whether records of decisions outside the period, with a margin, are left out: they are not read.
+        """
+        hours = self.period.hours() if near else (None, None)
+        with lake_database(self.lake, _MEMORY_LIMIT) as db:
+            for kind in ("decision", *kinds):
+                view = "written_log" if kind == "decision" and self.read_as else f"{kind}_log"
+                db.execute(f"CREATE VIEW {view} AS FROM {self.lake.records(db, kind, *hours)}")
             if self.read_as:
                 db.execute(f"CREATE VIEW decision_log AS {self.read_as}")
-            for kind in kinds:
-                open_records(db, kind, files[kind]).create_view(f"{kind}_log")
             yield db
 
     def holds_any(self) -> bool:
@@ -229,7 +170,7 @@ class DecisionLog:
         return self._first("1") is not None
 
     def records(self) -> int:
-        """Number of decision records in the period, copies included."""
+        """Number of decisions in the period."""
         return int(self._first("count(*)"))
 
     def first_time(self) -> datetime | None:
@@ -240,7 +181,7 @@ class DecisionLog:
     def _first(self, value: str) -> Any:
         """The first row's value (SQL) of the period's records."""
         query = f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1"
-        with self.opened() as db:
+        with self.opened(near=True) as db:
             row = db.execute(query, self.period.parameters()).fetchone()
         return row and row[0]
 
@@ -262,23 +203,18 @@ class DecisionLog:
 
     def _sample(self, columns: str, known: str, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Rows of a JSON object in the records (SQL: `columns`) of the decisions that have one (`known`)."""
-        with self.opened() as db:
-
-            def decisions(users: str = "true") -> str:
-                # A period is a small part of a log: sought are only records of its decisions. One that withdraws a
-                # decision is made while its request is still being answered, perhaps after the end of the period.
-                near = f"(FROM decision_log WHERE {self.period.condition(margin_hours=1)} AND {users})"
-                return f"({one_record_each('decision', near)}) WHERE {self.period.condition()} AND {known}"
-
+        where = f"{self.period.condition()} AND {known}"
+        with self.opened(near=True) as db:
             # The texts of the columns are large: they are read of the sample alone.
             counted = db.execute(
-                f"SELECT count(*), count(DISTINCT user_id) FROM {decisions()}", self.period.parameters()
+                f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}", self.period.parameters()
             ).fetchone()
             rows, users = counted or (0, 0)
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
             number = "row_number() OVER (PARTITION BY user_id ORDER BY hash(decision_id))"
             sample = db.execute(
-                f"""SELECT user_id, {columns} AS text FROM {decisions(chosen)}
+                f"""SELECT user_id, {columns} AS text
+                FROM {self.lake.records(db, "decision", *self.period.hours(), where=chosen)} WHERE {where}
                 QUALIFY {number} <= {most_rows // MIN_USERS} ORDER BY event_time, decision_id""",
                 self.period.parameters(),
             ).df()
@@ -299,14 +235,12 @@ class DecisionLog:
         """
         # A clock that was ahead does not say what serves.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()"
-        with self.opened("shadow") as db:
+        with self.opened("shadow", near=True) as db:
             found = db.execute(
                 f"""WITH answered AS (
                     SELECT model_digest, if(arm = 'challenger', 2, 1) AS place, event_time
-                    FROM ({each_record("decision", "decision_log")})
-                    WHERE NOT override AND arm <> '{HOLDOUT}' AND {then}
-                    UNION ALL
-                    SELECT model_digest, 0, event_time FROM ({each_record("shadow", "shadow_log")}) WHERE {then})
+                    FROM decision_log WHERE NOT override AND arm <> '{HOLDOUT}' AND {then}
+                    UNION ALL SELECT model_digest, 0, event_time FROM shadow_log WHERE {then})
                 SELECT model_digest FROM answered GROUP BY model_digest ORDER BY max((place, event_time)) DESC""",
                 self.period.parameters(),
             ).fetchall()
@@ -314,10 +248,9 @@ class DecisionLog:
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
         """Digest, if it gives one, and name of the policy that took an arm's newest decision."""
-        with self.opened() as db:
+        with self.opened(near=True) as db:
             found: tuple[str | None, str] | None = db.execute(
-                f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}')
-                FROM ({each_record("decision", "decision_log")})
+                f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}') FROM decision_log
                 WHERE arm = $arm AND NOT override AND (fallback_reason IS NULL OR model_digest IS NOT NULL)
                 AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()
                 ORDER BY event_time DESC LIMIT 1""",

@@ -1,6 +1,6 @@
 """The models that took the decisions of a log: their artifacts are needed to judge these decisions.
 
-for digest, reason, serves in uses_in_log("decision_log"): ...
+for digest, reason, serves in uses_in_log("lake"): ...
 """
 
 from __future__ import annotations
@@ -8,20 +8,19 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
-from mtorl.log.records import each_record
 
 _SILENT = timedelta(days=1)  # an arm that has not decided for so long, while others did, serves nobody any more
 
 
-def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
+def uses_in_log(lake: str) -> list[tuple[str, str, bool]]:
     """Models of all kept decisions, shadow decisions included, the newest first: digest, reason, whether it serves.
 
-    A model serves if no other policy has decided for that arm since. A folder without a decision log has no models.
+    A model serves if no other policy has decided for that arm since. Without a lake there are none.
 
     Raises:
-        LogError: A file was removed while it was read.
+        LogError: A file was deleted while it was read.
     """
-    last = _last_decisions(folder) if folder else {}
+    last = _last_decisions(lake) if lake else {}
     newest: dict[tuple[str, str], datetime] = {}
     for (experiment, arm, _), at in last.items():
         newest[experiment, arm] = max(newest.get((experiment, arm), at), at)
@@ -35,16 +34,15 @@ def uses_in_log(folder: str) -> list[tuple[str, str, bool]]:
     return uses
 
 
-def _last_decisions(folder: str) -> dict[tuple[str, str, str | None], datetime]:
+def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
     """When each model last decided, by experiment, arm and digest (None: a policy without one)."""
-    columns = "experiment, arm, model_digest, CAST(event_time AS TIMESTAMPTZ) AS decided"
-    with DecisionLog.in_folder(folder).opened("shadow") as db:
+    columns = "experiment, arm, model_digest, event_time AS decided"
+    with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(
             # Of decisions without a digest, those that fell back say nothing of the policy.
             f"""SELECT experiment, arm, model_digest, max(decided) FROM (
-                SELECT {columns} FROM ({each_record("decision", "decision_log")})
-                WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
-                UNION ALL SELECT {columns} FROM ({each_record("shadow", "shadow_log")}) WHERE model_digest IS NOT NULL)
+                SELECT {columns} FROM decision_log WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
+                UNION ALL SELECT {columns} FROM shadow_log WHERE model_digest IS NOT NULL)
             GROUP BY ALL"""
         ).fetchall()
     return {(experiment, arm, digest): at.astimezone(UTC) for experiment, arm, digest, at in rows}

@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
+from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of, is_decision_id
 from mtorl.log.lake import Lake, name_of
-from mtorl.log.records import Kind, sql_columns
+from mtorl.log.records import ID_FIELD, Kind, sql_columns
 
 _numbers = itertools.count(1)
 
@@ -25,13 +25,22 @@ def id_of(name: str, at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC), user: 
     return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user):02x}{noise[0]}-8{noise[1:4]}-{noise[4:16]}"
 
 
+def ids_in(lake: Lake | Path) -> dict[str, str]:
+    """Ids of the decisions that were uploaded into a lake, by their names."""
+    return _ids.setdefault(Path(lake.place if isinstance(lake, Lake) else lake).absolute(), {})
+
+
 def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str = "") -> Lake:
-    """Add records as a router does; columns that are left out are null."""
+    """Add records as a router does; columns that are left out are null.
+
+    In place of ids, decisions may have names: `ids_in` knows the id of each.
+    """
     lake = lake if isinstance(lake, Lake) else Lake.open(lake)
     assert lake.folder is not None, "only into a folder"
-    for kind, rows in records.items():
+    for kind, rows in sorted(records.items()):  # decisions come first: they have the time of each
         if rows.empty:
             continue
+        rows = _with_ids(kind, rows, ids_in(lake))
         with duckdb.connect() as db:
             db.execute("SET TimeZone = 'UTC'")
             db.register("rows", rows)
@@ -48,4 +57,17 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
     return lake
 
 
+def _with_ids(kind: Kind, rows: pd.DataFrame, ids: dict[str, str]) -> pd.DataFrame:
+    rows = rows.reset_index(drop=True)
+    names = rows["decision_id"].astype(str)
+    times = pd.to_datetime(rows["event_time"], utc=True, format="mixed")
+    users = rows["user_id"] if "user_id" in rows else pd.Series("u1", rows.index)
+    for i in times.sort_values(kind="stable").index:
+        if not is_decision_id(names[i]):
+            ids.setdefault(names[i], id_of(names[i], times[i], str(users[i])))
+    own = rows.get(ID_FIELD[kind], names)
+    return rows.assign(**{ID_FIELD[kind]: own, "decision_id": names.map(lambda name: ids.get(name, name))})
+
+
+_ids: dict[Path, dict[str, str]] = {}
 _DEFAULTS = {"schema_version": "1", "withdrawn": "false", "override": "false"}

@@ -16,8 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
+
+from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
+from mtorl.log.lake import name_of
+from mtorl.log.records import Kind, each_record
 
 START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday; the past, for what is dated later than now counts for no model
 CHANNELS = ("search", "social", "display", "video")
@@ -71,9 +76,9 @@ class Days:
 
     def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The same as records of decisions and outcomes."""
-        ids = [f"{self.seed}-{number}-{i}" for i in range(len(rows))]
         decided = START + timedelta(days=number)
         times = pd.Series(pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
+        ids = _ids(rows["user_id"], times, self.seed)
         context = ["{}"] * len(rows)
         if with_context:
             values = rows[list(self.columns)].to_numpy(dtype=object)
@@ -172,12 +177,30 @@ class Days:
 
 
 def write(days: Days, folder: Path, number: int, shift: Shift = healthy) -> None:
-    """Add a day to a decision log, as a router exports it."""
-    decisions, outcomes = days.day(number, shift)
-    to = folder / "router" / f"decision-{number:08d}"
-    to.mkdir(parents=True)
-    decisions.to_parquet(to / "decisions.parquet")
-    outcomes.to_parquet(to / "outcomes.parquet")
+    """Add a day to a lake, as a router does."""
+    add_to_lake(folder, *days.day(number, shift), name=f"{number:08d}")
+
+
+def add_to_lake(folder: Path, decisions: pd.DataFrame, outcomes: pd.DataFrame, name: str = "day") -> None:
+    """Add records to a lake in a folder, in a file of each kind."""
+    hour = decisions["event_time"].max().floor("h")
+    tables: dict[Kind, pd.DataFrame] = {"decision": decisions, "outcome": outcomes}
+    for kind, rows in tables.items():
+        file = folder / name_of(kind, hour, name, arrived=True)
+        file.parent.mkdir(parents=True)
+        with duckdb.connect() as db:
+            db.execute("SET TimeZone = 'UTC'")
+            db.register("rows", rows)
+            records = each_record(kind, "rows")
+            db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM ({records})").write_parquet(str(file))
+
+
+def _ids(users: pd.Series, times: pd.Series, seed: int) -> list[str]:
+    made = zip(users, times.astype("datetime64[ms, UTC]").astype("int64"), strict=True)
+    return [
+        f"{f'{at:012x}'[:8]}-{f'{at:012x}'[8:]}-7{bucket_of(user):02x}0-8000-{seed % 65_536:04x}{i:08x}"
+        for i, (user, at) in enumerate(made)
+    ]
 
 
 def _features(channel: str, length: int) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from benchmarks.monitoring_runs.days import START, Days, Shift, healthy
+from benchmarks.monitoring_runs.days import START, Days, Shift, add_to_lake, healthy
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import DriftResult, check
@@ -78,12 +78,9 @@ class Monitored:
         end = START + timedelta(days=self.next + 1)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            for kind, records in zip(
-                ("decisions", "outcomes"), self.days.records(self.next, rows, with_context=False), strict=True
-            ):
-                records.to_parquet(folder / f"{kind}.parquet")
+            add_to_lake(folder, *self.days.records(self.next, rows, with_context=False))
             period = Period((end - timedelta(days=1)).isoformat(), end.isoformat())
-            log = DecisionLog.in_folder(folder, period)
+            log = DecisionLog.of(folder, period)
             counted = measure(log, SPEC.reward.gain, SPEC.outcome_kinds, SPEC.channels)
             judged = measure_alarms.judge(self.state.streams, counted.measured, end)
             result = self._check(rows, folder / "page")

@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.monitoring_runs.days import START, Days
+from benchmarks.monitoring_runs.days import START, Days, add_to_lake
 from monitoring.watch.check import Watched, run
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.lake import Lake
 
 
 def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
     spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
     grid = ThresholdGrid.from_dict(json.loads((folder / "grid.json").read_text()))
     sample = TrainingSample("1", pd.read_parquet(folder / "reference.parquet"), columns, (), grid)
-    watched = Watched(folder / "log", spec, lambda _: sample, page="always" if page else "moved")
+    watched = Watched(Lake.open(folder / "log"), spec, lambda _: sample, page="always" if page else "moved")
     started = time.perf_counter()
     state = run(watched, folder / f"state-{page}", START + timedelta(days=1, hours=1))
     seconds = time.perf_counter() - started
@@ -34,7 +35,7 @@ def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
 
 
 def write_log(folder: str | Path, decisions: int, part: int, further: int) -> dict[str, Any]:
-    """A day of many decisions, in as many files as routers export, and the sample that it is compared with."""
+    """A day of many decisions, in as many files as routers upload, and the sample that it is compared with."""
     from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
     from mtorl.drift.reference import sample_users
 
@@ -53,9 +54,6 @@ def write_log(folder: str | Path, decisions: int, part: int, further: int) -> di
     while written < decisions:
         made, outcomes = Days(users_a_day=users, seed=number, further=further, pool=pool).day(0)
         made = made.head(decisions - written)
-        to = folder / "log" / "router" / f"decision-{number:08d}"
-        to.mkdir(parents=True)
-        made.to_parquet(to / "decisions.parquet")
-        outcomes.to_parquet(to / "outcomes.parquet")
+        add_to_lake(folder / "log", made, outcomes, f"{number:08d}")
         written, number = written + len(made), number + 1
     return {}

@@ -1,6 +1,6 @@
 """Reads the decision log for an experiment: verdict, evidence for the next stage, channels and money.
 
-known = look(DecisionLog.in_folder(folder), experiment, gain, since, now)      # on a laptop and on a cluster alike
+known = look(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster alike
 """
 
 from __future__ import annotations

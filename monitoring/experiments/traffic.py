@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 
 import duckdb
 
-from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies, open_records
+from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
 from monitoring.verdict.counted_decisions import sql_text
 from mtorl.experiment.arm import OVERRIDE
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.records import one_record_each
 from mtorl.policy.periods import period_at
 
 
@@ -28,12 +27,12 @@ def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
     would have decided.
     """
     named = {"name": experiment.name, "salt": experiment.salt}
-    with log.opened() as db:
+    with log.opened("shadow") as db:
         db.execute(
-            f"""CREATE TABLE decision AS
+            """CREATE TABLE decision AS
             SELECT decision_id, arm, stage, channel, expose, fallback_reason, assignment_probability < 1 AS randomised,
-                   CAST(event_time AS TIMESTAMPTZ) AS decided
-            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")})
+                   event_time AS decided
+            FROM decision_log
             WHERE experiment = $name AND salt = $salt AND NOT withdrawn AND NOT override
                   AND (assignment_probability < 1 OR stage = 'shadow')""",
             named,
@@ -45,8 +44,7 @@ def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
         rows = db.execute(_counts(chosen, "fallback_reason")).fetchall()
         ((first, last),) = db.execute(f"SELECT min(decided), max(decided) {chosen}").fetchall()
         if not any_served:
-            open_records(db, "shadow", log.shadows).create_view("shadow_log")
-            shadows = f"""FROM (SELECT shadow.* FROM ({one_record_each("shadow", "shadow_log")}) AS shadow
+            shadows = f"""FROM (SELECT shadow.* FROM shadow_log AS shadow
                           JOIN decision USING (decision_id) WHERE shadow.experiment = {sql_text(experiment.name)})"""
             rows += db.execute(_counts(shadows, "fault")).fetchall()
     arms: dict[str, ArmTraffic] = {}
@@ -71,9 +69,8 @@ def spend_of(log: DecisionLog, experiment: Experiment, now: float) -> list[Spend
         db.execute(
             f"""CREATE TABLE cost AS
             SELECT if(override, '{OVERRIDE}', arm) AS arm, campaign_id, channel, value,
-                   CAST(decision.event_time AS TIMESTAMPTZ) AS decided
-            FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")}) AS outcome
-                 JOIN ({one_record_each_of_few_copies(db, "decision", "decision_log")}) AS decision USING (decision_id)
+                   decision.event_time AS decided
+            FROM outcome_log JOIN decision_log AS decision USING (decision_id)
             WHERE kind = 'cost' AND experiment = $name AND salt = $salt AND NOT decision.withdrawn""",
             {"name": experiment.name, "salt": experiment.salt},
         )

@@ -18,6 +18,7 @@ from monitoring.verdict.judged_models import EXPLORATION, JudgedModels, judged_m
 from mtorl.experiment.arm import HOLDOUT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stages import Stage
+from mtorl.log.decision_ids import TIME
 from mtorl.log.records import MODEL_NAME
 
 if TYPE_CHECKING:
@@ -133,14 +134,14 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
         SELECT hash(decision_id) AS decision_id, hash(user_id) AS unit, experiment, salt, layer, experiment_version,
                stage, arm,
                assignment_probability, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
-               coalesce(first_time, decided) AS taken, {began} AS began, {ends} AS ends,
+               {TIME} AS taken, {began} AS began, {ends} AS ends,
                coalesce(taken >= since, false) AS overridden,
                (stage, shares) IN (FROM other_split) AS split_otherwise,
                {MODEL_NAME} AS digest, {EXPLORATION} AS exploration,
                if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no earlier request
                   hash(experiment, salt, user_id, campaign_id, request_id, decided::DATE)) AS request,
                ({segment})::VARCHAR AS segment
-        FROM each AS record {join} LEFT JOIN decision_copy USING (decision_id) LEFT JOIN overridden USING (user_id)""",
+        FROM each AS record {join} LEFT JOIN overridden USING (user_id)""",
         log.period.parameters(),
     )
 

@@ -25,6 +25,7 @@ from mtorl.experiment.inference.plan import Plan, Population, needed_users
 from mtorl.experiment.inference.verdict import error_share
 from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, unit_of
 from mtorl.log.dataset import EVENTS
+from mtorl.log.decision_ids import TIME
 from mtorl.log.gain import Gain
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
                    CAST(event_time AS TIMESTAMPTZ) AS decided
             FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")}) LEFT JOIN overridden USING (user_id)
             WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn
-                  AND coalesce(decided < since, true)""",
+                  AND coalesce({TIME} < since, true)""",
             {"name": experiment.name},
         )
         pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {column(kind)}" for kind in kinds)

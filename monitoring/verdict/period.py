@@ -14,6 +14,7 @@ from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
+from mtorl.log.lake import Lake
 
 
 class PeriodError(Exception):
@@ -41,7 +42,7 @@ def _utc(name: str, value: str) -> str:
 
 
 def verdict_of_period(
-    decision_log: str,
+    lake: Lake | str,
     experiment: str,
     period: Period,
     gain: Gain | str,
@@ -64,20 +65,20 @@ def verdict_of_period(
     Raises:
         PeriodError: no decision falls into the period, or the gain can't be read.
         ExperimentError: the experiment can't be used.
-        LogError: a file of the log was removed meanwhile.
+        LogError: a file of the lake was deleted meanwhile.
     """
     try:
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
     except ValueError as error:
         raise PeriodError(f"gain: {error}") from None
-    log = DecisionLog.in_folder(decision_log, period, Path(weights) if weights else None, budget or None)
-    if not log.decisions:
-        raise PeriodError(f"{decision_log}: no decisions.parquet; routers export their logs there every minute")
+    log = DecisionLog.of(lake, period, Path(weights) if weights else None, budget or None)
+    if not log.lake:
+        raise PeriodError(f"{log.lake.place}: no decisions in this lake; routers upload their logs there every minute")
     spec = Experiment.load(experiment)
     if not log.holds_any():
         raise PeriodError(
-            f"{decision_log}: no decision from {period.since or 'the start'} to {period.until or 'now'}; is the period "
-            "right (since, until), does the router get requests, and does it export its log?"
+            f"{log.lake.place}: no decision from {period.since or 'the start'} to {period.until or 'now'}; is the "
+            "period right (since, until), does the router get requests, and does it upload its log?"
         )
     found = verdict_from_log(log, spec, counts)
     if (long_term := long_term_effect(log, spec, counts)) is not None:
@@ -107,14 +108,14 @@ class DecidingIncumbent(NamedTuple):
         )
 
 
-def deciding_incumbent(decision_log: str, find: Callable[[str], Path | None]) -> DecidingIncumbent:
+def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> DecidingIncumbent:
     """Find the policy that took the incumbent's newest decision.
 
     Args:
-        decision_log: Folder with decisions.parquet; it may be empty, or have no name.
+        lake: Folder or URI; "": nothing has decided.
         find: Returns the folder of the artifact with a digest.
     """
-    newest = DecisionLog.in_folder(decision_log).newest_policy(INCUMBENT) if decision_log else None
+    newest = DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None
     if newest is None:
         return DecidingIncumbent()
     digest, policy = newest

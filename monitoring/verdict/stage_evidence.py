@@ -16,12 +16,12 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from monitoring.decision_log import DecisionLog, find_overridden, open_records
+from monitoring.decision_log import DecisionLog, find_overridden
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
-from mtorl.log.records import one_record_each
+from mtorl.log.decision_ids import TIME
 
 _FOLLOWED_SECONDS = 5.0  # in which the ledger follows a change of the stage
 
@@ -60,27 +60,24 @@ def arms_at_stage(log: DecisionLog, experiment: Experiment, since: float) -> dic
         "start": datetime.fromtimestamp(since, UTC),
         "followed": datetime.fromtimestamp(since + _FOLLOWED_SECONDS, UTC),
     }
-    with log.opened() as db:
-        records = one_record_each("decision", "decision_log")
+    with log.opened("shadow") as db:
         find_overridden(db, experiment.name, experiment.salt)
         db.execute(
             f"""CREATE TABLE decision AS SELECT decision_id, user_id, arm, latency_seconds,
                 fallback_reason IS NOT NULL AND NOT (fallback_reason = 'ledger' AND decided < $followed) AS fault
-            FROM (SELECT *, CAST(event_time AS TIMESTAMPTZ) AS decided FROM ({records}))
-                 LEFT JOIN overridden USING (user_id)
+            FROM (SELECT *, event_time AS decided FROM decision_log) LEFT JOIN overridden USING (user_id)
             WHERE experiment = $name AND salt = $salt AND stage = $stage AND decided >= $start AND NOT withdrawn
                   AND (assignment_probability < 1 OR stage = 'shadow' AND arm <> '{HOLDOUT}')
-                  AND coalesce(decided < since, true)""",
+                  AND coalesce({TIME} < since, true)""",
             values,
         )
         of_decisions = """SELECT arm, count(DISTINCT user_id), avg(fault::INT),
             quantile_cont(latency_seconds, 0.99) FROM decision GROUP BY arm"""
         rows = db.execute(of_decisions).fetchall()
         if experiment.stage == "shadow":
-            open_records(db, "shadow", log.shadows).create_view("shadow_log")
             rows += db.execute(
-                f"""SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL
-                FROM ({one_record_each("shadow", "shadow_log")}) AS s JOIN decision USING (decision_id)
+                """SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL
+                FROM shadow_log AS s JOIN decision USING (decision_id)
                 WHERE s.experiment = $name GROUP BY s.arm""",
                 {"name": experiment.name},
             ).fetchall()

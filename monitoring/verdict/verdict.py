@@ -1,6 +1,6 @@
 """The verdict on an experiment, from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
 
-    verdict_from_log(DecisionLog.in_folder("decision_log"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
+    verdict_from_log(DecisionLog.of("lake"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
 
 Judged is the whole ramp: the arms are compared within each stage, and the stages combined; each challenger with the
 incumbent. Which decisions count: `counted_decisions.py`. Users in two arms of one stage are a fault of the assignment

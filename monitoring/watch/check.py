@@ -1,9 +1,9 @@
 """One check: judges every period that is over, and looks for columns that have lost their values just now.
 
-    state = run(Watched(decision_log, spec, sample_of), folder, now)
+    state = run(Watched(lake, spec, sample_of), folder, now)
 
 A period is judged once, in the order of time, also after a day without a check: so evidence may be added up. It waits
-until its decisions and outcomes have been exported. A period that can't be judged has a reason, and keeps its evidence.
+until its decisions and outcomes have been uploaded. A period that can't be judged has a reason, and keeps its evidence.
 If nothing of it could be read, each check retries it, until a later one has been judged.
 """
 
@@ -36,9 +36,10 @@ from mtorl.drift.drift_tests import words_of
 from mtorl.drift.reference import MAX_ROWS
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 
-EXPORTED_AFTER = timedelta(hours=1)  # after the end of a period: by then its records are in the log
+UPLOADED_AFTER = timedelta(hours=1)  # after the end of a period: by then its records are in the lake
 MOST_PERIODS = 60  # that a first check looks back
 _KEPT_PAGES = 14
 _HEARD = 0.8  # of the usual share of exposures of which any outcome is known
@@ -59,7 +60,7 @@ class Watched:
         sample_of: Returns the training sample of the model with a digest, or, of None, of the newest one.
     """
 
-    decision_log: Path
+    lake: Lake
     spec: DatasetSpec
     sample_of: Callable[[str | None], TrainingSample | None]
     hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
@@ -122,7 +123,7 @@ def folder_of(folder: Path, end: datetime) -> Path:
 
 def _ends(watched: Watched, state: State, now: datetime) -> Iterator[datetime]:
     length = timedelta(hours=watched.hours)
-    last = _floor(now - EXPORTED_AFTER, watched.hours)
+    last = _floor(now - UPLOADED_AFTER, watched.hours)
     first = state.judged_until
     if first is None:
         began = _first_decision(watched)
@@ -140,15 +141,15 @@ def _floor(at: datetime, hours: int) -> datetime:
 
 def _first_decision(watched: Watched) -> datetime | None:
     with suppress(_NotJudgedError), _reading():
-        return DecisionLog.in_folder(watched.decision_log).first_time()
+        return DecisionLog.of(watched.lake).first_time()
     return None
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
     """Number of decision records from the future; the log of a simulation goes on after its present."""
-    ahead = Period(since=(max(now, datetime.now(UTC)) + EXPORTED_AFTER).isoformat())
+    ahead = Period(since=(max(now, datetime.now(UTC)) + UPLOADED_AFTER).isoformat())
     with suppress(_NotJudgedError), _reading():  # the periods have that reason, too
-        return DecisionLog.in_folder(watched.decision_log, ahead).records()
+        return DecisionLog.of(watched.lake, ahead).records()
     return 0
 
 
@@ -175,7 +176,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
     period = _period(end, watched.hours)
     try:
         with _reading():
-            log = DecisionLog.in_folder(watched.decision_log, period)
+            log = DecisionLog.of(watched.lake, period)
             gain, outcomes = watched.spec.reward.gain, watched.spec.outcome_kinds
             counted = measure(log, gain, outcomes, watched.spec.channels)
         if ahead > _MOST_AHEAD * counted.decisions:
@@ -206,12 +207,12 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
 
 
 def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudgedError:
-    if not log.decisions:
-        text = f"{watched.decision_log}: no decisions.parquet; routers export their logs there every minute"
+    if not log.lake:
+        text = f"{watched.lake.place}: no decisions in this lake; routers upload their logs there every minute"
         return _NotJudgedError("no_decisions", text)
     text = f"no decision from {log.period.since} to {log.period.until}"
     with _reading():
-        if closed_as_usual(watched.decision_log, end, timedelta(hours=watched.hours)):
+        if closed_as_usual(watched.lake, end, timedelta(hours=watched.hours)):
             return _NotJudgedError("closed", f"{text}, nor at this time of the week before")
     return _NotJudgedError("no_decisions", text)
 
@@ -240,7 +241,7 @@ def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
     if may_come and share < _HEARD * usual:
         raise _NotJudgedError(
             "late_outcomes",
-            f"outcomes are known of {share:.0%} of the exposures, {usual:.0%} are usual: are they exported, "
+            f"outcomes are known of {share:.0%} of the exposures, {usual:.0%} are usual: are they uploaded, "
             "or does whoever reports them lag behind?",
         )
     state.heard = [*state.heard[-measure_alarms.MOST :], share]
@@ -258,7 +259,7 @@ def _judge_measures(watched: Watched, state: State, counted: Counted, end: datet
         of_group = [each for each in counted.measured if each.group == name]
         state.groups[name] = group = Group(end=end, decisions=counted.decisions, users=counted.users)
         if name in OF_OUTCOMES and counted.outcomes_missing:
-            text = f"none of {counted.exposures} exposures has an outcome, not even a cost: are outcomes exported?"
+            text = f"none of {counted.exposures} exposures has an outcome, not even a cost: are outcomes reported?"
             group.not_judged = NotJudged(reason="no_outcomes", text=text)
         elif not of_group:
             group.not_judged = _not_measured(state, counted, name)
@@ -350,7 +351,7 @@ def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
 def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: Path) -> None:
     """Find columns that have lost their values within hours: that takes no evidence over periods."""
     end = now.replace(second=0, microsecond=0)
-    log = DecisionLog.in_folder(watched.decision_log, _period(end, watched.hours))
+    log = DecisionLog.of(watched.lake, _period(end, watched.hours))
     state.groups.pop(LAST_HOURS, None)
     try:
         result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")

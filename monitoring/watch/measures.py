@@ -19,12 +19,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
+from monitoring.decision_log import DecisionLog
 from monitoring.verdict.counted_decisions import sql_text
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain
-from mtorl.log.records import CANCEL, MODEL_NAME, each_record, one_record_each
+from mtorl.log.records import CANCEL, MODEL_NAME
 
 if TYPE_CHECKING:
     import duckdb
@@ -82,7 +82,7 @@ class _Ratio(NamedTuple):
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
     """Measure the decisions of a period, which has both ends; `outcomes` are the numeric ones of the data set."""
-    with log.opened("outcome") as db:
+    with log.opened("outcome", near=True) as db:
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
         counts = (
@@ -100,26 +100,15 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
     """Make the table `decided`: the period's decisions with their outcomes until its end."""
-    near = f"(FROM decision_log WHERE {log.period.condition(margin_hours=1)})"
-    # A window is a long text, which is read once, and not carried through what follows.
-    read = f"""(SELECT * EXCLUDE (features), features IS NOT NULL AS built,
-                       json_array_length(features, '$.prev_channel') AS steps,
-                       json_extract_string(features, {_PARTS}) AS parts FROM ({each_record("decision", near)}))"""
     db.execute(
         f"""CREATE TABLE taken AS
         SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, state_distance,
-               fallback_reason, budget_exhausted, withdrawn, {MODEL_NAME} AS policy,
-               CAST(event_time AS TIMESTAMPTZ) AS taken_at, built, steps - (parts[1] IS NULL)::INT AS history_length,
+               fallback_reason, budget_exhausted, withdrawn, {MODEL_NAME} AS policy, event_time AS taken_at,
+               features IS NOT NULL AS built,
+               json_array_length(features, '$.prev_channel') - (parts[1] IS NULL)::INT AS history_length,
                parts[2] AS last_channel, parts[3]::DOUBLE AS last_time, parts[4]::DOUBLE AS built_time
-        FROM ({one_record_each("decision", read)}) WHERE {log.period.condition()} AND NOT override""",
-        log.period.parameters(),
-    )
-    # An outcome that happened before its decision is a clock's fault of minutes at most.
-    heard = f"{log.period.condition(margin_hours=1)} AND CAST(event_time AS TIMESTAMPTZ) < CAST($until AS TIMESTAMPTZ)"
-    db.execute(
-        f"""CREATE TABLE heard AS SELECT event_id, decision_id, kind, value, event_time, received_time
-        FROM outcome_log SEMI JOIN taken USING (decision_id)
-        WHERE {heard}""",
+        FROM (SELECT *, json_extract_string(features, {_PARTS}) AS parts FROM decision_log)
+        WHERE {log.period.condition()} AND NOT override""",
         log.period.parameters(),
     )
     sums = ", ".join(f'sum(value) FILTER (kind = {sql_text(kind)}) AS "of_{kind}"' for kind in kinds)
@@ -128,13 +117,15 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
     db.execute(
         f"""CREATE TABLE decided AS
         WITH event AS (SELECT decision_id, {sums}, bool_or(kind = '{CANCEL}') AS cancelled, true AS heard
-                       FROM ({one_record_each_of_few_copies(db, "outcome", "heard")}) GROUP BY decision_id),
+                       FROM outcome_log SEMI JOIN taken USING (decision_id)
+                       WHERE event_time < CAST($until AS TIMESTAMPTZ) GROUP BY decision_id),
              joined AS (SELECT taken.*, {came}, expose AND NOT withdrawn AND NOT coalesce(cancelled, false) AS shown,
                                expose AND NOT withdrawn AND coalesce(event.heard, false) AS heard
                         FROM taken LEFT JOIN event USING (decision_id))
-        SELECT *, {total} AS came_gain FROM joined"""
+        SELECT *, {total} AS came_gain FROM joined""",
+        {"until": log.period.until},
     )
-    db.execute("DROP TABLE taken; DROP TABLE heard")
+    db.execute("DROP TABLE taken")
 
 
 def _journeys(channels: Sequence[str]) -> Iterator[_Ratio]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import duckdb
 import pandas as pd
 import pytest
 
-from monitoring.decision_log import DecisionLog, Period, database, open_records
+from features.collect.compact import compact
+from monitoring.decision_log import DecisionLog, Period
+from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
+from tests.lakes import upload
 
 TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
@@ -27,18 +32,18 @@ def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str]
         for i, context in enumerate(contexts)
     ]
     times = {"event_time": TIMES[: len(rows)] if len(rows) <= len(TIMES) else TIMES[0]}
-    folder.mkdir(exist_ok=True)
-    pd.DataFrame(rows).assign(**{"withdrawn": False, **times, **columns}).to_parquet(folder / "decisions.parquet")
-    return DecisionLog.in_folder(folder)
+    table = pd.DataFrame(rows).assign(**{"withdrawn": False, **times, **columns})
+    return DecisionLog.of(upload(folder, {"decision": table}))
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> DecisionLog:
     """Four decisions, a copy of the second, and a withdrawal of the fourth."""
-    written = write(tmp_path, ({"hour": hour, "device": None if hour == 2 else "tv"} for hour in range(4)))
-    rows = pd.read_parquet(written.decisions[0])
-    pd.concat([rows, rows.iloc[[1]], rows.iloc[[3]].assign(withdrawn=True)]).to_parquet(written.decisions[0])
-    return written
+    contexts = [{"hour": hour, "device": None if hour == 2 else "tv"} for hour in range(4)]
+    write(tmp_path, contexts)
+    again = pd.DataFrame({"decision_id": ["d1", "d3"], "user_id": ["u1", "u3"], "withdrawn": [False, True]})
+    texts = [json.dumps(contexts[1]), json.dumps(contexts[3])]
+    return DecisionLog.of(upload(tmp_path, {"decision": again.assign(context=texts, event_time=[TIMES[1], TIMES[3]])}))
 
 
 @pytest.mark.parametrize(
@@ -61,13 +66,19 @@ def test_a_period_includes_its_start_and_not_its_end(log: DecisionLog, period: P
 
 
 def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tmp_path: Path) -> None:
-    def newest(*rows: tuple[str, str | None]) -> list[str]:
+    numbers = itertools.count()
+
+    def newest(*rows: tuple[str, str | None], shadow: str | None = None) -> list[str]:
+        lake = Lake.open(tmp_path / str(next(numbers)))
         decisions = [
-            {"arm": arm, "model_digest": digest, "withdrawn": False, "override": False, "event_time": time}
+            {"decision_id": time, "arm": arm, "model_digest": digest, "withdrawn": False, "event_time": time}
             for (arm, digest), time in zip(rows, TIMES, strict=False)
         ]
-        pd.DataFrame(decisions).astype({"model_digest": "string"}).to_parquet(tmp_path / "decisions.parquet")
-        return DecisionLog.in_folder(tmp_path, Period(until=TIMES[3])).models()
+        upload(lake, {"decision": pd.DataFrame(decisions).astype(object)})
+        if shadow:
+            asked = {"arm": "challenger", "model_digest": shadow, "event_time": TIMES[0], "decision_id": "d"}
+            upload(lake, {"shadow": pd.DataFrame([asked])})
+        return DecisionLog.of(lake, Period(until=TIMES[3])).models()
 
     assert newest(("challenger", "old"), ("challenger", "new"), ("incumbent", "other")) == ["new", "old", "other"]
     assert newest(("challenger", "old"), ("challenger", None), ("incumbent", "other")) == ["old", "other"]
@@ -75,20 +86,8 @@ def test_models_are_the_challengers_then_those_of_other_arms_then_the_shadows(tm
     assert newest(("challenger", None), ("incumbent", None)) == []
     rows = [("incumbent", "a"), ("incumbent", "b"), ("incumbent", "c"), ("challenger", "after the period")]
     assert newest(*rows) == ["c", "b", "a"]
-    shadow = {"arm": "challenger", "model_digest": "asked", "event_time": TIMES[0], "decision_id": "d"}
-    pd.DataFrame([shadow]).to_parquet(tmp_path / "shadows.parquet")
-    assert newest(("incumbent", None), ("incumbent", None)) == ["asked"]
-    assert newest(("incumbent", "old")) == ["old", "asked"]
-
-
-def test_the_logs_of_several_routers_are_one(tmp_path: Path) -> None:
-    """Each router exports into a folder of its own; the folder itself may hold the export of one of them."""
-    rows = pd.read_parquet(write(tmp_path, [{}] * 4).decisions[0])
-    for folder, some in ((tmp_path, rows[:2]), (tmp_path / "router-0", rows[:3]), (tmp_path / "router-1", rows[3:])):
-        folder.mkdir(exist_ok=True)
-        some.to_parquet(folder / "decisions.parquet")
-    log = DecisionLog.in_folder(tmp_path)
-    assert log.holds_any() and log.context(100)[0]["user_id"].tolist() == ["u0", "u1", "u2", "u3"]
+    assert newest(("incumbent", None), ("incumbent", None), shadow="asked") == ["asked"]
+    assert newest(("incumbent", "old"), shadow="asked") == ["old", "asked"]
 
 
 def test_a_record_of_another_version_is_one_error(tmp_path: Path) -> None:
@@ -97,9 +96,10 @@ def test_a_record_of_another_version_is_one_error(tmp_path: Path) -> None:
 
 
 def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> None:
-    log = write(tmp_path, ({"hour": i // 400} for i in range(2000)), [f"u{i % 400}" for i in range(2000)])
-    rows = pd.read_parquet(log.decisions[0])
-    pd.concat([rows, rows[:100]]).to_parquet(log.decisions[0])
+    contexts = [{"hour": i // 400} for i in range(2000)]
+    users = [f"u{i % 400}" for i in range(2000)]
+    write(tmp_path, contexts[:100], users)
+    log = write(tmp_path, contexts, users)
     sample, whole = log.context(500)
     assert whole == (400, 2000), "each decision once"
     assert 300 < len(sample) < 700
@@ -108,30 +108,21 @@ def test_of_a_large_period_a_sample_of_whole_users_is_read(tmp_path: Path) -> No
     assert set(sample["user_id"]) < set(later["user_id"]), "the same users in every period"
 
 
-def test_a_short_period_of_a_long_log_is_read_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
     """A check comes every hour, and the log grows for weeks."""
-    rows, days = 600_000, 30
-    with duckdb.connect() as db:
-        db.execute(
-            f"""COPY (SELECT md5(range::VARCHAR) AS decision_id, 'u' || range % 5000 AS user_id, false AS withdrawn,
-            '{{"hour": 1}}' AS context,
-            TIMESTAMPTZ '2025-03-01 00:00+00' + INTERVAL {days * 86400 / rows} SECOND * range AS event_time
-            FROM range({rows})) TO '{tmp_path / "decisions.parquet"}'"""
-        )
-    monkeypatch.setattr("monitoring.decision_log._MEMORY_LIMIT", "32MB")
-    day = Period("2025-03-30T00:00:00Z", "2025-03-31T00:00:00Z")
-    sample, whole = DecisionLog.in_folder(tmp_path, day).context(1000)
-    assert whole.rows == rows / days and 500 < len(sample) < 1500
-    with pytest.raises(duckdb.OutOfMemoryException):
-        DecisionLog.in_folder(tmp_path).context(1000)
-
-
-def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder() -> None:
-    """It may be read-only."""
-    with database() as db:
-        row = db.execute("SELECT current_setting('temp_directory'), current_setting('TimeZone')").fetchone()
-    assert row is not None
-    assert Path(row[0]).parent == Path(tempfile.gettempdir()) and row[1] == "UTC"
+    lake = Lake.open(tmp_path)
+    for day in range(1, 5):
+        at = f"2025-03-0{day}T12:00:00+00:00"
+        write(tmp_path, [{"hour": day}], event_time=at, decision_id=f"d{day}")
+        compact(lake, datetime(2025, 3, day, 14, tzinfo=UTC))
+    for file in lake.closed("decision"):
+        if file.hour.day != 3:
+            (tmp_path / file.name).write_bytes(b"not Parquet")
+    for period in (Period("2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"), Period("2025-03-03", "2025-03-04T11:00")):
+        log = DecisionLog.of(lake, period)
+        assert log.context(1000)[0]["hour"].tolist() == [3] and log.records() == 1 and log.models() == []
+    with pytest.raises(duckdb.Error):
+        DecisionLog.of(lake).context(1000)
 
 
 def test_one_id_for_many_visitors_is_not_the_whole_sample(tmp_path: Path) -> None:
@@ -156,48 +147,22 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
     assert [replace(log, period=period).context(9)[1].rows for period in (until, since)] == [0, 1]
 
 
-def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files() -> None:
+def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:
     """DuckDB's own error is none of the system's, and the folder is gone by the time that somebody reads it."""
-    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"), database():
+    with pytest.raises(OSError, match=f"No space left on device: '{tempfile.gettempdir()}'"), log.opened():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 
 
-def exported(folder: Path, segment: str, *ids: str) -> Path:
-    target = folder / "router" / segment / "decisions.parquet"
-    target.parent.mkdir(parents=True)
-    pd.DataFrame({"decision_id": ids}).to_parquet(target)
-    return target
+def test_an_upload_while_somebody_reads_adds_nothing_to_what_is_read(log: DecisionLog, tmp_path: Path) -> None:
+    """A look reads its log several times: the verdict and its lifts by segment are of the same decisions."""
+    assert log.records() == 4
+    write(tmp_path, [{}] * 5)
+    assert log.records() == 4 and DecisionLog.of(tmp_path).records() == 5
 
 
-def test_an_export_while_somebody_reads_makes_no_record_twice_and_takes_none_away(tmp_path: Path) -> None:
-    """A verdict reads its log several times: of ids that the first query had found once, the second found two."""
-    superseded = exported(tmp_path, "decision-00000001-99", "d0")
-    exported(tmp_path, "decision-00000001-100", "d0", "d1")
-    exported(tmp_path, "decision-00000002-7", "d2")
-    exported(tmp_path, "2026-11-01", "d3")
-    exported(tmp_path, "2026-11-02", "d4")  # somebody's own folders
-    log = DecisionLog.in_folder(tmp_path)
-    for _ in range(2):  # a verdict, and its lifts by segment
-        with database() as db:
-            open_records(db, "decision", log.decisions).create_view("decision_log")
-            superseded.unlink(missing_ok=True)
-            if not (tmp_path / "router" / "decision-00000002-8").exists():
-                exported(tmp_path, "decision-00000002-8", "d2", "d5")
-            found = db.sql("SELECT decision_id FROM decision_log ORDER BY 1").fetchall()
-        assert found == [(f"d{i}",) for i in range(5)]
-
-
-def test_a_file_that_is_removed_while_it_is_read_is_one_error_that_names_it(tmp_path: Path) -> None:
-    """Two exports in the time that a verdict takes: the first one supersedes a file, the second one removes it."""
-    first, second = (exported(tmp_path, f"decision-0000000{n}-9", f"d{n}") for n in (1, 2))
-    log = DecisionLog.in_folder(tmp_path)
-    said = f"{second}: removed while it was read, .* try again"
-    with pytest.raises(LogError, match=said), database() as db:
-        open_records(db, "decision", log.decisions).create_view("decision_log")
-        second.unlink()
-        db.sql("FROM decision_log").fetchall()
-    with pytest.raises(LogError, match=said):
+def test_a_file_that_is_deleted_while_it_is_read_is_one_error(log: DecisionLog, tmp_path: Path) -> None:
+    assert log.records() == 4
+    for file in tmp_path.rglob("*.parquet"):
+        file.unlink()
+    with pytest.raises(LogError, match=f"{tmp_path}: a file was deleted while it was read; try again"):
         log.models()
-    first.write_bytes(b"no Parquet")
-    with pytest.raises(duckdb.Error), database() as db:
-        open_records(db, "decision", (first,))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from monitoring.models_in_log import uses_in_log
+from tests.lakes import upload
 from tests.monitoring.written_log import Log
 
 NEW, OLD, OTHER = "b" * 64, "a" * 64, "c" * 64
@@ -53,9 +54,8 @@ def test_an_arm_that_is_silent_for_a_day_serves_no_more(log: Log, tmp_path: Path
 
 
 def test_what_a_challenger_decided_in_the_shadow_counts(log: Log, tmp_path: Path) -> None:
-    shadow = {"shadow_id": "s1", "experiment": "test", "arm": "late", "model_digest": OTHER}
-    rows = pd.DataFrame([{**shadow, "event_time": "2025-03-01T00:03:00+00:00"}])
-    rows.to_parquet(tmp_path / "shadows.parquet")
+    shadow = {"shadow_id": "s1", "decision_id": "d2", "experiment": "test", "arm": "late", "model_digest": OTHER}
+    upload(tmp_path, {"shadow": pd.DataFrame([{**shadow, "event_time": "2025-03-01T00:03:00+00:00"}])})
     assert uses(tmp_path)[OTHER, "decides as late of test, last 2025-03-01 00:03"]
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
+from tests.lakes import upload
 
 BEGIN = pd.Timestamp("2025-03-01", tz="UTC")
-OUTCOME = {name: "string" for name in ("event_id", "decision_id", "kind", "event_time", "received_time")}
 
 
 class Log:
@@ -45,12 +46,12 @@ class Log:
         self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value, **other})
 
     def write(self, folder: Path) -> DecisionLog:
+        """Write a lake anew."""
+        shutil.rmtree(folder / "arrived", ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        decisions, outcomes = folder / "decisions.parquet", folder / "outcomes.parquet"
-        pd.DataFrame(self.decisions).astype({"fallback_reason": "string"}).to_parquet(decisions)
-        types = OUTCOME | {"value": "float64"}
-        pd.DataFrame(self.outcomes, columns=list(types)).astype(types).to_parquet(outcomes)
-        return DecisionLog((decisions,), (outcomes,))
+        outcomes = pd.DataFrame(self.outcomes).astype({"value": "float64"} if self.outcomes else {})
+        upload(folder, {"decision": pd.DataFrame(self.decisions).astype(object), "outcome": outcomes})
+        return DecisionLog.of(folder)
 
 
 def write_decision_log(folder: Path, contexts: list[dict[str, object]]) -> Path:

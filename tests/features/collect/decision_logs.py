@@ -1,8 +1,9 @@
-"""Decision logs as routers export them, for tests: a few records, or many of a market whose truth is known."""
+"""Decision logs for tests: a few records, or many of a market whose truth is known."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,8 @@ import duckdb
 import pandas as pd
 
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
-from mtorl.log.records import Kind, sql_columns
+from mtorl.log.records import Kind
+from tests.lakes import ids_in, upload
 from tests.repository import ROOT
 
 _GOLDEN = ROOT / "tests" / "serving" / "golden"
@@ -53,22 +55,22 @@ def write(
     outcomes: Sequence[dict[str, Any]] = (),
     shadows: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """Write an export of a router; returns the folder."""
+    """Write a lake anew; returns the folder. Decisions may have names in place of ids (`tests.lakes.ids_in`)."""
+    shutil.rmtree(folder / "arrived", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    by_kind: dict[Kind, Sequence[dict[str, Any]]] = {"decision": decisions, "outcome": outcomes}
-    for kind, records in (by_kind | ({"shadow": shadows} if shadows else {})).items():
-        columns = sql_columns(kind)
-        rows = [
-            {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in record.items()}
-            for record in records
-        ]
-        frame = pd.DataFrame(rows, columns=list(columns)).astype(object)
-        typed = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
-        with duckdb.connect() as db:
-            db.execute("SET TimeZone = 'UTC'")
-            db.register("records", frame.where(frame.notna(), None).map(lambda v: None if v is None else str(v)))
-            db.sql(f"SELECT {typed} FROM records").write_parquet(str(folder / f"{kind}s.parquet"))
+    ids_in(folder).clear()
+    by_kind: dict[Kind, Sequence[dict[str, Any]]] = {"decision": decisions, "outcome": outcomes, "shadow": shadows}
+    upload(folder, {kind: _table(records) for kind, records in by_kind.items()})
     return folder
+
+
+def _table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    rows = [
+        {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in record.items()}
+        for record in records
+    ]
+    table = pd.DataFrame(rows).astype(object)
+    return table.where(table.notna(), None).map(lambda value: None if value is None else str(value))
 
 
 def stored(store: Path, kind: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ _DAY = 24 * 60
 def newest(folder: Path, minutes: Iterable[float], now: float) -> Newest | None:
     """What is found that many minutes after the start, with decisions at others."""
     decisions = [decided(f"d{n}", "incumbent", minute) for n, minute in enumerate(minutes)]
-    return newest_of(DecisionLog.in_folder(write(folder, decisions)), made(), START.timestamp() + 60 * now)
+    return newest_of(DecisionLog.of(write(folder, decisions)), made(), START.timestamp() + 60 * now)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_whatever_it_decided_counts_and_no_other_experiment(tmp_path: Path) -> N
         decided("d", "challenger", 5, experiment="second"),
         decided("e", "challenger", 60),  # of a clock that is ahead
     ]
-    log = DecisionLog.in_folder(write(tmp_path, decisions))
+    log = DecisionLog.of(write(tmp_path, decisions))
     now = START.timestamp() + 6 * 60
     found = newest_of(log, made(), now)
     assert found is not None and (found["at"], found["age_seconds"]) == ("2026-01-01T12:03:00+00:00", 180.0)
     assert newest_of(log, made(salt="new"), now) is None
-    assert newest_of(DecisionLog.in_folder(tmp_path / "nothing"), made(), now) is None
+    assert newest_of(DecisionLog.of(tmp_path / "nothing"), made(), now) is None
 
 
 def test_a_time_is_in_the_largest_unit_of_which_it_has_two() -> None:

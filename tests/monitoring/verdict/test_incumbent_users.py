@@ -47,7 +47,7 @@ def test_users_are_their_decisions_and_what_came_of_them(tmp_path: Path) -> None
         decided("j", "u7", DAY + 3, override=True),
     ]
     outcomes = [outcome("1", "a", "click", 1.0), outcome("2", "b", "cost", 0.6), outcome("3", "d", "click", 1.0)]
-    found = incumbent_users(DecisionLog.in_folder(write(tmp_path / "log", decisions, outcomes)), of(), CLICK)
+    found = incumbent_users(DecisionLog.of(write(tmp_path / "log", decisions, outcomes)), of(), CLICK)
     assert sorted(map(tuple, found.population.figures_U2.tolist())) == [(0.0, 1.0), (0.0, 1.0), (1.0, 2.0)]
     assert found.population.counts
     assert (found.decisions, found.days) == (4, 2.0)
@@ -57,19 +57,19 @@ def test_users_are_their_decisions_and_what_came_of_them(tmp_path: Path) -> None
 def test_what_is_not_known_yet_does_not_count(tmp_path: Path) -> None:
     decisions = [decided(f"d{day}", f"u{day}", day * DAY) for day in range(4)]
     outcomes = [outcome("1", "d0", "click", 1.0, minutes=DAY / 2), outcome("2", "d1", "click", 1.0, minutes=3 * DAY)]
-    log = DecisionLog.in_folder(write(tmp_path / "log", decisions, outcomes))
+    log = DecisionLog.of(write(tmp_path / "log", decisions, outcomes))
     found = incumbent_users(log, of(outcome_hours=24), CLICK)
     assert sorted(map(tuple, found.population.figures_U2.tolist())) == [(0.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
 
 
 def test_revenues_are_larger_not_more(tmp_path: Path) -> None:
-    log = DecisionLog.in_folder(write(tmp_path / "log", [decided("a", "u1", 0)]))
+    log = DecisionLog.of(write(tmp_path / "log", [decided("a", "u1", 0)]))
     found = incumbent_users(log, of(primary="gain_per_decision"), Gain.of_spec({"click": 0.1, "revenue": 1.0}))
     assert not found.population.counts
 
 
 def test_an_empty_log_has_no_users(tmp_path: Path) -> None:
-    found = incumbent_users(DecisionLog.in_folder(tmp_path), of(), CLICK)
+    found = incumbent_users(DecisionLog.of(tmp_path), of(), CLICK)
     assert (len(found.population.figures_U2), found.decisions, found.days) == (0, 0, 0.0)
 
 
@@ -85,7 +85,7 @@ def test_the_past_is_the_first_half_of_the_log(tmp_path: Path) -> None:
         outcome("2", "b", "click", 1.0, minutes=3 * DAY),  # not known by then
         outcome("3", "c", "click", 1.0, minutes=3 * DAY),
     ]
-    log = DecisionLog.in_folder(write(tmp_path / "log", decisions, outcomes))
+    log = DecisionLog.of(write(tmp_path / "log", decisions, outcomes))
     found = incumbent_users(log, of().replace(covariates=Covariates()), CLICK)
     assert found.covariates == ("past decisions", "past click", "past cost")
     assert (found.past_days, found.days, found.decisions) == (2.0, 1.0, 2)
@@ -97,7 +97,7 @@ def test_the_past_is_the_first_half_of_the_log(tmp_path: Path) -> None:
 def test_a_table_is_of_the_whole_log(tmp_path: Path) -> None:
     table = tmp_path / "users.csv"
     table.write_text("user_id,age\nu1,30\n")
-    log = DecisionLog.in_folder(write(tmp_path / "log", [decided("a", "u1", 0), decided("b", "u2", DAY)]))
+    log = DecisionLog.of(write(tmp_path / "log", [decided("a", "u1", 0), decided("b", "u2", DAY)]))
     found = incumbent_users(log, of().replace(covariates=Covariates(past=False, table=str(table))), CLICK)
     assert found.covariates == ("age",) and found.past_days == 0.0 and found.decisions == 2
     assert found.population.known_UK is not None

@@ -32,5 +32,5 @@ def test_what_is_no_time_is_named(since: str, until: str) -> None:
 
 
 def test_without_a_decision_log_the_error_says_who_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(PeriodError, match=r"no decisions\.parquet; routers export"):
+    with pytest.raises(PeriodError, match="no decisions in this lake; routers upload"):
         verdict_of_period(str(tmp_path), "none.yaml", Period(), "click", "", 0.0)

@@ -53,7 +53,7 @@ def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> 
         decided(43, "challenger", 5.0, withdrawn=True),
         decided(44, "challenger", 5.0, assignment_probability=1.0),  # nobody drew that
     ]
-    log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
+    log = DecisionLog.of(write(tmp_path / "log", decisions))
     arms = arms_at_stage(log, at("5%"), since(0))
     assert arms["incumbent"] == (10, 0.0, 0.01)
     assert arms["challenger"] == (4, 0.5, 0.05)
@@ -67,7 +67,7 @@ def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp
         decided(number, "challenger", seconds / 60, fallback_reason=reason)
         for number, (reason, seconds) in enumerate(faults)
     ]
-    arms = arms_at_stage(DecisionLog.in_folder(write(tmp_path / "log", decisions)), at("5%"), since(0))
+    arms = arms_at_stage(DecisionLog.of(write(tmp_path / "log", decisions)), at("5%"), since(0))
     assert (arms["challenger"].users, arms["challenger"].fallback_ratio) == (6, pytest.approx(2 / 6))
 
 
@@ -77,11 +77,11 @@ def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
     decisions += [decided(10, "challenger", 1), decided(11, "challenger", 9, **own)]
     decisions += [decided(11, "challenger", 2, override=True, assignment_probability=1.0, **own)]
     decisions += [decided(10, "challenger", 3, override=True, assignment_probability=1.0, **own)]
-    log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
+    log = DecisionLog.of(write(tmp_path / "log", decisions))
     assert arms_at_stage(log, at("5%"), since(0)) == {"incumbent": (4, 0.0, 0.01), "challenger": (1, 0.0, 0.01)}
     shadow: dict[str, Any] = {"stage": "shadow", "assignment_probability": 1.0}
     decisions = [decided(1, "incumbent", 0, **shadow), decided(2, "challenger", 0, override=True, **shadow)]
-    log = DecisionLog.in_folder(write(tmp_path / "other", decisions))
+    log = DecisionLog.of(write(tmp_path / "other", decisions))
     assert arms_at_stage(log, at("shadow"), since(0)) == {"incumbent": (1, 0.0, 0.01)}
 
 
@@ -96,7 +96,7 @@ AT_5 = {"incumbent": 0.95, "challenger": 0.05}
 
 
 def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
-    log = DecisionLog.in_folder(write(tmp_path / "log", served(30, AT_5)))
+    log = DecisionLog.of(write(tmp_path / "log", served(30, AT_5)))
     waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
     found = evidence(log, waiting, 0)
     assert found.arms["challenger"].users == 6
@@ -109,7 +109,7 @@ def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
         decided(n, d["arm"], 360 + 3.0 * n, shares=AT_5, assignment_probability=AT_5[d["arm"]])
         for n, d in enumerate(served(26, AT_5))
     ]
-    log = DecisionLog.in_folder(write(tmp_path / "both", shadow + later))
+    log = DecisionLog.of(write(tmp_path / "both", shadow + later))
     found = evidence(log, daily, 360)
     assert found.arms["challenger"].users == 0
 
@@ -117,7 +117,7 @@ def test_users_are_those_that_count_in_the_verdict(tmp_path: Path) -> None:
 def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None:
     decisions = [decided(n, "incumbent", n, stage="shadow", assignment_probability=1.0) for n in range(6)]
     shadows = [shadow(f"d{n}-{n}", fault="model_error" if n == 0 else None) for n in range(4)]
-    log = DecisionLog.in_folder(write(tmp_path / "log", decisions, shadows=[*shadows, shadows[1]]))
+    log = DecisionLog.of(write(tmp_path / "log", decisions, shadows=[*shadows, shadows[1]]))
     arms = arms_at_stage(log, at("shadow"), since(0))
     assert arms["incumbent"].users == 6
     assert (arms["challenger"].users, arms["challenger"].fallback_ratio) == (4, 0.25)
@@ -127,7 +127,7 @@ def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None
 
 def test_the_verdict_is_part_of_it(tmp_path: Path) -> None:
     decisions = [decided(n, "challenger" if n % 20 == 0 else "incumbent", n) for n in range(40)]
-    log = DecisionLog.in_folder(write(tmp_path / "log", decisions))
+    log = DecisionLog.of(write(tmp_path / "log", decisions))
     found = evidence(log, at("5%"), 0)
     assert found.token == "inconclusive" and found.breached == ()
     assert found.arms["challenger"].users == 0  # they had other shares then
@@ -148,4 +148,4 @@ def test_a_breached_guardrail_of_any_challenger_is_said() -> None:
 
 @pytest.mark.parametrize("stage", ["shadow", "5%"])
 def test_a_log_without_anything_is_no_arm(stage: str, tmp_path: Path) -> None:
-    assert arms_at_stage(DecisionLog.in_folder(tmp_path), at(stage), 0.0) == {}
+    assert arms_at_stage(DecisionLog.of(tmp_path), at(stage), 0.0) == {}

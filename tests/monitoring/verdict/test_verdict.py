@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.collect.compact import compact
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.incumbent_users import incumbent_users
@@ -25,8 +27,12 @@ from monitoring.verdict.stage_evidence import arms_at_stage, stage_evidence
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.gain import Gain
+from mtorl.log.lake import Lake, name_of
+from mtorl.log.records import Kind, each_record
 from mtorl.log.units import counted_gain
+from tests.lakes import ids_in
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log
 
@@ -687,9 +693,7 @@ def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) ->
 def test_before_the_first_outcome_there_is_no_file_of_them(tmp_path: Path) -> None:
     log = traffic(100, 0.2)
     log.outcomes = []
-    log.write(tmp_path)
-    (tmp_path / "outcomes.parquet").unlink()
-    found = verdict_from_log(DecisionLog.in_folder(tmp_path), EXPERIMENT)
+    found = verdict_from_log(log.write(tmp_path), EXPERIMENT)
     assert found["verdict"] == "inconclusive" and found["arms"]["challenger"]["decisions"] == 150
 
 
@@ -756,27 +760,37 @@ def test_what_came_of_a_repeated_request_counts_with_the_decision_that_does(tmp_
 def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the same is found as in more, on a ramp with changes in mid-day, which are judged twice."""
     shares = {stage: DAILY.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
-    files = tmp_path / "decisions.parquet", tmp_path / "outcomes.parquet"
+    lake = Lake.open(tmp_path)
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
         db.execute(
-            f"""COPY (
-                SELECT md5(range::VARCHAR) AS decision_id, md5('r' || range) AS request_id, 'u' || u AS user_id, stage,
-                       if(challenged, 'challenger', 'incumbent') AS arm, if(challenged, share, 1 - share)
-                       AS assignment_probability, 'c' AS campaign_id, 'test' AS experiment, 's' AS salt, 'l' AS layer,
-                       true AS expose, false AS withdrawn, 0.01 AS latency_seconds, md5(arm) AS model_digest,
-                       TIMESTAMPTZ '2025-03-01 00:00+00' + INTERVAL 3 SECOND * range AS event_time
-                FROM (SELECT *, hash(u) / 18446744073709551616.0 < share AS challenged FROM (
-                    SELECT range, hash(range) % 60000 AS u, if(range < 50000, '5%', if(range < 100000, '25%', '50%'))
-                           AS stage, MAP {shares}[stage] AS share FROM range(200000))))
-            TO '{files[0]}' (ROW_GROUP_SIZE 10000)"""
+            f"""CREATE TABLE decisions AS
+            WITH taken AS (
+                SELECT range, hash(range) % 60000 AS u, if(range < 50000, '5%', if(range < 100000, '25%', '50%'))
+                       AS stage, MAP {shares}[stage] AS share, hash(u) / 18446744073709551616.0 < share AS challenged,
+                       TIMESTAMPTZ '2025-03-01 00:00+00' + INTERVAL 3 SECOND * range AS event_time,
+                       format('{{:012x}}', epoch_ms(event_time)) AS ms
+                FROM range(200000))
+            SELECT left(ms, 8) || '-' || right(ms, 4) || '-7000-8000-' || format('{{:012x}}', range) AS decision_id,
+                   md5('r' || range) AS request_id, 'u' || u AS user_id, stage,
+                   if(challenged, 'challenger', 'incumbent') AS arm, if(challenged, share, 1 - share)
+                   AS assignment_probability, 'c' AS campaign_id, 'test' AS experiment, 's' AS salt, 'l' AS layer,
+                   true AS expose, false AS withdrawn, 0.01 AS latency_seconds, md5(arm) AS model_digest, event_time
+            FROM taken"""
         )
         db.execute(
-            f"""COPY (SELECT 'e' || decision_id AS event_id, decision_id, if(hash(decision_id) % 3 = 0, 'click', 'cost')
-                      AS kind, 0.5 AS value, event_time, event_time AS received_time FROM '{files[0]}')
-            TO '{files[1]}' (ROW_GROUP_SIZE 10000)"""
+            """CREATE TABLE outcomes AS
+            SELECT 'e' || decision_id AS event_id, decision_id, if(hash(decision_id) % 3 = 0, 'click', 'cost') AS kind,
+                   0.5 AS value, event_time, event_time AS received_time FROM decisions"""
         )
-    log = DecisionLog((files[0],), (files[1],))
+        kinds: tuple[Kind, ...] = ("decision", "outcome")
+        for kind in kinds:
+            file = tmp_path / name_of(kind, BEGIN.to_pydatetime(), "made", arrived=True)
+            file.parent.mkdir(parents=True)
+            records = each_record(kind, f"{kind}s")
+            db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM ({records})").write_parquet(str(file))
+    compact(lake, datetime.now(UTC))
+    log = DecisionLog.of(lake)
     found = verdict_from_log(log, DAILY)
     assert found["stages"] == ["5%", "25%", "50%"] and found["left_out"]["changed_period"] > 10_000
     monkeypatch.setattr("monitoring.decision_log._MEMORY_LIMIT", "80MB")
@@ -852,8 +866,9 @@ def test_replay_weights(tmp_path: Path) -> None:
         weights += [(matched, 4.0), (unknown, 0.0), (idle, 1.0)]
     lost = log.decide("u0", "incumbent")  # without a weight: not evaluable
     log.learn(lost, "click", 1.0)
-    frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    found = verdict_from_log(replace(log.write(tmp_path), weights=frame), EXPERIMENT)
+    written, frame = log.write(tmp_path), pd.DataFrame(weights, columns=["decision_id", "weight"])
+    frame["decision_id"] = frame["decision_id"].map(ids_in(tmp_path))
+    found = verdict_from_log(replace(written, weights=frame), EXPERIMENT)
     challenger, incumbent = found["arms"]["challenger"], found["arms"]["incumbent"]
     assert challenger["metrics"]["click_per_decision"] == pytest.approx(4.0 * 30 / (60 * 5))
     assert incumbent["metrics"]["click_per_decision"] == 0.0 and incumbent["totals"]["click"] == 1.0
@@ -877,8 +892,9 @@ def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
             log.learn(decision, "cost", cost)
             log.learn(decision, "click", float(user // 2 % 30 < clickers))
             weights.append((decision, 3.0))
-    frame = pd.DataFrame(weights, columns=["decision_id", "weight"])
-    written = replace(log.write(tmp_path), weights=frame)
+    written, frame = log.write(tmp_path), pd.DataFrame(weights, columns=["decision_id", "weight"])
+    frame["decision_id"] = frame["decision_id"].map(ids_in(tmp_path))
+    written = replace(written, weights=frame)
     free, bound = (verdict_from_log(replace(written, budget_per_decision=budget), EXPERIMENT) for budget in (None, 1.0))
     gain = {arm: found["metrics"]["click_per_decision"] for arm, found in free["arms"].items()}
     assert gain["incumbent"] > gain["challenger"] and free["lift"] < 0

@@ -17,6 +17,7 @@ from monitoring.watch.training_sample import TrainingSample
 from mtorl.drift.reference import sample_users
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.lake import Lake
 
 SPEC = DatasetSpec.load("simulator").replace(static=(), segment=None)
 DAYS = Days(users_a_day=500, seed=3)
@@ -56,7 +57,7 @@ class Market:
 
     @property
     def watched(self) -> Watched:
-        return Watched(self.log, SPEC, lambda _: sample(days=self.days), page="never")
+        return Watched(Lake.open(self.log), SPEC, lambda _: sample(days=self.days), page="never")
 
     def check(self, now: datetime | None = None, **options: Any) -> State:
         return run(self.watched, self.folder, now or self.night, **options)

@@ -11,6 +11,7 @@ import pytest
 
 from monitoring.watch.closed import closed_as_usual
 from monitoring.watch.streams import GROUPS
+from mtorl.log.lake import Lake
 from tests.features.collect.decision_logs import START, decision, write
 from tests.monitoring.watch.market import DAYS, Market
 
@@ -44,14 +45,14 @@ CASES = {
 @pytest.mark.parametrize(("days", "closed", "usual"), CASES.values(), ids=CASES)
 def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_path: Path) -> None:
     end = log(tmp_path / "log", days, closed)
-    assert closed_as_usual(tmp_path / "log", end, DAY) is usual
+    assert closed_as_usual(Lake.open(tmp_path / "log"), end, DAY) is usual
 
 
 def test_other_lengths(tmp_path: Path) -> None:
     """A quarter of a day is empty on each day; a week has no time of the week."""
     end = log(tmp_path / "log", 28, ())
-    assert closed_as_usual(tmp_path / "log", end, timedelta(hours=6))
-    assert not closed_as_usual(tmp_path / "log", end + timedelta(days=7), timedelta(days=7))
+    assert closed_as_usual(Lake.open(tmp_path / "log"), end, timedelta(hours=6))
+    assert not closed_as_usual(Lake.open(tmp_path / "log"), end + timedelta(days=7), timedelta(days=7))
 
 
 @pytest.mark.integration
@@ -74,4 +75,4 @@ def test_a_check_on_mondays(tmp_path: Path) -> None:
 
 
 def test_without_a_log(tmp_path: Path) -> None:
-    assert not closed_as_usual(tmp_path, MIDNIGHT, DAY)
+    assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY)

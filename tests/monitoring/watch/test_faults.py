@@ -21,6 +21,7 @@ from monitoring.watch.state import STATE_FILE, NotJudged, State, StateError
 from monitoring.watch.streams import COLUMNS, GROUPS, LAST_HOURS
 from mtorl.artifact.artifact import ArtifactError
 from mtorl.log.dataset import Column
+from tests.lakes import upload
 from tests.monitoring.watch.market import Market, sample
 
 pytestmark = pytest.mark.integration
@@ -38,7 +39,7 @@ def market(tmp_path: Path) -> Market:
 
 
 def newest(market: Market, name: str = "decisions") -> Path:
-    return max(market.log.rglob(f"{name}.parquet"))
+    return max((market.log / "arrived" / name).rglob("*.parquet"))
 
 
 def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -70,7 +71,7 @@ def rewritten(change: Callable[[bytes], bytes], kind: str = "decisions") -> Call
 
 def edited(change: Callable[[pd.DataFrame], pd.DataFrame], kind: str = "decisions") -> Callable[[Market], None]:
     def break_it(market: Market) -> None:
-        for file in market.log.rglob(f"{kind}.parquet"):
+        for file in (market.log / "arrived" / kind).rglob("*.parquet"):
             edit(file, change)
 
     return break_it
@@ -144,14 +145,14 @@ def test_no_log(there: bool, tmp_path: Path) -> None:
     state = market.check()
     for group in GROUPS:
         assert why(state, group).reason == "no_decisions"
-        assert str(market.log) in why(state, group).text and "no decisions.parquet" in why(state, group).text
+        assert str(market.log) in why(state, group).text and "no decisions in this lake" in why(state, group).text
     assert state.judged_until is None
 
 
 def test_too_few_users(tmp_path: Path) -> None:
     market = Market(tmp_path)
     market.live(1)
-    for file in market.log.rglob("decisions.parquet"):
+    for file in (market.log / "arrived" / "decisions").rglob("*.parquet"):
         edit(file, lambda rows: rows.head(15))
     state = market.check()
     for group in GROUPS:
@@ -162,7 +163,7 @@ def test_too_few_users(tmp_path: Path) -> None:
 def test_outcomes_missing(market: Market) -> None:
     """A day of which nothing is known is no day without clicks."""
     before = State.read(market.folder / STATE_FILE)
-    for file in market.log.rglob("outcomes.parquet"):
+    for file in (market.log / "arrived" / "outcomes").rglob("*.parquet"):
         file.unlink()
     state = market.check()
     for group in ("outcomes", "performance"):
@@ -178,7 +179,7 @@ def test_outcomes_that_are_late_are_waited_for_two_days(tmp_path: Path) -> None:
     market.live(8)
     market.check()
     market.live(1)
-    last = newest(market).with_name("outcomes.parquet")
+    last = newest(market, "outcomes")
     whole = pd.read_parquet(last)
     whole.iloc[: len(whole) // 2].to_parquet(last)
     before = State.read(market.folder / STATE_FILE)
@@ -209,17 +210,21 @@ def test_another_model_of_the_incumbent_is_learnt_anew(tmp_path: Path) -> None:
 
 def test_future_times(market: Market) -> None:
     """A clock that is a century ahead: what it dated is not in the period where it belongs."""
+    century = pd.Timedelta(36_525, "D")
     moved = newest(market)
-    before = moved.read_bytes()
-    edit(moved, lambda rows: rows.assign(event_time=rows["event_time"] + pd.Timedelta(36_525, "D")))
+    before, rows = moved.read_bytes(), pd.read_parquet(moved).drop(columns=["hour", "bucket"])
+    ahead = rows.assign(event_time=rows["event_time"] + century, decision_id=[f"d{i}" for i in rows.index])
+    upload(market.log, {"decision": ahead})
+    moved.unlink()
     state = market.check()
     for group in GROUPS:
         assert why(state, group).reason == "future_times" and "clock" in why(state, group).text
     moved.write_bytes(before)
+    newest(market).unlink()
     assert why(market.check(), "outcomes").reason == "learning"
     # A few of them are no reason not to judge the others.
-    century = pd.Timestamp("2125-01-01", tz="UTC")
-    edit(moved, lambda rows: rows.assign(event_time=rows["event_time"].where(rows.index > 5, century)))
+    upload(market.log, {"decision": ahead.head(6)})
+    market.live(1)
     state = market.check()
     assert why(state, "outcomes").reason == "learning" and state.groups[COLUMNS].not_judged is None
 
@@ -326,7 +331,7 @@ def test_what_a_challenger_reads_is_judged_while_a_rule_decides(tmp_path: Path, 
     edit(decisions, in_context(device=None))
     if shadow:
         asked = pd.read_parquet(decisions)[["decision_id", "experiment", "event_time"]]
-        asked.assign(arm="challenger", model_digest="sha256:asked").to_parquet(decisions.with_name("shadows.parquet"))
+        upload(market.log, {"shadow": asked.assign(arm="challenger", model_digest="sha256:asked")})
     digests = {"sha256:asked": sample()} if shadow else {None: sample()}
     state = run(replace(market.watched, sample_of=digests.get), market.folder, market.night)
     (alarm,) = (alarm for alarm in state.alarms().values() if alarm.kind == "data_quality")

@@ -23,7 +23,7 @@ _RIGHT_AFTER_NOON = 12 * 60.0  # minutes from START to the end of the day
 
 
 def count(folder: Path, gain: Gain = CLICK, period: Period = DAY) -> Counted:
-    return measure(DecisionLog.in_folder(folder, period), gain, SPEC.outcome_kinds, SPEC.channels)
+    return measure(DecisionLog.of(folder, period), gain, SPEC.outcome_kinds, SPEC.channels)
 
 
 def by_name(counted: Counted) -> dict[str, Measured]:
@@ -245,7 +245,6 @@ def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
 def test_exposures_of_which_nothing_is_known_have_no_outcome_of_zero(tmp_path: Path) -> None:
     decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent") for i in range(9)]
     write(tmp_path, decisions)
-    (tmp_path / "outcomes.parquet").unlink()
     counted = count(tmp_path)
     assert counted.outcomes_missing and counted.exposures == 9
     assert not [name for name in by_name(counted) if name.startswith("outcomes/") or "calibration" in name]

@@ -18,6 +18,7 @@ from monitoring.watch.training_sample import TrainingSample
 from mtorl.drift.reference import sample_users
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import Column, DatasetSpec
+from mtorl.log.lake import Lake
 from tests.monitoring.watch.market import DAYS, SPEC, Market
 
 pytestmark = pytest.mark.integration
@@ -49,7 +50,7 @@ class Users(Market):
 
     @property
     def watched(self) -> Watched:
-        return Watched(self.log, WITH_STATIC, lambda _: sample(), page="never")
+        return Watched(Lake.open(self.log), WITH_STATIC, lambda _: sample(), page="never")
 
     def day(self, change: Callable[[Static], Static] = dict, known: float = 1.0, of_unknown: Any = None) -> State:
         """A day, and the check after it.
@@ -60,7 +61,7 @@ class Users(Market):
             of_unknown: What it says of the others.
         """
         self.live(1)
-        file = max(self.log.rglob("decisions.parquet"))
+        file = max((self.log / "arrived" / "decisions").rglob("*.parquet"))
         rows = pd.read_parquet(file)
         found = [zlib.crc32(user.encode()) % 97 < known * 97 for user in rows["user_id"]]
         users = (change(of_user(user)) if has else of_unknown for user, has in zip(rows["user_id"], found, strict=True))

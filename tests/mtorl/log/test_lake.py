@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -61,3 +62,12 @@ def test_records_of_some_users(tmp_path: Path) -> None:
     decided(lake, "a", "b")
     decided(lake, "a", "c")  # a retry, and one more
     assert users(lake) == ["a", "b", "c"] and users(lake, "user_id <> 'b'") == ["a", "c"]
+
+
+def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_path: Path) -> None:
+    """It may be read-only."""
+    with lake_database(Lake.open(tmp_path)) as db:
+        ((folder, zone),) = db.execute(
+            "SELECT current_setting('temp_directory'), current_setting('TimeZone')"
+        ).fetchall()
+    assert Path(folder).parent == Path(tempfile.gettempdir()) and zone == "UTC"
