@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import pandas as pd
+from serving.decision_log.export import export_parquet
 
 from features.collect.log_files import files_of, is_hidden
 from monitoring.decision_log import DecisionLog
@@ -35,7 +36,6 @@ from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
-from serving.decision_log.export import export_parquet
 from serving.ledger import LedgerUnavailable, open_ledger
 from serving.local.stack import runs
 

@@ -15,7 +15,6 @@ _OWNED = """* on (namespace, job_name) group_left (owner_name) kube_job_owner{NS
 
 def board() -> Board:
     """The dashboard."""
-    export = limit("MtorlLogExportStale")
     top = [
         duration(
             "Age of online features",
@@ -26,22 +25,21 @@ def board() -> Board:
             empty="never",
         ),
         duration(
-            "Age of the export",
-            "Since the decision log was copied to the data volume, of the router where that is longest; 0 while "
-            "nothing waits.",
-            "max(mtorl_export_age_seconds{NS})",
-            limit=export,
+            "Waits for the lake",
+            "Age of the oldest record that is not in the lake, of the router where that is longest. 0: none waits.",
+            'max(mtorl_spool_oldest_pending_seconds{NS, to="lake"})',
+            limit=limit("MtorlLakeUploadStalled"),
         ),
         duration(
             "Waits for the sink",
             "Age of the oldest record that the sink has not acknowledged. Where no sink is set: 0.",
-            "max(mtorl_spool_oldest_pending_seconds{NS})",
+            'max(mtorl_spool_oldest_pending_seconds{NS, to="sink"})',
             limit=limit("MtorlLogShippingStalled"),
         ),
         share(
-            "Room of the decision log",
-            "What it may still grow by, as a share of its quota. Once it is full, every decision is the default "
-            "action.",
+            "Room of the spool",
+            "What a router's spool may still grow by, as a share of its quota. Once it is full, every decision is the "
+            "default action.",
             "min(mtorl_spool_free_bytes{NS} / mtorl_spool_limit_bytes{NS})",
             limit=limit("MtorlSpoolNearlyFull"),
         ),
@@ -52,7 +50,7 @@ def board() -> Board:
             bad={1: "orange"},
         ),
         alert_count(UID),
-        alert_list(UID, ["pod", "kind", "pipeline"]),
+        alert_list(UID, ["pod", "to", "kind", "pipeline"]),
         rows(
             "CronJobs",
             "How long ago each succeeded and was started. mtorl-bootstrap is suspended: people start it.",
@@ -81,15 +79,15 @@ def board() -> Board:
     log = [
         lines(
             "Records of the decision log",
-            "A second: made durable on the router's disk, and acknowledged by the sink, where one is set.",
+            "A second: made durable on the router's disk, and taken by the lake, and by the sink, where one is set.",
             {
                 "durable": "sum(rate(mtorl_spool_records_total{NS}[5m]))",
-                "shipped: {{kind}}": "sum by (kind) (rate(mtorl_shipped_records_total{NS}[5m]))",
+                "{{to}}: {{kind}}": "sum by (to, kind) (rate(mtorl_shipped_records_total{NS}[5m]))",
             },
             unit=units.RecordsPerSecond,
         ),
         lines(
-            "Size of the decision log",
+            "Size of the spool",
             "On each router's disk, and the size beyond which nothing more is logged.",
             {
                 "{{pod}}": "max by (pod) (mtorl_spool_bytes{NS})",
@@ -98,22 +96,23 @@ def board() -> Board:
             unit=units.BytesIEC,
         ),
         durations(
-            "Age of the export",
-            "Of each router. The verdict, the monitor and the next training lack what came since.",
-            {"{{pod}}": "max by (pod) (mtorl_export_age_seconds{NS})"},
-            limit=export,
+            "Age of the oldest record that waits",
+            "Of each router, for the lake and for the sink. Verdicts, the monitor and the next training lack what the "
+            "lake does not have.",
+            {"{{pod}}: {{to}}": "max by (pod, to) (mtorl_spool_oldest_pending_seconds{NS})"},
+            limit=limit("MtorlLakeUploadStalled"),
         ),
         lines(
-            "Records that wait for the sink",
-            "Of each router.",
-            {"{{pod}}": "max by (pod) (mtorl_spool_pending_records{NS})"},
+            "Records that wait",
+            "Of each router, for the lake and for the sink.",
+            {"{{pod}}: {{to}}": "max by (pod, to) (mtorl_spool_pending_records{NS})"},
         ),
         lines(
             "Shipping that failed",
-            "Attempts a second, by reason, and records a second that the sink refused and that were set aside.",
+            "Attempts a second, by reason, and records a second that lake or sink refused and that were set aside.",
             {
-                "failed: {{reason}}": "sum by (reason) (rate(mtorl_ship_failures_total{NS}[5m]))",
-                "refused: {{kind}}": "sum by (kind) (rate(mtorl_poison_records_total{NS}[5m]))",
+                "{{to}} failed: {{reason}}": "sum by (to, reason) (rate(mtorl_ship_failures_total{NS}[5m]))",
+                "{{to}} refused: {{kind}}": "sum by (to, kind) (rate(mtorl_poison_records_total{NS}[5m]))",
             },
             unit=units.RecordsPerSecond,
             empty="none",

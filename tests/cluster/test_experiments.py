@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from serving.decision_log.export import export_segments
 
 from mtorl.experiment.experiment import Experiment
-from serving.decision_log.export import export_segments
 from tests.cluster.conftest import MANIFESTS, Installation
 from tests.cluster.experiment_objects import Cluster
 from tests.cluster.kubectl import Object, get, kubectl, wait_until

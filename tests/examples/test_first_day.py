@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 import pytest
-
 from serving.decision_log.export import export_parquet
+
 from serving.local.ports import free_ports
 from tests.examples.walk import Command, Terminal, commands_of
 from tests.repository import ROOT

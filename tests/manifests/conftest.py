@@ -118,7 +118,8 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
-        e["operator"] == "Exists" and e["key"] in labels for e in selector.get("matchExpressions", [])
+        {"Exists": e["key"] in labels, "In": labels.get(e["key"]) in e.get("values", [])}[e["operator"]]
+        for e in selector.get("matchExpressions", [])
     )
 
 

@@ -47,6 +47,7 @@ VALUES = {  # of each label of a router's metrics
     "expose": ("true", "false"),
     "found": ("yes", "no"),
     "store": ("file",),
+    "to": ("lake", "sink"),
 }
 Labels = dict[str, str]
 Said = Iterator[tuple[str, Labels, float]]
@@ -165,7 +166,7 @@ def _cluster(step: int, at: float) -> Said:
         yield "kube_deployment_status_condition", {**of, "condition": "Progressing", "status": "false"}, stuck
         pod = {"pod": f"mtorl-{model}-predictor-7d9f-x2x4z", "container": "kserve-container"}
         yield "kube_pod_container_status_restarts_total", pod, step // 50 if stuck else 0
-    for name, every in (("materialize", 15), ("monitor", 60)):
+    for name, every in (("materialize", 15), ("compact", 60), ("monitor", 60)):
         job, cronjob = {"job_name": f"mtorl-{name}-29700000"}, {"cronjob": f"mtorl-{name}"}
         done = at - 60 * (step % every) - 30
         yield "kube_cronjob_status_last_successful_time", cronjob, done
@@ -195,7 +196,7 @@ _ALERTS: tuple[tuple[str, str, Labels], ...] = (
     ("MtorlHarm", "firing", {}),
     ("MtorlDrift", "firing", {}),
     ("MtorlPipelineFailed", "firing", {"pipeline": "mtorl-train"}),
-    ("MtorlLogExportStale", "pending", {"pod": "mtorl-router-0"}),
+    ("MtorlLakeUploadStalled", "pending", {"pod": "mtorl-router-0"}),
     ("MtorlLogShippingStalled", "firing", {"pod": "mtorl-router-0"}),
 )
 

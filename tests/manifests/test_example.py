@@ -44,7 +44,9 @@ def test_nothing_of_ours_is_lost(objects: Objects) -> None:
     assert names(objects) == names(documents(render("overlays/dev"))) | {"Experiment/shop-autumn"}
 
 
-def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_path: Path) -> None:
+def test_the_teams_files_are_in_force_and_fit_together(
+    objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = pytest.importorskip("serving.router.ops.settings")
     spec = DatasetSpec.from_dict(yaml.safe_load(config_map(objects, "mtorl-dataset-")["data"]["dataset.yaml"]))
     assert spec == DatasetSpec.load(EXAMPLE / "dataset.yaml") and spec.name == "shop"
@@ -52,6 +54,7 @@ def test_the_teams_files_are_in_force_and_fit_together(objects: Objects, tmp_pat
     assert experiment.default_channel in spec.channels
     check_outcomes(experiment.metrics.names, spec.outcome_kinds)
     (tmp_path / "router.yaml").write_text(config_map(objects, "mtorl-router-")["data"]["router.yaml"])
+    monkeypatch.setenv("MTORL_LAKE", config_map(objects, "mtorl-lake-")["data"]["MTORL_LAKE"])
     assert set(settings.RouterSettings.load(tmp_path / "router.yaml").cost_cap) == set(spec.channels)
     pod = pod_spec(objects, "CronJob/mtorl-bootstrap")["containers"][0]
     assert "--simulate" not in pod["args"], "a real log"

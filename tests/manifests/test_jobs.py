@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from features.collect.compact import CLOSED_AFTER
 from mtorl.log.dataset import DatasetSpec
 from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
     config_map,
     mounts_of,
+    named,
     parsed,
     pod_spec,
     pod_specs,
@@ -128,27 +128,12 @@ def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str
     assert written == str(read) and mounts_of(exporter)["/mnt/mtorl"]["readOnly"]
 
 
-@pytest.mark.parametrize("seconds", [0, 2], ids=["between exports", "during an export"])
-def test_what_a_router_logged_last_is_exported_when_it_is_taken_away(
-    production: Objects, seconds: int, tmp_path: Path
-) -> None:
-    pod = pod_spec(production, "StatefulSet/mtorl-router")
-    (container,) = [one for one in pod["initContainers"] if one["name"] == "export"]
-    assert container["restartPolicy"] == "Always", "a sidecar, which is stopped after the router"
-    assert '"/mnt/mtorl/decision_log/" + os.environ["HOSTNAME"]' in container["args"][0], "a folder of its own"
-    fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\necho begun >> {tmp_path}/said\nsleep {seconds}\necho done >> {tmp_path}/said\n")
-    fake.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    process = subprocess.Popen([*container["command"], *container["args"]], env=environment)
-    said = tmp_path / "said"
-    try:
-        deadline = time.monotonic() + 30
-        while not said.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.terminate()
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-    assert said.read_text() == "begun\ndone\n" * 2, "the last export begins after the router has ended"
+def test_the_lake_is_compacted_each_hour_where_routers_write_it(production: Objects) -> None:
+    job = named(production, "CronJob", "mtorl-compact")["spec"]
+    minute, *rest = job["schedule"].split()
+    assert rest == ["*"] * 4 and 60 * int(minute) > CLOSED_AFTER.total_seconds(), "an hour is closed by then"
+    assert job["jobTemplate"]["spec"]["activeDeadlineSeconds"] < 3600
+    container = pod_spec(production, "CronJob/mtorl-compact")["containers"][0]
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert str(parsed(container["args"])["lake"]) == "$(MTORL_LAKE)"
+    assert not mounts_of(container)["/mnt/mtorl"].get("readOnly"), "where MTORL_LAKE is by default"

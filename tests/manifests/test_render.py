@@ -138,8 +138,8 @@ def test_long_running_containers_are_probed(objects: Objects) -> None:
 
 
 def test_jobs_run_one_at_a_time_at_a_stated_time_zone(objects: Objects) -> None:
-    jobs = of_kind(objects, "CronJob")
-    assert {job["metadata"]["name"] for job in jobs} == {"mtorl-bootstrap", "mtorl-materialize", "mtorl-monitor"}
+    jobs, names = of_kind(objects, "CronJob"), ("bootstrap", "materialize", "compact", "monitor")
+    assert {job["metadata"]["name"] for job in jobs} == {f"mtorl-{name}" for name in names}
     for job in jobs:
         assert job["spec"]["concurrencyPolicy"] == "Forbid" and job["spec"]["timeZone"], title(job)
         # People start it; but a schedule it must have.

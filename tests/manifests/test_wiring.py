@@ -29,6 +29,7 @@ from tests.manifests.conftest import (
     of_kind,
     parsed,
     pod_spec,
+    pod_specs,
     render,
     selects,
 )
@@ -136,7 +137,7 @@ def test_a_pod_waits_for_its_model_and_says_for_which(production: Objects, tmp_p
 
 def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> None:
     pod = pod_spec(production, "StatefulSet/mtorl-router")
-    (main,), (_, export) = pod["containers"], pod["initContainers"]
+    (main,) = pod["containers"]
     mounts = mounts_of(main)
     assert mounts[router["experiment"]]["name"] == "experiment", "a folder: a file would not be updated"
     assert mounts[str(Path(router["dataset"]).parent)]["name"] == "dataset"
@@ -144,9 +145,7 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     assert mounts[router["feature_repo"]]["name"] == "feature-store"
     (claim,) = named(production, "StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
     assert mounts[str(Path(router["spool"]).parent)]["name"] == claim["metadata"]["name"]
-    assert router["spool"] in export["args"][0] and router["export_mark"] in export["args"][0]
-    mark = str(Path(router["export_mark"]).parent)
-    assert mounts[mark] == mounts_of(export)[mark], "the router reads what the export has written"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi" and router["spool_max_bytes"] <= 8 * 2**30
     # A router that waits is not killed, and gets no requests; one that hangs is killed.
     for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
@@ -158,11 +157,47 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     assert [item["path"] for item in volume["secret"]["items"]] == [tokens.name]
 
 
-def test_router_accepts_its_settings(router: dict[str, Any], tmp_path: Path) -> None:
+def test_router_accepts_its_settings(
+    production: Objects, router: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = pytest.importorskip("serving.router.ops.settings")
     path = tmp_path / "router.yaml"
     path.write_text(yaml.safe_dump(router))
-    assert config.RouterSettings.load(path).host == "0.0.0.0", "a pod must be reached from outside"
+    monkeypatch.setenv("MTORL_LAKE", config_map(production, "mtorl-lake-")["data"]["MTORL_LAKE"])
+    settings = config.RouterSettings.load(path)
+    assert settings.host == "0.0.0.0", "a pod must be reached from outside"
+    mount = mounts_of(pod_spec(production, "StatefulSet/mtorl-router")["containers"][0])["/mnt/mtorl"]
+    assert settings.lake == "/mnt/mtorl/lake" and "readOnly" not in mount
+
+
+WITH_LAKE = ("StatefulSet/mtorl-router", "Deployment/mtorl-operator", "CronJob/mtorl-compact", "CronJob/mtorl-monitor")
+
+
+def test_all_find_the_lake_in_one_place(production: Objects) -> None:
+    lake = {"configMapRef": {"name": config_map(production, "mtorl-lake-")["metadata"]["name"]}}
+    for name, pod in pod_specs(production):
+        for container in pod["containers"]:
+            assert ([lake] if name in WITH_LAKE else None) == container.get("envFrom"), name
+            uses = "$(MTORL_LAKE)" in str(container.get("args"))
+            assert uses is (name in WITH_LAKE[1:]), name
+
+
+def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
+    objects = documents(render("tests/object-store"))
+    assert config_map(objects, "mtorl-lake-")["data"]["MTORL_LAKE"].startswith("s3://")
+    policies = of_kind(objects, "NetworkPolicy")
+    for name in WITH_LAKE:
+        pod = pod_spec(objects, name)
+        assert pod["containers"][0]["envFrom"][1] == {"secretRef": {"name": "mtorl-lake", "optional": True}}, name
+        ways_out = [
+            port["port"]
+            for policy in policies
+            if selects(policy, _labels(objects, *name.split("/")))
+            for rule in policy["spec"].get("egress", [])
+            if "to" not in rule
+            for port in rule["ports"]
+        ]
+        assert 443 in ways_out, name
 
 
 def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
@@ -233,7 +268,6 @@ def test_routers_share_one_ledger_that_forgets_nothing(production: Objects, rout
 def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read(
     production: Objects, router: dict[str, Any]
 ) -> None:
-    from serving.router.ops.settings import RouterSettings
 
     reader, pod = pod_spec(production, "StatefulSet/mtorl-router"), pod_spec(production, "StatefulSet/mtorl-feed")
     service = named(production, "Service", str(urlsplit(router["sink"]).hostname))
@@ -254,7 +288,6 @@ def test_routers_ship_to_the_feed_and_the_feed_writes_where_they_read(
     assert allowed(policies, routers, labels, given["port"]) and allowed(policies, labels, redis, 6379)
     for other in (redis, PREDICTOR, _labels(production, "CronJob", "mtorl-materialize")):
         assert not allowed(policies, other, labels, given["port"]) and not allowed(policies, labels, PREDICTOR, 8080)
-    assert router["keep_hours"] >= 24 * 30 > RouterSettings.model_fields["keep_hours"].default
 
 
 def test_routers_send_traces_where_the_policies_let_them(production: Objects) -> None:

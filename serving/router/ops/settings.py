@@ -14,8 +14,9 @@ sink: http://collector/events    # where its records are sent as CloudEvents, to
 tracing: {endpoint: "http://otel-collector:4318", share: 0.01}     # traces of requests; see tracing.py
 ```
 
-The environment variable MTORL_TRACING replaces the endpoint of `tracing`, and switches it on where it is off; K_SINK,
-which Knative sets, comes before `sink`. All settings, with their types: docs/schemas/router-settings.json.
+The environment variable MTORL_LAKE replaces `lake`; MTORL_TRACING replaces the endpoint of `tracing`, and switches it
+on where it is off; K_SINK, which Knative sets, comes before `sink`. All settings, with their types:
+docs/schemas/router-settings.json.
 """
 
 from __future__ import annotations
@@ -181,6 +182,8 @@ class RouterSettings(StrictModel):
         """Read the YAML file; raises SettingsError."""
         path = Path(path)
         data = read_yaml(path, "the router's settings", SettingsError)
+        if isinstance(data, Mapping) and (lake := os.environ.get("MTORL_LAKE")):
+            data = {**data, "lake": lake}
         if isinstance(data, Mapping) and (endpoint := os.environ.get("MTORL_TRACING")):
             given = data.get("tracing") or {}
             data = {**data, "tracing": {**given, "endpoint": endpoint} if isinstance(given, Mapping) else given}
