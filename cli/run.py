@@ -220,7 +220,7 @@ def share_log(first: Path, other: Path) -> None:
     """
     other.mkdir(parents=True, exist_ok=True)
     (first / "models").mkdir(parents=True, exist_ok=True)
-    for name in ("router.yaml", "spool", "log", "forgotten.json", "models"):
+    for name in ("router.yaml", "spool", "lake", "forgotten.json", "models"):
         link = other / name
         if link.is_symlink() or not link.exists():
             link.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         dataset: str,
         feature_repo: str = profile.on_volume("features"),
         registry: str = profile.on_volume("registry"),
-        decision_log: str = profile.on_volume("decision_log"),
+        lake: str = profile.on_volume("lake"),
         collected: str = profile.on_volume("collected"),
         state: str = profile.on_volume("monitor"),
         most_touchpoints: int = 0,

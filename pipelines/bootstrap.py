@@ -52,7 +52,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         given = SimpleNamespace(**locals())
         with profile.exit_handler(name):
             given.source = profile.add(first_log, given, volume=profile.folder).outputs["Output"]
-            given.decision_log, given.shrunk = "", "fail"
+            given.lake, given.shrunk = "", "fail"
             given.collected = profile.on_volume("collected")  # a setting of the step that reads the log, as each night
             trained = add_training(profile, given)
             models = {"incumbent": trained.incumbent, "challenger": trained.challenger}

@@ -21,7 +21,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     def mtorl_monitor(
         registry: str = profile.on_volume("registry"),
         experiment: str = EXPERIMENT_MOUNT,
-        decision_log: str = profile.on_volume("decision_log"),
+        lake: str = profile.on_volume("lake"),
         dataset: str = "",
         state: str = profile.on_volume("monitor"),
         gain: str = "click",

@@ -30,7 +30,7 @@ SHARED = {
     "content": "Output of the step `fingerprint`.",
     "collected": "Folder in which decisions are kept; empty for none.",
     "decisions": "Output of the step `collect`; empty: no decisions.",
-    "decision_log": "Folder with decisions.parquet and outcomes.parquet, or one a router; empty: nothing serves.",
+    "lake": "Folder or URI of the lake to which routers upload their logs; empty: nothing serves.",
     "registry": "Root folder of the registry.",
     "history": 'Folder in which trainings are noted; "" for none.',
     "log": "Folder written by ingest: touchpoints.parquet and dataset.yaml.",

@@ -16,7 +16,7 @@ REQUIRED = {
     "stages": ("phase", "waits", "moves", "after_promotion"),
     "next_night": (),
     "monitor": ("clean", "shifted"),
-    "artifacts": ("incumbent", "challenger", "decision_log", "report"),
+    "artifacts": ("incumbent", "challenger", "lake", "report"),
 }  # fmt: skip
 
 BUDGET = ("limit", "spent", "reserved", "overspent", "spent_share")

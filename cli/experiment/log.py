@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from mtorl.log.dataset import DatasetSpec
 
 
-def _state_of(path: Path) -> Path:
-    """The folder beside an experiment file, where its state is; any other path stays as it is."""
-    return path.with_suffix("") if path.is_file() else path
+def _state_of(place: str) -> str:
+    """The folder beside an experiment file, where its state is; any other place stays as it is."""
+    return str(Path(place).with_suffix("")) if Path(place).is_file() else place
 
 
-DecisionLogArgument = Annotated[
-    Path,
+LogArgument = Annotated[
+    str,
     typer.Argument(
         metavar="FILE|FOLDER",
         callback=_state_of,
-        help="Experiment file that mtorl serve serves, or the folder of its state; or a decision log that was exported "
-        "or shipped.",
+        help="Experiment file that mtorl serve serves, or the folder of its state; or a lake, folder or URI.",
     ),
 ]
 ExperimentOption = Annotated[
@@ -40,7 +39,7 @@ DatasetOption = Annotated[str | None, typer.Option(help="The data set's descript
 
 
 def plan(
-    folder: DecisionLogArgument,
+    folder: LogArgument,
     effect: Annotated[float, typer.Option(help="Difference to find, as a share of what the arm earns.")] = 0.05,
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
@@ -60,7 +59,7 @@ def plan(
     """Say how many users, days and how much money it takes to find an effect, before the experiment begins.
 
         mtorl experiment plan first-day.yaml --effect 0.05
-        mtorl experiment plan decision_log --effect 0.05 --experiment first-day.yaml --dataset my-log.yaml
+        mtorl experiment plan runs/latest/lake --effect 0.05 --experiment first-day.yaml --dataset my-log.yaml
         mtorl experiment plan first-day.yaml --model runs/latest/artifacts/challenger --decisions-a-day 50000
 
     The experiment is played some hundred times with the incumbent's users of the log, and with the verdict's own
@@ -81,7 +80,7 @@ def plan(
 
 
 def _plan(
-    folder: Path, experiment: Path | None, dataset: str | None, effect: float, share: float, users_a_day: float
+    folder: str, experiment: Path | None, dataset: str | None, effect: float, share: float, users_a_day: float
 ) -> dict[str, Any]:
     from cli.progress_bars import ProgressBars
     from monitoring.decision_log import DecisionLog
@@ -91,9 +90,9 @@ def _plan(
     from mtorl.log.touchpoints import LogError
     from mtorl.log.units import counted_gain
 
-    with _opened(folder, experiment, dataset, "add up the incumbent's users") as (log, spec, file):
+    with _opened(folder, experiment, dataset, "add up the incumbent's users") as (lake, spec, file):
         planned = Experiment.load(file)
-        seen = incumbent_users(DecisionLog.in_folder(log), planned, counted_gain(spec))
+        seen = incumbent_users(DecisionLog.of(lake), planned, counted_gain(spec))
     try:
         with ProgressBars() as bars, bars.step("play the experiment"):
             found = plan_with(seen, planned, effect, share, users_a_day)
@@ -105,7 +104,7 @@ def _plan(
 
 
 def _exploration(
-    folder: Path, experiment: Path | None, dataset: str | None, arm: str, model: Path, effect: float
+    folder: str, experiment: Path | None, dataset: str | None, arm: str, model: Path, effect: float
 ) -> ExplorationPlan:
     from cli.progress_bars import ProgressBars
     from features.collect.served import served_decisions
@@ -114,14 +113,14 @@ def _exploration(
 
     if not 0 < effect < 1:
         stop(f"--effect: expected a share above 0 and below 1, got {effect:g}", 2)
-    with _opened(folder, experiment, dataset, "read what was decided") as (log, spec, file):
-        rows = served_decisions(log, spec, Experiment.load(file), arm)
+    with _opened(folder, experiment, dataset, "read what was decided") as (lake, spec, file):
+        rows = served_decisions(lake, spec, Experiment.load(file), arm)
     with ProgressBars() as bars, bars.step("ask the model"):
         return plan_for(rows, model, effect)
 
 
 def verdict(
-    folder: DecisionLogArgument,
+    folder: LogArgument,
     experiment: ExperimentOption = None,
     dataset: DatasetOption = None,
     by: ByOption = None,
@@ -143,7 +142,7 @@ def verdict(
         mtorl experiment verdict first-day.yaml
         mtorl experiment verdict first-day.yaml --by device
         mtorl experiment verdict first-day.yaml --shadow
-        mtorl experiment verdict decision_log --experiment first-day.yaml --dataset my-log.yaml
+        mtorl experiment verdict runs/latest/lake --experiment first-day.yaml --dataset my-log.yaml
 
     The words and figures are explained in monitoring/README.md. Lifts by segment are no part of the verdict.
     Exit codes: 4 users are not split as configured; 5 a guardrail is breached; else 0.
@@ -175,49 +174,50 @@ def verdict(
         raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
 
 
-def _verdict(folder: Path, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
+def _verdict(folder: str, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
     from mtorl.log.segments import segment_sql
     from mtorl.log.units import counted_gain
 
-    with _opened(folder, experiment, dataset, "compare the arms") as (log, spec, file):
+    with _opened(folder, experiment, dataset, "compare the arms") as (lake, spec, file):
         values = {name: segment_sql(spec, name, "record") for name in by}
         gain = counted_gain(spec)
-        return verdict_of_period(str(log), file, period_of("", until), gain, weights="", budget=0.0, by=values)
+        return verdict_of_period(lake, file, period_of("", until), gain, weights="", budget=0.0, by=values)
 
 
-def _shadows(folder: Path, experiment: Path | None, dataset: str | None, by: list[str]) -> dict[str, ShadowReport]:
+def _shadows(folder: str, experiment: Path | None, dataset: str | None, by: list[str]) -> dict[str, ShadowReport]:
     from features.collect.shadows import shadows
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
 
-    with _opened(folder, experiment, dataset, "compare what was decided") as (log, spec, file):
-        return shadow_report(shadows(log, spec, Experiment.load(file), by), spec.channels, by)
+    with _opened(folder, experiment, dataset, "compare what was decided") as (lake, spec, file):
+        return shadow_report(shadows(lake, spec, Experiment.load(file), by), spec.channels, by)
 
 
 @contextmanager
 def _opened(
-    folder: Path, experiment: Path | None, dataset: str | None, title: str
-) -> Iterator[tuple[Path, DatasetSpec, str]]:
-    """The decision log, the data set's description and the experiment file of a step with this title."""
+    folder: str, experiment: Path | None, dataset: str | None, title: str
+) -> Iterator[tuple[str, DatasetSpec, str]]:
+    """The lake, the data set's description and the experiment file of a step with this title."""
     from cli.progress_bars import ProgressBars
     from mtorl.log.dataset import DatasetSpec
-    from pipelines.experiments.evidence import readable_log
+    from pipelines.experiments.evidence import lake_of
 
     file, spec = _named(folder, "experiment", experiment), DatasetSpec.load(_named(folder, "dataset", dataset))
-    with ProgressBars() as bars, bars.step(title), readable_log(folder) as log:
-        yield log, spec, file
+    with ProgressBars() as bars, bars.step(title):
+        yield lake_of(folder), spec, file
 
 
-def _named(folder: Path, name: str, given: Path | str | None) -> str:
+def _named(folder: str, name: str, given: Path | str | None) -> str:
     """A file that the command was given, or that the router of a state reads."""
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, served_by_router
 
     if given is not None:
         return str(given)
-    found = served_by_router(folder) if name == "experiment" else named_by_router(folder, name)
-    if found is None and not folder.exists():
+    state = Path(folder)
+    found = served_by_router(state) if name == "experiment" else named_by_router(state, name)
+    if found is None and not state.exists() and "://" not in folder:
         raise LogError(f"{folder}: no such folder; mtorl serve keeps the state of {folder}.yaml there")
     if found is None:
         raise LogError(f"--{name}: name the file; only a folder that mtorl serve keeps its state in says it itself")

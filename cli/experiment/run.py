@@ -91,7 +91,7 @@ def _tell(name: str, step: Move | Hold | None, words: str, as_json: bool) -> Non
 
 def operator(
     dataset: Annotated[Path, typer.Option(help="The data set's description, which each experiment must fit.")],
-    log: Annotated[Path, typer.Option(metavar="FOLDER", help="Where each router exports its decision log.")],
+    lake: Annotated[str, typer.Option(help="Folder or URI of the lake to which routers upload their logs.")],
     namespace: Annotated[str, typer.Option(help="Whose experiments. Empty: that of the pod.")] = "",
     config_map: Annotated[
         str, typer.Option(metavar="NAME", help="ConfigMap with what is in force.")
@@ -101,7 +101,7 @@ def operator(
 ) -> None:
     """Take the Experiment objects of a Kubernetes namespace through their stages, as run does files.
 
-        mtorl experiment operator --dataset dataset.yaml --log /mnt/mtorl/decision_log
+        mtorl experiment operator --dataset dataset.yaml --lake /mnt/mtorl/lake
 
     manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
     """
@@ -112,4 +112,4 @@ def operator(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
     with exit_codes(unusable=(SpecError, OSError)):
-        run_operator(namespace or namespace_of_pod(), dataset, log, config_map, port, every)
+        run_operator(namespace or namespace_of_pod(), dataset, lake, config_map, port, every)

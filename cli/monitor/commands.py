@@ -1,6 +1,6 @@
 """Commands of the monitor: checks of what is decided and of what comes of it, on a laptop as on a cluster.
 
-    mtorl monitor check --decision-log runs/latest/decision_log --registry runs/latest/registry
+    mtorl monitor check --lake runs/latest/lake --registry runs/latest/registry
     mtorl monitor status                                # what the last check found, in words
     mtorl monitor export --port 9102                    # the same for Prometheus
     mtorl monitor accept outcomes/cost_per_exposure --reason "new contract"
@@ -36,7 +36,7 @@ _STATE = Path("monitor")
 
 @app.command()
 def check(
-    decision_log: Annotated[Path, typer.Option(help="Folder with decisions.parquet and outcomes.parquet.")],
+    lake: Annotated[str, typer.Option(help="Folder or URI of the lake to which routers upload their logs.")],
     dataset: Dataset = "simulator",
     registry: Annotated[
         Path | None, typer.Option(help="Registry with the models' training samples. None: columns are not judged.")
@@ -59,21 +59,23 @@ def check(
     values. 6: something could not be judged, and the output says why; the first days, in which it learns what is
     usual, are no reason. With --job, 0 for all of these.
 
-        mtorl monitor check --decision-log runs/latest/decision_log --artifact runs/latest/artifacts/challenger
+        mtorl monitor check --lake runs/latest/lake --artifact runs/latest/artifacts/challenger
     """
     from cli.monitor.screen import show
     from monitoring.watch.check import Watched, run
     from monitoring.watch.state import BusyError, StateError
     from monitoring.watch.training_sample import sample_of_artifact
     from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.lake import Lake
+    from mtorl.log.touchpoints import LogError
     from serving.registry import newest
 
     if 24 % hours and hours % 24:
         stop(f"--hours: {hours} neither divides a day nor is whole days, such as 6, 24 or 168", 2)
-    with exit_codes(unusable=(StateError, SpecError), failed=(BusyError, OSError)):
+    with exit_codes(unusable=(StateError, SpecError, LogError), failed=(BusyError, OSError)):
         spec = DatasetSpec.load(dataset)
         watched = Watched(
-            decision_log,
+            Lake.open(lake),
             spec,
             sample_of_artifact(_finder(registry, artifact)),
             hours,

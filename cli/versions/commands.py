@@ -34,8 +34,9 @@ RegistryOption = Annotated[
         "--registry", help="Root of the registry; by default runs/latest/registry, or else /mnt/mtorl/registry."
     ),
 ]
-LogOption = Annotated[
-    Path | None, typer.Option("--decision-log", help="Folder of the decision log; by default the one beside it.")
+LakeOption = Annotated[
+    str | None,
+    typer.Option("--lake", help="Folder or URI of the lake of decisions; by default the one beside it."),
 ]
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the state of mtorl serve; by default that of the run.")
@@ -50,7 +51,7 @@ VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="ARM/NAM
 @app.command("list")
 def list_versions(
     registry: RegistryOption = None,
-    decision_log: LogOption = None,
+    lake: LakeOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = "",
     as_json: JsonOption = False,
@@ -67,7 +68,7 @@ def list_versions(
     from serving.versions.catalogue import versions
     from serving.versions.description import rows_of
 
-    uses = _uses(registry, decision_log, state, namespace)
+    uses = _uses(registry, lake, state, namespace)
     with _errors():
         rows = rows_of(versions(uses.registry), uses.needs(), datetime.now(UTC))
     if as_json:
@@ -80,7 +81,7 @@ def list_versions(
 def show(
     version: VersionArgument,
     registry: RegistryOption = None,
-    decision_log: LogOption = None,
+    lake: LakeOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = "",
     as_json: JsonOption = False,
@@ -93,7 +94,7 @@ def show(
     from serving.versions.catalogue import find, versions
     from serving.versions.description import description_of
 
-    uses = _uses(registry, decision_log, state, namespace)
+    uses = _uses(registry, lake, state, namespace)
     with _errors():
         found = description_of(find(uses.registry, version), versions(uses.registry), uses.needs())
     if as_json:
@@ -106,7 +107,7 @@ def show(
 def remove(
     version: VersionArgument,
     registry: RegistryOption = None,
-    decision_log: LogOption = None,
+    lake: LakeOption = None,
     state: StateOption = None,
     namespace: NamespaceOption = "",
 ) -> None:
@@ -120,11 +121,11 @@ def remove(
     from serving.versions.catalogue import find, versions
     from serving.versions.pruning import locked, remove_version
 
-    uses = _uses(registry, decision_log, state, namespace)
+    uses = _uses(registry, lake, state, namespace)
     with _errors():
         if not uses.sources:
             stop(
-                f"nothing says which versions of {uses.registry} serve: name a decision log (--decision-log), the "
+                f"nothing says which versions of {uses.registry} serve: name a lake (--lake), the "
                 "state of mtorl serve (--state), or a cluster's namespace (-n)",
                 HELD,
             )
@@ -137,7 +138,7 @@ def remove(
     typer.echo(f"removed {found.ref}")
 
 
-def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, namespace: str) -> RegistryUses:
+def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace: str) -> RegistryUses:
     """A registry and what uses it, as the options name them."""
     from mtorl.experiment.experiment import Experiment
     from pipelines.experiments.registry_uses import RegistryUses, default_registry
@@ -154,7 +155,7 @@ def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, 
                 with _errors():
                     experiments = [Experiment.from_yaml(text) for text in (config_map.get("data") or {}).values()]
     with exit_codes(unusable=(OSError,)):
-        return RegistryUses(root, decision_log, state, services, experiments)
+        return RegistryUses(root, lake, state, services, experiments)
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from components.component import component
 
 # Not cached: a cache knows the path of a decision log and not its content.
 @component("collect decisions and outcomes", cached=False)
-def collect(decision_log: str, collected: str, source: str) -> str:
+def collect(lake: str, collected: str, source: str) -> str:
     """Bring the collected decisions up to date; returns a digest of those that a training reads, "" for none.
 
     Args:
-        decision_log: Folder with decisions.parquet and outcomes.parquet, or with one for each router; empty, or without
-            decisions: nothing is added.
+        lake: Folder or URI; empty, or without decisions: nothing is added.
         source: Of the log. A folder of `mtorl data build` may have decisions already: then these are the ones.
     """
     from features.collect import store
@@ -19,8 +18,8 @@ def collect(decision_log: str, collected: str, source: str) -> str:
     from mtorl.runtime.step import step
 
     with step(LogError):
-        if collected and decision_log and store.holds_decisions(decision_log):
-            print(store.collect(decision_log, collected))
+        if collected and lake and store.holds_decisions(lake):
+            print(store.collect(lake, collected))
         built = Built.at(source)
         if built and (decisions := built.decisions()) is not None:
             return decisions

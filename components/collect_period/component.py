@@ -5,7 +5,7 @@ from components.component import component
 
 # Not cached: it writes to the folder that outlives all runs.
 @component("collect a period anew", cached=False, reads_log=True)
-def collect_period(decision_log: str, collected: str, source: str, since: str, until: str) -> str:
+def collect_period(lake: str, collected: str, source: str, since: str, until: str) -> str:
     """Collect the hours of a period from all files of the decision log; returns a digest as the step `collect` does.
 
     Nothing outside of the period changes, and nothing in it that is there already.
@@ -22,7 +22,7 @@ def collect_period(decision_log: str, collected: str, source: str, since: str, u
     from mtorl.runtime.step import step
 
     with step(LogError):
-        print(store.collect_again(decision_log, collected, Hours.named(since, until)))
+        print(store.collect_again(lake, collected, Hours.named(since, until)))
         built = Built.at(source)
         decisions = built.decisions() if built else None
         return store.digest_of(collected) if decisions is None else decisions

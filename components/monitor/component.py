@@ -3,9 +3,9 @@
 from components.component import component
 
 
-# Not cached: it looks at what a decision log holds by now, and keeps what it has found.
+# Not cached: it looks at what a lake holds by now, and keeps what it has found.
 @component("judge the days that are over", cached=False)
-def monitor(decision_log: str, registry: str, dataset: str, state: str) -> str:
+def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
     """Judge every day that is over and not judged yet; returns "fine", "moved", "harm" or "not judged".
 
     The same as `mtorl monitor check`, on the same state. What it finds is its result, and no failure. While another
@@ -23,15 +23,17 @@ def monitor(decision_log: str, registry: str, dataset: str, state: str) -> str:
     from monitoring.watch.state import STATE_FILE, BusyError, State, StateError
     from monitoring.watch.training_sample import sample_of_artifact
     from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.lake import Lake
+    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
     from serving.registry import RegistryError, description_of_newest, folder_of, newest
 
-    with step(StateError, SpecError, RegistryError):
+    with step(StateError, SpecError, RegistryError, LogError):
         models, folder = Path(registry), Path(state)
         spec = DatasetSpec.load(dataset or description_of_newest(models))
         known = State.read(folder / STATE_FILE)
         samples = sample_of_artifact(partial(folder_of, models))
-        watched = Watched(Path(decision_log), spec, samples, known.hours, newest_model=partial(newest, models))
+        watched = Watched(Lake.open(lake), spec, samples, known.hours, newest_model=partial(newest, models))
         try:
             known = run(watched, folder)
         except BusyError as error:

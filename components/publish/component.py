@@ -20,7 +20,7 @@ def publish(
     seed: int,
     budget_share: float,
     settings: str,
-    decision_log: str,
+    lake: str,
     experiment: str,
     keep: int,
     pipeline: str,
@@ -30,7 +30,7 @@ def publish(
     """Copy the challenger and its archive, with their lineage; returns where they lie. Old versions are pruned.
 
     Args:
-        decision_log: Folder with decisions.parquet; the models that took them stay. Empty: nothing has decided.
+        lake: Folder or URI; the models that took decisions there stay. Empty: nothing has decided.
         experiment: File, or folder of files, of the running experiments; the models that they name stay.
         keep: Newest versions that stay also if nothing needs them; 0: all stay.
     """
@@ -51,7 +51,7 @@ def publish(
         print(announce(version))
 
         def uses() -> list[tuple[str, str, bool]]:
-            return [*uses_in_log(decision_log), *uses_of(services_of_pod() or [])]
+            return [*uses_in_log(lake), *uses_of(services_of_pod() or [])]
 
         print(prune_beside(version, uses, Path(experiment), keep))
         return str(version)

@@ -7,7 +7,7 @@ from components.component import component
 
 # Not cached: what serves changes without any of the parameters.
 @component("see which incumbent serves", cached=False)
-def served_incumbent(decision_log: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
+def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
     """Return the artifact folder of the policy that took the incumbent's newest decision, or else its name.
 
     A request's baseline, rows of a rule and another server have no artifact. Both are empty if none has decided yet.
@@ -20,6 +20,6 @@ def served_incumbent(decision_log: str, registry: str) -> NamedTuple("Served", [
     from serving.registry import folder_of
 
     with step(LogError):
-        found = deciding_incumbent(decision_log, lambda digest: folder_of(Path(registry), digest))
+        found = deciding_incumbent(lake, lambda digest: folder_of(Path(registry), digest))
         print(found)
         return (found.artifact, found.policy)

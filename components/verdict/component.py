@@ -7,7 +7,7 @@ from components.component import component
 
 @component("verdict", cached=False)
 def verdict(
-    decision_log: str,
+    lake: str,
     experiment: str,
     gain: str,
     weights: str,
@@ -42,7 +42,7 @@ def verdict(
         several = Path(experiment).is_dir()
         files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]
         judged = {
-            file.stem: without_users(verdict_of_period(decision_log, str(file), period, gain, weights, budget))
+            file.stem: without_users(verdict_of_period(lake, str(file), period, gain, weights, budget))
             for file in files
         }
         found = judged if several else next(iter(judged.values()))

@@ -1,4 +1,4 @@
-"""Evidence on an experiment on a laptop, from its file, history, router's log and ledger; nothing is changed.
+"""Evidence on an experiment on a laptop, from its file, history, lake and ledger; nothing is changed.
 
 known = known_or_error(folder, served, since, now)   # for the ramp
 view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.experiments`
@@ -6,7 +6,6 @@ view = view_of(folder, time.time(), by=["device"])   # for people: `monitoring.e
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,14 +13,11 @@ from pathlib import Path
 from typing import cast
 
 import pandas as pd
-from serving.decision_log.export import export_parquet
 
-from features.collect.log_files import files_of, is_hidden
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import Known, look
 from monitoring.experiments.view import experiment_view
-from monitoring.verdict.period import PeriodError
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.stage_evidence import stage_evidence
 from monitoring.verdict.verdict import verdict_from_log
@@ -30,6 +26,7 @@ from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.lake import Lake
 from mtorl.log.segments import segment_sql
 from mtorl.log.touchpoints import LogError
 from mtorl.log.units import counted_gain
@@ -183,35 +180,22 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
         raise LogError(f"{folder.state}: no router has been started there: mtorl serve --experiment {folder.file}")
     try:
         spec = DatasetSpec.load(named)
-        with readable_log(folder.state) as log:
-            replay = folder.state / _REPLAY
-            if not replay.exists():
-                yield DecisionLog.in_folder(log), spec
-                return
+        log, replay = DecisionLog.of(lake_of(folder.state)), folder.state / _REPLAY
+        if replay.exists():
             weights = pd.read_parquet(replay)
             budget = float(weights["budget"].iloc[0]) if len(weights) else None
-            weights = weights[["decision_id", "weight"]]
-            yield DecisionLog.in_folder(log, weights=weights, budget_per_decision=budget), spec
+            log = replace(log, weights=weights[["decision_id", "weight"]], budget_per_decision=budget)
+        yield log, spec
     except (duckdb.Error, SpecError) as error:
         raise LogError(f"{folder.state}: the log can't be read: {str(error).splitlines()[0]}") from None
 
 
-@contextmanager
-def readable_log(folder: Path) -> Iterator[Path]:
-    """The decision log of `mtorl serve` while it runs, unshipped records included; or an exported log."""
-    served = [folder / name for name in ("spool", "log") if (folder / name).is_dir()]
-    if not served and any(not is_hidden(file, folder) for file in folder.rglob("decisions.parquet")):
-        yield folder
-        return
-    if not served and not files_of(folder, "decision"):
-        raise LogError(
-            f"{folder}: neither the state of mtorl serve nor a decision log; that of a run is in decision_log"
-        )
-    # Inside the folder: an export leaves out who was forgotten there.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-        for place in served or [folder]:
-            export_parquet(place, Path(scratch, place.name))
-        try:
-            yield Path(scratch)
-        except (LogError, PeriodError) as error:
-            raise type(error)(str(error).replace(scratch, str(folder))) from None
+def lake_of(place: str | Path) -> str:
+    """The lake (folder or URI) of the router whose state is in a folder; any other place is that of a lake itself.
+
+    LogError: No router was started there, and no decision is there.
+    """
+    named = named_by_router(Path(place), "lake")
+    if named is None and not Lake.open(place):
+        raise LogError(f"{place}: neither the state of mtorl serve nor a lake with decisions; that of a run is in lake")
+    return str(place) if named is None else named

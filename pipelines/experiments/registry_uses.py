@@ -1,4 +1,4 @@
-"""Uses of a registry's versions: in the decision log, this machine's servers, a cluster, experiments.
+"""Uses of a registry's versions: in the lake, this machine's servers, a cluster, experiments.
 
 uses = RegistryUses(Path("runs/latest/registry"))
 needs = uses.needs()          # by version
@@ -43,15 +43,15 @@ class RegistryUses:
     def __init__(
         self,
         registry: Path,
-        decision_log: Path | None = None,
+        lake: str | None = None,
         state: Path | None = None,
         services: Sequence[Mapping[str, Any]] | None = None,
         experiments: Sequence[Experiment] = (),
     ) -> None:
         parent = registry.parent
-        next_to_it = parent / "decision_log"
+        next_to_it = parent / "lake"
         self.registry = registry
-        self._decision_log = decision_log or (next_to_it if next_to_it.is_dir() else None)
+        self._lake = lake or (str(next_to_it) if next_to_it.is_dir() else "")
         self._run = parent if (parent / "model-store").is_dir() else None
         self._state = state or (parent / "serving" if self._run and (parent / "serving").is_dir() else None)
         self._services = services_of_pod() if services is None else services
@@ -60,7 +60,7 @@ class RegistryUses:
     @property
     def sources(self) -> list[str]:
         """What says which versions serve; empty: nothing does."""
-        found = [f"the decision log {self._decision_log}"] if self._in_log else []
+        found = [f"the decisions in the lake {self._lake}"] if self._in_log else []
         found += [f"the servers of {self._state}"] if self._state is not None and self._run is not None else []
         return found + (["the cluster"] if self._services is not None else [])
 
@@ -75,7 +75,7 @@ class RegistryUses:
 
     @cached_property
     def _in_log(self) -> list[tuple[str, str, bool]]:
-        return [] if self._decision_log is None else uses_in_log(str(self._decision_log))
+        return uses_in_log(self._lake)
 
 
 def _add_local(needs: Needs, state: Path, run: Path) -> None:

@@ -15,16 +15,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from monitoring.decision_log import database
-from monitoring.verdict.counted_decisions import sql_text
-from monitoring.watch.check import EXPORTED_AFTER, Watched, folder_of
+from monitoring.decision_log import DecisionLog
+from monitoring.watch.check import UPLOADED_AFTER, Watched, folder_of
 from monitoring.watch.check import run as check
 from monitoring.watch.state import Group, NotJudged, State
 from monitoring.watch.streams import COLUMNS, labels_of
 from monitoring.watch.training_sample import sample_of_artifact
+from mtorl.log.decision_ids import BUCKET, HOUR, TIME
+from mtorl.log.lake import Lake, name_of
+from mtorl.log.records import Kind, sql_columns
 from mtorl.runtime.files import remove
 from pipelines.loop.config import DAYS_EACH
 from pipelines.loop.online import Served, Trained
+from pipelines.loop.run_folder import LAKE
 from pipelines.loop.traffic import Traffic
 
 STATE_FOLDER = "monitor"
@@ -39,44 +42,47 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first_day = midnight - 2 * DAYS_EACH * _DAY
     with tempfile.TemporaryDirectory(dir=trained.folder) as log:
-        date_records(trained.folder / "decision_log", served.clean, served.shifted, first_day, Path(log))
-        watched = Watched(Path(log), trained.spec, sample_of_artifact(lambda _: artifact))
+        dated = Lake.open(log)
+        date_records(Lake.open(trained.folder / LAKE), served.clean, served.shifted, first_day, dated)
+        watched = Watched(dated, trained.spec, sample_of_artifact(lambda _: artifact))
         return {
-            name: check(watched, folder, first_day + days * _DAY + EXPORTED_AFTER)
+            name: check(watched, folder, first_day + days * _DAY + UPLOADED_AFTER)
             for name, days in (("clean", DAYS_EACH), ("shifted", 2 * DAYS_EACH))
         }
 
 
-def date_records(log: Path, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Path) -> None:
-    """Copy the decisions of both traffics, and their outcomes, from `log` to `dated`, with other dates.
+def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Lake) -> None:
+    """Copy the decisions of both traffics, and their outcomes, from one lake to another, with other dates.
 
     They become those of the days from `first_day`, a midnight in UTC, on.
     """
     noon = timedelta(hours=12)  # the last hours of each day are looked at until an hour after its end
-    with database() as db:
-        db.from_parquet(str(log / "decisions.parquet")).create_view("decisions")
-        db.from_parquet(str(log / "outcomes.parquet")).create_view("outcomes")
-        # A decision may have two records, the second of which withdraws it.
-        db.execute(
-            """CREATE TABLE taken AS SELECT decision_id, any_value(user_id) AS user_id,
-                min(CAST(event_time AS TIMESTAMPTZ)) AS taken_at FROM decisions GROUP BY decision_id"""
-        )
+    kinds: tuple[Kind, ...] = ("decision", "outcome")
+    with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:
         db.execute("CREATE TABLE moved (decision_id VARCHAR, moved_by INTERVAL)")
         for traffic, day, nth_day in (
             (clean, first_day, "dense_rank() OVER (ORDER BY user_id)"),
-            (shifted, first_day + DAYS_EACH * _DAY, "row_number() OVER (PARTITION BY user_id ORDER BY taken_at) - 1"),
+            (shifted, first_day + DAYS_EACH * _DAY, "row_number() OVER (PARTITION BY user_id ORDER BY event_time) - 1"),
         ):
             db.execute(
                 f"""INSERT INTO moved SELECT decision_id, $moved_by + to_days(CAST(({nth_day}) % {DAYS_EACH} AS INT))
-                FROM taken WHERE taken_at BETWEEN $since AND $until""",
+                FROM decision_log WHERE {TIME} BETWEEN $since AND $until""",
                 {"since": traffic.since, "until": traffic.until, "moved_by": day + noon - traffic.since},
             )
-        moved = "strftime(CAST(event_time AS TIMESTAMPTZ) + moved_by, '%Y-%m-%dT%H:%M:%S.%f+00:00')"
-        for records in ("decisions", "outcomes"):
+        for kind in kinds:
+            columns = ", ".join(sql_columns(kind))
             db.execute(
-                f"""COPY (SELECT {records}.* REPLACE ({moved} AS event_time)
-                FROM {records} JOIN moved USING (decision_id)) TO {sql_text(f"{dated / records}.parquet")}"""
+                f"""CREATE TABLE {kind} AS
+                WITH made AS (SELECT *, format('{{:012x}}', epoch_ms({TIME} + moved_by)) AS ms
+                              FROM {kind}_log JOIN moved USING (decision_id)),
+                     record AS (SELECT * REPLACE (event_time + moved_by AS event_time,
+                                                  left(ms, 8) || '-' || right(ms, 4) || substr(decision_id, 14)
+                                                  AS decision_id) FROM made)
+                SELECT {columns}, {HOUR} AS hour, {BUCKET} AS bucket FROM record"""
             )
+            ((newest,),) = db.execute(f"SELECT max(hour) FROM {kind}").fetchall()
+            db.table(kind).write_parquet(str(file := Path(scratch, kind)))
+            dated.put(file, name_of(kind, newest or first_day, "dated", arrived=True))
 
 
 def figures_of(run: Path, state: State) -> dict[str, Any]:

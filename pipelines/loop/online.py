@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _AFTER_PROMOTION = 100  # users who are asked for once more
 _SHIFTED = 500  # users who come in a shifted context
+_UPLOAD_SECONDS = 0.5  # days go by in seconds here
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
 
@@ -250,7 +251,8 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
     ramp = RunRamp(folder)
     ramp.start()
     own = Own({folder.file.name: folder.in_force}, folder.state)
-    stack = LocalStack(run, own, models_port=port_of_models(folder), runtime=trained.config.runtime)
+    port, runtime = port_of_models(folder), trained.config.runtime
+    stack = LocalStack(run, own, models_port=port, runtime=runtime, upload_seconds=_UPLOAD_SECONDS)
     with open_history(run / "features", trained.spec) as history:
         with times.step("start-serving", f"start {RUNTIMES[trained.config.runtime]} and the router"):
             stack.start()
@@ -265,7 +267,9 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
             reference = trained.arms["challenger"].reference()
             shifted = ShiftedTraffic(source, _SHIFTED, DAYS_EACH, spec=trained.spec, reference=reference)
             step = Step("traffic-shifted", "traffic with a shifted context")
-            return Served(clean, _send(driver, shifted, step, times), promoted, ramp)
+            served = Served(clean, _send(driver, shifted, step, times), promoted, ramp)
+            stack.wait_for_lake()
+            return served
         finally:
             stack.stop()
 
@@ -297,6 +301,7 @@ def _through_stages(
         driver.send(source, "live", on_done, list(chain.from_iterable(now)), traffic)
         if budget is not None:
             keep_replay(ramp.folder, traffic.weight_table(), budget)
+        stack.wait_for_lake()
         ramp.step()
         if not ramp.waits:
             stack.wait_for_experiment()

@@ -22,6 +22,7 @@ from pipelines.loop import online, ramp
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.monitored_days import check_days
 from pipelines.loop.run_folder import (
+    LAKE,
     QUARANTINE,
     Stage,
     at_work,
@@ -119,12 +120,8 @@ def _judge(
     times: StepTimes,
 ) -> Finished:
     """The verdict, the monitor's checks, the true difference, and what a training would learn."""
-    from serving.decision_log.export import export_parquet
-
-    run = trained.folder
-    export_parquet(run / "serving" / "spool", run / "decision_log")
     with times.step("next-night", "what the next night would learn"):
-        learned = _collect(trained, served.clean)
+        learned = _learnable(trained, served.clean)
 
     simulated = None
     with ThreadPoolExecutor(1) as pool:  # the verdict's step is a process of its own
@@ -149,7 +146,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
             "source": config.source,
             "dataset": config.dataset,
             "feature_repo": str(run / "features"),
-            "decision_log": "",  # nothing serves before a run
+            "lake": "",  # nothing serves before a run
             "collected": str(Path(config.collected).resolve()) if config.collected else "",
             "registry": str(run / "registry"),
             "bad_rows": config.bad_rows,
@@ -178,18 +175,16 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
     return steps
 
 
-def _collect(trained: online.Trained, traffic: Traffic) -> Learnable | None:
-    """Keep the decisions as the next night's training would read them; None for a replay.
+def _learnable(trained: online.Trained, traffic: Traffic) -> Learnable | None:
+    """Count what the next night's training would learn from the decisions; None for a replay.
 
     A replay knows what came of an exposure only where the log had the same one: such decisions teach nothing new.
     """
-    from features.collect.store import collect
     from features.collect.training_log import Decisions, learnable
 
     if trained.replays:
         return None
-    collect(trained.folder / "decision_log", trained.folder / "collected")
-    return learnable(trained.folder / "collected", trained.spec, Decisions(until=traffic.until.isoformat()))
+    return learnable(trained.folder / LAKE, trained.spec, Decisions(until=traffic.until))
 
 
 def _true_lift(
@@ -218,13 +213,13 @@ def _verdict(
 ) -> dict[str, local.StepResult]:
     """Run the monitoring pipeline on the period of the experiment's own traffic."""
     run = trained.folder
-    weights = run / "decision_log" / "weights.parquet"
+    weights = run / "weights.parquet"
     if trained.replays:
         traffic.weight_table().to_parquet(weights)
     return local.run(
         monitoring.build(),
         {
-            "decision_log": str(run / "decision_log"),
+            "lake": str(run / LAKE),
             "experiment": str(run / ramp.FILE),
             "gain": trained.spec.reward.gain.text,
             "weights": str(weights) if trained.replays else "",

@@ -32,6 +32,8 @@ from pipelines.loop.config import LoopConfig, TrainingSettings
 Stage = Literal["begin", "train", "rehearse", "report"]
 QUARANTINE = Path("data", "quarantine.csv")
 """Where a run keeps the faulty rows of its log."""
+LAKE = "lake"
+"""Folder in which a run keeps its decision log, as `serving.local.stack` does."""
 _OF_TRAINING = {field.name for field in fields(TrainingSettings)} | {"data", "collected"}
 
 
@@ -69,7 +71,7 @@ def set_aside(run: Path) -> None:
     It is kept: users may have been served from it since, with a log and a ledger.
     """
     kept = run / f"interrupted-{dt.datetime.now():%Y%m%d-%H%M%S}"
-    for path in (run / "serving", run / "serving.yaml", *(run / "features").glob("online.db*")):
+    for path in (run / "serving", run / LAKE, run / "serving.yaml", *(run / "features").glob("online.db*")):
         if path.exists():
             kept.mkdir(exist_ok=True)
             path.replace(kept / path.name)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from features.collect.report import Learnable
+from monitoring.decision_log import DecisionLog
 from monitoring.verdict.verdict import units_in
 from monitoring.watch.state import State
 from mtorl.evaluation.gate import gate
@@ -19,6 +19,7 @@ from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
 from pipelines.loop.monitored_days import STATE_FOLDER, figures_of
 from pipelines.loop.online import Served, Trained
+from pipelines.loop.run_folder import LAKE
 from pipelines.loop.traffic import Traffic
 
 
@@ -91,10 +92,9 @@ def summarise(run: Finished) -> dict[str, Any]:
         "artifacts": {
             "incumbent": "artifacts/incumbent",
             "challenger": "artifacts/challenger",
-            "decision_log": "decision_log",
+            "lake": LAKE,
             "experiment": "serving.yaml",
             "history": "serving/history.jsonl",
-            **({"collected": "collected"} if run.learned else {}),
             "report": "report.html",
         },
         "steps": _steps(run),
@@ -146,11 +146,10 @@ def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
 
 def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int, ...]:
     """Figures of the logged decisions in the time of some traffic."""
-    found: tuple[int, ...] | None = duckdb.execute(
-        f"select {what} from read_parquet(?) "
-        "where cast(event_time as timestamptz) between cast(? as timestamptz) and cast(? as timestamptz)",
-        [*values, str(run / "decision_log" / "decisions.parquet"), period.since.isoformat(), period.until.isoformat()],
-    ).fetchone()
+    with DecisionLog.of(run / LAKE).opened() as db:
+        found: tuple[int, ...] | None = db.execute(
+            f"SELECT {what} FROM decision_log WHERE event_time BETWEEN ? AND ?", [*values, period.since, period.until]
+        ).fetchone()
     assert found is not None
     return found
 

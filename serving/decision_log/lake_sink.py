@@ -28,12 +28,13 @@ class LakeSink(Sink):
 
     Args:
         spool_id: Identity of the spool; many routers upload to one lake.
+        linger: Seconds for which records may gather: fewer, larger files.
     """
 
     largest = 10_000
-    linger = 60.0  # fewer, larger files
 
-    def __init__(self, lake: Lake, spool_id: str) -> None:
+    def __init__(self, lake: Lake, spool_id: str, linger: float = 60.0) -> None:
+        self.linger = linger
         self._lake = lake
         self._spool_id = spool_id
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lake")

@@ -8,6 +8,7 @@ oldest record: sinks must accept a record twice, but one that is left out is los
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
 from serving.decision_log import segments
 
+UPLOADED = "uploaded.json"
+"""Of the shipper to the lake."""
 _CHECKED_BYTES = 1024  # before the offset
 
 
@@ -126,6 +129,12 @@ def count(folder: Path, kind: Kind, start: Position, end: Position) -> int:
         records += len(batch)
         start = batch.end
     return records
+
+
+def is_uploaded(folder: Path) -> bool:
+    """Whether all whole records of a spool are in the lake; another process may write to it."""
+    at, end = load(folder, UPLOADED), Position(sys.maxsize, 0)
+    return all(read(folder, kind, start, end, 1) is None for kind, start in at.items())
 
 
 def _lines(path: Path, offset: int, limit: int | None, most: int) -> tuple[bytes, ...]:

@@ -4,7 +4,7 @@
         requests.post(f"{stack.url}/v1/models/ads:predict", json={"instances": [...]})
 
 It reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`) and keeps
-its state in `serving/`: a stack that starts again continues with the same budgets and the same decision log.
+its state in `serving/`, and the decision log in `lake/`: a stack that starts again continues with both.
 
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
@@ -31,6 +31,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.runtime.files import replacing
 from mtorl.runtime.http import ask
 from mtorl.runtime.locks import acquire
+from serving.decision_log.position import is_uploaded
 from serving.local.child_process import ChildProcess
 from serving.local.predictor import LocalPredictor
 from serving.local.torchserve import TorchServe
@@ -43,6 +44,7 @@ _LOCK = "stack.lock"
 _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
+_UPLOAD_SECONDS = 60.0
 # -P: the folder of a run has a features/ and a serving/ of its own, which must not come before the packages.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
@@ -72,6 +74,7 @@ class LocalStack:
         ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
             longer than a cluster's.
+        upload_seconds: For which decisions gather before they are in the lake.
     """
 
     def __init__(
@@ -84,10 +87,12 @@ class LocalStack:
         runtime: Runtime = "torchserve",
         ledger: str | None = None,
         deadline_ms: float = 500.0,
+        upload_seconds: float = 5.0,
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
         self.serving = own.state.resolve() if own else self.run_dir / "serving"
         self._own = own
+        self.lake = (self.run_dir if self.serving == self.run_dir / "serving" else self.serving) / "lake"
         self.experiment = self.serving / ("experiments" if own else "experiment.yaml")
         self._store = self.serving / "model-store"
         server = {"torchserve": TorchServe, "predictor": LocalPredictor}[runtime]
@@ -96,6 +101,7 @@ class LocalStack:
         self._router_port = router_port
         self._ledger = ledger or str(self.serving / "ledger.sqlite")
         self._deadline_ms = deadline_ms
+        self._upload_seconds = upload_seconds
         self._router: ChildProcess | None = None
         self._lock: int | None = None
         self._running = contextlib.ExitStack()
@@ -183,6 +189,22 @@ class LocalStack:
                 raise StackError(f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}")
             time.sleep(0.05)
 
+    def wait_for_lake(self) -> None:
+        """Return when all that was logged until now is in the lake; what is not stays in the spool, also for later.
+
+        Raises:
+            StackError: The router does not upload it, or a part has ended.
+        """
+        deadline = time.monotonic() + self._upload_seconds + _UPLOAD_SECONDS
+        while not is_uploaded(self.serving / "spool"):
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"the router does not upload its log to {self.lake}; see {self.serving / 'router.log'}. Nothing is "
+                    "lost: its next start uploads what is in the spool"
+                )
+            time.sleep(0.05)
+
     def _in_force(self) -> dict[str, str]:
         """Versions of the experiments by which the router decides; empty while it does not answer."""
         try:
@@ -225,7 +247,8 @@ class LocalStack:
                 "feature_service": model["feature_service"],
                 "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
-                "sink": str(self.serving / "log"),
+                "lake": str(self.lake),
+                "upload_seconds": self._upload_seconds,
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
                 "auth": {"kind": "none"},  # it listens on this machine alone

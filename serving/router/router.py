@@ -16,7 +16,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.records import Kind
 from mtorl.runtime.clock_jumps import ClockJumps
-from serving.decision_log import Spool
+from serving.decision_log import Spool, position
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
@@ -49,7 +49,7 @@ _WARM_SECONDS = 5.0
 _OUTCOMES_EACH = 4  # of a decision, about: a cost, a click, a conversion and its revenue
 _SHIP_SECONDS = 3.0  # at the end, for the rest of the log
 _KEPT_SECONDS = idempotency_cache.SECONDS  # of what is shipped: a start answers retries from it
-_UPLOADED, _SENT = "uploaded.json", "sent.json"  # beside the log: how far it is in the lake, and sent to the sink
+_SENT = "sent.json"  # beside the log: how far it is sent to the sink
 
 
 class Router:
@@ -156,8 +156,8 @@ class Router:
     def _assemble(self) -> None:
         settings = self._settings
         self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
-        lake = LakeSink(Lake.open(settings.lake), self.spool.identity)
-        self.shippers = {"lake": Shipper(self.spool, lake, _UPLOADED)}
+        lake = LakeSink(Lake.open(settings.lake), self.spool.identity, settings.upload_seconds)
+        self.shippers = {"lake": Shipper(self.spool, lake, position.UPLOADED)}
         if (sink := open_sink(settings)) is not None:
             self.shippers["sink"] = Shipper(self.spool, sink, _SENT)
         around = Stages(self.health, self.drills or Drills())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from typer.testing import CliRunner
 from cli.main import app
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.inference import plan
-from serving.decision_log.spool import Spool
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 from tests.features.collect.small_model import WINDOW, save_small_model
@@ -102,18 +102,16 @@ def test_the_shadow_is_reported_in_words_and_as_json(files: dict[str, str]) -> N
     assert report["segments"]["device"][0]["segment"] == "phone"
 
 
-def test_an_error_names_the_folder_that_was_given(files: dict[str, str], tmp_path: Path) -> None:
-    """Not the one in which the command keeps its own export of it."""
+def test_an_error_names_the_lake_that_was_given(files: dict[str, str], tmp_path: Path) -> None:
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
-    spool = Spool(tmp_path / "spool")
-    done = mtorl("verdict", str(tmp_path), *options)
-    assert done.exit_code == 1 and str(tmp_path) in done.output and ".export-" not in done.output, done.output
-    spool.submit("decision", decision("d", **MINE, **SURE)).result()
-    spool.close()
+    (state := tmp_path / "state").mkdir()
+    (state / "router.yaml").write_text(yaml.safe_dump({"lake": str(tmp_path / "nothing-yet")}))
+    done = mtorl("verdict", str(state), *options)
+    assert done.exit_code == 1 and f"{tmp_path / 'nothing-yet'}: no decisions" in done.output, done.output
+    other = write(tmp_path / "other", [decision("d", **MINE, **SURE)])
     for command in (["verdict", "--shadow"], ["plan", "--model", str(tmp_path)]):
-        done = mtorl(command[0], str(tmp_path), *options, *command[1:])
-        assert done.exit_code == 2 and f"mtorl: {tmp_path}: no " in done.output, done.output
-        assert ".export-" not in done.output
+        done = mtorl(command[0], str(other), *options, *command[1:])
+        assert done.exit_code == 2 and f"mtorl: {other}: no " in done.output, done.output
 
 
 def test_exploration_is_planned(files: dict[str, str], tmp_path: Path) -> None:
@@ -133,21 +131,21 @@ def test_exploration_is_planned(files: dict[str, str], tmp_path: Path) -> None:
 def test_a_verdict_and_its_segments_are_of_one_state_of_the_log(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A router may export between the two."""
+    """A router may upload between the two."""
     log, shares = Path(files["log"]), {"incumbent": 0.5, "challenger": 0.5}
     ours = {"layer": "l", "stage": "50%", "shares": shares, "assignment_probability": 0.5}
 
-    def export(segment: str, first: int) -> None:
+    def upload(first: int) -> None:
         decisions = [decision(f"d{n}", n, **MINE, **SURE, **ours, user_id=f"u{n}") for n in range(first, first + 20)]
-        write(log / "router" / segment, decisions, [])
+        shutil.copytree(write(tmp_path / "more", decisions), log, dirs_exist_ok=True)
 
-    def judged_and_exported(*arguments: Any, **options: Any) -> dict[str, Any]:
+    def judged_and_uploaded(*arguments: Any, **options: Any) -> dict[str, Any]:
         found = verdict_from_log(*arguments, **options)
-        export("decision-00000002-9", 70)
+        upload(70)
         return found
 
-    export("decision-00000001-9", 50)
-    monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", judged_and_exported)
+    upload(50)
+    monkeypatch.setattr("monitoring.verdict.period.verdict_from_log", judged_and_uploaded)
     options = ["--experiment", files["file"], "--dataset", files["dataset"]]
     found = figures("verdict", files["log"], *options, "--by", "device")
     (phone,) = found["segments"]["lifts"]["device"]
@@ -169,26 +167,13 @@ def test_a_folder_without_decisions_is_refused(files: dict[str, str], tmp_path: 
         "verdict", str(tmp_path / "empty"), *options, "--experiment", files["file"], "--dataset", files["dataset"]
     )
     assert done.exit_code == 2
-    assert "neither the state of mtorl serve nor a decision log" in done.output
-
-
-def test_what_a_killed_command_has_left_is_not_read(files: dict[str, str], tmp_path: Path) -> None:
-    """An export that nobody removed is no decision log, and the log of a sink beside it is read."""
-    left, sink = tmp_path / "sink" / ".export-1a2b", tmp_path / "sink"
-    write(left, [decision("old", user_id="u1", **MINE)])
-    for kind in ("decisions", "outcomes"):
-        hour = sink / kind / "date=2026-01-01" / "hour=12"
-        hour.mkdir(parents=True)
-        write(tmp_path / "made", [decision(f"d{n}", n, user_id=f"u{n}", **MINE) for n in range(3)])
-        (tmp_path / "made" / f"{kind}.parquet").rename(hour / "part.parquet")
-    found = figures("verdict", str(sink), "--experiment", files["file"], "--dataset", files["dataset"])
-    assert sum(arm["decisions"] for arm in found["arms"].values()) + sum(found["left_out"].values()) == 3
+    assert "neither the state of mtorl serve nor a lake with decisions" in done.output
 
 
 def test_the_state_of_a_router_names_its_files_itself(files: dict[str, str]) -> None:
     done = mtorl("verdict", files["log"])
     assert done.exit_code == 2 and "--experiment: name the file" in done.output
-    settings = {"experiment": files["file"], "dataset": files["dataset"]}
+    settings = {"experiment": files["file"], "dataset": files["dataset"], "lake": files["log"]}
     Path(files["log"], "router.yaml").write_text(yaml.safe_dump(settings))
     assert mtorl("verdict", files["log"]).exit_code == 0
     assert mtorl("verdict", files["log"], "--shadow").exit_code == 0
@@ -249,7 +234,8 @@ def test_an_experiment_file_stands_for_the_folder_of_its_state(files: dict[str, 
     done = mtorl("verdict", str(file))
     assert done.exit_code == 2 and f"{state}: no such folder" in done.output, done.output
     Path(files["log"]).rename(state)
-    (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": files["dataset"]}))
+    settings = {"experiment": str(file), "dataset": files["dataset"], "lake": str(state)}
+    (state / "router.yaml").write_text(yaml.safe_dump(settings))
     by_file, by_folder = mtorl("verdict", str(file)), mtorl("verdict", str(state))
     assert by_file.exit_code == by_folder.exit_code == 0, by_file.output
     assert by_file.stdout == by_folder.stdout != ""

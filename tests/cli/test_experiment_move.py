@@ -168,12 +168,13 @@ def test_the_ramp_goes_on_by_what_the_routers_log_says(file: Path) -> None:
     assert mtorl("run", file, "--once").exit_code == 2, "no router has been started"
     SPEC.save(state / "dataset.yaml")
     served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}
-    (state / "router.yaml").write_text(yaml.safe_dump({**served, "ledger": str(state / "none.sqlite")}))
+    served |= {"ledger": str(state / "none.sqlite"), "lake": str(state / "lake")}
+    (state / "router.yaml").write_text(yaml.safe_dump(served))
     at = json.loads(mtorl("status", file, "--json").stdout)["since"]
     own = {"experiment": FILE["name"], "salt": "a", "layer": "ads", "stage": "shadow", "arm": "incumbent"}
     own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
     decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
-    write(state / "exported", decisions, shadows=[{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)])
+    write(state / "lake", decisions, shadows=[{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)])
     # The start of the stage has parts of a second, which the time of these decisions lacks.
     history = state / "history.jsonl"
     event = json.loads(history.read_text())

@@ -39,7 +39,6 @@ def served(tmp_path: Path) -> Path:
     history.write_text(json.dumps({**json.loads(history.read_text()), "at": START.timestamp()}) + "\n")
     SPEC.save(state / "dataset.yaml")
     names = {"dataset": str(state / "dataset.yaml"), "experiment": "x", "ledger": str(state / "none.sqlite")}
-    (state / "router.yaml").write_text(yaml.safe_dump(names))
     own: dict[str, Any] = {"experiment": FILE["name"], "salt": "a", "layer": "ads", "stage": "50%", "expose": True}
     own |= {"assignment_probability": 0.5, "fallback_reason": None, "shares": {"incumbent": 0.5, "challenger": 0.5}}
     arms = ["challenger" if n % 2 else "incumbent" for n in range(400)]
@@ -47,7 +46,8 @@ def served(tmp_path: Path) -> Path:
     outcomes = [outcome(f"c{n}", f"d{n}", minutes=n + 1) for n in range(400)]
     clicked = [n for n, arm in enumerate(arms) if arm == "challenger" or n % 8 == 0]
     outcomes += [outcome(f"k{n}", f"d{n}", "click", 1.0, n + 1) for n in clicked]
-    write(state / "exported", decisions, outcomes)
+    names["lake"] = str(write(state / "lake", decisions, outcomes))
+    (state / "router.yaml").write_text(yaml.safe_dump(names))
     return file
 
 
@@ -166,7 +166,8 @@ def test_its_exit_code_says_whether_a_person_is_needed(to: str, code: int, serve
 
 
 def test_what_can_not_be_read_is_held(served: Path) -> None:
-    (served.with_suffix("") / "exported" / "decisions.parquet").write_text("rubbish")
+    for file in (served.with_suffix("") / "lake").rglob("*.parquet"):
+        file.write_text("rubbish")
     done = mtorl("status", served, "--json")
     assert done.exit_code == 4 and "can't be read" in json.loads(done.stdout)["problem"]
     served.write_text("{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     version(root, 2, known=lineage(2, parent=1))
     log = Log()
     log.decide("u1", "incumbent", model_digest=digest(1))
-    (tmp_path / "decision_log").mkdir()
-    log.write(tmp_path / "decision_log")
+    log.write(tmp_path / "lake")
     return root
 
 
@@ -52,7 +52,7 @@ def test_the_list_says_what_serves_and_why_it_was_published(registry: Path) -> N
     assert rows[f"challenger/{NEW}"]["gate"]["decision"] == "promote"
     assert rows[f"challenger/{NEW}"]["metrics"]["lift"] == {"value": 0.1, "low": 0.05, "high": 0.15}
     assert (rows["incumbent/first"]["gate"], rows["incumbent/first"]["lineage"]) == (None, "known")
-    assert found["sources"] == [f"the decision log {registry.parent / 'decision_log'}"]
+    assert found["sources"] == [f"the decisions in the lake {registry.parent / 'lake'}"]
     said = run("list", "--registry", registry).stdout
     (line,) = [line for line in said.splitlines() if NEW in line]
     assert [cell.strip() for cell in line.strip("│").split("│")][1] == "yes" and "0.100 [0.050, 0.150]" in line
@@ -85,8 +85,7 @@ def test_nothing_is_removed_that_is_needed(registry: Path) -> None:
 
 
 def test_nothing_is_removed_where_nobody_says_what_serves(registry: Path) -> None:
-    for file in (registry.parent / "decision_log").iterdir():
-        file.unlink()
+    shutil.rmtree(registry.parent / "lake")
     done = run("rm", NEWER, "--registry", registry)
     assert done.exit_code == 4 and "nothing says which versions" in done.stderr
     assert len(versions(registry)) == 3

@@ -86,11 +86,11 @@ def test_status_shows_runs_that_failed_and_why(tmp_path: Path) -> None:
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / STATE_FILE).write_text("{")
-    check = ("check", "--decision-log", tmp_path, "--state", tmp_path / "state")
+    check = ("check", "--lake", tmp_path, "--state", tmp_path / "state")
     for arguments, words in (
         (("status", "--state", tmp_path), "no check has been made"),
         (("status", "--state", tmp_path / "broken"), "not a monitor's state"),
-        (("check", "--decision-log", tmp_path, "--state", tmp_path / "broken"), "move it away"),
+        (("check", "--lake", tmp_path, "--state", tmp_path / "broken"), "move it away"),
         ((*check, "--dataset", "nope"), "nope"),
         ((*check, "--hours", "5"), "5 neither divides a day nor is whole days"),
         (("accept", "outcomes/x", "--reason", "y", "--state", tmp_path), "no measure of this state"),
@@ -101,14 +101,14 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_a_log_nothing_is_judged(tmp_path: Path) -> None:
-    arguments = ("check", "--decision-log", tmp_path / "none", "--state", tmp_path / "state")
+    arguments = ("check", "--lake", tmp_path / "none", "--state", tmp_path / "state")
     code, output = call(*arguments)
-    assert code == 6 and "nothing could be judged" in output and "no decisions.parquet" in output
+    assert code == 6 and "nothing could be judged" in output and "no decisions in this lake" in output
     assert call(*arguments, "--job")[0] == 0, "a Job has done its work"
 
 
 def test_what_fails_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("check", "--decision-log", tmp_path / "none", "--state", tmp_path / "state")
+    arguments = ("check", "--lake", tmp_path / "none", "--state", tmp_path / "state")
     with alone(tmp_path / "state"):
         for each in (arguments, ("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "state")):
             code, output = call(*each)

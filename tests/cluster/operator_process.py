@@ -16,16 +16,15 @@ from tests.serving.router_fixtures import SPEC
 
 
 class OperatorProcess:
-    """`mtorl experiment operator`, which may be killed and started again; the decision log is in the folder's `log`."""
+    """`mtorl experiment operator`, which may be killed and started again; the lake is the folder's `lake`."""
 
     def __init__(self, namespace: str, folder: Path, config: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
         self._folder = folder
         self._environment = {**os.environ, **({} if config is None else {"KUBECONFIG": str(config)})}
-        (folder / "log").mkdir(exist_ok=True)
         SPEC.save(folder / "dataset.yaml")
         self._command = [sys.executable, "-m", "cli.main", "experiment", "operator", "--namespace", namespace]
-        self._command += ["--dataset", str(folder / "dataset.yaml"), "--log", str(folder / "log"), "--every", "1"]
+        self._command += ["--dataset", str(folder / "dataset.yaml"), "--lake", str(folder / "lake"), "--every", "1"]
         self._command += ["--port", self.url.rpartition(":")[2]]
 
     def start(self) -> None:

@@ -21,6 +21,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from monitoring.watch.exporter import RunsCollector
+from tests import lakes
 from tests.cluster.kfp_runs import LIST, WRITE_LOG, empty_volume, end_of, in_namespace, made, on_volume, started
 from tests.manifests.alerting_stack import program
 from tests.manifests.conftest import MANIFESTS
@@ -45,17 +46,18 @@ import json
 from pathlib import Path
 print(json.dumps({path.name: path.read_text() for path in Path("/mnt/mtorl/runs").glob("*.json")}))
 """
+WRITER = inspect.getsource(lakes) + inspect.getsource(written_log).replace(
+    "from __future__ import annotations\n", ""
+).replace("from tests.lakes import upload\n", "")
 WRITE_DECISIONS = """
 from mtorl.artifact.artifact import load
 model = load(next(Path("/mnt/mtorl/registry/challenger").glob("*/artifact")))
 names = [column.name for column in model.spec.context]
-folder = write_decision_log(Path("/mnt/mtorl/decision_log"), model.reference()[names].to_dict("records"))
-decisions = pd.read_parquet(folder / "decisions.parquet")
+contexts = model.reference()[names].to_dict("records")
 now = pd.Timestamp.now("UTC") - pd.Timedelta(hours=1)
-times = [now - pd.Timedelta(minutes=number % 600) for number in range(len(decisions))]
-decisions = decisions.assign(event_time=[time.isoformat() for time in times], model_digest=model.digest)
-decisions.to_parquet(folder / "decisions.parquet")
-print(min(times).isoformat(), max(times).isoformat())
+times = [(now - pd.Timedelta(minutes=number % 600)).isoformat() for number in range(len(contexts))]
+write_decision_log(Path("/mnt/mtorl/lake"), contexts, times, model_digest=model.digest)
+print(min(times), max(times))
 """
 
 
@@ -98,7 +100,7 @@ def test_a_good_night_is_a_success_and_a_bad_one_rings(
 
     in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", data=EXPERIMENT))
     try:
-        since, until = on_volume(inspect.getsource(written_log) + WRITE_DECISIONS).split()
+        since, until = on_volume(WRITER + WRITE_DECISIONS).split()
         third = run(monitor={}, backfill=LOG | {"since": since, "until": until})
     finally:
         in_namespace("delete", "configmap", "mtorl-experiment")

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from kfp.dsl import Artifact
 
@@ -38,14 +37,12 @@ def registry(challenger: Artifact, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def decision_log(challenger: Artifact, tmp_path: Path) -> Path:
+def lake(challenger: Artifact, tmp_path: Path) -> Path:
     """The day, as in training."""
     model = load(Path(challenger.path))
     names = [column.name for column in model.spec.context]
-    folder = write_decision_log(tmp_path / "log", model.reference()[names].head(1_000).to_dict("records"))
-    decisions = pd.read_parquet(folder / "decisions.parquet")
-    decisions.assign(model_digest=model.digest).to_parquet(folder / "decisions.parquet")
-    return folder
+    contexts = model.reference()[names].head(1_000).to_dict("records")
+    return write_decision_log(tmp_path / "lake", contexts, model_digest=model.digest)
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +50,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "datetime", Night)
 
 
-def judge(decision_log: Path, registry: Path, state: Path, dataset: str = "") -> str:
-    return str(monitor.python_func(str(decision_log), str(registry), dataset, str(state)))
+def judge(lake: Path, registry: Path, state: Path, dataset: str = "") -> str:
+    return str(monitor.python_func(str(lake), str(registry), dataset, str(state)))
 
 
 def known(state: Path, kind: str) -> None:
@@ -64,17 +61,17 @@ def known(state: Path, kind: str) -> None:
     found.write(state / STATE_FILE)
 
 
-def test_the_newest_model_says_what_the_data_are(decision_log: Path, registry: Path, tmp_path: Path) -> None:
+def test_the_newest_model_says_what_the_data_are(lake: Path, registry: Path, tmp_path: Path) -> None:
     older = shutil.copytree(registry / "challenger" / "v1", registry / "challenger" / "v0") / "artifact"
     model = json.loads((older / "model.json").read_text())
     (older / "model.json").write_text(json.dumps(model | {"created": "2020-01-01T00:00:00+00:00", "digest": "0"}))
     (older / "dataset.yaml").write_text("of another data set")
     state = tmp_path / "monitor"
-    assert judge(decision_log, registry, state) == "fine"
+    assert judge(lake, registry, state) == "fine"
     found = State.read(state / STATE_FILE)
     assert found.judged_until == MIDNIGHT and found.groups["context"].not_judged is None
     assert found.newest_model is not None and found.newest_model.year > 2020
-    assert judge(decision_log, registry, state, dataset="simulator") == "fine", "again: nothing more to judge"
+    assert judge(lake, registry, state, dataset="simulator") == "fine", "again: nothing more to judge"
     assert State.read(state / STATE_FILE).streams == found.streams
 
 

@@ -36,7 +36,7 @@ class Publish:
             "seed": 7,
             "budget_share": 0.6,
             "settings": "",
-            "decision_log": "",
+            "lake": "",
             "experiment": "",
             "keep": 1,
             "pipeline": "mtorl-train",

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from components.served_incumbent.component import served_incumbent
+from tests.lakes import upload
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    (tmp_path / "log" / "mtorl-router-0").mkdir(parents=True)
     return tmp_path / "log"
 
 
@@ -29,8 +29,8 @@ def write(log: Path, *rows: tuple[str, str | None], **fields: str | None) -> Non
         }
         for second, (arm, digest) in enumerate(rows)
     ]
-    frame = pd.DataFrame(decisions).astype({"model_digest": "string", **dict.fromkeys(usual, "string")})
-    frame.to_parquet(log / "mtorl-router-0" / "decisions.parquet")
+    frame = pd.DataFrame(decisions).astype(object)
+    upload(log, {"decision": frame.assign(decision_id=frame["event_time"])})
 
 
 def publish(registry: Path, version: str, digest: str) -> Path:

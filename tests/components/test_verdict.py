@@ -33,7 +33,7 @@ def experiments(tmp_path: Path) -> Path:
 
 
 def test_the_decisions_of_the_period_are_judged(output: Output, experiments: Path, tmp_path: Path) -> None:
-    log = write_decision_log(tmp_path / "decision_log", [{}] * 1600)
+    log = write_decision_log(tmp_path / "lake", [{}] * 1600)
     word, result = judge(log, experiments / "one.yaml", output, "2025-03-01T00:00+00:00", "2025-03-01T20:00+00:00")
     figures = json.loads(result)
     assert word == figures["verdict"] == "ship"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,17 @@ class Log:
         return DecisionLog.of(folder)
 
 
-def write_decision_log(folder: Path, contexts: list[dict[str, object]]) -> Path:
-    """Write one exposure for each context, by turns to both arms; every fourth user of the challenger clicks."""
+def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:
+    """Write one exposure for each context, by turns to both arms; every fourth user of the challenger clicks.
+
+    Args:
+        times: Of the decisions, in place of a minute each.
+        same: Fields of all decisions.
+    """
     log = Log()
     for number, context in enumerate(contexts):
-        arm = ("incumbent", "challenger")[number % 2]
-        decision = log.decide(f"u{number}", arm, context=json.dumps(context))
+        arm, at = ("incumbent", "challenger")[number % 2], {"event_time": times[number]} if times else {}
+        decision = log.decide(f"u{number}", arm, context=json.dumps(context), **same, **at)
         for kind, value in (("cost", 0.2), ("click", float(number % 8 == 1))):
             log.learn(decision, kind, value, received_time=log.decisions[-1]["event_time"])
     log.write(folder)

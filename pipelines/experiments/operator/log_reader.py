@@ -11,7 +11,6 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
-from pathlib import Path
 from typing import Any
 
 from monitoring.experiments.look import Known
@@ -21,10 +20,10 @@ from mtorl.log.touchpoints import LogError
 
 
 class LogReader:
-    """Reads the log of all routers, each of which exports to a folder below `folder`; `gain` is "gain_per_decision"."""
+    """Reads the log of all routers in their lake (folder or URI); `gain` is "gain_per_decision"."""
 
-    def __init__(self, folder: Path, gain: Gain) -> None:
-        self._folder = folder
+    def __init__(self, lake: str, gain: Gain) -> None:
+        self._lake = lake
         self._gain = gain
         self._pool: ProcessPoolExecutor | None = None
 
@@ -37,10 +36,10 @@ class LogReader:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
         served = experiment.model_dump(mode="json")
         try:
-            return self._pool.submit(_look, self._folder, served, self._gain, since, now).result()
+            return self._pool.submit(_look, self._lake, served, self._gain, since, now).result()
         except BrokenProcessPool:
             self._pool = None
-            raise LogError(f"{self._folder}: the process that read it was ended, for want of memory perhaps") from None
+            raise LogError(f"{self._lake}: the process that read it was ended, for want of memory perhaps") from None
 
     def close(self) -> None:
         """End the subprocess."""
@@ -60,7 +59,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known | None:
+def _look(lake: str, experiment: dict[str, Any], gain: Gain, since: float, now: float) -> Known | None:
     import duckdb
 
     from monitoring.decision_log import DecisionLog
@@ -68,8 +67,8 @@ def _look(folder: Path, experiment: dict[str, Any], gain: Gain, since: float, no
     from monitoring.verdict.period import PeriodError
 
     try:
-        return look(DecisionLog.in_folder(folder), Experiment.from_dict(experiment), gain, since, now)
+        return look(DecisionLog.of(lake), Experiment.from_dict(experiment), gain, since, now)
     except ExperimentError as error:  # of a table that the verdict needs
         raise LogError(str(error)) from None
     except (duckdb.Error, PeriodError, OSError) as error:
-        raise LogError(f"{folder}: the log can't be read: {str(error).splitlines()[0]}") from None
+        raise LogError(f"{lake}: the log can't be read: {str(error).splitlines()[0]}") from None

@@ -1,6 +1,6 @@
 """The operator as a process: kopf reports changes, threads read the log and change servers, routers poll over HTTP.
 
-    mtorl experiment operator --namespace mtorl --log /mnt/mtorl/decision_log --dataset dataset.yaml
+    mtorl experiment operator --namespace mtorl --lake /mnt/mtorl/lake --dataset dataset.yaml
 
 | path | what |
 |---|---|
@@ -49,18 +49,18 @@ _ALL_ADDRESSES = "0.0.0.0"
 _KNOWN_SECONDS = 0.5  # between two reads of what is in force, for any number of routers
 
 
-def run(namespace: str, dataset: Path, log_folder: Path, config_map: str, port: int, every: float) -> None:
+def run(namespace: str, dataset: Path, lake: str, config_map: str, port: int, every: float) -> None:
     """Run until the process is stopped. SpecError: the description can't be used; OSError: the port is taken.
 
     Args:
         dataset: The data set's description.
-        log_folder: Where each router has exported its decision log.
+        lake: Folder or URI of the routers' lake.
         config_map: Name of the ConfigMap with what is in force.
         every: Seconds between two looks at the log.
     """
     spec = DatasetSpec.load(dataset)
     api = ClusterApi(namespace, config_map)
-    reader = LogReader(log_folder, counted_gain(spec))
+    reader = LogReader(lake, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
     lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
     served = _Site(operator, lease)

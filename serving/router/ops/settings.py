@@ -172,6 +172,9 @@ class RouterSettings(StrictModel):
     """Whether faults can be injected, at /v1/drills."""
     sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None
     """URL to which the log is sent as CloudEvents; null: nowhere."""
+    upload_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """For which records gather before they are uploaded: readers of the lake see them so much later, and each upload
+    is a file."""
     tracing: Tracing | None = None
     """Traces of requests; null: none."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES

@@ -19,14 +19,14 @@ from tests.mtorl.experiment.experiments import FILE
 from tests.repository import ROOT
 
 OPERATOR = """
-import multiprocessing, os, pathlib, sys
+import multiprocessing, os, sys
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from pipelines.experiments.operator.log_reader import LogReader
 from tests.mtorl.experiment.experiments import FILE
 
 if __name__ == "__main__":
-    LogReader(pathlib.Path(sys.argv[1]), Gain.of_spec("click")).look(Experiment.from_dict(FILE), 0.0, 0.0)
+    LogReader(sys.argv[1], Gain.of_spec("click")).look(Experiment.from_dict(FILE), 0.0, 0.0)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     os._exit(1)
 """
@@ -51,7 +51,7 @@ def test_a_table_that_the_verdict_needs_and_that_is_gone_is_said(tmp_path: Path)
     decisions = [decision(f"d{n}", n, experiment=FILE["name"], salt=FILE["salt"], user_id=f"u{n}") for n in range(3)]
     log = write(tmp_path / "log", decisions, [])
     experiment = Experiment.from_dict({**FILE, "covariates": {"table": str(tmp_path / "gone.parquet")}})
-    reader = LogReader(log, Gain.of_spec("click"))
+    reader = LogReader(str(log), Gain.of_spec("click"))
     try:
         with pytest.raises(LogError, match=r"covariates\.table: .*gone\.parquet: no such file"):
             reader.look(in_force(experiment, State("50%", 0.0)), 0.0, 0.0)

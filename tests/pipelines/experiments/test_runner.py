@@ -35,8 +35,8 @@ def folder(tmp_path: Path) -> ExperimentFolder:
     act(made, "move", by="person", reason="agreed", at=time.time(), to="50%")
     SPEC.save(made.state / "dataset.yaml")
     router = {"dataset": str(made.state / "dataset.yaml"), "experiment": "x", "ledger": str(made.state / "none.sqlite")}
+    router["lake"] = str(made.state / "lake")
     (made.state / "router.yaml").write_text(yaml.safe_dump(router))
-    (made.state / "spool").mkdir()
     return made
 
 
@@ -115,15 +115,14 @@ def test_it_goes_on_once_what_can_not_be_read_is_mended(
     edit(folder, planned_end="2026-01-01T00:00:00Z")
     whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()
     history = folder.history.read_bytes()
-    rubbish = folder.state / "exported" / "decisions.parquet"
+    rubbish = folder.state / "lake" / "arrived" / "decisions" / "date=2026-01-01" / "hour=12" / "rubbish.parquet"
     with running(folder) as (runner, said):
         if fault == "the file":
             folder.file.write_text("{")
         elif fault == "the history":
             folder.history.write_bytes(b"\xff\n" + history)
         elif fault == "the log":
-            (folder.state / "spool").rmdir()
-            rubbish.parent.mkdir()
+            rubbish.parent.mkdir(parents=True)
             rubbish.write_text("rubbish")
         elif fault == "no router":
             (folder.state / "router.yaml").unlink()
@@ -143,8 +142,5 @@ def test_it_goes_on_once_what_can_not_be_read_is_mended(
         assert len(folder.events()) == 1
         folder.file.write_text(whole)
         (folder.state / "router.yaml").write_text(router)
-        (folder.state / "spool").mkdir(exist_ok=True)
-        if rubbish.exists():
-            rubbish.unlink()
-            rubbish.parent.rmdir()
+        rubbish.unlink(missing_ok=True)
         assert runner.look() and serving(folder).shares()["incumbent"] == 1.0, "its planned end has come"

@@ -9,8 +9,12 @@ import pandas as pd
 
 from monitoring.watch.check import folder_of
 from monitoring.watch.state import Alarm, Group, NotJudged, State, Stream
+from mtorl.log.decision_ids import time_of
+from mtorl.log.lake import Lake
+from mtorl.log.records import Kind
 from pipelines.loop.monitored_days import date_records, figures_of
 from pipelines.loop.traffic import Traffic
+from tests.lakes import ids_in, upload
 
 START = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)  # midnight falls into the live traffic
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,22 +32,24 @@ def test_live_users_come_on_one_day_and_shifted_users_on_each_day(tmp_path: Path
     decisions = pd.DataFrame(taken, columns=["decision_id", "user_id", "minute"])
     decisions["event_time"] = [(START + timedelta(minutes=m)).isoformat() for m in decisions.pop("minute")]
     withdrawn = decisions.head(1).assign(event_time=(START + timedelta(minutes=0.5)).isoformat())
-    log, dated = tmp_path / "log", tmp_path / "anna's"
-    log.mkdir(), dated.mkdir()
-    pd.concat([decisions, withdrawn]).to_parquet(log / "decisions.parquet")
-    outcomes = decisions[["decision_id", "event_time"]].assign(value=1.0)
-    outcomes.to_parquet(log / "outcomes.parquet")
+    log, dated = Lake.open(tmp_path / "log"), Lake.open(tmp_path / "anna's")
+    outcomes = decisions[["decision_id", "event_time"]].assign(value=1.0, kind="cost")
+    upload(log, {"decision": pd.concat([decisions, withdrawn]), "outcome": outcomes})
 
     date_records(log, traffic(0), traffic(10), FIRST_DAY, dated)
 
-    for records in ("decisions", "outcomes"):
-        found = pd.read_parquet(dated / f"{records}.parquet")
+    names = {made[14:]: name for name, made in ids_in(log).items()}
+    kinds: tuple[Kind, ...] = ("decision", "outcome")
+    for kind in kinds:
+        (file,) = dated.arrived(kind)
+        found = pd.read_parquet(tmp_path / "anna's" / file.name)
         at = pd.to_datetime(found["event_time"], utc=True)
+        assert (found["hour"] == at.dt.floor("h")).all() and found["decision_id"].map(time_of).tolist() == at.tolist()
         found["day"] = (at - FIRST_DAY).dt.days
         assert ((at.dt.hour == 12) & (at.dt.minute < 5)).all()
-        name = found["decision_id"].str.split("-", expand=True)
+        name = found["decision_id"].str[14:].map(names).str.split("-", expand=True)
         live, shifted = name[0] == "live", name[0] == "shifted"
-        assert (live | shifted).all() and live.sum() == 12 + (records == "decisions") and shifted.sum() == 4
+        assert (live | shifted).all() and live.sum() == 12 and shifted.sum() == 4
         days = found[live].groupby(name[2])["day"].unique().map(list).to_dict()
         assert days == {"a": [1], "b": [0], "c": [1], "d": [0]}, "half of the users a day, with all that they did"
         assert (found["day"][shifted] == 2 + name[1][shifted].astype(int)).all()

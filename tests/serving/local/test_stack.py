@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from mtorl.runtime.http import ask
+from serving.decision_log import position
+from serving.decision_log.segments import path_of
 from serving.local import stack as stack_module
 from serving.local.model_server import ModelServer
 from serving.local.stack import LocalStack, Own, StackError
@@ -91,7 +93,7 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
         stack.start()  # harmless
         config = yaml.safe_load((run / "serving" / "router.yaml").read_text())
         assert config["port"] == 0
-        assert config["sink"] == str(run / "serving" / "log")
+        assert config["lake"] == str(run / "lake")
         assert config["cost_cap"] == {"search": 1.5}
         assert config["feature_service"] == "ad_decision_v1"
         assert config["dataset"] == str(run / "artifacts" / "challenger" / "dataset.yaml")
@@ -121,10 +123,24 @@ def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run
     assert file.read_text() == text
     assert config["experiment"] == str(state / "experiments")
     assert (state / "experiments" / "mine.yaml").resolve() == file
-    assert {config[name] for name in ("ledger", "spool", "sink")} == {
-        str(state / name) for name in ("ledger.sqlite", "spool", "log")
+    assert {config[name] for name in ("ledger", "spool", "lake")} == {
+        str(state / name) for name in ("ledger.sqlite", "spool", "lake")
     }
     assert config["feature_repo"] == str(run / "features")
+
+
+def test_what_was_logged_is_waited_for_until_it_is_in_the_lake(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_module, "_UPLOAD_SECONDS", 0.2)
+    spool, line = run / "serving" / "spool", b'{"decision_id": "d"}\n'
+    with LocalStack(run, upload_seconds=0.1) as stack:
+        assert yaml.safe_load((run / "serving" / "router.yaml").read_text())["upload_seconds"] == 0.1
+        stack.wait_for_lake()
+        spool.mkdir()
+        path_of(spool, "decision", 1).write_bytes(line + b'{"deci')  # the second is being written
+        with pytest.raises(StackError, match=r"does not upload its log to .*/run/lake; .* what is in the spool"):
+            stack.wait_for_lake()
+        position.save(spool, position.UPLOADED, {"decision": position.Position(1, len(line))})
+        stack.wait_for_lake()
 
 
 def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
