@@ -62,7 +62,7 @@ class LoggedIncumbent:
                 f"that a value can rest on; {ENOUGH} are needed. Wait until there are more and their "
                 "outcomes are known. If there never are, see `mtorl data collect`: an incumbent has to say its "
                 "probabilities (docs/incumbent.md). To compare with the channel frequencies of the log until then, "
-                "leave the pipeline's parameter decision_log empty"
+                "leave the pipeline's parameter lake empty"
             )
         if not own.exposed_B.any():
             raise WindowError(

@@ -194,7 +194,7 @@ def take_incumbent(windows: str, served: str, out: str) -> Artifact:
     if differ := [name for name in ours if ours[name] != theirs[name]]:
         error = WindowError(
             f"the incumbent that serves, {served}, was trained on another description of the data: {', '.join(differ)} "
-            "differ. To train on this one, compare with the channel frequencies (decision_log: empty)"
+            "differ. To train on this one, compare with the channel frequencies (lake: empty)"
         )
         if more := [name for name in spec.channels if name not in artifact.spec.channels]:
             error.add_note(f"How a channel ({', '.join(more)}) comes to what serves: docs/data.md, A new channel")

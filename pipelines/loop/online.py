@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 _AFTER_PROMOTION = 100  # users who are asked for once more
 _SHIFTED = 500  # users who come in a shifted context
-_UPLOAD_SECONDS = 0.5  # days go by in seconds here
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
 
@@ -251,8 +250,7 @@ def serve(trained: Trained, audience: Audience, experiment: Experiment, times: S
     ramp = RunRamp(folder)
     ramp.start()
     own = Own({folder.file.name: folder.in_force}, folder.state)
-    port, runtime = port_of_models(folder), trained.config.runtime
-    stack = LocalStack(run, own, models_port=port, runtime=runtime, upload_seconds=_UPLOAD_SECONDS)
+    stack = LocalStack(run, own, models_port=port_of_models(folder), runtime=trained.config.runtime)
     with open_history(run / "features", trained.spec) as history:
         with times.step("start-serving", f"start {RUNTIMES[trained.config.runtime]} and the router"):
             stack.start()

@@ -74,7 +74,6 @@ class LocalStack:
         ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
         deadline_ms: For a decision. On a laptop the load driver, the router and both arms share the cores, so it is
             longer than a cluster's.
-        upload_seconds: For which decisions gather before they are in the lake.
     """
 
     def __init__(
@@ -87,7 +86,6 @@ class LocalStack:
         runtime: Runtime = "torchserve",
         ledger: str | None = None,
         deadline_ms: float = 500.0,
-        upload_seconds: float = 5.0,
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
         self.serving = own.state.resolve() if own else self.run_dir / "serving"
@@ -101,7 +99,6 @@ class LocalStack:
         self._router_port = router_port
         self._ledger = ledger or str(self.serving / "ledger.sqlite")
         self._deadline_ms = deadline_ms
-        self._upload_seconds = upload_seconds
         self._router: ChildProcess | None = None
         self._lock: int | None = None
         self._running = contextlib.ExitStack()
@@ -195,7 +192,7 @@ class LocalStack:
         Raises:
             StackError: The router does not upload it, or a part has ended.
         """
-        deadline = time.monotonic() + self._upload_seconds + _UPLOAD_SECONDS
+        deadline = time.monotonic() + _UPLOAD_SECONDS
         while not is_uploaded(self.serving / "spool"):
             self.check()
             if time.monotonic() > deadline:
@@ -248,7 +245,7 @@ class LocalStack:
                 "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
                 "lake": str(self.lake),
-                "upload_seconds": self._upload_seconds,
+                "upload_seconds": 1.0,  # people look at once; `mtorl data compact` merges the files
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
                 "auth": {"kind": "none"},  # it listens on this machine alone

@@ -143,7 +143,7 @@ def test_a_rule_that_never_varies_teaches_nothing_and_the_gate_says_so(made: tup
 
 def test_too_few_decisions_end_it_with_what_to_do(made: tuple[Path, Path], tmp_path: Path) -> None:
     few = decisions(400, 1).head(ENOUGH - 1)
-    with pytest.raises(WindowError, match=r"our-rules 2, has no artifact and 499 decisions .* decision_log empty"):
+    with pytest.raises(WindowError, match=r"our-rules 2, has no artifact and 499 decisions .* lake empty"):
         evaluated(made, tmp_path / "incumbent", few, decisions(400, 2, "challenger", "f00"))
     assert not (tmp_path / "incumbent").exists()
 

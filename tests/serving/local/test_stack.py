@@ -93,7 +93,7 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
         stack.start()  # harmless
         config = yaml.safe_load((run / "serving" / "router.yaml").read_text())
         assert config["port"] == 0
-        assert config["lake"] == str(run / "lake")
+        assert (config["lake"], config["upload_seconds"]) == (str(run / "lake"), 1.0)
         assert config["cost_cap"] == {"search": 1.5}
         assert config["feature_service"] == "ad_decision_v1"
         assert config["dataset"] == str(run / "artifacts" / "challenger" / "dataset.yaml")
@@ -132,8 +132,7 @@ def test_an_experiment_of_ones_own_stays_as_it_is_and_has_a_state_of_its_own(run
 def test_what_was_logged_is_waited_for_until_it_is_in_the_lake(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack_module, "_UPLOAD_SECONDS", 0.2)
     spool, line = run / "serving" / "spool", b'{"decision_id": "d"}\n'
-    with LocalStack(run, upload_seconds=0.1) as stack:
-        assert yaml.safe_load((run / "serving" / "router.yaml").read_text())["upload_seconds"] == 0.1
+    with LocalStack(run) as stack:
         stack.wait_for_lake()
         spool.mkdir()
         path_of(spool, "decision", 1).write_bytes(line + b'{"deci')  # the second is being written
