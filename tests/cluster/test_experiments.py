@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from serving.decision_log.export import export_segments
 
 from mtorl.experiment.experiment import Experiment
 from tests.cluster.conftest import MANIFESTS, Installation
@@ -71,6 +70,7 @@ def test_the_kill_switch_is_in_force_on_each_router(
     for folder in folders:
         folder.mkdir()
     shared = {"feature_repo": str(features), "operator": operator.url, "experiment": "mounted.yaml"}
+    shared |= {"lake": str(tmp_path / "lake"), "upload_seconds": 0.0}
     routers = [Process(folder, ready=False, **shared) for folder in folders]
     for folder in folders:
         (folder / "mounted.yaml").unlink()  # the operator alone says what is in force
@@ -85,7 +85,6 @@ def test_the_kill_switch_is_in_force_on_each_router(
 
         def moved() -> bool:
             arms_of(one)
-            export_segments(folders[0] / "spool", tmp_path / "log" / "one")
             return cluster_of.phase("first") == "50%"
 
         wait_until("the ramp", moved, state=operator.log)

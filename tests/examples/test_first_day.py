@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
-from serving.decision_log.export import export_parquet
 
+from monitoring.decision_log import DecisionLog
 from serving.local.ports import free_ports
 from tests.examples.walk import Command, Terminal, commands_of
 from tests.repository import ROOT
@@ -136,17 +135,17 @@ def test_the_other_ways_can_be_followed(incumbents: Walked) -> None:
 
 
 @pytest.mark.parametrize("way", ["experiment", "endpoint", "rows"])
-def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str, tmp_path: Path) -> None:
+def test_each_way_decides_as_the_rule_does(incumbents: Walked, way: str) -> None:
     rule = _module(EXAMPLE / "incumbent.py")
-    export_parquet(incumbents.terminal.folder / way / "spool", tmp_path)
-    decisions = (
-        duckdb.sql(
-            f"""SELECT channel, expose, context, fallback_reason, exploration, channel_probs, exposure_probs
-            FROM '{tmp_path / "decisions.parquet"}' WHERE arm = 'incumbent'"""
+    with DecisionLog.of(incumbents.terminal.folder / way / "lake").opened() as db:
+        decisions = (
+            db.sql(
+                """SELECT channel, expose, context, fallback_reason, exploration, channel_probs, exposure_probs
+                FROM decision_log WHERE arm = 'incumbent'"""
+            )
+            .df()
+            .to_dict("records")
         )
-        .df()
-        .to_dict("records")
-    )
     in_time = [one for one in decisions if one["fallback_reason"] is None]  # a busy disk may be late with a record
     assert len(decisions) > 200 and len(in_time) > 100
     for decision in in_time:
