@@ -199,7 +199,7 @@ class DecisionLog:
 
     def static(self, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """The same for the static columns that the feature store had of each user."""
-        return self._sample("features->>'$.static'", "features_found AND features IS NOT NULL", most_rows)
+        return self._sample("static", "features_found AND static IS NOT NULL", most_rows)
 
     def _sample(self, columns: str, known: str, most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Rows of a JSON object in the records (SQL: `columns`) of the decisions that have one (`known`)."""

@@ -33,6 +33,7 @@ MODELS = {
     "decision-record": "mtorl.log.records:DecisionRecord",
     "outcome-record": "mtorl.log.records:OutcomeRecord",
     "shadow-record": "mtorl.log.records:ShadowRecord",
+    "window-record": "mtorl.log.records:WindowRecord",
 }
 """File name and, as module:class, the pydantic model or typed dictionary that it describes."""
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 MIN_USERS = 100  # with a decision that a measure counts
 MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who clicks twice has succeeded once
-_PARTS = "['$.prev_channel[0]', '$.prev_channel[#-1]', '$.prev_timestamp[#-1]', '$.timestamp']"
 MOST_ARMS = 30  # of which predictions are measured: those with most decisions
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
@@ -104,10 +103,8 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
         f"""CREATE TABLE taken AS
         SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, state_distance,
                fallback_reason, budget_exhausted, withdrawn, {MODEL_NAME} AS policy, event_time AS taken_at,
-               features IS NOT NULL AS built,
-               json_array_length(features, '$.prev_channel') - (parts[1] IS NULL)::INT AS history_length,
-               parts[2] AS last_channel, parts[3]::DOUBLE AS last_time, parts[4]::DOUBLE AS built_time
-        FROM (SELECT *, json_extract_string(features, {_PARTS}) AS parts FROM decision_log)
+               feature_hash IS NOT NULL AS built, history_length, last_channel, request_time, last_time
+        FROM decision_log
         WHERE {log.period.condition()} AND NOT override""",
         log.period.parameters(),
     )
@@ -129,7 +126,7 @@ def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str],
 
 
 def _journeys(channels: Sequence[str]) -> Iterator[_Ratio]:
-    hours, seen = "(built_time - last_time) / 3.6e9", "built AND last_channel IS NOT NULL"
+    hours, seen = "(epoch_us(request_time) - epoch_us(last_time)) / 3.6e9", "built AND last_channel IS NOT NULL"
     yield _Ratio("journeys", "", "history_length", "history_length", where="built")
     yield _Ratio("journeys", "", "no_history_ratio", "(last_time IS NULL)::INT", where="built")
     yield _Ratio("journeys", "", "recency_hours", hours, where="built AND last_time IS NOT NULL")

@@ -19,7 +19,8 @@ from mtorl.log.records import unit_hash
 
 BUCKETS = 64
 HOUR_SECONDS = 3600
-_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+FORM = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+"""A regular expression that each id matches."""
 
 TIME = "epoch_ms(('0x' || left(decision_id, 8) || substr(decision_id, 10, 4))::BIGINT)::TIMESTAMPTZ"
 """SQL: the time in a decision's id; an error if it is no such id."""
@@ -49,7 +50,7 @@ def bucket_of(user_id: str) -> int:
 
 def is_decision_id(text: str) -> bool:
     """Whether a text is the id of a decision."""
-    return _FORM.fullmatch(text) is not None
+    return re.fullmatch(FORM, text) is not None
 
 
 def time_of(made: str) -> datetime:

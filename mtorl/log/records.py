@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
-Kind = Literal["decision", "outcome", "shadow"]
+Kind = Literal["decision", "outcome", "shadow", "window"]
 VERSION: Literal[1] = 1
 """Of the schema of each kind."""
 
@@ -125,8 +125,20 @@ class V1Answer(V2Answer):
     reservation_id: str | None
 
 
+class History(TypedDict):
+    """What a decision's record keeps of its window; all null: none was built."""
+
+    static: Annotated[
+        dict[str, str | float | None] | None,
+        Field(description="Static columns of the user, as stored."),
+    ]
+    history_length: Annotated[int | None, Field(ge=0, description="Touchpoints of the window.")]
+    last_channel: Annotated[Name | None, Field(description="Of the newest of them; null: there is none.")]
+    last_time: Annotated[Time | None, Field(description="Likewise, when it was, UTC.")]
+
+
 @with_config(ConfigDict(title="decision", extra="forbid"))
-class DecisionRecord(V1Answer):
+class DecisionRecord(V1Answer, History):
     """One decision of the router, with everything that an evaluation needs."""
 
     schema_version: Literal[1]
@@ -160,9 +172,6 @@ class DecisionRecord(V1Answer):
     model_digest: str | None
     feature_hash: Annotated[Hash | None, Field(description="Of the window that the model saw; null: none was built.")]
     features_found: Annotated[bool, Field(description="false: the user has no history.")]
-    features: Annotated[
-        dict[str, Any] | None, Field(description="The window, as the model was asked with it; null: none was built.")
-    ]
     campaign_id: Name
     context: Annotated[dict[str, str | float | None], Field(description="As the request gave it.")]
     request_time: Annotated[Time, Field(description="When the opportunity arose, UTC: as the request said, or came.")]
@@ -273,10 +282,30 @@ class ShadowRecord(TypedDict):
     event_time: Annotated[Time, Field(description="When it answered, UTC.")]
 
 
-_RECORDS: dict[Kind, Any] = {"decision": DecisionRecord, "outcome": OutcomeRecord, "shadow": ShadowRecord}
+@with_config(ConfigDict(title="window", extra="forbid"))
+class WindowRecord(TypedDict):
+    """The window of a decision, of a sample of the users: it is larger than all the rest of a decision."""
+
+    schema_version: Literal[1]
+    decision_id: Name
+    window: Annotated[dict[str, Any], Field(description="As the model was asked with it.")]
+    event_time: Annotated[Time, Field(description="Of the decision, UTC.")]
+
+
+_RECORDS: dict[Kind, Any] = {
+    "decision": DecisionRecord,
+    "outcome": OutcomeRecord,
+    "shadow": ShadowRecord,
+    "window": WindowRecord,
+}
 _SQL_TYPES = {str: "VARCHAR", float: "DOUBLE", int: "BIGINT", bool: "BOOLEAN"}
 
-ID_FIELD: dict[Kind, str] = {"decision": "decision_id", "outcome": "event_id", "shadow": "shadow_id"}
+ID_FIELD: dict[Kind, str] = {
+    "decision": "decision_id",
+    "outcome": "event_id",
+    "shadow": "shadow_id",
+    "window": "decision_id",
+}
 
 # Which of several records with one id counts. The router withdraws a decision whose record may become durable too late:
 # both records can be in the log then, in either order, and the withdrawal counts. Apart from that, records with one id
@@ -286,6 +315,7 @@ _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
     "shadow": "event_time",
+    "window": "event_time",
 }
 
 
@@ -330,6 +360,11 @@ def each_record(kind: Kind, relation: str) -> str:
 def unit_hash(user_id: str) -> str:
     """The pseudonym of a user in the records."""
     return hashlib.blake2b(user_id.encode(), digest_size=8).hexdigest()
+
+
+def is_sampled(unit: str, share: float) -> bool:
+    """Whether a user, by `unit_hash`, is one of those whose windows are logged; a larger share adds users."""
+    return int(unit[8:], 16) < share * 2**32
 
 
 def plain_types(record: Any) -> dict[str, type]:

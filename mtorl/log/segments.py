@@ -15,5 +15,4 @@ def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
     if name not in known:
         raise LogError(f"by: {name!r} is no categorical column; there are {', '.join(known) or 'none'}")
     of_user = name in [column.name for column in spec.static]
-    field, path = ("features", f"$.static.{name}") if of_user else ("context", f"$.{name}")
-    return f"json_extract_string({record}.{field}, '{path}')"
+    return f"json_extract_string({record}.{'static' if of_user else 'context'}, '$.{name}')"

@@ -38,6 +38,7 @@ class HttpSink(Sink):
     """
 
     linger = 0.0
+    kinds: tuple[Kind, ...] = ("decision", "outcome", "shadow")
 
     def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
         self.largest = largest

@@ -10,6 +10,7 @@ import asyncio
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import duckdb
 from typing_extensions import override
@@ -17,7 +18,7 @@ from typing_extensions import override
 from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, name_of
-from mtorl.log.records import ID_FIELD, one_record_each, sql_columns, this_version
+from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
 from mtorl.runtime.progress import without_progress_bar
 from serving.decision_log.position import Batch
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
@@ -32,6 +33,7 @@ class LakeSink(Sink):
     """
 
     largest = 10_000
+    kinds: tuple[Kind, ...] = get_args(Kind)
 
     def __init__(self, lake: Lake, spool_id: str, linger: float = 60.0) -> None:
         self.linger = linger

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any
 
 import orjson
 
@@ -28,7 +28,6 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 _FEWEST_READ = 256  # records that are read at once, also for a sink that takes them one by one
 
 
@@ -58,6 +57,7 @@ class Shipper:
         file: Beside the segments, for how far they are shipped.
 
     Attributes:
+        kinds: Of the records that are shipped.
         noted: Behind the last record that the sink has acknowledged and the file says so.
         tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
     """
@@ -74,12 +74,15 @@ class Shipper:
         self._file = file
         self._pace = pace
         self._largest = sink.largest
+        self.kinds = sink.kinds
         self._at = self.noted = position.load(spool.folder, file)
-        self._behind = {kind: position.count(spool.folder, kind, at, spool.end(kind)) for kind, at in self._at.items()}
-        self._appended = {kind: spool.durable[kind] for kind in _KINDS}  # when `_behind` was counted
-        first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in _KINDS}
+        self._behind = {
+            kind: position.count(spool.folder, kind, self._at[kind], spool.end(kind)) for kind in self.kinds
+        }
+        self._appended = {kind: spool.durable[kind] for kind in self.kinds}  # when `_behind` was counted
+        first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in self.kinds}
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
-        self._level: dict[Kind, float] = dict.fromkeys(_KINDS, 0.0)  # when nothing was pending
+        self._level: dict[Kind, float] = dict.fromkeys(self.kinds, 0.0)  # when nothing was pending
         self._note_at = 0.0
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
@@ -89,7 +92,7 @@ class Shipper:
     @property
     def pending(self) -> int:
         """Durable records that the sink has not acknowledged."""
-        return sum(max(0, self._pending(kind)) for kind in _KINDS)
+        return sum(max(0, self._pending(kind)) for kind in self.kinds)
 
     @property
     def oldest_pending_seconds(self) -> float:
@@ -98,7 +101,7 @@ class Shipper:
         An outcome's own time may be long before its report: no record counts as older than the last time nothing was
         pending.
         """
-        since = [max(self._oldest[kind], self._level[kind]) for kind in _KINDS if self._pending(kind) > 0]
+        since = [max(self._oldest[kind], self._level[kind]) for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
 
     def take_tally(self) -> Counter[tuple[str, str]]:
@@ -129,7 +132,7 @@ class Shipper:
         """Read and deliver one batch of each kind; returns how many records were finished."""
         await self._note()  # if it was too early for that the last time, or failed, or was cancelled
         finished = 0
-        for kind in _KINDS:
+        for kind in self.kinds:
             if not self._is_due(kind):
                 continue
             batch = await self._in_thread(self._read, kind)

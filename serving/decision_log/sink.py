@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from mtorl.log.records import Kind
 from serving.decision_log.position import Batch
 
 
@@ -26,10 +27,12 @@ class Sink(Protocol):
     Attributes:
         largest: Most records of a batch.
         linger: Seconds for which records may gather.
+        kinds: Of the records that it takes.
     """
 
     largest: int
     linger: float
+    kinds: tuple[Kind, ...]
 
     async def deliver(self, batch: Batch) -> None:
         """Return when the batch is safe there; raises Refused for a record at fault, or SinkUnavailable."""

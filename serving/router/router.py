@@ -165,7 +165,7 @@ class Router:
             features(self._features, FoundFeatures(self.health)),
             model(self._arms, self.budgets),
             money(self.budgets),
-            record(self.spool),
+            record(self.spool, settings.window_share),
         )
         pipeline, repeats = Pipeline(stages, around), Pipeline([still_paid(self.budgets)], around)
         self._shadow = Shadow(self._arms, self.spool, self.health)
@@ -299,9 +299,9 @@ class Router:
         """Delete what all shippers have delivered."""
         # A clock that is ahead for a minute must not take from a start what it answers retries from.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
-        noted = [shipper.noted for shipper in self.shippers.values()]
+        to = self.shippers.values()
         kinds: tuple[Kind, ...] = get_args(Kind)
-        shipped = {kind: min(position[kind] for position in noted) for kind in kinds}
+        shipped = {kind: min(shipper.noted[kind] for shipper in to if kind in shipper.kinds) for kind in kinds}
         await asyncio.to_thread(self.spool.prune, shipped, before)
 
     async def _watch_disk(self) -> None:

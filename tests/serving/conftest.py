@@ -10,7 +10,7 @@ import psutil
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mtorl.log.records import VERSION, DecisionRecord, OutcomeRecord, ShadowRecord
+from mtorl.log.records import VERSION, DecisionRecord, OutcomeRecord, ShadowRecord, WindowRecord
 from serving.decision_log import Spool
 from tests.redis_server import redis_server
 from tests.serving.handler_fixtures import save_artifact
@@ -60,6 +60,7 @@ _RECORDS = {
     "decision": TypeAdapter(DecisionRecord),
     "outcome": TypeAdapter(OutcomeRecord),
     "shadow": TypeAdapter(ShadowRecord),
+    "window": TypeAdapter(WindowRecord),
 }
 
 

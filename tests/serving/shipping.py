@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from aiohttp import web
 
@@ -48,6 +48,7 @@ class MemorySink:
     def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
         self.largest = largest
         self.linger = linger
+        self.kinds: tuple[Kind, ...] = get_args(Kind)
         self.got: dict[Kind, list[str]] = {kind: [] for kind in ID_FIELD}
         self.batches: list[Batch] = []
         self.fault: Callable[[Batch], None] = lambda batch: None

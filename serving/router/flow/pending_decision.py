@@ -16,8 +16,8 @@ from opentelemetry.trace import Span
 from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.decision_ids import decision_id
-from mtorl.log.records import VERSION, DecisionRecord, Explored, FallbackReason, V1Answer, unit_hash
+from mtorl.log.decision_ids import decision_id, time_of
+from mtorl.log.records import VERSION, DecisionRecord, Explored, FallbackReason, History, V1Answer, WindowRecord, unit_hash
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER
@@ -197,7 +197,7 @@ class PendingDecision:
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
             "features_found": self.features is not None and self.features.has_history,
-            "features": self.features.window if self.features else None,
+            **self._history(),
             "campaign_id": self.request.campaign_id,
             "context": self.request.context,
             "request_time": iso(self.request.at),
@@ -220,6 +220,14 @@ class PendingDecision:
             "latency_seconds": self.deadline.elapsed(),
             "event_time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
+
+    def window_record(self) -> WindowRecord | None:
+        """The record of the window, if one was built."""
+        if self.features is None:
+            return None
+        at = time_of(self.decision_id).isoformat()
+        window = dict(self.features.window)
+        return {"schema_version": VERSION, "decision_id": self.decision_id, "window": window, "event_time": at}
 
     def prediction(self) -> dict[str, Any]:
         """The caller's answer."""
@@ -253,6 +261,18 @@ class PendingDecision:
         """Prices of all channels, if the policy names them; else those that are known from pacing."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
+
+    def _history(self) -> History:
+        if self.features is None:
+            return {"static": None, "history_length": None, "last_channel": None, "last_time": None}
+        window = self.features.window
+        channels, last = window["prev_channel"], window["prev_timestamp"][-1]
+        return {
+            "static": window["static"],
+            "history_length": len(channels) - channels.count(None),
+            "last_channel": channels[-1],
+            "last_time": None if last is None else iso(round(last)),
+        }
 
     def _refused_until(self) -> str | None:
         """None if nothing was refused, or for ever."""

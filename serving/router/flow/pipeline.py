@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -18,8 +18,8 @@ from opentelemetry.trace import Span
 
 from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.records import DecisionRecord, FallbackReason
-from serving.decision_log import Spool
+from mtorl.log.records import DecisionRecord, FallbackReason, WindowRecord, is_sampled
+from serving.decision_log import Spool, SpoolUnavailable
 from serving.ledger import AlreadyReserved
 from serving.router.flow.arm_answers import ArmAnswer, ArmError
 from serving.router.flow.arms import Arms
@@ -151,12 +151,19 @@ def money(budgets: Budgets) -> Stage:
     )
 
 
-def record(spool: Spool) -> Stage:
-    """Records on disk."""
+def record(spool: Spool, window_share: float) -> Stage:
+    """Records on disk; for the windows of a share of the users no caller waits."""
 
-    def call(records: Sequence[DecisionRecord], seconds: float, _: Spans) -> Sequence[None]:
-        spool.write("decision", records, seconds)
-        return [None] * len(records)
+    def ask(decision: PendingDecision) -> tuple[DecisionRecord, WindowRecord | None]:
+        made = decision.record()
+        return made, decision.window_record() if is_sampled(made["unit_hash"], window_share) else None
+
+    def call(made: Sequence[tuple[DecisionRecord, WindowRecord | None]], seconds: float, _: Spans) -> Sequence[None]:
+        spool.write("decision", [decision for decision, _ in made], seconds)
+        if windows := [window for _, window in made if window is not None]:
+            with suppress(SpoolUnavailable):  # it is no part of what was promised
+                spool.submit("window", *windows)
+        return [None] * len(made)
 
     def fail(decisions: Decisions, why: Exception) -> None:
         for decision in decisions:
@@ -165,7 +172,7 @@ def record(spool: Spool) -> Stage:
     return Stage(
         "log",
         concerns=lambda _: True,
-        ask=lambda decision: decision.record(),
+        ask=ask,
         call=call,
         take=lambda *_: metrics.SPOOL_RECORDS.inc(),
         fail=fail,

@@ -20,11 +20,12 @@ from typing import (
 )
 
 import orjson
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from mtorl.log.dataset import Column, DatasetSpec
-from mtorl.log.decision_ids import is_decision_id
+from mtorl.log.decision_ids import FORM, is_decision_id
 from mtorl.log.records import CANCEL, VERSION, Baseline, OutcomeRecord
 from mtorl.log.times import microseconds, moment
 from mtorl.runtime.validation import first_fault, place, short
@@ -89,13 +90,24 @@ class DecisionBody(TypedDict):
     instances: Annotated[list[Instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
 
 
+def _decision_id(text: str) -> str:
+    if not is_decision_id(text):
+        raise PydanticCustomError(
+            "decision_id", "expected the decision_id of an answer, got {text}", {"text": short(text)}
+        )
+    return text
+
+
+DecisionId = Annotated[str, AfterValidator(_decision_id), WithJsonSchema({"type": "string", "pattern": f"^{FORM}$"})]
+
+
 @with_config(_STRICT)
 class Outcome(TypedDict):
     """Something that became known after a decision."""
 
     event_id: Name
     """The caller's own id: the same id counts once."""
-    decision_id: Name
+    decision_id: DecisionId
     kind: Name
     """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel: the ad was not shown."""
     value: Annotated[float, Field(ge=-1e9, le=1e9)]
@@ -225,11 +237,6 @@ class OutcomeParser:
         kind, value = outcome["kind"], outcome["value"]
         if value < 0 and kind in _NEVER_NEGATIVE:
             raise BadRequest(f"{where}.value: expected a number of at least 0 for {kind}, got {value:g}")
-        if not is_decision_id(outcome["decision_id"]):
-            raise BadRequest(
-                f"{where}.decision_id: expected the decision_id of an answer, such as "
-                f"01937ed9-727b-717f-b0bf-adad5f0c9a7e, got {outcome['decision_id']!r}"
-            )
         return {
             "schema_version": VERSION,
             "event_id": outcome["event_id"],

@@ -235,7 +235,7 @@ def _examples(instance: Mapping[str, Any]) -> dict[str, Any]:
     ]
     outcome = {
         "event_id": "click-1",
-        "decision_id": "16c7c6bd4cc541e082cf847b65663523",
+        "decision_id": "019b796d-d67b-7371-8f1e-5a3c9b2d7e10",
         "kind": "click",
         "value": 1,
         "event_time": "2026-11-25T10:00:04Z",

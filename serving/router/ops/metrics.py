@@ -70,7 +70,12 @@ EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiments were loaded")
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
 
-for _kind in ("decision", "outcome", "shadow"):  # start them at 0: Prometheus sees no increase in a series that is new
+for _kind in (
+    "decision",
+    "outcome",
+    "shadow",
+    "window",
+):  # start them at 0: Prometheus sees no increase in a series that is new
     for _to in ("lake", "sink"):
         SHIPPED.labels(_to, _kind)
         POISON.labels(_to, _kind)

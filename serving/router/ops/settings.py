@@ -175,6 +175,8 @@ class RouterSettings(StrictModel):
     upload_seconds: Annotated[float, Field(ge=0)] = 60.0
     """For which records gather before they are uploaded: readers of the lake see them so much later, and each upload
     is a file."""
+    window_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the users whose windows are logged, for estimates and replays; they are larger than all the rest."""
     tracing: Tracing | None = None
     """Traces of requests; null: none."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES

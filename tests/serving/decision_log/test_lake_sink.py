@@ -66,7 +66,7 @@ def test_records_lie_in_the_hour_of_their_decision(spool: Spool, lake: Lake) -> 
 
 
 def test_types_and_values(spool: Spool, lake: Lake) -> None:
-    nothing = dict.fromkeys(("request_id", "model_name", "feature_hash", "features", "baseline", "price"))
+    nothing = dict.fromkeys(("request_id", "model_name", "feature_hash", "static", "baseline", "price"))
     later, first = ids(2)[::-1]
     put(spool, "decision", later, **nothing)
     put(spool, "decision", first)
@@ -81,7 +81,7 @@ def test_types_and_values(spool: Spool, lake: Lake) -> None:
     assert types["event_time"] == "timestamp[us, tz=UTC]"
     row = pq.ParquetFile(file).read().to_pylist()[0]
     figures = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs", "shares", "prices")
-    for name in ("context", "candidates", "features", "costs", "baseline", "exploration", *figures):
+    for name in ("context", "candidates", "static", "costs", "baseline", "exploration", *figures):
         assert json.loads(row.pop(name)) == DECISION[name]
     for name in ("event_time", "request_time"):
         assert row.pop(name) == datetime.fromisoformat(DECISION[name])

@@ -66,7 +66,7 @@ async def test_it_needs_no_feature_store(h: Harness) -> None:
     h.features.fault = OSError("gone")
     (answer,) = await h.predict(*of_arm(h, "incumbent", baseline=SEARCH))
     assert (answer["fallback_reason"], answer["expose"]) == (None, True)
-    assert h.records()[0]["features"] is None and h.records()[0]["feature_hash"] is None
+    assert h.records()[0]["static"] is None and h.records()[0]["feature_hash"] is None
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ async def test_nothing_is_spent_until_a_person_agrees(
     assert (await h.predict())[0]["fallback_reason"] == "ledger"
     command = CliRunner().invoke(app, ["ledger", "agree", str(h.folder / "router.yaml")])
     said = " ".join(command.output.split())
-    assert command.exit_code == 0 and f"the costs in {h.folder / 'spool'} add up to 0.04" in said
+    assert command.exit_code == 0 and "add up to 0.04" in said
     await h.until(lambda: h.router.budgets.ready)
     assert (await h.predict())[0]["expose"]
     await h.restart()

@@ -55,6 +55,16 @@ def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
     return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
+async def window_of(h: Harness, record: dict[str, Any]) -> dict[str, Any]:
+    """The window of a decision, which follows its record."""
+
+    def known() -> dict[str, dict[str, Any]]:
+        return {one["decision_id"]: one["window"] for one in h.spool.read("window")}
+
+    await h.until(lambda: record["decision_id"] in known())
+    return known()[record["decision_id"]]
+
+
 @with_router(changes={"layer_part": [0.25, 1], "budgets": BUDGETS, "overrides": {"u7": "challenger"}})
 async def test_arm_draw_channel_and_question_follow_from_the_record(h: Harness) -> None:
     h.arm.mode = policy
@@ -78,7 +88,7 @@ async def test_arm_draw_channel_and_question_follow_from_the_record(h: Harness) 
         assert record["expose"] == (record["exposure_probs"][record["channel"]] == 1)
         assert record["price"] == record["prices"][record["channel"]]
         price = {} if record["override"] else {"price": {"video": record["prices"]["video"]}}
-        question = said("question", record, u=u) | price
+        question = said("question", record, u=u, window=await window_of(h, record)) | price
         assert json.dumps(question, sort_keys=True) in asked
         seen.add((record["arm"], record["channel"]))
     assert len(seen) == 6
@@ -188,7 +198,7 @@ async def test_a_record_says_when_and_under_which_experiment(h: Harness) -> None
     first, second = h.records_of(await h.predict(late, now))
     assert datetime.fromisoformat(first["request_time"]) == earlier
     assert first["request_time"] < second["request_time"] <= second["event_time"]
-    assert (second["context"]["slot"], second["features"]["context"]["slot"][-1]) == (None, None)
+    assert (second["context"]["slot"], (await window_of(h, second))["context"]["slot"][-1]) == (None, None)
     experiment = only(h.router.live)
     assert {record["experiment_version"] for record in (first, second)} == {experiment.version}
     assert experiment.replace(alpha=0.01).version != experiment.version == experiment.replace().version
@@ -204,4 +214,4 @@ async def test_the_prices_that_are_known_are_recorded_of_a_policy_that_does_not_
     await h.predict()
     fallback = h.records()[1]
     assert (fallback["prices"], fallback["price"], fallback["model_version"]) == ({}, None, None)
-    assert fallback["features"] == h.arm.asked[1][1]["window"]  # what was known is kept
+    assert await window_of(h, fallback) == h.arm.asked[1][1]["window"]  # what was known is kept

@@ -35,7 +35,7 @@ async def test_rows_decide_and_their_probabilities_are_known(h: Harness) -> None
         assert record["model_name"] == "rule" and record["model_digest"] == policy.rule_digest
         assert record["channel_probs"] == {c: float(c == record["channel"]) for c in record["candidates"]}
         assert record["exposure_probs"][record["channel"]] == float(record["expose"])
-        values = record["context"] | record["features"]["static"]
+        values = record["context"] | record["static"]
         row = first_fit(policy.policy, values, record["candidates"])  # type: ignore[arg-type]
         assert row is not None and (row.channel, row.expose) == (record["channel"], record["expose"])
 

@@ -1,0 +1,209 @@
+"""A lake of four weeks, written directly: closed hours before the last day, and the last day as routers upload it.
+
+    made = MadeLake(folder, decisions=10_000_000)
+    made.write_history()                 # 27 days of closed hours
+    for hour in made.last_day: made.arrive(hour)
+
+Ten experiments share the users, ten decisions each; 60 % of the decisions expose. A cost follows within minutes, a
+click (5 %) within hours, a conversion (1 %) within seven days. Objects of the records are the same text for an arm, so
+that a hundred million decisions fit on 10 GB: bytes on disk are no figure of this benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+
+from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
+from mtorl.log.lake import PLACED, Lake, name_of
+from mtorl.log.records import Kind, sql_columns
+
+DAYS, EXPERIMENTS, ROUTERS = 28, 10, 2
+END = datetime(2026, 3, 29, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+FILES_AN_HOUR = 60  # of a router
+CHANNELS = ("search", "social", "display", "video")
+SPEC = DatasetSpec(
+    name="scale",
+    description="a made-up market",
+    adapter="touchpoints",
+    channels=CHANNELS,
+    context=(Column(name="hour", kind="numeric"), Column(name="device", kind="categorical")),
+    static=(Column(name="age_group", kind="categorical", missing="unknown"),),
+    reward=RewardSpec(gain="click"),
+    propensity="logged",
+)
+
+_EVEN = json.dumps(dict.fromkeys(CHANNELS, 0.25))
+_ONES = json.dumps(dict.fromkeys(CHANNELS, 1.0))
+_TEXTS = {
+    "layer": "'default'",
+    "salt": "'s'",
+    "experiment_version": f"'{'0' * 16}'",
+    "shares": """'{"incumbent": 0.5, "challenger": 0.5}'""",
+    "stage": "'50%'",
+    "model_name": "arm",
+    "model_version": "'1'",
+    "model_digest": "rpad(arm, 64, '0')",
+    "feature_hash": f"'{'0' * 16}'",
+    "static": """'{"age_group": "30-39"}'""",
+    "context": """if(user_number % 2 = 0, '{"hour": 9, "device": "phone"}', '{"hour": 20, "device": "tv"}')""",
+    "candidates": f"'{json.dumps(CHANNELS)}'",
+    "costs": "'{}'",
+    "channel_probs": f"'{_EVEN}'",
+    "exposure_probs": f"'{_ONES}'",
+    "expected_rewards": f"'{_ONES}'",
+    "expected_costs": f"'{_EVEN}'",
+    "prices": f"'{_ONES}'",
+}
+_VALUES = {
+    **_TEXTS,
+    "decision_id": "decision_id",
+    "arm": "arm",
+    "channel": "channel",
+    "drawn_channel": "channel",
+    "expose": "exposed",
+    "propensity": "0.25",
+    "expected_reward": "0.1",
+    "expected_cost": "0.03",
+    "budget_exhausted": "false",
+    "experiment": "'experiment-' || user_number % 10",
+    "reservation_id": "if(exposed, decision_id, NULL)",
+    "schema_version": "1",
+    "unit_hash": "left(md5(user_number::VARCHAR), 16)",
+    "user_id": "'u' || user_number",
+    "assignment_probability": "0.5",
+    "override": "false",
+    "features_found": "true",
+    "campaign_id": "'campaign-' || noise % 1000",
+    "request_time": "moment",
+    "price": "1.0",
+    "reserved": "if(exposed, 0.05, 0.0)",
+    "withdrawn": "false",
+    "latency_seconds": "0.01",
+    "event_time": "moment",
+}
+
+
+class MadeLake:
+    """A lake of `decisions` in four weeks."""
+
+    def __init__(self, folder: Path, decisions: int) -> None:
+        self.folder = folder
+        self.lake = Lake.open(folder)
+        self.decisions = decisions
+        self.users = decisions // 10
+        self.begin = END - timedelta(days=DAYS)
+        self.today = END - timedelta(days=1)
+        self._of_hour = decisions // (DAYS * 24)
+
+    @property
+    def last_day(self) -> list[datetime]:
+        """Its hours."""
+        return [self.today + i * HOUR for i in range(24)]
+
+    def write_history(self) -> None:
+        """Write the closed hours, with the outcomes that have come by the last day."""
+        with self._database() as db:
+            for hour in self._hours(self.begin, self.today):
+                self._decide(db, hour)
+                self._write(db, "decision", hour, name_of("decision", hour, "made-0"), "decided")
+                came = f"(FROM outcomes WHERE received_time < TIMESTAMPTZ '{self.today.isoformat()}')"
+                self._write(db, "outcome", hour, name_of("outcome", hour, "made-0"), came)
+
+    def arrive(self, hour: datetime) -> int:
+        """Write what routers upload in an hour of the last day; returns the decisions."""
+        name, written = f"{hour:%H}", 0
+        with self._database() as db:
+            for i in range(24 * 7 + 1):
+                self._decide(db, hour - i * HOUR)
+                until = f"TIMESTAMPTZ '{(hour + HOUR).isoformat()}'"
+                came = f"FROM outcomes WHERE received_time >= {until} - INTERVAL 1 HOUR AND received_time < {until}"
+                db.execute(f"INSERT INTO late {came}" if i else f"CREATE TABLE late AS {came}")
+                if i == 0:
+                    ((written,),) = db.execute("SELECT count(*) FROM decided").fetchall()
+                    db.execute("CREATE TABLE present AS FROM decided")
+            for file in range(ROUTERS * FILES_AN_HOUR):
+                parts: tuple[tuple[Kind, str], ...] = (("decision", "present"), ("outcome", "late"))
+                for kind, table in parts:
+                    some = f"(FROM {table} WHERE hash(decision_id) % {ROUTERS * FILES_AN_HOUR} = {file})"
+                    self._write(db, kind, hour, name_of(kind, hour, f"{name}-{file:08d}", arrived=True), some)
+        return int(written)
+
+    def _hours(self, since: datetime, until: datetime) -> Iterator[datetime]:
+        while since < until:
+            yield since
+            since += HOUR
+
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        db = duckdb.connect(config={"threads": 2, "memory_limit": "2GB"})
+        db.execute("SET TimeZone = 'UTC'")
+        return db
+
+    def _decide(self, db: duckdb.DuckDBPyConnection, hour: datetime) -> None:
+        """Make the tables `decided` and `outcomes` of an hour's decisions, the same each time."""
+        start = round(hour.timestamp())
+        columns = ", ".join(
+            f"CAST({_VALUES.get(name, 'NULL')} AS {type_}) AS {name}" for name, type_ in sql_columns("decision").items()
+        )
+        db.execute(
+            f"""CREATE OR REPLACE TABLE decided AS
+            WITH drawn AS (
+                SELECT i, hash(i, {start}) AS noise, (hash(i, {start}, 1) % {self.users})::BIGINT AS user_number,
+                       to_timestamp({start} + i * 3600.0 / {self._of_hour}) AS moment
+                FROM range({self._of_hour}) AS made(i)),
+            said AS (
+                SELECT *, ('0x' || left(md5(user_number::VARCHAR), 2))::UTINYINT % 64 AS bucket,
+                       format('{{:012x}}', epoch_ms(moment)) AS ms, format('{{:016x}}', noise) AS hex
+                FROM drawn),
+            named AS (
+                SELECT *, left(ms, 8) || '-' || substr(ms, 9) || '-7' || format('{{:02x}}', bucket) || left(hex, 1)
+                       || '-8' || substr(hex, 2, 3) || '-' || substr(hex, 5, 4)
+                       || if(noise % {ROUTERS} = 0, 'aaaaaaaa', 'bbbbbbbb') AS decision_id,
+                       if(hash(user_number) % 2 = 0, 'incumbent', 'challenger') AS arm,
+                       noise % 10 < 6 AS exposed, {list(CHANNELS)}[(noise // 16 % 4 + 1)::INT] AS channel
+                FROM said)
+            SELECT {columns}, date_trunc('hour', moment) AS hour, bucket::UTINYINT AS bucket FROM named"""
+        )
+        kinds = (("cost", 10, 300, 0.03), ("click", 1, 6 * 3600, 1.0), ("conversion", 0.2, 7 * 86_400, 1.0))
+        parts = " UNION ALL ".join(
+            f"""SELECT '{kind}' AS kind, {value} AS value, {seconds} AS longest, decision_id, event_time, hour, bucket
+            FROM decided WHERE expose AND hash(decision_id, '{kind}') % 1000 < {share * 100}"""
+            for kind, share, seconds, value in kinds
+        )
+        made = {
+            "schema_version": "1",
+            "event_id": "left(kind, 2) || decision_id",
+            "decision_id": "decision_id",
+            "kind": "kind",
+            "value": "value",
+            "event_time": "happened",
+            "received_time": "happened",
+        }
+        typed = ", ".join(f"CAST({made[name]} AS {type_}) AS {name}" for name, type_ in sql_columns("outcome").items())
+        db.execute(
+            f"""CREATE OR REPLACE TABLE outcomes AS SELECT {typed}, hour, bucket FROM (
+                SELECT * EXCLUDE (event_time), event_time
+                       + to_seconds(power(hash(decision_id) % 1000 / 1000.0, 2) * longest) AS happened FROM ({parts}))"""
+        )
+
+    def _write(self, db: duckdb.DuckDBPyConnection, kind: Kind, hour: datetime, name: str, table: str) -> None:
+        columns = ", ".join([*sql_columns(kind), *PLACED])
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        db.execute(
+            f"""COPY (SELECT {columns} FROM {table} ORDER BY bucket, decision_id) TO '{self.folder / name}'
+            (FORMAT parquet, COMPRESSION zstd)"""
+        )
+
+
+def make(folder: str, decisions: int) -> dict[str, float]:
+    """A task: write the closed hours."""
+    began = time.perf_counter()
+    MadeLake(Path(folder), decisions).write_history()
+    size = sum(file.stat().st_size for file in Path(folder).rglob("*.parquet"))
+    return {"seconds": time.perf_counter() - began, "bytes": size}
