@@ -102,7 +102,12 @@ class Days:
                 "override": False,
                 "model_digest": "sha256:test",
                 "features_found": True,
-                "features": rows["features"].to_numpy(),
+                "feature_hash": "0" * 16,
+                "static": "{}",
+                "history_length": rows["history"].to_numpy(),
+                "last_channel": np.where(rows["history"] > 0, rows["channel"], None),
+                "last_time": (times - pd.Timedelta(hours=1)).where(rows["history"].to_numpy() > 0).to_numpy(),
+                "request_time": times.to_numpy(),
                 "context": context,
                 "latency_seconds": 0.01,
                 "event_time": times.to_numpy(),
@@ -154,9 +159,7 @@ class Days:
             "expected": expected,
             "rate": expected * factor,
             "cost": 0.3 * np.exp(own[1] + rng.normal(0.0, 0.3, len(user))),
-            "features": [
-                _features(c, n) for c, n in zip(channel.tolist(), rng.integers(0, 8, len(user)).tolist(), strict=True)
-            ],
+            "history": rng.integers(0, 8, len(user)),
         }
         rows |= {f"number_{i}": rng.lognormal(size=len(user)) for i in range(self.further)}
         return pd.DataFrame(rows)
@@ -201,18 +204,6 @@ def _ids(users: pd.Series, times: pd.Series, seed: int) -> list[str]:
         f"{f'{at:012x}'[:8]}-{f'{at:012x}'[8:]}-7{bucket_of(user):02x}0-8000-{seed % 65_536:04x}{i:08x}"
         for i, (user, at) in enumerate(made)
     ]
-
-
-def _features(channel: str, length: int) -> str:
-    now = 1_772_409_600_000_000
-    times = [now - (length - i) * 3_600_000_000 for i in range(length)]
-    window = {
-        "timestamp": now,
-        "prev_channel": [None, *[channel] * length],
-        "prev_timestamp": [None, *times],
-        "static": {},
-    }
-    return json.dumps(window)
 
 
 def _plain(context: dict[str, object]) -> dict[str, object]:

@@ -306,8 +306,8 @@ def test_nobody_decided_but_fallbacks(market: Market) -> None:
 
 
 def of_a_rule(rows: pd.DataFrame) -> pd.DataFrame:
-    nothing = {"model_digest": None, "expected_reward": None, "features": None}
-    return rows.assign(**nothing, model_name="rule").astype({"expected_reward": float, "features": "string"})
+    nothing = {"model_digest": None, "expected_reward": None, "feature_hash": None}
+    return rows.assign(**nothing, model_name="rule").astype({"expected_reward": float, "feature_hash": "string"})
 
 
 def test_a_platforms_own_rule_is_no_fault(tmp_path: Path) -> None:

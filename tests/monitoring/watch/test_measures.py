@@ -15,6 +15,7 @@ from monitoring.watch import measures
 from monitoring.watch.measures import Counted, Measured, measure
 from mtorl.evaluation.head_metrics import expected_auc, realised_auc
 from mtorl.log.gain import Gain
+from mtorl.log.times import iso
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
 
 DAY = Period("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
@@ -80,11 +81,11 @@ class Written(list[dict[str, Any]]):
         length = int(rng.integers(0, 5))
         at = 1_767_268_800_000_000
         hours = np.cumsum(rng.integers(1, 40, length))[::-1]
-        features = {
-            "timestamp": at,
-            "prev_channel": [None, *rng.choice(SPEC.channels, length).tolist()],
-            "prev_timestamp": [None, *(at - hours * 3_600_000_000).tolist()],
-            "static": {},
+        history: dict[str, Any] = {
+            "feature_hash": "0" * 16,
+            "history_length": length,
+            "last_channel": str(rng.choice(SPEC.channels)) if length else None,
+            "last_time": iso(at - int(hours[-1]) * 3_600_000_000) if length else None,
         }
         expose, arm = bool(rng.random() < 0.7), str(rng.choice(["incumbent", "challenger", "holdout", "outside"]))
         return decision(
@@ -100,7 +101,8 @@ class Written(list[dict[str, Any]]):
             state_distance=None if rng.random() < 0.1 else float(rng.random() + 0.5),
             budget_exhausted=bool(rng.random() < 0.1),
             fallback_reason="features" if rng.random() < 0.1 else None,
-            features=None if rng.random() < 0.1 else features,
+            request_time=iso(at),
+            **(dict.fromkeys(history) if rng.random() < 0.1 else history),
         )
 
 
@@ -129,20 +131,19 @@ def test_every_measure_is_the_one_counted_by_hand(terms: object, tmp_path: Path)
 
 
 def _by_hand(frame: pd.DataFrame) -> Any:
-    built = frame[frame["features"].notna()]
-    channels = built["features"].map(lambda window: [name for name in window["prev_channel"] if name])
-    seen = built[channels.map(len) > 0]
-    newest = seen["features"].map(lambda window: window["prev_timestamp"][-1])
-    at = seen["features"].map(lambda window: window["timestamp"])
-    yield "journeys/history_length", _ratio(built, channels.map(len))
-    yield "journeys/no_history_ratio", _ratio(built, channels.map(len) == 0)
-    yield "journeys/recency_hours", _ratio(seen, (at - newest) / 3.6e9)
+    built = frame[frame["feature_hash"].notna()]
+    lengths = built["history_length"].astype(int)
+    seen = built[lengths > 0]
+    ago = pd.to_datetime(seen["request_time"]) - pd.to_datetime(seen["last_time"])
+    yield "journeys/history_length", _ratio(built, lengths)
+    yield "journeys/no_history_ratio", _ratio(built, lengths == 0)
+    yield "journeys/recency_hours", _ratio(seen, ago.dt.total_seconds() / 3600)
     its = frame[frame["arm"] == "incumbent"]
     drawn = its[its["drawn_channel"].notna()]
     for channel in SPEC.channels:
         yield (
             f"journeys/last_channel_{channel}_ratio",
-            _ratio(seen, channels[seen.index].map(lambda c: c[-1]) == channel),
+            _ratio(seen, seen["last_channel"] == channel),
         )
         yield f"decisions/incumbent/channel_{channel}_ratio", _ratio(drawn, drawn["drawn_channel"] == channel)
     yield "decisions/incumbent/exposure_ratio", _ratio(its, its["expose"])
@@ -233,7 +234,7 @@ def test_of_many_arms_those_with_most_decisions_are_measured(tmp_path: Path, mon
 
 def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
     """A rule of the platform: it says what it does, and no more."""
-    nothing = {"expected_reward": None, "features": None, "model_digest": None, "propensity": None}
+    nothing = {"expected_reward": None, "feature_hash": None, "model_digest": None, "propensity": None}
     nothing["state_distance"] = None
     write(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent", **nothing) for i in range(9)])
     streams = by_name(count(tmp_path))

@@ -65,8 +65,7 @@ class Users(Market):
         rows = pd.read_parquet(file)
         found = [zlib.crc32(user.encode()) % 97 < known * 97 for user in rows["user_id"]]
         users = (change(of_user(user)) if has else of_unknown for user, has in zip(rows["user_id"], found, strict=True))
-        windows = [json.loads(text) | {"static": said} for text, said in zip(rows["features"], users, strict=True)]
-        rows.assign(features=[json.dumps(window) for window in windows], features_found=found).to_parquet(file)
+        rows.assign(static=list(map(json.dumps, users)), features_found=found).to_parquet(file)
         return self.check()
 
 
