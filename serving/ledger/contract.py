@@ -30,6 +30,7 @@ from typing import Literal, Protocol
 
 from mtorl.log.times import zone
 from mtorl.policy.periods import PERIODS, Period
+from serving.ledger.pacing_store import PacingStore
 
 SETTLED_SECONDS = 86_400.0
 RETENTION_SECONDS = 7 * 86_400.0
@@ -138,9 +139,11 @@ class Ledger(Protocol):
 
     Attributes:
         shared: Whether routers on other machines may hold reservations in it, too.
+        pacing: The lease of the router that paces, and its prices.
     """
 
     shared: bool
+    pacing: PacingStore
 
     def identity(self) -> str | None:
         """A name that no other ledger has; None before any accounts were set in it."""
@@ -198,12 +201,6 @@ class Ledger(Protocol):
 
     def now(self) -> float:
         """Seconds since 1970 by the clock that begins the periods, the same for all that share the ledger."""
-
-    def memory(self) -> tuple[int, str]:
-        """State of the pacing controller and its version; (0, "") at first."""
-
-    def remember(self, version: int, text: str) -> bool:
-        """Replace that state if it still has this version; False if another controller has replaced it."""
 
     def open_reservations(self) -> list[str]:
         """Ids that are neither finished nor expired."""

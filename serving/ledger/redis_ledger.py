@@ -52,11 +52,12 @@ from serving.ledger.contract import (
     parts,
 )
 from serving.ledger.location import RedisLocation
+from serving.ledger.redis_pacing import RedisPacing
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
 _LUA = Path(__file__).parent / "redis_scripts"
-_SCRIPTS = ("define", "begin", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
+_SCRIPTS = ("define", "begin", "reserve", "settle", "cancel", "expire", "balances", "open")
 _BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
 _PERIOD_OVER = -2  # a script's answer: the next period must begin first
 _FORM = "1-"  # version of the keys and scripts: what the generation begins with
@@ -102,6 +103,7 @@ class RedisLedger(Ledger):
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
         self.prefix = f"{{mtorl-ledger:{location.name}}}:"
+        self.pacing = RedisPacing(self.client, self.prefix, self._errors)
         self._keys = [self.prefix + key for key in ("generation", "caps", "in-force", "books", "open")]
         common = (_LUA / "common.lua").read_text()
         self._scripts = {
@@ -218,17 +220,6 @@ class RedisLedger(Ledger):
     def now(self) -> float:
         with self._errors():
             return self._now()
-
-    @override
-    def memory(self) -> tuple[int, str]:
-        with self._errors():
-            version, text = self._run("memory", [])
-        return int(version or 0), text or ""
-
-    @override
-    def remember(self, version: int, text: str) -> bool:
-        with self._errors():
-            return bool(self._run("remember", [], version, text))
 
     @override
     def open_reservations(self) -> list[str]:

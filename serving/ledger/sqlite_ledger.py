@@ -36,6 +36,7 @@ from serving.ledger.contract import (
     parts,
 )
 from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
+from serving.ledger.sqlite_pacing import SqlitePacing
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
@@ -66,6 +67,7 @@ class SqliteLedger(Ledger):
         self._jumps = ClockJumps(steady or (time.monotonic if clock is time.time else clock))
         self._file = LedgerFile(self.path, patience)
         self._commit = GroupCommit(self._file.open, str(path), patience)
+        self.pacing = SqlitePacing(self._commit)
 
     @override
     def identity(self) -> str | None:
@@ -251,24 +253,6 @@ class SqliteLedger(Ledger):
     @override
     def now(self) -> float:
         return self._clock()
-
-    @override
-    def memory(self) -> tuple[int, str]:
-        row = self._commit.run(lambda db: db.execute("SELECT version, text FROM memory").fetchone())
-        return row or (0, "")
-
-    @override
-    def remember(self, version: int, text: str) -> bool:
-
-        def work(db: sqlite3.Connection) -> bool:
-            (seen,) = db.execute("SELECT ifnull(max(version), 0) FROM memory").fetchone()
-            if seen != version:
-                return False
-            db.execute("DELETE FROM memory")
-            db.execute("INSERT INTO memory VALUES (?, ?)", (version + 1, text))
-            return True
-
-        return self._commit.run(work)
 
     @override
     def open_reservations(self) -> list[str]:
