@@ -35,6 +35,7 @@ from serving.ledger.contract import (
     limit_after_a_change,
     parts,
 )
+from serving.ledger.known_balances import Changes, KnownBalances
 from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
 from serving.ledger.sqlite_pacing import SqlitePacing
 
@@ -68,6 +69,7 @@ class SqliteLedger(Ledger):
         self._file = LedgerFile(self.path, patience)
         self._commit = GroupCommit(self._file.open, str(path), patience)
         self.pacing = SqlitePacing(self._commit)
+        self._known = KnownBalances()
 
     @override
     def identity(self) -> str | None:
@@ -235,20 +237,28 @@ class SqliteLedger(Ledger):
 
     @override
     def balances(self) -> list[Balance]:
+        return self._known.read(self._changes)
 
-        def work(db: sqlite3.Connection) -> list[tuple]:
+    def _changes(self, seen: int) -> Changes:
+
+        def work(db: sqlite3.Connection) -> Changes:
             _begin_periods(db, self._clock())
-            return db.execute(
+            (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
+            since = seen if seen <= last else 0  # this may be an older copy, which was restored
+            campaigns = db.execute("SELECT campaign FROM change WHERE number > ? ORDER BY number", (since,)).fetchall()
+            found: dict[str, list[Balance]] = {campaign: [] for (campaign,) in campaigns}
+            rows = db.execute(
                 "SELECT a.arm, a.campaign, a.channel, a.period, a.start, ifnull(b.cap, a.cap), "
                 f"ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) FROM {_PRESENT} "
-                "WHERE a.active ORDER BY a.id"
-            ).fetchall()
+                "JOIN change USING (campaign) WHERE a.active AND number > ? ORDER BY a.id",
+                (since,),
+            )
+            for arm, campaign, channel, period, start, *amounts in rows:
+                limit, spent, reserved, excess = map(money.units, amounts)
+                found[campaign].append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
+            return last, found
 
-        balances = []
-        for arm, campaign, channel, period, start, *amounts in self._commit.run(work):
-            limit, spent, reserved, excess = map(money.units, amounts)
-            balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
-        return balances
+        return self._commit.run(work)
 
     @override
     def now(self) -> float:
@@ -272,6 +282,7 @@ class SqliteLedger(Ledger):
     def close(self) -> None:
         with self._commit.lock:
             self._file.close()
+        self._known.forget()
 
     def __str__(self) -> str:
         return str(self.path)
