@@ -38,7 +38,7 @@ from features.sequences.manifest import STEPS, Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint
-from mtorl.runtime.files import link, replacing
+from mtorl.runtime.files import replacing
 
 SOURCES = "sources"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE, LEFT_OUT, SOURCES, WINDOWS}
@@ -157,7 +157,8 @@ def build(
             with step("decisions"):
                 log = replace(log, path=_with_decisions(engine, log, folder, own))
         with step("feature sources"):
-            build_sources(engine, log.path, log.spec, folder / SOURCES)
+            touchpoints = builder.clean_touchpoints(engine.read(log.path), log.spec)
+            build_sources(engine, touchpoints, log.spec, folder / SOURCES)
         with step("causal windows"):
             of_log = _fingerprint(folder / LOG_FILE)
             manifest = builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=of_log)
@@ -175,10 +176,9 @@ def build(
 
 def _copy(log: Path, folder: Path) -> None:
     _copy_log(log, folder)
-    if log.with_name(INGEST_FILE).exists():
-        shutil.copyfile(log.with_name(INGEST_FILE), folder / INGEST_FILE)
-    if log.with_name(OPPORTUNITIES_FILE).exists():
-        link(log.with_name(OPPORTUNITIES_FILE), folder / OPPORTUNITIES_FILE)
+    for name in (INGEST_FILE, OPPORTUNITIES_FILE):
+        if log.with_name(name).exists():
+            shutil.copyfile(log.with_name(name), folder / name)
 
 
 def _copy_log(log: Path, folder: Path) -> None:

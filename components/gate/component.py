@@ -18,7 +18,6 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
 
     from mtorl.evaluation.gate import gate as judge
     from mtorl.log.trainings import LogFacts, Training, add
-    from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import run_id, step
 
     with step():
@@ -29,7 +28,7 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
             training = Training(
                 at=datetime.now(UTC),
                 run=run_id(),
-                log=LogFacts.of(located(log.path)),
+                log=LogFacts.of(Path(log.path)),
                 decision=decision,
                 reason=reason,
                 lift=value.get("difference"),

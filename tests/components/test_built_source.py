@@ -70,14 +70,14 @@ class Trained:
         self.log, self.windows, self.definitions = (
             output(kind, name) for kind, name in ((Dataset, "log"), (Dataset, "windows"), (Artifact, "definitions"))
         )
-        content = fingerprint.python_func(name, dataset, "")[0]
+        content = fingerprint.python_func(name, dataset)
         decisions = collect.python_func(str(night / "log"), collected, name)
         self.decisions = decisions
         quarantine = output(Artifact, "quarantine")
         self.read = ingest.python_func(
-            name, dataset, "fail", 0, 7, content, collected, decisions, 0, "", "", CODE, self.log, quarantine
+            name, dataset, "fail", 0, 7, content, collected, decisions, 0, CODE, self.log, quarantine
         )
-        self.rows = build_features.python_func(self.log, name, "", "", CODE, self.windows, self.definitions)
+        self.rows = build_features.python_func(self.log, name, CODE, self.windows, self.definitions)
         self.incumbent, self.challenger = output(Model, "incumbent"), output(Model, "challenger")
         fit_incumbent.python_func(self.windows, "", "", CODE, self.incumbent)
         settings = "{hidden: 8, levels: 1, heads: 1}"
@@ -114,7 +114,7 @@ def test_log_and_windows_are_the_same(trained: dict[str, Trained], night: Path) 
     one, other = (pq.read_table(Path(side.windows.path) / "steps" / "part-00000.parquet") for side in (raw, built))
     for name in other.column_names:
         assert one[name].combine_chunks().equals(other[name].combine_chunks()), name
-    assert {*one.column_names} - {*other.column_names} == {"hour_of_day", "recency_hours"}
+    assert one.column_names == other.column_names
     statics = pq.read_table(night / "built" / LOG_FILE, columns=["user_id", "age_group"]).to_pandas()
     assert statics["age_group"].isna().any(), "of some decisions nothing was known"
     assert not other["age_group"].null_count
