@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from cli.endings import HELD, exit_codes, stop
 
 if TYPE_CHECKING:
     from features.ingest.log_folder import RawLog
+    from features.online.written import Written
 
 app = CommandGroup()
 
@@ -130,6 +130,9 @@ def materialize(
     every_minutes: Annotated[
         float, typer.Option(help="A log that has grown is written at most this often; an emptied store at once.")
     ] = 0.0,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Compare all users with the log, and not only those with news.")
+    ] = False,
 ) -> None:
     r"""Bring the online store up to date with the touchpoint log.
 
@@ -141,8 +144,10 @@ def materialize(
     Give it what the run was given: the log, what was collected, and whether to go on without faulty rows, which stop it
     otherwise, before anything is written.
 
-    What is there already stays; a run that was stopped is made good by the next. On Redis a run that finds nothing to
-    do ends within a second, so it may be started every minute: an emptied store is filled by the next.
+    What is there already stays; the next run completes an interrupted one. On Redis a run writes users with news since
+    the last one alone, and ends within a second if there are none, so it may be started every minute: an emptied store
+    is filled by the next. News are touchpoints and outcomes with later times, and all touchpoints of the last
+    `outcome_hours`. If you correct older outcomes in the log, run it once with --everything.
     """
     import time
 
@@ -150,7 +155,7 @@ def materialize(
 
     from features.collect.store import digest_of
     from features.ingest.log_folder import RawLog
-    from features.online.written import NothingToWrite, Repository, StoreEmptied
+    from features.online.written import NothingToWrite, Repository, StoreEmptied, Written
     from mtorl.log.dataset import DatasetSpec, SpecError
     from mtorl.log.touchpoints import LogError
 
@@ -161,21 +166,26 @@ def materialize(
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
             decisions = digest_of(collected) if collected else ""
             source, before = repository.source(log, spec, decisions), repository.written()
-            if before and before.source == source:
+            if before and before.source == source and not everything:
                 typer.echo("up to date")
                 return
-            if before and (left := before.at + every_minutes * 60 - time.time()) > 0:
+            if before and not everything and (left := before.at + every_minutes * 60 - time.time()) > 0:
                 typer.echo(f"the log has grown; it is written in {left:.0f} s")
                 return
-            with repository.writing(source):
-                _write_online(feature_repo, RawLog(str(log), dataset, bad_rows), trusted, decisions and collected)
+            now = Written(source, repository.definitions(spec), time.time())
+            goes_on = before and before.definitions == now.definitions and not everything
+            with repository.writing(now):
+                raw = RawLog(str(log), dataset, bad_rows)
+                _write_online(feature_repo, raw, trusted, decisions and collected, now, before if goes_on else None)
             if collected and not decisions:
                 typer.echo(f"{collected}: no decisions were collected here yet; mtorl data collect does it")
         except RedisError as error:
             stop(_first_line(error), 2)
 
 
-def _write_online(feature_repo: Path, raw: RawLog, trusted: bool, collected: str) -> None:
+def _write_online(
+    feature_repo: Path, raw: RawLog, trusted: bool, collected: str, now: Written, before: Written | None
+) -> None:
     import sqlite3
 
     import duckdb
@@ -184,7 +194,8 @@ def _write_online(feature_repo: Path, raw: RawLog, trusted: bool, collected: str
     from features.collect.training_log import add_touchpoints
     from features.data_folder import canonical_log
     from features.ingest.ingest import saying_way_on
-    from features.offline.store import last_known, refresh
+    from features.offline.store import Materialized
+    from features.offline.store import materialize as write
     from features.online.history import HistoryError
 
     try:
@@ -197,15 +208,17 @@ def _write_online(feature_repo: Path, raw: RawLog, trusted: bool, collected: str
                 path = place / "with-decisions.parquet"
                 add_touchpoints(collected, log.spec, log.path, path)
             with bars.step("write the online store"):
-                users = refresh(feature_repo, log.spec, path)
-        newest = last_known(feature_repo)
+                since = Materialized(0, 0, before.until, before.rows) if before else None
+                done = write(feature_repo, log.spec, path, since=since)
+        now.until, now.rows = done.until, done.rows
+        newest = datetime.fromtimestamp(done.until / 1e6, UTC)
     except HistoryError as error:
         stop(str(error), 2)
     except (duckdb.Error, sqlite3.Error) as error:
         stop(_first_line(error), 2)
     if log.report is not None and log.report.quarantined:
         typer.echo(f"left out {log.report.quarantined:,} faulty rows; mtorl data validate shows them")
-    typer.echo(f"wrote the features of {users:,} users")
+    typer.echo(f"looked at {done.users:,} users, and wrote {done.written:,} rows")
     gap_days = log.spec.journey_gap_days
     if datetime.now(UTC) - newest > timedelta(days=gap_days):
         typer.echo(
@@ -222,23 +235,20 @@ def _first_line(error: Exception) -> str:
 def feed(
     feature_repo: FeatureRepo,
     dataset: Dataset,
-    journal: Annotated[
-        Path, typer.Option(help="File for what is heard; keep it, it is where outcomes find decisions.")
-    ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8090,
-    keep_hours: Annotated[float, typer.Option(help="How long an outcome may come after its decision.")] = 168.0,
+    keep_hours: Annotated[
+        float, typer.Option(help="How long an outcome may come after its decision; materialize adds later ones.")
+    ] = 24.0,
 ) -> None:
     """Take the events of routers' decision logs, and write what was shown into users' online histories.
 
     A router sends them with the setting `sink: http://HOST:PORT/`.
     """
     import asyncio
-    import sqlite3
 
     from features.online.feed import Feed
     from features.online.history import HistoryError
-    from features.online.journal import Journal
     from features.online.open_history import open_history
     from features.online.receiver import serve as serve_feed
     from features.online.written import Repository
@@ -247,10 +257,8 @@ def feed(
     if not keep_hours > 0:
         stop(f"--keep-hours: expected a number above 0, got {keep_hours}", 2)
     try:
-        with open_history(feature_repo, DatasetSpec.load(dataset)) as history, closing(Journal(journal)) as events:
-            feeding = Feed(events, history, keep_hours, Repository(feature_repo).registry)
+        with open_history(feature_repo, DatasetSpec.load(dataset)) as history:
+            feeding = Feed(history, feature_repo, keep_hours, Repository(feature_repo).registry)
             asyncio.run(serve_feed(feeding, host, port))
     except (SpecError, HistoryError, OSError) as error:
         stop(str(error), 2)
-    except sqlite3.Error as error:
-        stop(f"{journal}: {error}" + (": only one process may have it open" if "locked" in str(error) else ""), 2)

@@ -37,6 +37,8 @@ def print_summary(run: Path, root: Path) -> None:
 def print_evaluation(figures: dict[str, Any]) -> None:
     """Print an artifact's figures on a log: heads, policy value, budget curve."""
     console = Console()
+    if (share := figures["data"]["share"]) < 1:
+        console.print(f"judged on {share:.1%} of the users, chosen by a hash: the log has many touchpoints")
     console.print(_heads(figures))
     console.print(_policy_values(figures["value"]))
     journeys, steps = figures["journeys"], len(figures["journeys"]["ess_share"])

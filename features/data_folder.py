@@ -157,7 +157,8 @@ def build(
             with step("decisions"):
                 log = replace(log, path=_with_decisions(engine, log, folder, own))
         with step("feature sources"):
-            build_sources(engine, log.path, log.spec, folder / SOURCES)
+            touchpoints = builder.clean_touchpoints(engine.read(log.path), log.spec)
+            build_sources(engine, touchpoints, log.spec, folder / SOURCES)
         with step("causal windows"):
             of_log = _fingerprint(folder / LOG_FILE)
             manifest = builder.build(engine, log.path, log.spec, folder / WINDOWS, log_fingerprint=of_log)

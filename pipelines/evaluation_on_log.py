@@ -30,7 +30,7 @@ def evaluate_on_log(
     from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
-    from mtorl.window.table import WindowTable
+    from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -39,7 +39,7 @@ def evaluate_on_log(
             raw = RawLog(log, dataset, "quarantine", users, seed)
             report = ingest(raw, folder / "log", folder / "quarantine.csv")
             build_windows(folder / "log", folder / "windows")
-            table = WindowTable.load(folder / "windows")
+            table = WindowTable.load(folder / "windows", most=MOST_HELD_OUT)
             figures = evaluate_artifact(loaded, table, stored_in(loaded), seed, only_new)
         except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
             raise InputError(str(error)) from None

@@ -1,10 +1,11 @@
-"""A real Redis server."""
+"""A real Redis server, and a real Redis Cluster."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import which
 
@@ -44,3 +45,22 @@ def redis_server(folder: Path, port: int = 0, appendonly: str = "no", **settings
     finally:
         server.terminate()
         server.wait(10)
+
+
+@contextmanager
+def redis_cluster(folder: Path, nodes: int = 3) -> Iterator[list[int]]:
+    """Start a cluster of masters that keeps nothing; gives their ports."""
+    with ExitStack() as servers:
+        ports = []
+        for node in range(nodes):
+            own = folder / f"node-{node}"
+            own.mkdir()
+            bus = str(free_ports(1)[0])
+            ports.append(servers.enter_context(redis_server(own, cluster_enabled="yes", cluster_port=bus)))
+        command = ["redis-cli", "--cluster", "create", *(f"127.0.0.1:{port}" for port in ports), "--cluster-yes"]
+        subprocess.run(command, check=True, capture_output=True)
+        for port in ports:
+            with redis.Redis(port=port, decode_responses=True) as client:
+                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                    time.sleep(0.05)
+        yield ports

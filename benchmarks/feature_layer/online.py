@@ -39,7 +39,7 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     _configure(repo, store, address)
     create(repo, spec, log)
     with clock() as figures:
-        materialize(repo, spec)
+        materialize(repo, spec, log)
     with duckdb.connect() as connection:
         users = [user for (user,) in connection.sql(f"SELECT DISTINCT user_id FROM '{log}' ORDER BY ALL").fetchall()]
     end = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=DAYS)  # the log's

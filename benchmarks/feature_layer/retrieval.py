@@ -31,11 +31,12 @@ def retrieve(log: str, root: str, output: str) -> dict[str, Any]:
     import pyarrow.parquet as pq
     from feast import FeatureStore
 
-    from mtorl.window.window import AD_DECISION
+    from mtorl.window.window import HISTORY
 
     store = FeatureStore(repo_path=root)
-    features: Any = store.get_feature_service(AD_DECISION)
-    columns = "user_id, campaign_id, timestamp AS event_timestamp, epoch_us(timestamp)::DOUBLE AS request_timestamp"
+    views = [view for view in store.list_feature_views() if view.name != HISTORY]  # that one is online only
+    features = [f"{view.name}:{field.name}" for view in views for field in view.features]
+    columns = "user_id, campaign_id, timestamp AS event_timestamp"
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         entities = connection.sql(f"SELECT {columns} FROM '{log}' ORDER BY user_id, timestamp").df()

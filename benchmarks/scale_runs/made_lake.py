@@ -189,7 +189,8 @@ class MadeLake:
         db.execute(
             f"""CREATE OR REPLACE TABLE outcomes AS SELECT {typed}, hour, bucket FROM (
                 SELECT * EXCLUDE (event_time), event_time
-                       + to_seconds(power(hash(decision_id) % 1000 / 1000.0, 2) * longest) AS happened FROM ({parts}))"""
+                       + to_seconds(power(hash(decision_id) % 1000 / 1000.0, 2) * longest) AS happened
+                FROM ({parts}))"""
         )
 
     def _write(self, db: duckdb.DuckDBPyConnection, kind: Kind, hour: datetime, name: str, table: str) -> None:

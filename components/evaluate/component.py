@@ -21,7 +21,7 @@ def evaluate(
     Args:
         budget_share: Budget that both policies get, as a share of what always exposing would cost. Against an incumbent
             without an artifact, both get what it spends.
-        metrics: The challenger's figures alone, for the pipeline's page.
+        metrics: The challenger's figures alone, for the pipeline's page, and the share of the test users.
     """
     import json
     from pathlib import Path
@@ -35,6 +35,7 @@ def evaluate(
         result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed, fit_outcomes)
         Path(evaluation.path).write_text(json.dumps(result, indent=2))
         figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}
+        figures["test_share"] = result["test_share"]
         for name, value in figures.items():
             metrics.log_metric(name, value)
         Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output that has no file

@@ -3,7 +3,7 @@
 Two environment variables choose the data:
 
 MTORL_DATASET        built-in data set name or path of a YAML   (default: simulator)
-MTORL_FEATURE_DATA   folder of user_history.parquet, ...         (default: data/ beside this file)
+MTORL_FEATURE_DATA   folder of user_channel.parquet, ...         (default: data/ beside this file)
 """
 
 from __future__ import annotations

@@ -1,17 +1,11 @@
 """Computes the sources of the feature views from touchpoints with Ibis: DuckDB here, Spark on a cluster.
 
     with open_engine() as engine:
-        build_sources(engine, "touchpoints.parquet", spec, "features/data")
+        build_sources(engine, clean_touchpoints(engine.read("touchpoints.parquet"), spec), spec, "features/data")
 
-    user_history.parquet     each user's last n touchpoints, once for every touchpoint
     user_static.parquet      static columns of a user (if the data set has such columns)
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
-
-A row of user_history is a snapshot of what the platform knew of a user once one more touchpoint had arrived: the last n
-touchpoints up to and including it. A touchpoint that arrives late (`created_timestamp`, if the log has that column) is
-only in snapshots taken after its arrival; the newest touchpoint of a snapshot gives its event time. A point-in-time
-join on both times then never sees what was not there yet.
 
 The aggregates count a touchpoint in the hour in which it became known, and a `timed` click or conversion in the hour in
 which that did. They carry the time at which that hour ended, so they change once an hour, offline as online, and a
@@ -22,22 +16,21 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ibis
 import ibis.expr.datatypes as dt
 
 from features.engine import Engine, timestamp_micros, unix_micros
-from features.sequences.builder import ROWS_PER_SHARD, clean_touchpoints
+from features.sequences.builder import ROWS_PER_SHARD
 from mtorl.log.dataset import EVENTS, DatasetSpec, FeatureViewSpec, SpecError, outcome_time
 from mtorl.log.times import DAY_US, HOUR_US
-from mtorl.log.touchpoints import CREATED, LogError
+from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
-from mtorl.window.window import HISTORY, STATIC, history_types
+from mtorl.window.window import STATIC, history_types
 
 USER_CHANNEL, CAMPAIGN_STATS = "user_channel", "campaign_stats"  # feature views
 USER_DAYS = 7  # that user_channel counts
@@ -50,20 +43,29 @@ _CLICK = 2**32  # more than a user has touchpoints
 _BILLION = 10**9
 
 
-def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str) -> None:
+def build_sources(
+    engine: Engine,
+    touchpoints: ibis.Table,
+    spec: DatasetSpec,
+    out_dir: Path | str,
+    some: ibis.Table | None = None,
+    only: Collection[str] | None = None,
+) -> None:
     """Write the Parquet sources of the feature views, replacing earlier ones one by one.
 
     Args:
-        log_path: Canonical touchpoint log, optionally with `created_timestamp` (when a row arrived).
+        touchpoints: Clean ones of a log (`clean_touchpoints`), optionally with `created_timestamp` (when one arrived).
         out_dir: Folder for the files named above; each is a folder of parts if the log is large.
+        some: Touchpoints of the users whose views are wanted; None: of all.
+        only: Names of the wanted views; None: all.
     """
     out = Path(out_dir)
-    touchpoints = clean_touchpoints(engine.read(log_path), spec)
-    rows = touchpoints.count().to_pyarrow().as_py()
-    if not rows:
-        raise LogError(f"{log_path}: the log has no rows")
+    some = touchpoints if some is None else some
+    rows = some.count().to_pyarrow().as_py()
+    if not rows and some is touchpoints:
+        raise LogError("the log has no rows")
     # As many shards as the steps have, so that the rows which are joined to a shard of steps lie near each other.
-    shards = math.ceil(rows / ROWS_PER_SHARD)
+    shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
     def by_user(touchpoints: ibis.Table, build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
         if shards == 1:
@@ -75,9 +77,9 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
                 )
 
     jobs: dict[str, Callable[[], None]] = {}
-    users = {HISTORY: user_history, USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
+    users = {USER_CHANNEL: user_channel, **({STATIC: user_static} if spec.static else {})}
     for name, build in users.items():
-        jobs[name] = partial(by_user, touchpoints, build, out / f"{name}.parquet")
+        jobs[name] = partial(by_user, some, build, out / f"{name}.parquet")
 
     def own(view: FeatureViewSpec) -> None:
         table = own_view(engine.read(view.source or ""), view)
@@ -90,6 +92,7 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
         engine.write(table, out / f"{CAMPAIGN_STATS}.parquet")
 
     jobs[CAMPAIGN_STATS] = campaigns
+    jobs = {name: job for name, job in jobs.items() if only is None or name in only}
     for done, (name, job) in enumerate(jobs.items()):
         progress.report(done, len(jobs), f"{name}, {rows:,} rows", 1 / shards if name in users else 1.0)
         job()
@@ -98,71 +101,33 @@ def build_sources(engine: Engine, log_path: Path | str, spec: DatasetSpec, out_d
 # ---- users
 
 
-def user_history(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """A snapshot for each clean touchpoint: user_id, timestamp, created_timestamp and the hist_* lists, oldest first.
-
-    If touchpoints may have arrived late, this asks the engine how far out of order they are.
-    """
-    rows = touchpoints.select(
-        "user_id",
-        "timestamp",
-        "known",
-        touchpoint=_touchpoint(touchpoints, spec),
-        known_us=unix_micros(touchpoints.known),
-    )
-    if CREATED not in touchpoints.columns:
-        return _snapshots(rows.mutate(touchpoints=_last(rows, spec.window)), spec)
-
-    by_time = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
-    rows = rows.mutate(late=rows.known_us < rows.known_us.max().over(by_time))
-    rows = rows.mutate(late=rows.late.cast("int8").max().over(ibis.window(group_by="user_id")))
-    in_order = rows.filter(rows.late == 0)
-    in_order = in_order.mutate(touchpoints=_last(in_order, spec.window))
-
-    # When a touchpoint arrives, the newest one known may be another, and some before it may still be missing. The last
-    # n known ones are among the last n + missing of the user: collect that many, and let each snapshot pick its own.
-    by_arrival = ibis.range_window(group_by="user_id", order_by="known_us", preceding=None, following=0)
-    out = rows.filter(rows.late == 1)
-    out = out.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
-    out = out.mutate(newest=out.place.max().over(by_arrival), missing=1 - out.place.count().over(by_arrival))
-    out = out.mutate(missing=out.missing + out.newest)
-    most = out.aggregate(missing=out.missing.max()).to_pyarrow()["missing"][0].as_py() or 0
-    journey = out.select("user_id", "timestamp", newest=out.place, touchpoints=_last(out, spec.window + most))
-    late = out.select("user_id", "newest", "known", "known_us").join(journey, ["user_id", "newest"])
-    late = late.mutate(touchpoints=late.touchpoints.filter(lambda touchpoint: touchpoint.known_us <= late.known_us))
-    length = late.touchpoints.length()
-    late = late.mutate(touchpoints=late.touchpoints[ibis.greatest(length - spec.window, 0) : length])
-
-    columns = ["user_id", "timestamp", "known", "touchpoints"]
-    return _snapshots(in_order.select(*columns).union(late.select(*columns)), spec)
-
-
-def _touchpoint(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Value:
-    """A touchpoint as one value, so that histories are collected once and not column by column."""
-    fields, times = {}, {f"hist_{name}" for name in spec.outcome_times.values()}
+def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """Each user's last n touchpoints, one a row, by user and time: user_id and the columns of `history_types`."""
+    window = ibis.window(group_by="user_id", order_by=ibis.desc("timestamp"))
+    rows = touchpoints.mutate(place=ibis.row_number().over(window))
+    rows = rows.filter(rows.place < spec.window)
+    columns, times = {}, {"hist_timestamp", *(f"hist_{name}" for name in spec.outcome_times.values())}
     for name, kind in history_types(spec).items():
-        value = touchpoints[name.removeprefix("hist_")]
-        if name == "hist_timestamp" or name in times:
-            value = unix_micros(value)
-        # In a list, Feast's online stores turn a null number into 0.0, and a null text into "". They keep NaN. Windows
-        # read both NaN and "" as null.
-        fields[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
-    return ibis.struct({**fields, "known_us": unix_micros(touchpoints.known)})
+        value = rows[name.removeprefix("hist_")]
+        value = unix_micros(value) if name in times else value
+        # Windows read NaN among numbers, and "" among texts, as null.
+        columns[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
+    return rows.select("user_id", **columns).order_by("user_id", "hist_timestamp")
 
 
-def _last(rows: ibis.Table, n: int) -> ibis.Value:
-    """The last n touchpoints of each row's user up to its own; in an order that no engine may change."""
-    return rows.touchpoint.collect().over(
-        ibis.window(group_by="user_id", order_by="timestamp", preceding=n - 1, following=0)
-    )
+def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
+    """The users (`user_id`) whose features at `end` differ from those at `since`, and some others.
 
-
-def _snapshots(rows: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    def field(name: str) -> Any:
-        return rows.touchpoints.map(lambda touchpoint: touchpoint[name])
-
-    lists = {name: field(name) for name in history_types(spec)}
-    return rows.select("user_id", timestamp=rows.timestamp, created_timestamp=rows.known, **lists)
+    Theirs is a touchpoint or outcome that became known since, or in the hour before, which was not counted yet; a
+    touchpoint whose outcomes may still come (`spec.outcome_hours`); or one that has left the days of `user_channel`.
+    """
+    counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
+    changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
+    for name in ("known", *(outcome_time(kind) for kind in spec.timed)):
+        at = touchpoints[name]
+        left = at.between(timestamp_micros(hour_before - counted), timestamp_micros(end_us - counted))
+        changed = changed | (at > timestamp_micros(hour_before)) | left
+    return touchpoints.filter(changed.fill_null(False)).select("user_id").distinct()
 
 
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:

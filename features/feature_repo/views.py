@@ -7,7 +7,7 @@ or whose value is older than the view's TTL. So a reader needs the registry and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,16 +19,13 @@ from feast import (
     FeatureView,
     Field,
     FileSource,
-    OnDemandFeatureView,
-    RequestSource,
     ValueType,
 )
-from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Array, FeastType, Float64, String
+from feast.types import Array, Bytes, FeastType, Float64, String
 
 from features.feature_repo.sources import CAMPAIGN_DAYS, CAMPAIGN_STATS, USER_CHANNEL, USER_DAYS
 from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
-from mtorl.window.window import AD_DECISION, HISTORY, REQUEST_TIME, STATIC, history_types
+from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
 
 TAGS = {"owner": "ads-platform"}
 
@@ -44,7 +41,6 @@ class Definitions:
     user_channel: FeatureView
     campaign_stats: FeatureView
     own: tuple[FeatureView, ...]  # of files that the data set description names
-    request_time: OnDemandFeatureView
     ad_decision: FeatureService
 
     @property
@@ -57,7 +53,7 @@ class Definitions:
     def objects(self) -> list[Any]:
         """All objects that `feast apply` registers."""
         sources = [view.batch_source for view in self.views]
-        return [self.user, self.campaign, *self.views, self.request_time, self.ad_decision, *sources]
+        return [self.user, self.campaign, *self.views, self.ad_decision, *sources]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
@@ -69,14 +65,18 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     """
     user = _entity("user", "user_id", "Person who meets the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What the advertiser books, with a budget of its own")
-    user_history = _view(
-        HISTORY,
-        user,
-        f"Last {spec.window} touchpoints, oldest first; times in microseconds since 1970",
-        {name: (Array(String if kind == "string" else Float64), []) for name, kind in history_types(spec).items()},
-        _source(HISTORY, data),
-        # A longer pause ends the journey, and the model sees nothing of earlier journeys.
-        timedelta(days=spec.journey_gap_days),
+    # A longer pause ends the journey, and the model sees nothing of earlier journeys.
+    pause = timedelta(days=spec.journey_gap_days)
+    # No file holds it: training windows are built from the log, and `features.offline.store` materializes from there.
+    user_history = FeatureView(
+        name=HISTORY,
+        description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",
+        entities=[user],
+        schema=[Field(name=PACKED, dtype=Bytes, tags={"default": "null", "columns": json.dumps(history_types(spec))})],
+        source=_source(HISTORY, data),
+        ttl=pause,
+        tags=TAGS,
+        owner=TAGS["owner"],
     )
     static: dict[str, tuple[FeastType, Any]] = {
         c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static
@@ -109,11 +109,10 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     entities = {"user_id": user, "campaign_id": campaign}
     own = [_own(view, entities[view.key], data, chosen) for view in spec.features if view.key is not None]
     _check_features(spec, (user_channel, campaign_stats))
-    request_time = _request_time(user_history)
-    # A decision reads what the model reads, and no more. Here the history comes first, and what is on demand last.
+    # A decision reads what the model reads, and no more. The history comes first.
     views = {view.name: view for view in (user_channel, campaign_stats, *own)}
     chosen_views = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
-    decision: list[Any] = [v for v in (user_history, user_static, *chosen_views, request_time) if v is not None]
+    decision: list[Any] = [v for v in (user_history, user_static, *chosen_views) if v is not None]
     ad_decision = FeatureService(
         name=AD_DECISION,
         features=decision,
@@ -121,14 +120,12 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         tags=TAGS,
         owner=TAGS["owner"],
     )
-    built_in_fields = {f.name for view in (user_channel, campaign_stats, request_time) for f in view.features}
+    built_in_fields = {f.name for view in (user_channel, campaign_stats) for f in view.features}
     of_the_data_set = {column.name for column in (*spec.context, *spec.static, *spec.outcomes)}
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := built_in_fields & of_the_data_set:
         raise SpecError(f"column {sorted(taken)[0]!r}: a feature of every data set has this name; rename the column")
-    return Definitions(
-        user, campaign, user_history, user_static, user_channel, campaign_stats, tuple(own), request_time, ad_decision
-    )
+    return Definitions(user, campaign, user_history, user_static, user_channel, campaign_stats, tuple(own), ad_decision)
 
 
 def _entity(name: str, key: str, description: str) -> Entity:
@@ -208,7 +205,7 @@ def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"
         if chosen.source is not None:
-            if chosen.view.lower() in {*views, HISTORY, STATIC, REQUEST_TIME}:
+            if chosen.view.lower() in {*views, HISTORY, STATIC}:
                 raise SpecError(f"{where}: a built-in view has this name; call yours otherwise")
             continue
         if chosen.view not in views:
@@ -222,41 +219,3 @@ def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
             if field.kind != "numeric" or field.by_channel != by_channel:
                 wanted = "numeric" + ", by_channel: true" * by_channel
                 raise SpecError(f"{where}: field {field.name!r} is kind: {wanted}")
-
-
-def _request_time(user_history: FeatureView) -> OnDemandFeatureView:
-    request = RequestSource(
-        name="request",
-        schema=[Field(name="request_timestamp", dtype=Float64)],
-        description="When the decision is made, microseconds since 1970",
-    )
-    make: Callable[[Any], OnDemandFeatureView] = on_demand_feature_view(
-        name=REQUEST_TIME,
-        sources=[request, user_history[["hist_timestamp"]]],
-        # No defaults, since Feast refuses tags here: the hour always exists, and recency is null without a touchpoint.
-        schema=[Field(name="hour_of_day", dtype=Float64), Field(name="recency_hours", dtype=Float64)],
-        mode="python",
-        description="Hour of the day (UTC) and hours since the newest touchpoint before the decision",
-        tags=TAGS,
-        owner=TAGS["owner"],
-    )
-    # Feast sets the module to `__main__`, where the next call would not find the source text of the function.
-    _request_time_features.__module__ = __name__
-    return make(_request_time_features)
-
-
-def _request_time_features(inputs: dict[str, Any]) -> dict[str, Any]:
-    # Feast stores this function in the registry and runs it without this module, so it imports what it needs.
-    from bisect import bisect_left
-
-    import numpy as np
-
-    from mtorl.window.window import request_features
-
-    # NaN where there is none: Feast infers the type from an example, and null has no type.
-    newest = []
-    for at, times in zip(inputs["request_timestamp"], inputs["hist_timestamp"], strict=True):
-        earlier = 0 if times is None else bisect_left(times, at)
-        newest.append(times[earlier - 1] if earlier else np.nan)
-    values = request_features(np.array(inputs["request_timestamp"], dtype=float), np.array(newest, dtype=float))
-    return {name: np.asarray(feature).tolist() for name, feature in values.items()}

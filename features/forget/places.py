@@ -10,7 +10,6 @@ A folder is that of a run, the data volume of a cluster, or any part of these:
     folders of windows, whose manifest stays true
     CSVs of quarantined rows, and of conversions that count for no touchpoint
     Feast repositories: their online store, wherever that is
-    journals of `mtorl feed`
     artifacts, which stay, and are named
 
 Each file is rewritten in one step, and a second run does nothing. The next run completes an interrupted one: outcomes
@@ -26,7 +25,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -41,14 +40,13 @@ from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.log_folder import Origin
 from features.online.forget import forget_online
-from features.online.journal import Journal
 from features.sequences import manifest
 from mtorl.artifact.artifact import ArtifactError, TrainedOn, is_artifact, trained_on
 from mtorl.log.forgotten import Forgotten, alone
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError, fingerprint
 from mtorl.runtime import progress
 
-_SETTINGS, _SQLITE = "feature_store.yaml", b"SQLite format 3"
+_SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
 # What `replacing` writes to, and folders in which a command or a sink works.
@@ -109,8 +107,6 @@ def forget(
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            for journal in found.databases:
-                work.each(journal, lambda path: _forget_in_journal(path, root))
             for repo in repos:  # last: who refreshes the store meanwhile finds nobody in the log any more
                 work.each(repo, lambda path: forget_online(path, users), what="online store")
             with work.saying(root):
@@ -127,7 +123,6 @@ class _Found:
     windows: list[Path] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     repositories: list[Path] = field(default_factory=list)
-    databases: list[Path] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)  # by a process that was killed
 
@@ -162,8 +157,6 @@ class _Found:
                     continue
                 if path.suffix == ".parquet":
                     found.tables.append(path)
-                elif path.suffix in (".sqlite", ".db"):
-                    found.databases.append(path)
                 elif _QUARANTINE.fullmatch(file):
                     found.quarantined.append(path)
         return found
@@ -275,21 +268,3 @@ def _bring_up_to_date(folder: Path) -> None:
     batches = (batch for file in files for batch in pq.ParquetFile(file).iter_batches())
     report |= {"rows": rows, "users": len(users), "fingerprint": fingerprint(batches)}
     (folder / INGEST_FILE).write_text(json.dumps(report, indent=2), encoding="utf-8")
-
-
-def _forget_in_journal(path: Path, root: Path) -> int | None:
-    """Take users out of a journal; None if the file is none."""
-    with path.open("rb") as file:
-        if file.read(len(_SQLITE)) != _SQLITE:
-            return None
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            return None  # of a feed that runs, which takes them out itself
-        raise
-    if not {"exposure", "outcome"} <= tables:
-        return None
-    with closing(Journal(path)) as journal:
-        return journal.forget_users(Forgotten.of(root))

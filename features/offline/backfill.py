@@ -41,26 +41,28 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
     return answer
 
 
-def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:
-    """Write rows, one for each key, in short transactions: readers see a row before or after the write."""
+def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> int:
+    """Write rows, one for each key, in short transactions, and return how many differed from what was stored."""
     from feast.utils import _convert_arrow_to_proto
 
     provider: Any = store._get_provider()
     online = provider.online_store
     config = store.config
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
-    size = config.materialization_config.online_write_batch_size or 500
+    size, written = config.materialization_config.online_write_batch_size or 500, 0
     for start in range(0, rows.num_rows, size):
         # In one piece, because Feast reads the first chunk of a column only.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
-            from features.online.redis_history import write_newest
+            from features.online.redis_store import write_newest
 
-            write_newest(online._get_client(config.online_store), config, view, batch)
+            written += write_newest(online._get_client(config.online_store), config, view, batch)
             continue
         with _transaction(online._get_conn(config)) as connection:
             if newer := _newer(connection, config, view, batch):
                 online.online_write_batch(config, view, newer, None)  # commits
+                written += len(newer)
+    return written
 
 
 def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any]) -> list[Any]:

@@ -2,8 +2,7 @@
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
-    store.materialize(root, spec)                                      # the newest features of every key go online
-    store.refresh(root, spec, "touchpoints.parquet", users=[...])      # after the log has grown
+    store.materialize(root, spec, "touchpoints.parquet")               # the newest features of every key go online
     store.without_sources(root)                                        # leaves what `install` needs
     store.install(root, "/mnt/mtorl/features")                          # where servers and jobs look for it
 
@@ -21,24 +20,29 @@ import sqlite3
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from features.engine import open_engine, parquet_files
-from features.feature_repo.sources import build_sources
+from features.engine import open_engine, parquet_files, timestamp_micros, unix_micros
+from features.feature_repo.sources import build_sources, changed_users, newest_touchpoints
 from features.ingest.log_folder import Built
 from features.offline import backfill
 from features.online.open_history import open_history
+from features.sequences.builder import clean_touchpoints
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec, FeatureField
-from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
+from mtorl.log.times import microseconds
+from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE, LogError
 from mtorl.runtime.files import remove, replacing
 from mtorl.window.window import AD_DECISION, HISTORY
 
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CHUNK = 50_000  # touchpoints that are in memory at a time
 CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
 
@@ -56,7 +62,8 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
     there; feature views that the data set no longer defines are removed. The engine $ENGINE computes the sources.
     """
     with _quiet(), open_engine() as engine:
-        build_sources(engine, log_parquet, spec, Path(root) / "data")
+        touchpoints = clean_touchpoints(engine.read(log_parquet), spec)
+        build_sources(engine, touchpoints, spec, Path(root) / "data")
     define(root, spec)
 
 
@@ -120,13 +127,14 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
     }
 
     def join(steps: pa.Table) -> pa.Table:
+        if not wanted:
+            return steps
         times = steps["timestamp"]
         entities = pa.table(
             {
                 "user_id": steps["user_id"],
                 "campaign_id": steps["campaign_id"],
                 "event_timestamp": times,  # the join looks strictly before it
-                "request_timestamp": times.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.float64()),
             }
         )
         with _quiet():
@@ -179,14 +187,33 @@ def _filled(column: pa.ChunkedArray, default: str) -> pa.Array:
 # ---- online
 
 
+@dataclass(frozen=True)
+class Materialized:
+    """What a run of `materialize` did.
+
+    Attributes:
+        users: Users of the log that it looked at.
+        written: Rows of the online store that it changed.
+        until: When the newest touchpoint that counts became known, microseconds since 1970.
+        rows: Touchpoints that were known until then.
+    """
+
+    users: int
+    written: int
+    until: int
+    rows: int
+
+
 def materialize(
     root: Path | str,
     spec: DatasetSpec,
+    log: Path | str,
     end: datetime | None = None,
     users: Iterable[str] | None = None,
     views: Collection[str] | None = None,
-) -> int:
-    """Put the newest features of every key into the online store; returns the number of users written.
+    since: Materialized | None = None,
+) -> Materialized:
+    """Put the newest features of every key of a log into the online store, as far as they are not there.
 
     Other processes may read and append meanwhile. They see each view of a key as it was before or as it is after, never
     a mixture, and appended touchpoints stay. Feast's own `materialize` would overwrite newer rows, and rewrite the
@@ -195,51 +222,51 @@ def materialize(
     Args:
         end: Leave out what happened, or became known, later. By default the whole log counts.
         users: Users to write, by default all. Campaigns are written in any case.
+        since: An earlier run on the same store, data set and log: only users that may have changed since are written.
+            If the log has lost or got rows of an earlier time, all are.
     """
-    store = _open(root)
-    end = end or last_known(root)
-    only = None if users is None else pa.array(list(users), pa.string())
-    written = 0
-    with open_history(root, spec) as history:
+    store, written = _open(root), 0
+    with open_history(root, spec) as history, _quiet(), open_engine() as engine:
+        touchpoints = clean_touchpoints(engine.read(log), spec)
+        until = microseconds(end) if end else _scalar(unix_micros(touchpoints.known.max()))
+        if until is None:
+            raise LogError(f"{log}: the log has no rows")
+
+        def known(at_us: int) -> int:
+            return int(_scalar((touchpoints.known <= timestamp_micros(at_us)).sum()) or 0)
+
+        some = touchpoints
+        if users is not None:
+            some = some.semi_join(ibis.memtable(pa.table({"user_id": pa.array(list(users), pa.string())})), "user_id")
+        elif since is not None and since.rows == known(since.until):
+            some = some.semi_join(changed_users(touchpoints, spec, since.until, until), "user_id")
+        if some is not touchpoints:
+            engine.write(some, Path(root) / "data" / "some.parquet")  # read several times
+            some = engine.read(Path(root) / "data" / "some.parquet")
+        done = Materialized(int(_scalar(some.user_id.nunique())), 0, until, known(until))
+        build_sources(engine, touchpoints, spec, Path(root) / "data", some, views)
         for view in store.list_feature_views():
             if views is not None and view.name not in views:
+                continue
+            if view.name == HISTORY:
+                rows = newest_touchpoints(some.filter(some.known <= timestamp_micros(until)), spec)
+                path = Path(root) / "data" / f"{HISTORY}.parquet"
+                engine.write(rows, path)
+                written += history.merge(
+                    batch for file in parquet_files(path) for batch in pq.ParquetFile(file).iter_batches(_CHUNK)
+                )
                 continue
             source: Any = view.batch_source
             # Absolute: not every offline store of Feast lets a relative path start at the repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
-            rows = backfill.newest_rows(store, view, end)
-            if only is not None and view.join_keys == ["user_id"]:
-                rows = rows.filter(pc.is_in(rows["user_id"], only))
-            if view.name == HISTORY:
-                history.merge(rows)
-                written = rows.num_rows
-            else:
-                backfill.write(store, view, rows)
-    return written
+            written += backfill.write(
+                store, view, backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=until))
+            )
+    return replace(done, written=written)
 
 
-def refresh(
-    root: Path | str,
-    spec: DatasetSpec,
-    log_parquet: Path | str,
-    users: Iterable[str] | None = None,
-    views: Collection[str] | None = None,
-) -> int:
-    """Rebuild the sources from a whole log that has grown, and `materialize` them."""
-    open_history(root, spec).close()  # raises at once if the repository is that of another data set
-    with _quiet(), open_engine() as engine:
-        build_sources(engine, log_parquet, spec, Path(root) / "data")
-    return materialize(root, spec, users=users, views=views)
-
-
-def last_known(root: Path | str) -> datetime:
-    """When the newest row of the log that a repository was last made of became known."""
-    import duckdb
-
-    files = [str(path) for path in parquet_files(Path(root) / "data" / f"{HISTORY}.parquet")]
-    with duckdb.connect() as con:
-        (known,) = con.read_parquet(files).aggregate("epoch_us(max(created_timestamp))").fetchall()[0]
-    return datetime.fromtimestamp(known // 1_000_000, UTC).replace(microsecond=known % 1_000_000)
+def _scalar(value: ibis.Value) -> Any:
+    return value.to_pyarrow().as_py()
 
 
 def _open(root: Path | str) -> FeatureStore:

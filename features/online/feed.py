@@ -1,6 +1,6 @@
 """Writes exposures to users' online histories as events of the decision log arrive.
 
-    feed = Feed(Journal(Path("journal.sqlite")), open_history(repo, spec))
+    feed = Feed(open_history(repo, spec), repo)
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
 An exposure becomes a touchpoint with its first outcome, at the latest with its cost: before that it may be cancelled.
@@ -8,22 +8,34 @@ If an outcome arrives before the cancellation, the touchpoint stays. The time of
 its decision. A log for `mtorl materialize` must use the same time, or the user has the touchpoint twice. An outcome is
 known from when the router received it.
 
-Events may arrive again, late, or in another order. The journal is written first, then the history, and only then are
-events acknowledged: after a crash in between, the sender sends them again and nothing is lost.
+A feed keeps no state of its own, so several may run. Events arrive at least once, in the order of each router's log and
+in none across routers. A history tells which decisions and outcomes it has, so a repeated event changes nothing. An
+outcome does not name its user, so the online store has two kinds of notes, which expire after `keep_hours`:
+
+    time and bucket of the decision's id -> decision -> user, "" if it was withdrawn     about 30 bytes each
+    waiting:<decision> -> event -> outcome                     of decisions without a touchpoint yet
+
+The feed of a decision writes its history before it reads what waits; the feed of an outcome that finds no touchpoint
+writes that it waits before it looks for the touchpoint again. So if both arrive at once, one of the feeds finds both.
+Events are acknowledged after the history is written. An outcome that is later than `keep_hours` reaches the history
+with the next `mtorl materialize`.
 """
 
 from __future__ import annotations
 
-import time
+import base64
+import hashlib
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from features.online.history import History
-from features.online.journal import Journal
+from features.online.forget import forget_online
+from features.online.history import Change, History, Outcome, Touchpoint, UserHistory
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.records import VERSION, Kind
+from mtorl.log.records import CANCEL, VERSION, Kind
 
 _FIELDS = {
     f"mtorl.decision.v{VERSION}": (
@@ -32,10 +44,11 @@ _FIELDS = {
     f"mtorl.outcome.v{VERSION}": ("event_id", "decision_id", "kind", "value", "event_time", "received_time"),
 }
 _LARGEST = 1e9  # currency units; the router accepts no larger amount
-_FORGET_SECONDS = 600.0  # between two deletions of old records
+_WITHDRAWN = ""  # instead of a user
 
 Event = tuple[str, Any]
 """Type of a CloudEvent, and its data: a record of the decision log."""
+Record = Mapping[str, Any]
 
 
 class EventError(ValueError):
@@ -43,34 +56,31 @@ class EventError(ValueError):
 
 
 class Feed:
-    """Turns events into touchpoints, in one thread at a time.
+    """Turns events into touchpoints.
 
     Args:
-        keep_hours: How long an outcome may come after its decision.
-        place: Folder of the feature repository: users who were forgotten there, or above it, don't come back.
+        repo: Feature repository of the history.
+        keep_hours: How long an outcome may come after its decision, or before it.
+        place: Folder or file: users who were forgotten there, or above it, don't come back.
     """
 
-    def __init__(
-        self, journal: Journal, history: History, keep_hours: float = 168.0, place: Path | None = None
-    ) -> None:
-        self._journal = journal
-        self._history = history
+    def __init__(self, history: History, repo: Path, keep_hours: float = 24.0, place: Path | None = None) -> None:
+        self._history, self._notes = history, history.store
+        self._repo = repo
         self._keep_seconds = keep_hours * 3600
-        self._forget_at = 0.0
         self._place = place
-        self._forgotten = Forgotten()
 
     def take(self, events: Sequence[Event]) -> int:
         """Take events; once this returns, they may be acknowledged. Events of other types are ignored.
 
-        Returns how many touchpoints were written or changed.
+        Returns how many histories were changed.
 
         Raises:
             EventError: one of them is not a record of the decision log; none was taken.
             HistoryError: a touchpoint does not fit the data set.
             Exception: a store does not answer; the events have to be sent again.
         """
-        records: dict[Kind, list[Mapping[str, Any]]] = {"decision": [], "outcome": []}
+        records: dict[Kind, list[Record]] = {"decision": [], "outcome": []}
         for kind, record in events:
             if kind.startswith("mtorl.shadow."):  # it was never shown
                 continue
@@ -78,32 +88,108 @@ class Feed:
                 raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
             if kind in _FIELDS:
                 records[_kind(kind)].append(_checked(kind, record))
-        forgotten = self._forgotten_by_now()
-        records["decision"] = [
+        forgotten = self._forgotten()
+        decisions = [
             record
             for record in records["decision"]
-            if not forgotten.has(record["user_id"], datetime.fromisoformat(record["event_time"]))
+            if (record["expose"] or record["withdrawn"]) and not _is_forgotten(forgotten, record)
         ]
-        written = 0
-        for decision in sorted(self._journal.record(records["decision"], records["outcome"])):
-            shown = self._journal.shown(decision)
-            if shown is not None:
-                touchpoint = shown.touchpoint
-                written += self._history.append(shown.user_id, touchpoint) or self._history.patch(
-                    shown.user_id, touchpoint.timestamp, touchpoint.outcomes, touchpoint.known
-                )
-        if time.monotonic() >= self._forget_at:
-            self._journal.forget(self._keep_seconds)
-            self._forget_at = time.monotonic() + _FORGET_SECONDS
-        return written
+        written = self._write(decisions, sorted(records["outcome"], key=_after_cancel))
+        # Forgotten meanwhile, after their records were let in.
+        forgotten = self._forgotten()
+        if back := {record["user_id"] for record in decisions if _is_forgotten(forgotten, record)}:
+            forget_online(self._repo, back)
+        return len(written)
 
-    def _forgotten_by_now(self) -> Forgotten:
-        """The users who were forgotten by now, also in the journal."""
-        forgotten = Forgotten() if self._place is None else Forgotten.of(self._place)
-        if forgotten != self._forgotten:
-            self._journal.forget_users(forgotten)
-            self._forgotten = forgotten
-        return forgotten
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes that the online store uses and may use, of the fullest node of a cluster; None: no limit."""
+        return self._notes.memory()
+
+    def _write(self, decisions: Sequence[Record], outcomes: Sequence[Record]) -> set[str]:
+        missed = set[str]()
+        each = [self._outcome(record, missed) for record in outcomes]  # raises before anything is written
+        changes = self._decided(decisions)
+        users = self._notes.noted([_place(record) for record in outcomes])
+        for user, change in zip(users, each, strict=True):
+            if user:
+                changes[user].append(change)
+        written = self._history.change({user: _all(some) for user, some in changes.items()})
+
+        # Here the other feed may be: its decision has no note yet, or a note and no place in the history.
+        changes = defaultdict(list)
+        waiting = self._notes.all_noted([_waiting(record) for record in decisions])
+        for record, texts in zip(decisions, waiting, strict=True):
+            early = sorted(map(json.loads, texts.values()), key=_after_cancel)
+            changes[record["user_id"]] += [self._outcome(outcome) for outcome in early]
+        late = [
+            (record, change)
+            for record, user, change in zip(outcomes, users, each, strict=True)
+            if user is None or record["event_id"] in missed
+        ]
+        notes = [(_waiting(record), record["event_id"], _text(record), False) for record, _ in late]
+        self._notes.note(notes, self._keep_seconds)
+        users = self._notes.noted([_place(record) for record, _ in late])
+        for user, (_, change) in zip(users, late, strict=True):
+            if user:
+                changes[user].append(change)
+        return written | self._history.change({user: _all(some) for user, some in changes.items() if some})
+
+    def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
+        """Note the users of decisions, and make the changes of their histories."""
+        exposures = [self._history.exposure(record["decision_id"], _touchpoint(record)) for record in decisions]
+        changes: dict[str, list[Change]] = defaultdict(list)
+        places = [_place(record) for record in decisions]
+        users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
+        notes = [(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)]
+        self._notes.note(notes, self._keep_seconds)
+        for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
+            # Of a decision's two records the withdrawal counts, in any order.
+            gone = self._history.outcome(record["decision_id"], Outcome("", CANCEL, 0.0, datetime.max))
+            changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
+        return changes
+
+    def _outcome(self, record: Record, missed: set[str] | None = None) -> Change:
+        received = datetime.fromisoformat(record["received_time"])
+        outcome = Outcome(record["event_id"], record["kind"], record["value"], received)
+        return self._history.outcome(record["decision_id"], outcome, missed)
+
+    def _forgotten(self) -> Forgotten:
+        return Forgotten() if self._place is None else Forgotten.of(self._place)
+
+
+def _all(changes: Sequence[Change]) -> Change:
+    def change(history: UserHistory) -> bool:
+        return any([each(history) for each in changes])  # a list: all of them
+
+    return change
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """Where the user of a decision is noted: by the minute and the bucket in its id, so that hashes stay small."""
+    decision = record["decision_id"]
+    digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
+    return decision[:8] + decision[15:17], base64.b85encode(digest).decode()
+
+
+def _waiting(record: Record) -> str:
+    return f"waiting:{record['decision_id']}"
+
+
+def _text(outcome: Record) -> str:
+    return json.dumps({name: outcome[name] for name in _FIELDS[f"mtorl.outcome.v{VERSION}"]})
+
+
+def _after_cancel(outcome: Record) -> bool:
+    """A sort key by which cancellations come first: within one batch they count."""
+    return bool(outcome["kind"] != CANCEL)
+
+
+def _touchpoint(record: Record) -> Touchpoint:
+    return Touchpoint(datetime.fromisoformat(record["request_time"]), record["channel"], record["context"])
+
+
+def _is_forgotten(forgotten: Forgotten, record: Record) -> bool:
+    return forgotten.has(record["user_id"], datetime.fromisoformat(record["event_time"]))
 
 
 def _kind(event: str) -> Kind:

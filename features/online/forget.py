@@ -1,4 +1,4 @@
-"""Removes users from the online store: all views of their key, which is `user_id` alone."""
+"""Removes users from the online store: all views of their key, `user_id`, and the feed's notes of their decisions."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def forget_online(repo: Path, users: Collection[str]) -> int:
 def _forget_in_sqlite(path: Path, config: RepoConfig, keys: Collection[EntityKey]) -> int:
     from feast.infra.key_encoding_utils import serialize_entity_key
 
+    from features.online.sqlite_store import NOTES
+
     if not path.exists():
         return 0
     version = config.entity_key_serialization_version
@@ -64,6 +66,9 @@ def _forget_in_sqlite(path: Path, config: RepoConfig, keys: Collection[EntityKey
                 for name in names:
                     if db.execute(f"DELETE FROM {table} WHERE entity_key = ?", name).rowcount:
                         found.add(name)
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (NOTES,)).fetchone():
+                users = [(key.entity_values[0].string_val,) for key in keys]
+                db.executemany(f"DELETE FROM {NOTES} WHERE text = ?", users)
             db.execute("COMMIT")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds what the pages were
     except sqlite3.Error as error:
@@ -76,10 +81,17 @@ def _forget_in_redis(config: RepoConfig, keys: Collection[EntityKey]) -> int:
     from feast.infra.online_stores.redis import RedisOnlineStore
     from redis.exceptions import RedisError
 
+    from features.online.redis_store import NOTES
+
     version = config.entity_key_serialization_version
     names = [_redis_key(config.project, key, version) for key in keys]
+    users = {key.entity_values[0].string_val.encode() for key in keys}
     try:
         with closing(RedisOnlineStore()._get_client(config.online_store)) as client:
+            for name in client.scan_iter(f"{NOTES}*", count=_AT_ONCE) if users else ():  # of all nodes
+                notes = client.hgetall(name)
+                if theirs := [field for field, user in notes.items() if user in users]:
+                    client.hdel(name, *theirs)
             batches = (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
             return sum(int(client.delete(*batch)) for batch in batches)
     except RedisError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from features.online.history import History, HistoryError
@@ -22,22 +23,20 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
         view = store.get_feature_view(HISTORY)
     except FeatureViewNotFoundException:
         raise HistoryError(f"{repo}: has no {HISTORY}; the pipeline, or `store.create`, makes it") from None
-    stored = {f.name: str(f.dtype) for f in view.features}
-    expected = {name: f"Array({kind.capitalize()})" for name, kind in history_types(spec).items()}
-    if stored != expected:
-        differing = sorted(name for name, _ in stored.items() ^ expected.items())
-        raise HistoryError(
-            f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {', '.join(differing)}; create it again"
-        )
+    columns = view.features[0].tags.get("columns") if view.features else None
+    if columns != json.dumps(history_types(spec)):
+        differing = sorted(json.loads(columns or "{}").items() ^ history_types(spec).items())
+        names = ", ".join(dict.fromkeys(name for name, _ in differing))
+        raise HistoryError(f"{repo}: {HISTORY} is not that of data set {spec.name!r}: {names}; create it again")
     match store.config.online_store.type:
         case "sqlite":
-            from features.online.sqlite_history import SqliteHistory
+            from features.online.sqlite_store import SqliteStore
 
-            return SqliteHistory(spec, store.config, view)
+            return History(spec, SqliteStore(store.config, view))
         case "redis":
-            from features.online.redis_history import RedisHistory
+            from features.online.redis_store import RedisStore
 
-            return RedisHistory(spec, store.config, view)
+            return History(spec, RedisStore(store.config, view))
     raise HistoryError(
         f"{repo}: can't append to an online store of type {store.config.online_store.type!r}; use sqlite or redis"
     )

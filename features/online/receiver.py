@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def application(feed: Feed) -> web.Application:
-    """The web application: POST / takes events, GET /health says that it runs."""
+    """The web application: POST / takes events, GET /health says that it runs, GET /metrics how full the store is."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="feed")  # one at a time, off the event loop
 
     async def take(request: web.Request) -> web.Response:
@@ -46,8 +46,14 @@ def application(feed: Feed) -> web.Application:
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
+    async def metrics(_: web.Request) -> web.Response:
+        memory = await asyncio.get_running_loop().run_in_executor(thread, feed.memory)
+        names = ("mtorl_online_store_used_bytes", "mtorl_online_store_limit_bytes")
+        lines = [f"# TYPE {name} gauge\n{name} {value}\n" for name, value in zip(names, memory or (), strict=False)]
+        return web.Response(text="".join(lines))
+
     app = web.Application(client_max_size=_MOST_BYTES)
-    app.add_routes([web.post("/", take), web.get("/health", health)])
+    app.add_routes([web.post("/", take), web.get("/health", health), web.get("/metrics", metrics)])
     return app
 
 

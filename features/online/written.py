@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,12 +29,18 @@ class StoreEmptied(Exception):
     """The store lost what was written to it before all was written."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Written:
-    """Source of the content, and when writing began, seconds since 1970."""
+    """Source of the content, when writing began (seconds since 1970), and what the next run needs to go on from it.
+
+    `until` and `rows` are those of `features.offline.store.Materialized`.
+    """
 
     source: str
+    definitions: str
     at: float
+    until: int = 0
+    rows: int = -1
 
 
 class Repository:
@@ -46,7 +51,7 @@ class Repository:
         registry = settings.get("registry") or {}
         path = registry if isinstance(registry, str) else registry.get("path", "")
         self._online: dict[str, Any] = settings.get("online_store") or {}
-        self._key = f"mtorl:written:{settings.get('project')}"
+        self._key = f"{{mtorl:written:{settings.get('project')}}}"  # {}: of a Redis Cluster, one node has both keys
         self.registry = None if "://" in path or not path else repo / path
         """Its file; None: it is elsewhere."""
 
@@ -63,11 +68,12 @@ class Repository:
             )
         if not log.exists():
             raise NothingToWrite(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
-        files = [*([self.registry] if self.registry else []), *(sorted(log.rglob("*")) if log.is_dir() else [log])]
-        seen = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
-        return hashlib.sha256(
-            json.dumps([seen, spec.model_dump(mode="json"), *([decisions] if decisions else [])]).encode()
-        ).hexdigest()
+        files = sorted(log.rglob("*")) if log.is_dir() else [log]
+        return _digest(_states(files), self.definitions(spec), decisions)
+
+    def definitions(self, spec: DatasetSpec) -> str:
+        """A digest of the registry and the data set."""
+        return _digest(_states([self.registry] if self.registry else []), spec.model_dump(mode="json"))
 
     def written(self) -> Written | None:
         """The source of the store's content; None: it is empty, or no Redis."""
@@ -76,41 +82,53 @@ class Repository:
         return Written(**json.loads(text)) if text else None
 
     @contextmanager
-    def writing(self, source: str) -> Iterator[None]:
-        """Record a source once the block has written all of it; a `StoreEmptied` if the store lost a part meanwhile."""
+    def writing(self, written: Written) -> Iterator[None]:
+        """Record what the block has written all of; a `StoreEmptied` if the store lost a part meanwhile."""
         client = self._client()
         if client is None:
             yield
             return
-        from redis.exceptions import RedisError, ResponseError
+        from redis.exceptions import RedisError
 
         begun = f"{self._key}:{uuid.uuid4().hex}"  # its own key: another run may write meanwhile
-        client.set(begun, json.dumps(asdict(Written(source, time.time()))))
+        client.set(begun, json.dumps(asdict(written)))
         try:
             yield
         except BaseException:
             with suppress(RedisError):
                 client.delete(begun)
             raise
-        try:
-            client.rename(begun, self._key)  # one step, which fails if the key is gone
-        except ResponseError as error:
+        if not client.set(begun, json.dumps(asdict(written)), xx=True):  # only if it is still there
             raise StoreEmptied(
                 "the online store was emptied while it was written; start it again (the CronJob does, in a minute)"
-            ) from error
+            )
+        client.rename(begun, self._key)
 
     def _client(self) -> Any:
-        """A connection to a single Redis; None: the store is another one."""
-        if self._online.get("type") != "redis" or self._online.get("redis_type", "redis") != "redis":
+        """A connection to Redis, one server or a cluster; None: the store is another one."""
+        kind = self._online.get("redis_type", "redis")
+        if self._online.get("type") != "redis" or kind not in ("redis", "redis_cluster"):
             return None
         from redis import Redis
+        from redis.cluster import ClusterNode, RedisCluster
 
-        place, *options = str(self._online["connection_string"]).split(",")
-        host, _, port = place.partition(":")
-        values: dict[str, Any] = dict(option.split("=", 1) for option in options)
+        parts = str(self._online["connection_string"]).split(",")
+        places = [part.split(":") for part in parts if "=" not in part]
+        nodes = [(place[0], int((place[1:] or ["6379"])[0])) for place in places]
+        values: dict[str, Any] = dict(part.split("=", 1) for part in parts if "=" in part)
         for name in values.keys() - {"username", "password"}:
             values[name] = _json(values[name])  # as Feast reads them
-        return Redis(host=host, port=int(port or 6379), decode_responses=True, **values)
+        if kind == "redis_cluster":
+            return RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], decode_responses=True, **values)
+        return Redis(host=nodes[0][0], port=nodes[0][1], decode_responses=True, **values)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _states(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
 
 
 def _json(text: str) -> Any:

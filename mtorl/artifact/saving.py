@@ -37,10 +37,10 @@ from mtorl.artifact.lengths import exact_lengths, lengths_up_to
 from mtorl.drift.thresholds import ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints
-from mtorl.network.predictor import CHUNK
 from mtorl.policy.decision import PolicyParams
 from mtorl.runtime.files import replacing, sha256_of
 from mtorl.window.encoder import Encoder
+from mtorl.window.on_demand import CHUNK
 from mtorl.window.window import AD_DECISION
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mtorl.arrays import Floats
 from mtorl.log.columns import Codes
 from mtorl.window.encoder import Encoder, Labels
+from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
 LATEST = 5  # newest touchpoints that have features of their own
@@ -38,8 +39,13 @@ class Summary:
     categorical: tuple[str, ...]  # names of the features that are codes, not amounts
 
     @classmethod
-    def of(cls, batch: WindowBatch, encoder: Encoder) -> Summary:
+    def of(cls, windows: Windows, encoder: Encoder) -> Summary:
         """Summarise windows of at most `encoder.window` tokens."""
+        parts = [cls._of(chunk, encoder) for chunk in in_chunks(windows)]
+        return replace(parts[0], values_BF=np.concatenate([part.values_BF for part in parts]))
+
+    @classmethod
+    def _of(cls, batch: WindowBatch, encoder: Encoder) -> Summary:
         history_BP = _history(batch, encoder.window, start=len(encoder.channels))
         there_BP = history_BP >= 0
         channel_BP = np.where(there_BP, batch.prev_channel_N[history_BP], -1)

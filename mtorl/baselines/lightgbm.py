@@ -21,6 +21,7 @@ from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.inputs import Summary
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
+from mtorl.window.on_demand import Windows
 from mtorl.window.window import WindowBatch
 
 ROUNDS = 1000  # at most
@@ -49,7 +50,7 @@ class BoostedOutcomes:
     cost: Any | None  # None: every touchpoint of the training log costs the same
     constant_cost: float
 
-    def predict(self, batch: WindowBatch) -> tuple[Floats, Floats]:
+    def predict(self, batch: Windows) -> tuple[Floats, Floats]:
         """Reward and cost of each channel at the last step of each window: (B, C), (B, C)."""
         return self.of(Summary.of(batch, self.encoder))
 
@@ -96,7 +97,7 @@ class Boosted:
         return cls(action, BoostedOutcomes(encoder, reward, cost, data["constant_cost"]))
 
 
-def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Boosted:
+def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
     """Grow the trees; the seed chooses rows and features."""
     parts = _labelled(train, val, encoder)
     # As the network's action head does, this one learns what the log's policy chooses, and not what we chose ourselves.
@@ -111,12 +112,12 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Bo
     return Boosted(action, _outcomes(parts, encoder, seed))
 
 
-def fit_outcomes(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BoostedOutcomes:
+def fit_outcomes(train: Windows, val: Windows, encoder: Encoder, seed: int) -> BoostedOutcomes:
     """Grow the trees of reward and cost alone."""
     return _outcomes(_labelled(train, val, encoder), encoder, seed)
 
 
-def _labelled(train: WindowBatch, val: WindowBatch, encoder: Encoder) -> list[tuple[Summary, Labels]]:
+def _labelled(train: Windows, val: Windows, encoder: Encoder) -> list[tuple[Summary, Labels]]:
     return [(Summary.of(batch, encoder), labels(batch, encoder)) for batch in (train, val)]
 
 

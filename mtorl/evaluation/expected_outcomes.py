@@ -1,6 +1,6 @@
 """Forecasts for exposures that a log hardly shows, and how far they may be off.
 
-    outcomes = second_opinion(table, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
+    outcomes = second_opinion(windows, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
     mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
     doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
     unsure = unsure_of(left_2BC, [of_the_challenger, outcomes])
@@ -20,7 +20,7 @@ incumbent), 3 these and their difference, X a log and its resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -29,10 +29,10 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from mtorl.arrays import Floats, Ints
-from mtorl.log.splits import folds_of, fractions_of
+from mtorl.log.splits import folds_of
 from mtorl.window.encoder import Encoder
+from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
-from mtorl.window.window import WindowBatch
 
 FOLDS = 5
 FEWEST_USERS = 20  # to learn from; with fewer there is no second opinion
@@ -50,33 +50,26 @@ class ExpectedOutcomes:
     replicates: tuple[Floats, ...] = ()  # gain_BC by models that lack one fold of their users each
 
 
-Fit = Callable[[WindowBatch, WindowBatch, Encoder, int], Any]
+Fit = Callable[[Windows, Windows, Encoder, int], Any]
 """`mtorl.baselines.lightgbm.fit_outcomes`: takes windows to learn from, others to stop on, the encoder and a seed."""
 
 
 def second_opinion(
-    table: WindowTable, moments: WindowBatch, users_B: Users, encoder: Encoder, fit: Fit, seed: int
+    windows: str, moments: Windows, users_B: Users, encoder: Encoder, fit: Fit, seed: int
 ) -> ExpectedOutcomes | None:
     """Forecast moments of test users, by models of other test users; None with too few users to learn from.
 
     Args:
-        table: Touchpoints; models learn from test users, and validation users tell when to stop.
+        windows: Folder of windows; models learn from test users, and validation users tell when to stop.
     """
-    part = table.rows["split"].to_numpy(dtype=str)
-    for name in ("test", "val"):
-        there = part == name
-        users = table.rows["user_id"][there]
-        if len(users) > MOST_TOUCHPOINTS:
-            chosen = fractions_of(users, "second opinion") < MOST_TOUCHPOINTS / len(users)
-            part[there] = np.where(chosen, name, "")
-    chosen_table = replace(table, rows=table.rows.assign(split=part))
-    known, stopping = (chosen_table.windows(name, targets=True) for name in ("test", "val"))
+    known, stopping = (WindowTable.load(windows, split, most=MOST_TOUCHPOINTS) for split in ("test", "val"))
+    learn_from, stop_on = known.on_demand("test", targets=True), stopping.on_demand("val", targets=True)
 
     def expected(learned: Ints) -> ExpectedOutcomes:
-        reward_BC, cost_BC = fit(known.take(learned), stopping, encoder, seed).predict(moments)
+        reward_BC, cost_BC = fit(learn_from.only(learned), stop_on, encoder, seed).predict(moments)
         return ExpectedOutcomes(np.maximum(encoder.unreward(reward_BC, cost_BC), 0.0), cost_BC)
 
-    return cross_fitted(table.rows["user_id"][part == "test"], users_B, expected)
+    return cross_fitted(known.rows["user_id"], users_B, expected)
 
 
 def cross_fitted(

@@ -25,7 +25,7 @@ from mtorl.evaluation.policy_value import SELECTED, policy_value, top_share
 from mtorl.evaluation.resamples import UserResamples
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import are_among, folds_of
-from mtorl.network.predictor import Heads, Predictor
+from mtorl.network.predictor import Heads, Predictor, predict_each
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.encoder import labels
 from mtorl.window.table import WindowTable
@@ -43,12 +43,13 @@ def evaluate_artifact(
     """Judge an artifact's heads, decision rule and budget curve, beside those of its yardstick.
 
     Args:
-        table: All touchpoints of a log; its `split` has no meaning here.
+        table: Touchpoints of a log, those of whole users; its `split` has no meaning here.
         yardstick: LightGBM of the same training users, which artifacts of MTORL carry.
         only_new: Leave out the users that the artifact was trained on, instead of refusing the log.
 
     Returns:
-        ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint), ``compared`` (`compare`:
+        ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint, share of the
+        log's users that were read), ``compared`` (`compare`:
         "model" and "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``journeys`` (the model's rule,
         `journey_value`), ``budget`` (by predictor, `budget_curve`; empty if all exposures cost the same).
 
@@ -73,12 +74,12 @@ def evaluate_artifact(
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
     # A window of one description must not be read with another: the artifact's own names the columns.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
-    windows, rows = judged.windows("test", targets=True), judged.rows[new_B]
+    windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), artifact.spec.reward.gain.of(rows)
-    answers: dict[str, Heads] = {"model": _doubles(artifact.predict(windows))}
+    answers: dict[str, Heads] = {"model": _doubles(predict_each(artifact, windows))}
     if yardstick is not None:
-        answers["lightgbm"] = yardstick.predict(windows)
+        answers["lightgbm"] = predict_each(yardstick, windows)
     targets = LoggedTargets(
         logged_labels.channel_B,
         logged_labels.reward_B,
@@ -119,6 +120,7 @@ def evaluate_artifact(
             "rows": len(rows),
             "users": int(len(users) - training_U.sum()),
             "left_out_users": int(training_U.sum()),
+            "share": table.share,
         },
         "compared": compared,
         "value": value,

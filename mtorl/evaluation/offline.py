@@ -26,13 +26,13 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import Opportunities
 from mtorl.log.propensity import logged_propensity
-from mtorl.network.predictor import Heads
+from mtorl.network.predictor import Heads, predict_each
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
 from mtorl.window.encoder import Encoder
-from mtorl.window.table import WindowTable
-from mtorl.window.window import WindowBatch
+from mtorl.window.on_demand import Windows, from_texts
+from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
 
 def evaluate_offline(
@@ -56,25 +56,25 @@ def evaluate_offline(
         ``challenger`` and ``incumbent`` (metrics of the heads; null without an artifact), ``value`` (off-policy
         estimate at equal budget), ``valued_on`` ("opportunities"; "incumbent_decisions" if the incumbent has no
         artifact; "touchpoints" for a log without own decisions), ``prices``, ``budget_curve``, ``test_rows``,
-        ``test_users``.
+        ``test_users``, ``test_share`` (of all test users: of many touchpoints, those of a random sample of the users
+        are judged, see `MOST_HELD_OUT`).
 
     Raises:
         WindowError: no user is held out for the test, or too little is known of an incumbent without an artifact.
     """
-    table = WindowTable.load(windows)
-    spec, batch, test = table.spec, table.windows("test"), table.is_in("test")
-    rows = table.rows[test]
+    table = WindowTable.load(windows, "test", most=MOST_HELD_OUT)
+    spec, rows, tested = table.spec, table.rows, table.on_demand("test")
     if not len(rows):
         raise WindowError("no test windows: the log has too few users")
     without_artifact = LoggedIncumbent.named_in(incumbent)
     own = without_artifact and without_artifact.decisions(windows, spec)
     opportunities = own or Opportunities.load(windows, spec, "test")
     if opportunities is None:
-        known = _propensity_is_known(table.rows, spec)
-        moments = batch.take(np.flatnonzero(known[test]))
-        log = _touchpoints(rows[known[test]], logged_propensity(table.rows[known], spec)[test[known]], spec)
+        known_B = _propensity_is_known(rows, spec)
+        moments: Windows = tested.only(np.flatnonzero(known_B))
+        log = _touchpoints(rows[known_B], _propensity(windows, rows[known_B], spec), spec)
     else:
-        moments, log = WindowBatch.from_instances(opportunities.instances, spec), _decisions(opportunities, spec)
+        moments, log = from_texts(opportunities.windows, spec), _decisions(opportunities, spec)
     channel_B = np.array([spec.channels.index(name) for name in rows["channel"]])
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
@@ -83,17 +83,17 @@ def evaluate_offline(
     folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
     arms = {name: artifact.load(Path(folder)) for name, folder in folders.items()}
     for turn, (name, arm) in enumerate(arms.items()):
-        logits_BC, reward_BC, cost_BC = arm.predict(batch)
+        logits_BC, reward_BC, cost_BC = predict_each(arm, tested)
         label_B = arm.encoder.reward(gain_B, cost_B)
         clone_B = ~rows["collected"].to_numpy()
         targets = LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0, clone_B=clone_B)
         heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
         predicted[name] = GainAndCost(arm.encoder.unreward(reward_BC, cost_BC)[logged], cost_BC[logged])
-        forecasts[name] = _forecast(arm.predict(moments), arm.encoder)
+        forecasts[name] = _forecast(predict_each(arm, moments), arm.encoder)
         progress.report(turn + 1, 4, name)
     opinions = [_outcomes(forecasts["challenger"])]
     if fit is not None and log.exposure is not None:  # of touchpoints, every one counts with its weight
-        second = second_opinion(table, moments, log.users_B, arms["challenger"].encoder, fit, seed)
+        second = second_opinion(windows, moments, log.users_B, arms["challenger"].encoder, fit, seed)
         opinions += [second] if second is not None else []
     progress.report(3, 4, "second opinion")
     full = float(np.asarray(forecasts["challenger"].cost_BC)[log.at_channel].mean())  # what always exposing would cost
@@ -116,6 +116,7 @@ def evaluate_offline(
         "budget_curve": curve,
         "test_rows": len(rows),
         "test_users": int(rows["user_id"].nunique()),
+        "test_share": table.share,
     }
 
 
@@ -139,6 +140,14 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
     return replace(params, price=policy_price(forecast, params, budget))
 
 
+def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
+    """The propensity of test rows; one that was not logged is estimated on training users."""
+    if spec.propensity == "logged":
+        return logged_propensity(rows, spec)
+    trained = WindowTable.load(windows, "train", most=MOST_HELD_OUT).rows
+    return logged_propensity(pd.concat([trained, rows], ignore_index=True), spec)[len(trained) :]
+
+
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
     """Which rows have a propensity. An arm without probabilities leaves exposures without, and that is no fault.
 
@@ -146,7 +155,7 @@ def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
         WindowError: nothing is known of any test user.
     """
     known = rows["propensity"].notna().to_numpy() if spec.propensity == "logged" else np.ones(len(rows), dtype=np.bool_)
-    if not (known & (rows["split"] == "test")).any():
+    if not known.any():
         raise WindowError(
             "no test user has a touchpoint whose propensity is known: no policy can be valued on this log"
         )

@@ -15,6 +15,7 @@ not, the smallest amount counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import combinations
 
 from mtorl.experiment.arm import ALL_ARMS, OUTSIDE
@@ -76,6 +77,7 @@ class Experiments:
                     accounts[arm] = limit._replace(arm=arm)
         return [limit for accounts in found.values() for limit in _divided(accounts)]
 
+    @cached_property
     def differences(self) -> list[str]:
         """Experiments that give different amounts for the budgets that they share, in words."""
         found = []

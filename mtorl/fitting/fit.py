@@ -51,8 +51,8 @@ from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
-from mtorl.window.table import WindowTable, shards, touchpoints_per_user
-from mtorl.window.window import WindowBatch
+from mtorl.window.on_demand import from_texts
+from mtorl.window.table import MOST_HELD_OUT, WindowTable, shards, touchpoints_per_user
 
 if TYPE_CHECKING:
     from torch import nn
@@ -255,11 +255,11 @@ def fit_challenger(
         trained = train_ensemble(data, config, on_epoch, resume=resume, group=group, at_once=at_once)
     if not group.leads:
         return None
-    val = WindowTable.load(windows, "val")
+    val = WindowTable.load(windows, "val", most=MOST_HELD_OUT)
     opportunities = Opportunities.load(windows, summary.spec, "val")
     progress.report(1, 1, "LightGBM, to compare with")
-    train_windows = WindowTable.load(windows, "train", summary.first_shard).windows("train", targets=True)
-    val_windows = val.windows("val", targets=True)
+    trained_on = WindowTable.load(windows, "train", summary.first_shard, MOST_HELD_OUT)
+    train_windows, val_windows = trained_on.on_demand("train", targets=True), val.on_demand("val", targets=True)
     # Trees take one processor, and Python's lock seldom.
     trees = _in_background(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
     params, metrics = _calibrate_and_price(trained, val, opportunities, summary, budget_share, config.seed)
@@ -298,7 +298,7 @@ def _calibrate_and_price(
     seed: int,
 ) -> tuple[PolicyParams, dict[str, Any]]:
     """Calibrate the ensemble in place; the decision rule's parameters and the metrics, all from validation users."""
-    encoder, batch = summary.encoder, val.windows("val", targets=True)
+    encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, encoder, batch)
     logged, gain_B = labels(batch, encoder), summary.spec.reward.gain.of(val.rows)
@@ -317,6 +317,7 @@ def _calibrate_and_price(
         "calibration": calibration._asdict(),
         "priced_on": "touchpoints" if opportunities is None else "opportunities",
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
+        "measured_share": val.share,  # of the validation users
         "seconds": trained.seconds,
         # Of the first member; the others differ in their seed only.
         "best_epoch": first.best_epoch,
@@ -332,7 +333,7 @@ def _price_at(
     opportunities: Opportunities, trained: Trained, summary: TrainingSummary, budget_share: float
 ) -> PolicyParams:
     """Parameters whose price meets the budget at every opportunity, not only at those that were exposed."""
-    batch = WindowBatch.from_instances(opportunities.instances, summary.spec)
+    batch = from_texts(opportunities.windows, summary.spec)
     logits_BC, reward_BC, cost_BC = predict(trained.ensemble, summary.encoder, batch)
     always_exposing = float(cost_BC[np.arange(len(opportunities)), opportunities.channel_B].mean())
     forecast = Forecast(logits_BC, summary.encoder.unreward(reward_BC, cost_BC), cost_BC)

@@ -1,7 +1,7 @@
 """Opportunities: the decisions of one's own policies, as training and evaluation read them.
 
     test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has no decisions of one's own
-    test.channel_B, test.exposed_B, test.channel_probs_BC, test.instances
+    test.channel_B, test.exposed_B, test.channel_probs_BC, test.windows
 
 One row is one decision whose channel was drawn, and which was exposed or not, both with known probabilities. The table
 lies beside a touchpoint log that grew out of own decisions. A log from elsewhere has none: there each touchpoint stands
@@ -10,7 +10,7 @@ for an opportunity, since nothing is known of the moments without one.
 Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (of the policy that drew: its digest,
 or else name and version), channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data
 set's channels), exposed, the numeric outcomes (zero where nothing was exposed), context columns, split, and features
-(the window as the policy saw it, JSON; null for training users, and where there are more than `MOST_WINDOWS`).
+(the window as the policy saw it, JSON; null for training users). Of many decisions, those of some users are here.
 
 Shapes: B rows, C channels.
 """
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.dataset import DatasetSpec
@@ -35,6 +35,9 @@ ENOUGH = 500
 """Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
 MOST_WINDOWS = 100_000
 """About so many of a part's opportunities have their window, some hundred megabytes: whole users, chosen by a hash."""
+MOST_CONTEXTS = 1_000_000
+"""About so many decisions of training users are here, those of whole users: drift is measured against fewer."""
+_BATCH = 8192  # rows
 _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
 
@@ -47,7 +50,7 @@ class Opportunities:
     exposed_B: Bools
     channel_probs_BC: Floats
     exposure_probs_BC: Floats
-    instances: list[dict[str, Any]]  # the windows
+    windows: list[str]  # as JSON; parsed, they would take several times the memory
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,7 +69,7 @@ class Opportunities:
             self.exposed_B[chosen_B],
             self.channel_probs_BC[chosen_B],
             self.exposure_probs_BC[chosen_B],
-            [window for window, chosen in zip(self.instances, chosen_B, strict=True) if chosen],
+            [window for window, chosen in zip(self.windows, chosen_B, strict=True) if chosen],
         )
 
     @classmethod
@@ -75,25 +78,23 @@ class Opportunities:
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
-        with_window = (pc.field("split") == split) & pc.field("features").is_valid()
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
-        rows = pq.read_table(path, columns=columns, filters=with_window).to_pandas()
-        # Whoever writes the file leaves them in any order, and the last bits of a sum depend on it.
+        rows = _read(path, columns, split, with_window=True)
+        # The engine writes them in any order, and the last bits of a sum depend on it.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
-        instances = [json.loads(text) for text in rows["features"]]
-        fit_B = np.array([_fits(window, spec) for window in instances], dtype=bool) & (channel_B >= 0)
+        fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
         if fit_B.sum() < ENOUGH:
             return None
         rows = rows[fit_B].reset_index(drop=True)
-        channel_probs_BC = np.stack(rows["channel_probs"].to_numpy())
+        channel_probs_BC = np.stack(rows["channel_probs"].tolist())
         return cls(
             rows=rows[["user_id", "timestamp", "arm", "generation", *spec.window_outcomes]],
             channel_B=channel_B[fit_B].astype(np.int64),
             exposed_B=rows["exposed"].to_numpy(dtype=bool),
             channel_probs_BC=channel_probs_BC / channel_probs_BC.sum(axis=1, keepdims=True),  # records may be rounded
-            exposure_probs_BC=np.stack(rows["exposure_probs"].to_numpy()),
-            instances=[window for window, fits in zip(instances, fit_B, strict=True) if fits],
+            exposure_probs_BC=np.stack(rows["exposure_probs"].tolist()),
+            windows=rows["features"].tolist(),
         )
 
 
@@ -101,11 +102,22 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
     """User and context columns of a split, in the order of user and time; None if absent or fewer than `ENOUGH`."""
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
-    if not path.exists() or not set(columns) <= set(pq.read_schema(path).names):
+    if not path.exists() or not set(columns) <= set(ds.dataset(path, format="parquet").schema.names):
         return None
-    found = pq.read_table(path, columns=[*columns, "timestamp"], filters=pc.field("split") == split).to_pandas()
+    found = _read(path, [*columns, "timestamp"], split)
     rows: pd.DataFrame = found.sort_values(["user_id", "timestamp"], ignore_index=True)[columns]
     return rows if len(rows) >= ENOUGH else None
+
+
+def _read(path: Path, columns: list[str], split: str, with_window: bool = False) -> pd.DataFrame:
+    """Rows of a split from a file, or from the parts in a folder; in memory are these alone and one batch of others."""
+    wanted = pc.field("split") == split
+    if with_window:
+        wanted &= pc.field("features").is_valid()
+    found = ds.dataset(path, format="parquet")
+    scanner = found.scanner(columns=columns, filter=wanted, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1)
+    rows: pd.DataFrame = scanner.to_table().to_pandas(split_blocks=True, self_destruct=True)
+    return rows
 
 
 def _fits(window: dict[str, Any], spec: DatasetSpec) -> bool:

@@ -22,7 +22,7 @@ from mtorl.arrays import Bools, Floats
 from mtorl.network.ensemble import Ensemble
 from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder, labels
-from mtorl.window.window import WindowBatch
+from mtorl.window.on_demand import Windows
 
 _RANGE = (0.2, 5.0)  # of a scale: one outside of it would be another model, not a calibration
 _TINY = 1e-7
@@ -69,7 +69,7 @@ def calibrate(
     return Calibration(float(action.x[0]), float(reward.x[0]), float(reward.x[1]))
 
 
-def calibrate_ensemble(ensemble: Ensemble, encoder: Encoder, batch: WindowBatch) -> Calibration:
+def calibrate_ensemble(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> Calibration:
     """Calibrate an ensemble in place, on windows of held-out users with targets, one for each touchpoint."""
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)

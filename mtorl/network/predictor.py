@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtorl.window.encoder import Encoder
+from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ Heads = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.f
 Network = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[NDArray[np.floating[Any]], ...]]
 """A network as a function of arrays: (x_BTD, length_B) -> the heads, and what it may say beyond them, [B, ...]."""
 
-CHUNK = 4096  # windows per call of a network: bounds the memory that scoring a whole log takes
-
 
 class Predictor(Protocol):
     """A fitted model."""
@@ -36,7 +35,7 @@ class Predictor(Protocol):
         """The heads at the last step of each window."""
 
 
-def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
+def predict(network: nn.Module, encoder: Encoder, batch: Windows) -> Heads:
     """Heads of a torch network in inference mode, as an artifact made of it will predict them."""
     import torch
 
@@ -49,16 +48,20 @@ def predict(network: nn.Module, encoder: Encoder, batch: WindowBatch) -> Heads:
         return heads_of(predict_in_chunks(outputs, encoder, batch))
 
 
+def predict_each(predictor: Predictor, windows: Windows) -> Heads:
+    """The heads of windows that are cut on demand; the same bits as of all at once."""
+    parts = [predictor.predict(chunk) for chunk in in_chunks(windows)]
+    logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return logits_BC, reward_BC, cost_BC
+
+
 def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
     """The heads among a network's outputs."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return logits_BC, reward_BC, cost_BC
 
 
-def predict_in_chunks(network: Network, encoder: Encoder, batch: WindowBatch) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Encode at most `CHUNK` windows at a time and join the network's outputs."""
-    if len(batch) <= CHUNK:
-        return network(*encoder.encode(batch))
-    chunks = np.split(np.arange(len(batch)), range(CHUNK, len(batch), CHUNK))
-    parts = [network(*encoder.encode(batch.take(rows))) for rows in chunks]
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+def predict_in_chunks(network: Network, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
+    """Cut and encode a chunk of windows at a time and join the network's outputs."""
+    parts = [network(*encoder.encode(chunk)) for chunk in in_chunks(batch)]
+    return parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))

@@ -23,7 +23,7 @@ from mtorl.network.ensemble import Ensemble
 from mtorl.network.parallel import one_thread
 from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
-from mtorl.window.window import WindowBatch
+from mtorl.window.on_demand import Windows
 
 KEPT = 0.99  # share of the variance of the states that the kept components have
 MOST_WINDOWS = 20_000  # more would move neither mean nor components
@@ -57,7 +57,7 @@ class StateDistance(nn.Module):
         return cls(*(torch.from_numpy(part.astype(np.float32)) for part in (mean_H, whitening_HK)))
 
 
-def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: WindowBatch) -> None:
+def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> None:
     """Give an ensemble in inference mode its distance, from at most `MOST_WINDOWS` windows of the training."""
     if len(batch) > MOST_WINDOWS:
         batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))

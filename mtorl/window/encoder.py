@@ -20,6 +20,7 @@ from mtorl.arrays import Bools, Floats, Ints
 from mtorl.log.columns import Codes, Values, WindowError
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.gain import Gain
+from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
 # A category with fewer uses in training is encoded as unknown, so that "unknown" is learned, too. Small logs keep more.
@@ -256,8 +257,13 @@ class Labels(NamedTuple):
     collected_B: Bools  # whether it is an own decision that was collected
 
 
-def labels(batch: WindowBatch, encoder: Encoder) -> Labels:
+def labels(windows: Windows, encoder: Encoder) -> Labels:
     """The labels of windows that were built with targets; raises WindowError for others."""
+    parts = [_labels(chunk, encoder) for chunk in in_chunks(windows)]
+    return Labels(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _labels(batch: WindowBatch, encoder: Encoder) -> Labels:
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,15 @@ from mtorl.drift.reference import stretches
 from mtorl.log import columns as read
 from mtorl.log.columns import WindowError
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.splits import split_of, tile_ends
+from mtorl.log.splits import SHARES, fractions_of, split_of, tile_ends
 from mtorl.log.touchpoints import COLLECTED, CREATED
 from mtorl.runtime.files import sha256_of
+from mtorl.window.on_demand import StepWindows
 from mtorl.window.window import WindowBatch
 
 SCHEMA_VERSION = 1  # of the manifest
+MOST_HELD_OUT = 500_000
+"""About so many touchpoints of held-out users calibrate and judge a model: more would say hardly more."""
 
 _TEXT = ("user_id", "channel")
 
@@ -37,28 +41,41 @@ class WindowTable:
             channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
         rows: The same rows for pandas, without context and static columns, with the user's split and `collected`.
         fingerprint: Of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps of a log from elsewhere.
+        share: Of the users, chosen by hashes, that are here: below 1 if `load` was given a bound.
     """
 
     steps: pa.Table
     rows: pd.DataFrame
     spec: DatasetSpec
     fingerprint: str
+    share: float = 1.0
 
     @classmethod
-    def load(cls, folder: str | Path, split: str = "", file: str = "") -> WindowTable:
+    def load(cls, folder: str | Path, split: str = "", file: str = "", most: int = 0) -> WindowTable:
         """Read the manifest, the description and the shards of a windows folder, or only one of its `shards`.
 
-        Only users of one split may be read. Shards that are not those of the manifest are a WindowError.
+        Shards that are not those of the manifest are a WindowError.
+
+        Args:
+            split: Read users of this split only.
+            most: Read about so many touchpoints, those of a random sample of whole users; 0 for all. Only as many
+                shards are opened as hold them.
         """
         path = Path(folder)
         manifest = _manifest(path)
         spec = DatasetSpec.load(path / "dataset.yaml")
-        parts = [_read(path, shard, spec) for shard in manifest["shards"] if file in ("", shard["file"])]
+        listed = [shard for shard in manifest["shards"] if file in ("", shard["file"])]
+        rows = sum(shard["rows"] for shard in listed) * dict(SHARES).get(split, 1.0)
+        share = min(1.0, most / rows) if most and rows else 1.0
+        opened = listed[: math.ceil(share * len(listed))]  # a hash of the user chooses the shard
+        parts = [_read(path, shard, spec) for shard in opened]
         if split:
             parts = [part.filter(pa.array(_splits(part) == split)) for part in parts]
+        if share < 1:
+            parts = [part.filter(pa.array(_among(part, share * len(listed) / len(opened)))) for part in parts]
         # "default": a shard without nulls may say so in its schema, and another may have some.
         steps = pa.concat_tables(parts, promote_options="default")
-        return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"])
+        return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
         """Rows whose user belongs to a split ("train", "val" or "test")."""
@@ -67,6 +84,11 @@ class WindowTable:
     def windows(self, split: str, targets: bool = False) -> WindowBatch:
         """The window of every touchpoint of a split: what a server would have seen each time."""
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
+
+    def on_demand(self, split: str, targets: bool = False) -> StepWindows:
+        """The same windows, which are cut when they are read."""
+        steps = self._steps(split)
+        return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
         """Windows whose valid targets are the touchpoints of a split, each exactly once.
@@ -166,6 +188,11 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 def _splits(steps: pa.Table) -> NDArray[np.str_]:
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return split_of(users.values)[users.codes]
+
+
+def _among(steps: pa.Table, share: float) -> NDArray[np.bool_]:
+    users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
+    return (fractions_of(users.values, "held out") < share)[users.codes]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

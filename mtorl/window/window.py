@@ -42,8 +42,10 @@ from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
 _NEVER = np.iinfo(np.int64).max  # time of an outcome that is not known yet
 
-HISTORY, STATIC, REQUEST_TIME = "user_history", "user_static", "request_time"
+HISTORY, STATIC = "user_history", "user_static"
 """Views of the feature store from which a window is read."""
+PACKED = "history"
+"""The one field of the view HISTORY: `mtorl.window.packed`."""
 AD_DECISION = "ad_decision_v1"
 """Service with the features of one decision; a change of their meaning makes a new version."""
 

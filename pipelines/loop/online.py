@@ -219,16 +219,16 @@ class Served:
 
 def fill_store(trained: Trained, audience: Audience) -> None:
     """Fill a run's online store with what is known of the users before they come online, as the nightly job would."""
-    from features.offline.store import define, refresh
+    from features.offline.store import define, materialize
     from mtorl.window.window import STATIC
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
     define(features, trained.spec)  # the store of an interrupted rehearsal was set aside
     if newcomers := users - set(audience.log_before["user_id"]):
         # Static columns are known before a user's first touchpoint.
-        refresh(features, trained.spec, data / LOG_FILE, newcomers, views=[STATIC])
+        materialize(features, trained.spec, data / LOG_FILE, users=newcomers, views=[STATIC])
     audience.log_before.to_parquet(data / "online.parquet", index=False)
-    refresh(features, trained.spec, data / "online.parquet", users)
+    materialize(features, trained.spec, data / "online.parquet", users=users)
 
 
 def prepare(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> None:

@@ -8,8 +8,9 @@
 
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). A file for one router:
 `sqlite_tables.py`, `sqlite_database.py` (one sync for many calls), `sqlite_ledger.py`. Redis for many routers:
-`redis_scripts/` (`common.lua` first), `redis_ledger.py`. `location.py` parses the place; `overrun.py` checks limits
-from outside.
+`redis_scripts/` (`common.lua` first), `redis_ledger.py`. `known_balances.py` keeps what was read. `pacing_store.py` is
+the part that pacing uses, with `sqlite_pacing.py` and `redis_pacing.py`. `location.py` parses the place; `overrun.py`
+checks limits from outside.
 """
 
 from __future__ import annotations

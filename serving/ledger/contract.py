@@ -5,9 +5,11 @@
     is refused.)
 2.  An exposure needs a reservation: a caller that gets False, or no answer, must not expose.
 3.  Every call may be repeated: the second call with a reservation's id, or with an event's, changes nothing. A
-    reservation that was settled is remembered for SETTLED_SECONDS. One that was cancelled or has expired may still turn
-    out to have cost something, and is remembered for RETENTION_SECONDS. After that, `reserve` must not be repeated, and
-    a cost is unknown.
+    reservation that was settled is remembered for SETTLED_SECONDS after its last cost. One that was cancelled or has
+    expired may still turn out to have cost something, and is remembered for RETENTION_SECONDS. Its request is
+    remembered as long. After that, `reserve` must not be repeated, a cost is unknown and charged to no account, and the
+    request may be paid for again: what comes later is in the decision log alone. If reservations expire after a day,
+    one without a cost is forgotten two days after it was made.
 4.  The limit of an account with a period applies to each period separately. A reservation belongs to the period of its
     creation and is settled there, also after the period has ended; what a period leaves unspent is not carried over.
     A change of the budget's time zone keeps the present period with its amounts. It goes on until a day of the new
@@ -30,9 +32,10 @@ from typing import Literal, Protocol
 
 from mtorl.log.times import zone
 from mtorl.policy.periods import PERIODS, Period
+from serving.ledger.pacing_store import PacingStore
 
-SETTLED_SECONDS = 86_400.0
-RETENTION_SECONDS = 7 * 86_400.0
+SETTLED_SECONDS = 3_600.0
+RETENTION_SECONDS = 86_400.0
 EXPIRE_AT_ONCE = 2_000  # a fraction of a second
 
 
@@ -138,9 +141,11 @@ class Ledger(Protocol):
 
     Attributes:
         shared: Whether routers on other machines may hold reservations in it, too.
+        pacing: The lease of the router that paces, and its prices.
     """
 
     shared: bool
+    pacing: PacingStore
 
     def identity(self) -> str | None:
         """A name that no other ledger has; None before any accounts were set in it."""
@@ -194,16 +199,10 @@ class Ledger(Protocol):
         """
 
     def balances(self) -> list[Balance]:
-        """All accounts in force, in the current period."""
+        """All accounts in force, in the current period. A call costs what has changed since the last one."""
 
     def now(self) -> float:
         """Seconds since 1970 by the clock that begins the periods, the same for all that share the ledger."""
-
-    def memory(self) -> tuple[int, str]:
-        """State of the pacing controller and its version; (0, "") at first."""
-
-    def remember(self, version: int, text: str) -> bool:
-        """Replace that state if it still has this version; False if another controller has replaced it."""
 
     def open_reservations(self) -> list[str]:
         """Ids that are neither finished nor expired."""

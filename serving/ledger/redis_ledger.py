@@ -10,19 +10,21 @@ Requirements of the server, checked when the ledger is opened and at each `expir
 A server that returns without the accounts (restarted without its files, FLUSHALL) gives no fresh budget: a process
 remembers the generation that it has seen, and refuses to spend until that returns or the process is started again.
 
-All keys carry one hash tag, `{mtorl-ledger:NAME}`, and scripts name each key they touch: on Redis Cluster a ledger lies
-on one node, which the URL must name.
+All keys carry one hash tag, `{mtorl-ledger:NAME}`: on Redis Cluster a ledger lies on one node, which the URL must name.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
+import random
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from redis.retry import Retry
 from typing_extensions import override
 
 from mtorl.experiment.arm import ALL_ARMS
-from mtorl.policy.periods import PERIODS, period_at
+from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money
 from serving.ledger.contract import (
@@ -51,15 +53,25 @@ from serving.ledger.contract import (
     Wanted,
     parts,
 )
+from serving.ledger.known_balances import Changes, KnownBalances
 from serving.ledger.location import RedisLocation
+from serving.ledger.redis_pacing import RedisPacing
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
 _LUA = Path(__file__).parent / "redis_scripts"
-_SCRIPTS = ("define", "begin", "reserve", "settle", "cancel", "expire", "balances", "memory", "remember", "open")
-_BATCH = 100  # reservations that `expire` takes in one script: decisions get in between
+_SCRIPTS: dict[str, tuple[str, ...]] = {  # and the files that each begins with, after `common`
+    **dict.fromkeys(("reserve", "changes", "open"), ()),
+    **dict.fromkeys(("settle", "cancel", "expire"), ("finish",)),
+    **dict.fromkeys(("define", "begin"), ("periods",)),
+}
+_BATCH = 100  # reservations that `expire` takes in one script, campaigns that are read in one: decisions get in between
+_TOGETHER = 20  # scripts on campaigns that are sent together
+_ANY = '"*"'
 _PERIOD_OVER = -2  # a script's answer: the next period must begin first
 _FORM = "1-"  # version of the keys and scripts: what the generation begins with
+
+_Call = tuple[list[str], list[Any]]  # keys and arguments of a script
 
 
 class RedisLedger(Ledger):
@@ -102,16 +114,21 @@ class RedisLedger(Ledger):
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
         self.prefix = f"{{mtorl-ledger:{location.name}}}:"
-        self._keys = [self.prefix + key for key in ("generation", "caps", "in-force", "books", "open")]
-        common = (_LUA / "common.lua").read_text()
+        self.pacing = RedisPacing(self.client, self.prefix, self._errors)
+        self._keys = [self.prefix + key for key in (f"accounts:{_ANY}", "changed", "open")]
+        self._known = KnownBalances()
+        self._until: dict[str, float] = {}  # campaign -> when the first of its present periods ends
         self._scripts = {
-            name: self.client.register_script(common + (_LUA / f"{name}.lua").read_text()) for name in _SCRIPTS
+            name: self.client.register_script(
+                "".join((_LUA / f"{part}.lua").read_text() for part in ("common", *of, name))
+            )
+            for name, of in _SCRIPTS.items()
         }
 
     @override
     def identity(self) -> str | None:
         with self._errors():
-            found = self.client.get(self._keys[0])
+            found = self.client.hget(self._keys[0], "generation")
         return found.removeprefix(_FORM) if found else None
 
     @override
@@ -121,47 +138,76 @@ class RedisLedger(Ledger):
     @override
     def define(self, accounts: Iterable[Account]) -> None:
         limits = {account: money.limit(account.limit, LARGEST) for account in accounts}
-        divided = parts(limits)
+        divided = {budget: _digest(text) for budget, text in parts(limits).items()}
+        of_campaigns: defaultdict[str, list[Account]] = defaultdict(list)
+        for account in sorted(limits, key=lambda a: (a.arm != ALL_ARMS, a.arm, a.channel, a.period)):
+            of_campaigns[_text(account.campaign)].append(account)
         with self._errors():
             if self._generation is None:
                 self.check()
-                self.client.set(self._keys[0], _FORM + uuid.uuid4().hex, nx=True)
+                self.client.hsetnx(self._keys[0], "generation", _FORM + uuid.uuid4().hex)
             now = self._now()
             self._jumps.look(now)
-            arguments: list[Any] = []
-            for a in sorted(limits, key=lambda account: account.arm != ALL_ARMS):
-                terms = f"{a.period} {a.timezone} {divided[a.budget]}"
-                names = (_name_of(arm, a.campaign, a.channel, a.period) for arm in (a.arm, ALL_ARMS))
-                arguments += [*names, limits[a], *period_at(a.period, a.timezone, now), terms]
-            self._run("define", [], *arguments)
+            known = self.client.hgetall(self.prefix + "digests")
+            present, calls = _calendar(now), []
+            # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
+            # always set, so that a ledger which has lost its accounts is found.
+            for campaign in sorted({*known, *of_campaigns, _ANY}, key=lambda name: name == _ANY):
+                arguments: list[Any] = []
+                for a in of_campaigns[campaign]:
+                    names = (_account(arm, a.channel, a.period) for arm in (a.arm, ALL_ARMS))
+                    start_end = present(a.period, a.timezone)
+                    arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
+                terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
+                digest = _digest(json.dumps(terms))
+                if digest != known.get(campaign) or campaign == _ANY:
+                    keys = [f"{self.prefix}terms:{campaign}", self.prefix + "digests"]
+                    calls.append(self._call("define", keys, campaign, digest, *arguments))
+            self._each("define", calls)
             self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
 
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        script, faults, calls = self._scripts["reserve"], dict[int, Exception](), []
+        faults, calls = dict[int, Exception](), []
         with self._errors():
             for i, reservation in enumerate(wanted):
                 try:
-                    arguments = _reservation_arguments(reservation)
-                    calls.append(self._call("reserve", [reservation.reservation_id], *arguments))
+                    calls.append(self._reservation(reservation))
                 except ValueError as error:
                     faults[i] = error
-            answers = self._pipelined(script, calls)
-            if any(isinstance(answer, NoScriptError) for answer in answers):  # the server was started again
-                self.client.script_load(script.script)
-                answers = self._pipelined(script, calls)  # a script may be repeated
+            answers = self._pipelined("reserve", calls)
             if _PERIOD_OVER in answers:
-                self._begin_periods()
-                answers = self._pipelined(script, calls)
+                over = {calls[i][1][5] for i, answer in enumerate(answers) if answer == _PERIOD_OVER}
+                self._begin_periods({*over, _ANY})
+                answers = self._pipelined("reserve", calls)  # a script may be repeated
         answered = iter(answers)
         return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
 
-    def _pipelined(self, script: Any, calls: Sequence[tuple[list[str], list[Any]]]) -> list[Any]:
-        with self.client.pipeline(transaction=False) as pipeline:
-            for keys, arguments in calls:
-                pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-            answers: list[Any] = pipeline.execute(raise_on_error=False)
+    def _reservation(self, wanted: Wanted) -> _Call:
+        request = "" if wanted.request is None else _text(wanted.request)
+        keys = [f"{self.prefix}r:{wanted.reservation_id}", *([f"{self.prefix}q:{request}"] if request else [])]
+        scope = (_text(name) for name in (wanted.arm, wanted.campaign, wanted.channel))
+        amount = money.reservation(wanted.amount, LARGEST)
+        return self._call("reserve", keys, wanted.reservation_id, *scope, amount, request)
+
+    def _pipelined(self, name: str, calls: Sequence[_Call]) -> list[Any]:
+        script, answers = self._scripts[name], list[Any]()
+        for _ in range(2):
+            with self.client.pipeline(transaction=False) as pipeline:
+                for keys, arguments in calls:
+                    pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+                answers = pipeline.execute(raise_on_error=False)
+            if not any(isinstance(answer, NoScriptError) for answer in answers):
+                break
+            self.client.script_load(script.script)  # the server was started again; a script may be repeated
         return answers
+
+    def _each(self, name: str, calls: Sequence[_Call]) -> None:
+        """Run a script for each of many campaigns; decisions get in between."""
+        for i in range(0, len(calls), _TOGETHER):
+            for answer in self._pipelined(name, calls[i : i + _TOGETHER]):
+                if isinstance(answer, Exception):
+                    raise answer
 
     def _granted(self, answer: Any) -> bool | Exception:
         if isinstance(answer, Exception):
@@ -176,16 +222,16 @@ class RedisLedger(Ledger):
     def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
         cost = money.cost(actual)
         with self._errors():
-            answer = self._run("settle", [reservation_id], cost, int(SETTLED_SECONDS), event)
+            answer = self._run("settle", reservation_id, cost, _text(event), int(SETTLED_SECONDS))
         if not answer:
             raise UnknownReservation(reservation_id)
-        charged = int(answer[0])
-        return Settlement(money.units(charged), money.units(int(answer[1]) - charged))
+        charged, excess = map(int, answer)
+        return Settlement(money.units(charged), money.units(excess))
 
     @override
     def cancel(self, reservation_id: str) -> None:
         with self._errors():
-            self._run("cancel", [reservation_id])
+            self._run("cancel", reservation_id, int(RETENTION_SECONDS))
 
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
@@ -195,24 +241,31 @@ class RedisLedger(Ledger):
             self._checked = False  # the server may have been restarted with other settings
             latest = self._jumps.before(self._now(), ttl)
             while count := min(_BATCH, most - total):
-                overdue = self.client.zrangebyscore(self._keys[4], "-inf", latest, 0, count)
-                expired = self._run("expire", overdue, latest)
+                expired = self._run("expire", latest, count, int(RETENTION_SECONDS))
                 total += expired
-                if not expired:
+                if expired < count:
                     break
             return total
 
     @override
     def balances(self) -> list[Balance]:
+        return self._known.read(self._changes)
+
+    def _changes(self, seen: int) -> Changes:
+        found: dict[str, list[Balance]] = {}
         with self._errors():
-            while (rows := self._run("balances", [])) == _PERIOD_OVER:
-                self._begin_periods()
-        balances = []
-        for account, start, *amounts in sorted(rows):
-            arm, campaign, channel, period = json.loads(account)
-            limit, spent, reserved, excess = (money.units(int(nano)) for nano in amounts)
-            balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, int(start)))
-        return balances
+            while True:
+                now, number, rows = self._run("changes", seen, _BATCH)
+                seen = int(number)
+                for campaign, fields in zip(rows[::2], rows[1::2], strict=True):
+                    balances, self._until[campaign] = _balances(campaign, fields)
+                    found[json.loads(campaign)] = balances
+                if len(rows) == 2 * _BATCH:
+                    continue
+                due = [campaign for campaign, until in self._until.items() if until <= float(now)]
+                if not due:
+                    return seen, found
+                self._begin_periods(due)
 
     @override
     def now(self) -> float:
@@ -220,20 +273,9 @@ class RedisLedger(Ledger):
             return self._now()
 
     @override
-    def memory(self) -> tuple[int, str]:
-        with self._errors():
-            version, text = self._run("memory", [])
-        return int(version or 0), text or ""
-
-    @override
-    def remember(self, version: int, text: str) -> bool:
-        with self._errors():
-            return bool(self._run("remember", [], version, text))
-
-    @override
     def open_reservations(self) -> list[str]:
         with self._errors():
-            return list(self._run("open", []))
+            return list(self._run("open"))
 
     @override
     def room(self) -> Room | None:
@@ -247,32 +289,36 @@ class RedisLedger(Ledger):
     def close(self) -> None:
         self.client.close()
 
-    def _begin_periods(self) -> None:
-        """Begin the periods that are due by the server's clock; scripts know no calendar."""
-        now, arguments = self._now(), []
-        for account, terms in self.client.hgetall(self._keys[2]).items():
-            _, _, period, timezone, _ = terms.split(" ", 4)
-            arguments += [account, *period_at(period, timezone, now)]
-        self._run("begin", [], *arguments)
+    def _begin_periods(self, campaigns: Iterable[str]) -> None:
+        """Begin the periods of campaigns that are due by the server's clock; scripts know no calendar."""
+        now, names = self._now(), list(campaigns)
+        random.shuffle(names)  # routers that do the same at midnight share the work
+        present = _calendar(now)
+        for i in range(0, len(names), _TOGETHER):
+            some, calls = names[i : i + _TOGETHER], []
+            with self.client.pipeline(transaction=False) as pipeline:
+                for campaign in some:
+                    pipeline.hgetall(f"{self.prefix}terms:{campaign}")
+                found = pipeline.execute()
+            for campaign, terms in zip(some, found, strict=True):
+                arguments: list[Any] = [campaign]
+                for account, text in terms.items():
+                    arguments += [account, *present(_period(account), text.split(" ", 2)[1])]
+                calls.append(self._call("begin", [f"{self.prefix}terms:{campaign}"], *arguments))
+            self._each("begin", calls)
 
-    def _run(self, script: str, reservations: Sequence[str], *arguments: Any) -> Any:
-        return self._scripts[script](*self._call(script, reservations, *arguments))
+    def _run(self, script: str, *arguments: Any) -> Any:
+        return self._scripts[script](*self._call(script, [self.prefix + "memory"], *arguments))
 
-    def _call(self, script: str, reservations: Sequence[str], *arguments: Any) -> tuple[list[str], list[Any]]:
-        keys = [*self._keys, *(f"{self.prefix}r:{name}" for name in reservations)]
-        if script == "reserve" and arguments[0]:
-            keys.append(f"{self.prefix}request:{arguments[0]}")
+    def _call(self, script: str, keys: Sequence[str], *arguments: Any) -> _Call:
         now = "" if self._clock is None else self._clock()
-        common = (self._seen_generation(), now, int(RETENTION_SECONDS))
-        if script == "expire":
-            return keys, [*common, *arguments, *reservations]
-        return keys, [*common, *reservations, *arguments]
+        return [*self._keys, *keys], [self._seen_generation(), now, self.prefix, *arguments]
 
     def _seen_generation(self) -> str:
         """The generation of the first call: not the present one."""
         self.check()
         if self._generation is None:
-            found = self.client.get(self._keys[0])
+            found = self.client.hget(self._keys[0], "generation")
             if found is None:
                 raise LedgerUnavailable(f"{self._name}: has no accounts yet")
             if not found.startswith(_FORM):
@@ -315,19 +361,40 @@ class RedisLedger(Ledger):
             raise LedgerUnavailable(f"{self._name}: {error}") from error
 
 
-def _reservation_arguments(wanted: Wanted) -> list[Any]:
-    """What the script `reserve` takes after the reservation's id."""
-    accounts = _matching(wanted.arm, wanted.campaign, wanted.channel)
-    scope = _name_of(wanted.arm, wanted.campaign, wanted.channel)
-    return [wanted.request or "", scope, money.reservation(wanted.amount, LARGEST), len(accounts) // 2, *accounts]
+def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[Balance], float]:
+    """Accounts in force by the hash of a campaign's accounts, and when the first of their periods ends."""
+    hashed = dict(zip(fields[::2], fields[1::2], strict=True))
+    found, ends = [], [math.inf]
+    for name in sorted(field for field in hashed if field.startswith('"')):
+        arm, channel = json.loads(f"[{name}]")
+        for text in hashed[name].split(";")[:-1]:
+            period, in_force, _, start, until, *amounts = text.split(" ")
+            if in_force == "1":
+                limit, spent, reserved = (int(nano) / money.NANO for nano in amounts)
+                excess = int(hashed.get(f"excess:{name},{period}", 0)) / money.NANO
+                scope = arm, json.loads(campaign), channel
+                found.append(Balance(*scope, limit, spent, reserved, excess, period, int(start)))  # type: ignore[arg-type]
+                ends.append(float(until))
+    return found, min(ends)
 
 
-@lru_cache(1000)
-def _matching(arm: str, campaign: str, channel: str) -> list[str]:
-    """Accounts that a reservation draws on if they are in force: the arm's own, then as many of all arms."""
-    budgets = list(itertools.product({campaign, "*"}, {channel, "*"}, PERIODS))
-    return [_name_of(arm, *budget) for arm in (arm, ALL_ARMS) for budget in budgets]
+def _calendar(now: float) -> Callable[[Period, str], tuple[int, int]]:
+    return cache(lambda period, timezone: period_at(period, timezone, now))
 
 
-def _name_of(*parts: str) -> str:
-    return json.dumps(parts, separators=(",", ":"))
+@lru_cache(10_000)
+def _text(name: str) -> str:
+    return json.dumps(name)
+
+
+def _account(arm: str, channel: str, period: Period) -> str:
+    """Name of an account among those of its campaign."""
+    return f"{_text(arm)},{_text(channel)},{period}"
+
+
+def _period(account: str) -> Period:
+    return account.rpartition(",")[2]  # type: ignore[return-value]
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=12).hexdigest()

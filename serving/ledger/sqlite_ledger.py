@@ -35,7 +35,9 @@ from serving.ledger.contract import (
     limit_after_a_change,
     parts,
 )
+from serving.ledger.known_balances import Changes, KnownBalances
 from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
+from serving.ledger.sqlite_pacing import SqlitePacing
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
@@ -66,6 +68,8 @@ class SqliteLedger(Ledger):
         self._jumps = ClockJumps(steady or (time.monotonic if clock is time.time else clock))
         self._file = LedgerFile(self.path, patience)
         self._commit = GroupCommit(self._file.open, str(path), patience)
+        self.pacing = SqlitePacing(self._commit)
+        self._known = KnownBalances()
 
     @override
     def identity(self) -> str | None:
@@ -233,42 +237,32 @@ class SqliteLedger(Ledger):
 
     @override
     def balances(self) -> list[Balance]:
+        return self._known.read(self._changes)
 
-        def work(db: sqlite3.Connection) -> list[tuple]:
+    def _changes(self, seen: int) -> Changes:
+
+        def work(db: sqlite3.Connection) -> Changes:
             _begin_periods(db, self._clock())
-            return db.execute(
+            (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
+            since = seen if seen <= last else 0  # this may be an older copy, which was restored
+            campaigns = db.execute("SELECT campaign FROM change WHERE number > ? ORDER BY number", (since,)).fetchall()
+            found: dict[str, list[Balance]] = {campaign: [] for (campaign,) in campaigns}
+            rows = db.execute(
                 "SELECT a.arm, a.campaign, a.channel, a.period, a.start, ifnull(b.cap, a.cap), "
                 f"ifnull(b.spent, 0), ifnull(b.reserved, 0), ifnull(b.excess, 0) FROM {_PRESENT} "
-                "WHERE a.active ORDER BY a.id"
-            ).fetchall()
+                "JOIN change USING (campaign) WHERE a.active AND number > ? ORDER BY a.id",
+                (since,),
+            )
+            for arm, campaign, channel, period, start, *amounts in rows:
+                limit, spent, reserved, excess = map(money.units, amounts)
+                found[campaign].append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
+            return last, found
 
-        balances = []
-        for arm, campaign, channel, period, start, *amounts in self._commit.run(work):
-            limit, spent, reserved, excess = map(money.units, amounts)
-            balances.append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
-        return balances
+        return self._commit.run(work)
 
     @override
     def now(self) -> float:
         return self._clock()
-
-    @override
-    def memory(self) -> tuple[int, str]:
-        row = self._commit.run(lambda db: db.execute("SELECT version, text FROM memory").fetchone())
-        return row or (0, "")
-
-    @override
-    def remember(self, version: int, text: str) -> bool:
-
-        def work(db: sqlite3.Connection) -> bool:
-            (seen,) = db.execute("SELECT ifnull(max(version), 0) FROM memory").fetchone()
-            if seen != version:
-                return False
-            db.execute("DELETE FROM memory")
-            db.execute("INSERT INTO memory VALUES (?, ?)", (version + 1, text))
-            return True
-
-        return self._commit.run(work)
 
     @override
     def open_reservations(self) -> list[str]:
@@ -288,6 +282,7 @@ class SqliteLedger(Ledger):
     def close(self) -> None:
         with self._commit.lock:
             self._file.close()
+        self._known.forget()
 
     def __str__(self) -> str:
         return str(self.path)

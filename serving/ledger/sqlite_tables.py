@@ -2,6 +2,23 @@
 
 VERSION = 1  # of the tables; stands in the file as `user_version`
 
+_CHANGES = [
+    (table, event, f"(SELECT campaign FROM account WHERE id = NEW.{key})")
+    for table, key in (("account", "id"), ("book", "account"))
+    for event in ("INSERT", "UPDATE")
+]
+
+
+def _change(table: str, event: str, campaign: str) -> str:
+    return f"""
+CREATE TRIGGER {table}_{event} AFTER {event} ON {table}
+BEGIN
+    INSERT INTO change VALUES ({campaign}, (SELECT ifnull(max(number), 0) + 1 FROM change))
+    ON CONFLICT DO UPDATE SET number = excluded.number;
+END;
+"""
+
+
 TABLES = f"""
 -- Amounts are nano-units (`money.py`), times seconds since 1970.
 CREATE TABLE account (
@@ -38,6 +55,10 @@ BEGIN
     SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
 END;
 
+-- The number of the last change in the accounts of a campaign.
+CREATE TABLE change (campaign TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX changed ON change (number);
+{"".join(_change(*trigger) for trigger in _CHANGES)}
 -- 'late': a cost came after the reservation was cancelled or had expired.
 CREATE TABLE reservation (
     id TEXT PRIMARY KEY,
@@ -64,8 +85,11 @@ CREATE TABLE hold (
 CREATE TABLE request (name TEXT PRIMARY KEY, reservation TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX requested ON request (reservation);
 
--- What the pacing controller remembers between two updates: one row at most.
-CREATE TABLE memory (version INTEGER NOT NULL, text TEXT NOT NULL);
+-- Pacing (`pacing_store.py`): its holder, the state of each account, and opportunities where they are the clock.
+CREATE TABLE pacing_lease (holder TEXT NOT NULL, number INTEGER NOT NULL, version INTEGER NOT NULL);
+INSERT INTO pacing_lease VALUES ('', 0, 0);
+CREATE TABLE pacing_state (account TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE pacing_opportunities (account TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 
 -- Costs that were reported, by their event.
 CREATE TABLE cost (

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self, get_args
 
 from mtorl.experiment.layers import Experiments
@@ -20,7 +20,7 @@ from serving.decision_log import Spool, position
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.shipper import Shipper
-from serving.ledger import EXPIRE_AT_ONCE, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
+from serving.ledger import EXPIRE_AT_ONCE, Balance, LedgerInUse, LedgerUnavailable, LimitWatch, open_ledger
 from serving.router.flow import idempotency_cache
 from serving.router.flow.admission import Admission
 from serving.router.flow.arm_watch import ArmWatch
@@ -47,6 +47,7 @@ _TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
 _LOOKS = 10  # in that time, for whether a round is needed sooner
 _WARM_SECONDS = 5.0
 _OUTCOMES_EACH = 4  # of a decision, about: a cost, a click, a conversion and its revenue
+_REST = 20.0  # times as long as it took to publish the accounts, until that is done again
 _SHIP_SECONDS = 3.0  # at the end, for the rest of the log
 _KEPT_SECONDS = idempotency_cache.SECONDS  # of what is shipped: a start answers retries from it
 _SENT = "sent.json"  # beside the log: how far it is sent to the sink
@@ -93,6 +94,7 @@ class Router:
         self._reservation_ttl = settings.reservation_ttl_hours * 3600
         self._accounts_kept_for: Experiments | None = None
         self._limits = LimitWatch()
+        self._show_accounts_at = 0.0
         self._jumps = ClockJumps(time.monotonic)
         self._jumps.look(time.time())
         self._tasks: list[asyncio.Task[None]] = []
@@ -181,6 +183,8 @@ class Router:
             task.cancel()
         await asyncio.gather(self.budgets.settler.flush(), self._close_log())  # neither waits for the other's store
         self._arms.close()
+        with contextlib.suppress(LedgerUnavailable):
+            await asyncio.to_thread(self.budgets.pacer.release)
         await tracing.stop()
         self.budgets.close()
         if left := self.undone():
@@ -264,25 +268,35 @@ class Router:
         experiments = self._accounts_kept_for = self.live.experiments
         if not self.budgets.set_up_for(experiments):
             await self._set_accounts()
-        balances = await asyncio.to_thread(self.ledger.balances)
-        await asyncio.to_thread(self.budgets.pacer.refresh, experiments, balances)
-        metrics.show_budget(balances)
-        metrics.show_overruns(self._limits.overruns(balances))
-        found = concerns(balances, time.time(), self.budgets.cost_cap)
-        each = [
-            found,
-            *(f"not paced: {fault}" for fault in self.budgets.pacer.faults),
-            *(f"{difference}: the smallest amount counts" for difference in experiments.differences()),
-        ]
-        words = "; ".join(word for word in each if word != "ok") or "ok"
-        if words not in ("ok", self.health.parts.get("budgets")):
-            log.warning("budgets: %s", words)
-        self.health.note("budgets", words)
-        metrics.show_prices(self.budgets.pacer.by_arm())
-        metrics.show_pace(await asyncio.to_thread(self.budgets.pacer.pace))
+        balances = await asyncio.to_thread(self.budgets.pacer.refresh, experiments)
+        if time.monotonic() >= self._show_accounts_at:
+            began = time.monotonic()
+            await asyncio.to_thread(self._show_accounts, experiments, balances)
+            took = time.monotonic() - began
+            self._show_accounts_at = time.monotonic() + _REST * took
         if self.budgets.set_up_for(experiments):
             self.health.report("ledger")
             self.health.experiments = {one.name: one.version for one in experiments}
+
+    def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
+        """Publish all accounts; None: the router that paces does."""
+        pacer = self.budgets.pacer
+        if balances is None:
+            self._limits = LimitWatch()
+        metrics.show_pacing_lease(balances is not None)
+        metrics.show_prices(pacer.by_arm())
+        metrics.show_budget(balances or ())
+        metrics.show_overruns(self._limits.overruns(balances or ()))
+        metrics.show_pace(pacer.pace())
+        found = [
+            concerns(balances or (), time.time(), self.budgets.cost_cap),
+            *(f"not paced: {fault}" for fault in pacer.faults),
+            *(f"{difference}: the smallest amount counts" for difference in experiments.differences),
+        ]
+        words = "; ".join(word for word in found if word != "ok") or "ok"
+        if words not in ("ok", self.health.parts.get("budgets")):
+            log.warning("budgets: %s", words)
+        self.health.note("budgets", words)
 
     async def _expire_reservations(self) -> None:
         expired = EXPIRE_AT_ONCE

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from features.collect.store import collect
 from features.collect.training_log import add_touchpoints
-from features.offline.store import create
+from features.offline.store import Materialized, create
 from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -103,7 +103,11 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         return answer.exit_code, (answer.stderr if answer.exit_code else answer.stdout).strip()
 
     def written(users: int = 30) -> bool:
-        return run()[1].startswith(f"wrote the features of {users} users")
+        return run()[1].startswith(f"looked at {users} users, and wrote ")
+
+    def flushed(*_: object, since: object) -> Materialized:
+        redis.Redis(port=port).flushall()
+        return Materialized(0, 0, 0, 0)
 
     with redis_server(tmp_path) as port:
         write_settings(root, "redis", port)
@@ -119,6 +123,12 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         assert run("--bad-rows", "quarantine")[1].startswith("left out 1 faulty rows;")
         log.write_bytes(good)
         assert written() and run() == (0, "up to date")
+        rows.tail(1).assign(timestamp=rows["timestamp"].max() + pd.Timedelta("1min")).to_parquet(tmp_path / "more")
+        pd.concat([rows, pd.read_parquet(tmp_path / "more")]).to_parquet(log)
+        assert run()[1].startswith("looked at 4 users, and wrote 1 rows"), "a run goes on where the last one ended"
+        assert run() == (0, "up to date") and run("--everything")[1].startswith("looked at 30 users, and wrote 0 ")
+        log.write_bytes(good)
+        assert run()[1].startswith("looked at 30 users, and wrote 0"), "rows are gone"
         registry = (root / "registry.db").rename(root / "elsewhere")
         assert run()[0] == 2, "a volume that was lost is no success"
         registry.rename(root / "registry.db")
@@ -130,12 +140,12 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         rows.head(20).to_parquet(log)
         assert run()[0] == 0 and "the log has grown; it is written in" in run()[1]
         redis.Redis(port=port).flushall()
-        assert run()[1].startswith("wrote the features of")
+        assert run()[1].startswith("looked at")
         redis.Redis(port=port).flushall()
         with monkeypatch.context() as patch:
-            patch.setattr("features.offline.store.refresh", lambda *_: redis.Redis(port=port).flushall())
+            patch.setattr("features.offline.store.materialize", flushed)
             assert run()[0] == 1, "emptied while it was written"
-        assert run()[1].startswith("wrote the features of")
+        assert run()[1].startswith("looked at")
 
 
 def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> None:
@@ -149,7 +159,7 @@ def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> N
     arguments += ["--collected", str(collected)]
     early = CliRunner().invoke(app, arguments)
     assert early.exit_code == 0 and f"{collected}: no decisions were collected here yet" in early.output
-    assert "wrote the features of 30 users" in early.output
+    assert "looked at 30 users" in early.output
     static = {"static": {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}}
     shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "features": static}
     decisions = [decision("a", user_id="new", **shown), decision("b", user_id="other", **shown, expose=False)]
@@ -157,10 +167,10 @@ def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> N
     collect(tmp_path / "decision_log", collected)
     for further in ([], ["--trusted"]):
         answer = CliRunner().invoke(app, [*arguments, *further])
-        assert answer.exit_code == 0 and answer.stdout.startswith("wrote the features of 31 users"), answer.output
+        assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output
     assert log.read_bytes() == before
     again = tmp_path / "again.parquet"  # as a run's own log: what was collected is in it
     add_touchpoints(collected, simulator.spec, log, again)
     arguments[arguments.index(str(log))] = str(again)
     answer = CliRunner().invoke(app, [*arguments, "--trusted"])
-    assert answer.exit_code == 0 and answer.stdout.startswith("wrote the features of 31 users"), answer.output
+    assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output

@@ -174,7 +174,7 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     manifest, fingerprint = build(clean, "--dataset", spec, "--out", out)
     assert manifest["rows"] == len(log)
     assert fingerprint == json.loads((out / "ingest.json").read_text())["fingerprint"]
-    assert {"dataset.yaml", "ingest.json", "touchpoints.parquet", "sources/user_history.parquet"} <= files(out)
+    assert {"dataset.yaml", "ingest.json", "touchpoints.parquet", "sources/user_channel.parquet"} <= files(out)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
     for path in (out, out / "windows"):
         answer = data("describe", path, "--out", tmp_path / "page.html")

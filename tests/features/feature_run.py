@@ -26,7 +26,7 @@ from serving.router.flow.requests import DecisionRequest
 US, HOUR, DAY = (pd.Timedelta(1, unit) for unit in ("us", "h", "D"))
 STATS = ("campaign_touchpoints", "campaign_click_rate", "campaign_conversion_rate", "campaign_cost")
 COUNTED = ("uc_touchpoints", "uc_clicks", *STATS)
-JOINED = (*COUNTED, "hour_of_day", "recency_hours")  # to every row, besides static columns
+JOINED = COUNTED  # to every row, besides static columns
 
 
 AGGREGATES: list[dict[str, Any]] = [
@@ -162,8 +162,6 @@ def expected_features(
 
     by_channel = [of_last(mine, 7).query("channel == @name") for name in spec.channels]
     ads = of_last(seen[seen["campaign_id"] == campaign], 1)
-    newest = mine["timestamp"].max()  # NaT compares as false
-    remembered = at - newest <= spec.journey_gap_days * DAY
     first = log[log["user_id"] == user].sort_values("timestamp")
     return {
         **{c.name: none_if_missing(first[c.name].iloc[0]) if len(first) else None for c in spec.static},
@@ -172,8 +170,6 @@ def expected_features(
         "campaign_touchpoints": float(len(ads)),
         **{f"campaign_{n}_rate": none_if_missing(ads[n].mean()) for n in ("click", "conversion")},
         "campaign_cost": none_if_missing(ads["cost"].mean()),
-        "hour_of_day": (at - at.floor("D")) / HOUR,
-        "recency_hours": (at - newest) / HOUR if remembered else None,
     }
 
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore
@@ -19,7 +18,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from features.online.history import History, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
-from mtorl.window.window import HISTORY, history_types
+from mtorl.window.packed import served, unpack
+from mtorl.window.window import HISTORY, PACKED
 
 SPEC = DatasetSpec(
     name="toy",
@@ -59,11 +59,15 @@ class OnlineStore:
         self.history = open_history(self.repo, SPEC)
 
     def read(self, user: str) -> Lists | None:
-        """As any reader of Feast sees it."""
-        features = [f"{HISTORY}:{name}" for name in history_types(SPEC)]
+        """As any reader of Feast gets it."""
+        value = self.packed(user)
+        return None if value is None else served(unpack(value))
+
+    def packed(self, user: str) -> bytes | None:
+        features = [f"{HISTORY}:{PACKED}"]
         found = self.store.get_online_features(features=features, entity_rows=[{"user_id": user}]).to_dict()
-        assert found.pop("user_id") == [user]
-        return None if found["hist_channel"][0] is None else {name: values[0] for name, values in found.items()}
+        (value,) = found[PACKED]
+        return value
 
     def event_time(self, user: str) -> datetime | None:
         """The view's event time; SQLite keeps whole seconds."""
@@ -72,11 +76,10 @@ class OnlineStore:
         ((found, _),) = online.online_read(self.store.config, self.store.get_feature_view(HISTORY), [key])
         return found
 
-    def snapshot(self, user: str, lists: Lists, event_time: datetime) -> None:
-        """What Feast's materialisation writes."""
-        row = {"user_id": user, "event_timestamp": event_time, "created_timestamp": event_time}
-        arrays = {name: np.array(values) for name, values in lists.items()}  # of a list's NaN, Feast would make 0
-        self.store.write_to_online_store(HISTORY, pd.DataFrame([{**row, **arrays}]))
+    def store_value(self, user: str, value: bytes) -> None:
+        """Any bytes in place of a history."""
+        row = {"user_id": user, "event_timestamp": START, "created_timestamp": START, PACKED: value}
+        self.store.write_to_online_store(HISTORY, pd.DataFrame([row]))
 
 
 def touchpoint(
@@ -127,11 +130,14 @@ class PlainHistory:
             touchpoints[new.timestamp] = replace(new, outcomes=outcomes)
         self.touchpoints = sorted(touchpoints.values(), key=lambda t: t.timestamp)[-self.n :]
 
-    def rows(self, user: str) -> pa.Table:
-        """As a batch job brings it."""
+    def rows(self, *users: str) -> list[pa.RecordBatch]:
+        """As a batch job brings it: some rows at a time, of each user."""
         lists = self.lists()
         assert lists is not None
-        return pa.table({"user_id": [user], **{name: [values] for name, values in lists.items()}})
+        table = pa.concat_tables(
+            [pa.table({"user_id": [user] * len(self.touchpoints), **lists}) for user in sorted(users)]
+        )
+        return table.to_batches(max_chunksize=3)
 
     def lists(self) -> Lists | None:
         if not self.touchpoints:

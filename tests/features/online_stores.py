@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import yaml
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.types import Array, Float64, String
+from feast.types import Bytes
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.window.window import HISTORY, history_types
+from mtorl.window.window import HISTORY, PACKED, history_types
 
 STORES = ("sqlite", "redis")
 
@@ -36,10 +37,7 @@ def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
     view = FeatureView(
         name=HISTORY,
         entities=[user],
-        schema=[
-            Field(name=n, dtype=Array(Float64 if kind == "float64" else String))
-            for n, kind in history_types(spec).items()
-        ],
+        schema=[Field(name=PACKED, dtype=Bytes, tags={"columns": json.dumps(history_types(spec))})],
         source=FileSource(
             name=HISTORY,
             path=str(repo / "history.parquet"),

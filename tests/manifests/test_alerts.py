@@ -79,6 +79,7 @@ def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) ->
         }
         | set(re.findall(r"^# TYPE (\w+)", exposition([], leads=True).decode(), re.M))
         | _of_the_monitor()
+        | set(re.findall(r'"(mtorl_online_\w+)"', (ROOT / "features" / "online" / "receiver.py").read_text()))
     )
     for alert in alerts:
         for name in re.findall(r"\bmtorl_\w+", alert["expr"]):

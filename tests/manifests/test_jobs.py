@@ -85,18 +85,19 @@ def test_the_job_materializes_the_log_as_it_stands(
     from feast import FeatureStore
 
     from features.offline import store
-    from mtorl.window.window import HISTORY
+    from mtorl.window.packed import unpack
+    from mtorl.window.window import HISTORY, PACKED
 
     repository = _repository(production, "mtorl-jobs-feature-store-", pipelines_repository, tmp_path / "job")
     before = (pipelines_repository / "registry.db").read_bytes()
     log = pd.read_parquet(_log(tmp_path / "now.parquet", 1.0))
-    store.refresh(repository, SIMULATED, tmp_path / "now.parquet")
+    store.materialize(repository, SIMULATED, tmp_path / "now.parquet")
     assert (pipelines_repository / "registry.db").read_bytes() == before
     newest = log.groupby("user_id")["timestamp"].max()
     answer = FeatureStore(repo_path=str(repository)).get_online_features(
-        features=[f"{HISTORY}:hist_timestamp"], entity_rows=[{"user_id": user} for user in newest.index]
+        features=[f"{HISTORY}:{PACKED}"], entity_rows=[{"user_id": user} for user in newest.index]
     )
-    online = [times[-1] for times in answer.to_dict()["hist_timestamp"]]
+    online = [unpack(value)["hist_timestamp"][-1] for value in answer.to_dict()[PACKED]]
     assert online == [time.value // 1000 for time in newest.astype("datetime64[ns, UTC]")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sqlite3
 import tempfile
@@ -75,13 +76,23 @@ class Place:
                 )
                 found = {(*row[:4], str(row[4])): list(row[5:]) for row in rows}
         else:
-            fields = self._looker.hgetall(f"{{mtorl-ledger:{self.name}}}:books")
-            for name, amount in fields.items():
-                what, _, book = name.partition(":")
-                if what in ("spent", "reserved", "excess"):
-                    start, account = book.split(":", 1)
-                    seen = found.setdefault((*json.loads(account), start), [0, 0, 0])
-                    seen[("spent", "reserved", "excess").index(what)] = int(amount)
+            prefix = f"{{mtorl-ledger:{self.name}}}:"
+            for key in self._looker.scan_iter(f"{glob.escape(prefix)}*", 1000):
+                kind, _, rest = key.removeprefix(prefix).partition(":")
+                if kind not in ("accounts", "past"):
+                    continue
+                campaign = json.loads(rest if kind == "accounts" else rest.partition(":")[2])
+                fields = self._looker.hgetall(key)
+                for name, text in fields.items():
+                    if name in ("generation", "changes") or name.startswith("excess:"):
+                        continue
+                    for account in text.split(";")[:-1] if kind == "accounts" else [text]:
+                        amounts = account.split(" ")
+                        period, start = amounts[0], amounts[3] if kind == "accounts" else name.partition(":")[0]
+                        full = f"{name},{period}" if kind == "accounts" else name.partition(":")[2]
+                        *names, period = json.loads(f'[{full.rpartition(",")[0]},"{full.rpartition(",")[2]}"]')
+                        excess = fields.get(f"excess:{full if kind == 'accounts' else name}", 0)
+                        found[names[0], campaign, names[1], period, start] = [*map(int, amounts[-2:]), int(excess)]
         return {key: book for key, book in found.items() if any(book)}
 
 

@@ -204,7 +204,7 @@ def made_feast_repo(folder: Path) -> Path:
     ]
     pd.DataFrame(rows)[list(SPEC.log_columns)].to_parquet(folder / "log.parquet")
     create(folder / "features", SPEC, folder / "log.parquet")
-    materialize(folder / "features", SPEC)
+    materialize(folder / "features", SPEC, folder / "log.parquet")
     return folder / "features"
 
 

@@ -1,10 +1,24 @@
--- Begins the periods that are due.
--- ARGV  4, 5, 6, ... in turn: account; start and end of the period that holds at present
+-- Begins the periods of a campaign that are due.
+-- KEYS  4 its terms
+-- ARGV  4 the campaign; 5, 6, 7, ... in turn: account; start and end of the period that holds at present
 
-for i = 4, #ARGV, 3 do
-  local start, until_, rest = terms_of(redis.call('HGET', KEYS[3], ARGV[i]) or '')
-  if start and tonumber(until_) <= now then
-    redis.call('HSET', KEYS[3], ARGV[i], start_after(start, until_, ARGV[i + 1], rest) .. ' ' .. ARGV[i + 2] .. ' ' .. rest)
+local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
+check(general[1])
+local begun, fields = {}, {}
+for i = 5, #ARGV, 3 do
+  local name, period = string.match(ARGV[i], '^(.*),(%a+)$')
+  local field = fields[name] or read(ARGV[4], name, redis.call('HGET', prefix .. 'accounts:' .. ARGV[4], name))
+  fields[name] = field
+  for _, a in ipairs(field) do
+    local terms = a.period == period and a.in_force == '1' and tonumber(a.until_) <= present()
+      and redis.call('HGET', KEYS[4], ARGV[i])
+    if terms then
+      turn(a, start_after(a.start, a.until_, ARGV[i + 1], period), ARGV[i + 2], string.match(terms, '^%S+'))
+      begun[name] = field
+    end
   end
 end
+local found = {}
+for _, field in pairs(begun) do found[#found + 1] = field end
+save(found, tonumber(general[2]))
 return 1

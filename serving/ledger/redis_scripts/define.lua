@@ -1,36 +1,52 @@
--- Sets the accounts in force, and the limits of the present period where the parts of a budget have changed.
--- ARGV  4, 5, 6, ... in turn: account; the account of all arms, which comes before those of its arms; cap; start and end
---       of the present period; period, zone and parts
+-- Sets the accounts of a campaign that are in force, and the limits of the present period where the parts of a budget have
+-- changed.
+-- KEYS  4 its terms; 5 hash: campaign -> a digest of the accounts in force
+-- ARGV  4 the campaign; 5 the digest; 6, 7, ... in turn: account; the account of all arms, which comes before those of its
+--       arms; cap; start and end of the present period; zone; parts
 
-local before, in_force = {}, redis.call('HGETALL', KEYS[3])
-for i = 1, #in_force, 2 do
-  before[in_force[i]] = in_force[i + 1]
-  local start, until_ = terms_of(in_force[i + 1]) -- also of what is left out now
-  redis.call('HSET', KEYS[4], 'start:' .. in_force[i], start, 'until:' .. in_force[i], until_)
+local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
+check(general[1])
+local fields, accounts, terms = {}, {}, {}
+local function each(key, take)
+  local hash = redis.call('HGETALL', key)
+  for i = 1, #hash, 2 do take(hash[i], hash[i + 1]) end
 end
-redis.call('DEL', KEYS[3])
-
-local function parts_of(rest) return string.match(rest or '', '^%S+ %S+ (.*)$') end
-
-local starts = {} -- of the accounts of all arms: the parts of a budget keep one calendar
-for i = 4, #ARGV, 6 do
-  local account, all_arms, cap, start, until_, rest = unpack(ARGV, i, i + 5)
-  local _, _, old_rest = terms_of(before[account])
-  local seen = redis.call('HMGET', KEYS[4], 'start:' .. account, 'until:' .. account)
-  start = start_after(seen[1] or 0, seen[2] or 0, start, rest)
-  start = starts[all_arms] or start
-  if account == all_arms then starts[account] = start end
-  redis.call('HSET', KEYS[2], account, cap)
-  redis.call('HSET', KEYS[3], account, start .. ' ' .. until_ .. ' ' .. rest)
-  if parts_of(old_rest) ~= parts_of(rest) then
-    local book, limit = start .. ':' .. account, tonumber(cap)
-    if account ~= all_arms and starts[all_arms] then -- limit_after_a_change, in contract.py
-      local _, spent, reserved = seen_in(book)
-      local all, all_spent = seen_in(start .. ':' .. all_arms)
-      local more = tonumber(all) > 0 and math.floor(limit / all * math.max(0, all - all_spent)) or 0
-      limit = math.max(spent + reserved, spent + more)
-    end
-    redis.call('HSET', KEYS[4], 'cap:' .. book, whole(limit))
+each(prefix .. 'accounts:' .. ARGV[4], function(name, text)
+  if string.sub(name, 1, 1) ~= '"' then return end
+  local field = read(ARGV[4], name, text)
+  fields[name] = field
+  for _, a in ipairs(field) do
+    accounts[name .. ',' .. a.period] = a
+    a.in_force = '0'
   end
+end)
+each(KEYS[4], function(name, text) terms[name] = text end)
+redis.call('DEL', KEYS[4])
+
+for i = 6, #ARGV, 7 do
+  local account, all_arms, cap, start, until_, zone, parts = unpack(ARGV, i, i + 6)
+  local name, period = string.match(account, '^(.*),(%a+)$')
+  local a, all = accounts[account], account ~= all_arms and accounts[all_arms]
+  start = start_after(a and a.start or '0', a and a.until_ or '0', start, period)
+  if all and all.in_force == '1' then start = all.start else all = nil end -- the parts of a budget keep one calendar
+  if not a then
+    local field = fields[name] or { campaign = ARGV[4], name = name }
+    a = { period = period, drawn = '0', start = start, cap = tonumber(cap), spent = 0, reserved = 0, field = field }
+    fields[name], accounts[account], field[#field + 1] = field, a, a
+  end
+  turn(a, start, until_, cap)
+  a.in_force = '1'
+  if not terms[account] or string.match(terms[account], '^%S+ %S+ (.*)$') ~= parts then
+    a.cap = tonumber(cap)
+    if all then -- limit_after_a_change, in contract.py
+      local more = all.cap > 0 and math.floor(a.cap / all.cap * math.max(0, all.cap - all.spent)) or 0
+      a.cap = math.max(a.spent + a.reserved, a.spent + more)
+    end
+  end
+  redis.call('HSET', KEYS[4], account, table.concat({ cap, zone, parts }, ' '))
 end
+local found = {}
+for _, field in pairs(fields) do found[#found + 1] = field end
+save(found, tonumber(general[2] or 0))
+redis.call('HSET', KEYS[5], ARGV[4], ARGV[5])
 return 1

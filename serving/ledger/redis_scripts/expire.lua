@@ -1,13 +1,16 @@
--- Gives back what has been open for too long.
--- KEYS     6, 7, ... reservations
--- ARGV     4 latest time of creation; 5, 6, ... their ids
+-- Releases what has been open for too long.
+-- ARGV     4 latest time of creation; 5 how many at most; 6 seconds for which they are remembered
 -- Returns  how many had been open
 
-local expired = 0
-for i = 6, #KEYS do
-  local created = tonumber(redis.call('HGET', KEYS[i], 'created') or nil)
-  if created and created <= tonumber(ARGV[4]) and give_back(KEYS[i], ARGV[i - 1], 'expired') == 'open' then
+check(redis.call('HGET', KEYS[1], 'generation'))
+local overdue, expired = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[4], 'LIMIT', 0, ARGV[5]), 0
+for _, id in ipairs(overdue) do
+  local r = find(id)
+  if r and r.state == 'o' then
+    release(id, r, 'e', ARGV[6])
     expired = expired + 1
+  else
+    redis.call('ZREM', KEYS[3], id)
   end
 end
 return expired

@@ -1,3 +1,4 @@
 -- Returns  the ids of open reservations
 
-return redis.call('ZRANGE', KEYS[5], 0, -1)
+check(redis.call('HGET', KEYS[1], 'generation'))
+return redis.call('ZRANGE', KEYS[3], 0, -1)

@@ -1,45 +1,48 @@
 -- Sets money aside in all matching accounts, or in none.
--- KEYS     6 the reservation; 7 the request, if it has a name: the id of its last reservation
--- ARGV     4 its id; 5 the request's name or ''; 6 the scope; 7 the amount; 8 how many of the following are the arm's own;
---          9, 10, ... accounts that match if in force, the arm's own first
+-- KEYS     4 the reservation; 5 the request, if it has a name
+-- ARGV     4 the reservation's id; 5 arm; 6 campaign; 7 channel; 8 the amount; 9 the request's name or ''
 -- Returns  1 if the money is set aside, or was before; -1 if another reservation pays for the request; -2 if a period is
 --          over; else 0
 
-local known = redis.call('HMGET', KEYS[6], 'state', 'scope', 'amount')
+local id, arm, campaign, channel, amount, request = unpack(ARGV, 4, 9)
+local names = fields_of(arm, channel)
+local general = redis.call('HMGET', KEYS[1], 'generation', 'changes', unpack(names))
+check(general[1])
+
+local known = redis.call('MGET', unpack(KEYS, 4))
 if known[1] then
-  local granted = known[1] == 'open' or known[1] == 'settled'
-  return granted and known[2] == ARGV[6] and known[3] == ARGV[7] and 1 or 0
+  local r = reservation(known[1])
+  local granted = (r.state == 'o' or r.state == 's') and r.amount == tonumber(amount)
+  return granted and r.arm == arm and r.campaign == campaign and r.channel == channel and 1 or 0
 end
+local other = known[2] and find(known[2])
+if other and string.find('osl', other.state) then return -1 end
 
-if KEYS[7] then
-  local other = redis.call('GET', KEYS[7])
-  if other then -- its key is like ours, and in the same slot
-    local state = redis.call('HGET', string.sub(KEYS[6], 1, #KEYS[6] - #ARGV[4]) .. other, 'state')
-    if state == 'open' or state == 'settled' or state == 'late' then return -1 end
+local wanted, fields, books, own = tonumber(amount), {}, '', false
+local function draw(of, texts, before)
+  for i, name in ipairs(names) do
+    local field = texts[before + i] and read(of, name, texts[before + i]) or {}
+    for _, a in ipairs(field) do
+      if a.in_force == '1' then
+        if tonumber(a.until_) <= present() then return -2 end
+        if a.cap - a.spent - a.reserved < wanted then return 0 end
+        a.reserved, a.drawn = a.reserved + wanted, '1'
+        books = books .. string.char(letter_of(of, i, a.period)) .. (a.start == '0' and '' or a.start)
+        own = own or string.sub(name, 1, #arm + 1) == arm .. ','
+        fields[#fields + (fields[#fields] == field and 0 or 1)] = field
+      end
+    end
   end
 end
-
-local wanted, books, own = tonumber(ARGV[7]), {}, false
-local in_force = redis.call('HMGET', KEYS[3], unpack(ARGV, 9))
-for i, terms in ipairs(in_force) do
-  if terms then
-    local start, until_ = terms_of(terms)
-    if tonumber(until_) <= now then return -2 end
-    local book = start .. ':' .. ARGV[8 + i]
-    if room(book) < wanted then return 0 end
-    books[#books + 1] = book
-    own = own or i <= tonumber(ARGV[8])
-  end
+local refused = draw(ANY, general, 2)
+if not refused and campaign ~= ANY then
+  refused = draw(campaign, redis.call('HMGET', prefix .. 'accounts:' .. campaign, unpack(names)), 0)
 end
-if not own then return 0 end
+if refused or not own then return refused or 0 end
 
-for i, book in ipairs(books) do
-  add('reserved', book, wanted)
-  books[i] = number_of(book)
-end
-local created = string.format('%.17g', now)
-redis.call('HSET', KEYS[6], 'state', 'open', 'scope', ARGV[6], 'amount', ARGV[7], 'created', created,
-  'books', table.concat(books, '\n'))
-redis.call('ZADD', KEYS[5], created, ARGV[4])
-if KEYS[7] then redis.call('SET', KEYS[7], ARGV[4], 'EX', ARGV[3]) end
+save(fields, tonumber(general[2]))
+redis.call('ZADD', KEYS[3], string.format('%.17g', present()), id)
+local text = text_of({ state = 'o', amount = wanted, charged = 0, excess = 0, books = books, arm = arm,
+  campaign = campaign, channel = channel, request = request, events = {} })
+if request == '' then redis.call('SET', KEYS[4], text) else redis.call('MSET', KEYS[4], text, KEYS[5], id) end
 return 1

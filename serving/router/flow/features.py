@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.times import microseconds
 from mtorl.runtime.sqlite_times import read_times_by
-from mtorl.window.window import HISTORY, REQUEST_TIME, STATIC, Instance, instance_from_history, request_features
+from mtorl.window.packed import served, unpack
+from mtorl.window.window import HISTORY, PACKED, STATIC, Instance, instance_from_history
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 
@@ -51,7 +52,7 @@ class RegistryAwaited(RuntimeError):
 class UserFeatures:
     """Features of one opportunity, with declared defaults."""
 
-    history: dict[str, Any]  # the hist_* lists, oldest first; the newest entries may lie after the decision
+    history: dict[str, Any]  # hist_* lists, oldest first, some perhaps after the decision; empty: no history
     static: dict[str, Any]
     has_history: bool
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
@@ -128,10 +129,7 @@ class FeastSource:
 
                 read_times_by(convert_timestamp)
             projections = store.get_feature_service(service).feature_view_projections
-            on_demand = {view.name for view in store.list_on_demand_feature_views()}
-            self._on_demand = any(p.name in on_demand for p in projections)
-            stored = [p for p in projections if p.name not in on_demand]
-            views = [(store.get_feature_view(p.name), [f.name for f in p.features]) for p in stored]
+            views = [(store.get_feature_view(p.name), [f.name for f in p.features]) for p in projections]
             self._views = [_View.of(view, names) for view, names in views]
             opened = _RedisHashes if store.config.online_store.type == "redis" else _EachView
             self._stored: _RedisHashes | _EachView = opened(
@@ -143,9 +141,6 @@ class FeastSource:
             if registry and registry.exists() and time.time() - registry.stat().st_mtime < _WRITING_SECONDS:
                 raise RegistryAwaited(f"the feature registry at {registry} is being written") from error
             raise SettingsError(f"feature_repo: {repo}: {type(error).__name__}: {error}") from error
-        unknown = {p.name for p in projections} & on_demand - {REQUEST_TIME}
-        if unknown:
-            raise SettingsError(f"feature_service: {service}: no router computes {', '.join(sorted(unknown))}")
         wanted = {field.name for chosen in spec.features for field in chosen.fields} if spec else set()
         if missing := wanted - {name for view in self._views for name in view.defaults}:
             raise SettingsError(
@@ -154,7 +149,7 @@ class FeastSource:
             )
 
     def read(self, requests: Requests) -> list[UserFeatures]:
-        """Read all views of the service, and compute the on-demand features."""
+        """Read all views of the service."""
         ids = {key: list(dict.fromkeys(getattr(request, key) for request in requests)) for key in _KEYS}
         stored = self._stored.read(ids)
         users = []
@@ -162,9 +157,6 @@ class FeastSource:
             rows = {v.name: v.row(stored[v.name][getattr(request, v.key)], request.at) for v in self._views}
             history, static = rows.pop(HISTORY, _Row()), rows.pop(STATIC, _Row())
             aggregates = {name: value for row in rows.values() for name, value in row.values.items()}
-            if self._on_demand:
-                newest = _newest_before(request.at, history.values.get("hist_timestamp"))
-                aggregates |= request_features(float(request.at), newest)
             users.append(UserFeatures(history.values, static.values, history.is_stored, aggregates))
         return users
 
@@ -197,8 +189,8 @@ class _View:
         keys = set(view.join_keys)
         if len(keys) != 1 or not keys <= _KEYS:
             raise ValueError(f"view {view.name} has the keys {sorted(keys)}; a decision has one of {sorted(_KEYS)}")
-        if view.name == HISTORY and "hist_timestamp" not in features:
-            raise ValueError(f"view {view.name} without hist_timestamp: nothing would tell what lies before a decision")
+        if view.name == HISTORY and PACKED not in features:
+            raise ValueError(f"view {view.name} without {PACKED}")
         tags = {f.name: f.tags for f in view.features}
         without = sorted(name for name in features if "default" not in tags[name])
         if without:
@@ -208,14 +200,17 @@ class _View:
 
     def row(self, stored: Stored, at: int) -> _Row:
         """Features at a time, microseconds since 1970."""
-        values = stored.values
-        # A history may have gone on after the decision, and still holds earlier touchpoints.
-        as_of = _newest_before(at, values["hist_timestamp"]) if self.name == HISTORY else stored.event_us
+        values, defaults = stored.values, self.defaults
+        as_of: float | None = stored.event_us
+        if self.name == HISTORY:
+            values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
+            # A history may have gone on after the decision, and still holds earlier touchpoints.
+            as_of = _newest_before(at, values.get("hist_timestamp"))
         if as_of is None or as_of >= at or (self.ttl and at - as_of > self.ttl):
-            return _Row(dict(self.defaults))
+            return _Row(dict(defaults))
         if all(value is None for value in values.values()):
-            return _Row(dict(self.defaults))
-        return _Row({n: self.defaults[n] if value is None else value for n, value in values.items()}, True)
+            return _Row(dict(defaults))
+        return _Row({name: defaults[name] if value is None else value for name, value in values.items()}, True)
 
 
 def _newest_before(at: int, times: Sequence[float] | None) -> float | None:

@@ -1,14 +1,15 @@
 """The pacing controller: prices of budgets that follow the spend in the ledger.
 
-Every few seconds, or after half a percent of a budget's opportunities, each router updates the price of each paced
-account (`mtorl.policy.pacing`) and writes the state (`paced_state.py`) to the ledger. If another router has written in
-between, it takes that state instead. So all routers share one sequence of updates, without a leader that could fail,
-and a restarted router goes on from there. The time is the ledger's: by clocks that differ, routers would see more time
-pass than there is, and spend accordingly. If the clock is the number of opportunities, each router adds its own.
+One of the routers that share a ledger paces: it holds a lease in the ledger (`serving/ledger/pacing_store.py`), updates
+the price of each paced account every few seconds (`mtorl.policy.pacing`), and writes prices that have moved. The others
+read what has changed, once a second. If the router that paces dies, another one takes the lease within
+SILENT_SECONDS + 1 and goes on from the states in the ledger; until then, the prices stay as they are.
 
-If the terms of an account change (a stage, an amount, pacing switched on, its first period), its plan begins anew: the
-rest of its money, over the rest of its time. Otherwise an arm whose part has grown would look far behind its schedule,
-and one whose part has shrunk far ahead.
+The time is the ledger's: by clocks that differ, routers would see more time pass than there is, and spend accordingly.
+If the clock is the number of opportunities, each router adds its own to the ledger's.
+
+A round updates MOST_UPDATES accounts at most, those first that have waited longest, and a pause follows that is as long
+as the round took, times 20. So up to 25,000 accounts are updated every five seconds each, and more of them less often.
 
 An exposure draws on every account that matches it, so its price is the sum of their prices (each is the dual of its own
 budget). A channel without a paced account keeps the model's own price; so do all until the first price is known. The
@@ -18,28 +19,45 @@ experiment file states it, or it is the median gain of a currency unit in the ar
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import median
-from zlib import crc32
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 
-from mtorl.experiment.budget import AccountLimit
+import orjson
+
 from mtorl.experiment.layers import Experiments
-from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Pace, Plan, Schedule, State
-from mtorl.policy.schedule import Pacing
+from mtorl.policy.pacing import MAX_MULTIPLIER, Pace
 from serving.ledger import Balance, Ledger
+from serving.ledger.pacing_store import Lease
 from serving.router.flow.arm_answers import ArmAnswer
-from serving.router.flow.paced_state import COUNTED, Kept, PacedState
+from serving.router.flow.paced_account import (
+    Clock,
+    Forecasts,
+    Kept,
+    Scope,
+    Target,
+    account_name,
+    at_its_highest,
+    first_price,
+    scope_of,
+    terms_of,
+    updated,
+)
 
 log = logging.getLogger(__name__)
 
-_UPDATE_SECONDS = 5.0  # between updates, at most
-_UPDATE_SHARE = 0.005  # of a plan's clock: likewise
-_FORECASTS = 20  # until the first price follows from them, in each campaign with a budget of its own
-_ASKED = 500  # decisions after which there should be enough forecasts
+SILENT_SECONDS = 4.0
+"""Without a renewal, until another router takes the lease."""
+MOST_UPDATES = 5_000
+_FORGET_SECONDS = 62 * 86_400.0  # since an account that is not in force was written
+_REPORT_SHARE = 0.005  # of a budget's opportunities: as many are reported at once
+_REST = 20.0  # times as long as a round took, until the next: a round takes 5 % of a core at most
+_JUMP_SECONDS = 5.0  # between this process's clock and the ledger's: all accounts are looked at
 _TOO_LOW = (
     f"{MAX_MULTIPLIER:g} times the price to begin with is still too low: give a higher `price` in its `pacing`; an "
     "endpoint that ignores its price needs a budget with `period: hour`"
@@ -48,10 +66,25 @@ _NO_PRICE = (
     "its policy looks at no price, so its money goes first come, first served: to spread it over the day, give a "
     "budget with `period: hour` beside this one, or let the policy expose less (docs/experiments.md, Pacing)"
 )
-_GRACE = 0.01  # of the opportunities expected: if there are more, the rest of the money is spread over so many again
 
-Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
-Opportunities = Counter[tuple[str, str]]  # by arm and campaign; "*" is any
+
+@dataclass
+class _Seen:
+    """What one round has read.
+
+    Attributes:
+        now: Seconds since 1970 by the ledger.
+        counts: Opportunities by account.
+        gains: What money gains in campaigns without a price.
+        without_price: Campaigns that will have no price, and why.
+        had: Opportunities by campaign and channel, over all arms that the budget ever had.
+    """
+
+    now: float
+    counts: dict[str, int]
+    gains: dict[str, float]
+    without_price: Mapping[str, str] = field(default_factory=dict)
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Pacer:
@@ -61,10 +94,10 @@ class Pacer:
 
     Args:
         cost_cap: Highest possible cost of an exposure in each channel, currency units.
-        clock: Seconds of any origin; says when an update is due.
+        clock: Seconds of any origin that go on evenly.
 
     Attributes:
-        faults: Accounts that can't be paced, and why; their prices stay as they are.
+        leads: Whether this router paces for all.
     """
 
     def __init__(
@@ -73,149 +106,314 @@ class Pacer:
         self._ledger = ledger
         self._cost_cap = dict(cost_cap)
         self._clock = clock
-        self._prices: Mapping[Scope, float] = {}
+        self._owner = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self._lease: Lease | None = None
+        self._renewed = 0.0  # when the lease was seen to change last, by `clock`
+        self._version = -1  # of the prices that were read or written last
+        self.leads = False
+        # In force, by account and by scope. Lanes look single scopes up meanwhile.
+        self._price_of: dict[str, float] = {}
+        self._prices: dict[Scope, float] = {}
+        # What the experiments want.
+        self._experiments: Experiments | None = None
+        self._targets: Mapping[str, Target] = {}
+        self._names: Mapping[Scope, Sequence[str]] = {}
+        # Counted by this router.
         self._counting = threading.Lock()
-        self._intervals: Mapping[tuple[str, str], float] = {}  # opportunities between updates, of counted budgets
-        self._opportunities: Opportunities = Counter()  # since the last update
-        self._forecasts: Mapping[str, _Forecasts] = {"*": _Forecasts()}  # by campaign; "*" is any
-        self._update_at = 0.0
-        self.faults: Sequence[str] = ()
-        self._shown: Sequence[_Account] = ()
+        self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}  # by arm and campaign; "*" is any
+        self._opportunities: Counter[str] = Counter()  # since the last report
+        self._forecasts: dict[str, Forecasts] = {}  # of campaigns without a price; "*" is any
+        # Of the router that paces.
+        self._kept: dict[str, Kept] = {}
+        self._written: dict[str, Kept] = {}
+        self._due: dict[str, float] = {}  # by `clock`
+        self._clocks_apart = 0.0
+        self._rests_until = float("-inf")
+        self._balances: list[Balance] = []
+        self._tidy = True  # whether there may be accounts to forget
+        self._faults: dict[str, str] = {}
+        self._paces: dict[str, Pace] = {}
+
+    @property
+    def faults(self) -> list[str]:
+        """Accounts that can't be paced, and why; their prices stay as they are. Of the router that paces."""
+        scopes = ((scope_of(name), why) for name, why in self._faults.items())
+        return [f"arm {arm}, campaign {campaign}, channel {channel}: {why}" for (arm, campaign, channel), why in scopes]
 
     def count(self, arm: str, campaign: str, forecast: ArmAnswer | None) -> None:
         """Count an opportunity of an arm in a campaign, and the arm's forecast."""
         with self._counting:
-            for scope in ((arm, campaign), (arm, "*")):
-                if scope in self._intervals:
-                    self._opportunities[scope] += 1
             for of in dict.fromkeys((campaign, "*")):
+                for name, _ in self._counted.get((arm, of), ()):
+                    self._opportunities[name] += 1
                 if of in self._forecasts:
                     self._forecasts[of].add(forecast)
 
     def due(self) -> bool:
-        """Whether it is time for an update."""
-        return self._clock() >= self._update_at or any(
-            self._opportunities[scope] >= most for scope, most in self._intervals.items()
-        )
+        """Whether so much was counted that a round should begin at once."""
+        return any(self._opportunities[name] >= most for accounts in self._counted.values() for name, most in accounts)
 
-    def refresh(self, experiments: Experiments, balances: Sequence[Balance]) -> None:
-        """Read the shared state, and update it if it is time; `balances` are all accounts, just read.
+    def refresh(self, experiments: Experiments) -> list[Balance] | None:
+        """Pace if it is this router that paces, else read the prices.
+
+        Returns:
+            All accounts, as they were just read; None: another router paces.
 
         Raises:
             LedgerUnavailable: The ledger does not answer; the prices stay as they are.
         """
+        if experiments is not self._experiments:
+            self._set(experiments)
+        if not self._takes_lease():
+            self._report(self._usual()[0])
+            self._stop_leading()
+            self._read()
+            return None
+        self._report({})
+        if not self.leads:
+            self._begin_to_lead()
+        began = self._clock()
+        if began < self._rests_until:
+            return self._balances
+        self._balances = self._ledger.balances()
+        if not self._pace(self._balances):
+            log.warning("another router paces now")
+            self._stop_leading()
+            self._read()
+            return None
+        took = self._clock() - began
+        self._rests_until = self._clock() + _REST * took
+        return self._balances
+
+    def release(self) -> None:
+        """Give the lease back, so that another router need not wait. Raises LedgerUnavailable."""
+        if self.leads and self._lease is not None:
+            self.leads = False
+            self._ledger.pacing.lease("", self._lease)
+
+    def _takes_lease(self) -> bool:
+        """Take or renew the lease; whether it is ours."""
+        store, seen = self._ledger.pacing, self._lease
+        silent = seen if seen is not None and self._clock() - self._renewed > SILENT_SECONDS else None
+        lease = store.lease(self._owner, silent)
+        if lease.holder != self._owner and not self._ledger.shared:
+            lease = store.lease(self._owner, lease)  # the router that had the file is gone
+        if lease != seen:
+            self._lease, self._renewed = lease, self._clock()
+        return lease.holder == self._owner
+
+    def _begin_to_lead(self) -> None:
+        self._read_everything()
+        self._kept = dict(self._written)
+        self._due = dict.fromkeys(self._targets, float("-inf"))
+        self.leads = self._tidy = True
+        log.info("this router paces for all that share the ledger")
+
+    def _stop_leading(self) -> None:
+        if self.leads:
+            self.leads, self._version = False, -1
+        self._kept, self._written, self._due, self._faults, self._paces = {}, {}, {}, {}, {}
+        self._balances, self._rests_until = [], float("-inf")
+
+    def _set(self, experiments: Experiments) -> None:
+        """Follow changed experiments: all accounts are due."""
+        asks = {arm: experiments.asks(arm) for arm in {limit.arm for limit in experiments.accounts()}}
+        targets, names = dict[str, Target](), defaultdict[Scope, list[str]](list)
+        counted = defaultdict[tuple[str, str], list[tuple[str, float]]](list)
+        terms: dict[tuple[int, float], str] = {}  # accounts of a budget share its pacing
+        for limit in experiments.accounts():
+            if limit.pacing is None:
+                continue
+            name, of = account_name(limit), (id(limit.pacing), limit.part)
+            if of not in terms:
+                terms[of] = terms_of(limit)
+            caps = self._cost_cap if limit.channel == "*" else {limit.channel: self._cost_cap.get(limit.channel, 0.0)}
+            targets[name] = Target(limit, terms[of], max(caps.values(), default=0.0), asks[limit.arm])
+            names[limit.arm, limit.campaign, limit.channel].append(name)
+            if (most := limit.pacing.opportunities) is not None:
+                counted[limit.arm, limit.campaign].append((name, _REPORT_SHARE * most))
+        self._targets, self._names = targets, names
+        self._due = dict.fromkeys(targets, float("-inf"))
+        self._rests_until, self._tidy = float("-inf"), True
+        self._paces = {name: pace for name, pace in self._paces.items() if name in targets}
+        self._faults = {name: fault for name, fault in self._faults.items() if name in targets}
+        with self._counting:
+            self._counted = counted
+            self._forecasts = {campaign: self._forecasts.get(campaign) or Forecasts() for campaign in self._awaited()}
+        self._prices = {}
+        for scope in names:
+            self._sum_up(scope)
+        self._experiments = experiments
+
+    def _awaited(self) -> set[str]:
+        """Campaigns of accounts that wait for a first price."""
+        return {
+            target.limit.campaign
+            for name, target in self._targets.items()
+            if name not in self._price_of and target.limit.pacing is not None and target.limit.pacing.price is None
+        }
+
+    def _usual(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Usual gain in campaigns without a price, as far as this router knows, and why there will be none."""
+        gains, faults = dict[str, float](), dict[str, str]()
+        with self._counting:
+            for campaign, forecasts in self._forecasts.items():
+                try:
+                    if (gain := forecasts.usual()) is not None:
+                        gains[campaign] = gain
+                except ValueError as error:
+                    faults[campaign] = str(error)
+        return gains, faults
+
+    def _report(self, gains: Mapping[str, float]) -> None:
         with self._counting:
             counted = self._opportunities.copy()
-        limits = [limit for limit in experiments.accounts() if limit.pacing is not None]
-        version, text = self._ledger.memory() if limits else (0, "")
-        now = self._ledger.now() if limits else 0.0  # after the memory, which another router may just have written
-        state = PacedState.parse(text)
-        accounts, faults = self._accounts(limits, balances, state, counted, now)
-        if any(account.due for account in accounts):
-            updated = state.after({account.clock.key: account.kept for account in accounts}, now)
-            if self._ledger.remember(version, updated.text()):
-                state = updated
-                with self._counting:  # keeps what was counted meanwhile, and counts of accounts without a state yet
-                    known = {(a.limit.arm, a.limit.campaign) for a in accounts if a.clock.new is not None}
-                    self._opportunities -= Counter({of: n for of, n in counted.items() if of in known})
-            else:  # another router was first
-                state = PacedState.parse(self._ledger.memory()[1])
-        self._publish(limits, accounts, faults.keys(), state)
-        for account in accounts:
-            if account.at_its_highest:
-                faults[account.scope] = _TOO_LOW if experiments.asks(account.limit.arm) else _NO_PRICE
-        self.faults = tuple(f"arm {arm}, campaign {c}, channel {h}: {why}" for (arm, c, h), why in faults.items())
+        if counted or gains:
+            self._ledger.pacing.report(counted, gains)
+            with self._counting:  # keeps what was counted meanwhile
+                self._opportunities -= counted
 
-    def _accounts(
-        self,
-        limits: Sequence[AccountLimit],
-        balances: Sequence[Balance],
-        state: PacedState,
-        counted: Opportunities,
-        now: float,
-    ) -> tuple[list[_Account], dict[Scope, str]]:
-        """The accounts to pace, and the faults of others.
+    def _read(self) -> None:
+        """Take over what another router has written."""
+        found = None if self._version < 0 else self._ledger.pacing.changes(self._version)
+        if found is None:
+            self._read_everything()
+            self._written = {}
+            return
+        self._version, changes = found
+        if changes:
+            self._take({name: price for change in changes for name, price in orjson.loads(change).items()})
 
-        Period and limit are the ledger's: spend of one period must not be compared with the plan of another, and spend
-        before a change of stage counts.
-        """
-        found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
-        had = state.counts()
-        for limit in limits:
-            budget = limit.campaign, limit.channel
-            had[budget] = had.get(budget, 0.0) + counted[limit.arm, limit.campaign]
-        accounts, faults = [], dict[Scope, str]()
-        for limit in limits:
-            balance = found.get((limit.arm, limit.campaign, limit.channel, limit.period))
-            if balance is None or limit.pacing is None:
-                continue
-            caps = self._cost_cap if limit.channel == "*" else {limit.channel: self._cost_cap.get(limit.channel, 0.0)}
+    def _read_everything(self) -> None:
+        self._version, texts = self._ledger.pacing.everything()
+        self._written, damaged = {}, 0
+        for name, text in texts.items():
             try:
-                if (most := limit.pacing.opportunities) is not None:
-                    new, all_had = counted[limit.arm, limit.campaign], had[limit.campaign, limit.channel]
-                    clock = _Clock.of_count(limit, most, state, new, all_had)
-                else:
-                    clock = _Clock.of_time(limit, limit.pacing, float(balance.start or now), now)
-                first = _first(limit, state.kept.get(clock.key) or state.last(limit)) or self._usual(limit.campaign)
-                if first is None:
-                    continue
-                account = _Account.of(limit, clock, balance, state, first, max(caps.values(), default=0.0))
-            except (ValueError, OverflowError) as error:
-                scope = limit.arm, limit.campaign, limit.channel
-                faults[scope] = str(error)
-                log.warning("not paced: %s: %s", scope, error, extra={"arm": limit.arm})
-                continue
-            accounts.append(account)
-        return accounts, faults
+                self._written[name] = Kept.parse(text)
+            except (TypeError, ValueError):
+                damaged += 1
+        if damaged:
+            log.warning("pacing begins anew from the first price: %d states in the ledger can't be read", damaged)
+        prices = {name: kept.price for name, kept in self._written.items()}
+        self._take({**prices, **{name: None for name in self._price_of if name not in prices}})
 
-    def _usual(self, campaign: str) -> tuple[float, float] | None:
-        """First multiplier and price unit by forecasts; None: too few yet. ValueError: there should be enough."""
-        with self._counting:
-            forecasts = self._forecasts.get(campaign)
-            found = forecasts.usual() if forecasts else None
-        return None if found is None else (1.0, found)
+    def _take(self, changed: Mapping[str, float | None]) -> None:
+        """Use changed prices; None: the account is gone."""
+        for name, price in changed.items():
+            if price is None:
+                self._price_of.pop(name, None)
+            else:
+                self._price_of[name] = price
+            if name in self._targets:
+                self._sum_up(self._scope(name))
+        if self._forecasts:
+            awaited = self._awaited()
+            with self._counting:
+                self._forecasts = {campaign: one for campaign, one in self._forecasts.items() if campaign in awaited}
 
-    def _publish(
-        self,
-        limits: Sequence[AccountLimit],
-        accounts: Sequence[_Account],
-        faults: Collection[Scope],
-        state: PacedState,
-    ) -> None:
-        with self._counting:
-            paced = {"*", *(limit.campaign for limit in limits)}
-            self._forecasts = {campaign: self._forecasts.get(campaign) or _Forecasts() for campaign in paced}
-        sums: dict[Scope, float] = {}
-        for account in accounts:
-            kept = state.kept.get(account.clock.key, account.kept)
-            scope = account.scope
-            sums[scope] = sums.get(scope, 0.0) + account.price(kept.state)
-        self._prices = sums | {scope: self._prices[scope] for scope in faults if scope in self._prices}
-        self._shown = accounts
-        timed = [account.clock.interval for account in accounts if account.clock.new is None]
-        self._update_at = self._clock() + min(timed, default=float("inf"))
-        intervals = {(a.limit.arm, a.limit.campaign): a.clock.interval for a in accounts if a.clock.new is not None}
-        counting = {(x.arm, x.campaign) for x in limits if x.pacing is not None and x.pacing.opportunities is not None}
-        self._intervals = {scope: intervals.get(scope, float("inf")) for scope in counting}
+    def _scope(self, name: str) -> Scope:
+        limit = self._targets[name].limit
+        return limit.arm, limit.campaign, limit.channel
+
+    def _sum_up(self, scope: Scope) -> None:
+        """Publish the price of a scope, which may have several periods."""
+        known = [self._price_of[name] for name in self._names[scope] if name in self._price_of]
+        if known:
+            self._prices[scope] = sum(known)
+        else:
+            self._prices.pop(scope, None)
+
+    def _pace(self, balances: Sequence[Balance]) -> bool:
+        """Update the accounts that are due, and write what has changed; False: the lease has passed to another."""
+        assert self._lease is not None
+        ticks, now = self._clock(), self._ledger.now()
+        if abs(now - ticks - self._clocks_apart) > _JUMP_SECONDS:  # all is due, whichever clock was wrong
+            self._clocks_apart, self._due = now - ticks, dict.fromkeys(self._targets, float("-inf"))
+        due = [name for name, at in self._due.items() if at <= ticks]
+        if len(due) > MOST_UPDATES:
+            due = nsmallest(MOST_UPDATES, due, key=self._due.__getitem__)
+        found = {(b.arm, b.campaign, b.channel, b.period): b for b in balances}
+        seen = _Seen(now, *(self._ledger.pacing.reports() if self._counted or self._forecasts else ({}, {})))
+        gains, seen.without_price = self._usual()
+        seen.gains.update(gains)
+        for name, number in seen.counts.items():
+            seen.had[scope_of(name)[1:]] += number
+        changed: dict[str, Kept] = {}
+        for name in due:
+            limit = self._targets[name].limit
+            balance = found.get((limit.arm, limit.campaign, limit.channel, limit.period))
+            if balance is not None and (kept := self._update(name, balance, seen)) is not None:
+                self._kept[name] = kept
+                if kept.worth_writing(self._written.get(name), now):
+                    changed[name] = replace(kept, written=now)
+        gone, since = list[str](), now - _FORGET_SECONDS
+        if self._tidy:
+            gone = [name for name, kept in self._written.items() if name not in self._targets and kept.written < since]
+            self._tidy = False
+        if not changed and not gone:
+            return True
+        prices = {**{name: kept.price for name, kept in changed.items()}, **dict.fromkeys(gone)}
+        states = {**{name: kept.text() for name, kept in changed.items()}, **dict.fromkeys(gone, "")}
+        version = self._ledger.pacing.publish(self._lease, states, orjson.dumps(prices).decode())
+        if version is None:
+            return False
+        self._version = version
+        self._written.update(changed)
+        for name in gone:
+            del self._written[name]
+        self._take(prices)
+        return True
+
+    def _update(self, name: str, balance: Balance, seen: _Seen) -> Kept | None:
+        """An account after its update; None: it has no price yet, or can't be paced."""
+        target, kept = self._targets[name], self._kept.get(name)
+        limit, pacing = target.limit, target.limit.pacing
+        assert pacing is not None
+        try:
+            first = first_price(limit, kept)
+            if first is None:
+                if limit.campaign not in seen.gains:
+                    if limit.campaign in seen.without_price:
+                        raise ValueError(seen.without_price[limit.campaign])
+                    return None
+                first = (1.0, seen.gains[limit.campaign])
+            if (most := pacing.opportunities) is not None:
+                had = seen.had[limit.campaign, limit.channel]
+                clock = Clock.of_count(limit, most, seen.counts.get(name, 0), had)
+            else:
+                clock = Clock.of_time(limit, pacing, float(balance.start or seen.now), seen.now)
+            found, pace = updated(target, clock, balance, kept, first)
+        except (ValueError, OverflowError) as error:
+            if self._faults.get(name) != str(error):
+                log.warning("not paced: %s: %s", name, error, extra={"arm": limit.arm})
+            self._faults[name] = str(error)
+            return None
+        self._due[name] = self._clock() + clock.interval
+        if pace is None:
+            self._paces.pop(name, None)
+        else:
+            self._paces[name] = pace
+        if at_its_highest(found):
+            self._faults[name] = _TOO_LOW if target.asks else _NO_PRICE
+        else:
+            self._faults.pop(name, None)
+        return found
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
         """Price of each paced channel for an exposure of an arm in a campaign; None: no channel is paced."""
-        if not self._prices:
+        if not (known := self._prices):
             return None
         prices: dict[str, float] = {}
         for channel in self._cost_cap:
             scopes = [(arm, c, h) for c in dict.fromkeys((campaign, "*")) for h in (channel, "*")]
-            paced = [self._prices[scope] for scope in scopes if scope in self._prices]
+            paced = [price for scope in scopes if (price := known.get(scope)) is not None]
             if paced:
                 prices[channel] = sum(paced)
         return prices or None
 
     def pace(self) -> list[Pace]:
-        """Spend and plan of accounts that have money left, while it is the time to spend."""
-        shown = [account for account in self._shown if account.clock.open]
-        return [
-            Pace.of(*one.scope, one.limit.period, one.plan, one.kept.state) for one in shown if one.plan is not None
-        ]
+        """Spend and plan of accounts that have money left, while it is the time to spend; of the router that paces."""
+        return list(self._paces.values())
 
     def by_arm(self) -> dict[str, float]:
         """Largest price of each arm."""
@@ -223,133 +421,3 @@ class Pacer:
         for (arm, _, _), price in self._prices.items():
             largest[arm] = max(price, largest.get(arm, 0.0))
         return largest
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """The clock of a paced account.
-
-    Attributes:
-        schedule: When to spend, by this clock.
-        at: Present time of this clock.
-        new: Opportunities since the last update, if they are the clock; None: time is.
-        open: Whether it is the time to spend.
-    """
-
-    key: str
-    schedule: Schedule
-    at: float
-    new: int | None
-    open: bool
-
-    @classmethod
-    def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> _Clock:
-        schedule = pacing.schedule(limit.period, limit.timezone, began, now)
-        first, last = schedule.times[0], schedule.times[-1]
-        at = min(max(now, first), last)  # the period may have ended since the balances were read
-        return cls(PacedState.key(limit, first), schedule, at, None, limit.period != "total" or first <= now < last)
-
-    @classmethod
-    def of_count(cls, limit: AccountLimit, opportunities: int, state: PacedState, new: int, had: float) -> _Clock:
-        """The schedule ends at the arm's past opportunities and its part of the rest, as its money does."""
-        key = PacedState.key(limit, COUNTED)
-        at = new + (state.kept[key].state.at if key in state.kept else 0.0)
-        left = max(opportunities - had, _GRACE * opportunities)
-        return cls(key, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, new, True)
-
-    @property
-    def interval(self) -> float:
-        share = _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0])
-        return min(_UPDATE_SECONDS, share) if self.new is None else share
-
-
-@dataclass(frozen=True)
-class _Account:
-    """A paced account whose first price is known.
-
-    Attributes:
-        plan: When to spend what; None: nothing is left.
-        kept: Its state from now on.
-        due: Whether it is time for an update.
-    """
-
-    limit: AccountLimit
-    clock: _Clock
-    plan: Plan | None
-    kept: Kept
-    due: bool
-
-    @classmethod
-    def of(
-        cls,
-        limit: AccountLimit,
-        clock: _Clock,
-        balance: Balance,
-        state: PacedState,
-        first: tuple[float, float],
-        grain: float,
-    ) -> _Account:
-        at, committed = clock.at, balance.spent + balance.reserved
-        before = state.kept.get(clock.key)
-        here = State(at, committed, *first)
-        pacing = limit.pacing.model_dump_json() if limit.pacing else ""
-        end = "" if clock.new is not None else clock.schedule.times[-1]  # the end of a count moves all the time
-        terms = f"{balance.limit:.9g} {limit.part:.9g} {crc32(pacing.encode())} {end}"
-        freed = before is not None and committed < balance.limit <= before.before  # reservations that held everything
-        if before is None or before.terms != terms or before.state.at > at or before.since > at or freed:
-            # New terms, or a clock that was ahead: the rest of the money, over the rest of the time.
-            before, due = Kept(here, terms, since=at, before=committed, touched=0.0), True
-        elif clock.new is None:
-            due = before.state.at <= at - clock.interval
-        else:
-            due = clock.new > 0
-        plan = None
-        if before.before < balance.limit:
-            plan = Plan(balance.limit, clock.schedule, before.since, before.before, grain)
-        moved = plan.update(before.state, at, committed) if plan else here
-        return cls(limit, clock, plan, replace(before, state=moved), due)
-
-    @property
-    def scope(self) -> Scope:
-        return self.limit.arm, self.limit.campaign, self.limit.channel
-
-    @property
-    def at_its_highest(self) -> bool:
-        return self.kept.state.multiplier > MAX_MULTIPLIER / 2
-
-    def price(self, state: State) -> float:
-        if self.plan is None or not self.clock.open:
-            return state.price_unit * STOP_MULTIPLIER
-        return self.plan.price(state)
-
-
-def _first(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
-    """First multiplier and price unit: those of the last period, unless the file has another price now."""
-    assert limit.pacing is not None
-    stated = limit.pacing.price
-    if last is not None and stated in (None, last.state.price_unit):
-        return last.state.multiplier, last.state.price_unit
-    return None if stated is None else (1.0, stated)
-
-
-class _Forecasts:
-    """Gain of a currency unit, as arms forecast it."""
-
-    def __init__(self) -> None:
-        self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
-        self._asked = 0
-
-    def add(self, forecast: ArmAnswer | None) -> None:
-        self._asked += 1
-        if forecast is None or forecast.expected_reward is None or not forecast.expected_cost:
-            return
-        self._gains.append(forecast.expected_reward / forecast.expected_cost)
-
-    def usual(self) -> float | None:
-        """The median, robust to a few absurd forecasts; None: too few yet. ValueError: there should be enough."""
-        found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
-        if 0.0 < found < float("inf"):
-            return found
-        if self._asked < _ASKED:
-            return None
-        raise ValueError("the arms don't say what their money gains (expected_reward, expected_cost): give a `price`")

@@ -17,7 +17,16 @@ from mtorl.experiment.arm import OVERRIDE, Arm
 from mtorl.experiment.assignment import draw
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.decision_ids import decision_id, time_of
-from mtorl.log.records import VERSION, DecisionRecord, Explored, FallbackReason, History, V1Answer, WindowRecord, unit_hash
+from mtorl.log.records import (
+    VERSION,
+    DecisionRecord,
+    Explored,
+    FallbackReason,
+    History,
+    V1Answer,
+    WindowRecord,
+    unit_hash,
+)
 from mtorl.log.times import SECOND_US, iso
 from mtorl.policy.exploration import Choice, explore
 from mtorl.policy.periods import FOREVER

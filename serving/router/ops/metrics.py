@@ -50,6 +50,7 @@ _GAP = "the accounts' plans, in gaps at which pacing does all it can"
 BUDGET_AHEAD = Gauge("mtorl_budget_ahead_ratio", f"Furthest ahead of {_GAP}", [*_ARM, "period"])
 BUDGET_BEHIND = Gauge("mtorl_budget_behind_ratio", f"Furthest behind {_GAP}", [*_ARM, "period"])
 BUDGET_EXPIRED = Counter("mtorl_budget_expired", "Reservations given back since no cost was reported in time")
+PACING_LEADER = Gauge("mtorl_pacing_leader", "1 if this router paces for all, and publishes what accounts hold")
 BUDGET_PRICE = Gauge("mtorl_budget_price", "Highest pacing price of the arm, gain per currency unit", _ARM)
 OUTCOMES = Counter("mtorl_outcomes", "Outcomes received", ["kind", "status"])
 SPOOL_RECORDS = Counter("mtorl_spool_records", "Records made durable in the decision log")
@@ -97,6 +98,11 @@ def show_experiments(experiments: Iterable[Experiment]) -> None:
 def show_prices(by_arm: Mapping[str, float]) -> None:
     """Publish the prices of paced budgets."""
     _show(BUDGET_PRICE, {arm_labels(arm): price for arm, price in by_arm.items()})
+
+
+def show_pacing_lease(leads: bool) -> None:
+    """Publish whether this router paces."""
+    PACING_LEADER.set(leads)
 
 
 def show_budget(balances: Iterable[Balance]) -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feast import FeatureStore, RequestSource
+from feast import FeatureStore
 
 from features.engine import open_engine
-from features.feature_repo.sources import build_sources
+from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
 from features.feature_repo.views import build
 from features.offline import store
+from features.sequences.builder import clean_touchpoints
 from mtorl.log.dataset import Column, DatasetSpec, SpecError, built_in
-from mtorl.window.window import AD_DECISION, HISTORY, REQUEST_TIME, STATIC, history_types
+from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
 from tests.features.feature_run import US, FeatureRun
 
 FOLDER = store.CONFIG.parent
@@ -55,11 +56,9 @@ def feast(repository: Path, *words: str, **environment: str) -> str:
 def described(root: Path) -> dict[str, Any]:
     """All that the registry says, but where the files lie."""
     opened = FeatureStore(repo_path=str(root))
-    on_demand = opened.list_on_demand_feature_views()
     return {
         "entities": {e.name: (e.join_key, e.tags) for e in opened.list_entities()},
-        # Feast's command does not register request values, which come with the call.
-        "sources": {s.name for s in opened.list_data_sources() if not isinstance(s, RequestSource)},
+        "sources": {source.name for source in opened.list_data_sources()},
         "views": {
             view.name: (
                 {field.name: (str(field.dtype), field.tags) for field in view.schema},
@@ -70,7 +69,6 @@ def described(root: Path) -> dict[str, Any]:
             )
             for view in opened.list_feature_views()
         },
-        "on demand": {view.name: {field.name: str(field.dtype) for field in view.features} for view in on_demand},
         "services": {
             service.name: {p.name: sorted(f.name for f in p.features) for p in service.feature_view_projections}
             for service in opened.list_feature_services()
@@ -86,15 +84,16 @@ def test_apply_and_materialize_from_the_command_line(toy, tmp_path, repository):
     run = FeatureRun(toy, tmp_path / "run", toy.log(seed=6, late=0.3), toy.spec).create()
     run.spec.save(tmp_path / "toy.yaml")
     with open_engine() as engine:
-        build_sources(engine, run.path, run.spec, repository / "data")
+        build_sources(engine, clean_touchpoints(engine.read(run.path), run.spec), run.spec, repository / "data")
     environment = {"MTORL_DATASET": str(tmp_path / "toy.yaml")}
     applied = feast(repository, "apply", **environment).splitlines()
     assert {"Created entity user", f"Created feature service {AD_DECISION}"} <= set(applied)
     assert described(repository) == described(run.root)
 
     end = run.log["created_timestamp"].max()
-    feast(repository, "materialize", "1970-01-01T00:00:00", end.tz_localize(None).isoformat(), **environment)
-    store.materialize(run.root, run.spec)
+    others = [word for view in (STATIC, USER_CHANNEL, CAMPAIGN_STATS) for word in ("--views", view)]
+    feast(repository, "materialize", *others, "1970-01-01T00:00:00", end.tz_localize(None).isoformat(), **environment)
+    store.materialize(run.root, run.spec, run.path, views=[STATIC, USER_CHANNEL, CAMPAIGN_STATS])
     by_command = FeatureRun(toy, tmp_path, run.log, toy.spec)
     (tmp_path / "features").symlink_to(repository)
     users = [*run.log["user_id"].unique(), "nobody"]
@@ -107,7 +106,7 @@ def test_apply_needs_neither_data_nor_settings(repository):
     assert "Created feature view user_history" in applied
     made = described(repository)
     assert set(made["entities"]) == {"user", "campaign"}
-    assert "hist_hour" in made["views"][HISTORY][0]
+    assert "hist_hour" in made["views"][HISTORY][0][PACKED][1]["columns"]
     assert feast(repository, "feature-services", "list").count("ad_") == 1
 
 
@@ -117,7 +116,7 @@ def test_apply_needs_neither_data_nor_settings(repository):
 def test_every_stored_field_declares_what_a_reader_takes_where_nothing_is_known(toy, opened):
     defaults = {f.name: json.loads(f.tags["default"]) for view in opened.list_feature_views() for f in view.features}
     lists = {name: value for name, value in defaults.items() if isinstance(value, list)}
-    assert {name for name, value in lists.items() if value == []} == set(history_types(toy.spec))
+    assert defaults[PACKED] is None
     assert {name for name, value in lists.items() if value == [0.0] * 3} == {"uc_touchpoints", "uc_clicks"}
     assert {name for name, value in defaults.items() if value == 0.0} == {"campaign_touchpoints"}
 
@@ -127,18 +126,17 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     spec = DatasetSpec.load(name)
     made = build(spec, tmp_path)
     features = {field.name for view in made.views for field in view.features}
-    assert {f"hist_{c.name}" for c in spec.context} | {c.name for c in spec.static} <= features
-    assert not {f"hist_{c.name}" for c in spec.outcomes} & features
+    assert {PACKED, *(c.name for c in spec.static)} <= features
+    columns = json.loads(made.user_history.features[0].tags["columns"])
+    assert columns == history_types(spec) and {f"hist_{c.name}" for c in spec.context} <= set(columns)
     assert (made.user_static is not None) == bool(spec.static)
     known = [HISTORY, *([STATIC] if spec.static else []), *(chosen.view for chosen in spec.features)]
-    assert [p.name for p in made.ad_decision.feature_view_projections] == [*known, REQUEST_TIME]
+    assert [p.name for p in made.ad_decision.feature_view_projections] == known
 
 
 def test_a_column_with_the_name_of_a_feature_is_refused(toy, tmp_path):
-    spec = toy.spec.replace(context=(*toy.spec.context, Column(name="recency_hours", kind="numeric")))
-    with pytest.raises(
-        SpecError, match="'recency_hours': a feature of every data set has this name; rename the column"
-    ):
+    spec = toy.spec.replace(context=(*toy.spec.context, Column(name="uc_clicks", kind="numeric")))
+    with pytest.raises(SpecError, match="'uc_clicks': a feature of every data set has this name; rename the column"):
         build(spec, tmp_path)
 
 

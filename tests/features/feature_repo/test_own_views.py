@@ -13,6 +13,7 @@ import pytest
 from features.engine import open_engine
 from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
 from features.feature_repo.views import build
+from features.sequences.builder import clean_touchpoints
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.window.window import HISTORY
 
@@ -30,7 +31,8 @@ def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **vie
     rows.to_parquet(folder / "own.parquet", index=False)
     spec = described(toy, folder / "own.parquet", *fields, **view)
     with open_engine("duckdb") as engine:
-        build_sources(engine, toy.write(toy.log(), folder / "log.parquet"), spec, folder / "data")
+        log = engine.read(toy.write(toy.log(), folder / "log.parquet"))
+        build_sources(engine, clean_touchpoints(log, spec), spec, folder / "data")
     return pd.read_parquet(folder / "data" / "weather.parquet")
 
 

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.engine import open_engine
 from features.feature_repo import sources as feature_sources
-from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources
-from mtorl.window.window import HISTORY, STATIC
+from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL, build_sources, newest_touchpoints
+from features.sequences.builder import clean_touchpoints
+from mtorl.window.window import STATIC
 from tests.features.feature_run import with_times
 
 HOUR, DAY = pd.Timedelta("1h"), pd.Timedelta("1D")
 PROPERTY = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-EVERYTHING = {HISTORY, STATIC, USER_CHANNEL, CAMPAIGN_STATS}
+EVERYTHING = {STATIC, USER_CHANNEL, CAMPAIGN_STATS}
 
 
 def sources(toy, log: pd.DataFrame, folder: Path, spec=None, engine: str = "duckdb") -> dict[str, pd.DataFrame]:
     path = toy.write(log, folder / "log.parquet")
     with open_engine(engine) as opened:
-        build_sources(opened, path, spec or toy.spec, folder / engine)
+        build_sources(opened, clean_touchpoints(opened.read(path), spec or toy.spec), spec or toy.spec, folder / engine)
     return {file.stem: pd.read_parquet(file) for file in sorted((folder / engine).iterdir())}
 
 
@@ -46,22 +46,19 @@ def rows_of(table: pd.DataFrame) -> list[str]:
 @given(
     seed=st.integers(0, 10_000),
     late=st.sampled_from([0.0, 0.4]),
-    batch=st.booleans(),
     window=st.sampled_from([1, 4, 50]),
 )
-def test_a_snapshot_holds_what_had_arrived_by_then(toy, plain, tmp_path, seed, late, batch, window):
+def test_the_newest_touchpoints_of_each_user_lie_together_in_the_order_of_time(toy, tmp_path, seed, late, window):
     spec = toy.spec.replace(window=window)
     log = toy.log(seed, users=6, late=late)
-    if late and batch:  # arrivals by the hour: many rows become known at once
-        log["created_timestamp"] = log["created_timestamp"].dt.ceil("h")
-    history = sources(toy, log, tmp_path, spec)[HISTORY]
-    assert len(history) == len(log)
-    newest = history.sort_values(["timestamp", "created_timestamp"])
-    for (user, at), rows in newest.groupby(["user_id", "created_timestamp"]):
-        expected = toy.past(log, user, at + pd.Timedelta(1, "us"), n=window)
-        row = rows.iloc[-1]
-        assert {name: plain(row[name]) for name in expected} == expected
-        assert row["timestamp"].value // 1000 == expected["hist_timestamp"][-1]
+    path = toy.write(log.sample(frac=1, random_state=seed), tmp_path / "log.parquet")
+    with open_engine() as engine:
+        found = newest_touchpoints(clean_touchpoints(engine.read(path), spec), spec).to_pandas()
+    assert list(found["user_id"].drop_duplicates()) == sorted(log["user_id"].unique())
+    for user, rows in found.groupby("user_id"):
+        last = log[log["user_id"] == user].sort_values("timestamp").tail(window)
+        assert rows["hist_timestamp"].tolist() == [time.value // 1000 for time in last["timestamp"]]
+        assert rows["hist_cost"].tolist() == last["cost"].tolist()
 
 
 def test_a_row_that_claims_to_arrive_before_it_happened_is_known_when_it_happened(toy, tmp_path):
@@ -70,37 +67,6 @@ def test_a_row_that_claims_to_arrive_before_it_happened_is_known_when_it_happene
     early = sources(toy, log.assign(created_timestamp=log["timestamp"] - HOUR), tmp_path)
     for name, table in on_time.items():
         pd.testing.assert_frame_equal(table, early[name])
-
-
-@pytest.mark.integration
-def test_no_list_loses_its_order_at_scale(toy, tmp_path):
-    """In parallel, DuckDB's list() over sorted rows is not always sorted; here the order is the window's."""
-    users, touchpoints = 20_000, 25
-    rng = np.random.default_rng(0)
-    size = users * touchpoints
-    at = pd.Timestamp("2024-05-01", tz="UTC") + pd.to_timedelta(
-        np.tile(np.arange(touchpoints) * 1_000_003, users), "us"
-    )
-    log = pd.DataFrame([toy.touchpoint("u", pd.Timestamp("2024-05-01", tz="UTC"), 0, rng)]).loc[[0] * size]
-    log = log.assign(
-        user_id=np.repeat([f"u{i:05d}" for i in range(users)], touchpoints), timestamp=at, cost=np.arange(size)
-    )
-    log["created_timestamp"] = at + pd.to_timedelta(np.where(rng.random(size) < 0.001, 5_000_000, 0), "us")
-    path = toy.write(log.sample(frac=1, random_state=0), tmp_path / "log.parquet")
-    with open_engine() as engine:
-        build_sources(engine, path, toy.spec, tmp_path)
-    history = pq.read_table(tmp_path / f"{HISTORY}.parquet", columns=["user_id", "hist_timestamp", "hist_cost"])
-    assert len(history) == size
-    for name in ("hist_timestamp", "hist_cost"):
-        lists = history[name].combine_chunks()
-        values, starts = lists.flatten().to_numpy(), lists.offsets.to_numpy()[:-1]
-        begins = np.zeros(len(values), dtype=bool)
-        begins[starts] = True
-        assert (np.diff(values) > 0)[~begins[1:]].all(), name
-        # Costs count the rows of the whole log: no touchpoint has strayed to another user.
-        if name == "hist_cost":
-            owners = np.array([int(u[1:]) for u in history["user_id"].to_pylist()])
-            assert (values[starts] // touchpoints == owners).all()
 
 
 # ---- static features
@@ -122,7 +88,7 @@ def test_static_row_is_known_before_the_first_touch_and_keeps_the_first_value(to
 
 def test_no_static_columns_no_static_file(toy, tmp_path):
     made = sources(toy, toy.log(), tmp_path, toy.spec.replace(static=(), segment=None))
-    assert set(made) == EVERYTHING - {STATIC} and len(made[HISTORY]) == len(toy.log())
+    assert set(made) == EVERYTHING - {STATIC}
 
 
 # ---- rolling aggregates
@@ -200,8 +166,9 @@ def test_times_in_nanoseconds_mean_the_same(toy, tmp_path):
         (tmp_path / name).mkdir()
         log.astype({"timestamp": f"datetime64[{name}, UTC]"}).to_parquet(tmp_path / name / "log.parquet")
         with open_engine() as engine:
-            build_sources(engine, tmp_path / name / "log.parquet", toy.spec, tmp_path / name)
-    one, other = (pd.read_parquet(tmp_path / name / "user_history.parquet") for name in ("us", "ns"))
+            touchpoints = clean_touchpoints(engine.read(tmp_path / name / "log.parquet"), toy.spec)
+            build_sources(engine, touchpoints, toy.spec, tmp_path / name)
+    one, other = (pd.read_parquet(tmp_path / name / f"{USER_CHANNEL}.parquet") for name in ("us", "ns"))
     pd.testing.assert_frame_equal(one, other)
 
 
@@ -210,8 +177,10 @@ def test_the_machines_time_zone_does_not_matter(toy, tmp_path):
     toy.spec.save(tmp_path / "spec.yaml")
     code = (
         "from features.engine import open_engine; from features.feature_repo.sources import build_sources; "
-        "from mtorl.log.dataset import DatasetSpec\n"
-        "with open_engine() as engine: build_sources(engine, 'log.parquet', DatasetSpec.load('spec.yaml'), 'there')"
+        "from features.sequences.builder import clean_touchpoints; from mtorl.log.dataset import DatasetSpec\n"
+        "spec = DatasetSpec.load('spec.yaml')\n"
+        "with open_engine() as engine:\n"
+        "    build_sources(engine, clean_touchpoints(engine.read('log.parquet'), spec), spec, 'there')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "TZ": "Asia/Tokyo"}, check=True)
     for name, table in here.items():
@@ -236,9 +205,9 @@ def test_a_large_log_has_a_folder_of_parts_each_sorted(toy, tmp_path, monkeypatc
     monkeypatch.setattr(feature_sources, "ROWS_PER_SHARD", 10)
     log = toy.log()
     sources(toy, log, tmp_path)
-    parts = sorted((tmp_path / "duckdb" / f"{HISTORY}.parquet").iterdir())
+    parts = sorted((tmp_path / "duckdb" / f"{USER_CHANNEL}.parquet").iterdir())
     tables = [pd.read_parquet(part)[["user_id", "timestamp"]] for part in parts]
-    assert len(parts) > 1 and sum(map(len, tables)) == len(log)
+    assert len(parts) > 1
     users = [user for table in tables for user in table["user_id"].unique()]
     assert len(users) == len(set(users)), "a user lies in two parts"
     for table in tables:

@@ -25,7 +25,6 @@ from features.forget.tables import Rows
 from features.ingest.log_folder import RawLog, ingest
 from features.offline import store as feature_store
 from features.online.feed import Feed
-from features.online.journal import Journal
 from features.online.open_history import open_history
 from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
@@ -57,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = root / "data" / "touchpoints.parquet"
     build_windows(root / "data", root / "windows")
     feature_store.create(root / "features", SPEC, log)
-    feature_store.materialize(root / "features", SPEC)
+    feature_store.materialize(root / "features", SPEC, log)
     write(root / "decision_log" / "router-0" / "1", DECISIONS, OUTCOMES)
     collect(root / "decision_log", root / "collected")
     write(root / "flat", DECISIONS, OUTCOMES)
@@ -65,8 +64,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data" / "quarantine.csv").write_text(
         f'row,uid,words,fault\n1,{WHO},"a, ""b""",bad\n2,{OTHER},"c\nd",bad\n'
     )
-    with closing(Journal(root / "journal.sqlite")) as journal:
-        journal.record(DECISIONS, OUTCOMES)
     return root
 
 
@@ -113,7 +110,6 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
     assert report.removed["collected/decisions"] == report.removed["decision_log/router-0/1/decisions.parquet"] == 3
     assert report.removed["collected/outcomes"] == 2
     assert report.removed["features (online store)"] == report.removed["data/quarantine.csv"] == 1
-    assert report.removed["journal.sqlite"] == 5
     after = tables(volume)
     gone = {name for name in before if name not in after}
     assert gone == {
@@ -125,11 +121,6 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
         kept = before[name] if key is None else before[name][~before[name][key].isin([WHO, *"ace"])]
         pd.testing.assert_frame_equal(rows, kept.reset_index(drop=True))
         assert pq.read_schema(volume / name).equals(pq.read_schema(made / name), check_metadata=True), name
-    with closing(sqlite3.connect(volume / "journal.sqlite")) as db:
-        assert db.execute("SELECT decision FROM exposure UNION SELECT decision FROM outcome").fetchall() == [
-            ("b",),
-            ("d",),
-        ]
 
 
 def test_what_was_written_of_logs_and_windows_stays_true(volume: Path) -> None:
@@ -197,25 +188,40 @@ def test_a_forgotten_user_is_not_collected_again_but_comes_back_as_a_new_one(vol
 
 def test_a_refresh_of_the_features_does_not_bring_the_user_back(volume: Path) -> None:
     forget(volume, frozenset({WHO}), NOW)
-    feature_store.refresh(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
+    feature_store.materialize(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
     assert names(volume / "features", WHO) == []
     assert names(volume / "features", OTHER) != []
 
 
-def test_a_feed_lets_go_of_a_user_with_its_next_events(volume: Path) -> None:
-    """It holds its journal, so nobody else can; a cost that comes late finds nobody."""
-    types = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
-    with closing(Journal(volume / "feed.sqlite")) as journal, open_history(volume / "features", SPEC) as history:
-        feed = Feed(journal, history, place=volume / "features")
-        shown = {"channel": "search", "context": {"hour": 1.0, "device": "mobile", "placement": "feed"}}
-        feed.take([(types[0], {**record, **shown}) for record in DECISIONS])
+SHOWN = {"channel": "search", "context": {"hour": 1.0, "device": "mobile", "placement": "feed"}}
+TYPES = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
+
+
+def test_a_feed_does_not_bring_a_user_back(volume: Path) -> None:
+    """Not with the outcomes of decisions that it has noted, and not with decisions that come late."""
+    with open_history(volume / "features", SPEC) as history:
+        feed = Feed(history, volume / "features", place=volume / "features")
+        feed.take([(TYPES[0], {**record, **SHOWN}) for record in DECISIONS])
         report = forget(volume, frozenset({WHO}), NOW)
-        assert not report.failed and "feed.sqlite" not in report.removed
-        feed.take([(types[1], outcome("a-cost", "a")), (types[0], {**of(WHO, "late"), **shown})])
-        assert feed.take([(types[1], outcome("late-cost", "late"))]) == 0
-        assert feed.take([(types[1], outcome("b-cost", "b"))]) == 1
-    with closing(sqlite3.connect(volume / "feed.sqlite")) as db:
-        assert db.execute("SELECT DISTINCT user FROM exposure").fetchall() == [(OTHER,)]
+        assert not report.failed
+        assert feed.take([(TYPES[1], outcome("a-cost", "a")), (TYPES[0], {**of(WHO, "late"), **SHOWN})]) == 0
+        assert feed.take([(TYPES[1], outcome("late-cost", "late"))]) == 0
+        assert feed.take([(TYPES[1], outcome("b-cost", "b"))]) == 1
+    assert names(volume, WHO) == []
+
+
+def test_a_user_who_is_forgotten_while_a_feed_writes_does_not_stay(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_history(volume / "features", SPEC) as history:
+        feed, change = Feed(history, volume / "features", place=volume / "features"), history.change
+
+        def meanwhile(changes: Any) -> set[str]:
+            assert not forget(volume, frozenset({WHO}), NOW).failed
+            return change(changes)
+
+        monkeypatch.setattr(history, "change", meanwhile)
+        feed.take([(TYPES[0], {**record, **SHOWN}) for record in DECISIONS])
     assert names(volume, WHO) == []
 
 

@@ -13,10 +13,12 @@ from features.ingest.ingest import ingest_log
 from features.ingest.log_folder import RawLog, ingest
 from features.offline import store
 from features.offline.store import build_training_data
+from features.online.open_history import open_history
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
+from mtorl.window.packed import served, unpack
 from mtorl.window.table import WindowTable
-from mtorl.window.window import AD_DECISION, HISTORY, WindowBatch
+from mtorl.window.window import AD_DECISION, WindowBatch
 from tests.features.feature_run import AGGREGATES
 from tests.repository import ROOT
 
@@ -87,28 +89,20 @@ def strictly_past(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
 
 def the_same_online(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
     root = folder / "features"
-    store.materialize(root, spec)
-    opened = FeatureStore(repo_path=str(root))
-    users = log["user_id"].unique()[::10]
+    log.to_parquet(folder / "log.parquet", index=False)
+    store.materialize(root, spec, folder / "log.parquet")
+    users = list(log["user_id"].unique()[::10])
+    with open_history(root, spec) as history:
+        values = history.store.read(users)
     names = ["channel", *OUTCOMES, *(c.name for c in spec.context)]
-    references = [f"{HISTORY}:hist_{name}" for name in names]
-    answer = opened.get_online_features(references, [{"user_id": user} for user in users]).to_dict()
-    # Offline, at a time just after the last touchpoint: the same lists.
-    after = pd.DataFrame({"user_id": users, "event_timestamp": log["timestamp"].max() + MICROSECOND})
-    alive = log.groupby("user_id")["timestamp"].max().loc[users] >= log["timestamp"].max() - pd.Timedelta(
-        days=spec.journey_gap_days
-    )
-    offline = opened.get_historical_features(after, references).to_df().set_index("user_id").loc[users]
     journeys = dict(list(log.groupby("user_id")))
-    for i, user in enumerate(users):
-        last = journeys[user].tail(spec.window)
+    for user, value in zip(users, values, strict=True):
+        assert value is not None
+        lists, last = served(unpack(value)), journeys[user].tail(spec.window)
         for name in names:
             expected = last[name].astype(object).where(last[name].notna(), None).tolist()
-            online = [None if v == "" or v != v else v for v in answer[f"hist_{name}"][i]]
+            online = [None if v == "" or v != v else v for v in lists[f"hist_{name}"]]
             assert online == expected, (user, name)
-            if alive.iloc[i]:
-                found = [None if v == "" or v != v else v for v in offline.loc[user, f"hist_{name}"]]
-                assert found == expected, (user, name)
 
 
 @pytest.mark.integration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from features.offline import store
 from tests.features.feature_run import (
     FeatureRun,
 )
+from tests.redis_server import redis_server
 
 _folders = itertools.count()
 
@@ -30,5 +32,11 @@ def finished_run(toy, tmp_path_factory) -> FeatureRun:
     """One run with everything done to it; tests only read it."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("finished_run"), toy.log(seed=3), toy.spec).create()
     run.build()
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     return run
+
+
+@pytest.fixture(scope="module")
+def redis_port(tmp_path_factory) -> Iterator[int]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as port:
+        yield port

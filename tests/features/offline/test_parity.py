@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,25 @@ from hypothesis import strategies as st
 
 from features.offline import store
 from mtorl.log.columns import Codes, Values
-from mtorl.window.window import HISTORY, STATIC, WindowBatch, history_types, instance_from_history
+from mtorl.window.window import STATIC, WindowBatch, history_types, instance_from_history
 from serving.router.flow.features import UserFeatures
-from tests.features.feature_run import DAY, US, FeatureRun, micros, none_if_missing, random_journeys, with_times
+from tests.features.feature_run import (
+    DAY,
+    US,
+    FeatureRun,
+    known_since,
+    micros,
+    none_if_missing,
+    random_journeys,
+    with_times,
+)
 from tests.features.online_stores import STORES
-from tests.redis_server import redis_server
 
 PROPERTY = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")
 _folders = itertools.count()
 
 Known = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # history, static and stored features
-
-
-@pytest.fixture(scope="module")
-def redis_port(tmp_path_factory) -> Iterator[int]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as port:
-        yield port
 
 
 @pytest.fixture
@@ -106,24 +108,38 @@ def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
 
 
 def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
-    """Feast's point-in-time join, at the time of each row."""
+    """Feast's point-in-time join, at the time of each row; the history, which is online only, by hand."""
     entities = run.steps().loc[list(rows), ["user_id", "campaign_id", "timestamp"]]
-    features = [f"{HISTORY}:{name}" for name in history_types(run.spec)]
-    features += [f"{STATIC}:{column.name}" for column in run.spec.static]
+    features = [f"{STATIC}:{column.name}" for column in run.spec.static]
     features += [f"{view.view}:{field.name}" for view in run.spec.features for field in view.fields]
     job = FeatureStore(repo_path=str(run.root)).get_historical_features(
         entity_df=entities.rename(columns={"timestamp": "event_timestamp"}),
         features=features,
         filter_by_created_timestamp=True,
     )
-    return [(values, values, values) for values in job.to_df().to_dict("records")]
+    pasts = [past(run, user, at) for user, at in entities[["user_id", "timestamp"]].itertuples(index=False)]
+    return [(history, values, values) for history, values in zip(pasts, job.to_df().to_dict("records"), strict=True)]
+
+
+def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
+    """A user's last touchpoints that were known before a time, as a history has them."""
+    known = run.log[(run.log["user_id"] == user) & (known_since(run.log) < at)]
+    last = known.sort_values("timestamp").tail(run.spec.window)
+    names = [name.removeprefix("hist_") for name in history_types(run.spec)]
+    times = {"timestamp", *run.spec.outcome_times.values()}
+    return {
+        f"hist_{name}": [
+            None if pd.isna(value) else float(value.value // 1000) if name in times else value for value in last[name]
+        ]
+        for name in names
+    }
 
 
 def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
     """The router's read at the time of each row, when all is online that was known just before."""
     found = []
     for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
-        store.materialize(run.root, run.spec, (at - US).to_pydatetime())
+        store.materialize(run.root, run.spec, run.path, (at - US).to_pydatetime())
         found += run.read([user], at, campaign or "none").values()
     return found
 
@@ -188,8 +204,7 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
     assert differences(from_the_log(run, some), windows) == []
     for row, found in zip(run.steps().loc[some].to_dict("records"), online, strict=True):
         chosen = [field.name for view in run.spec.features for field in view.fields]
-        names = (*chosen, "hour_of_day", "recency_hours")
-        joined = {name: row[name].tolist() if is_list(row[name]) else none_if_missing(row[name]) for name in names}
+        joined = {name: row[name].tolist() if is_list(row[name]) else none_if_missing(row[name]) for name in chosen}
         assert joined == found.aggregates
 
 

@@ -27,7 +27,9 @@ from features.online.history import Touchpoint
 from features.online.open_history import open_history
 from features.sequences import builder as sequences
 from mtorl.log.dataset import DatasetSpec
-from mtorl.window.window import AD_DECISION, HISTORY, STATIC, instance_from_history
+from mtorl.runtime.files import remove
+from mtorl.window.packed import served, unpack
+from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, instance_from_history
 from serving.router.flow.features import FeastSource
 from serving.router.flow.requests import DecisionRequest
 from tests.features.feature_run import (
@@ -35,6 +37,7 @@ from tests.features.feature_run import (
     DAY,
     HOUR,
     US,
+    FeatureRun,
     check_router_reads,
     expected_features,
     known_since,
@@ -42,6 +45,7 @@ from tests.features.feature_run import (
     nearly_equal,
     random_journeys,
     with_one_more_touchpoint,
+    with_times,
 )
 from tests.repository import ROOT
 
@@ -56,15 +60,14 @@ def test_the_router_reads_what_the_log_says(plain, finished_run):
 def test_nothing_after_its_end_is_materialised(toy, plain, make):
     log = random_journeys(toy, 6)
     run, end = make(log), known_since(log).quantile(0.6).floor("us")
-    store.materialize(run.root, run.spec, end.to_pydatetime())
+    store.materialize(run.root, run.spec, run.path, end.to_pydatetime())
     past = log[known_since(log) <= end].assign(created_timestamp=lambda rows: known_since(rows))
     for user, found in run.read(list(past["user_id"].unique()), end + US).items():
         expected = expected_features(run.spec, past, user, "c1", end + US)
         lists = toy.past(past, user, end + US)
-        assert found.has_history == (expected["recency_hours"] is not None)  # else too old
-        assert {n: plain(values) for n, values in found.history.items()} == {
-            n: lists[n] * found.has_history for n in lists
-        }
+        assert found.has_history == (end + US - past[past["user_id"] == user]["timestamp"].max() <= 30 * DAY)
+        lists = lists if found.has_history else {}
+        assert {n: plain(values) for n, values in found.history.items()} == lists
         assert [n for n in COUNTED if not nearly_equal(found.aggregates[n], expected[n])] == []
 
 
@@ -74,11 +77,11 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     late = newest.ceil("D") + views[HISTORY].ttl
     (fresh,), (stale,) = (finished_run.read(["u1"], at).values() for at in (newest + US, late))
     assert fresh.has_history and not stale.has_history
-    assert all(values == [] for values in stale.history.values())
+    assert stale.history == {}
     assert stale.static == fresh.static, "what does not change does not expire"
     assert stale.aggregates == {
-        **{"uc_touchpoints": [0.0] * 3, "uc_clicks": [0.0] * 3, "campaign_touchpoints": 0.0, "hour_of_day": 0.0},
-        **dict.fromkeys(["campaign_click_rate", "campaign_conversion_rate", "campaign_cost", "recency_hours"]),
+        **{"uc_touchpoints": [0.0] * 3, "uc_clicks": [0.0] * 3, "campaign_touchpoints": 0.0},
+        **dict.fromkeys(["campaign_click_rate", "campaign_conversion_rate", "campaign_cost"]),
     }
     # Each view has a life of its own.
     (later,) = finished_run.read(["u1"], newest.ceil("h") + views[CAMPAIGN_STATS].ttl + US).values()
@@ -89,15 +92,15 @@ def test_what_has_expired_is_not_served_though_feast_itself_would(toy, finished_
     )
 
     opened = FeatureStore(repo_path=str(finished_run.root))
-    row = {"user_id": "u1", "campaign_id": "c1", "request_timestamp": float(micros(late))}
+    row = {"user_id": "u1", "campaign_id": "c1"}
     answer = opened.get_online_features(features=opened.get_feature_service(AD_DECISION), entity_rows=[row]).to_dict()
-    assert answer["hist_channel"] == [fresh.history["hist_channel"]]
+    assert served(unpack(answer[PACKED][0]))["hist_channel"] == fresh.history["hist_channel"]
 
 
 def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make):
     log = toy.log(seed=9).assign(age=None, tenure=None, hour=None, order=None)
     run = make(log)
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     at = log["timestamp"].max() + US
     found = run.read(["u1", "nobody"], at)
     assert found["u1"].static == found["nobody"].static == {"age": None, "tenure": None}
@@ -112,25 +115,29 @@ def test_an_unknown_user_is_told_from_one_of_whom_only_nulls_are_known(toy, make
 
 def test_refresh_brings_all_users_up_to_date(toy, plain, make):
     run = make(toy.log(seed=3))
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     registry = (run.root / "registry.db").read_bytes()
     more = replace(run, log=with_one_more_touchpoint(toy, run.log, ["u0", "u1", "newcomer"]))
-    assert store.refresh(run.root, run.spec, more.path) == more.log["user_id"].nunique()
+    assert store.materialize(run.root, run.spec, more.path).users == more.log["user_id"].nunique()
     check_router_reads(run, more.log, plain)
     assert (run.root / "registry.db").read_bytes() == registry, "a router may be reading it"
     # The offline side knows the with_one_more_touchpoint log as well.
     rows = more.build()
     last = rows[rows["timestamp"] == rows["timestamp"].max()].set_index("user_id")
-    assert last.loc["newcomer", ["campaign_touchpoints", "recency_hours"]].isna().tolist() == [False, True]
-    assert last["recency_hours"].drop("newcomer").notna().all()
+    assert (
+        last.loc["newcomer", "campaign_touchpoints"]
+        == expected_features(
+            run.spec, more.log, "newcomer", last.loc["newcomer", "campaign_id"], more.log["timestamp"].max()
+        )["campaign_touchpoints"]
+    )
 
 
 def test_refresh_can_write_some_users_or_views_only(toy, plain, make):
     run = make(toy.log(seed=3))
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     log = with_one_more_touchpoint(toy, run.log, ["u0", "u1"])
     path = replace(run, log=log).path
-    assert store.refresh(run.root, run.spec, path, users=["u1", "of another log"]) == 1
+    assert store.materialize(run.root, run.spec, path, users=["u1", "of another log"]).users == 1
     check_router_reads(run, log, plain, users=["u1"])
     at = log["timestamp"].max() + US
     (left,) = run.read(["u0"], at).values()
@@ -140,7 +147,10 @@ def test_refresh_can_write_some_users_or_views_only(toy, plain, make):
         == expected_features(run.spec, log, "u0", "c1", at)["campaign_touchpoints"]
     )
     before = repr(run.read(["u0"], at))  # as text, for NaN is not NaN
-    assert store.refresh(run.root, run.spec, path, views=[STATIC]) == 0 and repr(run.read(["u0"], at)) == before
+    assert (
+        store.materialize(run.root, run.spec, path, views=[STATIC]).written == 0
+        and repr(run.read(["u0"], at)) == before
+    )
 
 
 @pytest.mark.parametrize("delay", [US, HOUR])
@@ -148,16 +158,16 @@ def test_a_touchpoint_that_arrives_late_comes_with_the_next_refresh(toy, plain, 
     log = toy.log(seed=2).assign(created_timestamp=lambda rows: rows["timestamp"])
     late = log.sort_values("timestamp").groupby("user_id").nth(-2).index
     run = make(log.drop(late))
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     log.loc[late, "created_timestamp"] = log["timestamp"].max() + delay
-    store.refresh(run.root, run.spec, replace(run, log=log).path)
+    store.materialize(run.root, run.spec, replace(run, log=log).path)
     check_router_reads(run, log, plain)
 
 
 @pytest.mark.parametrize("pause", [US, pd.Timedelta("300ms"), HOUR])
 def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause):
     run = make(toy.log(seed=3))
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     newest = run.log.loc[run.log["user_id"] == "u1", "timestamp"].max()
     shown = (newest + pause).to_pydatetime()
     with open_history(run.root, run.spec) as history:
@@ -167,15 +177,55 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     (appended,) = run.read(["u1"], at).values()
     assert appended.history["hist_click"][-1] == 1.0
     for log in (run.log, with_one_more_touchpoint(toy, run.log, ["u0"], after=2 * HOUR)):  # neither has the touch
-        store.refresh(run.root, run.spec, replace(run, log=log).path)
+        store.materialize(run.root, run.spec, replace(run, log=log).path)
         (kept,) = run.read(["u1"], at).values()
         assert kept.history == appended.history
     # Nor does one that has a newer touch of the user, and still lacks this one.
     newer = with_one_more_touchpoint(toy, run.log, ["u1"], after=30 * HOUR)
-    store.refresh(run.root, run.spec, replace(run, log=newer).path)
+    store.materialize(run.root, run.spec, replace(run, log=newer).path)
     (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
     assert both.history["hist_timestamp"][-2:] == [micros(pd.Timestamp(shown)), micros(newer["timestamp"].max())]
     assert both.history["hist_click"][-2] == 1.0
+
+
+# ---- what has changed
+
+
+@pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
+def test_a_run_that_goes_on_leaves_what_a_whole_one_does_and_writes_changes_alone(
+    toy, tmp_path, redis_port, kind, seed, timed
+):
+    """Over weeks, so touchpoints also leave the days that are counted; one run is killed in the middle."""
+    spec = toy.spec.replace(timed=timed)
+    log = with_times(random_journeys(toy, seed), timed, seed)
+    going_on = FeatureRun(toy, tmp_path / "going-on", log, spec, redis_port if kind == "redis" else 0)
+    spec = going_on.create().spec  # with the fields that the model reads
+    whole = FeatureRun(toy, tmp_path / "whole", log, spec)  # always SQLite
+    since, looked_at = None, []
+    for number, end in enumerate(pd.date_range(known_since(log).quantile(0.2), known_since(log).max(), periods=6)):
+        then = log[known_since(log) <= end]
+        path = replace(going_on, log=then).path
+        if number == 3:  # killed in the middle: the next one begins where this one did
+            store.materialize(going_on.root, spec, path, views=[HISTORY], since=since)
+        since = store.materialize(going_on.root, spec, path, since=since)
+        looked_at.append(since.users)
+        remove(whole.root)
+        store.define(whole.root, spec)
+        store.materialize(whole.root, spec, path)
+        users = sorted(then["user_id"].unique())
+        assert repr(going_on.read(users, end + US)) == repr(whole.read(users, end + US)), number
+    assert store.materialize(going_on.root, spec, path, since=since).written == 0, "nothing is new"
+    assert store.materialize(going_on.root, spec, path).written == 0, "nor is anything missing"
+    assert min(looked_at[1:]) < len(users)
+
+
+def test_rows_that_turn_up_with_an_earlier_time_are_found(toy, make):
+    log = toy.log(seed=3)
+    early = log.groupby("user_id").head(1).index[:1]
+    run = make(log.drop(early))
+    before = store.materialize(run.root, run.spec, run.path)
+    whole = replace(run, log=log)
+    assert store.materialize(run.root, run.spec, whole.path, since=before).users == log["user_id"].nunique()
 
 
 # ---- the repository
@@ -207,9 +257,9 @@ def test_feast_keeps_quiet(toy, make, capfd):
         run = make(toy.log())
         with open_engine() as engine:
             sequences.build(engine, run.path, run.spec, run.folder / "windows")
-        store.materialize(run.root, run.spec)
+        store.materialize(run.root, run.spec, run.path)
         store.training_windows(run.root, run.folder / "windows", run.spec)
-        store.refresh(run.root, run.spec, run.path)
+        store.materialize(run.root, run.spec, run.path)
     assert capfd.readouterr() == ("", "")
     assert not [str(w.message) for w in caught if not issubclass(w.category, ResourceWarning)]
 
@@ -221,11 +271,10 @@ import json, sys
 sys.modules["features"] = None  # as if it were not installed
 from feast import FeatureStore
 store = FeatureStore(repo_path=sys.argv[1])
-views = {view.name for view in store.list_feature_views()}
 service = store.get_feature_service("ad_decision_v1")
-stored = [f"{p.name}:{f.name}" for p in service.feature_view_projections if p.name in views for f in p.features]
 row = {"user_id": "u1", "campaign_id": "c1"}
-print(json.dumps(store.get_online_features(features=stored, entity_rows=[row]).to_dict()))
+answer = store.get_online_features(features=service, entity_rows=[row]).to_dict()
+print(json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, (value,) in answer.items()}))
 assert not [name for name in sys.modules if name.split(".")[0] == "mtorl"]
 """
 
@@ -241,12 +290,12 @@ def test_another_process_reads_what_is_stored_with_feast_alone(finished_run, tmp
     command = [sys.executable, "-c", STRANGER, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said = {name: values[0] for name, values in json.loads(done.stdout).items()}
+    said = json.loads(done.stdout)
+    said |= served(unpack(bytes.fromhex(said.pop(PACKED))))
     at = finished_run.log["timestamp"].max() + US
     (here,) = finished_run.read(["u1"], at).values()
     expected = {**here.history, **here.static, **here.aggregates, "user_id": "u1", "campaign_id": "c1"}
-    assert json.dumps(said, sort_keys=True) == json.dumps({n: expected[n] for n in sorted(said)})  # text: NaN != NaN
-    assert set(expected) - set(said) == {"hour_of_day", "recency_hours"}
+    assert json.dumps(said, sort_keys=True) == json.dumps(expected, sort_keys=True)  # text: NaN != NaN
 
 
 READER = """
@@ -279,7 +328,7 @@ print(reads, len(states))
 def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make, tmp_path):
     users, rounds = 200, 3
     run, stop = make(toy.log(seed=4, users=users)), tmp_path / "stop"
-    store.materialize(run.root, run.spec)
+    store.materialize(run.root, run.spec, run.path)
     log, everyone = run.log, list(run.log["user_id"].unique())
     ahead = log["timestamp"].max() + DAY
     command = [sys.executable, "-c", READER, str(run.root), str(stop), str(users), str(micros(ahead + DAY))]
@@ -302,7 +351,7 @@ def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make,
         writer.start()
         for seed in range(rounds):
             log = with_one_more_touchpoint(toy, log, everyone, seed)
-            store.refresh(run.root, run.spec, replace(run, log=log).path)
+            store.materialize(run.root, run.spec, replace(run, log=log).path)
         stop.touch()
         said, _ = reader.communicate(timeout=120)
     finally:
@@ -337,8 +386,7 @@ def test_what_is_installed_serves_features(toy, toy_log, tmp_path):
     assert not list(repository.rglob("*.parquet"))
     assert install(repository, place)
     shutil.rmtree(repository)
-    users = store.refresh(place, toy.spec, toy_log)
-    assert users == 12
+    assert store.materialize(place, toy.spec, toy_log).users == 12
     (known,) = FeastSource(place, AD_DECISION).read([DecisionRequest("u1", "c1", {}, 2_000_000_000_000_000)])
     assert known.static["age"] == "old"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 from feast import FeatureStore
@@ -47,8 +49,8 @@ def test_training_rows_hold_the_log_and_the_features_of_a_decision(toy, finished
 
 def test_an_outcome_that_is_known_afterwards_is_no_feature(toy, finished_run):
     opened = FeatureStore(repo_path=str(finished_run.root))
-    views = [*opened.list_feature_views(), *opened.list_on_demand_feature_views()]
-    names = {field.name for view in views for field in (*view.schema, *view.features)}
+    fields = [field for view in opened.list_feature_views() for field in (*view.schema, *view.features)]
+    names = {name for field in fields for name in (field.name, *json.loads(field.tags.get("columns", "{}")))}
     assert {"hist_click", "hist_hour", "age"} <= names
     assert not [name for name in names for outcome in toy.spec.outcomes if outcome.name in name]
     (found,) = finished_run.read(["u1"], finished_run.log["timestamp"].max() + US).values()

@@ -7,16 +7,17 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from feast import FeatureStore
@@ -24,13 +25,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.online.feed import Event, EventError, Feed
-from features.online.history import HistoryError, Touchpoint
-from features.online.journal import Journal
+from features.online.history import History, HistoryError, Touchpoint
 from features.online.open_history import open_history
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.log.records import VERSION
-from mtorl.window.window import HISTORY, history_types
+from mtorl.log.times import microseconds
+from mtorl.window.packed import served, unpack
+from mtorl.window.window import HISTORY, PACKED
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.shipper import Shipper
@@ -70,45 +72,61 @@ def outcome(of: str, kind: str, value: float, event: str = "") -> Event:
     return OUTCOME, {**record, "event_id": event or f"{of}-{kind}", "decision_id": of, "kind": kind, "value": value}
 
 
-class FakeHistory:
-    """What `History` promises, in memory."""
+class FakeStore:
+    """The packed histories and the notes of a store, in memory."""
 
     def __init__(self) -> None:
-        self.found: dict[tuple[str, datetime], dict[str, Any]] = {}
-        self.known: dict[tuple[str, datetime], dict[str, datetime]] = {}
+        self.values: dict[str, bytes] = {}
+        self.notes: dict[str, dict[str, str]] = {}
         self.faults = 0
+        self.lock = threading.Lock()
 
-    def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
+    def read(self, users: Sequence[str]) -> list[bytes | None]:
+        self._may_fail()
+        return [self.values.get(user) for user in users]
+
+    def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
+        self._may_fail()
+        with self.lock:
+            same = [self.values.get(user) == old for user, old, *_ in rows]
+            self.values |= {row[0]: row[2] for row, unchanged in zip(rows, same, strict=True) if unchanged}
+        return same
+
+    def note(self, rows: Sequence[tuple[str, str, str, bool]], seconds: float) -> None:
+        self._may_fail()
+        with self.lock:
+            for name, field, text, replace in rows:
+                fields = self.notes.setdefault(name, {})
+                fields[field] = text if replace else fields.get(field, text)
+
+    def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
+        self._may_fail()
+        return [self.notes.get(name, {}).get(field) for name, field in places]
+
+    def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
+        with self.lock:
+            return [dict(self.notes.get(name, {})) for name in names]
+
+    def memory(self) -> tuple[int, int] | None:
+        return (7, 8)
+
+    def close(self) -> None:
+        pass
+
+    def of(self, user: str) -> list[dict[str, Any]]:
+        history = served(unpack(self.values[user])) if user in self.values else {"hist_timestamp": []}
+        rows = range(len(history["hist_timestamp"]))
+        return [{name.removeprefix("hist_"): values[i] for name, values in history.items()} for i in rows]
+
+    def _may_fail(self) -> None:
         if self.faults:
             self.faults -= 1
             raise OSError("away")
-        key = user_id, touchpoint.timestamp
-        if key in self.found:
-            return False
-        self.found[key] = {"channel": touchpoint.channel, **touchpoint.context, **touchpoint.outcomes}
-        self.known[key] = dict(touchpoint.known)
-        return True
-
-    def patch(
-        self,
-        user_id: str,
-        timestamp: datetime,
-        outcomes: Mapping[str, float],
-        known: Mapping[str, datetime] | None = None,
-    ) -> bool:
-        if (user_id, timestamp) not in self.found:
-            return False
-        self.found[user_id, timestamp] |= outcomes
-        self.known[user_id, timestamp] = dict(known or {})
-        return True
-
-    def of(self, user_id: str) -> list[dict[str, Any]]:
-        return [seen for (user, _), seen in sorted(self.found.items()) if user == user_id]
 
 
-def feed(folder: Path, keep_hours: float = 168.0) -> tuple[Feed, FakeHistory, Journal]:
-    history, journal = FakeHistory(), Journal(folder / "journal.sqlite")
-    return Feed(journal, history, keep_hours), history, journal  # type: ignore[arg-type]
+def feed(folder: Path, spec: DatasetSpec = SPEC) -> tuple[Feed, FakeStore]:
+    store = FakeStore()
+    return Feed(History(spec, store), folder), store
 
 
 EVENTS = [
@@ -131,31 +149,33 @@ EVENTS = [
     ("com.example.other", {"what": "ever"}),
     ("mtorl.shadow.v1", {"decision_id": "d1", "channel": "video", "expose": True}),
 ]
-KNOWN = {"channel": "video", "hour": 9.0, "device": "tv", "click": 1.0, "revenue": 5.0}
+KNOWN = {"channel": "video", "hour": 9.0, "device": "tv", "click": 1.0, "conversion": 0.0, "revenue": 5.0}
+
+
+def costs(store: FakeStore, user: str = "u1") -> list[float]:
+    return [seen["cost"] for seen in store.of(user)]
 
 
 def test_what_was_shown_is_a_touchpoint_and_nothing_else_is(tmp_path: Path) -> None:
-    made, history, _ = feed(tmp_path)
+    made, store = feed(tmp_path)
     assert made.take(EVENTS) == 1
-    assert history.of("u1") == [{**KNOWN, "cost": 0.53}] and history.of("u2") == []
-    ((_, when),) = history.found
-    assert when.isoformat() == "2026-01-01T12:01:00.000001+00:00"
+    assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}] and store.of("u2") == []
 
 
 def test_what_comes_again_changes_nothing_and_a_withdrawal_stands(tmp_path: Path) -> None:
-    made, history, _ = feed(tmp_path)
+    made, store = feed(tmp_path)
     made.take([decision("d1", user_id="u1"), decision("d1", user_id="u1", expose=False, withdrawn=True)])
     made.take([decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)])  # shipped again after a crash
-    assert not history.found
+    assert not store.of("u1")
     made.take([decision("d2", user_id="u1"), outcome("d2", "revenue", 1.0, "sale"), outcome("d2", "cost", 0.1, "cost")])
     made.take(
         [outcome("d2", "cost", 0.7, "again"), outcome("d2", "cost", 0.5, "cost"), outcome("d2", "revenue", 9.0, "sale")]
     )
-    assert [(seen["cost"], seen["revenue"]) for seen in history.of("u1")] == [(pytest.approx(0.8), 1.0)]
+    assert [(seen["cost"], seen["revenue"]) for seen in store.of("u1")] == [(pytest.approx(0.8), 1.0)]
 
 
-def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> None:
-    made, history, _ = feed(tmp_path)
+def test_an_outcome_is_known_once_the_router_has_it(tmp_path: Path) -> None:
+    made, store = feed(tmp_path, SPEC.replace(timed=("conversion", "revenue")))
 
     def heard(kind: str, value: float, event: str, received: str) -> Event:
         name, record = outcome("d1", kind, value, event)
@@ -165,52 +185,85 @@ def test_an_outcome_is_known_once_the_router_has_heard_of_it(tmp_path: Path) -> 
     for event in (
         heard("conversion", 0.0, "2", "12:10"),  # nothing happened yet
         heard("conversion", 1.0, "3", "14:00"),
-        heard("conversion", 1.0, "4", "13:00"),  # told by another router, sooner
+        heard("conversion", 1.0, "4", "13:00"),  # reported by another router, sooner
         heard("revenue", 2.0, "5", "14:00"),
         heard("revenue", 3.0, "6", "15:00"),  # the sum is known with its last part
     ):
         made.take([event])
-    (known,) = history.known.values()
-    assert {kind: f"{when:%H:%M}" for kind, when in known.items()} == {
-        "cost": "12:00",
-        "conversion": "13:00",
-        "revenue": "15:00",
-    }
+    (seen,) = store.of("u1")
+    known = {kind: datetime.fromtimestamp(seen[f"{kind}_time"] / 1e6, UTC) for kind in ("conversion", "revenue")}
+    assert {kind: f"{when:%H:%M}" for kind, when in known.items()} == {"conversion": "13:00", "revenue": "15:00"}
 
 
-@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3))
-def test_order_repetition_and_faults_change_nothing(
-    tmp_path_factory: pytest.TempPathFactory, chance: random.Random, size: int, faults: int
+@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 3), st.integers(1, 3))
+def test_order_repetition_faults_and_further_feeds_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory, chance: random.Random, size: int, faults: int, feeds: int
 ) -> None:
-    made, history, journal = feed(tmp_path_factory.mktemp("feed"))
+    folder = tmp_path_factory.mktemp("feed")
+    made, store = feed(folder)
+    several = [made, *(Feed(History(SPEC, store), folder) for _ in range(feeds - 1))]
     sent = [*EVENTS, *chance.sample(EVENTS, 5)]
     chance.shuffle(sent)
     for start in range(0, len(sent), size):
-        history.faults = chance.randint(0, faults)
+        store.faults = chance.randint(0, faults)
         while True:
             try:
-                made.take(sent[start : start + size])
+                chance.choice(several).take(sent[start : start + size])
                 break
-            except OSError:  # not acknowledged: it comes again
+            except OSError:  # not acknowledged: the sender sends it again
                 continue
-    journal.close()
     # What came before its withdrawal or cancellation was shown by then.
-    first, *others = history.of("u1")
-    assert first == {**KNOWN, "cost": pytest.approx(0.53)}
+    first, *others = store.of("u1")
+    assert first == {**KNOWN, "cost": pytest.approx(0.53), "timestamp": microseconds(SHOWN)}
     assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])
-    assert history.of("u2") == []
+    assert store.of("u2") == []
 
 
-def test_outcomes_find_their_decision_after_a_restart_and_not_after_it_is_forgotten(tmp_path: Path) -> None:
-    made, history, journal = feed(tmp_path)
-    made.take([decision("d1", user_id="u1"), outcome("d2", "cost", 0.02)])
-    journal.close()
-    made, history, journal = feed(tmp_path)
-    made.take([outcome("d1", "cost", 0.01), decision("d2", user_id="u1")])
-    assert [seen["cost"] for seen in history.of("u1")] == [0.01, 0.02]
-    assert journal.forget(3600) == 0 and journal.forget(-1) == 4
-    made.take([outcome("d1", "click", 1.0)])
-    assert "click" not in history.of("u1")[0]
+def test_feeds_at_the_same_time_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Each event is sent to both, one half of them first to the one and the other half first to the other."""
+    made, store = feed(tmp_path)
+    other = Feed(History(SPEC, store), tmp_path)
+    events = [e for i in range(15) for e in (decision(f"d{i}", user_id=f"u{i % 2}"), outcome(f"d{i}", "cost", 0.5))]
+    events += [outcome(f"d{i}", "cost", 0.25, f"more {i}") for i in range(15)]
+    orders = [random.Random(seed).sample(events, len(events)) for seed in (1, 2)]
+
+    def take(of: Feed, order: list[Event]) -> None:
+        for event in order:
+            of.take([event])
+
+    threads = [threading.Thread(target=take, args=each) for each in zip((made, other), orders, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert costs(store, "u0") == [0.75] * 8 and costs(store, "u1") == [0.75] * 7
+
+
+def test_what_a_log_has_given_is_not_added_again(tmp_path: Path) -> None:
+    """A feed that was away for hours finds the touchpoints of its backlog there, from the lake."""
+    made, store = feed(tmp_path)
+    history = History(SPEC, store)
+    values = {"hist_timestamp": float(microseconds(SHOWN)), "hist_channel": "video", "hist_click": 0.0}
+    values |= {"hist_conversion": 0.0, "hist_revenue": 5.0, "hist_cost": 0.53, "hist_hour": 9.0, "hist_device": "tv"}
+    logged = pa.RecordBatch.from_pylist([{"user_id": "u1", **values}])
+    history.merge([logged])
+    made.take(EVENTS[:6])
+    assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
+    # The other way round: the log has a part of what the feed has.
+    again, store = feed(tmp_path)
+    again.take(EVENTS[:4])
+    History(SPEC, store).merge([logged])
+    again.take(EVENTS[:6])
+    assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
+
+
+def test_a_decision_without_outcomes_takes_no_place_of_a_touchpoint(tmp_path: Path) -> None:
+    made, store = feed(tmp_path, SPEC.replace(window=2))
+    made.take([e for i in (1, 2) for e in (decision(f"d{i}", user_id="u1"), outcome(f"d{i}", "cost", i / 10))])
+    made.take([decision(f"d{i}", user_id="u1") for i in (3, 4, 5)])
+    assert costs(store) == [0.1, 0.2]
+    made.take([outcome("d4", "cost", 0.4)])
+    assert costs(store) == [0.2, 0.4]
 
 
 @pytest.mark.parametrize(
@@ -233,23 +286,14 @@ def test_outcomes_find_their_decision_after_a_restart_and_not_after_it_is_forgot
     ],
 )
 def test_what_is_no_record_is_refused_and_the_rest_is_not_taken(tmp_path: Path, event: Event) -> None:
-    made, history, _ = feed(tmp_path)
+    made, store = feed(tmp_path)
     with pytest.raises(EventError):
         made.take([decision("d2"), outcome("d2", "cost", 0.1), event])
-    made.take([outcome("d2", "click", 1.0)])
-    assert not history.found
-
-
-def test_a_journal_has_one_owner(tmp_path: Path) -> None:
-    first = Journal(tmp_path / "journal.sqlite")
-    first.record([decision("d1")[1]], [])
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        Journal(tmp_path / "journal.sqlite").record([], [])
-    first.close()
+    assert not store.values and not store.notes
 
 
 def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
-    made, history, _ = feed(tmp_path)
+    made, history = feed(tmp_path)
 
     async def scenario() -> None:
         async with TestClient(TestServer(application(made))) as client:
@@ -279,6 +323,8 @@ def test_all_forms_of_an_event_and_what_is_answered(tmp_path: Path) -> None:
             assert len(history.of("u3")) == 1
             async with client.get("/health") as response:
                 assert response.status == 200
+            async with client.get("/metrics") as response:
+                assert "\nmtorl_online_store_used_bytes 7\n" in await response.text()
 
     asyncio.run(scenario())
 
@@ -293,7 +339,7 @@ def repo(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_channel_that_the_data_set_lacks_is_refused(repo: Path, tmp_path: Path) -> None:
     with open_history(repo, SPEC) as history:
-        made = Feed(Journal(tmp_path / "journal.sqlite"), history)
+        made = Feed(history, repo)
         with pytest.raises(HistoryError, match="channel"):
             made.take([decision("d1", channel="tv"), outcome("d1", "cost", 0.1)])
         for hour in ("nine", [9], 10**400):
@@ -308,7 +354,7 @@ def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tm
 
     def start() -> tuple[subprocess.Popen[str], int]:
         command = [sys.executable, "-m", "cli.main", "feed", "--feature-repo", str(repo), "--port", str(port)]
-        command += ["--dataset", str(tmp_path / "dataset.yaml"), "--journal", str(tmp_path / "journal.sqlite")]
+        command += ["--dataset", str(tmp_path / "dataset.yaml")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert process.stdout is not None
         ready = process.stdout.readline()
@@ -342,9 +388,8 @@ def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tm
     assert json.loads(body) == {"live": True}
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 0
-    names = [f"{HISTORY}:{name}" for name in history_types(SPEC)]
-    answer = FeatureStore(repo_path=str(repo)).get_online_features(names, [{"user_id": "u1"}]).to_dict()
-    stored = {name: values[0] for name, values in answer.items()}
+    answer = FeatureStore(repo_path=str(repo)).get_online_features([f"{HISTORY}:{PACKED}"], [{"user_id": "u1"}])
+    stored = served(unpack(answer.to_dict()[PACKED][0]))
     assert stored["hist_channel"] == ["video"] * 10 and stored["hist_click"] == [0.0, 1.0] * 5
     assert stored["hist_cost"] == [0.1] * 10 and stored["hist_timestamp"] == sorted(set(stored["hist_timestamp"]))
 
@@ -356,7 +401,7 @@ def test_while_redis_is_away_events_come_again_and_then_all_are_there(tmp_path: 
         write_settings(tmp_path / "repo", "redis", port)
         apply_history(tmp_path / "repo", SPEC)
         history = open_history(tmp_path / "repo", SPEC)
-        made = Feed(Journal(tmp_path / "journal.sqlite"), history)
+        made = Feed(history, tmp_path / "repo")
     events = [decision("d1", user_id="u1"), outcome("d1", "cost", 0.1)]
 
     async def scenario() -> None:

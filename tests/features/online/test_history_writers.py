@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from features.online.open_history import open_history
@@ -33,7 +32,7 @@ def test_a_batch_job_loses_no_touchpoint_that_is_appended_meanwhile(
     log = PlainHistory(SPEC.window)
     for second in (1, 2):
         log.append(touchpoint(second))
-    rows = pa.concat_tables([log.rows(user) for user in users])
+    rows = log.rows(*users)
     with open_history(store.repo, SPEC) as history, open_history(store.repo, SPEC) as batch:
         job = threading.Thread(target=lambda: batch.merge(rows))
         job.start()

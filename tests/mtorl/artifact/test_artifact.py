@@ -32,10 +32,10 @@ from mtorl.baselines import lightgbm
 from mtorl.drift.thresholds import Size, ThresholdGrid
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import are_among, fingerprints
-from mtorl.network import predictor
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.policy.decision import PolicyParams
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
+from mtorl.window import on_demand
 from mtorl.window.encoder import Encoder
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch, instance_from_history
@@ -127,7 +127,7 @@ def test_predictions_are_those_of_the_network(saved):
 def test_scoring_in_chunks_changes_nothing(saved, monkeypatch):
     loaded = load(saved[0])
     whole = loaded.predict(batch(50))
-    monkeypatch.setattr(predictor, "CHUNK", 7)
+    monkeypatch.setattr(on_demand, "CHUNK", 7)
     for a, b in zip(whole, loaded.predict(batch(50)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

@@ -71,27 +71,26 @@ def test_too_few_users_have_no_opinion() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[WindowTable, artifact.Artifact]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, artifact.Artifact]:
     folder: Path = tmp_path_factory.mktemp("opinion")
-    write_windows_folder(folder / "windows", STEPS)
-    return WindowTable.load(folder / "windows"), fit_incumbent(str(folder / "windows"), str(folder / "model"))
+    write_windows_folder(folder / "windows", STEPS, shards=1)
+    return str(folder / "windows"), fit_incumbent(str(folder / "windows"), str(folder / "model"))
 
 
-def test_it_learns_from_test_users_alone(
-    made: tuple[WindowTable, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table, model = made
+def test_it_learns_from_test_users_alone(made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, model = made
+    table = WindowTable.load(windows)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)
     test = table.rows[table.is_in("test")]
     users, moments = test["user_id"].to_numpy(), table.windows("test")
     learned_from: list[set[str]] = []
 
     def fit(known: Any, stopping: Any, encoder: Any, seed: int) -> lightgbm.BoostedOutcomes:
-        learned_from.append(set(users[known.targets.touchpoint_N]))
+        learned_from.append(set(users[known.rows_B]))
         assert len(stopping) == table.is_in("val").sum()
         return lightgbm.fit_outcomes(known, stopping, encoder, seed)
 
-    found = second_opinion(table, moments, users, model.encoder, fit, 0)
+    found = second_opinion(windows, moments, users, model.encoder, fit, 0)
     assert found is not None and found.gain_BC.shape == (len(test), len(table.spec.channels))
     assert np.isfinite(found.gain_BC).all() and (found.gain_BC >= 0).all() and (found.cost_BC >= 0).all()
     for fold, learned in enumerate(learned_from):
@@ -100,9 +99,10 @@ def test_it_learns_from_test_users_alone(
 
 
 def test_of_many_touchpoints_those_of_whole_users_are_learned_from(
-    made: tuple[WindowTable, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
+    made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, model = made
+    windows, model = made
+    table = WindowTable.load(windows)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.MOST_TOUCHPOINTS", table.is_in("test").sum() // 2)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)
     test = table.rows[table.is_in("test")]
@@ -112,6 +112,6 @@ def test_of_many_touchpoints_those_of_whole_users_are_learned_from(
         sizes.append(len(known))
         return lightgbm.fit_outcomes(known, stopping, encoder, seed)
 
-    found = second_opinion(table, table.windows("test"), test["user_id"], model.encoder, fit, 0)
+    found = second_opinion(windows, table.windows("test"), test["user_id"], model.encoder, fit, 0)
     assert found is not None and len(found.gain_BC) == len(test), "all are asked about"
     assert 0 < sum(sizes) / (FOLDS - 1) < 0.9 * len(test)

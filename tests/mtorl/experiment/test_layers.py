@@ -124,7 +124,7 @@ def test_while_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
         ]
     )
     limits = [account.limit for account in together.accounts() if account.arm == ALL_ARMS]
-    assert limits == [40.0] and together.differences() == ["spring and autumn give different budgets for all campaigns"]
+    assert limits == [40.0] and together.differences == ["spring and autumn give different budgets for all campaigns"]
 
 
 @st.composite

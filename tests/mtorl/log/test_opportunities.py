@@ -52,7 +52,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert found is not None and len(found) == 600
     assert found.channel_B.tolist() == [1] * 600 and found.exposed_B.all()
     assert found.propensity_B.tolist() == [0.75] * 600
-    assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and found.instances[0] == window()
+    assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and json.loads(found.windows[0]) == window()
 
 
 def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> 
     table.sample(frac=1, random_state=1).to_parquet(tmp_path / OPPORTUNITIES_FILE)
     other = Opportunities.load(tmp_path, SPEC, "test")
     assert one is not None and other is not None
-    assert one.rows.equals(other.rows) and one.instances == other.instances
+    assert one.rows.equals(other.rows) and one.windows == other.windows
 
 
 def test_a_log_from_elsewhere_has_none(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_few_decisions_say_nothing(tmp_path: Path) -> None:
 )
 def test_decisions_that_were_taken_with_other_columns_are_left_out(tmp_path: Path, odd: dict[str, Any]) -> None:
     found = Opportunities.load(write(tmp_path, [odd, *[window()] * 600]), SPEC, "test")
-    assert found is not None and len(found) == 600 and odd not in found.instances
+    assert found is not None and len(found) == 600 and json.dumps(odd) not in found.windows
 
 
 def test_decisions_without_a_window_are_left_out(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_artifact_says_the_distance_of_the_first_members_state(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for one, other in zip(heads, predict(ensemble, with_it.encoder, windows), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    monkeypatch.setattr("mtorl.network.predictor.CHUNK", 4)
+    monkeypatch.setattr("mtorl.window.on_demand.CHUNK", 4)
     np.testing.assert_allclose(with_it.predict_with_state(windows)[1], distance_B, rtol=1e-4)  # type: ignore[arg-type]
 
 

@@ -45,7 +45,7 @@ def test_the_store_knows_what_precedes_the_replay_and_the_static_columns(trained
     for request, found in zip(requests, source.read(requests), strict=True):
         journey = trained.log[trained.log["user_id"] == request.user_id]
         before = journey[journey["timestamp"] < opportunities[request.user_id]["timestamp"]].tail(spec.window)
-        assert found.history["hist_timestamp"] == [microseconds(at) for at in before["timestamp"]]
+        assert found.history.get("hist_timestamp", []) == [microseconds(at) for at in before["timestamp"]]
         assert found.static == {column.name: journey.iloc[0][column.name] for column in spec.static}
         newcomers += before.empty
     assert 0 < newcomers < len(requests)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtorl.policy.periods import Period
+from mtorl.policy.periods import PERIODS, Period
 from serving.ledger import (
     Account,
     AlreadyReserved,
@@ -19,10 +21,12 @@ from serving.ledger import (
     UnknownReservation,
     Wanted,
     money,
+    open_ledger,
     redis_ledger,
     sqlite_ledger,
 )
 from serving.ledger.contract import RETENTION_SECONDS, SETTLED_SECONDS, Settlement
+from tests.redis_server import redis_server
 from tests.serving.ledgers import NOON, Clock, Place, balance
 
 DAY, HOUR = 86_400.0, 3_600.0
@@ -441,6 +445,82 @@ def test_finished_reservations_are_forgotten_and_their_cost_is_not(ledger: Ledge
         ledger.settle("expired", 0.3)
     assert balance(ledger) == Balance("a", "*", "*", 10.0, spent=0.1, reserved=0.3, excess=0.2)
     assert ledger.settle("open", 0.3) == Settlement(0.3, 0.0)
+
+
+def test_a_request_is_remembered_as_long_as_its_reservation(tmp_path: Path, lasting_redis: int) -> None:
+    place = Place("redis", tmp_path, lasting_redis)
+    ledger = place.open()
+    ledger.define([Account("a", "*", "*", 10.0)])
+    with place.client() as client:
+
+        def remembered(name: str) -> int:
+            return int(client.ttl(f'{{mtorl-ledger:{place.name}}}:q:"{name}"'))
+
+        for name in ("open", "settled", "cancelled", "taken"):
+            assert ledger.reserve(name, "a", "c", "x", 0.1, name)
+            assert remembered(name) == -1, "until it is finished"
+        ledger.settle("settled", 0.1)
+        ledger.cancel("cancelled")
+        ledger.cancel("taken")
+        assert ledger.reserve("next", "a", "c", "x", 0.1, "taken") and remembered("taken") == -1
+        ledger.settle("taken", 0.1)  # it was shown after all, which must not end the request of the next one
+        assert remembered("taken") == -1
+        ledger.settle("settled", 0.1, "later")
+        for name, age in (("settled", SETTLED_SECONDS), ("cancelled", RETENTION_SECONDS)):
+            assert age - 60 < remembered(name) <= age
+        assert ledger.expire(0) == 2 and 0 < remembered("open") <= RETENTION_SECONDS
+    assert 2 * RETENTION_SECONDS <= 2 * DAY and SETTLED_SECONDS <= HOUR
+
+
+@pytest.mark.parametrize("others", [0, 200])
+def test_a_decision_costs_as_many_commands_whatever_there_is(tmp_path: Path, others: int) -> None:
+    with redis_server(tmp_path, appendonly="yes") as port:
+        place = Place("redis", tmp_path, port)
+        ledger = open_ledger(place.where, 5.0)
+        wholes = [Account(arm, c, "*", 9.0, p) for arm in ("*", "a") for c in ("*", "c") for p in PERIODS]
+        ledger.define([*wholes, *(Account("a", f"c{i}", "*", 9.0) for i in range(others))])
+        assert ledger.reserve("warm-up", "a", "c", "x", 0.1)
+        ledger.settle("warm-up", 0.1)
+        with place.client() as client:
+
+            def commands(call: Callable[[], Any]) -> int:
+                before = sum(stats["calls"] for stats in client.info("commandstats").values())
+                call()
+                return sum(stats["calls"] for stats in client.info("commandstats").values()) - before - 1
+
+            assert commands(lambda: ledger.reserve("r1", "a", "c", "x", 0.1, "q")) == 10  # of 12 accounts
+            assert commands(lambda: ledger.settle("r1", 0.1, "e")) == 10
+            assert commands(ledger.balances) < 20 + others
+            assert commands(ledger.balances) == 4, "nothing has changed"
+            assert ledger.reserve("r2", "a", "c", "x", 0.1)
+            assert commands(ledger.balances) == 6, "a campaign, and all campaigns"
+
+
+def test_what_is_read_is_what_has_changed(ledger: Ledger, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.define([Account(arm, c, "*", 9.0, p) for arm in "ab" for c in ("*", "c1", "c2") for p in PERIODS[:2]])
+    before, changed = ledger.balances(), list[set[str]]()
+    read = ledger._changes  # type: ignore[attr-defined]
+
+    def changes(seen: int) -> Any:
+        number, found = read(seen)
+        changed.append(set(found))
+        return number, found
+
+    monkeypatch.setattr(ledger, "_changes", changes)
+    other = place.open()
+    assert ledger.balances() == before and changed[-1] == set()
+    assert other.reserve("r1", "a", "c2", "x", 1.0)
+    assert balance(ledger, "a", "c2").reserved == 1.0 and changed[-1] == {"*", "c2"}
+    for call in (lambda: other.settle("r1", 0.5), lambda: other.cancel("r1"), lambda: other.settle("r1", 9.0, "late")):
+        call()
+        assert ledger.balances() == place.open().balances()
+    assert balance(ledger, "a", "c2").excess == 8.5
+    place.clock.now += DAY
+    assert balance(ledger, "b", "c1", period="day").start == place.clock.now // DAY * DAY, "it has begun"
+    assert changed[-1] == {"*", "c1", "c2"} and ledger.balances() and changed[-1] == set()
+    other.define([Account("a", "c1", "*", 9.0)])
+    assert [b.campaign for b in ledger.balances()] == ["c1"]
+    assert {b.campaign for b in place.open().balances()} == {"c1"}
 
 
 def test_names_may_be_anything(ledger: Ledger, place: Place) -> None:

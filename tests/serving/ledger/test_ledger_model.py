@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,6 +207,8 @@ class Machine(LedgerMachine):
             book = self.books.get(self._page(scope)) or Book(cap, cap)
             assert (b.limit, b.spent, b.reserved) == (book.cap / 100, book.spent / 100, book.reserved / 100)
             assert b.start == self.starts[scope]
+        with closing(self.place.open()) as new:
+            assert new.balances() == self.ledger.balances(), "everything, and what has changed"
         assert set(self.ledger.open_reservations()) == {n for n, r in self.known.items() if r.state == "open"}
 
 

@@ -62,11 +62,12 @@ def test_no_accounts_no_spend(place: Place) -> None:
 
 
 def test_a_ledger_of_another_version_is_refused_and_stays(place: Place) -> None:
+    key = f'{{mtorl-ledger:{place.name}}}:accounts:"*"'
     with place.client() as client:
-        client.set(f"{{mtorl-ledger:{place.name}}}:generation", "2-g")
+        client.hset(key, "generation", "2-g")
     _every_call_is_refused(place.open(), "a ledger of version 2; this router reads 1")
     with place.client() as client:
-        assert client.keys(f"{{mtorl-ledger:{place.name}}}:*") == [f"{{mtorl-ledger:{place.name}}}:generation"]
+        assert client.keys(f"{{mtorl-ledger:{place.name}}}:*") == [key] and client.hlen(key) == 1
 
 
 @pytest.mark.integration

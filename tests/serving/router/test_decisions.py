@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -155,7 +154,7 @@ async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
     await h.until(lambda: set(pacer.by_arm()) == {"test/incumbent", "test/challenger"})
     ratio = answer["expected_reward"] / answer["expected_cost"]
     assert all(0 < price < 2 * ratio for price in pacer.by_arm().values())
-    await h.until(lambda: sum(state["at"] for state in json.loads(h.router.ledger.memory()[1]).values()) == 60)
+    await h.until(lambda: sum(h.router.ledger.pacing.reports()[0].values()) == 60)
 
 
 @with_router()

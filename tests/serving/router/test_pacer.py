@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections import Counter
@@ -17,7 +16,6 @@ from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
 from serving.ledger import Account, Ledger
 from serving.router.flow.arm_answers import ArmAnswer
-from serving.router.flow.paced_state import PacedState
 from serving.router.flow.pacer import Pacer
 from tests.experiments import experiment
 from tests.serving.ledgers import NOON, Place
@@ -47,7 +45,7 @@ def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
     ledger = place.open()
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(found, ledger.balances())
+    pacer.refresh(found)
     return ledger, pacer
 
 
@@ -56,7 +54,7 @@ def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pa
     ledger, pacer = paced(place, found)
     assert ledger.reserve("a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
-    pacer.refresh(found, ledger.balances())
+    pacer.refresh(found)
     return ledger, pacer
 
 
@@ -65,19 +63,22 @@ def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing
     return {"campaign": campaign, "channel": channel, "amount": amount, "period": "day", "pacing": paced}
 
 
-def plans(pacer: Pacer, found: Experiments, ledger: Ledger) -> dict[str, Plan]:
-    """By arm, of those that have something left."""
-    limits = [limit for limit in found.accounts() if limit.pacing is not None]
-    state = PacedState.parse(ledger.memory()[1])
-    accounts, faults = pacer._accounts(limits, ledger.balances(), state, Counter(), ledger.now())
-    assert not faults
-    return {account.limit.arm: account.plan for account in accounts if account.plan is not None}
+def steady(place: Place) -> Callable[[], float]:
+    """A clock that goes on with the place's, and never back."""
+    seen = [place.clock.now, 0.0]
+
+    def read() -> float:
+        now = place.clock.now
+        seen[:] = now, seen[1] + max(0.0, now - seen[0])
+        return seen[1]
+
+    return read
 
 
 def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> None:
     found = of({"campaign": "*", "channel": "*", "amount": 10.0})
     ledger, pacer = paced(place, found)
-    assert pacer.prices("test/challenger", "spring") is None and ledger.memory() == (0, "")
+    assert pacer.prices("test/challenger", "spring") is None and ledger.pacing.everything() == (0, {})
 
 
 def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> None:
@@ -89,7 +90,7 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
     assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5}
     only = of(day(channel="video"))
     define(ledger, only)
-    pacer.refresh(only, ledger.balances())
+    pacer.refresh(only)
     assert pacer.prices("test/challenger", "spring") == {"video": 0.5}  # the other has the model's own
 
 
@@ -103,8 +104,9 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
     off = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day(200.0)], enabled=False))])
     define(ledger, off)
     pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(off, ledger.balances())
-    assert {arm: plan.budget for arm, plan in plans(pacer, off, ledger).items()} == {"test/incumbent": 120.0}
+    pacer.refresh(off)
+    (pace,) = pacer.pace()
+    assert pace.arm == "test/incumbent" and pace.largest_gap == pytest.approx(0.05 * (120.0 - 10.0))
     assert pacer.by_arm() == {"test/incumbent": 0.5, "test/challenger": 0.5 * STOP_MULTIPLIER}
 
 
@@ -115,41 +117,13 @@ def test_how_far_an_arm_is_from_its_plan(place: Place) -> None:
     ledger.settle("spent", 20.0)
     ledger.reserve("open", "test/challenger", "c", "video", 5.0)
     place.clock.now += 2.4 * HOUR
-    pacer.refresh(of(day(200.0)), ledger.balances())
+    pacer.refresh(of(day(200.0)))
     paces = {pace.arm: pace for pace in pacer.pace()}
     assert paces.keys() == {"test/challenger", "test/incumbent"}  # the whole is not paced
     fast, slow = paces["test/challenger"], paces["test/incumbent"]
     assert (fast.committed, slow.committed) == (25.0, 0.0)
     assert (fast.planned, slow.planned) == (pytest.approx(10.0), pytest.approx(10.0))
     assert (fast.ahead, slow.ahead) == (pytest.approx(3.0), pytest.approx(-2.0))
-
-
-def test_routers_share_one_sequence_and_a_new_one_goes_on(place: Place) -> None:
-    found = of(day())
-    ledger = place.open()
-    define(ledger, found)
-    pacers = [Pacer(place.open(), CHANNELS, place.clock) for _ in range(3)]
-    for step in range(20):
-        place.clock.now = MIDNIGHT + 60.0 * step
-        ledger.reserve(f"r{step}", "test/challenger", "c", "video", 1.0)
-        balances = ledger.balances()
-        for pacer in pacers:
-            pacer.refresh(found, balances)
-        assert len({str(pacer.prices("test/challenger", "c")) for pacer in pacers}) == 1
-    assert ledger.memory()[0] == 20  # one update a step, whoever made it
-    late = Pacer(place.open(), CHANNELS, place.clock)
-    late.refresh(found, ledger.balances())
-    assert late.prices("test/challenger", "c") == pacers[0].prices("test/challenger", "c")
-    assert late.prices("test/challenger", "c")["video"] > 0.5 > late.prices("test/incumbent", "c")["video"]  # type: ignore[index]
-
-
-def test_two_that_update_at_once_do_not_undo_each_other(place: Place) -> None:
-    ledger, other = place.open(), place.open()
-    define(ledger, of(day()))
-    version, _ = ledger.memory()
-    assert ledger.remember(version, "one") and not other.remember(version, "two")
-    assert other.memory() == (version + 1, "one")
-    assert other.remember(version + 1, "three") and ledger.memory() == (version + 2, "three")
 
 
 TRAFFIC = [1.0] * 8 + [3.0] * 16
@@ -169,7 +143,7 @@ def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iter
     for minute in range(60 * from_hour, 60 * 24):
         place.clock.now = MIDNIGHT + 60.0 * minute
         hour = minute // 60
-        pacer.refresh(PACED, ledger.balances())
+        pacer.refresh(PACED)
         price = (pacer.prices("test/challenger", "c") or {})["video"]
         for _ in range(int(TRAFFIC[hour] * (3 if 14 <= hour < 16 else 1))):
             gain, cost = chance.random(), 0.05 + 0.1 * chance.random()
@@ -205,7 +179,7 @@ def test_the_price_lives_on_over_midnight(place: Place) -> None:
     place.clock.now = MIDNIGHT + DAY - 10
     while place.clock.now < MIDNIGHT + DAY + 20:
         place.clock.now += 0.25
-        pacer.refresh(PACED, ledger.balances())
+        pacer.refresh(PACED)
         assert (pacer.prices("test/challenger", "c") or {})["video"] == pytest.approx(before, rel=0.5)
 
 
@@ -215,8 +189,8 @@ def test_what_is_remembered_does_not_grow(place: Place) -> None:
     sizes = []
     for hour in range(60):
         place.clock.now = MIDNIGHT + HOUR * hour
-        pacer.refresh(found, ledger.balances())
-        sizes.append(len(ledger.memory()[1]))
+        pacer.refresh(found)
+        sizes.append(len(str(ledger.pacing.everything()[1])))
     assert max(sizes[20:]) <= max(sizes[:20]) * 1.2
 
 
@@ -238,7 +212,7 @@ def test_routers_whose_clocks_differ_see_the_same_time_pass(place: Place) -> Non
     routers = [Pacer(place.open(), CHANNELS, lambda ahead=ahead: place.clock.now + ahead) for ahead in (0.0, 10.0)]  # type: ignore[misc]
     for step in range(12 * 60):
         place.clock.now += 5.0
-        routers[step % 2].refresh(found, ledger.balances())
+        routers[step % 2].refresh(found)
         prices = routers[step % 2].prices("test/challenger", "c") or {}
         for _ in range(round(10 * max(0.0, 1.0 - prices["video"]))):  # demand that falls with the price
             name = f"{step}-{_}"
@@ -259,17 +233,17 @@ def test_campaigns_that_callers_make_up_take_no_memory(place: Place) -> None:
 def test_the_price_to_begin_with_is_what_the_arms_expect_of_their_money(place: Place) -> None:
     """The usual forecast of all arms: one that is seldom asked has a price as soon as the others, and the same."""
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced, as nobody said otherwise
-    ledger, pacer = paced(place, found)
+    _, pacer = paced(place, found)
     for number in range(20):
-        pacer.refresh(found, ledger.balances())
+        pacer.refresh(found)
         assert pacer.prices("test/challenger", "c") is None, "the model's own price, until more is known"
         pacer.count("test/challenger", "c", None)
         pacer.count("test/incumbent", "c", expects(1e308 if number == 7 else 0.1 + 0.01 * number, 0.5))
-    pacer.refresh(found, ledger.balances())
+    pacer.refresh(found)
     assert pacer.prices("test/challenger", "c") == pytest.approx({"search": 0.4, "video": 0.4}, rel=0.06)
     assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c")
     late = Pacer(place.open(), CHANNELS, place.clock)
-    late.refresh(found, ledger.balances())
+    late.refresh(found)
     assert late.prices("test/challenger", "c") == pacer.prices("test/challenger", "c"), (
         "known to all routers from then on"
     )
@@ -289,27 +263,27 @@ def test_of_an_arm_that_looks_at_no_price_no_higher_one_is_asked(place: Place, p
 def test_a_price_that_was_far_too_low_is_said_and_can_be_mended(place: Place) -> None:
     """No multiplier reached the market's price, nothing said so, and another price in the file changed nothing."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
-    ledger, pacer = after_a_rush(place, low, "test/challenger")
+    _, pacer = after_a_rush(place, low, "test/challenger")
     (fault,) = pacer.faults
     assert fault.startswith("arm test/challenger, campaign *, channel *: 100 times")
     assert pacer.prices("test/challenger", "c") == pytest.approx({"search": 0.05, "video": 0.05})
-    pacer.refresh(mended, ledger.balances())
+    pacer.refresh(mended)
     assert not pacer.faults
     assert pacer.prices("test/challenger", "c") == pacer.prices("test/incumbent", "c") == {"search": 0.5, "video": 0.5}
     place.clock.now += DAY
-    pacer.refresh(mended, ledger.balances())
+    pacer.refresh(mended)
     assert pacer.prices("test/challenger", "c") == {"search": 0.5, "video": 0.5}
 
 
 def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(place: Place) -> None:
     """One median of all of them was off by a thousand for some, beyond what any multiplier reaches."""
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
-    ledger, pacer = paced(place, found)
+    _, pacer = paced(place, found)
     for _ in range(20):
         pacer.count("test/challenger", "few", expects(0.1, 0.5))
         pacer.count("test/incumbent", "many", expects(100.0, 0.5))
         pacer.count("test/incumbent", "another", expects(7.0, 0.5))
-    pacer.refresh(found, ledger.balances())
+    pacer.refresh(found)
     assert pacer.prices("test/challenger", "few") == {"search": 0.2, "video": 0.2}
     assert pacer.prices("test/challenger", "many") == {"search": 200.0, "video": 200.0}
     assert pacer.prices("test/challenger", "none") is None and not pacer.faults
@@ -317,38 +291,27 @@ def test_campaigns_whose_money_gains_differently_begin_with_prices_of_their_own(
 
 def test_it_is_said_where_no_arm_says_what_its_money_gains(place: Place) -> None:
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})
-    ledger, pacer = paced(place, found)
+    _, pacer = paced(place, found)
     for _ in range(500):
         assert not pacer.faults
         pacer.count("test/challenger", "c", expects(0.1, 0.0))
-    pacer.refresh(found, ledger.balances())
+    pacer.refresh(found)
     assert len(pacer.faults) == 2 and all("give a `price`" in fault for fault in pacer.faults)
     for _ in range(20):
         pacer.count("test/challenger", "c", expects(0.1, 0.5))
-    pacer.refresh(found, ledger.balances())
+    pacer.refresh(found)
     assert not pacer.faults and pacer.prices("test/challenger", "c") == {"search": 0.2, "video": 0.2}
 
 
-KEY = json.dumps(["test/challenger", "*", "*", "day", MIDNIGHT])
-STATE = {"at": 1, "spent": 1, "multiplier": 1, "price_unit": 1, "terms": "", "since": 1, "before": 0, "touched": 0}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[]",
-        "{",
-        '{"[]": {"at": 1.0, "spent": 2.0, "multiplier": 1.0}}',
-        json.dumps({KEY: {**STATE, "since": "soon"}}),
-        json.dumps({KEY: {**STATE, "terms": 3}}),
-    ],
-)
-def test_a_memory_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> None:
+@pytest.mark.parametrize("text", ["[]", "{", '[1, 1, "x"]', "[1,1,1,1,0.5,0,3,0,0,0]", '[1,1,1,1,0.5,0,"","soon",0,0]'])
+def test_a_state_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> None:
     ledger = place.open()
     define(ledger, of(day()))
-    assert ledger.remember(0, text)
+    lease = ledger.pacing.lease("before")
+    assert ledger.pacing.publish(lease, {'["test/challenger","*","*","day"]': text}, "{}") == 1
+    ledger.pacing.lease("", lease)
     pacer = Pacer(ledger, CHANNELS, place.clock)
-    pacer.refresh(of(day()), ledger.balances())
+    pacer.refresh(of(day()))
     assert pacer.prices("test/challenger", "c") == {"search": 0.5, "video": 0.5}
 
 
@@ -357,7 +320,7 @@ class Market:
 
     def __init__(self, place: Place, found: Experiments, routers: int = 1) -> None:
         self.place, self.ledger, self.number = place, place.open(), 0
-        self.pacers = [Pacer(place.open(), CHANNELS, place.clock) for _ in range(routers)]
+        self.pacers = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(routers)]
         self.pacer = self.pacers[0]
         self.set(found)
 
@@ -365,7 +328,7 @@ class Market:
         self.found = found
         define(self.ledger, found)
         for pacer in self.pacers:
-            pacer.refresh(found, self.ledger.balances())
+            pacer.refresh(found)
 
     def run(self, opportunities: int) -> dict[str, float]:
         """Share of its opportunities that each arm exposes."""
@@ -382,7 +345,7 @@ class Market:
                 self.ledger.settle(f"m{number}", cost)
                 shown[arm] += 1
             if number % 5 == 0 or pacer.due():
-                pacer.refresh(self.found, self.ledger.balances())
+                pacer.refresh(self.found)
         self.number += opportunities
         return {arm: shown[arm] / number for arm, number in had.items()}
 
@@ -442,15 +405,19 @@ def test_pacing_that_is_switched_on_in_the_middle_spreads_the_rest(place: Place,
 
 
 def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
-    """One router goes on with the file before a budget was added."""
+    """One router goes on with the file before a budget was added, and paces for a while."""
     both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
-    other = Pacer(place.open(), CHANNELS, place.clock)
-    for _ in range(40):
-        market.run(50)
-        other.refresh(before, market.ledger.balances())
-    at = {json.loads(key)[0]: one["at"] for key, one in json.loads(market.ledger.memory()[1]).items() if "-1.0" in key}
-    assert sum(at.values()) == pytest.approx(2000, abs=25)
+    market.run(1000)
+    states = market.ledger.pacing.everything()[1]
+    market.pacer.release()
+    other = Pacer(place.open(), CHANNELS, steady(place))
+    place.clock.now += 10
+    other.refresh(before)
+    other.release()
+    market.run(1000)
+    assert market.ledger.pacing.everything()[1].keys() == states.keys()
+    assert sum(market.ledger.pacing.reports()[0].values()) == pytest.approx(2000, abs=25)
 
 
 def test_a_renamed_arm_takes_over_what_is_left(place: Place) -> None:
@@ -463,7 +430,7 @@ def test_a_renamed_arm_takes_over_what_is_left(place: Place) -> None:
     assert 0.96 < whole.spent / whole.limit <= 1
 
 
-def test_one_account_that_can_not_be_paced_stops_no_other(place: Place) -> None:
+def test_one_account_that_can_not_be_paced_stops_no_other(place: Place, monkeypatch: Any) -> None:
     found = of(day(), day(campaign="x", traffic=[1.0] * 24))
     market = Market(place, found)
     pacer, balances = market.pacer, market.ledger.balances()
@@ -471,7 +438,8 @@ def test_one_account_that_can_not_be_paced_stops_no_other(place: Place) -> None:
         replace(b, limit=float("inf")) if b.campaign == "x" and b.arm == "test/challenger" else b for b in balances
     ]
     place.clock.now += 10
-    pacer.refresh(found, broken)
+    monkeypatch.setattr(pacer._ledger, "balances", lambda: broken)
+    pacer.refresh(found)
     assert len(pacer.faults) == 1 and "campaign x" in pacer.faults[0]
     assert pacer.prices("test/incumbent", "x") is not None and pacer.prices("test/challenger", "c") is not None
     assert (pacer.prices("test/challenger", "x") or {})["video"] == pytest.approx(1.0, rel=0.1), "as it was"
@@ -487,7 +455,7 @@ def test_reservations_that_held_everything_at_a_change_hold_it_up_no_longer_than
     for number in range(33):
         market.ledger.settle(f"r{number}", 0.01)
     place.clock.now += 60.0
-    market.pacer.refresh(market.found, market.ledger.balances())
+    market.pacer.refresh(market.found)
     assert market.pacer.by_arm()["test/challenger"] == pytest.approx(0.8)
 
 
@@ -497,7 +465,7 @@ def test_a_clock_that_was_ahead_is_forgotten(place: Place) -> None:
     market.run(500)
     place.clock.now += 30 * DAY
     for _ in range(10):
-        market.pacer.refresh(found, market.ledger.balances())
+        market.pacer.refresh(found)
     place.clock.now -= 30 * DAY
     market.run(1000)
     shown = [share for _ in range(4) for share in market.run(1000).values()]
@@ -510,18 +478,17 @@ def test_outside_the_time_of_a_total_nobody_is_exposed(place: Place) -> None:
     assert set(market.run(250).values()) == {0.0} and not market.pacer.pace(), "behind nothing"
     assert all(share > 0 for share in market.run(250).values()) and len(market.pacer.pace()) == 2
     place.clock.now = MIDNIGHT + 7 * DAY
-    market.pacer.refresh(market.found, market.ledger.balances())
+    market.pacer.refresh(market.found)
     assert set(market.run(100).values()) == {0.0} and not market.pacer.pace()
 
 
 def test_a_thousand_campaigns_take_no_more_than_a_thousand_times_one(place: Place) -> None:
     """By calls and not by time: looking at all others for each of them would be a million."""
     found = of(*(day(campaign=f"c{number}") for number in range(300)))
-    ledger, pacer = paced(place, found)
-    balances = ledger.balances()
+    _, pacer = paced(place, found)
     for now in (place.clock.now, place.clock.now + 6):
         place.clock.now = now
-        calls = calls_of(lambda: pacer.refresh(found, balances))
+        calls = calls_of(lambda: pacer.refresh(found))
         assert calls < 300 * 600, calls
 
 

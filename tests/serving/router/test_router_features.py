@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,11 @@ from feast.types import Float64
 
 from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL
 from features.feature_repo.views import build
-from features.online.history import History, Touchpoint
+from features.online.history import History, Outcome, Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.times import microseconds
-from mtorl.window.window import AD_DECISION, HISTORY, STATIC, instance_from_history
+from mtorl.window.packed import pack, served, unpack
+from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, instance_from_history
 from serving.router.flow.features import FeastSource, FeatureReader, ModelInput, RegistryAwaited, UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
@@ -72,7 +72,8 @@ class Stage:
     def write_all(self) -> None:
         """Two touchpoints, one and three hours ago, and everything else as of now."""
         times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
-        self.write(HISTORY, NOON - HOUR, **{f"hist_{k}": v for k, v in {**LISTS, "timestamp": times}.items()})
+        packed = pack({f"hist_{k}": v for k, v in {"timestamp": times, **LISTS}.items()})
+        self.write(HISTORY, NOON - HOUR, **{PACKED: packed})
         self.write(STATIC, NOON - 400 * DAY, age="30-39")
         self.write(USER_CHANNEL, NOON, uc_touchpoints=[1.0, 1.0], uc_clicks=[0.0, 1.0])
         self.write(CAMPAIGN_STATS, NOON, **CAMPAIGN)
@@ -117,26 +118,27 @@ def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> No
     assert {k: v for k, v in found.history.items() if k != "hist_timestamp"} == {
         f"hist_{k}": v for k, v in LISTS.items()
     }
-    assert found.aggregates == {
-        **{"uc_touchpoints": [1.0, 1.0], "uc_clicks": [0.0, 1.0], **CAMPAIGN},
-        **{"hour_of_day": 12.5, "recency_hours": 1.5},
-    }
+    assert found.aggregates == {"uc_touchpoints": [1.0, 1.0], "uc_clicks": [0.0, 1.0], **CAMPAIGN}
     answer = stage.store.get_online_features(
         features=stage.store.get_feature_service(AD_DECISION),
-        entity_rows=[
-            {"user_id": stage.user, "campaign_id": stage.campaign, "request_timestamp": float(microseconds(at))}
-        ],
+        entity_rows=[{"user_id": stage.user, "campaign_id": stage.campaign}],
     ).to_dict()
     feast = {name: values[0] for name, values in answer.items() if name not in ("user_id", "campaign_id")}
-    assert feast == {**found.history, **found.static, **found.aggregates}
+    assert {**served(unpack(feast.pop(PACKED))), **feast} == {**found.history, **found.static, **found.aggregates}
+
+
+def test_a_decision_without_outcomes_is_in_no_window(stage: Stage) -> None:
+    stage.history.append(stage.user, Touchpoint(NOON - HOUR, "video", CONTEXT))
+    later = stage.history.exposure("d1", Touchpoint(NOON - HOUR / 2, "search", CONTEXT))
+    assert stage.history.change({stage.user: later}) and stage.read(NOON).history["hist_channel"] == ["video"]
+    cost = stage.history.outcome("d1", Outcome("e1", "cost", 0.5, NOON))
+    assert stage.history.change({stage.user: cost}) and stage.read(NOON).history["hist_cost"] == [0.0, 0.5]
 
 
 def test_who_is_unknown_has_the_declared_defaults(stage: Stage) -> None:
     found = stage.read(NOON)
     assert not found.has_history and found.static == {"age": None}
-    assert set(found.history) == {f"hist_{name}" for name in (*LISTS, "timestamp")}
-    assert all(values == [] for values in found.history.values())
-    assert found.aggregates == {**UNKNOWN, **NO_CAMPAIGN, "hour_of_day": 12.0, "recency_hours": None}
+    assert found.history == {} and found.aggregates == {**UNKNOWN, **NO_CAMPAIGN}
 
 
 def test_a_known_campaign_is_no_known_user_nor_the_reverse(stage: Stage) -> None:
@@ -152,7 +154,6 @@ def test_a_known_campaign_is_no_known_user_nor_the_reverse(stage: Stage) -> None
     [
         ("campaign_touchpoints", NOON, DAY, 0.0),
         ("uc_touchpoints", NOON, 7 * DAY, [0.0, 0.0]),
-        ("recency_hours", NOON - HOUR, 30 * DAY, None),
     ],
 )
 def test_a_value_ends_with_its_ttl(
@@ -162,7 +163,7 @@ def test_a_value_ends_with_its_ttl(
     assert stage.read(written + life).aggregates[feature] != default
     ended = stage.read(written + life + TICK)
     assert ended.aggregates[feature] == default and ended.static == {"age": "30-39"}  # which has no TTL
-    assert ended.has_history == (life < 30 * DAY) == bool(ended.history["hist_channel"])
+    assert ended.has_history and ended.history["hist_channel"]
 
 
 def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) -> None:
@@ -170,7 +171,7 @@ def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) ->
     found = stage.read(NOON)  # the aggregates are of this very moment
     assert {**UNKNOWN, **NO_CAMPAIGN}.items() <= found.aggregates.items()
     early = stage.read(NOON - 2 * HOUR)  # between the two touchpoints
-    assert early.has_history and early.aggregates["recency_hours"] == 1.0
+    assert early.has_history
     window = instance_from_history(early.history, CONTEXT, early.static, SPEC, microseconds(NOON - 2 * HOUR))
     assert window["prev_channel"] == [None, "video"]
 
@@ -178,12 +179,10 @@ def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) ->
 def test_a_history_is_as_old_as_its_newest_touchpoint_before_the_decision(stage: Stage) -> None:
     for at in (NOON, NOON + 40 * DAY):
         stage.history.append(stage.user, Touchpoint(at, "search", CONTEXT))
-    hours = []
-    for at in (NOON, NOON + TICK, NOON + 30 * DAY, NOON + 30 * DAY + TICK, NOON + 40 * DAY, NOON + 40 * DAY + HOUR):
-        found = stage.read(at)
-        hours.append(found.aggregates["recency_hours"])
-        assert found.has_history == bool(found.history["hist_channel"]) == (hours[-1] is not None)
-    assert hours == [None, pytest.approx(TICK / HOUR), 30 * 24, None, None, 1]
+    moments = (NOON, NOON + TICK, NOON + 30 * DAY, NOON + 30 * DAY + TICK, NOON + 40 * DAY, NOON + 40 * DAY + HOUR)
+    found = [stage.read(at) for at in moments]
+    assert [user.has_history for user in found] == [False, True, True, False, False, True]
+    assert [bool(user.history) for user in found] == [user.has_history for user in found]
 
 
 def test_many_requests_are_answered_in_their_order(stage: Stage) -> None:
@@ -232,7 +231,6 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     services = [
         FeatureService(name="no_default", features=[bare]),
         FeatureService(name="by_channel", features=[by_channel]),
-        FeatureService(name="timeless", features=[made.user_history[["hist_channel"]]]),
     ]
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply([*made.objects, channel, bare, by_channel, *services])
@@ -244,7 +242,6 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     for service, message in (
         ("no_default", "no default for score"),
         ("by_channel", "per_channel has the keys .'channel'.; a decision has"),
-        ("timeless", "user_history without hist_timestamp"),
         ("absent", "absent"),
     ):
         with pytest.raises(SettingsError, match=message):
@@ -253,7 +250,6 @@ def test_a_repository_that_does_not_fit_says_why(stages: dict[str, Stage], tmp_p
     os.utime(tmp_path / "registry.db", (0, 0))
     with pytest.raises(SettingsError, match="ad_decision_v1: lacks campaign_click_rate"):
         FeastSource(tmp_path, AD_DECISION, SPEC)
-    assert json.loads(made.user_history.features[0].tags["default"]) == []
 
 
 def test_a_redis_that_hangs_is_given_up_and_found_again(tmp_path: Path) -> None:

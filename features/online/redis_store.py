@@ -1,0 +1,157 @@
+"""Packed histories in Feast's Redis hashes, on one server or on a Redis Cluster.
+
+Feast keeps a key in one hash: a field for each feature (the murmur hash of view and name), which holds a serialised
+`Value`, and a field for each view with its event time. A write compares what it has read with what is stored, and
+writes, in one step (`swap`): a script of one key, as a cluster demands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from feast import FeatureView, RepoConfig
+from feast.infra.online_stores.helpers import _mmh3, _redis_key
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.utils import make_tzaware
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mtorl.window.window import PACKED
+
+NOTES = "mtorl:feed:"  # what keys of the feed's notes begin with
+
+# ARGV: number of fields to compare, each with its text as it was read; seconds until the hash expires, or 0; then
+# fields and texts to write. redis-py pipelines EVAL on a cluster, but not scripts; the server compiles it once.
+_SWAP = """
+local at = 2 * ARGV[1] + 2
+for i = 2, at - 1, 2 do
+  if (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then return 0 end
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, at + 1))
+if ARGV[at] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[at]) end
+return 1
+"""
+
+Swap = tuple[bytes, Mapping[Any, bytes | None], Mapping[Any, bytes]]
+"""Key, fields as they were read, and fields to write."""
+Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+"""Key, features, event time and time of creation."""
+
+
+def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
+    """Write fields of hashes in one round trip, each hash unless a compared field has changed; returns which."""
+    with client.pipeline(transaction=False) as pipe:
+        for key, read, new in rows:
+            compared = [part for field, text in read.items() for part in (field, text or b"")]
+            written = [part for pair in new.items() for part in pair]
+            pipe.execute_command("EVAL", _SWAP, 1, key, len(read), *compared, seconds, *written)
+        return [bool(done) for done in pipe.execute()]
+
+
+def write_newest(client: Any, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> int:
+    """Write rows of a view, each unless a newer one, or the same, is stored; returns how many were written."""
+    wanted = {}
+    for key, values, time, _ in rows:
+        event_time = Timestamp()
+        event_time.FromDatetime(make_tzaware(time))
+        fields = {_mmh3(f"{view.name}:{name}"): value.SerializeToString() for name, value in values.items()}
+        place = _redis_key(config.project, key, config.entity_key_serialization_version)
+        wanted[place] = fields | {f"_ts:{view.name}": event_time.SerializeToString()}
+    written = 0
+    while wanted:
+        swaps: list[Swap] = []
+        for place, stored in zip(wanted, _read(client, wanted), strict=True):
+            new, at = wanted[place], f"_ts:{view.name}"
+            if stored != new and _moment(stored[at]) <= _moment(new[at]):
+                swaps.append((place, stored, new))
+        done = swap(client, swaps, config.online_store.key_ttl_seconds or 0)
+        written += sum(done)
+        wanted = {place: dict(new) for (place, _, new), stored in zip(swaps, done, strict=True) if not stored}
+    return written
+
+
+class RedisStore:
+    """Packed histories in Redis; threads may share it."""
+
+    def __init__(self, config: RepoConfig, view: FeatureView) -> None:
+        self._config = config
+        self._field, self._time = _mmh3(f"{view.name}:{PACKED}"), f"_ts:{view.name}"
+        self._client = RedisOnlineStore()._get_client(config.online_store)
+        self._is_cluster = config.online_store.redis_type == "redis_cluster"
+
+    def read(self, users: Sequence[str]) -> list[bytes | None]:
+        """The value of each user."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for user in users:
+                pipe.hget(self._key(user), self._field)
+            values = pipe.execute()
+        return [Value.FromString(value).bytes_val if value else None for value in values]
+
+    def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
+        """Store values, each unless it has changed since it was read."""
+        swaps: list[Swap] = []
+        for user, old, new, newest in rows:
+            read = None if old is None else Value(bytes_val=old).SerializeToString()
+            fields = {self._field: Value(bytes_val=new).SerializeToString(), self._time: _timestamp(int(newest))}
+            swaps.append((self._key(user), {self._field: read}, fields))
+        return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
+
+    def note(self, rows: Sequence[tuple[str, str, str, bool]], seconds: float) -> None:
+        """Store texts for so many seconds."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for name, field, text, replace in rows:
+                (pipe.hset if replace else pipe.hsetnx)(NOTES + name, field, text)
+                pipe.expire(NOTES + name, int(seconds))
+            pipe.execute()
+
+    def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
+        """The text of each name and field."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for name, field in places:
+                pipe.hget(NOTES + name, field)
+            return [text and text.decode() for text in pipe.execute()]
+
+    def all_noted(self, names: Sequence[str]) -> list[dict[str, str]]:
+        """The fields of each name, with their texts."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hgetall(NOTES + name)
+            return [{f.decode(): text.decode() for f, text in found.items()} for found in pipe.execute()]
+
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes in use and the limit, of the fullest node of a cluster; None: no limit."""
+        nodes = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
+        found = [
+            (int(n["used_memory"]), int(n["maxmemory"])) for n in (nodes.values() if self._is_cluster else [nodes])
+        ]
+        return max((node for node in found if node[1]), key=lambda node: node[0] / node[1], default=None)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _key(self, user: str) -> bytes:
+        key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
+        return bytes(_redis_key(self._config.project, key, self._config.entity_key_serialization_version))
+
+
+def _read(client: Any, wanted: Mapping[bytes, Mapping[Any, bytes]]) -> list[dict[Any, bytes | None]]:
+    with client.pipeline(transaction=False) as pipe:
+        for place, fields in wanted.items():
+            pipe.hmget(place, list(fields))
+        return [
+            dict(zip(fields, found, strict=True)) for fields, found in zip(wanted.values(), pipe.execute(), strict=True)
+        ]
+
+
+def _moment(timestamp: bytes | None) -> tuple[float, int]:
+    at = Timestamp.FromString(timestamp or b"")
+    return at.seconds if timestamp else -math.inf, at.nanos
+
+
+def _timestamp(micros: int) -> bytes:
+    return bytes(Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000).SerializeToString())

@@ -1,0 +1,122 @@
+"""Windows that are cut when they are read: of a log of any size, a few thousand are in memory at a time.
+
+    windows = table.on_demand("test")
+    for batch in in_chunks(windows): ...
+
+Windows overlap, so those of a journey take up to `spec.window` times the memory of its touchpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from mtorl.arrays import Ints
+from mtorl.log import columns as read
+from mtorl.log.columns import Codes, Values
+from mtorl.log.dataset import DatasetSpec
+from mtorl.window.window import WindowBatch
+
+CHUNK = 4096  # windows in memory at a time
+
+
+class Windows(Protocol):
+    """Windows in memory (a `WindowBatch`), or such that are cut on demand."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Ints, /) -> WindowBatch:
+        """Some of the windows, in the order of `rows`."""
+
+
+@dataclass(frozen=True)
+class StepWindows:
+    """Windows of the touchpoints at some rows of a log.
+
+    Attributes:
+        steps: As for `WindowBatch.from_steps`.
+        rows_B: Ascending.
+    """
+
+    steps: pa.Table
+    rows_B: Ints
+    spec: DatasetSpec
+    targets: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows_B)
+
+    def take(self, rows: Ints) -> WindowBatch:
+        """Cut some of the windows. `Targets.touchpoint_N` counts from the first step that they need."""
+        rows_B = self.rows_B[rows]
+        if not len(rows_B):
+            return WindowBatch.from_steps(self.steps.slice(0, 0), rows_B, self.spec, self.targets)
+        first, last = int(self._first_P[rows_B.min()]), int(rows_B.max())
+        return WindowBatch.from_steps(
+            self.steps.slice(first, last + 1 - first), rows_B - first, self.spec, self.targets
+        )
+
+    def only(self, rows: Ints) -> StepWindows:
+        """Some of the windows, still to be cut; `rows` ascends."""
+        return replace(self, rows_B=self.rows_B[rows])
+
+    @cached_property
+    def _first_P(self) -> Ints:
+        """Row of the first touchpoint of each row's user."""
+        user_P = read.arrow_codes(read.flat(self.steps["user_id"]), "user_id").codes
+        new_P = np.ones(len(user_P), dtype=np.bool_)
+        new_P[1:] = user_P[1:] != user_P[:-1]
+        first_P: Ints = np.maximum.accumulate(np.where(new_P, np.arange(len(user_P)), 0))
+        return first_P
+
+
+def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
+    """All windows in order, at most `CHUNK` at a time; of none, one empty batch."""
+    if isinstance(windows, WindowBatch) and len(windows) <= CHUNK:
+        yield windows
+        return
+    for start in range(0, max(len(windows), 1), CHUNK):
+        yield windows.take(np.arange(start, min(start + CHUNK, len(windows))))
+
+
+def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
+    """Windows from their JSON, parsed in chunks: parsed lists take some ten times the memory of arrays."""
+    parts = (texts[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK))
+    return _joined([WindowBatch.from_instances([json.loads(text) for text in part], spec) for part in parts])
+
+
+def _joined(batches: Sequence[WindowBatch]) -> WindowBatch:
+    first, *others = batches
+    if not others:
+        return first
+
+    def columns(held: str) -> dict[str, Any]:
+        return {name: _column([getattr(batch, held)[name] for batch in batches]) for name in getattr(first, held)}
+
+    return WindowBatch(
+        np.concatenate([batch.length_B for batch in batches]),
+        np.concatenate([batch.prev_channel_N for batch in batches]),
+        columns("prev_outcomes"),
+        columns("time"),
+        columns("context"),
+        columns("static"),
+        columns("features"),
+    )
+
+
+def _column(parts: Sequence[Values]) -> Values:
+    place: dict[str, int] = {}
+    codes, numbers = [], []
+    for part in parts:
+        if isinstance(part, Codes):
+            table = np.array([*(place.setdefault(value, len(place)) for value in part.values), -1], dtype=np.int64)
+            codes.append(table[part.codes])
+        else:
+            numbers.append(part)
+    return Codes(np.concatenate(codes), tuple(place)) if codes else np.concatenate(numbers)

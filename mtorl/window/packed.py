@@ -1,0 +1,71 @@
+"""Packs a user's history into one value: the online store holds about 0.5 kB for 20 touchpoints.
+
+    value = pack({"hist_timestamp": [...], "hist_channel": [...], ...})      # lists of equal length, oldest first
+    unpack(value)                                                            # the same lists, bit for bit
+    served(unpack(value))                                                    # what a window is made of
+
+The value is JSON by column, compressed with a dictionary that every reader has. Times are stored as differences. Two
+columns are the feed's own: the decision of a touchpoint, and the outcomes that were added to it (`features.online`).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from itertools import accumulate, pairwise
+from typing import Any
+
+from mtorl.log.columns import WindowError
+
+UserHistory = dict[str, list[Any]]
+"""A user's last touchpoints: the columns of `history_types`, lists of equal length."""
+
+DECISION, EVENTS = "decision", "events"
+"""The feed's columns: a digest of the decision's id, "" for a touchpoint of the log; digests of outcomes, one after the
+other, behind LOGGED if the log has given outcomes, too."""
+LOGGED = "log."
+
+_VERSION = b"\x01"  # of the dictionary and the layout
+_DICTIONARY = (
+    b'"search","social","display","video"],"hist_device":["desktop","tablet","mobile","phone"],"hist_placement":["feed"'
+    b'],"hist_hour":[23.0,22.0,21.0,20.0,19.0,18.0,17.0,16.0,15.0,14.0,13.0,12.0,11.0,10.0,9.0,8.0,7.0,6.0,5.0,4.0,3.0'
+    b',2.0,1.0],"decision":["","",""],"events":["","log.","",""],"hist_conversion_time":[NaN,NaN,NaN],'
+    b'{"hist_timestamp":[1750000000000000,"hist_channel":["hist_cost":[0.0,"hist_click":[1.0,0.0,0.0,0.0,1.0,0.0],'
+    b'"hist_conversion":[0.0,0.0,0.0,0.0],"hist_revenue":[0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0],'
+)
+
+
+def pack(history: UserHistory) -> bytes:
+    """Pack a history; columns of the feed without any value are left out."""
+    times = [int(time) for time in history["hist_timestamp"]]
+    columns = {name: values for name, values in history.items() if name not in (DECISION, EVENTS) or any(values)}
+    columns["hist_timestamp"] = [*times[:1], *(later - earlier for earlier, later in pairwise(times))]
+    text = json.dumps(columns, separators=(",", ":"), ensure_ascii=False).encode()
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zdict=_DICTIONARY)
+    return _VERSION + packer.compress(text) + packer.flush()
+
+
+def unpack(value: bytes) -> UserHistory:
+    """Unpack a history; raises WindowError for a value that `pack` did not make."""
+    try:
+        if value[:1] != _VERSION:
+            raise ValueError(f"version {value[:1]!r}")
+        columns: UserHistory = json.loads(zlib.decompressobj(-zlib.MAX_WBITS, zdict=_DICTIONARY).decompress(value[1:]))
+        columns["hist_timestamp"] = [float(time) for time in accumulate(columns["hist_timestamp"])]
+        return columns
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        raise WindowError(f"history: not a packed one of this version ({error}); materialize it again") from None
+
+
+def served(history: UserHistory) -> UserHistory:
+    """The touchpoints that took place, without the columns of the feed.
+
+    A decision without any outcome yet may still be cancelled: it is no touchpoint until its cost is known.
+    """
+    decisions = history.get(DECISION)
+    events = history.get(EVENTS) or [""] * len(history["hist_timestamp"])
+    columns = {name: values for name, values in history.items() if name not in (DECISION, EVENTS)}
+    if decisions is None or all(event or not decision for decision, event in zip(decisions, events, strict=True)):
+        return columns
+    places = [i for i, decision in enumerate(decisions) if events[i] or not decision]
+    return {name: [values[i] for i in places] for name, values in columns.items()}

@@ -1,0 +1,79 @@
+"""Pacing's part of a ledger in a file, which one router has; `PacingStore` says what its methods promise."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+from typing_extensions import override
+
+from serving.ledger.pacing_store import Lease, PacingStore
+from serving.ledger.sqlite_database import GroupCommit
+
+
+class SqlitePacing(PacingStore):
+    """Three tables. The one router paces, so a lease is not renewed, changes are not kept, and gains are its own."""
+
+    def __init__(self, commit: GroupCommit) -> None:
+        self._commit = commit
+
+    @override
+    def lease(self, owner: str, silent: Lease | None = None) -> Lease:
+
+        def work(db: sqlite3.Connection) -> Lease:
+            held = Lease(*db.execute("SELECT holder, number, 0 FROM pacing_lease").fetchone())
+            if held.holder == owner or (held.holder and held != silent):
+                return held
+            db.execute("UPDATE pacing_lease SET holder = ?, number = number + 1", (owner,))
+            return Lease(owner, held.number + 1, 0)
+
+        return self._commit.run(work)
+
+    @override
+    def publish(self, lease: Lease, states: Mapping[str, str], prices: str) -> int | None:
+
+        def work(db: sqlite3.Connection) -> int | None:
+            number, version = db.execute("SELECT number, version FROM pacing_lease").fetchone()
+            if number != lease.number:
+                return None
+            db.executemany(
+                "INSERT OR REPLACE INTO pacing_state VALUES (?, ?)", [one for one in states.items() if one[1]]
+            )
+            gone = [(account,) for account, state in states.items() if not state]
+            db.executemany("DELETE FROM pacing_state WHERE account = ?", gone)
+            db.execute("UPDATE pacing_lease SET version = ?", (version + 1,))
+            return int(version) + 1
+
+        return self._commit.run(work)
+
+    @override
+    def changes(self, since: int) -> tuple[int, list[str]] | None:
+        (version,) = self._commit.run(lambda db: db.execute("SELECT version FROM pacing_lease").fetchone())
+        return (version, []) if version == since else None
+
+    @override
+    def everything(self) -> tuple[int, dict[str, str]]:
+
+        def work(db: sqlite3.Connection) -> tuple[int, dict[str, str]]:
+            (version,) = db.execute("SELECT version FROM pacing_lease").fetchone()
+            return version, dict(db.execute("SELECT account, state FROM pacing_state").fetchall())
+
+        return self._commit.run(work)
+
+    @override
+    def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT INTO pacing_opportunities VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET number = number + excluded.number",
+                list(opportunities.items()),
+            )
+
+        if opportunities:
+            self._commit.run(work)
+
+    @override
+    def reports(self) -> tuple[dict[str, int], dict[str, float]]:
+        rows = self._commit.run(lambda db: db.execute("SELECT account, number FROM pacing_opportunities").fetchall())
+        return dict(rows), {}

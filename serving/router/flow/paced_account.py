@@ -1,0 +1,240 @@
+"""A paced account: its clock, its plan, and the state that one router keeps in the ledger for all.
+
+If the terms of an account change (a stage, an amount, pacing switched on, its first period), its plan begins anew: the
+rest of its money, over the rest of its time. Otherwise an arm whose part has grown would look far behind its schedule,
+and one whose part has shrunk far ahead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf, isfinite
+from statistics import median
+from typing import Self
+from zlib import crc32
+
+import orjson
+
+from mtorl.experiment.budget import AccountLimit
+from mtorl.policy.pacing import MAX_MULTIPLIER, STOP_MULTIPLIER, Pace, Plan, Schedule, State
+from mtorl.policy.schedule import Pacing
+from serving.ledger import Balance
+from serving.router.flow.arm_answers import ArmAnswer
+
+COUNTED = -1.0
+"""In place of the beginning of a period: the clock is the number of opportunities."""
+Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
+
+_UPDATE_SECONDS = 5.0  # between updates, at most
+_UPDATE_SHARE = 0.005  # of a plan's clock: likewise
+_GRACE = 0.01  # of the opportunities expected: if there are more, the rest of the money is spread over so many again
+_PRICE_MOVED = 0.01  # a smaller relative change of a price is not worth a write
+_WRITTEN_SECONDS = 60.0  # after which an account that spends is written, whatever its price
+_IDLE_SECONDS = 86_400.0  # after which any account is
+_FORECASTS = 20  # until the first price follows from them, in each campaign with a budget of its own
+_ASKED = 500  # decisions after which there should be enough forecasts
+
+
+def account_name(limit: AccountLimit) -> str:
+    """Name of an account in the ledger's pacing store."""
+    return orjson.dumps([limit.arm, limit.campaign, limit.channel, limit.period]).decode()
+
+
+def scope_of(name: str) -> Scope:
+    """Arm, campaign and channel of a name that `account_name` made."""
+    arm, campaign, channel, _ = orjson.loads(name)
+    return arm, campaign, channel
+
+
+@dataclass(frozen=True)
+class Target:
+    """An account to be paced.
+
+    Attributes:
+        terms: As the experiment file gives them (`terms_of`).
+        grain: Highest cost of an exposure, currency units.
+        asks: Whether its arm has an endpoint.
+    """
+
+    limit: AccountLimit
+    terms: str
+    grain: float
+    asks: bool
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of an account.
+
+    Attributes:
+        state: The controller's, after the last update.
+        price: Gain that a currency unit of the account must earn.
+        began: The beginning of the period, seconds since 1970, or COUNTED.
+        terms: Limit, part and pacing that the plan was made for.
+        since: When the plan begins, by its clock.
+        before: Currency units spent by then.
+        written: Seconds since 1970.
+    """
+
+    state: State
+    price: float
+    began: float
+    terms: str
+    since: float
+    before: float
+    written: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(map(isfinite, (self.price, self.began, self.since, self.before, self.written))):
+            raise ValueError(f"price, began, since, before and written must be finite, got {self}")
+        if not isinstance(self.terms, str):
+            raise ValueError(f"terms must be a text, got {self.terms!r}")
+
+    def text(self) -> str:
+        """For the ledger."""
+        state = self.state
+        own = (self.price, self.began, self.terms, self.since, self.before, self.written)
+        return orjson.dumps([state.at, state.spent, state.multiplier, state.price_unit, *own]).decode()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what :meth:`text` wrote. ValueError or TypeError: it is damaged."""
+        values = orjson.loads(text)
+        return cls(State(*values[:4]), *values[4:])
+
+    def worth_writing(self, written: Kept | None, now: float) -> bool:
+        """Whether other routers, and the next one that paces, must know this instead of what is written."""
+        if written is None or (written.began, written.terms) != (self.began, self.terms):
+            return True
+        if abs(self.price - written.price) > _PRICE_MOVED * written.price:
+            return True
+        age = abs(now - written.written)
+        return age > _IDLE_SECONDS or (age > _WRITTEN_SECONDS and self.state.spent != written.state.spent)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The clock of a paced account.
+
+    Attributes:
+        began: As in `Kept`.
+        schedule: When to spend, by this clock.
+        at: Present time of this clock.
+        counted: Whether it is the number of opportunities.
+        open: Whether it is the time to spend.
+        edge: Seconds until a period, or the time to spend, begins or ends.
+    """
+
+    began: float
+    schedule: Schedule
+    at: float
+    counted: bool
+    open: bool
+    edge: float
+
+    @classmethod
+    def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> Clock:
+        """By the ledger's time."""
+        schedule = pacing.schedule(limit.period, limit.timezone, began, now)
+        first, last = schedule.times[0], schedule.times[-1]
+        at = min(max(now, first), last)  # the period may have ended since the balances were read
+        edge = min((time - now for time in (first, last) if time > now), default=inf)
+        return cls(first, schedule, at, False, limit.period != "total" or first <= now < last, edge)
+
+    @classmethod
+    def of_count(cls, limit: AccountLimit, opportunities: int, at: float, had: float) -> Clock:
+        """The schedule ends at the arm's past opportunities and its part of the rest, as its money does."""
+        left = max(opportunities - had, _GRACE * opportunities)
+        return cls(COUNTED, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, True, True, inf)
+
+    @property
+    def interval(self) -> float:
+        """Until the next update, in seconds: of a count, any new opportunity is enough."""
+        if self.counted:
+            return 0.0
+        return min(_UPDATE_SECONDS, _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0]), self.edge)
+
+
+def terms_of(limit: AccountLimit) -> str:
+    """The terms of an account that are in the experiment file."""
+    assert limit.pacing is not None
+    return f"{limit.part:.9g} {crc32(limit.pacing.model_dump_json().encode())}"
+
+
+def updated(
+    target: Target, clock: Clock, balance: Balance, kept: Kept | None, first: tuple[float, float]
+) -> tuple[Kept, Pace | None]:
+    """An account after an update, and its distance from its plan (None: nothing is left, or it is not the time).
+
+    Period and limit are the ledger's: spend of one period must not be compared with the plan of another, and spend
+    before a change of stage counts.
+
+    Args:
+        kept: Its state so far, perhaps of another period.
+        first: Multiplier and price unit to begin with.
+
+    Raises:
+        ValueError, OverflowError: It can't be paced.
+    """
+    at, committed = clock.at, balance.spent + balance.reserved
+    end = "" if clock.counted else clock.schedule.times[-1]  # the end of a count moves all the time
+    terms = f"{balance.limit:.9g} {target.terms} {end}"
+    here = State(at, committed, *first)
+    anew = (
+        kept is None
+        or (kept.began, kept.terms) != (clock.began, terms)
+        or kept.state.at > at  # a clock that was ahead
+        or kept.since > at
+        or committed < balance.limit <= kept.before  # reservations that held everything are free again
+    )
+    # Anew: the rest of the money, over the rest of the time.
+    state, since, before = (here, at, committed) if anew or kept is None else (kept.state, kept.since, kept.before)
+    if before >= balance.limit:  # nothing is left
+        return Kept(here, here.price_unit * STOP_MULTIPLIER, clock.began, terms, since, before), None
+    plan = Plan(balance.limit, clock.schedule, since, before, target.grain)
+    if not (clock.counted and at == state.at):
+        state = plan.update(state, at, committed)
+    if not clock.open:
+        return Kept(state, state.price_unit * STOP_MULTIPLIER, clock.began, terms, since, before), None
+    limit = target.limit
+    pace = Pace.of(limit.arm, limit.campaign, limit.channel, limit.period, plan, state)
+    return Kept(state, plan.price(state), clock.began, terms, since, before), pace
+
+
+def at_its_highest(kept: Kept) -> bool:
+    """Whether the price can hardly rise any more."""
+    return kept.state.multiplier > MAX_MULTIPLIER / 2
+
+
+def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
+    """First multiplier and price unit: those of the last update, unless the file has another price now."""
+    assert limit.pacing is not None
+    stated = limit.pacing.price
+    if last is not None and stated in (None, last.state.price_unit):
+        return last.state.multiplier, last.state.price_unit
+    return None if stated is None else (1.0, stated)
+
+
+class Forecasts:
+    """Gain of a currency unit, as arms forecast it."""
+
+    def __init__(self) -> None:
+        self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
+        self._asked = 0
+
+    def add(self, forecast: ArmAnswer | None) -> None:
+        """Add an arm's answer to an opportunity; None: it did not answer."""
+        self._asked += 1
+        if forecast is None or forecast.expected_reward is None or not forecast.expected_cost:
+            return
+        self._gains.append(forecast.expected_reward / forecast.expected_cost)
+
+    def usual(self) -> float | None:
+        """The median, robust to a few absurd forecasts; None: too few yet. ValueError: there should be enough."""
+        found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
+        if 0.0 < found < inf:
+            return found
+        if self._asked < _ASKED:
+            return None
+        raise ValueError("the arms don't say what their money gains (expected_reward, expected_cost): give a `price`")

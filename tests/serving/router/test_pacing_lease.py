@@ -1,0 +1,174 @@
+"""The lease of the router that paces: one writes, the others read, and a dead one is replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtorl.experiment.layers import Experiments
+from serving.ledger.pacing_store import CHANGES_KEPT, Lease
+from serving.router.flow import pacer as pacer_module
+from serving.router.flow.pacer import SILENT_SECONDS, Pacer
+from tests.serving.ledgers import Place
+from tests.serving.router.test_pacer import CHANNELS, HOUR, MIDNIGHT, day, define, of, paced, steady
+
+
+@pytest.fixture
+def place(place: Place) -> Place:
+    place.clock.now = MIDNIGHT
+    return place
+
+
+@pytest.fixture
+def shared(lasting_redis: int, tmp_path: Path) -> Place:
+    """A ledger that several routers have."""
+    place = Place("redis", tmp_path, lasting_redis)
+    place.clock.now = MIDNIGHT
+    return place
+
+
+def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
+    made = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(number)]
+    for pacer in made:
+        pacer.refresh(found)
+    return made
+
+
+def test_one_router_paces_and_the_others_read_its_prices(shared: Place) -> None:
+    found = of(day())
+    ledger = shared.open()
+    define(ledger, found)
+    pacers = routers(shared, 3, found)
+    for step in range(1, 20):
+        shared.clock.now += 60.0
+        ledger.reserve(f"r{step}", "test/challenger", "c", "video", 1.0)
+        balances = [pacer.refresh(found) for pacer in pacers]
+        assert [one is not None for one in balances] == [True, False, False]
+        assert len({str(pacer.prices("test/challenger", "c")) for pacer in pacers}) == 1
+    assert ledger.pacing.everything()[0] <= 20, "one write a step, and none where no price moves"
+    late = Pacer(shared.open(), CHANNELS, steady(shared))
+    late.refresh(found)
+    assert late.prices("test/challenger", "c") == pacers[0].prices("test/challenger", "c")
+    assert late.prices("test/challenger", "c")["video"] > 0.5 > late.prices("test/incumbent", "c")["video"]  # type: ignore[index]
+
+
+def test_a_router_that_paces_and_dies_is_replaced_within_seconds(shared: Place) -> None:
+    found = of(day())
+    ledger = shared.open()
+    define(ledger, found)
+    dead, other = routers(shared, 2, found)
+    before = other.prices("test/challenger", "c")
+    ledger.reserve("a rush", "test/challenger", "c", "video", 90.0)
+    seconds = 0
+    while not other.leads:
+        shared.clock.now += 1.0
+        seconds += 1
+        other.refresh(found)
+        if not other.leads:
+            assert other.prices("test/challenger", "c") == before, "until then, the prices stay"
+    assert seconds <= SILENT_SECONDS + 1
+    shared.clock.now += 10.0
+    other.refresh(found)
+    assert other.prices("test/challenger", "c")["video"] > before["video"]  # type: ignore[index]
+    assert dead.refresh(found) is None and not dead.leads
+    assert dead.prices("test/challenger", "c") == other.prices("test/challenger", "c")
+
+
+def test_a_router_that_ends_gives_the_lease_back(shared: Place) -> None:
+    found = of(day())
+    define(shared.open(), found)
+    first, other = routers(shared, 2, found)
+    first.release()
+    other.refresh(found)
+    assert other.leads
+
+
+def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, monkeypatch: Any) -> None:
+    """It read the balances, slept while another took the lease, and woke up with its old prices in hand."""
+    found = of(day())
+    ledger = shared.open()
+    define(ledger, found)
+    slow, other = routers(shared, 2, found)
+    balances = slow._ledger.balances
+
+    def sleeps() -> Any:
+        read = balances()
+        for _ in range(6):
+            shared.clock.now += 1.0
+            other.refresh(found)
+        assert other.leads
+        ledger.reserve("a rush", "test/challenger", "c", "video", 90.0)
+        shared.clock.now += 6.0
+        other.refresh(found)
+        return read
+
+    monkeypatch.setattr(slow._ledger, "balances", sleeps)
+    shared.clock.now += 10.0
+    assert slow.refresh(found) is None, "it paces no more"
+    written = ledger.pacing.everything()
+    assert slow.prices("test/challenger", "c") == other.prices("test/challenger", "c")
+    other.refresh(found)
+    assert ledger.pacing.everything() == written
+
+
+def test_the_wall_clock_decides_nothing_about_the_lease(shared: Place) -> None:
+    """An hour forward or back on the server: its holder keeps it, and is replaced no later when it dies."""
+    found = of(day())
+    define(shared.open(), found)
+    ticks = [0.0]
+    first, other = (Pacer(shared.open(), CHANNELS, lambda: ticks[0]) for _ in range(2))
+    for jump in (0.0, HOUR, -2 * HOUR, HOUR):
+        shared.clock.now += jump
+        for _ in range(5):
+            ticks[0] += 1.0
+            first.refresh(found)
+            other.refresh(found)
+            assert first.leads and not other.leads
+    shared.clock.now -= HOUR
+    for _ in range(6):
+        ticks[0] += 1.0
+        other.refresh(found)
+    assert other.leads
+
+
+def test_the_lease_of_a_ledger(place: Place) -> None:
+    ledger, again = place.open(), place.open()
+    define(ledger, of(day()))
+    store, other = ledger.pacing, again.pacing
+    mine = store.lease("a")
+    assert mine.holder == "a" and other.lease("b") == mine
+    assert store.publish(mine, {"x": "1", "y": "2"}, '{"x":1}') == 1
+    theirs = other.lease("b", mine)
+    assert theirs == Lease("b", mine.number + 1, 0)
+    assert store.lease("a", mine) == theirs, "it is not as the first has seen it"
+    assert store.publish(mine, {"x": "old"}, "{}") is None
+    assert other.publish(theirs, {"x": "", "z": "3"}, '{"x":null}') == 2
+    assert store.everything() == (2, {"y": "2", "z": "3"})
+    assert other.lease("", theirs).holder == "" and store.lease("a") == Lease("a", mine.number + 3, 0)
+    other.report({"y": 2}, {"c": 0.5})
+    store.report({"y": 1, "z": 1}, {})
+    assert store.reports() == ({"y": 3, "z": 1}, {} if place.kind == "sqlite" else {"c": 0.5})
+
+
+def test_changes_come_one_by_one_as_long_as_they_are_kept(shared: Place) -> None:
+    store = shared.open().pacing
+    lease = store.lease("a")
+    for number in range(1, CHANGES_KEPT + 3):
+        assert store.publish(lease, {}, str(number)) == number
+    newest = CHANGES_KEPT + 2
+    assert store.changes(newest) == (newest, []) and store.changes(newest - 2) == (
+        newest,
+        [str(newest - 1), str(newest)],
+    )
+    assert store.changes(1) is None and store.changes(newest + 5) is None and len(store.changes(2)[1]) == CHANGES_KEPT  # type: ignore[index]
+
+
+def test_a_round_updates_a_bounded_number_of_accounts_and_the_others_next(place: Place, monkeypatch: Any) -> None:
+    monkeypatch.setattr(pacer_module, "MOST_UPDATES", 3)
+    found = of(*(day(campaign=f"c{number}") for number in range(5)))
+    _, pacer = paced(place, found)
+    for rounds in range(1, 5):
+        assert len(pacer.pace()) == min(3 * rounds, 10)
+        pacer.refresh(found)
