@@ -3,7 +3,7 @@
     python benchmarks/generations.py --json FILE # five markets, eight nights: some hours; resumes after an interruption
     python benchmarks/generations.py --quick     # one small market, one night
 
-A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are collected,
+A first model learns from a log of wide choices. Then, each night: newcomers are served, their decisions are uploaded,
 the next model learns from all decisions so far, and the gate decides whether it serves from then on.
 
     worth        clicks per decision of the model that serves, at equal money, with newcomers whom nobody learns from

@@ -64,7 +64,7 @@ def trained(seed: int, root: Path, settings: Mapping[str, Any]) -> dict[str, Pol
         "dataset": SIMULATOR,
         "feature_repo": str(root / "features"),
         "decision_log": "",
-        "collected": "",
+        "own_decisions": "",
         "registry": str(root / "registry"),
         "seed": seed,
         "budget_share": BUDGET_SHARE,

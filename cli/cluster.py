@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Trusted, Users
+from cli.commands import BadRows, CommandGroup, Dataset, Epochs, OwnDecisions, Seed, Trusted, Users
 from cli.endings import HELD, exit_codes, stop
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def materialize(
     feature_repo: FeatureRepo,
     log: Annotated[Path, typer.Option(help="Touchpoint log as it stands now.")],
     dataset: Dataset,
-    collected: Collected = "",
+    own_decisions: OwnDecisions = "",
     bad_rows: BadRows = "fail",
     trusted: Trusted = False,
     every_minutes: Annotated[
@@ -139,9 +139,9 @@ def materialize(
         mtorl materialize --feature-repo runs/latest/features --log runs/latest/data/touchpoints.parquet \
             --dataset simulator
         mtorl materialize --feature-repo runs/latest/features --log log.csv --dataset my-log.yaml \
-            --collected collected --bad-rows quarantine
+            --own-decisions lake --bad-rows quarantine
 
-    Give it what the run was given: the log, what was collected, and whether to go on without faulty rows, which stop it
+    Give it what the run was given: the log, the lake, and whether to go on without faulty rows, which stop it
     otherwise, before anything is written.
 
     What is there already stays; the next run completes an interrupted one. On Redis a run writes users with news since
@@ -153,10 +153,11 @@ def materialize(
 
     from redis.exceptions import RedisError
 
-    from features.collect.store import digest_of
+    from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import RawLog
     from features.online.written import NothingToWrite, Repository, StoreEmptied, Written
     from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
 
     # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
@@ -164,8 +165,9 @@ def materialize(
     with exit_codes(unusable=(SpecError, LogError, NothingToWrite, OSError), failed=(StoreEmptied,)):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
-            decisions = digest_of(collected) if collected else ""
-            source, before = repository.source(log, spec, decisions), repository.written()
+            decisions = Snapshot.of(Lake.open(own_decisions)) if own_decisions else None
+            source = repository.source(log, spec, decisions.digest if decisions else "")
+            before = repository.written()
             if before and before.source == source and not everything:
                 typer.echo("up to date")
                 return
@@ -174,17 +176,18 @@ def materialize(
                 return
             now = Written(source, repository.definitions(spec), time.time())
             goes_on = before and before.definitions == now.definitions and not everything
+            own = own_decisions if decisions else ""
             with repository.writing(now):
                 raw = RawLog(str(log), dataset, bad_rows)
-                _write_online(feature_repo, raw, trusted, decisions and collected, now, before if goes_on else None)
-            if collected and not decisions:
-                typer.echo(f"{collected}: no decisions were collected here yet; mtorl data collect does it")
+                _write_online(feature_repo, raw, trusted, own, now, before if goes_on else None)
+            if own_decisions and not decisions:
+                typer.echo(f"{own_decisions}: no decisions here yet")
         except RedisError as error:
             stop(_first_line(error), 2)
 
 
 def _write_online(
-    feature_repo: Path, raw: RawLog, trusted: bool, collected: str, now: Written, before: Written | None
+    feature_repo: Path, raw: RawLog, trusted: bool, own_decisions: str, now: Written, before: Written | None
 ) -> None:
     import sqlite3
 
@@ -204,9 +207,9 @@ def _write_online(
             with bars.step("validate the log"), saying_way_on(None, raw.bad_rows):
                 log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
             path = log.path
-            if collected:
+            if own_decisions:
                 path = place / "with-decisions.parquet"
-                add_touchpoints(collected, log.spec, log.path, path)
+                add_touchpoints(own_decisions, log.spec, log.path, path)
             with bars.step("write the online store"):
                 since = Materialized(0, 0, before.until, before.rows) if before else None
                 done = write(feature_repo, log.spec, path, since=since)

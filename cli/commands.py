@@ -55,6 +55,6 @@ BadRows = Annotated[
     Literal["fail", "quarantine"],
     typer.Option(help="fail: stop at a faulty log. quarantine: go on without its faulty rows."),
 ]
-Collected = Annotated[
-    str, typer.Option(help="Decisions of your policies, as data collect keeps them: added to the log.")
+OwnDecisions = Annotated[
+    str, typer.Option(metavar="LAKE", help="Lake, a folder or URI, whose decisions are added to the log.")
 ]

@@ -4,8 +4,8 @@
     mtorl data init log.csv                             writes log.yaml, a first description of it
     mtorl data validate log.csv --dataset my-log.yaml
     mtorl data describe log.csv --dataset my-log.yaml --out page.html
-    mtorl data build log.csv --dataset my-log.yaml --out data/my-log --collected collected
-    mtorl data collect decision_log --dataset my-log.yaml
+    mtorl data build log.csv --dataset my-log.yaml --out data/my-log --own-decisions lake
+    mtorl data compact lake --dataset my-log.yaml
     mtorl data forget runs/latest --user u1
 
 A data set is described once, in a small YAML (docs/data.md); for some public logs it is built in.
@@ -24,14 +24,14 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import BadRows, CommandGroup, Dataset, Trusted
+from cli.commands import BadRows, CommandGroup, Dataset, OwnDecisions, Trusted
 from cli.endings import exit_codes, stop
 
 app = CommandGroup(__doc__ or "")
 
 
 class EngineName(StrEnum):
-    """Where features are computed, and decisions collected."""
+    """Where features are computed, and a lake is compacted."""
 
     duckdb = "duckdb"
     spark = "spark"
@@ -203,13 +203,7 @@ def build(
     dataset: Dataset = "",
     bad_rows: BadRows = "fail",
     trusted: Trusted = False,
-    collected: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Decisions of your policies, as data collect keeps them, to add."),
-    ] = None,
-    decision_log: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Decision log to bring --collected up to date from, before.")
-    ] = None,
+    own_decisions: OwnDecisions = "",
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
     r"""Make what training reads. A folder with canonical log, feature sources and causal windows.
@@ -217,7 +211,7 @@ def build(
         mtorl data build --out data/simulated          the simulator
         mtorl data build log.csv --dataset my-log.yaml --out data/my-log
         mtorl data build runs/latest --out data/again  the log of a run
-        mtorl data build log.csv --dataset my-log.yaml --out data/my-log --collected collected
+        mtorl data build log.csv --dataset my-log.yaml --out data/my-log --own-decisions lake
         mtorl run --data data/my-log --dataset my-log.yaml
 
     Tell it to go on without faulty rows by --bad-rows quarantine; they are kept in OUT.quarantine.csv.
@@ -230,63 +224,67 @@ def build(
 
     Repeated rows, ties in time and bots are taken care of even then.
 
-    With --collected, the folder's log has the exposures among these decisions, too, whether there are any yet or not.
-    Such a folder is a source of the training pipeline, which then builds no windows of its own.
+    With --own-decisions, the folder's log has the exposures among a lake's decisions, too, whether there are any yet or
+    not. Such a folder is a source of the training pipeline, which then builds no windows of its own.
     """
-    if decision_log and not collected:
-        stop("--decision-log: is collected into a folder; name that as well: --collected", 2)
     with _log_errors():
         from cli.progress_bars import ProgressBars
         from cli.tables import print_build
-        from features.data_folder import OwnDecisions
         from features.data_folder import build as build_folder
         from features.engine import open_engine
         from features.ingest.log_folder import Built, RawLog
 
-        own = OwnDecisions(collected, decision_log) if collected else None
         with ProgressBars() as bars, open_engine(engine) as opened:
-            manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, own, bars.step)
+            manifest = build_folder(opened, RawLog(log, dataset, bad_rows), out, trusted, own_decisions, bars.step)
     print_build(manifest, out)
-    if own:
+    if own_decisions:
         typer.echo(Built(out).said())
 
 
 @app.command()
-def collect(
-    decision_log: Annotated[Path, typer.Argument(metavar="FOLDER", help="Decision log, as routers export or ship it.")],
-    dataset: Dataset,
-    out: Annotated[Path, typer.Option(help="Folder in which decisions and outcomes are kept.")] = Path("collected"),
-    report: Annotated[bool, typer.Option("--report", help="Read all that is kept, and say what it teaches.")] = False,
+def compact(
+    lake: Annotated[
+        str, typer.Argument(metavar="LAKE", help="Folder or URI of the lake, as `lake:` in the router's settings.")
+    ],
+    dataset: Annotated[str, typer.Option(help="Say what decisions teach: built-in data set, or its YAML.")] = "",
     engine: EngineOption = EngineName.duckdb,
 ) -> None:
-    """Collect what policies have decided and what came of it, for the next training.
+    """Move uploaded records into the hours of their decisions, in few sorted files. Run it every hour.
 
-        mtorl data collect runs/latest/decision_log --dataset simulator --report
-        mtorl run --data log.csv --dataset my-log.yaml --collected collected
+        mtorl data compact /mnt/mtorl/lake
+        mtorl data compact "s3://ads/lake?region=eu-central-1"
+        mtorl data compact runs/latest/lake --dataset simulator
+        mtorl run --data log.csv --dataset my-log.yaml --own-decisions lake
 
-    Run it as often as you like, on one router's log or on a folder with those of many: only what is new is read, and
-    only hours that gained something are written. The folder keeps what the routers delete (`keep_hours`).
+    Routers upload a file each minute; readers get slower with each file that waits. An hour is closed ten minutes after
+    its end, and gains the outcomes that come later. A run that was killed can be repeated, two runs at once lose
+    nothing, and readers need not stop. On a Spark cluster it is the same command under spark-submit.
 
-    On a Spark cluster it is the same command under spark-submit, with the same folder at the end: either engine may go
-    on with it. Decision log and folder are then on a volume that all pods see.
+    With --dataset, it says what a training would learn from the decisions. A decision whose outcome may still come, or
+    whose probabilities are unknown, says nothing about a policy's value: such decisions are counted by reason.
 
-    A decision whose outcome may still come, or whose probabilities nobody knows, says nothing about a policy's value.
-    Such decisions are counted by reason.
+    Exit code 0: done. 1: a file could not be read; it lies in unreadable/ now, and all others were taken. 2: the lake
+    can't be read or written.
     """
     with _log_errors():
+        from datetime import UTC, datetime
+
         from cli.progress_bars import ProgressBars
-        from features.collect.store import collect as collect_decisions
+        from features.collect.compact import compact as compact_lake
         from features.collect.training_log import Decisions, learnable
         from mtorl.log.dataset import DatasetSpec
+        from mtorl.log.lake import Lake
 
-        spec = DatasetSpec.load(dataset)
+        spec = DatasetSpec.load(dataset) if dataset else None
         with ProgressBars() as bars:
-            with bars.step("collect decisions and outcomes"):
-                lines = [f"{out}: {collect_decisions(decision_log, out, engine)}"]
-            if report:
-                with bars.step("see what they teach"):
-                    lines.append(str(learnable(out, spec, Decisions(spec.outcome_hours), engine)))
+            with bars.step("compact the lake"):
+                done = compact_lake(Lake.open(lake), datetime.now(UTC), engine)
+            lines = [f"{lake}: {done}"]
+            if spec is not None:
+                with bars.step("see what its decisions teach"):
+                    lines.append(str(learnable(lake, spec, Decisions(spec.outcome_hours), engine)))
     typer.echo("\n".join(lines))
+    raise typer.Exit(1 if done.unreadable else 0)
 
 
 @app.command()
@@ -313,7 +311,7 @@ def forget(
         mtorl data forget /mnt/mtorl --user u1 --log log.csv --dataset my-log.yaml
 
     What it finds it knows by what it is; docs/privacy.md has a table of all stores. Name the folder that holds
-    everything: what is exported, shipped or collected into it or below it later leaves these users' past out.
+    everything: what is uploaded into it or below it later leaves these users' past out.
     Nothing is done twice: run it again whenever it was interrupted, or to see that nothing is left.
 
     Models stay as they are. Those that were trained on the users are named. So are your own files from which a log was

@@ -4,7 +4,7 @@
     mtorl run --data log.csv.gz --dataset kuairand-sequence
     mtorl serve --run runs/latest              the servers of that run
     mtorl data init|validate|describe|build    describe, check, look at, prepare a log
-    mtorl data simulate|collect|forget         make one; learn from own decisions; take users out
+    mtorl data simulate|compact|forget         make one; compact a lake; take users out
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl search | katib                       the settings of training, here or by Katib on a cluster
     mtorl benchmark paper                      MTORL beside its ablations and other methods

@@ -101,7 +101,7 @@ def schedule(
 
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="bootstrap, train, retrain, monitor or backfill.")],
+    pipeline: Annotated[str, typer.Argument(help="bootstrap, train, retrain or monitor.")],
     volume: Annotated[Path, typer.Option(help="Folder in place of a cluster's data volume.")],
     parameters: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="One for each parameter.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.commands import BadRows, Collected, CommandGroup, Dataset, Epochs, Seed, Users
+from cli.commands import BadRows, CommandGroup, Dataset, Epochs, OwnDecisions, Seed, Users
 from cli.endings import exit_codes, naming_the_manual, stop
 from mtorl.runtime.http import ask
 
@@ -33,7 +33,7 @@ def run(
         str, typer.Option(help="Raw exposure log (CSV, CSV.gz or Parquet). Empty: the built-in simulator.")
     ] = "",
     dataset: Dataset = "simulator",
-    collected: Collected = "",
+    own_decisions: OwnDecisions = "",
     bad_rows: BadRows = "fail",
     users: Users = 0,
     epochs: Epochs = 12,

@@ -19,11 +19,13 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from features.collect.store import collect, digest_of, holds_decisions
+from features.collect.compact import compact
+from features.collect.snapshot import Snapshot
 from features.collect.training_log import Decisions, add_decisions
 from features.engine import Engine, parquet_files
 from features.feature_repo.sources import build_sources
@@ -36,6 +38,7 @@ from features.sequences import builder
 from features.sequences.manifest import FILE as MANIFEST
 from features.sequences.manifest import STEPS, Manifest
 from mtorl.log.dataset import SIMULATOR, DatasetSpec
+from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint
 from mtorl.runtime.files import replacing
@@ -112,20 +115,12 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     return CanonicalLog(folder / LOG_FILE, DatasetSpec.load(folder / DATASET_FILE), report)
 
 
-@dataclass(frozen=True)
-class OwnDecisions:
-    """Decisions of one's own policies to add to a log: those of a store, after `decision_log` is collected into it."""
-
-    store: Path
-    decision_log: Path | None = None
-
-
 def build(
     engine: Engine,
     raw: RawLog,
     out: Path,
     trusted: bool = False,
-    own: OwnDecisions | None = None,
+    own: str = "",
     step: Step = lambda _: nullcontext(),
 ) -> Manifest:
     """Make the folder of a data set from a log; it replaces an earlier one, and no other folder, once it is complete.
@@ -134,7 +129,7 @@ def build(
         engine: Computes features and windows, and adds decisions; DuckDB always ingests.
         out: The folder. Faulty rows go beside it, to `OUT.quarantine.csv`.
         trusted: Whether to take the log for canonical in any case; it is then copied only to add decisions.
-        own: Decisions to add. The folder then has a log of its own, even without any decision.
+        own: Lake to compact, whose decisions are added. The folder then has a log of its own, even without any.
         step: Returns the context in which the step with a title runs.
     """
     out = out.absolute()
@@ -153,7 +148,7 @@ def build(
                 log.spec.save(folder / DATASET_FILE)
                 if ingested:
                     _copy(log.path, folder)
-        if own is not None:
+        if own:
             with step("decisions"):
                 log = replace(log, path=_with_decisions(engine, log, folder, own))
         with step("feature sources"):
@@ -185,15 +180,15 @@ def _copy_log(log: Path, folder: Path) -> None:
     (shutil.copytree if log.is_dir() else shutil.copyfile)(log, folder / LOG_FILE)
 
 
-def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: OwnDecisions) -> Path:
-    """Write the log with the collected decisions, and its report; returns where the log is."""
+def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
+    """Write the log with the decisions of a lake, and its report; returns where the log is."""
     import pyarrow.parquet as pq
 
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
-        raise LogError(f"{log.path}: has own decisions already; give --collected the log to which none were added")
-    if own.decision_log and holds_decisions(own.decision_log):
-        collect(own.decision_log, own.store, engine.name)
-    decisions, path = digest_of(own.store), folder / LOG_FILE
+        raise LogError(f"{log.path}: has own decisions already; give --own-decisions the log to which none were added")
+    lake, path = Lake.open(own), folder / LOG_FILE
+    compact(lake, datetime.now(UTC), engine.name)
+    decisions = str(Snapshot.of(lake) or "")
     if not path.exists() and not decisions:
         _copy_log(log.path, folder)
     if not _fingerprint(path):  # nobody has said anything of this log
@@ -201,7 +196,7 @@ def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: OwnDec
         _note(folder, {**asdict(report), RAW: Origin.of(str(log.path), log.spec).to_dict()})
     if decisions:
         unwritten = None if path.exists() else log.path
-        add_decisions(own.store, folder, Decisions.mature(folder), engine.name, unwritten)
+        add_decisions(own, folder, Decisions.mature(folder, decisions), engine.name, unwritten)
     _note(folder, {DECISIONS: decisions})
     return path
 

@@ -53,7 +53,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         with profile.exit_handler(name):
             given.source = profile.add(first_log, given, volume=profile.folder).outputs["Output"]
             given.lake, given.shrunk = "", "fail"
-            given.collected = profile.on_volume("collected")  # a setting of the step that reads the log, as each night
+            given.own_decisions = profile.on_volume("lake")  # a setting of the step that reads the log, as each night
             trained = add_training(profile, given)
             models = {"incumbent": trained.incumbent, "challenger": trained.challenger}
             profile.add(publish_first, given, decision=trained.decision, **models, **trained.lineage)

@@ -31,7 +31,7 @@ from typing import Any
 from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
 from mtorl.runtime.files import is_disk_full, remove
 from mtorl.runtime.locks import locked
-from pipelines import backfill, bootstrap, local, monitoring, training
+from pipelines import bootstrap, local, monitoring, training
 from pipelines.local import CACHED, step_at_work
 from pipelines.profile import LAPTOP, Profile
 from pipelines.steps import OnStep, Step
@@ -41,7 +41,6 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "train": training.build,
     "retrain": training.build_retrain,
     "monitor": monitoring.build,
-    "backfill": backfill.build,
 }
 """The pipelines by the name that people type."""
 _BOOLEANS = {"true": True, "false": False}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 
 from components.build_features.component import build_features
-from components.collect.component import collect
+from components.compact.component import compact
 from components.deploy.component import deploy
 from components.due.component import due
 from components.evaluate.component import evaluate
@@ -48,7 +48,7 @@ class Trained(NamedTuple):
 def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     """Add the steps of a training, from the log to the gate, to a pipeline with these parameters."""
     step, history = profile.add, profile.on_volume("trainings")
-    content, decisions = step(fingerprint, given).output, step(collect, given).output
+    content, decisions = step(fingerprint, given).output, step(compact, given).output
     log = step(ingest, given, content=content, decisions=decisions).outputs["log"]
     validated = step(validate, given, log=log, history=history)
     features = step(build_features, given, log=log).after(validated)
@@ -105,7 +105,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         feature_repo: str = profile.on_volume("features"),
         registry: str = profile.on_volume("registry"),
         lake: str = profile.on_volume("lake"),
-        collected: str = profile.on_volume("collected"),
+        own_decisions: str = profile.on_volume("lake"),
         most_touchpoints: int = 0,
         bad_rows: str = "fail",
         shrunk: str = "fail",
@@ -144,7 +144,7 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         feature_repo: str = profile.on_volume("features"),
         registry: str = profile.on_volume("registry"),
         lake: str = profile.on_volume("lake"),
-        collected: str = profile.on_volume("collected"),
+        own_decisions: str = profile.on_volume("lake"),
         most_touchpoints: int = 0,
         bad_rows: str = "fail",
         shrunk: str = "fail",

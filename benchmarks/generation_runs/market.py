@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.generation_runs.night import Served, serve
-from features.collect.store import collect
 from features.collect.training_log import add_decisions
 from features.sequences.builder import build_windows
 from mtorl.artifact.artifact import Artifact
@@ -70,9 +69,8 @@ def nights(seed: int, users: int, epochs: int, number: int, root: Path) -> Itera
     for night in range(1, number + 1):
         online = simulator.online(coming[night], ROUNDS, seed + night, newcomers=True)
         how = Served(served, budget, price, EXPLORE)
-        happened = serve(online, range(ROUNDS), how, night, root / "log" / f"{night:02d}")
+        happened = serve(online, range(ROUNDS), how, night, root / "lake")
         truths.append(happened.truth)
-        collect(root / "log", root / "collected")
         candidate, value, true_value = _train(night, root, served, config, pd.concat(truths))
         decision, reason = gate(value)
         candidate_worth = worth(candidate)
@@ -128,7 +126,7 @@ def _train(
     """The next model; what the evaluation says of it and of the one that serves; and what is true at those states."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
-    add_decisions(root / "collected", data)
+    add_decisions(root / "lake", data)
     decided = pd.read_parquet(data / OPPORTUNITIES_FILE)
     build_windows(data, windows)
     candidate = fit_challenger(str(windows), str(root / f"model-{night:02d}"), config, BUDGET_SHARE)

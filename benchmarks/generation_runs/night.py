@@ -1,4 +1,4 @@
-"""A night of traffic: one policy serves, paced and exploring, and leaves a decision log.
+"""A night of traffic: one policy serves, paced and exploring, and uploads its decisions into a lake.
 
 Decisions are taken as the router takes them: a channel is drawn, an exposure wanted or not, and the ledger pays as long
 as money is left. The records are those of `mtorl.log.records`, so what follows reads them as it reads a router's.
@@ -20,6 +20,8 @@ import pandas as pd
 
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
+from mtorl.log.decision_ids import BUCKET, HOUR, decision_id
+from mtorl.log.lake import name_of
 from mtorl.log.records import Kind, sql_columns
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.policy.pacing import Plan, Schedule
@@ -61,8 +63,8 @@ class Night:
     entropy: float
 
 
-def serve(online: Online, rounds: range, how: Served, number: int, folder: Path) -> Night:
-    """Serve all users of a simulator for some rounds, and write the night's decision log."""
+def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -> Night:
+    """Serve all users of a simulator for some rounds, and add the night to a lake."""
     users = online.users
     random = np.random.default_rng([number, 17])
     total = how.budget * len(users) * len(rounds)
@@ -98,8 +100,10 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
             entropy -= float((draw_NC * np.log(np.maximum(draw_NC, 1e-12))).sum())
             for i in range(n):
                 place = part.start + i
-                name = f"{number:02d}-{turn}-{place:06d}"
-                at = datetime.fromtimestamp(rows[place]["at"] / 1e6, UTC).isoformat(timespec="microseconds")
+                seconds = rows[place]["at"] / 1e6
+                at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+                made = decision_id(rows[place]["user_id"], f"{number:08x}", seconds)
+                name = f"{made[:17]}0-8{turn:03x}-{number:04x}{place:08x}"  # the same in each run
                 drawn = CHANNELS[int(channel_N[i])]
                 decisions.append(
                     {
@@ -140,8 +144,8 @@ def serve(online: Online, rounds: range, how: Served, number: int, folder: Path)
                                 }
                             )
             state = plan.update(state, turn * len(users) + part.stop, spent)
-    _write(folder, "decision", decisions)
-    _write(folder, "outcome", outcomes)
+    _upload(lake, "decision", decisions, number)
+    _upload(lake, "outcome", outcomes, number)
     truth = pd.DataFrame(np.concatenate(truths), columns=list(CHANNELS))
     truth.insert(0, "decision_id", [record["decision_id"] for record in decisions])
     return Night(truth, spent / total, entropy / len(decisions))
@@ -154,8 +158,7 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
     return draw_NC, ((1 - share) * probs_NC * show_NC + uniform) / draw_NC
 
 
-def _write(folder: Path, kind: Kind, records: list[dict[str, Any]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _upload(lake: Path, kind: Kind, records: list[dict[str, Any]], number: int) -> None:
     columns = sql_columns(kind)
     frame = pd.DataFrame(records).reindex(columns=list(columns)).astype(object)
     typed = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
@@ -164,4 +167,8 @@ def _write(folder: Path, kind: Kind, records: list[dict[str, Any]]) -> None:
         db.register(
             "records", frame.where(frame.notna(), None).map(lambda value: None if value is None else str(value))
         )
-        db.sql(f"SELECT {typed} FROM records ORDER BY event_time").write_parquet(str(folder / f"{kind}s.parquet"))
+        rows = db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM (SELECT {typed} FROM records)")
+        ((newest,),) = rows.aggregate("max(hour)").fetchall()
+        file = lake / name_of(kind, newest, f"{number:02d}", arrived=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows.order("decision_id").write_parquet(str(file))

@@ -15,7 +15,7 @@ def ingest(
     users: int,
     seed: int,
     content: str,
-    collected: str,
+    own_decisions: str,
     decisions: str,
     most_touchpoints: int,
     code_version: str,
@@ -26,7 +26,7 @@ def ingest(
 
     Args:
         content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
-        collected: Folder of the step `collect`; its decisions are added to the log, unless it was built with them.
+        own_decisions: Lake of the step `compact`; its decisions are added to the log, unless it was built with them.
         most_touchpoints: About so many touchpoints of log and decisions a training reads at most; 0 for all.
     """
     import json
@@ -53,7 +53,8 @@ def ingest(
             raise
         check_unchanged(raw, content)
         if decisions and not built:
-            print(add_decisions(collected, Path(log.path), Decisions.mature(Path(log.path), most_touchpoints)))
+            which = Decisions.mature(Path(log.path), decisions, most_touchpoints)
+            print(add_decisions(own_decisions, Path(log.path), which))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
         noted = json.loads((Path(log.path) / INGEST_FILE).read_text())  # with the decisions that were added
         log.metadata["fingerprint"] = noted["fingerprint"]

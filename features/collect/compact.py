@@ -3,128 +3,170 @@
     print(compact(Lake.open("lake"), datetime.now(UTC)))
 
 An hour is closed some minutes after its end. Records that come later, outcomes of up to a week ago most of all, are
-added to closed hours as files of their own, until an hour has so many that it is merged into one. A run that is killed
-can be repeated at any moment, and two at once lose nothing: new files are written before the old ones are hidden, and
-a merge drops copies.
+added to closed hours as files of their own. An hour's files are merged by size, so that a record is rewritten a few
+times, however many files its hour gains.
+
+A run that is killed can be repeated at any moment, and two at once lose nothing: new files are written before the old
+ones are hidden, and a merge drops copies. A file that can't be read moves to the lake's folder `unreadable/`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import secrets
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from mtorl.log.forgotten import Forgotten
-from mtorl.log.lake import HOUR, PLACED, Lake, LakeFile, lake_database, name_of, sql_of
-from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.collect.database import Database, open_database
+from mtorl.log.lake import HOUR, PLACED, Lake, LakeFile, name_of, one_of_each, sql_of
+from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime import progress
 
-if TYPE_CHECKING:
-    import duckdb
-
 CLOSED_AFTER = timedelta(minutes=10)  # the end of an hour: a router uploads each minute
-MOST_FILES = 8  # of an hour
+MOST_FILES = 8  # of one size, in an hour
+FINAL_AFTER = timedelta(days=8)  # few outcomes come later: an hour becomes one file
 KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
-_PART_BYTES = 512 << 20  # of arrived files that are sorted together
-_MEMORY = "600MB"
+UNREADABLE = "unreadable"
+_ALIKE = 4  # a file is merged once the smaller ones have a fourth of its size together
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compacted:
     """Counts of a run; `str()` of it is a summary for people."""
 
-    files: int  # that had arrived
-    hours: int  # that gained records, of all kinds
-    merged: int  # hours that had many files
+    files: int = 0  # that had arrived
+    hours: set[datetime] = field(default_factory=set)  # that gained records
+    merged: int = 0  # hours whose files were merged, of all kinds
+    unreadable: list[str] = field(default_factory=list)  # files that were moved aside
 
     def __str__(self) -> str:
-        return f"{self.files:,} files moved into {self.hours:,} hours, {self.merged:,} hours merged"
+        lines = [f"{self.files:,} files moved into {len(self.hours):,} hours, {self.merged:,} hours merged"]
+        lines += [f"can't be read, and lies in {UNREADABLE}/ now: {name}" for name in self.unreadable]
+        return "\n".join(lines)
 
 
-def compact(lake: Lake, now: datetime) -> Compacted:
+def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
     """Move what has arrived into closed hours.
 
     Raises:
         LogError: A record has another version of the schema.
         OSError: The lake can't be read or written; nothing is lost, and the next run takes what is left.
     """
-    files = hours = merged = 0
     kinds: tuple[Kind, ...] = get_args(Kind)
-    with lake_database(lake, _MEMORY) as db, TemporaryDirectory(prefix="mtorl-compact-") as scratch:
-        writer = _Writer(lake, db, Path(scratch))
+    done = Compacted()
+    with open_database(lake, engine) as db:
         for kind in reversed(kinds):  # outcomes first: a decision in a closed hour has what was known of it
             ended = [file for file in lake.arrived(kind) if file.hour + HOUR + CLOSED_AFTER <= now]
-            for done, part in enumerate(_parts(ended)):
-                progress.report(done, len(ended), f"{kind}s")
-                hours += len(writer.add(kind, part))
-                files += len(part)
-            merged += writer.merge(kind)
+            taken = 0
+            for part in _parts(ended, db.part_bytes):
+                progress.report(taken, len(ended), f"{kind}s: files that have arrived")
+                done.hours |= _rewrite(lake, db, kind, part, done)
+                taken += len(part)
+            done.files += taken
+            merges = _to_merge(lake.closed(kind), now, db.part_bytes)
+            done.merged += len(merges)
+            for part in _parts([file for files in merges.values() for file in files], db.part_bytes):
+                progress.report(taken, len(ended), f"{kind}s: merging")
+                _rewrite(lake, db, kind, part, done)
     lake.supersede([], KEPT_SECONDS)
-    return Compacted(files, hours, merged)
+    return done
 
 
-class _Writer:
-    def __init__(self, lake: Lake, db: duckdb.DuckDBPyConnection, scratch: Path) -> None:
-        self._lake = lake
-        self._db = db
-        self._scratch = scratch
+def _rewrite(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], done: Compacted) -> set[datetime]:
+    """Write the records of some files to their hours, and hide the files; returns the hours."""
+    try:
+        written = _write(lake, db, kind, files)
+    except db.failures:
+        unreadable = [file for file in files if not _can_read(lake, kind, file)]
+        if not unreadable:
+            raise
+        done.unreadable += [_set_aside(lake, file) for file in unreadable]
+        files = [file for file in files if file not in unreadable]
+        written = _write(lake, db, kind, files) if files else set()
+    if written is None:
+        return set()
+    lake.supersede(files, KEPT_SECONDS)
+    return written
 
-    def add(self, kind: Kind, arrived: Sequence[LakeFile]) -> set[datetime]:
-        """Write the records of arrived files to their hours, and hide those files; returns the hours."""
-        hours = self._write(kind, arrived)
-        self._lake.supersede(arrived, KEPT_SECONDS)
+
+def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile]) -> set[datetime] | None:
+    """Write the records of some files to their hours; None if somebody was forgotten meanwhile."""
+    name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
+    hours: set[datetime] = set()
+
+    def named(hour: datetime, number: int) -> str:
+        hours.add(hour)
+        return name_of(kind, hour, f"{name}-{number}")
+
+    forgotten = lake.forgotten()
+    columns = ", ".join(sql_columns(kind) | PLACED)
+    rows = f"(SELECT {columns} FROM {sql_of(files)} WHERE {this_version(kind)} AND NOT {forgotten.sql(kind)})"
+    written = db.write_hours(one_of_each(kind, rows), ("bucket", "decision_id", ID_FIELD[kind]), named)
+    if lake.forgotten() == forgotten:
         return hours
+    # Who was forgotten may be in the new files, and was not looked for there. The next run takes what is left.
+    for file in written:
+        lake.files.delete_file(file)
+    return None
 
-    def merge(self, kind: Kind) -> int:
-        """Merge the files of each hour that has many; returns the number of such hours."""
-        by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
-        for file in self._lake.closed(kind):
+
+def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:
+    """The files to merge, by hour: many of like size, or any of an old hour."""
+    by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
+    for file in files:
+        if file.size < full:
             by_hour[file.hour].append(file)
-        many = {hour: files for hour, files in by_hour.items() if len(files) > MOST_FILES}
-        for _hour, files in many.items():
-            self._write(kind, files)
-            self._lake.supersede(files, KEPT_SECONDS)
-        return len(many)
-
-    def _write(self, kind: Kind, files: Sequence[LakeFile]) -> set[datetime]:
-        """Write the records of some files to their hours; returns those."""
-        # A run that was killed before it hid the files writes the same names again.
-        name = hashlib.blake2b("\n".join(file.name for file in files).encode(), digest_size=8).hexdigest()
-        hours: set[datetime] = set()
-        forgotten: Forgotten | None = None
-        # A user who is forgotten meanwhile may be in the new files, and was not found there.
-        while forgotten != (forgotten := self._lake.forgotten()):
-            out = self._scratch / "hours"
-            columns = ", ".join([*sql_columns(kind), *PLACED])
-            rows = one_record_each(kind, f"(FROM {sql_of(files)} WHERE {this_version(kind)})")
-            self._db.execute(
-                f"""COPY (
-                    SELECT {columns}, strftime(hour, '%Y-%m-%dT%H') AS hour_of FROM ({rows})
-                    WHERE NOT {forgotten.sql(kind)} ORDER BY hour, bucket, decision_id, {ID_FIELD[kind]})
-                TO '{out}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (hour_of), OVERWRITE true)"""
-            )
-            for folder in sorted(out.glob("hour_of=*")):
-                hour = datetime.fromisoformat(f"{folder.name.partition('=')[2]}:00:00+00:00")
-                for number, file in enumerate(sorted(folder.glob("*.parquet"))):
-                    self._lake.put(file, name_of(kind, hour, f"{name}-{number}"))
-                hours.add(hour)
-        return hours
+    found = {}
+    for hour, there in by_hour.items():
+        there.sort(key=lambda file: (file.size, file.name))
+        alike = size = 0
+        for number, file in enumerate(there):
+            if file.size <= _ALIKE * size:
+                alike = number + 1
+            size += file.size
+        if alike >= (MOST_FILES if hour + FINAL_AFTER > now else 2):
+            found[hour] = sorted(there[:alike])
+    return found
 
 
-def _parts(files: Sequence[LakeFile]) -> Iterator[list[LakeFile]]:
-    """Neighbours together, of about `_PART_BYTES`."""
+def _parts(files: Sequence[LakeFile], part_bytes: int) -> Iterator[list[LakeFile]]:
+    """Neighbours together, of about so many bytes."""
     part: list[LakeFile] = []
     size = 0
     for file in files:
         part.append(file)
         size += file.size
-        if size >= _PART_BYTES:
+        if size >= part_bytes:
             yield part
             part, size = [], 0
     if part:
         yield part
+
+
+def _can_read(lake: Lake, kind: Kind, file: LakeFile) -> bool:
+    """Whether a file holds records. Raises OSError if the lake can't be read: that says nothing of the file."""
+    with TemporaryDirectory(prefix="mtorl-file-") as scratch:
+        copy = Path(scratch, "file.parquet")
+        with lake.files.open_input_stream(file.name) as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        with contextlib.suppress(pa.ArrowException, OSError), pq.ParquetFile(copy) as table:
+            for batch in table.iter_batches():
+                batch.validate(full=True)
+            return set(table.schema_arrow.names) >= {*sql_columns(kind), *PLACED}
+    return False
+
+
+def _set_aside(lake: Lake, file: LakeFile) -> str:
+    target = f"{UNREADABLE}/{file.name}"
+    lake.files.create_dir(target.rpartition("/")[0], recursive=True)
+    lake.files.move(file.name, target)
+    return file.name

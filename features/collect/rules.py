@@ -68,12 +68,10 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     WITH outcome AS (
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
         FROM collected_outcome GROUP BY decision_id),
-    gone AS (SELECT DISTINCT decision_id, true AS was_withdrawn FROM collected_decision WHERE withdrawn),
     -- Stretches without money are few, while to sort all decisions of an account by time takes long.
     refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, coalesce(refused_until, {_NEVER}) AS gone_until
-        FROM collected_decision LEFT JOIN gone USING (decision_id)
-        WHERE budget_exhausted AND NOT override AND (withdrawn OR was_withdrawn IS NULL)),  -- theirs is another account
+        FROM collected_decision WHERE budget_exhausted AND NOT override),  -- theirs is another account
     following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -96,8 +94,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                json_transform(context, {_structure(_texts(spec.context))}) AS of_context,
                CASE WHEN expose THEN json_transform(features, {_structure({"static": _texts(spec.static)})}) END
                    AS of_user
-        FROM collected_decision LEFT JOIN gone USING (decision_id)
-        WHERE withdrawn OR was_withdrawn IS NULL),
+        FROM collected_decision),
     known AS (
         SELECT record.*, outcome.* EXCLUDE (decision_id),
                {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs,

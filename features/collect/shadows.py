@@ -1,6 +1,6 @@
 """Reads shadow decisions of challengers with the incumbent's decisions and their outcomes.
 
-    rows = shadows("decision_log", spec, experiment, by=["device"])
+    rows = shadows("lake", spec, experiment, by=["device"])
     report = shadow_report(rows, spec.channels)               # mtorl.evaluation.shadow
 
 `rules.py` says which decisions an estimate may rest on, and with which probabilities.
@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,24 +15,21 @@ import pandas as pd
 import pyarrow as pa
 
 from features.collect.database import open_duckdb
-from features.collect.log_files import files_of
 from features.collect.rules import by_channel
-from features.collect.store import collect, one_of_each
 from features.collect.training_log import Decisions, judge
 from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.lake import Lake
 from mtorl.log.segments import segment_sql
 from mtorl.log.splits import fractions_of
-from mtorl.log.touchpoints import LogError, saying_what_was_removed
+from mtorl.log.touchpoints import LogError
 
 MOST = 500_000
 """Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""
 
 
-def shadows(
-    decision_log: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()
-) -> pd.DataFrame:
+def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
     """Read an experiment's shadow decisions: all, or those of as many whole users (by hash) as make about `MOST`.
 
     Args:
@@ -44,45 +40,40 @@ def shadows(
         the share of the users that was read.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {name_of(name)}, " for name in by)
-    if not files_of(Path(decision_log), "shadow"):
-        raise LogError(f"{decision_log}: no shadow decisions; a router writes them while the stage is shadow")
+    lake = Lake.open(place)
+    if not lake.arrived("shadow") and not lake.closed("shadow"):
+        raise LogError(f"{place}: no shadow decisions; a router writes them while the stage is shadow")
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
-    with tempfile.TemporaryDirectory(prefix="mtorl-shadow-") as scratch:
-        collect(decision_log, scratch, "duckdb")
-        # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
-        hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
-        with open_duckdb() as db, saying_what_was_removed():
-            judge(db, scratch, spec, Decisions(hours))
-            # Those that are there now: an export may have superseded others since.
-            db.view("shadow", one_of_each("shadow", db.records("shadow", files_of(Path(decision_log), "shadow"))))
-            whose = {"name": experiment.name, "salt": experiment.salt}
-            there = """FROM shadow AS s
-                JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
-                WHERE d.experiment = $name AND d.salt = $salt
-                  AND d.decision_id NOT IN (SELECT decision_id FROM collected_decision WHERE withdrawn)"""
-            users = db.connection.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
-            users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
-            chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < MOST]
-            db.add("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
-            rows = db.connection.execute(
-                f"""
-                SELECT s.arm, coalesce(s.model_digest, '') AS model, s.fault, d.user_id, {segments}
-                       d.fallback_reason IS NULL AS decided,
-                       {_own("d", "coalesce(d.drawn_channel, d.channel)", "d.expose OR d.budget_exhausted")},
-                       {_own("s", "s.channel", "s.expose", "challenger_")},
-                       j.left_out, j.drawn_channel, j.channel_probs, j.exposure_probs, j.exposed,
-                       if(j.exposed, {gain}, 0.0) AS gain, if(j.exposed, j.cost, 0.0) AS cost,
-                       {_listed("channel_probs", spec)}, {_listed("exposure_probs", spec)},
-                       {_listed("expected_rewards", spec)}, {_listed("expected_costs", spec)},
-                       {len(chosen) / max(len(users), 1)!r}::DOUBLE AS users_share
-                {there} AND d.user_id IN (SELECT user_id FROM chosen)
-                ORDER BY d.event_time, s.shadow_id""",
-                whose,
-            ).df()
+    # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
+    hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
+    with open_duckdb(lake) as db:
+        judge(db, lake, spec, Decisions(hours))
+        db.view("shadow", lake.records(db, "shadow"))
+        whose = {"name": experiment.name, "salt": experiment.salt}
+        there = """FROM shadow AS s
+            JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
+            WHERE d.experiment = $name AND d.salt = $salt AND NOT d.withdrawn"""
+        users = db.connection.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
+        users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
+        chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < MOST]
+        db.add("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
+        rows = db.connection.execute(
+            f"""
+            SELECT s.arm, coalesce(s.model_digest, '') AS model, s.fault, d.user_id, {segments}
+                   d.fallback_reason IS NULL AS decided,
+                   {_own("d", "coalesce(d.drawn_channel, d.channel)", "d.expose OR d.budget_exhausted")},
+                   {_own("s", "s.channel", "s.expose", "challenger_")},
+                   j.left_out, j.drawn_channel, j.channel_probs, j.exposure_probs, j.exposed,
+                   if(j.exposed, {gain}, 0.0) AS gain, if(j.exposed, j.cost, 0.0) AS cost,
+                   {_listed("channel_probs", spec)}, {_listed("exposure_probs", spec)},
+                   {_listed("expected_rewards", spec)}, {_listed("expected_costs", spec)},
+                   {len(chosen) / max(len(users), 1)!r}::DOUBLE AS users_share
+            {there} AND d.user_id IN (SELECT user_id FROM chosen)
+            ORDER BY d.event_time, s.shadow_id""",
+            whose,
+        ).df()
     if rows.empty:
-        raise LogError(
-            f"{decision_log}: no shadow decisions of experiment {experiment.name!r} with salt {experiment.salt!r}"
-        )
+        raise LogError(f"{place}: no shadow decisions of experiment {experiment.name!r} with salt {experiment.salt!r}")
     return rows
 
 

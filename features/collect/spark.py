@@ -1,8 +1,8 @@
-"""Runs the queries of collecting on Spark, and writes files as DuckDB does.
+"""Runs the queries over a lake on Spark, and writes files as DuckDB does.
 
-sqlglot, which Ibis brings, translates most of DuckDB's SQL; `error`, `list_sum` and `json_transform` (`from_json`) are
-translated below. On a cluster, decision log, store and the folder of the log are on a volume that the driver and all
-executors see.
+sqlglot, which Ibis brings, translates most of DuckDB's SQL; `read_parquet`, `error`, `list_sum` and `json_transform`
+(`from_json`) are translated below. The executors read and write a lake at its own address (`s3a://` with Spark's
+settings, or a folder of a volume that all see); the folder of the log is on such a volume.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.fs as pafs
 import sqlglot
 from py4j.protocol import Py4JError
 from pyspark import StorageLevel
@@ -26,45 +25,35 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from sqlglot import exp
 
-from features.collect.sql import PARTITIONS, chosen
-from mtorl.log.records import Kind, sql_columns
+from features.collect.database import HOUR_OF, hour_in
+from mtorl.log.lake import Lake
+from mtorl.log.lake_files import SCHEME
 from mtorl.runtime.files import remove, replacing
 
 _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number) -> total + number)", read="spark")
 
 
 class Spark:
-    """The methods of `DuckDB`; one query does what DuckDB does file by file and hour by hour."""
+    """The methods of `DuckDB`, on all executors."""
 
-    failures: tuple[type[Exception], ...] = (PySparkException, Py4JError, pa.ArrowException, FileNotFoundError)
-    at_once: int | None = None
+    failures: tuple[type[Exception], ...] = (PySparkException, Py4JError)
+    part_bytes = 1 << 60  # all files at once
 
-    def __init__(self) -> None:
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
         self._session = SparkSession.active()
         self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else it reads no such file at all
         self._views: list[str] = []
         self._kept: list[DataFrame] = []
 
+    def execute(self, query: str, /) -> _Answer:
+        """Run a query; the answer has `fetchall`."""
+        return _Answer(self.rows(query))
+
     def rows(self, query: str) -> list[Any]:
         """All rows of a query."""
         table = self._frame(query).toArrow()
         return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-    def table(self, files: Sequence[Path]) -> str:
-        """SQL of a table of files."""
-        return self._named(self._session.read.parquet(*map(_place, files)))
-
-    def records(self, kind: Kind, files: Sequence[Path], by_hour: bool = False) -> str:
-        """SQL of a table of the records in some files."""
-        types = {name: _type(type_) for name, type_ in sql_columns(kind).items()}
-        columns = types | {name: _type(type_) for name, type_ in PARTITIONS.items() if by_hour}
-        frame = self._session.createDataFrame([], ", ".join(f"{name} {type_}" for name, type_ in columns.items()))
-        for there, same in _by_columns(files).items():
-            values = {name: _value(name, dict(there)[name]) for name in types}
-            selected = [f"CAST({values[name]} AS {type_}) AS {name}" for name, type_ in types.items()]
-            selected += [_of_folder(name) for name in PARTITIONS if by_hour]
-            frame = frame.unionAll(self._session.read.parquet(*map(_place, same)).selectExpr(*selected))
-        return chosen(kind, self._named(frame), by_hour)
 
     def view(self, name: str, query: str) -> None:
         """Give a query a name."""
@@ -86,34 +75,25 @@ class Spark:
         with _written(frame.write, path.parent) as folder, replacing(path) as unfinished:
             os.replace(_part_of(folder), unfinished)
 
-    def write_hours(self, query: str, files: Mapping[datetime, Path]) -> None:
-        """Write each hour to a file of its own, all at once."""
-        if not files:
-            return
-        hours = f"SELECT *, strftime(hour, '%Y-%m-%d') AS in_date, strftime(hour, '%H') AS in_hour FROM ({query})"
-        # Whole hours in a task, so that each is one file.
-        frame = self._frame(hours).drop("hour").repartition(len(files), "in_date", "in_hour")
-        store = next(iter(files.values())).parents[2]
-        with _written(frame.write.partitionBy("in_date", "in_hour"), store) as folder:
-            for hour, path in files.items():
-                with replacing(path, durable=True) as unfinished:
-                    part = _part_of(folder / f"in_date={hour:%Y-%m-%d}" / f"in_hour={hour:%H}")
-                    os.replace(part, unfinished)
-
-    def can_read(self, file: Path, whole: bool) -> bool:
-        """Whether a file can be read."""
+    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int], str]) -> list[str]:
+        """Write each hour to files of the lake, all at once."""
+        hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({query}) AS rows"
+        # Small hours share a task, a large one has several.
+        frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
+        files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []
         try:
-            pq.read_metadata(file)
-            if whole:
-                self._session.read.parquet(_place(file)).write.format("noop").mode("overwrite").save()
-        except (pa.ArrowException, OSError, *self.failures):
-            return False
-        return True
-
-    @contextmanager
-    def beside(self) -> Iterator[Spark]:
-        """The same tables for another thread."""
-        yield self
+            frame.write.partitionBy("hour_of").parquet(self._place(scratch))
+            for folder in files.get_file_info(pafs.FileSelector(scratch)):
+                if folder.base_name.startswith("hour_of="):
+                    parts = [part.path for part in files.get_file_info(pafs.FileSelector(folder.path))]
+                    for number, part in enumerate(sorted(part for part in parts if part.endswith(".parquet"))):
+                        written.append(name(hour_in(folder.base_name), number))
+                        files.create_dir(os.path.dirname(written[-1]), recursive=True)
+                        files.move(part, written[-1])
+        finally:
+            if files.get_file_info(scratch).type != pafs.FileType.NotFound:
+                files.delete_dir(scratch)
+        return written
 
     def close(self) -> None:
         """Forget tables and rows."""
@@ -123,7 +103,18 @@ class Spark:
             frame.unpersist()
 
     def _frame(self, query: str) -> DataFrame:
-        return self._session.sql(spark_sql(query))
+        return self._session.sql(spark_sql(query, self._table))
+
+    def _table(self, files: Sequence[str]) -> str:
+        """The name of a table of files."""
+        places = [self._place(file.removeprefix(SCHEME)) if file.startswith(SCHEME) else file for file in files]
+        return self._named(self._session.read.parquet(*places))
+
+    def _place(self, name: str) -> str:
+        """The address of a file of the lake."""
+        if self._lake.folder is not None:
+            return str(self._lake.folder.absolute() / name)
+        return f"{self._lake.place.rstrip('/')}/{name}".replace("s3://", "s3a://", 1)
 
     def _named(self, frame: DataFrame, name: str = "") -> str:
         name = name or f"files_{secrets.token_hex(8)}"
@@ -132,9 +123,25 @@ class Spark:
         return name
 
 
-def spark_sql(query: str) -> str:
-    """A query of DuckDB's SQL in Spark's."""
+class _Answer:
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def fetchall(self) -> list[Any]:
+        """All rows."""
+        return self._rows
+
+
+def spark_sql(query: str, table: Callable[[Sequence[str]], str] = lambda files: str(files)) -> str:
+    """A query of DuckDB's SQL in Spark's.
+
+    Args:
+        table: The name of a table of Parquet files.
+    """
     tree = sqlglot.parse_one(query, read="duckdb")
+    for node in list(tree.find_all(exp.ReadParquet)):
+        files = [file.this for file in node.expressions[0].expressions]
+        node.parent.set("this", exp.to_identifier(table(files)))
     return str(tree.transform(_said_otherwise).sql("spark"))
 
 
@@ -158,29 +165,6 @@ def _ddl(fields: Mapping[str, Any]) -> str:
 
 def _type(type_: Any) -> str:
     return f"STRUCT<{_ddl(type_)}>" if isinstance(type_, dict) else exp.DataType.build(type_, "duckdb").sql("spark")
-
-
-def _by_columns(files: Sequence[Path]) -> dict[tuple[tuple[str, str], ...], list[Path]]:
-    """Files by names and types of their columns: given a type that is not a file's own, Spark reads other numbers."""
-    found = defaultdict(list)
-    for file in files:
-        found[tuple((field.name, str(field.type)) for field in pq.read_schema(file))].append(file)
-    return found
-
-
-def _value(name: str, type_: str) -> str:
-    """SQL of a column of a file, by its type there."""
-    # Spark has no such times, and reads numbers.
-    return f"timestamp_micros({name} DIV 1000)" if type_.startswith("timestamp[ns") else name
-
-
-def _of_folder(name: str) -> str:
-    """What a store's folder says of the hour of a file in it."""
-    return f"regexp_extract(_metadata.file_path, '/{name}=([0-9-]+)/', 1) AS {name}"
-
-
-def _place(path: Path) -> str:
-    return str(path.absolute())
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Writes what a training reads of collected decisions: touchpoints, added to a log, and opportunities beside it.
+"""Writes what a training reads of the lake's decisions: touchpoints, added to a log, and opportunities beside it.
 
-    print(learnable("collected", spec))                  # how many decisions teach something, and how much
-    add_decisions("collected", "data")                   # data: a folder of `features.ingest.log_folder.ingest`
+    print(learnable("lake", spec))                       # how many decisions teach something, and how much
+    add_decisions("lake", "data")                        # data: a folder of `features.ingest.log_folder.ingest`
 
     data/touchpoints.parquet       the log, and every exposure that took place
     data/opportunities.parquet     every decision that a policy's value can rest on (`rules.py`)
@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.collect.database import Database, open_database
+from features.collect.database import Database, open_database, table
 from features.collect.pruning import LOG, generations_of, kept, kept_shares, squared_weight, squared_weight_of_log
 from features.collect.report import Learnable, learnable_of
 from features.collect.rules import decisions_query
-from features.collect.store import hourly, one_of_each
+from features.collect.snapshot import LEARNT, Snapshot
 from features.engine import name_of, parquet_files, text
 from mtorl.log.dataset import DatasetSpec
+from mtorl.log.lake import HOUR, Lake, instant
 from mtorl.log.opportunities import MOST_WINDOWS, OPPORTUNITIES_FILE
 from mtorl.log.splits import fractions_of, split_of
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
@@ -50,75 +52,81 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Decisions:
-    """Selects collected decisions.
+    """Selects decisions of a lake.
 
     Attributes:
         outcome_hours: Younger ones are no opportunities: their outcomes may still come.
-        until: Only those before this time (ISO); empty for all.
+        until: Only those before this time, with the outcomes that were received before it; None for all.
         most_touchpoints: About how many exposures a training should read, the log's included (`pruning.py`); 0: all.
     """
 
     outcome_hours: float = 0.0
-    until: str = ""
+    until: datetime | None = None
     most_touchpoints: int = 0
 
     @classmethod
-    def mature(cls, folder: Path, most_touchpoints: int = 0) -> Decisions:
-        """Decisions old enough for all their outcomes, by the description in a log's folder."""
-        return cls(DatasetSpec.load(folder / DATASET_FILE).outcome_hours, most_touchpoints=most_touchpoints)
+    def mature(cls, folder: Path, snapshot: str, most_touchpoints: int = 0) -> Decisions:
+        """Decisions of a snapshot, old enough for all their outcomes, by the description in a log's folder."""
+        hours = DatasetSpec.load(folder / DATASET_FILE).outcome_hours
+        return cls(hours, Snapshot.parsed(snapshot).until, most_touchpoints)
 
 
-def learnable(store: str | Path, spec: DatasetSpec, which: Decisions = Decisions(), engine: str = "") -> Learnable:
-    """Sum up what the decisions of a store teach; raises a `LogError` if it holds none."""
-    with open_database(engine) as db:
-        judge(db, store, spec, which)
+def learnable(place: str | Path, spec: DatasetSpec, which: Decisions = Decisions(), engine: str = "") -> Learnable:
+    """Sum up what the decisions of a lake teach; raises a `LogError` if it holds none."""
+    lake = Lake.open(place)
+    with open_database(lake, engine) as db:
+        judge(db, lake, spec, which)
         return learnable_of(db, spec)
 
 
 def add_decisions(
-    store: str | Path,
+    place: str | Path,
     folder: str | Path,
     which: Decisions = Decisions(),
     engine: str = "",
     log: str | Path | None = None,
 ) -> Learnable:
-    """Add the decisions of a store to a log's folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
+    """Add the decisions of a lake to a log's folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
     The log to add to, a file or a folder of parts, is the folder's own or `log`.
     """
     data = Path(folder)
     files = parquet_files(data / LOG_FILE if log is None else log)
     spec = DatasetSpec.load(data / DATASET_FILE)
+    lake = Lake.open(place)
     progress.report(0, 4, "judging decisions")
-    with open_database(engine) as db:
-        judge(db, store, spec, which)
+    with open_database(lake, engine) as db:
+        judge(db, lake, spec, which)
         progress.report(1, 4, "opportunities")
         _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
         progress.report(2, 4, "touchpoints")
         pruned = _add_touchpoints(db, spec, files, data / LOG_FILE, which.most_touchpoints)
         progress.report(3, 4, "what can be learned")
         found = replace(learnable_of(db, spec), pruned=pruned)
-        ((users,),) = db.rows(f"SELECT count(DISTINCT user_id) FROM {db.table([data / LOG_FILE])}")
+        ((users,),) = db.rows(f"SELECT count(DISTINCT user_id) FROM {table([data / LOG_FILE])}")
     _note(data, found, int(users))
     progress.report(4, 4, "done")
     return found
 
 
-def add_touchpoints(store: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
-    """Write a log with the exposures among collected decisions: all that features need of them."""
-    with open_database("") as db:
-        judge(db, store, spec, Decisions())
+def add_touchpoints(place: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
+    """Write a log with the exposures among a lake's decisions: all that features need of them."""
+    lake = Lake.open(place)
+    with open_database(lake) as db:
+        judge(db, lake, spec, Decisions())
         _add_touchpoints(db, spec, parquet_files(log), out)
 
 
-def judge(db: Database, store: str | Path, spec: DatasetSpec, which: Decisions) -> None:
+def judge(db: Database, lake: Lake, spec: DatasetSpec, which: Decisions) -> None:
     """Make the tables collected_decision, collected_outcome and, by `rules.decisions_query`, judged."""
-    if not hourly(store, "decision"):
-        raise LogError(f"{store}: no decisions were collected here; `mtorl data collect` does it")
-    bound = f"WHERE event_time < {text(which.until)}::TIMESTAMPTZ" if which.until else ""
-    db.view("collected_decision", f"SELECT * FROM {db.records('decision', hourly(store, 'decision'))} {bound}")
-    # A decision and its withdrawal may lie in two hours, and an outcome that was sent twice beside either.
-    db.view("collected_outcome", one_of_each("outcome", db.records("outcome", hourly(store, "outcome"))))
+    if not lake:
+        raise LogError(
+            f"{lake.place}: no decisions here; a router uploads them each minute to the lake of its settings"
+        )
+    for kind, known in zip(LEARNT, ("event_time", "received_time"), strict=True):
+        records = lake.records(db, kind, until=which.until and which.until + HOUR)
+        bound = f"WHERE {known} < {instant(which.until)}" if which.until else ""
+        db.view(f"collected_{kind}", f"SELECT * FROM {records} AS record {bound}")
     db.keep("judged", decisions_query(spec, which.outcome_hours))
 
 
@@ -176,7 +184,7 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: list[Path], out: Path
     known = squared_weight_of_log(channels) if "propensity" in there else "CAST(NULL AS DOUBLE)"
     pool = f"""(
         SELECT {typed(there, "false")}, {text(LOG)} AS arm, '' AS generation, {known} AS squared_weight
-        FROM {db.table(log)} UNION ALL
+        FROM {table(log)} UNION ALL
         SELECT {typed(judged, "true")}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)})
         FROM judged WHERE touchpoint)"""
     generations = generations_of(db, pool) if most_rows else []

@@ -5,8 +5,8 @@
 
 A folder is that of a run, the data volume of a cluster, or any part of these:
 
-    Parquet tables with the column user_id or decision_id: logs, sources of features, collected decisions, exports,
-        files of a sink or of a pipeline's step
+    Parquet tables with the column user_id or decision_id: logs, sources of features, a lake, files of a pipeline's
+        step
     folders of windows, whose manifest stays true
     CSVs of quarantined rows, and of conversions that count for no touchpoint
     Feast repositories: their online store, wherever that is
@@ -25,7 +25,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.collect import store as collected
 from features.engine import parquet_files
 from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
@@ -89,11 +88,9 @@ def forget(
     root = Path(folder).resolve()
     if feature_repo and not (Path(feature_repo) / _SETTINGS).exists():
         raise LogError(f"{feature_repo}: no {_SETTINGS} in this folder, which would name the online store")
-    with alone(root), ExitStack() as stores:
+    with alone(root):
         Forgotten.add(root, users, now, before=before)
         found = _Found.below(root)
-        for store in found.collected:
-            stores.enter_context(collected.alone(store))
         repos = [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]
         work = _Work(root, users, before)
         work.report.failed.extend(
@@ -119,7 +116,6 @@ def forget(
 class _Found:
     tables: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)  # folders with what ingestion said of a log
-    collected: list[Path] = field(default_factory=list)
     windows: list[Path] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     repositories: list[Path] = field(default_factory=list)
@@ -149,8 +145,6 @@ class _Found:
                 found.repositories.append(place)
             if {LOG_FILE, INGEST_FILE} <= there | set(folders):
                 found.logs.append(place)
-            if collected.is_store(place):
-                found.collected.append(place)
             for file in sorted(there):
                 path = place / file
                 if file.startswith((".", "_")) or path.is_symlink():

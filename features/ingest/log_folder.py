@@ -179,7 +179,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 WINDOWS = "windows"
 DECISIONS = "decisions"
-"""In `INGEST_FILE` of a log that was built with collected decisions: their digest, which is empty before the first."""
+"""In `INGEST_FILE` of a log that was built with own decisions: their snapshot, which is empty before the first."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Built:
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 
     def decisions(self) -> str | None:
-        """Digest of the collected decisions that the log was made with; None if it was built without any."""
+        """Snapshot of the decisions that the log was made with; None if it was built without any."""
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
@@ -219,20 +219,20 @@ class Built:
         """Sums up the log in words."""
         report = self._report()
         found = report.get("collected")
-        own = f"{found['exposures']:,} exposures of {found['decisions']:,} collected decisions" if found else "none"
+        own = f"{found['exposures']:,} exposures of {found['decisions']:,} decisions" if found else "none"
         return f"{self.folder}: {report['rows']:,} touchpoints; of own decisions among them: {own}"
 
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> str:
         """Take the log, as `ingest` and `add_decisions` would write it; sum it up in words.
 
         Args:
-            decisions: Digest of the decisions that the log should have; "" for none.
+            decisions: Snapshot of the decisions that the log should have; "" for none.
             most_touchpoints: The training's limit; 0 for none.
         """
         if not all((self.folder / name).exists() for name in (LOG_FILE, INGEST_FILE)):
             raise LogError(
                 f"{self.folder}: has windows and no log of its own, as after `mtorl data build --trusted`; "
-                "build it with --collected as well, which keeps the log"
+                "build it with --own-decisions as well, which keeps the log"
             )
         with self._unchanged():
             report = self._report()
@@ -278,8 +278,8 @@ class Built:
             raise LogError(f"{self.folder}: most_touchpoints: a built log is taken whole; leave it 0")
         if decisions and DECISIONS not in report:
             raise LogError(
-                f"{self.folder}: was built without the decisions that are collected; build it with --collected, "
-                "or set the parameter collected to an empty value to train without them"
+                f"{self.folder}: was built without the decisions of the lake; build it with --own-decisions, "
+                "or set the parameter own_decisions to an empty value to train without them"
             )
         if report.get(DECISIONS, decisions) != decisions:
             raise self._replaced()

@@ -58,7 +58,7 @@ class Repository:
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
         """A digest of the log, the registry, the data set and the decisions that are added to the log.
 
-        `decisions` is `features.collect.store.digest_of` them. Raises `NothingToWrite` if there is no log, or no
+        `decisions` is the digest of their `Snapshot`. Raises `NothingToWrite` if there is no log, or no
         registry.
         """
         if self.registry is not None and not self.registry.exists():

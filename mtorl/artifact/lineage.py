@@ -51,7 +51,7 @@ class Data(StrictModel):
     source: Text | None = None
     """Digest of the raw log and of its description, as the pipeline's first step found them."""
     collected: Text | None = None
-    """Digest of the collected decisions that were added; null: none were, or it is not known."""
+    """Snapshot of the decisions that were added; null: none were, or it is not known."""
     rows: Annotated[int, Field(ge=0)] | None = None
     """Rows of test users that the figures rest on."""
     users: Annotated[int, Field(ge=0)] | None = None

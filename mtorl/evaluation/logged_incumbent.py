@@ -60,7 +60,7 @@ class LoggedIncumbent:
             raise WindowError(
                 f"the incumbent that serves, {self.policy}, has no artifact and {count} decisions for test users "
                 f"that a value can rest on; {ENOUGH} are needed. Wait until there are more and their "
-                "outcomes are known. If there never are, see `mtorl data collect`: an incumbent has to say its "
+                "outcomes are known. If there never are, see `mtorl data compact`: an incumbent has to say its "
                 "probabilities (docs/incumbent.md). To compare with the channel frequencies of the log until then, "
                 "leave the pipeline's parameter lake empty"
             )

@@ -1,13 +1,12 @@
 """Forgotten users: `forgotten.json`, which every writer into its folder or below it obeys.
 
     Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` does, before it removes anything
-    forgotten = Forgotten.of(folder / "collected")      # of this folder and of all above it
+    forgotten = Forgotten.of(folder / "lake")           # of this folder and of all above it
     forgotten.sql("decision")                           # DuckDB: whether a record must not be written
 
-A router's spool still holds a user's records for a while, and a later export, shipment or collection would bring them
-back. So each of those leaves out what the file names. It names users by `unit_hash` and a time: only what happened
-before it is forgotten, and a user who comes back later is a new one. A hash is no secret: the holder of an id can tell
-that it was forgotten.
+A router's spool still holds a user's records for a while, and a later upload would bring them back. So each writer
+leaves out what the file names. It names users by `unit_hash` and a time: only what happened before it is forgotten, and
+a user who comes back later is a new one. A hash is no secret: the holder of an id can tell that it was forgotten.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@
 
     arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   as routers upload them
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
-    forgotten.json, superseded.json                                           users and files to leave out
+    forgotten.json, superseded/                                               users and files to leave out
+    unreadable/                                                               files that a compaction could not read
 
 The same folders exist for outcomes, shadows and windows, each record in the hour of its decision, which follows from
 the decision's id. The folder of an arrived file is the newest hour in it.
 
 Files never change. A writer that replaces files writes the new one first, then hides what it has read
-(`superseded.json`) and deletes it hours later, when no query reads it any more. So at any moment a record is in one
+(`superseded/`) and deletes it hours later, when no query reads it any more. So at any moment a record is in one
 file or in several; readers drop copies, and need neither locks nor an index. Each file has the columns of its record
 (`mtorl.log.records.sql_columns`), `hour` and `bucket`.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -31,14 +33,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow.fs as pafs
 
 from mtorl.log.forgotten import FILE as FORGOTTEN
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake_files import SCHEME, LakeFiles
-from mtorl.log.records import Kind, one_record_each, sql_columns, this_version
+from mtorl.log.records import Kind, place_among_copies, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import naming_full_disk, replacing
 from mtorl.runtime.progress import without_progress_bar
@@ -51,7 +53,14 @@ PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 """Columns that say where a record belongs, with their DuckDB types."""
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
-_SUPERSEDED = "superseded.json"
+_SUPERSEDED = "superseded"
+
+
+class Queries(Protocol):
+    """A connection that runs SQL, DuckDB's or one like it."""
+
+    def execute(self, query: str, /) -> Any:
+        """Run a query; the answer has `fetchall`."""
 
 
 @dataclass(frozen=True, order=True)
@@ -61,6 +70,7 @@ class LakeFile:
     hour: datetime  # of the decisions; of an arrived file, of the newest one
     name: str  # in the lake
     size: int  # bytes
+    written: datetime | None = None  # as the store says
 
 
 class Lake:
@@ -132,7 +142,7 @@ class Lake:
             match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
             if info.type == pafs.FileType.File and match and info.path not in hidden:
                 hour = datetime.fromisoformat(f"{match[1]}T{match[2]}:00:00+00:00")
-                found.append(LakeFile(hour, info.path, info.size))
+                found.append(LakeFile(hour, info.path, info.size, info.mtime))
         return sorted(found)
 
     def put(self, file: Path, name: str) -> None:
@@ -158,26 +168,26 @@ class Lake:
             (file := Path(scratch, "text")).write_text(text, encoding="utf-8")
             self.put(file, name)
 
-    def superseded(self) -> dict[str, float]:
-        """Files whose records are in newer ones, with the Unix time since when: readers at work may still read them."""
-        found: dict[str, float] = json.loads(self.read(_SUPERSEDED) or "{}")
-        return found
+    def superseded(self) -> set[str]:
+        """Files whose records are in newer ones; a query at work may still read them."""
+        return {name for note in self._notes() for name in json.loads(self.read(note) or "[]")}
 
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
         """Hide files whose records are in newer ones, and delete those that were hidden so long ago.
 
-        One compactor does this. Of two at once, one's note may be lost: then its files count as well as the newer ones,
-        and a later compaction takes them again.
+        Each call has a note of its own, so that of two writers at once neither loses what the other one has hidden.
         """
-        now = time.time()
-        hidden = self.superseded() | dict.fromkeys((file.name for file in files), now)
-        old = [name for name, since in hidden.items() if since <= now - kept_seconds]
-        self.write(_SUPERSEDED, json.dumps(hidden))
-        for name in old:
-            with contextlib.suppress(FileNotFoundError):
-                self.files.delete_file(name)
-        if old:
-            self.write(_SUPERSEDED, json.dumps({name: at for name, at in hidden.items() if name not in set(old)}))
+        if names := [file.name for file in files]:
+            self.write(f"{_SUPERSEDED}/{time.time_ns():020d}-{secrets.token_hex(4)}.json", json.dumps(names))
+        for note in self._notes():
+            if int(note.rpartition("/")[2].partition("-")[0]) <= time.time_ns() - kept_seconds * 1e9:
+                for name in (*json.loads(self.read(note) or "[]"), note):
+                    with contextlib.suppress(FileNotFoundError):
+                        self.files.delete_file(name)
+
+    def _notes(self) -> list[str]:
+        found = self.files.get_file_info(pafs.FileSelector(_SUPERSEDED, allow_not_found=True))
+        return sorted(info.path for info in found if info.path.endswith(".json") and not info.base_name.startswith("."))
 
     def forgotten(self) -> Forgotten:
         """What must not be written into the lake any more."""
@@ -188,7 +198,7 @@ class Lake:
 
     def records(
         self,
-        db: duckdb.DuckDBPyConnection,
+        db: Queries,
         kind: Kind,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -196,7 +206,8 @@ class Lake:
     ) -> str:
         """SQL of all records of decisions in a period of whole hours, each once, in a database of `lake_database`.
 
-        The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`).
+        The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`). Spark
+        runs the same SQL (`features/collect/spark.py`).
 
         Args:
             where: SQL that chooses records by what copies have in common, such as their user: before copies are sought.
@@ -214,13 +225,14 @@ class Lake:
         period = [f"hour >= {instant(since)}"] if since else []
         period += [f"hour < {instant(until)}"] if until else []
         where = " AND ".join([this_version(kind), *period, f"({where})"])
-        parts = [f"FROM {sql_of(once)} WHERE {where}"] if once else []
+        columns = ", ".join(sql_columns(kind) | PLACED)
+        parts = [f"SELECT {columns} FROM {sql_of(once)} WHERE {where}"] if once else []
         if several:
-            parts.append(one_record_each(kind, f"(FROM {sql_of(several)} WHERE {where})"))
+            parts.append(one_of_each(kind, f"(SELECT {columns} FROM {sql_of(several)} WHERE {where})"))
         if not parts:
-            columns = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in (sql_columns(kind) | PLACED).items())
-            parts.append(f"SELECT {columns} WHERE false")
-        return f"({' UNION ALL BY NAME '.join(f'({part})' for part in parts)})"
+            nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in (sql_columns(kind) | PLACED).items())
+            parts.append(f"SELECT {nulls} WHERE false")
+        return f"({' UNION ALL '.join(parts)})"
 
 
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
@@ -229,10 +241,17 @@ def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
+def one_of_each(kind: Kind, rows: str) -> str:
+    """SQL, of DuckDB and Spark: the record that counts among copies in some rows of a lake."""
+    columns = ", ".join(sql_columns(kind) | PLACED)
+    placed = f"SELECT {columns}, {place_among_copies(kind)} AS place FROM {rows} AS record"
+    return f"SELECT {columns} FROM ({placed}) AS record WHERE place = 1"
+
+
 def sql_of(files: Sequence[LakeFile]) -> str:
     """SQL of a table of some files."""
     names = ", ".join(f"'{SCHEME}{file.name}'" for file in files)
-    return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
+    return f"read_parquet([{names}], hive_partitioning = false)"
 
 
 def instant(at: datetime) -> str:

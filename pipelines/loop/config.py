@@ -59,12 +59,12 @@ class LoopConfig(TrainingSettings):
 
     Attributes:
         data: Raw log; empty runs the simulator.
-        collected: Decisions of one's own policies, as `mtorl data collect` keeps them; empty for none.
+        own_decisions: Lake whose decisions are added to the log; empty for none.
         rounds: Opportunities per user at the experiment's last stage; in a replay on average.
     """
 
     data: str = ""
-    collected: str = ""
+    own_decisions: str = ""
     rounds: int = 5
     runtime: Runtime = "torchserve"
     root: Path = Path("runs")

@@ -138,7 +138,7 @@ def _judge(
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
     """Run the training pipeline and copy its outputs to plain places in the run's folder."""
-    root = run / "pipeline"
+    root, own = run / "pipeline", config.own_decisions
     local.end_steps_of(root)  # of a run that was killed
     steps = local.run(
         training.build(replace(LAPTOP, folder=str(root))),  # where a training that is interrupted keeps its checkpoint
@@ -147,7 +147,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
             "dataset": config.dataset,
             "feature_repo": str(run / "features"),
             "lake": "",  # nothing serves before a run
-            "collected": str(Path(config.collected).resolve()) if config.collected else "",
+            "own_decisions": own if "://" in own or not own else str(Path(own).resolve()),
             "registry": str(run / "registry"),
             "bad_rows": config.bad_rows,
             "users": config.users,

@@ -34,7 +34,7 @@ QUARANTINE = Path("data", "quarantine.csv")
 """Where a run keeps the faulty rows of its log."""
 LAKE = "lake"
 """Folder in which a run keeps its decision log, as `serving.local.stack` does."""
-_OF_TRAINING = {field.name for field in fields(TrainingSettings)} | {"data", "collected"}
+_OF_TRAINING = {field.name for field in fields(TrainingSettings)} | {"data", "own_decisions"}
 
 
 def new_run(root: Path) -> Path:
@@ -159,14 +159,16 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 def _digests(config: LoopConfig) -> dict[str, str]:
     """Digests of all that a training reads, by a name for people."""
-    from features.collect.store import digest_of
+    from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import RawLog, content_of
+    from mtorl.log.lake import Lake
 
     try:
-        log = content_of(RawLog.named(config.source, config.dataset))
-        return {
-            f"the data of {config.data or config.dataset}": log,
-            **({f"the decisions of {config.collected}": digest_of(config.collected)} if config.collected else {}),
+        found = {
+            f"the data of {config.data or config.dataset}": content_of(RawLog.named(config.source, config.dataset))
         }
+        if config.own_decisions:
+            found[f"the decisions of {config.own_decisions}"] = str(Snapshot.of(Lake.open(config.own_decisions)) or "")
+        return found
     except (LogError, SpecError) as error:
         raise InputError(str(error)) from None

@@ -9,7 +9,7 @@ from scripts.dashboards.limits import color_of, limit
 from scripts.dashboards.panels import Column, duration, durations, lines, rows, share, shares, stat
 
 UID = "mtorl-pipelines"
-_STEPS = 'pod=~"mtorl-(bootstrap|train|retrain|monitor|backfill)-[a-z0-9]+-.*(system|impl|driver).*"'
+_STEPS = 'pod=~"mtorl-(bootstrap|train|retrain|monitor)-[a-z0-9]+-.*(system|impl|driver).*"'
 _OWNED = """* on (namespace, job_name) group_left (owner_name) kube_job_owner{NS, owner_kind="CronJob"}"""
 
 

@@ -29,7 +29,7 @@ class Origin:
     evaluation: str | Path  # of `evaluate_offline`
     min_lift: float  # of the gate
     source: str = ""  # digest of the raw log
-    collected: str = ""  # digest of the decisions that were added to it
+    collected: str = ""  # snapshot of the decisions that were added to it
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
     run_name: str = ""

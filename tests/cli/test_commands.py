@@ -13,7 +13,6 @@ import typer
 from typer.testing import CliRunner
 
 from cli.main import app
-from features.collect.store import collect
 from features.collect.training_log import add_touchpoints
 from features.offline.store import Materialized, create
 from mtorl import __version__
@@ -78,7 +77,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
-        ("mtorl data ", {"simulate", "init", "validate", "describe", "build", "collect", "forget"}),
+        ("mtorl data ", {"simulate", "init", "validate", "describe", "build", "compact", "forget"}),
         ("mtorl run --data", {"--data", "--dataset"}),
         ("mtorl run --dataset kuai", {"kuairand", "kuairand-sequence"}),
     ],
@@ -148,29 +147,28 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
         assert run()[1].startswith("looked at")
 
 
-def test_materialize_adds_collected_decisions_as_a_run_does(tmp_path: Path) -> None:
+def test_materialize_adds_own_decisions_as_a_run_does(tmp_path: Path) -> None:
     """The touchpoints of somebody whom the log does not know; a canonical log stays as it is."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
-    root, log, collected = tmp_path / "features", tmp_path / "touchpoints.parquet", tmp_path / "collected"
+    root, log, lake = tmp_path / "features", tmp_path / "touchpoints.parquet", tmp_path / "lake"
     simulator.log().to_parquet(log, index=False)
     create(root, simulator.spec, log)
     before = log.read_bytes()
     arguments = ["materialize", "--feature-repo", str(root), "--log", str(log), "--dataset", "simulator"]
-    arguments += ["--collected", str(collected)]
+    arguments += ["--own-decisions", str(lake)]
     early = CliRunner().invoke(app, arguments)
-    assert early.exit_code == 0 and f"{collected}: no decisions were collected here yet" in early.output
+    assert early.exit_code == 0 and f"{lake}: no decisions here yet" in early.output
     assert "looked at 30 users" in early.output
     static = {"static": {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}}
     shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "features": static}
     decisions = [decision("a", user_id="new", **shown), decision("b", user_id="other", **shown, expose=False)]
-    write(tmp_path / "decision_log", decisions, [outcome("a-cost", "a"), outcome("b-cost", "b")])
-    collect(tmp_path / "decision_log", collected)
+    write(lake, decisions, [outcome("a-cost", "a"), outcome("b-cost", "b")])
     for further in ([], ["--trusted"]):
         answer = CliRunner().invoke(app, [*arguments, *further])
         assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output
     assert log.read_bytes() == before
-    again = tmp_path / "again.parquet"  # as a run's own log: what was collected is in it
-    add_touchpoints(collected, simulator.spec, log, again)
+    again = tmp_path / "again.parquet"  # as a run's own log: the decisions are in it
+    add_touchpoints(lake, simulator.spec, log, again)
     arguments[arguments.index(str(log))] = str(again)
     answer = CliRunner().invoke(app, [*arguments, "--trusted"])
     assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output

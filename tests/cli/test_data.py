@@ -192,24 +192,18 @@ def test_build_makes_a_folder_that_describe_and_build_take(
     assert build(tmp_path / "cut", "--out", tmp_path / "shorter")[1] not in (fingerprint, known_by)
 
 
-def test_build_collects_and_adds_decisions(tmp_path: Path) -> None:
+def test_build_adds_the_decisions_of_a_lake(tmp_path: Path) -> None:
     SPEC.save(tmp_path / "toy.yaml")
     log = data_folder(tmp_path / "log", rows=30) / "touchpoints.parquet"
-    options = ["build", log, "--trusted", "--dataset", tmp_path / "toy.yaml", "--out", tmp_path / "made"]
-    told = ["--decision-log", tmp_path / "decision_log"]
-    answer = data(*options, *told)
-    assert answer.exit_code == 2 and "--collected" in answer.output and not (tmp_path / "made").exists()
-
-    told += ["--collected", tmp_path / "collected"]
-    answer = data(*options, *told)
+    told = ["build", log, "--trusted", "--dataset", tmp_path / "toy.yaml", "--out", tmp_path / "made"]
+    told += ["--own-decisions", tmp_path / "lake"]
+    answer = data(*told)
     assert answer.exit_code == 0 and "30 touchpoints; of own decisions among them: none" in answer.output
-    write(tmp_path / "decision_log", [decision("d")], [outcome("d-cost", "d")])
-    for times in (1, 2):  # the second one finds nothing new, and replaces its own folder
-        answer = data(*options, *told)
+    write(tmp_path / "lake", [decision("d")], [outcome("d-cost", "d")])
+    for times in (1, 2):  # the second one replaces its own folder
+        answer = data(*told)
         assert answer.exit_code == 0, answer.output
-        assert "31 touchpoints; of own decisions among them: 1 exposures of 1 collected decisions" in answer.output, (
-            times
-        )
+        assert "31 touchpoints; of own decisions among them: 1 exposures of 1 decisions" in answer.output, times
     assert {"touchpoints.parquet", "opportunities.parquet", "ingest.json"} <= files(tmp_path / "made")
 
 
@@ -321,3 +315,19 @@ def test_forget_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]
     done = CliRunner().invoke(app, ["data", "forget", str(tmp_path), *arguments])
     assert done.exit_code == 2 and words in done.output
     assert "no such folder" in CliRunner().invoke(app, ["data", "forget", "none", "--user", "u1"]).output
+
+
+def test_compact_counts_and_says_what_decisions_teach(tmp_path: Path) -> None:
+    lake = write(tmp_path / "lake", [decision("d")], [outcome("d-cost", "d")])
+    answer = data("compact", lake)
+    assert answer.exit_code == 0 and f"{lake}: 2 files moved into 1 hours, 0 hours merged" in answer.output
+    SPEC.save(tmp_path / "toy.yaml")
+    answer = data("compact", lake, "--dataset", tmp_path / "toy.yaml")
+    assert (
+        answer.exit_code == 0 and "0 files moved" in answer.output and "1 decisions: 1 opportunities" in answer.output
+    )
+    (damaged := lake / "arrived/outcomes/date=2026-01-01/hour=12/x.parquet").parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_text("rubbish")
+    answer = data("compact", lake)
+    assert answer.exit_code == 1 and "hour=12/x.parquet" in answer.output and not damaged.exists()
+    assert data("compact", "ftp://nowhere").exit_code == 2

@@ -88,10 +88,10 @@ def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Ar
 
 @pytest.fixture(scope="session")
 def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `log`, the decision log of a night in which the first model serves everybody."""
+    """A folder with `lake`, that of a night in which the first model serves everybody."""
     folder = tmp_path_factory.mktemp("night")
     simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
     online = simulator.online(simulator.user_ids, ROUNDS, seed=1)
     how = Served(load(Path(challenger.path)), budget=0.2, price=0.25, explore=0.1)
-    serve(online, range(ROUNDS), how, 1, folder / "log" / "router-0")
+    serve(online, range(ROUNDS), how, 1, folder / "lake")
     return folder

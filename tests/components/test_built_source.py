@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
 from components.build_features.component import build_features
-from components.collect.component import collect
-from components.collect_period.component import collect_period
+from components.compact.component import compact
 from components.evaluate.component import evaluate
 from components.fingerprint.component import fingerprint
 from components.fit_incumbent.component import fit_incumbent
@@ -20,7 +18,7 @@ from components.gate.component import gate
 from components.ingest.component import ingest
 from components.train_challenger.component import train_challenger
 from components.validate.component import validate
-from features.data_folder import OwnDecisions, build
+from features.data_folder import build
 from features.engine import open_engine
 from features.ingest.log_folder import RawLog
 from mtorl.log.dataset import DatasetSpec
@@ -40,16 +38,17 @@ def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
     content["static"] = [{**column, "missing": "unknown"} for column in content["static"]]
     DatasetSpec.from_dict(content).save(folder / "mine.yaml")
-    for file in (first_night / "log" / "router-0").glob("*.parquet"):
-        (folder / "log").mkdir(exist_ok=True)
-        records = pd.read_parquet(file)
-        if file.stem == "decisions":
-            unknown = records.index % 7 == 0
-            records.loc[unknown, "features"] = records.loc[unknown, "features"].map(_without_static)
-        records.to_parquet(folder / "log" / file.name)
+    for file in (first_night / "lake").rglob("*.parquet"):
+        records = pq.read_table(file, partitioning=None)
+        if "features" in records.column_names:
+            at = records.schema.get_field_index("features")
+            windows = [text if row % 7 else _without_static(text) for row, text in enumerate(records[at].to_pylist())]
+            records = records.set_column(at, records.schema.field(at), [windows])
+        target = folder / "lake" / file.relative_to(first_night / "lake")
+        target.parent.mkdir(parents=True)
+        pq.write_table(records, target)
     with open_engine("duckdb") as engine:
-        own = OwnDecisions(folder / "collected", folder / "log")
-        build(engine, raw(folder), folder / "built", own=own)
+        build(engine, raw(folder), folder / "built", own=str(folder / "lake"))
     return folder
 
 
@@ -66,16 +65,16 @@ class Trained:
     """What the steps of a training leave, from the log to the evaluation."""
 
     def __init__(self, source: Path, night: Path, output: Output) -> None:
-        name, dataset, collected = str(source), str(night / "mine.yaml"), str(night / "collected")
+        name, dataset, lake = str(source), str(night / "mine.yaml"), str(night / "lake")
         self.log, self.windows, self.definitions = (
             output(kind, name) for kind, name in ((Dataset, "log"), (Dataset, "windows"), (Artifact, "definitions"))
         )
         content = fingerprint.python_func(name, dataset)
-        decisions = collect.python_func(str(night / "log"), collected, name)
+        decisions = compact.python_func(lake, name)
         self.decisions = decisions
         quarantine = output(Artifact, "quarantine")
         self.read = ingest.python_func(
-            name, dataset, "fail", 0, 7, content, collected, decisions, 0, CODE, self.log, quarantine
+            name, dataset, "fail", 0, 7, content, lake, decisions, 0, CODE, self.log, quarantine
         )
         self.rows = build_features.python_func(self.log, name, CODE, self.windows, self.definitions)
         self.incumbent, self.challenger = output(Model, "incumbent"), output(Model, "challenger")
@@ -137,12 +136,9 @@ def test_what_is_compared_and_noted_is_the_same(trained: dict[str, Trained], tmp
 
 
 def test_decisions_are_those_that_the_log_was_built_with(night: Path, trained: dict[str, Trained]) -> None:
-    """Whatever has been collected since; and without the parameter, the log has them all the same."""
-    built, log, store = (str(night / name) for name in ("built", "log", "other-store"))
-    for given in (("", ""), (log, store)):
-        assert collect.python_func(*given, built) == trained["built"].decisions
-    assert collect_period.python_func(log, store, built, "2020-01-01", "2030-01-01") == trained["built"].decisions
-    assert (night / "other-store" / "decisions").is_dir(), "they are collected all the same, for the next build"
+    """Without the parameter, the log has them as well."""
+    built, lake = str(night / "built"), str(night / "lake")
+    assert compact.python_func("", built) == compact.python_func(lake, built) == trained["built"].decisions
     with open_engine("duckdb") as engine:
         build(engine, raw(night), night / "without")
-    assert len(collect.python_func(log, store, str(night / "without"))) == 64
+    assert compact.python_func(lake, str(night / "without")) == trained["built"].decisions

@@ -11,8 +11,6 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset
 
-from components.collect.component import collect
-from components.collect_period.component import collect_period
 from components.due.component import due
 from components.fingerprint.component import fingerprint
 from components.first_log.component import first_log
@@ -25,7 +23,6 @@ from mtorl.log.trainings import LogFacts, Training, add
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
 from tests.components.artifacts import CODE, USERS, Output
-from tests.features.collect.decision_logs import decision, outcome, stored, write
 
 NOW = datetime.now(UTC)
 
@@ -115,20 +112,6 @@ def test_a_log_that_has_lost_days_is_refused_and_one_that_has_grown_is_not(log: 
     ):
         with pytest.raises(SystemExit, match=words):
             validate.python_func(given, history, shrunk)
-
-
-def test_a_period_collected_anew_has_the_digest_of_the_next_night(tmp_path: Path) -> None:
-    """Which then has nothing to read anew."""
-    log, store = str(tmp_path / "log"), str(tmp_path / "collected")
-    write(tmp_path / "log" / "router-0", [decision("a"), decision("b", 61)], [outcome("a-cost", "a")])
-    before = collect.python_func(log, store, "simulator")
-    period = ("2026-01-01T12:00Z", "2026-01-01T13:00Z")
-    assert collect_period.python_func(log, store, "simulator", *period) == before
-    shutil.rmtree(tmp_path / "collected" / "decisions" / "date=2026-01-01" / "hour=12")
-    assert collect.python_func(log, store, "simulator") != before, "an hour is gone, and no file of the log is new"
-    after = collect_period.python_func(log, store, "simulator", *period)
-    assert [row["decision_id"] for row in stored(tmp_path / "collected", "decision")] == ["a", "b"]
-    assert collect.python_func(log, store, "simulator") == after
 
 
 def test_a_training_is_due_at_first_by_age_and_on_request_of_the_monitor(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from features.data_folder import OwnDecisions, build
+from features.data_folder import build
 from features.engine import open_engine
 from features.ingest.log_folder import RawLog
 from features.sequences.manifest import Manifest
@@ -37,15 +37,14 @@ def test_spark_builds_the_same_log_with_decisions_and_the_same_windows(
 ) -> None:
     """That the sources are the same is tested where they are made."""
     monkeypatch.setattr("features.data_folder.build_sources", lambda *_: None)
-    write(tmp_path / "decision_log", *everything())
+    write(tmp_path / "lake", *everything())
     log = data_folder(tmp_path / "log", 300, ODD, **LONG_AGO)
     ODD.save(tmp_path / "odd.yaml")
     raw = RawLog(str(log / LOG_FILE if trusted else log), str(tmp_path / "odd.yaml"))
     manifests, noted = [], []
     for name in ("duckdb", "spark"):
         with open_engine(name) as engine:
-            own = OwnDecisions(tmp_path / f"collected-{name}", tmp_path / "decision_log")
-            manifests.append(build(engine, raw, tmp_path / name, trusted, own))
+            manifests.append(build(engine, raw, tmp_path / name, trusted, str(tmp_path / "lake")))
         report = json.loads((tmp_path / name / INGEST_FILE).read_text())
         noted.append({key: report[key] for key in ("rows", "users")})
         assert manifests[-1].log_fingerprint == report["fingerprint"]

@@ -213,7 +213,7 @@ def test_inhibitions_name_alerts_that_there_are(plain: dict[str, Any], alerts: d
 
 def test_only_pipelines_that_train_explain_a_missing_model(plain: dict[str, Any]) -> None:
     (rule,) = [rule for rule in plain["inhibit_rules"] if "TrainingMissed" in str(rule["target_matchers"])]
-    for pipeline in ("train", "retrain", "monitor", "backfill"):
+    for pipeline in ("train", "retrain", "monitor"):
         labels = {"alertname": "MtorlPipelineFailed", "pipeline": f"mtorl-{pipeline}"}
         assert _matches(rule["source_matchers"], labels) == ("train" in pipeline), pipeline
 

@@ -67,18 +67,16 @@ def test_it_adds_the_decisions_that_the_pipeline_would_add(schedule: dict[str, A
     context = parsed(schedule["spec"]["template"]["arguments"])
     training = (MANIFESTS / "pipelines" / "compiled" / "mtorl-train.yaml").read_text()
     defaults = documents(training)[0]["root"]["inputDefinitions"]["parameters"]
-    for name in ("decision_log", "collected"):
-        assert str(context[name]) == defaults[name]["defaultValue"]
+    assert context["own_decisions"] == defaults["own_decisions"]["defaultValue"] == "/mnt/mtorl/lake"
 
 
-def test_the_same_application_collects_decisions(schedule: dict[str, Any]) -> None:
-    """With the arguments that the README gives it, into the folder of the pipeline's step."""
+def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> None:
+    """With the arguments that the README gives it."""
     (program,) = re.findall(r"jq '(.*?)' \| kubectl create", README, re.S)
     done = subprocess.run(["jq", program], input=json.dumps(schedule), capture_output=True, text=True, check=True)
     made = json.loads(done.stdout)
     context = parsed(made["spec"]["arguments"])
-    assert (str(context["decision_log"]), str(context["out"])) == ("/mnt/mtorl/decision_log", "/mnt/mtorl/collected")
-    assert context["dataset"] == parsed(schedule["spec"]["template"]["arguments"])["dataset"]
+    assert context["lake"] == "/mnt/mtorl/lake"
     assert {**made["spec"], "arguments": None} == {**schedule["spec"]["template"], "arguments": None}
 
 

@@ -93,16 +93,16 @@ def test_what_prometheus_hears(tmp_path: Path) -> None:
     for night in range(11):
         end(tmp_path / "runs", START + night * DAY)
     end(tmp_path / "runs", START + 11 * DAY, "FAILED")
-    end(tmp_path / "runs", START, "FAILED", "mtorl-backfill")
+    end(tmp_path / "runs", START, "FAILED", "mtorl-retrain")
     assert scrape(collector) == {
         ("run_failed", "mtorl-train"): 1.0,
         ("runs_failed_in_a_row", "mtorl-train"): 1.0,
         ("run_end_timestamp_seconds", "mtorl-train"): (START + 11 * DAY).timestamp(),
         ("last_success_timestamp_seconds", "mtorl-train"): (START + 10 * DAY).timestamp(),
         ("usual_interval_seconds", "mtorl-train"): 86400.0,
-        ("run_failed", "mtorl-backfill"): 1.0,
-        ("runs_failed_in_a_row", "mtorl-backfill"): 1.0,
-        ("run_end_timestamp_seconds", "mtorl-backfill"): START.timestamp(),
+        ("run_failed", "mtorl-retrain"): 1.0,
+        ("runs_failed_in_a_row", "mtorl-retrain"): 1.0,
+        ("run_end_timestamp_seconds", "mtorl-retrain"): START.timestamp(),
     }
     end(tmp_path / "runs", START + 12 * DAY, "CANCELLED")
     assert scrape(collector)["run_failed", "mtorl-train"] == 1.0, "none has succeeded since"

@@ -24,7 +24,7 @@ from tests.repository import ROOT
 
 PRELOADED = (
     *("duckdb", "feast", "feast.infra.offline_stores.duckdb", "lightgbm", "onnxruntime", "torch", "torch.onnx"),
-    *("kfp.dsl.executor_main", "features.offline.store", "features.collect.store", "features.ingest.log_folder"),
+    *("kfp.dsl.executor_main", "features.offline.store", "features.collect.compact", "features.ingest.log_folder"),
     *("torch.export", "torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript"),
     *(
         "mtorl.evaluation.offline",

@@ -1,4 +1,4 @@
-"""Decision logs for tests: a few records, or many of a market whose truth is known."""
+"""Lakes as routers write them, for tests: a few records, or many of a market whose truth is known."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
-from mtorl.log.records import Kind
+from mtorl.log.lake import Lake, lake_database
+from mtorl.log.records import ID_FIELD, Kind
 from tests.lakes import ids_in, upload
 from tests.repository import ROOT
 
@@ -59,6 +59,16 @@ def write(
     shutil.rmtree(folder / "arrived", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     ids_in(folder).clear()
+    return add(folder, decisions, outcomes, shadows)
+
+
+def add(
+    folder: Path,
+    decisions: Sequence[dict[str, Any]] = (),
+    outcomes: Sequence[dict[str, Any]] = (),
+    shadows: Sequence[dict[str, Any]] = (),
+) -> Path:
+    """Upload more records into a lake; returns the folder."""
     by_kind: dict[Kind, Sequence[dict[str, Any]]] = {"decision": decisions, "outcome": outcomes, "shadow": shadows}
     upload(folder, {kind: _table(records) for kind, records in by_kind.items()})
     return folder
@@ -73,11 +83,16 @@ def _table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return table.where(table.notna(), None).map(lambda value: None if value is None else str(value))
 
 
-def stored(store: Path, kind: str) -> list[dict[str, Any]]:
-    """All records of a store, sorted by id."""
-    files = store / f"{kind}s" / "*" / "*" / "*.parquet"
-    key = "decision_id" if kind == "decision" else "event_id"
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
-        query = f"SELECT * FROM read_parquet('{files}', hive_partitioning = false, union_by_name = true)"
-        return db.execute(f"{query} ORDER BY {key}, event_time").df().astype(object).to_dict("records")
+def named(folder: Path, ids: pd.Series) -> pd.Series:
+    """The names of decisions in a lake."""
+    return ids.replace({made: name for name, made in ids_in(folder).items()})
+
+
+def stored(place: Path, kind: Kind) -> list[dict[str, Any]]:
+    """All records of a lake as its readers see them, sorted by id, with the short names of decisions."""
+    lake = Lake.open(place)
+    with lake_database(lake) as db:
+        rows = db.execute(f"FROM {lake.records(db, kind)}").df().astype(object).to_dict("records")
+    names = {made: name for name, made in ids_in(place).items()}
+    rows = [{**row, "decision_id": names.get(row["decision_id"], row["decision_id"])} for row in rows]
+    return sorted(rows, key=lambda row: str(row[ID_FIELD[kind]]))

@@ -1,4 +1,4 @@
-"""DuckDB and Spark collect the same, bit for bit: the hours of the store, and what a training reads of them."""
+"""DuckDB and Spark make the same, bit for bit: the closed hours of a lake, and what a training reads of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.collect.store import collect
+from features.collect.compact import compact
+from features.collect.database import open_duckdb
 from features.collect.training_log import Decisions, add_decisions
 from features.engine import open_engine
 from mtorl.log.dataset import Column
+from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE
-from tests.features.collect import test_store
-from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.features.collect import records
+from tests.features.collect.decision_logs import SPEC, add, decision, outcome, write
+from tests.features.collect.test_compact import KINDS, LATER
 from tests.features.collect.test_rules import RULES, data_folder, decisions_until_money_is_gone, market
 
 NEVER = pd.Series([None] * 300, dtype="datetime64[us, UTC]")
@@ -38,8 +41,8 @@ Records = list[dict[str, Any]]
 
 def everything() -> tuple[Records, Records]:
     """Decisions of every rule, money that is gone, faults, several models and arms; outcomes of every kind."""
-    decisions = [*test_store.DECISIONS]
-    outcomes = [*test_store.OUTCOMES]
+    decisions = [*records.DECISIONS]
+    outcomes = [*records.OUTCOMES]
     for i, (changes, told, _) in enumerate(RULES):
         decisions.append(decision(f"rule-{i}", 10 + i, campaign_id=f"c{i}", **changes))
         outcomes += [{**one, "event_id": f"{one['event_id']}-{i}", "decision_id": f"rule-{i}"} for one in told]
@@ -67,66 +70,26 @@ def everything() -> tuple[Records, Records]:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What each engine has collected, in three runs: two routers and a sink, late outcomes, a file that is cut off."""
-    folder = tmp_path_factory.mktemp("collected")
+def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One lake, compacted by each engine in three runs: two routers, late outcomes, copies, a file that is cut off."""
+    folder = tmp_path_factory.mktemp("lakes")
     decisions, outcomes = everything()
-    log = folder / "log"
+    parts = [
+        (decisions[0:4000:2], outcomes[::3]),
+        (decisions[1::2], outcomes[1::3]),
+        (decisions[5:50:14], outcomes[2::3]),
+    ]
     with open_engine("spark"):  # one for all runs
-        write(log / "router-0", decisions[0:4000:2], outcomes[::3])
-        write(log / "router-1", decisions[1:2000:2], outcomes[1::6])
-        cut = write(log / "router-2", decisions[2001::2]) / "decisions.parquet"
-        whole = cut.read_bytes()
-        cut.write_bytes(whole[:-20])
-        _typed_otherwise(log / "router-1" / "outcomes.parquet")
-        first = _run(folder)
-        assert first["cut"] and first["added"][0] > 2000
-
-        cut.write_bytes(whole)
-        hour = log / "outcomes" / "date=2026-01-01" / "hour=12"
-        hour.mkdir(parents=True)
-        write(folder / "flat", [], outcomes[2::3])
-        (folder / "flat" / "outcomes.parquet").rename(hour / "part-1.parquet")
-        assert not _run(folder)["cut"]
-
-        # Some of it once more: what router-1 has, not router-0, or either of two differing copies would do.
-        write(log / "router-3", decisions[5:50:14], [*outcomes[4::6], *outcomes[::50]])
-        assert _run(folder, ("spark", "duckdb"))["hours"]  # either goes on with the other's store
-        assert _run(folder)["hours"] == set()
+        for number, part in enumerate(parts):
+            for engine in ("duckdb", "spark"):
+                lake = Lake.open((write if number == 0 else add)(folder / engine, *part))
+                if number == 1:
+                    file = folder / engine / lake.arrived("decision")[-1].name
+                    file.with_name("cut.parquet").write_bytes(file.read_bytes()[:-20])
+                done = compact(lake, LATER, engine)
+                assert len(done.hours) > 1 and len(done.unreadable) == (number == 1)
+                assert not lake.arrived("decision") and not list((folder / engine).glob(".compact*"))
         yield folder
-
-
-def _typed_otherwise(file: Path) -> None:
-    """As another sender would have written it."""
-    table = pq.read_table(file)
-    nanoseconds = pa.timestamp("ns", tz="UTC")  # as pandas writes times
-    types = (("value", pa.decimal128(9, 2)), ("schema_version", pa.int8()), ("event_time", nanoseconds))
-    for name, type_ in types:
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(type_))
-    pq.write_table(table, file)
-
-
-def _run(folder: Path, engines: tuple[str, str] = ("duckdb", "spark")) -> dict[str, Any]:
-    """Collect with both engines, into a store each; returns what both say and which hours were written."""
-    both = []
-    for engine, name in zip(engines, ("duckdb", "spark"), strict=True):
-        store = folder / name
-        before = _hours(store)
-        found = collect(folder / "log", store, engine)
-        hours = {name for name, mark in _hours(store).items() if before.get(name) != mark}
-        both.append(
-            {
-                "added": (found.decisions, found.outcomes, found.hours, found.unknown),
-                "cut": [Path(file).relative_to(folder) for file in found.unreadable],
-                "hours": hours,
-            }
-        )
-    assert both[0] == both[1]
-    return both[0]
-
-
-def _hours(store: Path) -> dict[str, int]:
-    return {str(file.relative_to(store)): file.stat().st_mtime_ns for file in store.rglob("part.parquet")}
 
 
 def sorted_rows(file: Path, *keys: str) -> pa.Table:
@@ -140,23 +103,30 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 
 
 @pytest.mark.long
-def test_the_hours_of_the_store_are_the_same(stores: Path) -> None:
-    files = sorted(_hours(stores / "duckdb"))
-    assert files == sorted(_hours(stores / "spark")) and len(files) > 6
-    for name in [*files, "unknown.parquet"]:
-        keys = ("decision_id" if name.startswith("decisions") else "event_id", "event_time")
-        assert same(*(sorted_rows(stores / engine / name, *keys) for engine in ("duckdb", "spark"))), name
-    assert {path.name for path in (stores / "spark").iterdir()} == {path.name for path in (stores / "duckdb").iterdir()}
+def test_closed_hours_are_the_same(lakes: Path) -> None:
+    for kind in KINDS:
+        found, hours = [], []
+        for engine in ("duckdb", "spark"):
+            lake = Lake.open(lakes / engine)
+            hours.append({file.hour for file in lake.closed(kind)})
+            for file in lake.closed(kind):
+                rows = pq.read_table(lakes / engine / file.name, partitioning=None)
+                assert set(rows["hour"].to_pylist()) == {file.hour}
+                keys = list(zip(rows["bucket"].to_pylist(), rows["decision_id"].to_pylist(), strict=True))
+                assert keys == sorted(keys), "the rows of a file are in order"
+            with open_duckdb(lake) as db:
+                found.append(sorted(map(repr, db.rows(f"FROM {lake.records(db, kind)}"))))
+        assert hours[0] == hours[1] and found[0] == found[1] and len(found[0]) > 1000, kind
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("most_touchpoints", [0, 500])
-def test_a_training_reads_the_same(stores: Path, tmp_path: Path, most_touchpoints: int) -> None:
+def test_a_training_reads_the_same(lakes: Path, tmp_path: Path, most_touchpoints: int) -> None:
     which = Decisions(outcome_hours=1.0, most_touchpoints=most_touchpoints)
     found, noted = [], []
     for engine in ("duckdb", "spark"):
         folder = data_folder(tmp_path / engine, 300, ODD, **LONG_AGO)
-        found.append(add_decisions(stores / "duckdb", folder, which, engine))
+        found.append(add_decisions(lakes / "spark", folder, which, engine))
         noted.append(json.loads((folder / INGEST_FILE).read_text()))
     for name, keys in ((OPPORTUNITIES_FILE, ("decision_id",)), (LOG_FILE, ("user_id", "timestamp", "campaign_id"))):
         one, other = (sorted_rows(tmp_path / engine / name, *keys) for engine in ("duckdb", "spark"))

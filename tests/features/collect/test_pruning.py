@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.collect.pruning import LOG, Touchpoints, kept_shares
-from features.collect.store import collect
 from features.collect.training_log import Decisions, add_decisions
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE
 from tests.features.collect.decision_logs import decision, outcome, write
@@ -68,11 +67,11 @@ def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
             user = {"user_id": name, "model_digest": f"model-{generation}"}
             decisions.append(decision(name, 100 * generation + i / 10, **narrow, **user))
             outcomes.append(outcome(f"{name}-cost", name, minutes=100 * generation + i / 10))
-    collect(write(tmp_path / "log", decisions, outcomes), tmp_path / "store")
+    write(tmp_path / "lake", decisions, outcomes)
 
     def pruned(most: int) -> dict[str, int]:
         folder = data_folder(tmp_path / f"data-{most}", rows=300)
-        found = add_decisions(tmp_path / "store", folder, Decisions(most_touchpoints=most))
+        found = add_decisions(tmp_path / "lake", folder, Decisions(most_touchpoints=most))
         log = pd.read_parquet(folder / LOG_FILE)
         assert found.pruned == 900 - len(log)
         assert json.loads((folder / INGEST_FILE).read_text())["rows"] == len(log)

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from features.collect import training_log
-from features.collect.store import collect
 from features.collect.training_log import Decisions, add_decisions, learnable
 from features.sequences.builder import build_windows
 from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
@@ -23,7 +22,8 @@ from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, write_log
 from mtorl.window.table import WindowTable
-from tests.features.collect.decision_logs import SPEC, START, decision, outcome, write
+from tests.features.collect.decision_logs import SPEC, START, decision, named, outcome, write
+from tests.lakes import id_of
 
 CHANNELS = list(SPEC.channels)
 COST = [outcome("d-cost", "d")]
@@ -52,14 +52,16 @@ def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns
 
 
 def collected(folder: Path, decisions: list[dict[str, Any]], outcomes: list[dict[str, Any]]) -> Path:
-    collect(write(folder / "log", decisions, outcomes), folder / "store")
-    return folder / "store"
+    """A lake with some records."""
+    return write(folder / "lake", decisions, outcomes)
 
 
 def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Opportunities and touchpoints."""
     add_decisions(store, data_folder(folder / "data"))
-    return pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE), pd.read_parquet(folder / "data" / LOG_FILE)
+    opportunities = pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE)
+    opportunities["decision_id"] = named(store, opportunities["decision_id"])
+    return opportunities, pd.read_parquet(folder / "data" / LOG_FILE)
 
 
 RULES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
@@ -188,7 +190,7 @@ def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tm
     log, opportunities = pd.read_parquet(data / LOG_FILE), pd.read_parquet(data / OPPORTUNITIES_FILE)
     assert log["profit"].tolist() == [-1.5, 4.0] or log["profit"].tolist() == [4.0, -1.5]
     assert sorted(log["reserved"]) == [0.0, 7.0] and log["click_time"].notna().sum() == 1
-    row = opportunities.set_index("decision_id").loc["d"]
+    row = opportunities.set_index(named(store, opportunities["decision_id"])).loc["d"]
     assert (row["profit"], row["reserved"], row["cost"]) == (-1.5, 7.0, 0.03)
 
 
@@ -273,10 +275,11 @@ def test_whose_money_is_gone_is_as_said_of_each_refusal_before(tmp_path: Path) -
         lasts = float(random.choice([-20, 0, 15, 60, 400])) if random.random() < 0.98 else None
         until = (START + timedelta(minutes=minutes + lasts)).isoformat() if refused and lasts is not None else None
         changes = {"budget_exhausted": True, "refused_until": until, **NOTHING} if refused else {}
-        decisions.append(decision(f"d{i:03d}", minutes, **account, **changes))
+        made = id_of(f"d{i:03d}", START + timedelta(minutes=minutes))
+        decisions.append(decision(made, minutes, **account, **changes))
         if refused:
             to = float("inf") if lasts is None else minutes + lasts
-            refusals.append((tuple(account.values()), (minutes, f"d{i:03d}"), to))
+            refusals.append((tuple(account.values()), (minutes, made), to))
     opportunities, _ = tables(tmp_path, collected(tmp_path, decisions, []))
     expected = set()
     for record in decisions:
@@ -290,7 +293,7 @@ def test_whose_money_is_gone_is_as_said_of_each_refusal_before(tmp_path: Path) -
 def test_decisions_become_opportunities_as_they_grow_old(tmp_path: Path) -> None:
     store = collected(tmp_path, [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC, Decisions(outcome_hours=1.0)).left_out == {"not_mature": 2}
-    assert learnable(store, SPEC, Decisions(until=(START + timedelta(minutes=100)).isoformat())).decisions == 2
+    assert learnable(store, SPEC, Decisions(until=START + timedelta(minutes=100))).decisions == 2
 
 
 def test_a_clock_that_was_ahead_makes_nothing_old(tmp_path: Path) -> None:
@@ -300,7 +303,7 @@ def test_a_clock_that_was_ahead_makes_nothing_old(tmp_path: Path) -> None:
     assert learnable(store, SPEC, Decisions(outcome_hours=24.0)).left_out == {"not_mature": 2}
 
 
-def test_a_withdrawal_counts_though_the_decision_lies_in_another_hour(tmp_path: Path) -> None:
+def test_a_withdrawal_counts_though_it_came_in_another_hour(tmp_path: Path) -> None:
     both = [decision("d", 59.99), decision("d", 60.01, withdrawn=True, fallback_reason="log", **NOTHING)]
     found = learnable(collected(tmp_path, both, [outcome("c", "d", minutes=59.995)]), SPEC)
     assert (found.decisions, found.exposures) == (1, 0)

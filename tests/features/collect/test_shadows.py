@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from features.collect.shadows import shadows
-from features.collect.store import collect
 from mtorl.evaluation.shadow import shadow_report
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.touchpoints import LogError
@@ -100,21 +99,6 @@ def test_a_log_without_shadows_of_the_experiment_is_refused(tmp_path: Path) -> N
         shadows(write(tmp_path / "log", [decision("d")]), SPEC, OURS)
     with pytest.raises(LogError):
         shadows(write(tmp_path / "other", [decision("d", **SURE)], [], [shadow("d")]), SPEC, OURS)
-
-
-def test_an_export_while_shadows_are_read_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Collecting a log takes a while: an export that supersedes a file meanwhile takes it away."""
-    log = write(tmp_path / "log", [decision("d", **MINE, **SURE)], [], [shadow("d")])
-    file = log / "shadows.parquet"
-
-    def export_once_more(*arguments: Any) -> None:
-        collect(*arguments)
-        later = log / "shadow-00000001-9" / file.name
-        later.parent.mkdir()
-        file.rename(later)
-
-    monkeypatch.setattr("features.collect.shadows.collect", export_once_more)
-    assert len(shadows(log, SPEC, OURS)) == 1
 
 
 def test_a_decision_is_valued_once_its_outcomes_are_in(tmp_path: Path) -> None:

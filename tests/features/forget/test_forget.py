@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from features.collect.store import collect
+from features.collect.compact import compact
 from features.forget import places
 from features.forget.places import Report, forget
 from features.forget.tables import Rows
@@ -30,11 +30,13 @@ from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.forgotten import ForgottenError
+from mtorl.log.lake import Lake
 from mtorl.log.records import VERSION, unit_hash
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime.files import sha256_of
 from mtorl.window.table import WindowTable
-from tests.features.collect.decision_logs import decision, outcome, stored, write
+from tests.features.collect.decision_logs import add, decision, outcome, stored, write
+from tests.lakes import id_of, ids_in
 
 SPEC = DatasetSpec.load("simulator")
 WHO, OTHER = "u000003", "u000004"
@@ -47,6 +49,10 @@ def of(user: str, name: str, minutes: float = 0.0) -> dict[str, Any]:
 
 DECISIONS = [of(WHO, "a", 0), of(OTHER, "b", 1), of(WHO, "c", 70), of(OTHER, "d", 130), of(WHO, "e", 190)]
 OUTCOMES = [outcome(f"{name}-cost", name, minutes=200) for name in "abcd"]
+IDS = {
+    record["decision_id"]: id_of(record["decision_id"], datetime.fromisoformat(record["event_time"]), record["user_id"])
+    for record in DECISIONS
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +63,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_windows(root / "data", root / "windows")
     feature_store.create(root / "features", SPEC, log)
     feature_store.materialize(root / "features", SPEC, log)
-    write(root / "decision_log" / "router-0" / "1", DECISIONS, OUTCOMES)
-    collect(root / "decision_log", root / "collected")
-    write(root / "flat", DECISIONS, OUTCOMES)
-    shutil.copy(root / "flat" / "decisions.parquet", root / "windows" / "opportunities.parquet")
+    lake = Lake.open(write(root / "lake", DECISIONS, OUTCOMES))
+    (uploaded,) = lake.arrived("decision")
+    shutil.copy(root / "lake" / uploaded.name, root / "windows" / "opportunities.parquet")
+    (root / "flat").mkdir()
+    shutil.copy(root / "lake" / uploaded.name, root / "flat" / "decisions.parquet")
+    compact(lake, NOW)
     (root / "data" / "quarantine.csv").write_text(
         f'row,uid,words,fault\n1,{WHO},"a, ""b""",bad\n2,{OTHER},"c\nd",bad\n'
     )
@@ -69,7 +77,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def volume(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "volume"))
+    volume = Path(shutil.copytree(made, tmp_path / "volume"))
+    ids_in(volume / "lake").update(IDS)
+    return volume
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -107,18 +117,20 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
     assert not report.failed and names(volume, WHO) == []
     touchpoints = (before["data/touchpoints.parquet"]["user_id"] == WHO).sum()
     assert report.removed["data/touchpoints.parquet"] == report.removed["windows"] == touchpoints > 0
-    assert report.removed["collected/decisions"] == report.removed["decision_log/router-0/1/decisions.parquet"] == 3
-    assert report.removed["collected/outcomes"] == 2
+    assert report.removed["lake/decisions"] == report.removed["lake/arrived/decisions"] == 3
+    assert report.removed["lake/outcomes"] == 2
     assert report.removed["features (online store)"] == report.removed["data/quarantine.csv"] == 1
     after = tables(volume)
     gone = {name for name in before if name not in after}
-    assert gone == {
-        f"collected/{kind}/date=2026-01-01/hour={hour}/part.parquet"
+    assert sorted(name.rpartition("/")[0] for name in gone) == [
+        f"lake/{kind}/date=2026-01-01/hour={hour}"
         for kind, hour in (("decisions", 13), ("decisions", 15), ("outcomes", 13))
-    }
+    ]
     for name, rows in after.items():
         key = "user_id" if "user_id" in rows else "decision_id" if "decision_id" in rows else None
-        kept = before[name] if key is None else before[name][~before[name][key].isin([WHO, *"ace"])]
+        kept = (
+            before[name] if key is None else before[name][~before[name][key].isin([WHO, *(IDS[one] for one in "ace")])]
+        )
         pd.testing.assert_frame_equal(rows, kept.reset_index(drop=True))
         assert pq.read_schema(volume / name).equals(pq.read_schema(made / name), check_metadata=True), name
 
@@ -174,16 +186,14 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
         shutil.rmtree(volume)
 
 
-def test_a_forgotten_user_is_not_collected_again_but_comes_back_as_a_new_one(volume: Path) -> None:
-    """An export that was made from a spool that still holds the user, and a file that has grown."""
+def test_a_forgotten_user_is_not_compacted_again_but_comes_back_as_a_new_one(volume: Path) -> None:
+    """An upload of a router that did not know of it."""
     forget(volume, frozenset({WHO}), NOW)
-    (volume / "collected" / "read.json").unlink()
     later = [of(WHO, "f", (NOW - datetime(2026, 1, 1, 12, tzinfo=UTC)) / timedelta(minutes=1) + 1)]
-    write(volume / "decision_log" / "router-0" / "2", [*DECISIONS, *later], [*OUTCOMES, outcome("f-cost", "f")])
-    collect(volume / "decision_log", volume / "collected")
-    assert [row["decision_id"] for row in stored(volume / "collected", "decision")] == ["b", "d", "f"]
-    assert [row["event_id"] for row in stored(volume / "collected", "outcome")] == ["b-cost", "d-cost", "f-cost"]
-    assert pq.read_metadata(volume / "collected" / "unknown.parquet").num_rows == 0
+    add(volume / "lake", [*DECISIONS, *later], [outcome("f-cost", "f")])
+    compact(Lake.open(volume / "lake"), NOW + timedelta(days=1))
+    assert [row["decision_id"] for row in stored(volume / "lake", "decision")] == ["b", "d", "f"]
+    assert [row["event_id"] for row in stored(volume / "lake", "outcome")] == ["b-cost", "d-cost", "f-cost"]
 
 
 def test_a_refresh_of_the_features_does_not_bring_the_user_back(volume: Path) -> None:
@@ -228,18 +238,18 @@ def test_a_user_who_is_forgotten_while_a_feed_writes_does_not_stay(
 def test_what_is_old_goes_and_does_not_come_back(volume: Path) -> None:
     start = datetime(2026, 1, 1, 12, tzinfo=UTC)
     report = forget(volume, frozenset(), NOW, before=start + timedelta(minutes=100))
-    assert report.removed["collected/decisions"] == 3 and report.removed["windows/opportunities.parquet"] == 3
+    assert report.removed["lake/decisions"] == 3 and report.removed["windows/opportunities.parquet"] == 3
     assert report.removed["features (online store)"] == report.removed["windows"] == 0
     kept = [["d", "e"], ["d-cost"]]
     assert [
-        [row["decision_id"] for row in stored(volume / "collected", "decision")],
-        [row["event_id"] for row in stored(volume / "collected", "outcome")],
+        [row["decision_id"] for row in stored(volume / "lake", "decision")],
+        [row["event_id"] for row in stored(volume / "lake", "outcome")],
     ] == kept
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     assert (log["timestamp"] >= start + timedelta(minutes=100)).all()
-    write(volume / "decision_log" / "router-0" / "2", DECISIONS, OUTCOMES)
-    collect(volume / "decision_log", volume / "collected")
-    assert [row["decision_id"] for row in stored(volume / "collected", "decision")] == kept[0]
+    add(volume / "lake", DECISIONS, OUTCOMES)
+    compact(Lake.open(volume / "lake"), NOW)
+    assert [row["decision_id"] for row in stored(volume / "lake", "decision")] == kept[0]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b""])
@@ -265,11 +275,7 @@ def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume
     assert named == ["data/.touchpoints.parquet.0123abcd", "flat/.export-k1ll3d_x"]
 
 
-def test_two_do_not_forget_or_collect_in_one_folder(volume: Path) -> None:
-    with (volume / "collected" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(LogError, match="another run is collecting"):
-            forget(volume, frozenset({WHO}), NOW)
+def test_two_do_not_forget_in_one_folder(volume: Path) -> None:
     with (volume / ".forgotten.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ForgottenError, match="another `mtorl data forget`"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from features.data_folder import OwnDecisions, build
+from features.data_folder import build
 from features.engine import open_engine
 from features.forget.places import forget
 from features.ingest import log_folder
@@ -27,13 +27,12 @@ from tests.features.forget.test_forget import NOW
 
 
 @pytest.fixture
-def decisions(tmp_path: Path) -> OwnDecisions:
-    """Two of them, one exposed."""
-    log = write(tmp_path / "decision_log", [decision("d"), decision("e", 1, expose=False)], [outcome("d-cost", "d")])
-    return OwnDecisions(tmp_path / "collected", log)
+def decisions(tmp_path: Path) -> str:
+    """A lake with two of them, one exposed."""
+    return str(write(tmp_path / "lake", [decision("d"), decision("e", 1, expose=False)], [outcome("d-cost", "d")]))
 
 
-def made(out: Path, own: OwnDecisions | None, rows: int = 300, trusted: bool = False) -> Path:
+def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
     """Build a folder from a log of long ago."""
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
@@ -44,7 +43,7 @@ def made(out: Path, own: OwnDecisions | None, rows: int = 300, trusted: bool = F
 
 
 @pytest.fixture
-def built(tmp_path: Path, decisions: OwnDecisions) -> Built:
+def built(tmp_path: Path, decisions: str) -> Built:
     folder = Built.at(made(tmp_path / "built", decisions))
     assert folder is not None
     return folder
@@ -60,7 +59,7 @@ def take(built: Built, out: Path, most_touchpoints: int = 0, **wanted: int) -> s
 
 def test_log_and_windows_are_those_of_a_run(built: Built, tmp_path: Path) -> None:
     said = take(built, tmp_path / "log")
-    assert said == f"{built.folder}: 301 touchpoints; of own decisions among them: 1 exposures of 2 collected decisions"
+    assert said == f"{built.folder}: 301 touchpoints; of own decisions among them: 1 exposures of 2 decisions"
     for name in (LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE):
         assert (tmp_path / "log" / name).read_bytes() == (built.folder / name).read_bytes()
     assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 301
@@ -98,7 +97,7 @@ def test_on_another_file_system_files_are_copied(built: Built, tmp_path: Path, m
     assert len(WindowTable.load(tmp_path / "windows").steps) == 301
 
 
-def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Built, decisions: OwnDecisions) -> None:
+def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Built, decisions: str) -> None:
     before = content_of(named(built))
     for file in (built.folder / LOG_FILE, *(built.folder / "windows" / "steps").iterdir()):
         file.write_bytes(b"")
@@ -112,17 +111,16 @@ def test_the_content_is_that_of_small_files_and_changes_with_any_build(built: Bu
 
 
 def test_before_the_first_decision_there_is_a_log_all_the_same(tmp_path: Path) -> None:
-    own = OwnDecisions(tmp_path / "collected", tmp_path / "decision_log")
+    own = str(tmp_path / "lake")
     for trusted in (False, True):
         built = Built(made(tmp_path / f"built-{trusted}", own, trusted=trusted))
         assert built.decisions() == "" and "300 touchpoints; of own decisions among them: none" in take(
             built, tmp_path / f"log-{trusted}"
         )
         assert built.take_windows(tmp_path / f"log-{trusted}", tmp_path / f"windows-{trusted}") == 300
-    assert not (tmp_path / "collected").exists()
 
 
-def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: OwnDecisions, tmp_path: Path) -> None:
+def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: str, tmp_path: Path) -> None:
     ingested, trusted = (Built(made(tmp_path / f"built-{t}", decisions, trusted=t)) for t in (False, True))
     one, other = (json.loads((built.folder / INGEST_FILE).read_text()) for built in (ingested, trusted))
     for name in ("rows", "users", "fingerprint", "collected", "decisions"):
@@ -132,14 +130,14 @@ def test_a_trusted_log_is_kept_with_its_decisions_in_one_file(decisions: OwnDeci
     assert len(contents) == 1 and other["users"] == 301
 
 
-def test_a_trusted_log_in_parts_becomes_one_log(tmp_path: Path, decisions: OwnDecisions) -> None:
+def test_a_trusted_log_in_parts_becomes_one_log(tmp_path: Path, decisions: str) -> None:
     whole = pd.read_parquet(data_folder(tmp_path / "log", 300) / LOG_FILE)
     (tmp_path / "parts").mkdir()
     for number in range(3):
         whole.iloc[number * 100 : number * 100 + 100].to_parquet(tmp_path / "parts" / f"part-{number}.parquet")
     SPEC.save(tmp_path / "toy.yaml")
     raw = RawLog(str(tmp_path / "parts"), str(tmp_path / "toy.yaml"))
-    for name, own in (("none", OwnDecisions(tmp_path / "no-store")), ("some", decisions)):
+    for name, own in (("none", str(tmp_path / "empty")), ("some", decisions)):
         with open_engine("duckdb") as engine:
             build(engine, raw, tmp_path / name, True, own)
         built = Built(tmp_path / name)
@@ -180,16 +178,16 @@ def test_all_users_of_the_log_are_no_sample(built: Built, tmp_path: Path) -> Non
 
 
 def test_a_folder_without_decisions_is_no_log_with_them(tmp_path: Path) -> None:
-    built = Built(made(tmp_path / "built", None))
+    built = Built(made(tmp_path / "built", ""))
     assert built.decisions() is None
-    with pytest.raises(LogError, match="built without the decisions that are collected; build it with --collected, or"):
-        built.take_log(named(built), "digest", 0, tmp_path / "log")
+    with pytest.raises(LogError, match="built without the decisions of the lake; build it with --own-decisions, or"):
+        built.take_log(named(built), "2026-01-01T12:00:00+00:00 digest", 0, tmp_path / "log")
     built.take_log(named(built), "", 0, tmp_path / "log")
     assert built.take_windows(tmp_path / "log", tmp_path / "windows") == 300
 
 
 def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
-    built: Built, decisions: OwnDecisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Built, decisions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, before = log_folder.link, built.decisions()
 
@@ -217,14 +215,12 @@ def test_a_folder_that_is_replaced_meanwhile_is_not_mixed(
     with pytest.raises(LogError, match="was replaced by another build"):
         built.take_windows(tmp_path / "log-3", tmp_path / "windows-3")
 
-    made(built.folder, OwnDecisions(tmp_path / "no-store"))
+    made(built.folder, str(tmp_path / "no-lake"))
     with pytest.raises(LogError, match="was replaced by another build"):
         built.take_log(named(built), before or "", 0, tmp_path / "log-4")
 
 
-def test_the_same_log_by_another_description_has_other_windows(
-    built: Built, decisions: OwnDecisions, tmp_path: Path
-) -> None:
+def test_the_same_log_by_another_description_has_other_windows(built: Built, decisions: str, tmp_path: Path) -> None:
     take(built, tmp_path / "log")
     SPEC.replace(journey_gap_days=1).save(tmp_path / "log" / DATASET_FILE)
     with pytest.raises(LogError, match="was replaced by another build"):
@@ -241,7 +237,7 @@ def test_a_folder_that_is_gone_in_the_middle_of_a_run_is_told(tmp_path: Path) ->
         Built.at(tmp_path / "built", known=True)
 
 
-def test_decisions_are_not_added_twice(built: Built, decisions: OwnDecisions, tmp_path: Path) -> None:
+def test_decisions_are_not_added_twice(built: Built, decisions: str, tmp_path: Path) -> None:
     with open_engine("duckdb") as engine:
         with pytest.raises(LogError, match="has own decisions already"):
             build(engine, RawLog(str(built.folder), ""), tmp_path / "again", own=decisions)

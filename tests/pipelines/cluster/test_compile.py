@@ -208,23 +208,6 @@ def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, P
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
 
 
-def test_a_backfill_reads_the_log_as_a_training_does(compiled: dict[str, Path]) -> None:
-    """Else neither would use what the other has made. Its period is said for each run."""
-    ours, theirs = (tasks(compiled[name]) for name in ("mtorl-backfill", TRAIN))
-    for step in ("ingest", "build-features"):
-        given = [of[step]["inputs"]["parameters"] for of in (ours, theirs)]
-        assert given[0].keys() == given[1].keys()
-        differing = {name for name in given[0] if given[0][name] != given[1][name]}
-        assert differing == ({"decisions"} if step == "ingest" else set()), "which has the same value"
-    parameters = spec_of(compiled["mtorl-backfill"])["root"]["inputDefinitions"]["parameters"]
-    defaults = spec_of(compiled[TRAIN])["root"]["inputDefinitions"]["parameters"]
-    assert {name for name, of in parameters.items() if not of.get("isOptional")} == {
-        *("since", "until", "source", "dataset")
-    }
-    shared = parameters.keys() & defaults.keys()
-    assert {name: parameters[name] for name in shared} == {name: defaults[name] for name in shared}
-
-
 def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state(compiled: dict[str, Path]) -> None:
     (mounted,) = settings(compiled[MONITOR])["verdict"]["configMapAsVolume"]
     assert mounted["configMapName"] == "mtorl-experiment" and mounted["optional"] is True

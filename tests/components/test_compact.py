@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset, Metrics, Model
 
 from components.build_features.component import build_features
-from components.collect.component import collect
+from components.compact.component import compact
 from components.evaluate.component import evaluate
 from components.fingerprint.component import fingerprint
 from components.fit_incumbent.component import fit_incumbent
@@ -20,38 +22,56 @@ from mtorl.artifact.artifact import load
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import LOG_FILE
 from tests.components.artifacts import CODE, ROUNDS, USERS, Output
+from tests.features.collect.decision_logs import START, add, decision, outcome, write
 
 pytestmark = pytest.mark.integration
 SOURCE = "simulator"
 
 
-def test_before_anything_serves_there_is_nothing_to_collect(tmp_path: Path) -> None:
-    assert collect.python_func("", "", SOURCE) == collect.python_func("", str(tmp_path / "collected"), SOURCE) == ""
-    assert collect.python_func(str(tmp_path / "decision_log"), str(tmp_path / "collected"), SOURCE) == ""
-    assert not (tmp_path / "collected").exists()
+def test_before_anything_serves_there_is_no_snapshot(tmp_path: Path) -> None:
+    assert compact.python_func("", SOURCE) == compact.python_func(str(tmp_path / "lake"), SOURCE) == ""
 
 
-@pytest.mark.long
-def test_the_digest_changes_with_what_was_decided_and_with_nothing_else(first_night: Path, tmp_path: Path) -> None:
-    log, store = str(first_night / "log"), str(tmp_path / "collected")
-    once = collect.python_func(log, store, SOURCE)
-    assert len(once) == 64 and collect.python_func(log, store, SOURCE) == once == collect.python_func("", store, SOURCE)
-    file = first_night / "log" / "router-0" / "outcomes.parquet"
-    (tmp_path / "log").mkdir()
-    pd.read_parquet(file).head(1).assign(event_id="late").to_parquet(tmp_path / "log" / "outcomes.parquet")
-    pd.read_parquet(file.with_name("decisions.parquet")).head(0).to_parquet(tmp_path / "log" / "decisions.parquet")
-    assert collect.python_func(str(tmp_path / "log"), store, SOURCE) not in ("", once)
+def test_a_snapshot_changes_with_what_arrives_and_with_nothing_else(tmp_path: Path) -> None:
+    lake = write(tmp_path / "lake", [decision("a"), decision("b", 61)], [outcome("a-cost", "a")])
+    once = compact.python_func(str(lake), SOURCE)
+    assert compact.python_func(str(lake), SOURCE) == once != ""
+    add(lake, [], [outcome("late", "a", minutes=9)])
+    assert compact.python_func(str(lake), SOURCE) not in ("", once)
+
+
+def test_a_step_that_is_repeated_reads_what_it_has_read(log: Artifact, output: Output, tmp_path: Path) -> None:
+    """Decisions and outcomes that were uploaded since are left to the next night."""
+    lake = write(tmp_path / "lake", [of_market("a", 0)], [outcome("a-cost", "a", value=0.5)])
+    decisions, content = compact.python_func(str(lake), SOURCE), fingerprint.python_func(SOURCE, SOURCE)
+    now = (datetime.now(UTC) + timedelta(seconds=1) - START).total_seconds() / 60
+    read = []
+    for time in ("first", "again"):
+        made, quarantine = output(Dataset, time), output(Artifact, f"quarantine-{time}")
+        ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, str(lake), decisions, 0, CODE, made, quarantine)
+        read.append(pd.read_parquet(Path(made.path) / LOG_FILE))
+        add(lake, [of_market("b", now)], [outcome("late", "a", value=0.25, minutes=now), outcome("b-cost", "b")])
+        compact.python_func(str(lake), SOURCE)
+    assert read[0]["collected"].sum() == 1
+    pd.testing.assert_frame_equal(*read)
+
+
+def of_market(name: str, minutes: float) -> dict[str, Any]:
+    """A decision of the simulator's data set."""
+    known = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
+    context = {"hour": 1.0, "device": "mobile", "placement": "feed"}
+    return decision(name, minutes, context=context, features={"static": known})
 
 
 @pytest.mark.long
 def test_the_second_night_learns_from_the_first(
     first_night: Path, log: Artifact, output: Output, tmp_path: Path
 ) -> None:
-    collected = str(first_night / "collected")
-    decisions = collect.python_func(str(first_night / "log"), collected, SOURCE)
+    lake = str(first_night / "lake")
+    decisions = compact.python_func(lake, SOURCE)
     content = fingerprint.python_func(SOURCE, SOURCE)
     second, quarantine = output(Dataset, "log"), output(Artifact, "quarantine")
-    ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, collected, decisions, 0, CODE, second, quarantine)
+    ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, lake, decisions, 0, CODE, second, quarantine)
 
     before, after = (pd.read_parquet(Path(one.path) / LOG_FILE) for one in (log, second))
     opportunities = pd.read_parquet(Path(second.path) / OPPORTUNITIES_FILE)

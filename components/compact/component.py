@@ -1,0 +1,30 @@
+"""The lake up to now: what has arrived moves into closed hours, and the training reads one state of it."""
+
+from components.component import component
+
+
+# Not cached: a cache knows the place of a lake and not its content.
+@component("compact the lake", cached=False)
+def compact(own_decisions: str, source: str) -> str:
+    """Compact a lake; returns the snapshot that a training reads, "" for none.
+
+    Args:
+        source: Of the log. A folder of `mtorl data build` may have decisions already: then their snapshot is returned.
+    """
+    from datetime import UTC, datetime
+
+    from features.collect.compact import compact as compact_lake
+    from features.collect.snapshot import Snapshot
+    from features.ingest.log_folder import Built
+    from mtorl.log.lake import Lake
+    from mtorl.log.touchpoints import LogError
+    from mtorl.runtime.step import step
+
+    with step(LogError):
+        built = Built.at(source)
+        known = built.decisions() if built else None
+        if not own_decisions:
+            return known or ""
+        lake = Lake.open(own_decisions)
+        print(compact_lake(lake, datetime.now(UTC)))
+        return str(Snapshot.of(lake) or "") if known is None else known

@@ -1,0 +1,324 @@
+"""A lake has the same records before, while and after it is compacted, however often and wherever that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.collect import compact as module
+from features.collect.compact import Compacted, _to_merge, compact
+from features.collect.snapshot import Snapshot
+from mtorl.log.forgotten import Forgotten
+from mtorl.log.lake import Lake, LakeFile
+from mtorl.log.records import Kind
+from mtorl.log.touchpoints import LogError
+from tests.features.collect.decision_logs import START, add, decision, outcome, stored, write
+from tests.features.collect.records import DECISIONS, OUTCOMES
+from tests.lakes import ids_in
+
+LATER = START + timedelta(days=4)
+KINDS: tuple[Kind, ...] = ("decision", "outcome")
+
+
+def content(place: Path) -> list[list[dict[str, str]]]:
+    """What readers see, as text: NaN equals nothing."""
+    return [[{name: str(value) for name, value in row.items()} for row in stored(place, kind)] for kind in KINDS]
+
+
+def small(lake: Path) -> Path:
+    """Two routers' uploads; the second one has outcomes of decisions of the first."""
+    write(lake, DECISIONS[:5], OUTCOMES[:3])
+    return add(lake, DECISIONS[5:], OUTCOMES[3:])
+
+
+def test_records_lie_in_the_hour_of_their_decision(tmp_path: Path) -> None:
+    lake = Lake.open(small(tmp_path))
+    before = content(tmp_path)
+    done = compact(lake, LATER)
+    assert (done.files, len(done.hours), done.unreadable) == (4, 3, [])
+    assert [file.hour.hour for file in lake.closed("decision")] == [12, 13, 15]
+    for kind in KINDS:
+        assert not lake.arrived(kind)
+        for file in lake.closed(kind):
+            rows = pq.read_table(tmp_path / file.name, partitioning=None)
+            assert set(rows["hour"].to_pylist()) == {file.hour}
+            keys = list(zip(rows["bucket"].to_pylist(), rows["decision_id"].to_pylist(), strict=True))
+            assert keys == sorted(keys)
+    assert content(tmp_path) == before
+    assert [row["decision_id"] for row in stored(tmp_path, "decision")] == list("abcde")
+    assert [row["withdrawn"] for row in stored(tmp_path, "decision")] == [False, True, False, False, True]
+    assert [row["event_id"] for row in stored(tmp_path, "outcome")] == [
+        "a-click",
+        "a-cost",
+        "c-cost",
+        "e-cost",
+        "x-cost",
+    ]
+
+
+def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
+    lake = Lake.open(write(tmp_path, DECISIONS[:1]))
+    assert compact(lake, START + timedelta(minutes=69)).files == 0 and not lake.closed("decision")
+    assert compact(lake, START + timedelta(minutes=70)).files == 1 and len(stored(tmp_path, "decision")) == 1
+    assert compact(lake, START + timedelta(minutes=70)) == Compacted(), "nothing is done twice"
+
+
+def test_files_that_were_taken_are_deleted_when_no_query_reads_them_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(small(tmp_path))
+    taken = [tmp_path / file.name for kind in KINDS for file in lake.arrived(kind)]
+    compact(lake, LATER)
+    assert all(file.exists() for file in taken)
+    monkeypatch.setattr(module, "KEPT_SECONDS", 0.0)
+    compact(lake, LATER)
+    assert not any(file.exists() for file in taken) and not lake.superseded()
+
+
+@settings(max_examples=8)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=13, max_size=13),
+    again=st.lists(st.integers(0, 12), max_size=6),
+)
+def test_nothing_depends_on_files_runs_or_order(places: list[tuple[int, int]], again: list[int]) -> None:
+    """Each record comes in any file of any run, some twice: an outcome before its decision, an hour in parts."""
+    records: list[dict[str, Any]] = [*DECISIONS, *OUTCOMES]
+    sent = [*zip(places, records, strict=True), *((places[-i], records[i]) for i in again)]
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        write(Path(one), DECISIONS, OUTCOMES)
+        ids_in(Path(other)).update(ids_in(Path(one)))  # made by the decisions, which may come later here
+        for run in range(4):
+            for file in range(3):
+                here = [record for place, record in sent if place == (run, file)]
+                decisions = [record for record in here if "event_id" not in record]
+                add(Path(other), decisions, [record for record in here if "event_id" in record])
+            compact(Lake.open(other), LATER)
+        assert content(Path(other)) == content(Path(one))
+
+
+# ---- killed, twice at once, forgotten
+
+
+class Killed(BaseException):
+    pass
+
+
+def at_each_change(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], then: Callable[[Path], None], folder: Path
+) -> list[Path]:
+    """Compact lakes, and call `then` before or after the first, second ... change of one; returns the lakes."""
+    originals = {name: getattr(Lake, name) for name in ("put", "write", "supersede")}
+    lakes = []
+    for stop in range(1, 100):
+        place = make(folder / f"{stop}")
+        changes = 0
+
+        def changed(name: str, place: Path = place, stop: int = stop) -> Callable[..., Any]:
+            def change(*arguments: Any, **named: Any) -> None:
+                nonlocal changes
+                for half in ("before", "after"):
+                    changes += 1
+                    if changes == stop:
+                        for original in originals:
+                            monkeypatch.setattr(Lake, original, originals[original])
+                        then(place)
+                    if half == "before":
+                        originals[name](*arguments, **named)
+
+            return change
+
+        for name in originals:
+            monkeypatch.setattr(Lake, name, changed(name))
+        with contextlib.suppress(Killed):
+            compact(Lake.open(place), LATER)
+        for name, original in originals.items():
+            monkeypatch.setattr(Lake, name, original)
+        if changes < stop:
+            return lakes
+        lakes.append(place)
+    raise AssertionError
+
+
+def test_killed_at_any_change_it_loses_nothing_and_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = content(small(tmp_path / "expected"))
+
+    def killed(_: Path) -> None:
+        raise Killed
+
+    lakes = at_each_change(monkeypatch, small, killed, tmp_path)
+    assert len(lakes) > 20
+    for place in lakes:
+        assert content(place) == expected, place
+        compact(Lake.open(place), LATER)
+        assert content(place) == expected and not Lake.open(place).arrived("decision"), place
+
+
+@pytest.mark.long
+def test_kill_9(tmp_path: Path) -> None:
+    expected = content(small(tmp_path / "expected"))
+    script = (
+        "import os, sys; from datetime import datetime; from mtorl.log.lake import Lake\n"
+        "from features.collect.compact import compact\n"
+        "left, put = [int(sys.argv[2])], Lake.put\n"
+        "def kill(*a):\n put(*a); left[0] -= 1; left[0] or os.kill(os.getpid(), 9)\n"
+        "Lake.put = kill; compact(Lake.open(sys.argv[1]), datetime.fromisoformat(sys.argv[3]))"
+    )
+    for after in (1, 3, 4, 6):
+        place = small(tmp_path / f"{after}")
+        ended = subprocess.run([sys.executable, "-c", script, str(place), str(after), LATER.isoformat()], check=False)
+        assert ended.returncode == -9 and content(place) == expected
+        compact(Lake.open(place), LATER)
+        assert content(place) == expected
+
+
+def test_two_compactors_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one does all its work between two steps of the first."""
+    expected = content(small(tmp_path / "expected"))
+    for place in at_each_change(monkeypatch, small, lambda lake: void(compact(Lake.open(lake), LATER)), tmp_path):
+        assert content(place) == expected, place
+
+
+def test_who_is_forgotten_meanwhile_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in at_each_change(monkeypatch, small, forget_u2, tmp_path):
+        compact(Lake.open(place), LATER)
+        decisions, outcomes = content(place)
+        assert [row["decision_id"] for row in decisions] == list("abde"), place
+        assert [row["event_id"] for row in outcomes] == ["a-click", "a-cost", "e-cost", "x-cost"], place
+
+
+def forget_u2(place: Path) -> None:
+    """Note the user, then replace each file that has the decision `c` or an outcome of it."""
+    Forgotten.add(place, ["u2"], LATER)
+    lake = Lake.open(place)
+    found = [file for kind in KINDS for file in (*lake.arrived(kind), *lake.closed(kind))]
+    tables = {file: pq.read_table(place / file.name, partitioning=None) for file in found}
+    gone = {
+        row["decision_id"]
+        for table in tables.values()
+        if "user_id" in table.column_names
+        for row in table.select(["decision_id", "user_id"]).to_pylist()
+        if row["user_id"] == "u2"
+    }
+    for file, table in tables.items():
+        left = table.filter([row not in gone for row in table["decision_id"].to_pylist()])
+        if len(left) < len(table):
+            pq.write_table(left, (place / file.name).with_suffix(".without.parquet"))
+            lake.supersede([file], 7200.0)
+
+
+def void(_: object) -> None:
+    return None
+
+
+def test_a_file_that_a_listing_misses_is_taken_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = content(small(tmp_path))
+    lake, arrived = Lake.open(tmp_path), Lake.arrived
+    monkeypatch.setattr(Lake, "arrived", lambda lake, kind, since=None: arrived(lake, kind, since)[1:])
+    compact(lake, LATER)
+    monkeypatch.setattr(Lake, "arrived", arrived)
+    assert content(tmp_path) == expected and compact(lake, LATER).files == 2
+    assert content(tmp_path) == expected
+
+
+# ---- files that can't be read
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def damage(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4] + bytes(200) + whole[204:])  # its footer is whole
+
+
+def foreign(file: Path) -> None:
+    pq.write_table(pa.table({"words": ["of another program"]}), file)
+
+
+@pytest.mark.parametrize("spoil", [cut, damage, foreign])
+def test_a_file_that_cant_be_read_is_set_aside_and_the_others_are_taken(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    expected = content(write(tmp_path / "expected", DECISIONS, OUTCOMES))
+    lake = Lake.open(write(tmp_path / "lake", DECISIONS, OUTCOMES))
+    known = lake.arrived("decision")
+    add(tmp_path / "lake", [decision("f", 62)])
+    (bad,) = [file.name for file in lake.arrived("decision") if file not in known]
+    spoil(tmp_path / "lake" / bad)
+    done = compact(lake, LATER)
+    assert done.unreadable == [bad] and bad in str(done) and (tmp_path / "lake" / "unreadable" / bad).exists()
+    assert content(tmp_path / "lake") == expected and not lake.arrived("decision")
+
+
+def test_a_record_of_another_version_stops_it(tmp_path: Path) -> None:
+    lake = Lake.open(write(tmp_path, [decision("a", schema_version=2)]))
+    with pytest.raises(LogError, match="a decision record of schema version 2; this release reads 1"):
+        compact(lake, LATER)
+
+
+# ---- merging
+
+
+@settings(max_examples=30)
+@given(sizes=st.lists(st.integers(1, 1000), min_size=168, max_size=168), first=st.integers(1, 10**6))
+def test_a_late_outcome_is_rewritten_a_few_times_however_many_files_its_hour_gains(
+    sizes: list[int], first: int
+) -> None:
+    """Hourly files of a week; sizes stand for outcomes."""
+    files, rewritten, most = [LakeFile(START, "0", first)], 0, 0
+    for number, size in enumerate([*sizes, 0], 1):
+        files += [LakeFile(START, str(number), size)] if size else []
+        now = START + timedelta(hours=number) if size else START + timedelta(days=9)
+        for taken in _to_merge(files, now, 1 << 60).values():
+            merged = LakeFile(START, f"{number}m", sum(file.size for file in taken))
+            files = [file for file in files if file not in taken] + [merged]
+            rewritten += merged.size
+        most = max(most, len(files))
+    assert sum(file.size for file in files) == first + sum(sizes)
+    assert rewritten <= 8 * (first + sum(sizes)) and most <= 24
+    assert len(files) <= 4, "a week later"
+
+
+def test_files_of_one_size_are_merged_and_hours_of_a_week_ago_are_one_file(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    write(tmp_path, [decision("a")])
+    for number in range(8):
+        add(tmp_path, [], [outcome(f"o{number}", "a", minutes=number)])
+        done = compact(lake, START + timedelta(hours=2 + number))
+    assert done.merged == 1 and len(lake.closed("outcome")) == 1
+    add(tmp_path, [], [outcome("late", "a", minutes=number)])
+    compact(lake, START + timedelta(days=3))
+    assert len(lake.closed("outcome")) == 2
+    compact(lake, START + timedelta(days=9))
+    assert len(lake.closed("outcome")) == 1 and len(stored(tmp_path, "outcome")) == 9
+
+
+# ---- snapshots
+
+
+def test_a_snapshot_names_what_was_there(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    assert Snapshot.of(lake) is None
+    write(tmp_path, DECISIONS[:4])
+    one = Snapshot.of(lake)
+    assert one and one == Snapshot.of(lake) == Snapshot.parsed(str(one))
+    add(tmp_path, [], OUTCOMES)
+    other = Snapshot.of(lake)
+    assert other and other.digest != one.digest and other.until > one.until
+    with pytest.raises(LogError, match="no snapshot"):
+        Snapshot.parsed("yesterday")
