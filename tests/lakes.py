@@ -46,7 +46,9 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
             db.register("rows", rows)
             there: dict[str, Any] = dict.fromkeys(rows.columns)
             columns = ", ".join(
-                f"CAST({name if name in there else _DEFAULTS.get(name, 'NULL')} AS {type_}) AS {name}"
+                "CAST({} AS {}) AS {}".format(
+                    _quoted(name) if name in there else _DEFAULTS.get(name, "NULL"), type_, _quoted(name)
+                )
                 for name, type_ in sql_columns(kind).items()
             )
             db.execute(f"CREATE TABLE placed AS SELECT {columns}, {HOUR} AS hour, {BUCKET} AS bucket FROM rows")
@@ -55,6 +57,10 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
             (lake.folder / name).parent.mkdir(parents=True, exist_ok=True)
             db.table("placed").write_parquet(str(lake.folder / name))
     return lake
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def _with_ids(kind: Kind, rows: pd.DataFrame, ids: dict[str, str]) -> pd.DataFrame:

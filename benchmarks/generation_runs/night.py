@@ -72,6 +72,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
     state, spent = plan.start(how.price), 0.0
     decisions: list[dict[str, Any]] = []
     outcomes: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []  # windows
     truths: list[Floats] = []
     entropy = 0.0
     for turn, round_index in enumerate(rounds):
@@ -119,7 +120,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
                         "user_id": rows[place]["user_id"],
                         "campaign_id": rows[place]["campaign_id"],
                         "context": json.dumps(rows[place]["context"]),
-                        "features": json.dumps(windows[place]),
+                        "static": json.dumps(rows[place]["static"]),
                         "channel_probs": json.dumps(dict(zip(CHANNELS, draw_NC[i].tolist(), strict=True))),
                         "exposure_probs": json.dumps(dict(zip(CHANNELS, show_NC[i].tolist(), strict=True))),
                         "model_digest": how.policy.digest,
@@ -129,6 +130,8 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
                         "event_time": at,
                     }
                 )
+                window = json.dumps(windows[place])
+                shown.append({"decision_id": name, "schema_version": 1, "window": window, "event_time": at})
                 if shown_N[i]:
                     for kind in ("cost", "click", "conversion", "revenue"):
                         if kind == "cost" or found[kind][i]:
@@ -146,6 +149,7 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
             state = plan.update(state, turn * len(users) + part.stop, spent)
     _upload(lake, "decision", decisions, number)
     _upload(lake, "outcome", outcomes, number)
+    _upload(lake, "window", shown, number)
     truth = pd.DataFrame(np.concatenate(truths), columns=list(CHANNELS))
     truth.insert(0, "decision_id", [record["decision_id"] for record in decisions])
     return Night(truth, spent / total, entropy / len(decisions))
@@ -161,7 +165,7 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
 def _upload(lake: Path, kind: Kind, records: list[dict[str, Any]], number: int) -> None:
     columns = sql_columns(kind)
     frame = pd.DataFrame(records).reindex(columns=list(columns)).astype(object)
-    typed = ", ".join(f"CAST({name} AS {type_}) AS {name}" for name, type_ in columns.items())
+    typed = ", ".join(f'CAST("{name}" AS {type_}) AS "{name}"' for name, type_ in columns.items())
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'").fetchall()
         db.register(

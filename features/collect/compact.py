@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
-from mtorl.log.lake import HOUR, PLACED, Lake, LakeFile, name_of, one_of_each, sql_of
+from mtorl.log.lake import HOUR, PLACED, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime import progress
 
@@ -108,8 +108,7 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile]) -> s
         return name_of(kind, hour, f"{name}-{number}")
 
     forgotten = lake.forgotten()
-    columns = ", ".join(sql_columns(kind) | PLACED)
-    rows = f"(SELECT {columns} FROM {sql_of(files)} WHERE {this_version(kind)} AND NOT {forgotten.sql(kind)})"
+    rows = f"(SELECT {columns_of(kind)} FROM {sql_of(files)} WHERE {this_version(kind)} AND NOT {forgotten.sql(kind)})"
     written = db.write_hours(one_of_each(kind, rows), ("bucket", "decision_id", ID_FIELD[kind]), named)
     if lake.forgotten() == forgotten:
         return hours

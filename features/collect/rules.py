@@ -37,7 +37,6 @@ from features.engine import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
 from mtorl.log.records import MODEL_NAME, UNNAMED
 
-_STATIC = '"static"'
 _NEVER = "TIMESTAMPTZ '9999-12-31 00:00:00+00:00'"
 _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
@@ -63,7 +62,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         for time in times.values()
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
-    columns = ", ".join(_columns("of_context", spec.context) + _columns(f"of_user.{_STATIC}", spec.static))
+    columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
     return f"""
     WITH outcome AS (
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
@@ -87,13 +86,12 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
         SELECT * FROM stretch_of JOIN (SELECT DISTINCT event_time::DATE AS day FROM collected_decision) AS days
             ON day BETWEEN refused_at::DATE AND refused_to::DATE),
     record AS (
-        SELECT * EXCLUDE (exposure_probs, channel_probs, features),
+        SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
                exposure_probs = '{{}}' OR channel_probs = '{{}}' AS unsaid,
                json_transform(channel_probs, {by_channel(spec)}) AS drawing,
                json_transform(exposure_probs, {by_channel(spec)}) AS exposing,
                json_transform(context, {_structure(_texts(spec.context))}) AS of_context,
-               CASE WHEN expose THEN json_transform(features, {_structure({"static": _texts(spec.static)})}) END
-                   AS of_user
+               CASE WHEN expose THEN json_transform("static", {_structure(_texts(spec.static))}) END AS of_user
         FROM collected_decision),
     known AS (
         SELECT record.*, outcome.* EXCLUDE (decision_id),
@@ -187,7 +185,7 @@ def _unsaid_exposure(spec: DatasetSpec) -> str:
 
 
 def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:
-    parts = [("of_context", spec.context), *([(f"of_user.{_STATIC}", spec.static)] if static else [])]
+    parts = [("of_context", spec.context), *([("of_user", spec.static)] if static else [])]
     return (
         " OR ".join(
             f"{_value(part, column)} IS NULL"

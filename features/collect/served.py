@@ -35,21 +35,21 @@ def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experimen
         raise LogError(f"arm: {arm!r} is not one of {', '.join(one.name for one in experiment.arms)}")
     gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
     whose = {"name": experiment.name, "salt": experiment.salt, "arm": arm}
-    of_arm = """FROM judged AS j JOIN collected_decision AS d USING (decision_id)
-        WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"""
+    there = "FROM judged AS j JOIN collected_decision AS d USING (decision_id)"
+    of_arm = "WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
         judge(db, lake, spec, Decisions())
-        # Windows are most of a record: no more than these are brought into memory.
+        # A window is larger than a decision: no more than these are brought into memory.
         known = db.connection.execute(
             f"""SELECT j.timestamp, d.user_id, j.channel_probs, j.exposure_probs, j.exposed,
-                       if(j.exposed, {gain}, 0.0) AS gain, d.features AS window
-            {of_arm} AND j.left_out IS NULL AND d.features IS NOT NULL
+                       if(j.exposed, {gain}, 0.0) AS gain, w."window"
+            {there} JOIN collected_window AS w USING (decision_id) {of_arm} AND j.left_out IS NULL
             ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST}""",
             whose,
         ).df()
         left_out = db.connection.execute(
-            f"SELECT j.left_out, count(*) {of_arm} GROUP BY 1 ORDER BY 1", whose
+            f"SELECT coalesce(j.left_out, 'no_window'), count(*) {there} {of_arm} GROUP BY 1 ORDER BY 1", whose
         ).fetchall()
     if known.empty:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out)

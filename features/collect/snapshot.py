@@ -19,7 +19,7 @@ from mtorl.log.lake import Lake
 from mtorl.log.records import Kind
 from mtorl.log.touchpoints import LogError
 
-LEARNT: tuple[Kind, ...] = ("decision", "outcome")
+LEARNT: tuple[Kind, ...] = ("decision", "outcome", "window")
 """Kinds of records that a training reads."""
 
 

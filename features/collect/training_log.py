@@ -123,7 +123,7 @@ def judge(db: Database, lake: Lake, spec: DatasetSpec, which: Decisions) -> None
         raise LogError(
             f"{lake.place}: no decisions here; a router uploads them each minute to the lake of its settings"
         )
-    for kind, known in zip(LEARNT, ("event_time", "received_time"), strict=True):
+    for kind, known in zip(LEARNT, ("event_time", "received_time", "event_time"), strict=True):
         records = lake.records(db, kind, until=which.until and which.until + HOUR)
         bound = f"WHERE {known} < {instant(which.until)}" if which.until else ""
         db.view(f"collected_{kind}", f"SELECT * FROM {records} AS record {bound}")
@@ -134,11 +134,12 @@ def _write_opportunities(db: Database, spec: DatasetSpec, path: Path) -> None:
     db.add("windows_of", _users_with_windows(db))
     gained = "".join(f"if(exposed, {name_of(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     own = gained + "".join(f"{name_of(column.name)}, " for column in spec.context)
-    # Windows are most of a record: they are read for these users alone.
+    # A window is larger than a decision: they are read for these users alone.
     db.keep(
         "shown_window",
-        """SELECT decision_id, features FROM collected_decision
-        WHERE user_id IN (SELECT user_id FROM windows_of) AND NOT withdrawn""",
+        """SELECT w.decision_id, w."window" AS features
+        FROM collected_window AS w JOIN collected_decision AS d ON d.decision_id = w.decision_id
+        WHERE d.user_id IN (SELECT user_id FROM windows_of) AND NOT d.withdrawn""",
     )
     db.write(
         f"""SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
@@ -151,7 +152,11 @@ def _write_opportunities(db: Database, spec: DatasetSpec, path: Path) -> None:
 
 def _users_with_windows(db: Database) -> pa.Table:
     """Users of the validation and test parts, chosen by a hash if there are too many; makes `part_of`, too."""
-    counted = db.rows("SELECT user_id, count(*) AS decisions FROM judged WHERE left_out IS NULL GROUP BY user_id")
+    counted = db.rows(
+        """SELECT user_id, count(w.decision_id) AS windows FROM judged LEFT JOIN (
+            SELECT decision_id FROM collected_window) AS w ON w.decision_id = judged.decision_id
+        WHERE left_out IS NULL GROUP BY user_id"""
+    )
     users = pd.DataFrame(counted, columns=["user_id", "rows"])
     users["split"] = split_of(users["user_id"])
     parts = pa.schema([("user_id", pa.string()), ("split", pa.string())])

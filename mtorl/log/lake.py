@@ -177,10 +177,11 @@ class Lake:
 
         Each call has a note of its own, so that of two writers at once neither loses what the other one has hidden.
         """
+        now = time.time()
         if names := [file.name for file in files]:
-            self.write(f"{_SUPERSEDED}/{time.time_ns():020d}-{secrets.token_hex(4)}.json", json.dumps(names))
+            self.write(f"{_SUPERSEDED}/{int(now * 1e6):020d}-{secrets.token_hex(4)}.json", json.dumps(names))
         for note in self._notes():
-            if int(note.rpartition("/")[2].partition("-")[0]) <= time.time_ns() - kept_seconds * 1e9:
+            if int(note.rpartition("/")[2].partition("-")[0]) <= (now - kept_seconds) * 1e6:
                 for name in (*json.loads(self.read(note) or "[]"), note):
                     with contextlib.suppress(FileNotFoundError):
                         self.files.delete_file(name)
@@ -225,12 +226,12 @@ class Lake:
         period = [f"hour >= {instant(since)}"] if since else []
         period += [f"hour < {instant(until)}"] if until else []
         where = " AND ".join([this_version(kind), *period, f"({where})"])
-        columns = ", ".join(sql_columns(kind) | PLACED)
+        columns = columns_of(kind)
         parts = [f"SELECT {columns} FROM {sql_of(once)} WHERE {where}"] if once else []
         if several:
             parts.append(one_of_each(kind, f"(SELECT {columns} FROM {sql_of(several)} WHERE {where})"))
         if not parts:
-            nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in (sql_columns(kind) | PLACED).items())
+            nulls = ", ".join(f'NULL::{type_} AS "{name}"' for name, type_ in (sql_columns(kind) | PLACED).items())
             parts.append(f"SELECT {nulls} WHERE false")
         return f"({' UNION ALL '.join(parts)})"
 
@@ -241,9 +242,14 @@ def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
+def columns_of(kind: Kind) -> str:
+    """The columns of a file, in SQL."""
+    return ", ".join(f'"{name}"' for name in sql_columns(kind) | PLACED)
+
+
 def one_of_each(kind: Kind, rows: str) -> str:
     """SQL, of DuckDB and Spark: the record that counts among copies in some rows of a lake."""
-    columns = ", ".join(sql_columns(kind) | PLACED)
+    columns = columns_of(kind)
     placed = f"SELECT {columns}, {place_among_copies(kind)} AS place FROM {rows} AS record"
     return f"SELECT {columns} FROM ({placed}) AS record WHERE place = 1"
 

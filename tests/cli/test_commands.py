@@ -159,8 +159,8 @@ def test_materialize_adds_own_decisions_as_a_run_does(tmp_path: Path) -> None:
     early = CliRunner().invoke(app, arguments)
     assert early.exit_code == 0 and f"{lake}: no decisions here yet" in early.output
     assert "looked at 30 users" in early.output
-    static = {"static": {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}}
-    shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "features": static}
+    static = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
+    shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "static": static}
     decisions = [decision("a", user_id="new", **shown), decision("b", user_id="other", **shown, expose=False)]
     write(lake, decisions, [outcome("a-cost", "a"), outcome("b-cost", "b")])
     for further in ([], ["--trusted"]):

@@ -117,7 +117,7 @@ def test_an_error_names_the_lake_that_was_given(files: dict[str, str], tmp_path:
 def test_exploration_is_planned(files: dict[str, str], tmp_path: Path) -> None:
     save_small_model(tmp_path / "model")
     options = ["--experiment", files["file"], "--dataset", files["dataset"], "--model", str(tmp_path / "model")]
-    decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n}", features=WINDOW) for n in range(20)]
+    decisions = [decision(f"d{n}", n, **MINE, **SURE, user_id=f"u{n}", window=WINDOW) for n in range(20)]
     clicks = [outcome(f"c{n}", f"d{n}", "click", 1.0, minutes=n + 1) for n in range(20)]
     write(Path(files["log"]), decisions, clicks)
     options += ["--arm", decisions[0]["arm"]]

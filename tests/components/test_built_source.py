@@ -40,10 +40,10 @@ def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     DatasetSpec.from_dict(content).save(folder / "mine.yaml")
     for file in (first_night / "lake").rglob("*.parquet"):
         records = pq.read_table(file, partitioning=None)
-        if "features" in records.column_names:
-            at = records.schema.get_field_index("features")
-            windows = [text if row % 7 else _without_static(text) for row, text in enumerate(records[at].to_pylist())]
-            records = records.set_column(at, records.schema.field(at), [windows])
+        if "static" in records.column_names:
+            at = records.schema.get_field_index("static")
+            known = [text if row % 7 else _unknown(text) for row, text in enumerate(records[at].to_pylist())]
+            records = records.set_column(at, records.schema.field(at), [known])
         target = folder / "lake" / file.relative_to(first_night / "lake")
         target.parent.mkdir(parents=True)
         pq.write_table(records, target)
@@ -56,9 +56,8 @@ def raw(night: Path) -> RawLog:
     return RawLog(str(night / "raw.csv.gz"), str(night / "mine.yaml"))
 
 
-def _without_static(features: str) -> str:
-    window = json.loads(features)
-    return json.dumps({**window, "static": dict.fromkeys(window["static"])})
+def _unknown(static: str) -> str:
+    return json.dumps(dict.fromkeys(json.loads(static)))
 
 
 class Trained:

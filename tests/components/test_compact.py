@@ -60,7 +60,7 @@ def of_market(name: str, minutes: float) -> dict[str, Any]:
     """A decision of the simulator's data set."""
     known = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
     context = {"hour": 1.0, "device": "mobile", "placement": "feed"}
-    return decision(name, minutes, context=context, features={"static": known})
+    return decision(name, minutes, context=context, static=known)
 
 
 @pytest.mark.long

@@ -68,8 +68,13 @@ def add(
     outcomes: Sequence[dict[str, Any]] = (),
     shadows: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """Upload more records into a lake; returns the folder."""
-    by_kind: dict[Kind, Sequence[dict[str, Any]]] = {"decision": decisions, "outcome": outcomes, "shadow": shadows}
+    """Upload more records into a lake; returns the folder. The `window` of a decision is a record of its own."""
+    shared = ("schema_version", "decision_id", "event_time")
+    windows = [{name: one[name] for name in (*shared, "window")} for one in decisions if "window" in one]
+    by_kind: dict[Kind, Sequence[dict[str, Any]]] = {
+        **{"decision": decisions, "outcome": outcomes},
+        **{"shadow": shadows, "window": windows},
+    }
     upload(folder, {kind: _table(records) for kind, records in by_kind.items()})
     return folder
 

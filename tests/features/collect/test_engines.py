@@ -50,6 +50,7 @@ def everything() -> tuple[Records, Records]:
     random, heard = market(3, faults=0.1, lost=0.1, budget=True)
     decisions += [
         {**one, "arm": ("incumbent", "challenger")[i % 2], "model_digest": None, "model_version": str(i % 3)}
+        | {"window": {"context": {"hour": [float(i)]}}}
         for i, one in enumerate(random[:3000])
     ]
     outcomes += [one for one in heard if int(one["decision_id"][1:]) < 3000]
@@ -57,7 +58,7 @@ def everything() -> tuple[Records, Records]:
     decisions += [
         decision("odd", 200, user_id="ü", context=context),
         decision("unknown", 201, context={"hour": "late", "device": None, "Group": "yes"}),
-        decision("nothing", 202, context={}, features=None),
+        decision("nothing", 202, context={}, static=None),
         decision("young", 5001, campaign_id="autumn"),
     ]
     # Their sum is another one in another order.

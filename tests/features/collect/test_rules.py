@@ -159,7 +159,7 @@ def test_an_exposure_that_does_not_fit_the_data_set_is_no_touchpoint(tmp_path: P
 
 
 def test_windows_are_kept_where_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    users = [decision(f"d{i}", user_id=f"u{i // 4}") for i in range(1600)]
+    users = [decision(f"d{i}", user_id=f"u{i // 4}", window={"number": i}) for i in range(1600)]
     store = collected(tmp_path, users, [])
     opportunities, _ = tables(tmp_path, store)
     assert set(opportunities["split"]) == {"train", "val", "test"} and len(opportunities) == 1600
@@ -197,11 +197,9 @@ def test_outcomes_of_the_description_are_kept_and_so_are_the_times_of_the_log(tm
 def test_exposures_that_lack_a_column_are_counted(tmp_path: Path) -> None:
     """Of a newcomer, whom the store does not know."""
     strict = SPEC.replace(static=(Column(name="age_group", kind="categorical"),))
-    known = json.loads(json.dumps(decision("d")["features"]))
-    known["static"] = {"age_group": "18-24"}
-    unknown = {**known, "static": {"age_group": None}}
+    known, unknown = {"age_group": "18-24"}, {"age_group": None}
     told = [outcome("d-1", "d"), outcome("e-1", "e")]
-    store = collected(tmp_path, [decision("d", features=known), decision("e", 1.0, features=unknown)], told)
+    store = collected(tmp_path, [decision("d", static=known), decision("e", 1.0, static=unknown)], told)
     found = learnable(store, strict)
     assert (found.exposures, found.incomplete) == (1, 1) and "1 more exposures took place" in str(found)
     assert learnable(store, SPEC).incomplete == 0

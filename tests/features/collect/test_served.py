@@ -20,7 +20,7 @@ OURS = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
 
 
 def ours(name: str, minutes: float, **changes: Any) -> dict[str, Any]:
-    own = {**MINE, **SURE, "arm": "incumbent", "features": WINDOW, "expose": True, "fallback_reason": None}
+    own = {**MINE, **SURE, "arm": "incumbent", "window": WINDOW, "expose": True, "fallback_reason": None}
     return decision(name, minutes, **{**own, **changes})
 
 
