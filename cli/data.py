@@ -289,7 +289,9 @@ def compact(
 
 @app.command()
 def forget(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run, a data volume, or a part of one.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Of a run, a data volume, or a part of one; or a lake in a bucket.")
+    ],
     user: Annotated[list[str] | None, typer.Option(metavar="ID", help="Whom to forget; may be repeated.")] = None,
     users_file: Annotated[Path | None, typer.Option(help="More of them, an id a line.")] = None,
     older_than: Annotated[
@@ -308,10 +310,11 @@ def forget(
         mtorl data forget runs/latest --user u000017
         mtorl data forget /mnt/mtorl --users-file ids.txt --feature-repo /etc/mtorl/features
         mtorl data forget /mnt/mtorl --older-than 400
+        mtorl data forget s3://ads/lake --user u1
         mtorl data forget /mnt/mtorl --user u1 --log log.csv --dataset my-log.yaml
 
     What it finds it knows by what it is; docs/privacy.md has a table of all stores. Name the folder that holds
-    everything: what is uploaded into it or below it later leaves these users' past out.
+    everything: what is uploaded or compacted into it or below it later leaves these users' past out.
     Nothing is done twice: run it again whenever it was interrupted, or to see that nothing is left.
 
     Models stay as they are. Those that were trained on the users are named. So are your own files from which a log was
@@ -327,9 +330,12 @@ def forget(
 
         from cli.progress_bars import ProgressBars
         from cli.tables import print_forgotten
+        from features.forget.lake import forget_in_bucket
+        from features.forget.places import Report
         from features.forget.places import forget as forget_in
         from features.ingest.log_folder import Origin
         from mtorl.log.dataset import DatasetSpec
+        from mtorl.log.lake import Lake
         from mtorl.log.touchpoints import LogError
         from serving.decision_log.forget import forget_in_spools
 
@@ -337,8 +343,11 @@ def forget(
         users = frozenset(name for name in [*(user or []), *map(str.strip, listed)] if name)
         if not users and older_than is None:
             raise LogError("whom to forget? Give --user, --users-file, or --older-than")
-        if not folder.is_dir():
+        bucket = "://" in folder
+        if not bucket and not Path(folder).is_dir():
             raise LogError(f"{folder}: no such folder")
+        if bucket and (log or feature_repo):
+            raise LogError(f"{folder}: a bucket holds the lake alone; name --log and --feature-repo with a folder")
         if older_than is not None and older_than <= 0:
             raise LogError(f"--older-than: expected a number of days above 0, got {older_than:g}")
         if bool(log) != bool(dataset):
@@ -347,8 +356,11 @@ def forget(
         now = datetime.now(UTC)
         before = None if older_than is None else now - timedelta(days=older_than)
         with ProgressBars() as bars, bars.step("look for what is kept, and remove it"):
-            report = forget_in(folder, users, now, before, feature_repo, origin)
-            spools = forget_in_spools(folder, users, now)
+            if bucket:
+                report, spools = Report(forget_in_bucket(Lake.open(folder), users, now, before)), {}
+            else:
+                report = forget_in(folder, users, now, before, feature_repo, origin)
+                spools = forget_in_spools(Path(folder), users, now)
     print_forgotten(folder, report, spools)
     raise typer.Exit(1 if report.failed else 0)
 

@@ -112,7 +112,7 @@ def print_build(manifest: Manifest, out: Path) -> None:
     typer.echo(f"windows: {out / 'windows'}   content: {manifest.content_sha256[:16]}   engine: {manifest.engine}")
 
 
-def print_forgotten(folder: Path, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
+def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
     """Print what was taken out of each store, what could not be, what stays, and which models were trained on it."""
     removed = {**report.removed, **{name: spool.removed for name, spool in spools.items() if not spool.left}}
     for name, count in sorted(removed.items()):
@@ -127,8 +127,8 @@ def print_forgotten(folder: Path, report: Report, spools: Mapping[str, SpoolWith
             typer.echo(f"{spool.removed:>9,} removed from {name}")
         if spool.left and spool.held:
             typer.echo(
-                f"stays in {name}: {spool.left:,} decisions, until the router that holds it deletes them "
-                "(keep_hours); what it exports and ships leaves them out"
+                f"stays in {name}: {spool.left:,} decisions, until the router that holds it deletes them, within "
+                "75 minutes of their upload, which leaves them out"
             )
         elif spool.left:
             typer.echo(

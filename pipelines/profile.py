@@ -17,6 +17,8 @@ from mtorl.runtime.step import RUN_ID, RUNS
 GPU = "nvidia.com/gpu"
 """Kubernetes resource name of one accelerator."""
 VOLUME, EXPERIMENT, MODEL_REGISTRY = "mtorl-data", "mtorl-experiment", "mtorl-model-registry"
+LAKE = {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+"""Of the Secret `mtorl-lake`: credentials of a lake in a bucket (manifests/components/object-store)."""
 """Claim of the data volume; ConfigMap of the running experiments; optional Secret of a Kubeflow Model Registry."""
 USER = 10001
 TRAINING_SECONDS, PIPELINE_SECONDS = 6 * 3600, 12 * 3600
@@ -132,6 +134,7 @@ class Profile:
         task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
         task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=self.folder)
+        kubernetes.use_secret_as_env(task, "mtorl-lake", LAKE, optional=True)
         # Without a policy, which is the platform's (docs/pipelines.md), and never after wrong input.
         retries = _TRAINING_RETRIES if traits.trains else _RETRIES
         task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
+from features.forget.lake import remove_again
 from mtorl.log.lake import HOUR, PLACED, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime import progress
@@ -61,6 +62,7 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         LogError: A record has another version of the schema.
         OSError: The lake can't be read or written; nothing is lost, and the next run takes what is left.
     """
+    remove_again(lake, now)
     kinds: tuple[Kind, ...] = get_args(Kind)
     done = Compacted()
     with open_database(lake, engine) as db:

@@ -5,8 +5,8 @@
 
 A folder is that of a run, the data volume of a cluster, or any part of these:
 
-    Parquet tables with the column user_id or decision_id: logs, sources of features, a lake, files of a pipeline's
-        step
+    lakes, of which `lake.py` knows the files
+    Parquet tables with the column user_id or decision_id: logs, sources of features, files of a pipeline's step
     folders of windows, whose manifest stays true
     CSVs of quarantined rows, and of conversions that count for no touchpoint
     Feast repositories: their online store, wherever that is
@@ -29,11 +29,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.engine import parquet_files
+from features.forget.lake import drop_hours, remove_users
 from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT
@@ -42,15 +44,16 @@ from features.online.forget import forget_online
 from features.sequences import manifest
 from mtorl.artifact.artifact import ArtifactError, TrainedOn, is_artifact, trained_on
 from mtorl.log.forgotten import Forgotten, alone
+from mtorl.log.lake import Lake
+from mtorl.log.records import Kind
 from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, LogError, fingerprint
 from mtorl.runtime import progress
 
 _SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
-_CAN_GO_WRONG = (OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
+_CAN_GO_WRONG = (LogError, OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
 # What `replacing` writes to, and folders in which a command or a sink works.
-_UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(export|describe|scratch)-.+"), 86_400.0
-_PART = re.compile(r"date=.*|(decision|outcome|shadow)-\d{8}-\d+")  # an hour of a store, or a segment of an export
+_UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(describe|scratch)-.+"), 86_400.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def forget(
             f"{path.relative_to(root)}: left by a process that was killed, and nobody knows what is in it: remove it"
             for path in found.unfinished
         )
+        work.lakes(found.lakes, now)
         work.tables(found.tables)
         work.logs(found.logs)
         if users:
@@ -116,6 +120,7 @@ def forget(
 class _Found:
     tables: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)  # folders with what ingestion said of a log
+    lakes: list[Path] = field(default_factory=list)
     windows: list[Path] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     repositories: list[Path] = field(default_factory=list)
@@ -136,6 +141,10 @@ class _Found:
             folders[:] = sorted(inner for inner in folders if not inner.startswith((".", "_")))
             if is_artifact(place):
                 found.artifacts.append(place)
+                continue
+            if _is_lake(place):
+                found.lakes.append(place)
+                folders.clear()
                 continue
             there = set(files)
             if manifest.FILE in there and manifest.STEPS in folders:
@@ -165,6 +174,18 @@ class _Work:
         self._users = users
         self._before = before
 
+    def lakes(self, folders: list[Path], now: datetime) -> None:
+        """Records of users, and hours that are too old."""
+        for folder in folders:
+            with self.saying(folder):
+                lake, removed = Lake.open(folder), Counter[str]()
+                removed.update(remove_users(lake, Forgotten().extended(self._users, now)))
+                if self._before is not None:
+                    removed.update(drop_hours(lake, self._before))
+                store = self._store_of(folder)
+                for name in (f"{kind}s" for kind in get_args(Kind)):
+                    self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
+
     def tables(self, paths: list[Path]) -> None:
         """Rows of users and of their decisions."""
         rows = Rows(self._users, before=self._before)
@@ -182,8 +203,6 @@ class _Work:
         todo = [*of_decisions, *of_users]
         for done, path in enumerate(todo, 1):
             self.each(path, rows.remove)
-            with self.saying(path):
-                _remove_empty_hour(path)
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def logs(self, folders: list[Path]) -> None:
@@ -210,24 +229,27 @@ class _Work:
         try:
             yield
         except _CAN_GO_WRONG as error:
-            if path.exists():  # else an export has superseded it meanwhile
+            if path.exists():
                 words = (str(error).splitlines() or [type(error).__name__])[0]
                 self.report.failed.append(f"{self._store_of(path)}: {words}")
 
     def _store_of(self, path: Path) -> str:
-        """The place of a store in the folder; its hours, segments and parts are one."""
+        """The place of a store in the folder; the parts of a table are one."""
         try:
             parts = path.relative_to(self._root).parts
         except ValueError:
             return str(path)
         store = []
         for part in parts:
-            if _PART.fullmatch(part):
-                break
             store.append(part)
             if part.endswith(".parquet"):
                 break
         return "/".join(store) or "."
+
+
+def _is_lake(folder: Path) -> bool:
+    kinds = [f"{kind}s" for kind in get_args(Kind)]
+    return any(next((folder / zone / kind).glob("date=*"), None) for zone in ("", "arrived") for kind in kinds)
 
 
 def _is_unfinished(path: Path) -> bool:
@@ -237,16 +259,6 @@ def _is_unfinished(path: Path) -> bool:
     except FileNotFoundError:  # it is finished now
         return False
     return age > _UNFINISHED_SECONDS
-
-
-def _remove_empty_hour(path: Path) -> None:
-    if not path.parent.name.startswith("hour=") or pq.read_metadata(path).num_rows:
-        return
-    path.unlink()
-    for folder in (path.parent, path.parent.parent):
-        if any(folder.iterdir()):
-            break
-        folder.rmdir()
 
 
 def _bring_up_to_date(folder: Path) -> None:

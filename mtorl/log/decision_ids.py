@@ -45,7 +45,12 @@ def decision_id(user_id: str, identity: str, at: float | None = None) -> str:
 
 def bucket_of(user_id: str) -> int:
     """The bucket of a user, from 0 to 63: it follows from `unit_hash`."""
-    return int(unit_hash(user_id)[:2], 16) % BUCKETS
+    return bucket_of_hash(unit_hash(user_id))
+
+
+def bucket_of_hash(hashed: str) -> int:
+    """The bucket of a user's `unit_hash`."""
+    return int(hashed[:2], 16) % BUCKETS
 
 
 def is_decision_id(text: str) -> bool:

@@ -4,9 +4,10 @@
     forgotten = Forgotten.of(folder / "lake")           # of this folder and of all above it
     forgotten.sql("decision")                           # DuckDB: whether a record must not be written
 
-A router's spool still holds a user's records for a while, and a later upload would bring them back. So each writer
-leaves out what the file names. It names users by `unit_hash` and a time: only what happened before it is forgotten, and
-a user who comes back later is a new one. A hash is no secret: the holder of an id can tell that it was forgotten.
+A router's spool still holds a user's records for a while, and a later upload or compaction would bring them back. So
+each of those leaves out what the file names. It names users by `unit_hash` and a time: only what happened
+before it is forgotten, and a user who comes back later is a new one. A hash is no secret: the holder of an id can tell
+that it was forgotten.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from mtorl.log.records import Kind, unit_hash
 from mtorl.runtime.files import replacing
@@ -50,23 +51,29 @@ class Forgotten:
         return found
 
     @classmethod
-    def add(cls, folder: Path, user_ids: Iterable[str] = (), until: datetime | None = None, **settings: Any) -> None:
+    def add(
+        cls, folder: Path, user_ids: Iterable[str] = (), until: datetime | None = None, before: datetime | None = None
+    ) -> None:
         """Note in an existing folder's file who is forgotten, until now by default; raises ForgottenError."""
         path = folder / FILE
-        users = dict.fromkeys(map(unit_hash, user_ids), until or datetime.now(UTC))
         known = cls._read(path) if path.exists() else cls()
-        after = known._with(cls(users, **settings))
+        after = known.extended(user_ids, until or datetime.now(UTC), before)
         if after == known:
             return
-        content = {
-            "before": after.before and after.before.isoformat(),
-            "users": {name: time.isoformat() for name, time in sorted(after.users.items())},
-        }
         try:
             with replacing(path, durable=True) as unfinished:
-                unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+                unfinished.write_text(after.text(), encoding="utf-8")
         except OSError as error:
             raise ForgottenError(f"{path}: can't be written: {error.strerror}") from None
+
+    def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
+        """With further users, who are forgotten until then, and with what happened before a time."""
+        return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
+
+    def text(self) -> str:
+        """The content of a file."""
+        users = {name: time.isoformat() for name, time in sorted(self.users.items())}
+        return json.dumps({"before": self.before and self.before.isoformat(), "users": users}, indent=1) + "\n"
 
     def __bool__(self) -> bool:
         return bool(self.users) or self.before is not None

@@ -190,6 +190,14 @@ class Lake:
         found = self.files.get_file_info(pafs.FileSelector(_SUPERSEDED, allow_not_found=True))
         return sorted(info.path for info in found if info.path.endswith(".json") and not info.base_name.startswith("."))
 
+    def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
+        """Note in a bucket's `forgotten.json` who is forgotten, until when; whether it did not say so already."""
+        known = self.forgotten()
+        if (after := known.extended(user_ids, until, before)) == known:
+            return False
+        self.write(FORGOTTEN, after.text())
+        return True
+
     def forgotten(self) -> Forgotten:
         """What must not be written into the lake any more."""
         if self.folder is not None:

@@ -2,8 +2,8 @@
 
     forget_users("spool", ["u1"], datetime.now(UTC))
 
-A router's own spool loses everything after `keep_hours`, once it is shipped; until then exports and shipments leave the
-user out (`mtorl.log.forgotten`). A decision whose reservation may still be open stays a day: without it a router would
+A router's own spool loses everything within 75 minutes of its upload, which leaves the user out
+(`mtorl.log.forgotten`). A decision whose reservation may still be open stays a day: without it a router would
 give the money back when it starts. A cost that was logged is taken to have reached the ledger.
 """
 
@@ -87,7 +87,6 @@ def _files(spool: Path) -> Iterator[Path]:
         yield from segments.segments(spool, kind)
         yield spool / f"poison-{kind}.jsonl"
         yield from sorted(spool.glob(f"{kind}-*.torn"))
-    yield spool / segments.OPEN_DECISIONS
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:

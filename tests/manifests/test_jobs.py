@@ -121,7 +121,9 @@ def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str
     container = pod_spec(production, "CronJob/mtorl-monitor")["containers"][0]
     context = parsed(container["args"])
     mounts = mounts_of(container)
-    assert context["job"], "what it finds is told by alerts: the job fails only if the check does"
+    assert context["lake"] == "$(MTORL_LAKE)" and context["job"], (
+        "what it finds is told by alerts: the job fails only if the check does"
+    )
     assert context["dataset"] == router["dataset"] and mounts["/etc/mtorl/dataset"]["name"] == "dataset"
     assert str(context["registry"]) == "/mnt/mtorl/registry" and not mounts["/mnt/mtorl"].get("readOnly")
     exporter = pod_spec(production, "Deployment/mtorl-monitor-exporter")["containers"][0]

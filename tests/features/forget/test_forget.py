@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.collect.compact import compact
+from features.forget import lake as forget_lake
 from features.forget import places
 from features.forget.places import Report, forget
 from features.forget.tables import Rows
@@ -30,12 +31,12 @@ from features.sequences.builder import build_windows
 from features.sequences.manifest import Manifest
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.forgotten import ForgottenError
-from mtorl.log.lake import Lake
-from mtorl.log.records import VERSION, unit_hash
+from mtorl.log.lake import Lake, lake_database
+from mtorl.log.records import VERSION, Kind, unit_hash
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime.files import sha256_of
 from mtorl.window.table import WindowTable
-from tests.features.collect.decision_logs import add, decision, outcome, stored, write
+from tests.features.collect.decision_logs import decision, outcome, write
 from tests.lakes import id_of, ids_in
 
 SPEC = DatasetSpec.load("simulator")
@@ -48,11 +49,13 @@ def of(user: str, name: str, minutes: float = 0.0) -> dict[str, Any]:
 
 
 DECISIONS = [of(WHO, "a", 0), of(OTHER, "b", 1), of(WHO, "c", 70), of(OTHER, "d", 130), of(WHO, "e", 190)]
-OUTCOMES = [outcome(f"{name}-cost", name, minutes=200) for name in "abcd"]
 IDS = {
-    record["decision_id"]: id_of(record["decision_id"], datetime.fromisoformat(record["event_time"]), record["user_id"])
-    for record in DECISIONS
+    row["decision_id"]: id_of(row["decision_id"], datetime.fromisoformat(row["event_time"]), row["user_id"])
+    for row in DECISIONS
 }
+THEIRS = [IDS[name] for name in "ace"]
+KINDS: tuple[Kind, ...] = ("decision", "outcome")
+OUTCOMES = [outcome(f"{name}-cost", name, minutes=200) for name in "abcd"]
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +66,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_windows(root / "data", root / "windows")
     feature_store.create(root / "features", SPEC, log)
     feature_store.materialize(root / "features", SPEC, log)
-    lake = Lake.open(write(root / "lake", DECISIONS, OUTCOMES))
-    (uploaded,) = lake.arrived("decision")
-    shutil.copy(root / "lake" / uploaded.name, root / "windows" / "opportunities.parquet")
+    write(root / "lake", DECISIONS, OUTCOMES)
+    lake = Lake.open(root / "lake")
     (root / "flat").mkdir()
-    shutil.copy(root / "lake" / uploaded.name, root / "flat" / "decisions.parquet")
+    with lake_database(lake) as db:
+        for kind in KINDS:
+            rows = db.sql(f"SELECT * FROM {lake.records(db, kind)} ORDER BY ALL")
+            rows.write_parquet(str(root / "flat" / f"{kind}s.parquet"))
+    shutil.copy(root / "flat" / "decisions.parquet", root / "windows" / "opportunities.parquet")
     compact(lake, NOW)
+    write(root / "lake", DECISIONS, OUTCOMES)  # a router has repeated its upload
     (root / "data" / "quarantine.csv").write_text(
         f'row,uid,words,fault\n1,{WHO},"a, ""b""",bad\n2,{OTHER},"c\nd",bad\n'
     )
@@ -106,31 +113,36 @@ def names(root: Path, user: str) -> list[str]:
 
 
 def tables(root: Path) -> dict[str, pd.DataFrame]:
-    found = {str(path.relative_to(root)): pq.ParquetFile(path).read() for path in sorted(root.rglob("*.parquet"))}
-    return {name: table.to_pandas().map(str) for name, table in found.items()}
+    paths = [path for path in sorted(root.rglob("*.parquet")) if "lake" not in path.parts]
+    return {str(path.relative_to(root)): pq.ParquetFile(path).read().to_pandas().map(str) for path in paths}
+
+
+def in_lake(root: Path, kind: Kind) -> pd.DataFrame:
+    """The records of the lake, each once."""
+    lake = Lake.open(root / "lake")
+    with lake_database(lake) as db:
+        return db.sql(f"SELECT * FROM {lake.records(db, kind)} ORDER BY ALL").df()
 
 
 def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> None:
     assert len(names(volume, WHO)) > 10
-    before = tables(made)
+    before, lake_before = tables(made), {kind: in_lake(made, kind) for kind in KINDS}
     report = forget(volume, frozenset({WHO}), NOW)
     assert not report.failed and names(volume, WHO) == []
     touchpoints = (before["data/touchpoints.parquet"]["user_id"] == WHO).sum()
     assert report.removed["data/touchpoints.parquet"] == report.removed["windows"] == touchpoints > 0
-    assert report.removed["lake/decisions"] == report.removed["lake/arrived/decisions"] == 3
-    assert report.removed["lake/outcomes"] == 2
+    assert report.removed["flat/decisions.parquet"] == 3 and report.removed["lake/decisions"] == 6
+    assert report.removed["flat/outcomes.parquet"] == 2 and report.removed["lake/outcomes"] == 4
     assert report.removed["features (online store)"] == report.removed["data/quarantine.csv"] == 1
     after = tables(volume)
-    gone = {name for name in before if name not in after}
-    assert sorted(name.rpartition("/")[0] for name in gone) == [
-        f"lake/{kind}/date=2026-01-01/hour={hour}"
-        for kind, hour in (("decisions", 13), ("decisions", 15), ("outcomes", 13))
-    ]
+    assert set(after) == set(before)
+    for kind in KINDS:
+        kept = lake_before[kind][~lake_before[kind]["decision_id"].isin(THEIRS)]
+        pd.testing.assert_frame_equal(in_lake(volume, kind), kept.reset_index(drop=True))
+        assert len(kept) == {"decision": 2, "outcome": 2}[kind]
     for name, rows in after.items():
         key = "user_id" if "user_id" in rows else "decision_id" if "decision_id" in rows else None
-        kept = (
-            before[name] if key is None else before[name][~before[name][key].isin([WHO, *(IDS[one] for one in "ace")])]
-        )
+        kept = before[name] if key is None else before[name][~before[name][key].isin([WHO, *THEIRS])]
         pd.testing.assert_frame_equal(rows, kept.reset_index(drop=True))
         assert pq.read_schema(volume / name).equals(pq.read_schema(made / name), check_metadata=True), name
 
@@ -161,6 +173,7 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After one file, four, seven ... that were looked at; the last try is not interrupted."""
+    monkeypatch.setattr(forget_lake.secrets, "token_hex", lambda _: "new")
     whole = Path(shutil.copytree(made, tmp_path / "whole"))
     forget(whole, frozenset({WHO}), NOW)
 
@@ -187,13 +200,12 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
 
 
 def test_a_forgotten_user_is_not_compacted_again_but_comes_back_as_a_new_one(volume: Path) -> None:
-    """An upload of a router that did not know of it."""
+    """A router that was killed has uploaded its spool once more, which holds the user."""
     forget(volume, frozenset({WHO}), NOW)
     later = [of(WHO, "f", (NOW - datetime(2026, 1, 1, 12, tzinfo=UTC)) / timedelta(minutes=1) + 1)]
-    add(volume / "lake", [*DECISIONS, *later], [outcome("f-cost", "f")])
-    compact(Lake.open(volume / "lake"), NOW + timedelta(days=1))
-    assert [row["decision_id"] for row in stored(volume / "lake", "decision")] == ["b", "d", "f"]
-    assert [row["event_id"] for row in stored(volume / "lake", "outcome")] == ["b-cost", "d-cost", "f-cost"]
+    write(volume / "lake", [*DECISIONS, *later])
+    compact(Lake.open(volume / "lake"), NOW + timedelta(hours=2))
+    assert set(in_lake(volume, "decision")["decision_id"]) == {ids_in(volume / "lake")[name] for name in "bdf"}
 
 
 def test_a_refresh_of_the_features_does_not_bring_the_user_back(volume: Path) -> None:
@@ -238,18 +250,15 @@ def test_a_user_who_is_forgotten_while_a_feed_writes_does_not_stay(
 def test_what_is_old_goes_and_does_not_come_back(volume: Path) -> None:
     start = datetime(2026, 1, 1, 12, tzinfo=UTC)
     report = forget(volume, frozenset(), NOW, before=start + timedelta(minutes=100))
-    assert report.removed["lake/decisions"] == 3 and report.removed["windows/opportunities.parquet"] == 3
+    assert report.removed["lake/decisions"] == 2 and report.removed["windows/opportunities.parquet"] == 3
     assert report.removed["features (online store)"] == report.removed["windows"] == 0
-    kept = [["d", "e"], ["d-cost"]]
-    assert [
-        [row["decision_id"] for row in stored(volume / "lake", "decision")],
-        [row["event_id"] for row in stored(volume / "lake", "outcome")],
-    ] == kept
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     assert (log["timestamp"] >= start + timedelta(minutes=100)).all()
-    add(volume / "lake", DECISIONS, OUTCOMES)
+    compact(Lake.open(volume / "lake"), NOW)  # takes an upload that is young enough, and leaves out what is old in it
+    write(volume / "lake", DECISIONS, OUTCOMES)
     compact(Lake.open(volume / "lake"), NOW)
-    assert [row["decision_id"] for row in stored(volume / "lake", "decision")] == kept[0]
+    kept = {IDS[name] for name in "cde"}  # of c's hour a part is young enough
+    assert set(in_lake(volume, "decision")["decision_id"]) == kept
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b""])
@@ -267,12 +276,12 @@ def test_what_a_killed_process_left_is_named_once_nobody_is_at_work_on_it(volume
     for name, hours in ((".touchpoints.parquet.0123abcd", 30), (".ingest.json.0123abcd", 1)):
         (volume / "data" / name).write_bytes(b"half of a file")
         os.utime(volume / "data" / name, (time.time() - hours * 3600,) * 2)
-    for name, hours in ((".export-k1ll3d_x", 30), (".export-at_w0rk_", 1)):  # of `mtorl experiment`
+    for name, hours in ((".scratch-k1ll3d_x", 30), (".scratch-at_w0rk_", 1)):
         shutil.copytree(volume / "flat", volume / "flat" / name)
         os.utime(volume / "flat" / name, (time.time() - hours * 3600,) * 2)
     report = forget(volume, frozenset({WHO}), NOW)
     named = [line.split(":")[0] for line in report.failed]
-    assert named == ["data/.touchpoints.parquet.0123abcd", "flat/.export-k1ll3d_x"]
+    assert named == ["data/.touchpoints.parquet.0123abcd", "flat/.scratch-k1ll3d_x"]
 
 
 def test_two_do_not_forget_in_one_folder(volume: Path) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-import duckdb
 import pytest
-from serving.decision_log.export import export_parquet, export_segments
-from serving.decision_log.parquet_sink import ParquetSink
 
 from features.forget.places import forget as forget_in
+from mtorl.log.decision_ids import decision_id
 from mtorl.log.forgotten import Forgotten
+from mtorl.log.lake import Lake, lake_database
 from mtorl.log.records import unit_hash
-from serving.decision_log import Spool, forget, position, segments
+from serving.decision_log import Spool, forget, segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
+from serving.decision_log.lake_sink import LakeSink
 from serving.ledger import Account, SqliteLedger
 from serving.router.flow.budgets import reconcile
-from tests.serving.shipping import put, ship_all
+from tests.lakes import id_of
+from tests.serving.shipping import SHIPPED, put, ship_all
 
 START = datetime(2026, 3, 1, 22, 30, tzinfo=UTC)
 LATER = START + timedelta(days=2)
@@ -29,24 +30,31 @@ def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
     """Decisions of two users in turn, each with its cost; some segments."""
     for i in range(first, first + number):
         user, at = ("gone", "stays")[i % 2], (START + timedelta(minutes=i)).isoformat()
-        put(spool, "decision", f"d{i}", user_id=user, unit_hash=unit_hash(user), reservation_id=f"d{i}", event_time=at)
-        put(spool, "outcome", f"e{i}", decision_id=f"d{i}", kind="cost", event_time=at)
-        spool.submit("shadow", {"shadow_id": f"d{i}-arm", "decision_id": f"d{i}", "event_time": at}).result(60)
+        name = made_id(i)
+        put(spool, "decision", name, user_id=user, unit_hash=unit_hash(user), reservation_id=name, event_time=at)
+        put(spool, "outcome", f"e{i}", decision_id=name, kind="cost", event_time=at)
+        put(spool, "shadow", f"{name}-arm", decision_id=name, event_time=at)
 
 
-def ship(spool: Spool, out: Path) -> None:
-    sink = ParquetSink(out, spool.identity)
+def made_id(i: int) -> str:
+    return id_of(f"d{i}", START + timedelta(minutes=i), ("gone", "stays")[i % 2])
+
+
+def upload(spool: Spool, folder: Path) -> None:
+    sink = LakeSink(Lake.open(folder), spool.identity)
     sink.linger = 0.0
     ship_all(spool, sink)
 
 
-def ids(files: Path, column: str = "decision_id") -> list[str]:
-    query = f"SELECT {column} FROM read_parquet('{files}', union_by_name = true) ORDER BY ALL"
-    return sorted((row[0] for row in duckdb.execute(query).fetchall()), key=lambda name: int(name[1:]))
+def uploaded(folder: Path) -> list[str]:
+    lake = Lake.open(folder)
+    with lake_database(lake) as db:
+        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision')} ORDER BY 1").fetchall()
+    return [name for (name,) in rows]
 
 
 def odd(number: int) -> list[str]:
-    return [f"d{i}" for i in range(number) if i % 2]
+    return [made_id(i) for i in range(number) if i % 2]
 
 
 def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
@@ -55,7 +63,7 @@ def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
     before = {kind: list(segments.read(spool.folder, kind)) for kind in ("decision", "outcome", "shadow")}
     assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(45, 0, held=False)
     for kind, records in before.items():
-        assert list(segments.read(spool.folder, kind)) == [r for r in records if int(r["decision_id"][1:]) % 2]
+        assert list(segments.read(spool.folder, kind)) == [r for r in records if r["decision_id"] in odd(30)]
     assert not any(b"gone" in path.read_bytes() for path in spool.folder.iterdir())
     files = {path: path.read_bytes() for path in spool.folder.iterdir()}
     assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(0, 0, held=False)
@@ -64,51 +72,18 @@ def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
 
 def test_the_next_router_goes_on_and_ships_everything_once(spool: Spool, tmp_path: Path) -> None:
     fill(spool)
-    out = tmp_path / "log"
-    ship(spool, out)
+    lake = tmp_path / "lake"
+    upload(spool, lake)
     spool.close()
     Forgotten.add(tmp_path, ["gone"], LATER)
     assert list(forget_in_spools(tmp_path, {"gone"}, LATER)) == ["spool"]
     with_more = Spool(spool.folder, segment_bytes=20_000)
     fill(with_more, 30, 10)
-    ship(with_more, out)
+    upload(with_more, lake)
     with_more.close()
-    assert [name for name in ids(out / "decisions/*/*/*.parquet") if int(name[1:]) % 2] == odd(40)
-    assert "d38" not in ids(out / "decisions/*/*/*.parquet"), "shipped after it was forgotten"
+    assert [name for name in uploaded(lake) if name in odd(40)] == odd(40)
+    assert made_id(38) not in uploaded(lake), "uploaded after it was forgotten"
     assert with_more.torn == 0
-
-
-@pytest.mark.parametrize(
-    ("write", "files"),
-    [
-        (lambda spool, data: export_segments(spool.folder, data / "segments"), "segments/*/*/decisions.parquet"),
-        (lambda spool, data: export_parquet(spool.folder, data / "flat"), "flat/decisions.parquet"),
-        (lambda spool, data: ship(spool, data / "log"), "log/decisions/*/*/*.parquet"),
-    ],
-)
-def test_who_is_forgotten_while_files_are_written_is_not_in_them(
-    write: Callable[[Spool, Path], None], files: str, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever forgets notes it first and then looks for files, perhaps before these are there."""
-    fill(spool)
-    known = Forgotten.of
-    for readings in count():
-        data = tmp_path / f"after-{readings}"
-        data.mkdir()
-        left = iter([False] * readings + [True])
-
-        def of(folder: Path, data: Path = data, left: Iterator[bool] = left) -> Forgotten:
-            found = known(folder)
-            if next(left, False):
-                forget_in(data, frozenset({"gone"}), LATER)
-            return found
-
-        monkeypatch.setattr(Forgotten, "of", of)
-        (spool.folder / position.FILE).unlink(missing_ok=True)
-        write(spool, data)
-        if next(left, False):
-            break  # it does not read that often
-        assert ids(data / files) == odd(30)
 
 
 def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +92,7 @@ def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkey
     (spool.folder / "decision-00000001.torn").write_bytes(b'{"decision_id": "d99", "user_id":"gone", "ca\n')
     spool.close()
     with max(segments.segments(spool.folder, "outcome")).open("ab") as file:
-        file.write(b'{"event_id": "cut", "decision_id": "d0"}')  # before its newline
+        file.write(b'{"event_id": "cut", "decision_id": "' + made_id(0).encode() + b'"}')  # before its newline
     remove = forget._remove
     files = len(list(forget._files(spool.folder)))
     for steps in [*range(files), files]:
@@ -135,7 +110,7 @@ def test_what_is_interrupted_between_two_files_is_made_good(spool: Spool, monkey
 
 
 def test_a_decision_whose_money_may_be_open_stays_a_day(spool: Spool, tmp_path: Path) -> None:
-    name, at = f"{spool.identity}-0", START.isoformat()
+    name, at = decision_id("gone", spool.identity, START.timestamp()), START.isoformat()
     put(spool, "decision", name, user_id="gone", reservation_id=name, event_time=at, expose=True, withdrawn=False)
     put(spool, "decision", "d1", user_id="gone", reservation_id=None, event_time=at)
     spool.close()
@@ -151,25 +126,37 @@ def test_a_decision_whose_money_may_be_open_stays_a_day(spool: Spool, tmp_path: 
     ledger.close()
 
 
-def test_a_router_keeps_its_spool_and_what_it_exports_and_ships_is_without_the_user(
-    spool: Spool, tmp_path: Path
-) -> None:
+def test_a_router_keeps_its_spool_and_its_uploads_are_without_the_user(spool: Spool, tmp_path: Path) -> None:
     fill(spool)
-    data = tmp_path / "volume"
-    data.mkdir()
-    Forgotten.add(data, ["gone"], LATER)
+    Forgotten.add(tmp_path, ["gone"], LATER)
     assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(0, 15, held=True)
     assert len(list(spool.read("decision"))) == 30
-    export_segments(spool.folder, data / "decision_log" / "router-0")
-    export_parquet(spool.folder, data / "flat")
-    ship(spool, data / "log")
-    for place in (
-        "decision_log/router-0/*/*/decisions.parquet",
-        "flat/decisions.parquet",
-        "log/decisions/*/*/*.parquet",
-    ):
-        assert ids(data / place) == odd(30)
-    export_parquet(data / "log", tmp_path / "elsewhere")
-    assert ids(tmp_path / "elsewhere" / "decisions.parquet") == odd(30)
-    export_parquet(spool.folder, tmp_path / "elsewhere")
-    assert len(ids(tmp_path / "elsewhere" / "decisions.parquet")) == 30, "nobody was forgotten there"
+    upload(spool, tmp_path / "lake")
+    assert uploaded(tmp_path / "lake") == odd(30)
+
+
+def test_one_who_is_forgotten_while_files_are_uploaded_is_not_in_the_lake(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who forgets writes the note first and then looks for files, perhaps before these are there."""
+    fill(spool)
+    known = Lake.forgotten
+    for readings in count():
+        folder = tmp_path / f"after-{readings}"
+        folder.mkdir()
+        left = iter([False] * readings + [True])
+
+        def forgotten(self: Lake, folder: Path = folder, left: Iterator[bool] = left) -> Forgotten:
+            found = known(self)
+            if next(left, False):
+                forget_in(folder, frozenset({"gone"}), LATER)
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Lake, "forgotten", forgotten)
+            (spool.folder / SHIPPED).unlink(missing_ok=True)
+            upload(spool, folder / "lake")
+        if next(left, False):
+            break  # it does not look that often
+        assert uploaded(folder / "lake") == odd(30)
+    assert readings >= 2

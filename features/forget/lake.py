@@ -1,0 +1,143 @@
+"""Removes users from a lake, and hours that are too old.
+
+    forget_in_bucket(Lake.open("s3://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
+    remove_users(lake, forgotten)                                 # of a lake in a folder that has the note
+    remove_again(lake, now)                                       # each compaction does
+
+A user's bucket follows from the user's hash, so of each file only the row groups of that bucket are read. A file that
+holds the user is written without it under another name, then deleted at once, and so is each file that is superseded: a
+query that reads it at that moment fails, and can be repeated. Outcomes and shadows, which name no user, go before the
+decisions that name theirs, so that the next run completes an interrupted one.
+
+A router or a compaction at work may write the user once more. Each looks at the note of forgotten users again after
+writing; if it was killed before that, the next compaction removes the user from what was written since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections import Counter
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, get_args
+
+import pyarrow.parquet as pq
+
+from mtorl.log.decision_ids import bucket_of_hash
+from mtorl.log.forgotten import Forgotten
+from mtorl.log.lake import HOUR, Lake, LakeFile, lake_database, sql_of
+from mtorl.log.lake_files import SCHEME
+from mtorl.log.records import Kind, unit_hash
+
+if TYPE_CHECKING:
+    import duckdb
+
+_KINDS: tuple[Kind, ...] = get_args(Kind)
+_AGAIN = timedelta(days=2)  # for which compactions look again; each hour one does
+_CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
+
+
+def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
+    """Note in a lake who is forgotten, and remove them; returns the rows that went, by kind.
+
+    Args:
+        now: What users do from now on is not forgotten.
+        before: Hours that ended earlier go too.
+
+    Raises:
+        OSError, LogError: The lake can't be read or written. Run it again.
+    """
+    removed = Counter(dict.fromkeys((f"{kind}s" for kind in _KINDS), 0))
+    while lake.forget(users, now, before):  # another run at this moment may have replaced the note
+        removed += remove_users(lake, Forgotten(dict.fromkeys(map(unit_hash, users), now)))
+    if before is not None:
+        removed += drop_hours(lake, before)
+    return removed
+
+
+def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | None = None) -> Counter[str]:
+    """Remove users from a lake; returns the rows that went, by kind.
+
+    Args:
+        forgotten: Their hashes, each with the time from which on nothing of the user goes.
+        written_since: Looks into younger files alone.
+    """
+    removed: Counter[str] = Counter()
+    if not forgotten.users:
+        return removed
+    if written_since is None:
+        lake.supersede([], 0)
+    buckets = f"bucket IN ({', '.join(map(str, sorted(set(map(bucket_of_hash, forgotten.users)))))})"
+    with lake_database(lake) as db:
+        db.execute("SET preserve_insertion_order = true")
+        db.execute("CREATE TABLE gone (decision_id VARCHAR)")
+        theirs = f"{buckets} AND {forgotten.sql('decision')}"
+        if decisions := _files(lake, "decision", written_since):
+            db.execute(f"INSERT INTO gone SELECT DISTINCT decision_id FROM {sql_of(decisions)} WHERE {theirs}")
+        for kind in reversed(_KINDS):
+            which = theirs if kind == "decision" else f"{buckets} AND decision_id IN (FROM gone)"
+            for file, rows in _found(db, _files(lake, kind, written_since), which):
+                _rewrite(lake, db, file, which)
+                removed[f"{kind}s"] += rows
+    return removed
+
+
+def remove_again(lake: Lake, now: datetime) -> None:
+    """Remove who was forgotten lately from files that were written since."""
+    users = {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}
+    if users:
+        remove_users(lake, Forgotten(users), min(users.values()) - _CLOCKS)
+
+
+def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
+    """Delete the files of hours that ended before a time; returns the rows in them, by kind."""
+    removed: Counter[str] = Counter()
+    for kind in reversed(_KINDS):
+        for file in _files(lake, kind, None):
+            if file.hour + HOUR <= before:
+                with lake.files.open_input_file(file.name) as stream:
+                    removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
+                lake.files.delete_file(file.name)
+                _remove_empty_folders(lake, file)
+    return removed
+
+
+def _files(lake: Lake, kind: Kind, written_since: datetime | None) -> list[LakeFile]:
+    files = [*lake.arrived(kind), *lake.closed(kind)]  # in this order: see `Lake.records`
+    if written_since is None:
+        return files
+    return [file for file in files if file.written is None or file.written >= written_since]
+
+
+def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> Iterator[tuple[LakeFile, int]]:
+    if not files:
+        return
+    by_name = {f"{SCHEME}{file.name}": file for file in files}
+    counts = db.execute(f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename")
+    for name, rows in counts.fetchall():
+        yield by_name[name], rows
+
+
+def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: str) -> None:
+    """Write a file without some rows, under another name, and delete it."""
+    folder, _, old = file.name.rpartition("/")
+    with TemporaryDirectory(prefix="mtorl-forget-") as scratch:
+        kept = Path(scratch, "kept.parquet")
+        db.execute(f"COPY (FROM {sql_of([file])} WHERE NOT ({which})) TO '{kept}' (FORMAT parquet, COMPRESSION zstd)")
+        if pq.read_metadata(kept).num_rows:
+            lake.put(kept, f"{folder}/{old.removesuffix('.parquet').partition('.')[0]}.{secrets.token_hex(4)}.parquet")
+    with contextlib.suppress(FileNotFoundError):
+        lake.files.delete_file(file.name)
+    _remove_empty_folders(lake, file)
+
+
+def _remove_empty_folders(lake: Lake, file: LakeFile) -> None:
+    """Of the file's hour and day; a bucket has none."""
+    if lake.folder is None:
+        return
+    with contextlib.suppress(OSError):  # not empty
+        for folder in list((lake.folder / file.name).parents)[:2]:
+            folder.rmdir()

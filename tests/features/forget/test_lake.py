@@ -1,0 +1,205 @@
+"""A user leaves a lake, whatever else is written into it at that moment; the others keep every row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.fs as pafs
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from features.collect.compact import compact
+from features.forget import lake as forget_lake
+from features.forget.lake import drop_hours, forget_in_bucket, remove_again
+from mtorl.log.decision_ids import bucket_of
+from mtorl.log.forgotten import Forgotten
+from mtorl.log.lake import Lake, lake_database
+from mtorl.log.records import ID_FIELD, Kind, unit_hash
+from mtorl.log.touchpoints import LogError
+from tests.lakes import id_of, upload
+
+START = datetime(2026, 3, 1, 20, tzinfo=UTC)
+NOW = START + timedelta(hours=6)
+USERS = ["gone", *(f"stays{i}" for i in range(9))]
+
+
+class Killed(BaseException):
+    pass
+
+
+def bucket_at(folder: Path) -> Lake:
+    """A lake that knows of no folder, as in an object store."""
+    files = pafs.PyFileSystem(pafs.FSSpecHandler(LocalFileSystem(auto_mkdir=True)))
+    return Lake(pafs.SubTreeFileSystem(str(folder), files), "s3://ads/lake")
+
+
+def fill(folder: Path, first: int = 0, number: int = 60, router: str = "r") -> None:
+    """Decisions of ten users in turn, one each five minutes, each with its cost and a shadow."""
+    decisions: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
+    shadows: list[dict[str, Any]] = []
+    for i in range(first, first + number):
+        user, at = USERS[i % 10], START + timedelta(minutes=5 * i)
+        name, time = id_of(f"d{i}", at, user), at.isoformat()
+        decisions.append({"decision_id": name, "user_id": user, "unit_hash": unit_hash(user), "event_time": time})
+        outcomes.append({"event_id": f"e{i}", "decision_id": name, "kind": "cost", "value": 0.1, "event_time": time})
+        shadows.append({"shadow_id": f"s{i}", "decision_id": name, "event_time": time})
+    records: dict[Kind, Any] = {"decision": decisions, "outcome": outcomes, "shadow": shadows}
+    upload(folder, {kind: pd.DataFrame(rows) for kind, rows in records.items()}, router)
+
+
+def rows(lake: Lake, kind: Kind) -> list[str]:
+    with lake_database(lake) as db:
+        found = db.execute(f"SELECT decision_id FROM {lake.records(db, kind)} ORDER BY 1").fetchall()
+    return [name for (name,) in found]
+
+
+def kept(number: int = 60) -> list[str]:
+    return sorted(id_of(f"d{i}", START + timedelta(minutes=5 * i), USERS[i % 10]) for i in range(number) if i % 10)
+
+
+def files_with(folder: Path, user: str) -> list[str]:
+    return [path.name for path in folder.rglob("*.parquet") if user in pd.read_parquet(path).to_csv()]
+
+
+@pytest.mark.parametrize("make", [Lake.open, bucket_at], ids=["folder", "bucket"])
+def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[[Path], Lake], tmp_path: Path) -> None:
+    lake = make(tmp_path)
+    fill(tmp_path, number=40)
+    compact(Lake.open(tmp_path), NOW)
+    fill(tmp_path, first=30, number=30)  # some of them once more, as after a crash
+    assert len(files_with(tmp_path, "gone")) > 2
+    removed = forget_in_bucket(lake, {"gone"}, NOW)
+    assert removed["decisions"] == removed["outcomes"] == removed["shadows"] == 7
+    assert files_with(tmp_path, "gone") == [] and not lake.superseded()
+    for kind in ("decision", "outcome", "shadow"):
+        assert rows(lake, kind) == kept()
+    for file in lake.closed("decision"):
+        table = pd.read_parquet(tmp_path / file.name)
+        assert table.equals(table.sort_values(["bucket", "decision_id"])), "a file keeps its order"
+    again = forget_in_bucket(lake, {"gone"}, NOW)
+    assert set(again) >= {"decisions", "outcomes", "shadows"} and not any(again.values())
+
+
+def test_other_buckets_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    asked: list[str] = []
+    sql_of = forget_lake.sql_of
+    monkeypatch.setattr(forget_lake, "_rewrite", lambda lake, db, file, which: asked.append(which))
+    monkeypatch.setattr(forget_lake, "sql_of", sql_of)
+    forget_in_bucket(Lake.open(tmp_path), {"gone"}, NOW)
+    assert asked and all(which.startswith(f"bucket IN ({bucket_of('gone')}) AND ") for which in asked)
+
+
+def test_only_the_past_is_forgotten(tmp_path: Path) -> None:
+    fill(tmp_path)
+    assert forget_in_bucket(Lake.open(tmp_path), {"gone"}, START + timedelta(hours=2))["decisions"] == 3
+    compact(Lake.open(tmp_path), NOW)
+    assert len(rows(Lake.open(tmp_path), "decision")) == 57
+
+
+def test_what_is_interrupted_anywhere_is_completed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Lake.put
+    for steps in count():
+        folder = tmp_path / str(steps)
+        fill(folder, number=30)
+        compact(Lake.open(folder), START + timedelta(hours=1, minutes=20))
+        left = iter(range(steps))
+
+        def killed(*args: Any, left: Any = left) -> None:
+            put(*args)  # and is killed before the old file is deleted
+            if next(left, None) is None:
+                raise Killed
+
+        with monkeypatch.context() as patched, suppress(Killed):
+            patched.setattr(Lake, "put", killed)
+            forget_in_bucket(bucket_at(folder), {"gone"}, NOW)
+            break
+        forget_in_bucket(bucket_at(folder), {"gone"}, NOW + timedelta(seconds=1))
+        assert files_with(folder, "gone") == []
+        for kind in ("decision", "outcome", "shadow"):
+            assert rows(Lake.open(folder), kind) == kept(30)
+    assert steps == 5
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["goes on", "is killed"])
+def test_a_compaction_at_work_does_not_bring_the_user_back(
+    is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user is forgotten at each of the moments at which a compaction touches the lake."""
+    names = ("put", "forgotten", "supersede")
+    real = {name: getattr(Lake, name) for name in names}
+    for after in count():
+        folder = tmp_path / str(after)
+        fill(folder, number=30)
+        fill(folder, first=20, number=20, router="s")
+        moments = count()
+
+        def touched(name: str, folder: Path = folder, moments: Any = moments, after: int = after) -> Any:
+            def call(self: Lake, *args: Any) -> Any:
+                answer = real[name](self, *args)
+                if self.folder is not None and next(moments) == after:
+                    forget_in_bucket(bucket_at(folder), {"gone"}, NOW)
+                    if is_killed:
+                        raise Killed
+                return answer
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in names:
+                patched.setattr(Lake, name, touched(name))
+            with suppress(Killed, LogError, OSError):
+                compact(Lake.open(folder), NOW)
+        if next(moments) <= after:
+            break
+        compact(Lake.open(folder), NOW + timedelta(hours=1))
+        lake = Lake.open(folder)
+        assert rows(lake, "decision") == kept(40)
+        lake.supersede([], 0)
+        assert files_with(folder, "gone") == []
+    assert after > 10
+
+
+def test_a_compaction_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    forget_in_bucket(bucket_at(tmp_path), {"gone"}, NOW)
+    fill(tmp_path)  # a writer that had looked for forgotten users before
+    remove_again(lake, NOW + timedelta(hours=30))
+    assert rows(lake, "decision") == kept() and rows(lake, "outcome") == kept()
+    fill(tmp_path)
+    remove_again(lake, NOW + timedelta(days=3))
+    assert len(rows(lake, "decision")) == 60, "it looks again for two days"
+
+
+def test_two_who_forget_at_once_lose_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    write, others = Lake.write, iter([True])
+
+    def overwritten(self: Lake, name: str, text: str) -> None:
+        write(self, name, text)
+        if next(others, False):  # has read the file before
+            write(self, name, Forgotten().extended(["stays1"], NOW).text())
+
+    monkeypatch.setattr(Lake, "write", overwritten)
+    forget_in_bucket(bucket_at(tmp_path), {"gone"}, NOW)
+    assert set(bucket_at(tmp_path).forgotten().users) == {unit_hash("gone"), unit_hash("stays1")}
+
+
+def test_hours_that_are_too_old_are_dropped_whole(tmp_path: Path) -> None:
+    fill(tmp_path, number=40)
+    compact(Lake.open(tmp_path), START + timedelta(hours=10))
+    fill(tmp_path, first=12, number=3)  # late: of an hour that goes as well
+    lake = Lake.open(tmp_path)
+    removed = drop_hours(lake, START + timedelta(hours=2, minutes=30))
+    assert removed == Counter(decisions=27, outcomes=27, shadows=27)
+    assert [file.hour.hour for file in lake.closed("decision")] == [22, 23] and not lake.arrived("decision")
+    assert not (tmp_path / "decisions" / "date=2026-03-01" / "hour=20").exists()
+    assert ID_FIELD["decision"] == "decision_id" and not drop_hours(lake, START)
