@@ -330,7 +330,7 @@ def forget(
 
         from cli.progress_bars import ProgressBars
         from cli.tables import print_forgotten
-        from features.forget.lake import forget_in_bucket
+        from features.forget.lake import ASIDE, forget_in_bucket, unreadable
         from features.forget.places import Report
         from features.forget.places import forget as forget_in
         from features.ingest.log_folder import Origin
@@ -357,7 +357,8 @@ def forget(
         before = None if older_than is None else now - timedelta(days=older_than)
         with ProgressBars() as bars, bars.step("look for what is kept, and remove it"):
             if bucket:
-                report, spools = Report(forget_in_bucket(Lake.open(folder), users, now, before)), {}
+                lake, spools = Lake.open(folder), {}
+                report = Report(forget_in_bucket(lake, users, now, before), [*map(ASIDE.format, unreadable(lake))])
             else:
                 report = forget_in(folder, users, now, before, feature_repo, origin)
                 spools = forget_in_spools(Path(folder), users, now)

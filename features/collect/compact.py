@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
 from features.forget.lake import remove_again
-from mtorl.log.lake import HOUR, PLACED, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
+from mtorl.log.lake import HOUR, PLACED, UNREADABLE, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime import progress
 
@@ -36,7 +36,6 @@ CLOSED_AFTER = timedelta(minutes=10)  # the end of an hour: a router uploads eac
 MOST_FILES = 8  # of one size, in an hour
 FINAL_AFTER = timedelta(days=8)  # few outcomes come later: an hour becomes one file
 KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
-UNREADABLE = "unreadable"
 _ALIKE = 4  # a file is merged once the smaller ones have a fourth of its size together
 
 

@@ -6,7 +6,7 @@
 
 A user's bucket follows from the user's hash, so of each file only the row groups of that bucket are read. A file that
 holds the user is written without it under another name, then deleted at once, and so is each file that is superseded: a
-query that reads it at that moment fails, and can be repeated. Outcomes and shadows, which name no user, go before the
+query that reads it at that moment fails, and can be repeated. Records that name no user go before the
 decisions that name theirs, so that the next run completes an interrupted one.
 
 A router or a compaction at work may write the user once more. Each looks at the note of forgotten users again after
@@ -24,17 +24,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, get_args
 
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mtorl.log.decision_ids import bucket_of_hash
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.lake import HOUR, Lake, LakeFile, lake_database, sql_of
+from mtorl.log.lake import HOUR, UNREADABLE, Lake, LakeFile, lake_database, sql_of
 from mtorl.log.lake_files import SCHEME
 from mtorl.log.records import Kind, unit_hash
 
 if TYPE_CHECKING:
     import duckdb
 
+ASIDE = "{}: can't be read, so it is unknown who is in it: mend it and put it back into arrived/, or remove it"
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _AGAIN = timedelta(days=2)  # for which compactions look again; each hour one does
 _CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
@@ -103,6 +105,12 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 lake.files.delete_file(file.name)
                 _remove_empty_folders(lake, file)
     return removed
+
+
+def unreadable(lake: Lake) -> list[str]:
+    """Files that a compaction has moved aside: it is unknown who is in them."""
+    aside = pafs.FileSelector(UNREADABLE, recursive=True, allow_not_found=True)
+    return sorted(info.path for info in lake.files.get_file_info(aside) if info.type == pafs.FileType.File)
 
 
 def _files(lake: Lake, kind: Kind, written_since: datetime | None) -> list[LakeFile]:

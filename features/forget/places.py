@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.engine import parquet_files
-from features.forget.lake import drop_hours, remove_users
+from features.forget.lake import ASIDE, drop_hours, remove_users, unreadable
 from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT
@@ -183,6 +183,7 @@ class _Work:
                 if self._before is not None:
                     removed.update(drop_hours(lake, self._before))
                 store = self._store_of(folder)
+                self.report.failed.extend(ASIDE.format(f"{store}/{name}") for name in unreadable(lake))
                 for name in (f"{kind}s" for kind in get_args(Kind)):
                     self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 

@@ -84,10 +84,10 @@ class Forgotten:
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """SQL condition, never null: whether a record must not be written; only decisions name their user."""
+        """SQL condition, never null: whether a record must not be written; decisions and windows name their user."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
-        for name, time in self.users.items() if kind == "decision" else ():
+        for name, time in self.users.items() if kind in ("decision", "window") else ():
             together[time].append(f"'{name}'")
         clauses += [f"(event_time < {_literal(t)} AND unit_hash IN ({', '.join(us)}))" for t, us in together.items()]
         return f"coalesce({' OR '.join(clauses)}, false)" if clauses else "false"

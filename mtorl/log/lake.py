@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 HOUR = timedelta(hours=1)
 PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 """Columns that say where a record belongs, with their DuckDB types."""
+UNREADABLE = "unreadable"
+"""Folder of files that a compaction could not read."""
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"

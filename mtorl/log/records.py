@@ -288,6 +288,7 @@ class WindowRecord(TypedDict):
 
     schema_version: Literal[1]
     decision_id: Name
+    unit_hash: Annotated[Hash, Field(description="Of its user, so that a forgotten one's is not uploaded.")]
     window: Annotated[dict[str, Any], Field(description="As the model was asked with it.")]
     event_time: Annotated[Time, Field(description="Of the decision, UTC.")]
 

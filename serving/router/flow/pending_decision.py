@@ -235,8 +235,13 @@ class PendingDecision:
         if self.features is None:
             return None
         at = time_of(self.decision_id).isoformat()
-        window = dict(self.features.window)
-        return {"schema_version": VERSION, "decision_id": self.decision_id, "window": window, "event_time": at}
+        return {
+            "schema_version": VERSION,
+            "decision_id": self.decision_id,
+            "unit_hash": unit_hash(self.request.user_id),
+            "window": dict(self.features.window),
+            "event_time": at,
+        }
 
     def prediction(self) -> dict[str, Any]:
         """The caller's answer."""

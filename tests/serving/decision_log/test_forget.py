@@ -13,7 +13,7 @@ from features.forget.places import forget as forget_in
 from mtorl.log.decision_ids import decision_id
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, lake_database
-from mtorl.log.records import unit_hash
+from mtorl.log.records import Kind, unit_hash
 from serving.decision_log import Spool, forget, segments
 from serving.decision_log.forget import SpoolWithout, forget_in_spools, forget_users
 from serving.decision_log.lake_sink import LakeSink
@@ -34,6 +34,7 @@ def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
         put(spool, "decision", name, user_id=user, unit_hash=unit_hash(user), reservation_id=name, event_time=at)
         put(spool, "outcome", f"e{i}", decision_id=name, kind="cost", event_time=at)
         put(spool, "shadow", f"{name}-arm", decision_id=name, event_time=at)
+        put(spool, "window", name, unit_hash=unit_hash(user), event_time=at)
 
 
 def made_id(i: int) -> str:
@@ -46,10 +47,10 @@ def upload(spool: Spool, folder: Path) -> None:
     ship_all(spool, sink)
 
 
-def uploaded(folder: Path) -> list[str]:
+def uploaded(folder: Path, kind: Kind = "decision") -> list[str]:
     lake = Lake.open(folder)
     with lake_database(lake) as db:
-        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision')} ORDER BY 1").fetchall()
+        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, kind)} ORDER BY 1").fetchall()
     return [name for (name,) in rows]
 
 
@@ -61,7 +62,7 @@ def test_at_rest_the_users_records_go_and_the_others_stay(spool: Spool) -> None:
     fill(spool)
     spool.close()
     before = {kind: list(segments.read(spool.folder, kind)) for kind in ("decision", "outcome", "shadow")}
-    assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(45, 0, held=False)
+    assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(60, 0, held=False)
     for kind, records in before.items():
         assert list(segments.read(spool.folder, kind)) == [r for r in records if r["decision_id"] in odd(30)]
     assert not any(b"gone" in path.read_bytes() for path in spool.folder.iterdir())
@@ -132,7 +133,7 @@ def test_a_router_keeps_its_spool_and_its_uploads_are_without_the_user(spool: Sp
     assert forget_users(spool.folder, {"gone"}, LATER) == SpoolWithout(0, 15, held=True)
     assert len(list(spool.read("decision"))) == 30
     upload(spool, tmp_path / "lake")
-    assert uploaded(tmp_path / "lake") == odd(30)
+    assert uploaded(tmp_path / "lake") == uploaded(tmp_path / "lake", "window") == odd(30)
 
 
 def test_one_who_is_forgotten_while_files_are_uploaded_is_not_in_the_lake(
