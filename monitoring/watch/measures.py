@@ -19,6 +19,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.counted_decisions import sql_text
 from monitoring.watch.streams import stream_of
@@ -34,6 +36,7 @@ MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who
 MOST_ARMS = 30  # of which predictions are measured: those with most decisions
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
+MOST_SUMS = 2_000_000  # of users and measures that are in memory at one time, about 100 bytes each
 MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
 
 
@@ -92,8 +95,8 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         ratios = [*_journeys(channels), *_decisions(channels), *_performance(db, counted.outcomes_missing)]
         if not counted.outcomes_missing:
             ratios += [*_gain_in_budget(db), *_outcomes(kinds)]
-            counted = counted._replace(by_arm=tuple(_measured(db, [*_by_arm(db)])))
-        measured = [*_measured(db, ratios), *_ranking(db, gain, counted.outcomes_missing)]
+            counted = counted._replace(by_arm=tuple(_measured(db, [*_by_arm(db)], users)))
+        measured = [*_measured(db, ratios, users), *_ranking(db, gain, counted.outcomes_missing)]
         return counted._replace(measured=tuple(measured), incumbent=_newest_policy(db, INCUMBENT))
 
 
@@ -213,8 +216,8 @@ def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:
     return str(found[0]) if found and found[0] is not None else ""
 
 
-def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterator[Measured]:
-    """One pass over the decisions, and one over the users."""
+def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], users: int) -> Iterator[Measured]:
+    """Add up each user's sums; of many users, part by part, so that memory does not grow with them."""
     if not ratios:
         return
     sums = ", ".join(
@@ -227,9 +230,14 @@ def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio]) -> Iterat
         f"sum(n{i}), sum(d{i}), sum(n{i} * n{i}), sum(n{i} * d{i}), sum(d{i} * d{i}), count_if(c{i} > 0)"
         for i in range(len(ratios))
     )
-    found = db.execute(f"SELECT {moments} FROM (SELECT {sums} FROM decided GROUP BY user_id)").fetchone() or ()
+    parts = -(-users * len(ratios) // MOST_SUMS) or 1
+    found = np.zeros(6 * len(ratios))
+    for part in range(parts):
+        of_users = f"SELECT {sums} FROM decided WHERE hash(user_id) % {parts} = {part} GROUP BY user_id"
+        row = db.execute(f"SELECT {moments} FROM ({of_users})").fetchone()
+        found += np.array([value or 0.0 for value in row or ()])
     for i, ratio in enumerate(ratios):
-        n, d, nn, nd, dd, users = found[6 * i : 6 * i + 6]
+        n, d, nn, nd, dd, users = found[6 * i : 6 * i + 6].tolist()
         if not d or users < MIN_USERS:
             continue
         value = n / d
@@ -250,8 +258,7 @@ def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) 
         its = f"arm = {sql_text(arm)} AND shown AND expected_reward IS NOT NULL"
         shown = db.execute(
             f"""SELECT expected_reward / {weight!r} AS p, came_gain / {weight!r} AS came, user_id
-            FROM decided WHERE {its}
-            QUALIFY row_number() OVER (ORDER BY hash(decision_id)) <= {MOST_RANKED}"""
+            FROM decided WHERE {its} ORDER BY hash(decision_id) LIMIT {MOST_RANKED}"""
         ).df()
         if shown["user_id"].nunique() < MIN_USERS or (~shown["came"].isin((0.0, 1.0))).mean() > MOST_OTHER_GAINS:
             continue

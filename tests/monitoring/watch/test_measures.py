@@ -109,8 +109,13 @@ class Written(list[dict[str, Any]]):
 ARMS = ("incumbent", "spring/challenger", "autumn/challenger")  # the incumbent is one in both experiments
 
 
-@pytest.mark.parametrize("terms", ["click", {"click": 0.5, "revenue": 2.0}], ids=["click", "weighted"])
-def test_every_measure_is_the_one_counted_by_hand(terms: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("terms", "most"), [("click", measures.MOST_SUMS), ({"click": 0.5, "revenue": 2.0}, 100)], ids=["click", "in-parts"]
+)
+def test_every_measure_is_the_one_counted_by_hand(
+    terms: object, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "MOST_SUMS", most)
     gain = Gain.of_spec(terms)
     decided = Written(tmp_path / "log")
     counted = count(tmp_path / "log", gain)
