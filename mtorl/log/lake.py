@@ -30,7 +30,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -72,7 +72,7 @@ class LakeFile:
     hour: datetime  # of the decisions; of an arrived file, of the newest one
     name: str  # in the lake
     size: int  # bytes
-    written: datetime | None = None  # as the store says
+    written: datetime | None = field(default=None, compare=False)  # as the store says
 
 
 class Lake:
