@@ -20,12 +20,11 @@ from serving.decision_log.segments import read
 for record in read(Path("/var/lib/mtorl/spool"), "decision"):
     print(record["decision_id"])
 """
-EXPORTED = """
-import sys
-from pathlib import Path
-import duckdb
-for file in Path("/mnt/mtorl/decision_log", sys.argv[1]).rglob("decisions.parquet"):
-    for row in duckdb.sql(f"SELECT decision_id FROM '{file}'").fetchall():
+UPLOADED = """
+import os
+from monitoring.decision_log import DecisionLog
+with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
+    for row in db.sql("SELECT decision_id FROM decision_log").fetchall():
         print(*row)
 """
 # A market that trains within a minute, and requests that leave room on a node of two CPUs.
@@ -111,9 +110,9 @@ class Running(Installation):
     def logged(self, pod: str = "mtorl-router-0") -> set[str]:
         return set(self.in_router(DECISIONS, pod=pod).split())
 
-    def exported(self, router: str) -> set[str]:
-        """The ids of the decisions of a router that are on the data volume."""
-        return set(self.in_router(EXPORTED, router).split())
+    def uploaded(self) -> set[str]:
+        """The ids of the decisions that are in the lake."""
+        return set(self.in_router(UPLOADED).split())
 
     def restarts(self) -> dict[str, int]:
         """How often containers began anew, of the pods that are there; those that never did are left out."""

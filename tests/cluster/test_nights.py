@@ -141,7 +141,7 @@ def a_day(running: Running, rounds: int) -> set[str]:
     assert done.returncode == 0, done.stderr
     decided = set(done.stdout.split())
     assert len(decided) > 0.5 * USERS * rounds
-    wait_until("the export", lambda: decided <= running.exported("mtorl-router-0"), 400)
+    wait_until("the upload", lambda: decided <= running.uploaded(), 400)
     return decided
 
 

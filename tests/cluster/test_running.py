@@ -142,4 +142,4 @@ def test_a_router_that_is_taken_away_leaves_its_log_on_the_data_volume(running: 
     kubectl("-n", ns, "delete", "horizontalpodautoscaler", "mtorl-router")
     kubectl("-n", ns, "scale", "statefulset", "mtorl-router", "--replicas=1")
     kubectl("-n", ns, "wait", "--for=delete", "pod/mtorl-router-1", "--timeout=120s")
-    assert expected and expected <= running.exported("mtorl-router-1")
+    assert expected and expected <= running.uploaded()
