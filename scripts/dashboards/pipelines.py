@@ -103,9 +103,10 @@ def board() -> Board:
             limit=limit("MtorlLakeUploadStalled"),
         ),
         lines(
-            "Records that wait",
-            "Of each router, for the lake and for the sink.",
-            {"{{pod}}: {{to}}": "max by (pod, to) (mtorl_spool_pending_records{NS})"},
+            "Log that waits",
+            "Of each router, for the lake and for the sink, in bytes of its spool.",
+            {"{{pod}}: {{to}}": "max by (pod, to) (mtorl_spool_pending_bytes{NS})"},
+            unit=units.BytesIEC,
         ),
         lines(
             "Shipping that failed",

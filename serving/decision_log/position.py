@@ -8,7 +8,6 @@ oldest record: sinks must accept a record twice, but one that is left out is los
 from __future__ import annotations
 
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -122,19 +121,14 @@ def read(folder: Path, kind: Kind, start: Position, end: Position, most: int) ->
     return None
 
 
-def count(folder: Path, kind: Kind, start: Position, end: Position) -> int:
-    """Number of records between two positions."""
-    records = 0
-    while batch := read(folder, kind, start, end, 10_000):
-        records += len(batch)
-        start = batch.end
-    return records
-
-
-def is_uploaded(folder: Path) -> bool:
-    """Whether all whole records of a spool are in the lake; another process may write to it."""
-    at, end = load(folder, UPLOADED), Position(sys.maxsize, 0)
-    return all(read(folder, kind, start, end, 1) is None for kind, start in at.items())
+def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
+    """Bytes between two positions."""
+    between = 0
+    if start.segment < end.segment:
+        for path in segments.segments(folder, kind):
+            if start.segment <= segments.number(path) < end.segment:
+                between += path.stat().st_size
+    return between + end.offset - start.offset
 
 
 def _lines(path: Path, offset: int, limit: int | None, most: int) -> tuple[bytes, ...]:

