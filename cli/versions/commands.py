@@ -139,6 +139,7 @@ def remove(
 
 def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, namespace: str) -> RegistryUses:
     """A registry and what uses it, as the options name them."""
+    from mtorl.experiment.budget_table import UNREAD
     from mtorl.experiment.experiment import Experiment
     from pipelines.experiments.registry_uses import RegistryUses, default_registry
 
@@ -152,7 +153,8 @@ def _uses(registry: Path | None, decision_log: Path | None, state: Path | None, 
         for config_map in objects("configmaps", namespace):
             if config_map["metadata"]["name"] == "mtorl-experiment":
                 with _errors():
-                    experiments = [Experiment.from_yaml(text) for text in (config_map.get("data") or {}).values()]
+                    texts = (config_map.get("data") or {}).items()
+                    experiments = [Experiment.from_yaml(text, UNREAD) for key, text in texts if key.endswith(".yaml")]
     with exit_codes(unusable=(OSError,)):
         return RegistryUses(root, decision_log, state, services, experiments)
 
