@@ -107,7 +107,7 @@ def check(
                 limits = [f"{at_stage.limit:,.2f}" for at_stage in accounts]
                 said = limits[0] if len(set(limits)) == 1 else ", ".join(limits)
                 typer.echo(f"  {account.arm} may spend {said} ({scope}; {paced})")
-        paid = {budget.channel for budget in experiment.budgets}
+        paid = {budget.channel for budget in experiment.all_budgets}
         if "*" not in paid and (unpaid := [channel for channel in spec.channels if channel not in paid]):
             typer.echo(f"  no budget is for {', '.join(unpaid)}: nothing is shown there")
 

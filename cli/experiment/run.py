@@ -96,6 +96,9 @@ def operator(
     config_map: Annotated[
         str, typer.Option(metavar="NAME", help="ConfigMap with what is in force.")
     ] = "mtorl-experiment",
+    budget_tables: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="With the budget tables that experiments name.")
+    ] = Path("/etc/mtorl/budgets"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of routers' requests and of the page.")] = 8080,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the log.")] = 60.0,
 ) -> None:
@@ -106,10 +109,12 @@ def operator(
     manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
     """
     from mtorl.log.dataset import SpecError
+    from pipelines.experiments.cluster_api import ClusterApi
     from pipelines.experiments.operator.start import run as run_operator
     from serving.kubernetes_api import namespace_of_pod
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
     with exit_codes(unusable=(SpecError, OSError)):
-        run_operator(namespace or namespace_of_pod(), dataset, lake, config_map, port, every)
+        api = ClusterApi(namespace or namespace_of_pod(), config_map, budget_tables)
+        run_operator(api, dataset, lake, port, every)

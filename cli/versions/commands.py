@@ -140,6 +140,7 @@ def remove(
 
 def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace: str) -> RegistryUses:
     """A registry and what uses it, as the options name them."""
+    from mtorl.experiment.budget_table import UNREAD
     from mtorl.experiment.experiment import Experiment
     from pipelines.experiments.registry_uses import RegistryUses, default_registry
 
@@ -153,7 +154,8 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
         for config_map in objects("configmaps", namespace):
             if config_map["metadata"]["name"] == "mtorl-experiment":
                 with _errors():
-                    experiments = [Experiment.from_yaml(text) for text in (config_map.get("data") or {}).values()]
+                    texts = (config_map.get("data") or {}).items()
+                    experiments = [Experiment.from_yaml(text, UNREAD) for key, text in texts if key.endswith(".yaml")]
     with exit_codes(unusable=(OSError,)):
         return RegistryUses(root, lake, state, services, experiments)
 

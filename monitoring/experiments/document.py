@@ -96,7 +96,8 @@ class Plan(TypedDict):
     """What is known of users beforehand and makes intervals narrower, as the file has it."""
     metrics: dict[str, Any]  # as the file has them: primary, secondary, guardrails, outcome_hours
     ramp: dict[str, Any] | None
-    budgets: list[dict[str, Any]]
+    budgets: list[dict[str, Any]]  # the first of them
+    more_budgets: int
 
 
 class Spend(TypedDict):

@@ -30,7 +30,7 @@ from monitoring.experiments.look import Known
 from monitoring.experiments.money import short_of_money, stages_to_come
 from monitoring.verdict.verdict import without_users
 from mtorl.experiment.arm import Arm
-from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.experiment import MOST_BUDGETS, Experiment
 from mtorl.experiment.history import Event, state_of
 from mtorl.experiment.metrics import unit_of
 from mtorl.experiment.stage_machine import (
@@ -268,7 +268,8 @@ def _plan(experiment: Experiment, serving: Experiment) -> Plan:
         covariates=fields.get("covariates"),
         metrics=fields["metrics"],
         ramp=fields["ramp"],
-        budgets=fields["budgets"],
+        budgets=[budget.model_dump(mode="json") for budget in experiment.all_budgets[:MOST_BUDGETS]],
+        more_budgets=max(0, len(experiment.all_budgets) - MOST_BUDGETS),
     )
 
 

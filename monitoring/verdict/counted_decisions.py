@@ -180,7 +180,7 @@ def _bounds(experiment: Experiment) -> tuple[str, str] | None:
     A campaign's decisions go by the longest period of the budgets that they draw on. Without any, a decision is a
     period of its own.
     """
-    timed = [budget for budget in experiment.budgets if budget.period != "total"]
+    timed = [budget for budget in experiment.all_budgets if budget.period != "total"]
     if not timed:
         return None
 
@@ -219,7 +219,7 @@ def matures(experiment: Experiment, time: str) -> str:
 
 def _changed(experiment: Experiment) -> str:
     """SQL: whether a change within a budget period made the arms' money differ."""
-    paced = all(budget.pacing is not None for budget in experiment.budgets if budget.period != "total")
+    paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
     return " OR ".join([*(f"min({name}) <> max({name})" for name in names), "bool_or(split_otherwise)"])
 

@@ -11,11 +11,12 @@ Every field of the file is in docs/experiment-file.md, which is tested against t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mtorl.experiment.arm import (
@@ -32,16 +33,19 @@ from mtorl.experiment.arm import (
 )
 from mtorl.experiment.assignment import assign, uniform
 from mtorl.experiment.budget import AccountLimit, Budget
+from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.covariates import Covariates
 from mtorl.experiment.metrics import Metrics, check_outcomes
 from mtorl.experiment.rule import check
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.periods import period_at
-from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, plain_values, validated
+from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, validated
 
 OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
 MOST_OVERRIDES = 1_000
+MOST_BUDGETS = 50
+"""Lines of budgets in a file; more of them are a table."""
 Place = Annotated[float, Field(ge=0, le=1)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
@@ -74,8 +78,10 @@ class Experiment(StrictModel):
     """The policies; one of them is called incumbent."""
     default_channel: Text
     """Named in the answer when a decision falls back, and the request has no baseline."""
-    budgets: Annotated[tuple[Budget, ...], FromList]
-    """Money of the whole experiment; each arm gets its share, in an account of its own."""
+    budgets: Annotated[tuple[Budget, ...], FromList] = ()
+    """Money of the whole experiment; each arm gets its share, in an account of its own. More than 50 are a table."""
+    budget_table: BudgetTable | None = None
+    """Instead of `budgets`: a .csv or .parquet file with a row for each of them."""
     metrics: Metrics
     alpha: float = Field(gt=0, lt=1)
     """Probability of any false verdict that is accepted: however often people look, over all stages together."""
@@ -128,8 +134,8 @@ class Experiment(StrictModel):
     @field_validator("budgets")
     @classmethod
     def _budgets_differ(cls, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
-        if not budgets:
-            raise ValueError("without a budget nothing could ever be exposed; give at least one")
+        if len(budgets) > MOST_BUDGETS:
+            raise ValueError(f"{len(budgets)} are more than {MOST_BUDGETS}: put them into a table (budget_table)")
         scopes = [(budget.campaign, budget.channel, budget.period) for budget in budgets]
         if len(set(scopes)) != len(scopes):
             campaign, channel, period = next(scope for scope in scopes if scopes.count(scope) > 1)
@@ -143,15 +149,18 @@ class Experiment(StrictModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
+        if bool(self.budgets) == (self.budget_table is not None):
+            raise ValueError("without a budget nothing could ever be exposed: give budgets, or else a budget_table")
         names = [arm.name for arm in self.arms]
         for user, arm in self.overrides.items():
             if arm not in names:
                 raise ValueError(f"overrides: {user}: {arm!r} is no arm; there are {', '.join(names)}")
-        for i, budget in enumerate(self.budgets):
-            if self.campaigns is not None and budget.campaign not in self.campaigns:
+        campaigns = set(self.campaigns or ())
+        for i, budget in enumerate(self.all_budgets):
+            if campaigns and budget.campaign not in campaigns:
                 raise ValueError(
-                    f"budgets[{i}].campaign: {budget.campaign!r} is not one of the experiment's campaigns, "
-                    f"{', '.join(self.campaigns)}"
+                    f"{self._place(i)}: campaign {budget.campaign!r} is not one of the experiment's campaigns, "
+                    f"{', '.join((self.campaigns or ())[:20])}"
                 )
         if self.promotion is not None and (self.enabled or not self.holdout):
             raise ValueError("promotion: only a promotion writes it, of an experiment with a holdout; leave it out")
@@ -164,8 +173,19 @@ class Experiment(StrictModel):
     @cached_property
     def version(self) -> str:
         """16 hexadecimal digits that change with everything that decides something, and not with plans."""
-        in_force = self.model_dump_json(exclude=_PLAN)
+        in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
+        if self.budget_table is not None:  # not its name: what is in force may have it elsewhere
+            in_force += self.budget_table.digest
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
+
+    @property
+    def all_budgets(self) -> tuple[Budget, ...]:
+        """The budgets, of the file itself or of its table."""
+        return self.budgets if self.budget_table is None else self.budget_table.budgets
+
+    def _place(self, number: int) -> str:
+        """Place of one of all budgets, for messages."""
+        return f"budgets[{number}]" if self.budget_table is None else f"{self.budget_table.name}, budget {number + 1}"
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
         """The arm that serves a user, and its probability.
@@ -192,7 +212,22 @@ class Experiment(StrictModel):
 
     def decides(self, campaign_id: str | None) -> bool:
         """Whether it decides a campaign's requests; None: of one of its campaigns."""
-        return self.campaigns is None or campaign_id is None or campaign_id in self.campaigns
+        return self.campaigns is None or campaign_id is None or campaign_id in self._campaigns
+
+    @cached_property
+    def _campaigns(self) -> frozenset[str]:
+        return frozenset(self.campaigns or ())
+
+    @cached_property
+    def _budgets_by_campaign(self) -> Mapping[str, Sequence[Budget]]:
+        found: dict[str, list[Budget]] = {}
+        for budget in self.all_budgets:
+            found.setdefault(budget.campaign, []).append(budget)
+        return found
+
+    def budgets_of(self, campaign: str) -> list[Budget]:
+        """Budgets that a campaign's requests draw on."""
+        return [one for name in dict.fromkeys((campaign, "*")) for one in self._budgets_by_campaign.get(name, ())]
 
     def holds(self, user_id: str) -> bool:
         """Whether a user has a place in its part of the layer."""
@@ -210,7 +245,7 @@ class Experiment(StrictModel):
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
         """End of the last budget period that may have refused money now, in seconds; FOREVER for a total."""
-        drawn_on = (b for b in self.budgets if b.campaign in (campaign, "*") and b.channel in (channel, "*"))
+        drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
@@ -244,7 +279,7 @@ class Experiment(StrictModel):
                 None if arm in (ALL_ARMS, OVERRIDE) else b.pacing,
             )
             for arm, part in parts.items()
-            for b in self.budgets
+            for b in self.all_budgets
         ]
 
     def key(self, arm: str) -> str:
@@ -276,11 +311,12 @@ class Experiment(StrictModel):
             raise ExperimentError(f"metrics: {error}") from None
         if self.default_channel not in spec.channels:
             raise ExperimentError(f"default_channel: {self.default_channel!r} is not one of {', '.join(spec.channels)}")
-        for i, budget in enumerate(self.budgets):
-            if budget.channel not in ("*", *spec.channels):
+        channels = {"*", *spec.channels}
+        for i, budget in enumerate(self.all_budgets):
+            if budget.channel not in channels:
                 # No decision would ever draw on it, and each channel without a budget shows nothing.
                 known = ", ".join(spec.channels)
-                raise ExperimentError(f"budgets[{i}].channel: {budget.channel!r} is not one of {known}; any is '*'")
+                raise ExperimentError(f"{self._place(i)}: channel {budget.channel!r} is not one of {known}; any is '*'")
         places = [f"arms[{i}]" for i in range(len(self.arms))] + ["promotion.before"]
         for place, arm in zip(places, self.policies, strict=False):
             if arm.policy is None or arm.policy == "baseline":
@@ -291,23 +327,46 @@ class Experiment(StrictModel):
                 raise ExperimentError(f"{place}.{error}") from None
 
     @classmethod
-    def load(cls, path: str | Path) -> Experiment:
-        """Read an experiment file; ExperimentError names the file and the field."""
-        return load_yaml(cls, Path(path), "the experiment file", ExperimentError)
+    def load(cls, path: str | Path, tables: Path | None = None) -> Experiment:
+        """Read an experiment file; ExperimentError names the file and the field.
+
+        Args:
+            tables: Folder of its budget table; None: that of the file.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ExperimentError(f"{path}: cannot read the experiment file: {error}") from error
+        try:
+            return cls.from_yaml(text, tables or path.resolve().parent)
+        except ExperimentError as error:
+            raise ExperimentError(f"{path}: {error}") from None
 
     @classmethod
-    def from_yaml(cls, text: str | bytes) -> Experiment:
+    def from_yaml(cls, text: str | bytes, folder: Path | None = None) -> Experiment:
         """Build from the content of an experiment file; ExperimentError names the field."""
         try:
             data = plain_values(text)
         except ValueError as error:
             raise ExperimentError(str(error)) from None
-        return cls.from_dict(data)
+        return cls.from_dict(data, folder)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Experiment:
-        """Build from plain values, as YAML gives them; ExperimentError names the field."""
-        return validated(cls, data, ExperimentError)
+    def from_dict(cls, data: Mapping[str, Any], folder: Path | None = None) -> Experiment:
+        """Build from plain values, as YAML gives them; ExperimentError names the field.
+
+        Args:
+            folder: Of its budget table; None: it has none.
+        """
+        return validated(cls, data, ExperimentError, folder)
+
+
+def text_with_table(experiment: Experiment, folder: Path) -> str:
+    """The YAML of an experiment for a file in `folder`, where its budget table is written, too."""
+    if experiment.budget_table is not None:
+        experiment = experiment.replace(budget_table=experiment.budget_table.kept_in(folder))
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def is_switched_off(text: str | bytes) -> bool:

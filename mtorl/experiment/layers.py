@@ -64,8 +64,12 @@ class Experiments:
         urls[OUTSIDE] = next((one.arm(OUTSIDE).url for one in self._all), None)
         return urls.get(arm) is not None
 
-    def accounts(self) -> list[AccountLimit]:
+    def accounts(self) -> Sequence[AccountLimit]:
         """Every budget as a whole, each arm's part of it, and one for users who are in no experiment."""
+        return self._accounts
+
+    @cached_property
+    def _accounts(self) -> list[AccountLimit]:
         found: dict[tuple[str, str, str], dict[str, AccountLimit]] = {}
         for experiment in self._all:
             for limit in experiment.accounts():
@@ -83,6 +87,8 @@ class Experiments:
         found = []
         for one, other in combinations(self._all, 2):
             common = _in_common(one, other)
+            if one.budget_table is not None and one.budget_table == other.budget_table:
+                continue
             compared = [None] if common is None else common
             if any(_budgets_of(one, campaign) != _budgets_of(other, campaign) for campaign in compared):
                 found.append(f"{one.name} and {other.name} give different budgets for {_words(common)}")
@@ -123,12 +129,12 @@ def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
     """Campaigns that both decide about; None: all."""
     if one.campaigns is None or other.campaigns is None:
         return other.campaigns if one.campaigns is None else one.campaigns
-    return [campaign for campaign in one.campaigns if campaign in other.campaigns]
+    return [campaign for campaign in one.campaigns if other.decides(campaign)]
 
 
 def _budgets_of(experiment: Experiment, campaign: str | None) -> set[Budget]:
     """Budgets that a campaign's requests draw on; None: all."""
-    return {budget for budget in experiment.budgets if campaign is None or budget.campaign in (campaign, "*")}
+    return set(experiment.all_budgets if campaign is None else experiment.budgets_of(campaign))
 
 
 def _words(campaigns: Sequence[str] | None) -> str:

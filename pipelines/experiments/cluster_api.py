@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from serving.kubernetes_api import Conflict, KubernetesApi, Object
@@ -20,11 +21,16 @@ _SECONDS = (2.0, 3.0)
 
 
 class ClusterApi(KubernetesApi):
-    """The API server of one namespace, whose ConfigMap `config_map` holds the experiments in force."""
+    """The API server of one namespace, whose ConfigMap `config_map` holds the experiments in force.
 
-    def __init__(self, namespace: str, config_map: str) -> None:
+    Attributes:
+        tables: Folder of the budget tables that experiments name.
+    """
+
+    def __init__(self, namespace: str, config_map: str, tables: Path | None = None) -> None:
         super().__init__(namespace, _SECONDS)
         self._config_map = config_map
+        self.tables = tables
 
     def experiments(self) -> list[Object]:
         """All experiments, the oldest first."""

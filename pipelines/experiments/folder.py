@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched_off
+from mtorl.experiment.budget_table import forget_tables
+from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched_off, text_with_table
 from mtorl.experiment.history import Event, HistoryError, read_events
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.runtime.files import replacing, sync
@@ -157,9 +156,9 @@ class ExperimentFolder:
 
     def put_in_force(self, experiment: Experiment) -> None:
         """Hand an experiment to the router, unless it has it; the lock is held."""
-        content = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        content = _HEAD.format(file=self.file.name) + content
+        content = _HEAD.format(file=self.file.name) + text_with_table(experiment, self.state)
         if self.in_force.exists() and self.in_force.read_bytes() == content.encode():
             return
         with replacing(self.in_force, durable=True) as unfinished:
             unfinished.write_text(content, encoding="utf-8")
+        forget_tables(self.state, [experiment.budget_table] if experiment.budget_table else [])

@@ -50,9 +50,8 @@ def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, s
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    if off and serving is not None and serving.enabled:
-        # Before the history: that may be full, or be more than can be written now.
-        resource.put_in_force(serving.replace(enabled=False))
+    if off:  # before the history: that may be full, or be more than can be written now
+        resource.switch_off()
     try:
         _, found = state(resource)
     except (ExperimentError, HistoryError):

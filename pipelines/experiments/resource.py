@@ -29,7 +29,7 @@ from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.cluster_api import REASON, ClusterApi
-from pipelines.experiments.config_map import Entry, entries, write
+from pipelines.experiments.config_map import Entry, entries, switch_off, write
 from pipelines.experiments.controller import taken_back
 from pipelines.experiments.handover import Neighbour
 from serving.kubernetes_api import Object
@@ -83,7 +83,7 @@ class ExperimentResource:
 
     @cached_property
     def _entries(self) -> dict[str, Entry]:
-        return entries(self._config_map)
+        return entries(self._api, self._config_map)
 
     def definition(self) -> Experiment:
         """The spec as an experiment. ExperimentError: it can't be used, or not now."""
@@ -96,7 +96,7 @@ class ExperimentResource:
     def written(self) -> Experiment:
         """The spec as an experiment, also if it is not its turn. ExperimentError: it is no experiment."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
-        experiment = Experiment.from_dict({"name": self.name, **fields})
+        experiment = Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
         experiment.check_written()
         return experiment
 
@@ -192,7 +192,15 @@ class ExperimentResource:
             return
         changes = {self.name: experiment, **dict.fromkeys(instead_of)}
         self._config_map = write(self._api, self._config_map, changes)
-        self._entries = entries(self._config_map)
+        self._entries = entries(self._api, self._config_map)
+
+    def switch_off(self) -> None:
+        """Take the routers off an experiment of which something is in force, whether or not it can be read.
+
+        Conflict: the ConfigMap has changed since it was read.
+        """
+        self._config_map = switch_off(self._api, self._config_map, self.name)
+        self._entries = entries(self._api, self._config_map)
 
     def is_edited(self) -> bool:
         """Whether routers read an edit of the ConfigMap by hand."""
@@ -210,7 +218,7 @@ class ExperimentResource:
         entry = self._entries.get(self.name)
         if entry is None or "observedGeneration" not in self.status or self.status.get("phase") not in STAGES:
             return False  # in a new one, nothing was switched off since
-        return entry.experiment is not None and not entry.experiment.enabled and entry.edited
+        return entry.switched_off and entry.edited
 
     def keep_switch(self, by_hand: bool) -> None:
         """Keep in the status that the kill switch in the ConfigMap was used, or that this is over."""

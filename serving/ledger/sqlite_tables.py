@@ -36,6 +36,8 @@ CREATE TABLE account (
     UNIQUE (arm, campaign, channel, period)
 );
 
+CREATE INDEX account_of_budget ON account (campaign, channel, period);
+
 -- What an account's period has seen. Books are kept: one row for each account and period, whatever the traffic.
 CREATE TABLE book (
     id INTEGER PRIMARY KEY,

@@ -81,10 +81,11 @@ class Router:
         # Routers that share a ledger must agree on the experiment and its limits. What this router last had in force
         # may be older than what the others have now, so it does not start with it, but waits.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
+        files = ExperimentFiles(settings.experiment, settings.budget_tables)
         self._feed: OperatorFeed | None = None
         if settings.operator is not None:
-            self._feed = OperatorFeed(settings.operator, settings.experiment, last_good, socket.gethostname())
-        source = self._feed or ExperimentFiles(settings.experiment)
+            self._feed = OperatorFeed(settings.operator, files, last_good, socket.gethostname())
+        source = self._feed or files
         self.live = LiveExperiments(source, self.spec, self.health, last_good, alone)
         self._settings = settings
         self._source = features

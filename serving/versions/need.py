@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mtorl.experiment.budget_table import UNREAD
 from mtorl.experiment.experiment import Experiment
 from serving.versions.catalogue import Version
 
@@ -76,4 +77,4 @@ def experiments_in(place: Path) -> list[Experiment]:
         ExperimentError: A file can't be used, so the models that it names are unknown.
     """
     files = sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place] if place.is_file() else []
-    return [Experiment.load(file) for file in files]
+    return [Experiment.load(file, UNREAD) for file in files]

@@ -16,6 +16,8 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from serving.registry import FIRST
+from serving.router.ops.health import Health
+from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from tests.manifests.conftest import (
     MANIFESTS,
     Objects,
@@ -37,7 +39,7 @@ from tests.repository import ROOT
 
 KILL = re.compile(r"get exp -o name \| xargs -I\{\} kubectl -n \"\$NS\" patch \{\} --type merge -p '(\S+)'")
 EMERGENCY = re.compile(
-    r"kubectl -n \"\$NS\" get configmap mtorl-experiment -o json \| (sed '[^']+') \| kubectl replace -f -"
+    r"xargs -I\{\} kubectl -n \"\$NS\" patch configmap mtorl-experiment --type merge -p '(\S+:\S+ \S+)'"
 )
 SIMULATED = DatasetSpec.load("simulator")
 PREDICTOR = {"serving.kserve.io/inferenceservice": "mtorl-challenger"}  # KServe puts it on the pods that it makes
@@ -63,16 +65,18 @@ def test_other_configuration_rolls_the_pods(production: Objects) -> None:
         assert name == "mtorl-experiment" or no_pod_reads_it or re.search(r"-[a-z0-9]{10}$", name), name
 
 
-def test_the_runbooks_kill_switches_work(experiment: Experiment) -> None:
+def test_the_runbooks_kill_switches_work(experiment: Experiment, tmp_path: Path) -> None:
     pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "runbooks").glob("*.md")}
     (switch,) = {found[1] for text in pages.values() if (found := KILL.search(text))}  # the same in all of them
     assert json.loads(switch) == {"spec": {"enabled": False}}
     emergency = EMERGENCY.search(pages["MtorlOperatorDown"])
     assert emergency and not any(EMERGENCY.search(text) for name, text in pages.items() if name != "MtorlOperatorDown")
-    content = yaml.safe_dump(experiment.model_dump(mode="json"))  # as the operator writes it
-    before = json.dumps({"data": {"spring.yaml": content}})
-    done = subprocess.run(["sh", "-c", emergency[1]], input=before, capture_output=True, text=True, check=True)
-    killed = Experiment.from_yaml(json.loads(done.stdout)["data"]["spring.yaml"])
+    data = {"spring.yaml": yaml.safe_dump(experiment.model_dump(mode="json"))}  # as the operator writes it
+    data |= json.loads(emergency[1].replace("{}", "spring"))["data"]
+    for name, text in data.items():
+        (tmp_path / name).write_text(text)
+    live = LiveExperiments(ExperimentFiles(tmp_path), SIMULATED, Health(), tmp_path / "last-good")
+    (killed,) = live.experiments
     assert killed == experiment.replace(enabled=False)
     assert killed.arm_of("any user") == ("incumbent", 1.0)
 

@@ -113,7 +113,7 @@ class Operator:
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
         config_map = self._api.in_force()  # at least as new as the objects that it follows from
-        for owner, entry in entries(config_map).items():
+        for owner, entry in entries(self._api, config_map).items():
             found, serving = objects.get(owner), entry.experiment
             alone = serving is not None and (serving.enabled or serving.name != owner)  # of no object
             unheard = serving is None or (alone if found is None else not _is_followed(found))
@@ -139,7 +139,7 @@ class Operator:
 
     def in_force(self) -> dict[str, Entry]:
         """Experiments in force, by the name of their object."""
-        return entries(self._api.in_force())
+        return entries(self._api, self._api.in_force())
 
     def _again(self, act: Callable[[], bool]) -> bool:
         """Act, and retry after a conflict or without an answer; one thread at a time, or they would conflict."""

@@ -36,7 +36,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.units import counted_gain
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.cluster_api import GROUP, PLURAL, VERSION, ClusterApi
-from pipelines.experiments.config_map import SUFFIX, Entry
+from pipelines.experiments.config_map import OFF, SUFFIX, Entry
 from pipelines.experiments.operator.lease import ANSWER_SECONDS, Lease
 from pipelines.experiments.operator.log_reader import LogReader
 from pipelines.experiments.operator.operator import Operator
@@ -49,25 +49,23 @@ _ALL_ADDRESSES = "0.0.0.0"
 _KNOWN_SECONDS = 0.5  # between two reads of what is in force, for any number of routers
 
 
-def run(namespace: str, dataset: Path, lake: str, config_map: str, port: int, every: float) -> None:
+def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float) -> None:
     """Run until the process is stopped. SpecError: the description can't be used; OSError: the port is taken.
 
     Args:
         dataset: The data set's description.
         lake: Folder or URI of the routers' lake.
-        config_map: Name of the ConfigMap with what is in force.
         every: Seconds between two looks at the log.
     """
     spec = DatasetSpec.load(dataset)
-    api = ClusterApi(namespace, config_map)
     reader = LogReader(lake, counted_gain(spec))
     operator = Operator(api, reader, spec, InferenceServices(api))
-    lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
+    lease = Lease(KubernetesApi(api.namespace, ANSWER_SECONDS))
     served = _Site(operator, lease)
     threading.Thread(target=_lead, args=(operator, lease, every), name="lead", daemon=True).start()
     try:
         with serving(served.app(), _ALL_ADDRESSES, port):
-            asyncio.run(_hear(operator, namespace, served.follows))
+            asyncio.run(_hear(operator, api.namespace, served.follows))
     finally:
         reader.close()
         lease.release()
@@ -174,6 +172,7 @@ class _Site:
         if len(versions) == len(found) and asked.has == versions and not asked.everything:
             return web.Response(status=204, headers=self._says_who_leads())
         texts = {name + SUFFIX: one.text for name, one in found.items()}
+        texts |= {name + OFF: one.off for name, one in found.items() if one.off is not None}
         return web.json_response(texts, headers=self._says_who_leads())
 
     def _says_who_leads(self) -> dict[str, str]:

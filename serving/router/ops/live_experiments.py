@@ -1,24 +1,23 @@
-"""Holds the experiments in force: reloads changed files, and keeps the last good ones.
+"""Holds the experiments in force: reloads changed files and budget tables, and keeps the last good ones.
 
 The router also writes what is in force to a folder of its own, so that a restart with a wrong file is no outage: it
 starts with what it had, and waits only if nothing usable was kept. Until the files are mended, `/health/ready`, the
 metric `mtorl_experiment_refused` and the log report the refusal.
 
-A file that is wrong, or in conflict with other experiments, does not affect the others. But its kill switch counts:
-`enabled: false` needs nothing else to be right.
+A file that is wrong, or in conflict with other experiments, does not affect the others. But its kill switch counts. It
+is a file of its own, NAME.off beside NAME.yaml, or `enabled: false`; neither needs anything else to be right.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import yaml
-
-from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched_off
+from mtorl.experiment.budget_table import forget_tables
+from mtorl.experiment.experiment import Experiment, ExperimentError, is_switched_off, text_with_table
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.files import remove, replacing
@@ -26,6 +25,8 @@ from serving.router.ops import metrics
 from serving.router.ops.health import Health
 
 log = logging.getLogger(__name__)
+OFF = ".off"
+"""Of a file beside an experiment's: its kill switch is on, whatever the content of both."""
 
 
 class Source(Protocol):
@@ -33,32 +34,49 @@ class Source(Protocol):
 
     @property
     def signature(self) -> object:
-        """Changes with the experiments."""
+        """Changes with the experiments and their budget tables."""
+
+    def folder(self, name: str) -> Path:
+        """Folder of an experiment's budget table, by its file name."""
 
     def texts(self) -> Mapping[str, bytes]:
-        """File name and YAML of each experiment; raises ExperimentError if there is none, or one can't be read."""
+        """File name and YAML of each experiment, and NAME.off for each that is switched off by it.
+
+        Raises:
+            ExperimentError: There is none, or one can't be read.
+        """
 
 
 class ExperimentFiles:
-    """An experiment's file, or a folder of several, named *.yaml; a ConfigMap may be mounted there."""
+    """An experiment's file, or a folder of several, named *.yaml; a ConfigMap may be mounted there.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        tables: Folder of the budget tables; None: that of each file.
+    """
+
+    def __init__(self, path: Path, tables: Path | None = None) -> None:
         self._path = path
+        self._tables = tables
 
     def _files(self) -> list[Path]:
         return sorted(self._path.glob("[!.]*.yaml")) if self._path.is_dir() else [self._path]
 
+    def _switches(self) -> list[Path]:
+        return [switch for file in self._files() if (switch := file.with_suffix(OFF)).exists()]
+
+    def folder(self, name: str) -> Path:
+        """As in `Source`."""
+        file = self._path / name if self._path.is_dir() else self._path
+        return self._tables or file.resolve().parent
+
     @property
     def signature(self) -> object:
         """Changes with the files. A ConfigMap changes by another symlink: hence the inode."""
-        found = []
         try:
-            for file in self._files():
-                status = file.stat()
-                found.append((file.name, status.st_mtime_ns, status.st_ino, status.st_size))
+            files = [*self._files(), *self._switches()]
+            return signature(files), signature_of_tables({self.folder(file.name) for file in files})
         except OSError:
             return ()
-        return tuple(found)
 
     @property
     def written(self) -> float:
@@ -71,12 +89,27 @@ class ExperimentFiles:
     def texts(self) -> Mapping[str, bytes]:
         """As in `Source`."""
         try:
-            found = {file.name: file.read_bytes() for file in self._files()}
+            found = {file.name: file.read_bytes() for file in [*self._files(), *self._switches()]}
         except OSError as error:
             raise ExperimentError(f"{error.filename or self._path}: cannot read the experiment: {error}") from None
         if not found:
             raise ExperimentError(f"{self._path}: there is no *.yaml in it")
         return found
+
+
+def signature(files: Iterable[Path]) -> tuple[tuple[str, int, int, int], ...]:
+    """Changes with the files; raises OSError if one is gone."""
+    found = ((file.name, file.stat()) for file in files)
+    return tuple((name, status.st_mtime_ns, status.st_ino, status.st_size) for name, status in found)
+
+
+def signature_of_tables(folders: Iterable[Path]) -> object:
+    """Changes with the budget tables in folders."""
+    try:
+        files = (file for folder in folders for file in folder.iterdir() if file.suffix in (".csv", ".parquet"))
+        return signature(sorted(files))
+    except OSError:
+        return ()
 
 
 class LiveExperiments:
@@ -137,12 +170,16 @@ class LiveExperiments:
         except ExperimentError as error:
             accepted, faults, lacking = self._in_force, [str(error)], not self._in_force
         else:
-            read, unreadable = self._read(texts)
+            off = {Path(name).stem for name in texts if name.endswith(OFF)}
+            texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
+            read, unreadable = self._read(texts, off)
             # An experiment that seems to be gone may have another name now, under which it can't be read.
             standing = {name: one for name, one in self._in_force.items() if name in texts or unreadable}
             accepted, refused = put_together(standing, read)
             for name, text in texts.items():
-                if name in accepted and accepted[name] != read.get(name) and is_switched_off(text):
+                if name not in accepted or accepted[name] == read.get(name):
+                    continue
+                if Path(name).stem in off or is_switched_off(text):
                     accepted[name] = accepted[name].replace(enabled=False)
             faults, lacking = unreadable + refused, any(name not in accepted for name in texts)
         self.refused = bool(faults)
@@ -160,12 +197,14 @@ class LiveExperiments:
             self._health.note("experiment", f"refused, and what was in force goes on: {words}")
             log.error("an experiment is refused, and what was in force goes on: %s", words)
 
-    def _read(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
+    def _read(self, texts: Mapping[str, bytes], off: Collection[str]) -> tuple[dict[str, Experiment], list[str]]:
         """Usable experiments, and faults of the others. An unchanged experiment stays the same object."""
         found, faults = dict[str, Experiment](), []
         for name, text in texts.items():
             try:
-                experiment = Experiment.from_yaml(text)
+                experiment = Experiment.from_yaml(text, self._source.folder(name))
+                if Path(name).stem in off:
+                    experiment = experiment.replace(enabled=False)
                 experiment.check(self._spec)
             except ExperimentError as error:
                 faults.append(f"{name}: {error}")
@@ -190,8 +229,8 @@ class LiveExperiments:
         fault = None
         for name, experiment in self._in_force.items():
             file = self._last_good / name
-            text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             try:
+                text = text_with_table(experiment, self._last_good)
                 if not file.exists() or file.read_text(encoding="utf-8") != text:
                     with replacing(file, durable=True) as unfinished:
                         unfinished.write_text(text, encoding="utf-8")
@@ -203,6 +242,7 @@ class LiveExperiments:
             for file in self._last_good.glob("[!.]*"):
                 if file.name not in self._in_force:
                     remove(file)
+            forget_tables(self._last_good, [x.budget_table for x in self._in_force.values() if x.budget_table])
         return fault
 
     def _kept(self) -> dict[str, Experiment]:

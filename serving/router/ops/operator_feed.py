@@ -1,6 +1,6 @@
 """Polls the operators every second for the experiments in force, and keeps them while none answers.
 
-    feed = OperatorFeed("http://mtorl-operator:8080", mounted, last_good, "mtorl-router-0")
+    feed = OperatorFeed("http://mtorl-operator:8080", ExperimentFiles(mounted, tables), last_good, "mtorl-router-0")
     live = LiveExperiments(feed, ...)
     feed.ask(live.versions)            # every second; then `live.refresh`
 
@@ -27,7 +27,7 @@ import orjson
 
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.runtime.http import StatusError, ask
-from serving.router.ops.live_experiments import ExperimentFiles
+from serving.router.ops.live_experiments import OFF, ExperimentFiles, signature_of_tables
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
@@ -45,13 +45,13 @@ class OperatorFeed:
     """Polls the operators.
 
     Args:
-        mounted: File or folder that the ConfigMap is mounted as.
+        mounted: File or folder that the ConfigMap is mounted as, and the folder of budget tables.
         last_good: Folder with the experiments that were in force before this start.
     """
 
-    def __init__(self, operator: str, mounted: Path, last_good: Path, router: str) -> None:
+    def __init__(self, operator: str, mounted: ExperimentFiles, last_good: Path, router: str) -> None:
         self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")
-        self._mounted = ExperimentFiles(mounted)
+        self._mounted = self._tables_of = mounted
         self._router = router
         self._answered = time.monotonic()
         self._said = ""
@@ -63,8 +63,12 @@ class OperatorFeed:
 
     @property
     def signature(self) -> object:
-        """Changes with what is in force."""
-        return self._texts
+        """Changes with what is in force, and with budget tables."""
+        return self._texts, signature_of_tables([self.folder("_.yaml")])
+
+    def folder(self, name: str) -> Path:
+        """As in `Source`."""
+        return self._tables_of.folder(name)
 
     def texts(self) -> dict[str, bytes]:
         """As in `Source`."""
@@ -95,7 +99,7 @@ class OperatorFeed:
         if answer is None:
             return self._silent(fault)
         if answer.texts is not None:
-            self._texts = answer.texts
+            self._texts, self._tables_of = answer.texts, self._mounted
         self._answered, self._said, self._known = time.monotonic(), "", asked
         return True
 
@@ -108,7 +112,7 @@ class OperatorFeed:
     def _take_later(self, files: ExperimentFiles) -> None:
         try:
             if (written := files.written) > self._known:
-                self._texts, self._known = dict(files.texts()), written
+                self._texts, self._known, self._tables_of = dict(files.texts()), written, files
         except ExperimentError as error:
             log.error("what is in force can't be read: %s", error)
 
@@ -142,6 +146,6 @@ def _texts(answer: bytes) -> dict[str, bytes]:
     found = orjson.loads(answer)
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise ValueError("it is not an object of texts")
-    if any(not name.endswith(".yaml") or Path(name).name != name for name in found):
-        raise ValueError("its names are not those of *.yaml files")
+    if any(not name.endswith((".yaml", OFF)) or Path(name).name != name for name in found):
+        raise ValueError("its names are not those of *.yaml and *.off files")
     return {name: text.encode() for name, text in found.items()}

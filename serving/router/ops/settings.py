@@ -138,6 +138,8 @@ class RouterSettings(StrictModel):
     operator: Text | None = None
     """URL of the experiments' operator, which is asked every second what is in force; the files count while it does
     not answer. null: the files alone."""
+    budget_tables: PathSetting | None = None
+    """Folder of the budget tables that experiments name; null: that of the experiment's file."""
     dataset: PathSetting
     """Description of the data set."""
     feature_repo: PathSetting

@@ -239,6 +239,25 @@ def test_feeds_at_the_same_time_lose_and_double_nothing(tmp_path: Path) -> None:
     assert costs(store, "u0") == [0.75] * 8 and costs(store, "u1") == [0.75] * 7
 
 
+@pytest.mark.parametrize("step", ["note", "swap", "all_noted"])
+def test_an_outcome_in_the_middle_of_its_decision_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """One feed writes the decision; just before each of its steps another one takes the outcome."""
+    made, store = feed(tmp_path)
+    other, take_step, begun = Feed(History(SPEC, store), tmp_path), getattr(store, step), []
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not begun:
+            begun.append(step)
+            other.take([outcome("d1", "cost", 0.5)])
+        return take_step(*arguments)
+
+    monkeypatch.setattr(store, step, meanwhile)
+    made.take([decision("d1", user_id="u1")])
+    assert begun and costs(store) == [0.5]
+
+
 def test_what_a_log_has_given_is_not_added_again(tmp_path: Path) -> None:
     """A feed that was away for hours finds the touchpoints of its backlog there, from the lake."""
     made, store = feed(tmp_path)

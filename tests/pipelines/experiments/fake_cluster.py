@@ -32,7 +32,7 @@ class FakeCluster(ClusterApi):
     """
 
     def __init__(self) -> None:
-        self.namespace, self._config_map = "ads", "mtorl-experiment"
+        self.namespace, self._config_map, self.tables = "ads", "mtorl-experiment", None
         self.kept: dict[str, dict[str, Object]] = defaultdict(dict)
         self.objects, self.services = self.kept["experiments"], self.kept["inferenceservices"]
         self.deployments = self.kept["deployments"]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 
 from monitoring.experiments.document import ArmTraffic, Newest, Traffic
 from monitoring.experiments.look import Known
@@ -17,6 +16,8 @@ from mtorl.experiment.history import Event, next_event, state_of
 from mtorl.experiment.stage_machine import STAGES, ArmEvidence, Evidence, in_force
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.clock_jumps import ClockJumps
+from pipelines.experiments.cluster_api import REASON
+from pipelines.experiments.config_map import entries
 from pipelines.experiments.operator.operator import Operator
 from pipelines.experiments.operator.routers import SILENT_SECONDS, Routers
 from pipelines.experiments.operator.status import figures_of
@@ -107,11 +108,13 @@ class Scene:
 
     def serving(self, name: str = NAME) -> Experiment:
         assert self.cluster.config_map is not None
-        return Experiment.from_dict(yaml.safe_load(self.cluster.config_map["data"][f"{name}.yaml"]))
+        found = entries(self.cluster, self.cluster.config_map)[name].experiment
+        assert found is not None
+        return found
 
     def served(self) -> list[str]:
         assert self.cluster.config_map is not None
-        return list(self.cluster.config_map["data"])
+        return [key for key in self.cluster.config_map["data"] if key.endswith(".yaml")]
 
 
 @pytest.fixture
@@ -828,6 +831,32 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
     monkeypatch.undo()
     scene.operator.watch()
     assert not scene.serving().enabled and scene.events()[-1].kind == "kill", "what was not written is written later"
+
+
+def test_the_kill_switch_needs_nothing_that_can_be_read(scene: Scene) -> None:
+    """The key of its own: the experiment in force names a budget table that is gone, and the spec is broken."""
+    begin(scene)
+    edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
+    scene.patch(enabled=False, alpha=7)
+    assert scene.cluster.config_map is not None and f"{NAME}.off" in scene.cluster.config_map["data"]
+    scene.patch(alpha=SPEC["alpha"])
+    assert not scene.serving().enabled and scene.events()[-1].kind == "kill"
+    scene.patch(enabled=True)
+    assert scene.serving().enabled and f"{NAME}.off" not in scene.cluster.config_map["data"]
+
+
+def test_the_key_by_hand_is_a_kill_switch_that_stays_on(scene: Scene) -> None:
+    begin(scene)
+    for content in ("by hand", ""):
+        assert scene.cluster.config_map is not None and scene.serving().enabled
+        scene.cluster.config_map["data"][f"{NAME}.off"] = content
+        for _ in range(2):
+            scene.operator.watch()
+            scene.operator.advance()
+            assert not scene.serving().enabled and scene.status["enabled"] is False
+        assert scene.events()[-1].kind == "kill"
+        replied(scene, **{REASON: f"mended after {content!r}"})
+        scene.operator.watch()
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "start: 2026-02-30", "alpha: 7"])

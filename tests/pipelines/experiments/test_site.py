@@ -44,7 +44,7 @@ class SlowPages:
         return []
 
     def in_force(self) -> dict[str, Entry]:
-        return {"spring": Entry(yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, False)}
+        return {"spring": Entry(yaml.safe_dump(SPRING.model_dump(mode="json")), SPRING, None, False)}
 
 
 @contextmanager

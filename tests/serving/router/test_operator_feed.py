@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from serving.router.ops import operator_feed
 from serving.router.ops.health import Health
-from serving.router.ops.live_experiments import LiveExperiments
+from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
 from serving.router.ops.operator_feed import OperatorFeed
 from tests.experiments import experiment
 from tests.serving.router_fixtures import SPEC, only
@@ -83,7 +84,7 @@ def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOperator]:
 
 
 def feed_of(operator: FakeOperator, folder: Path) -> OperatorFeed:
-    return OperatorFeed(operator.url, folder / "mounted", folder / "last-good", "router-0")
+    return OperatorFeed(operator.url, ExperimentFiles(folder / "mounted"), folder / "last-good", "router-0")
 
 
 @pytest.fixture
@@ -267,3 +268,28 @@ def test_the_refusal_ends_with_the_return_to_what_was_in_force(
     hear(operator, feed, answer(text()), live.versions, live.refused)
     assert operator.asked[-1]["everything"], "it has the same version, and was told another"
     assert not live.refresh() and health.parts["experiment"] == "ok" and not live.refused
+
+
+def test_a_switch_of_its_own_needs_nothing_that_can_be_read(
+    operator: FakeOperator, feed: OperatorFeed, tmp_path: Path, health: Health
+) -> None:
+    (tmp_path / "mounted").mkdir()
+    table = tmp_path / "mounted" / "budgets.csv"
+    table.write_text("campaign,channel,amount\nspring,*,100\n")
+    digest = BudgetTable("budgets.csv", table.read_bytes()).digest
+    text = yaml.safe_dump(experiment("http://x", budgets=[], budget_table=f"budgets.csv#{digest}"))
+    hear(operator, feed, json.dumps({"test.yaml": text}))
+    live = LiveExperiments(feed, SPEC, health, tmp_path / "last-good")
+    assert only(live).enabled and only(live).all_budgets[0].campaign == "spring"
+    table.write_text("campaign,channel,amount\nspring,*,1\n")
+    assert not live.refresh() and live.refused, "its content is not what is in force, and what was goes on"
+    assert only(live).all_budgets[0].amount == 100
+    hear(operator, feed, json.dumps({"test.yaml": text, "test.off": ""}))
+    assert live.refresh() and not only(live).enabled and only(live).all_budgets[0].amount == 100
+    table.write_text("campaign,channel,amount\nspring,*,100\n")
+    hear(operator, feed, json.dumps({"test.yaml": text}))
+    assert live.refresh() and only(live).enabled and not live.refused
+    operator.end()
+    table.unlink()
+    again = LiveExperiments(feed_of(operator, tmp_path), SPEC, health, tmp_path / "last-good")
+    assert only(again) == only(live), "a start finds table and experiment where the router kept them"

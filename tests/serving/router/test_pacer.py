@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mtorl.experiment.budget_table import BudgetTable
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
@@ -484,7 +485,9 @@ def test_outside_the_time_of_a_total_nobody_is_exposed(place: Place) -> None:
 
 def test_a_thousand_campaigns_take_no_more_than_a_thousand_times_one(place: Place) -> None:
     """By calls and not by time: looking at all others for each of them would be a million."""
-    found = of(*(day(campaign=f"c{number}") for number in range(300)))
+    rows = "".join(f"c{number},*,200,day,0.5\n" for number in range(300))
+    table = BudgetTable("budgets.csv", f"campaign,channel,amount,period,price\n{rows}".encode())
+    found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[], budget_table=table))])
     _, pacer = paced(place, found)
     for now in (place.clock.now, place.clock.now + 6):
         place.clock.now = now

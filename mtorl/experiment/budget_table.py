@@ -1,0 +1,259 @@
+"""Budgets of thousands of campaigns, as a CSV or Parquet file that an experiment names.
+
+    budget_table: budgets.csv                    # in the experiment file; relative to the folder of the file
+    table = BudgetTable.read(folder, "budgets.csv")
+
+    campaign,channel,amount,period,timezone
+    spring,*,200,day,Europe/Berlin
+
+Columns are the fields of a budget in an experiment file; those of its pacing stand beside them. An empty cell is the
+field's default. What is in force names its table with the digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. A
+router whose file has other content refuses it, and goes on with what it had until the file has arrived.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from mtorl.experiment.budget import Budget
+from mtorl.runtime.files import remove, replacing
+from mtorl.runtime.validation import first_fault, short
+
+MOST_ROWS = 100_000
+UNREAD = Path("-")
+"""In place of a table's folder: the budgets are not needed, and the table is not read."""
+_REQUIRED = ("campaign", "channel", "amount")
+_PACING = ("price", "traffic", "start", "end", "opportunities")
+COLUMNS = (*_REQUIRED, "period", "timezone", "pacing", *_PACING)
+_KEPT = ".budgets-"  # hidden: no glob of experiment files finds it
+
+
+class BudgetTable:
+    """A table that was read; two are equal if their content is.
+
+    Attributes:
+        name: Path, as an experiment gives it.
+        digest: 16 hexadecimal digits of the content.
+    """
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name = name
+        self.content = content
+        self.digest = hashlib.sha256(content).hexdigest()[:16]
+        self.budgets = _budgets(Path(name).name, content, self.digest)
+
+    @classmethod
+    def read(cls, folder: Path, reference: str) -> BudgetTable:
+        """Read a table; ValueError names file, row and column."""
+        name, _, digest = reference.partition("#")
+        file = folder / name
+        try:
+            status = file.stat()
+            table = _read(name, file, (status.st_mtime_ns, status.st_ino, status.st_size))
+        except OSError as error:
+            raise ValueError(f"{file}: cannot read the budgets: {error.strerror or error}") from None
+        if digest not in ("", table.digest):
+            raise ValueError(
+                f"{file}: its content is {table.digest}, and {digest} is wanted: a changed file takes up to two "
+                "minutes to reach each pod"
+            )
+        return table
+
+    @classmethod
+    def unread(cls, reference: str) -> BudgetTable:
+        """A table of which only the name matters, with no budgets."""
+        made = cls.__new__(cls)
+        made.name, _, made.digest = reference.partition("#")
+        made.content, made.budgets = b"", ()
+        return made
+
+    def kept_in(self, folder: Path) -> BudgetTable:
+        """The same table as a file in `folder`, which is written unless it is there; other such files stay."""
+        name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
+        if not (folder / name).exists():
+            with replacing(folder / name, durable=True) as unfinished:
+                unfinished.write_bytes(self.content)
+        made = BudgetTable.__new__(BudgetTable)
+        made.__dict__.update(self.__dict__, name=name)
+        return made
+
+    def __str__(self) -> str:
+        return f"{self.name}#{self.digest}"
+
+    def __repr__(self) -> str:
+        return f"BudgetTable({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BudgetTable) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(_named, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, source: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def forget_tables(folder: Path, used: Sequence[BudgetTable]) -> None:
+    """Remove the files that `kept_in` wrote, but those of tables in use."""
+    for file in folder.glob(f"{_KEPT}*"):
+        if not any(table.digest in file.name for table in used):
+            remove(file)
+
+
+def _named(value: Any, info: ValidationInfo) -> BudgetTable:
+    if isinstance(value, BudgetTable):
+        return value
+    if not isinstance(value, str) or not value.partition("#")[0].endswith((".csv", ".parquet")):
+        raise ValueError(f"expected the name of a .csv or .parquet file, got {short(value)}")
+    folder = (info.context or {}).get("folder")
+    if folder is UNREAD:
+        return BudgetTable.unread(value)
+    if folder is None:
+        raise ValueError(f"{value}: there is no folder to read it from here")
+    return BudgetTable.read(folder, value)
+
+
+@lru_cache(maxsize=64)
+def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
+    """The table in a file as it was `seen`: a kill switch or another stage reads no table again."""
+    return BudgetTable(name, file.read_bytes())
+
+
+_known: dict[str, tuple[Budget, ...]] = {}  # by digest: several experiments have one table
+_MOST_KNOWN = 64
+
+
+def _budgets(file: str, content: bytes, digest: str) -> tuple[Budget, ...]:
+    if digest not in _known:
+        rows = _of_parquet(file, content) if file.endswith(".parquet") else _of_csv(file, content)
+        found = tuple(_validated(file, rows))
+        while len(_known) >= _MOST_KNOWN:
+            _known.pop(next(iter(_known)), None)
+        _known[digest] = found
+    return _known[digest]
+
+
+def _of_csv(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number of the line and cells of each row."""
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        _check_columns(file, list(reader.fieldnames or ()))
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{file}, row {reader.line_num}: {len(reader.fieldnames or ())} cells are expected")
+            yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: it is not UTF-8 at byte {error.start}") from None
+    except csv.Error as error:
+        raise ValueError(f"{file}, row {reader.line_num}: {error}") from None
+
+
+def _of_parquet(file: str, content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: it is no Parquet file: {error}") from None
+    _check_columns(file, table.column_names)
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _check_columns(file: str, columns: Sequence[str]) -> None:
+    known = f"the columns are {', '.join(COLUMNS)}; {', '.join(_REQUIRED)} must be there"
+    for name in columns:
+        if name not in COLUMNS or columns.count(name) > 1:
+            raise ValueError(f"{file}: column {name!r} is {'given twice' if name in COLUMNS else 'unknown'}; {known}")
+    if missing := [name for name in _REQUIRED if name not in columns]:
+        raise ValueError(f"{file}: column {missing[0]!r} is missing; {known}")
+
+
+def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
+    """Budgets of rows. The model checks one row of each kind; of the others, what differs is checked here."""
+    kinds: dict[tuple[Any, ...], Budget] = {}
+    places: dict[tuple[str, str, str], int] = {}
+    for row, cells in rows:
+        if len(places) == MOST_ROWS:
+            raise ValueError(f"{file}, row {row}: a table holds {MOST_ROWS} budgets at most")
+        kind = tuple(cells.get(name) for name in COLUMNS[len(_REQUIRED) :])
+        try:
+            campaign, channel = (_text(name, cells[name]) for name in ("campaign", "channel"))
+            amount = _number("amount", cells["amount"])
+            if amount < 0:
+                raise ValueError(f"{cells['amount']} is below 0 (column amount)")
+            if (like := kinds.get(kind)) is None:
+                fields = {"campaign": campaign, "channel": channel, "amount": amount, **_further(cells)}
+                like = kinds[kind] = Budget.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(f"{file}, row {row}: {first_fault(error)}") from None
+        except ValueError as error:
+            raise ValueError(f"{file}, row {row}: {error}") from None
+        scope = campaign, channel, like.period
+        if (first := places.setdefault(scope, row)) != row:
+            raise ValueError(
+                f"{file}, row {row}: campaign {campaign!r}, channel {channel!r}, {like.period} is in row {first} too"
+            )
+        yield Budget.model_construct(
+            campaign=campaign,
+            channel=channel,
+            amount=amount,
+            period=like.period,
+            timezone=like.timezone,
+            pacing=like.pacing,
+        )
+    if not places:
+        raise ValueError(f"{file}: it has no rows; an example: spring,*,200 in the columns {','.join(_REQUIRED)}")
+
+
+def _further(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a budget beyond those that each row has of its own."""
+    given = {name: value for name, value in cells.items() if value is not None and value != ""}
+    found: dict[str, Any] = {name: str(given[name]) for name in ("period", "timezone") if name in given}
+    pacing: dict[str, Any] = {name: str(given[name]) for name in ("start", "end") if name in given}
+    if "price" in given:
+        pacing["price"] = _number("price", given["price"])
+    if "opportunities" in given:
+        number = _number("opportunities", given["opportunities"])
+        pacing["opportunities"] = int(number) if number.is_integer() else number
+    if "traffic" in given:
+        pacing["traffic"] = tuple(_number("traffic", part) for part in str(given["traffic"]).split())
+    if given.get("pacing", "none") != "none":
+        raise ValueError(f"{short(given['pacing'])} is not none or empty (column pacing)")
+    if "pacing" in given and pacing:
+        raise ValueError(f"pacing is none, and {next(iter(pacing))} is given")
+    if "pacing" in given:
+        return {**found, "pacing": None}
+    return {**found, "pacing": pacing} if pacing else found
+
+
+def _text(column: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"expected text, got {short(value)} (column {column})")
+    return value
+
+
+def _number(column: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        hint = " Write decimals with a point: 12.50" if isinstance(value, str) and "," in value else ""
+        raise ValueError(f"{short(value)} is not a number (column {column}).{hint}") from None
+    if not isfinite(number):
+        raise ValueError(f"{short(value)} is not a finite number (column {column})")
+    return number

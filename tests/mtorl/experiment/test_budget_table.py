@@ -1,0 +1,164 @@
+"""The table of budgets: the same as lines of the file, every wrong cell named, read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from pyarrow import parquet
+
+from mtorl.experiment.budget import Budget
+from mtorl.experiment.budget_table import COLUMNS, UNREAD, BudgetTable, forget_tables
+from mtorl.experiment.experiment import Experiment, ExperimentError, text_with_table
+from mtorl.experiment.layers import Experiments
+from mtorl.policy.schedule import Pacing
+from tests.experiments import experiment
+
+HOURS = [float(hour) for hour in range(24)]
+LINES: list[dict[str, Any]] = [
+    {"campaign": "spring", "channel": "*", "amount": 200.0, "period": "day", "timezone": "Europe/Berlin"},
+    {"campaign": "spring", "channel": "video", "amount": 8.5, "pacing": {"opportunities": 500}},
+    {"campaign": "summer", "channel": "*", "amount": 12.0, "period": "day", "pacing": None},
+    {"campaign": "autumn", "channel": "*", "amount": 1.0, "period": "hour", "pacing": {"price": 0.5, "traffic": HOURS}},
+    {
+        "campaign": "winter",
+        "channel": "*",
+        "amount": 0.0,
+        "pacing": {"start": "2026-11-01T00:00:00Z", "end": "2026-12-01T00:00:00Z"},
+    },
+]
+CSV = (
+    f"{','.join(COLUMNS)}\n"
+    "spring,*,200,day,Europe/Berlin,,,,,,\n"
+    "spring,video,8.5,,,,,,,,500\n"
+    "summer,*,12,day,,none,,,,,\n"
+    f"autumn,*,1,hour,,,0.5,{' '.join(map(str, HOURS))},,,\n"
+    "winter,*,0,,,,,,2026-11-01T00:00:00Z,2026-12-01T00:00:00Z,\n"
+)
+HEAD = "campaign,channel,amount"
+
+
+def file_of(folder: Path, table: str = "budgets.csv", **changes: Any) -> Path:
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment("http://x", **{"budgets": [], "budget_table": table, **changes})))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_is_the_same_as_lines_of_the_file(tmp_path: Path, kind: str) -> None:
+    if kind == "csv":
+        (tmp_path / "budgets.csv").write_text(CSV)
+    else:
+        rows = []
+        for line in LINES:
+            row = {**line, **(line.get("pacing") or {})}
+            row["pacing"] = "none" if line.get("pacing", 1) is None else None
+            row["traffic"] = " ".join(map(str, row["traffic"])) if "traffic" in row else None
+            rows.append({column: row.get(column) for column in COLUMNS})
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "budgets.parquet")
+    found = Experiment.load(file_of(tmp_path, f"budgets.{kind}"))
+    lines = Experiment.from_dict(experiment("http://x", budgets=LINES))
+    assert [one.model_dump() for one in found.all_budgets] == [one.model_dump() for one in lines.all_budgets]
+    assert found.accounts() == lines.accounts() and found.budgets == ()
+    assert Experiments([found]).accounts() == Experiments([lines]).accounts()
+    assert found.all_budgets[0].pacing == Pacing() and found.budgets_of("spring") == list(found.all_budgets[:2])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (f'{HEAD}\nspring,*,1\nsummer,*,"12,50"', "budgets.csv, row 3: '12,50' is not a number (column amount). Write"),
+        (f"{HEAD}\nspring,*,-1", "budgets.csv, row 2: -1 is below 0 (column amount)"),
+        (f"{HEAD}\nspring,*,nan", "row 2: 'nan' is not a finite number (column amount)"),
+        (f"{HEAD}\n ,*,1", "row 2: expected text, got ' ' (column campaign)"),
+        (f"{HEAD}\nspring,*", "row 2: 3 cells are expected"),
+        (f"{HEAD}\nspring,*,1,2", "row 2: 3 cells are expected"),
+        (f"{HEAD},period\na,*,1,day\nb,*,2,week", "row 3: period: 'week' is not one of total, day, hour"),
+        (f"{HEAD},timezone\na,*,1,Mars", "row 2: timezone: "),
+        (f"{HEAD},period,opportunities\na,*,1,day,5", "row 2: a budget with period day has an end already"),
+        (f"{HEAD},period,price\na,*,1,day,0", "row 2: pacing.price: expected a number above 0"),
+        (f"{HEAD},opportunities\na,*,1,2.5", "row 2: pacing.opportunities: expected a whole number"),
+        (f"{HEAD},pacing\na,*,1,yes", "row 2: 'yes' is not none or empty (column pacing)"),
+        (f"{HEAD},pacing,price\na,*,1,none,2", "row 2: pacing is none, and price is given"),
+        (f"{HEAD}\na,*,1\nb,*,1\na,*,3", "row 4: campaign 'a', channel '*', total is in row 2 too"),
+        (
+            "campaign,channel,sum\na,*,1",
+            "budgets.csv: column 'sum' is unknown; the columns are campaign, ",
+        ),
+        ("campaign,amount\na,1", "budgets.csv: column 'channel' is missing"),
+        (f"{HEAD}\n", "budgets.csv: it has no rows; an example: spring,*,200"),
+        ("", "column 'campaign' is missing"),
+        (b"\xff\xfe", "it is not UTF-8 at byte 0"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path: Path, content: str | bytes, words: str) -> None:
+    (tmp_path / "budgets.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ExperimentError) as refused:
+        Experiment.load(file_of(tmp_path))
+    assert words in str(refused.value)
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "budgets.parquet").write_bytes(b"PAR1")
+    for table, words in (
+        ("budgets.parquet", "budgets.parquet: it is no Parquet file"),
+        ("absent.csv", "cannot read the budgets: No such file"),
+        ("budgets.xlsx", r"expected the name of a .csv or .parquet file"),
+    ):
+        with pytest.raises(ExperimentError, match=words):
+            Experiment.load(file_of(tmp_path, table))
+    with pytest.raises(ExperimentError, match="no folder to read it from"):
+        Experiment.from_dict(experiment("http://x", budgets=[], budget_table="budgets.csv"))
+
+
+def test_budgets_are_lines_or_a_table(tmp_path: Path) -> None:
+    (tmp_path / "budgets.csv").write_text(CSV)
+    both: dict[str, Any] = {"budgets": LINES, "budget_table": "budgets.csv"}
+    for changes in (both, {"budgets": []}):
+        with pytest.raises(ExperimentError, match="give budgets, or else a budget_table"):
+            Experiment.from_dict(experiment("http://x", **changes), tmp_path)
+    many = [{"campaign": f"c{number}", "channel": "*", "amount": 1.0} for number in range(51)]
+    with pytest.raises(ExperimentError, match="51 are more than 50: put them into a table"):
+        Experiment.from_dict(experiment("http://x", budgets=many))
+    with pytest.raises(ExperimentError, match=r"budgets.csv, budget 3: campaign 'summer' is not one of"):
+        Experiment.load(file_of(tmp_path, campaigns=["spring"]))
+
+
+def test_a_copy_is_the_same_experiment_and_names_the_content(tmp_path: Path) -> None:
+    """What is in force can't get other budgets by a change of the file that people edit."""
+    (tmp_path / "budgets.csv").write_text(CSV)
+    (state := tmp_path / "state").mkdir()
+    found = Experiment.load(file_of(tmp_path))
+    (state / "experiment.yaml").write_text(text_with_table(found, state))
+    (tmp_path / "budgets.csv").write_text(CSV.replace("200", "3000"))
+    kept, edited = Experiment.load(state / "experiment.yaml"), Experiment.load(file_of(tmp_path))
+    assert (kept, kept.version) == (found, found.version)
+    assert edited != found and edited.version != found.version
+    assert edited.budget_table is not None and kept.budget_table is not None and kept.budget_table.name.startswith(".")
+    with pytest.raises(ExperimentError, match=r"its content is .*, and .* is wanted"):
+        Experiment.load(file_of(tmp_path, f"budgets.csv#{kept.budget_table.digest}"))
+    text_with_table(edited, state)
+    forget_tables(state, [edited.budget_table])
+    assert [file.name for file in state.glob(".*")] == [f".budgets-{edited.budget_table.digest}.csv"]
+
+
+def test_a_reader_of_the_arms_needs_no_table(tmp_path: Path) -> None:
+    found = Experiment.load(file_of(tmp_path, "absent.csv#1234"), UNREAD)
+    assert found.all_budgets == () and str(found.budget_table) == "absent.csv#1234"
+
+
+def test_a_kill_switch_reads_no_table_again(tmp_path: Path, monkeypatch: Any) -> None:
+    """By calls and not by time: neither the rows, nor the model for any of them."""
+    rows = "".join(f"c{number},*,200,day\n" for number in range(1000))
+    (tmp_path / "budgets.csv").write_text(f"{HEAD},period\n{rows}")
+    checked = []
+    validate = Budget.model_validate
+    monkeypatch.setattr(Budget, "model_validate", lambda given: checked.append(given) or validate(given))
+    on = Experiment.load(file_of(tmp_path))
+    assert len(checked) == 1 and len(on.all_budgets) == 1000, "one row of each kind"
+    monkeypatch.setattr(BudgetTable, "__init__", None)
+    off = Experiment.load(file_of(tmp_path, enabled=False))
+    assert off == on.replace(enabled=False) and off.all_budgets is on.all_budgets
