@@ -141,7 +141,7 @@ def spark_sql(query: str, table: Callable[[Sequence[str]], str] = lambda files: 
     tree = sqlglot.parse_one(query, read="duckdb")
     for node in list(tree.find_all(exp.ReadParquet)):
         files = [file.this for file in node.expressions[0].expressions]
-        node.parent.set("this", exp.to_identifier(table(files)))
+        node.replace(exp.to_identifier(table(files)))
     return str(tree.transform(_said_otherwise).sql("spark"))
 
 

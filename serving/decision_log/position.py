@@ -8,6 +8,7 @@ oldest record: sinks must accept a record twice, but one that is left out is los
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,12 @@ def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
             if start.segment <= segments.number(path) < end.segment:
                 between += path.stat().st_size
     return between + end.offset - start.offset
+
+
+def is_uploaded(folder: Path) -> bool:
+    """Whether all whole records of a spool are in the lake; another process may write to it."""
+    at, end = load(folder, UPLOADED), Position(sys.maxsize, 0)
+    return all(read(folder, kind, start, end, 1) is None for kind, start in at.items())
 
 
 def _lines(path: Path, offset: int, limit: int | None, most: int) -> tuple[bytes, ...]:
