@@ -18,6 +18,7 @@ from components.install_features.component import install_features
 from components.monitor.component import monitor
 from components.validate.component import validate
 from mtorl import __version__
+from mtorl.log.opportunities import MOST_TOUCHPOINTS
 from pipelines.profile import LAPTOP, Profile
 
 
@@ -41,17 +42,18 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         decision_log: str = profile.on_volume("decision_log"),
         collected: str = profile.on_volume("collected"),
         state: str = profile.on_volume("monitor"),
-        most_touchpoints: int = 0,
+        most_touchpoints: int = MOST_TOUCHPOINTS,
         bad_rows: str = "fail",
         shrunk: str = "fail",
         users: int = 0,
         seed: int = 7,
         code_version: str = __version__,
     ):
-        given, step = SimpleNamespace(**locals()), profile.add
+        given, step = SimpleNamespace(**locals(), snapshots=profile.on_volume("snapshots")), profile.add
         with profile.exit_handler(name):
-            decisions, content = step(collect_period, given).output, step(fingerprint, given).output
-            log = step(ingest, given, content=content, decisions=decisions).outputs["log"]
+            decisions, seen = step(collect_period, given).output, step(fingerprint, given).outputs
+            given.lost = seen["lost"]
+            log = step(ingest, given, content=seen["content"], decisions=decisions).outputs["log"]
             validated = step(validate, given, log=log, history=profile.on_volume("trainings"))
             features = step(build_features, given, log=log).after(validated)
             step(install_features, given, definitions=features.outputs["definitions"])

@@ -206,6 +206,9 @@ def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, P
         assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
     content = cached["ingest"]["inputs"]["parameters"]["content"]
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
+    for name in ("ingest", "build-features"):
+        lost = cached[name]["inputs"]["parameters"]["lost"]
+        assert lost["taskOutputParameter"]["outputParameterKey"] == "lost", "what is gone is written anew"
 
 
 def test_a_backfill_reads_the_log_as_a_training_does(compiled: dict[str, Path]) -> None:
