@@ -41,7 +41,7 @@ from mtorl.log.dataset import SIMULATOR, DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint
-from mtorl.runtime.files import replacing
+from mtorl.runtime.files import link, replacing
 
 SOURCES = "sources"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE, LEFT_OUT, SOURCES, WINDOWS}
@@ -171,9 +171,10 @@ def build(
 
 def _copy(log: Path, folder: Path) -> None:
     _copy_log(log, folder)
-    for name in (INGEST_FILE, OPPORTUNITIES_FILE):
-        if log.with_name(name).exists():
-            shutil.copyfile(log.with_name(name), folder / name)
+    if log.with_name(INGEST_FILE).exists():
+        shutil.copyfile(log.with_name(INGEST_FILE), folder / INGEST_FILE)
+    if log.with_name(OPPORTUNITIES_FILE).exists():
+        link(log.with_name(OPPORTUNITIES_FILE), folder / OPPORTUNITIES_FILE)
 
 
 def _copy_log(log: Path, folder: Path) -> None:

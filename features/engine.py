@@ -23,6 +23,8 @@ from typing import Any, TypeAlias
 
 import ibis
 import ibis.expr.datatypes as dt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mtorl.runtime.files import remove, replacing
 from mtorl.runtime.progress import reporting_queries
@@ -251,6 +253,13 @@ def parquet_files(path: Path | str) -> list[Path]:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{path}: no Parquet file, nor a folder with parts")
     return files
+
+
+def batches(path: Path | str) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file, or of the parts in a folder in the order of their names."""
+    for file in parquet_files(path):
+        with pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from kfp import dsl
 from components.first_log.component import first_log
 from components.publish_first.component import publish_first
 from mtorl import __version__
+from mtorl.log.opportunities import MOST_TOUCHPOINTS
 from pipelines.profile import LAPTOP, Profile
 from pipelines.training import add_training
 
@@ -39,7 +40,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         simulate: bool = False,
         feature_repo: str = profile.on_volume("features"),
         registry: str = profile.on_volume("registry"),
-        most_touchpoints: int = 0,
+        most_touchpoints: int = MOST_TOUCHPOINTS,
         bad_rows: str = "fail",
         users: int = 0,
         seed: int = 7,

@@ -30,6 +30,7 @@ from components.smoke_test.component import smoke_test
 from components.train_challenger.component import train_challenger
 from components.validate.component import validate
 from mtorl import __version__
+from mtorl.log.opportunities import MOST_TOUCHPOINTS
 from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
@@ -48,7 +49,9 @@ class Trained(NamedTuple):
 def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     """Add the steps of a training, from the log to the gate, to a pipeline with these parameters."""
     step, history = profile.add, profile.on_volume("trainings")
-    content, decisions = step(fingerprint, given).output, step(compact, given).output
+    given.snapshots = profile.on_volume("snapshots")
+    seen, decisions = step(fingerprint, given).outputs, step(compact, given).output
+    content, given.lost = seen["content"], seen["lost"]
     log = step(ingest, given, content=content, decisions=decisions).outputs["log"]
     validated = step(validate, given, log=log, history=history)
     features = step(build_features, given, log=log).after(validated)
@@ -106,7 +109,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         registry: str = profile.on_volume("registry"),
         lake: str = profile.on_volume("lake"),
         own_decisions: str = profile.on_volume("lake"),
-        most_touchpoints: int = 0,
+        most_touchpoints: int = MOST_TOUCHPOINTS,
         bad_rows: str = "fail",
         shrunk: str = "fail",
         users: int = 0,
@@ -145,7 +148,7 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         registry: str = profile.on_volume("registry"),
         lake: str = profile.on_volume("lake"),
         own_decisions: str = profile.on_volume("lake"),
-        most_touchpoints: int = 0,
+        most_touchpoints: int = MOST_TOUCHPOINTS,
         bad_rows: str = "fail",
         shrunk: str = "fail",
         users: int = 0,

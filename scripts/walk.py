@@ -53,10 +53,10 @@ def walk(raw: Path, scratch: Path) -> None:
     from components.train_challenger.component import train_challenger
 
     log, windows, definitions = (_Artifact(scratch / name) for name in ("log", "windows", "definitions"))
-    content = fingerprint.python_func(str(raw), "simulator")
+    content = fingerprint.python_func(str(raw), "simulator", "")[0]
     quarantine = _Artifact(scratch / "quarantine.csv")
-    ingest.python_func(str(raw), "simulator", "fail", 0, 0, content, "", "", 0, "", log, quarantine)
-    build_features.python_func(log, "simulator", "", windows, definitions)
+    ingest.python_func(str(raw), "simulator", "fail", 0, 0, content, "", "", 0, "", "", "", log, quarantine)
+    build_features.python_func(log, "simulator", "", "", "", windows, definitions)
     with contextlib.suppress(_FirstGradient):
         train_challenger.python_func(windows, 1, 0, 0.5, "", "", "", "", _Artifact(scratch / "model"), None)
 

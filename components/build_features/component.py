@@ -7,12 +7,20 @@ from components.component import component
 
 @component("Feast features and causal windows", reads_log=True)
 def build_features(
-    log: Input[Dataset], source: str, code_version: str, windows: Output[Dataset], definitions: Output[Artifact]
+    log: Input[Dataset],
+    source: str,
+    snapshots: str,
+    lost: str,
+    code_version: str,
+    windows: Output[Dataset],
+    definitions: Output[Artifact],
 ) -> int:
     """Build the window of every touchpoint, or take it from where it was built; returns the number of windows.
 
     Args:
         source: What ingest has read; a folder of `mtorl data build` has the windows already.
+        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact holds the windows.
+        lost: What the step `fingerprint` found; part of the cache key.
         definitions: Feast repository without its sources, which are as large as the log and are made of it again
             wherever features go online.
     """
@@ -22,10 +30,13 @@ def build_features(
     from features.offline.store import build_training_data, without_sources
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import LogError
+    from mtorl.runtime.snapshots import located, snapshot
     from mtorl.runtime.step import step
 
     with step(LogError, SpecError):
         built = Built.at(source, known=bool(log.metadata.get("built")))
-        rows = build_training_data(Path(log.path), Path(definitions.path), Path(windows.path), built)
+        with snapshot(windows.path, snapshots, "windows") as folder:
+            rows = build_training_data(located(log.path), Path(definitions.path), folder, built)
+        windows.metadata["snapshot"] = str(located(windows.path))
         without_sources(Path(definitions.path))
         return rows

@@ -29,10 +29,12 @@ def evaluate(
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
     from mtorl.log.columns import WindowError
+    from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
     with step(WindowError):
-        result = evaluate_offline(windows.path, challenger.path, incumbent.path, budget_share, seed, fit_outcomes)
+        data = str(located(windows.path))
+        result = evaluate_offline(data, challenger.path, incumbent.path, budget_share, seed, fit_outcomes)
         Path(evaluation.path).write_text(json.dumps(result, indent=2))
         figures = {name: value for name, value in result["challenger"].items() if isinstance(value, float)}
         figures["test_share"] = result["test_share"]

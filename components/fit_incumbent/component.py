@@ -18,11 +18,13 @@ def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_versio
     from mtorl.fitting.fit import fit_incumbent as fit
     from mtorl.fitting.fit import take_incumbent
     from mtorl.log.columns import WindowError
+    from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
     with step(WindowError):
+        data = str(located(windows.path))
         if policy:
-            LoggedIncumbent(policy).write(windows.path, model.path)
+            LoggedIncumbent(policy).write(data, model.path)
             return
-        artifact = take_incumbent(windows.path, served, model.path) if served else fit(windows.path, model.path)
+        artifact = take_incumbent(data, served, model.path) if served else fit(data, model.path)
         model.metadata["digest"] = artifact.digest

@@ -18,6 +18,7 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
 
     from mtorl.evaluation.gate import gate as judge
     from mtorl.log.trainings import LogFacts, Training, add
+    from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import run_id, step
 
     with step():
@@ -28,7 +29,7 @@ def gate(evaluation: Input[Artifact], log: Input[Dataset], min_lift: float, hist
             training = Training(
                 at=datetime.now(UTC),
                 run=run_id(),
-                log=LogFacts.of(Path(log.path)),
+                log=LogFacts.of(located(log.path)),
                 decision=decision,
                 reason=reason,
                 lift=value.get("difference"),

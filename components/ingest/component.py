@@ -18,6 +18,8 @@ def ingest(
     own_decisions: str,
     decisions: str,
     most_touchpoints: int,
+    snapshots: str,
+    lost: str,
     code_version: str,
     log: Output[Dataset],
     quarantine: Output[Artifact],
@@ -27,36 +29,46 @@ def ingest(
     Args:
         content: What the step `fingerprint` found; part of the cache key, and compared with the log once it is read.
         own_decisions: Lake of the step `compact`; its decisions are added to the log, unless it was built with them.
-        most_touchpoints: About so many touchpoints of log and decisions a training reads at most; 0 for all.
+        most_touchpoints: About so many touchpoints of log and decisions a training reads at most, those of whole users
+            that a hash chooses; 0 for all. The share is in the log's metadata.
+        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact holds the log.
+        lost: What the step `fingerprint` found; part of the cache key.
     """
     import json
     from pathlib import Path
 
-    from features.collect.training_log import Decisions, add_decisions
+    from features.collect.training_log import Decisions, add_decisions, bound_touchpoints
     from features.ingest.ingest import BadRowsError
     from features.ingest.log_folder import Built, RawLog, check_unchanged
     from features.ingest.log_folder import ingest as ingest_raw
     from mtorl.log.dataset import SpecError
     from mtorl.log.touchpoints import INGEST_FILE, LogError
+    from mtorl.log.trainings import READ
+    from mtorl.runtime.snapshots import located, snapshot
     from mtorl.runtime.step import step
 
     with step(LogError, SpecError):
         raw = RawLog.named(source, dataset, bad_rows, users, seed)
         built = Built.at(source)
-        try:
-            if built:
-                print(built.take_log(raw, decisions, most_touchpoints, Path(log.path)))
-            else:
-                ingest_raw(raw, Path(log.path), Path(quarantine.path))
-        except BadRowsError as error:
-            error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
-            raise
-        check_unchanged(raw, content)
-        if decisions and not built:
-            which = Decisions.mature(Path(log.path), decisions, most_touchpoints)
-            print(add_decisions(own_decisions, Path(log.path), which))
+        with snapshot(log.path, snapshots, "log") as folder:
+            try:
+                if built:
+                    print(built.take_log(raw, decisions, most_touchpoints, folder))
+                else:
+                    ingest_raw(raw, folder, Path(quarantine.path))
+            except BadRowsError as error:
+                error.add_note("Mend them, or go on without them: set the pipeline's parameter bad_rows to quarantine")
+                raise
+            check_unchanged(raw, content)
+            if decisions and not built:
+                which = Decisions.mature(folder, decisions, most_touchpoints)
+                print(add_decisions(own_decisions, folder, which))
+            elif not built:
+                print(bound_touchpoints(folder, most_touchpoints))
         Path(quarantine.path).touch()  # an output without a file is a dead link, and never found in kfp.local's cache
-        noted = json.loads((Path(log.path) / INGEST_FILE).read_text())  # with the decisions that were added
+        log.metadata["snapshot"] = str(located(log.path))
+        noted = json.loads((located(log.path) / INGEST_FILE).read_text())  # with the decisions that were added
         log.metadata["fingerprint"] = noted["fingerprint"]
+        log.metadata["share"] = noted.get(READ, {"share": 1.0})["share"]
         log.metadata["built"] = built is not None
         return (noted["rows"], noted["users"], noted["quarantined"])

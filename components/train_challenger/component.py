@@ -42,15 +42,17 @@ def train_challenger(
     from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
+    from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
     with step(CheckpointError, SettingsError, TrainingDiverged, TrainingFailed, WindowError):
         prune(volume)
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), read_settings(settings))
         each = Pods.of(pods) if pods else None
-        size = size_for(windows.path, each) if each else None
-        files = KeptFiles.of(volume, windows.path, config, budget_share, code_version, size.total if size else 1)
-        given = (windows.path, model.path, config, budget_share, files.checkpoint, files.tensorboard)
+        data = str(located(windows.path))
+        size = size_for(data, each) if each else None
+        files = KeptFiles.of(volume, data, config, budget_share, code_version, size.total if size else 1)
+        given = (data, model.path, config, budget_share, files.checkpoint, files.tensorboard)
         artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each and size else fit_challenger(*given)
         assert artifact is not None  # None is for processes that train along with another one
         model.metadata["digest"] = artifact.digest

@@ -53,16 +53,16 @@ _LOG = logging.getLogger(__name__)
 def train_in_pods(task: FitTask, size: Size, pods: Pods, shared: str) -> Artifact:
     """Train as a TrainJob, and wait for it. `shared`: folder on the volume of all pods, of this training alone.
 
+    The windows must be on that volume, too, where the pipeline's snapshots are.
+
     TrainingFailed: its input can't be used, it has failed, or it can't be started.
     """
     folder = Path(shared)
     if not folder.is_absolute():
         raise TrainingFailed("a training in pods of its own needs a volume that they share (volume is empty)")
     model = folder / "model"
-    if not (folder / "windows").exists():  # a step's inputs are in its pod
-        with replacing(folder / "windows") as unfinished:
-            shutil.copytree(task.windows, unfinished)
-    replace(task, windows=str(folder / "windows"), out=str(model)).save(folder / "task.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(task, out=str(model)).save(folder / "task.json")
     if not model.exists():  # a step that was killed may have left it
         reports = folder / "progress.jsonl"
         name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)

@@ -18,6 +18,7 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
 
     from mtorl.log.touchpoints import INGEST_FILE, LogError
     from mtorl.log.trainings import LogFacts, newest
+    from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
     with step(LogError):
@@ -26,10 +27,10 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
         before = newest(Path(history)) if history else None
         if before is None:
             return "the first training here"
-        seen = LogFacts.of(Path(log.path))
+        seen = LogFacts.of(located(log.path))
         lost = seen.lost_since(before.log)
         if lost and shrunk == "fail":
-            faulty = json.loads((Path(log.path) / INGEST_FILE).read_text())["quarantined"]
+            faulty = json.loads((located(log.path) / INGEST_FILE).read_text())["quarantined"]
             error = LogError(f"{lost}; {faulty:,} rows of the log were faulty, and left out" if faulty else lost)
             error.add_note("Export it again; or, if they are gone for good, set the parameter shrunk to accept")
             raise error

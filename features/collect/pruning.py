@@ -76,12 +76,12 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
 def kept(shares: dict[tuple[str, str], float]) -> str:
     """SQL: whether a row stays, from its arm, generation and user."""
     cases = " ".join(
-        f"WHEN arm = {text(arm)} AND generation = {text(generation)} THEN md5(user_id) < {text(_before(share))}"
+        f"WHEN arm = {text(arm)} AND generation = {text(generation)} THEN {of_some_users(share)}"
         for (arm, generation), share in shares.items()
     )
     return f"(CASE {cases} END)"
 
 
-def _before(share: float) -> str:
-    """The text before which so large a share of all digests lies."""
-    return f"{int(share * 16**12):012x}" if share < 1 else "g"
+def of_some_users(share: float, name: str = "user_id") -> str:
+    """SQL: whether a row is of the users whose hash chooses them; another name than the id is another choice."""
+    return f"md5({name}) < {text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"

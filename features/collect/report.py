@@ -61,7 +61,7 @@ class Learnable:
             f"{self.exposures:,} exposures took place",
             *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
             *map(str, self.generations),
-            *([f"{self.pruned:,} touchpoints are left out: there are too many"] if self.pruned else []),
+            *([f"{self.pruned:,} touchpoints are left out: more than most_touchpoints"] if self.pruned else []),
             *([f"{self.incomplete:,} {_INCOMPLETE}"] if self.incomplete else []),
         ]
         return "\n".join(lines)

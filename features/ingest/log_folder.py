@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.splits import unit_order
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, write_log
 from mtorl.runtime import progress
-from mtorl.runtime.files import sha256_of
+from mtorl.runtime.files import link, sha256_of
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
 RAW = "raw"
@@ -274,8 +273,11 @@ class Built:
             )
         if 0 < raw.users < report["users"]:
             raise LogError(f"{self.folder}: users: a built log is taken whole; leave it 0, or build a smaller log")
-        if 0 < most_touchpoints < report["rows"]:
-            raise LogError(f"{self.folder}: most_touchpoints: a built log is taken whole; leave it 0")
+        if 0 < 1.05 * most_touchpoints < report["rows"]:  # a build keeps about so many
+            raise LogError(
+                f"{self.folder}: most_touchpoints: {report['rows']:,} touchpoints are more than {most_touchpoints:,}, "
+                "and a built log is taken whole; set most_touchpoints to 0, or build a smaller log"
+            )
         if decisions and DECISIONS not in report:
             raise LogError(
                 f"{self.folder}: was built without the decisions of the lake; build it with --own-decisions, "
@@ -321,20 +323,3 @@ class Built:
             f"{self.folder}: was replaced by another build while this run was reading it; run again, which takes the "
             "new one"
         )
-
-
-def link(source: Path, target: Path) -> None:
-    """Hard-link a Parquet file, or the parts in a folder; copy where the file system has no links.
-
-    A changed file is always a new one in its place, so the link keeps the old content.
-    """
-    shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

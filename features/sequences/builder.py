@@ -39,7 +39,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.touchpoints import COLLECTED, CREATED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, schema
 from mtorl.runtime import progress
-from mtorl.runtime.files import remove, replacing
+from mtorl.runtime.files import link, remove, replacing
 from mtorl.window.history import journey_gap_us
 
 SAME_TOUCHPOINT = ("user_id", "timestamp", "campaign_id", "channel")
@@ -229,9 +229,9 @@ def build_windows(log: Path, windows: Path) -> None:
 
 
 def take_opportunities(log: Path, windows: Path) -> None:
-    """Copy the opportunities beside a log to its windows, where training reads both."""
+    """Link the opportunities beside a log to its windows, where training reads both."""
     if (log / OPPORTUNITIES_FILE).exists():
-        shutil.copyfile(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
+        link(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 
 
 class _UncleanError(Exception):

@@ -133,7 +133,7 @@ class KeptFiles:
 
     checkpoint: str  # start of the names of files
     tensorboard: str  # folder
-    shared: str  # folder in which pods of other nodes find the windows and leave the artifact
+    shared: str  # folder in which pods of other nodes find their task and leave the artifact
 
     @classmethod
     def of(

@@ -33,6 +33,8 @@ from mtorl.log.dataset import DatasetSpec
 OPPORTUNITIES_FILE = "opportunities.parquet"
 ENOUGH = 500
 """Fewer of them say less about a price or a value than the touchpoints of the log, and are not used."""
+MOST_TOUCHPOINTS = 20_000_000
+"""About so many touchpoints of log and decisions a training reads unless told otherwise, those of whole users."""
 MOST_WINDOWS = 100_000
 """About so many of a part's opportunities have their window, some hundred megabytes: whole users, chosen by a hash."""
 MOST_CONTEXTS = 1_000_000

@@ -10,6 +10,7 @@ was cut off trains a model of half a log, and every check of that log alone woul
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -17,11 +18,13 @@ import pyarrow.dataset as ds
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from mtorl.log.dataset import DatasetSpec
-from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, LOG_FILE
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 
 FILE = "trainings.jsonl"
+READ = "read"
+"""In `INGEST_FILE` of a log of which a training reads a part: `share` and `days`, as in `LogFacts`."""
 LOST = 0.01
 """Share of the touchpoints of the common days that may be missing: users may have been forgotten since."""
 _KEPT = 1_000
@@ -34,21 +37,15 @@ class LogFacts(BaseModel):
     dataset: str  # name of its description
     channels: tuple[str, ...]
     days: dict[str, int]  # touchpoints a day (UTC, as 2026-11-29), without own decisions that were added
+    share: float = 1.0  # of all touchpoints, own decisions among them, that the training read (`most_touchpoints`)
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
-        """The facts of the folder of a log, which is read in parts."""
+        """The facts of the folder of a log; those of its part that a training reads are no loss."""
         spec = DatasetSpec.load(log / DATASET_FILE)
-        file = ds.dataset(log / LOG_FILE, format="parquet")
-        own = [COLLECTED] if COLLECTED in file.schema.names else []
-        days: dict[str, int] = {}
-        for batch in file.to_batches(columns=["timestamp", *own]):
-            if own:
-                batch = batch.filter(pc.invert(pc.fill_null(batch[COLLECTED], False)))
-            counts = pc.value_counts(pc.strftime(pc.floor_temporal(batch["timestamp"], unit="day"), format=_DAY))
-            for count in counts.to_pylist():
-                days[count["values"]] = days.get(count["values"], 0) + int(count["counts"])
-        return cls(dataset=spec.name, channels=spec.channels, days=dict(sorted(days.items())))
+        noted = json.loads((log / INGEST_FILE).read_text()) if (log / INGEST_FILE).exists() else {}
+        whole = noted.get(READ) or {"days": days_of(log / LOG_FILE)}
+        return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
         """In words, what this log lacks of an earlier one since its own first day; "" if hardly anything."""
@@ -69,6 +66,20 @@ class LogFacts(BaseModel):
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:
         """Channels that the description did not name before."""
         return tuple(channel for channel in self.channels if channel not in before.channels)
+
+
+def days_of(log: Path) -> dict[str, int]:
+    """Touchpoints a day of a log, a file or a folder of parts, without own decisions; it is read in parts."""
+    file = ds.dataset(log, format="parquet")
+    own = [COLLECTED] if COLLECTED in file.schema.names else []
+    days: dict[str, int] = {}
+    for batch in file.to_batches(columns=["timestamp", *own]):
+        if own:
+            batch = batch.filter(pc.invert(pc.fill_null(batch[COLLECTED], False)))
+        counts = pc.value_counts(pc.strftime(pc.floor_temporal(batch["timestamp"], unit="day"), format=_DAY))
+        for count in counts.to_pylist():
+            days[count["values"]] = days.get(count["values"], 0) + int(count["counts"])
+    return dict(sorted(days.items()))
 
 
 class Training(BaseModel):

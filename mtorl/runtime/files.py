@@ -131,3 +131,20 @@ def _swap(new: Path, path: Path) -> None:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 remove(old)
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard-link a Parquet file, or the parts in a folder; copy where the file system has no links.
+
+    A changed file is always a new one in its place, so the link keeps the old content.
+    """
+    shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -31,9 +31,22 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Output:
 @pytest.fixture(scope="session")
 def log(output: Output) -> Artifact:
     made = output(Dataset, "log")
-    content = fingerprint.python_func("simulator", "simulator")
+    content = fingerprint.python_func("simulator", "simulator", "")[0]
     ingest.python_func(
-        "simulator", "simulator", "fail", USERS, 7, content, "", "", 0, CODE, made, output(Artifact, "quarantine")
+        "simulator",
+        "simulator",
+        "fail",
+        USERS,
+        7,
+        content,
+        "",
+        "",
+        0,
+        "",
+        "",
+        CODE,
+        made,
+        output(Artifact, "quarantine"),
     )
     return made
 
@@ -47,7 +60,7 @@ def definitions(output: Output) -> Artifact:
 @pytest.fixture(scope="session")
 def windows(log: Artifact, definitions: Artifact, output: Output) -> Artifact:
     made = output(Dataset, "windows")
-    made.metadata["returned"] = build_features.python_func(log, "simulator", CODE, made, definitions)
+    made.metadata["returned"] = build_features.python_func(log, "simulator", "", "", CODE, made, definitions)
     return made
 
 

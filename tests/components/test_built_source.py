@@ -68,14 +68,14 @@ class Trained:
         self.log, self.windows, self.definitions = (
             output(kind, name) for kind, name in ((Dataset, "log"), (Dataset, "windows"), (Artifact, "definitions"))
         )
-        content = fingerprint.python_func(name, dataset)
+        content = fingerprint.python_func(name, dataset, "")[0]
         decisions = compact.python_func(lake, name)
         self.decisions = decisions
         quarantine = output(Artifact, "quarantine")
         self.read = ingest.python_func(
-            name, dataset, "fail", 0, 7, content, lake, decisions, 0, CODE, self.log, quarantine
+            name, dataset, "fail", 0, 7, content, lake, decisions, 0, "", "", CODE, self.log, quarantine
         )
-        self.rows = build_features.python_func(self.log, name, CODE, self.windows, self.definitions)
+        self.rows = build_features.python_func(self.log, name, "", "", CODE, self.windows, self.definitions)
         self.incumbent, self.challenger = output(Model, "incumbent"), output(Model, "challenger")
         fit_incumbent.python_func(self.windows, "", "", CODE, self.incumbent)
         settings = "{hidden: 8, levels: 1, heads: 1}"

@@ -69,9 +69,9 @@ def test_the_second_night_learns_from_the_first(
 ) -> None:
     lake = str(first_night / "lake")
     decisions = compact.python_func(lake, SOURCE)
-    content = fingerprint.python_func(SOURCE, SOURCE)
+    content = fingerprint.python_func(SOURCE, SOURCE, "")[0]
     second, quarantine = output(Dataset, "log"), output(Artifact, "quarantine")
-    ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, lake, decisions, 0, CODE, second, quarantine)
+    ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, lake, decisions, 0, "", "", CODE, second, quarantine)
 
     before, after = (pd.read_parquet(Path(one.path) / LOG_FILE) for one in (log, second))
     opportunities = pd.read_parquet(Path(second.path) / OPPORTUNITIES_FILE)
@@ -82,7 +82,7 @@ def test_the_second_night_learns_from_the_first(
     assert 0.2 < opportunities["exposed"].mean() < 0.9
 
     windows = output(Dataset, "windows")
-    build_features.python_func(second, SOURCE, CODE, windows, output(Artifact, "definitions"))
+    build_features.python_func(second, SOURCE, "", "", CODE, windows, output(Artifact, "definitions"))
     incumbent, challenger = output(Model, "incumbent"), output(Model, "challenger")
     fit_incumbent.python_func(windows, "", "", CODE, incumbent)
     metrics = output(Metrics, "metrics")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from kfp.dsl import Artifact, Dataset
 
+from components.build_features.component import build_features
 from components.due.component import due
 from components.fingerprint.component import fingerprint
 from components.first_log.component import first_log
@@ -20,6 +21,7 @@ from monitoring.watch.state import STATE_FILE, RetrainRequest, State
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import INGEST_FILE
 from mtorl.log.trainings import LogFacts, Training, add
+from mtorl.runtime.snapshots import located
 from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import SimulatorConfig
 from tests.components.artifacts import CODE, USERS, Output
@@ -55,8 +57,8 @@ def read(
     raw: Path | str, output: Output, bad_rows: str = "fail", content: str = ""
 ) -> tuple[Artifact, Artifact, tuple]:
     log, quarantine = output(Dataset, "log"), output(Artifact, "quarantine")
-    content = content or fingerprint.python_func(str(raw), "simulator")
-    found = ingest.python_func(str(raw), "simulator", bad_rows, 0, 7, content, "", "", 0, CODE, log, quarantine)
+    content = content or fingerprint.python_func(str(raw), "simulator", "")[0]
+    found = ingest.python_func(str(raw), "simulator", bad_rows, 0, 7, content, "", "", 0, "", "", CODE, log, quarantine)
     return log, quarantine, found
 
 
@@ -66,6 +68,27 @@ def test_a_file_of_the_simulators_log_is_the_same_log(log: Artifact, output: Out
     made, quarantine, found = read(raw, output)
     assert found == (len(pd.read_csv(raw)), USERS, 0) and Path(quarantine.path).read_text() == ""
     assert made.metadata["fingerprint"] == log.metadata["fingerprint"]
+
+
+def test_steps_pass_a_place_and_no_copy(output: Output, tmp_path: Path) -> None:
+    write_raw_log(tmp_path / "raw.csv", SimulatorConfig(users=30))
+    place, name = str(tmp_path / "snapshots"), str(tmp_path / "raw.csv")
+    content, lost = fingerprint.python_func(name, "simulator", place)
+    log, windows, quarantine = output(Dataset, "log"), output(Dataset, "windows"), output(Artifact, "quarantine")
+    given = (name, "simulator", "fail", 0, 7, content, "", "", 0, place, lost, CODE)
+    rows, *_ = ingest.python_func(*given, log, quarantine)
+    made = build_features.python_func(log, name, place, lost, CODE, windows, output(Artifact, "definitions"))
+    assert rows == made == len(pd.read_csv(name))
+    for artifact, kind in ((log, "log-"), (windows, "windows-")):
+        assert [file.name for file in Path(artifact.path).iterdir()] == ["snapshot.json"]
+        assert Path(artifact.metadata["snapshot"]).name.startswith(kind)
+    history = tmp_path / "history"
+    add(history, Training(at=NOW, log=LogFacts.of(located(log.path)), decision="promote", reason="better"))
+    assert validate.python_func(log, str(history), "fail") == "+0 touchpoints since the newest training"
+    shutil.rmtree(log.metadata["snapshot"])
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        validate.python_func(log, str(history), "fail")
+    assert fingerprint.python_func(name, "simulator", place) == (content, "1"), "so the next run reads the log anew"
 
 
 def test_a_log_that_cannot_be_used_ends_the_step_in_a_line(output: Output, tmp_path: Path) -> None:

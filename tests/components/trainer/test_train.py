@@ -237,4 +237,5 @@ def test_sigterm_removes_the_job(cluster: TrainerCluster, task: FitTask, shared:
     with pytest.raises(SystemExit) as ended:
         train(task, shared)
     assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
-    assert cluster.deleted == [NAME] and (shared / "windows").exists(), "the next attempt need not copy them again"
+    assert cluster.deleted == [NAME] and (shared / "task.json").exists()
+    assert not (shared / "windows").exists(), "pods read the snapshot"

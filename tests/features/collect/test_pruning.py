@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from features.collect.pruning import LOG, Touchpoints, kept_shares
-from features.collect.training_log import Decisions, add_decisions
-from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE
+from features.collect.training_log import Decisions, add_decisions, bound_touchpoints
+from mtorl.log.touchpoints import INGEST_FILE, LOG_FILE, fingerprint
+from mtorl.log.trainings import LogFacts
 from tests.features.collect.decision_logs import decision, outcome, write
 from tests.features.collect.test_rules import data_folder
 
@@ -58,6 +60,24 @@ def test_of_old_generations_a_wider_one_stays_longer(generations: list[Touchpoin
         assert all(shares[one.arm, one.generation] == 1 for one in newest.values() if one.arm != LOG)
 
 
+def test_a_log_without_decisions_is_bounded_too_and_has_lost_nothing(tmp_path: Path) -> None:
+    users = [f"u{i // 3:04d}" for i in range(3000)]
+    at = pd.Timestamp("2026-01-01", tz="UTC").as_unit("us") + pd.to_timedelta(np.arange(3000), unit="min")
+    whole, folder = (data_folder(tmp_path / name, 3000, user_id=users, timestamp=at) for name in ("whole", "data"))
+    assert bound_touchpoints(folder, 0) == bound_touchpoints(folder, 3000) == "3,000 touchpoints"
+    assert (folder / INGEST_FILE).read_bytes() == (whole / INGEST_FILE).read_bytes()
+    assert "of 3,000 touchpoints, of users that a hash chooses" in bound_touchpoints(folder, 1000)
+    log, noted = pd.read_parquet(folder / LOG_FILE), json.loads((folder / INGEST_FILE).read_text())
+    assert noted["rows"] == len(log) == pytest.approx(1000, abs=120) and noted["users"] == log["user_id"].nunique()
+    assert noted["fingerprint"] == fingerprint(log)
+    everything = pd.read_parquet(whole / LOG_FILE)
+    left = everything[everything["user_id"].isin(log["user_id"])]
+    pd.testing.assert_frame_equal(left.reset_index(drop=True), log, check_dtype=False)
+    facts, before = LogFacts.of(folder), LogFacts.of(whole)
+    assert facts.days == before.days and not facts.lost_since(before)
+    assert facts.share == pytest.approx(len(log) / 3000) and before.share == 1.0
+
+
 def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
     narrow = {"channel_probs": {"search": 0.01, "social": 0.01, "display": 0.01, "video": 0.97}, "propensity": 0.97}
     decisions, outcomes = [], []
@@ -69,12 +89,16 @@ def test_a_wide_log_stays_and_old_narrow_decisions_go(tmp_path: Path) -> None:
             outcomes.append(outcome(f"{name}-cost", name, minutes=100 * generation + i / 10))
     write(tmp_path / "lake", decisions, outcomes)
 
+    whole = data_folder(tmp_path / "whole", rows=300)
+
     def pruned(most: int) -> dict[str, int]:
         folder = data_folder(tmp_path / f"data-{most}", rows=300)
         found = add_decisions(tmp_path / "lake", folder, Decisions(most_touchpoints=most))
         log = pd.read_parquet(folder / LOG_FILE)
         assert found.pruned == 900 - len(log)
-        assert json.loads((folder / INGEST_FILE).read_text())["rows"] == len(log)
+        noted = json.loads((folder / INGEST_FILE).read_text())
+        assert noted["rows"] == len(log) and LogFacts.of(folder).share == pytest.approx(len(log) / 900)
+        assert LogFacts.of(folder).days == LogFacts.of(whole).days, "as the next training compares it"
         return log["user_id"].str[:2].value_counts().to_dict()
 
     assert pruned(900) == {"ol": 300, "g0": 200, "g1": 200, "g2": 200} == pruned(0)

@@ -157,7 +157,11 @@ REFUSED: list[tuple[Callable[[Built], None], dict[str, int], str]] = [
         "another description than .*toy.yaml; they differ in currency, window",
     ),
     (lambda b: None, {"users": 20}, "users: a built log is taken whole"),
-    (lambda b: None, {"most_touchpoints": 20}, "most_touchpoints: a built log is taken whole"),
+    (
+        lambda b: None,
+        {"most_touchpoints": 20},
+        "most_touchpoints: 301 touchpoints are more than 20",
+    ),
     (lambda b: forget(b.folder, frozenset({"old3"}), NOW), {}, "not those of its log, as after `mtorl data forget`"),
     (lambda b: (b.folder / "windows" / "manifest.json").write_text("{}"), {}, "not a manifest of windows"),
 ]

@@ -206,6 +206,9 @@ def test_only_what_follows_from_its_inputs_alone_is_cached(compiled: dict[str, P
         assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
     content = cached["ingest"]["inputs"]["parameters"]["content"]
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
+    for name in ("ingest", "build-features"):
+        lost = cached[name]["inputs"]["parameters"]["lost"]
+        assert lost["taskOutputParameter"]["outputParameterKey"] == "lost", "what is gone is written anew"
 
 
 def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state(compiled: dict[str, Path]) -> None:

@@ -1,0 +1,87 @@
+"""Snapshots: artifacts point to them, other content is another folder, and what is in use stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from mtorl.runtime.snapshots import located, lost, snapshot
+
+DAY = 86_400.0
+
+
+def write(tmp_path: Path, artifact: str, text: str, kind: str = "log") -> Path:
+    with snapshot(str(tmp_path / artifact), str(tmp_path / "snapshots"), kind) as folder:
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts" / "part-0").write_text(text)
+    return located(str(tmp_path / artifact))
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return sorted((path / "parts" / "part-0").read_text() for path in (tmp_path / "snapshots").glob("[!.]*"))
+
+
+def ages(folder: Path, days: float) -> None:
+    os.utime(folder, (time.time() - days * DAY,) * 2)
+
+
+def test_an_artifact_points_and_holds_no_copy(tmp_path: Path) -> None:
+    folder = write(tmp_path, "one", "rows")
+    assert folder.parent == tmp_path / "snapshots" and (folder / "parts" / "part-0").read_text() == "rows"
+    (pointer,) = (tmp_path / "one").iterdir()
+    told = json.loads(pointer.read_text())
+    assert told["path"] == str(folder) and told["sha256"].startswith(folder.name.removeprefix("log-"))
+    assert pointer.stat().st_size < 300, "what is uploaded and downloaded"
+
+
+def test_without_a_volume_the_artifact_is_the_folder(tmp_path: Path) -> None:
+    with snapshot(str(tmp_path / "one"), "", "log") as folder:
+        folder.mkdir()
+    assert folder == located(str(tmp_path / "one")) == tmp_path / "one"
+
+
+def test_equal_content_is_one_folder_and_other_content_another(tmp_path: Path) -> None:
+    first = write(tmp_path, "one", "rows")
+    assert write(tmp_path, "two", "rows") == first
+    assert write(tmp_path, "three", "more rows") != first and kept(tmp_path) == ["more rows", "rows"]
+    assert located(str(tmp_path / "one")) == first, "the next night changes nothing that this run reads"
+
+
+def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), snapshot(str(tmp_path / "one"), str(tmp_path / "snapshots"), "log") as folder:
+        folder.mkdir()
+        raise ValueError
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == [] and not (tmp_path / "one").exists()
+
+
+def test_what_was_used_last_stays_and_what_is_in_use(tmp_path: Path) -> None:
+    for days, text in enumerate("fedcb", 2):
+        ages(write(tmp_path, text, text), days)
+    ages(write(tmp_path, "w", "w", "windows"), 9)
+    killed = tmp_path / "snapshots" / ".log.0a1b2c3d"
+    killed.mkdir()
+    ages(killed, 2)
+    located(str(tmp_path / "b"))  # the oldest, which a run reads now
+    write(tmp_path, "a", "a")
+    assert kept(tmp_path) == ["a", "b", "f", "w"] and not killed.exists()
+    for text in "cde":
+        write(tmp_path, text, text)
+    assert kept(tmp_path) == ["a", "b", "c", "d", "e", "w"], "runs of a day may use more than stay after it"
+    before = lost(str(tmp_path / "snapshots"))
+    with pytest.raises(FileNotFoundError, match=r"log-.*is gone"):
+        located(str(tmp_path / "f"))
+    assert before == "0" and lost(str(tmp_path / "snapshots")) == "1", "part of the cache key of the next run"
+
+
+def test_users_that_are_forgotten_meanwhile_are_in_no_snapshot(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="forgotten while"),
+        snapshot(str(tmp_path / "one"), str(tmp_path / "snapshots"), "log") as folder,
+    ):
+        folder.mkdir()
+        (tmp_path / "forgotten.json").write_text("{}")
+    assert not list((tmp_path / "snapshots").glob("[!.]*"))
