@@ -330,7 +330,7 @@ def forget(
 
         from cli.progress_bars import ProgressBars
         from cli.tables import print_forgotten
-        from features.forget.lake import ASIDE, forget_in_bucket, unreadable
+        from features.collect.removal import ASIDE, forget_in_bucket, unreadable
         from features.forget.places import Report
         from features.forget.places import forget as forget_in
         from features.ingest.log_folder import Origin

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database
-from features.forget.lake import remove_again
+from features.collect.removal import remove_again
 from mtorl.log.lake import HOUR, PLACED, UNREADABLE, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime import progress

@@ -5,7 +5,7 @@
 
 A folder is that of a run, the data volume of a cluster, or any part of these:
 
-    lakes, of which `lake.py` knows the files
+    lakes (`features/collect/removal.py`)
     Parquet tables with the column user_id or decision_id: logs, sources of features, files of a pipeline's step
     folders of windows, whose manifest stays true
     CSVs of quarantined rows, and of conversions that count for no touchpoint
@@ -34,8 +34,8 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.collect.removal import ASIDE, drop_hours, remove_users, unreadable
 from features.engine import parquet_files
-from features.forget.lake import ASIDE, drop_hours, remove_users, unreadable
 from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT

@@ -133,7 +133,7 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 
 def a_day(running: Running, rounds: int) -> set[str]:
-    """Let users come; returns the ids of the decisions that a model took, once they are on the data volume."""
+    """Let users come; returns the ids of the decisions that a model took, once they are in the lake."""
     address = f"http://mtorl-router.{running.namespace}"
     words = ["kubectl", "-n", running.gateway, "exec", "-i", "caller", "--", "python", "-", address]
     words += [SECRETS["mtorl-router"]["tokens"], str(USERS), str(rounds), uuid4().hex]

@@ -135,7 +135,7 @@ def test_a_router_that_can_not_start_is_rolled_back(running: Running) -> None:
     assert decided(running.call(3, uuid4().hex))
 
 
-def test_a_router_that_is_taken_away_leaves_its_log_on_the_data_volume(running: Running) -> None:
+def test_a_router_that_is_taken_away_leaves_its_log_in_the_lake(running: Running) -> None:
     ns = running.namespace
     said = running.call(5, uuid4().hex)
     expected = running.logged("mtorl-router-1") & {one["decision_id"] for one in said}

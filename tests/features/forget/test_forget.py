@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from features.collect import removal
 from features.collect.compact import compact
-from features.forget import lake as forget_lake
 from features.forget import places
 from features.forget.places import Report, forget
 from features.forget.tables import Rows
@@ -173,7 +173,7 @@ def test_what_is_interrupted_anywhere_is_made_good_by_the_next(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After one file, four, seven ... that were looked at; the last try is not interrupted."""
-    monkeypatch.setattr(forget_lake.secrets, "token_hex", lambda _: "new")
+    monkeypatch.setattr(removal.secrets, "token_hex", lambda _: "new")
     whole = Path(shutil.copytree(made, tmp_path / "whole"))
     forget(whole, frozenset({WHO}), NOW)
 

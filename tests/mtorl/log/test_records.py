@@ -30,8 +30,9 @@ GOLDEN = ROOT / "tests" / "serving" / "golden"
 V2 = "decision_id arm channel expose propensity expected_reward expected_cost budget_exhausted fallback_reason"
 V1 = f"{V2} request_id experiment reservation_id"
 DECISION = (
-    f"{V1} schema_version unit_hash user_id layer salt experiment_version shares assignment_probability override stage "
-    "model_name model_version model_digest feature_hash features_found features campaign_id context request_time "
+    f"{V1} static history_length last_channel last_time "
+    "schema_version unit_hash user_id layer salt experiment_version shares assignment_probability override stage "
+    "model_name model_version model_digest feature_hash features_found campaign_id context request_time "
     "request_hash candidates costs baseline exploration drawn_channel channel_probs exposure_probs expected_rewards "
     "expected_costs price prices state_distance reserved refused_until withdrawn latency_seconds event_time"
 )
@@ -40,6 +41,7 @@ SHADOW = (
     "exposure_probs expected_reward expected_cost expected_rewards expected_costs price prices model_name "
     "model_version model_digest event_time"
 )
+WINDOW = "schema_version decision_id unit_hash window event_time"
 OUTCOME = "schema_version event_id decision_id kind value event_time received_time"
 
 
@@ -57,7 +59,7 @@ def test_golden_records_are_valid(path: Path) -> None:
 def test_the_fields_of_a_version_are_frozen() -> None:
     """A field that is added, removed or renamed is a new version of the schema."""
     assert " ".join(plain_types(V2Answer)) == V2 and " ".join(plain_types(V1Answer)) == V1
-    fields: dict[Kind, str] = {"decision": DECISION, "outcome": OUTCOME, "shadow": SHADOW}
+    fields: dict[Kind, str] = {"decision": DECISION, "outcome": OUTCOME, "shadow": SHADOW, "window": WINDOW}
     for kind, expected in fields.items():
         assert " ".join(json_schema(kind)["properties"]) == " ".join(sql_columns(kind)) == expected
 

@@ -15,9 +15,9 @@ import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from features.collect import removal
 from features.collect.compact import compact
-from features.forget import lake as forget_lake
-from features.forget.lake import drop_hours, forget_in_bucket, remove_again
+from features.collect.removal import drop_hours, forget_in_bucket, remove_again
 from features.forget.places import forget
 from mtorl.log.decision_ids import bucket_of
 from mtorl.log.forgotten import Forgotten
@@ -94,9 +94,9 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
 def test_other_buckets_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     asked: list[str] = []
-    sql_of = forget_lake.sql_of
-    monkeypatch.setattr(forget_lake, "_rewrite", lambda lake, db, file, which: asked.append(which))
-    monkeypatch.setattr(forget_lake, "sql_of", sql_of)
+    sql_of = removal.sql_of
+    monkeypatch.setattr(removal, "_rewrite", lambda lake, db, file, which: asked.append(which))
+    monkeypatch.setattr(removal, "sql_of", sql_of)
     forget_in_bucket(Lake.open(tmp_path), {"gone"}, NOW)
     assert asked and all(which.startswith(f"bucket IN ({bucket_of('gone')}) AND ") for which in asked)
 
