@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 from components.component import component
 
 
-@component("evaluate offline")
+@component("evaluate offline", reads_log=True)
 def evaluate(
     windows: Input[Dataset],
     challenger: Input[Model],

@@ -308,7 +308,7 @@ class RedisLedger(Ledger):
             self._each("begin", calls)
 
     def _run(self, script: str, *arguments: Any) -> Any:
-        return self._scripts[script](*self._call(script, [self.prefix + "memory"], *arguments))
+        return self._scripts[script](*self._call(script, [], *arguments))
 
     def _call(self, script: str, keys: Sequence[str], *arguments: Any) -> _Call:
         now = "" if self._clock is None else self._clock()
