@@ -43,12 +43,14 @@ def test_a_snapshot_changes_with_what_arrives_and_with_nothing_else(tmp_path: Pa
 def test_a_step_that_is_repeated_reads_what_it_has_read(log: Artifact, output: Output, tmp_path: Path) -> None:
     """Decisions and outcomes that were uploaded since are left to the next night."""
     lake = write(tmp_path / "lake", [of_market("a", 0)], [outcome("a-cost", "a", value=0.5)])
-    decisions, content = compact.python_func(str(lake), SOURCE), fingerprint.python_func(SOURCE, SOURCE)
+    decisions, content = compact.python_func(str(lake), SOURCE), fingerprint.python_func(SOURCE, SOURCE, "")[0]
     now = (datetime.now(UTC) + timedelta(seconds=1) - START).total_seconds() / 60
     read = []
     for time in ("first", "again"):
         made, quarantine = output(Dataset, time), output(Artifact, f"quarantine-{time}")
-        ingest.python_func(SOURCE, SOURCE, "fail", USERS, 7, content, str(lake), decisions, 0, CODE, made, quarantine)
+        ingest.python_func(
+            SOURCE, SOURCE, "fail", USERS, 7, content, str(lake), decisions, 0, "", "", CODE, made, quarantine
+        )
         read.append(pd.read_parquet(Path(made.path) / LOG_FILE))
         add(lake, [of_market("b", now)], [outcome("late", "a", value=0.25, minutes=now), outcome("b-cost", "b")])
         compact.python_func(str(lake), SOURCE)

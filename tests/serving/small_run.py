@@ -31,7 +31,7 @@ def small_run(folder: Path) -> Path:
     (run / "serving").mkdir()
     log.to_parquet(run / "data" / "touchpoints.parquet", index=False)
     store.create(run / "features", spec, run / "data" / "touchpoints.parquet")
-    store.materialize(run / "features", spec)
+    store.materialize(run / "features", spec, run / "data" / "touchpoints.parquet")
     rows = log.head(50).to_dict("records")
     windows = [instance_from_history({}, row, row, spec, at=0) for row in rows]
     encoder = Encoder.fit(WindowBatch.from_instances(windows, spec), spec)

@@ -19,6 +19,7 @@ from mtorl.log.touchpoints import LOG_FILE
 from mtorl.log.trainings import LogFacts
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, decision
+from tests.features.collect.small_model import WINDOW
 from tests.features.collect.test_rules import COST, collected, data_folder
 
 
@@ -48,7 +49,8 @@ def folder_of(tmp_path: Path, store: Path, name: str, parts: bool) -> Path:
 
 def test_training_reads_parts_as_it_reads_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opportunities, "ENOUGH", 10)
-    store = collected(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i // 4:03d}") for i in range(400)], COST)
+    decisions = [decision(f"d{i}", i / 10, user_id=f"u{i // 4:03d}", window=WINDOW) for i in range(400)]
+    store = collected(tmp_path, decisions, COST)
     file, parts = (folder_of(tmp_path, store, name, name == "parts") for name in ("file", "parts"))
     assert LogFacts.of(file) == LogFacts.of(parts) and LogFacts.of(file).share < 1
     one, other = (Manifest.read(folder / "windows") for folder in (file, parts))
