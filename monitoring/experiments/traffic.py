@@ -14,7 +14,7 @@ import duckdb
 
 from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies, open_records
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
-from monitoring.verdict.counted_decisions import sql_text
+from monitoring.verdict.hourly_sums import sql_text
 from mtorl.experiment.arm import OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.records import one_record_each

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
-from monitoring.verdict.counted_decisions import sql_text
+from monitoring.verdict.hourly_sums import sql_text
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.decision_log import database
-from monitoring.verdict.counted_decisions import sql_text
+from monitoring.verdict.hourly_sums import sql_text
 from monitoring.watch.check import EXPORTED_AFTER, Watched, folder_of
 from monitoring.watch.check import run as check
 from monitoring.watch.state import Group, NotJudged, State
