@@ -23,7 +23,7 @@ from mtorl.drift.thresholds import Size
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.log.decision_ids import TIME
 from mtorl.log.lake import HOUR, Lake, lake_database
-from mtorl.log.records import ID_FIELD, MODEL_NAME, UNNAMED, Kind, each_record, one_record_each
+from mtorl.log.records import MODEL_NAME, UNNAMED, Kind
 from mtorl.log.touchpoints import LogError
 
 if TYPE_CHECKING:
@@ -81,29 +81,6 @@ def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) 
         WHERE override AND experiment = $name AND ($salt IS NULL OR coalesce(salt, $salt) = $salt) GROUP BY user_id""",
         {"name": name, "salt": salt},
     )
-
-
-def one_record_each_of_few_copies(db: duckdb.DuckDBPyConnection, kind: Kind, relation: str) -> str:
-    """The query of `mtorl.log.records.one_record_each`, for a large log with few copies: it sorts only those.
-
-    Makes the table `KIND_copy`: the ids that come more than once, and their `first_time`. Hashes are counted first:
-    they take a fraction of the time and memory of the ids.
-    """
-    id_ = ID_FIELD[kind]
-    db.execute(
-        f"""CREATE TABLE {kind}_copy AS SELECT {id_}, min(CAST(event_time AS TIMESTAMPTZ)) AS first_time
-        FROM {relation} WHERE hash({id_}) IN (
-            SELECT hash({id_}) FROM {relation} GROUP BY hash({id_}) HAVING count(*) > 1)
-        GROUP BY {id_} HAVING count(*) > 1"""
-    )
-    return of_few_copies(kind, relation)
-
-
-def of_few_copies(kind: Kind, relation: str) -> str:
-    """The query of `one_record_each_of_few_copies`, once its table is there."""
-    id_ = ID_FIELD[kind]
-    alone, copies = (f"(FROM {relation} {join} JOIN {kind}_copy USING ({id_}))" for join in ("ANTI", "SEMI"))
-    return f"{each_record(kind, alone)} UNION ALL BY NAME {one_record_each(kind, copies)}"
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import pandas as pd
 
 from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
-from mtorl.log.records import Kind, each_record
+from mtorl.log.records import Kind, sql_columns
 
 START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday; the past, for what is dated later than now counts for no model
 CHANNELS = ("search", "social", "display", "video")
@@ -194,7 +194,8 @@ def add_to_lake(folder: Path, decisions: pd.DataFrame, outcomes: pd.DataFrame, n
         with duckdb.connect() as db:
             db.execute("SET TimeZone = 'UTC'")
             db.register("rows", rows)
-            records = each_record(kind, "rows")
+            nulls = ", ".join(f'NULL::{type_} AS "{name}"' for name, type_ in sql_columns(kind).items())
+            records = f"FROM rows UNION ALL BY NAME SELECT {nulls} WHERE false"
             db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM ({records})").write_parquet(str(file))
 
 

@@ -14,7 +14,7 @@ import duckdb
 
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
-from monitoring.verdict.counted_decisions import sql_text
+from monitoring.verdict.hourly_sums import sql_text
 from mtorl.experiment.arm import OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.policy.periods import period_at

@@ -1,6 +1,6 @@
 """One challenger with the incumbent: the lift of each metric, from the users' sums.
 
-comparison = Comparison(users, "challenger", stages, gain, None, alpha)
+comparison = Comparison(users, "challenger", gain, None, alpha)
 comparison.lift("click_per_decision")
 """
 
@@ -10,84 +10,57 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
+from monitoring.verdict.experiment_users import KNOWN, ONE, Users
 from monitoring.verdict.known_users import PREFIX
 from mtorl.experiment.arm import INCUMBENT
-from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.statistics import Lift, compare
 from mtorl.experiment.inference.sums import Floats, Sums
-from mtorl.experiment.metrics import COST, is_gain, is_per_decision, metric
+from mtorl.experiment.metrics import COST, WEIGHT, Terms, is_gain, is_per_decision, metric
 from mtorl.log.gain import Gain
 
-_DECISIONS = f"{COST}_denominator"
 _SHORTEST = 1 / 60  # hours of a stage with a single decision
-
-
-class _Rows(NamedTuple):
-    """Rows of the users of both arms: their places among all, and codes of user, arm and stage, (R,)."""
-
-    place: npt.NDArray[np.intp]
-    user: npt.NDArray[np.int64]
-    arm: npt.NDArray[np.int8]
-    stage: npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One challenger with the incumbent.
+    """One challenger with the incumbent."""
 
-    Users are in the order of their arrival, and each user's rows follow each other (`experiment_users.py`).
-    """
-
-    users: pd.DataFrame
+    users: Users
     challenger: str
-    stages: list[str]
     gain: Gain
     budget_per_decision: float | None
     alpha: float
-    covariates: tuple[str, ...] = ()  # columns of the users by which all lifts are adjusted
+    covariates: tuple[str, ...] = ()  # names of what is known, by which all lifts are adjusted
 
     @cached_property
-    def _rows(self) -> _Rows:
-        place = np.flatnonzero(self.users["arm"].isin((self.challenger, INCUMBENT)))
-        users = self.users[["unit", "arm", "stage"]].iloc[place]
-        return _Rows(
-            place,
-            pd.factorize(users["unit"])[0],
-            np.asarray(users["arm"] == INCUMBENT, dtype=np.int8),
-            users["stage"].cat.set_categories(self.stages).cat.codes.to_numpy(),
-        )
-
-    @property
-    def seen(self) -> int:
-        """Users of both arms; who moved from one to the other is one."""
-        return int(self._rows.user.max(initial=-1)) + 1
+    def _arms(self) -> tuple[int, int]:
+        return self.users.arms.index(self.challenger), self.users.arms.index(INCUMBENT)
 
     @cached_property
-    def _told(self) -> Floats:
-        """Covariates of the rows, NaN if unknown, (R, columns)."""
-        return self.users[list(self.covariates)].iloc[self._rows.place].to_numpy(np.float64)
+    def _stages(self) -> list[int]:
+        """Stages with users of either arm."""
+        present = self.users.sums.users_C.reshape(len(self.users.stages), -1)[:, list(self._arms)].sum(1) > 0
+        return [int(stage) for stage in np.flatnonzero(present)] or [0]
 
-    @cached_property
-    def _known(self) -> Floats:
-        """Standardised covariates, (R, K)."""
-        return standardised(self._told)
+    def _totals(self, column: str) -> Floats:
+        """Sums of a column by arm and stage, (A, S)."""
+        sums = self.users.sums
+        totals = sums.totals_CB[:, sums.columns.index(column)].reshape(len(self.users.stages), -1)
+        return totals[self._stages][:, list(self._arms)].T
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
         """Effect of the covariates on the lift, JSON-ready; None: there are none."""
         if not self.covariates:
             return None
-        user, known = self._rows.user, np.isfinite(self._told).any(1)
+        arms = self.challenger, INCUMBENT
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
         return {
-            "covariates": [name.removeprefix(PREFIX) for name in self.covariates],
-            "users_share": len(np.unique(user[known])) / max(len(np.unique(user)), 1),
+            "covariates": list(self.covariates),
+            "users_share": self.users.count(*arms, known=True) / max(self.users.count(*arms), 1),
             "variance_ratio": (adjusted.se / without.se) ** 2 if without.se > 0 else math.nan,
             "unadjusted_lift": without.value,
             "unadjusted_lift_ci": without.ci,
@@ -95,16 +68,12 @@ class Comparison:
 
     def unbalanced(self, alpha: float) -> str | None:
         """A covariate by which the arms' users differ more than the draw explains, at any look."""
-        for column, values in zip(self.covariates, self._told.T, strict=True):
-            there = np.isfinite(values).astype(np.float64)
-            value = standardised(values[:, None])[:, 0]
-            for figures in ((value, there), (there, np.ones_like(there))):
-                lift = compare(
-                    self._sums(np.stack(figures, -1)),
-                    alpha=alpha / (2 * len(self.covariates)),
-                )
+        for name in self.covariates:
+            for numerator, denominator in ((PREFIX + name, KNOWN + name), (KNOWN + name, ONE)):
+                sums = self._sums(numerator, ((numerator, 1.0),), ((denominator, 1.0),))
+                lift = compare(sums, alpha=alpha / (2 * len(self.covariates)))
                 if lift.ci[0] > 0.0 or lift.ci[1] < 0.0:
-                    return column.removeprefix(PREFIX)
+                    return name
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
@@ -114,14 +83,11 @@ class Comparison:
         unequal weight: all hours if each hour weighs alike, and hardly more than a day if a day at a large stage
         outweighs the weeks before it.
         """
-        sizes = self.users.groupby(["arm", "stage"], observed=True)[_DECISIONS].sum()
-        if not {self.challenger, INCUMBENT} <= set(sizes.index.get_level_values("arm")):
-            return 0.0
-        ours, theirs = sizes[self.challenger], sizes[INCUMBENT]
-        weight = ours * theirs / (ours + theirs)
-        weight = weight[weight > 0]  # of stages that both have decisions in
-        hours = pd.Series(of_stages, dtype=float).reindex(weight.index).clip(lower=_SHORTEST)
-        return float(weight.sum() ** 2 / (weight**2 / hours).sum()) if len(weight) else 0.0
+        ours, theirs = self._totals(WEIGHT)
+        hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
+        both = (ours > 0) & (theirs > 0)
+        weight = (ours * theirs)[both] / (ours + theirs)[both]
+        return float(weight.sum() ** 2 / (weight**2 / hours[both]).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
         """The lift of a metric.
@@ -129,68 +95,98 @@ class Comparison:
         Args:
             above: Raises the incumbent's metric by this share: the lift is what exceeds that.
         """
-        figures = self._figures(name)
-        figures[self._rows.arm == 1, 0] *= 1.0 + above
-        return self._compare(name, self._sums(figures))
+        found = metric(name, self.gain)
+        sums = self._sums(name, found.numerator, self._denominators(name), self._explained, above)
+        sizes = None if is_per_decision(name) else self._totals(WEIGHT)
+        return compare(sums, alpha=self.alpha, largest=found.largest, sizes=sizes)
 
     def lift_per_cost(self, primary: str) -> Lift:
         """The lift of what the primary metric sums, per currency unit."""
-        columns = self.users[[f"{primary}_numerator", f"{COST}_numerator"]].iloc[self._rows.place]
-        sums = self._sums(figures_with(columns.to_numpy(np.float64), self._known))
-        return compare(sums, alpha=self.alpha, sizes=self._decisions(sums.users.shape[-1]))
+        cost = metric(COST, self.gain).numerator
+        sums = self._sums(primary, metric(primary, self.gain).numerator, cost, self._explained)
+        return compare(sums, alpha=self.alpha, sizes=self._totals(WEIGHT))
 
-    def lifts(self, name: str, users: npt.NDArray[np.int64]) -> list[Lift]:
-        """The lift of the first users alone (numbers of `seen`, ascending), with all that they did at any stage."""
-        if not len(users):
-            return []
-        ends = np.searchsorted(self._rows.user, users)
-        if self.budget_per_decision is not None:  # who is thinned depends on all that were seen
-            return [self._compare(name, self._sums(self._figures(name, end)), end) for end in ends]
-        sums = self._sums(self._figures(name), ends)
-        return [self._compare(name, sums.at(look), end) for look, end in enumerate(ends)]
+    def late_gap(self, kinds: set[str]) -> float:
+        """The least plausible difference between the arms' shares of late outcomes, of the kind with the largest.
 
-    def _compare(self, name: str, sums: Sums, end: int | None = None) -> Lift:
-        sizes = None if is_per_decision(name) else self._decisions(sums.users.shape[-1], end)
-        largest = metric(name, self.gain).largest
-        return compare(sums, alpha=self.alpha, largest=largest, sizes=sizes)
+        Shares are of the outcomes' values: if first costs are corrected days later, both arms have as many late ones.
+        Like the lift, within each stage and then combined, with the weights of Mantel and Haenszel: a day without
+        reports is late for both arms alike. The error is that of ratios of sums over users.
+        """
+        gaps = [0.0]
+        for kind in kinds:
+            late, in_time = ((f"{age}:{kind}", 1.0) for age in ("late", "in_time"))
+            sums = self._sums(COST, (late,), (late, in_time))
+            ours, theirs = sums.totals[:, :, 1]
+            both = (ours > 0) & (theirs > 0)
+            if not both.any():
+                continue
+            weight = (ours * theirs)[both] / (ours + theirs)[both]
+            pooled = sums.totals[..., 0].sum(0)[both] / (ours + theirs)[both]
+            share_of_late = sums.totals[:, both, 0] / sums.totals[:, both, 1]
+            gap = (weight * (share_of_late[0] - share_of_late[1])).sum() / weight.sum()
+            within = sums.within()[:, both]
+            squares = within[..., 0, 0] - 2 * pooled * within[..., 0, 1] + pooled**2 * within[..., 1, 1]
+            variance = weight**2 * (squares / sums.totals[:, both, 1] ** 2).sum(0)
+            gaps.append(abs(gap) - 3.0 * math.sqrt(max(variance.sum(), 0.0)) / weight.sum())
+        return float(max(gaps))
 
-    def _decisions(self, stages: int, end: int | None = None) -> Floats:
-        """Decisions of the first rows, or of all, by arm and stage, (A, S)."""
-        place, _, arm, stage = (codes[:end] for codes in self._rows)
-        decisions = self.users[_DECISIONS].to_numpy(np.float64)[place]
-        found = np.bincount(arm * stages + stage, decisions, 2 * stages)
-        return found.astype(np.float64).reshape(2, stages)
+    def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
+        """A metric's denominator, or that of each arm and stage.
 
-    def _sums(self, figures: Floats, looks: npt.NDArray[np.intp] | None = None) -> Sums:
-        end = len(figures)
-        _, user, arm, stage = self._rows
-        return Sums.of_rows(user[:end], arm[:end], stage[:end], figures, looks)
+        Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions
+        as the budget pays for.
+        """
+        usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
+        if budget is None or not (is_gain(name) and is_per_decision(name)):
+            return usual
+        (cost,), decisions = metric(COST, self.gain).numerator, self._totals(WEIGHT)
+        spends_more = self._totals(cost[0]) > budget * decisions
+        return {
+            place: ((cost[0], 1.0 / budget),) if spends_more[place] else usual for place in np.ndindex(decisions.shape)
+        }
 
-    def _figures(self, name: str, end: int | None = None) -> Floats:
-        """Figures of the rows of both arms, or of the first of them, (R, F)."""
-        place, _, arm, stage = (codes[:end] for codes in self._rows)
-        names = (name,) if self.budget_per_decision is None else dict.fromkeys((name, COST))
-        read = [f"{metric}_{part}" for metric in names for part in ("numerator", "denominator")]
-        users = self.users[read].iloc[place]
-        figures = np.zeros((len(users), 2))
-        if self.budget_per_decision is None:
-            figures[:] = users.to_numpy(np.float64)
-        else:
-            for cell in product(range(2), range(len(self.stages))):
-                chosen = (arm == cell[0]) & (stage == cell[1])
-                figures[chosen] = figures_of(users[chosen], name, self.budget_per_decision)
-        return figures_with(figures, self._known[:end])
+    @cached_property
+    def _explained(self) -> tuple[Terms, ...]:
+        """Figures of the covariates: a 1, each value, and of each pattern of unknown ones a mark."""
+        if not self.covariates:
+            return ()
+        known = tuple(KNOWN + name for name in self.covariates)
+        figures = [((ONE, 1.0), (name, -1.0)) for name in known]
+        sums = self._sums(known[0], figures[0], figures[0], tuple(figures))
+        missing, both = sums.totals.sum((0, 1))[2:], sums.within().sum((0, 1))[2:, 2:]
+        marks = [
+            mark
+            for place, mark in enumerate(figures)  # of one source, often all alike
+            if missing[place] > 0 and not any(both[place, at] == missing[at] == missing[place] for at in range(place))
+        ]
+        return ((ONE, 1.0),), *(((PREFIX + name, 1.0),) for name in self.covariates), *marks
+
+    def _sums(
+        self,
+        positive: str,
+        numerator: Terms,
+        denominator: Terms | dict[tuple[int, int], Terms],
+        others: tuple[Terms, ...] = (),
+        above: float = 0.0,
+    ) -> Sums:
+        """Sums of a metric's figures; `positive` names the numerator among those that the users were counted by."""
+        sums = self.users.sums
+        maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
+        for arm, stage in np.ndindex(maps.shape[:2]):
+            below = denominator[arm, stage] if isinstance(denominator, dict) else denominator
+            for place, terms in enumerate((numerator, below, *others)):
+                for name, weight in terms:
+                    maps[arm, stage, place, sums.columns.index(name)] += weight
+        maps[1, :, 0] *= 1.0 + above
+        return sums.of(self._arms, self._stages, maps, positive)
 
 
-def figures_of(users: pd.DataFrame, name: str, budget: float | None) -> Floats:
-    """A metric's numerator and denominator of each user of one arm and stage, (U, 2).
-
-    Gain over a budget is gain per currency unit times the budget, min(1, b / W) * G: the gain of as many decisions as
-    the budget pays for.
-    """
-    numerator, denominator = (users[f"{name}_{part}"].to_numpy(np.float64) for part in ("numerator", "denominator"))
+def ratio_of(users: Users, arm: str, name: str, gain: Gain, budget: float | None) -> float:
+    """A metric of an arm over all stages; NaN without any decision."""
+    found = metric(name, gain)
+    numerator, denominator = (users.of(arm, terms, weighted=True) for terms in (found.numerator, found.denominator))
     if budget is not None and is_gain(name) and is_per_decision(name):
-        cost, decisions = (users[f"cost_per_decision_{part}"] for part in ("numerator", "denominator"))
-        if cost.sum() > budget * decisions.sum():
-            denominator = cost.to_numpy(np.float64) / budget
-    return np.stack([numerator, denominator], axis=-1)
+        cost = users.of(arm, metric(COST, gain).numerator, weighted=True)
+        denominator = max(denominator, cost / budget)
+    return numerator / denominator if denominator > 0 else math.nan

@@ -1,25 +1,33 @@
 """Selects the decisions of an experiment that count, and counts the others by reason (monitoring/README.md).
 
+    counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
+
 Decisions count for the arm that the user was *assigned* to, fallbacks included: dropping them would compare the users
 of the arm that fails less. People use the kill switch, or go back a stage, when an arm does badly. So a verdict looks
 at both, with and without the decisions of the last two reasons (`CHANGED`).
+
+**The newest models are judged.** A model that is promoted or rolled back in mid-experiment makes two policies of one
+arm. The newest serves now, and would be shipped. Judged are the hours after the last decision of any other model of any
+arm, so that all arms are compared over the same time. A decision without a model (a fallback) counts by its time; one
+from the future, of a clock that was ahead, is not the newest. A model is identified by its digest or, without one, by
+name and version. Exploration is a part of the policy: the same model with another share or scope is another one.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
 
-from monitoring.decision_log import DecisionLog, find_overridden, one_record_each_of_few_copies
-from monitoring.verdict.judged_models import EXPLORATION, JudgedModels, judged_models
+from monitoring.decision_log import DecisionLog
+from monitoring.verdict.hourly_sums import matures
 from mtorl.experiment.arm import HOLDOUT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stages import Stage
-from mtorl.log.decision_ids import TIME
-from mtorl.log.records import MODEL_NAME
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,8 +45,23 @@ def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     return {stage: experiment.replace(enabled=True, stage=stage, promotion=None).shares() for stage in stages}
 
 
+class JudgedModels(NamedTuple):
+    """The newest models of an experiment, and the time since when they alone decide."""
+
+    digests: dict[str, str]  # by arm; of a model without one, name and version
+    since: datetime | None  # the last decision of any other model or exploration; None: there is none
+
+    @property
+    def said(self) -> str:
+        """An addition to a verdict's reason."""
+        if self.since is None:
+            return ""
+        at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
+        return f" (of what was decided after {at}, when the model of an arm had changed, or its exploration)"
+
+
 class CountedDecisions(NamedTuple):
-    """The content of the tables `decision` and `repeat`."""
+    """The content of the table `counted`."""
 
     left_out: dict[str, int]  # decisions, by reason
     models: JudgedModels
@@ -47,126 +70,115 @@ class CountedDecisions(NamedTuple):
     # each UTC day with any
 
 
-def count_decisions(
-    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str = ""
-) -> CountedDecisions:
-    """Make the tables `decision`, those of the period, and `repeat`.
+def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
+    """Make the table `counted`: of each cell that counts, or is `changed`, its `stage`, `arm` and `hour`.
 
-    Of `decision`, those count whose `left_out` is null. A `repeat` does not count; its `opportunity` is the decision
-    that does instead. Each table is made by itself, with only what the next one needs: together, these sorts and joins
-    would be in memory at one time.
-
-    Args:
-        segment: SQL of the segment of a `record`; empty: it has none.
+    Those of a user count until the hour in which the user was `named`.
     """
-    find_overridden(db, experiment.name, experiment.salt)
-    _copy_records(db, log, experiment, segment or "NULL")
-    models = judged_models(db, experiment)
-    _find_repeats(db)
+    models = _judged_models(db, experiment)
     shares = [
         (stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()
     ]
     db.register("share_of", pd.DataFrame(shares, columns=["stage", "arm", "share"]))
+    db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
+    values = {
+        "salt": experiment.salt,
+        "layer": experiment.layer,
+        "models_changed": models.since,
+        **log.period.parameters(),
+    }
+    bounded = experiment.metrics.outcome_hours is not None
+    immature = f"WHEN {matures(experiment, 'ended')} > newest THEN 'immature'" if bounded else ""
     db.execute(
-        f"""CREATE TABLE budget_period AS
-        SELECT experiment AS of, began AS start, bool_or(stage = 'off') AS off, {_changed(experiment)} AS changed
-        FROM record WHERE began < ends GROUP BY experiment, began"""
-    )
-    db.execute(
-        f"""CREATE TABLE decision AS
+        f"""CREATE TABLE judged AS
         WITH look AS (
             -- The period may have no end, or end in the future, where a clock that was ahead has decided, too.
-            SELECT least(greatest(max(decided), CAST(nullif($until, '') AS TIMESTAMPTZ)), now()) AS newest,
-                   CAST(nullif($since, '') AS TIMESTAMPTZ) AS since FROM record)
-        SELECT decision_id, unit, segment, stage, arm, weight, expose, fallback_reason, latency_seconds, decided, taken,
-               CASE WHEN experiment <> $name OR salt <> $salt OR layer <> $layer THEN 'other_experiment'
+            SELECT least(greatest(max(last), CAST(nullif($until, '') AS TIMESTAMPTZ)), now()) AS newest,
+                   CAST(nullif($since, '') AS TIMESTAMPTZ) AS since FROM (FROM cell UNION ALL BY NAME FROM other)),
+        each AS (
+            SELECT *, coalesce((stage, shares) IN (FROM other_split), false) AS split_otherwise,
+                   coalesce(ends, max(last) OVER (PARTITION BY hour)) AS ended FROM cell),
+        budget_period AS (
+            SELECT began AS start, bool_or(stage = 'off') AS off, {_changed(experiment)} AS changed
+            FROM each WHERE began IS NOT NULL GROUP BY began)
+        SELECT cell, repeated, hour, stage, arm, decisions, first, last,
+               CASE WHEN salt <> $salt OR layer <> $layer THEN 'other_experiment'
                     WHEN overridden THEN 'override'
                     WHEN arm IN ('{OUTSIDE}', '{HOLDOUT}') THEN arm
                     WHEN assignment_probability >= 1 THEN 'not_randomised'
-                    WHEN began <= $models_changed THEN 'other_model'
+                    WHEN coalesce(began, hour) <= $models_changed THEN 'other_model'
                     WHEN split_otherwise OR coalesce(abs(assignment_probability - share) >= 1e-9, true)
                     THEN 'other_weights'
-                    WHEN opportunity IS NOT NULL THEN 'repeated' {_unfair_period(experiment)} END AS left_out
-        FROM record LEFT JOIN share_of USING (stage, arm) LEFT JOIN repeat USING (decision_id)
-             LEFT JOIN budget_period ON experiment IS NOT DISTINCT FROM of AND began = start CROSS JOIN look""",
-        {
-            "name": experiment.name,
-            "salt": experiment.salt,
-            "layer": experiment.layer,
-            "models_changed": models.since,
-            **log.period.parameters(),
-        },
+                    WHEN repeated THEN 'repeated'
+                    WHEN ends > newest OR began < since THEN 'unfinished_period'
+                    {immature}
+                    WHEN off THEN 'switched_off'
+                    WHEN changed THEN 'changed_period' END AS left_out
+        FROM each LEFT JOIN share_of USING (stage, arm) LEFT JOIN budget_period ON began = start CROSS JOIN look""",
+        values,
     )
-    db.execute("DROP TABLE record")
-    reasons = db.execute(
-        """SELECT left_out, if(left_out IS NULL, stage, NULL) AS counted, count(*),
-                  least((epoch(max(decided)) - epoch(min(decided))) / 3600, 24 * count(DISTINCT decided::DATE))
-        FROM decision GROUP BY left_out, counted ORDER BY 1, 2"""
+    db.execute(
+        f"""CREATE TABLE counted AS
+        SELECT cell, hour, stage, arm, left_out IS NOT NULL AS changed FROM judged
+        WHERE left_out IS NULL OR left_out IN {CHANGED}"""
+    )
+    return CountedDecisions(_left_out(db), models, _overridden_users(db), _hours(db))
+
+
+def _left_out(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    found = Counter({"other_experiment": db.execute("SELECT decisions FROM other").fetchall()[0][0]})
+    found.update(dict(db.execute("SELECT left_out, sum(decisions)::BIGINT FROM judged GROUP BY left_out").fetchall()))
+    named = db.execute(
+        """SELECT left_out, sum(user_sum.decisions)::BIGINT
+        FROM user_sum JOIN named USING (unit) JOIN (FROM judged WHERE NOT repeated) USING (cell)
+        WHERE hour > named.since AND coalesce(left_out, '') NOT IN ('other_experiment', 'override')
+        GROUP BY left_out"""
     ).fetchall()
-    ((overridden,),) = db.execute("SELECT count(DISTINCT unit) FROM decision WHERE left_out = 'override'").fetchall()
-    return CountedDecisions(
-        overridden=overridden,
-        left_out={reason: count for reason, _, count, _ in reasons if reason is not None},
-        models=models,
-        hours={stage: hours for reason, stage, _, hours in reasons if reason is None},
+    for reason, decisions in named:
+        found[reason] -= decisions or 0
+        found["override"] += decisions or 0
+    return {reason: count for reason, count in sorted((+found).items(), key=str) if reason is not None}
+
+
+def _overridden_users(db: duckdb.DuckDBPyConnection) -> int:
+    ((users,),) = db.execute(
+        """SELECT count(DISTINCT unit) FROM user_sum JOIN named USING (unit) JOIN judged USING (cell)
+        WHERE left_out = 'override' OR hour > named.since AND left_out IS DISTINCT FROM 'other_experiment'"""
+    ).fetchall()
+    return int(users)
+
+
+def _hours(db: duckdb.DuckDBPyConnection) -> dict[str, float]:
+    return dict(
+        db.execute(
+            """SELECT stage, least((epoch(max(last)) - epoch(min(first))) / 3600, 24 * count(DISTINCT hour::DATE))
+            FROM judged WHERE left_out IS NULL GROUP BY stage"""
+        ).fetchall()
     )
 
 
-def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Make the table `record`: of each decision of the period what the next steps need.
-
-    A `unit` is the hash of a user, and a `decision_id` here that of a decision: each takes 8 bytes, which saves time in
-    joins, and of ten million no two have the same, but once in 400,000 logs.
-    """
-    if isinstance(log.weights, pd.DataFrame):
-        db.register("weight_of", log.weights)
-    elif log.weights is not None:
-        db.from_parquet(str(log.weights)).create_view("weight_of")
-    weight = "coalesce(weight_of.weight, 0.0)" if log.weights is not None else "1.0"
-    join = "LEFT JOIN weight_of USING (decision_id)" if log.weights is not None else ""
-    db.register("other_split", pd.DataFrame(_other_splits(db, experiment), columns=["stage", "shares"], dtype=str))
-    began, ends = _bounds(experiment) or ("decided", "decided")
-    db.execute(
-        f"""CREATE TABLE record AS
-        WITH each AS (
-            SELECT *, CAST(event_time AS TIMESTAMPTZ) AS decided
-            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")}) WHERE {log.period.condition()})
-        SELECT hash(decision_id) AS decision_id, hash(user_id) AS unit, experiment, salt, layer, experiment_version,
-               stage, arm,
-               assignment_probability, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
-               {TIME} AS taken, {began} AS began, {ends} AS ends,
-               coalesce(taken >= since, false) AS overridden,
-               (stage, shares) IN (FROM other_split) AS split_otherwise,
-               {MODEL_NAME} AS digest, {EXPLORATION} AS exploration,
-               if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no earlier request
-                  hash(experiment, salt, user_id, campaign_id, request_id, decided::DATE)) AS request,
-               ({segment})::VARCHAR AS segment
-        FROM each AS record {join} LEFT JOIN overridden USING (user_id)""",
-        log.period.parameters(),
-    )
-
-
-def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `repeat`; few requests are repeated, and only those are sorted."""
-    db.execute(
-        """CREATE TABLE repeat AS SELECT decision_id, opportunity FROM (
-            SELECT decision_id, first_value(decision_id) OVER (
-                       PARTITION BY request
-                       ORDER BY expose DESC, epoch(decided) * if(expose, -1, 1), decision_id) AS opportunity
-            FROM record WHERE request IN (SELECT request FROM record GROUP BY request HAVING count(*) > 1))
-        WHERE opportunity <> decision_id"""
-    )
+def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
+    """Find the newest model of each arm, of decisions with `digest` and `exploration`."""
+    rows = db.execute(
+        """WITH answered AS (
+            SELECT arm, digest, exploration, newest_decision AS place FROM cell
+            WHERE coalesce(salt, $salt) = $salt AND assignment_probability < 1 AND newest_decision IS NOT NULL),
+        newest AS (
+            SELECT arm, arg_max(digest, place) FILTER (digest IS NOT NULL) AS newest,
+                   arg_max(exploration, place) FILTER (exploration IS NOT NULL) AS explores
+            FROM answered GROUP BY arm)
+        SELECT arm, newest, max(place[1]) FILTER (digest <> newest OR exploration <> explores)
+        FROM answered JOIN newest USING (arm) GROUP BY arm, newest ORDER BY arm""",
+        {"salt": experiment.salt},
+    ).fetchall()
+    changes = [changed for _, _, changed in rows if changed is not None]
+    return JudgedModels({arm: newest for arm, newest, _ in rows if newest is not None}, max(changes, default=None))
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
     """Stages and shares of decisions that differ from the experiment file's; older decisions lack shares."""
     wanted = shares_of_stages(experiment)
-    told = db.execute(
-        """SELECT DISTINCT stage, shares
-        FROM (FROM decision_log UNION ALL BY NAME SELECT NULL::VARCHAR AS shares WHERE false)
-        WHERE experiment = $name AND shares IS NOT NULL""",
-        {"name": experiment.name},
-    ).fetchall()
+    told = db.execute("SELECT DISTINCT stage, shares FROM cell WHERE shares IS NOT NULL").fetchall()
     return [(stage, text) for stage, text in told if stage in wanted and _differ(json.loads(text), wanted[stage])]
 
 
@@ -174,65 +186,12 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
     return any(abs(shares.get(arm, 0.0) - others.get(arm, 0.0)) >= 1e-9 for arm in {*shares, *others})
 
 
-def _bounds(experiment: Experiment) -> tuple[str, str] | None:
-    """SQL of the start and end of a decision's budget period; None if no budget has one.
-
-    A campaign's decisions go by the longest period of the budgets that they draw on. Without any, a decision is a
-    period of its own.
-    """
-    timed = [budget for budget in experiment.all_budgets if budget.period != "total"]
-    if not timed:
-        return None
-
-    def bounds(campaign: str) -> tuple[str, str]:
-        drawn_on = [budget for budget in timed if budget.campaign in (campaign, "*")]
-        if not drawn_on:
-            return "decided", "decided"
-        # Of two zones, the campaign's own.
-        budget = min(drawn_on, key=lambda budget: (budget.period != "day", budget.campaign == "*"))
-        local = f"date_trunc('{budget.period}', decided AT TIME ZONE '{budget.timezone}')"
-        began, ends = local, f"{local} + INTERVAL 1 {budget.period}"
-        return f"({began}) AT TIME ZONE '{budget.timezone}'", f"({ends}) AT TIME ZONE '{budget.timezone}'"
-
-    others = bounds("*")
-    own = {budget.campaign: bounds(budget.campaign) for budget in timed if budget.campaign != "*"}
-    begin, end = (
-        f"(CASE {' '.join(f'WHEN campaign_id = {sql_text(name)} THEN {both[i]}' for name, both in own.items())} "
-        f"ELSE {others[i]} END)"
-        if own
-        else f"({others[i]})"
-        for i in (0, 1)
-    )
-    return begin, end
-
-
-def sql_text(value: str) -> str:
-    """A text in SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-def matures(experiment: Experiment, time: str) -> str:
-    """SQL of the time at which all outcomes that count of a decision of that time are known."""
-    hours = experiment.metrics.outcome_hours
-    return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
-
-
 def _changed(experiment: Experiment) -> str:
-    """SQL: whether a change within a budget period made the arms' money differ."""
-    paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
-    names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
-    return " OR ".join([*(f"min({name}) <> max({name})" for name in names), "bool_or(split_otherwise)"])
-
-
-def _unfair_period(experiment: Experiment) -> str:
-    """SQL: cases in which a decision, or its budget period, does not count yet or at all.
+    """SQL: whether a change within a budget period made the arms' money differ.
 
     A total without an end has no whole periods: without pacing, an arm that spends sooner looks better until the other
     has spent as much.
     """
-    cases = []
-    if _bounds(experiment) is not None:
-        cases.append("WHEN ends > newest OR began < since THEN 'unfinished_period'")
-    if experiment.metrics.outcome_hours is not None:
-        cases.append(f"WHEN {matures(experiment, 'ends')} > newest THEN 'immature'")
-    return " ".join([*cases, "WHEN off THEN 'switched_off'", "WHEN changed THEN 'changed_period'"])
+    paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
+    names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))
+    return " OR ".join([*(f"min({name}) <> max({name})" for name in names), "bool_or(split_otherwise)"])

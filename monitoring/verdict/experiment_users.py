@@ -4,34 +4,32 @@
         users = found.users()                   # of the decisions that count (`counted_decisions.py`)
         others = found.users(changed=True)      # also those of days on which the stage was changed, or the switch used
 
-A log of ten million decisions does not fit into memory: DuckDB keeps its tables in a file while the block lasts, and a
-frame has numbers and codes alone.
+Users are added up in parts, by a hash: memory depends on no number of decisions or users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
-from monitoring.decision_log import DecisionLog, one_record_each_of_few_copies
-from monitoring.verdict.counted_decisions import (
-    CHANGED,
-    CountedDecisions,
-    count_decisions,
-    matures,
-    shares_of_stages,
-    sql_text,
-)
+from monitoring.decision_log import DecisionLog
+from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions, shares_of_stages
+from monitoring.verdict.hourly_sums import quoted, reduce_hours, sql_text
 from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.statistics import MIN_USERS
-from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, total
+from mtorl.experiment.inference.sums import Floats
+from mtorl.experiment.inference.user_sums import UserSums
+from mtorl.experiment.metrics import COST, DECISION_COLUMNS, DECISIONS, Terms, column, metric, outcomes_of
 from mtorl.log.gain import Gain
 
 if TYPE_CHECKING:
@@ -39,6 +37,11 @@ if TYPE_CHECKING:
 
 
 NAMED_SHARE = 0.05  # share of an arm's decisions from which on a user is named
+ONE = "one"  # a column that is 1 in each row
+KNOWN = "known?:"  # of a column that is 1 where a covariate of this name is known, else 0
+_ROWS_AT_ONCE = 500_000
+_LOOKS = 30  # at the users who came first, in a series
+_LOOKS_BYTES = 50_000_000  # fewer looks, where each takes much memory
 
 
 class HeavyUser(NamedTuple):
@@ -49,45 +52,56 @@ class HeavyUser(NamedTuple):
     share: float  # of the arm's decisions
 
 
-class Users(NamedTuple):
-    """The users of a comparison.
+@dataclass
+class Users:
+    """The users of a comparison. Those in several arms of a stage are left out.
 
     Attributes:
-        rows: One a user and stage: `unit` (a number), `stage`, `arm`, the sums of its decisions, and its covariates.
-            Users are in the order of their arrival, and each user's rows follow each other. Users in several arms of a
-            stage are missing there. What is compared (numerators, denominators, outcomes by age) has the user's
-            `weight` (`heavy_users.py`). The totals `decisions`, `gain` and `cost` are those of the log.
+        sums: What is compared. Columns have the user's `weight` (`heavy_users.py`), but for covariates.
+        totals_CB: The sums of the log itself, of the same columns.
+        of_arms: Users by the set of arms that they are in, as bits; a user who got the challenger at a later stage than
+            the incumbent is in both.
+        looks: The users who came first, with all that they did, and how many of `of_arms`; ever more of them.
+        known: The same, of users of whom any covariate is known.
+        capped: Users with a weight below 1, by arm.
+        heavy: Those with `NAMED_SHARE` of their arm's decisions, the heaviest first.
+        crossed: Users in several arms of a stage.
+        all_users: Users, including those.
+        late: Outcomes that came too late to count.
     """
 
-    rows: pd.DataFrame
-    heavy: list[HeavyUser]  # users with a weight below 1 and `NAMED_SHARE` of their arm's decisions, the heaviest first
-    arms: pd.DataFrame  # decisions of these rows in all, by arm
-    crossed: int  # users in several arms of a stage
-    all_users: int  # users, including those
-    late: int  # outcomes that came too late to count
+    stages: list[str]
+    arms: list[str]
+    sums: UserSums
+    totals_CB: Floats
+    of_arms: Counter[int] = field(default_factory=Counter)
+    looks: list[tuple[UserSums, Counter[int]]] = field(default_factory=list)
+    known: Counter[int] = field(default_factory=Counter)
+    capped: Counter[str] = field(default_factory=Counter)
+    heavy: list[HeavyUser] = field(default_factory=list)
+    crossed: int = 0
+    all_users: int = 0
+    late: int = 0
 
-    def counts(self) -> UserCounts:
-        """How many users these are."""
-        of_arms = self.rows[["unit", "arm"]].drop_duplicates()
-        again = of_arms["unit"].duplicated()
-        return UserCounts(
-            in_all=int((~again).sum()),
-            of_arms={str(arm): int(count) for arm, count in of_arms["arm"].value_counts().items()},
-            moved=int(of_arms.loc[again, "unit"].nunique()),
-        )
+    def count(self, *arms: str, known: bool = False) -> int:
+        """Users of any of these arms, each once."""
+        wanted = sum(1 << self.arms.index(arm) for arm in arms)
+        return sum(users for bits, users in (self.known if known else self.of_arms).items() if bits & wanted)
 
+    @property
+    def moved(self) -> int:
+        """Users in more than one arm, at different stages."""
+        return sum(users for bits, users in self.of_arms.items() if bits.bit_count() > 1)
 
-class UserCounts(NamedTuple):
-    """Numbers of users that count. A user is one, in however many stages.
+    def of(self, arm: str, terms: Terms, weighted: bool = False) -> float:
+        """A weighted sum of an arm's columns over all stages."""
+        cells = self.sums.cells(self.arms.index(arm))
+        totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
+        return float(sum(weight * totals[self.sums.columns.index(name)] for name, weight in terms))
 
-    Attributes:
-        of_arms: A user who got the challenger at a later stage than the incumbent is in both: the arms are compared
-            within each stage.
-    """
-
-    in_all: int
-    of_arms: dict[str, int]
-    moved: int  # users in more than one arm for that reason
+    def by_stage(self, arm: str) -> npt.NDArray[np.int64]:
+        """An arm's users at each stage, (S,)."""
+        return self.sums.users_C[self.sums.cells(self.arms.index(arm))].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -95,125 +109,249 @@ class ExperimentUsers:
     """The decisions of a verdict, while their tables exist."""
 
     counted: CountedDecisions
-    covariates: tuple[str, ...]  # columns of the rows with what is known of a user beforehand; null, where nothing is
+    covariates: Mapping[str, tuple[float, float]]  # what is known of a user beforehand: mean and standard deviation
     _db: duckdb.DuckDBPyConnection
-    _sums: str  # SQL: of a unit
-    _by: str  # SQL: what else than unit, stage and arm has a row of its own
+    _stages: list[str]
+    _arms: list[str]
+    _columns: tuple[str, ...]
+    _numerators: Mapping[str, Terms]
 
-    def users(self, changed: bool = False) -> Users:
-        """Add up the decisions that count; with `changed`, also those that `CHANGED` leaves out."""
-        counted = f"(FROM judged {'' if changed else 'WHERE NOT changed'})"
+    def users(self, changed: bool = False, segment: str = "true") -> Users:
+        """Add up the decisions that count.
+
+        Args:
+            changed: Also those that `CHANGED` leaves out.
+            segment: SQL, a condition on `segment`.
+        """
+        rows = self._select(changed, segment)
+        known = [PREFIX + name for name in self.covariates]
+        names = (*self._columns, ONE, *known, *(KNOWN + name for name in self.covariates))
+        of_known = {name: ((name, 1.0),) for name in names[len(self._columns) :]}
+        numerators = {name: _vector(terms, names) for name, terms in {**self._numerators, **of_known}.items()}
+        empty = partial(UserSums, names, len(self._stages), len(self._arms), numerators)
+        found = Users(self._stages, self._arms, empty(), np.zeros_like(empty().totals_CB))
+        until = self._looks(found.sums.products_CBCB.nbytes)
+        found.looks = [(empty(), Counter()) for _ in until]
+        ((count,),) = self._db.execute("SELECT count(*) FROM user_sum").fetchall()
+        parts = [f"unit % {count // _ROWS_AT_ONCE + 1} = {part}" for part in range(count // _ROWS_AT_ONCE + 1)]
+        adder = _Adder(found, self.covariates, until, *self._decisions(rows, parts))
+        read = ", ".join(f"coalesce(sum({quoted(name)}), 0) AS {quoted(name)}" for name in (*self._columns, "late"))
+        of_user = "".join(f", any_value({quoted(name)}) AS {quoted(name)}" for name in known)
+        for part in parts:
+            adder.add(
+                self._db.execute(
+                    f"""SELECT unit, stage, arm, epoch(min(hour)) AS hour, {read}{of_user}
+                    FROM {rows} {"LEFT JOIN known USING (unit)" if known else ""}
+                    WHERE {part} GROUP BY unit, stage, arm ORDER BY unit, stage, arm"""
+                ).fetchnumpy()
+            )
+        for sums, of_arms in found.looks:  # so far, what each adds to the look before
+            sums += found.sums
+            of_arms.update(found.of_arms)
+            found.sums, found.of_arms = sums, of_arms
+        found.heavy = self._named(adder.heavy)
+        return found
+
+    def segments(self) -> list[tuple[str | None, int]]:
+        """The segments of the decisions that count, with their decisions, the largest first.
+
+        From then on, `users` leaves out who is in several arms of a stage, in whatever segments.
+        """
+        rows = self._select()
         self._db.execute(
-            f"""CREATE OR REPLACE TABLE crossed AS
-            SELECT unit, stage FROM {counted} GROUP BY unit, stage HAVING min(arm) < max(arm)"""
+            f"""CREATE TABLE crossed AS
+            SELECT unit, stage FROM {rows} GROUP BY unit, stage HAVING min(arm) < max(arm);
+            CREATE OR REPLACE TABLE user_sum AS
+            SELECT * EXCLUDE stage FROM user_sum JOIN (SELECT cell, stage FROM selected) USING (cell)
+                   ANTI JOIN crossed USING (unit, stage)"""
         )
-        in_one_arm = f"FROM {counted} ANTI JOIN crossed USING (unit, stage)"
-        known = f"SELECT * EXCLUDE first FROM added {'LEFT JOIN known USING (unit)' if self.covariates else ''}"
-        rows = self._db.execute(
-            f"""WITH added AS (
-                SELECT unit, stage, arm{self._by}, count(*)::INT AS decisions, {self._sums}, min(decided) AS first
-                {in_one_arm} GROUP BY unit, stage, arm{self._by})
-            {known} ORDER BY min(first) OVER (PARTITION BY unit), unit, first"""
-        ).df()
-        _weigh(rows, ["stage", *self._by.split(", ")[1:]])
-        arms = self._db.execute(
-            f"""SELECT arm, count(*) AS decisions, count_if(weight > 0) AS evaluable, count_if(expose) AS exposures,
-                       count_if(fallback_reason IS NOT NULL) AS fallbacks,
-                       fsum(weight) AS weight, fsum(weight * weight) AS squared_weight
-            {in_one_arm} GROUP BY arm"""
-        ).df()
-        ((crossed, units, late),) = self._db.execute(
-            f"""SELECT (SELECT count(DISTINCT unit) FROM crossed), count(DISTINCT unit), coalesce(sum(late), 0)
-            FROM {counted}"""
-        ).fetchall()
-        return Users(rows, self._heavy(rows), arms.set_index("arm"), crossed, units, int(late))
+        query = f"SELECT segment, sum(decisions)::BIGINT FROM {rows} GROUP BY segment HAVING sum(decisions) > 0"
+        return self._db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
 
-    def _heavy(self, rows: pd.DataFrame) -> list[HeavyUser]:
-        total = rows.groupby("arm", observed=True)["decisions"].sum()
-        of_users = rows[rows["weight"] < 1.0].groupby(["arm", "unit"], observed=True)["decisions"].sum()
-        shares = (of_users / total.reindex(of_users.index.get_level_values("arm")).to_numpy()).sort_values()
-        shares = shares[shares >= NAMED_SHARE][::-1]
-        if shares.empty:
-            return []
+    def _select(self, changed: bool = False, condition: str = "true") -> str:
+        """SQL of the rows of users that count, with stage and arm."""
+        stages, arms = (
+            "CASE " + " ".join(f"WHEN {of} = {sql_text(name)} THEN {at}" for at, name in enumerate(names)) + " END"
+            for of, names in (("stage", self._stages), ("arm", self._arms))
+        )
+        self._db.execute(
+            f"""CREATE OR REPLACE TABLE selected AS
+            SELECT cell, hour, ({stages})::UTINYINT AS stage, ({arms})::UTINYINT AS arm
+            FROM counted {"" if changed else "WHERE NOT changed"}"""
+        )
+        return f"""(SELECT user_sum.*, hour, stage, arm FROM user_sum JOIN selected USING (cell)
+                    LEFT JOIN named USING (unit) WHERE hour <= coalesce(since, hour) AND {condition})"""
+
+    def _looks(self, size: int) -> Floats:
+        """Hours until which users have come at each look, seconds since 1970; `size` of a look's sums, bytes."""
+        hours = np.ravel(self._db.execute("SELECT DISTINCT epoch(hour) FROM selected ORDER BY 1").fetchall())
+        looks = max(1, min(_LOOKS, _LOOKS_BYTES // size, len(hours)))
+        ends = np.linspace(len(hours) / looks, len(hours), looks).round().astype(int) - 1
+        return np.asarray(hours[ends] if len(hours) else [0.0])
+
+    def _decisions(self, rows: str, parts: Iterable[str]) -> tuple[Floats, Floats]:
+        """Typical decisions of a user of each stage, and decisions of each arm, of users in one arm of a stage."""
+        users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
+        of_arms = np.zeros(len(self._arms))
+        for part in parts:
+            for stage, arm, decisions, number in self._db.execute(
+                f"""SELECT stage, arm, decisions, count(*) FROM (
+                    SELECT unit, stage, min(arm) AS arm, sum(decisions) AS decisions FROM {rows}
+                    WHERE {part} GROUP BY unit, stage HAVING min(arm) = max(arm))
+                GROUP BY ALL"""
+            ).fetchall():
+                users[stage][decisions] += number
+                of_arms[arm] += decisions * number
+        every = _median(sum(users.values(), Counter()))
+        medians = [
+            _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)  # perhaps all probes
+            for of_stage in users.values()
+        ]
+        return np.array(medians), of_arms
+
+    def _named(self, heavy: Collection[tuple[float, int, int]]) -> list[HeavyUser]:
         found = self._db.execute(
             "SELECT DISTINCT hash(user_id), user_id FROM decision_log WHERE hash(user_id) IN (SELECT unnest($units))",
-            {"units": shares.index.get_level_values("unit").tolist()},
+            {"units": [unit for _, _, unit in heavy]},
         ).fetchall()
         names = dict(found)
-        return [HeavyUser(str(arm), str(names[unit]), float(share)) for (arm, unit), share in shares.items()]
+        return [HeavyUser(self._arms[arm], str(names[unit]), share) for share, arm, unit in sorted(heavy, reverse=True)]
 
 
-def _weigh(rows: pd.DataFrame, within: list[str]) -> None:
-    """Add each user's `weight` to the rows, and apply it; users are compared with others of the columns `within`."""
-    decisions = rows["decisions"].to_numpy(np.float64)
-    others = rows.groupby(within, observed=True, dropna=False)["decisions"]
-    typical = others.transform("median").to_numpy(np.float64)
-    few = others.transform("size").to_numpy() < MIN_USERS  # they may all be probes
-    typical[few] = np.minimum(typical[few], np.median(decisions) if few.any() else 0.0)
-    rows["weight"] = user_weights(decisions, typical)
-    heavy = np.flatnonzero(rows["weight"] < 1.0)
-    for place, name in enumerate(rows.columns):
-        if name.endswith(("_numerator", "_denominator")) or name.startswith(("in_time:", "late:")):
-            rows.iloc[heavy, place] *= rows["weight"].iloc[heavy]
+@dataclass
+class _Adder:
+    """Adds users to the sums, part by part; a user is in one part alone."""
+
+    found: Users
+    covariates: Mapping[str, tuple[float, float]]
+    until: Floats  # of `_looks`
+    typical: Floats  # decisions of a user of each stage
+    decisions: Floats  # of each arm
+    heavy: list[tuple[float, int, int]] = field(default_factory=list)  # share of the arm's decisions, arm, unit
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Add rows of users, in the order of unit and stage."""
+        found, unit, stage = self.found, np.asarray(values["unit"]), np.asarray(values["stage"])
+        found.late += int(np.asarray(values["late"]).sum())
+        found.all_users += int(_first(unit).sum())
+        again = np.flatnonzero((unit[1:] == unit[:-1]) & (stage[1:] == stage[:-1]))
+        crossed = np.zeros(len(unit), dtype=bool)
+        crossed[again] = crossed[again + 1] = True
+        found.crossed += int(_first(unit[crossed]).sum())
+        kept = np.flatnonzero(~crossed)
+        if not len(kept):
+            return
+        unit, stage, arm = unit[kept], stage[kept].astype(np.intp), np.asarray(values["arm"])[kept].astype(np.intp)
+        cell = stage * len(found.arms) + arm
+        figures = self._figures(values, kept)
+        size = found.sums.columns.index(ONE)  # columns from there on have no weight
+        own = figures[:, found.sums.columns.index(DECISIONS)].copy()
+        for at in range(len(found.totals_CB)):
+            found.totals_CB[at] += figures[cell == at].sum(0)
+        weight = user_weights(own, self.typical[stage])
+        heavy = np.flatnonzero(weight < 1.0)
+        figures[heavy, :size] *= weight[heavy, None]
+        self._add_heavy(unit[heavy], arm[heavy], own[heavy])
+        starts = np.flatnonzero(_first(unit))
+        of_arms = np.bitwise_or.reduceat(1 << arm, starts)
+        hours = np.minimum.reduceat(np.asarray(values["hour"])[kept], starts)
+        looks = np.searchsorted(self.until, hours)  # of the users
+        of_rows = np.repeat(looks, np.diff(starts, append=len(unit)))
+        for look in np.unique(looks):
+            rows = of_rows == look
+            sums, of_look = found.looks[look]
+            sums.add(unit[rows], cell[rows], figures[rows])
+            of_look.update(_counted(of_arms[looks == look]))
+        if self.covariates:
+            found.known.update(_counted(of_arms[figures[starts, size + 1 + len(self.covariates) :].any(1)]))
+
+    def _figures(self, values: Mapping[str, Any], kept: npt.NDArray[np.intp]) -> Floats:
+        """The columns of the rows, (R, B)."""
+        columns = self.found.sums.columns
+        figures = np.ones((len(kept), len(columns)))
+        size = columns.index(ONE)
+        for place, name in enumerate(columns[:size]):
+            figures[:, place] = values[name][kept]
+        for place, (name, (mean, spread)) in enumerate(self.covariates.items(), start=size + 1):
+            read = np.ma.filled(np.ma.asarray(values[PREFIX + name])[kept].astype(np.float64), np.nan)
+            there = np.isfinite(read)
+            figures[:, place] = np.where(there, (read - mean) / spread, 0.0)
+            figures[:, place + len(self.covariates)] = there
+        return figures
+
+    def _add_heavy(self, unit: npt.NDArray[np.uint64], arm: npt.NDArray[np.intp], own: Floats) -> None:
+        for number, name in enumerate(self.found.arms):
+            users, place = np.unique(unit[arm == number], return_inverse=True)
+            self.found.capped[name] += len(users)
+            shares = np.bincount(place, own[arm == number], len(users)) / max(self.decisions[number], 1.0)
+            named = np.flatnonzero(shares >= NAMED_SHARE)
+            self.heavy += [(float(shares[at]), number, int(users[at])) for at in named]
+
+
+def _first(unit: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Whether a row is its user's first one."""
+    return np.concatenate([np.ones(min(len(unit), 1), dtype=bool), unit[1:] != unit[:-1]])
+
+
+def _vector(terms: Terms, columns: tuple[str, ...]) -> Floats:
+    found = np.zeros(len(columns))
+    for name, weight in terms:
+        found[columns.index(name)] += weight
+    return found
+
+
+def _counted(bits: npt.NDArray[np.intp]) -> Counter[int]:
+    return Counter({int(value): int(users) for value, users in zip(*np.unique(bits, return_counts=True), strict=True)})
+
+
+def _median(users: Counter[float]) -> float:
+    """Median of numbers, each with how often it is there; infinite without any."""
+    if not users:
+        return math.inf
+    numbers = np.array(sorted(users))
+    ends = np.cumsum([users[number] for number in numbers])
+    middle = [numbers[np.searchsorted(ends, at, side="right")] for at in ((ends[-1] - 1) // 2, ends[-1] // 2)]
+    return float(np.mean(middle))
 
 
 @contextmanager
 def experiment_users(
     log: DecisionLog, experiment: Experiment, gain: Gain, segment: str = ""
 ) -> Iterator[ExperimentUsers]:
-    """Read the decisions that count, with their outcomes.
-
-    Both logs are delivered at least once: of several records with one id, the one that counts is taken. A row has the
-    two sums of the cost and of every metric that the experiment names; its gain is that of the primary metric.
+    """Read the decisions that count, with their outcomes: cost, and those of every metric of the experiment.
 
     Args:
-        segment: SQL of the segment of a `record`: a user then has a row for each, with its `segment`.
+        segment: SQL of the segment of a `record`: rows of `users` may then be those of a segment.
 
     Raises:
         ExperimentError: The table of the experiment's covariates can't be used.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
-    kinds = dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain))
-    ages = {
-        f'"{age}:{kind}"': f"{test} AND kind = '{kind}'"
-        for kind in kinds
-        for age, test in (("in_time", "in_time"), ("late", "NOT in_time"))
-    }
+    kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))
+    columns = (*DECISION_COLUMNS, "evaluable", "squared_weight", *(each for kind in kinds for each in _columns(kind)))
     with log.opened("outcome") as db:
-        counted = count_decisions(db, log, experiment, segment)
-        pivot = ", ".join(f"sum(value) FILTER (in_time AND kind = '{kind}') AS {column(kind)}" for kind in kinds)
-        aged = ", ".join(f"sum(abs(value)) FILTER ({test}) AS {age}" for age, test in ages.items())
-        db.execute(
-            f"""CREATE TABLE event AS
-            SELECT coalesce(opportunity, decision_id) AS decision_id, kind, value,
-                   greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ))
-                       <= {matures(experiment, "taken")} AS in_time
-            FROM (SELECT * REPLACE (hash(decision_id) AS decision_id)
-                  FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")}))
-                 JOIN (SELECT decision_id, taken FROM decision) USING (decision_id)
-                 LEFT JOIN repeat USING (decision_id)"""
+        reduce_hours(db, log, experiment, kinds, segment)
+        counted = count_decisions(db, log, experiment)
+        yield ExperimentUsers(
+            counted,
+            {} if segment else _covariates(db, find_known(db, log, experiment, kinds)),  # those by segment have none
+            db,
+            list(shares_of_stages(experiment)),
+            [arm.name for arm in experiment.arms],
+            columns,
+            {name: metric(name, gain).numerator for name in names},
         )
-        db.execute(
-            f"""CREATE TABLE outcome AS
-            SELECT decision_id, {pivot}, {aged}, count_if(NOT in_time) AS late FROM event GROUP BY decision_id"""
-        )
-        every_stage = shares_of_stages(experiment)
-        for type_, values in (
-            ("stage_name", every_stage),
-            ("arm_name", dict.fromkeys(arm.name for arm in experiment.arms)),
-        ):
-            db.execute(f"CREATE TYPE {type_} AS ENUM ({', '.join(map(sql_text, values))})")
-        known = ", ".join(f"coalesce({name}, 0) AS {name}" for name in (*map(column, kinds), *ages, "late"))
-        db.execute(
-            f"""CREATE TABLE judged AS
-            SELECT unit, stage::stage_name AS stage, arm::arm_name AS arm, left_out IS NOT NULL AS changed, weight,
-                   expose, segment, fallback_reason, latency_seconds, decided, {known}
-            FROM decision LEFT JOIN outcome USING (decision_id) WHERE left_out IS NULL OR left_out IN {CHANGED}"""
-        )
-        db.execute("DROP TABLE decision; DROP TABLE event; DROP TABLE outcome")
-        totals = f"sum({total(gain_of(experiment.metrics.primary, gain))}) AS gain, sum({column('cost')}) AS cost"
-        of_ages = ", ".join(f"sum({age})::DOUBLE AS {age}" for age in ages)
-        names_of_known = () if segment else find_known(db, log, experiment, kinds)  # lifts by segment are not adjusted
-        of_unit = f"{totals}, {of_ages}, {sums(names, gain)}"
-        covariates = tuple(PREFIX + name for name in names_of_known)
-        yield ExperimentUsers(counted, covariates, db, of_unit, ", segment" if segment else "")
+
+
+def _columns(kind: str) -> tuple[str, ...]:
+    return column(kind), f"plain:{kind}", f"in_time:{kind}", f"late:{kind}"
+
+
+def _covariates(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Mean and deviation of what is known, so that sums of their squares lose no digits; this changes no lift."""
+    found = {}
+    for name in names:
+        of = quoted(PREFIX + name)
+        ((mean, spread),) = db.execute(f"SELECT avg({of}), stddev_pop({of}) FROM known").fetchall()
+        found[name] = (mean or 0.0, spread or 1.0)
+    return found

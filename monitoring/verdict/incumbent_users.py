@@ -15,15 +15,18 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from monitoring.decision_log import DecisionLog, find_overridden, one_record_each_of_few_copies
+from monitoring.decision_log import DecisionLog, find_overridden
+from monitoring.verdict.hourly_sums import quoted, sql_text
 from monitoring.verdict.known_users import PREFIX, find_known
 from mtorl.experiment.arm import INCUMBENT, OUTSIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.plan import Plan, Population, needed_users
+from mtorl.experiment.inference.sums import Floats
 from mtorl.experiment.inference.verdict import error_share
-from mtorl.experiment.metrics import COST, column, gain_of, outcomes_of, sums, unit_of
+from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, Terms, column, gain_of, metric, outcomes_of, unit_of
 from mtorl.log.dataset import EVENTS
 from mtorl.log.decision_ids import TIME
 from mtorl.log.gain import Gain
@@ -61,14 +64,13 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         find_overridden(db, experiment.name, salt=None)
         db.execute(
             f"""CREATE TABLE decision AS
-            SELECT decision_id, user_id, expose, fallback_reason, latency_seconds, 1.0 AS weight,
-                   CAST(event_time AS TIMESTAMPTZ) AS decided
-            FROM ({one_record_each_of_few_copies(db, "decision", "decision_log")}) LEFT JOIN overridden USING (user_id)
+            SELECT decision_id, user_id, CAST(event_time AS TIMESTAMPTZ) AS decided
+            FROM decision_log LEFT JOIN overridden USING (user_id)
             WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn
                   AND coalesce({TIME} < since, true)""",
             {"name": experiment.name},
         )
-        pivot = ", ".join(f"sum(value) FILTER (kind = '{kind}') AS {column(kind)}" for kind in kinds)
+        pivot = ", ".join(f"sum(value) FILTER (kind = {sql_text(kind)}) AS {quoted(column(kind))}" for kind in kinds)
         in_time = (
             "true"
             if experiment.metrics.outcome_hours is None
@@ -76,26 +78,26 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         )
         db.execute(
             f"""CREATE TABLE outcome AS SELECT decision_id, {pivot}
-            FROM ({one_record_each_of_few_copies(db, "outcome", "outcome_log")})
+            FROM outcome_log
                  JOIN (SELECT decision_id, decided FROM decision) USING (decision_id)
             WHERE {in_time} GROUP BY decision_id"""
         )
-        values = ", ".join(f"coalesce({column(kind)}, 0) AS {column(kind)}" for kind in kinds)
+        values = ", ".join(f"coalesce(sum({of}), 0) AS {of}" for of in (quoted(column(kind)) for kind in kinds))
         ((first, last),) = db.execute(f"SELECT min(decided), max(decided) - {known} FROM decision").fetchall()
         covariates, begins = _what_is_known(db, log, experiment, gain, first, last)
-        told = "".join(f", any_value({_quoted(name)}) AS {_quoted(name)}" for name in covariates)
+        told = "".join(f", any_value({of}) AS {of}" for of in (quoted(PREFIX + name) for name in covariates))
         of_users = db.execute(
-            f"""SELECT {sums(names, gain)}, count(*) AS decisions, min(decided) AS first, max(decided) AS last{told}
-            FROM (SELECT decision.*, {values} FROM decision LEFT JOIN outcome USING (decision_id)
-                  WHERE decided BETWEEN $begins AND $last)
+            f"""SELECT {values}, count(*) AS {DECISIONS}, min(decided) AS first, max(decided) AS last{told}
+            FROM (SELECT * FROM decision LEFT JOIN outcome USING (decision_id) WHERE decided BETWEEN $begins AND $last)
                  {"LEFT JOIN known ON unit = hash(user_id)" if covariates else ""}
             GROUP BY user_id ORDER BY user_id""",  # a plan draws users by their place: the same log, the same plan
             {"begins": begins, "last": last},
         ).df()
-    figures = of_users[[f"{primary}_numerator", f"{primary}_denominator"]].to_numpy(np.float64)
+    judged = metric(primary, gain)
+    figures = np.stack([_sum(of_users, terms) for terms in (judged.numerator, judged.denominator)], -1)
     if len(figures):
-        figures = figures * user_weights(of_users["decisions"].to_numpy(np.float64))[:, None]
-    decisions, cost = int(of_users["decisions"].sum()), float(of_users[f"{COST}_numerator"].sum())
+        figures = figures * user_weights(of_users[DECISIONS].to_numpy(np.float64))[:, None]
+    decisions, cost = int(of_users[DECISIONS].sum()), float(_sum(of_users, metric(COST, gain).numerator).sum())
     span = of_users["last"].max() - of_users["first"].min() if len(of_users) else None
     known_UK = None
     if covariates:
@@ -128,8 +130,10 @@ def _what_is_known(
     return find_known(db, log, experiment, sorted(kinds), begins), begins
 
 
-def _quoted(name: str) -> str:
-    return '"' + (PREFIX + name).replace('"', '""') + '"'
+def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:
+    """A weighted sum of each user's columns, (U,); a decision's weight is 1."""
+    columns = [(DECISIONS if name == WEIGHT else name, weight) for name, weight in terms]
+    return sum((weight * of_users[name].to_numpy(np.float64) for name, weight in columns), np.zeros(len(of_users)))
 
 
 def plan_with(

@@ -17,11 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monitoring.decision_log import DecisionLog, of_few_copies
+from monitoring.decision_log import DecisionLog
 from mtorl.experiment.covariates import MOST_COLUMNS, USER
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.inference.heavy_users import HEAVIEST
-from mtorl.log.records import each_record
 
 if TYPE_CHECKING:
     import duckdb
@@ -74,24 +73,23 @@ def find_known(
 def _find_past(
     db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], begins: datetime | None
 ) -> list[str]:
-    records = each_record("decision", "decision_log")
     if begins is not None:
         db.execute(
-            f"""CREATE TABLE met AS
-            SELECT DISTINCT hash(user_id) AS unit, $begins::TIMESTAMPTZ AS first FROM ({records})""",
+            """CREATE TABLE met AS
+            SELECT DISTINCT hash(user_id) AS unit, $begins::TIMESTAMPTZ AS first FROM decision_log""",
             {"begins": begins},
         )
     else:
         db.execute(
-            f"""CREATE TABLE met AS
-            SELECT hash(user_id) AS unit, min(CAST(event_time AS TIMESTAMPTZ)) AS first FROM ({records})
+            """CREATE TABLE met AS
+            SELECT hash(user_id) AS unit, min(CAST(event_time AS TIMESTAMPTZ)) AS first FROM decision_log
             WHERE (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1
             GROUP BY unit""",
             {"name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
         )
     db.execute(
-        f"""CREATE TABLE before AS
-        SELECT decision_id, unit, first FROM ({of_few_copies("decision", "decision_log")}) AS each
+        """CREATE TABLE before AS
+        SELECT decision_id, unit, first FROM decision_log AS each
                JOIN met ON met.unit = hash(each.user_id)
         WHERE CAST(event_time AS TIMESTAMPTZ) < first AND NOT withdrawn"""
     )
@@ -103,7 +101,7 @@ def _find_past(
     db.execute(
         f"""CREATE TABLE past AS
         WITH outcome AS (
-            SELECT unit{added} FROM ({of_few_copies("outcome", "outcome_log")}) JOIN before USING (decision_id)
+            SELECT unit{added} FROM outcome_log JOIN before USING (decision_id)
             WHERE greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ)) < first GROUP BY unit),
         counted AS (SELECT unit, count(*) AS decisions FROM before GROUP BY unit),
         weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs what they do in the experiment

@@ -22,7 +22,6 @@ from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import Metrics
 from mtorl.log.gain import Gain
-from mtorl.log.records import each_record
 
 _HELD_OUT = "held out"  # what the holdout is called as an arm: its own name is reserved
 _STAGE: Literal["50%"] = "50%"  # at which an arm has its whole weight
@@ -109,7 +108,7 @@ def _read_as(shares: Mapping[str, float]) -> str:
         "shares": f"'{json.dumps(shares)}'",
     }
     replaced = ", ".join(f"CASE WHEN {ours} THEN {value} ELSE {name} END AS {name}" for name, value in fields.items())
-    return f"SELECT * REPLACE ({replaced}) FROM ({each_record('decision', 'written_log')})"
+    return f"SELECT * REPLACE ({replaced}) FROM written_log"
 
 
 def _said(found: Mapping[str, Any], ci: list[float] | None, of: str) -> tuple[Literal["good", "alarm", "open"], str]:

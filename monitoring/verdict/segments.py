@@ -12,17 +12,16 @@ a segment have them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypedDict
-
-import pandas as pd
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison
-from monitoring.verdict.counted_decisions import shares_of_stages
-from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.experiment_users import Users, experiment_users
+from monitoring.verdict.hourly_sums import sql_text
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.metrics import DECISIONS
 from mtorl.log.gain import Gain
 
 MOST = 12  # segments of a column that are reported, the largest ones
@@ -54,35 +53,27 @@ def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapp
     found = Segments(confidence=1.0 - alpha, lifts={}, smaller={})
     for column, value in by.items():
         with experiment_users(log, experiment, gain, segment=value) as read:
-            users = read.users().rows
-        shown = list(_segments(users))
-        found["lifts"][column] = [
-            _lift(rows, segment, name, experiment, gain, alpha) for segment, rows in shown for name in challengers
-        ]
-        found["smaller"][column] = int(users["decisions"].sum() - sum(rows["decisions"].sum() for _, rows in shown))
+            sizes = read.segments()
+            largest = [(segment, size) for segment, size in sizes if segment is not None][:MOST]
+            shown = [*largest, *((segment, size) for segment, size in sizes if segment is None)]
+            found["lifts"][column] = []
+            for segment, _ in shown:
+                condition = "segment IS NULL" if segment is None else f"segment = {sql_text(segment)}"
+                users = read.users(segment=condition)
+                found["lifts"][column] += [_lift(users, segment, name, experiment, gain, alpha) for name in challengers]
+            found["smaller"][column] = sum(size for _, size in sizes) - sum(size for _, size in shown)
     return found
 
 
-def _segments(users: pd.DataFrame) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    sizes = users.groupby("segment")["decisions"].sum().sort_values(ascending=False, kind="stable")
-    for value in sizes.index[:MOST]:
-        yield str(value), users[users["segment"] == value]
-    if len(unknown := users[users["segment"].isna()]):
-        yield None, unknown
-
-
 def _lift(
-    users: pd.DataFrame, segment: str | None, challenger: str, experiment: Experiment, gain: Gain, alpha: float
+    users: Users, segment: str | None, challenger: str, experiment: Experiment, gain: Gain, alpha: float
 ) -> SegmentLift:
-    of_both = users[users["arm"].isin((challenger, INCUMBENT))]
-    stages = [stage for stage in shares_of_stages(experiment) if (of_both["stage"] == stage).any()]
-    comparison = Comparison(of_both, challenger, stages, gain, None, alpha)
-    lift = comparison.lift(experiment.metrics.primary)
+    lift = Comparison(users, challenger, gain, None, alpha).lift(experiment.metrics.primary)
     return SegmentLift(
         challenger=challenger,
         segment=segment,
-        users=int(of_both["unit"].nunique()),
-        decisions=int(of_both["decisions"].sum()),
+        users=users.count(challenger, INCUMBENT),
+        decisions=round(sum(users.of(arm, ((DECISIONS, 1.0),)) for arm in (challenger, INCUMBENT))),
         lift=lift.value if math.isfinite(lift.value) else None,
         lift_ci=list(lift.ci) if all(map(math.isfinite, lift.ci)) else None,
     )

@@ -17,17 +17,15 @@ more than `DecisionLog.budget_per_decision` is thinned until it fits, as in `mto
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from monitoring import plain_words
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.comparison import Comparison, figures_of
+from monitoring.verdict.comparison import Comparison, ratio_of
 from monitoring.verdict.counted_decisions import CHANGED, shares_of_stages
 from monitoring.verdict.experiment_users import Users, experiment_users
 from mtorl.experiment.arm import INCUMBENT
@@ -45,6 +43,7 @@ from mtorl.experiment.inference.verdict import (
 )
 from mtorl.experiment.metrics import (
     COST,
+    WEIGHT,
     Guardrail,
     gain_of,
     is_per_decision,
@@ -56,7 +55,6 @@ from mtorl.experiment.metrics import (
 from mtorl.log.gain import Gain
 
 CLICK = Gain.of_spec("click")
-LOOKS = 30  # of the series that shows the interval as users arrived
 
 
 def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLICK) -> dict[str, Any]:
@@ -67,14 +65,14 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
 
     Returns:
         A JSON-ready dict: metric (the primary one), units (of every metric in it), total_units (of the arms' totals),
-        currency, users who count and moved_users (`UserCounts`), arms, their models, users_of_stages (by stage and
+        currency, users who count and moved_users, arms, their models, users_of_stages (by stage and
         arm), srm_p, what was left out (decisions by reason, late outcomes, and overridden_users, whose arm the file
         names), heavy_users (those with much of an arm's decisions, by name; an arm's capped_users is the number of all
         who count as `HEAVIEST` typical users), `challengers` with the comparison of each, and at the top level that of
         the challenger which decides: lift, lift_ci (always valid), lift_ci_fixed, relative_lift, adjustment (by
         covariates, with the lift without them), futile (whether the wanted effect can be ruled out; None: none is
         wanted), money (the lift per currency unit, and its value at the challenger's spend), guardrails, secondary,
-        verdict, reason, series of looks at the first users, with all that they did.
+        verdict, reason, series of looks at the users who came first, with all that they did.
 
     Raises:
         ExperimentError: the table of its covariates can't be used.
@@ -85,14 +83,9 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
     alpha = error_share(experiment.alpha, len(challengers), len(guardrails))
     every_stage = shares_of_stages(experiment)
 
-    def stages_of(users: pd.DataFrame) -> list[str]:
-        present = set(users["stage"].unique())
-        return [stage for stage in every_stage if stage in present]
-
-    def compared(users: pd.DataFrame) -> dict[str, Comparison]:
-        stages = stages_of(users)
+    def compared(users: Users) -> dict[str, Comparison]:
         return {
-            name: Comparison(users, name, stages, gain, log.budget_per_decision, alpha, read.covariates)
+            name: Comparison(users, name, gain, log.budget_per_decision, alpha, tuple(read.covariates))
             for name in challengers
         }
 
@@ -101,14 +94,15 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
         changed = not left_out.keys().isdisjoint(CHANGED)
         with_changed = {
             name: (comparison.lift(primary), _checks(experiment, comparison), _futile(experiment, comparison))
-            for name, comparison in (compared(read.users(changed=True).rows) if changed else {}).items()
+            for name, comparison in (compared(read.users(changed=True)) if changed else {}).items()
         }
         found = read.users()
-    users, counts = found.rows, found.counts()
-    comparisons = compared(users)
+    comparisons = compared(found)
+    by_stage = np.stack([found.by_stage(arm) for arm in found.arms], -1)  # stages, arms
     users_of_stages = {
-        stage: {arm: int(((users["stage"] == stage) & (users["arm"] == arm)).sum()) for arm in every_stage[stage]}
-        for stage in stages_of(users)
+        stage: {arm: int(count) for arm, count in zip(found.arms, counts, strict=True) if arm in every_stage[stage]}
+        for stage, counts in zip(found.stages, by_stage, strict=True)
+        if counts.any()
     }
     srm_p = srm_p_value(
         [(counts, every_stage[stage]) for stage, counts in users_of_stages.items()], planned=len(every_stage)
@@ -130,7 +124,7 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
             srm_p=srm_p,
             guardrails=checks,
             crossed_share=found.crossed / max(found.all_users, 1),
-            late_gap=_late_gap(users, name, kinds),
+            late_gap=comparison.late_gap(kinds),
             unbalanced=comparison.unbalanced(SRM_ALARM / len(challengers)),
             hours=(hours := comparison.hours(of_stages)),
             min_hours=experiment.min_runtime_hours,
@@ -162,26 +156,19 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
     # An arm that was taken out by its weight will never be known: the others don't wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
     challenger = leading(serving or verdicts, lifts)
-    looks = _looks(comparisons[challenger].seen)
     result = {
         "experiment": experiment.name,
         "stage": experiment.stage,
-        "stages": stages_of(users),
+        "stages": list(users_of_stages),
         "metric": primary,
         **units_in(primary, experiment.metrics.names, gain),
         "alpha": experiment.alpha,
         "confidence": 1.0 - alpha,
         "weighted": log.weights is not None,
         "budget_per_decision": log.budget_per_decision,
-        "users": counts.in_all,
-        "moved_users": counts.moved,
-        "arms": {
-            arm.name: {
-                "users": counts.of_arms.get(arm.name, 0),
-                **_arm(found, arm.name, primary, log.budget_per_decision),
-            }
-            for arm in experiment.arms
-        },
+        "users": found.count(*found.arms),
+        "moved_users": found.moved,
+        "arms": {name: _arm(found, name, primary, gain, log.budget_per_decision) for name in found.arms},
         "users_of_stages": users_of_stages,
         "srm_p": srm_p,
         "multiple_exposure_users": found.crossed,
@@ -193,10 +180,7 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
         "challenger": challenger,
         "challengers": results,
         **results[challenger],
-        "series": [
-            {"users": int(number), "lift": look.value, "lo": look.ci[0], "hi": look.ci[1]}
-            for number, look in zip(looks, comparisons[challenger].lifts(primary, looks), strict=True)
-        ],
+        "series": list(_series(comparisons[challenger], primary)),
     }
     return {key: _plain(value) for key, value in result.items()}
 
@@ -246,52 +230,28 @@ def _both_ways(experiment: Experiment, comparison: Comparison) -> list[Compariso
     return [comparison, *([replace(comparison, covariates=())] if has_table else [])]
 
 
-def _arm(found: Users, arm: str, primary: str, budget: float | None) -> dict[str, Any]:
+def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
     """Totals are those of the log, over all stages; ratios have the users' weights, and a replay's."""
-    users = found.rows[found.rows["arm"] == arm]
-    counts = found.arms.reindex([arm], fill_value=0).iloc[0]
-    per_decision, cost_per_decision = (_ratio(users, name, budget) for name in (primary, COST))
+    per_decision, cost_per_decision = (ratio_of(found, arm, name, gain, budget) for name in (primary, COST))
     if not is_per_decision(primary):
         per_decision *= cost_per_decision
     per_cost = per_decision / cost_per_decision if cost_per_decision > 0 else math.nan
     each, per_spend = of_primary(primary)
+    plain = tuple((f"plain:{name}", weight) for name, weight in gain_of(primary, gain).terms)
+    counts = {name: found.of(arm, ((name, 1.0),)) for name in ("decisions", "evaluable", "exposures", "fallbacks")}
+    weight, squares = (found.of(arm, ((name, 1.0),)) for name in (WEIGHT, "squared_weight"))
     return {
-        **{name: int(counts[name]) for name in ("decisions", "evaluable", "exposures", "fallbacks")},
-        "totals": {total_of(primary): float(users["gain"].sum()), "cost": float(users["cost"].sum())},
-        "capped_users": int(users.loc[users["weight"] < 1.0, "unit"].nunique()),
-        "effective_decisions": float(counts["weight"] ** 2 / max(counts["squared_weight"], 1e-300)),
+        "users": found.count(arm),
+        **{name: int(count) for name, count in counts.items()},
+        "totals": {total_of(primary): found.of(arm, plain), "cost": _spent(found, arm)},
+        "capped_users": found.capped[arm],
+        "effective_decisions": weight**2 / max(squares, 1e-300),
         "metrics": {each: per_decision, COST: cost_per_decision, per_spend: per_cost},
     }
 
 
-def _ratio(users: pd.DataFrame, name: str, budget: float | None) -> float:
-    numerator, denominator = figures_of(users, name, budget).sum(axis=0)
-    return float(numerator / denominator) if denominator > 0 else math.nan
-
-
-def _late_gap(users: pd.DataFrame, challenger: str, kinds: set[str]) -> float:
-    """The least plausible difference between the arms' shares of late outcomes, of the kind with the largest.
-
-    Shares are of the outcomes' values: if first costs are corrected days later, both arms have as many late ones. Like
-    the lift, within each stage and then combined, with the weights of Mantel and Haenszel: a day without reports is
-    late for both arms alike. The error is that of ratios of sums over users.
-    """
-    users, gaps = users[users["arm"].isin((challenger, INCUMBENT))], [0.0]
-    for kind in kinds:
-        late, in_time = users[f"late:{kind}"], users[f"in_time:{kind}"]
-        all_ = late + in_time
-        figures = pd.DataFrame({"late": late, "all": all_})
-        pooled = figures.groupby(users["stage"], observed=True).transform("sum")
-        figures["square"] = (late - all_ * pooled["late"] / pooled["all"]) ** 2
-        ours, theirs = (
-            figures[users["arm"] == arm].groupby(users["stage"], observed=True).sum() for arm in (challenger, INCUMBENT)
-        )
-        weight = (ours["all"] * theirs["all"] / (ours["all"] + theirs["all"])).dropna()  # where both have any
-        if weight.sum() > 0:
-            gap = (weight * (ours["late"] / ours["all"] - theirs["late"] / theirs["all"])).sum() / weight.sum()
-            variance = weight**2 * (ours["square"] / ours["all"] ** 2 + theirs["square"] / theirs["all"] ** 2)
-            gaps.append(abs(gap) - 3.0 * math.sqrt(variance.sum()) / weight.sum())
-    return float(max(gaps))
+def _spent(found: Users, arm: str) -> float:
+    return found.of(arm, (("plain:cost", 1.0),))
 
 
 def _nothing_counts(left_out: Mapping[str, int], experiment: Experiment) -> str:
@@ -324,10 +284,13 @@ def _remarks(found: Users, overridden: int, hours: float | None, arms: Collectio
     return "".join(f" ({remark})" for remark in remarks)
 
 
-def _looks(users: int) -> npt.NDArray[np.int64]:
-    """Numbers of users at which the series looks; none before the intervals can be read."""
-    first = 2 * MIN_USERS
-    return np.unique(np.linspace(first, users, LOOKS if users >= first else 0).round().astype(np.int64))
+def _series(comparison: Comparison, primary: str) -> Iterator[dict[str, Any]]:
+    """The lift of the users who came first, at ever more of them, from where its interval can be read."""
+    for sums, of_arms in comparison.users.looks:
+        users = replace(comparison.users, sums=sums, of_arms=of_arms)
+        if (seen := users.count(comparison.challenger, INCUMBENT)) >= 2 * MIN_USERS:
+            lift = replace(comparison, users=users).lift(primary)
+            yield {"users": seen, "lift": lift.value, "lo": lift.ci[0], "hi": lift.ci[1]}
 
 
 def _futile(experiment: Experiment, comparison: Comparison) -> bool:
@@ -343,8 +306,7 @@ def _futile(experiment: Experiment, comparison: Comparison) -> bool:
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
     """The lift per currency unit of what the primary metric sums, and its value at the challenger's spend."""
     lift = comparison.lift_per_cost(primary)
-    ours = comparison.users["arm"] == comparison.challenger
-    spent = float(comparison.users.loc[ours, "cost"].sum())
+    spent = _spent(comparison.users, comparison.challenger)
     return {
         "metric": of_primary(primary)[1],
         "lift": lift.value,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.counted_decisions import sql_text
+from monitoring.verdict.hourly_sums import sql_text
 from monitoring.watch.streams import stream_of
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, OUTSIDE
 from mtorl.log.gain import Gain

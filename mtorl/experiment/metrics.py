@@ -6,9 +6,11 @@
     cost_per_click, cost_per_NAME         what an outcome costs, and any other NAME_per_NAME
     exposure_ratio, ...                   those of METRICS
 
-A new metric is one line in METRICS, and its name in words in `monitoring.plain_words.METRICS` if the name itself does
-not read well. The expressions are DuckDB SQL over one decision: "outcome:click" and the like (sums of its outcomes, 0
-if there are none), weight (1, or that of a replay), and fields of the decision record (`mtorl.log.records`).
+Both sums are weighted sums of a few columns that each decision adds to: DECISION_COLUMNS, and "outcome:click" and the
+like. So a user's columns are added up once, and every metric of them is arithmetic.
+
+A new metric is one line in METRICS, one in DECISION_COLUMNS, and its name in words in `monitoring.plain_words.METRICS`
+if the name itself does not read well.
 """
 
 from __future__ import annotations
@@ -36,19 +38,34 @@ NO_GAINS = tuple(f"{what}_per_{per}" for what in (_COST, _DECISION) for per in (
 """Names that match GAINS and are no gain."""
 
 
-class Metric(NamedTuple):
-    """Numerator and denominator of a metric, of one decision."""
+Terms = tuple[tuple[str, float], ...]
+"""A weighted sum of columns."""
 
-    numerator: str
-    denominator: str = "1"
+DECISIONS, WEIGHT = "decisions", "weight"
+DECISION_COLUMNS = {
+    DECISIONS: "1",
+    WEIGHT: "weight",
+    "exposures": "expose::INT",
+    "fallbacks": "(fallback_reason IS NOT NULL)::INT",
+    "latency": "latency_seconds",
+}
+"""Columns with what one decision adds to each, as DuckDB SQL of its record (`mtorl.log.records`) and its weight: 1, or
+that of a replay."""
+
+
+class Metric(NamedTuple):
+    """Numerator and denominator of a metric."""
+
+    numerator: Terms
+    denominator: Terms = ((DECISIONS, 1.0),)
     largest: float | None = None
     """The numerator is at most that large in one decision, in its own unit; None: not known."""
 
 
 METRICS = {
-    "exposure_ratio": Metric("expose::INT", largest=1.0),
-    "fallback_ratio": Metric("(fallback_reason IS NOT NULL)::INT", largest=1.0),
-    "latency_seconds": Metric("latency_seconds"),
+    "exposure_ratio": Metric((("exposures", 1.0),), largest=1.0),
+    "fallback_ratio": Metric((("fallbacks", 1.0),), largest=1.0),
+    "latency_seconds": Metric((("latency", 1.0),)),
 }
 """The metrics that are no sum of outcomes."""
 KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metric's whole name
@@ -149,28 +166,18 @@ def metric(name: str, gain: Gain) -> Metric:
     summed, per = _summed(parts[0], gain), parts[1]
     bounded = set(EVENTS).issuperset(summed.names)
     largest = sum(weight for _, weight in summed.terms) if bounded else None
-    below = "weight" if per == _DECISION else f"weight * ({total(_summed(per, gain))})"
-    return Metric(f"weight * ({total(summed)})", below, largest)
+    below = ((WEIGHT, 1.0),) if per == _DECISION else total(_summed(per, gain))
+    return Metric(total(summed), below, largest)
 
 
 def column(outcome: str) -> str:
-    """SQL: the column with the sum of an outcome of one decision; no field of the record has this name."""
-    return f'"outcome:{outcome}"'
+    """The column with the weighted sum of an outcome; no field of the record has this name."""
+    return f"outcome:{outcome}"
 
 
-def total(gain: Gain) -> str:
-    """SQL: the gain of one decision."""
-    return " + ".join(f"{weight!r} * {column(name)}" for name, weight in gain.terms)
-
-
-def sums(names: Iterable[str], gain: Gain) -> str:
-    """SQL: the two sums of every metric, as columns `NAME_numerator` and `NAME_denominator`."""
-    found = {name: metric(name, gain) for name in names}
-    return ", ".join(
-        f"sum({getattr(found[name], part)})::DOUBLE AS {name}_{part}"
-        for name in found
-        for part in ("numerator", "denominator")
-    )
+def total(gain: Gain) -> Terms:
+    """The gain as a weighted sum of columns."""
+    return tuple((column(name), weight) for name, weight in gain.terms)
 
 
 Direction = Literal["up", "down"]

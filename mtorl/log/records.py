@@ -3,7 +3,6 @@
     record: DecisionRecord = {...}                    # a plain dict; mypy checks that every field is there
     json_schema("decision")                           # what other systems validate against
     sql_columns("decision")                           # the same fields as DuckDB columns
-    one_record_each("decision", "decision_log")       # SQL: of each decision the record that counts
 
 The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
 is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
@@ -335,11 +334,6 @@ def sql_columns(kind: Kind) -> dict[str, str]:
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
-def one_record_each(kind: Kind, relation: str) -> str:
-    """A DuckDB query: of the records with one id the one that counts, with all columns of `each_record`."""
-    return f"SELECT * FROM ({each_record(kind, relation)}) QUALIFY {place_among_copies(kind)} = 1"
-
-
 def place_among_copies(kind: Kind, *beside: str) -> str:
     """SQL: 1 for the record that counts, of those with one id and the same values in the columns named."""
     return f"row_number() OVER (PARTITION BY {', '.join((*beside, ID_FIELD[kind]))} ORDER BY {_FIRST_COUNTS[kind]})"
@@ -349,13 +343,6 @@ def this_version(kind: Kind) -> str:
     """SQL: true of a record of this version of the schema; an error that names both versions of another one."""
     said = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({said}) ELSE true END"
-
-
-def each_record(kind: Kind, relation: str) -> str:
-    """A DuckDB query: all records, with all columns; those that the relation leaves out are null."""
-    columns = {name: type_ for name, type_ in sql_columns(kind).items() if name not in (ID_FIELD[kind], "event_time")}
-    nulls = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in columns.items())
-    return f"FROM {relation} UNION ALL BY NAME SELECT {nulls} WHERE false"
 
 
 def unit_hash(user_id: str) -> str:

@@ -17,8 +17,8 @@ from typing_extensions import override
 
 from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.lake import Lake, name_of
-from mtorl.log.records import ID_FIELD, Kind, one_record_each, sql_columns, this_version
+from mtorl.log.lake import Lake, name_of, one_of_each
+from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
 from mtorl.runtime.progress import without_progress_bar
 from serving.decision_log.position import Batch
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
@@ -74,7 +74,7 @@ class LakeSink(Sink):
             db.execute(f"CREATE TABLE records AS SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM lines")
             ((newest,),) = db.execute("SELECT max(hour) FROM records").fetchall()
             db.sql(
-                f"""SELECT * FROM ({one_record_each(kind, "records")}) WHERE NOT {forgotten.sql(kind)}
+                f"""SELECT * FROM ({one_of_each(kind, "records")}) WHERE NOT {forgotten.sql(kind)}
                 ORDER BY bucket, decision_id, {ID_FIELD[kind]}"""
             ).write_parquet(str(file), compression="zstd")
         self._lake.put(file, name_of(kind, newest, name, arrived=True))

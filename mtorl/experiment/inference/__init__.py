@@ -1,7 +1,7 @@
 """From users' sums to a verdict, with error rates that hold however often people look.
 
-In reading order: `sums` (what users add up to), `heavy_users` (weights of users who decide far more often than others),
-`statistics` (lift over all stages, always-valid intervals), `adjustment` (covariates), `sample_ratio` (are the arms
-filled as configured?), `verdict` (guardrails, one token), `false_discoveries` (secondary metrics) and `plan` (how many
-users it takes).
+In reading order: `sums` (what users add up to), `user_sums` (the same of all metrics at once, part by part),
+`heavy_users` (weights of users who decide far more often than others), `statistics` (lift over all stages, always-valid
+intervals), `adjustment` (covariates), `sample_ratio` (are the arms filled as configured?), `verdict` (guardrails, one
+token), `false_discoveries` (secondary metrics) and `plan` (how many users it takes).
 """

@@ -14,7 +14,7 @@ requests wrongly, the next good answer would hide the fault.
 If two endpoints are swapped, every decision counts for the wrong arm. So answers of another model than the experiment
 names (`model_digest` of an arm) are errors. If it names none, a model may change, as in a promotion or a rollback:
 decisions go on, a log warning, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and the verdict
-judges the newest models alone (`monitoring/verdict/judged_models.py`).
+judges the newest models alone (`monitoring/verdict/counted_decisions.py`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.known_users import PREFIX
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from tests.monitoring.judged_experiment import CONTENT
@@ -22,8 +23,11 @@ SHADOW = {"stage": "shadow", "assignment_probability": 1.0}
 def known(log: DecisionLog, covariates: dict[str, Any]) -> pd.DataFrame:
     """One row a user, by its number of decisions; users are told apart by it."""
     with experiment_users(log, _experiment(covariates), CLICK) as found:
-        rows = found.users().rows.set_index("decisions").sort_index()
-        return rows[list(found.covariates)].rename(columns=lambda name: name.removeprefix("known:"))
+        names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
+        rows = found._db.execute(
+            f"SELECT sum(decisions)::INT AS decisions, {names} FROM user_sum LEFT JOIN known USING (unit) GROUP BY unit"
+        ).df()
+    return rows.set_index("decisions").sort_index()
 
 
 def _experiment(covariates: dict[str, Any]) -> Experiment:

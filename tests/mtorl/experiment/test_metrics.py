@@ -21,18 +21,17 @@ from mtorl.log.gain import Gain
 def test_a_gain_is_that_of_the_data_set() -> None:
     revenue, both = Gain.of_spec("revenue"), Gain.of_spec({"click": 0.5, "conversion": 2})
     assert metric("gain_per_decision", revenue) == metric("revenue_per_decision", both)
-    assert metric("cost_per_decision", revenue).numerator == 'weight * (1.0 * "outcome:cost")'
-    assert metric("gain_per_decision", both) == Metric(
-        'weight * (0.5 * "outcome:click" + 2.0 * "outcome:conversion")', "weight", largest=2.5
-    )
+    assert metric("cost_per_decision", revenue).numerator == (("outcome:cost", 1.0),)
+    clicks_and_more = (("outcome:click", 0.5), ("outcome:conversion", 2.0))
+    assert metric("gain_per_decision", both) == Metric(clicks_and_more, (("weight", 1.0),), largest=2.5)
     assert metric("gain_per_decision", Gain.of_spec({"click": 1, "profit": 1})).largest is None
 
 
 def test_a_ratio_of_two_outcomes_divides_by_what_the_second_one_sums_up_to() -> None:
     gain = Gain.of_spec({"click": 1, "revenue": 2})
-    cost = 'weight * (1.0 * "outcome:cost")'
-    assert metric("gain_per_cost", gain) == Metric('weight * (1.0 * "outcome:click" + 2.0 * "outcome:revenue")', cost)
-    assert metric("cost_per_click", gain) == Metric(cost, 'weight * (1.0 * "outcome:click")')
+    cost = (("outcome:cost", 1.0),)
+    assert metric("gain_per_cost", gain) == Metric((("outcome:click", 1.0), ("outcome:revenue", 2.0)), cost)
+    assert metric("cost_per_click", gain) == Metric(cost, (("outcome:click", 1.0),))
     assert outcomes_of("gain_per_cost", gain) == ("click", "revenue", "cost")
     assert outcomes_of("cost_per_decision", gain) == ("cost",) and outcomes_of("exposure_ratio", gain) == ()
     assert parts_of("views_per_visit_per_cost") == ("views_per_visit", "cost")

@@ -20,7 +20,7 @@ from mtorl.log.records import (
     V1Answer,
     V2Answer,
     json_schema,
-    one_record_each,
+    place_among_copies,
     plain_types,
     sql_columns,
 )
@@ -88,5 +88,6 @@ def test_the_withdrawal_counts_in_whatever_order_records_arrive(order: tuple[int
     log = pd.DataFrame([RECORDS[i] for i in order] + [{**RECORDS[0], "decision_id": "e"}])
     with duckdb.connect() as db:
         db.register("log", log)
-        rows = db.sql(f"SELECT decision_id, arm FROM ({one_record_each('decision', 'log')}) ORDER BY 1").fetchall()
+        counts = f"SELECT decision_id, arm FROM log QUALIFY {place_among_copies('decision')} = 1 ORDER BY 1"
+        rows = db.sql(counts).fetchall()
     assert rows == [("d", "withdrawal"), ("e", "first")]

@@ -1,0 +1,227 @@
+"""Reduces the decisions of an experiment to sums for each user and hour, and to counts for each hour.
+
+    reduce_hours(db, log, experiment, kinds)        # the tables below
+
+| table | a row for each | columns |
+|---|---|---|
+| `cell` | hour and kind of decision | what decides whether they count: settings, models, budget period; times |
+| `user_sum` | user and cell of decisions that may count, or be overridden | the columns that metrics are made of |
+| `named` | user whose arm the experiment's file named | hour since when |
+
+Nothing in an hour's rows depends on another hour: an hour that is closed is reduced once, and a look adds hours up.
+So what repeats a request in the next hour is another opportunity, and whatever depends on later hours (the newest
+model, days that are not over, outcomes that may still come) is decided by cell, not by decision
+(`counted_decisions.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from monitoring.decision_log import DecisionLog
+from mtorl.experiment.arm import HOLDOUT, OUTSIDE
+from mtorl.experiment.budget import Budget
+from mtorl.experiment.experiment import Experiment
+from mtorl.experiment.metrics import DECISION_COLUMNS, column
+from mtorl.log.decision_ids import TIME
+from mtorl.log.records import MODEL_NAME
+
+if TYPE_CHECKING:
+    import duckdb
+
+# Of what a policy answered; empty: nothing is explored.
+_EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
+_SETTING = {
+    **{name: name for name in ("salt", "layer", "experiment_version", "stage", "arm", "assignment_probability")},
+    "shares": "shares",
+    "digest": MODEL_NAME,
+    "exploration": _EXPLORATION,
+}
+"""How a decision was taken, apart from its user: few combinations in all."""
+_RANDOMISED = f"assignment_probability < 1 AND arm NOT IN ('{OUTSIDE}', '{HOLDOUT}')"
+
+
+def reduce_hours(
+    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
+) -> None:
+    """Make the tables `cell`, `user_sum`, `named` and `other`, the number and newest time of other decisions.
+
+    Each table is made by itself, with only what the next one needs: together, these sorts and joins would be in memory
+    at one time.
+
+    Args:
+        kinds: Outcomes to add up.
+        segment: SQL of the segment of a `record`, which then has rows of its own; empty: none.
+    """
+    _copy_records(db, log, experiment, segment or "NULL")
+    _find_repeats(db)
+    db.execute(
+        """CREATE TABLE cell AS
+        SELECT * EXCLUDE (setting) FROM (
+            SELECT cell, any_value(setting) AS setting, any_value(hour) AS hour, any_value(began) AS began,
+                   any_value(ends) AS ends, bool_or(overridden) AS overridden, opportunity IS NOT NULL AS repeated,
+                   count(*) AS decisions, min(decided) AS first, max(decided) AS last,
+                   max((decided, decision)) FILTER (decided <= now()) AS newest_decision
+            FROM record LEFT JOIN repeat USING (decision) GROUP BY cell, repeated) JOIN setting USING (setting)"""
+    )
+    _add_up_users(db, experiment, tuple(kinds))
+    db.execute("DROP TABLE record; DROP TABLE repeat; DROP TABLE setting")
+
+
+def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
+    """Make the table `record`, of each decision of the period what the next steps need, and `setting`.
+
+    A `unit` is the hash of a user, and a `decision` that of its id: each takes 8 bytes, which saves time in joins, and
+    of ten million no two have the same, but once in 400,000 logs.
+    """
+    name = {"name": experiment.name}
+    own = "coalesce(experiment, $name) = $name"
+    db.execute(
+        f"""CREATE TABLE overridden AS
+        SELECT hash(user_id) AS unit, date_trunc('hour', {TIME}) AS hour, min({TIME}) AS since FROM decision_log
+        WHERE override AND experiment = $name AND coalesce(salt, $salt) = $salt GROUP BY ALL""",
+        {**name, "salt": experiment.salt},
+    )
+    db.execute("CREATE TABLE named AS SELECT unit, min(hour) AS since FROM overridden GROUP BY unit")
+    if isinstance(log.weights, pd.DataFrame):
+        db.register("weight_of", log.weights)
+    elif log.weights is not None:
+        db.from_parquet(str(log.weights)).create_view("weight_of")
+    weight, join = (
+        ("1.0", "")
+        if log.weights is None
+        else ("coalesce(weight_of.weight, 0.0)", "LEFT JOIN weight_of USING (decision_id)")
+    )
+    decided = "CAST(event_time AS TIMESTAMPTZ) AS decided"
+    each = f"(SELECT *, {decided} FROM decision_log WHERE {log.period.condition()})"
+    period = log.period.parameters()
+    db.execute(
+        f"""CREATE TABLE other AS
+        SELECT count(*) AS decisions, max(decided) AS last FROM {each} WHERE NOT {own}""",
+        {**period, **name},
+    )
+    setting = f"hash({', '.join(_SETTING.values())})"
+    columns = ", ".join(f"{sql} AS {of}" for of, sql in _SETTING.items())
+    db.execute(
+        f"""CREATE TABLE setting AS
+        SELECT DISTINCT {setting} AS setting, {columns} FROM {each} WHERE {own}""",
+        {**period, **name},
+    )
+    began, ends = _budget_periods(db, experiment)
+    db.execute(
+        f"""CREATE TABLE record AS
+        SELECT *, hash(hour, setting, began, ends, overridden) AS cell FROM (
+            SELECT hash(decision_id) AS decision, hash(user_id) AS unit, {setting} AS setting, expose, fallback_reason,
+                   latency_seconds, {weight} AS weight, decided, {TIME} AS taken,
+                   date_trunc('hour', taken) AS hour, {began} AS began, {ends} AS ends, {_RANDOMISED} AS randomised,
+                   coalesce(taken >= since, false) AS overridden,
+                   if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no earlier request
+                      hash(salt, user_id, campaign_id, request_id, date_trunc('hour', taken))) AS request,
+                   ({segment})::VARCHAR AS segment
+            FROM {each} AS record {join}
+                 LEFT JOIN (SELECT unit AS its_unit, hour AS its_hour, since FROM overridden)
+                      ON its_unit = hash(user_id) AND its_hour = date_trunc('hour', {TIME})
+                 LEFT JOIN budget_class USING (campaign_id) WHERE {own})""",
+        {**period, **name},
+    )
+    db.execute("DROP TABLE overridden")
+
+
+def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the table `repeat`, decisions that do not count, each with the `opportunity` that does instead.
+
+    Few requests are repeated, and only those are sorted.
+    """
+    db.execute(
+        """CREATE TABLE repeat AS SELECT decision, opportunity, taken FROM (
+            SELECT decision, taken, first_value(decision) OVER (
+                       PARTITION BY request
+                       ORDER BY expose DESC, epoch(decided) * if(expose, -1, 1), decision) AS opportunity
+            FROM record WHERE request IN (SELECT request FROM record GROUP BY request HAVING count(*) > 1))
+        WHERE opportunity <> decision"""
+    )
+
+
+def _add_up_users(db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...]) -> None:
+    """Make the table `user_sum`: rows of decisions, and rows of outcomes, which a reader adds up."""
+    of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in DECISION_COLUMNS.items())
+    of_outcomes = "".join(
+        f""", sum(weight * value) FILTER (in_time AND kind = {sql_text(kind)}) AS {quoted(column(kind))},
+            sum(value) FILTER (in_time AND kind = {sql_text(kind)}) AS {quoted(f"plain:{kind}")},
+            sum(abs(value)) FILTER (in_time AND kind = {sql_text(kind)}) AS {quoted(f"in_time:{kind}")},
+            sum(abs(value)) FILTER (NOT in_time AND kind = {sql_text(kind)}) AS {quoted(f"late:{kind}")}"""
+        for kind in kinds
+    )
+    kept = "(FROM record ANTI JOIN repeat USING (decision) WHERE randomised OR overridden)"
+    db.execute(
+        f"""CREATE TABLE user_sum AS
+        SELECT unit, cell, segment, {of_decisions}, count_if(weight > 0)::DOUBLE AS evaluable,
+               sum(weight * weight) AS squared_weight
+        FROM {kept} GROUP BY unit, cell, segment
+        UNION ALL BY NAME
+        SELECT unit, cell, segment, count_if(NOT in_time)::DOUBLE AS late{of_outcomes} FROM (
+            SELECT unit, cell, segment, weight, kind, value,
+                   greatest(CAST(outcome.event_time AS TIMESTAMPTZ), CAST(outcome.received_time AS TIMESTAMPTZ))
+                       <= {matures(experiment, "coalesce(repeat.taken, counted.taken)")} AS in_time
+            FROM (SELECT *, hash(decision_id) AS decision FROM outcome_log) AS outcome
+                 LEFT JOIN repeat USING (decision)
+                 JOIN {kept} AS counted ON counted.decision = coalesce(opportunity, outcome.decision))
+        GROUP BY unit, cell, segment"""
+    )
+
+
+def _budget_periods(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> tuple[str, str]:
+    """SQL of the start and end of a decision's budget period, null without one; makes the table `budget_class`.
+
+    A campaign's decisions go by the longest period of the budgets that they draw on.
+    """
+    timed: dict[str, list[Budget]] = {}
+    for budget in experiment.all_budgets:
+        if budget.period != "total":
+            timed.setdefault(budget.campaign, []).append(budget)
+
+    def of(campaign: str) -> tuple[str, str] | None:
+        drawn_on = [*timed.get(campaign, ()), *(timed.get("*", ()) if campaign != "*" else ())]
+        # Of two zones, the campaign's own.
+        longest = min(drawn_on, key=lambda each: (each.period != "day", each.campaign == "*"), default=None)
+        return None if longest is None else (longest.period, longest.timezone)
+
+    others = of("*")
+    own = {campaign: of(campaign) for campaign in timed if campaign != "*"}
+    classes = sorted({found for found in (*own.values(), others) if found is not None})
+    rows = [(campaign, classes.index(found)) for campaign, found in own.items() if found is not None]
+    db.register(
+        "budget_class", pd.DataFrame(rows, columns=["campaign_id", "class"]).astype({"campaign_id": str, "class": int})
+    )
+    if not classes:
+        return "NULL::TIMESTAMPTZ", "NULL::TIMESTAMPTZ"
+    of_others = "NULL" if others is None else str(classes.index(others))
+
+    def bound(later: bool) -> str:
+        cases = []
+        for number, (period, zone) in enumerate(classes):
+            local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
+            at = f"{local} + INTERVAL 1 {period}" if later else local
+            cases.append(f"WHEN {number} THEN ({at}) AT TIME ZONE '{zone}'")
+        return f"(CASE coalesce(class, {of_others}) {' '.join(cases)} END)"
+
+    return bound(later=False), bound(later=True)
+
+
+def matures(experiment: Experiment, time: str) -> str:
+    """SQL of the time at which all outcomes that count of a decision of that time are known."""
+    hours = experiment.metrics.outcome_hours
+    return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"
+
+
+def sql_text(value: str) -> str:
+    """A text in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'

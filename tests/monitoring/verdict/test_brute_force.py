@@ -1,0 +1,230 @@
+"""The sums that a verdict is made of, beside a reading of every record that knows no hours, parts or SQL."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitoring.decision_log import Period
+from monitoring.verdict.experiment_users import Users, experiment_users
+from monitoring.verdict.verdict import CLICK
+from mtorl.experiment.experiment import Experiment
+from tests.monitoring.judged_experiment import CONTENT
+from tests.monitoring.written_log import BEGIN, Log
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+FIRST = BEGIN.to_pydatetime()
+ARMS, STAGES = ["incumbent", "challenger"], ["1%", "5%", "25%", "50%"]
+EXPERIMENT = Experiment.from_dict(
+    {
+        **CONTENT,
+        "metrics": {**CONTENT["metrics"], "outcome_hours": 20.0},
+        "budgets": [
+            {**CONTENT["budgets"][0], "campaign": "daily", "period": "day", "timezone": "Asia/Kolkata"},
+            {**CONTENT["budgets"][0], "campaign": "total"},
+        ],
+    }
+)
+KOLKATA = timedelta(hours=5, minutes=30)
+
+
+class Visit(NamedTuple):
+    """What a generated user does: at most one request, which may be asked for again."""
+
+    minute: int
+    user: int
+    stage: str
+    campaign: str
+    kind: str  # of the decision
+    outcomes: tuple[tuple[str, int, int], ...]  # kind, value, hours after the decision
+
+
+KINDS = ["plain"] * 6 + ["withdrawn", "copied", "repeated", "override", "crossed", "off", "other", "salt", "weights"]
+VISITS = st.builds(
+    Visit,
+    minute=st.integers(0, 70 * 60),
+    user=st.integers(0, 5),
+    stage=st.sampled_from(["5%", "50%", "50%"]),
+    campaign=st.sampled_from(["daily", "total"]),
+    kind=st.sampled_from(KINDS),
+    outcomes=st.lists(
+        st.tuples(st.sampled_from(["click", "cost"]), st.integers(1, 9), st.sampled_from([0, 1, 19, 20, 21, 30])),
+        max_size=3,
+    ).map(tuple),
+)
+
+
+def _log(visits: list[Visit], changed_at: int) -> Log:
+    log = Log()
+    for number, visit in enumerate(sorted(visits)):
+        at = FIRST + timedelta(minutes=visit.minute, seconds=number % 50)
+        arm = ARMS[visit.user % 2 ^ (visit.kind == "crossed")]
+        share = EXPERIMENT.replace(stage=visit.stage).shares()[arm]
+        own: dict[str, Any] = {
+            "stage": visit.stage,
+            "assignment_probability": share,
+            "salt": EXPERIMENT.salt,
+            "layer": EXPERIMENT.layer,
+            "campaign_id": visit.campaign,
+            "request_id": f"r{number}",
+            "model_digest": "first" if visit.minute < changed_at and arm == "challenger" else arm,
+            "expose": number % 3 > 0,
+            "event_time": at.isoformat(),
+        }
+        own |= {
+            "override": {"override": True, "assignment_probability": 1.0},
+            "off": {"stage": "off", "assignment_probability": 1.0, "arm": "incumbent"},
+            "other": {"experiment": "another"},
+            "salt": {"salt": "another"},
+            "weights": {"assignment_probability": share / 2},
+        }.get(visit.kind, {})
+        decision = log.decide(f"u{visit.user}", own.pop("arm", arm), **own)
+        row = log.decisions[-1]
+        later = {"event_time": (at + timedelta(seconds=2)).isoformat()}
+        if visit.kind == "copied":
+            log.decisions.append({**row})
+        if visit.kind == "withdrawn":
+            log.decisions.append({**row, "withdrawn": True, "expose": False, **later})
+        if visit.kind == "repeated":
+            log.decisions.append({**row, "decision_id": f"{decision} again", "expose": False, **later})
+        for kind, value, hours in visit.outcomes:
+            known = (at + timedelta(hours=hours, seconds=1 if hours == 20 else 0)).isoformat()
+            of = f"{decision} again" if visit.kind == "repeated" else decision
+            log.learn(of, kind, float(value), event_time=known, received_time=known)
+            if value == 9:
+                log.outcomes.append({**log.outcomes[-1]})
+    return log
+
+
+def _counted(log: Log) -> list[dict[str, Any]]:
+    """One record of each decision, with the time when it was taken, its hour and its budget period."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in log.decisions:
+        found[row["decision_id"]].append({**row, "decided": datetime.fromisoformat(row["event_time"])})
+    rows = []
+    for copies in found.values():
+        row = min(copies, key=lambda row: (not row["withdrawn"], row["decided"]))
+        taken = min(row["decided"] for row in copies)
+        local = row["decided"] + KOLKATA
+        began = datetime(local.year, local.month, local.day, tzinfo=UTC) - KOLKATA
+        timed = row["campaign_id"] == "daily"
+        hour = taken.replace(minute=0, second=0, microsecond=0)
+        rows.append({**row, "taken": taken, "hour": hour, "began": began if timed else None})
+    return rows
+
+
+def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
+    """Why each decision does not count, by id; None: it does."""
+    named: dict[str, datetime] = {}
+    for row in log.decisions:
+        if row["override"] and row["experiment"] == "test" and row["salt"] == EXPERIMENT.salt:
+            at = datetime.fromisoformat(row["event_time"])
+            named[row["user_id"]] = min(at, named.get(row["user_id"], at))
+    rows = [row for row in _counted(log) if since is None or row["decided"] >= since]
+    ours = [row for row in rows if row["experiment"] == "test"]
+    newest = max((row["decided"] for row in rows), default=FIRST)
+    answers: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
+    for row in ours:
+        if row["salt"] == EXPERIMENT.salt and row["assignment_probability"] < 1:
+            answers[row["arm"]].append((row["decided"], row["model_digest"]))
+    changes = [at for of_arm in answers.values() for at, digest in of_arm if digest != max(of_arm)[1]]
+    changed = max(changes, default=None)
+    last = {hour: max(row["decided"] for row in ours if row["hour"] == hour) for hour in {row["hour"] for row in ours}}
+    found: dict[str, str | None] = {}
+    for row in rows:
+        shares = EXPERIMENT.replace(stage=row["stage"]).shares() if row["stage"] in STAGES else {}
+        ends = None if row["began"] is None else row["began"] + DAY
+        same_day = [other for other in ours if other["began"] == row["began"] is not None]
+        reasons = {
+            "other_experiment": row["experiment"] != "test" or row["salt"] != EXPERIMENT.salt,
+            "override": row["taken"] >= named.get(row["user_id"], row["taken"] + DAY),
+            "not_randomised": row["assignment_probability"] >= 1,
+            "other_model": changed is not None and (row["began"] or row["hour"]) <= changed,
+            "other_weights": abs(row["assignment_probability"] - shares.get(row["arm"], 9.0)) > 1e-9,
+            "repeated": row["decision_id"].endswith("again"),
+            "unfinished_period": ends is not None and (ends > newest or (since is not None and row["began"] < since)),
+            "immature": (ends or last.get(row["hour"], newest)) + 20 * HOUR > newest,
+            "switched_off": any(other["stage"] == "off" for other in same_day),
+            "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
+        }
+        # In later hours, what would not count anyway of a user who is named keeps its own reason.
+        if reasons["override"] and row["hour"] > named[row["user_id"]] and not row["override"]:
+            reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]
+        found[row["decision_id"]] = next((reason for reason, holds in reasons.items() if holds), None)
+    return found
+
+
+def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tuple[str, str, str], np.ndarray]:
+    """Of each user, stage and arm: decisions, exposures, clicks and costs in time, clicks and costs that are late."""
+    counts = {None, "switched_off", "changed_period"} if changed else {None}
+    rows = {row["decision_id"]: row for row in _counted(log)}
+    sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(6))
+    for name, row in rows.items():
+        if name in left_out and left_out[name] in counts:
+            sums[row["user_id"], row["stage"], row["arm"]] += [1, row["expose"], 0, 0, 0, 0]
+    for outcome in {outcome["event_id"]: outcome for outcome in log.outcomes}.values():
+        own = rows[outcome["decision_id"]]
+        row = rows[outcome["decision_id"].removesuffix(" again")]
+        if left_out.get(row["decision_id"], "") in counts:
+            late = datetime.fromisoformat(outcome["received_time"]) > own["taken"] + 20 * HOUR
+            place = 2 + (outcome["kind"] == "cost") + 2 * late
+            sums[row["user_id"], row["stage"], row["arm"]][place] += outcome["value"]
+    arms = Counter((user, stage) for user, stage, _ in sums)
+    return {key: value for key, value in sums.items() if arms[key[:2]] == 1}
+
+
+COLUMNS = ["decisions", "exposures", "outcome:click", "outcome:cost", "late:click", "late:cost"]
+
+
+def _same(found: Users, rows: dict[tuple[str, str, str], np.ndarray]) -> None:
+    places = [found.sums.columns.index(name) for name in COLUMNS]
+    cells = [(stage, arm) for stage in STAGES for arm in ARMS]
+    totals, users = np.zeros((8, 6)), np.zeros(8)
+    products = np.zeros((8, 6, 8, 6))
+    for (user, stage, arm), row in rows.items():
+        cell = cells.index((stage, arm))
+        totals[cell] += row
+        users[cell] += 1
+        for (who, other, of), values in rows.items():
+            if who == user:
+                products[cell, :, cells.index((other, of))] += np.outer(row, values)
+    assert found.sums.users_C.tolist() == users.tolist()
+    assert found.totals_CB[:, places] == pytest.approx(totals, abs=1e-9)
+    assert found.sums.products_CBCB[:, places][:, :, :, places] == pytest.approx(products, abs=1e-9)
+    assert found.count(*ARMS) == len({user for user, _, _ in rows})
+    assert found.moved == sum(len({arm for who, _, arm in rows if who == user}) > 1 for user in {u for u, _, _ in rows})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(VISITS, min_size=1, max_size=30, unique_by=lambda visit: visit.minute),
+    st.sampled_from([0, 0, 24 * 60]),
+    st.sampled_from([None, FIRST + 7 * HOUR]),
+    st.sampled_from([3, 500_000]),
+)
+def test_a_verdict_adds_up_what_each_record_says(
+    visits: list[Visit], changed_at: int, since: datetime | None, rows_at_once: int
+) -> None:
+    """Withdrawn decisions, copies, repeats, named users, other salts and weights, days, late outcomes; in parts."""
+    log = _log(visits, changed_at)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("monitoring.verdict.experiment_users._ROWS_AT_ONCE", rows_at_once),
+    ):
+        files = replace(log.write(Path(folder)), period=Period(since.isoformat() if since else ""))
+        with experiment_users(files, EXPERIMENT, CLICK) as read:
+            found = [read.users(changed) for changed in (False, True)]
+    left_out = _left_out(log, since)
+    assert read.counted.left_out == dict(Counter(reason for reason in left_out.values() if reason is not None))
+    for changed, users in enumerate(found):
+        _same(users, _rows(log, left_out, bool(changed)))
