@@ -1,4 +1,4 @@
-"""What the budget ledger on Redis costs: memory, commands and CPU a decision, reading and setting many accounts.
+"""Measures the budget ledger on Redis: memory, commands and CPU a decision, reading and setting many accounts.
 
     python benchmarks/ledger.py                    # about three minutes
     python benchmarks/ledger.py --quick            # a tenth of all sizes

@@ -1,4 +1,4 @@
-"""What a policy earns with a budget, beside the most that could be earned: on the simulator, where the truth is known.
+"""Measures what a policy earns with a budget, and the most that could be, on the simulator, whose truth is known.
 
     python benchmarks/regret.py             # ten markets, each with a training of its own
     python benchmarks/regret.py --quick     # two small ones

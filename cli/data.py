@@ -320,8 +320,8 @@ def forget(
     Models stay as they are. Those that were trained on the users are named. So are your own files from which a log was
     read, if the users are still in them: remove them there, or the next read brings them back.
 
-    Exit code 0: nothing of the users is left but what is said. 1: a store could not be read or written. 2: there is
-    no such folder, or somebody else is at work in it.
+    Exit code 0: nothing of the users is left but what the command names. 1: a store could not be read or written. 2:
+    there is no such folder, or another run is at work in it.
     """
     from mtorl.log.forgotten import ForgottenError
 

@@ -18,7 +18,7 @@ Settings = Annotated[Path, typer.Argument(metavar="ROUTER.yaml", help="The route
 
 @app.command()
 def agree(settings: Settings) -> None:
-    """Go on with a ledger that does not know what the decision log was paid for: the old one is lost for good.
+    """Go on with a ledger that does not know what the decision log was paid for: the old one is lost.
 
         mtorl ledger agree /etc/mtorl/config/router.yaml
 

@@ -7,7 +7,7 @@
     mtorl data simulate|compact|forget         make one; compact a lake; take users out
     mtorl train | evaluate                     a model by itself; a finished one on users that it never saw
     mtorl search | katib                       the settings of training, here or by Katib on a cluster
-    mtorl benchmark paper                      MTORL beside its ablations and other methods
+    mtorl benchmark paper                      MTORL, its ablations and other methods
     mtorl pipeline compile                     pipelines as YAML for a cluster
     mtorl pipeline upload|schedule             them, and recurring runs, on a Kubeflow Pipelines server
     mtorl pipeline run                         one of them on this machine

@@ -138,7 +138,7 @@ def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWitho
         places = ", ".join(str(place) for place in model.places)
         typer.echo(f"trained on {_users(model.users)}: {model.name} {model.version} in {places}")
     if report.raw:
-        typer.echo("your own files stay as they are; whoever is still in one comes back when it is read again:")
+        typer.echo("your own files stay as they are; a user who is still in one comes back when it is read again:")
         for line in report.raw:
             typer.echo(f"  {line}")
         typer.echo("remove them there, in the file and wherever it is made from, then run this again")

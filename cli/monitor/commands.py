@@ -6,7 +6,7 @@
     mtorl monitor accept outcomes/cost_per_exposure --reason "new contract"
 
 A check judges every day that is over and not judged yet, and says at once where a column has lost its values. What
-harms gain or costs money is told apart from what has only moved (docs/monitoring.md).
+harms gain or costs money is kept apart from what has only moved (docs/monitoring.md).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def status(
     state: StateFolder = _STATE,
     json: Annotated[bool, typer.Option("--json", help="The state as it is, and nothing else.")] = False,
 ) -> None:
-    """Say what the last check found: what is wrong, what it costs, what to do, if a new training is asked for.
+    """Say what the last check found: what is wrong, what it costs, what to do, if a new training is due.
 
     Exit codes as of `check`.
 

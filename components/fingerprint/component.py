@@ -1,4 +1,4 @@
-"""What the raw log holds now: the step that reads it is done again if, and only if, this has changed."""
+"""Fingerprints the raw log: the step that reads it is done again if, and only if, this has changed."""
 
 from typing import NamedTuple
 

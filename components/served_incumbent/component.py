@@ -1,4 +1,4 @@
-"""Which policy a challenger has to beat: the one with which the incumbent decided last."""
+"""Finds the policy that a challenger has to beat: the one with which the incumbent decided last."""
 
 from typing import NamedTuple
 

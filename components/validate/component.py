@@ -1,4 +1,4 @@
-"""Whether a log is what the newest training read, and more: a cut-off export must not become a model."""
+"""Checks that a log is what the newest training read, and more: a cut-off export must not become a model."""
 
 from kfp.dsl import Dataset, Input
 

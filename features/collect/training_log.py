@@ -1,4 +1,4 @@
-"""Writes what a training reads of the lake's decisions: touchpoints, added to a log, and opportunities beside it.
+"""Writes what a training reads of the lake's decisions: touchpoints, added to a log, and opportunities.
 
     print(learnable("lake", spec))                       # how many decisions teach something, and how much
     add_decisions("lake", "data")                        # data: a folder of `features.ingest.log_folder.ingest`

@@ -1,6 +1,6 @@
 """The monitor: finds changes in decisions and outcomes, harm, and its cost.
 
-    mtorl monitor check --decision-log ... --registry ...      # hourly; judges each day once
+    mtorl monitor check --lake ... --registry ...      # hourly; judges each day once
     mtorl monitor status
 
 In reading order: `streams.py` (names of what is watched), `measures.py` (measures of a period), `measure_alarms.py`

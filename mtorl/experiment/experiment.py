@@ -370,7 +370,7 @@ def text_with_table(experiment: Experiment, folder: Path) -> str:
 
 
 def is_switched_off(text: str | bytes) -> bool:
-    """Whether YAML says `enabled: false`, whatever else it says."""
+    """Whether YAML says `enabled: false`, also if the rest is wrong."""
     try:
         values = plain_values(text)
     except ValueError:

@@ -2,7 +2,7 @@
 
     entries(api, config_map)["spring"].experiment     # of the key spring.yaml
     write(api, config_map, {"spring": experiment})    # on condition that it has not changed meanwhile
-    switch_off(api, config_map, "spring")             # the key spring.off, whatever spring.yaml says
+    switch_off(api, config_map, "spring")             # the key spring.off, with any spring.yaml
 
 The kill switch is a key of its own: nothing else is read, validated or written for it, and it needs no experiment that
 can be read. The operator alone writes the ConfigMap. In an emergency without an operator, a person may write that key.

@@ -38,7 +38,7 @@ class Declined(NamedTuple):
 def follow(resource: ExperimentResource, now: float, known: Mapping[tuple[str, str], Known]) -> Declined | None:
     """Apply the kill switch, in the spec or in the ConfigMap, then a move that was not handled yet.
 
-    Raises as `state`, while the kill switch works all the same; and Conflict: the object has changed meanwhile.
+    Raises as `state`, while the kill switch still works; and Conflict: the object has changed meanwhile.
 
     Args:
         known: Last look at the log of each experiment, by name and salt.

@@ -107,13 +107,13 @@ def board() -> Board:
     outcomes = [
         lines(
             "Outcomes by kind",
-            "Received a second, without duplicates.",
-            {"{{kind}}": 'sum by (kind) (rate(mtorl_outcomes_total{NS, status!="duplicate"}[5m]))'},
+            "Received a second, retries included.",
+            {"{{kind}}": "sum by (kind) (rate(mtorl_outcomes_total{NS}[5m]))"},
             unit=units.EventsPerSecond,
         ),
         shares(
             "Outcomes that are not as usual",
-            "Share of all: late, of no decision that is known (dangling), sent twice (duplicate), not stored (failed).",
+            "Share of all: late, or not stored (failed).",
             {
                 "{{status}}": """sum by (status) (rate(mtorl_outcomes_total{NS, status!="accepted"}[5m]))
                     / on () group_left () sum(rate(mtorl_outcomes_total{NS}[5m]))"""

@@ -65,7 +65,6 @@ class Spool:
         folder: Made if it does not exist. The newest segments are read, and the damage of a crash is repaired.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
-        max_known: Records of a kind whose ids are remembered; those of one segment may come on top.
 
     Attributes:
         identity: A name that no other spool has; it is made with the folder and stays.

@@ -34,7 +34,7 @@ OTHERWISE = (
     "python traffic.py",
     "mtorl run",
     "mtorl experiment verdict",
-    "mtorl data collect",
+    "mtorl data compact",
 )
 
 
@@ -122,8 +122,8 @@ def test_the_page_can_be_followed_from_a_log_to_a_model_that_has_learned_from_it
     shadow_days = re.search(r"left out: ([\d,]+) at stage shadow", verdict)
     # And some of day 3: the router takes up to a second to see that the stage has changed.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
-    (collected,) = first_day.of("mtorl data collect")
-    assert "3,500 decisions" in collected and "opportunities" in collected
+    (compacted,) = first_day.of("mtorl data compact")
+    assert "3,500 decisions" in compacted and "opportunities" in compacted
     rows = [int(re.search(r"ads: ([\d,]+) touchpoints", out)[1].replace(",", "")) for out in (trained, again)]  # type: ignore[index]
     assert rows[1] > rows[0] + 1000  # exposures of its own
 

@@ -102,13 +102,13 @@ class Terminal:
         """Run commands in order; returns what each prints.
 
         A server ends before another of its kind starts, as a reader ends it who needs its port, and before its
-        decisions are collected.
+        lake is compacted.
         """
         printed: list[str] = []
         with ExitStack() as terminals:
             running = {server: terminals.enter_context(ExitStack()) for server in SERVERS}
             for command in commands:
-                if command.text.startswith("mtorl data collect"):
+                if command.text.startswith("mtorl data compact"):
                     running["mtorl serve"].close()
                 server = next((server for server in SERVERS if command.text.startswith(server)), None)
                 if server is None:

@@ -194,7 +194,7 @@ class Decider:
                 metrics.FALLBACKS.labels(*arm, decision.fault).inc()
 
     def _withdraw(self, decision: PendingDecision, reason: FallbackReason, why: Exception) -> None:
-        """Take the default action after all, whatever is reserved or on its way to the log."""
+        """Take the default action after all, also if something is reserved or on its way to the log."""
         exposing, written = decision.expose, None
         fall_back([decision], reason, why)
         # The first record may become durable yet; the second one says that nothing was shown.

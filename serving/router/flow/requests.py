@@ -249,7 +249,7 @@ class OutcomeParser:
 
 
 def parse_json(body: Any) -> Any:
-    """Parse a body as JSON, whatever its content type; raises BadRequest."""
+    """Parse a body as JSON, of any content type; raises BadRequest."""
     if not isinstance(body, bytes | bytearray):
         return body
     try:

@@ -105,14 +105,14 @@ class NoAuth(StrictModel):
 
 
 class TokenAuth(StrictModel):
-    """Whoever sends one of the tokens in the file, a line each."""
+    """Callers who send one of the tokens in the file, a line each."""
 
     kind: Literal["token"]
     file: PathSetting
 
 
 class HeaderAuth(StrictModel):
-    """Whoever has one of these values in a header, which a proxy in front of the router sets."""
+    """Callers with one of these values in a header, which a proxy in front of the router sets."""
 
     kind: Literal["header"]
     name: Text
@@ -159,7 +159,7 @@ class RouterSettings(StrictModel):
     deadline_ms: Annotated[float, Field(gt=0)] = 50.0
     """Of a decision, for all of its stages together."""
     reservation_ttl_hours: Annotated[float, Field(gt=0)] = 24.0
-    """A reservation whose cost was not reported by then is given back."""
+    """A reservation whose cost was not reported by then expires."""
     model_name: Text = "ads"
     """Of the model in the URL."""
     host: Text = "127.0.0.1"
@@ -169,7 +169,7 @@ class RouterSettings(StrictModel):
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
     """Larger requests are refused."""
     max_in_flight: Annotated[int, Field(ge=1)] = 64
-    """Requests that are worked on at once; when there are more, some are asked to come again."""
+    """Requests that are worked on at once; further ones may be refused with 429."""
     drills: bool = False
     """Whether faults can be injected, at /v1/drills."""
     sink: Annotated[str | None, PlainValidator(_sink, json_schema_input_type=str | None)] = None
