@@ -1,4 +1,4 @@
-"""Reads an experiment from a decision log: before it begins, in the shadow, and as a verdict."""
+"""Reads an experiment from a lake: before it begins, in the shadow, and as a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares the arms of the experiments on the decision log."""
+"""Compares the arms of the experiments on the lake's decisions."""
 
 from kfp.dsl import Artifact, Output
 

@@ -1,6 +1,6 @@
 """The process: KServe's ModelServer around the router, from the first probe to the drained end.
 
-It listens at once, since the router may wait for minutes (a long decision log) or for ever (a missing feature
+It listens at once, since the router may wait for minutes (a slow volume) or for ever (a missing feature
 registry), and the probes must tell that from a process that hangs.
 """
 
