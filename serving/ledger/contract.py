@@ -28,7 +28,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from mtorl.log.times import zone
 from mtorl.policy.periods import PERIODS, Period
@@ -118,6 +118,14 @@ class Wanted:
     request: str | None = None
 
 
+class Cost(NamedTuple):
+    """A cost of a reservation, as an event has told it."""
+
+    reservation_id: str
+    actual: float
+    event: str = ""
+
+
 @dataclass(frozen=True)
 class Settlement:
     """What became of the costs of a reservation so far: charged up to the reserved amount, the rest is excess."""
@@ -187,6 +195,13 @@ class Ledger(Protocol):
         nevertheless: after the reservation has expired it is charged like a later one, after a cancellation it is all
         excess.
         """
+        (settled,) = self.settle_all([Cost(reservation_id, actual, event)])
+        if isinstance(settled, Exception):
+            raise settled
+        return settled
+
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
+        """`settle` for each, in turn, in one round trip or sync for all."""
 
     def cancel(self, reservation_id: str) -> None:
         """Release the money. If the id is not reserved yet, a later `reserve` is refused."""

@@ -45,6 +45,7 @@ from serving.ledger.contract import (
     Account,
     AlreadyReserved,
     Balance,
+    Cost,
     Ledger,
     LedgerUnavailable,
     Room,
@@ -219,14 +220,18 @@ class RedisLedger(Ledger):
         return bool(answer)
 
     @override
-    def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
-        cost = money.cost(actual)
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
+        told = [(cost.reservation_id, money.cost(cost.actual), _text(cost.event)) for cost in costs]
         with self._errors():
-            answer = self._run("settle", reservation_id, cost, _text(event), int(SETTLED_SECONDS))
-        if not answer:
-            raise UnknownReservation(reservation_id)
-        charged, excess = map(int, answer)
-        return Settlement(money.units(charged), money.units(excess))
+            calls = [self._call("settle", [], *cost, int(SETTLED_SECONDS)) for cost in told]
+            answers = self._pipelined("settle", calls)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return [
+            Settlement(*map(money.units, map(int, answer))) if answer else UnknownReservation(cost.reservation_id)
+            for cost, answer in zip(costs, answers, strict=True)
+        ]
 
     @override
     def cancel(self, reservation_id: str) -> None:

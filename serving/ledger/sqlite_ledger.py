@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from typing_extensions import override
 
@@ -26,6 +27,7 @@ from serving.ledger.contract import (
     Account,
     AlreadyReserved,
     Balance,
+    Cost,
     Ledger,
     LedgerUnavailable,
     Room,
@@ -158,7 +160,14 @@ class SqliteLedger(Ledger):
         return work
 
     @override
-    def settle(self, reservation_id: str, actual: float, event: str = "") -> Settlement:
+    def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
+        found = self._commit.run_each([self._settlement(*cost) for cost in costs])
+        for settled in found:
+            if isinstance(settled, Exception) and not isinstance(settled, UnknownReservation):
+                raise settled
+        return cast(list[Settlement | UnknownReservation], found)
+
+    def _settlement(self, reservation_id: str, actual: float, event: str) -> Work[Settlement]:
         cost = money.cost(actual)
 
         def work(db: sqlite3.Connection) -> Settlement:
@@ -192,7 +201,7 @@ class SqliteLedger(Ledger):
                 )
             return Settlement(money.units(charged), money.units(excess))
 
-        return self._commit.run(work)
+        return work
 
     @override
     def cancel(self, reservation_id: str) -> None:

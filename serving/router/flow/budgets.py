@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.log.decision_ids import time_of
 from serving.decision_log import Spool
-from serving.ledger import Account, AlreadyReserved, Balance, Ledger, UnknownReservation, Wanted
+from serving.ledger import Account, AlreadyReserved, Balance, Cost, Ledger, UnknownReservation, Wanted
 from serving.router.flow.ledger_of_log import check_ledger, remember_ledger
 from serving.router.flow.pacer import Pacer
 from serving.router.flow.pending_decision import PendingDecision
@@ -34,6 +33,7 @@ _MOST_FAULTS = 3  # in a row, until the rest waits for the next round
 MOST_PENDING = 100_000  # some 20 MB
 _NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are at work when a router crashes
 _EVER, _MINUTE = datetime.min.replace(tzinfo=UTC), timedelta(minutes=1)
+_TOGETHER = 500  # costs that a start settles in one round trip
 _SETTLING = 4  # threads that settle, and may share a commit
 
 Costs = Mapping[str, float]
@@ -293,7 +293,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     In a shared ledger, only reservations with the identity of our log are ours (`PendingDecision.start`).
 
     A cost may also have missed the ledger although its reservation is not open: a second cost, or one after the
-    reservation had expired. So the newest `MOST_PENDING` costs of the log are settled again. A ledger forgets the
+    reservation had expired. So the costs among the newest outcomes are settled again. A ledger forgets the
     events of a reservation only together with the reservation, and then charges nothing: no cost counts twice.
     """
     unfinished = set(ledger.open_reservations())
@@ -313,7 +313,16 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     for name in finished:
         ledger.cancel(name)
     costs_by_decision = ((outcome["decision_id"], costs_of(outcome)) for outcome in spool.newest("outcome", _NEWEST))
-    for name, costs in deque(((name, costs) for name, costs in costs_by_decision if costs is not None), MOST_PENDING):
-        finish(ledger, name, costs)
+    told: list[Cost] = []
+    for name, costs in costs_by_decision:
+        if costs is None:
+            continue
+        told += [Cost(name, cost, event) for event, cost in costs.items()]
+        if not costs or len(told) >= _TOGETHER:  # a cancellation keeps its place among the costs
+            ledger.settle_all(told)
+            told.clear()
+        if not costs:
+            ledger.cancel(name)
         finished |= {name} & unfinished
+    ledger.settle_all(told)
     return len(finished)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mtorl.log.decision_ids import decision_id, is_decision_id
 from serving.decision_log import Spool
-from serving.ledger import Account
+from serving.ledger import Account, Wanted
 from serving.ledger.contract import RETENTION_SECONDS
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
@@ -202,6 +202,29 @@ def test_a_late_cost_that_missed_the_ledger_is_charged_at_the_next_start(place: 
     for _ in range(3):
         assert reconcile(ledger, spool) == 0
         assert [(b.spent, b.reserved, b.excess) for b in ledger.balances()] == [(0.04, 0.0, 0.04)]
+    spool.close()
+
+
+def test_a_start_settles_many_costs_in_few_round_trips(
+    lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cost at a time, fifty thousand of them were ten seconds of a start."""
+    place = Place("redis", tmp_path, lasting_redis)
+    ledger, spool = place.open(), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 100.0)])
+    made = [decision_id("u", spool.identity) for _ in range(1_200)]
+    ledger.reserve_all([Wanted(name, "a", "c", "video", 0.05) for name in made])
+    spool.submit("decision", *({**RECORDS["decision"], "decision_id": name} for name in made)).result()
+    records = [{**RECORDS["outcome"], "event_id": f"of-{name}", "decision_id": name, "value": 0.04} for name in made]
+    kinds = ["cancel" if i in (600, 601) else "cost" for i in range(1_200)]
+    spool.submit("outcome", *({**one, "kind": kind} for one, kind in zip(records, kinds, strict=True))).result()
+    told(spool, made[600])  # after its cancellation: nothing is set aside for it any more
+    calls: list[int] = []
+    settle = ledger.settle_all
+    monkeypatch.setattr(ledger, "settle_all", lambda costs: calls.append(len(costs)) or settle(costs))
+    assert reconcile(ledger, spool) == 1_200
+    assert sum(calls) == 1_199 and len(calls) < 10
+    assert [(b.spent, b.reserved, b.excess) for b in ledger.balances()] == [(47.92, 0.0, 0.04)]
     spool.close()
 
 
