@@ -2,7 +2,7 @@
 
     made = MadeLake(folder, decisions=10_000_000)
     made.write_history()                 # 27 days of closed hours
-    for hour in made.last_day: made.arrive(hour)
+    made.write_arrivals()                # the last day as routers uploaded it, outcomes of older decisions included
 
 Ten experiments share the users, ten decisions each; 60 % of the decisions expose. A cost follows within minutes, a
 click (5 %) within hours, a conversion (1 %) within seven days. Objects of the records are the same text for an arm, so
@@ -12,7 +12,6 @@ that a hundred million decisions fit on 10 GB: bytes on disk are no figure of th
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,12 +19,12 @@ from pathlib import Path
 import duckdb
 
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
-from mtorl.log.lake import PLACED, Lake, name_of
+from mtorl.log.lake import HOUR, PLACED, Lake, instant, name_of
 from mtorl.log.records import Kind, sql_columns
 
 DAYS, EXPERIMENTS, ROUTERS = 28, 10, 2
 END = datetime(2026, 3, 29, tzinfo=UTC)
-HOUR = timedelta(hours=1)
+LATEST = timedelta(days=7)  # after its decision, an outcome
 FILES_AN_HOUR = 60  # of a router
 CHANNELS = ("search", "social", "display", "video")
 SPEC = DatasetSpec(
@@ -105,7 +104,7 @@ class MadeLake:
     @property
     def last_day(self) -> list[datetime]:
         """Its hours."""
-        return [self.today + i * HOUR for i in range(24)]
+        return list(self._hours(self.today, END))
 
     def write_history(self) -> None:
         """Write the closed hours, with the outcomes that have come by the last day."""
@@ -113,27 +112,31 @@ class MadeLake:
             for hour in self._hours(self.begin, self.today):
                 self._decide(db, hour)
                 self._write(db, "decision", hour, name_of("decision", hour, "made-0"), "decided")
-                came = f"(FROM outcomes WHERE received_time < TIMESTAMPTZ '{self.today.isoformat()}')"
+                came = f"(FROM outcomes WHERE received_time < {instant(self.today)})"
                 self._write(db, "outcome", hour, name_of("outcome", hour, "made-0"), came)
 
-    def arrive(self, hour: datetime) -> int:
-        """Write what routers upload in an hour of the last day; returns the decisions."""
-        name, written = f"{hour:%H}", 0
+    def write_arrivals(self) -> int:
+        """Write what routers upload in the last day, a file a minute each; returns the decisions."""
+        decisions, files = 0, ROUTERS * FILES_AN_HOUR
         with self._database() as db:
-            for i in range(24 * 7 + 1):
-                self._decide(db, hour - i * HOUR)
-                until = f"TIMESTAMPTZ '{(hour + HOUR).isoformat()}'"
-                came = f"FROM outcomes WHERE received_time >= {until} - INTERVAL 1 HOUR AND received_time < {until}"
-                db.execute(f"INSERT INTO late {came}" if i else f"CREATE TABLE late AS {came}")
-                if i == 0:
-                    ((written,),) = db.execute("SELECT count(*) FROM decided").fetchall()
-                    db.execute("CREATE TABLE present AS FROM decided")
-            for file in range(ROUTERS * FILES_AN_HOUR):
-                parts: tuple[tuple[Kind, str], ...] = (("decision", "present"), ("outcome", "late"))
-                for kind, table in parts:
-                    some = f"(FROM {table} WHERE hash(decision_id) % {ROUTERS * FILES_AN_HOUR} = {file})"
-                    self._write(db, kind, hour, name_of(kind, hour, f"{name}-{file:08d}", arrived=True), some)
-        return int(written)
+            for hour in self._hours(self.today - LATEST, END):
+                self._decide(db, hour)
+                came = f"FROM outcomes WHERE received_time >= {instant(self.today)} AND received_time < {instant(END)}"
+                known = db.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'late'").fetchall()[0][0]
+                db.execute(f"INSERT INTO late {came}" if known else f"CREATE TABLE late AS {came}")
+                if hour < self.today:
+                    continue
+                decisions += int(db.execute("SELECT count(*) FROM decided").fetchall()[0][0])
+                db.execute(f"CREATE OR REPLACE TABLE present AS FROM late WHERE received_time < {instant(hour + HOUR)}")
+                db.execute(f"DELETE FROM late WHERE received_time < {instant(hour + HOUR)}")
+                parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", "present"))
+                for file in range(files):
+                    for kind, table in parts:
+                        some = f"(FROM {table} WHERE hash(decision_id) % {files} = {file})"
+                        name = name_of(kind, hour, f"{hour:%H}-{file:08d}", arrived=True)
+                        if db.execute(f"SELECT 1 FROM {some} LIMIT 1").fetchall():
+                            self._write(db, kind, hour, name, some)
+        return decisions
 
     def _hours(self, since: datetime, until: datetime) -> Iterator[datetime]:
         while since < until:
@@ -200,11 +203,3 @@ class MadeLake:
             f"""COPY (SELECT {columns} FROM {table} ORDER BY bucket, decision_id) TO '{self.folder / name}'
             (FORMAT parquet, COMPRESSION zstd)"""
         )
-
-
-def make(folder: str, decisions: int) -> dict[str, float]:
-    """A task: write the closed hours."""
-    began = time.perf_counter()
-    MadeLake(Path(folder), decisions).write_history()
-    size = sum(file.stat().st_size for file in Path(folder).rglob("*.parquet"))
-    return {"seconds": time.perf_counter() - began, "bytes": size}

@@ -1,0 +1,159 @@
+"""What each cost grows with: a lake of four weeks, the ledger, the start of a router, and traffic of two routers.
+
+    export TMPDIR=/large/disk                                    # 10 GB for 100M decisions
+    python benchmarks/scale.py --quick                           # a look: small sizes, same code
+    python benchmarks/scale.py --json benchmarks/results/scale.json
+    python benchmarks/scale.py --decisions 1e6 1e7 1e8 --json FILE
+    python benchmarks/scale.py --only lake traffic               # some parts; FILE keeps what it has of the others
+
+    lake        D decisions in 28 days, D/10 users, ten experiments, outcomes up to 7 days late. Measured is the last
+                day: compaction, judged rows, the monitor's measures, and a look at one experiment
+    evaluation  memory of an evaluation by the rows of its log
+    ledger      Redis' work for an exposure (`benchmarks/ledger.py`), and for pacing, by campaigns and routers
+    start       a router with a spool of an outage, and with 5,000 campaigns in ten experiments, and the kill switch
+    traffic     two routers with a real Redis and an S3 server: nothing lost, doubled or overspent
+
+Each measure is a process of its own. A limit that does not hold is said in the table, and fails nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _environment import environment, finish, parser
+
+from benchmarks._process import redis_server, run
+from benchmarks.scale_runs.table import scale_tables
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; `decisions` are those of a lake."""
+
+    decisions: tuple[int, ...] = (1_000_000, 10_000_000)
+    rows: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
+    shard_rows: int = 250_000
+    campaigns: tuple[int, ...] = (1, 100, 5_000)
+    exposures: int = 5_000
+    rounds: int = 15
+    segments: tuple[int, ...] = (2, 16, 160)  # of 64 MiB
+    experiments: int = 10
+    traffic: int = 3_600_000  # an hour at a thousand a second
+
+
+QUICK = Size((20_000,), (50_000,), 5_000, (1, 100), 300, 2, (2,), 3, 6_000)
+
+
+def lake(size: Size) -> dict[str, Any]:
+    """The batch node's work for the last day, by decisions."""
+    from benchmarks.scale_runs import batch
+
+    found = {}
+    for decisions in size.decisions:
+        with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+            made = run(batch.make, folder=folder, decisions=decisions)
+            found[str(decisions)] = {
+                "made": made,
+                "compact": run(batch.compact_day, folder=folder, decisions=decisions),
+                "judge": run(batch.judge_rows, folder=folder),
+                "measure": run(batch.measure_day, folder=folder),
+                "look": run(batch.look_once, folder=folder),
+            }
+    return found
+
+
+def evaluation(size: Size) -> dict[str, Any]:
+    """Peak memory of an evaluation, by the rows of its log."""
+    from benchmarks.scale_runs import evaluation as tasks
+
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        for rows in size.rows:
+            windows = f"{folder}/{rows}"
+            run(tasks.write_steps, folder=windows, rows=rows, shard_rows=size.shard_rows)
+            if rows == size.rows[0]:
+                run(tasks.fit, windows=windows, models=f"{folder}/models")
+            found[str(rows)] = run(tasks.evaluate, windows=windows, models=f"{folder}/models")
+    return found
+
+
+def ledger(size: Size) -> dict[str, Any]:
+    """Redis' work for an exposure and for pacing, by campaigns and routers."""
+    from benchmarks.ledger import Server, decision
+    from benchmarks.scale_runs.pacing import pace
+
+    flags = ("--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0")
+    exposures, pacing = {}, {}
+    for campaigns in size.campaigns:
+        for routers in (2, 20):
+            name = f"{campaigns} campaigns, {routers} routers"
+            with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), *flags) as at:
+                exposures[name] = decision(Server(at), campaigns, routers, size.exposures)
+            pacing[name] = run(pace, campaigns=campaigns, routers=routers, rounds=size.rounds)
+    return {"exposures": exposures, "pacing": pacing}
+
+
+def start(size: Size) -> dict[str, Any]:
+    """Starts of a router."""
+    from benchmarks.scale_runs.start import kill_and_start, start_with_spool
+
+    spools = {}
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        for segments in size.segments:
+            spools[str(segments)] = run(start_with_spool, folder=f"{folder}/{segments}", segments=segments)
+        switch = run(
+            kill_and_start, folder=f"{folder}/kill", campaigns=size.campaigns[-1], experiments=size.experiments
+        )
+    return {"spools": spools, "campaigns": size.campaigns[-1], "experiments": size.experiments, "switch": switch}
+
+
+def traffic(size: Size) -> dict[str, Any]:
+    """Two routers, Redis and an object store."""
+    from benchmarks.scale_runs.traffic import play
+
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        return run(play, folder=folder, decisions=size.traffic)
+
+
+PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "lake": lake,
+    "evaluation": evaluation,
+    "ledger": ledger,
+    "start": start,
+    "traffic": traffic,
+}
+
+
+def main() -> None:
+    made = parser(__doc__, "small sizes")
+    made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
+    made.add_argument("--decisions", nargs="+", type=float, help="sizes of the lake")
+    made.add_argument("--traffic", type=float, help="decisions of the traffic")
+    options = made.parse_args()
+    usual = QUICK if options.quick else Size()
+    size = Size(
+        **{
+            **usual.__dict__,
+            "decisions": tuple(map(int, options.decisions or usual.decisions)),
+            "traffic": int(options.traffic or usual.traffic),
+        }
+    )
+    before = Path(options.json) if options.json else None
+    figures: dict[str, Any] = json.loads(before.read_text()) if before and before.exists() else {}
+    figures["environment"] = environment("duckdb", "pyarrow", "redis")
+    for name in options.only:
+        found = PARTS[name](size)
+        figures[name] = {**figures.get(name, {}), **found} if name == "lake" else found
+        if before:
+            before.write_text(json.dumps(figures, indent=2) + "\n")
+    print(scale_tables(figures))
+    finish(figures, options.json)
+
+
+if __name__ == "__main__":
+    main()

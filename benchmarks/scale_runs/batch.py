@@ -1,0 +1,118 @@
+"""What the batch node does after a day: tasks for processes of their own, over a lake of `made_lake.py`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from benchmarks._process import clock
+from benchmarks.scale_runs.made_lake import CHANNELS, END, SPEC, MadeLake
+
+LOOKED_AT = "experiment-0"
+
+
+def make(folder: str, decisions: int) -> dict[str, Any]:
+    """Write the lake: its closed hours, and the arrivals of the last day."""
+    made = MadeLake(Path(folder), decisions)
+    with clock() as figures:
+        made.write_history()
+        new = made.write_arrivals()
+    size = sum(file.stat().st_size for file in Path(folder).rglob("*.parquet"))
+    return {**figures, "bytes": size, "new": new, "users": made.users}
+
+
+def compact_day(folder: str, decisions: int) -> dict[str, Any]:
+    """Compact after each hour of the last day."""
+    from features.collect.compact import compact
+
+    made = MadeLake(Path(folder), decisions)
+    files = hours = 0
+    with clock() as figures:
+        for hour in made.last_day:
+            done = compact(made.lake, hour + timedelta(hours=1, minutes=20))
+            files, hours = files + done.files, hours + len(done.hours)
+    return {**figures, "files": files, "hours": hours, "hours_open": len(made.lake.arrived("decision"))}
+
+
+def judge_rows(folder: str) -> dict[str, Any]:
+    """Judge what the decisions teach, as a training does before it reads them."""
+    from features.collect.training_log import Decisions, learnable
+    from mtorl.log.lake import Lake
+
+    lake = Lake.open(folder)
+    with clock() as figures, _Opened() as opened:
+        found = learnable(folder, SPEC, Decisions(outcome_hours=24.0, until=END))
+    assert lake and found.decisions, "nothing was judged"
+    return {**figures, "decisions": found.decisions, "opportunities": found.opportunities, "files": len(opened)}
+
+
+def measure_day(folder: str) -> dict[str, Any]:
+    """The measures of a monitor's check, for the last day."""
+    from monitoring.decision_log import DecisionLog, Period
+    from monitoring.watch.measures import measure
+    from mtorl.log.gain import Gain
+
+    day = Period((END - timedelta(days=1)).isoformat(), END.isoformat())
+    with clock() as figures, _Opened() as opened:
+        found = measure(DecisionLog.of(folder, day), Gain.of_spec("click"), ("click", "conversion"), CHANNELS)
+    return {**figures, "decisions": found.decisions, "files": len(opened)}
+
+
+def look_once(folder: str) -> dict[str, Any]:
+    """One look at one of ten experiments: verdict, evidence, channels and money."""
+    from monitoring.decision_log import DecisionLog
+    from monitoring.experiments.look import look
+    from mtorl.experiment.experiment import Experiment
+    from mtorl.log.gain import Gain
+
+    experiment = Experiment.from_dict(definition(LOOKED_AT))
+    since = (END - timedelta(days=28)).timestamp()
+    with clock() as figures, _Opened() as opened:
+        known = look(DecisionLog.of(folder), experiment, Gain.of_spec("click"), since, END.timestamp(), spend=())
+    assert known is not None and known.verdict is not None, "there is nothing to look at"
+    users = sum(sum(of.values()) for of in known.verdict["users_of_stages"].values())
+    return {**figures, "users": users, "files": len(opened), "verdict": known.verdict["verdict"]}
+
+
+def definition(name: str, **changes: Any) -> dict[str, Any]:
+    """An experiment whose arms are rules: it needs no model server."""
+    rules = (("incumbent", CHANNELS[0]), ("challenger", CHANNELS[1]))
+    return {
+        "name": name,
+        "enabled": True,
+        "salt": "s",
+        "unit": "user_id",
+        "layer": "default",
+        "stage": "50%",
+        "arms": [{"name": arm, "weight": 0.5, "policy": [{"channel": channel}]} for arm, channel in rules],
+        "default_channel": CHANNELS[0],
+        "budgets": [{"campaign": "*", "channel": "*", "amount": 1e6}],
+        "metrics": {"primary": "click_per_decision"},
+        "alpha": 0.05,
+        "min_runtime_hours": 0,
+        "owner": "benchmarks",
+        **changes,
+    }
+
+
+class _Opened(set[str]):
+    """Names of the files of a lake that are opened in the block."""
+
+    def __enter__(self) -> _Opened:
+        from mtorl.log.lake_files import LakeFiles
+
+        self._usual = usual = LakeFiles._open
+        files = self
+
+        def noted(lake: LakeFiles, path: str, *arguments: Any, **named: Any) -> Any:
+            files.add(path)
+            return usual(lake, path, *arguments, **named)
+
+        LakeFiles._open = noted  # type: ignore[method-assign, assignment]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        from mtorl.log.lake_files import LakeFiles
+
+        LakeFiles._open = self._usual  # type: ignore[method-assign]

@@ -1,0 +1,144 @@
+"""How soon a router serves: after an outage has filled its spool, and with thousands of campaigns' budgets."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks._process import clock, redis_server
+from benchmarks.scale_runs.batch import definition
+from benchmarks.scale_runs.made_lake import SPEC
+
+KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))  # shares of the bytes
+
+
+def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
+    """Start a router whose spool has so many segments of 64 MiB, of the last minutes; hard links of one for each kind.
+
+    Its ledger is a Redis, and the reservations are open.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True)
+    with redis_server(place, "--appendonly", "yes") as at:
+        return asyncio.run(_start(place, f"redis://{at}?name=ads", segments))
+
+
+async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
+    from benchmarks.scale_runs.market import router
+
+    async with router(place / "router", ledger, str(place / "lake"), 1e6, upload_seconds=0.0) as one:
+        records = await _some_records(one)
+    spool = place / "router" / "spool"
+    for file in spool.glob("*.jsonl"):
+        file.unlink()
+    (spool / "uploaded.json").unlink(missing_ok=True)
+    for kind, share in KINDS:
+        first = _segment(spool, kind, records[kind], 1 << 26 if segments > 1 else 1 << 20)
+        for number in range(2, max(2, round(share * segments) + 1)):
+            os.link(first, spool / f"{kind}-{number:08d}.jsonl")
+    size = sum(file.stat().st_size for file in spool.glob("*.jsonl"))
+    with clock() as figures:
+        one = router(place / "router", ledger, str(place / "lake"), 1e6, spool_max_bytes=1 << 40)
+        await one.__aenter__()
+    await one.__aexit__(None, None, None)
+    return {**figures, "bytes": size, "segments": len(list(spool.glob("*.jsonl")))}
+
+
+async def _some_records(one: Any) -> dict[str, list[dict[str, Any]]]:
+    import json
+    import random
+
+    from benchmarks.scale_runs.market import instances
+
+    asked = {"instances": instances(range(50), random.Random(1), 50)}
+    answers = await one.decider.decide(one.parser.parse(asked))
+    now = datetime.now(UTC).isoformat()
+    events = [
+        {"event_id": "e", "decision_id": answer["decision_id"], "kind": "cost", "value": 0.01, "event_time": now}
+        for answer in answers
+    ]
+    await one.outcomes.accept(json.dumps({"outcomes": events}).encode())
+    found = {kind: list(one.spool.read(kind)) for kind, _ in KINDS}
+    found["window"] = found["window"] or found["decision"]
+    return found
+
+
+def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> Path:
+    """A whole segment of records with ids of their own."""
+    import orjson
+
+    from mtorl.log.decision_ids import decision_id
+
+    identity = (spool / "identity").read_text().strip()
+    path, written, chance = spool / f"{kind}-00000001.jsonl", 0, 0
+    with path.open("wb") as file:
+        for record in itertools.cycle(like):
+            if written >= size:
+                return path
+            chance += 1
+            name = decision_id(f"u{chance % 5000}", identity)
+            own = {"decision_id": name, "event_time": datetime.now(UTC).isoformat()}
+            if kind == "decision":
+                own |= {"request_id": uuid.uuid4().hex, "reservation_id": name}
+            if kind == "outcome":
+                own |= {"event_id": f"e{chance}", "received_time": own["event_time"]}
+            written += file.write(orjson.dumps({**record, **own}) + b"\n")
+    raise AssertionError("there is no record to copy")
+
+
+def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, Any]:
+    """Read experiments with a table of budgets each, and switch one off: by its key, and by its file."""
+    import yaml
+
+    from serving.router.ops.health import Health
+    from serving.router.ops.live_experiments import ExperimentFiles, LiveExperiments
+
+    files = Path(folder) / "experiments"
+    files.mkdir(parents=True)
+    rows = "".join(f"c{campaign},*,200,day\n" for campaign in range(campaigns))
+    (files / "budgets.csv").write_text(f"campaign,channel,amount,period\n{rows}")
+    for i in range(experiments):
+        part = [i / experiments, (i + 1) / experiments]
+        content = definition(f"e{i}", budgets=[], budget_table="budgets.csv", layer_part=part)
+        (files / f"e{i}.yaml").write_text(yaml.safe_dump(content))
+    with clock() as figures:
+        live = LiveExperiments(ExperimentFiles(files), SPEC, Health(), Path(folder) / "last-good")
+        one = live.experiments.deciding("u1", "c7")
+        accounts = len(live.experiments.accounts())
+    assert one.enabled, "the experiment is not in force"
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(1.0):
+            live.refresh()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    found: dict[str, Any] = {**figures, "accounts": accounts}
+    try:
+        (files / f"{one.name}.off").write_text("why")
+        found["kill_by_key_seconds"] = _until(lambda: not live.experiments.deciding("u1", "c7").enabled)
+        (files / f"{one.name}.off").unlink()
+        _until(lambda: live.experiments.deciding("u1", "c7").enabled)
+        file = files / f"{one.name}.yaml"
+        file.write_text(file.read_text().replace("enabled: true", "enabled: false"))
+        found["kill_by_file_seconds"] = _until(lambda: not live.experiments.deciding("u1", "c7").enabled)
+    finally:
+        over.set()
+        thread.join()
+    return found
+
+
+def _until(condition: Any) -> float:
+    began = time.perf_counter()
+    while not condition():
+        assert time.perf_counter() - began < 120, "it did not happen in two minutes"
+        time.sleep(0.01)
+    return time.perf_counter() - began

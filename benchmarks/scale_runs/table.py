@@ -1,0 +1,149 @@
+"""The tables of `benchmarks/scale.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks._markdown import Figures, measured_on, table
+
+MOST_MIB, MOST_SECONDS, MOST_RATIO = 1_024, 5.0, 1.2
+STEPS = {"compact": "compaction", "judge": "judged rows", "measure": "the monitor's measures", "look": "a look"}
+
+
+def scale_tables(figures: Figures) -> str:
+    """All parts that were measured, with the limits that do not hold."""
+    parts = {"lake": _lake, "evaluation": _evaluation, "ledger": _ledger, "start": _start, "traffic": _traffic}
+    text = "\n".join(made(figures[name]) for name, made in parts.items() if name in figures)
+    return text + measured_on(figures, "scale.py")
+
+
+def _said(limits: Iterable[tuple[str, bool]]) -> str:
+    return "\n" + "".join(f"- {what}: {'holds' if holds else '**does not hold**'}\n" for what, holds in limits)
+
+
+def _lake(found: Mapping[str, Any]) -> str:
+    sizes = sorted(found, key=int)
+    heads = ["four weeks", *(f"{int(size) / 1e6:g}M decisions" for size in sizes)]
+
+    def row(what: str, show: Any) -> list[str]:
+        return [what, *(show(found[size]) for size in sizes)]
+
+    def cpu(step: str, of: Mapping[str, Any]) -> float:
+        return float(1e6 * of[step]["cpu_seconds"] / of["made"]["new"])
+
+    rows = [
+        row("decisions of the last day", lambda of: f"{of['made']['new']:,}"),
+        row("users", lambda of: f"{of['made']['users']:,}"),
+        *(row(f"{STEPS[step]}, CPU us a new decision", lambda of, s=step: f"{cpu(s, of):,.0f}") for step in STEPS),
+        *(row(f"{STEPS[step]}, seconds", lambda of, s=step: f"{of[s]['seconds']:,.1f}") for step in STEPS),
+        *(row(f"{STEPS[step]}, peak MiB", lambda of, s=step: f"{of[s]['peak_mib']:,.0f}") for step in STEPS),
+        row("a look, users of the experiment", lambda of: f"{of['look']['users']:,}"),
+        row("a look, files opened", lambda of: f"{of['look']['files']:,}"),
+    ]
+    first, last = found[sizes[0]], found[sizes[-1]]
+    each = [cpu("compact", of) + cpu("judge", of) for of in (first, last)]
+    limits = [
+        (
+            f"CPU of compaction and judged rows, largest / smallest: {each[1] / each[0]:.2f} (at most {MOST_RATIO})",
+            each[1] <= MOST_RATIO * each[0],
+        ),
+        (
+            "a look's seconds grow with users, not with decisions (with stored sums)",
+            last["look"]["seconds"] <= 2 * first["look"]["seconds"] or len(sizes) == 1,
+        ),
+        (
+            f"peak memory of each step at most {MOST_MIB:,} MiB",
+            all(of[step]["peak_mib"] <= MOST_MIB for of in found.values() for step in STEPS),
+        ),
+        ("a look opens at most 28 x 64 files", all(of["look"]["files"] <= 28 * 64 for of in found.values())),
+    ]
+    return f"**The last of 28 days in a lake**\n\n{table(heads, rows)}{_said(limits)}"
+
+
+def _evaluation(found: Mapping[str, Any]) -> str:
+    rows = [
+        [f"{int(size) / 1e6:g}M", f"{of['seconds']:,.0f}", f"{of['peak_mib']:,.0f}", f"{of['test_rows']:,}"]
+        for size, of in found.items()
+    ]
+    most = max(of["peak_mib"] for of in found.values())
+    return (
+        f"**An evaluation**\n\n{table(['rows of the log', 'seconds', 'peak MiB', 'rows judged'], rows)}"
+        f"{_said([('peak memory at most 2,048 MiB', most <= 2_048)])}"
+    )
+
+
+def _ledger(found: Mapping[str, Any]) -> str:
+    heads = ["an exposure: reserved and settled", "commands", "CPU us", "bytes of network", "bytes of memory"]
+    names = ("commands", "cpu_us", "network_bytes", "memory_bytes")
+    rows = [[of, *(f"{each[name]:,.1f}" for name in names)] for of, each in found["exposures"].items()]
+    commands = [each["commands"] for each in found["exposures"].values()]
+    sent = [each["network_bytes"] for each in found["exposures"].values()]
+    heads2 = ["pacing, ms of CPU a second", "the router that paces", "all others together", "Redis"]
+    paced = [
+        [of, *(f"{each[name]:,.1f}" for name in ("leader_ms", "readers_ms", "redis_ms"))]
+        for of, each in found["pacing"].items()
+    ]
+    limits = [
+        ("commands of an exposure constant within 20 %", max(commands) <= 1.2 * min(commands)),
+        ("bytes of an exposure constant within 20 %", max(sent) <= 1.2 * min(sent)),
+    ]
+    return f"**The ledger on Redis**\n\n{table(heads, rows)}{_said(limits)}\n{table(heads2, paced)}"
+
+
+def _start(found: Mapping[str, Any]) -> str:
+    rows = [
+        [f"{of['bytes'] / 2**30:.2f}", f"{of['seconds']:.1f}", f"{of['cpu_seconds']:.1f}", f"{of['peak_mib']:,.0f}"]
+        for of in found["spools"].values()
+    ]
+    switch, scope = found["switch"], f"{found['experiments']} experiments, {found['campaigns']:,} campaigns"
+    names = {
+        "seconds": "read and in force",
+        "kill_by_key_seconds": "off by its key",
+        "kill_by_file_seconds": "off by its file",
+    }
+    killed = [[title, f"{switch[name]:.1f}"] for name, title in names.items()]
+    limits = [
+        (
+            f"a start takes at most {MOST_SECONDS:g} s",
+            all(of["seconds"] <= MOST_SECONDS for of in found["spools"].values()),
+        ),
+        (
+            f"experiments are in force, and off, within {MOST_SECONDS:g} s",
+            all(switch[name] <= MOST_SECONDS for name in names),
+        ),
+    ]
+    return (
+        f"**Starts of a router**\n\n{table(['GiB of spool', 'seconds', 'CPU seconds', 'peak MiB'], rows)}\n"
+        f"{table([scope, 'seconds'], killed)}"
+        f"{_said(limits)}"
+    )
+
+
+def _traffic(found: Mapping[str, Any]) -> str:
+    wrong = {
+        "lost": found["decisions_lost"] + found["outcomes_lost"],
+        "doubled": found["decisions_doubled"] + found["outcomes_doubled"],
+        "paid twice": found["seen"].get("paid twice", 0),
+        "repeated answers that differ": found["seen"].get("answered otherwise", 0),
+        "accounts overspent": found["accounts_overspent"],
+    }
+    shown = {name: count for name, count in found["seen"].items() if name not in ("paid twice", "answered otherwise")}
+    rows = [
+        ["decisions", f"{found['decisions']:,}"],
+        ["decisions a second, both routers in one process", f"{found['decisions_a_second']:,.0f}"],
+        *([name, f"{count:,}"] for name, count in shown.items()),
+        [
+            "records in the lake, decisions and outcomes",
+            f"{found['decisions_in_lake']:,} and {found['outcomes_in_lake']:,}, {found['files']:,} files",
+        ],
+        *([name, f"{count:,}"] for name, count in wrong.items()),
+        ["costs in the lake, spent in the ledger", f"{found['costs_in_lake']:,.4f}, {found['spent_in_ledger']:,.4f}"],
+        ["memory after a fifth and at the end, MiB", "{:,.0f}, {:,.0f}".format(*found["memory_mib"])],
+    ]
+    same = abs(found["difference"]) < 1e-6 * max(1.0, found["spent_in_ledger"])
+    limits = [
+        ("nothing lost, doubled or overspent", not any(wrong.values()) and same),
+        ("memory flat (10 %)", found["memory_mib"][1] <= 1.1 * found["memory_mib"][0]),
+    ]
+    return f"**Two routers, Redis and an S3 server**\n\n{table(['', ''], rows)}{_said(limits)}"
