@@ -23,6 +23,7 @@ from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
+_CLOCK_SECONDS = 1.0  # files have the time of a coarser clock
 _SEGMENT_SECONDS = 3600.0  # a segment of little traffic ends as well, for only then can it be deleted
 IDENTITY = "identity"
 
@@ -45,8 +46,13 @@ def number(path: Path) -> int:
 def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
     """All records of a kind, in the order in which they were written."""
     for path in segments(folder, kind):
-        with contextlib.suppress(FileNotFoundError):  # it was shipped meanwhile, and deleted
-            yield from map(orjson.loads, _whole_lines(path))
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file; none if it was shipped meanwhile, and deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        yield from map(orjson.loads, _whole_lines(path))
 
 
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
@@ -136,7 +142,7 @@ class SegmentWriter:
         """
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
-        if segment == 0 or size >= self._limit or old:
+        if segment == 0 or size >= self._limit or old or self._is_ahead(segment):
             self.close()
             segment, size = segment + 1, 0
         if self._file < 0:
@@ -154,6 +160,16 @@ class SegmentWriter:
             self.close()
             raise
         self.end = (segment, size + len(lines))
+
+    def _is_ahead(self, segment: int) -> bool:
+        """Whether the clock was set back since the last record: a file's time is never before that of a record in it.
+
+        A segment that was removed by hand takes no more records either.
+        """
+        try:
+            return path_of(self._folder, self._kind, segment).stat().st_mtime > time.time() + _CLOCK_SECONDS
+        except FileNotFoundError:
+            return True
 
     def close(self) -> None:
         """Close the segment; the next append opens it again."""

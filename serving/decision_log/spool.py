@@ -29,7 +29,7 @@ import orjson
 from mtorl.log.records import VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
-from serving.decision_log import segments
+from serving.decision_log import position, segments
 from serving.decision_log.position import Position
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -208,8 +208,17 @@ class Spool:
         return segments.newest(self.folder, kind, count)
 
     def never_pruned(self, kind: Kind) -> bool:
-        """Whether all records that there ever were are still here."""
-        return all(segments.number(path) == 1 for path in segments.segments(self.folder, kind)[:1])
+        """Whether all records that there ever were are still here; False if a file was removed by hand."""
+        here = [segments.number(path) for path in segments.segments(self.folder, kind)]
+        uploaded = (self.folder / position.UPLOADED).exists()
+        whole = not uploaded or position.load(self.folder, position.UPLOADED)[kind] != position.OLDEST
+        return whole and here == list(range(1, len(here) + 1))
+
+    def written_since(self, kind: Kind, at: float) -> Iterator[dict[str, Any]]:
+        """The records of the segments that were written to since a time (seconds since 1970)."""
+        for path in segments.segments(self.folder, kind):
+            if path.stat().st_mtime >= at:
+                yield from segments.read_file(path)
 
     @property
     def size(self) -> int:

@@ -32,7 +32,7 @@ _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 _MOST_FAULTS = 3  # in a row, until the rest waits for the next round
 MOST_PENDING = 100_000  # some 20 MB
 _NEWEST = 50_000  # decisions, and outcomes, that a start reads: more than are at work when a router crashes
-_EVER, _MINUTE = datetime.min.replace(tzinfo=UTC), timedelta(minutes=1)
+_NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
 _TOGETHER = 500  # costs that a start settles in one round trip
 _SETTLING = 4  # threads that settle, and may share a commit
 
@@ -306,10 +306,14 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
     # Records stand nearly in the order of their ids: none of a minute later lies before the first one that was read.
-    complete = oldest is None or (read < _NEWEST and spool.never_pruned("decision"))
-    since = _EVER if complete or oldest is None else oldest + _MINUTE
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
-    finished |= {name for name in ours if time_of(name) >= since}
+    if read == _NEWEST or not spool.never_pruned("decision"):
+        since = oldest + _MINUTE if oldest else _NEVER
+        ours = {name for name in ours if time_of(name) >= since}
+        # But where a clock was set back, or a withdrawal was written late, later ids stand in older segments.
+        if ours:
+            ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
+    finished |= ours
     for name in finished:
         ledger.cancel(name)
     costs_by_decision = ((outcome["decision_id"], costs_of(outcome)) for outcome in spool.newest("outcome", _NEWEST))

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mtorl.log.decision_ids import decision_id, is_decision_id
-from serving.decision_log import Spool
+from serving.decision_log import Spool, position
+from serving.decision_log.segments import segments
 from serving.ledger import Account, Wanted
 from serving.ledger.contract import RETENTION_SECONDS
+from serving.router.flow import budgets
 from serving.router.flow.budgets import reconcile
 from tests.lakes import id_of
 from tests.serving.ledgers import KINDS, Place
@@ -184,6 +187,45 @@ def test_a_router_finishes_only_what_is_its_own(place: Place, tmp_path: Path) ->
     assert sorted(ledger.open_reservations()) == sorted([of["another's"], of["waits"]])
     assert [(b.spent, b.reserved) for b in ledger.balances()] == [(0.08, 0.2)]
     assert reconcile(ledger, spool) == 0
+    spool.close()
+
+
+@pytest.mark.parametrize("removed", ["all", "oldest", "newest"])
+def test_segments_that_are_gone_release_no_money(tmp_path: Path, removed: str) -> None:
+    place = Place("sqlite", tmp_path, 0)
+    ledger, spool = place.open(), Spool(tmp_path / "spool", segment_bytes=1)
+    ledger.define([Account("a", "*", "*", 1.0)])
+    made = [decision_id("u", spool.identity) for _ in range(3)]
+    for name in made:
+        ledger.reserve(name, "a", "c", "video", 0.1)
+        decided(spool, name)
+    position.save(spool.folder, position.UPLOADED, {"decision": spool.end("decision")})
+    spool.close()
+    for path in segments(spool.folder, "decision")[
+        {"all": slice(None), "oldest": slice(1), "newest": slice(2, 3)}[removed]
+    ]:
+        path.unlink()
+    spool = Spool(tmp_path / "spool")
+    assert reconcile(ledger, spool) == 0 and sorted(ledger.open_reservations()) == sorted(made)
+    spool.close()
+
+
+def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids of the hour ahead stand before those that a start reads, and are later."""
+    place = Place("sqlite", tmp_path, 0)
+    ledger, spool = place.open(), Spool(tmp_path / "spool")
+    ledger.define([Account("a", "*", "*", 1.0)])
+    ahead, lost = (decision_id("u", spool.identity, time.time() + seconds) for seconds in (3600, 120))
+    for name in (ahead, lost):
+        ledger.reserve(name, "a", "c", "video", 0.1)
+    decided(spool, ahead)
+    (first,) = segments(spool.folder, "decision")
+    os.utime(first, (time.time() + 3600,) * 2)
+    for _ in range(2):
+        decided(spool, decision_id("u", spool.identity))
+    assert len(segments(spool.folder, "decision")) == 2 and first.stat().st_mtime > time.time() + 3000
+    monkeypatch.setattr(budgets, "_NEWEST", 2)
+    assert reconcile(ledger, spool) == 1 and ledger.open_reservations() == [ahead]
     spool.close()
 
 
