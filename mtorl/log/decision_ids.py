@@ -19,8 +19,8 @@ from mtorl.log.records import unit_hash
 
 BUCKETS = 64
 HOUR_SECONDS = 3600
-FORM = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-"""A regular expression that each id matches."""
+FORM = "0[0-9a-f]{7}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+"""A regular expression that each id matches, until the year 2527: Python has no times after 9999."""
 
 TIME = "epoch_ms(('0x' || left(decision_id, 8) || substr(decision_id, 10, 4))::BIGINT)::TIMESTAMPTZ"
 """SQL: the time in a decision's id; an error if it is no such id."""

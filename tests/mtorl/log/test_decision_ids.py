@@ -44,6 +44,7 @@ def test_users_spread_over_all_buckets() -> None:
 
 def test_other_texts_are_no_ids() -> None:
     good = decision_id("u", "5f0c9a7e")
-    for other in ("", "d1", uuid.uuid4().hex, str(uuid.uuid4()), good.upper(), good + "0", f"{good[:15]}7f{good[17:]}"):
+    wrong = ("f" + good[1:], good.upper(), good + "0", f"{good[:15]}7f{good[17:]}")  # the first: of the year 10000
+    for other in ("", "d1", uuid.uuid4().hex, str(uuid.uuid4()), *wrong):
         assert not is_decision_id(other)
     assert decision_ids.BUCKETS == 64
