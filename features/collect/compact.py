@@ -30,6 +30,7 @@ from features.collect.database import Database, open_database
 from features.collect.removal import remove_again
 from mtorl.log.lake import HOUR, PLACED, UNREADABLE, Lake, LakeFile, columns_of, name_of, one_of_each, sql_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns, this_version
+from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
 CLOSED_AFTER = timedelta(minutes=10)  # the end of an hour: a router uploads each minute
@@ -61,12 +62,17 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         LogError: A record has another version of the schema.
         OSError: The lake can't be read or written; nothing is lost, and the next run takes what is left.
     """
-    remove_again(lake, now)
     kinds: tuple[Kind, ...] = get_args(Kind)
     done = Compacted()
+    try:
+        remove_again(lake, now)
+    except LogError:  # a file can't be read
+        arrived = [(kind, file) for kind in kinds for file in lake.arrived(kind)]
+        done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
+        remove_again(lake, now)
     with open_database(lake, engine) as db:
         for kind in reversed(kinds):  # outcomes first: a decision in a closed hour has what was known of it
-            ended = [file for file in lake.arrived(kind) if file.hour + HOUR + CLOSED_AFTER <= now]
+            ended = [file for file in lake.arrived(kind) if _reached(file) + HOUR + CLOSED_AFTER <= now]
             taken = 0
             for part in _parts(ended, db.part_bytes):
                 progress.report(taken, len(ended), f"{kind}s: files that have arrived")
@@ -115,8 +121,14 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile]) -> s
         return hours
     # Who was forgotten may be in the new files, and was not looked for there. The next run takes what is left.
     for file in written:
-        lake.files.delete_file(file)
+        with contextlib.suppress(FileNotFoundError):  # written without the user meanwhile, under another name
+            lake.files.delete_file(file)
     return None
+
+
+def _reached(file: LakeFile) -> datetime:
+    """The hour of a file; of an hour in the future, by a clock that is ahead or an id that was made up, the upload."""
+    return min(file.hour, file.written or file.hour)
 
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:

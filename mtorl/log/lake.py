@@ -35,6 +35,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from mtorl.log.forgotten import FILE as FORGOTTEN
@@ -56,6 +57,7 @@ UNREADABLE = "unreadable"
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"
+_NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
 
 
 class Queries(Protocol):
@@ -153,8 +155,8 @@ class Lake:
             with replacing(self.folder / name, durable=True) as unfinished:
                 shutil.copyfile(file, unfinished)
             return
-        with file.open("rb") as source, self.files.open_output_stream(name) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
+            target.write(source.read_buffer())  # in one call: closed after a part of it, the object would be that part
 
     def read(self, name: str) -> str | None:
         """The text of a small file; None without one. Raises OSError."""
@@ -172,7 +174,7 @@ class Lake:
 
     def superseded(self) -> set[str]:
         """Files whose records are in newer ones; a query at work may still read them."""
-        return {name for note in self._notes() for name in json.loads(self.read(note) or "[]")}
+        return {name for note in self._notes() for name in self._hidden_by(note)}
 
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
         """Hide files whose records are in newer ones, and delete those that were hidden so long ago.
@@ -184,13 +186,19 @@ class Lake:
             self.write(f"{_SUPERSEDED}/{int(now * 1e6):020d}-{secrets.token_hex(4)}.json", json.dumps(names))
         for note in self._notes():
             if int(note.rpartition("/")[2].partition("-")[0]) <= (now - kept_seconds) * 1e6:
-                for name in (*json.loads(self.read(note) or "[]"), note):
+                for name in (*self._hidden_by(note), note):
                     with contextlib.suppress(FileNotFoundError):
                         self.files.delete_file(name)
 
     def _notes(self) -> list[str]:
         found = self.files.get_file_info(pafs.FileSelector(_SUPERSEDED, allow_not_found=True))
-        return sorted(info.path for info in found if info.path.endswith(".json") and not info.base_name.startswith("."))
+        return sorted(info.path for info in found if _NOTE.fullmatch(info.base_name))
+
+    def _hidden_by(self, note: str) -> list[str]:
+        """The files of a note; a damaged one hides none: they are copies of what newer ones hold."""
+        with contextlib.suppress(ValueError):
+            return list(json.loads(self.read(note) or "[]"))
+        return []
 
     def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
         """Note in a bucket's `forgotten.json` who is forgotten, until when; whether it did not say so already."""
@@ -299,6 +307,9 @@ def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPy
         except duckdb.InvalidInputException as error:
             if "of schema version" in str(error):
                 raise LogError(str(error).removeprefix("Invalid Input Error: ")) from None
+            if SCHEME in str(error):
+                why = str(error).partition("\n")[0].removeprefix("Invalid Input Error: ").replace(SCHEME, "")
+                raise LogError(f"{lake.place}: {why}: no router wrote it like that; move the file away") from None
             raise
         except duckdb.IOException as error:
             if "No files found" in str(error):

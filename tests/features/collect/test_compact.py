@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +263,27 @@ def test_a_file_that_cant_be_read_is_set_aside_and_the_others_are_taken(
     done = compact(lake, LATER)
     assert done.unreadable == [bad] and bad in str(done) and (tmp_path / "lake" / "unreadable" / bad).exists()
     assert content(tmp_path / "lake") == expected and not lake.arrived("decision")
+
+
+def test_a_file_that_cant_be_read_does_not_keep_a_forgotten_user_in_the_lake(tmp_path: Path) -> None:
+    lake = Lake.open(write(tmp_path, DECISIONS))
+    Forgotten.add(tmp_path, ["u1"])
+    bad = "arrived/outcomes/date=2026-01-01/hour=12/half.parquet"
+    (tmp_path / bad).parent.mkdir(parents=True)
+    (tmp_path / bad).write_bytes(b"PAR1")
+    (lake.folder / lake.arrived("decision")[0].name).touch()
+    assert compact(lake, datetime.now(UTC)).unreadable == [bad]
+    assert "u1" not in {row["user_id"] for row in stored(tmp_path, "decision")}
+
+
+def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_path: Path) -> None:
+    """By a router's clock that is ahead, or for an outcome of an id that no router made."""
+    now = datetime.now(UTC)
+    ahead = decision("ahead", (now + timedelta(days=400) - START) / timedelta(minutes=1))
+    lake = Lake.open(write(tmp_path, [*DECISIONS, ahead]))
+    assert compact(lake, now + timedelta(minutes=69)).files == 0
+    assert compact(lake, now + timedelta(minutes=71)).files == 1 and not lake.arrived("decision")
+    assert len(stored(tmp_path, "decision")) == 6 and lake.closed("decision", since=now)
 
 
 def test_a_record_of_another_version_stops_it(tmp_path: Path) -> None:

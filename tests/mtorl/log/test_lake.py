@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 
 from features.collect.compact import compact
-from mtorl.log.lake import Lake, LakeFile, lake_database
+from mtorl.log.lake import Lake, LakeFile, lake_database, name_of
+from mtorl.log.touchpoints import LogError
 from tests.lakes import id_of, upload
 
 AT = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
@@ -71,3 +73,26 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_
             "SELECT current_setting('temp_directory'), current_setting('TimeZone')"
         ).fetchall()
     assert Path(folder).parent == Path(tempfile.gettempdir()) and zone == "UTC"
+
+
+def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    decided(lake, "a", "b")
+    compact(lake, LATER)
+    (note,) = (tmp_path / "superseded").iterdir()
+    note.write_bytes(b"\xff{")
+    (tmp_path / "superseded" / "notes.json").write_text("a person's")
+    assert users(lake) == ["a", "b"] and lake.arrived("decision")
+    assert compact(lake, LATER).files == 1 and not lake.arrived("decision")
+    lake.supersede([], 0)
+    assert users(lake) == ["a", "b"] and not lake.superseded() and not note.exists()
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_file_that_no_router_wrote_is_named(tmp_path: Path, arrived: bool) -> None:
+    lake = Lake.open(tmp_path)
+    decided(lake, "a")
+    (tmp_path / (name := name_of("decision", AT, "half", arrived))).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"PAR1")
+    with pytest.raises(LogError, match=re.escape(f"File '{name}' too small")):
+        users(lake)
