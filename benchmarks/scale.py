@@ -10,6 +10,7 @@
                 day: compaction, judged rows, the monitor's measures, and a look at one experiment
     evaluation  memory of an evaluation by the rows of its log
     ledger      Redis' work for an exposure (`benchmarks/ledger.py`), and for pacing, by campaigns and routers
+    histories   bytes of Redis a user (`benchmarks/histories.py`)
     start       a router with a spool of an outage, and with 5,000 campaigns in ten experiments, and the kill switch
     traffic     two routers with a real Redis and an S3 server: nothing lost, doubled or overspent
 
@@ -36,6 +37,7 @@ class Size:
     """How much is measured; `decisions` are those of a lake."""
 
     decisions: tuple[int, ...] = (1_000_000, 10_000_000)
+    days: int = 28
     rows: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
     shard_rows: int = 250_000
     campaigns: tuple[int, ...] = (1, 100, 5_000)
@@ -44,9 +46,10 @@ class Size:
     segments: tuple[int, ...] = (2, 16, 160)  # of 64 MiB
     experiments: int = 10
     traffic: int = 3_600_000  # an hour at a thousand a second
+    users: int = 5_000
 
 
-QUICK = Size((20_000,), (50_000,), 5_000, (1, 100), 300, 2, (2,), 3, 6_000)
+QUICK = Size((20_000,), 8, (50_000,), 5_000, (1, 100), 300, 2, (2,), 3, 6_000, 200)
 
 
 def lake(size: Size) -> dict[str, Any]:
@@ -56,10 +59,10 @@ def lake(size: Size) -> dict[str, Any]:
     found = {}
     for decisions in size.decisions:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-            made = run(batch.make, folder=folder, decisions=decisions)
+            made = run(batch.make, folder=folder, decisions=decisions, days=size.days)
             found[str(decisions)] = {
                 "made": made,
-                "compact": run(batch.compact_day, folder=folder, decisions=decisions),
+                "compact": run(batch.compact_day, folder=folder),
                 "judge": run(batch.judge_rows, folder=folder),
                 "measure": run(batch.measure_day, folder=folder),
                 "look": run(batch.look_once, folder=folder),
@@ -98,6 +101,13 @@ def ledger(size: Size) -> dict[str, Any]:
     return {"exposures": exposures, "pacing": pacing}
 
 
+def histories(size: Size) -> dict[str, Any]:
+    """The online store (`benchmarks/histories.py`)."""
+    from benchmarks.histories import measure
+
+    return measure(size.users, ours=True)
+
+
 def start(size: Size) -> dict[str, Any]:
     """Starts of a router."""
     from benchmarks.scale_runs.start import kill_and_start, start_with_spool
@@ -113,17 +123,20 @@ def start(size: Size) -> dict[str, Any]:
 
 
 def traffic(size: Size) -> dict[str, Any]:
-    """Two routers, Redis and an object store."""
+    """Two routers, Redis and an object store; and bytes of a record."""
+    from benchmarks.scale_runs.records import record_bytes
     from benchmarks.scale_runs.traffic import play
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-        return run(play, folder=folder, decisions=size.traffic)
+        played = run(play, folder=f"{folder}/played", decisions=size.traffic)
+        return {**played, "records": run(record_bytes, folder=f"{folder}/records")}
 
 
 PARTS: dict[str, Callable[[Size], dict[str, Any]]] = {
     "lake": lake,
     "evaluation": evaluation,
     "ledger": ledger,
+    "histories": histories,
     "start": start,
     "traffic": traffic,
 }

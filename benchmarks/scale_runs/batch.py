@@ -12,9 +12,9 @@ from benchmarks.scale_runs.made_lake import CHANNELS, END, SPEC, MadeLake
 LOOKED_AT = "experiment-0"
 
 
-def make(folder: str, decisions: int) -> dict[str, Any]:
+def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
     """Write the lake: its closed hours, and the arrivals of the last day."""
-    made = MadeLake(Path(folder), decisions)
+    made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         made.write_history()
         new = made.write_arrivals()
@@ -22,11 +22,11 @@ def make(folder: str, decisions: int) -> dict[str, Any]:
     return {**figures, "bytes": size, "new": new, "users": made.users}
 
 
-def compact_day(folder: str, decisions: int) -> dict[str, Any]:
+def compact_day(folder: str) -> dict[str, Any]:
     """Compact after each hour of the last day."""
     from features.collect.compact import compact
 
-    made = MadeLake(Path(folder), decisions)
+    made = MadeLake(Path(folder), 0)
     files = hours = 0
     with clock() as figures:
         for hour in made.last_day:

@@ -22,7 +22,7 @@ from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.log.lake import HOUR, PLACED, Lake, instant, name_of
 from mtorl.log.records import Kind, sql_columns
 
-DAYS, EXPERIMENTS, ROUTERS = 28, 10, 2
+EXPERIMENTS, ROUTERS = 10, 2
 END = datetime(2026, 3, 29, tzinfo=UTC)
 LATEST = timedelta(days=7)  # after its decision, an outcome
 FILES_AN_HOUR = 60  # of a router
@@ -90,16 +90,16 @@ _VALUES = {
 
 
 class MadeLake:
-    """A lake of `decisions` in four weeks."""
+    """A lake of `decisions` in some days, four weeks by default."""
 
-    def __init__(self, folder: Path, decisions: int) -> None:
+    def __init__(self, folder: Path, decisions: int, days: int = 28) -> None:
         self.folder = folder
         self.lake = Lake.open(folder)
         self.decisions = decisions
         self.users = decisions // 10
-        self.begin = END - timedelta(days=DAYS)
+        self.begin = END - timedelta(days=days)
         self.today = END - timedelta(days=1)
-        self._of_hour = decisions // (DAYS * 24)
+        self._of_hour = decisions // (days * 24)
 
     @property
     def last_day(self) -> list[datetime]:

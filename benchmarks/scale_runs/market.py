@@ -1,4 +1,4 @@
-"""Routers of this process without models: arms are rules, and no user has features."""
+"""Routers of this process without models: arms are rules, and each user has a full window of made-up touchpoints."""
 
 from __future__ import annotations
 
@@ -15,14 +15,30 @@ from serving.router.router import Router
 
 CAP = 0.05  # highest cost of an exposure
 CAMPAIGNS = 20
+WINDOW_SHARE = 0.05
 
 
-class NoFeatures:
-    """A feature store without users."""
+class MadeFeatures:
+    """A feature store that knows all users."""
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
-        """No history for each."""
-        return [UserFeatures({}, {"age_group": None}, has_history=False) for _ in requests]
+        """A window of touchpoints for each."""
+        return [UserFeatures(_history(request), {"age_group": "30-39"}, has_history=True) for request in requests]
+
+
+def _history(request: DecisionRequest) -> dict[str, Any]:
+    chance, steps = random.Random(request.user_id), range(SPEC.window)
+    made = {
+        "channel": [chance.choice(CHANNELS) for _ in steps],
+        "cost": [round(chance.uniform(0.01, CAP), 4) for _ in steps],
+        "click": [int(chance.random() < 0.05) for _ in steps],
+        "conversion": [0 for _ in steps],
+        "revenue": [0.0 for _ in steps],
+        "hour": [float(chance.randrange(24)) for _ in steps],
+        "device": [chance.choice(("phone", "tv")) for _ in steps],
+        "timestamp": [float(request.at - (SPEC.window - i) * 7_200_000_417) for i in steps],
+    }
+    return {f"hist_{name}": values for name, values in made.items()}
 
 
 def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any) -> Router:
@@ -46,11 +62,11 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
         "cost_cap": dict.fromkeys(CHANNELS, CAP),
         "auth": {"kind": "none"},
         "deadline_ms": 5_000,
-        "window_share": 0.05,
+        "window_share": WINDOW_SHARE,
         **settings,
     }
     (folder / "router.yaml").write_text(yaml.safe_dump(content))
-    return Router(RouterSettings.load(folder / "router.yaml"), NoFeatures())
+    return Router(RouterSettings.load(folder / "router.yaml"), MadeFeatures())
 
 
 def instances(numbers: Sequence[int], chance: random.Random, users: int) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
     from benchmarks.scale_runs.market import router
 
     async with router(place / "router", ledger, str(place / "lake"), 1e6, upload_seconds=0.0) as one:
-        records = await _some_records(one)
+        records = await some_records(one)
     spool = place / "router" / "spool"
     for file in spool.glob("*.jsonl"):
         file.unlink()
@@ -51,20 +51,23 @@ async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
     return {**figures, "bytes": size, "segments": len(list(spool.glob("*.jsonl")))}
 
 
-async def _some_records(one: Any) -> dict[str, list[dict[str, Any]]]:
+async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, Any]]]:
+    """Records that a router writes for so many decisions, by kind."""
     import json
     import random
 
     from benchmarks.scale_runs.market import instances
 
-    asked = {"instances": instances(range(50), random.Random(1), 50)}
-    answers = await one.decider.decide(one.parser.parse(asked))
-    now = datetime.now(UTC).isoformat()
-    events = [
-        {"event_id": "e", "decision_id": answer["decision_id"], "kind": "cost", "value": 0.01, "event_time": now}
-        for answer in answers
-    ]
-    await one.outcomes.accept(json.dumps({"outcomes": events}).encode())
+    chance, now = random.Random(1), datetime.now(UTC).isoformat()
+    for first in range(0, count, 50):
+        asked = {"instances": instances(range(first, first + 50), chance, count)}
+        answers = await one.decider.decide(one.parser.parse(asked))
+        names = [answer["decision_id"] for answer in answers]
+        events = [
+            {"event_id": f"e-{name}", "decision_id": name, "kind": "cost", "value": 0.01, "event_time": now}
+            for name in names
+        ]
+        await one.outcomes.accept(json.dumps({"outcomes": events}).encode())
     found = {kind: list(one.spool.read(kind)) for kind, _ in KINDS}
     found["window"] = found["window"] or found["decision"]
     return found
@@ -74,23 +77,29 @@ def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> P
     """A whole segment of records with ids of their own."""
     import orjson
 
-    from mtorl.log.decision_ids import decision_id
-
     identity = (spool / "identity").read_text().strip()
-    path, written, chance = spool / f"{kind}-00000001.jsonl", 0, 0
+    path, written, number = spool / f"{kind}-00000001.jsonl", 0, 0
     with path.open("wb") as file:
         for record in itertools.cycle(like):
             if written >= size:
                 return path
-            chance += 1
-            name = decision_id(f"u{chance % 5000}", identity)
-            own = {"decision_id": name, "event_time": datetime.now(UTC).isoformat()}
-            if kind == "decision":
-                own |= {"request_id": uuid.uuid4().hex, "reservation_id": name}
-            if kind == "outcome":
-                own |= {"event_id": f"e{chance}", "received_time": own["event_time"]}
-            written += file.write(orjson.dumps({**record, **own}) + b"\n")
+            number += 1
+            made = with_own_ids(kind, record, number, identity)
+            written += file.write(orjson.dumps(made) + b"\n")
     raise AssertionError("there is no record to copy")
+
+
+def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) -> dict[str, Any]:
+    """A record like another one, of now, with ids of its own."""
+    from mtorl.log.decision_ids import decision_id
+
+    name, now = decision_id(f"u{number % 5000}", identity), datetime.now(UTC).isoformat()
+    own = {"decision_id": name, "event_time": now}
+    if kind == "decision":
+        own |= {"request_id": uuid.uuid4().hex, "reservation_id": name}
+    if kind == "outcome":
+        own |= {"event_id": f"e-{name}", "received_time": now}
+    return {**record, **own}
 
 
 def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, Any]:

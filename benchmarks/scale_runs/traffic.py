@@ -24,12 +24,14 @@ from typing import Any
 import psutil
 
 from benchmarks._process import redis_server
-from benchmarks.scale_runs.market import CAMPAIGNS, CAP, instances, router
+from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances, router
+from mtorl.log.records import Kind
 from serving.router.router import Router
 
 PART, WORKERS = 20, 4  # instances of a request; requests at once
 PAID_SHARE = 0.7  # of the exposures that the budgets pay for
-UPLOAD_SECONDS = 5.0
+UPLOAD_SECONDS = 10.0
+KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
 COST = 0.03  # on average
 
 
@@ -97,6 +99,7 @@ class _Played:
         while any(shipper.pending for one in self.routers for shipper in one.shippers.values()):
             await asyncio.sleep(0.1)
         drained = time.perf_counter() - late
+        spooled = sum(one.spool.size for one in self.routers)  # whole, if it took less than ten minutes
         for one in self.routers:
             await one.__aexit__(None, None, None)
         fifth = next(size for share, size in self.memory if share >= 0.2)
@@ -104,9 +107,11 @@ class _Played:
             "seconds": seconds,
             "cpu_seconds": cpu,
             "decisions": self.decisions,
+            "window_share": WINDOW_SHARE,
             "decisions_a_second": self.decisions / seconds,
             "uploaded_after_seconds": drained,
             "memory_mib": [fifth, self.memory[-1][1]],
+            "spool_bytes": spooled,
             "seen": dict(sorted(self.seen.items())),
             **self._compared(),
         }
@@ -200,7 +205,8 @@ class _Played:
         spent = sum(one.spent for one in wholes)
         return {
             **found,
-            "files": len(lake.arrived("decision")) + len(lake.arrived("outcome")) + len(lake.arrived("window")),
+            "files": sum(len(lake.arrived(kind)) for kind in KINDS),
+            "bytes": {kind: sum(file.size for file in lake.arrived(kind)) for kind in KINDS},
             "costs_in_lake": costs,
             "spent_in_ledger": spent,
             "difference": abs(costs - spent),

@@ -1,0 +1,57 @@
+"""Bytes of a record, in the spool and in the lake, where a model decides: its figures are what compresses least."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+from benchmarks._process import clock
+from benchmarks.scale_runs.made_lake import CHANNELS
+from mtorl.log.records import Kind
+
+RECORDS = 1_000  # of a file, each with a window of its own
+
+
+def record_bytes(folder: str) -> dict[str, Any]:
+    """Log as many decisions with their outcomes and windows, and upload them."""
+    with clock() as figures:
+        found = asyncio.run(_logged(Path(folder)))
+    return {**figures, **found}
+
+
+async def _logged(place: Path) -> dict[str, Any]:
+    import orjson
+
+    from benchmarks.scale_runs.market import router
+    from benchmarks.scale_runs.start import some_records, with_own_ids
+    from mtorl.log.lake import Lake
+    from serving.decision_log.lake_sink import LakeSink
+    from serving.decision_log.position import Batch, Position
+
+    async with router(place / "router", "ledger.sqlite", str(place / "unused"), 1e6, window_share=1.0) as one:
+        like = await some_records(one, RECORDS)
+    lake, chance, found = Lake.open(place / "lake"), random.Random(1), dict[str, Any]()
+    sink = LakeSink(lake, "0" * 8)
+    for kind in get_args(Kind):
+        if not like.get(kind):
+            continue
+        made = (with_own_ids(kind, like[kind][i % len(like[kind])], i, "0" * 8) for i in range(RECORDS))
+        lines = tuple(
+            orjson.dumps(_of_a_model(record, chance) if kind == "decision" else record) + b"\n" for record in made
+        )
+        await sink.deliver(Batch(kind, Position(1, 0), lines))
+        lake_bytes = sum(file.size for file in lake.arrived(kind))
+        found[kind] = {"spool": sum(map(len, lines)) / RECORDS, "lake": lake_bytes / RECORDS}
+    await sink.close()
+    return found
+
+
+def _of_a_model(record: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    drawn = {
+        name: {channel: chance.random() for channel in CHANNELS}
+        for name in ("channel_probs", "exposure_probs", "expected_rewards", "expected_costs")
+    }
+    numbers = {name: chance.random() for name in ("propensity", "expected_reward", "expected_cost", "state_distance")}
+    return {**record, **drawn, **numbers, "latency_seconds": chance.random(), "model_digest": "0" * 64}
