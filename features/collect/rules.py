@@ -30,8 +30,6 @@ numbers (`_UNIT`), since a sum of floats depends on the order.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from features.engine import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
@@ -63,6 +61,11 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     )
     totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
     columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
+    same_account = " AND ".join(
+        f"record.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", ")
+    )
+    channels = f"[{', '.join(map(text, spec.channels))}]"
+    wanted = f"CAST(sum(CAST(floor(wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
     return f"""
     WITH outcome AS (
         SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
@@ -90,8 +93,8 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                exposure_probs = '{{}}' OR channel_probs = '{{}}' AS unsaid,
                json_transform(channel_probs, {by_channel(spec)}) AS drawing,
                json_transform(exposure_probs, {by_channel(spec)}) AS exposing,
-               json_transform(context, {_structure(_texts(spec.context))}) AS of_context,
-               CASE WHEN expose THEN json_transform("static", {_structure(_texts(spec.static))}) END AS of_user
+               json_transform(context, {_texts(spec.context)}) AS of_context,
+               CASE WHEN expose THEN json_transform("static", {_texts(spec.static)}) END AS of_user
         FROM collected_decision),
     known AS (
         SELECT record.*, outcome.* EXCLUDE (decision_id),
@@ -100,7 +103,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                touchpoint AND fallback_reason IS NULL AS exposed,
                refused_at < event_time OR refused_id <= record.decision_id AS refused
         FROM record LEFT JOIN outcome USING (decision_id)
-        LEFT JOIN refused_on ON {_same_account("record", "refused_on")} AND record.event_time::DATE = day
+        LEFT JOIN refused_on ON {same_account} AND record.event_time::DATE = day
             AND refused_at <= record.event_time AND record.event_time < refused_to),
     judged AS (
         SELECT *, event_time::DATE AS day,
@@ -112,7 +115,7 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                     WHEN refused THEN 'budget_gone'
                     WHEN {_lacks_a_column(spec)} THEN 'other_columns'
                     WHEN event_time > least((SELECT max(event_time) FROM collected_decision), now())
-                                      - {_interval(outcome_hours)}
+                                      - INTERVAL {round(outcome_hours * 3.6e9)} MICROSECOND
                     THEN 'not_mature'
                END AS left_out,
                -- How sure it is that an exposure was wanted: of the ledger, nothing else is asked.
@@ -122,21 +125,17 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                     ELSE 0.0 END AS wanted
         FROM known),
     realised AS (
-        SELECT arm, day, count_if(exposed) * {_UNIT} / nullif({_sum_of("wanted")}, 0) AS share
+        SELECT arm, day, count_if(exposed) * {_UNIT} / nullif({wanted}, 0) AS share
         FROM judged WHERE left_out IS NULL GROUP BY arm, day)
     SELECT decision_id, user_id, request_time AS timestamp, campaign_id, arm,
            coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, drawn_channel, channel_probs,
            list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
-           touchpoint AND list_contains({_channels(spec)}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
+           touchpoint AND list_contains({channels}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
                AS touchpoint, touchpoint AND ({_lacks_a_column(spec, static=True)}) AS incomplete, channel,
            CASE WHEN exposed AND NOT unsaid THEN {of_channel("channel_probs", "channel", spec)} END AS propensity,
            {outcomes} {columns}
     FROM judged LEFT JOIN realised USING (arm, day)
     """
-
-
-def _same_account(one: str, other: str) -> str:
-    return " AND ".join(f"{one}.{name} IS NOT DISTINCT FROM {other}.{name}" for name in _ACCOUNT.split(", "))
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
@@ -160,10 +159,6 @@ def _known(kind: str, time: str) -> str:
 def _column(kind: str) -> str:
     """A column of an outcome, with a name that no field of a decision record has."""
     return f'"outcome:{kind}"'
-
-
-def _sum_of(probability: str) -> str:
-    return f"CAST(sum(CAST(floor({probability} * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
 
 
 def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
@@ -197,14 +192,9 @@ def _lacks_a_column(spec: DatasetSpec, static: bool = False) -> str:
     )
 
 
-def _structure(fields: Mapping[str, Any]) -> str:
-    """The fields of a JSON object, as json_transform reads them."""
-    return text(json.dumps(fields))
-
-
-def _texts(columns: tuple[Column, ...]) -> dict[str, str]:
-    """Columns of a JSON object, each as text: the engines differ in reading a text as a number."""
-    return {column.name: "VARCHAR" for column in columns} or {"_": "VARCHAR"}
+def _texts(columns: tuple[Column, ...]) -> str:
+    """Columns of a JSON object, for json_transform, each as text: the engines differ in reading a text as a number."""
+    return text(json.dumps({column.name: "VARCHAR" for column in columns} or {"_": "VARCHAR"}))
 
 
 def _list(struct: str, spec: DatasetSpec) -> str:
@@ -213,12 +203,4 @@ def _list(struct: str, spec: DatasetSpec) -> str:
 
 def by_channel(spec: DatasetSpec) -> str:
     """A JSON object of numbers by channel, as json_transform reads it."""
-    return _structure(dict.fromkeys(spec.channels, "DOUBLE"))
-
-
-def _channels(spec: DatasetSpec) -> str:
-    return f"[{', '.join(map(text, spec.channels))}]"
-
-
-def _interval(hours: float) -> str:
-    return f"INTERVAL {round(hours * 3.6e9)} MICROSECOND"
+    return text(json.dumps(dict.fromkeys(spec.channels, "DOUBLE")))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from sqlglot import exp
 
-from features.collect.hour_folders import HOUR_OF, hour_in
+from features.collect.database import HOUR_OF, hour_in
 from mtorl.log.lake import Lake
 from mtorl.log.lake_files import SCHEME
 from mtorl.runtime.files import remove, replacing
@@ -72,8 +71,14 @@ class Spark:
         """Write a query's rows as one file, which one task does: a training reads it on one machine."""
         frame = self._frame(query).repartition(1)
         frame = frame.sortWithinPartitions(*order) if order else frame
-        with _written(frame.write, path.parent) as folder, replacing(path) as unfinished:
-            os.replace(_part_of(folder), unfinished)
+        folder = path.parent.absolute() / f".spark.{secrets.token_hex(4)}"
+        try:
+            frame.write.parquet(str(folder))
+            with replacing(path) as unfinished:
+                (part,) = folder.glob("part-*.parquet")
+                os.replace(part, unfinished)
+        finally:
+            remove(folder)
 
     def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int], str]) -> list[str]:
         """Write each hour to files of the lake, all at once."""
@@ -150,34 +155,11 @@ def _said_otherwise(node: Any) -> Any:
     if isinstance(node, exp.Anonymous):
         match node.name.lower(), node.expressions:
             case "json_transform", [value, fields]:
-                declared = exp.Literal.string(_ddl(json.loads(fields.this)))
-                return exp.Anonymous(this="from_json", expressions=[value, declared])
+                types = {name: exp.DataType.build(type_, "duckdb") for name, type_ in json.loads(fields.this).items()}
+                ddl = ", ".join(f"`{name.replace('`', '``')}` {type_.sql('spark')}" for name, type_ in types.items())
+                return exp.Anonymous(this="from_json", expressions=[value, exp.Literal.string(ddl)])
             case "error", [message]:
                 return exp.Anonymous(this="raise_error", expressions=[message])
             case "list_sum", [numbers]:
                 return exp.replace_placeholders(_SUM, numbers=numbers)
     return node
-
-
-def _ddl(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{name.replace('`', '``')}` {_type(type_)}" for name, type_ in fields.items())
-
-
-def _type(type_: Any) -> str:
-    return f"STRUCT<{_ddl(type_)}>" if isinstance(type_, dict) else exp.DataType.build(type_, "duckdb").sql("spark")
-
-
-@contextmanager
-def _written(writer: Any, beside: Path) -> Iterator[Path]:
-    """A hidden folder with what was written, which is removed at the end."""
-    folder = beside.absolute() / f".spark.{secrets.token_hex(4)}"
-    try:
-        writer.parquet(str(folder))
-        yield folder
-    finally:
-        remove(folder)
-
-
-def _part_of(folder: Path) -> Path:
-    (part,) = folder.glob("part-*.parquet")
-    return part

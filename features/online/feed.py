@@ -30,20 +30,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from features.online.forget import forget_online
 from features.online.history import Change, History, Outcome, Touchpoint, UserHistory
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import CANCEL, VERSION, Kind
 
-_FIELDS = {
-    f"mtorl.decision.v{VERSION}": (
-        *("decision_id", "user_id", "event_time", "request_time", "channel", "context", "expose", "withdrawn"),
-    ),
-    f"mtorl.outcome.v{VERSION}": ("event_id", "decision_id", "kind", "value", "event_time", "received_time"),
-}
-_LARGEST = 1e9  # currency units; the router accepts no larger amount
 _WITHDRAWN = ""  # instead of a user
 
 Event = tuple[str, Any]
@@ -53,6 +49,44 @@ Record = Mapping[str, Any]
 
 class EventError(ValueError):
     """An event that can never be taken, however often it is sent."""
+
+
+def _with_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("no time with a zone")
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_with_zone)]
+_strict = with_config(ConfigDict(strict=True, hide_input_in_errors=True))
+
+
+@_strict
+class _Decision(TypedDict):
+    decision_id: str
+    user_id: str
+    event_time: _Time
+    request_time: _Time
+    channel: str
+    context: dict[str, Any]
+    expose: bool
+    withdrawn: bool
+
+
+@_strict
+class _Outcome(TypedDict):
+    event_id: str
+    decision_id: str
+    kind: str
+    value: Annotated[float, Field(ge=-1e9, le=1e9)]  # currency units; the router accepts no larger amount
+    event_time: _Time
+    received_time: _Time
+
+
+_TYPES: dict[str, tuple[Kind, TypeAdapter[Any]]] = {
+    f"mtorl.decision.v{VERSION}": ("decision", TypeAdapter(_Decision)),
+    f"mtorl.outcome.v{VERSION}": ("outcome", TypeAdapter(_Outcome)),
+}
 
 
 class Feed:
@@ -84,10 +118,14 @@ class Feed:
         for kind, record in events:
             if kind.startswith("mtorl.shadow."):  # it was never shown
                 continue
-            if kind.startswith("mtorl.") and kind not in _FIELDS:
-                raise EventError(f"type: {kind} is not one of {', '.join(_FIELDS)}")
-            if kind in _FIELDS:
-                records[_kind(kind)].append(_checked(kind, record))
+            if kind.startswith("mtorl.") and kind not in _TYPES:
+                raise EventError(f"type: {kind} is not one of {', '.join(_TYPES)}")
+            if kind in _TYPES:
+                of, type_ = _TYPES[kind]
+                try:
+                    records[of].append(type_.validate_python(record))
+                except ValidationError as error:
+                    raise EventError(f"{kind}: {error}") from None
         forgotten = self._forgotten()
         decisions = [
             record
@@ -126,7 +164,7 @@ class Feed:
             for record, user, change in zip(outcomes, users, each, strict=True)
             if user is None or record["event_id"] in missed
         ]
-        notes = [(_waiting(record), record["event_id"], _text(record), False) for record, _ in late]
+        notes = [(_waiting(record), record["event_id"], json.dumps(record), False) for record, _ in late]
         self._notes.note(notes, self._keep_seconds)
         users = self._notes.noted([_place(record) for record, _ in late])
         for user, (_, change) in zip(users, late, strict=True):
@@ -175,10 +213,6 @@ def _waiting(record: Record) -> str:
     return f"waiting:{record['decision_id']}"
 
 
-def _text(outcome: Record) -> str:
-    return json.dumps({name: outcome[name] for name in _FIELDS[f"mtorl.outcome.v{VERSION}"]})
-
-
 def _after_cancel(outcome: Record) -> bool:
     """A sort key by which cancellations come first: within one batch they count."""
     return bool(outcome["kind"] != CANCEL)
@@ -190,42 +224,3 @@ def _touchpoint(record: Record) -> Touchpoint:
 
 def _is_forgotten(forgotten: Forgotten, record: Record) -> bool:
     return forgotten.has(record["user_id"], datetime.fromisoformat(record["event_time"]))
-
-
-def _kind(event: str) -> Kind:
-    return "outcome" if event.startswith("mtorl.outcome.") else "decision"
-
-
-def _checked(kind: str, record: Any) -> Mapping[str, Any]:
-    missing = [name for name in _FIELDS[kind] if not isinstance(record, Mapping) or name not in record]
-    if missing:
-        raise EventError(f"{kind}: no {', '.join(missing)}")
-    texts = [name for name in ("decision_id", "user_id", "event_time", "channel", "event_id", "kind") if name in record]
-    if wrong := [name for name in texts if not isinstance(record[name], str)]:
-        raise EventError(f"{kind}: no text for {', '.join(wrong)}")
-    if _kind(kind) == "outcome":
-        value = record["value"]
-        # An integer may be too large for any amount; SQLite would store a text that looks like a number.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST <= value <= _LARGEST:
-            raise EventError(f"{kind}: value is no amount")
-        _check_times(kind, record, "event_time", "received_time")
-        return record
-    if not isinstance(record["expose"], bool) or not isinstance(record["withdrawn"], bool):
-        raise EventError(f"{kind}: expose and withdrawn must be true or false")
-    _check_times(kind, record, "event_time", "request_time")
-    if not isinstance(record["context"], Mapping):
-        raise EventError(f"{kind}: context is no object")
-    return record
-
-
-def _check_times(kind: str, record: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        if not _is_time(record[name]):
-            raise EventError(f"{kind}: {name} is no time with a zone")
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (ValueError, TypeError):
-        return False

@@ -96,7 +96,8 @@ class RedisStore:
         swaps: list[Swap] = []
         for user, old, new, newest in rows:
             read = None if old is None else Value(bytes_val=old).SerializeToString()
-            fields = {self._field: Value(bytes_val=new).SerializeToString(), self._time: _timestamp(int(newest))}
+            at = Timestamp(seconds=int(newest) // 1_000_000, nanos=int(newest) % 1_000_000 * 1000)
+            fields = {self._field: Value(bytes_val=new).SerializeToString(), self._time: at.SerializeToString()}
             swaps.append((self._key(user), {self._field: read}, fields))
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
@@ -151,7 +152,3 @@ def _read(client: Any, wanted: Mapping[bytes, Mapping[Any, bytes]]) -> list[dict
 def _moment(timestamp: bytes | None) -> tuple[float, int]:
     at = Timestamp.FromString(timestamp or b"")
     return at.seconds if timestamp else -math.inf, at.nanos
-
-
-def _timestamp(micros: int) -> bytes:
-    return bytes(Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000).SerializeToString())
