@@ -65,15 +65,10 @@ def _time(text: str) -> datetime:
 
 
 def find_overridden(db: duckdb.DuckDBPyConnection, name: str, salt: str | None) -> None:
-    """Make the table `overridden`: users whose arm the experiment's file has named (`user_id`), and `since` when.
-
-    That is the time of an id: a decision's record may be its withdrawal, which is later.
+    """Make the table `overridden`: users whose arm the file has named, and `since` when, by a decision's id.
 
     None of their decisions counts from then on. Earlier ones were randomised and count: otherwise naming a user would
-    choose whose outcomes count.
-
-    Args:
-        salt: Of the experiment; None: any.
+    choose whose outcomes count. A `salt` of None is any.
     """
     db.execute(
         f"""CREATE TABLE overridden AS SELECT user_id, min({TIME}) AS since
@@ -152,8 +147,8 @@ class DecisionLog:
 
     def first_time(self) -> datetime | None:
         """Time of the first decision in the period; None: there is none."""
-        first = self._first("min(CAST(event_time AS TIMESTAMPTZ))")
-        return None if first is None else first.astimezone(UTC)
+        first = self._first("min(event_time)")
+        return first and first.astimezone(UTC)
 
     def _first(self, value: str) -> Any:
         """The first row's value (SQL) of the period's records."""
@@ -211,7 +206,7 @@ class DecisionLog:
         answers there alone.
         """
         # A clock that was ahead does not say what serves.
-        then = f"model_digest IS NOT NULL AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()"
+        then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(
                 f"""WITH answered AS (
@@ -229,7 +224,7 @@ class DecisionLog:
             found: tuple[str | None, str] | None = db.execute(
                 f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}') FROM decision_log
                 WHERE arm = $arm AND NOT override AND (fallback_reason IS NULL OR model_digest IS NOT NULL)
-                AND {self.period.condition()} AND CAST(event_time AS TIMESTAMPTZ) <= now()
+                AND {self.period.condition()} AND event_time <= now()
                 ORDER BY event_time DESC LIMIT 1""",
                 {**self.period.parameters(), "arm": arm},
             ).fetchone()

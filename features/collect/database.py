@@ -2,7 +2,7 @@
 
     with open_database(lake) as db:                        # $ENGINE: duckdb (default) or spark
         db.keep("recent", f"SELECT * FROM {lake.records(db, 'decision', since)}")
-        db.rows("SELECT arm, count(*) FROM recent GROUP BY arm")
+        db.execute("SELECT arm, count(*) FROM recent GROUP BY arm").fetchall()
 
 Queries are in DuckDB's SQL, as far as Spark has the same or `spark.py` has a translation. Times are in UTC.
 """
@@ -55,10 +55,6 @@ class DuckDB:
     def execute(self, query: str, /) -> Any:
         """Run a query; the answer has `fetchall`."""
         return self.connection.execute(query)
-
-    def rows(self, query: str) -> list[Any]:
-        """All rows of a query."""
-        return self.connection.execute(query).fetchall()
 
     def view(self, name: str, query: str) -> None:
         """Give a query a name."""

@@ -50,11 +50,11 @@ def generations_of(db: Database, touchpoints: str) -> list[Touchpoints]:
     A log without propensities is taken for one of random exposures; an arm without probabilities has width 0.
     """
     unknown = f"if(arm = {text(LOG)}, 1.0, 0.0)"
-    found = db.rows(
+    found = db.execute(
         f"""SELECT arm, generation, count(*) AS touchpoints, coalesce(1 / avg(squared_weight), {unknown}) AS width,
                    max(timestamp) AS newest
         FROM {touchpoints} GROUP BY arm, generation"""
-    )
+    ).fetchall()
     # What differs in the last digits, which depend on the order in which numbers were added, is alike.
     return [Touchpoints(arm, name, rows, round(width, 9), newest) for arm, name, rows, width, newest in found]
 

@@ -70,14 +70,14 @@ class Learnable:
 def learnable_of(db: Database, spec: DatasetSpec) -> Learnable:
     """Count the rows of the table `judged` (`rules.decisions_query`)."""
     counts = "SELECT count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking FROM judged"
-    ((decisions, exposures, incomplete),) = db.rows(counts)
+    ((decisions, exposures, incomplete),) = db.execute(counts).fetchall()
     reasons = "SELECT left_out, count(*) AS decisions FROM judged WHERE left_out IS NOT NULL GROUP BY 1 ORDER BY 1"
-    left_out = {str(reason): int(count) for reason, count in db.rows(reasons)}
+    left_out = {str(reason): int(count) for reason, count in db.execute(reasons).fetchall()}
     channels = len(spec.channels)
     could_be = " * ".join(of_channel(probs, "drawn_channel", spec) for probs in ("channel_probs", "exposure_probs"))
     places = range(1, channels + 1)
     possible = " + ".join(f"if(channel_probs[{i}] * exposure_probs[{i}] > 0, 1, 0)" for i in places)
-    rows = db.rows(
+    rows = db.execute(
         f"""WITH weighed AS (
             SELECT arm, generation, user_id, timestamp, exposed, ({possible}) / {channels} AS supported,
                    CASE WHEN exposed THEN 1 / ({channels} * {could_be}) ELSE 0.0 END AS weight
@@ -96,7 +96,7 @@ def learnable_of(db: Database, spec: DatasetSpec) -> Learnable:
         FROM by_user JOIN total USING (arm, generation)
         GROUP BY arm, generation, opportunities, shown, support, mean, latest
         ORDER BY latest, arm"""
-    )
+    ).fetchall()
     generations = tuple(Generation(arm, model, int(n), int(shown), *figures) for arm, model, n, shown, *figures in rows)
     opportunities = decisions - sum(left_out.values())
     return Learnable(decisions, opportunities, exposures, left_out, generations, incomplete=incomplete)

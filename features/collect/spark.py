@@ -47,12 +47,8 @@ class Spark:
 
     def execute(self, query: str, /) -> _Answer:
         """Run a query; the answer has `fetchall`."""
-        return _Answer(self.rows(query))
-
-    def rows(self, query: str) -> list[Any]:
-        """All rows of a query."""
         table = self._frame(query).toArrow()
-        return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        return _Answer(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def view(self, name: str, query: str) -> None:
         """Give a query a name."""
@@ -128,13 +124,9 @@ class Spark:
         return name
 
 
-class _Answer:
-    def __init__(self, rows: list[Any]) -> None:
-        self._rows = rows
-
+class _Answer(list[Any]):
     def fetchall(self) -> list[Any]:
-        """All rows."""
-        return self._rows
+        return self
 
 
 def spark_sql(query: str, table: Callable[[Sequence[str]], str] = lambda files: str(files)) -> str:

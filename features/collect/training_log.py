@@ -119,12 +119,7 @@ def add_decisions(
 
 
 def bound_touchpoints(folder: str | Path, most: int, engine: str = "") -> str:
-    """Keep about so many touchpoints of a log to which no decisions are added, those of whole users; says it in words.
-
-    Args:
-        folder: As for `add_decisions`.
-        most: 0 for all.
-    """
+    """Keep about so many touchpoints (0: all) of a log without decisions, those of whole users; says it in words."""
     log = Path(folder) / LOG_FILE
     rows = _rows_of(log)
     if not 0 < most < rows:
@@ -185,15 +180,15 @@ def _users_of_opportunities(db: Database) -> pa.Table:
     Of the validation and test parts only users whose windows were logged count.
     """
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
-    ((rows,),) = db.rows("SELECT count(*) AS decisions FROM judged WHERE left_out IS NULL")
+    ((rows,),) = db.execute("SELECT count(*) AS decisions FROM judged WHERE left_out IS NULL").fetchall()
     # The names of all users need not fit in memory: these are enough for each part.
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     some = of_some_users(enough / max(rows, 1), "concat('opportunities', user_id)")
-    counted = db.rows(
+    counted = db.execute(
         f"""SELECT user_id, count(*) AS decisions, count(w.decision_id) AS windows FROM judged LEFT JOIN (
             SELECT decision_id FROM collected_window) AS w ON w.decision_id = judged.decision_id
         WHERE left_out IS NULL AND {some} GROUP BY user_id"""
-    )
+    ).fetchall()
     users = pd.DataFrame(counted, columns=["user_id", "rows", "windows"])
     users["split"] = split_of(users["user_id"])
     chosen = []
@@ -257,7 +252,7 @@ def _rows_of(log: Path) -> int:
 
 def _note(db: Database, data: Path, part: _Part, more: Mapping[str, Any]) -> None:
     path, log = data / INGEST_FILE, data / LOG_FILE
-    ((users,),) = db.rows(f"SELECT count(DISTINCT user_id) FROM {table(parquet_files(log))}")
+    ((users,),) = db.execute(f"SELECT count(DISTINCT user_id) FROM {table(parquet_files(log))}").fetchall()
     report: dict[str, Any] = json.loads(path.read_text())
     report |= {"rows": part.kept, "users": int(users), "fingerprint": fingerprint(batches(log)), **more}
     if part.days is not None:

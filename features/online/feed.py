@@ -93,7 +93,6 @@ class Feed:
     """Turns events into touchpoints.
 
     Args:
-        repo: Feature repository of the history.
         keep_hours: How long an outcome may come after its decision, or before it.
         place: Folder or file: users who were forgotten there, or above it, don't come back.
     """

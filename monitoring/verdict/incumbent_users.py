@@ -11,8 +11,8 @@ middle of the log's time for the beginning of the experiment: the first half is 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,6 @@ from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, Terms, column, gai
 from mtorl.log.dataset import EVENTS
 from mtorl.log.decision_ids import TIME
 from mtorl.log.gain import Gain
-
-if TYPE_CHECKING:
-    import duckdb
-
 
 _WHOLE_DAY = 0.9  # of a day, from its first decision to its last: a log of less does not say how many users come on one
 
@@ -64,27 +60,29 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         find_overridden(db, experiment.name, salt=None)
         db.execute(
             f"""CREATE TABLE decision AS
-            SELECT decision_id, user_id, CAST(event_time AS TIMESTAMPTZ) AS decided
+            SELECT decision_id, user_id, event_time AS decided
             FROM decision_log LEFT JOIN overridden USING (user_id)
             WHERE experiment = $name AND arm IN ('{INCUMBENT}', '{OUTSIDE}') AND NOT withdrawn
                   AND coalesce({TIME} < since, true)""",
             {"name": experiment.name},
         )
         pivot = ", ".join(f"sum(value) FILTER (kind = {sql_text(kind)}) AS {quoted(column(kind))}" for kind in kinds)
-        in_time = (
-            "true"
-            if experiment.metrics.outcome_hours is None
-            else (f"greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ)) <= decided + {known}")
-        )
+        bounded = experiment.metrics.outcome_hours is not None
+        in_time = f"greatest(event_time, received_time) <= decided + {known}" if bounded else "true"
         db.execute(
             f"""CREATE TABLE outcome AS SELECT decision_id, {pivot}
-            FROM outcome_log
-                 JOIN (SELECT decision_id, decided FROM decision) USING (decision_id)
+            FROM outcome_log JOIN (SELECT decision_id, decided FROM decision) USING (decision_id)
             WHERE {in_time} GROUP BY decision_id"""
         )
         values = ", ".join(f"coalesce(sum({of}), 0) AS {of}" for of in (quoted(column(kind)) for kind in kinds))
         ((first, last),) = db.execute(f"SELECT min(decided), max(decided) - {known} FROM decision").fetchall()
-        covariates, begins = _what_is_known(db, log, experiment, gain, first, last)
+        covariates: tuple[str, ...] = ()
+        begins = first
+        if experiment.covariates is not None and first is not None:
+            if experiment.covariates.past:
+                begins = first + max(last - first, timedelta(0)) / 2
+            every = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
+            covariates = find_known(db, log, experiment, sorted(every), begins)
         told = "".join(f", any_value({of}) AS {of}" for of in (quoted(PREFIX + name) for name in covariates))
         of_users = db.execute(
             f"""SELECT {values}, count(*) AS {DECISIONS}, min(decided) AS first, max(decided) AS last{told}
@@ -111,23 +109,6 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
         covariates,
         (begins - first).total_seconds() / 86_400 if begins is not None and first is not None else 0.0,
     )
-
-
-def _what_is_known(
-    db: duckdb.DuckDBPyConnection,
-    log: DecisionLog,
-    experiment: Experiment,
-    gain: Gain,
-    first: datetime | None,
-    last: datetime | None,
-) -> tuple[tuple[str, ...], datetime | None]:
-    """The covariates in the table `known`, and the beginning of the time that they are to explain."""
-    if experiment.covariates is None or first is None or last is None:
-        return (), first
-    half = max(last - first, timedelta(0)) / 2
-    begins = first + half if experiment.covariates.past else first
-    kinds = {kind for name in (COST, *experiment.metrics.names) for kind in outcomes_of(name, gain)}
-    return find_known(db, log, experiment, sorted(kinds), begins), begins
 
 
 def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:

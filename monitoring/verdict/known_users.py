@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monitoring.decision_log import DecisionLog
+from monitoring.verdict.hourly_sums import quoted
 from mtorl.experiment.covariates import MOST_COLUMNS, USER
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.inference.heavy_users import HEAVIEST
@@ -42,7 +43,7 @@ def find_known(
     """Make the table `known`; returns its columns, none if nothing is known.
 
     Args:
-        db: Holds the views `decision_log` and `outcome_log` and, of both, the ids that come more than once.
+        db: Holds the views `decision_log` and `outcome_log`.
         log: Its period does not bound the past.
         kinds: Outcomes whose sums in the past are covariates.
         begins: End of the past of all users, for a plan; None: when each meets an arm.
@@ -82,7 +83,7 @@ def _find_past(
     else:
         db.execute(
             """CREATE TABLE met AS
-            SELECT hash(user_id) AS unit, min(CAST(event_time AS TIMESTAMPTZ)) AS first FROM decision_log
+            SELECT hash(user_id) AS unit, min(event_time) AS first FROM decision_log
             WHERE (experiment <> $name OR salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1
             GROUP BY unit""",
             {"name": experiment.name, "salt": experiment.salt, "layer": experiment.layer},
@@ -91,7 +92,7 @@ def _find_past(
         """CREATE TABLE before AS
         SELECT decision_id, unit, first FROM decision_log AS each
                JOIN met ON met.unit = hash(each.user_id)
-        WHERE CAST(event_time AS TIMESTAMPTZ) < first AND NOT withdrawn"""
+        WHERE event_time < first AND NOT withdrawn"""
     )
     names = {kind: f"past {kind}" for kind in kinds}
     added = "".join(
@@ -102,7 +103,7 @@ def _find_past(
         f"""CREATE TABLE past AS
         WITH outcome AS (
             SELECT unit{added} FROM outcome_log JOIN before USING (decision_id)
-            WHERE greatest(CAST(event_time AS TIMESTAMPTZ), CAST(received_time AS TIMESTAMPTZ)) < first GROUP BY unit),
+            WHERE greatest(event_time, received_time) < first GROUP BY unit),
         counted AS (SELECT unit, count(*) AS decisions FROM before GROUP BY unit),
         weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs what they do in the experiment
             SELECT *, least(1.0, {HEAVIEST} * (SELECT median(decisions) FROM counted) / decisions) AS weight
@@ -128,9 +129,7 @@ def _read_table(db: duckdb.DuckDBPyConnection, file: Path, columns: tuple[str, .
         _check_rows(db, file, names)
     except duckdb.Error as error:
         raise ExperimentError(f"covariates.table: {file}: {str(error).splitlines()[0]}") from None
-    read = ", ".join(
-        f"if(isnan({_quoted(name)}::DOUBLE), NULL, {_quoted(name)}::DOUBLE) AS {_column(name)}" for name in names
-    )
+    read = ", ".join(f"nullif({quoted(name)}::DOUBLE, 'nan'::DOUBLE) AS {_column(name)}" for name in names)
     db.execute(f"CREATE TABLE told AS SELECT hash({USER}::VARCHAR) AS unit, {read} FROM covariate_table")
     return names
 
@@ -155,12 +154,8 @@ def _check_rows(db: duckdb.DuckDBPyConnection, file: Path, names: list[str]) -> 
         f"rows without a {USER}": f"FROM covariate_table WHERE {USER} IS NULL",
         "users have several rows": f"FROM covariate_table GROUP BY {USER} HAVING count(*) > 1",
         **{
-            f"rows of column {name!r} are infinite": f"FROM covariate_table WHERE isinf({_quoted(name)}::DOUBLE)"
-            for name in names
-        },
-        **{
-            f"rows of column {name!r} are beyond {_LARGEST:g}": f"FROM covariate_table WHERE "
-            f"abs({_quoted(name)}::DOUBLE) > {_LARGEST!r} AND NOT isnan({_quoted(name)}::DOUBLE)"
+            f"rows of column {name!r} are infinite, or beyond {_LARGEST:g}": f"FROM covariate_table WHERE "
+            f"abs({quoted(name)}::DOUBLE) > {_LARGEST!r} AND NOT isnan({quoted(name)}::DOUBLE)"
             for name in names
         },
     }
@@ -173,9 +168,5 @@ def _check_rows(db: duckdb.DuckDBPyConnection, file: Path, names: list[str]) -> 
             raise ExperimentError(f"covariates.table: {file}: {count:,} {fault}{example_said}")
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _column(name: str) -> str:
-    return _quoted(PREFIX + name)
+    return quoted(PREFIX + name)

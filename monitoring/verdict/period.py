@@ -22,11 +22,7 @@ class PeriodError(Exception):
 
 
 def period_of(since: str, until: str) -> Period:
-    """A period as a pipeline names it: ISO times, inclusive and exclusive; empty for no bound.
-
-    Raises:
-        PeriodError: a bound is no time.
-    """
+    """A period as a pipeline names it: ISO times, inclusive and exclusive; empty for no bound. Raises PeriodError."""
     return Period(_utc("since", since), _utc("until", until))
 
 

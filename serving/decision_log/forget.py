@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,9 +52,11 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
-    with _alone(spool) as alone:
-        if not alone:
-            return SpoolWithout(0, len(decisions), held=True)
+    try:
+        lock = acquire(spool / ".lock")
+    except BlockingIOError:
+        return SpoolWithout(0, len(decisions), held=True)
+    try:
         costs = segments.read(spool, "outcome")
         finished = {r["decision_id"] for r in costs if r["kind"] in ("cost", "cancel")}
         kept = {name for name, r in decisions.items() if name not in finished and _may_hold_money(r, now)}
@@ -74,6 +75,8 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
         for path in _files(spool):  # outcomes first: their decisions say which they are, also after an interruption
             removed += _remove(path, goes)
         return SpoolWithout(removed, len(kept), held=False)
+    finally:
+        os.close(lock)
 
 
 def _may_hold_money(decision: Mapping[str, Any], now: datetime) -> bool:
@@ -100,17 +103,3 @@ def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
             unfinished.write_bytes(b"".join(kept))
             unfinished.chmod(path.stat().st_mode)
     return len(lines) - len(kept)
-
-
-@contextmanager
-def _alone(spool: Path) -> Iterator[bool]:
-    """Whether no router holds the spool; while the block runs, none can take it."""
-    try:
-        lock = acquire(spool / ".lock")
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(lock)

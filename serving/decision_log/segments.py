@@ -86,14 +86,11 @@ def recover(path: Path, torn: list[bytes]) -> Iterator[dict[str, Any]]:
                 bad.append(line)
             else:
                 yield found
-    if bad:
-        torn += bad
-        _set_aside(path, bad)
-
-
-def _set_aside(path: Path, torn: list[bytes]) -> None:
+    if not bad:
+        return
+    torn += bad
     with path.with_suffix(".torn").open("ab") as aside:
-        aside.write(b"\n".join(line.rstrip(b"\n") for line in torn) + b"\n")
+        aside.write(b"\n".join(line.rstrip(b"\n") for line in bad) + b"\n")
         os.fsync(aside.fileno())
     with path.open("rb") as lines, replacing(path, durable=True) as unfinished, unfinished.open("wb") as whole:
         whole.writelines(line for line in lines if record(line) is not None)

@@ -63,13 +63,7 @@ class Shipper:
         tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
     """
 
-    def __init__(
-        self,
-        spool: Spool,
-        sink: Sink,
-        file: str,
-        pace: Pace = Pace(),
-    ) -> None:
+    def __init__(self, spool: Spool, sink: Sink, file: str, pace: Pace = Pace()) -> None:
         self._spool = spool
         self._sink = sink
         self._file = file
@@ -133,7 +127,9 @@ class Shipper:
         for kind in self.kinds:
             if not self._is_due(kind):
                 continue
-            batch = await self._in_thread(self._read, kind)
+            most = max(self._sink.largest, _FEWEST_READ)
+            span = self._at[kind], self._spool.end(kind)
+            batch = await self._in_thread(position.read, self._spool.folder, kind, *span, most)
             if batch is None:
                 continue
             self._oldest[kind] = _event_time(batch)
@@ -195,21 +191,15 @@ class Shipper:
                 return aside
             await self._in_thread(self._set_aside, batch, str(refusal))
             self.tally["poison", batch.kind] += 1
-            self._advance(batch)
-            return 1
-        self.tally["shipped", batch.kind] += len(batch)
-        self._advance(batch)
-        return 0
-
-    def _advance(self, batch: position.Batch) -> None:
+            aside = 1
+        else:
+            self.tally["shipped", batch.kind] += len(batch)
+            aside = 0
         self._at = {**self._at, batch.kind: batch.end}
+        return aside
 
     def _pending(self, kind: Kind) -> int:
         return position.distance(self._spool.folder, kind, self._at[kind], self._spool.end(kind))
-
-    def _read(self, kind: Kind) -> position.Batch | None:
-        most = max(self._sink.largest, _FEWEST_READ)
-        return position.read(self._spool.folder, kind, self._at[kind], self._spool.end(kind), most)
 
     def _set_aside(self, batch: position.Batch, reason: str) -> None:
         (line,) = batch.lines

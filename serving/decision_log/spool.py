@@ -20,7 +20,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -52,10 +52,9 @@ class SpoolUnavailable(RuntimeError):
 @dataclass(frozen=True)
 class _Entry:
     kind: Kind
-    records: Sequence[Mapping[str, Any]]
     lines: Sequence[bytes]
-    done: Future[None]
     owed: bool = False  # to be written later, if not now
+    done: Future[None] = field(default_factory=Future)
 
 
 class Spool:
@@ -107,7 +106,7 @@ class Spool:
             why = "another process writes to this folder" if held else error
             raise SpoolError(f"{self.folder}: {why}") from error
         # Bytes of the folder: those at the start, those written since (under `_writing`), those deleted by one thread.
-        self._at_start = _size(self.folder)
+        self._at_start = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
@@ -121,38 +120,33 @@ class Spool:
             # Older segments were whole when the newest was begun.
             for path in segments.segments(self.folder, kind)[-1:]:
                 for record in segments.recover(path, torn):
-                    _check_version(kind, record)
+                    if (version := record.get("schema_version", VERSION)) != VERSION:
+                        found = f"a {kind} record of schema version {version}"
+                        raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
             self._writers[kind].find_end()
         self.torn = len(torn)
 
     async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write records, all or none of them; returns when they are durable.
+        """Write records, all or none of them; returns when they are durable, else raises SpoolUnavailable.
 
-        Cancelling the call (a timeout, for instance) takes the records back unless they are being written at that
-        moment.
-
-        Raises:
-            SpoolUnavailable: They are not durable.
+        Cancelling the call takes the records back unless they are being written at that moment.
         """
         return await asyncio.wrap_future(self.submit(kind, *records))
 
     def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[None]:
         """Like `append_all`, for code that does not wait for the disk."""
-        done = self._enqueue(_Entry(kind, records, _lines(records), Future())).done
+        done = self._enqueue(_Entry(kind, _lines(records))).done
         self._wake.set()
         return done
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """`append_all` for a thread: it writes itself, or waits for the one that is writing.
-
-        Args:
-            seconds: Longest wait for another thread.
+        """`append_all` for a thread: it writes itself, or waits so many seconds for the one that is writing.
 
         Raises:
             SpoolUnavailable: They are not durable.
             TimeoutError: They are taken back, unless they are being written at that moment.
         """
-        done = self._enqueue(_Entry(kind, records, _lines(records), Future())).done
+        done = self._enqueue(_Entry(kind, _lines(records))).done
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()
             raise TimeoutError(f"{self.folder}: the disk took longer than {seconds:g} s")
@@ -168,7 +162,7 @@ class Spool:
 
         The future is done when the record is durable, or fails with SpoolUnavailable if the first attempt does.
         """
-        entry = _Entry(kind, [record], _lines([record]), Future(), owed=True)
+        entry = _Entry(kind, _lines([record]), owed=True)
         try:
             self._enqueue(entry)
         except SpoolUnavailable as error:
@@ -333,28 +327,17 @@ class Spool:
 
     def _refuse(self, entries: list[_Entry], error: BaseException) -> None:
         for entry in entries:
-            if entry.owed:
-                self._owe(entry)
+            for line in entry.lines if entry.owed else ():
+                if len(self._owed) < _MOST_OWED:
+                    self._owed.append((entry.kind, line))
+                else:
+                    self.lost += 1
             entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
-
-    def _owe(self, entry: _Entry) -> None:
-        for line in entry.lines:
-            if len(self._owed) < _MOST_OWED:
-                self._owed.append((entry.kind, line))
-            else:
-                self.lost += 1
 
     def _write_owed(self) -> None:
         """Write some of the records that the log is owed; those with a waiting caller come first."""
         owed = [self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))]
-        self._write([_Entry(kind, [orjson.loads(line)], [line], Future(), owed=True) for kind, line in owed])
-
-
-def _check_version(kind: Kind, record: Mapping[str, Any]) -> None:
-    if (version := record.get("schema_version", VERSION)) != VERSION:
-        raise SpoolError(
-            f"a {kind} record of schema version {version}; this release reads {VERSION}: move the folder away"
-        )
+        self._write([_Entry(kind, [line], owed=True) for kind, line in owed])
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> list[bytes]:
@@ -368,7 +351,3 @@ def _identity(path: Path) -> str:
         with replacing(path, durable=True) as unfinished:
             unfinished.write_text(identity)
     return identity
-
-
-def _size(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(folder))

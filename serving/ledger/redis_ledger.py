@@ -156,7 +156,7 @@ class RedisLedger(Ledger):
             for campaign in sorted({*known, *of_campaigns, _ANY}, key=lambda name: name == _ANY):
                 arguments: list[Any] = []
                 for a in of_campaigns[campaign]:
-                    names = (_account(arm, a.channel, a.period) for arm in (a.arm, ALL_ARMS))
+                    names = (f"{_text(arm)},{_text(a.channel)},{a.period}" for arm in (a.arm, ALL_ARMS))
                     start_end = present(a.period, a.timezone)
                     arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
                 terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
@@ -308,7 +308,8 @@ class RedisLedger(Ledger):
             for campaign, terms in zip(some, found, strict=True):
                 arguments: list[Any] = [campaign]
                 for account, text in terms.items():
-                    arguments += [account, *present(_period(account), text.split(" ", 2)[1])]
+                    period: Any = account.rpartition(",")[2]
+                    arguments += [account, *present(period, text.split(" ", 2)[1])]
                 calls.append(self._call("begin", [f"{self.prefix}terms:{campaign}"], *arguments))
             self._each("begin", calls)
 
@@ -390,15 +391,6 @@ def _calendar(now: float) -> Callable[[Period, str], tuple[int, int]]:
 @lru_cache(10_000)
 def _text(name: str) -> str:
     return json.dumps(name)
-
-
-def _account(arm: str, channel: str, period: Period) -> str:
-    """Name of an account among those of its campaign."""
-    return f"{_text(arm)},{_text(channel)},{period}"
-
-
-def _period(account: str) -> Period:
-    return account.rpartition(",")[2]  # type: ignore[return-value]
 
 
 def _digest(text: str) -> str:

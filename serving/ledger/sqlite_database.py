@@ -128,11 +128,6 @@ class GroupCommit:
         self._waiting: deque[_Job] = deque()
         self.lock = threading.Lock()
 
-    @property
-    def waiting(self) -> int:
-        """How many functions the next transaction will run."""
-        return len(self._waiting)
-
     def run(self, work: Work[T]) -> T:
         """Run a function in a transaction; returns its durable result. Its exception undoes its own changes.
 

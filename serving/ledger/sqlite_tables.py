@@ -2,22 +2,18 @@
 
 VERSION = 1  # of the tables; stands in the file as `user_version`
 
-_CHANGES = [
-    (table, event, f"(SELECT campaign FROM account WHERE id = NEW.{key})")
-    for table, key in (("account", "id"), ("book", "account"))
-    for event in ("INSERT", "UPDATE")
-]
-
-
-def _change(table: str, event: str, campaign: str) -> str:
-    return f"""
+_CHANGES = "".join(
+    f"""
 CREATE TRIGGER {table}_{event} AFTER {event} ON {table}
 BEGIN
-    INSERT INTO change VALUES ({campaign}, (SELECT ifnull(max(number), 0) + 1 FROM change))
+    INSERT INTO change
+    VALUES ((SELECT campaign FROM account WHERE id = NEW.{key}), (SELECT ifnull(max(number), 0) + 1 FROM change))
     ON CONFLICT DO UPDATE SET number = excluded.number;
 END;
 """
-
+    for table, key in (("account", "id"), ("book", "account"))
+    for event in ("INSERT", "UPDATE")
+)
 
 TABLES = f"""
 -- Amounts are nano-units (`money.py`), times seconds since 1970.
@@ -60,7 +56,7 @@ END;
 -- The number of the last change in the accounts of a campaign.
 CREATE TABLE change (campaign TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX changed ON change (number);
-{"".join(_change(*trigger) for trigger in _CHANGES)}
+{_CHANGES}
 -- 'late': a cost came after the reservation was cancelled or had expired.
 CREATE TABLE reservation (
     id TEXT PRIMARY KEY,

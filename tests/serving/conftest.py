@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -70,7 +71,7 @@ def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     enqueue, faults = Spool._enqueue, []
 
     def checked(spool: Spool, entry: Any) -> Any:
-        for record in entry.records:
+        for record in map(orjson.loads, entry.lines):
             if record.get("schema_version") == VERSION:
                 try:
                     _RECORDS[entry.kind].validate_python(record, strict=True)

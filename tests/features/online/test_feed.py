@@ -383,7 +383,7 @@ def test_from_the_decision_log_into_the_history_that_feast_serves(repo: Path, tm
     process, port = start()
 
     async def ship(spool: Spool) -> None:
-        shipper = Shipper(spool, HttpSink(f"http://127.0.0.1:{port}/", "/test"), 168.0, lambda: [])
+        shipper = Shipper(spool, HttpSink(f"http://127.0.0.1:{port}/", "/test"), "sent.json")
         shipper.start()
         end = time.monotonic() + 30
         while shipper.pending and time.monotonic() < end:

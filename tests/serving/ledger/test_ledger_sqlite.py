@@ -108,7 +108,7 @@ def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(tmp_path:
             threads = [threading.Thread(target=insert, args=(value,)) for value in range(5)]
             for thread in threads:
                 thread.start()
-            while commit.waiting < len(threads):
+            while len(commit._waiting) < len(threads):
                 time.sleep(0.001)
             (before,) = reader.execute("PRAGMA data_version").fetchone()
         for thread in threads:
