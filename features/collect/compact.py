@@ -96,10 +96,7 @@ def _rewrite(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], do
         unreadable = [file for file in files if not _can_read(lake, kind, file)]
         if not unreadable:
             raise
-        for name in (file.name for file in unreadable):
-            lake.files.create_dir(f"{UNREADABLE}/{name.rpartition('/')[0]}", recursive=True)
-            lake.files.move(name, f"{UNREADABLE}/{name}")
-            done.unreadable.append(name)
+        done.unreadable += [_set_aside(lake, file) for file in unreadable]
         files = [file for file in files if file not in unreadable]
         written = _write(lake, db, kind, files) if files else set()
     if written is None:
@@ -178,3 +175,10 @@ def _can_read(lake: Lake, kind: Kind, file: LakeFile) -> bool:
                 batch.validate(full=True)
             return set(table.schema_arrow.names) >= {*sql_columns(kind), *PLACED}
     return False
+
+
+def _set_aside(lake: Lake, file: LakeFile) -> str:
+    target = f"{UNREADABLE}/{file.name}"
+    lake.files.create_dir(target.rpartition("/")[0], recursive=True)
+    lake.files.move(file.name, target)
+    return file.name
