@@ -111,12 +111,9 @@ class DecisionLog:
         weights: Path | pd.DataFrame | None = None,
         budget_per_decision: float | None = None,
     ) -> Self:
-        """The log in a lake (folder or URI), with the files that are there at its first query.
+        """The log in a lake (folder or URI), with the files that are there at its first query; raises a LogError.
 
         Later queries read the same files: else the figures of one look would contradict each other.
-
-        Raises:
-            LogError: There can be no lake.
         """
         lake = lake if isinstance(lake, Lake) else Lake.open(lake)
         return cls(lake.fixed(), period, weights, budget_per_decision)

@@ -53,13 +53,11 @@ class Repository:
         self._online: dict[str, Any] = settings.get("online_store") or {}
         self._key = f"{{mtorl:written:{settings.get('project')}}}"  # {}: of a Redis Cluster, one node has both keys
         self.registry = None if "://" in path or not path else repo / path
-        """Its file; None: it is elsewhere."""
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
         """A digest of the log, the registry, the data set and the decisions that are added to the log.
 
-        `decisions` is the digest of their `Snapshot`. Raises `NothingToWrite` if there is no log, or no
-        registry.
+        `decisions` is the digest of their `Snapshot`. Raises `NothingToWrite` if there is no log, or no registry.
         """
         if self.registry is not None and not self.registry.exists():
             raise NothingToWrite(

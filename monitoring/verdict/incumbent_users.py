@@ -47,11 +47,7 @@ class IncumbentUsers(NamedTuple):
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
-    """Add up the outcomes of the incumbent's decisions, by user.
-
-    Raises:
-        ExperimentError: The table of the experiment's covariates can't be used.
-    """
+    """Add up the outcomes of the incumbent's decisions, by user; a faulty table of covariates is an ExperimentError."""
     primary = experiment.metrics.primary
     names = tuple(dict.fromkeys((primary, COST)))
     kinds = dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain))

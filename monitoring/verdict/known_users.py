@@ -40,16 +40,13 @@ def find_known(
     kinds: Iterable[str],
     begins: datetime | None = None,
 ) -> tuple[str, ...]:
-    """Make the table `known`; returns its columns, none if nothing is known.
+    """Make the table `known`; returns its columns, none if nothing is known. A table's faults are an ExperimentError.
 
     Args:
         db: Holds the views `decision_log` and `outcome_log`.
         log: Its period does not bound the past.
         kinds: Outcomes whose sums in the past are covariates.
         begins: End of the past of all users, for a plan; None: when each meets an arm.
-
-    Raises:
-        ExperimentError: The table can't be used.
     """
     spec = experiment.covariates
     if spec is None:

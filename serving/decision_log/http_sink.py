@@ -93,13 +93,10 @@ def retry_after(text: str) -> float:
 
 
 def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
-    """The context attributes of a record.
+    """The context attributes of a record; a ValueError if the line is none.
 
     The withdrawal of a decision has the id `<decision_id>.withdrawn`, so that a consumer does not drop it as a
     duplicate. `partitionkey` keeps a decision and its outcomes together.
-
-    Raises:
-        ValueError: The line is not a record.
     """
     record: Any = orjson.loads(line)  # JSONDecodeError is a ValueError
     try:

@@ -132,11 +132,7 @@ class SegmentWriter:
                 path.unlink()
 
     def append(self, lines: bytes) -> None:
-        """Write whole lines and return when they are durable.
-
-        Raises:
-            OSError: they are not; nothing of them will be read.
-        """
+        """Write whole lines and return when they are durable; after an OSError, nothing of them will be read."""
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
         if segment == 0 or size >= self._limit or old or self._is_ahead(segment):

@@ -55,15 +55,12 @@ __all__ = [
 
 
 def open_ledger(where: str | Path, patience: float) -> Ledger:
-    """Open a ledger, which connects at the first call.
+    """Open a ledger, which connects at the first call; raises ValueError if `where` is no such place.
 
     Args:
         where: A path, or `redis://` or `rediss://` `[user@]host[:port][/database][?name=NAME]`. The password of a Redis
             is read from MTORL_LEDGER_PASSWORD; TLS trusts what the system, or SSL_CERT_FILE, does.
         patience: Seconds to wait before giving up with LedgerUnavailable.
-
-    Raises:
-        ValueError: `where` is no such place.
     """
     location = locate(where)
     if isinstance(location, Path):

@@ -25,13 +25,10 @@ class LimitWatch:
         self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # limit, and the most that is allowed
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """By arm and period: by how much the worst account exceeds its limit, currency units.
+        """By arm and period: how much the worst of all accounts exceeds its limit at one moment, currency units.
 
         Costs above their reservations (`excess`) count in the accounts of all arms: the limit of a single arm follows
         its spent and reserved amounts, without them.
-
-        Args:
-            balances: All accounts, as the ledger has them at one moment.
         """
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)

@@ -131,8 +131,7 @@ class GroupCommit:
     def run(self, work: Work[T]) -> T:
         """Run a function in a transaction; returns its durable result. Its exception undoes its own changes.
 
-        Raises:
-            LedgerUnavailable: It is unknown whether the function took effect.
+        After LedgerUnavailable it is unknown whether the function took effect.
         """
         (result,) = self.run_each([work])
         if isinstance(result, Exception):
