@@ -64,7 +64,7 @@ def test_money_for_channels_that_there_are_not_is_refused_and_channels_without_a
     """A budget of one channel alone shows nothing in the others."""
     file = tmp_path / "money.yaml"
     for channel, code, said in (
-        ("TV", 2, "budgets[0].channel: 'TV' is not one of search, social, display, video"),
+        ("TV", 2, "budgets[0]: channel 'TV' is not one of search, social, display, video"),
         ("search", 0, "no budget is for social, display, video: nothing is shown there"),
     ):
         budgets = [{"campaign": "*", "channel": channel, "amount": 100}]

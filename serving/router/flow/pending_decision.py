@@ -191,6 +191,7 @@ class PendingDecision:
         fields = self._v1_answer()
         return {
             **fields,
+            **self._history(),
             "schema_version": VERSION,
             "unit_hash": unit_hash(self.request.user_id),
             "user_id": self.request.user_id,
@@ -206,7 +207,6 @@ class PendingDecision:
             "model_digest": answer.model["digest"] if answer else None,
             "feature_hash": self._feature_hash(),
             "features_found": self.features is not None and self.features.has_history,
-            **self._history(),
             "campaign_id": self.request.campaign_id,
             "context": self.request.context,
             "request_time": iso(self.request.at),

@@ -86,6 +86,9 @@ class Sent:
     def wait_for_experiment(self) -> None:
         self.waits += 1
 
+    def wait_for_lake(self) -> None:
+        pass
+
 
 def through(run: Path, turns: int = 5) -> tuple[Sent, RunRamp, Traffic]:
     began = RunRamp(experiment_of(run))
