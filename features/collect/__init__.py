@@ -4,5 +4,5 @@ In reading order: `compact.py` (arrived files to closed hours), `snapshot.py` (t
 (which decisions teach something, with which probabilities), `training_log.py` (touchpoints and opportunities),
 `pruning.py` (which exposures stay if there are too many), `report.py` (what they teach, in words), `shadows.py`
 (decisions of challengers in the shadow), `served.py` (decisions of one arm), `removal.py` (forgotten users, old hours),
-`database.py`, `spark.py` (the queries on DuckDB and Spark).
+`database.py`, `spark.py`, `hour_folders.py` (the queries on DuckDB and Spark).
 """

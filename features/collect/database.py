@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from features.collect.hour_folders import HOUR_OF, hour_in
 from features.engine import text
 from mtorl.log.lake import Lake, lake_database
 from mtorl.runtime.files import replacing
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from features.collect.spark import Spark
 
 Database: TypeAlias = "DuckDB | Spark"
-HOUR_OF = "%Y-%m-%d-%H"
-"""Of the folders in which an engine writes each hour: `hour_of=2026-11-25-20`."""
 _MEMORY = "600MB"
 _AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # more takes longer and saves little
 
@@ -92,11 +91,6 @@ class DuckDB:
                     written.append(name(hour_in(folder.name), number))
                     self._lake.put(file, written[-1])
         return written
-
-
-def hour_in(folder: str) -> datetime:
-    """The hour of such a folder."""
-    return datetime.strptime(folder.partition("=")[2], HOUR_OF).replace(tzinfo=UTC)
 
 
 def table(files: Sequence[Path]) -> str:

@@ -24,7 +24,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from sqlglot import exp
 
-from features.collect.database import HOUR_OF, hour_in
+from features.collect.hour_folders import HOUR_OF, hour_in
 from mtorl.log.lake import Lake
 from mtorl.log.lake_files import SCHEME
 from mtorl.runtime.files import remove, replacing
