@@ -310,7 +310,7 @@ def forget(
         mtorl data forget runs/latest --user u000017
         mtorl data forget /mnt/mtorl --users-file ids.txt --feature-repo /etc/mtorl/features
         mtorl data forget /mnt/mtorl --older-than 400
-        mtorl data forget s3://ads/lake --user u1
+        mtorl data forget "s3://ads/lake?region=eu-central-1" --user u1
         mtorl data forget /mnt/mtorl --user u1 --log log.csv --dataset my-log.yaml
 
     What it finds it knows by what it is; docs/privacy.md has a table of all stores. Name the folder that holds

@@ -1,6 +1,6 @@
 """Removes users from a lake, and hours that are too old.
 
-    forget_in_bucket(Lake.open("s3://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
+    forget_in_bucket(Lake.open("gs://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
     remove_users(lake, forgotten)                                 # of a lake in a folder that has the note
     remove_again(lake, now)                                       # each compaction does
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ASIDE = "{}: can't be read, so it is unknown who is in it: mend it and put it back into arrived/, or remove it"
 _KINDS: tuple[Kind, ...] = get_args(Kind)
+_NAMING: tuple[Kind, ...] = ("decision", "window")  # their user
 _AGAIN = timedelta(days=2)  # for which compactions look again; each hour one does
 _CLOCKS = timedelta(hours=1)  # by which those of routers and store may differ
 
@@ -76,11 +77,12 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
     with lake_database(lake) as db:
         db.execute("SET preserve_insertion_order = true")
         db.execute("CREATE TABLE gone (decision_id VARCHAR)")
-        theirs = f"{buckets} AND {forgotten.sql('decision')}"
-        if decisions := _files(lake, "decision", written_since):
-            db.execute(f"INSERT INTO gone SELECT DISTINCT decision_id FROM {sql_of(decisions)} WHERE {theirs}")
+        for kind in _NAMING:  # both: an upload or a compaction may have left out a decision before, but not its window
+            if files := _files(lake, kind, written_since):
+                theirs = f"{buckets} AND {forgotten.sql(kind)}"
+                db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
+        which = f"{buckets} AND decision_id IN (FROM gone)"
         for kind in reversed(_KINDS):
-            which = theirs if kind == "decision" else f"{buckets} AND decision_id IN (FROM gone)"
             for file, rows in _found(db, _files(lake, kind, written_since), which):
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows

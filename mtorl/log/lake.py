@@ -1,6 +1,6 @@
 """The lake: the log of record, Parquet files by the hour of the decision, in a folder or a bucket.
 
-    lake = Lake.open("s3://ads/lake")                   # or a folder, gs://...
+    lake = Lake.open("s3://ads/lake?region=eu-central-1")   # or a folder, gs://...
     with lake_database(lake) as db:
         rows = lake.records(db, "decision", since, until)      # SQL, each record once
 
@@ -57,6 +57,7 @@ UNREADABLE = "unreadable"
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"
+_REGION = re.compile(r"[?&](region|endpoint_override)=")
 _NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
 
 
@@ -100,8 +101,12 @@ class Lake:
         """
         try:
             if "://" in (text := str(place)):
+                if text.startswith("s3://") and not _REGION.search(text):  # pyarrow would ask Amazon, at every start
+                    raise ValueError("its region or server is missing; append ?region=eu-central-1, for instance")
                 root, path = pafs.FileSystem.from_uri(text)
                 return cls(pafs.SubTreeFileSystem(path, root), text.partition("?")[0])
+            if not text or Path(text).is_file():
+                raise ValueError("expected a folder, s3://... or gs://...")
             return cls(pafs.SubTreeFileSystem(str(Path(text).absolute()), pafs.LocalFileSystem()), text)
         except (OSError, ValueError) as error:
             raise LogError(f"{place}: no place of a lake: {error}") from None
@@ -304,14 +309,14 @@ def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPy
         db.register_filesystem(LakeFiles(lake.files))
         try:
             yield db
-        except duckdb.InvalidInputException as error:
-            if "of schema version" in str(error):
-                raise LogError(str(error).removeprefix("Invalid Input Error: ")) from None
-            if SCHEME in str(error):
-                why = str(error).partition("\n")[0].removeprefix("Invalid Input Error: ").replace(SCHEME, "")
-                raise LogError(f"{lake.place}: {why}: no router wrote it like that; move the file away") from None
-            raise
-        except duckdb.IOException as error:
-            if "No files found" in str(error):
+        except duckdb.Error as error:
+            why = str(error).partition("\n")[0].removeprefix("Invalid Input Error: ")
+            if "of schema version" in why:
+                raise LogError(why) from None
+            if "No files found" in why or "No such file" in why:
                 raise LogError(f"{lake.place}: a file was deleted while it was read; try again") from None
+            if SCHEME in why:
+                raise LogError(
+                    f"{lake.place}: {why.replace(SCHEME, '')}: no router wrote it like that; move the file away"
+                ) from None
             raise

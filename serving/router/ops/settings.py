@@ -7,7 +7,7 @@ dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
 ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
 spool: spool                     # folder of the decision log, until it is in the lake
-lake: lake                       # where the log is kept: a folder, s3://bucket/prefix or gs://bucket/prefix
+lake: lake                       # where the log is kept: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: this much is reserved for it
 auth: {kind: token, file: token.txt}     # who may send requests; see http/auth.py
 sink: http://collector/events    # where its records are sent as CloudEvents, too
@@ -149,8 +149,8 @@ class RouterSettings(StrictModel):
     spool: PathSetting
     """Folder of the decision log, until it is in the lake."""
     lake: Annotated[str, PlainValidator(_lake, json_schema_input_type=str)]
-    """Where the decision log is kept: a folder, s3://bucket/prefix or gs://bucket/prefix, with options in the query
-    (`endpoint_override`, `region`) and credentials in the environment."""
+    """Where the decision log is kept: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix, with further options
+    in the query (`endpoint_override` in place of `region`) and credentials in the environment."""
     cost_cap: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(min_length=1)]
     """Highest possible cost of an exposure in each channel, currency units: this much is reserved for it."""
     auth: Annotated[NoAuth | TokenAuth | HeaderAuth, Field(discriminator="kind")]

@@ -72,6 +72,15 @@ def files_with(folder: Path, user: str) -> list[str]:
     return [path.name for path in folder.rglob("*.parquet") if user in pd.read_parquet(path).to_csv()]
 
 
+def test_a_window_goes_whose_decision_was_left_out_before(tmp_path: Path) -> None:
+    """By an upload or a compaction, between the note and the removal."""
+    fill(tmp_path)
+    for path in (tmp_path / "arrived" / "decisions").rglob("*.parquet"):
+        path.unlink()
+    removed = forget_in_bucket(bucket_at(tmp_path), ["gone"], NOW)
+    assert removed == Counter(decisions=0, outcomes=6, shadows=6, windows=6)
+
+
 @pytest.mark.parametrize("make", [Lake.open, bucket_at], ids=["folder", "bucket"])
 def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[[Path], Lake], tmp_path: Path) -> None:
     lake = make(tmp_path)

@@ -88,6 +88,16 @@ def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Pat
     assert users(lake) == ["a", "b"] and not lake.superseded() and not note.exists()
 
 
+def test_a_bucket_is_opened_without_asking_the_store() -> None:
+    """A router starts while the store is away."""
+    with pytest.raises(LogError, match=r"append \?region="):
+        Lake.open("s3://ads/lake")
+    for nonsense in ("", __file__, "ftp://ads/lake"):
+        with pytest.raises(LogError, match="no place of a lake"):
+            Lake.open(nonsense)
+    assert not Lake.open("s3://ads/lake?region=eu-central-1").place.endswith("region=eu-central-1")
+
+
 @pytest.mark.parametrize("arrived", [True, False])
 def test_a_file_that_no_router_wrote_is_named(tmp_path: Path, arrived: bool) -> None:
     lake = Lake.open(tmp_path)
