@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from features.collect.report import Learnable
+from mtorl.runtime.snapshots import located
 from mtorl.window.window import AD_DECISION
 from pipelines import local, monitoring, training
 from pipelines.loop import online, ramp
@@ -168,7 +169,7 @@ def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.St
         (steps["train-challenger"].paths["model"], run / "artifacts" / "challenger"),
         (steps["package"].paths["model_store"], run / "model-store"),
     ):
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(located(str(source)), target, dirs_exist_ok=True)
     shutil.copy2(steps["evaluate"].paths["evaluation"], run / "evaluation.json")
     if steps["ingest"].values["quarantined"]:
         shutil.copy2(steps["ingest"].paths["quarantine"], run / QUARANTINE)
