@@ -65,6 +65,7 @@ def lake(size: Size) -> dict[str, Any]:
                 "compact": run(batch.compact_day, folder=folder),
                 "judge": run(batch.judge_rows, folder=folder),
                 "measure": run(batch.measure_day, folder=folder),
+                "first_look": run(batch.look_once, folder=folder),
                 "look": run(batch.look_once, folder=folder),
             }
     return found

@@ -11,6 +11,7 @@ The results come from these commands, the last of which writes the tables:
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json
     python benchmarks/regret.py --json benchmarks/results/regret.json
     python benchmarks/generations.py --json benchmarks/results/generations.json
+    python benchmarks/scale.py --json benchmarks/results/scale.json
     python benchmarks/tables.py
 """
 
@@ -29,6 +30,7 @@ from benchmarks.loop import loop_table
 from benchmarks.monitoring_runs.table import monitoring_tables
 from benchmarks.regret import regret_tables
 from benchmarks.request_path.tables import serving_tables
+from benchmarks.scale_runs.table import scale_tables
 from benchmarks.soak import soak_table
 from benchmarks.train import train_table
 
@@ -56,6 +58,7 @@ PAGES = {
     "monitoring": Page("How often the monitor is wrong, and how soon it is right", "monitoring.md", monitoring_tables),
     "regret": Page("What a policy earns with a budget", "evaluation.md", regret_tables),
     "generations": Page("Learning from own decisions, night after night", "evaluation.md", generations_table),
+    "scale": Page("What each cost grows with", "capacity.md", scale_tables),
 }
 
 

@@ -102,7 +102,9 @@ class _Played:
         spooled = sum(one.spool.size for one in self.routers)  # whole, if it took less than ten minutes
         for one in self.routers:
             await one.__aexit__(None, None, None)
-        fifth = next(size for share, size in self.memory if share >= 0.2)
+        fifths = [
+            next(size for share, size in [*self.memory, (1.0, self.memory[-1][1])] if share >= i / 5) for i in range(6)
+        ]
         return {
             "seconds": seconds,
             "cpu_seconds": cpu,
@@ -110,7 +112,7 @@ class _Played:
             "window_share": WINDOW_SHARE,
             "decisions_a_second": self.decisions / seconds,
             "uploaded_after_seconds": drained,
-            "memory_mib": [fifth, self.memory[-1][1]],
+            "memory_mib": fifths,
             "spool_bytes": spooled,
             "seen": dict(sorted(self.seen.items())),
             **self._compared(),
