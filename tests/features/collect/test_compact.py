@@ -1,8 +1,9 @@
 """A lake has the same records before, while and after it is compacted, however often and wherever that is killed."""
 
-from __future__ import math
+from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 import tempfile
