@@ -100,7 +100,7 @@ class _Opened(set[str]):
     """Names of the files of a lake that are opened in the block."""
 
     def __enter__(self) -> _Opened:
-        from mtorl.log.lake_files import LakeFiles
+        from mtorl.runtime.duckdb_files import LakeFiles
 
         self._usual = usual = LakeFiles._open
         files = self
@@ -113,6 +113,6 @@ class _Opened(set[str]):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        from mtorl.log.lake_files import LakeFiles
+        from mtorl.runtime.duckdb_files import LakeFiles
 
         LakeFiles._open = self._usual  # type: ignore[method-assign]

@@ -176,7 +176,7 @@ def verdict(
 
 def _verdict(folder: str, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
-    from mtorl.log.segments import segment_sql
+    from mtorl.log.records import segment_sql
     from mtorl.log.units import counted_gain
 
     with _opened(folder, experiment, dataset, "compare the arms") as (lake, spec, file):

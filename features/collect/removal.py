@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from mtorl.log.decision_ids import bucket_of_hash
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import HOUR, UNREADABLE, Lake, LakeFile, lake_database, sql_of
-from mtorl.log.lake_files import SCHEME
 from mtorl.log.records import Kind, unit_hash
+from mtorl.runtime.duckdb_files import SCHEME
 
 if TYPE_CHECKING:
     import duckdb

@@ -21,7 +21,7 @@ from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
-from mtorl.log.segments import segment_sql
+from mtorl.log.records import segment_sql
 from mtorl.log.splits import fractions_of
 from mtorl.log.touchpoints import LogError
 

@@ -26,7 +26,7 @@ from sqlglot import exp
 
 from features.collect.hour_folders import HOUR_OF, hour_in
 from mtorl.log.lake import Lake
-from mtorl.log.lake_files import SCHEME
+from mtorl.runtime.duckdb_files import SCHEME
 from mtorl.runtime.files import remove, replacing
 
 _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number) -> total + number)", read="spark")

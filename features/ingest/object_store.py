@@ -2,9 +2,8 @@
 
     with at_hand("s3://logs/2026/", scratch) as path:      # a file or a folder; a local path stays as it is
 
-Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your
-own, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; the names that Azure's SDK reads. An address that begins with
-spark:// is a table of a Spark catalog (`py`).
+`mtorl.runtime.object_stores` says where credentials come from. An address that begins with spark:// is a table of a
+Spark catalog (`py`).
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any
 from features.engine import is_unfinished, open_engine
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
+from mtorl.runtime.object_stores import open_store
 
 SCHEME = "spark://"
 _SCHEMES = ("s3://", "gs://", "abfss://")
@@ -74,7 +74,7 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
     if not address.startswith(_SCHEMES):
         raise LogError(f"{address}: unknown kind of address; expected {', '.join(_SCHEMES)} or {SCHEME}")
     with _readable(address):
-        store, root = _store(address)
+        store, root = open_store(address)
         found = store.get_file_info(root)
         files = [found] if found.type == FileType.File else []
         if found.type == FileType.Directory:
@@ -84,17 +84,6 @@ def _listing(address: str) -> tuple[Any, str, list[Any]]:
     if not files:
         raise LogError(f"{address}: no such file or folder")
     return store, root, files
-
-
-def _store(address: str) -> tuple[Any, str]:
-    from pyarrow.fs import FileSystem, S3FileSystem
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
-    if address.startswith("s3://") and region:  # without one, the store that Amazon runs is asked where the bucket is
-        return S3FileSystem(region=region, endpoint_override=endpoint), address.removeprefix("s3://").strip("/")
-    store, path = FileSystem.from_uri(address)
-    return store, path.strip("/")
 
 
 @contextmanager

@@ -40,10 +40,11 @@ import pyarrow.fs as pafs
 
 from mtorl.log.forgotten import FILE as FORGOTTEN
 from mtorl.log.forgotten import Forgotten
-from mtorl.log.lake_files import SCHEME, LakeFiles
 from mtorl.log.records import Kind, place_among_copies, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.duckdb_files import SCHEME, LakeFiles
 from mtorl.runtime.files import naming_full_disk, replacing
+from mtorl.runtime.object_stores import open_store
 from mtorl.runtime.progress import without_progress_bar
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ UNREADABLE = "unreadable"
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"
-_REGION = re.compile(r"[?&](region|endpoint_override)=")
 _NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
 
 
@@ -94,16 +94,10 @@ class Lake:
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
-        """Open the lake at a folder or URI; the URI's query has the options of `pyarrow.fs.FileSystem.from_uri`.
-
-        Raises:
-            LogError: There can be none.
-        """
+        """Open the lake at a folder or an address of `mtorl.runtime.object_stores`; LogError: there can be none."""
         try:
             if "://" in (text := str(place)):
-                if text.startswith("s3://") and not _REGION.search(text):  # pyarrow would ask Amazon, at every start
-                    raise ValueError("its region or server is missing; append ?region=eu-central-1, for instance")
-                root, path = pafs.FileSystem.from_uri(text)
+                root, path = open_store(text)
                 return cls(pafs.SubTreeFileSystem(path, root), text.partition("?")[0])
             if not text or Path(text).is_file():
                 raise ValueError("expected a folder, s3://... or gs://...")

@@ -25,6 +25,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.touchpoints import LogError
+
 Kind = Literal["decision", "outcome", "shadow", "window"]
 VERSION: Literal[1] = 1
 """Of the schema of each kind."""
@@ -343,6 +346,18 @@ def this_version(kind: Kind) -> str:
     """SQL: true of a record of this version of the schema; an error that names both versions of another one."""
     said = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({said}) ELSE true END"
+
+
+def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
+    """DuckDB SQL: a column's value as text, or null, in the record of this alias; LogError for no categorical column.
+
+    For "device" and "d": json_extract_string(d.context, '$.device').
+    """
+    known = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
+    if name not in known:
+        raise LogError(f"by: {name!r} is no categorical column; there are {', '.join(known) or 'none'}")
+    of_user = name in [column.name for column in spec.static]
+    return f"json_extract_string({record}.{'static' if of_user else 'context'}, '$.{name}')"
 
 
 def unit_hash(user_id: str) -> str:

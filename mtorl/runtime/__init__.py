@@ -2,5 +2,5 @@
 
 `files` (atomic replacement), `validation` (strict models and their error messages), `progress` (reports of a step, and
 of DuckDB's queries), `sqlite_times` (times in SQLite beside IPython), `hardware` (what a figure was measured on),
-`locks` (between processes), `http` (requests).
+`locks` (between processes), `http` (requests), `object_stores` (of an address), `duckdb_files` (those of a store).
 """

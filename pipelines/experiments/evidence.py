@@ -27,7 +27,7 @@ from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import Evidence, in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.lake import Lake
-from mtorl.log.segments import segment_sql
+from mtorl.log.records import segment_sql
 from mtorl.log.touchpoints import LogError
 from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing

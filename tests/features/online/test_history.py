@@ -118,7 +118,7 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
             unpack(broken)
 
 
-def test_a_default_window_takes_half_a_kilobyte() -> None:
+def test_a_default_window_takes_less_than_a_kilobyte() -> None:
     """The limit of a user is 1 kB in Redis, with the other views: benchmarks/history_bytes.py measures it."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     log, types = simulator.log(), history_types(simulator.spec)

@@ -15,8 +15,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from mtorl.log.lake import HOUR, Lake, LakeFile, lake_database, name_of
-from mtorl.log.lake_files import LakeFiles
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.duckdb_files import LakeFiles
 from tests.lakes import id_of, upload
 
 BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
@@ -168,6 +168,17 @@ def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str) -> None:
     assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == sorted(every["decision_id"][6:12])
     lake.supersede([file], kept_seconds=0)
     assert not lake and not lake.superseded()
+
+
+def test_a_bucket_is_named_by_the_environment_as_well(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As raw logs are."""
+    (file,) = upload(tmp_path, {"decision": decisions(6)}).arrived("decision")
+    Lake.open(bucket).put(tmp_path / file.name, file.name)
+    server = bucket.partition("endpoint_override=")[2].partition("&")[0]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    assert Lake.open("s3://ads/the/lake").arrived("decision") == [file]
 
 
 def test_a_place_that_can_be_no_lake_is_named() -> None:

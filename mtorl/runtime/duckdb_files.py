@@ -1,4 +1,4 @@
-"""Files of a lake for DuckDB, which reads them as `lake://NAME` wherever they lie."""
+"""Files of a pyarrow file system for DuckDB, which reads them as `lake://NAME` wherever they lie."""
 
 from __future__ import annotations
 

@@ -1,0 +1,33 @@
+"""Opens the file system of an address: s3://, gs:// or abfss://.
+
+    store, path = open_store("s3://ads/lake")       # AWS_REGION, or ?region=eu-central-1
+
+Credentials come from the environment, by the names of each store's own tools. A server of one's own that speaks S3 is
+AWS_ENDPOINT_URL, or `endpoint_override` and `scheme` in the address's query, which has the options of
+`pyarrow.fs.FileSystem.from_uri`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyarrow.fs import FileSystem, S3FileSystem
+
+
+def open_store(address: str) -> tuple[FileSystem, str]:
+    """The file system of an address, and the path in it; raises OSError or ValueError."""
+    if address.startswith("s3://") and not _is_placed(address):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if not endpoint and not region:  # pyarrow would ask Amazon, each time, and hang without a network
+            raise ValueError("its region is missing: set AWS_REGION, or append ?region=eu-central-1, for instance")
+        store = S3FileSystem(region=region or "us-east-1", endpoint_override=endpoint)
+        return store, address.removeprefix("s3://").strip("/")
+    store, path = FileSystem.from_uri(address)
+    return store, path.strip("/")
+
+
+def _is_placed(address: str) -> bool:
+    """Whether the query says where the bucket is."""
+    options = address.partition("?")[2].split("&")
+    return any(option.partition("=")[0] in ("region", "endpoint_override") for option in options)
