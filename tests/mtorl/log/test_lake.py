@@ -88,8 +88,10 @@ def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Pat
     assert users(lake) == ["a", "b"] and not lake.superseded() and not note.exists()
 
 
-def test_a_bucket_is_opened_without_asking_the_store() -> None:
+def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A router starts while the store is away."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(LogError, match=r"append \?region="):
         Lake.open("s3://ads/lake")
     for nonsense in ("", __file__, "ftp://ads/lake"):
