@@ -311,6 +311,6 @@ def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPy
                 raise LogError(f"{lake.place}: a file was deleted while it was read; try again") from None
             if SCHEME in why:
                 raise LogError(
-                    f"{lake.place}: {why.replace(SCHEME, '')}: no router wrote it like that; move the file away"
+                    f"{lake.place} can't be read: {why.replace(SCHEME, '')}; no router writes that: move the file away"
                 ) from None
             raise
