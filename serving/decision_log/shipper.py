@@ -3,6 +3,10 @@
 Decisions do not wait for it: it is one asyncio task with a thread of its own for files. The position is noted after the
 sink has acknowledged a batch, so a crash in between sends the batch again. A sink that fails is retried with growing
 pauses. A record that the sink refuses moves to `poison-<kind>.jsonl`, and the others are shipped.
+
+The lake is the log of record: what it lacks stays. Any other sink may hold back as many bytes as the spool can still
+grow by, about half of its quota. Beyond that, the oldest segments that the lake has are dropped for this sink, so it
+never stops decisions, whether its backlog or the lake's fills the spool.
 """
 
 from __future__ import annotations
@@ -11,18 +15,19 @@ import asyncio
 import contextlib
 import logging
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
 
 from mtorl.log.records import Kind
-from serving.decision_log import position
+from serving.decision_log import position, segments
+from serving.decision_log.position import Position
 from serving.decision_log.sink import Refused, Sink, SinkUnavailable
 from serving.decision_log.spool import Spool
 
@@ -30,25 +35,10 @@ log = logging.getLogger(__name__)
 
 _PLENTY = 16 << 20  # bytes: enough for a file, though more may gather
 _FEWEST_READ = 256  # records that are read at once, also for a sink that takes them one by one
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How often a shipper does what it does, in seconds."""
-
-    poll: float = 0.25  # between looks for new records
-    note: float = 1.0  # between notes of the position: each syncs the disk, which decisions need as well
-    first_pause: float = 0.5  # after a fault of the sink; doubled after each further one
-    longest_pause: float = 30.0
-
-    def pause(self, failures: int, asked: float) -> float:
-        """The pause after so many failures in a row, at least what the sink asked for.
-
-        It doubles with each failure, up to a limit, and is drawn from its upper half, so that routers don't retry all
-        at once.
-        """
-        longest = min(self.longest_pause, self.first_pause * 2.0 ** min(failures, 16))
-        return max(asked, longest * random.uniform(0.5, 1.0))
+_POLL_SECONDS = 0.25  # between looks for new records
+_NOTE_SECONDS = 1.0  # between notes of the position: each syncs the disk, which decisions need as well
+_FIRST_PAUSE = 0.5  # seconds after a fault of the sink; doubled after each further one ...
+_LONGEST_PAUSE = 30.0  # ... up to this
 
 
 class Shipper:
@@ -56,18 +46,21 @@ class Shipper:
 
     Args:
         file: Beside the segments, for how far they are shipped.
+        lake: Uploads the same spool; None: every record must reach this sink.
 
     Attributes:
         kinds: Of the records that are shipped.
-        noted: Behind the last record that the sink has acknowledged and the file says so.
-        tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind) and ("failed", reason).
+        noted: Behind the last record that the sink has acknowledged, or that was dropped, and the file says so.
+        tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind), ("dropped", kind) and
+            ("failed", reason).
     """
 
-    def __init__(self, spool: Spool, sink: Sink, file: str, pace: Pace = Pace()) -> None:
+    def __init__(self, spool: Spool, sink: Sink, file: str, lake: Shipper | None = None) -> None:
         self._spool = spool
         self._sink = sink
         self._file = file
-        self._pace = pace
+        self._lake = lake
+        self._warned = False  # that records are dropped, since the backlog was last empty
         self._largest = sink.largest
         self.kinds = sink.kinds
         self._at = self.noted = position.load(spool.folder, file)
@@ -122,6 +115,8 @@ class Shipper:
 
     async def ship_once(self) -> int:
         """Read and deliver one batch of each kind; returns how many records were finished."""
+        if self._lake is not None:
+            await self._drop(self._lake)
         await self._note()  # if it was too early for that the last time, or failed, or was cancelled
         finished = 0
         for kind in self.kinds:
@@ -147,13 +142,13 @@ class Shipper:
             pause = 0.0
             try:
                 shipped = await self.ship_once()
-                failures, pause = 0, 0.0 if shipped else self._pace.poll
+                failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
                 # Anything but SinkUnavailable is a full disk (no position can be noted) or a bug: shipping goes on.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
-                pause = self._pace.pause(failures, fault.retry_after)
+                pause = pause_after(failures, fault.retry_after)
                 failures += 1
                 trace = error if fault.reason == "internal" else None
                 cause = {"cause": fault.reason}
@@ -163,7 +158,7 @@ class Shipper:
     async def _note(self) -> None:
         now = time.monotonic()
         if (at := self._at) != self.noted and (self._draining or now >= self._note_at):
-            self._note_at = now + self._pace.note
+            self._note_at = now + _NOTE_SECONDS
             await self._in_thread(position.save, self._spool.folder, self._file, at)
             self.noted = at
 
@@ -198,6 +193,37 @@ class Shipper:
         self._at = {**self._at, batch.kind: batch.end}
         return aside
 
+    async def _drop(self, lake: Shipper) -> None:
+        """Drop the oldest segments that the lake has, until no more is pending than the spool can still grow by."""
+        self._warned = self._warned and self.pending > 0
+        while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "the sink's backlog of %.0f MB is as large as what the spool can still grow by: its oldest records "
+                    "are dropped from now on, and mtorl_dropped_records_total counts them. The lake has them; mtorl "
+                    "materialize --own-decisions adds them to online histories",
+                    self.pending / 1e6,
+                )
+            self._at = {**self._at, dropped.kind: Position(dropped.start.segment + 1, 0)}
+            self.tally["dropped", dropped.kind] += len(dropped)
+
+    def _surplus(self, uploaded: Mapping[Kind, Position]) -> position.Batch | None:
+        """What is pending of the oldest segment before `uploaded`, if there is too much; None: nothing to drop."""
+        folder = self._spool.folder
+        if self.pending <= self._spool.room():
+            return None
+        first = [position.read(folder, kind, self._at[kind], uploaded[kind], 1) for kind in self.kinds]
+        written = {
+            batch.kind: segments.path_of(folder, batch.kind, batch.start.segment).stat().st_mtime
+            for batch in first
+            if batch is not None and batch.start.segment < uploaded[batch.kind].segment
+        }
+        if not written:
+            return None
+        kind = min(written, key=lambda kind: written[kind])
+        return position.read(folder, kind, self._at[kind], uploaded[kind], sys.maxsize)
+
     def _pending(self, kind: Kind) -> int:
         return position.distance(self._spool.folder, kind, self._at[kind], self._spool.end(kind))
 
@@ -211,6 +237,15 @@ class Shipper:
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+
+def pause_after(failures: int, asked: float) -> float:
+    """Seconds to wait after so many earlier failures in a row, at least what the sink asked for.
+
+    Drawn from the upper half, so that routers don't retry all at once.
+    """
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16))
+    return max(asked, longest * random.uniform(0.5, 1.0))
 
 
 def _event_time(batch: position.Batch) -> float:

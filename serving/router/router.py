@@ -160,9 +160,9 @@ class Router:
         settings = self._settings
         self.budgets = Budgets(self.ledger, {channel: settings.cost_cap[channel] for channel in self.spec.channels})
         lake = LakeSink(Lake.open(settings.lake), self.spool.identity, settings.upload_seconds)
-        self.shippers = {"lake": Shipper(self.spool, lake, position.UPLOADED)}
+        self.shippers = {"lake": (uploader := Shipper(self.spool, lake, position.UPLOADED))}
         if (sink := open_sink(settings)) is not None:
-            self.shippers["sink"] = Shipper(self.spool, sink, _SENT)
+            self.shippers["sink"] = Shipper(self.spool, sink, _SENT, uploader)
         around = Stages(self.health, self.drills or Drills())
         stages = (
             features(self._features, FoundFeatures(self.health)),
@@ -311,7 +311,7 @@ class Router:
         metrics.show_log(self.spool, self.shippers)
 
     async def _prune_log(self) -> None:
-        """Delete what all shippers have delivered."""
+        """Delete what all shippers have delivered or dropped."""
         # A clock that is ahead for a minute must not take from a start what it answers retries from.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
         to = self.shippers.values()

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 from aiohttp import web
 
 from mtorl.log.records import ID_FIELD
-from serving.decision_log import Kind, Spool
+from serving.decision_log import Kind, Spool, shipper
 from serving.decision_log.position import Batch
-from serving.decision_log.shipper import Pace, Shipper
-from serving.decision_log.sink import Sink
+from serving.decision_log.shipper import Shipper
+from serving.decision_log.sink import Sink, SinkUnavailable
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDS: dict[Kind, dict[str, Any]] = {kind: json.loads((GOLDEN / f"{kind}.json").read_text()) for kind in ID_FIELD}
@@ -60,6 +61,10 @@ class MemorySink:
 
     async def close(self) -> None:
         pass
+
+
+def unreachable(_: Batch) -> None:
+    raise SinkUnavailable("network", "down")
 
 
 def ids(batch: Batch) -> list[str]:
@@ -124,14 +129,22 @@ def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
     return [{**event.get_attributes(), "data": event.get_data()} for event in events]
 
 
-QUICK = Pace(poll=0.005, note=0.0, first_pause=0.001, longest_pause=0.02)
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Poll, note and retry without long pauses."""
+    for name, seconds in {
+        "POLL_SECONDS": 0.005,
+        "NOTE_SECONDS": 0.0,
+        "FIRST_PAUSE": 0.001,
+        "LONGEST_PAUSE": 0.02,
+    }.items():
+        patch.setattr(shipper, f"_{name}", seconds)
 
 
 SHIPPED = "shipped.json"
 
 
 def new_shipper(spool: Spool, sink: Sink) -> Shipper:
-    return Shipper(spool, sink, SHIPPED, QUICK)
+    return Shipper(spool, sink, SHIPPED)
 
 
 @asynccontextmanager

@@ -67,6 +67,7 @@ SPOOL_OLDEST = Gauge("mtorl_spool_oldest_pending_seconds", "Age of the oldest re
 SHIPPED = Counter("mtorl_shipped_records", "Records that lake or sink have acknowledged", ["to", "kind"])
 SHIP_FAILURES = Counter("mtorl_ship_failures", "Attempts to ship that failed", ["to", "reason"])
 POISON = Counter("mtorl_poison_records", "Records that lake or sink refused and that were set aside", ["to", "kind"])
+DROPPED = Counter("mtorl_dropped_records", "Records that the sink never gets: it was too far behind", ["to", "kind"])
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
 EXPERIMENT_GENERATION = Gauge("mtorl_experiment_generation", "Times that the experiments were loaded")
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while an experiment is refused, and the last one holds")
@@ -80,6 +81,7 @@ for _kind in (
     for _to in ("lake", "sink"):
         SHIPPED.labels(_to, _kind)
         POISON.labels(_to, _kind)
+    DROPPED.labels("sink", _kind)
 for _found in ("yes", "no"):
     FEATURES.labels(_found)
 
@@ -193,8 +195,9 @@ def show_log(spool: Spool, shippers: Mapping[str, Shipper]) -> None:
     """Publish how large the decision log is, and how far it is in the lake and sent to the sink."""
     SPOOL_BYTES.set(spool.size)
     SPOOL_LIMIT.set(spool.max_bytes)
+    counters = {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON, "dropped": DROPPED}
     for to, shipper in shippers.items():
         SPOOL_PENDING.labels(to).set(shipper.pending)
         SPOOL_OLDEST.labels(to).set(shipper.oldest_pending_seconds)
         for (what, label), number in shipper.take_tally().items():
-            {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON}[what].labels(to, label).inc(number)
+            counters[what].labels(to, label).inc(number)

@@ -1,4 +1,4 @@
-"""A spool of small segments."""
+"""A spool of small segments, and shippers in a hurry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 from serving.decision_log import Spool
+from tests.serving.shipping import hurry
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import pytest
 from serving.decision_log import Kind, Spool, SpoolUnavailable, position
 from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.segments import segments
+from serving.decision_log.shipper import Shipper
+from serving.decision_log.sink import SinkUnavailable
 from tests.serving.router_fixtures import in_loop
-from tests.serving.shipping import MemorySink, put, ship_all, shipping, until
+from tests.serving.shipping import SHIPPED, MemorySink, names, put, ship_all, shipping, unreachable, until
 
 HOUR = 3600.0
 
@@ -115,4 +119,64 @@ def test_nothing_is_taken_beyond_the_quota_and_nothing_is_lost(tmp_path: Path) -
     spool = Spool(tmp_path, max_bytes=10)  # a quota that was lowered: it starts, and takes nothing
     with pytest.raises(SpoolUnavailable):
         put(spool, "decision", "no")
+    spool.close()
+
+
+@in_loop
+async def test_a_sink_that_is_away_loses_its_oldest_records_and_holds_up_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lake takes all: the spool stays in bounds, and each record reached the sink or was counted."""
+    spool = Spool(tmp_path, segment_bytes=4400, max_bytes=60_000)
+    lake = Shipper(spool, MemorySink(), position.UPLOADED)
+    sink, total = MemorySink(), 120
+    sink.fault = unreachable
+    behind = Shipper(spool, sink, SHIPPED, lake)
+
+    async def second() -> None:
+        await lake.ship_once()
+        with suppress(SinkUnavailable):
+            await behind.ship_once()
+        noted = {kind: min(one.noted[kind] for one in (lake, behind)) for kind in sink.got}
+        spool.prune(noted, time.time() + HOUR)
+
+    for i in range(total):
+        put(spool, "decision", f"decision{i}")
+        put(spool, "outcome", f"outcome{i}")
+        await second()
+        assert spool.size < 40_000, "half, and what is being written"
+    assert behind.tally["dropped", "decision"] > total / 2
+    sink.fault = lambda batch: None
+    while behind.pending:
+        await second()
+    for kind in ("decision", "outcome"):
+        got = sink.got[kind]
+        assert got and got == names(kind, total)[-len(got) :]
+        assert behind.tally["dropped", kind] == total - len(got)
+        assert behind.tally["shipped", kind] == len(got)
+    assert sum("are dropped from now on" in message for message in caplog.messages) == 1
+    await asyncio.gather(lake.close(1.0), behind.close(1.0))
+    spool.close()
+
+
+@in_loop
+async def test_what_the_lake_lacks_is_dropped_for_no_sink(tmp_path: Path) -> None:
+    """Lake and sink are away: the spool fills, and all that it holds is the lake's; then the sink gets all of it."""
+    spool = Spool(tmp_path, segment_bytes=4400, max_bytes=30_000)
+    to_lake, sink = MemorySink(), MemorySink()
+    to_lake.fault = sink.fault = unreachable
+    lake = Shipper(spool, to_lake, position.UPLOADED)
+    behind = Shipper(spool, sink, SHIPPED, lake)
+    taken = 0
+    with pytest.raises(SpoolUnavailable):
+        for taken in range(100):
+            put(spool, "decision", f"d{taken}")
+            for one in (lake, behind):
+                with suppress(SinkUnavailable):
+                    await one.ship_once()
+    sink.fault = lambda batch: None
+    while await behind.ship_once():
+        pass
+    assert sink.got["decision"] == names("d", taken) and not behind.tally["dropped", "decision"]
+    await asyncio.gather(lake.close(1.0), behind.close(1.0))
     spool.close()

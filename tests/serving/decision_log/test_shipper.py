@@ -210,12 +210,12 @@ _PROCESS = """
 import asyncio, json, sys
 from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
-from serving.decision_log.shipper import Pace, Shipper
+from serving.decision_log.shipper import Shipper
 folder, url, golden, turn = sys.argv[1:]
 
 async def main():
     spool = Spool(folder, segment_bytes=50_000)
-    Shipper(spool, HttpSink(url, "/r", largest=16), "shipped.json", Pace(poll=0.001)).start()
+    Shipper(spool, HttpSink(url, "/r", largest=16), "shipped.json").start()
     decision, outcome = json.loads(golden)
     for i in range(10**6):
         await spool.append_all("decision", [{**decision, "decision_id": f"d{turn}-{i}"}])

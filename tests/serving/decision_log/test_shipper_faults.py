@@ -10,10 +10,9 @@ from typing import Any, get_args
 
 import pytest
 
-from serving.decision_log import Kind, Spool, http_sink
+from serving.decision_log import Kind, Spool, http_sink, shipper
 from serving.decision_log.http_sink import HttpSink, retry_after
 from serving.decision_log.position import Batch
-from serving.decision_log.shipper import Pace
 from serving.decision_log.sink import Refused, SinkUnavailable
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
@@ -65,13 +64,14 @@ def test_the_age_of_what_an_earlier_run_left(spool: Spool) -> None:
     assert 499 < new_shipper(spool, MemorySink()).oldest_pending_seconds < 600
 
 
-def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for() -> None:
-    pace = Pace(first_pause=0.5, longest_pause=30.0)
+def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper, "_FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(shipper, "_LONGEST_PAUSE", 30.0)
     for failures in (0, 1, 3, 10, 10**6):
         longest = min(30.0, 0.5 * 2.0 ** min(failures, 60))
-        pauses = [pace.pause(failures, 0.0) for _ in range(200)]
+        pauses = [shipper.pause_after(failures, 0.0) for _ in range(200)]
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
-    assert pace.pause(0, 120.0) == 120.0
+    assert shipper.pause_after(0, 120.0) == 120.0
 
 
 def test_retry_after() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.log.lake import Lake, lake_database
+from serving.decision_log import Spool
 from serving.decision_log.http_sink import HttpSink
+from serving.router import router as router_module
 from serving.router.router import open_sink
 from tests.lakes import id_of
 from tests.serving.router_fixtures import Harness, in_loop, instance, running, sample, with_router, write_settings
-from tests.serving.shipping import WebSink
+from tests.serving.shipping import WebSink, hurry
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,34 @@ async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> 
     assert server.ids("outcome") == ["e0"]
     assert sample("mtorl_shipped_records_total", to="sink", kind="decision") == shipped + 5
     assert sample("mtorl_spool_pending_bytes", to="sink") == 0
+    await server.stop()
+
+
+@in_loop
+async def test_a_sink_that_stays_away_stops_no_exposure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    monkeypatch.setattr(router_module, "Spool", partial(Spool, segment_bytes=20_000))
+    monkeypatch.setattr(router_module, "_KEPT_SECONDS", -60.0)
+    server = WebSink()
+    server.mode = 503
+    before = {
+        name: sample(f"mtorl_{name}_records_total", to="sink", kind="decision") for name in ("dropped", "shipped")
+    }
+
+    def grown(name: str) -> float:
+        return sample(f"mtorl_{name}_records_total", to="sink", kind="decision") - before[name]
+
+    async with running(tmp_path, sink=await server.start(), spool_max_bytes=200_000, upload_seconds=0.1) as h:
+        answers = []
+        while grown("dropped") < 50:
+            answers += await h.predict(*(instance(f"u{len(answers) + i}") for i in range(10)))
+            assert {answer["fallback_reason"] for answer in answers} == {None}
+            await h.until(lambda: h.spool.size < 150_000)
+        server.mode = "ok"
+        await h.until(lambda: h.router.shippers["sink"].pending == 0)
+    assert grown("dropped") + grown("shipped") == len(answers)
+    in_order = [answer["decision_id"] for answer in answers]
+    assert set(server.ids("decision")) <= set(in_order) and len(set(server.ids("decision"))) == grown("shipped")
     await server.stop()
 
 
