@@ -121,7 +121,7 @@ def test_of_a_long_log_the_files_of_a_period_are_read(tmp_path: Path) -> None:
     for period in (Period("2025-03-03T00:00:00Z", "2025-03-04T00:00:00Z"), Period("2025-03-03", "2025-03-04T11:00")):
         log = DecisionLog.of(lake, period)
         assert log.context(1000)[0]["hour"].tolist() == [3] and log.records() == 1 and log.models() == []
-    with pytest.raises(LogError, match="can't be read: File 'decisions/date=2025-03-0.*move the file away"):
+    with pytest.raises(LogError, match=r"can't be read: File 'decisions/date=2025-03-0.*move the file away"):
         DecisionLog.of(lake).context(1000)
 
 
