@@ -69,6 +69,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         written_since: Looks into younger files alone.
     """
     removed: Counter[str] = Counter()
+    hours: set[datetime] = set()
     if not forgotten.users:
         return removed
     if written_since is None:
@@ -83,9 +84,13 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
                 db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
         which = f"{buckets} AND decision_id IN (FROM gone)"
         for kind in reversed(_KINDS):
-            for file, rows in _found(db, _files(lake, kind, written_since), which):
+            found = list(_found(db, _files(lake, kind, written_since), which))
+            hours.update(file.hour for file, _ in found)
+            _drop_sums(lake, hours)  # before, so that the next run completes an interrupted one
+            for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
+    _drop_sums(lake, hours)  # a verdict may have stored some meanwhile
     return removed
 
 
@@ -106,6 +111,7 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                     removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
                 lake.files.delete_file(file.name)
                 _remove_empty_folders(lake, file)
+    _drop_sums(lake, [file.hour for file in lake.sums() if file.hour + HOUR <= before])
     return removed
 
 
@@ -113,6 +119,16 @@ def unreadable(lake: Lake) -> list[str]:
     """Files that a compaction has moved aside: it is unknown who is in them."""
     aside = pafs.FileSelector(UNREADABLE, recursive=True, allow_not_found=True)
     return sorted(info.path for info in lake.files.get_file_info(aside) if info.type == pafs.FileType.File)
+
+
+def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
+    """Delete what verdicts have made of the days of some hours: the sums hold hashes of users."""
+    days = {hour.date() for hour in hours}
+    for file in lake.sums() if days else ():
+        if file.hour.date() in days:
+            with contextlib.suppress(FileNotFoundError):
+                lake.files.delete_file(file.name)
+            _remove_empty_folders(lake, file)
 
 
 def _files(lake: Lake, kind: Kind, written_since: datetime | None) -> list[LakeFile]:

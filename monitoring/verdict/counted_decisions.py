@@ -126,7 +126,8 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
 
 
 def _left_out(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    found = Counter({"other_experiment": db.execute("SELECT decisions FROM other").fetchall()[0][0]})
+    ((others,),) = db.execute("SELECT coalesce(sum(decisions), 0)::BIGINT FROM other").fetchall()
+    found = Counter({"other_experiment": others})
     found.update(dict(db.execute("SELECT left_out, sum(decisions)::BIGINT FROM judged GROUP BY left_out").fetchall()))
     named = db.execute(
         """SELECT left_out, sum(user_sum.decisions)::BIGINT
@@ -167,7 +168,7 @@ def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> Jud
             SELECT arm, arg_max(digest, place) FILTER (digest IS NOT NULL) AS newest,
                    arg_max(exploration, place) FILTER (exploration IS NOT NULL) AS explores
             FROM answered GROUP BY arm)
-        SELECT arm, newest, max(place[1]) FILTER (digest <> newest OR exploration <> explores)
+        SELECT arm, newest, max(place.decided) FILTER (digest <> newest OR exploration <> explores)
         FROM answered JOIN newest USING (arm) GROUP BY arm, newest ORDER BY arm""",
         {"salt": experiment.salt},
     ).fetchall()

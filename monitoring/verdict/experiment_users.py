@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions, shares_of_stages
-from monitoring.verdict.hourly_sums import quoted, reduce_hours, sql_text
+from monitoring.verdict.hourly_sums import quoted, sql_text
 from monitoring.verdict.known_users import PREFIX, find_known
+from monitoring.verdict.stored_sums import add_up_hours
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.statistics import MIN_USERS
@@ -210,6 +211,8 @@ class ExperimentUsers:
         return np.array(medians), of_arms
 
     def _named(self, heavy: Collection[tuple[float, int, int]]) -> list[HeavyUser]:
+        if not heavy:
+            return []
         found = self._db.execute(
             "SELECT DISTINCT hash(user_id), user_id FROM decision_log WHERE hash(user_id) IN (SELECT unnest($units))",
             {"units": [unit for _, _, unit in heavy]},
@@ -330,7 +333,7 @@ def experiment_users(
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))
     columns = (*DECISION_COLUMNS, "evaluable", "squared_weight", *(each for kind in kinds for each in _columns(kind)))
     with log.opened("outcome") as db:
-        reduce_hours(db, log, experiment, kinds, segment)
+        add_up_hours(db, log, experiment, kinds, segment)
         counted = count_decisions(db, log, experiment)
         yield ExperimentUsers(
             counted,

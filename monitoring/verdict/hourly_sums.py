@@ -6,9 +6,10 @@
 |---|---|---|
 | `cell` | hour and kind of decision | what decides whether they count: settings, models, budget period; times |
 | `user_sum` | user and cell of decisions that may count, or be overridden | the columns that metrics are made of |
-| `named` | user whose arm the experiment's file named | hour since when |
+| `named` | hour and user whose arm the experiment's file named | `since`, the hour |
+| `other` | hour | number and newest time of other experiments' decisions |
 
-Nothing in an hour's rows depends on another hour: an hour that is closed is reduced once, and a look adds hours up.
+Nothing in an hour's rows depends on another hour: an hour that is closed is reduced once (`stored_sums.py`).
 So what repeats a request in the next hour is another opportunity, and whatever depends on later hours (the newest
 model, days that are not over, outcomes that may still come) is decided by cell, not by decision
 (`counted_decisions.py`).
@@ -16,7 +17,7 @@ model, days that are not over, outcomes that may still come) is decided by cell,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -47,7 +48,7 @@ _RANDOMISED = f"assignment_probability < 1 AND arm NOT IN ('{OUTSIDE}', '{HOLDOU
 def reduce_hours(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
 ) -> None:
-    """Make the tables `cell`, `user_sum`, `named` and `other`, the number and newest time of other decisions.
+    """Make the tables from the views `decision_log` and `outcome_log`.
 
     Each table is made by itself, with only what the next one needs: together, these sorts and joins would be in memory
     at one time.
@@ -64,7 +65,7 @@ def reduce_hours(
             SELECT cell, any_value(setting) AS setting, any_value(hour) AS hour, any_value(began) AS began,
                    any_value(ends) AS ends, bool_or(overridden) AS overridden, opportunity IS NOT NULL AS repeated,
                    count(*) AS decisions, min(decided) AS first, max(decided) AS last,
-                   max((decided, decision)) FILTER (decided <= now()) AS newest_decision
+                   max({'decided': decided, 'decision': decision}) FILTER (decided <= now()) AS newest_decision
             FROM record LEFT JOIN repeat USING (decision) GROUP BY cell, repeated) JOIN setting USING (setting)"""
     )
     _add_up_users(db, experiment, tuple(kinds))
@@ -85,7 +86,7 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
         WHERE override AND experiment = $name AND coalesce(salt, $salt) = $salt GROUP BY ALL""",
         {**name, "salt": experiment.salt},
     )
-    db.execute("CREATE TABLE named AS SELECT unit, min(hour) AS since FROM overridden GROUP BY unit")
+    db.execute("CREATE TABLE named AS SELECT unit, hour AS since FROM overridden")
     if isinstance(log.weights, pd.DataFrame):
         db.register("weight_of", log.weights)
     elif log.weights is not None:
@@ -100,7 +101,8 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
     period = log.period.parameters()
     db.execute(
         f"""CREATE TABLE other AS
-        SELECT count(*) AS decisions, max(decided) AS last FROM {each} WHERE NOT {own}""",
+        SELECT date_trunc('hour', {TIME}) AS hour, count(*) AS decisions, max(decided) AS last
+        FROM {each} WHERE NOT {own} GROUP BY ALL""",
         {**period, **name},
     )
     setting = f"hash({', '.join(_SETTING.values())})"
@@ -110,7 +112,11 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
         SELECT DISTINCT {setting} AS setting, {columns} FROM {each} WHERE {own}""",
         {**period, **name},
     )
-    began, ends = _budget_periods(db, experiment)
+    classes, rows, of_others = budget_classes(experiment)
+    db.register(
+        "budget_class", pd.DataFrame(rows, columns=["campaign_id", "class"]).astype({"campaign_id": str, "class": int})
+    )
+    began, ends = (_period_bound(classes, of_others, later) for later in (False, True))
     db.execute(
         f"""CREATE TABLE record AS
         SELECT *, hash(hour, setting, began, ends, overridden) AS cell FROM (
@@ -173,8 +179,8 @@ def _add_up_users(db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: 
     )
 
 
-def _budget_periods(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> tuple[str, str]:
-    """SQL of the start and end of a decision's budget period, null without one; makes the table `budget_class`.
+def budget_classes(experiment: Experiment) -> tuple[list[tuple[str, str]], list[tuple[str, int]], int | None]:
+    """Periods of an experiment's budgets with their time zones, each campaign's (by number) and that of all others.
 
     A campaign's decisions go by the longest period of the budgets that they draw on.
     """
@@ -193,22 +199,19 @@ def _budget_periods(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> tu
     own = {campaign: of(campaign) for campaign in timed if campaign != "*"}
     classes = sorted({found for found in (*own.values(), others) if found is not None})
     rows = [(campaign, classes.index(found)) for campaign, found in own.items() if found is not None]
-    db.register(
-        "budget_class", pd.DataFrame(rows, columns=["campaign_id", "class"]).astype({"campaign_id": str, "class": int})
-    )
+    return classes, rows, None if others is None else classes.index(others)
+
+
+def _period_bound(classes: Sequence[tuple[str, str]], of_others: int | None, later: bool) -> str:
+    """SQL of the start or, `later`, the end of a decision's budget period, null without one."""
     if not classes:
-        return "NULL::TIMESTAMPTZ", "NULL::TIMESTAMPTZ"
-    of_others = "NULL" if others is None else str(classes.index(others))
-
-    def bound(later: bool) -> str:
-        cases = []
-        for number, (period, zone) in enumerate(classes):
-            local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
-            at = f"{local} + INTERVAL 1 {period}" if later else local
-            cases.append(f"WHEN {number} THEN ({at}) AT TIME ZONE '{zone}'")
-        return f"(CASE coalesce(class, {of_others}) {' '.join(cases)} END)"
-
-    return bound(later=False), bound(later=True)
+        return "NULL::TIMESTAMPTZ"
+    cases = []
+    for number, (period, zone) in enumerate(classes):
+        local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
+        at = f"{local} + INTERVAL 1 {period}" if later else local
+        cases.append(f"WHEN {number} THEN ({at}) AT TIME ZONE '{zone}'")
+    return f"(CASE coalesce(class, {'NULL' if of_others is None else of_others}) {' '.join(cases)} END)"
 
 
 def matures(experiment: Experiment, time: str) -> str:

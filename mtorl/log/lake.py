@@ -6,6 +6,7 @@
 
     arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   as routers upload them
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
+    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/NAME.parquet             what verdicts have made of closed hours
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
@@ -56,9 +57,10 @@ PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 UNREADABLE = "unreadable"
 """Folder of files that a compaction could not read."""
 _ARRIVED = "arrived"
-_HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
+_HOUR = re.compile(r"(?:[^/=]+/)?date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"
 _NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
+_SUMS = "sums"
 
 
 class Queries(Protocol):
@@ -118,6 +120,18 @@ class Lake:
     def arrived(self, kind: Kind, since: datetime | None = None) -> list[LakeFile]:
         """Files of records that no compaction has taken, oldest first."""
         return self._listed(f"{_ARRIVED}/{kind}s", since, None)
+
+    def sums(self) -> list[LakeFile]:
+        """Files of all experiments that verdicts have made of closed hours, by hour or day (`hour` is its first)."""
+        return self._list(_SUMS)
+
+    def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
+        """The same lake with some of the closed files alone, and with the arrived ones or without."""
+        lake = self.fixed()
+        lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
+        kinds: tuple[Kind, ...] = ("decision", "outcome")
+        lake._fixed |= {f"{_ARRIVED}/{kind}s": self.arrived(kind) if arrived else [] for kind in kinds}
+        return lake
 
     def __bool__(self) -> bool:
         """Whether it holds any decision."""
@@ -257,6 +271,11 @@ def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str
     """The name of a file in the lake."""
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
+
+
+def name_of_sums(folder: str, hour: datetime, name: str) -> str:
+    """The name of a file that a verdict has made of an hour or, named by its first hour, of a day."""
+    return f"{_SUMS}/{folder}/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
 def columns_of(kind: Kind) -> str:

@@ -11,14 +11,18 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.decision_log import Period
+from features.collect.compact import compact
+from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.experiment_users import Users, experiment_users
 from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
+from mtorl.log.lake import Lake
+from tests.lakes import upload
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log
 
@@ -183,6 +187,48 @@ def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tupl
     return {key: value for key, value in sums.items() if arms[key[:2]] == 1}
 
 
+class Kept(Log):
+    """A log whose records reach the lake as time goes on, compacted each hour."""
+
+    def __init__(self, log: Log, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._coming = [(_arrives(row), "decision", row) for row in log.decisions]
+        self._coming += [(datetime.fromisoformat(row["received_time"]), "outcome", row) for row in log.outcomes]
+
+    def go_on(self, until: datetime) -> DecisionLog:
+        """Add what arrives until a time; that of hours which are over arrives, and is compacted, before the rest."""
+        come = [(kind, row) for at, kind, row in self._coming if at <= until]
+        self._coming = [each for each in self._coming if each[0] > until]
+        self.decisions += [row for kind, row in come if kind == "decision"]
+        self.outcomes += [row for kind, row in come if kind == "outcome"]
+        hours = {row["decision_id"]: _hour(row) for row in self.decisions if not row["withdrawn"]}
+        for over in (True, False):
+            records = {
+                kind: pd.DataFrame(
+                    [row for of, row in come if of == kind and (hours[row["decision_id"]] + CLOSES <= until) == over]
+                ).astype(types)
+                for kind, types in (("decision", object), ("outcome", object))
+            }
+            upload(self._folder, records)
+            if over:
+                compact(Lake.open(self._folder), until)
+        return DecisionLog.of(self._folder)
+
+
+CLOSES = timedelta(minutes=70)
+
+
+def _arrives(row: dict[str, Any]) -> datetime:
+    """Some withdrawals, and copies, arrive when their hour has been closed."""
+    at = datetime.fromisoformat(row["event_time"])
+    return at + 3 * HOUR if row["withdrawn"] and row["user_id"] < "u3" else at
+
+
+def _hour(row: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(row["event_time"]).replace(minute=0, second=0, microsecond=0)
+
+
 COLUMNS = ["decisions", "exposures", "outcome:click", "outcome:cost", "late:click", "late:cost"]
 
 
@@ -228,3 +274,34 @@ def test_a_verdict_adds_up_what_each_record_says(
     assert read.counted.left_out == dict(Counter(reason for reason in left_out.values() if reason is not None))
     for changed, users in enumerate(found):
         _same(users, _rows(log, left_out, bool(changed)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(VISITS, min_size=1, max_size=30, unique_by=lambda visit: visit.minute),
+    st.sets(st.integers(1, 100), min_size=1, max_size=2),
+    st.booleans(),
+)
+def test_sums_of_hours_that_were_kept_are_those_of_all_records(
+    visits: list[Visit], looks: set[int], days: bool
+) -> None:
+    """Looks in between, which leave sums of hours and days; late withdrawals and outcomes; other settings at times."""
+    late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("monitoring.verdict.stored_sums._LAST_OUTCOMES", timedelta(0) if days else 9 * DAY),
+    ):
+        log = Kept(_log(visits, 0), Path(folder))
+        for hour in [*sorted(looks), 110]:
+            files = log.go_on(FIRST + hour * HOUR)
+            if not log.decisions:
+                continue
+            with experiment_users(files, late, CLICK):
+                pass
+            for _ in range(2):
+                with experiment_users(DecisionLog.of(folder), EXPERIMENT, CLICK) as read:
+                    found = [read.users(changed) for changed in (False, True)]
+                left_out = _left_out(log, None)
+                assert read.counted.left_out == dict(Counter(reason for reason in left_out.values() if reason))
+                for changed, users in enumerate(found):
+                    _same(users, _rows(log, left_out, bool(changed)))

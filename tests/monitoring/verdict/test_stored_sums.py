@@ -1,0 +1,220 @@
+"""Sums of closed hours, kept in the lake: each is made once, and leaves with what it was made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+import pytest
+
+from features.collect.compact import compact
+from features.collect.removal import drop_hours, forget_in_bucket
+from monitoring.decision_log import DecisionLog
+from monitoring.verdict import stored_sums
+from monitoring.verdict.experiment_users import Users, experiment_users
+from monitoring.verdict.verdict import CLICK
+from mtorl.experiment.experiment import Experiment
+from mtorl.log.lake import Lake
+from mtorl.log.records import unit_hash
+from tests.lakes import upload
+from tests.monitoring.judged_experiment import CONTENT
+from tests.monitoring.written_log import BEGIN, Log
+
+FIRST = BEGIN.to_pydatetime()
+HOUR = timedelta(hours=1)
+EXPERIMENT = Experiment.from_dict({**CONTENT, "metrics": {**CONTENT["metrics"], "outcome_hours": 3.0}})
+
+
+def _records(hours: range) -> Log:
+    """Each hour six decisions of as many users, and a click on each after two hours."""
+    log = Log()
+    for hour in hours:
+        for number in range(6):
+            at = FIRST + hour * HOUR + timedelta(minutes=9 * number)
+            name, user = f"d{hour}-{number}", f"u{number}"
+            log.decide(
+                user,
+                ("incumbent", "challenger")[number % 2],
+                decision_id=name,
+                event_time=at.isoformat(),
+                unit_hash=unit_hash(user),
+                salt=EXPERIMENT.salt,
+                layer=EXPERIMENT.layer,
+            )
+            click = (at + 2 * HOUR).isoformat()
+            log.learn(name, "click", 1.0, event_id=f"e{hour}-{number}", event_time=click, received_time=click)
+    return log
+
+
+def _add(folder: Path, log: Log) -> Lake:
+    outcomes = pd.DataFrame(log.outcomes).astype({"value": "float64"} if log.outcomes else {})
+    return upload(folder, {"decision": pd.DataFrame(log.decisions).astype(object), "outcome": outcomes})
+
+
+def _click(hour: int, number: int, after: timedelta, name: str) -> Log:
+    at = (FIRST + hour * HOUR + timedelta(minutes=9 * number) + after).isoformat()
+    log = Log()
+    log.outcomes.append(
+        {"event_id": name, "decision_id": f"d{hour}-{number}", "kind": "click", "value": 1.0}
+        | {"event_time": at, "received_time": at}
+    )
+    return log
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = _add(tmp_path, _records(range(8)))
+    compact(lake, FIRST + 10 * HOUR)
+    return lake
+
+
+@pytest.fixture
+def reduced() -> Iterator[list[datetime]]:
+    """Hours that are reduced for good."""
+    hours: list[datetime] = []
+    reduce = stored_sums._Sums._reduce
+
+    def counting(self: Any, blocks: Any, folder: str) -> None:
+        hours.extend(block.since for block in blocks if folder)
+        reduce(self, blocks, folder)
+
+    with patch.object(stored_sums._Sums, "_reduce", counting):
+        yield hours
+
+
+def _look(lake: Lake) -> Users:
+    with experiment_users(DecisionLog.of(lake), EXPERIMENT, CLICK) as read:
+        return read.users()
+
+
+def _clicks(lake: Lake) -> tuple[float, float]:
+    found = _look(lake)
+    return tuple(sum(found.of(arm, ((name, 1.0),)) for arm in found.arms) for name in ("plain:click", "late:click"))
+
+
+def test_a_closed_hour_is_reduced_once(lake: Lake, reduced: list[datetime]) -> None:
+    first = _look(lake)
+    assert len(reduced) == len(lake.sums()) == 8
+    second = _look(lake)
+    assert len(reduced) == 8
+    assert second.sums.products_CBCB == pytest.approx(first.sums.products_CBCB, abs=1e-9)
+    assert second.of_arms == first.of_arms
+
+
+def test_an_hour_that_gains_an_outcome_is_reduced_again(lake: Lake, reduced: list[datetime]) -> None:
+    before = _clicks(lake)
+    reduced.clear()
+    assert lake.folder is not None
+    _add(lake.folder, _click(0, 0, 2.5 * HOUR, "in time"))
+    compact(lake, FIRST + 10 * HOUR)
+    assert _clicks(lake) == (before[0] + 1, 0)
+    assert reduced == [FIRST]
+
+
+def test_outcomes_of_hours_that_cannot_count_yet_change_nothing(lake: Lake, reduced: list[datetime]) -> None:
+    _look(lake)
+    reduced.clear()
+    assert lake.folder is not None
+    _add(lake.folder, _click(7, 0, HOUR, "young"))
+    compact(lake, FIRST + 10 * HOUR)
+    _look(lake)
+    assert reduced == []
+
+
+def test_an_outcome_in_time_counts_before_it_is_compacted(lake: Lake) -> None:
+    """The hour has just begun to count, and what has arrived of it waits for the next compaction."""
+    before = _clicks(lake)
+    assert lake.folder is not None
+    _add(lake.folder, _click(4, 0, 2.9 * HOUR, "in time"))
+    assert _clicks(lake) == (before[0] + 1, 0)
+
+
+def test_a_user_whom_the_file_names_in_several_hours_counts_once(lake: Lake) -> None:
+    """Until the first of them."""
+    before = _look(lake)
+    assert lake.folder is not None
+    named = Log()
+    for hour in (2, 3):
+        at = (FIRST + hour * HOUR + timedelta(minutes=55)).isoformat()
+        own = {"override": True, "assignment_probability": 1.0, "salt": EXPERIMENT.salt, "layer": EXPERIMENT.layer}
+        named.decide("u0", "incumbent", decision_id=f"named {hour}", event_time=at, unit_hash=unit_hash("u0"), **own)
+    _add(lake.folder, named)
+    compact(lake, FIRST + 10 * HOUR)
+    after = _look(lake)
+    decisions = (("decisions", 1.0),)
+    assert after.of("incumbent", decisions) == before.of("incumbent", decisions) - 2
+
+
+def test_a_lake_that_cannot_be_written_gives_the_same(lake: Lake) -> None:
+    expected = _clicks(lake)
+    for file in lake.sums():
+        lake.files.delete_file(file.name)
+    with patch.object(Lake, "put", side_effect=PermissionError("read-only")):
+        assert _clicks(lake) == expected
+    assert lake.sums() == []
+
+
+def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
+    _look(lake)
+    assert lake.folder is not None
+    old = lake.sums()
+    _add(lake.folder, _click(0, 0, 2.5 * HOUR, "in time"))
+    compact(lake, FIRST + 10 * HOUR)
+    for file in old:
+        os.utime(lake.folder / file.name, (1e9, 1e9))
+    _look(lake)
+    _look(lake)
+    assert len(lake.sums()) == 8
+    lake.supersede([], 0)
+    assert not (lake.folder / old[0].name).exists()
+    assert all((lake.folder / file.name).exists() for file in old[1:])
+
+
+def test_sums_of_other_settings_leave_when_they_rest(lake: Lake) -> None:
+    _look(lake)
+    assert lake.folder is not None
+    for file in lake.sums():
+        os.utime(lake.folder / file.name, (1e9, 1e9))
+    with experiment_users(DecisionLog.of(lake), EXPERIMENT.replace(salt="another"), CLICK):
+        pass
+    assert len(lake.sums()) == 8
+
+
+def test_forgetting_a_user_removes_the_sums(lake: Lake) -> None:
+    _look(lake)
+    forget_in_bucket(lake, ["u1"], FIRST + 10 * HOUR)
+    assert lake.sums() == []
+    assert _look(lake).count("incumbent", "challenger") == 5
+
+
+def test_sums_leave_with_their_hours(lake: Lake) -> None:
+    _look(lake)
+    drop_hours(lake, FIRST + 2 * HOUR)
+    assert {file.hour for file in lake.sums()}.isdisjoint({FIRST, FIRST + HOUR})
+
+
+def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake) -> None:
+    put = Lake.put
+
+    def forgetting(self: Lake, file: Path, name: str) -> None:
+        put(self, file, name)
+        if name.startswith("sums"):
+            lake.forget(["u1"], FIRST + 10 * HOUR)
+
+    with patch.object(Lake, "put", forgetting):
+        _look(lake)
+    assert lake.sums() == []
+
+
+def test_a_lake_in_an_object_store_gives_the_same(lake: Lake, reduced: list[datetime]) -> None:
+    expected = _clicks(lake)
+    reduced.clear()
+    assert lake.folder is not None
+    bucket = Lake(lake.files, "s3://ads/lake")
+    assert _clicks(bucket) == expected
+    assert reduced == []
