@@ -19,7 +19,7 @@ from typing import Any
 from features.engine import is_unfinished, open_engine
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
-from mtorl.runtime.object_stores import open_store
+from mtorl.runtime.object_stores import open_store, without_credentials
 
 SCHEME = "spark://"
 _SCHEMES = ("s3://", "gs://", "abfss://")
@@ -93,8 +93,8 @@ def _readable(address: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # of this machine: its disk is full, for instance
-        reason = str(error).splitlines()[0]
-        raise LogError(f"{address}: can't be read ({reason}); credentials come from the environment") from None
+        reason, shown = str(error).splitlines()[0], without_credentials(address)
+        raise LogError(f"{shown}: can't be read ({reason}); credentials come from the environment") from None
 
 
 def _name(file: Any, root: str) -> str:

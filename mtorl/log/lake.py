@@ -45,7 +45,7 @@ from mtorl.log.records import Kind, place_among_copies, sql_columns, this_versio
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.duckdb_files import SCHEME, LakeFiles
 from mtorl.runtime.files import naming_full_disk, replacing
-from mtorl.runtime.object_stores import open_store
+from mtorl.runtime.object_stores import open_store, without_credentials
 from mtorl.runtime.progress import without_progress_bar
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Lake:
                 raise ValueError("expected a folder, s3://... or gs://...")
             return cls(pafs.SubTreeFileSystem(str(Path(text).absolute()), pafs.LocalFileSystem()), text)
         except (OSError, ValueError) as error:
-            raise LogError(f"{place}: no place of a lake: {error}") from None
+            raise LogError(f"{without_credentials(str(place))}: no place of a lake: {error}") from None
 
     def fixed(self) -> Self:
         """The same lake with the files of one moment, for several queries that read the same records."""

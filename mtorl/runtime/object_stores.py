@@ -2,7 +2,8 @@
 
     store, path = open_store("s3://ads/lake")       # AWS_REGION, or ?region=eu-central-1
 
-Credentials come from the environment, by the names of each store's own tools. A server of one's own that speaks S3 is
+Credentials come from the environment, by the names of each store's own tools, and are refused in an address: addresses
+stand in logs, ConfigMaps and parameters of pipelines. A server of one's own that speaks S3 is
 AWS_ENDPOINT_URL, or `endpoint_override` and `scheme` in the address's query, which has the options of
 `pyarrow.fs.FileSystem.from_uri`.
 """
@@ -10,12 +11,17 @@ AWS_ENDPOINT_URL, or `endpoint_override` and `scheme` in the address's query, wh
 from __future__ import annotations
 
 import os
+import re
 
 from pyarrow.fs import FileSystem, S3FileSystem
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*:[^@]*@")  # a secret may hold slashes
 
 
 def open_store(address: str) -> tuple[FileSystem, str]:
     """The file system of an address, and the path in it; raises OSError or ValueError."""
+    if _CREDENTIALS.search(address):
+        raise ValueError("take the credentials out of the address, and set them in the environment")
     if address.startswith("s3://") and not _is_placed(address):
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -25,6 +31,11 @@ def open_store(address: str) -> tuple[FileSystem, str]:
         return store, address.removeprefix("s3://").strip("/")
     store, path = FileSystem.from_uri(address)
     return store, path.strip("/")
+
+
+def without_credentials(address: str) -> str:
+    """An address as messages may show it."""
+    return _CREDENTIALS.sub("...@", address)
 
 
 def _is_placed(address: str) -> bool:

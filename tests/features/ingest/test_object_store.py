@@ -86,6 +86,13 @@ def test_a_store_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         validate_log("s3://logs/log.csv", SPEC)
 
 
+def test_credentials_in_an_address_are_refused_and_not_shown() -> None:
+    for address in ("s3://key:s3cret@logs/log.csv?region=us-east-1", "s3://key:s3/cret@logs/log.csv"):
+        with pytest.raises(LogError, match=r"^s3://\.\.\.@logs/log\.csv.*take the credentials out") as refused:
+            validate_log(address, SPEC)
+        assert "cret" not in str(refused.value).replace("credentials", "")
+
+
 def test_a_cache_sees_that_a_file_has_changed(store: S3FileSystem, tmp_path: Path) -> None:
     SPEC.save(tmp_path / "mine.yaml")
     raw = RawLog("s3://logs/log.csv", str(tmp_path / "mine.yaml"))

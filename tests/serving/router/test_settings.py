@@ -24,6 +24,7 @@ from tests.serving.router_fixtures import FakeFeatures, write_settings
         ({"ledger": "http://redis"}, "ledger"),
         ({"ledger": "redis://:s3cret@host"}, "ledger"),
         ({"ledger": "redis://host:port"}, "ledger"),
+        ({"lake": "s3://key:s3cret@ads/lake?region=eu-central-1"}, "lake"),
         ({"sink": ""}, "sink"),
         ({"sink": "ftp://x"}, "sink"),
         ({"auth": {"kind": "magic"}}, "auth.kind"),
