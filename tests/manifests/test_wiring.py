@@ -187,21 +187,37 @@ def test_all_find_the_lake_in_one_place(production: Objects) -> None:
 
 
 def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
+    folder = MANIFESTS / "tests" / "object-store"
+    _, patch = (folder / "kustomization.yaml").read_text().split("\npatches:\n")
+    assert patch in (MANIFESTS / "components" / "object-store" / "README.md").read_text()
     objects = documents(render("tests/object-store"))
     assert config_map(objects, "mtorl-lake-")["data"]["MTORL_LAKE"].startswith("s3://")
     policies = of_kind(objects, "NetworkPolicy")
+    pods = {name: _labels(objects, *name.split("/")) for name in WITH_LAKE}
     for name in WITH_LAKE:
         pod = pod_spec(objects, name)
         assert pod["containers"][0]["envFrom"][1] == {"secretRef": {"name": "mtorl-lake", "optional": True}}, name
-        ways_out = [
+    for name, labels in (pods | {"a step of a pipeline": {"workflows.argoproj.io/workflow": "any"}}).items():
+        ways_out = {
             port["port"]
             for policy in policies
-            if selects(policy, _labels(objects, *name.split("/")))
+            if selects(policy, labels)
             for rule in policy["spec"].get("egress", [])
             if "to" not in rule
             for port in rule["ports"]
-        ]
-        assert 443 in ways_out, name
+        }
+        assert {443, 9000} <= ways_out, name
+
+
+def test_the_page_on_buckets_names_each_parameter_that_is_the_lake() -> None:
+    """Where one is left at its default, the pipeline reads the folder of the volume, which is empty then."""
+    page = (MANIFESTS / "components" / "object-store" / "README.md").read_text()
+    (step,) = re.findall(r"(?m)^4\. (.*)$", page)
+    named = set()
+    for path in sorted((MANIFESTS / "pipelines" / "compiled").glob("*.yaml")):
+        given = documents(path.read_text())[0]["root"].get("inputDefinitions", {}).get("parameters", {})
+        named |= {name for name, about in given.items() if about.get("defaultValue") == "/mnt/mtorl/lake"}
+    assert named and named == set(re.findall(r"parameters? `(\w+)`(?: and `(\w+)`)?", step)[0])
 
 
 def test_a_pod_that_never_becomes_ready_holds_up_no_correction() -> None:
