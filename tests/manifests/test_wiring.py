@@ -184,6 +184,9 @@ def test_all_find_the_lake_in_one_place(production: Objects) -> None:
             assert ([lake] if name in WITH_LAKE else None) == container.get("envFrom"), name
             uses = "$(MTORL_LAKE)" in str(container.get("args"))
             assert uses is (name in WITH_LAKE[1:]), name
+        for container in pod.get("initContainers", ()):
+            reads_settings = "router.yaml" in str(container.get("args"))
+            assert ([lake] if reads_settings else None) == container.get("envFrom"), container["name"]
 
 
 def test_a_lake_in_a_bucket_is_reached_with_credentials() -> None:
