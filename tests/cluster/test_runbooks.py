@@ -22,13 +22,13 @@ OPERATE = ROOT / "docs" / "cluster.md"
 PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE]
 
 # kubectl goes to the test's namespace and its faults are noted: in a pipeline, bash would not look at them. What needs
-# containers that run, a person or another program is left out, and nothing waits.
+# containers that run, a class whose volumes grow, a person or another program is left out, and nothing waits.
 PREAMBLE = r"""
 kubectl() {
   local words=() word
   for word; do case $word in mtorl) words+=("$NAMESPACE") ;; *) words+=("$word") ;; esac; done
   case " $* " in
-    *" edit "* | *" top "*) return 0 ;;
+    *" edit "* | *" top "* | *" patch pvc "*) return 0 ;;
     *" exec "* | *" logs "* | *" port-forward "*) return 0 ;;
     *" apply -k "* | *" wait --for=delete "* | *" wait --for=condition=Settled "* | *" rollout status "*) return 0 ;;
     *" delete pod "*) words+=(--wait=false) ;;
