@@ -1,24 +1,22 @@
 """The part of a ledger that pacing uses: the lease of the router that paces, and what it writes for all others.
 
     lease = store.lease(owner)                                  # the owner's, or that of the router that paces
-    store.publish(lease, {account: state}, prices)              # None: the lease has passed to another router
-    store.changes(since)                                        # the other routers, once a second
+    store.publish(lease, {account: state}, prices)              # False: the lease has passed to another router
+    store.prices()                                              # the other routers, if a lease has another version
 
 No clock decides who holds the lease. Its holder renews it. A router that has seen no renewal for some seconds, by its
 own steady clock, passes what it has seen as `silent`, and takes the lease if that is still its state. Each new holder
 has a higher number, and `publish` takes the number in force only: a holder that was suspended can't write any more.
 
-States and prices are opaque texts here. All of it lies in one Redis slot, or in one file.
+States are opaque texts here. All of it lies in one Redis slot, or in one file.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
-
-CHANGES_KEPT = 120
-"""Publications that `changes` can still give one by one: two minutes of them."""
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, Self
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,19 @@ class Lease:
     holder: str
     number: int  # of this holder: one more than the last holder's
     renewed: int  # times
+    version: int = field(default=0, compare=False)  # of the prices
+
+
+class Prices(NamedTuple):
+    """Prices of all accounts, packed: a reader does no work for each."""
+
+    names: str  # of accounts, a line each
+    values: array[float]  # in the order of the names; NaN: no price yet
+
+    @classmethod
+    def of(cls, prices: Mapping[str, float]) -> Self:
+        """By account."""
+        return cls("\n".join(prices), array("d", prices.values()))
 
 
 class PacingStore(Protocol):
@@ -39,18 +50,14 @@ class PacingStore(Protocol):
         An empty owner gives it back: `lease("", mine)`.
         """
 
-    def publish(self, lease: Lease, states: Mapping[str, str], prices: str) -> int | None:
-        """Replace states by account (an empty text removes one) and add a change; None: the lease has another number.
+    def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
+        """Replace prices, and states by account (an empty text removes one); False: the lease has another number."""
 
-        Returns:
-            The change's version, one more than the last one's.
-        """
+    def prices(self) -> tuple[int, Prices]:
+        """The version of the prices, and all of them. Raises LedgerInUse where routers share no ledger."""
 
-    def changes(self, since: int) -> tuple[int, list[str]] | None:
-        """The newest version, and the changes after `since`; None: read everything, some of them are gone."""
-
-    def everything(self) -> tuple[int, dict[str, str]]:
-        """The newest version, and the state of each account."""
+    def states(self) -> dict[str, str]:
+        """The state of each account."""
 
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
         """Add opportunities to those of accounts, and give what money gains in campaigns that wait for a first price.

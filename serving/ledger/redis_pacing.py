@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from serving.ledger.pacing_store import CHANGES_KEPT, Lease, PacingStore
+from serving.ledger.pacing_store import Lease, PacingStore, Prices
 
 _LUA = Path(__file__).parent / "redis_scripts"
 _GAIN_SECONDS = 60
@@ -26,10 +29,11 @@ class RedisPacing(PacingStore):
     def __init__(self, client: Any, prefix: str, errors: Callable[[], AbstractContextManager[None]]) -> None:
         self._client = client
         self._errors = errors
-        names = ("lease", "states", "changes", "opportunities", "gains")
-        self._lease, self._states, self._changes, self._opportunities, self._gains = (
+        names = ("lease", "states", "prices", "opportunities", "gains")
+        self._lease, self._states, self._prices, self._opportunities, self._gains = (
             f"{prefix}pacing:{name}" for name in names
         )
+        self._names, self._digest = "", ""  # of the accounts whose prices were read or written last
         self._scripts = {
             name: client.register_script((_LUA / f"pacing_{name}.lua").read_text()) for name in ("lease", "publish")
         }
@@ -38,33 +42,35 @@ class RedisPacing(PacingStore):
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:
         seen = "" if silent is None else f"{silent.number} {silent.renewed} {silent.holder}"
         with self._errors():
-            number, renewed, holder = self._scripts["lease"]([self._lease], [owner, seen]).split(" ", 2)
-        return Lease(holder, int(number), int(renewed))
+            held, version = self._scripts["lease"]([self._lease, self._prices], [owner, seen])
+        number, renewed, holder = held.split(" ", 2)
+        return Lease(holder, int(number), int(renewed), int(version))
 
     @override
-    def publish(self, lease: Lease, states: Mapping[str, str], prices: str) -> int | None:
-        arguments = [lease.number, CHANGES_KEPT, prices]
+    def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
+        if prices.names != self._names:
+            self._names, self._digest = prices.names, blake2b(prices.names.encode(), digest_size=12).hexdigest()
+        arguments = [lease.number, self._digest, prices.names, b64encode(prices.values).decode()]
         for account, state in states.items():
             arguments += (account, state)
         with self._errors():
-            version = self._scripts["publish"]([self._lease, self._states, self._changes], arguments)
-        return None if version is None else int(version)
+            return bool(self._scripts["publish"]([self._lease, self._states, self._prices], arguments))
 
     @override
-    def changes(self, since: int) -> tuple[int, list[str]] | None:
+    def prices(self) -> tuple[int, Prices]:
+        fields = ["version", "digest", "values"]
         with self._errors():
-            newest = int(self._client.hget(self._changes, "version") or 0)
-            if newest == since:
-                return newest, []
-            if not since < newest <= since + CHANGES_KEPT:
-                return None
-            found = self._client.hmget(self._changes, list(range(since + 1, newest + 1)))
-        return None if None in found else (newest, found)
+            version, digest, packed, *names = self._client.hmget(self._prices, fields)
+            if digest != self._digest:
+                version, digest, packed, *names = self._client.hmget(self._prices, [*fields, "names"])
+        if names:
+            self._names, self._digest = names[0] or "", digest
+        return int(version or 0), Prices(self._names, array("d", b64decode(packed or "")))
 
     @override
-    def everything(self) -> tuple[int, dict[str, str]]:
-        with self._errors():  # the version first: changes that come in between are read twice, and none is missed
-            return int(self._client.hget(self._changes, "version") or 0), self._client.hgetall(self._states)
+    def states(self) -> dict[str, str]:
+        with self._errors():
+            return dict(self._client.hgetall(self._states))
 
     @override
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from typing_extensions import override
 
-from serving.ledger.pacing_store import Lease, PacingStore
+from serving.ledger.contract import LedgerInUse
+from serving.ledger.pacing_store import Lease, PacingStore, Prices
 from serving.ledger.sqlite_database import GroupCommit
 
 
 class SqlitePacing(PacingStore):
-    """Three tables. The one router paces, so a lease is not renewed, changes are not kept, and gains are its own."""
+    """Three tables. The one router paces: a lease is not renewed, prices are not kept for others, gains are its own."""
 
     def __init__(self, commit: GroupCommit) -> None:
         self._commit = commit
@@ -30,35 +31,27 @@ class SqlitePacing(PacingStore):
         return self._commit.run(work)
 
     @override
-    def publish(self, lease: Lease, states: Mapping[str, str], prices: str) -> int | None:
+    def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
 
-        def work(db: sqlite3.Connection) -> int | None:
-            number, version = db.execute("SELECT number, version FROM pacing_lease").fetchone()
-            if number != lease.number:
-                return None
+        def work(db: sqlite3.Connection) -> bool:
+            if not db.execute("SELECT 1 FROM pacing_lease WHERE number = ?", (lease.number,)).fetchone():
+                return False
             db.executemany(
                 "INSERT OR REPLACE INTO pacing_state VALUES (?, ?)", [one for one in states.items() if one[1]]
             )
             gone = [(account,) for account, state in states.items() if not state]
             db.executemany("DELETE FROM pacing_state WHERE account = ?", gone)
-            db.execute("UPDATE pacing_lease SET version = ?", (version + 1,))
-            return int(version) + 1
+            return True
 
         return self._commit.run(work)
 
     @override
-    def changes(self, since: int) -> tuple[int, list[str]] | None:
-        (version,) = self._commit.run(lambda db: db.execute("SELECT version FROM pacing_lease").fetchone())
-        return (version, []) if version == since else None
+    def prices(self) -> tuple[int, Prices]:
+        raise LedgerInUse("another router paces")
 
     @override
-    def everything(self) -> tuple[int, dict[str, str]]:
-
-        def work(db: sqlite3.Connection) -> tuple[int, dict[str, str]]:
-            (version,) = db.execute("SELECT version FROM pacing_lease").fetchone()
-            return version, dict(db.execute("SELECT account, state FROM pacing_state").fetchall())
-
-        return self._commit.run(work)
+    def states(self) -> dict[str, str]:
+        return self._commit.run(lambda db: dict(db.execute("SELECT account, state FROM pacing_state").fetchall()))
 
     @override
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:

@@ -84,8 +84,8 @@ CREATE TABLE request (name TEXT PRIMARY KEY, reservation TEXT NOT NULL) WITHOUT 
 CREATE INDEX requested ON request (reservation);
 
 -- Pacing (`pacing_store.py`): its holder, the state of each account, and opportunities where they are the clock.
-CREATE TABLE pacing_lease (holder TEXT NOT NULL, number INTEGER NOT NULL, version INTEGER NOT NULL);
-INSERT INTO pacing_lease VALUES ('', 0, 0);
+CREATE TABLE pacing_lease (holder TEXT NOT NULL, number INTEGER NOT NULL);
+INSERT INTO pacing_lease VALUES ('', 0);
 CREATE TABLE pacing_state (account TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE pacing_opportunities (account TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 

@@ -16,6 +16,7 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.layers import Experiments
 from mtorl.policy.pacing import STOP_MULTIPLIER, Plan
 from serving.ledger import Account, Ledger
+from serving.ledger.pacing_store import Prices
 from serving.router.flow.arm_answers import ArmAnswer
 from serving.router.flow.pacer import Pacer
 from tests.experiments import experiment
@@ -79,7 +80,7 @@ def steady(place: Place) -> Callable[[], float]:
 def test_without_a_paced_budget_the_models_own_price_stands(place: Place) -> None:
     found = of({"campaign": "*", "channel": "*", "amount": 10.0})
     ledger, pacer = paced(place, found)
-    assert pacer.prices("test/challenger", "spring") is None and ledger.pacing.everything() == (0, {})
+    assert pacer.prices("test/challenger", "spring") is None and ledger.pacing.states() == {}
 
 
 def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> None:
@@ -191,7 +192,7 @@ def test_what_is_remembered_does_not_grow(place: Place) -> None:
     for hour in range(60):
         place.clock.now = MIDNIGHT + HOUR * hour
         pacer.refresh(found)
-        sizes.append(len(str(ledger.pacing.everything()[1])))
+        sizes.append(len(str(ledger.pacing.states())))
     assert max(sizes[20:]) <= max(sizes[:20]) * 1.2
 
 
@@ -309,7 +310,7 @@ def test_a_state_that_cannot_be_read_is_begun_anew(place: Place, text: str) -> N
     ledger = place.open()
     define(ledger, of(day()))
     lease = ledger.pacing.lease("before")
-    assert ledger.pacing.publish(lease, {'["test/challenger","*","*","day"]': text}, "{}") == 1
+    assert ledger.pacing.publish(lease, {'["test/challenger","*","*","day"]': text}, Prices.of({}))
     ledger.pacing.lease("", lease)
     pacer = Pacer(ledger, CHANNELS, place.clock)
     pacer.refresh(of(day()))
@@ -410,14 +411,14 @@ def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Pla
     both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
     market.run(1000)
-    states = market.ledger.pacing.everything()[1]
+    states = market.ledger.pacing.states()
     market.pacer.release()
     other = Pacer(place.open(), CHANNELS, steady(place))
     place.clock.now += 10
     other.refresh(before)
     other.release()
     market.run(1000)
-    assert market.ledger.pacing.everything()[1].keys() == states.keys()
+    assert market.ledger.pacing.states().keys() == states.keys()
     assert sum(market.ledger.pacing.reports()[0].values()) == pytest.approx(2000, abs=25)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtorl.experiment.layers import Experiments
-from serving.ledger.pacing_store import CHANGES_KEPT, Lease
+from serving.ledger.pacing_store import Lease, Prices
 from serving.router.flow import pacer as pacer_module
 from serving.router.flow.pacer import SILENT_SECONDS, Pacer
 from tests.serving.ledgers import Place
@@ -47,7 +48,7 @@ def test_one_router_paces_and_the_others_read_its_prices(shared: Place) -> None:
         balances = [pacer.refresh(found) for pacer in pacers]
         assert [one is not None for one in balances] == [True, False, False]
         assert len({str(pacer.prices("test/challenger", "c")) for pacer in pacers}) == 1
-    assert ledger.pacing.everything()[0] <= 20, "one write a step, and none where no price moves"
+    assert ledger.pacing.prices()[0] <= 20, "one write a step, and none where no price moves"
     late = Pacer(shared.open(), CHANNELS, steady(shared))
     late.refresh(found)
     assert late.prices("test/challenger", "c") == pacers[0].prices("test/challenger", "c")
@@ -107,10 +108,10 @@ def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, 
     monkeypatch.setattr(slow._ledger, "balances", sleeps)
     shared.clock.now += 10.0
     assert slow.refresh(found) is None, "it paces no more"
-    written = ledger.pacing.everything()
+    written = ledger.pacing.states(), ledger.pacing.prices()
     assert slow.prices("test/challenger", "c") == other.prices("test/challenger", "c")
     other.refresh(found)
-    assert ledger.pacing.everything() == written
+    assert (ledger.pacing.states(), ledger.pacing.prices()) == written
 
 
 def test_the_wall_clock_decides_nothing_about_the_lease(shared: Place) -> None:
@@ -139,30 +140,59 @@ def test_the_lease_of_a_ledger(place: Place) -> None:
     store, other = ledger.pacing, again.pacing
     mine = store.lease("a")
     assert mine.holder == "a" and other.lease("b") == mine
-    assert store.publish(mine, {"x": "1", "y": "2"}, '{"x":1}') == 1
+    first, second = Prices.of({"x": 1.0}), Prices.of({"z": 3.0})
+    assert store.publish(mine, {"x": "1", "y": "2"}, first)
     theirs = other.lease("b", mine)
     assert theirs == Lease("b", mine.number + 1, 0)
     assert store.lease("a", mine) == theirs, "it is not as the first has seen it"
-    assert store.publish(mine, {"x": "old"}, "{}") is None
-    assert other.publish(theirs, {"x": "", "z": "3"}, '{"x":null}') == 2
-    assert store.everything() == (2, {"y": "2", "z": "3"})
+    assert not store.publish(mine, {"x": "old"}, first)
+    assert other.publish(theirs, {"x": "", "z": "3"}, second)
+    assert store.states() == {"y": "2", "z": "3"}
+    if place.kind == "redis":
+        assert store.lease("a").version == 2 and store.prices() == again.pacing.prices() == (2, second)
     assert other.lease("", theirs).holder == "" and store.lease("a") == Lease("a", mine.number + 3, 0)
     other.report({"y": 2}, {"c": 0.5})
     store.report({"y": 1, "z": 1}, {})
     assert store.reports() == ({"y": 3, "z": 1}, {} if place.kind == "sqlite" else {"c": 0.5})
 
 
-def test_changes_come_one_by_one_as_long_as_they_are_kept(shared: Place) -> None:
-    store = shared.open().pacing
+def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypatch: Any) -> None:
+    ledger, reader = shared.open(), shared.open().pacing
+    store, read = ledger.pacing, []
     lease = store.lease("a")
-    for number in range(1, CHANGES_KEPT + 3):
-        assert store.publish(lease, {}, str(number)) == number
-    newest = CHANGES_KEPT + 2
-    assert store.changes(newest) == (newest, []) and store.changes(newest - 2) == (
-        newest,
-        [str(newest - 1), str(newest)],
-    )
-    assert store.changes(1) is None and store.changes(newest + 5) is None and len(store.changes(2)[1]) == CHANGES_KEPT  # type: ignore[index]
+    hmget = reader._client.hmget  # type: ignore[attr-defined]
+    monkeypatch.setattr(reader._client, "hmget", lambda key, fields: read.append(len(fields)) or hmget(key, fields))  # type: ignore[attr-defined]
+    assert reader.prices() == (0, Prices("", array("d")))
+    read.clear()
+    steps = ({"x": 1.0, "y": 2.0}, {"x": 1.5, "y": 2.0}, {"x": 1.5, "y": 2.5}, {"y": 2.5, "x": 1.5}, {"y": 2.0})
+    for version, prices in enumerate(steps, 1):
+        assert store.publish(lease, {}, Prices.of(prices)) and reader.prices() == (version, Prices.of(prices))
+    assert read == [3, 4, 3, 3, 3, 4, 3, 4], "an order of accounts is another one"
+    older = shared.open().pacing
+    older.prices()
+    ledger.client.delete(*ledger.client.scan_iter(f"*{shared.name}*prices"))  # type: ignore[attr-defined]
+    assert older.prices() == (0, Prices("", array("d")))
+
+
+def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Place) -> None:
+    """A command a second while no price moves, and one more after a change."""
+    found = of(*(day(campaign=f"c{number}") for number in range(50)))
+    ledger = shared.open()
+    define(ledger, found)
+    leader, reader = routers(shared, 2, found)
+    sent: list[str] = []
+    connection = reader._ledger.client.connection_pool  # type: ignore[attr-defined]
+    take = connection.get_connection
+    connection.get_connection = lambda *a, **b: sent.append("") or take(*a, **b)
+    for _ in range(4):
+        reader.refresh(found)
+    assert len(sent) == 4
+    ledger.reserve("a rush", "test/challenger", "c7", "video", 90.0)
+    shared.clock.now += 60.0
+    leader.refresh(found)
+    sent.clear()
+    reader.refresh(found)
+    assert len(sent) == 2 and reader.prices("test/challenger", "c7") == leader.prices("test/challenger", "c7")
 
 
 def test_a_round_updates_a_bounded_number_of_accounts_and_the_others_next(place: Place, monkeypatch: Any) -> None:
