@@ -28,6 +28,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
 
 from mtorl.log.times import zone
@@ -244,8 +245,13 @@ def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """How each budget is divided: the same text for the same arms and limits."""
+    """How each budget is divided: the same digest for the same arms and limits."""
     found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))
-    return {budget: json.dumps(sorted(arms)) for budget, arms in found.items()}
+    return {budget: digest(json.dumps(sorted(arms))) for budget, arms in found.items()}
+
+
+def digest(text: str) -> str:
+    """A short text that no other text has."""
+    return blake2b(text.encode(), digest_size=12).hexdigest()

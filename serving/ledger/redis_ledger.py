@@ -24,7 +24,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,7 @@ from serving.ledger.contract import (
     Settlement,
     UnknownReservation,
     Wanted,
+    digest,
     parts,
 )
 from serving.ledger.known_balances import Changes, KnownBalances
@@ -139,7 +139,7 @@ class RedisLedger(Ledger):
     @override
     def define(self, accounts: Iterable[Account]) -> None:
         limits = {account: money.limit(account.limit, LARGEST) for account in accounts}
-        divided = {budget: _digest(text) for budget, text in parts(limits).items()}
+        divided = parts(limits)
         of_campaigns: defaultdict[str, list[Account]] = defaultdict(list)
         for account in sorted(limits, key=lambda a: (a.arm != ALL_ARMS, a.arm, a.channel, a.period)):
             of_campaigns[_text(account.campaign)].append(account)
@@ -160,10 +160,10 @@ class RedisLedger(Ledger):
                     start_end = present(a.period, a.timezone)
                     arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
                 terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
-                digest = _digest(json.dumps(terms))
-                if digest != known.get(campaign) or campaign == _ANY:
+                terms_digest = digest(json.dumps(terms))
+                if terms_digest != known.get(campaign) or campaign == _ANY:
                     keys = [f"{self.prefix}terms:{campaign}", self.prefix + "digests"]
-                    calls.append(self._call("define", keys, campaign, digest, *arguments))
+                    calls.append(self._call("define", keys, campaign, terms_digest, *arguments))
             self._each("define", calls)
             self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
 
@@ -391,7 +391,3 @@ def _calendar(now: float) -> Callable[[Period, str], tuple[int, int]]:
 @lru_cache(10_000)
 def _text(name: str) -> str:
     return json.dumps(name)
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=12).hexdigest()

@@ -6,12 +6,12 @@ from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
+from serving.ledger.contract import digest
 from serving.ledger.pacing_store import Lease, PacingStore, Prices
 
 _LUA = Path(__file__).parent / "redis_scripts"
@@ -49,7 +49,7 @@ class RedisPacing(PacingStore):
     @override
     def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
         if prices.names != self._names:
-            self._names, self._digest = prices.names, blake2b(prices.names.encode(), digest_size=12).hexdigest()
+            self._names, self._digest = prices.names, digest(prices.names)
         arguments = [lease.number, self._digest, prices.names, b64encode(prices.values).decode()]
         for account, state in states.items():
             arguments += (account, state)
@@ -60,11 +60,11 @@ class RedisPacing(PacingStore):
     def prices(self) -> tuple[int, Prices]:
         fields = ["version", "digest", "values"]
         with self._errors():
-            version, digest, packed, *names = self._client.hmget(self._prices, fields)
-            if digest != self._digest:
-                version, digest, packed, *names = self._client.hmget(self._prices, [*fields, "names"])
+            version, named, packed, *names = self._client.hmget(self._prices, fields)
+            if named != self._digest:
+                version, named, packed, *names = self._client.hmget(self._prices, [*fields, "names"])
         if names:
-            self._names, self._digest = names[0] or "", digest
+            self._names, self._digest = names[0] or "", named
         return int(version or 0), Prices(self._names, array("d", b64decode(packed or "")))
 
     @override

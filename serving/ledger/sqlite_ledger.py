@@ -10,14 +10,15 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 from typing_extensions import override
 
 from mtorl.experiment.arm import ALL_ARMS
-from mtorl.policy.periods import period_after
+from mtorl.policy.periods import Period, period_after
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money
 from serving.ledger.contract import (
@@ -43,6 +44,7 @@ from serving.ledger.sqlite_pacing import SqlitePacing
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
 _PRESENT = "account a LEFT JOIN book b ON b.account = a.id AND b.start = a.start"
+_NEW = (0, "", "", 0, 0, 0)  # state of an account that is not known yet
 _BATCH = 500  # reservations that `expire` takes in one transaction: decisions get in between
 
 
@@ -88,25 +90,30 @@ class SqliteLedger(Ledger):
     def define(self, accounts: Iterable[Account]) -> None:
         limits = {account: money.limit(account.limit) for account in accounts}
         divided = parts(limits)
-        rows = [
-            (a.arm, a.campaign, a.channel, a.period, limit, a.timezone, divided[a.budget])
-            for a, limit in limits.items()
-        ]
-
+        wanted = {(a.arm, *a.budget): (limit, a.timezone, divided[a.budget]) for a, limit in limits.items()}
         self._jumps.look(self._clock())
 
         def work(db: sqlite3.Connection) -> None:
-            before = db.execute("SELECT DISTINCT campaign, channel, period, parts FROM account WHERE active").fetchall()
-            db.execute("UPDATE account SET active = 0")
+            columns = "arm, campaign, channel, period, cap, timezone, parts, start, until, active"
+            known = {row[:4]: row[4:] for row in db.execute(f"SELECT {columns} FROM account")}
+            after = _calendar(self._clock())
+            present = {of: after(of[3], terms[1], *known.get(of, _NEW)[3:5]) for of, terms in wanted.items()}
+            rows = []
+            for of, terms in wanted.items():  # the parts of a budget keep one calendar
+                state = (*terms, *present.get((ALL_ARMS, *of[1:]), present[of]), 1)
+                if known.get(of) != state:
+                    rows.append((*of, *state))
             db.executemany(
-                "INSERT INTO account (arm, campaign, channel, period, cap, timezone, parts) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cap = excluded.cap, parts = excluded.parts, "
-                "active = 1, timezone = excluded.timezone",
+                f"INSERT INTO account ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "(cap, timezone, parts, start, until, active) = (excluded.cap, excluded.timezone, excluded.parts, "
+                "excluded.start, excluded.until, 1)",
                 rows,
             )
-            _begin_periods(db, self._clock(), of_new_zones=True)
-            for budget in {(*budget, text) for budget, text in divided.items()}.difference(before):
-                _limit_anew(db, budget[:3])
+            gone = [of for of, state in known.items() if state[-1] and of not in wanted]
+            db.executemany("UPDATE account SET active = 0 WHERE (arm, campaign, channel, period) = (?, ?, ?, ?)", gone)
+            _count_change(db, {row[1] for row in (*rows, *gone)})
+            before = {(*of[1:], state[2]) for of, state in known.items() if state[-1]}
+            _limit_anew(db, {of[1:] for of, terms in wanted.items() if (*of[1:], terms[2]) not in before})
 
         self._file.create_if_new()
         self._commit.run(work)
@@ -306,40 +313,49 @@ class SqliteLedger(Ledger):
         return total
 
 
-def _begin_periods(db: sqlite3.Connection, now: float, of_new_zones: bool = False) -> None:
-    """Begin the periods that are due. The parts of a budget keep one calendar.
-
-    Args:
-        of_new_zones: Whether time zones may have changed: then the present periods may end at another time.
-    """
+def _begin_periods(db: sqlite3.Connection, now: float) -> None:
+    """Begin the periods that are due. The parts of a budget keep one calendar."""
     due = db.execute(
-        "SELECT id, period, timezone, start, until FROM account WHERE active AND (? OR until <= ?)", (of_new_zones, now)
+        "SELECT arm, campaign, channel, period, id, timezone, start, until FROM account WHERE active AND until <= ?",
+        (now,),
     ).fetchall()
-    for account, period, timezone, start, until in due:
-        present = period_after(period, timezone, start, until, now)
-        db.execute("UPDATE account SET start = ?, until = ? WHERE id = ?", (*present, account))
-    if due:
-        db.execute(
-            "UPDATE account AS a SET (start, until) = (whole.start, whole.until) FROM account whole "
-            "WHERE a.active AND whole.active AND whole.arm = '*' "
-            "AND (a.campaign, a.channel, a.period) = (whole.campaign, whole.channel, whole.period)"
-        )
+    after = _calendar(now)
+    wholes = {row[1:4]: after(row[3], *row[5:]) for row in due if row[0] == ALL_ARMS}
+    rows = [(*wholes.get(row[1:4], after(row[3], *row[5:])), row[4]) for row in due]
+    db.executemany("UPDATE account SET start = ?, until = ? WHERE id = ?", rows)
+    _count_change(db, {row[1] for row in due})
 
 
-def _limit_anew(db: sqlite3.Connection, budget: Sequence[str]) -> None:
-    """Set the limits of the present period, since the parts of a budget have changed."""
+def _count_change(db: sqlite3.Connection, campaigns: Set[str]) -> None:
+    """Number a change in the accounts of these campaigns; triggers number those of books."""
+    (number,) = db.execute("SELECT ifnull(max(number), 0) + 1 FROM change").fetchone()
+    rows = [(campaign, number) for campaign in campaigns]
+    db.executemany("INSERT INTO change VALUES (?, ?) ON CONFLICT DO UPDATE SET number = excluded.number", rows)
+
+
+def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
+    """Set the limits of the present period, since the parts of these budgets have changed."""
+    if not budgets:
+        return
     rows = db.execute(
-        f"SELECT a.arm, a.id, a.start, a.cap, ifnull(b.spent, 0), ifnull(b.reserved, 0) FROM {_PRESENT} "
-        "WHERE a.active AND a.campaign = ? AND a.channel = ? AND a.period = ?",
-        budget,
+        "SELECT a.campaign, a.channel, a.period, a.arm, a.id, a.start, a.cap, b.cap, ifnull(b.spent, 0), "
+        f"ifnull(b.reserved, 0) FROM {_PRESENT} WHERE a.active"
     ).fetchall()
-    wholes = [(cap, spent) for arm, _, _, cap, spent, _ in rows if arm == ALL_ARMS]
-    for arm, account, start, cap, spent, reserved in rows:
-        limit = cap if arm == ALL_ARMS or not wholes else limit_after_a_change(cap, spent, reserved, *wholes[0])
-        db.execute(
-            "INSERT INTO book (account, start, cap) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cap = excluded.cap",
-            (account, start, limit),
-        )
+    wholes = {row[:3]: (row[6], row[8]) for row in rows if row[3] == ALL_ARMS}
+    limits = []
+    for campaign, channel, period, arm, account, start, cap, booked, spent, reserved in rows:
+        if (budget := (campaign, channel, period)) in budgets:
+            whole = None if arm == ALL_ARMS else wholes.get(budget)
+            limit = cap if whole is None else limit_after_a_change(cap, spent, reserved, *whole)
+            if limit != (cap if booked is None else booked):
+                limits.append((account, start, limit))
+    db.executemany(
+        "INSERT INTO book (account, start, cap) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET cap = excluded.cap", limits
+    )
+
+
+def _calendar(now: float) -> Callable[[Period, str, int, int], tuple[int, int]]:
+    return cache(lambda period, timezone, start, until: period_after(period, timezone, start, until, now))
 
 
 def _give_back(db: sqlite3.Connection, reservation_id: str, state: str, now: float) -> bool:

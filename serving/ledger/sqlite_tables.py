@@ -4,14 +4,15 @@ VERSION = 1  # of the tables; stands in the file as `user_version`
 
 _CHANGES = "".join(
     f"""
-CREATE TRIGGER {table}_{event} AFTER {event} ON {table}
+CREATE TRIGGER book_{event} AFTER {event} ON book
 BEGIN
     INSERT INTO change
-    VALUES ((SELECT campaign FROM account WHERE id = NEW.{key}), (SELECT ifnull(max(number), 0) + 1 FROM change))
+    VALUES (
+        (SELECT campaign FROM account WHERE id = NEW.account), (SELECT ifnull(max(number), 0) + 1 FROM change)
+    )
     ON CONFLICT DO UPDATE SET number = excluded.number;
 END;
 """
-    for table, key in (("account", "id"), ("book", "account"))
     for event in ("INSERT", "UPDATE")
 )
 
@@ -24,15 +25,16 @@ CREATE TABLE account (
     channel TEXT NOT NULL,
     period TEXT NOT NULL CHECK (period IN ('total', 'day', 'hour')),
     cap INTEGER NOT NULL CHECK (cap >= 0),  -- of a period that begins
-    active INTEGER NOT NULL DEFAULT 1,
-    timezone TEXT NOT NULL DEFAULT 'UTC',
-    parts TEXT NOT NULL DEFAULT '',  -- how its budget is divided
-    start INTEGER NOT NULL DEFAULT 0,  -- of the present period
-    until INTEGER NOT NULL DEFAULT 0,
+    timezone TEXT NOT NULL,
+    parts TEXT NOT NULL,  -- how its budget is divided
+    start INTEGER NOT NULL,  -- of the present period
+    until INTEGER NOT NULL,
+    active INTEGER NOT NULL,
     UNIQUE (arm, campaign, channel, period)
 );
 
-CREATE INDEX account_of_budget ON account (campaign, channel, period);
+CREATE INDEX account_of_campaign ON account (campaign);
+CREATE INDEX due_account ON account (until) WHERE active;
 
 -- What an account's period has seen. Books are kept: one row for each account and period, whatever the traffic.
 CREATE TABLE book (

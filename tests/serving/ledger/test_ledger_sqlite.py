@@ -118,3 +118,34 @@ def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(tmp_path:
         values = reader.execute("SELECT value FROM number ORDER BY value").fetchall()
         assert values == [(0,), (1,), (3,), (4,)]
     db.close()
+
+
+def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedger) -> None:
+    """A decision costs the same with 100,000 accounts and a million reservations."""
+    ledger.define([Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a") for i in range(50)])
+    ledger.reserve("r0", "a", "c1", "x", 0.1, "q0")
+    asked: list[str] = []
+    db = ledger._file.open()
+    db.set_trace_callback(asked.append)
+    ledger.reserve("r1", "a", "c1", "x", 0.1, "q1")
+    ledger.settle("r1", 0.05, "e1")
+    ledger.settle("r1", 0.05, "e2")
+    ledger.cancel("r0")
+    ledger.expire(0.0)
+    db.set_trace_callback(None)
+    asked = [one for one in asked if one.startswith(("SELECT", "UPDATE"))]
+    plans = [(plan[3], one) for one in asked for plan in db.execute(f"EXPLAIN QUERY PLAN {one}")]
+    assert len(asked) > 10 and any("due_account" in plan for plan, _ in plans)
+    assert not [(plan, one) for plan, one in plans if plan.startswith("SCAN") and "CONSTANT" not in plan]
+
+
+def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None:
+    """A file of 100,000 accounts is set at each start, and after each change of one of them."""
+    accounts = [Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a", "b") for i in range(100)]
+    ledger.define(accounts)
+    db = ledger._file.open()
+    before = db.total_changes
+    ledger.define(accounts)
+    assert db.total_changes == before
+    ledger.define([*accounts[:-1], Account("b", "c99", "*", 5.0, "day")])
+    assert db.total_changes - before < 10
