@@ -240,9 +240,6 @@ def feed(
     dataset: Dataset,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any that is free.")] = 8090,
-    keep_hours: Annotated[
-        float, typer.Option(help="How long an outcome may come after its decision; materialize adds later ones.")
-    ] = 24.0,
 ) -> None:
     """Take the events of routers' decision logs, and write what was shown into users' online histories.
 
@@ -257,11 +254,9 @@ def feed(
     from features.online.written import Repository
     from mtorl.log.dataset import DatasetSpec, SpecError
 
-    if not keep_hours > 0:
-        stop(f"--keep-hours: expected a number above 0, got {keep_hours}", 2)
     try:
         with open_history(feature_repo, DatasetSpec.load(dataset)) as history:
-            feeding = Feed(history, feature_repo, keep_hours, Repository(feature_repo).registry)
+            feeding = Feed(history, feature_repo, Repository(feature_repo).registry)
             asyncio.run(serve_feed(feeding, host, port))
     except (SpecError, HistoryError, OSError) as error:
         stop(str(error), 2)

@@ -27,7 +27,6 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     from redis import Redis
 
     from features.offline.store import create, materialize
-    from features.online.history import Touchpoint
     from features.online.open_history import open_history
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.times import microseconds
@@ -63,10 +62,12 @@ def serve(store: str, address: str, root: str, log: str, reads: int, appends: in
     with open_history(repo, spec) as history:
         for turn in range(appends):
             user, at = chance.choice(users), end + timedelta(seconds=turn + 1)
-            touch = Touchpoint(at, spec.channels[turn % len(spec.channels)], context, {"cost": 0.1})
+            shown = {"decision_id": str(turn), "request_time": at.isoformat(), "context": context}
+            cost = {"decision_id": str(turn), "event_id": f"{turn}-cost", "kind": "cost", "value": 0.1}
             later = request(user, at + timedelta(seconds=1))
             began = time.perf_counter_ns()
-            history.append(user, touch)
+            exposure = history.exposure({**shown, "channel": spec.channels[turn % len(spec.channels)]})
+            history.change({user: [exposure, history.outcome({**cost, "received_time": at.isoformat()})]})
             readings["append"].append(time.perf_counter_ns() - began)
             while source.read([later])[0].history["hist_timestamp"][-1:] != [microseconds(at)]:
                 if time.perf_counter_ns() - began > 5e9:

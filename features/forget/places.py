@@ -40,7 +40,7 @@ from features.forget.raw_files import origins_of, still_in
 from features.forget.tables import DECISION, USER, Rows, remove_quarantined
 from features.ingest.conversions import FILE as LEFT_OUT
 from features.ingest.log_folder import Origin
-from features.online.forget import forget_online
+from features.online.open_history import forget_online
 from features.sequences import manifest
 from mtorl.artifact.artifact import ArtifactError, TrainedOn, is_artifact, trained_on
 from mtorl.log.forgotten import Forgotten, alone

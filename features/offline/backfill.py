@@ -8,15 +8,21 @@ Redis, a transaction on SQLite. Histories, to which touchpoints are appended mea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from google.protobuf.timestamp_pb2 import Timestamp
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView
+    from feast import FeatureStore, FeatureView, RepoConfig
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]  # key, features, event time and creation
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 30_000  # how long to wait for writers in other processes
@@ -41,8 +47,11 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
     return answer
 
 
-def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> int:
-    """Write rows, one for each key, in short transactions, and return how many differed from what was stored."""
+def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool = False) -> int:
+    """Write rows, one for each key, in short transactions, and return how many differed from what was stored.
+
+    `missing`: Only rows of keys that have none.
+    """
     from feast.utils import _convert_arrow_to_proto
 
     provider: Any = store._get_provider()
@@ -54,18 +63,16 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table) -> int:
         # In one piece, because Feast reads the first chunk of a column only.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
-            from features.online.redis_store import write_newest
-
-            written += write_newest(online._get_client(config.online_store), config, view, batch)
+            written += _write_to_redis(online._get_client(config.online_store), config, view, batch, missing)
             continue
         with _transaction(online._get_conn(config)) as connection:
-            if newer := _newer(connection, config, view, batch):
+            if newer := _newer(connection, config, view, batch, missing):
                 online.online_write_batch(config, view, newer, None)  # commits
                 written += len(newer)
     return written
 
 
-def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any]) -> list[Any]:
+def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any], missing: bool) -> list[Any]:
     """The rows of a batch that change what the store has, and are not older, by event time, then by creation."""
     from feast.infra.key_encoding_utils import serialize_entity_key
     from feast.infra.online_stores.sqlite import _quote_id, _table_id
@@ -83,7 +90,7 @@ def _newer(connection: Any, config: Any, view: FeatureView, batch: list[Any]) ->
         times = [time and to_naive_utc(time).replace(microsecond=0) for time in (event, created)]
         new = {name: (value.SerializeToString(), *times) for name, value in values.items()}
         before = max(([time or _NEVER for time in stored_times] for _, *stored_times in stored.values()), default=[])
-        if new != stored and [time or _NEVER for time in times] >= before:
+        if new != stored and [time or _NEVER for time in times] >= before and not (missing and stored):
             newer.append(row)
     return newer
 
@@ -96,3 +103,43 @@ def _transaction(connection: Any) -> Iterator[Any]:
         yield connection
     finally:
         connection.rollback()  # does nothing after a write, which has committed
+
+
+def _write_to_redis(client: Any, config: RepoConfig, view: FeatureView, rows: Sequence[_Row], missing: bool) -> int:
+    from feast.infra.online_stores.helpers import _mmh3, _redis_key
+    from feast.utils import make_tzaware
+
+    from features.online.redis_store import Swap, swap
+
+    wanted = {}
+    for key, values, time, _ in rows:
+        event_time = Timestamp()
+        event_time.FromDatetime(make_tzaware(time))
+        fields = {_mmh3(f"{view.name}:{name}"): value.SerializeToString() for name, value in values.items()}
+        place = _redis_key(config.project, key, config.entity_key_serialization_version)
+        wanted[place] = fields | {f"_ts:{view.name}": event_time.SerializeToString()}
+    written = 0
+    while wanted:
+        swaps: list[Swap] = []
+        for place, stored in zip(wanted, _stored_in_redis(client, wanted), strict=True):
+            new, at = wanted[place], f"_ts:{view.name}"
+            if stored != new and _moment(stored[at]) <= _moment(new[at]) and not (missing and stored[at]):
+                swaps.append((place, stored, new))
+        done = swap(client, swaps, config.online_store.key_ttl_seconds or 0)
+        written += sum(done)
+        wanted = {place: dict(new) for (place, _, new), stored in zip(swaps, done, strict=True) if not stored}
+    return written
+
+
+def _stored_in_redis(client: Any, wanted: Mapping[bytes, Mapping[Any, bytes]]) -> list[dict[Any, bytes | None]]:
+    with client.pipeline(transaction=False) as pipe:
+        for place, fields in wanted.items():
+            pipe.hmget(place, list(fields))
+        return [
+            dict(zip(fields, found, strict=True)) for fields, found in zip(wanted.values(), pipe.execute(), strict=True)
+        ]
+
+
+def _moment(timestamp: bytes | None) -> tuple[float, int]:
+    at = Timestamp.FromString(timestamp or b"")
+    return at.seconds if timestamp else -math.inf, at.nanos

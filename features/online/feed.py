@@ -10,15 +10,15 @@ known from when the router received it.
 
 A feed keeps no state of its own, so several may run. Events arrive at least once, in the order of each router's log and
 in none across routers. A history tells which decisions and outcomes it has, so a repeated event changes nothing. An
-outcome does not name its user, so the online store has two kinds of notes, which expire after `keep_hours`:
+outcome does not name its user, so the online store has two kinds of notes, for a day (`NOTED_SECONDS`):
 
     time and bucket of the decision's id -> decision -> user, "" if it was withdrawn     about 30 bytes each
     waiting:<decision> -> event -> outcome                     of decisions without a touchpoint yet
 
 The feed of a decision writes its history before it reads what waits; the feed of an outcome that finds no touchpoint
 writes that it waits before it looks for the touchpoint again. So if both arrive at once, one of the feeds finds both.
-Events are acknowledged after the history is written. An outcome that is later than `keep_hours` reaches the history
-with the next `mtorl materialize`.
+Events are acknowledged after the history is written. What no feed has written, and later outcomes, reach the history
+from the lake, with the next `mtorl materialize`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import base64
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,8 +35,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from features.online.forget import forget_online
-from features.online.history import Change, History, Outcome, Touchpoint, UserHistory
+from features.online.history import Change, History, Record
+from features.online.open_history import forget_online
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import CANCEL, VERSION, Kind
 
@@ -44,7 +44,6 @@ _WITHDRAWN = ""  # instead of a user
 
 Event = tuple[str, Any]
 """Type of a CloudEvent, and its data: a record of the decision log."""
-Record = Mapping[str, Any]
 
 
 class EventError(ValueError):
@@ -93,15 +92,13 @@ class Feed:
     """Turns events into touchpoints.
 
     Args:
-        keep_hours: How long an outcome may come after its decision, or before it.
         place: Folder or file: users who were forgotten there, or above it, don't come back.
     """
 
-    def __init__(self, history: History, repo: Path, keep_hours: float = 24.0, place: Path | None = None) -> None:
+    def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
         self._history, self._notes = history, history.store
-        self._repo = repo
-        self._keep_seconds = keep_hours * 3600
-        self._place = place
+        self._repo, self._place = repo, place
+        self.memory = history.store.memory
 
     def take(self, events: Sequence[Event]) -> int:
         """Take events; once this returns, they may be acknowledged. Events of other types are ignored.
@@ -125,80 +122,58 @@ class Feed:
                     records[of].append(type_.validate_python(record))
                 except ValidationError as error:
                     raise EventError(f"{kind}: {error}") from None
-        forgotten = self._forgotten()
-        decisions = [
-            record
-            for record in records["decision"]
-            if (record["expose"] or record["withdrawn"]) and not _is_forgotten(forgotten, record)
-        ]
+        decisions = [record for record in records["decision"] if record["expose"] or record["withdrawn"]]
+        gone = self._forgotten(decisions)
+        decisions = [record for record in decisions if record not in gone]
         written = self._write(decisions, sorted(records["outcome"], key=_after_cancel))
-        # Forgotten meanwhile, after their records were let in.
-        forgotten = self._forgotten()
-        if back := {record["user_id"] for record in decisions if _is_forgotten(forgotten, record)}:
-            forget_online(self._repo, back)
+        if gone := self._forgotten(decisions):  # meanwhile, after their records were let in
+            forget_online(self._repo, {record["user_id"] for record in gone})
         return len(written)
-
-    def memory(self) -> tuple[int, int] | None:
-        """Bytes that the online store uses and may use, of the fullest node of a cluster; None: no limit."""
-        return self._notes.memory()
 
     def _write(self, decisions: Sequence[Record], outcomes: Sequence[Record]) -> set[str]:
         missed = set[str]()
-        each = [self._outcome(record, missed) for record in outcomes]  # raises before anything is written
+        each = [self._history.outcome(record, missed) for record in outcomes]  # raises before anything is written
         changes = self._decided(decisions)
         users = self._notes.noted([_place(record) for record in outcomes])
         for user, change in zip(users, each, strict=True):
             if user:
                 changes[user].append(change)
-        written = self._history.change({user: _all(some) for user, some in changes.items()})
+        written = self._history.change(changes)
 
         # Here the other feed may be: its decision has no note yet, or a note and no place in the history.
         changes = defaultdict(list)
         waiting = self._notes.all_noted([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
-            early = sorted(map(json.loads, texts.values()), key=_after_cancel)
-            changes[record["user_id"]] += [self._outcome(outcome) for outcome in early]
+            for early in sorted(map(json.loads, texts.values()), key=_after_cancel):
+                changes[record["user_id"]].append(self._history.outcome(early))
         late = [
             (record, change)
             for record, user, change in zip(outcomes, users, each, strict=True)
             if user is None or record["event_id"] in missed
         ]
-        notes = [(_waiting(record), record["event_id"], json.dumps(record), False) for record, _ in late]
-        self._notes.note(notes, self._keep_seconds)
+        self._notes.note([(_waiting(record), record["event_id"], json.dumps(record), False) for record, _ in late])
         users = self._notes.noted([_place(record) for record, _ in late])
         for user, (_, change) in zip(users, late, strict=True):
             if user:
                 changes[user].append(change)
-        return written | self._history.change({user: _all(some) for user, some in changes.items() if some})
+        return written | self._history.change(changes)
 
     def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
         """Note the users of decisions, and make the changes of their histories."""
-        exposures = [self._history.exposure(record["decision_id"], _touchpoint(record)) for record in decisions]
+        exposures = [self._history.exposure(record) for record in decisions]
         changes: dict[str, list[Change]] = defaultdict(list)
         places = [_place(record) for record in decisions]
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
-        notes = [(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)]
-        self._notes.note(notes, self._keep_seconds)
+        self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
             # Of a decision's two records the withdrawal counts, in any order.
-            gone = self._history.outcome(record["decision_id"], Outcome("", CANCEL, 0.0, datetime.max))
+            gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes
 
-    def _outcome(self, record: Record, missed: set[str] | None = None) -> Change:
-        received = datetime.fromisoformat(record["received_time"])
-        outcome = Outcome(record["event_id"], record["kind"], record["value"], received)
-        return self._history.outcome(record["decision_id"], outcome, missed)
-
-    def _forgotten(self) -> Forgotten:
-        return Forgotten() if self._place is None else Forgotten.of(self._place)
-
-
-def _all(changes: Sequence[Change]) -> Change:
-    def change(history: UserHistory) -> bool:
-        return any([each(history) for each in changes])  # a list: all of them
-
-    return change
+    def _forgotten(self, decisions: Sequence[Record]) -> list[Record]:
+        forgotten = Forgotten() if self._place is None else Forgotten.of(self._place)
+        return [r for r in decisions if forgotten.has(r["user_id"], datetime.fromisoformat(r["event_time"]))]
 
 
 def _place(record: Record) -> tuple[str, str]:
@@ -215,11 +190,3 @@ def _waiting(record: Record) -> str:
 def _after_cancel(outcome: Record) -> bool:
     """A sort key by which cancellations come first: within one batch they count."""
     return bool(outcome["kind"] != CANCEL)
-
-
-def _touchpoint(record: Record) -> Touchpoint:
-    return Touchpoint(datetime.fromisoformat(record["request_time"]), record["channel"], record["context"])
-
-
-def _is_forgotten(forgotten: Forgotten, record: Record) -> bool:
-    return forgotten.has(record["user_id"], datetime.fromisoformat(record["event_time"]))

@@ -1,8 +1,9 @@
-"""Open the histories of a repository, in SQLite or in Redis as its feature_store.yaml says."""
+"""Opens the histories of a repository, in SQLite or Redis as its feature_store.yaml says, and removes users there."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from features.online.history import History, HistoryError
@@ -37,6 +38,31 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
             from features.online.redis_store import RedisStore
 
             return History(spec, RedisStore(store.config, view))
-    raise HistoryError(
-        f"{repo}: can't append to an online store of type {store.config.online_store.type!r}; use sqlite or redis"
-    )
+    raise _other_store(repo, store.config.online_store.type)
+
+
+def forget_online(repo: Path, users: Collection[str]) -> int:
+    """Remove users from a repository's online store: all views, and the feed's notes; returns how many it had.
+
+    A store of another kind than sqlite and redis, or one that does not answer, is a HistoryError.
+    """
+    from feast.repo_config import FeastConfigError, load_repo_config
+
+    try:
+        config = load_repo_config(repo, repo / "feature_store.yaml")
+    except FeastConfigError as error:
+        raise HistoryError(f"{repo}: {error}") from None
+    match config.online_store.type:
+        case "sqlite":
+            from features.online.sqlite_store import forget as forget_in_sqlite
+
+            return forget_in_sqlite(repo / config.online_store.path, config, users)
+        case "redis":
+            from features.online.redis_store import forget as forget_in_redis
+
+            return forget_in_redis(config, users)
+    raise _other_store(repo, config.online_store.type)
+
+
+def _other_store(repo: Path | str, kind: str) -> HistoryError:
+    return HistoryError(f"{repo}: can't write to an online store of type {kind!r}; use sqlite or redis")

@@ -11,7 +11,6 @@ import json
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from aiohttp import web
 
@@ -78,15 +77,13 @@ def _events(request: web.Request, body: bytes) -> list[Event]:
         raise EventError(f"the body is not JSON: {error}") from None
     match request.content_type:
         case "application/cloudevents-batch+json" if isinstance(content, list):
-            return [_structured(event) for event in content]
+            events = content
         case "application/cloudevents+json":
-            return [_structured(content)]
+            events = [content]
         case _ if "ce-type" in request.headers:
-            return [(request.headers["ce-type"], content)]
-    raise EventError("expected a CloudEvent: headers ce-*, or application/cloudevents+json, or a batch of them")
-
-
-def _structured(event: Any) -> Event:
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+            events = [{"type": request.headers["ce-type"], "data": content}]
+        case _:
+            raise EventError("expected a CloudEvent: headers ce-*, or application/cloudevents+json, or a batch of them")
+    if not all(isinstance(event, dict) and isinstance(event.get("type"), str) for event in events):
         raise EventError("a CloudEvent has a type")
-    return event["type"], event.get("data")
+    return [(event["type"], event.get("data")) for event in events]

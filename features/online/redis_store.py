@@ -7,9 +7,8 @@ writes, in one step (`swap`): a script of one key, as a cluster demands.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from feast import FeatureView, RepoConfig
@@ -17,12 +16,14 @@ from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp
+from redis.exceptions import RedisError
 
+from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.window.window import PACKED
 
 NOTES = "mtorl:feed:"  # what keys of the feed's notes begin with
+_AT_ONCE = 500  # keys of one command
 
 # ARGV: number of fields to compare, each with its text as it was read; seconds until the hash expires, or 0; then
 # fields and texts to write. redis-py pipelines EVAL on a cluster, but not scripts; the server compiles it once.
@@ -38,8 +39,6 @@ return 1
 
 Swap = tuple[bytes, Mapping[Any, bytes | None], Mapping[Any, bytes]]
 """Key, fields as they were read, and fields to write."""
-Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
-"""Key, features, event time and time of creation."""
 
 
 def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
@@ -50,28 +49,6 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
             written = [part for pair in new.items() for part in pair]
             pipe.execute_command("EVAL", _SWAP, 1, key, len(read), *compared, seconds, *written)
         return [bool(done) for done in pipe.execute()]
-
-
-def write_newest(client: Any, config: RepoConfig, view: FeatureView, rows: Sequence[Row]) -> int:
-    """Write rows of a view, each unless a newer one, or the same, is stored; returns how many were written."""
-    wanted = {}
-    for key, values, time, _ in rows:
-        event_time = Timestamp()
-        event_time.FromDatetime(make_tzaware(time))
-        fields = {_mmh3(f"{view.name}:{name}"): value.SerializeToString() for name, value in values.items()}
-        place = _redis_key(config.project, key, config.entity_key_serialization_version)
-        wanted[place] = fields | {f"_ts:{view.name}": event_time.SerializeToString()}
-    written = 0
-    while wanted:
-        swaps: list[Swap] = []
-        for place, stored in zip(wanted, _read(client, wanted), strict=True):
-            new, at = wanted[place], f"_ts:{view.name}"
-            if stored != new and _moment(stored[at]) <= _moment(new[at]):
-                swaps.append((place, stored, new))
-        done = swap(client, swaps, config.online_store.key_ttl_seconds or 0)
-        written += sum(done)
-        wanted = {place: dict(new) for (place, _, new), stored in zip(swaps, done, strict=True) if not stored}
-    return written
 
 
 class RedisStore:
@@ -87,7 +64,7 @@ class RedisStore:
         """The value of each user."""
         with self._client.pipeline(transaction=False) as pipe:
             for user in users:
-                pipe.hget(self._key(user), self._field)
+                pipe.hget(_key(self._config, user), self._field)
             values = pipe.execute()
         return [Value.FromString(value).bytes_val if value else None for value in values]
 
@@ -98,15 +75,15 @@ class RedisStore:
             read = None if old is None else Value(bytes_val=old).SerializeToString()
             at = Timestamp(seconds=int(newest) // 1_000_000, nanos=int(newest) % 1_000_000 * 1000)
             fields = {self._field: Value(bytes_val=new).SerializeToString(), self._time: at.SerializeToString()}
-            swaps.append((self._key(user), {self._field: read}, fields))
+            swaps.append((_key(self._config, user), {self._field: read}, fields))
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
-    def note(self, rows: Sequence[tuple[str, str, str, bool]], seconds: float) -> None:
-        """Store texts for so many seconds."""
+    def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
+        """Store texts for a day."""
         with self._client.pipeline(transaction=False) as pipe:
             for name, field, text, replace in rows:
                 (pipe.hset if replace else pipe.hsetnx)(NOTES + name, field, text)
-                pipe.expire(NOTES + name, int(seconds))
+                pipe.expire(NOTES + name, NOTED_SECONDS)
             pipe.execute()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
@@ -135,20 +112,21 @@ class RedisStore:
         """Close the connections."""
         self._client.close()
 
-    def _key(self, user: str) -> bytes:
-        key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
-        return bytes(_redis_key(self._config.project, key, self._config.entity_key_serialization_version))
+
+def forget(config: RepoConfig, users: Collection[str]) -> int:
+    """Remove all views of users, and the feed's notes of their decisions; returns how many users had any."""
+    keys, named = [_key(config, user) for user in sorted(users)], {user.encode() for user in users}
+    try:
+        with closing(RedisOnlineStore()._get_client(config.online_store)) as client:
+            for name in client.scan_iter(f"{NOTES}*", count=_AT_ONCE) if users else ():  # of all nodes
+                if theirs := [field for field, user in client.hgetall(name).items() if user in named]:
+                    client.hdel(name, *theirs)
+            batches = (keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE))
+            return sum(int(client.delete(*batch)) for batch in batches)
+    except RedisError as error:
+        raise HistoryError(f"{config.online_store.connection_string.split(',')[0]}: {error}") from None
 
 
-def _read(client: Any, wanted: Mapping[bytes, Mapping[Any, bytes]]) -> list[dict[Any, bytes | None]]:
-    with client.pipeline(transaction=False) as pipe:
-        for place, fields in wanted.items():
-            pipe.hmget(place, list(fields))
-        return [
-            dict(zip(fields, found, strict=True)) for fields, found in zip(wanted.values(), pipe.execute(), strict=True)
-        ]
-
-
-def _moment(timestamp: bytes | None) -> tuple[float, int]:
-    at = Timestamp.FromString(timestamp or b"")
-    return at.seconds if timestamp else -math.inf, at.nanos
+def _key(config: RepoConfig, user: str) -> bytes:
+    key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
+    return bytes(_redis_key(config.project, key, config.entity_key_serialization_version))

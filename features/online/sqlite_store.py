@@ -5,20 +5,25 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from feast import FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, convert_timestamp
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.window import PACKED
 
-NOTES = "mtorl_feed"  # table of the feed's notes
-_SCHEMA = f"CREATE TABLE IF NOT EXISTS {NOTES} (name TEXT, field TEXT, text TEXT, ends REAL, PRIMARY KEY (name, field))"
+_NOTES = "mtorl_feed"  # table of the feed's notes
+_SCHEMA = (
+    f"CREATE TABLE IF NOT EXISTS {_NOTES} (name TEXT, field TEXT, text TEXT, ends REAL, PRIMARY KEY (name, field))"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_TIMEOUT_MS = 10_000  # how long to wait for writers in other processes
 
@@ -61,16 +66,16 @@ class SqliteStore:
                 self._store.online_write_batch(self._config, self._view, written, None)  # commits
             return same
 
-    def note(self, rows: Sequence[tuple[str, str, str, bool]], seconds: float) -> None:
-        """Store texts for so many seconds."""
+    def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
+        """Store texts for a day."""
         if not rows:
             return
         with self._transaction() as db:
             db.execute(_SCHEMA)
-            db.execute(f"DELETE FROM {NOTES} WHERE ends < ?", (time.time(),))
+            db.execute(f"DELETE FROM {_NOTES} WHERE ends < ?", (time.time(),))
             for *note, replace in rows:
                 verb = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
-                db.execute(f"{verb} INTO {NOTES} VALUES (?, ?, ?, ?)", (*note, time.time() + seconds))
+                db.execute(f"{verb} INTO {_NOTES} VALUES (?, ?, ?, ?)", (*note, time.time() + NOTED_SECONDS))
             db.commit()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
@@ -83,7 +88,7 @@ class SqliteStore:
         """The fields of each name, with their texts."""
         with self._lock:
             self._connection.execute(_SCHEMA)
-            query = f"SELECT field, text FROM {NOTES} WHERE name = ?"
+            query = f"SELECT field, text FROM {_NOTES} WHERE name = ?"
             return [dict(self._connection.execute(query, (name,)).fetchall()) for name in names]
 
     def memory(self) -> None:
@@ -105,6 +110,31 @@ class SqliteStore:
                 yield self._connection
             finally:
                 self._connection.rollback()  # a write has committed
+
+
+def forget(path: Path, config: RepoConfig, users: Collection[str]) -> int:
+    """Remove all views of users, and the feed's notes of their decisions; returns how many users had any."""
+    if not path.exists():
+        return 0
+    version = config.entity_key_serialization_version
+    keys = [(serialize_entity_key(_key(user), entity_key_serialization_version=version),) for user in users]
+    try:
+        with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as db:
+            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(_SCHEMA)
+            db.executemany(f"DELETE FROM {_NOTES} WHERE text = ?", [(user,) for user in users])
+            tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            found = set()
+            for (table,) in tables:
+                if "entity_key" in {column[1] for column in db.execute(f'PRAGMA table_info("{table}")')}:
+                    deleted = f'DELETE FROM "{table}" WHERE entity_key = ?'
+                    found |= {key for key in keys if db.execute(deleted, key).rowcount}
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log holds what the pages were
+    except sqlite3.Error as error:
+        raise HistoryError(f"{path}: {error}") from None
+    return len(found)
 
 
 def _key(user: str) -> EntityKey:

@@ -1,6 +1,6 @@
 """The load driver: sends a traffic source's opportunities to the router over HTTP and reports their outcomes back.
 
-As in production, an exposure goes into the user's online history at once, and its outcomes when they are known.
+As in production, an exposure goes into the user's online history with its outcomes, once they are reported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -185,13 +185,13 @@ class LoadDriver:
         decision = answer["predictions"][0]
         response = source.respond(user_id, number, decision)
         traffic.weights[decision["decision_id"]] = response.weight
-        shown = response.touchpoint
-        if shown is not None and not self.history.append(user_id, replace(shown, outcomes={})):
-            raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
         if response.outcomes:
             await reports.send(session, _outcome_records(decision["decision_id"], response))
-        if shown is not None and not self.history.patch(user_id, shown.timestamp, shown.outcomes, shown.known):
-            raise RuntimeError(f"the history has lost the touchpoint at {shown.timestamp}")
+        if (shown := response.touchpoint) is not None:
+            exposure, *outcomes = shown.records(decision["decision_id"])
+            changes = [self.history.exposure(exposure), *map(self.history.outcome, outcomes)]
+            if not self.history.change({user_id: changes}):
+                raise RuntimeError(f"the history has no place for the touchpoint at {shown.timestamp}")
 
 
 class _Reports:

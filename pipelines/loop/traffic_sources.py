@@ -11,17 +11,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from features.online.history import Touchpoint
 from mtorl.arrays import Bools
 from mtorl.log.dataset import OUTCOMES, DatasetSpec
 from mtorl.simulator.simulator import Online
+
+
+@dataclass(frozen=True)
+class Touchpoint:
+    """What a user has seen, with its outcomes, and the times since which those are known that are not its own."""
+
+    timestamp: datetime
+    channel: str
+    context: Mapping[str, Any]
+    outcomes: Mapping[str, float]
+    known: Mapping[str, datetime] = field(default_factory=dict)
+
+    def records(self, decision: str) -> list[dict[str, Any]]:
+        """The exposure and its outcomes, as records of the decision log that a history takes."""
+        exposure: dict[str, Any] = {
+            "request_time": self.timestamp.isoformat(),
+            "channel": self.channel,
+            "context": self.context,
+        }
+        outcomes: list[dict[str, Any]] = [
+            {
+                "event_id": f"{decision}-{kind}",
+                "kind": kind,
+                "value": value,
+                "received_time": self.known.get(kind, self.timestamp).isoformat(),
+            }
+            for kind, value in self.outcomes.items()
+        ]
+        return [{**record, "decision_id": decision} for record in (exposure, *outcomes)]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from features.online.history import Touchpoint
 from features.online.open_history import open_history
 from mtorl.log.dataset import DatasetSpec
+from tests.features.online_histories import Touchpoint, append, hear
 
 
 def write(repo: Path, spec: DatasetSpec, user: str, start: datetime, worker: int, count: int) -> None:
@@ -27,9 +27,9 @@ def write(repo: Path, spec: DatasetSpec, user: str, start: datetime, worker: int
             # No worker writes in step with another.
             when = start + timedelta(seconds=4 * turn + (worker + turn) % 4)
             touchpoint = Touchpoint(when, spec.channels[worker], {"device": "phone"})
-            assert history.append(user, touchpoint)
-            assert turn % 10 or not history.append(user, touchpoint)
-            assert history.patch(user, when, {"click": 1})
+            assert append(history, user, touchpoint)
+            assert turn % 10 or not append(history, user, touchpoint)
+            assert hear(history, user, touchpoint.event("click", 1.0))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from features.online.history import History, Touchpoint
+from features.online.history import Change, History
 from features.online.open_history import open_history
 from mtorl.log.dataset import OUTCOMES, Column, DatasetSpec, RewardSpec
 from mtorl.window.packed import served, unpack
@@ -82,6 +83,48 @@ class OnlineStore:
         self.store.write_to_online_store(HISTORY, pd.DataFrame([row]))
 
 
+@dataclass(frozen=True)
+class Touchpoint:
+    """What a user has seen, with its outcomes and the times since which they are known (its own by default)."""
+
+    timestamp: datetime
+    channel: str
+    context: Mapping[str, Any]
+    outcomes: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, datetime] = field(default_factory=dict)
+
+    @property
+    def decision(self) -> str:
+        return f"{self.timestamp.isoformat()} {self.channel}"
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Its outcomes as records; its cost is always reported."""
+        return [self.event(kind, value, self.known.get(kind)) for kind, value in {"cost": 0.0, **self.outcomes}.items()]
+
+    def event(self, kind: str, value: float, known: datetime | None = None, event: str = "") -> dict[str, Any]:
+        return {
+            **{"event_id": event or f"{self.decision}-{kind}", "decision_id": self.decision},
+            **{"kind": kind, "value": value, "received_time": (known or self.timestamp).isoformat()},
+        }
+
+    def changes(self, history: History) -> list[Change]:
+        """What the feed writes of it."""
+        shown = {"decision_id": self.decision, "request_time": self.timestamp.isoformat()}
+        exposure = history.exposure({**shown, "channel": self.channel, "context": self.context})
+        return [exposure, *map(history.outcome, self.events)]
+
+
+def append(history: History, user: str, seen: Touchpoint) -> bool:
+    """Write a touchpoint with its outcomes; returns whether the history has changed."""
+    return bool(history.change({user: seen.changes(history)}))
+
+
+def hear(history: History, user: str, event: Mapping[str, Any]) -> bool:
+    """Write a further outcome; returns whether the history has changed."""
+    return bool(history.change({user: [history.outcome(event)]}))
+
+
 def touchpoint(
     second: float, channel: str = "search", outcomes: dict[str, float] | None = None, **context: Any
 ) -> Touchpoint:
@@ -95,40 +138,82 @@ def seconds_after_start(lists: Lists | None) -> list[float]:
     return [t / 1e6 - START.timestamp() for t in (lists or {}).get("hist_timestamp", [])]
 
 
+@dataclass
+class Entry:
+    """A touchpoint of a plain history, and what is known of it."""
+
+    seen: Touchpoint
+    outcomes: dict[str, Any]
+    known: dict[str, datetime]
+    decision: str = ""  # empty: of a log
+    logged: bool = False  # whether a log has given outcomes, too
+    events: list[str] = field(default_factory=list)
+
+
 class PlainHistory:
     """A list of touchpoints, kept sorted."""
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.touchpoints: list[Touchpoint] = []
+        self.entries: dict[datetime, Entry] = {}
+
+    @property
+    def touchpoints(self) -> list[Touchpoint]:
+        """The touchpoints with their outcomes."""
+        return [Touchpoint(e.seen.timestamp, e.seen.channel, e.seen.context, e.outcomes, e.known) for e in self._sorted]
 
     def append(self, new: Touchpoint) -> bool:
-        if new.timestamp in [t.timestamp for t in self.touchpoints]:
-            return False
-        self.touchpoints = sorted([*self.touchpoints, new], key=lambda t: t.timestamp)[-self.n :]
-        return new in self.touchpoints
+        before = repr(self.entries)
+        here = self.entries.get(new.timestamp)
+        if here is None:
+            self.entries[new.timestamp] = Entry(new, dict.fromkeys(OUTCOMES, 0.0), {}, new.decision)
+        elif not here.decision and here.seen.channel == new.channel:
+            here.decision, here.logged = new.decision, True
+        for event in new.events:
+            self._hear(event)
+        self._trim()
+        return repr(self.entries) != before
 
-    def patch(self, timestamp: datetime, outcomes: dict[str, float], known: dict[str, datetime]) -> bool:
-        for i, here in enumerate(self.touchpoints):
-            if here.timestamp == timestamp:
-                news = {name: when for name, when in known.items() if outcomes.get(name)}
-                self.touchpoints[i] = replace(
-                    here, outcomes={**here.outcomes, **outcomes}, known={**here.known, **news}
-                )
-                return True
-        return False
+    def hear(self, event: Mapping[str, Any]) -> bool:
+        before = repr(self.entries)
+        self._hear(event)
+        return repr(self.entries) != before
 
     def merge(self, told: list[Touchpoint]) -> None:
-        touchpoints = {t.timestamp: t for t in self.touchpoints}
         for new in told:
-            here = touchpoints.get(new.timestamp)
+            here = self.entries.get(new.timestamp)
             outcomes = {name: new.outcomes.get(name, 0.0) for name in OUTCOMES}
-            if here and here.channel == new.channel:  # else it is another touchpoint
+            merged = Entry(new, outcomes, dict(new.known))
+            if here and here.seen.channel == new.channel:  # else it is another touchpoint
                 unknown = [name for name, value in outcomes.items() if value in (0, None)]
-                outcomes |= {name: here.outcomes.get(name, 0.0) for name in unknown}
-                new = replace(new, known={**here.known, **new.known})
-            touchpoints[new.timestamp] = replace(new, outcomes=outcomes)
-        self.touchpoints = sorted(touchpoints.values(), key=lambda t: t.timestamp)[-self.n :]
+                merged.outcomes |= {name: here.outcomes[name] for name in unknown}
+                merged.known = {**here.known, **new.known}
+                merged.decision, merged.events = here.decision, here.events
+                merged.logged = here.logged or (bool(here.decision) and len(unknown) < len(outcomes))
+            self.entries[new.timestamp] = merged
+        self._trim()
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        kind, value = event["kind"], event["value"]
+        for here in self.entries.values():
+            if here.decision != event["decision_id"] or event["event_id"] in here.events:
+                continue
+            here.events.append(event["event_id"])
+            before = _number(here.outcomes[kind])
+            if here.logged and before:
+                continue
+            both = (before, value)
+            here.outcomes[kind] = float(any(both)) if kind in ("click", "conversion") else sum(both)
+            if kind in SPEC.timed and value:
+                at = datetime.fromisoformat(event["received_time"])
+                here.known[kind] = min(at, here.known.get(kind, at))
+
+    @property
+    def _sorted(self) -> list[Entry]:
+        return [self.entries[at] for at in sorted(self.entries)]
+
+    def _trim(self) -> None:
+        self.entries = {entry.seen.timestamp: entry for entry in self._sorted[-self.n :]}
 
     def rows(self, *users: str) -> list[pa.RecordBatch]:
         """As a batch job brings it: some rows at a time, of each user."""

@@ -23,7 +23,6 @@ from features.engine import open_engine
 from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL
 from features.offline import store
 from features.offline.store import REGISTRY, install, without_sources
-from features.online.history import Touchpoint
 from features.online.open_history import open_history
 from features.sequences import builder as sequences
 from mtorl.log.dataset import DatasetSpec
@@ -47,6 +46,7 @@ from tests.features.feature_run import (
     with_one_more_touchpoint,
     with_times,
 )
+from tests.features.online_histories import Touchpoint, append
 from tests.repository import ROOT
 
 # ---- online
@@ -171,8 +171,7 @@ def test_a_refresh_takes_nothing_back_that_was_appended_online(toy, make, pause)
     newest = run.log.loc[run.log["user_id"] == "u1", "timestamp"].max()
     shown = (newest + pause).to_pydatetime()
     with open_history(run.root, run.spec) as history:
-        assert history.append("u1", Touchpoint(shown, "video", {"hour": 9.0}))
-        assert history.patch("u1", shown, {"click": 1})
+        assert append(history, "u1", Touchpoint(shown, "video", {"hour": 9.0}, {"click": 1.0}))
     at = run.log["timestamp"].max() + DAY
     (appended,) = run.read(["u1"], at).values()
     assert appended.history["hist_click"][-1] == 1.0
@@ -335,17 +334,18 @@ def test_readers_go_on_while_a_refresh_writes_and_so_does_who_appends(toy, make,
     reader = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     appended: list[int] = []
 
-    def append() -> None:
+    def write() -> None:
         """Touches of one user, all newer than what the log will have."""
         with open_history(run.root, run.spec) as history:
             for second in itertools.count():
                 if stop.exists():
                     break
                 shown = ahead.to_pydatetime() + timedelta(seconds=second)
-                assert history.append("u0", Touchpoint(shown, "video", {}, {"cost": second, "revenue": 2 * second}))
+                outcomes = {"cost": float(second), "revenue": 2.0 * second}
+                assert append(history, "u0", Touchpoint(shown, "video", {}, outcomes))
                 appended.append(second)
 
-    writer = threading.Thread(target=append)
+    writer = threading.Thread(target=write)
     try:
         assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
         writer.start()

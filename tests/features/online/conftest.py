@@ -22,7 +22,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Onlin
             made[kind] = OnlineStore(kind, folder / kind, apply_history(folder / kind, SPEC), port)
         yield made
         for store in made.values():
-            store.history.close()
+            store.history.store.close()
 
 
 @pytest.fixture(params=STORES)

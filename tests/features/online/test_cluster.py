@@ -10,8 +10,7 @@ import redis
 
 from features.offline import store
 from features.online.feed import Feed
-from features.online.forget import forget_online
-from features.online.open_history import open_history
+from features.online.open_history import forget_online, open_history
 from features.online.written import Repository, StoreEmptied, Written
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.window import AD_DECISION

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.online.feed import Event, EventError, Feed
-from features.online.history import History, HistoryError, Touchpoint
+from features.online.history import History, HistoryError
 from features.online.open_history import open_history
 from features.online.receiver import application
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
@@ -92,7 +92,7 @@ class FakeStore:
             self.values |= {row[0]: row[2] for row, unchanged in zip(rows, same, strict=True) if unchanged}
         return same
 
-    def note(self, rows: Sequence[tuple[str, str, str, bool]], seconds: float) -> None:
+    def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
         self._may_fail()
         with self.lock:
             for name, field, text, replace in rows:
@@ -432,7 +432,8 @@ def test_while_redis_is_away_events_come_again_and_then_all_are_there(tmp_path: 
             with redis_server(tmp_path, port):
                 async with client.post("/", data=batch, headers=headers) as response:
                     assert response.status == 204
-                assert not history.append("u1", Touchpoint(SHOWN, "video", {"hour": 9.0, "device": "tv"}))  # is there
+                (value,) = history.store.read(["u1"])
+                assert value and unpack(value)["hist_timestamp"] == [microseconds(SHOWN)]
 
     asyncio.run(scenario())
-    history.close()
+    history.store.close()

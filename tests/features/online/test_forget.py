@@ -9,26 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from features.online.forget import forget_online
 from features.online.history import HistoryError
-from tests.features.online_histories import OnlineStore, equal_lists, touchpoint
+from features.online.open_history import forget_online
+from tests.features.online_histories import OnlineStore, append, equal_lists, touchpoint
 
 
 def test_one_leaves_and_the_others_stay(store: OnlineStore, user_ids: Iterator[str]) -> None:
     gone, stays, never = next(user_ids), next(user_ids), next(user_ids)
     for user in (gone, stays):
-        store.history.append(user, touchpoint(1))
+        append(store.history, user, touchpoint(1))
     before = store.read(stays)
     assert forget_online(store.repo, {gone, never}) == 1
     assert forget_online(store.repo, {gone, never}) == 0
     assert store.read(gone) is None and equal_lists(store.read(stays), before)
-    assert store.history.append(gone, touchpoint(2))
+    assert append(store.history, gone, touchpoint(2))
 
 
 def test_what_is_deleted_is_in_no_file_of_the_store(store: OnlineStore, user: str) -> None:
     """SQLite leaves deleted rows in its file unless it is told not to; Redis has none here."""
     name = f"{user} by name"
-    store.history.append(name, touchpoint(1))
+    append(store.history, name, touchpoint(1))
     forget_online(store.repo, {name})
     files = [path for path in store.repo.rglob("*") if path.is_file()]
     assert files and all(name.encode() not in path.read_bytes() for path in files)

@@ -15,9 +15,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.online.history import History, Touchpoint
+from features.online.history import History
 from pipelines.loop.traffic import LoadDriver, Traffic, TrafficFailed, in_order, in_parts
-from pipelines.loop.traffic_sources import Response
+from pipelines.loop.traffic_sources import Response, Touchpoint
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -47,7 +47,7 @@ class Router:
         if self.busy_with_outcomes:
             return web.json_response({"error": "saturated"}, status=429, headers={"retry-after": "0"})
         self.reports += 1
-        while self.reports == 1 and sum(name == "append" for name, _ in self.events) < self.shown_before_the_first:
+        while self.reports == 1 and sum(name == "shown" for name, _ in self.events) < self.shown_before_the_first:
             await asyncio.sleep(0.001)
         refused = self.shown_before_the_first > 0 and self.reports <= 2
         self.events.append(("refused" if refused else "outcomes", outcomes))
@@ -84,24 +84,15 @@ class RecordingHistory(History):
     def __init__(self, router: Router, takes: bool = True) -> None:
         self.router, self.takes = router, takes
 
-    def append(self, user_id: str, touchpoint: Touchpoint) -> bool:
-        self.router.events.append(("append", (user_id, touchpoint)))
-        return self.takes
+    def exposure(self, decision: Any) -> Any:
+        return decision
 
-    def patch(
-        self,
-        user_id: str,
-        timestamp: datetime,
-        outcomes: Mapping[str, float],
-        known: Mapping[str, datetime] | None = None,
-    ) -> bool:
-        self.router.events.append(("patch", (user_id, timestamp, outcomes)))
-        return self.takes
+    def outcome(self, outcome: Any, missed: set[str] | None = None) -> Any:
+        return outcome
 
-    def close(self) -> None: ...
-    def _insert(self, *arguments: Any) -> bool: ...
-    def _overwrite(self, *arguments: Any) -> bool: ...
-    def _merge(self, *arguments: Any) -> int: ...
+    def change(self, changes: Mapping[str, Any]) -> set[str]:
+        self.router.events += [("write", written) for written in changes.items()]
+        return set(changes) if self.takes else set()
 
 
 @dataclass
@@ -129,15 +120,17 @@ def send(source: Clickers, router: Router, history: History, on_done: Callable[[
     return LoadDriver(router.url, history).send(source, "live", on_done)
 
 
-def test_a_touchpoint_is_in_the_history_before_its_outcomes_are_known(router: Router) -> None:
+def test_a_touchpoint_is_in_the_history_once_its_outcomes_are_reported(router: Router) -> None:
     traffic = send(Clickers({"u1": 1}), router, RecordingHistory(router))
-    when = START + timedelta(days=1, microseconds=1)
-    (_, asked), (_, reported) = router.events[0], router.events[2]
-    assert [name for name, _ in router.events] == ["decide", "append", "outcomes", "patch"]
-    assert asked["timestamp"] == "2020-01-02T00:00:00.000001+00:00" and asked["request_id"] == "live-0-u1"
-    assert router.events[1][1] == ("u1", Touchpoint(when, "video", {"hour": 9.0}, {}))
-    assert {event["kind"]: event["value"] for event in reported} == {"click": 1.0, "cost": 0.5}
-    assert router.events[3][1] == ("u1", when, {"click": 1.0, "cost": 0.5})
+    (_, asked), (_, reported), (_, (user, (shown, *outcomes))) = router.events
+    assert [name for name, _ in router.events] == ["decide", "outcomes", "write"] and user == "u1"
+    when = "2020-01-02T00:00:00.000001+00:00"
+    assert asked["timestamp"] == when and asked["request_id"] == "live-0-u1"
+    own = {"request_time": when, "channel": "video", "context": {"hour": 9.0}}
+    assert shown == {"decision_id": "live-0-u1", **own}
+    for events in (reported, outcomes):
+        assert {event["kind"]: event["value"] for event in events} == {"click": 1.0, "cost": 0.5}
+    assert [event["event_id"] for event in reported] == [event["event_id"] for event in outcomes]
     assert traffic.errors == [] and traffic.weights == {"live-0-u1": 1.0} and len(traffic.latencies) == 1
 
 
@@ -181,7 +174,13 @@ def test_a_history_that_takes_nothing_is_an_error_of_the_run(router: Router) -> 
 def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_it(router: Router) -> None:
     router.shown_before_the_first = 12
     users = {f"u{i}": 1 for i in range(60)}
-    traffic = LoadDriver(router.url, RecordingHistory(router)).send(Clickers(users), "live", id)
+
+    class Shown(Clickers):
+        def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
+            router.events.append(("shown", user_id))
+            return super().respond(user_id, round_index, decision)
+
+    traffic = LoadDriver(router.url, RecordingHistory(router)).send(Shown(users), "live", id)
     reports = [
         (name, {event["decision_id"].split("-")[-1] for event in found})
         for name, found in router.events
@@ -192,7 +191,7 @@ def test_outcomes_go_together_and_whoever_has_some_in_a_report_that_fails_hears_
     assert len(refused) >= 12, "whoever was in flight at first went with the first report, or together with the second"
     assert sum(len(of) for _, of in reports) == 60
     assert sorted(error.split(": ")[0] for error in traffic.errors) == sorted(refused)
-    assert {user for name, (user, *_) in router.events if name == "patch"} == set(users) - refused
+    assert {of[0] for name, of in router.events if name == "write"} == set(users) - refused
 
 
 def test_a_round_is_answered_before_the_next_one_is_sent(router: Router) -> None:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.online.history import Touchpoint
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.loop.traffic_sources import (
@@ -16,6 +15,7 @@ from pipelines.loop.traffic_sources import (
     ReplayedTraffic,
     ShiftedTraffic,
     SimulatedTraffic,
+    Touchpoint,
     stretch_of_each,
 )
 

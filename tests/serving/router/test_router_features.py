@@ -22,7 +22,7 @@ from feast.types import Float64
 
 from features.feature_repo.sources import CAMPAIGN_STATS, USER_CHANNEL
 from features.feature_repo.views import build
-from features.online.history import History, Outcome, Touchpoint
+from features.online.history import History
 from features.online.open_history import open_history
 from mtorl.log.times import microseconds
 from mtorl.window.packed import pack, served, unpack
@@ -31,6 +31,7 @@ from serving.router.flow.features import FeastSource, FeatureReader, ModelInput,
 from serving.router.flow.requests import DecisionRequest
 from serving.router.ops.settings import SettingsError
 from tests.features.feature_run import AGGREGATES
+from tests.features.online_histories import Touchpoint, append
 from tests.features.online_stores import STORES, write_settings
 from tests.redis_server import redis_server
 from tests.repository import ROOT
@@ -100,7 +101,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stage
             made[kind] = Stage(repo, store, FeastSource(repo, AD_DECISION), open_history(repo, SPEC))
         yield made
         for stage in made.values():
-            stage.history.close()
+            stage.history.store.close()
 
 
 @pytest.fixture(params=STORES)
@@ -128,11 +129,10 @@ def test_what_is_known_is_read_and_equal_to_what_feast_reads(stage: Stage) -> No
 
 
 def test_a_decision_without_outcomes_is_in_no_window(stage: Stage) -> None:
-    stage.history.append(stage.user, Touchpoint(NOON - HOUR, "video", CONTEXT))
-    later = stage.history.exposure("d1", Touchpoint(NOON - HOUR / 2, "search", CONTEXT))
-    assert stage.history.change({stage.user: later}) and stage.read(NOON).history["hist_channel"] == ["video"]
-    cost = stage.history.outcome("d1", Outcome("e1", "cost", 0.5, NOON))
-    assert stage.history.change({stage.user: cost}) and stage.read(NOON).history["hist_cost"] == [0.0, 0.5]
+    append(stage.history, stage.user, Touchpoint(NOON - HOUR, "video", CONTEXT))
+    exposure, cost = Touchpoint(NOON - HOUR / 2, "search", CONTEXT, {"cost": 0.5}).changes(stage.history)
+    assert stage.history.change({stage.user: [exposure]}) and stage.read(NOON).history["hist_channel"] == ["video"]
+    assert stage.history.change({stage.user: [cost]}) and stage.read(NOON).history["hist_cost"] == [0.0, 0.5]
 
 
 def test_who_is_unknown_has_the_declared_defaults(stage: Stage) -> None:
@@ -178,7 +178,7 @@ def test_what_is_not_older_than_the_decision_is_not_known_to_it(stage: Stage) ->
 
 def test_a_history_is_as_old_as_its_newest_touchpoint_before_the_decision(stage: Stage) -> None:
     for at in (NOON, NOON + 40 * DAY):
-        stage.history.append(stage.user, Touchpoint(at, "search", CONTEXT))
+        append(stage.history, stage.user, Touchpoint(at, "search", CONTEXT))
     moments = (NOON, NOON + TICK, NOON + 30 * DAY, NOON + 30 * DAY + TICK, NOON + 40 * DAY, NOON + 40 * DAY + HOUR)
     found = [stage.read(at) for at in moments]
     assert [user.has_history for user in found] == [False, True, True, False, False, True]
