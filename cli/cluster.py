@@ -146,8 +146,8 @@ def materialize(
 
     What is there already stays; the next run completes an interrupted one. On Redis a run writes users with news since
     the last one alone, and ends within a second if there are none, so it may be started every minute: an emptied store
-    is filled by the next. News are touchpoints and outcomes with later times, and all touchpoints of the last
-    `outcome_hours`. If you correct older outcomes in the log, run it once with --everything.
+    is filled by the next. News are uploads to the lake, touchpoints and outcomes of the log with later times, and all
+    its touchpoints of the last `outcome_hours`. If you correct older outcomes in the log, run it with --everything.
     """
     import time
 
@@ -155,14 +155,14 @@ def materialize(
 
     from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import RawLog
-    from features.online.written import NothingToWrite, Repository, StoreEmptied, Written
+    from features.online.written import Repository, StoreEmptied, Written
     from mtorl.log.dataset import DatasetSpec, SpecError
     from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
 
     # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
     # volume.
-    with exit_codes(unusable=(SpecError, LogError, NothingToWrite, OSError), failed=(StoreEmptied,)):
+    with exit_codes(unusable=(SpecError, LogError, OSError), failed=(StoreEmptied,)):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
             decisions = Snapshot.of(Lake.open(own_decisions)) if own_decisions else None
@@ -174,12 +174,12 @@ def materialize(
             if before and not everything and (left := before.at + every_minutes * 60 - time.time()) > 0:
                 typer.echo(f"the log has grown; it is written in {left:.0f} s")
                 return
-            now = Written(source, repository.definitions(spec), time.time())
+            uploaded = decisions.until.isoformat() if decisions else ""
+            now = Written(source, repository.definitions(spec), time.time(), uploaded)
             goes_on = before and before.definitions == now.definitions and not everything
-            own = own_decisions if decisions else ""
-            with repository.writing(now):
+            with repository.writing(now, before):
                 raw = RawLog(str(log), dataset, bad_rows)
-                _write_online(feature_repo, raw, trusted, own, now, before if goes_on else None)
+                _write_online(feature_repo, raw, trusted, own_decisions, now, before if goes_on else None)
             if own_decisions and not decisions:
                 typer.echo(f"{own_decisions}: no decisions here yet")
         except RedisError as error:
@@ -194,27 +194,29 @@ def _write_online(
     import duckdb
 
     from cli.progress_bars import ProgressBars
-    from features.collect.training_log import add_touchpoints
     from features.data_folder import canonical_log
     from features.ingest.ingest import saying_way_on
+    from features.offline.exposures import write_exposures
     from features.offline.store import Materialized
     from features.offline.store import materialize as write
     from features.online.history import HistoryError
+    from mtorl.log.lake import Lake
 
     try:
         with ProgressBars() as bars, tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             with bars.step("validate the log"), saying_way_on(None, raw.bad_rows):
                 log = canonical_log(raw, place / "log", place / "faulty.csv", trusted)
-            path = log.path
-            if own_decisions:
-                path = place / "with-decisions.parquet"
-                add_touchpoints(own_decisions, log.spec, log.path, path)
+            exposures, since = None, Materialized(0, 0, 0, before.until, before.rows) if before else None
+            if now.uploaded:
+                last = datetime.fromisoformat(before.uploaded) if before and before.uploaded else None
+                until = datetime.fromisoformat(now.uploaded)
+                with bars.step("read the lake"):
+                    exposures = write_exposures(Lake.open(own_decisions), log.spec, place, until, last)
             with bars.step("write the online store"):
-                since = Materialized(0, 0, before.until, before.rows) if before else None
-                done = write(feature_repo, log.spec, path, since=since)
+                done = write(feature_repo, log.spec, log.path, since=since, exposures=exposures)
         now.until, now.rows = done.until, done.rows
-        newest = datetime.fromtimestamp(done.until / 1e6, UTC)
+        newest = datetime.fromtimestamp(done.newest / 1e6, UTC)
     except HistoryError as error:
         stop(str(error), 2)
     except (duckdb.Error, sqlite3.Error) as error:

@@ -133,14 +133,6 @@ def bound_touchpoints(folder: str | Path, most: int, engine: str = "") -> str:
     return f"{part.kept:,} of {rows:,} touchpoints, of users that a hash chooses: more than most_touchpoints"
 
 
-def add_touchpoints(place: str | Path, spec: DatasetSpec, log: Path, out: Path) -> None:
-    """Write a log with the exposures among a lake's decisions: all that features need of them."""
-    lake = Lake.open(place)
-    with open_database(lake) as db:
-        judge(db, lake, spec, Decisions())
-        _add_touchpoints(db, spec, log, out)
-
-
 def judge(db: Database, lake: Lake, spec: DatasetSpec, which: Decisions) -> None:
     """Make the tables collected_decision, collected_outcome and, by `rules.decisions_query`, judged."""
     if not lake:

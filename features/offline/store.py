@@ -33,10 +33,11 @@ import pyarrow.parquet as pq
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from features.engine import open_engine, parquet_files, timestamp_micros, unix_micros
-from features.feature_repo.sources import build_sources, changed_users, newest_touchpoints
+from features.engine import Engine, open_engine, parquet_files, timestamp_micros, unix_micros
+from features.feature_repo.sources import CAMPAIGN_STATS, build_sources, changed_users, newest_touchpoints
 from features.ingest.log_folder import Built
 from features.offline import backfill
+from features.offline.exposures import Exposures
 from features.online.open_history import open_history
 from features.sequences.builder import clean_touchpoints
 from mtorl.log.columns import WindowError
@@ -44,7 +45,7 @@ from mtorl.log.dataset import DatasetSpec, FeatureField
 from mtorl.log.times import microseconds
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE, LogError
 from mtorl.runtime.files import remove, replacing
-from mtorl.window.window import AD_DECISION, HISTORY
+from mtorl.window.window import AD_DECISION, HISTORY, STATIC
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -194,12 +195,14 @@ class Materialized:
     Attributes:
         users: Users of the log that it looked at.
         written: Rows of the online store that it changed.
-        until: When the newest touchpoint that counts became known, microseconds since 1970.
-        rows: Touchpoints that were known until then.
+        newest: When the newest touchpoint that counts became known, microseconds since 1970.
+        until: The same of the log, without exposures of a lake.
+        rows: Touchpoints of the log that were known until then.
     """
 
     users: int
     written: int
+    newest: int
     until: int
     rows: int
 
@@ -212,6 +215,7 @@ def materialize(
     users: Iterable[str] | None = None,
     views: Collection[str] | None = None,
     since: Materialized | None = None,
+    exposures: Exposures | None = None,
 ) -> Materialized:
     """Put the newest features of every key of a log into the online store, as far as they are not there.
 
@@ -224,32 +228,41 @@ def materialize(
         users: Users to write, by default all. Campaigns are written in any case.
         since: An earlier run on the same store, data set and log: only users that may have changed since are written.
             If the log has lost or got rows of an earlier time, all are.
+        exposures: Of a lake, with news since then; their users are written, too.
     """
     store, written = _open(root), 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
-        touchpoints = clean_touchpoints(engine.read(log), spec)
-        until = microseconds(end) if end else _scalar(unix_micros(touchpoints.known.max()))
+        logged = clean_touchpoints(engine.read(log), spec, clean=True)  # only counted and chosen from
+        touchpoints = clean_touchpoints(_with_exposures(engine, logged, exposures), spec)
+        newest = microseconds(end) if end else _scalar(unix_micros(touchpoints.known.max()))
+        until = microseconds(end) if end else _scalar(unix_micros(logged.known.max()))
         if until is None:
             raise LogError(f"{log}: the log has no rows")
 
         def known(at_us: int) -> int:
-            return int(_scalar((touchpoints.known <= timestamp_micros(at_us)).sum()) or 0)
+            return int(_scalar((logged.known <= timestamp_micros(at_us)).sum()) or 0)
 
-        some = touchpoints
+        changed = None
         if users is not None:
-            some = some.semi_join(ibis.memtable(pa.table({"user_id": pa.array(list(users), pa.string())})), "user_id")
+            changed = ibis.memtable(pa.table({"user_id": pa.array(list(users), pa.string())}))
         elif since is not None and since.rows == known(since.until):
-            some = some.semi_join(changed_users(touchpoints, spec, since.until, until), "user_id")
-        if some is not touchpoints:
-            engine.write(some, Path(root) / "data" / "some.parquet")  # read several times
+            changed = changed_users(logged, spec, since.until, until)
+            if exposures is not None:
+                changed = changed.union(engine.read(exposures.users))
+        some = touchpoints
+        if changed is not None:
+            engine.write(some.semi_join(changed, "user_id"), Path(root) / "data" / "some.parquet")  # read several times
             some = engine.read(Path(root) / "data" / "some.parquet")
-        done = Materialized(int(_scalar(some.user_id.nunique())), 0, until, known(until))
-        build_sources(engine, touchpoints, spec, Path(root) / "data", some, views)
+        done = Materialized(int(_scalar(some.user_id.nunique())), 0, newest, until, known(until))
+        names = {view.name for view in store.list_feature_views()} if views is None else set(views)
+        if exposures is not None and not exposures.campaigns:
+            names.discard(CAMPAIGN_STATS)
+        build_sources(engine, touchpoints, spec, Path(root) / "data", some, names)
         for view in store.list_feature_views():
-            if views is not None and view.name not in views:
+            if view.name not in names:
                 continue
             if view.name == HISTORY:
-                rows = newest_touchpoints(some.filter(some.known <= timestamp_micros(until)), spec)
+                rows = newest_touchpoints(some.filter(some.known <= timestamp_micros(newest)), spec)
                 path = Path(root) / "data" / f"{HISTORY}.parquet"
                 engine.write(rows, path)
                 written += history.merge(
@@ -259,10 +272,19 @@ def materialize(
             source: Any = view.batch_source
             # Absolute: not every offline store of Feast lets a relative path start at the repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
-            written += backfill.write(
-                store, view, backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=until))
-            )
+            latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
+            # The first static value of a user counts, and the exposures of a later run do not go back to it.
+            written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
+
+
+def _with_exposures(engine: Engine, log: ibis.Table, exposures: Exposures | None) -> ibis.Table:
+    if exposures is None:
+        return log
+    rows = engine.read(exposures.touchpoints)
+    return log.union(
+        rows.select(**{n: (rows[n] if n in rows.columns else ibis.null()).cast(t) for n, t in log.schema().items()})
+    )
 
 
 def _scalar(value: ibis.Value) -> Any:

@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mtorl.log.dataset import DatasetSpec
-
-
-class NothingToWrite(Exception):
-    """The log or the feature registry is missing."""
+from mtorl.log.touchpoints import LogError
 
 
 class StoreEmptied(Exception):
@@ -33,12 +29,14 @@ class StoreEmptied(Exception):
 class Written:
     """Source of the content, when writing began (seconds since 1970), and what the next run needs to go on from it.
 
-    `until` and `rows` are those of `features.offline.store.Materialized`.
+    `until` and `rows` are those of `features.offline.store.Materialized`; `uploaded` is the time of the newest upload
+    to the lake, empty without one.
     """
 
     source: str
     definitions: str
     at: float
+    uploaded: str = ""
     until: int = 0
     rows: int = -1
 
@@ -51,21 +49,21 @@ class Repository:
         registry = settings.get("registry") or {}
         path = registry if isinstance(registry, str) else registry.get("path", "")
         self._online: dict[str, Any] = settings.get("online_store") or {}
-        self._key = f"{{mtorl:written:{settings.get('project')}}}"  # {}: of a Redis Cluster, one node has both keys
+        self._key = f"mtorl:written:{settings.get('project')}"
         self.registry = None if "://" in path or not path else repo / path
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
         """A digest of the log, the registry, the data set and the decisions that are added to the log.
 
-        `decisions` is the digest of their `Snapshot`. Raises `NothingToWrite` if there is no log, or no registry.
+        `decisions` is the digest of their `Snapshot`. Raises a `LogError` if there is no log, or no registry.
         """
         if self.registry is not None and not self.registry.exists():
-            raise NothingToWrite(
+            raise LogError(
                 f"no feature registry yet at {self.registry}: run mtorl bootstrap or the training pipeline "
                 "(docs/cluster.md)"
             )
         if not log.exists():
-            raise NothingToWrite(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
+            raise LogError(f"no touchpoint log at {log}: your log pipeline writes it (docs/data.md)")
         files = sorted(log.rglob("*")) if log.is_dir() else [log]
         return _digest(_states(files), self.definitions(spec), decisions)
 
@@ -80,27 +78,21 @@ class Repository:
         return Written(**json.loads(text)) if text else None
 
     @contextmanager
-    def writing(self, written: Written) -> Iterator[None]:
-        """Record what the block has written all of; a `StoreEmptied` if the store lost a part meanwhile."""
+    def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
+        """Record what the block has written all of; a `StoreEmptied` if the store lost a part meanwhile.
+
+        `before`: What is there, to go on from if the block fails.
+        """
         client = self._client()
         if client is None:
             yield
             return
-        from redis.exceptions import RedisError
-
-        begun = f"{self._key}:{uuid.uuid4().hex}"  # its own key: another run may write meanwhile
-        client.set(begun, json.dumps(asdict(written)))
-        try:
-            yield
-        except BaseException:
-            with suppress(RedisError):
-                client.delete(begun)
-            raise
-        if not client.set(begun, json.dumps(asdict(written)), xx=True):  # only if it is still there
+        client.set(self._key, json.dumps(asdict(replace(before or Written("", "", 0.0), source=""))))
+        yield
+        if not client.set(self._key, json.dumps(asdict(written)), xx=True):  # only if it is still there
             raise StoreEmptied(
                 "the online store was emptied while it was written; start it again (the CronJob does, in a minute)"
             )
-        client.rename(begun, self._key)
 
     def _client(self) -> Any:
         """A connection to Redis, one server or a cluster; None: the store is another one."""
@@ -111,11 +103,11 @@ class Repository:
         from redis.cluster import ClusterNode, RedisCluster
 
         parts = str(self._online["connection_string"]).split(",")
-        places = [part.split(":") for part in parts if "=" not in part]
-        nodes = [(place[0], int((place[1:] or ["6379"])[0])) for place in places]
+        places = [part.partition(":") for part in parts if "=" not in part]
+        nodes = [(host, int(port or 6379)) for host, _, port in places]
         values: dict[str, Any] = dict(part.split("=", 1) for part in parts if "=" in part)
         for name in values.keys() - {"username", "password"}:
-            values[name] = _json(values[name])  # as Feast reads them
+            values[name] = yaml.safe_load(values[name])  # as Feast reads them
         if kind == "redis_cluster":
             return RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], decode_responses=True, **values)
         return Redis(host=nodes[0][0], port=nodes[0][1], decode_responses=True, **values)
@@ -127,10 +119,3 @@ def _digest(*parts: Any) -> str:
 
 def _states(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

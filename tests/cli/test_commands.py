@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -13,11 +15,12 @@ import typer
 from typer.testing import CliRunner
 
 from cli.main import app
-from features.collect.training_log import add_touchpoints
 from features.offline.store import Materialized, create
+from features.online.open_history import open_history
 from mtorl import __version__
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
-from tests.features.collect.decision_logs import decision, outcome, write
+from mtorl.window.packed import unpack
+from tests.features.collect.decision_logs import START, add, decision, outcome, write
 from tests.features.online_stores import write_settings
 from tests.redis_server import redis_server
 
@@ -106,7 +109,7 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
 
     def flushed(*_: object, since: object) -> Materialized:
         redis.Redis(port=port).flushall()
-        return Materialized(0, 0, 0, 0)
+        return Materialized(0, 0, 0, 0, 0)
 
     with redis_server(tmp_path) as port:
         write_settings(root, "redis", port)
@@ -117,7 +120,7 @@ def test_materialize_fails_on_bad_input_and_goes_on_when_it_is_mended(
             code, text = run()
             assert code == 2 and text.startswith("mtorl: "), text
         log.unlink()
-        assert run()[0] == 2 and redis.Redis(port=port).dbsize() == 0, "nothing is written"
+        assert run()[0] == 2 and redis.Redis(port=port).keys() == [b"mtorl:written:mtorl"], "nothing else is written"
         faulty.to_parquet(log)
         assert run("--bad-rows", "quarantine")[1].startswith("left out 1 faulty rows;")
         log.write_bytes(good)
@@ -167,8 +170,47 @@ def test_materialize_adds_own_decisions_as_a_run_does(tmp_path: Path) -> None:
         answer = CliRunner().invoke(app, [*arguments, *further])
         assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output
     assert log.read_bytes() == before
-    again = tmp_path / "again.parquet"  # as a run's own log: the decisions are in it
-    add_touchpoints(lake, simulator.spec, log, again)
-    arguments[arguments.index(str(log))] = str(again)
-    answer = CliRunner().invoke(app, [*arguments, "--trusted"])
-    assert answer.exit_code == 0 and answer.stdout.startswith("looked at 31 users"), answer.output
+
+
+def test_what_the_feed_has_lost_comes_from_the_lake_once(tmp_path: Path) -> None:
+    simulator = Simulator(SimulatorConfig(users=30, seed=1))
+    root, log, lake = tmp_path / "features", tmp_path / "touchpoints.parquet", tmp_path / "lake"
+    simulator.log().to_parquet(log, index=False)
+    static = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
+    shown = {"context": {"hour": 1.0, "device": "mobile", "placement": "feed"}, "static": static}
+    dated: set[Path] = set()
+
+    def upload(hours: int, decisions: list[dict[str, Any]], outcomes: list[dict[str, Any]]) -> None:
+        add(lake, decisions, outcomes)
+        for file in set(lake.rglob("*.parquet")) - dated:
+            os.utime(file, (START.timestamp() + 3600 * hours + 120,) * 2)
+            dated.add(file)
+
+    write(lake)
+    for hours, name in {0: "new", 3: "second", 6: "third"}.items():
+        upload(hours, [decision(name, 60 * hours, user_id=name, **shown)], [outcome(f"{name}-cost", name)])
+    arguments = ["materialize", "--feature-repo", str(root), "--log", str(log), "--dataset", "simulator"]
+
+    def run(*further: str) -> str:
+        answer = CliRunner().invoke(app, [*arguments, "--own-decisions", str(lake), *further])
+        assert answer.exit_code == 0, answer.output
+        return answer.stdout.strip()
+
+    with redis_server(tmp_path) as port:
+        write_settings(root, "redis", port)
+        create(root, simulator.spec, log)
+        assert run().startswith("looked at 33 users, and wrote ") and run() == "up to date"
+        upload(26, [decision("late", 1559, user_id="late", **shown)], [outcome("late-cost", "late", minutes=1560)])
+        with open_history(root, simulator.spec) as history:
+            assert history.store.read(["late"]) == [None]
+            # Of the lake that one and "third", of the hour that was not over at the last run; of the log, three.
+            assert run().startswith("looked at 5 users, and wrote ")
+            (value,) = history.store.read(["late"])
+        assert value and unpack(value)["hist_cost"] == [0.03]
+        assert run() == "up to date" and run("--everything").startswith("looked at 34 users, and wrote 0 rows")
+        upload(27, [], [outcome("new-click", "new", "click", 1.0, minutes=1600)])
+        assert run().startswith("looked at 5 users, and wrote ")
+        (added,) = redis.Redis(port=port).info("keyspace").values()
+        redis.Redis(port=port).flushall()
+        assert run().startswith("looked at 34 users, and wrote ")
+        assert redis.Redis(port=port).info("keyspace")["db0"]["keys"] == added["keys"]

@@ -114,7 +114,7 @@ def test_materialize_is_called_as_the_command_takes_it(production: Objects, rout
     context = parsed(container["args"])
     assert context["dataset"] == router["dataset"] and mounts_of(container)["/etc/mtorl/dataset"]["name"] == "dataset"
     assert mounts_of(container)[f"{context['feature_repo']}/feature_store.yaml"]["name"] == "feature-store"
-    assert mounts_of(container)["/mnt/mtorl"]["readOnly"]
+    assert mounts_of(container)["/mnt/mtorl"]["readOnly"] and context["own_decisions"] == "$(MTORL_LAKE)"
 
 
 def test_the_monitor_reads_what_is_mounted(production: Objects, router: dict[str, Any]) -> None:

@@ -174,7 +174,8 @@ def test_router_accepts_its_settings(
     assert settings.lake == "/mnt/mtorl/lake" and "readOnly" not in mount
 
 
-WITH_LAKE = ("StatefulSet/mtorl-router", "Deployment/mtorl-operator", "CronJob/mtorl-compact", "CronJob/mtorl-monitor")
+_JOBS = ("compact", "materialize", "monitor")
+WITH_LAKE = ("StatefulSet/mtorl-router", "Deployment/mtorl-operator", *(f"CronJob/mtorl-{job}" for job in _JOBS))
 
 
 def test_all_find_the_lake_in_one_place(production: Objects) -> None:

@@ -1,0 +1,90 @@
+"""Writes the exposures of a lake that a run of `materialize` needs: all, or those of users with news.
+
+    exposures = write_exposures(Lake.open("lake"), spec, folder, until, since)
+    store.materialize(root, spec, "touchpoints.parquet", since=before, exposures=exposures)
+
+`until` and `since` are the newest uploads of this run and of the previous one. A user has news if a file that was
+uploaded since holds an exposure or an outcome of the user, or if one of them has left the days that `user_channel`
+counts. An exposure is counted at the end of its hour, so files of the hour before `since` are news once more. Of users
+with news the exposures of the counted days are written, and once an hour, when `campaign_stats` changes, of all users
+those that it counts. The online store has earlier touchpoints already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from features.collect.database import DuckDB, open_duckdb
+from features.collect.rules import decisions_query
+from features.engine import name_of, text
+from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
+from mtorl.log.dataset import EVENTS, DatasetSpec
+from mtorl.log.lake import HOUR, Lake, instant, sql_of
+from mtorl.log.records import Kind
+
+_KINDS: tuple[Kind, ...] = ("decision", "outcome")
+_DELAY = timedelta(minutes=10)  # of an upload
+_COUNTED_AGAIN = HOUR + _DELAY  # the hour that was not over, too
+
+
+@dataclass(frozen=True)
+class Exposures:
+    """Parquet files: `touchpoints` in the columns of a log, and `users` with news (user_id)."""
+
+    touchpoints: Path
+    users: Path
+    campaigns: bool  # whether all that `campaign_stats` counts is there
+
+
+def write_exposures(
+    lake: Lake, spec: DatasetSpec, folder: Path, until: datetime, since: datetime | None = None
+) -> Exposures:
+    """Write the exposures of a lake with news, or all of them without an earlier run."""
+    campaigns = since is None or _hour(since - _DELAY) < _hour(until - _DELAY)
+    made, lake = Exposures(folder / "exposures.parquet", folder / "users.parquet", campaigns), lake.fixed()
+    with open_duckdb(lake) as db:
+        first, chosen, users = None, "true", f"read_parquet({text(made.touchpoints)})"
+        if since is not None:
+            first = _hour(since - timedelta(days=USER_DAYS, hours=spec.outcome_hours) - HOUR)
+            chosen, users = _choose(db, lake, spec, (first, since, until), campaigns), "changed"
+        for kind in _KINDS:
+            db.view(f"collected_{kind}", f"SELECT * FROM {lake.records(db, kind, first, where=chosen)} AS record")
+        columns = ", ".join(map(name_of, (*spec.log_columns, *spec.outcome_times.values())))
+        db.write(f"SELECT {columns} FROM ({decisions_query(spec, 0.0)}) AS judged WHERE touchpoint", made.touchpoints)
+        db.write(f"SELECT DISTINCT user_id FROM {users}", made.users)
+    return made
+
+
+def _choose(
+    db: DuckDB, lake: Lake, spec: DatasetSpec, times: tuple[datetime, datetime, datetime], campaigns: bool
+) -> str:
+    """Make the table `changed`, users with news; returns SQL that is true of the decisions to read."""
+    first, since, until = times
+    decisions = f"(SELECT * FROM {lake.records(db, 'decision', first)} AS record WHERE expose)"
+    timed = [text(kind) for kind in spec.timed if kind in EVENTS]
+    outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
+
+    def counted(begin: datetime, end: datetime) -> str:
+        """SQL: whether an exposure, or an event that counts when it is received, counts in a period."""
+        period = f"BETWEEN {instant(begin)} AND {instant(end)}"
+        received = f"SELECT decision_id FROM {outcomes} AS record WHERE received_time {period}"
+        return f"(hour {period}" + (f" OR decision_id IN ({received})" if outcomes else "") + ")"
+
+    week = timedelta(days=USER_DAYS)
+    news = counted(_hour(since - week - _COUNTED_AGAIN), until - week)
+    for kind in _KINDS:
+        files = (*lake.arrived(kind), *lake.closed(kind))
+        if new := [file for file in files if not file.written or file.written >= since - _COUNTED_AGAIN]:
+            news += f" OR decision_id IN (SELECT decision_id FROM {sql_of(new)})"
+    db.keep("changed", f"SELECT DISTINCT user_id FROM {decisions} AS exposure WHERE {news}")
+    chosen = "user_id IN (SELECT user_id FROM changed)"
+    if campaigns:
+        chosen += f" OR {counted(_hour(since - timedelta(days=CAMPAIGN_DAYS) - _COUNTED_AGAIN), until)}"
+    db.keep("chosen", f"SELECT decision_id FROM {decisions} AS exposure WHERE {chosen}")
+    return "decision_id IN (SELECT decision_id FROM chosen)"
+
+
+def _hour(at: datetime) -> datetime:
+    return at.replace(minute=0, second=0, microsecond=0)
