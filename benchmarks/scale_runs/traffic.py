@@ -1,8 +1,9 @@
 """Traffic of two routers that share a ledger on Redis and a lake in an object store, and what became of each of it.
 
-Requests come in parts of twenty, as fast as the routers of one process answer. One in fifty is repeated at its router,
-one in a hundred at the other. Costs and clicks are reported to either router, one in fifty twice; some exposures are
-cancelled, some never reported. Budgets pay for part of the exposures only, so the cap is met.
+Each router is a process, and plays every second part of twenty requests, as fast as it answers. One request in fifty
+is repeated at its router, one in a hundred at the other, which may decide it first. Costs and clicks are reported to
+either router, one report in fifty twice; some exposures are cancelled, some never reported. Budgets pay for part of the
+exposures only, so the cap is met.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 
-from benchmarks._process import redis_server
+from benchmarks._process import redis_server, run
 from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances, router
 from mtorl.log.records import Kind
+from serving.router.flow import idempotency_cache
 from serving.router.router import Router
 
 PART, WORKERS = 20, 4  # instances of a request; requests at once
@@ -33,6 +37,7 @@ PAID_SHARE = 0.7  # of the exposures that the budgets pay for
 UPLOAD_SECONDS = 10.0
 KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
 COST = 0.03  # on average
+SAMPLE_SECONDS = 0.5  # between two readings of the memory
 
 
 def play(folder: str, decisions: int) -> dict[str, Any]:
@@ -42,8 +47,28 @@ def play(folder: str, decisions: int) -> dict[str, Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ[name] = "test"
     flags = ("--appendonly", "yes", "--appendfsync", "everysec")
-    with redis_server(place, *flags) as at, object_store() as lake:
-        return asyncio.run(_Played(place, f"redis://{at}?name=ads", lake, decisions).run())
+    with redis_server(place, *flags) as at, object_store() as lake, ThreadPoolExecutor(2) as pool:
+        stores = {"ledger": f"redis://{at}?name=ads", "lake": lake}
+        routers = [pool.submit(run, play_one, folder=folder, number=i, decisions=decisions, **stores) for i in (0, 1)]
+        found = [one.result() for one in routers]
+        seconds = max(one["seconds"] for one in found)
+        return {
+            "seconds": seconds,
+            "cpu_seconds": sum(one["cpu_seconds"] for one in found),
+            "decisions": decisions,
+            "window_share": WINDOW_SHARE,
+            "decisions_a_second": decisions / seconds,
+            "uploaded_after_seconds": max(one["uploaded_after_seconds"] for one in found),
+            "memory": [one["memory"] for one in found],
+            "spool_bytes": sum(one["spool_bytes"] for one in found),
+            "seen": dict(sorted(sum((Counter(one["seen"]) for one in found), Counter()).items())),
+            **_compared(place, **stores),
+        }
+
+
+def play_one(folder: str, number: int, decisions: int, ledger: str, lake: str) -> dict[str, Any]:
+    """Play the part of one router."""
+    return asyncio.run(_Played(Path(folder), number, decisions).run(ledger, lake))
 
 
 @contextmanager
@@ -72,82 +97,92 @@ def object_store() -> Iterator[str]:
 
 
 class _Played:
-    def __init__(self, folder: Path, ledger: str, lake: str, decisions: int) -> None:
-        self.folder, self.ledger, self.lake, self.decisions = folder, ledger, lake, decisions
-        self.budget = decisions * COST * PAID_SHARE / CAMPAIGNS
-        self.chance = random.Random(1)
-        self.numbers = iter(range(0, decisions, PART))
+    """One router of the two, and who calls it. The other one gets reports through a socket, a line each."""
+
+    def __init__(self, folder: Path, number: int, decisions: int) -> None:
+        self.folder, self.number, self.decisions = folder, number, decisions
+        self.chance = random.Random(number)
+        self.parts = iter(range(number, decisions // PART, 2))
         self.seen: Counter[str] = Counter()
-        self.done = 0
-        self.routers: list[Router] = []
-        self.memory: list[tuple[float, float]] = []  # share of the decisions, MiB
-        self.decided = (folder / "decided.txt").open("w")  # ids that were acknowledged: on disk, not in this memory
-        self.reported = (folder / "reported.txt").open("w")
+        self.others_end = asyncio.Event()
+        self.memory: list[tuple[int, float]] = []  # answers that are remembered, MiB
+        # Ids that were acknowledged: on disk, not in this memory.
+        self.decided = (folder / f"decided-{number}.txt").open("w")
+        self.reported = (folder / f"reported-{number}.txt").open("w")
 
-    async def run(self) -> dict[str, Any]:
-        settings = {"upload_seconds": UPLOAD_SECONDS}
-        made = [router(self.folder / f"router-{i}", self.ledger, self.lake, self.budget, **settings) for i in range(2)]
-        self.routers = [await one.__aenter__() for one in made]
-        began, cpu = time.perf_counter(), time.process_time()
-        watch = asyncio.create_task(self._watch())
-        await asyncio.gather(*(self._work() for _ in range(WORKERS)))
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        watch.cancel()
-        self.decided.close()
-        self.reported.close()
-        late = time.perf_counter()
-        while any(shipper.pending for one in self.routers for shipper in one.shippers.values()):
-            await asyncio.sleep(0.1)
-        drained = time.perf_counter() - late
-        spooled = sum(one.spool.size for one in self.routers)  # whole, if it took less than ten minutes
-        for one in self.routers:
-            await one.__aexit__(None, None, None)
-        fifths = [
-            next(size for share, size in [*self.memory, (1.0, self.memory[-1][1])] if share >= i / 5) for i in range(6)
-        ]
-        return {
-            "seconds": seconds,
-            "cpu_seconds": cpu,
-            "decisions": self.decisions,
-            "window_share": WINDOW_SHARE,
-            "decisions_a_second": self.decisions / seconds,
-            "uploaded_after_seconds": drained,
-            "memory_mib": fifths,
-            "spool_bytes": spooled,
-            "seen": dict(sorted(self.seen.items())),
-            **self._compared(),
-        }
+    async def run(self, ledger: str, lake: str) -> dict[str, Any]:
+        budget = self.decisions * COST * PAID_SHARE / CAMPAIGNS
+        made = router(self.folder / f"router-{self.number}", ledger, lake, budget, upload_seconds=UPLOAD_SECONDS)
+        async with made as self.router:
+            server = await asyncio.start_unix_server(self._receive, self._socket(self.number), limit=2**20)
+            self.other = await self._connect()
+            began, cpu = time.perf_counter(), time.process_time()
+            watch = asyncio.create_task(self._watch(self.router))
+            await asyncio.gather(*(self._work() for _ in range(WORKERS)))
+            self.other.write_eof()
+            await self.others_end.wait()
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+            watch.cancel()
+            server.close()
+            self.decided.close()
+            self.reported.close()
+            late = time.perf_counter()
+            while any(shipper.pending for shipper in self.router.shippers.values()):
+                await asyncio.sleep(0.1)
+            return {
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "uploaded_after_seconds": time.perf_counter() - late,
+                "memory": self._memory(),
+                "spool_bytes": self.router.spool.size,  # whole, if it took less than ten minutes
+                "seen": self.seen,
+            }
 
-    async def _watch(self) -> None:
+    def _socket(self, number: int) -> Path:
+        return self.folder / f"{number}.sock"
+
+    async def _connect(self) -> asyncio.StreamWriter:
+        while True:
+            with suppress(OSError):  # it does not listen yet
+                return (await asyncio.open_unix_connection(self._socket(1 - self.number)))[1]
+            await asyncio.sleep(0.05)
+
+    async def _watch(self, of: Router) -> None:
         process = psutil.Process()
         while True:
-            self.memory.append((self.done / self.decisions, process.memory_info().rss / 2**20))
-            await asyncio.sleep(0.5)
+            self.memory.append((len(of.decider.cache), process.memory_info().rss / 2**20))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _memory(self) -> dict[str, float]:
+        """MiB at the begin and, once the router remembers all answers that it may, in the first and last fifth."""
+        full = [size for cached, size in self.memory if cached == idempotency_cache.MOST]
+        fifth = len(full) // 5
+        then = {"full": median(full[:fifth]), "end": median(full[-fifth:])} if fifth else {}
+        return {"begin": self.memory[0][1], **then}
+
+    def _body(self, part: int) -> dict[str, Any]:
+        """The same at either router."""
+        first = part * PART
+        return {"instances": instances(range(first, first + PART), random.Random(part), self.decisions // 10)}
 
     async def _work(self) -> None:
-        for first in self.numbers:
-            at = self.routers[self.chance.randrange(2)]
-            body = {"instances": instances(range(first, first + PART), self.chance, self.decisions // 10)}
-            answers = await at.decider.decide(at.parser.parse(body))
-            self.done += PART
-            self.decided.writelines(f"{answer['decision_id']}\n" for answer in answers)
-            await self._repeat(at, body["instances"], answers)
+        for part in self.parts:
+            asked = self._body(part)["instances"]
+            answers = await self._decide(asked)
+            if again := [i for i in range(PART) if self.chance.random() < 0.02]:
+                repeated = await self._decide([asked[i] for i in again])
+                self.seen["repeated"] += len(again)
+                self.seen["answered otherwise"] += repeated != [answers[i] for i in again]
             await self._report(answers)
+            others = [one for one in self._body(part ^ 1)["instances"] if self.chance.random() < 0.01]
+            if others and (part ^ 1) < self.decisions // PART:
+                self.seen["repeated at the other router"] += len(others)
+                await self._report(await self._decide(others))
 
-    async def _repeat(self, at: Router, asked: list[dict[str, Any]], answers: list[dict[str, Any]]) -> None:
-        for share, to in ((0.02, at), (0.01, next(one for one in self.routers if one is not at))):
-            for instance, answer in zip(asked, answers, strict=True):
-                if self.chance.random() > share:
-                    continue
-                (again,) = await to.decider.decide(to.parser.parse({"instances": [instance]}))
-                if to is at:
-                    self.seen["repeated"] += 1
-                    self.seen["answered otherwise"] += again["decision_id"] != answer["decision_id"]
-                else:
-                    self.seen["repeated at the other router"] += 1
-                    self.seen["paid twice"] += again["expose"] and answer["expose"]
-                    self.decided.write(f"{again['decision_id']}\n")
-                    await self._report([again])
+    async def _decide(self, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        answers = await self.router.decider.decide(self.router.parser.parse({"instances": asked}))
+        self.decided.writelines(f"{answer['decision_id']}\n" for answer in answers)
+        return answers
 
     async def _report(self, answers: list[dict[str, Any]]) -> None:
         events = []
@@ -172,48 +207,67 @@ class _Played:
             ]
         if not events:
             return
-        to = self.routers[self.chance.randrange(2)]
         report = json.dumps({"outcomes": events}).encode()
+        if self.chance.random() < 0.5:
+            await self._accept(report)
+        else:
+            self.other.write(report + b"\n")
+            await self.other.drain()
+
+    async def _accept(self, report: bytes) -> None:
         for _ in range(2 if self.chance.random() < 0.02 else 1):
-            await to.outcomes.accept(report)
-        self.reported.writelines(f"{event['event_id']}\n" for event in events)
+            await self.router.outcomes.accept(report)
+        self.reported.writelines(f"{event['event_id']}\n" for event in json.loads(report)["outcomes"])
 
-    def _compared(self) -> dict[str, Any]:
-        from mtorl.experiment.arm import ALL_ARMS
-        from mtorl.log.lake import Lake, lake_database
-        from serving.ledger import open_ledger
+    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async for report in reader:
+            await self._accept(report)
+        self.others_end.set()
+        writer.close()
 
-        lake, found = Lake.open(self.lake), dict[str, Any]()
-        with lake_database(lake) as db:
-            for kind, key, file in (
-                ("decision", "decision_id", "decided.txt"),
-                ("outcome", "event_id", "reported.txt"),
-            ):
-                db.execute(f"CREATE TABLE lake_{kind} AS FROM {lake.records(db, kind)}")  # type: ignore[arg-type]
-                db.execute(
-                    f"""CREATE TABLE told_{kind} AS SELECT DISTINCT column0 AS id
-                    FROM read_csv('{self.folder / file}', header = false)"""
-                )
-                ((rows, ids),) = db.execute(f"SELECT count(*), count(DISTINCT {key}) FROM lake_{kind}").fetchall()
-                missing = f"SELECT count(*) FROM told_{kind} ANTI JOIN lake_{kind} ON id = {key}"
-                found[f"{kind}s_in_lake"], found[f"{kind}s_doubled"] = rows, rows - ids
-                ((found[f"{kind}s_lost"],),) = db.execute(missing).fetchall()
-            ((costs,),) = db.execute(
-                """SELECT sum(value) FROM lake_outcome WHERE kind = 'cost' AND decision_id IN (
-                    SELECT decision_id FROM lake_decision WHERE expose)"""
-            ).fetchall()
-        balances = [one for one in open_ledger(self.ledger, 10.0).balances() if one.campaign != "*"]
-        wholes = [one for one in balances if one.arm == ALL_ARMS]
-        spent = sum(one.spent for one in wholes)
-        return {
-            **found,
-            "files": sum(len(lake.arrived(kind)) for kind in KINDS),
-            "bytes": {kind: sum(file.size for file in lake.arrived(kind)) for kind in KINDS},
-            "costs_in_lake": costs,
-            "spent_in_ledger": spent,
-            "difference": abs(costs - spent),
-            "budget": sum(one.limit for one in wholes),
-            "accounts": len(balances),
-            "accounts_overspent": sum(one.spent + one.reserved > one.limit + 1e-9 for one in balances),
-            "excess": sum(one.excess for one in balances),
-        }
+
+def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
+    from mtorl.experiment.arm import ALL_ARMS
+    from mtorl.log.lake import Lake, lake_database
+    from serving.ledger import open_ledger
+
+    read, found = Lake.open(lake), dict[str, Any]()
+    with lake_database(read) as db:
+        for kind, key, file in (
+            ("decision", "decision_id", "decided-*.txt"),
+            ("outcome", "event_id", "reported-*.txt"),
+        ):
+            db.execute(f"CREATE TABLE lake_{kind} AS FROM {read.records(db, kind)}")  # type: ignore[arg-type]
+            db.execute(
+                f"""CREATE TABLE told_{kind} AS SELECT DISTINCT column0 AS id
+                FROM read_csv('{place / file}', header = false)"""
+            )
+            ((rows, ids),) = db.execute(f"SELECT count(*), count(DISTINCT {key}) FROM lake_{kind}").fetchall()
+            missing = f"SELECT count(*) FROM told_{kind} ANTI JOIN lake_{kind} ON id = {key}"
+            found[f"{kind}s_in_lake"], found[f"{kind}s_doubled"] = rows, rows - ids
+            ((found[f"{kind}s_lost"],),) = db.execute(missing).fetchall()
+        ((found["paid_twice"],),) = db.execute(  # but for exposures that were cancelled: those may be decided anew
+            """SELECT count(*) FROM (
+                SELECT request_id FROM lake_decision
+                WHERE expose AND decision_id NOT IN (SELECT decision_id FROM lake_outcome WHERE kind = 'cancel')
+                GROUP BY request_id HAVING count(*) > 1)"""
+        ).fetchall()
+        ((costs,),) = db.execute(
+            """SELECT sum(value) FROM lake_outcome WHERE kind = 'cost' AND decision_id IN (
+                SELECT decision_id FROM lake_decision WHERE expose)"""
+        ).fetchall()
+    balances = [one for one in open_ledger(ledger, 10.0).balances() if one.campaign != "*"]
+    wholes = [one for one in balances if one.arm == ALL_ARMS]
+    spent = sum(one.spent for one in wholes)
+    return {
+        **found,
+        "files": sum(len(read.arrived(kind)) for kind in KINDS),
+        "bytes": {kind: sum(file.size for file in read.arrived(kind)) for kind in KINDS},
+        "costs_in_lake": costs,
+        "spent_in_ledger": spent,
+        "difference": abs(costs - spent),
+        "budget": sum(one.limit for one in wholes),
+        "accounts": len(balances),
+        "accounts_overspent": sum(one.spent + one.reserved > one.limit + 1e-9 for one in balances),
+        "excess": sum(one.excess for one in balances),
+    }

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -27,7 +28,7 @@ from serving.router.flow.requests import DecisionRequest
 
 Prediction = dict[str, Any]
 
-MOST = 50_000  # answers that are remembered: a minute of a busy router
+MOST = 50_000  # answers that are remembered, 1 kB each: a minute of a busy router
 SECONDS = 600.0  # for which they are; far less than a reservation lasts, so that a repeated exposure is still paid for
 
 
@@ -47,9 +48,15 @@ class Answered(NamedTuple):
 
     at: float  # time.monotonic
     content: str | None  # hash of what the request said
-    answer: Prediction
+    decision_id: str
+    text: str  # JSON: less memory than a dictionary, and than the bytes of orjson, which keep a buffer of 4 kB
     reserved: float  # for the exposure, currency units
     account: str  # that it was reserved in
+
+    @property
+    def answer(self) -> Prediction:
+        """What the caller got."""
+        return cast(Prediction, orjson.loads(self.text))
 
 
 class _InProgress(NamedTuple):
@@ -64,6 +71,9 @@ class IdempotencyCache:
         self._answers: OrderedDict[str, Answered] = OrderedDict()
         self._keys: dict[str, str] = {}  # decision -> request
         self._pending: dict[str, _InProgress] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
 
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Remember the answers in the log.
@@ -81,9 +91,9 @@ class IdempotencyCache:
             age = max(time.time() - datetime.fromisoformat(record["event_time"]).timestamp(), 0.0)
             if record["request_id"] is not None and age < SECONDS:
                 key = _key(record["user_id"], record["campaign_id"], record["request_id"])
-                at, content = time.monotonic() - age, record["request_hash"]
                 account = arm_key(record["experiment"], OVERRIDE if record["override"] else record["arm"])
-                self._remember(key, Answered(at, content, prediction_of(record), record["reserved"], account))
+                at, answer = time.monotonic() - age, prediction_of(record)
+                self._remember(key, at, record["request_hash"], answer, record["reserved"], account)
         for outcome in outcomes:
             if outcome["kind"] == "cancel":
                 self.forget(outcome["decision_id"])
@@ -118,7 +128,7 @@ class IdempotencyCache:
     def give(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
         """Answer a request; `reserved` currency units are reserved in `account`."""
         pending = self._pending.pop(key)
-        self._remember(key, Answered(time.monotonic(), pending.content, answer, reserved, account))
+        self._remember(key, time.monotonic(), pending.content, answer, reserved, account)
         pending.answer.set_result(answer)
 
     def give_again(self, key: str, answer: Prediction) -> None:
@@ -136,15 +146,18 @@ class IdempotencyCache:
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
-    def _remember(self, key: str, answered: Answered) -> None:
+    def _remember(
+        self, key: str, at: float, content: str | None, answer: Prediction, reserved: float, account: str
+    ) -> None:
         if (before := self._answers.get(key)) is not None:  # expired, or the same decision
-            self._keys.pop(before.answer["decision_id"], None)
-        self._answers[key] = answered
+            self._keys.pop(before.decision_id, None)
+        name, text = answer["decision_id"], orjson.dumps(answer).decode()
+        self._answers[key] = Answered(at, content, name, text, reserved, sys.intern(account))
         self._answers.move_to_end(key)
-        self._keys[answered.answer["decision_id"]] = key
+        self._keys[name] = key
         while len(self._answers) > MOST:
             _, oldest = self._answers.popitem(last=False)
-            self._keys.pop(oldest.answer["decision_id"], None)
+            self._keys.pop(oldest.decision_id, None)
 
 
 def _check_same(before: str | None, now: str | None) -> None:
