@@ -9,25 +9,23 @@ give the money back when it starts. A cost that was logged is taken to have reac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import orjson
 
 from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
-from mtorl.runtime.locks import acquire
+from mtorl.runtime.locks import locked
 from serving.decision_log import segments
 
 _OPEN = timedelta(hours=24)  # how long a reservation without a cost stays open, unless a router is told otherwise
 
 
-@dataclass(frozen=True)
-class SpoolWithout:
+class SpoolWithout(NamedTuple):
     """Numbers of records of some users in a spool."""
 
     removed: int
@@ -45,7 +43,7 @@ def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dic
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
     """Remove users from a spool, unless a router holds it.
 
-    Segments whose bytes change don't fit the noted position any more, so the next router ships them again.
+    If there are any, the noted positions are deleted too, so the next router ships the rest again.
 
     Args:
         now: Reservations younger than a day may be open.
@@ -53,30 +51,14 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
     try:
-        lock = acquire(spool / ".lock")
+        with locked(spool / ".lock", BlockingIOError()):
+            costs = segments.read(spool, "outcome")
+            finished = {r["decision_id"] for r in costs if r["kind"] in ("cost", "cancel")}
+            kept = {name for name, r in decisions.items() if name not in finished and _may_hold_money(r, now)}
+            goes = partial(_goes, wanted, decisions.keys() - kept, kept)
+            return SpoolWithout(sum(_remove(path, goes) for path in _files(spool)), len(kept), held=False)
     except BlockingIOError:
         return SpoolWithout(0, len(decisions), held=True)
-    try:
-        costs = segments.read(spool, "outcome")
-        finished = {r["decision_id"] for r in costs if r["kind"] in ("cost", "cancel")}
-        kept = {name for name, r in decisions.items() if name not in finished and _may_hold_money(r, now)}
-        gone = decisions.keys() - kept
-
-        names = [orjson.dumps(user) for user in wanted]
-
-        def goes(line: bytes) -> bool:
-            # A crash may have cut a line just before its end.
-            if (record := segments.record(line.rstrip(b"\n") + b"\n")) is not None:
-                own = record.get("user_id") in wanted and record["decision_id"] not in kept
-                return own or record.get("decision_id") in gone
-            return any(name in line for name in names)  # cut
-
-        removed = 0
-        for path in _files(spool):  # outcomes first: their decisions say which they are, also after an interruption
-            removed += _remove(path, goes)
-        return SpoolWithout(removed, len(kept), held=False)
-    finally:
-        os.close(lock)
 
 
 def _may_hold_money(decision: Mapping[str, Any], now: datetime) -> bool:
@@ -84,21 +66,30 @@ def _may_hold_money(decision: Mapping[str, Any], now: datetime) -> bool:
     return decision["reservation_id"] is not None and not decision["withdrawn"] and now - taken < _OPEN
 
 
+def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], line: bytes) -> bool:
+    if (record := segments.record(line)) is not None and "record" in record:  # set aside by a shipper
+        line = record["record"].encode() + b"\n"
+        record = segments.record(line)
+    if record is None:
+        return any(orjson.dumps(user) in line for user in users)
+    own = record.get("user_id") in users and record["decision_id"] not in kept
+    return own or record.get("decision_id") in gone
+
+
 def _files(spool: Path) -> Iterator[Path]:
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    for kind in reversed(kinds):
+    """Outcomes before decisions, which say whose outcomes they are, also after an interruption."""
+    for kind in reversed(get_args(Kind)):
         yield from segments.segments(spool, kind)
-        yield spool / f"poison-{kind}.jsonl"
-        yield from sorted(spool.glob(f"{kind}-*.torn"))
+        yield from spool.glob(f"poison-{kind}.jsonl")
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
-    """Write a file without some of its records; one without any of them is not touched."""
-    if not path.exists():
-        return 0
+    """Write a file without some of its lines; one without any of them is not touched."""
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if not goes(line)]
+    kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]  # a crash may have cut the last one
     if len(kept) < len(lines):
+        for noted in path.parent.glob("*.json"):  # positions
+            noted.unlink()
         with replacing(path, durable=True) as unfinished:
             unfinished.write_bytes(b"".join(kept))
             unfinished.chmod(path.stat().st_mode)

@@ -1,13 +1,9 @@
-"""The sink of a cluster: CloudEvents 1.0 over HTTP, one event a request (binary form) or a JSON batch."""
+"""The sink of a cluster: CloudEvents 1.0 over HTTP, in structured mode: one event a request, or a JSON batch."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -15,12 +11,8 @@ from typing_extensions import override
 
 from mtorl.log.records import ID_FIELD, Kind
 from serving.decision_log.position import Batch
-from serving.decision_log.sink import Refused, Sink, SinkUnavailable
+from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
-JSON = "application/json"
-BATCH_JSON = "application/cloudevents-batch+json"
-# The HTTP binding of CloudEvents: in header values, a space, '"', '%' and all but printable ASCII are percent-encoded.
-_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 BATCH = 64  # records; encoding them takes less than a millisecond of the event loop, which decisions share
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
@@ -48,13 +40,7 @@ class HttpSink(Sink):
 
     @override
     async def deliver(self, batch: Batch) -> None:
-        try:
-            if len(batch) == 1:
-                headers, body = binary(batch.kind, batch.lines[0], self.source)
-            else:
-                headers, body = json_batch(batch.kind, batch.lines, self.source)
-        except ValueError as error:
-            raise Refused(str(error)) from None
+        headers, body = encode(batch, self.source)
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
             self._session = aiohttp.ClientSession(timeout=timeout, skip_auto_headers=["User-Agent"])
@@ -70,7 +56,8 @@ class HttpSink(Sink):
         answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        wait = retry_after(response.headers.get("Retry-After", ""))
+        asked = response.headers.get("Retry-After", "")  # seconds; a date is rare, and then the usual pause is taken
+        wait = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isdecimal() else 0.0
         usual = "server_error" if response.status >= 500 else "not_accepted"
         raise SinkUnavailable({429: "throttled", 408: "timeout"}.get(response.status, usual), answer, wait)
 
@@ -80,57 +67,36 @@ class HttpSink(Sink):
             await self._session.close()
 
 
-def retry_after(text: str) -> float:
-    """Seconds that a header Retry-After asks for, by a number or a date; 0 for anything else."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else 0.0
+def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a request; the records are copied from disk. Raises Refused for a line that is no record."""
+    events = [
+        orjson.dumps(_context(batch.kind, line, source))[:-1] + b',"data":' + line.rstrip(b"\n") + b"}"
+        for line in batch.lines
+    ]
+    if len(events) == 1:
+        return {"content-type": "application/cloudevents+json"}, events[0]
+    return {"content-type": "application/cloudevents-batch+json"}, b"[" + b",".join(events) + b"]"
 
 
-def attributes(kind: Kind, line: bytes, source: str) -> dict[str, str]:
-    """The context attributes of a record; a ValueError if the line is none.
+def _context(kind: Kind, line: bytes, source: str) -> dict[str, str]:
+    """The context attributes of a record.
 
     The withdrawal of a decision has the id `<decision_id>.withdrawn`, so that a consumer does not drop it as a
     duplicate. `partitionkey` keeps a decision and its outcomes together.
     """
-    record: Any = orjson.loads(line)  # JSONDecodeError is a ValueError
     try:
-        event_id = record[ID_FIELD[kind]]
-        if kind == "decision" and record["withdrawn"]:
-            event_id += ".withdrawn"
+        record: Any = orjson.loads(line)
         context = {
             "specversion": "1.0",
-            "id": event_id,
+            "id": record[ID_FIELD[kind]] + ".withdrawn" * (kind == "decision" and record["withdrawn"]),
             "source": source,
             "type": f"mtorl.{kind}.v{record['schema_version']}",
             "time": record["event_time"],
             "partitionkey": record["decision_id"],
+            "datacontenttype": "application/json",
         }
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a {kind} record: {error!r}") from None
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: no JSON
+        raise Refused(f"not a {kind} record: {error!r}") from None
     if wrong := [name for name, value in context.items() if not isinstance(value, str)]:
-        raise ValueError(f"not a {kind} record: no text for {', '.join(wrong)}")
+        raise Refused(f"not a {kind} record: no text for {', '.join(wrong)}")
     return context
-
-
-def binary(kind: Kind, line: bytes, source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with one event."""
-    headers = {f"ce-{name}": quote(value, safe=_PRINTABLE) for name, value in attributes(kind, line, source).items()}
-    return {**headers, "content-type": JSON}, line.rstrip(b"\n")
-
-
-def json_batch(kind: Kind, lines: tuple[bytes, ...], source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with many events; the records are copied from disk without decoding them."""
-    events = (
-        orjson.dumps(attributes(kind, line, source) | {"datacontenttype": JSON})[:-1]
-        + b',"data":'
-        + line.rstrip(b"\n")
-        + b"}"
-        for line in lines
-    )
-    return {"content-type": BATCH_JSON}, b"[" + b",".join(events) + b"]"

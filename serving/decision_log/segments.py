@@ -1,7 +1,8 @@
 """Append-only files of JSON lines that survive a crash and a full disk.
 
 `<kind>-00000001.jsonl` is followed by 00000002 once it has grown large. A record counts when its line, newline
-included, has been synced. What a crash left of a line moves to `<segment>.torn` when the folder is opened again.
+included, has been synced. The part of a line that a crash leaves at the end is not read, and the next append cuts it
+off. A whole line that is no record is not read either, and each sink sets it aside (`shipper.py`).
 
 The folder also holds `identity` (a name that no other spool has), for each sink how far it has the log
 (`position.py`), and `poison-<kind>.jsonl` (records that a sink refuses, `shipper.py`).
@@ -10,6 +11,7 @@ The folder also holds `identity` (a name that no other spool has), for each sink
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from typing import Any
 import orjson
 
 from mtorl.log.records import Kind
-from mtorl.runtime.files import replacing, sync
+from mtorl.runtime.files import sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 _CLOCK_SECONDS = 1.0  # files have the time of a coarser clock
@@ -51,8 +53,8 @@ def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
 
 def read_file(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file; none if it was shipped meanwhile, and deleted."""
-    with contextlib.suppress(FileNotFoundError):
-        yield from map(orjson.loads, _whole_lines(path))
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
+        yield from filter(None, map(record, lines))
 
 
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
@@ -63,48 +65,25 @@ def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
         if surplus >= 0:
             break
         paths.insert(0, path)
-        surplus += sum(1 for _ in _whole_lines(path))
-    lines = (line for path in paths for line in _whole_lines(path))
-    yield from map(orjson.loads, islice(lines, max(surplus, 0), max(surplus, 0) + count))
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as lines:
-        yield from (line for line in lines if line.endswith(b"\n"))
-
-
-def recover(path: Path, torn: list[bytes]) -> Iterator[dict[str, Any]]:
-    """The records of a file that a crash may have damaged; at the end, everything else moves to `<segment>.torn`.
-
-    Args:
-        torn: Is extended with what is not a whole record.
-    """
-    bad: list[bytes] = []
-    with path.open("rb") as lines:
-        for line in lines:
-            if (found := record(line)) is None:
-                bad.append(line)
-            else:
-                yield found
-    if not bad:
-        return
-    torn += bad
-    with path.with_suffix(".torn").open("ab") as aside:
-        aside.write(b"\n".join(line.rstrip(b"\n") for line in bad) + b"\n")
-        os.fsync(aside.fileno())
-    with path.open("rb") as lines, replacing(path, durable=True) as unfinished, unfinished.open("wb") as whole:
-        whole.writelines(line for line in lines if record(line) is not None)
+        surplus += sum(1 for _ in read_file(path))
+    records = (record for path in paths for record in read_file(path))
+    yield from islice(records, max(surplus, 0), None)
 
 
 def record(line: bytes) -> dict[str, Any] | None:
     """The record on a line; None if it is not whole."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
+    with contextlib.suppress(orjson.JSONDecodeError):
+        if line.endswith(b"\n") and isinstance(found := orjson.loads(line), dict):
+            return found
+    return None
+
+
+def _whole_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.rfind(b"\n") + 1
 
 
 class SegmentWriter:
@@ -114,7 +93,7 @@ class SegmentWriter:
         end: Segment and offset behind the last durable record; (0, 0) before the first. Other threads read it.
     """
 
-    def __init__(self, folder: Path, kind: Kind, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, folder: Path, kind: Kind, segment_bytes: int) -> None:
         self._folder = folder
         self._kind = kind
         self._limit = segment_bytes
@@ -123,13 +102,12 @@ class SegmentWriter:
         self.end = (0, 0)
 
     def find_end(self) -> None:
-        """Set `end` after `recover`, and delete segments without a record, which a crash may leave."""
-        for path in segments(self._folder, self._kind):
-            size = path.stat().st_size
-            if size:
+        """Set `end` behind the last whole line; segments without one, which a crash may leave, are deleted."""
+        for path in reversed(segments(self._folder, self._kind)):
+            if size := _whole_bytes(path):
                 self.end = (number(path), size)
-            else:
-                path.unlink()
+                return
+            path.unlink()
 
     def append(self, lines: bytes) -> None:
         """Write whole lines and return when they are durable; after an OSError, nothing of them will be read."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import sys
 import time
@@ -21,14 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from mtorl.log.records import Kind
 from serving.decision_log import position, segments
-from serving.decision_log.position import Position
-from serving.decision_log.sink import Refused, Sink, SinkUnavailable
+from serving.decision_log.position import Batch, Position
 from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,39 @@ _POLL_SECONDS = 0.25  # between looks for new records
 _NOTE_SECONDS = 1.0  # between notes of the position: each syncs the disk, which decisions need as well
 _FIRST_PAUSE = 0.5  # seconds after a fault of the sink; doubled after each further one ...
 _LONGEST_PAUSE = 30.0  # ... up to this
+
+
+class Refused(Exception):
+    """The sink will never take these records, however often they are sent; it may take others."""
+
+
+class SinkUnavailable(Exception):
+    """The sink takes no records at the moment, for a reason of one word (the metric's), and asks for some seconds."""
+
+    def __init__(self, reason: str, detail: str, retry_after: float = 0.0) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class Sink(Protocol):
+    """Takes batches in order; after a fault or a crash the same batch again, or a longer one from the same record on.
+
+    Attributes:
+        largest: Most records of a batch.
+        linger: Seconds for which records may gather.
+        kinds: Of the records that it takes.
+    """
+
+    largest: int
+    linger: float
+    kinds: tuple[Kind, ...]
+
+    async def deliver(self, batch: Batch) -> None:
+        """Return when the batch is safe there; raises Refused for a record at fault, or SinkUnavailable."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
 
 
 class Shipper:
@@ -61,13 +94,12 @@ class Shipper:
         self._file = file
         self._lake = lake
         self._warned = False  # that records are dropped, since the backlog was last empty
-        self._largest = sink.largest
         self.kinds = sink.kinds
-        self._at = self.noted = position.load(spool.folder, file)
+        loaded = position.load(spool.folder, file)
+        self._at = self.noted = {kind: loaded[kind] for kind in self.kinds}
         first = {kind: position.read(spool.folder, kind, self._at[kind], spool.end(kind), 1) for kind in self.kinds}
         self._oldest = {kind: _event_time(batch) if batch else 0.0 for kind, batch in first.items()}  # that is pending
-        self._level: dict[Kind, float] = dict.fromkeys(self.kinds, 0.0)  # when nothing was pending
-        self._delivered: dict[Kind, float] = dict.fromkeys(self.kinds, 0.0)
+        self._gathers = dict.fromkeys(self.kinds, -math.inf)  # steady time since which records may gather
         self._note_at = 0.0
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
@@ -83,10 +115,10 @@ class Shipper:
     def oldest_pending_seconds(self) -> float:
         """Age of the oldest record that is pending; 0 without one.
 
-        An outcome's own time may be long before its report: no record counts as older than the last time nothing was
-        pending.
+        An outcome's own time may be long before its report: no record counts as older than one before it, or than the
+        last time nothing was pending.
         """
-        since = [max(self._oldest[kind], self._level[kind]) for kind in self.kinds if self._pending(kind) > 0]
+        since = [self._oldest[kind] for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
 
     def take_tally(self) -> Counter[tuple[str, str]]:
@@ -127,12 +159,12 @@ class Shipper:
             batch = await self._in_thread(position.read, self._spool.folder, kind, *span, most)
             if batch is None:
                 continue
-            self._oldest[kind] = _event_time(batch)
+            self._oldest[kind] = max(self._oldest[kind], _event_time(batch))
             try:
-                await self._deliver(batch)
+                await self._deliver(batch, self._sink.largest)
             finally:
                 await self._note()
-            self._delivered[kind] = time.time()
+            self._gathers[kind] = time.monotonic()
             finished += len(batch)
         return finished
 
@@ -163,35 +195,26 @@ class Shipper:
             self.noted = at
 
     def _is_due(self, kind: Kind) -> bool:
-        pending, now = self._pending(kind), time.time()
+        pending, now = self._pending(kind), time.monotonic()
         if pending <= 0:
-            self._level[kind] = now
+            self._oldest[kind], self._gathers[kind] = time.time(), now
             return False
-        begun = max(self._level[kind], self._delivered[kind])
-        gathering = 0 <= now - begun < self._sink.linger  # below 0: the clock was set back
-        return self._draining or pending >= _PLENTY or not gathering
+        return self._draining or pending >= _PLENTY or now - self._gathers[kind] >= self._sink.linger
 
-    async def _deliver(self, batch: position.Batch) -> int:
-        """Deliver a batch, in halves if it is refused, down to the records at fault; returns how many those were."""
-        if len(batch) > self._largest:
-            return sum([await self._deliver(piece) for piece in batch.cut(self._largest)])
-        try:
-            await self._sink.deliver(batch)
-        except Refused as refusal:
-            if len(batch) > 1:
-                aside = sum([await self._deliver(half) for half in batch.cut((len(batch) + 1) // 2)])
-                if len(batch) == 2 and not aside and self._largest > 1:
-                    log.warning("the sink takes no batches: from now on one record at a time (%s)", refusal)
-                    self._largest = 1
-                return aside
-            await self._in_thread(self._set_aside, batch, str(refusal))
-            self.tally["poison", batch.kind] += 1
-            aside = 1
-        else:
-            self.tally["shipped", batch.kind] += len(batch)
-            aside = 0
-        self._at = {**self._at, batch.kind: batch.end}
-        return aside
+    async def _deliver(self, batch: Batch, size: int) -> None:
+        """Deliver a batch in pieces, and a refused piece in halves, down to the records at fault."""
+        for piece in batch.cut(size):
+            what = "shipped"
+            try:
+                await self._sink.deliver(piece)
+            except Refused as refusal:
+                if len(piece) > 1:
+                    await self._deliver(piece, (len(piece) + 1) // 2)
+                    continue
+                await self._in_thread(self._set_aside, piece, str(refusal))
+                what = "poison"
+            self.tally[what, piece.kind] += len(piece)
+            self._at = {**self._at, piece.kind: piece.end}
 
     async def _drop(self, lake: Shipper) -> None:
         """Drop the oldest segments that the lake has, until no more is pending than the spool can still grow by."""
@@ -208,7 +231,7 @@ class Shipper:
             self._at = {**self._at, dropped.kind: Position(dropped.start.segment + 1, 0)}
             self.tally["dropped", dropped.kind] += len(dropped)
 
-    def _surplus(self, uploaded: Mapping[Kind, Position]) -> position.Batch | None:
+    def _surplus(self, uploaded: Mapping[Kind, Position]) -> Batch | None:
         """What is pending of the oldest segment before `uploaded`, if there is too much; None: nothing to drop."""
         folder = self._spool.folder
         if self.pending <= self._spool.room():
@@ -227,7 +250,7 @@ class Shipper:
     def _pending(self, kind: Kind) -> int:
         return position.distance(self._spool.folder, kind, self._at[kind], self._spool.end(kind))
 
-    def _set_aside(self, batch: position.Batch, reason: str) -> None:
+    def _set_aside(self, batch: Batch, reason: str) -> None:
         (line,) = batch.lines
         log.error("a %s record is refused and set aside: %s", batch.kind, reason)
         about = {"segment": batch.start.segment, "offset": batch.start.offset, "reason": reason}
@@ -248,7 +271,7 @@ def pause_after(failures: int, asked: float) -> float:
     return max(asked, longest * random.uniform(0.5, 1.0))
 
 
-def _event_time(batch: position.Batch) -> float:
+def _event_time(batch: Batch) -> float:
     with contextlib.suppress(Exception):  # a line that is no record: `_deliver` will set it aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

@@ -12,12 +12,11 @@ verdict would not know that users got the default action.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import threading
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -61,14 +60,12 @@ class Spool:
     """A folder of decision and outcome records. One process at a time may hold it.
 
     Args:
-        folder: Made if it does not exist. The newest segments are read, and the damage of a crash is repaired.
+        folder: Made if it does not exist.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
 
     Attributes:
         identity: A name that no other spool has; it is made with the folder and stays.
-        torn: Pieces of records that the last crash left and that were set aside.
-        durable: Records written since the start, by kind.
         fault: Why the last records could not be written; None if they were.
         lost: Records that were owed to the log and for which there was no room in memory.
 
@@ -84,10 +81,9 @@ class Spool:
     ) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self.durable: Counter[Kind] = Counter()
         self.fault: Exception | None = None
         self.lost = 0
-        self._owed: deque[tuple[Kind, bytes]] = deque()  # oldest first; of the thread that writes
+        self._owed: deque[_Entry] = deque()  # oldest first; of the thread that writes
         self._waiting: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
@@ -99,7 +95,7 @@ class Spool:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = acquire(self.folder / ".lock")
             self._recover()
-        except (OSError, SpoolError) as error:  # the disk is too full to set a torn record aside, for instance
+        except (OSError, SpoolError) as error:
             if self._lock >= 0:
                 os.close(self._lock)
             held = isinstance(error, BlockingIOError)
@@ -114,33 +110,28 @@ class Spool:
     def _recover(self) -> None:
         for unfinished in self.folder.glob(".*.????????"):  # a crash left them while a file was being replaced
             unfinished.unlink()
-        self.identity = _identity(self.folder / segments.IDENTITY)
-        torn: list[bytes] = []
+        if not (path := self.folder / segments.IDENTITY).exists():
+            with replacing(path, durable=True) as new:
+                new.write_text(uuid.uuid4().hex[:8])
+        self.identity = path.read_text().strip()
         for kind in _KINDS:
-            # Older segments were whole when the newest was begun.
-            for path in segments.segments(self.folder, kind)[-1:]:
-                for record in segments.recover(path, torn):
-                    if (version := record.get("schema_version", VERSION)) != VERSION:
-                        found = f"a {kind} record of schema version {version}"
-                        raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
             self._writers[kind].find_end()
-        self.torn = len(torn)
-
-    async def append_all(self, kind: Kind, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write records, all or none of them; returns when they are durable, else raises SpoolUnavailable.
-
-        Cancelling the call takes the records back unless they are being written at that moment.
-        """
-        return await asyncio.wrap_future(self.submit(kind, *records))
+            for path in segments.segments(self.folder, kind)[-1:]:
+                if (version := next(segments.read_file(path), {}).get("schema_version", VERSION)) != VERSION:
+                    found = f"a {kind} record of schema version {version}"
+                    raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
 
     def submit(self, kind: Kind, *records: Mapping[str, Any]) -> Future[None]:
-        """Like `append_all`, for code that does not wait for the disk."""
+        """Write records, all or none of them; the future is done when they are durable, else fails: SpoolUnavailable.
+
+        Cancelling it takes the records back unless they are being written at that moment.
+        """
         done = self._enqueue(_Entry(kind, _lines(records))).done
         self._wake.set()
         return done
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """`append_all` for a thread: it writes itself, or waits so many seconds for the one that is writing.
+        """`submit` for a thread that waits: it writes itself, or waits so many seconds for the one that is writing.
 
         Raises:
             SpoolUnavailable: They are not durable.
@@ -187,11 +178,6 @@ class Spool:
     def alive(self) -> bool:
         """Whether the writing thread runs."""
         return self._thread.is_alive()
-
-    @property
-    def waiting(self) -> int:
-        """Number of appends that wait for the disk, including those that the log is owed."""
-        return len(self._waiting) + len(self._owed)
 
     def read(self, kind: Kind) -> Iterator[dict[str, Any]]:
         """All durable records of a kind, oldest first."""
@@ -245,21 +231,20 @@ class Spool:
         with self._writing:
             self._written += len(line)
 
-    def prune(self, shipped: Mapping[Kind, Position], before: float) -> None:
+    def prune(self, shipped: Sequence[Mapping[Kind, Position]], before: float) -> None:
         """Delete segments that are shipped; for one thread.
 
         Args:
-            shipped: Behind the last record that all sinks have acknowledged.
+            shipped: For each sink, where its next record of each kind begins; a kind that it does not take is missing.
             before: Deletes only segments last written before this time (seconds since 1970).
         """
-        deleted = 0
-        for kind, at in shipped.items():
+        for kind in _KINDS:
+            at = min((each[kind] for each in shipped if kind in each), default=position.OLDEST)
             for path in segments.segments(self.folder, kind):
                 # The segment of the position stays, so that numbers are never used twice.
-                if segments.number(path) < at.segment and path.stat().st_mtime < before:
-                    deleted += path.stat().st_size
+                if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:
                     path.unlink()
-        self._deleted += deleted
+                    self._deleted += status.st_size
 
     def close(self) -> None:
         """Write what waits, and let go of the folder."""
@@ -320,34 +305,22 @@ class Spool:
         except BaseException as error:
             return error
         self._written += wanted
-        self.durable[kind] += len(lines)
         for entry in entries:
             entry.done.set_result(None)
         return None
 
     def _refuse(self, entries: list[_Entry], error: BaseException) -> None:
         for entry in entries:
-            for line in entry.lines if entry.owed else ():
-                if len(self._owed) < _MOST_OWED:
-                    self._owed.append((entry.kind, line))
-                else:
-                    self.lost += 1
+            if entry.owed and len(self._owed) < _MOST_OWED:
+                self._owed.append(_Entry(entry.kind, entry.lines, owed=True))
+            else:
+                self.lost += entry.owed
             entry.done.set_exception(SpoolUnavailable(f"{self.folder}: {error}"))
 
     def _write_owed(self) -> None:
         """Write some of the records that the log is owed; those with a waiting caller come first."""
-        owed = [self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))]
-        self._write([_Entry(kind, [line], owed=True) for kind, line in owed])
+        self._write([self._owed.popleft() for _ in range(min(len(self._owed), _LARGEST_BATCH))])
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> list[bytes]:
     return [orjson.dumps(record) + b"\n" for record in records]
-
-
-def _identity(path: Path) -> str:
-    identity = path.read_text().strip() if path.exists() else ""
-    if not identity:
-        identity = uuid.uuid4().hex[:8]
-        with replacing(path, durable=True) as unfinished:
-            unfinished.write_text(identity)
-    return identity

@@ -9,12 +9,11 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Self, get_args
+from typing import Self
 
 from mtorl.experiment.layers import Experiments
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
-from mtorl.log.records import Kind
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.decision_log import Spool, position
 from serving.decision_log.http_sink import HttpSink
@@ -112,8 +111,6 @@ class Router:
         self._features = FeatureReader(self._source or await self._feature_source(), self.spec)
         self.health.waiting_for = f"the decision log is being read: {self._settings.spool}"
         self.spool = await asyncio.to_thread(Spool, self._settings.spool, max_bytes=self._settings.spool_max_bytes)
-        if self.spool.torn:
-            log.warning("the decision log held %d torn records; they were set aside", self.spool.torn)
         self._assemble()
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
@@ -206,8 +203,7 @@ class Router:
             found.append(f"reservations not settled or given back: {reservations}, which the next start does")
         if self.spool.alive:
             found.append(
-                f"the decision log is not closed: {self.spool.waiting} appends wait for it, none of an exposure or an "
-                "outcome that was acknowledged"
+                "the decision log is not closed: what waits for it is no exposure or outcome that was acknowledged"
             )
         return found
 
@@ -314,10 +310,7 @@ class Router:
         """Delete what all shippers have delivered or dropped."""
         # A clock that is ahead for a minute must not take from a start what it answers retries from.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
-        to = self.shippers.values()
-        kinds: tuple[Kind, ...] = get_args(Kind)
-        shipped = {kind: min(shipper.noted[kind] for shipper in to if kind in shipper.kinds) for kind in kinds}
-        await asyncio.to_thread(self.spool.prune, shipped, before)
+        await asyncio.to_thread(self.spool.prune, [shipper.noted for shipper in self.shippers.values()], before)
 
     async def _watch_disk(self) -> None:
         """Publish the room on the disk, which may hang."""

@@ -16,8 +16,7 @@ from aiohttp import web
 from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool, shipper
 from serving.decision_log.position import Batch
-from serving.decision_log.shipper import Shipper
-from serving.decision_log.sink import Sink, SinkUnavailable
+from serving.decision_log.shipper import Shipper, Sink, SinkUnavailable
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDS: dict[Kind, dict[str, Any]] = {kind: json.loads((GOLDEN / f"{kind}.json").read_text()) for kind in ID_FIELD}
@@ -172,7 +171,7 @@ def ship_all(spool: Spool, sink: Any, prune_before: float | None = None) -> None
             await until(lambda: running.pending == 0)
             await until(lambda: running.noted == running._at)
             if prune_before is not None:
-                spool.prune(running.noted, prune_before)
+                spool.prune([running.noted], prune_before)
 
     asyncio.run(scenario())
 

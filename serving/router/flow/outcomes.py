@@ -59,7 +59,7 @@ class OutcomeIntake:
     async def _take(self, outcomes: Sequence[OutcomeRecord]) -> None:
         try:
             with tracing.span("log"):
-                await self._spool.append_all("outcome", outcomes)
+                await asyncio.wrap_future(self._spool.submit("outcome", *outcomes))
         except SpoolUnavailable:
             for outcome in outcomes:
                 metrics.OUTCOMES.labels(outcome["kind"], "failed").inc()

@@ -73,7 +73,7 @@ class Shadow:
         try:
             records = await self._records(arm, shadows)
             async with asyncio.timeout(_SECONDS):
-                await self._spool.append_all("shadow", records)
+                await asyncio.wrap_future(self._spool.submit("shadow", *records))
         except Exception as error:
             about = shadows[0].ids(type(error).__name__)
             log.warning("%d decisions have no shadow, %s: %s", len(shadows), about["cause"], error, extra=about)

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from serving.decision_log import Spool, SpoolError, SpoolUnavailable, segments
+from serving.decision_log.shipper import Refused
 from tests.repository import ROOT
-from tests.serving.shipping import GOLDEN, names, put, put_in_turn, record
+from tests.serving.shipping import GOLDEN, MemorySink, names, poison, put, put_in_turn, record, ship_all
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_trace(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +93,7 @@ def test_whoever_writes_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None
     again = Spool(tmp_path)
     kept = [record["decision_id"] for record in again.read("decision")]
     again.close()
-    assert set(kept) >= set(written) and len(kept) == len(set(kept)) and not again.torn
+    assert set(kept) >= set(written) and len(kept) == len(set(kept))
 
 
 def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest
     monkeypatch.setattr(os, "fdatasync", lambda file: (gate.wait(60), sync(file))[1])
 
     async def hasty(name: str) -> None:
-        await asyncio.wait_for(spool.append_all("decision", [record("decision", name)]), 0.05)
+        await asyncio.wait_for(asyncio.wrap_future(spool.submit("decision", record("decision", name))), 0.05)
 
     being_written = spool.submit("decision", record("decision", "being-written"))
     while not being_written.running():
@@ -115,7 +116,7 @@ def test_a_record_that_waits_can_be_taken_back(spool: Spool, monkeypatch: pytest
 @pytest.mark.parametrize(
     "tail", [b'{"schema_version": 1, "decision_', b"\x00" * 4096, b'{"a": 1}', b"[1]\n", b"\xff\xfe\n"]
 )
-def test_what_a_crash_tore_is_set_aside(tmp_path: Path, tail: bytes) -> None:
+def test_what_a_crash_left_is_no_record_and_hides_none(tmp_path: Path, tail: bytes) -> None:
     spool = Spool(tmp_path)
     put(spool, "decision", "whole")
     spool.close()
@@ -123,11 +124,20 @@ def test_what_a_crash_tore_is_set_aside(tmp_path: Path, tail: bytes) -> None:
     with segment.open("ab") as file:
         file.write(tail)
     spool = Spool(tmp_path)
-    assert spool.torn == 1
     put(spool, "decision", "next")
     assert [record["decision_id"] for record in spool.read("decision")] == ["whole", "next"]
-    assert segment.with_suffix(".torn").read_bytes().strip(b"\n") == tail.strip(b"\n")
+    sink = MemorySink()
+    sink.fault = lambda batch: None if all(map(segments.record, batch.lines)) else refuse()
+    ship_all(spool, sink)
+    assert sink.got["decision"] == ["whole", "next"]
+    whole = tail.endswith(b"\n")
+    assert [entry["reason"] for entry in poison(tmp_path, "decision")] == ["no record"] * whole
+    assert (tail in segment.read_bytes()) == whole, "else the next append has cut it off"
     spool.close()
+
+
+def refuse() -> None:
+    raise Refused("no record")
 
 
 def test_a_segment_ends_with_its_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +160,7 @@ def test_a_start_reads_the_newest_segment_alone(tmp_path: Path) -> None:
     first.write_bytes(b"not read\n")
     again = Spool(tmp_path)
     again.close()
-    assert not again.torn and first.read_bytes() == b"not read\n"
+    assert first.read_bytes() == b"not read\n"
 
 
 def test_large_segments_are_followed_by_others(tmp_path: Path) -> None:

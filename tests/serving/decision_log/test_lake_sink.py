@@ -17,7 +17,7 @@ from mtorl.log.records import ID_FIELD, Kind, sql_columns, unit_hash
 from serving.decision_log import Spool, position
 from serving.decision_log.lake_sink import LakeSink
 from serving.decision_log.position import OLDEST, Position
-from serving.decision_log.sink import SinkUnavailable
+from serving.decision_log.shipper import SinkUnavailable
 from tests.lakes import id_of
 from tests.serving.shipping import RECORDS, SHIPPED, names, poison, put, ship_all
 
@@ -119,7 +119,7 @@ def test_what_was_deleted_from_the_spool_stays(spool: Spool, lake: Lake) -> None
     expected = fill(spool, 30)
     upload(spool, lake)
     last = position.load(spool.folder, SHIPPED)["decision"].segment
-    spool.prune({"decision": Position(last, 0)}, datetime.now(UTC).timestamp() + 60)
+    spool.prune([{"decision": Position(last, 0)}], datetime.now(UTC).timestamp() + 60)
     (spool.folder / SHIPPED).write_bytes(b"x")
     upload(spool, lake, 3)
     assert found(lake) == expected

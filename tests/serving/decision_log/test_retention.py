@@ -16,8 +16,7 @@ import pytest
 from serving.decision_log import Kind, Spool, SpoolUnavailable, position
 from serving.decision_log.position import OLDEST, Position
 from serving.decision_log.segments import segments
-from serving.decision_log.shipper import Shipper
-from serving.decision_log.sink import SinkUnavailable
+from serving.decision_log.shipper import Shipper, SinkUnavailable
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import SHIPPED, MemorySink, names, put, ship_all, shipping, unreachable, until
 
@@ -71,9 +70,9 @@ def test_what_is_not_shipped_stays_however_old(spool: Spool) -> None:
     age(spool, 10_000)
     everything = numbers(spool, "decision")
     for at in (OLDEST, Position(1, 0), Position(1, 10**9)):
-        spool.prune({"decision": at}, time.time())
+        spool.prune([{"decision": at}], time.time())
         assert numbers(spool, "decision") == everything
-    spool.prune({"decision": Position(3, 0), "outcome": OLDEST}, time.time())
+    spool.prune([{"decision": Position(3, 0), "outcome": OLDEST}], time.time())
     assert numbers(spool, "decision") == everything[2:]
 
 
@@ -94,7 +93,7 @@ async def test_only_what_was_noted_counts_as_shipped(spool: Spool, monkeypatch: 
     monkeypatch.setattr(position, "save", full)
     async with shipping(spool, MemorySink()) as running:
         await until(lambda: running.tally["failed", "disk"] > 0)
-        spool.prune(running.noted, time.time())
+        spool.prune([running.noted], time.time())
     assert numbers(spool, "decision") == everything[1:]
 
 
@@ -137,8 +136,7 @@ async def test_a_sink_that_is_away_loses_its_oldest_records_and_holds_up_none(
         await lake.ship_once()
         with suppress(SinkUnavailable):
             await behind.ship_once()
-        noted = {kind: min(one.noted[kind] for one in (lake, behind)) for kind in sink.got}
-        spool.prune(noted, time.time() + HOUR)
+        spool.prune([lake.noted, behind.noted], time.time() + HOUR)
 
     for i in range(total):
         put(spool, "decision", f"decision{i}")

@@ -20,7 +20,7 @@ from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool, position, segments
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.position import OLDEST, Batch
-from serving.decision_log.sink import SinkUnavailable
+from serving.decision_log.shipper import SinkUnavailable
 from tests.repository import ROOT
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
@@ -95,11 +95,12 @@ def test_an_interrupted_line_of_a_closed_segment_is_stepped_over(tmp_path: Path)
     [
         b"",
         b"[]",
-        b'{"decision": {"segment": "a", "offset": 0, "check": 0}}',
-        b'{"decision": {"segment": 1, "offset": 900, "check": 1}, "outcome": {"segment": 9, "offset": 0, "check": 0}}',
-        b'{"decision": {"segment": 1, "offset": -5, "check": 0}}',
-        b'{"decision": {"segment": 1, "offset": 99999999, "check": null}}',
-        b'{"decision": {"segment": 77, "offset": 10, "check": null}}',
+        b'{"decision": ["a", 0]}',
+        b'{"decision": [1]}',
+        b'{"decision": [1, 900], "outcome": [9, 0]}',
+        b'{"decision": [1, -5]}',
+        b'{"decision": [1, 99999999]}',
+        b'{"decision": [77, 10]}',
     ],
 )
 def test_a_damaged_position_starts_again_from_the_oldest(spool: Spool, damage: bytes) -> None:
@@ -114,13 +115,14 @@ def test_a_damaged_position_starts_again_from_the_oldest(spool: Spool, damage: b
     assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5), "shadow": names("s", 5), "window": []}
 
 
-def test_a_position_is_not_believed_when_the_segment_is_another(spool: Spool) -> None:
+def test_a_position_counts_only_where_a_line_ends(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     ship_all(spool, MemorySink())
-    assert position.load(spool.folder, SHIPPED)["decision"] != OLDEST
-    path = spool.folder / "decision-00000001.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"latency_seconds":0.0061', b'"latency_seconds":0.0062'))
-    assert position.load(spool.folder, SHIPPED)["decision"] == OLDEST
+    at = position.load(spool.folder, SHIPPED)["decision"]
+    assert at == spool.end("decision")
+    for offset, counts in ((at.offset, True), (at.offset - 1, False), (at.offset + 1, False), (0, True)):
+        position.save(spool.folder, SHIPPED, {"decision": at._replace(offset=offset)})
+        assert (position.load(spool.folder, SHIPPED)["decision"] != OLDEST) == counts
 
 
 @in_loop
@@ -145,8 +147,8 @@ async def test_a_position_that_cannot_be_noted_stops_nothing(spool: Spool, monke
 @in_loop
 async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under steady traffic something is always pending: each upload is a file, so it must not follow at once."""
-    clock = [time.time()]
-    monkeypatch.setattr(time, "time", lambda: clock[0])
+    clock = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     sink = MemorySink(largest=1000, linger=60.0)
     shipper = new_shipper(spool, sink)
     for second in range(0, 300, 5):
@@ -200,8 +202,9 @@ async def test_a_clock_that_is_set_back_does_not_hold_records(
     shipper = new_shipper(spool, sink)
     assert not await shipper.ship_once()
     put(spool, "decision", "d")
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() - 7200)
+    wall, steady = time.time, time.monotonic
+    monkeypatch.setattr(time, "time", lambda: wall() - 7200)
+    monkeypatch.setattr(time, "monotonic", lambda: steady() + linger)
     assert await shipper.ship_once() == 1
     assert sink.got["decision"] == ["d"]
 
@@ -218,8 +221,8 @@ async def main():
     Shipper(spool, HttpSink(url, "/r", largest=16), "shipped.json").start()
     decision, outcome = json.loads(golden)
     for i in range(10**6):
-        await spool.append_all("decision", [{**decision, "decision_id": f"d{turn}-{i}"}])
-        await spool.append_all("outcome", [{**outcome, "event_id": f"e{turn}-{i}"}])
+        await asyncio.wrap_future(spool.submit("decision", {**decision, "decision_id": f"d{turn}-{i}"}))
+        await asyncio.wrap_future(spool.submit("outcome", {**outcome, "event_id": f"e{turn}-{i}"}))
         print(i, flush=True)
 asyncio.run(main())
 """
@@ -267,7 +270,7 @@ _STEPS = st.lists(
         st.tuples(st.just("append"), st.sampled_from(KINDS), st.integers(1, 6)),
         st.tuples(st.just("ship"), st.integers(0, 5), st.sampled_from(["ok", "down", "crash before", "crash after"])),
         st.tuples(st.just("restart")),
-        st.tuples(st.just("damage"), st.sampled_from([b"", b"{}", b'{"decision": {"segment": 1, "offset": 7}}'])),
+        st.tuples(st.just("damage"), st.sampled_from([b"", b"{}", b'{"decision": [1, 7]}'])),
         st.tuples(st.just("prune")),
     ),
     max_size=25,
@@ -327,7 +330,7 @@ def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
             case ("damage", content):
                 (folder / SHIPPED).write_bytes(content)
             case ("prune",):
-                spool.prune(position.load(folder, SHIPPED), time.time() + 60)
+                spool.prune([position.load(folder, SHIPPED)], time.time() + 60)
     crash_at(0, "ok")
     asyncio.run(some_rounds())
     spool.close()

@@ -11,9 +11,9 @@ from typing import Any, get_args
 import pytest
 
 from serving.decision_log import Kind, Spool, http_sink, shipper
-from serving.decision_log.http_sink import HttpSink, retry_after
+from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.position import Batch
-from serving.decision_log.sink import Refused, SinkUnavailable
+from serving.decision_log.shipper import Refused, SinkUnavailable
 from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
     MemorySink,
@@ -74,12 +74,6 @@ def test_pauses_double_at_random_up_to_a_limit_or_are_what_was_asked_for(monkeyp
     assert shipper.pause_after(0, 120.0) == 120.0
 
 
-def test_retry_after() -> None:
-    assert [retry_after(text) for text in ("7", "-1", "", "soon", "nan", "inf", "1e9")] == [7, 0, 0, 0, 0, 0, 300]
-    assert retry_after("Wed, 21 Oct 2099 07:28:00 GMT") == 300
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-
-
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
@@ -109,6 +103,22 @@ async def test_a_server_in_trouble_costs_nothing(
         server.mode = "ok"
         await until(lambda: running.pending == 0)
     assert distinct(server.ids("decision")) == names("d", 9) and not poison(spool.folder, "decision")
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("7", 7), ("-1", 0), ("", 0), ("soon", 0), ("nan", 0), ("99999", 300), ("Wed, 21 Oct", 0)]
+)
+@in_loop
+async def test_how_long_a_sink_may_ask_for(spool: Spool, asked: str, expected: float) -> None:
+    put(spool, "decision", "d0")
+    server = WebSink()
+    server.mode, server.headers = 429, {"Retry-After": asked}
+    sink = HttpSink(await server.start(), "/r")
+    with pytest.raises(SinkUnavailable) as fault:
+        await new_shipper(spool, sink).ship_once()
+    assert fault.value.retry_after == expected
+    await sink.close()
     await server.stop()
 
 
@@ -188,8 +198,7 @@ async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool
     async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:
         await until(lambda: running.pending == 0)
     assert server.ids("decision") == names("d", 40)
-    assert sum(number > 1 for _, number, _ in server.requests) < 20
-    assert {kind for kind, number, _ in server.requests if number == 1} == {"application/json"}
+    assert {kind for kind, number, _ in server.requests if number == 1} == {"application/cloudevents+json"}
     await server.stop()
     assert not poison(spool.folder, "decision")
 

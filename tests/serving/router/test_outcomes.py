@@ -80,7 +80,7 @@ async def test_a_large_report_leaves_the_event_loop_to_others_between_small_piec
     h: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns, pieces = 0, []
-    append_all = h.spool.append_all
+    submit = h.spool.submit
 
     async def others() -> None:
         nonlocal turns
@@ -88,11 +88,11 @@ async def test_a_large_report_leaves_the_event_loop_to_others_between_small_piec
             await asyncio.sleep(0)
             turns += 1
 
-    async def noted(kind: Any, records: Any) -> Any:
+    def noted(kind: Any, *records: Any) -> Any:
         pieces.append((turns, len(records)))
-        return await append_all(kind, records)
+        return submit(kind, *records)
 
-    monkeypatch.setattr(h.spool, "append_all", noted)
+    monkeypatch.setattr(h.spool, "submit", noted)
     beside = asyncio.create_task(others())
     names = [unknown(*(f"{i}-{j}" for j in range(1000))) for i in range(3)]
     answers = await asyncio.gather(*(h.post("/v1/outcomes", report(*some)) for some in names))
