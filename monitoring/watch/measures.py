@@ -36,7 +36,7 @@ MOST_OTHER_GAINS = 0.01  # share of exposures with another gain than 0 or 1: who
 MOST_ARMS = 30  # of which predictions are measured: those with most decisions
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}', '{HOLDOUT}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
-MOST_SUMS = 2_000_000  # of users and measures that are in memory at one time, about 100 bytes each
+MOST_VALUES = 10_000_000  # of decisions that are in memory at one time, 8 bytes each, and twice for a moment
 MOST_RANKED = 200_000  # exposures of an arm whose order is compared with what came of them
 
 
@@ -94,10 +94,11 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
         counted = Counted(decisions, users, exposures, heard, ())
         ratios = [*_journeys(channels), *_decisions(channels), *_performance(db, counted.outcomes_missing)]
         if not counted.outcomes_missing:
-            ratios += [*_gain_in_budget(db), *_outcomes(kinds)]
-            counted = counted._replace(by_arm=tuple(_measured(db, [*_by_arm(db)], users)))
-        measured = [*_measured(db, ratios, users), *_ranking(db, gain, counted.outcomes_missing)]
-        return counted._replace(measured=tuple(measured), incumbent=_newest_policy(db, INCUMBENT))
+            ratios += [*_gain_in_budget(db), *_outcomes(kinds), *_by_arm(db)]
+        found = [*_measured(db, ratios, decisions), *_ranking(db, gain, counted.outcomes_missing)]
+        by_arm = tuple(each for each in found if each.group == "outcomes" and each.arm)
+        measured = tuple(each for each in found if each not in by_arm)
+        return counted._replace(measured=measured, by_arm=by_arm, incumbent=_newest_policy(db, INCUMBENT))
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
@@ -216,35 +217,40 @@ def _newest_policy(db: duckdb.DuckDBPyConnection, arm: str) -> str:
     return str(found[0]) if found and found[0] is not None else ""
 
 
-def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], users: int) -> Iterator[Measured]:
-    """Add up each user's sums; of many users, part by part, so that memory does not grow with them."""
-    if not ratios:
-        return
-    sums = ", ".join(
-        f"coalesce(sum(({ratio.numerator})::DOUBLE) FILTER ({ratio.where}), 0) AS n{i}, "
-        f"coalesce(sum(({ratio.denominator})::DOUBLE) FILTER ({ratio.where}), 0) AS d{i}, "
-        f"count_if({ratio.where}) AS c{i}"
-        for i, ratio in enumerate(ratios)
-    )
-    moments = ", ".join(
-        f"sum(n{i}), sum(d{i}), sum(n{i} * n{i}), sum(n{i} * d{i}), sum(d{i} * d{i}), count_if(c{i} > 0)"
-        for i in range(len(ratios))
-    )
-    parts = -(-users * len(ratios) // MOST_SUMS) or 1
-    found = np.zeros(6 * len(ratios))
-    for part in range(parts):
-        of_users = f"SELECT {sums} FROM decided WHERE hash(user_id) % {parts} = {part} GROUP BY user_id"
-        row = db.execute(f"SELECT {moments} FROM ({of_users})").fetchone()
-        found += np.array([value or 0.0 for value in row or ()])
-    for i, ratio in enumerate(ratios):
-        n, d, nn, nd, dd, users = found[6 * i : 6 * i + 6].tolist()
-        if not d or users < MIN_USERS:
+def _measured(db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int) -> Iterator[Measured]:
+    """Add up each user's sums; of many decisions, part by part, so that memory does not grow with them."""
+    columns: dict[str, str] = {}  # name by the SQL of a decision's value: most denominators and counts are the same
+
+    def column(value: str, where: str) -> str:
+        sql = f"coalesce(CASE WHEN {where} THEN ({value})::DOUBLE END, 0)"
+        return columns.setdefault(sql, f"value{len(columns)}")
+
+    names = [
+        tuple(column(value, ratio.where) for value in (ratio.numerator, ratio.denominator, "1")) for ratio in ratios
+    ]
+    values = ", ".join(f"{sql} AS {name}" for sql, name in columns.items())
+    parts = -(-decisions * len(columns) // MOST_VALUES) or 1
+    found = np.zeros((len(ratios), 6))
+    for part in range(parts) if ratios else ():
+        query = f"SELECT hash(user_id) AS user_hash, {values} FROM decided WHERE hash(user_id) % {parts} = {part}"
+        read = {name: np.ma.getdata(column) for name, column in db.execute(query).fetchnumpy().items()}
+        users = read.pop("user_hash")
+        if not len(users):
             continue
-        value = n / d
+        order = np.argsort(users)
+        begins = np.flatnonzero(np.diff(users[order], prepend=users[order[:1]] + 1))
+        sums = {name: np.add.reduceat(column[order], begins) for name, column in read.items()}
+        for i, of in enumerate(names):
+            n_U, d_U, c_U = (sums[name] for name in of)
+            found[i] += n_U.sum(), d_U.sum(), n_U @ n_U, n_U @ d_U, d_U @ d_U, np.count_nonzero(c_U)
+    for ratio, (ns, ds, nn, nd, dd, counted) in zip(ratios, found.tolist(), strict=True):
+        if not ds or counted < MIN_USERS:
+            continue
+        value = ns / ds
         squares = max(0.0, nn - 2 * value * nd + value * value * dd)
-        se = math.sqrt(squares * users / (users - 1)) / abs(d)
+        se = math.sqrt(squares * counted / (counted - 1)) / abs(ds)
         if math.isfinite(value) and math.isfinite(se):
-            yield Measured(ratio.group, ratio.arm, ratio.measure, value, se, d)
+            yield Measured(ratio.group, ratio.arm, ratio.measure, value, se, ds)
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:

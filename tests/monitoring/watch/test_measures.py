@@ -110,12 +110,14 @@ ARMS = ("incumbent", "spring/challenger", "autumn/challenger")  # the incumbent 
 
 
 @pytest.mark.parametrize(
-    ("terms", "most"), [("click", measures.MOST_SUMS), ({"click": 0.5, "revenue": 2.0}, 100)], ids=["click", "in-parts"]
+    ("terms", "most"),
+    [("click", measures.MOST_VALUES), ({"click": 0.5, "revenue": 2.0}, 10_000)],
+    ids=["click", "in-parts"],
 )
 def test_every_measure_is_the_one_counted_by_hand(
     terms: object, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measures, "MOST_SUMS", most)
+    monkeypatch.setattr(measures, "MOST_VALUES", most)
     gain = Gain.of_spec(terms)
     decided = Written(tmp_path / "log")
     counted = count(tmp_path / "log", gain)
