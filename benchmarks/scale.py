@@ -62,6 +62,7 @@ def lake(size: Size) -> dict[str, Any]:
             made = run(batch.make, folder=folder, decisions=decisions, days=size.days)
             found[str(decisions)] = {
                 "made": made,
+                "first_judge": run(batch.judge_rows, folder=folder, days_before=1),
                 "compact": run(batch.compact_day, folder=folder),
                 "judge": run(batch.judge_rows, folder=folder),
                 "measure": run(batch.measure_day, folder=folder),

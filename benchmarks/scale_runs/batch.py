@@ -35,15 +35,12 @@ def compact_day(folder: str) -> dict[str, Any]:
     return {**figures, "files": files, "hours": hours, "hours_open": len(made.lake.arrived("decision"))}
 
 
-def judge_rows(folder: str) -> dict[str, Any]:
-    """Judge what the decisions teach, as a training does before it reads them."""
+def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
+    """Judge what the decisions teach, as a training does before it reads them, so many days before the last night."""
     from features.collect.training_log import Decisions, learnable
-    from mtorl.log.lake import Lake
 
-    lake = Lake.open(folder)
     with clock() as figures, _Opened() as opened:
-        found = learnable(folder, SPEC, Decisions(outcome_hours=24.0, until=END))
-    assert lake and found.decisions, "nothing was judged"
+        found = learnable(folder, SPEC, Decisions(outcome_hours=24.0, until=END - timedelta(days=days_before)))
     return {**figures, "decisions": found.decisions, "opportunities": found.opportunities, "files": len(opened)}
 
 

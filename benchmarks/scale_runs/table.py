@@ -11,6 +11,7 @@ MOST_MIB, MOST_SECONDS, MOST_RATIO, MOST_USERS = 1_024, 5.0, 1.2, 20_000_000
 TRAFFIC = 3_600_000  # an hour at a thousand a second
 STEPS = {
     "compact": "compaction",
+    "first_judge": "judged rows, the first time",
     "judge": "judged rows",
     "measure": "the monitor's measures",
     "first_look": "a first look",

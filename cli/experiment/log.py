@@ -107,7 +107,7 @@ def _exploration(
     folder: str, experiment: Path | None, dataset: str | None, arm: str, model: Path, effect: float
 ) -> ExplorationPlan:
     from cli.progress_bars import ProgressBars
-    from features.collect.served import served_decisions
+    from features.collect.experiment_decisions import served_decisions
     from mtorl.evaluation.exploration_plan import plan_for
     from mtorl.experiment.experiment import Experiment
 
@@ -186,7 +186,7 @@ def _verdict(folder: str, experiment: Path | None, dataset: str | None, by: list
 
 
 def _shadows(folder: str, experiment: Path | None, dataset: str | None, by: list[str]) -> dict[str, ShadowReport]:
-    from features.collect.shadows import shadows
+    from features.collect.experiment_decisions import shadows
     from mtorl.evaluation.shadow import shadow_report
     from mtorl.experiment.experiment import Experiment
 

@@ -110,7 +110,7 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile]) -> s
     name = secrets.token_hex(8)  # its own: of two runs at once, one may have to delete what it wrote
     hours: set[datetime] = set()
 
-    def named(hour: datetime, number: int) -> str:
+    def named(hour: datetime, number: int, _: int) -> str:
         hours.add(hour)
         return name_of(kind, hour, f"{name}-{number}")
 

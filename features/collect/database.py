@@ -17,9 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from features.collect.hour_folders import HOUR_OF, hour_in
 from features.engine import text
-from mtorl.log.lake import Lake, lake_database
+from mtorl.log.lake import HOUR_OF, Lake, hour_written, lake_database
 from mtorl.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -57,11 +56,11 @@ class DuckDB:
 
     def view(self, name: str, query: str) -> None:
         """Give a query a name."""
-        self.execute(f"CREATE VIEW {name} AS {query}")
+        self.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
     def keep(self, name: str, query: str) -> None:
         """Compute the rows of a query once and name them; they lie in a file, for they may not fit in memory."""
-        self.execute(f"CREATE TABLE {name} AS {query}")
+        self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
 
     def add(self, name: str, table: pa.Table) -> None:
         """Give a table in memory a name."""
@@ -73,11 +72,11 @@ class DuckDB:
         with replacing(path) as unfinished:
             self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {text(unfinished)} ({_AS_PARQUET})")
 
-    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int], str]) -> list[str]:
+    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str]) -> list[str]:
         """Write each `hour` of a query to files of the lake, sorted; returns their names.
 
         Args:
-            name: The name of an hour's file with a number.
+            name: The name of a file, by its hour, its number and how many the hour has.
         """
         with TemporaryDirectory(prefix="mtorl-hours-") as scratch:
             self.execute(
@@ -87,8 +86,9 @@ class DuckDB:
             )
             written = []
             for folder in sorted(Path(scratch).glob("hour_of=*")):
-                for number, file in enumerate(sorted(folder.glob("*.parquet"))):
-                    written.append(name(hour_in(folder.name), number))
+                hour, files = hour_written(folder.name), sorted(folder.glob("*.parquet"))
+                for number, file in enumerate(files):
+                    written.append(name(hour, number, len(files)))
                     self._lake.put(file, written[-1])
         return written
 

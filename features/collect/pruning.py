@@ -12,11 +12,14 @@ exposures alone breaks the heads, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from features.collect.database import Database
+from features.collect.rules import SAMPLED, of_users
+from features.collect.stored_rows import Decided
 from features.engine import text
 
 LOG = ""
@@ -34,29 +37,70 @@ class Touchpoints:
     newest: datetime
 
 
-def squared_weight(channels: int) -> str:
-    """SQL: expectation of the squared weight of a decision, from channel_probs; null if they are not known."""
-    return f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
+@dataclass(frozen=True)
+class Bound:
+    """What a training reads of a log and of decisions.
+
+    Attributes:
+        rows: Touchpoints before the bound; 0 without one.
+        of_log: SQL condition of the log's rows.
+        of_judged: Likewise, of the table `judged`.
+        share_of: Share of the users to read of a block of decisions, by its first hour.
+    """
+
+    rows: int = 0
+    of_log: str = "true"
+    of_judged: str = "true"
+    share_of: Callable[[datetime], float] = lambda _: 1.0
 
 
-def squared_weight_of_log(channels: int) -> str:
-    """SQL: the squared weight of a row of the log, which has the propensity of the drawn channel alone."""
-    return f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
+def bound(db: Database, decided: Decided, log: str, propensity: bool, channels: int, most_rows: int) -> Bound:
+    """Keep about `most_rows` touchpoints (0: all) of a log, a table in SQL, and of the tables `decided` and `judged`.
+
+    Args:
+        propensity: Whether the log has any.
+    """
+    if not most_rows:
+        return Bound()
+    generations = _generations(db, decided.share, log, propensity, channels)
+    rows = sum(one.rows for one in generations)
+    if rows <= most_rows:
+        return Bound(rows)
+    shares = kept_shares(generations, most_rows)
+    of_log = of_some_users(shares.pop((LOG, ""), 1.0))
+    cases = " ".join(
+        f"WHEN arm = {text(arm)} AND generation = {text(generation)} THEN {of_users(share)[0]}"
+        for (arm, generation), share in shares.items()
+    )
+    of_block: dict[datetime, float] = defaultdict(lambda: decided.share)
+    for hour, arm, generation in db.execute("SELECT DISTINCT hour, arm, generation FROM decided").fetchall():
+        of_block[hour.astimezone(UTC)] = max(of_block[hour.astimezone(UTC)], shares.get((arm, generation), 0.0))
+    return Bound(rows, of_log, f"(CASE {cases} ELSE false END)" if cases else "false", of_block.__getitem__)
 
 
-def generations_of(db: Database, touchpoints: str) -> list[Touchpoints]:
-    """The generations of a table with the columns arm, generation, timestamp and squared_weight.
+def _generations(db: Database, share: float, log: str, propensity: bool, channels: int) -> list[Touchpoints]:
+    """The generations of a log, and of the decisions of a share of the users.
 
     A log without propensities is taken for one of random exposures; an arm without probabilities has width 0.
     """
-    unknown = f"if(arm = {text(LOG)}, 1.0, 0.0)"
+    # Expectation of the squared weight of a decision; a row of the log has the propensity of the drawn channel alone.
+    of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
+    of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
     found = db.execute(
-        f"""SELECT arm, generation, count(*) AS touchpoints, coalesce(1 / avg(squared_weight), {unknown}) AS width,
-                   max(timestamp) AS newest
-        FROM {touchpoints} GROUP BY arm, generation"""
+        f"""SELECT arm, generation, count(*) AS touchpoints,
+                   coalesce(1 / avg(squared_weight), if(arm = {text(LOG)}, 1.0, 0.0)) AS width, max(timestamp) AS newest
+        FROM (
+            SELECT {text(LOG)} AS arm, '' AS generation, timestamp,
+                   {of_drawn if propensity else "CAST(NULL AS DOUBLE)"} AS squared_weight FROM {log} UNION ALL
+            SELECT arm, generation, timestamp, if(propensity IS NULL, NULL, {of_all})
+            FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
+        GROUP BY arm, generation"""
     ).fetchall()
     # What differs in the last digits, which depend on the order in which numbers were added, is alike.
-    return [Touchpoints(arm, name, rows, round(width, 9), newest) for arm, name, rows, width, newest in found]
+    return [
+        Touchpoints(arm, name, rows if arm == LOG else round(rows / share), round(width, 9), newest)
+        for arm, name, rows, width, newest in found
+    ]
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
@@ -73,15 +117,6 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
     return shares
 
 
-def kept(shares: dict[tuple[str, str], float]) -> str:
-    """SQL: whether a row stays, from its arm, generation and user."""
-    cases = " ".join(
-        f"WHEN arm = {text(arm)} AND generation = {text(generation)} THEN {of_some_users(share)}"
-        for (arm, generation), share in shares.items()
-    )
-    return f"(CASE {cases} END)"
-
-
-def of_some_users(share: float, name: str = "user_id") -> str:
-    """SQL: whether a row is of the users whose hash chooses them; another name than the id is another choice."""
-    return f"md5({name}) < {text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"
+def of_some_users(share: float) -> str:
+    """SQL: whether a row of a log is of the users whose hash chooses them."""
+    return f"md5(user_id) < {text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"

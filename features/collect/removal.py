@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, get_args
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from features.collect.rules import of_forgotten
 from mtorl.log.decision_ids import bucket_of_hash
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import HOUR, UNREADABLE, Lake, LakeFile, lake_database, sql_of
@@ -90,7 +91,16 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
-    _drop_sums(lake, hours)  # a verdict may have stored some meanwhile
+        # Last, for a verdict or a training may have stored some meanwhile.
+        _drop_sums(lake, hours)
+        judged = [file for file in lake.derived("judged") if _is_young(file, written_since)]
+        theirs = of_forgotten(forgotten.users)
+        # Without a refusal of theirs, others begin the time without money: those rows have to be judged again.
+        for file, _ in list(_found(db, judged, f"{theirs} AND gone_until IS NOT NULL")):
+            judged.remove(file)
+            _delete(lake, file)
+        for file, _ in _found(db, judged, theirs):
+            _rewrite(lake, db, file, theirs)
     return removed
 
 
@@ -109,9 +119,10 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
             if file.hour + HOUR <= before:
                 with lake.files.open_input_file(file.name) as stream:
                     removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
-                lake.files.delete_file(file.name)
-                _remove_empty_folders(lake, file)
-    _drop_sums(lake, [file.hour for file in lake.sums() if file.hour + HOUR <= before])
+                _delete(lake, file)
+    for file in (*lake.derived("sums"), *lake.derived("judged")):  # the rest of a day or block is made again
+        if file.hour + HOUR <= before:
+            _delete(lake, file)
     return removed
 
 
@@ -124,18 +135,18 @@ def unreadable(lake: Lake) -> list[str]:
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
     """Delete what verdicts have made of the days of some hours: the sums hold hashes of users."""
     days = {hour.date() for hour in hours}
-    for file in lake.sums() if days else ():
+    for file in lake.derived("sums") if days else ():
         if file.hour.date() in days:
-            with contextlib.suppress(FileNotFoundError):
-                lake.files.delete_file(file.name)
-            _remove_empty_folders(lake, file)
+            _delete(lake, file)
 
 
 def _files(lake: Lake, kind: Kind, written_since: datetime | None) -> list[LakeFile]:
     files = [*lake.arrived(kind), *lake.closed(kind)]  # in this order: see `Lake.records`
-    if written_since is None:
-        return files
-    return [file for file in files if file.written is None or file.written >= written_since]
+    return [file for file in files if _is_young(file, written_since)]
+
+
+def _is_young(file: LakeFile, written_since: datetime | None) -> bool:
+    return written_since is None or file.written is None or file.written >= written_since
 
 
 def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> Iterator[tuple[LakeFile, int]]:
@@ -155,13 +166,13 @@ def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: s
         db.execute(f"COPY (FROM {sql_of([file])} WHERE NOT ({which})) TO '{kept}' (FORMAT parquet, COMPRESSION zstd)")
         if pq.read_metadata(kept).num_rows:
             lake.put(kept, f"{folder}/{old.removesuffix('.parquet').partition('.')[0]}.{secrets.token_hex(4)}.parquet")
+    _delete(lake, file)
+
+
+def _delete(lake: Lake, file: LakeFile) -> None:
+    """Delete a file, and the folders of its hour and day if they are empty; a bucket has none."""
     with contextlib.suppress(FileNotFoundError):
         lake.files.delete_file(file.name)
-    _remove_empty_folders(lake, file)
-
-
-def _remove_empty_folders(lake: Lake, file: LakeFile) -> None:
-    """Of the file's hour and day; a bucket has none."""
     if lake.folder is None:
         return
     with contextlib.suppress(OSError):  # not empty

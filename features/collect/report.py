@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from features.collect.database import Database
-from features.collect.rules import of_channel
+from features.collect.rules import SAMPLED, of_channel
 from mtorl.log.dataset import DatasetSpec
 
 _DIGEST = 64  # characters
@@ -47,16 +47,18 @@ _INCOMPLETE = (
 class Learnable:
     """What collected decisions teach; `str()` of it is a summary for people."""
 
-    decisions: int
+    decisions: int  # that were looked at
     opportunities: int
     exposures: int  # that took place, those included that are no opportunity
     left_out: dict[str, int]  # decisions that are no opportunity, by reason (`rules.py`)
     generations: tuple[Generation, ...]  # oldest first
     pruned: int = 0  # touchpoints that a training does not read, because there are too many
     incomplete: int = 0  # exposures that are no touchpoint, because they lack a column that must be there
+    share: float = 1.0  # of the users, chosen by their hash, whose decisions were looked at
 
     def __str__(self) -> str:
         lines = [
+            *([f"of {self.share:.2%} of the users, whom a hash chooses:"] if self.share < 1 else []),
             f"{self.decisions:,} decisions: {self.opportunities:,} opportunities, "
             f"{self.exposures:,} exposures took place",
             *(f"left out, {reason}: {count:,}" for reason, count in self.left_out.items()),
@@ -67,12 +69,14 @@ class Learnable:
         return "\n".join(lines)
 
 
-def learnable_of(db: Database, spec: DatasetSpec) -> Learnable:
-    """Count the rows of the table `judged` (`rules.decisions_query`)."""
-    counts = "SELECT count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking FROM judged"
-    ((decisions, exposures, incomplete),) = db.execute(counts).fetchall()
-    reasons = "SELECT left_out, count(*) AS decisions FROM judged WHERE left_out IS NOT NULL GROUP BY 1 ORDER BY 1"
-    left_out = {str(reason): int(count) for reason, count in db.execute(reasons).fetchall()}
+def learnable_of(db: Database, spec: DatasetSpec, share: float) -> Learnable:
+    """Count the rows of the view `judged` (`rules.JUDGED`) of a share of the users."""
+    counts = db.execute(
+        f"""SELECT left_out, count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking
+        FROM judged WHERE {SAMPLED} GROUP BY 1 ORDER BY 1"""
+    ).fetchall()
+    left_out = {str(reason): int(rows) for reason, rows, *_ in counts if reason is not None}
+    decisions, exposures, incomplete = (int(sum(row[place] for row in counts)) for place in (1, 2, 3))
     channels = len(spec.channels)
     could_be = " * ".join(of_channel(probs, "drawn_channel", spec) for probs in ("channel_probs", "exposure_probs"))
     places = range(1, channels + 1)
@@ -81,7 +85,7 @@ def learnable_of(db: Database, spec: DatasetSpec) -> Learnable:
         f"""WITH weighed AS (
             SELECT arm, generation, user_id, timestamp, exposed, ({possible}) / {channels} AS supported,
                    CASE WHEN exposed THEN 1 / ({channels} * {could_be}) ELSE 0.0 END AS weight
-            FROM judged WHERE left_out IS NULL),
+            FROM judged WHERE left_out IS NULL AND {SAMPLED}),
         by_user AS (
             SELECT arm, generation, user_id, count(*) AS decisions, count_if(exposed) AS exposures,
                    sum(supported) AS supported, sum(weight) AS weight, max(timestamp) AS newest
@@ -99,4 +103,4 @@ def learnable_of(db: Database, spec: DatasetSpec) -> Learnable:
     ).fetchall()
     generations = tuple(Generation(arm, model, int(n), int(shown), *figures) for arm, model, n, shown, *figures in rows)
     opportunities = decisions - sum(left_out.values())
-    return Learnable(decisions, opportunities, exposures, left_out, generations, incomplete=incomplete)
+    return Learnable(decisions, opportunities, exposures, left_out, generations, 0, incomplete, share)

@@ -1,4 +1,7 @@
-"""Decides which collected decisions teach something, and with which probabilities, in one query.
+"""Decides which collected decisions teach something, and with which probabilities, in SQL.
+
+`decided_query` takes what follows from a decision alone; its rows are kept in the lake (`stored_rows.py`).
+`known_query` adds what changes later: outcomes, refusals of other hours, and age; `JUDGED` adds faults.
 
 An *opportunity* is a decision: a policy drew a channel, and then exposed or not, both with known probabilities. A
 *touchpoint* is an exposure that took place. A policy's value rests on opportunities: whether MTORL exposes depends on
@@ -30,51 +33,26 @@ numbers (`_UNIT`), since a sum of floats depends on the order.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from features.engine import name_of, text
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec
+from mtorl.log.decision_ids import BUCKETS, bucket_of_hash
+from mtorl.log.lake import instant
 from mtorl.log.records import MODEL_NAME, UNNAMED
 
+PLACE = "_place"
+"""Of a user: its bucket, and then its hash. A share of the users is those with a lower place (`of_users`)."""
+SAMPLED = "_sampled"
 _NEVER = "TIMESTAMPTZ '9999-12-31 00:00:00+00:00'"
 _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
-
-
-def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
-    """SQL: one row a decision of the views `collected_decision` and `collected_outcome`.
-
-    Columns: decision_id, user_id, timestamp (of the opportunity), campaign_id, arm, generation (digest of the policy
-    that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order of the
-    channels), exposed (what was drawn), left_out (null: an opportunity that a value can rest on); touchpoint (an
-    exposure took place, of the default action perhaps) or incomplete (one that lacks a required column), its channel,
-    propensity (null: unknown), outcomes and times at which the router received timed ones; context columns, and static
-    ones of a touchpoint. Outcomes may come for `outcome_hours`, counted back from the newest decision, or from now if a
-    clock that was ahead has taken it.
-    """
-    times = spec.outcome_times
-    outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
-    # A router's clock may be behind the one that dated the request: nothing is known before it.
-    outcomes += "".join(
-        f"if({_column(time)} IS NULL, NULL, greatest({_column(time)}, request_time)) AS {name_of(time)}, "
-        for time in times.values()
-    )
-    totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
-    columns = ", ".join(_columns("of_context", spec.context) + _columns("of_user", spec.static))
-    same_account = " AND ".join(
-        f"record.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", ")
-    )
-    channels = f"[{', '.join(map(text, spec.channels))}]"
-    wanted = f"CAST(sum(CAST(floor(wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
-    return f"""
-    WITH outcome AS (
-        SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
-        FROM collected_outcome GROUP BY decision_id),
-    -- Stretches without money are few, while to sort all decisions of an account by time takes long.
-    refusal AS (
-        SELECT {_ACCOUNT}, event_time, decision_id, coalesce(refused_until, {_NEVER}) AS gone_until
-        FROM collected_decision WHERE budget_exhausted AND NOT override),  -- theirs is another account
-    following AS (
+_OTHER_COLUMNS = "other_columns"
+# Stretches without money are few, while to sort all decisions of an account by time takes long. Those of some hours
+# together are those of all refusals: overlapping ones are one.
+_STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
     numbered AS (
@@ -84,11 +62,45 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
     stretch_of AS (
         SELECT {_ACCOUNT}, min(event_time) AS refused_at, max(gone_until) AS refused_to,
                max(CASE WHEN gone_before > event_time THEN NULL ELSE decision_id END) AS refused_id  -- the first one's
-        FROM numbered GROUP BY {_ACCOUNT}, stretch),
-    refused_on AS (
-        SELECT * FROM stretch_of JOIN (SELECT DISTINCT event_time::DATE AS day FROM collected_decision) AS days
-            ON day BETWEEN refused_at::DATE AND refused_to::DATE),
-    record AS (
+        FROM numbered GROUP BY {_ACCOUNT}, stretch)"""
+
+
+_WANTED = f"CAST(sum(CAST(floor(_wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
+REALISED = f"""
+    SELECT arm, _day, count_if(exposed) * {_UNIT} / nullif({_WANTED}, 0) AS _share
+    FROM known WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day
+    """
+"""SQL: the shares of the wanted exposures that took place, of the rows of `known_query` in the table `known`."""
+JUDGED = """
+    SELECT * EXCLUDE (_exposure_probs, _wanted, _share),
+           list_transform(_exposure_probs, lambda p: p * coalesce(_share, 1.0)) AS exposure_probs
+    FROM known LEFT JOIN realised USING (arm, _day)
+    """
+"""SQL: one row a decision of the tables `known` and `realised`.
+
+Columns: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm, generation (digest of the
+policy that drew, or else its name and version), drawn_channel, channel_probs and exposure_probs (lists in the order
+of the channels), exposed (what was drawn), left_out (null: an opportunity that a value can rest on), `SAMPLED`;
+touchpoint (an exposure took place, of the default action perhaps) or incomplete (one that lacks a required column),
+its channel, propensity (null: unknown), outcomes and times at which the router received timed ones; context
+columns, and static ones of a touchpoint.
+"""
+
+
+def decided_query(spec: DatasetSpec) -> str:
+    """SQL: one row a decision of the view `collected_decision`, with what follows from it alone.
+
+    Columns that `JUDGED` has too mean the same. Others: reason (`left_out`, by the decision's own fields), wanted
+    (how sure it is that an exposure was wanted), shown (an exposure, if an outcome arrives), by_policy (no fallback),
+    fits and lacks (it would be a touchpoint, or incomplete), and gone_until (on the first of overlapping refusals: the
+    end of the last one).
+    """
+    columns = "".join(f"{one}, " for one in _columns("of_context", spec.context) + _columns("of_user", spec.static))
+    place = "lpad(CAST(bucket AS VARCHAR), 2, '0') || substr(unit_hash, 3)"
+    channels = f"[{', '.join(map(text, spec.channels))}]"
+    lacks = _lacks_a_column(spec, static=True)
+    return f"""
+    WITH record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
                exposure_probs = '{{}}' OR channel_probs = '{{}}' AS unsaid,
                json_transform(channel_probs, {by_channel(spec)}) AS drawing,
@@ -97,45 +109,111 @@ def decisions_query(spec: DatasetSpec, outcome_hours: float) -> str:
                CASE WHEN expose THEN json_transform("static", {_texts(spec.static)}) END AS of_user
         FROM collected_decision),
     known AS (
-        SELECT record.*, outcome.* EXCLUDE (decision_id),
-               {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs,
-               expose AND NOT withdrawn AND coalesce(happened, false) AS touchpoint,
-               touchpoint AND fallback_reason IS NULL AS exposed,
-               refused_at < event_time OR refused_id <= record.decision_id AS refused
-        FROM record LEFT JOIN outcome USING (decision_id)
-        LEFT JOIN refused_on ON {same_account} AND record.event_time::DATE = day
-            AND refused_at <= record.event_time AND record.event_time < refused_to),
-    judged AS (
-        SELECT *, event_time::DATE AS day,
-               CASE WHEN override THEN 'override'
-                    WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
-                    WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
-                    WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 OR {_unsaid_exposure(spec)}
-                    THEN 'no_probabilities'
-                    WHEN refused THEN 'budget_gone'
-                    WHEN {_lacks_a_column(spec)} THEN 'other_columns'
-                    WHEN event_time > least((SELECT max(event_time) FROM collected_decision), now())
-                                      - INTERVAL {round(outcome_hours * 3.6e9)} MICROSECOND
-                    THEN 'not_mature'
-               END AS left_out,
-               -- How sure it is that an exposure was wanted: of the ledger, nothing else is asked.
-               CASE WHEN fallback_reason = 'ledger' OR (expose AND fallback_reason IS NULL) THEN 1.0
-                    WHEN fallback_reason IS NOT NULL OR withdrawn
-                    THEN {of_channel("exposure_probs", "drawn_channel", spec)}
-                    ELSE 0.0 END AS wanted
-        FROM known),
-    realised AS (
-        SELECT arm, day, count_if(exposed) * {_UNIT} / nullif({wanted}, 0) AS share
-        FROM judged WHERE left_out IS NULL GROUP BY arm, day)
-    SELECT decision_id, user_id, request_time AS timestamp, campaign_id, arm,
-           coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, drawn_channel, channel_probs,
-           list_transform(exposure_probs, lambda p: p * coalesce(share, 1.0)) AS exposure_probs, exposed, left_out,
-           touchpoint AND list_contains({channels}, channel) AND NOT ({_lacks_a_column(spec, static=True)})
-               AS touchpoint, touchpoint AND ({_lacks_a_column(spec, static=True)}) AS incomplete, channel,
-           CASE WHEN exposed AND NOT unsaid THEN {of_channel("channel_probs", "channel", spec)} END AS propensity,
-           {outcomes} {columns}
-    FROM judged LEFT JOIN realised USING (arm, day)
+        SELECT *, {_list("drawing", spec)} AS channel_probs, {_list("exposing", spec)} AS exposure_probs FROM record),
+    refusal AS (
+        SELECT {_ACCOUNT}, event_time, decision_id, coalesce(refused_until, {_NEVER}) AS gone_until
+        FROM collected_decision WHERE budget_exhausted AND NOT override),  -- theirs is another account
+    {_STRETCHES}
+    SELECT decision_id, user_id, {place} AS {PLACE}, event_time, request_time AS timestamp, {_ACCOUNT},
+           coalesce({MODEL_NAME}, {text(UNNAMED)}) AS generation, channel, drawn_channel, channel_probs, exposure_probs,
+           salt, withdrawn, refused_to AS gone_until,
+           CASE WHEN override THEN 'override'
+                WHEN fallback_reason IN ('repeated', 'no_account') THEN fallback_reason
+                WHEN drawn_channel IS NULL AND fallback_reason IS NOT NULL THEN 'no_draw'
+                WHEN unsaid OR drawn_channel IS NULL OR list_sum(channel_probs) < 0.999 OR {_unsaid_exposure(spec)}
+                THEN 'no_probabilities'
+                WHEN {_lacks_a_column(spec)} THEN '{_OTHER_COLUMNS}'
+           END AS reason,
+           -- Of the ledger, nothing else is asked.
+           CASE WHEN fallback_reason = 'ledger' OR (expose AND fallback_reason IS NULL) THEN 1.0
+                WHEN fallback_reason IS NOT NULL OR withdrawn
+                THEN {of_channel("exposure_probs", "drawn_channel", spec)}
+                ELSE 0.0 END AS wanted,
+           expose AND NOT withdrawn AS shown, fallback_reason IS NULL AS by_policy,
+           list_contains({channels}, channel) AND NOT ({lacks}) AS fits, ({lacks}) AS lacks,
+           CASE WHEN fallback_reason IS NULL AND NOT unsaid
+                THEN {of_channel("channel_probs", "channel", spec)} END AS propensity, {columns} hour
+    FROM known LEFT JOIN (SELECT refused_id, refused_to FROM stretch_of) AS first ON decision_id = refused_id
     """
+
+
+def refused_query() -> str:
+    """SQL: stretches without money, one row for each day, of all decisions of the view `every_decided`."""
+    return f"""
+    WITH refusal AS (
+        SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
+    {_STRETCHES}
+    SELECT * FROM stretch_of JOIN (SELECT DISTINCT event_time::DATE AS day FROM every_decided) AS days
+        ON day BETWEEN refused_at::DATE AND refused_to::DATE
+    """
+
+
+def exposures_query(spec: DatasetSpec) -> str:
+    """SQL: the touchpoints of the views `decided` and `collected_outcome`, of which refusals say nothing."""
+    none = f"""(SELECT {_ACCOUNT}, event_time AS refused_at, event_time AS refused_to, decision_id AS refused_id,
+                       event_time::DATE AS day FROM decided WHERE false)"""
+    return (
+        f"SELECT * FROM ({known_query(spec, datetime.max.replace(tzinfo=UTC), 'true', none)}) AS known WHERE touchpoint"
+    )
+
+
+def known_query(spec: DatasetSpec, mature_until: datetime, sampled: str, refused: str = "refused_on") -> str:
+    """SQL: one row a decision of the view `decided`, with its outcomes of the view `collected_outcome`.
+
+    The columns are those of `JUDGED`, but for faults, and a few of its own.
+
+    Args:
+        mature_until: Outcomes of later decisions may still come.
+        sampled: Condition of rows of `decided`: of users of whom all decisions are there.
+        refused: Table of the rows of `refused_query`.
+    """
+    times = spec.outcome_times
+    outcomes = "".join(f"coalesce({_column(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
+    # A router's clock may be behind the one that dated the request: nothing is known before it.
+    outcomes += "".join(
+        f"if({_column(time)} IS NULL, NULL, greatest({_column(time)}, timestamp)) AS {name_of(time)}, "
+        for time in times.values()
+    )
+    totals = [*map(_total, spec.outcome_kinds), *(_known(kind, time) for kind, time in times.items())]
+    columns = ", ".join(f"{_own(name)} AS {name_of(name)}" for name in [c.name for c in (*spec.context, *spec.static)])
+    same_account = " AND ".join(
+        f"decided.{name} IS NOT DISTINCT FROM refused_on.{name}" for name in _ACCOUNT.split(", ")
+    )
+    return f"""
+    WITH outcome AS (
+        SELECT decision_id, {", ".join(totals)}, count_if(kind <> 'cancel') > 0 AS happened
+        FROM collected_outcome GROUP BY decision_id),
+    known AS (
+        SELECT decided.*, outcome.* EXCLUDE (decision_id), shown AND coalesce(happened, false) AS took_place,
+               took_place AND by_policy AS exposed, {sampled} AS {SAMPLED},
+               refused_at < decided.event_time OR refused_id <= decided.decision_id AS refused
+        FROM decided LEFT JOIN outcome USING (decision_id)
+        LEFT JOIN {refused} AS refused_on ON {same_account} AND decided.event_time::DATE = day
+            AND refused_at <= decided.event_time AND decided.event_time < refused_to)
+    SELECT decision_id, user_id, {PLACE}, timestamp, campaign_id, arm, generation, drawn_channel, channel_probs,
+           exposure_probs AS _exposure_probs, event_time::DATE AS _day, wanted AS _wanted, exposed, {SAMPLED},
+           CASE WHEN reason <> '{_OTHER_COLUMNS}' THEN reason
+                WHEN refused THEN 'budget_gone'
+                WHEN reason IS NOT NULL THEN reason
+                WHEN event_time > {instant(mature_until)} THEN 'not_mature'
+           END AS left_out, took_place AND fits AS touchpoint, took_place AND lacks AS incomplete, channel,
+           if(exposed, propensity, NULL) AS propensity, {outcomes} {columns}
+    FROM known
+    """
+
+
+def of_users(share: float) -> tuple[str, str]:
+    """SQL: whether a row is of a share of the users, by `PLACE`; and by `bucket`, where their records may be."""
+    bucket = int(share * BUCKETS)
+    within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
+    return (f"{PLACE} < {text(within)}", f"bucket <= {bucket}") if share < 1 else ("true", "true")
+
+
+def of_forgotten(users: Mapping[str, datetime]) -> str:
+    """SQL: whether a row is of a forgotten user, by hash and time, from before the time."""
+    places = {name: f"{bucket_of_hash(name):02d}{name[2:]}" for name in users}
+    each = [f"({PLACE} = {text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
+    return f"coalesce({' OR '.join(each)}, false)"
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
@@ -161,10 +239,15 @@ def _column(kind: str) -> str:
     return f'"outcome:{kind}"'
 
 
+def _own(column: str) -> str:
+    """A column of the data set, likewise."""
+    return name_of(f"own:{column}")
+
+
 def _columns(struct: str, columns: tuple[Column, ...]) -> list[str]:
     values = {column.name: _value(struct, column) for column in columns}
     zeros = {column.name: f"coalesce({values[column.name]}, 0.0)" for column in columns if column.missing == "zero"}
-    return [f"{value} AS {name_of(name)}" for name, value in {**values, **zeros}.items()]
+    return [f"{value} AS {_own(name)}" for name, value in {**values, **zeros}.items()]
 
 
 def _value(struct: str, column: Column) -> str:

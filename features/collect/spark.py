@@ -24,10 +24,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from sqlglot import exp
 
-from features.collect.hour_folders import HOUR_OF, hour_in
-from mtorl.log.lake import Lake
+from mtorl.log.lake import HOUR_OF, Lake, hour_written
 from mtorl.runtime.duckdb_files import SCHEME
-from mtorl.runtime.files import remove, replacing
+from mtorl.runtime.files import replacing
 
 _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number) -> total + number)", read="spark")
 
@@ -64,19 +63,13 @@ class Spark:
         self._named(self._session.createDataFrame(table), name)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as one file, which one task does: a training reads it on one machine."""
-        frame = self._frame(query).repartition(1)
+        """Write a query's rows as a folder of parts, each of whole users and in order."""
+        frame = self._frame(query).repartition("user_id")
         frame = frame.sortWithinPartitions(*order) if order else frame
-        folder = path.parent.absolute() / f".spark.{secrets.token_hex(4)}"
-        try:
-            frame.write.parquet(str(folder))
-            with replacing(path) as unfinished:
-                (part,) = folder.glob("part-*.parquet")
-                os.replace(part, unfinished)
-        finally:
-            remove(folder)
+        with replacing(path.absolute()) as unfinished:
+            frame.write.parquet(str(unfinished))
 
-    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int], str]) -> list[str]:
+    def write_hours(self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str]) -> list[str]:
         """Write each hour to files of the lake, all at once."""
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({query}) AS rows"
         # Small hours share a task, a large one has several.
@@ -86,9 +79,11 @@ class Spark:
             frame.write.partitionBy("hour_of").parquet(self._place(scratch))
             for folder in files.get_file_info(pafs.FileSelector(scratch)):
                 if folder.base_name.startswith("hour_of="):
+                    hour = hour_written(folder.base_name)
                     parts = [part.path for part in files.get_file_info(pafs.FileSelector(folder.path))]
-                    for number, part in enumerate(sorted(part for part in parts if part.endswith(".parquet"))):
-                        written.append(name(hour_in(folder.base_name), number))
+                    parts = sorted(part for part in parts if part.endswith(".parquet"))
+                    for number, part in enumerate(parts):
+                        written.append(name(hour, number, len(parts)))
                         files.create_dir(os.path.dirname(written[-1]), recursive=True)
                         files.move(part, written[-1])
         finally:

@@ -30,27 +30,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.collect.database import Database, open_database, table
-from features.collect.pruning import (
-    LOG,
-    generations_of,
-    kept,
-    kept_shares,
-    of_some_users,
-    squared_weight,
-    squared_weight_of_log,
-)
+from features.collect.pruning import Bound, bound, of_some_users
 from features.collect.report import Learnable, learnable_of
-from features.collect.rules import decisions_query
-from features.collect.snapshot import LEARNT, Snapshot
-from features.engine import batches, name_of, parquet_files, text
+from features.collect.rules import SAMPLED, of_users
+from features.collect.snapshot import Snapshot
+from features.collect.stored_rows import Decided
+from features.engine import batches, name_of, parquet_files
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import HOUR, Lake, instant
 from mtorl.log.opportunities import MOST_CONTEXTS, MOST_TOUCHPOINTS, MOST_WINDOWS, OPPORTUNITIES_FILE
 from mtorl.log.splits import SHARES, fractions_of, split_of
-from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, schema
+from mtorl.log.touchpoints import COLLECTED, DATASET_FILE, INGEST_FILE, LOG_FILE, fingerprint, schema
 from mtorl.log.trainings import READ, days_of
 from mtorl.runtime import progress
 
+_OPPORTUNITY = f"left_out IS NULL AND {SAMPLED}"
 _SQL = {
     "string": "VARCHAR",
     "double": "DOUBLE",
@@ -85,8 +79,9 @@ def learnable(place: str | Path, spec: DatasetSpec, which: Decisions = Decisions
     """Sum up what the decisions of a lake teach; raises a `LogError` if it holds none."""
     lake = Lake.open(place)
     with open_database(lake, engine) as db:
-        judge(db, lake, spec, which)
-        return learnable_of(db, spec)
+        decided = Decided(db, lake, spec, which.until)
+        decided.judge(which.outcome_hours, lambda _: decided.share)
+        return learnable_of(db, spec, decided.share)
 
 
 def add_decisions(
@@ -104,17 +99,23 @@ def add_decisions(
     first = data / LOG_FILE if log is None else Path(log)
     spec = DatasetSpec.load(data / DATASET_FILE)
     lake = Lake.open(place)
-    progress.report(0, 4, "judging decisions")
     with open_database(lake, engine) as db:
-        judge(db, lake, spec, which)
-        progress.report(1, 4, "opportunities")
-        _write_opportunities(db, spec, data / OPPORTUNITIES_FILE)
-        progress.report(2, 4, "touchpoints")
-        part = _add_touchpoints(db, spec, first, data / LOG_FILE, which.most_touchpoints)
-        progress.report(3, 4, "what can be learned")
-        found = replace(learnable_of(db, spec), pruned=part.pruned)
-        _note(db, data, part, {"collected": asdict(found)})
-    progress.report(4, 4, "done")
+        decided = Decided(db, lake, spec, which.until)
+        progress.report(0, 3, "adding outcomes")
+        decided.judge(which.outcome_hours, lambda _: decided.share)
+        names, channels = pq.read_schema(parquet_files(first)[0]).names, len(spec.channels)
+        of = bound(db, decided, table(parquet_files(first)), "propensity" in names, channels, which.most_touchpoints)
+        if decided.share < 1:  # of some generations, more users are read
+            decided.judge(which.outcome_hours, of.share_of, of.of_judged)
+        _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
+        progress.report(1, 3, "touchpoints")
+        days = days_of(first) if of.rows > which.most_touchpoints else None
+        _add_touchpoints(db, spec, first, data / LOG_FILE, of)
+        progress.report(2, 3, "what can be learned")
+        pruned = 0 if days is None else of.rows - _rows_of(data / LOG_FILE)
+        found = replace(learnable_of(db, spec, decided.share), pruned=pruned)
+        _note(db, data, of.rows, days, collected=asdict(found))
+    progress.report(3, 3, "done")
     return found
 
 
@@ -128,58 +129,47 @@ def bound_touchpoints(folder: str | Path, most: int, engine: str = "") -> str:
         days = days_of(log)
         touchpoints = f"SELECT * FROM {table(parquet_files(log))} WHERE {of_some_users(most / rows)}"
         db.write(touchpoints, log, order=("user_id", "timestamp"))
-        part = _Part(rows, _rows_of(log), days)
-        _note(db, Path(folder), part, {})
-    return f"{part.kept:,} of {rows:,} touchpoints, of users that a hash chooses: more than most_touchpoints"
+        _note(db, Path(folder), rows, days)
+    return f"{_rows_of(log):,} of {rows:,} touchpoints, of users that a hash chooses: more than most_touchpoints"
 
 
-def judge(db: Database, lake: Lake, spec: DatasetSpec, which: Decisions) -> None:
-    """Make the tables collected_decision, collected_outcome and, by `rules.decisions_query`, judged."""
-    if not lake:
-        raise LogError(
-            f"{lake.place}: no decisions here; a router uploads them each minute to the lake of its settings"
-        )
-    for kind, known in zip(LEARNT, ("event_time", "received_time", "event_time"), strict=True):
-        records = lake.records(db, kind, until=which.until and which.until + HOUR)
-        bound = f"WHERE {known} < {instant(which.until)}" if which.until else ""
-        db.view(f"collected_{kind}", f"SELECT * FROM {records} AS record {bound}")
-    db.keep("judged", decisions_query(spec, which.outcome_hours))
-
-
-def _write_opportunities(db: Database, spec: DatasetSpec, path: Path) -> None:
-    db.add("part_of", _users_of_opportunities(db))
+def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
+    most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
+    ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
+    # The names of all users need not fit in memory: these are enough for each part.
+    enough = 1.2 * max(most[part] / share for part, share in SHARES)
+    here, of_records = of_users(decided.share * enough / max(rows, 1))
+    known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)
+    before = f"WHERE event_time < {instant(decided.until)}" if decided.until else ""
+    db.view("collected_window", f"SELECT * FROM {known} AS record {before}")
+    db.add("part_of", _users_of_opportunities(db, most, here))
     gained = "".join(f"if(exposed, {name_of(kind)}, 0) AS {name_of(kind)}, " for kind in spec.outcome_kinds)
     own = gained + "".join(f"{name_of(column.name)}, " for column in spec.context)
     # A window is larger than a decision: they are read for these users alone.
     db.keep(
         "shown_window",
         """SELECT w.decision_id, w."window" AS features
-        FROM collected_window AS w JOIN collected_decision AS d ON d.decision_id = w.decision_id
+        FROM collected_window AS w JOIN decided AS d ON d.decision_id = w.decision_id
         WHERE d.user_id IN (SELECT user_id FROM part_of WHERE split <> 'train') AND NOT d.withdrawn""",
     )
     db.write(
         f"""SELECT decision_id, user_id, timestamp, campaign_id, arm, generation, drawn_channel AS channel,
                    channel_probs, exposure_probs, exposed, {own} split, features
             FROM judged JOIN part_of USING (user_id) LEFT JOIN shown_window USING (decision_id)
-            WHERE left_out IS NULL""",
+            WHERE {_OPPORTUNITY}""",
         path,
     )
 
 
-def _users_of_opportunities(db: Database) -> pa.Table:
+def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) -> pa.Table:
     """Users and their parts of the split, chosen by hashes if they have too many opportunities.
 
     Of the validation and test parts only users whose windows were logged count.
     """
-    most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
-    ((rows,),) = db.execute("SELECT count(*) AS decisions FROM judged WHERE left_out IS NULL").fetchall()
-    # The names of all users need not fit in memory: these are enough for each part.
-    enough = 1.2 * max(most[part] / share for part, share in SHARES)
-    some = of_some_users(enough / max(rows, 1), "concat('opportunities', user_id)")
     counted = db.execute(
         f"""SELECT user_id, count(*) AS decisions, count(w.decision_id) AS windows FROM judged LEFT JOIN (
             SELECT decision_id FROM collected_window) AS w ON w.decision_id = judged.decision_id
-        WHERE left_out IS NULL AND {some} GROUP BY user_id"""
+        WHERE {_OPPORTUNITY} AND {here} GROUP BY user_id"""
     ).fetchall()
     users = pd.DataFrame(counted, columns=["user_id", "rows", "windows"])
     users["split"] = split_of(users["user_id"])
@@ -192,20 +182,7 @@ def _users_of_opportunities(db: Database) -> pa.Table:
     return pa.Table.from_pandas(pd.concat([users[:0], *chosen])[parts.names], parts, preserve_index=False)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The touchpoints that a training reads."""
-
-    rows: int  # before the bound
-    kept: int
-    days: Mapping[str, int] | None  # of the log before the bound; None: all touchpoints were kept
-
-    @property
-    def pruned(self) -> int:
-        return self.rows - self.kept if self.days is not None else 0
-
-
-def _add_touchpoints(db: Database, spec: DatasetSpec, log_path: Path, out: Path, most_rows: int = 0) -> _Part:
+def _add_touchpoints(db: Database, spec: DatasetSpec, log_path: Path, out: Path, of: Bound) -> None:
     """Write a log, a file or a folder of parts, and the exposures as one table.
 
     A column that no record has is null.
@@ -222,31 +199,29 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log_path: Path, out: Path,
         values = {f: name_of(f.name) if f.name in names else others.get(f.name, "NULL") for f in types}
         return ", ".join(f"CAST({v} AS {_SQL[str(f.type)]}) AS {name_of(f.name)}" for f, v in values.items())
 
-    channels = len(spec.channels)
-    known = squared_weight_of_log(channels) if "propensity" in there else "CAST(NULL AS DOUBLE)"
-    pool = f"""(
-        SELECT {typed(there, "false")}, {text(LOG)} AS arm, '' AS generation, {known} AS squared_weight
-        FROM {table(log)} UNION ALL
-        SELECT {typed(judged, "true")}, arm, generation, if(propensity IS NULL, NULL, {squared_weight(channels)})
-        FROM judged WHERE touchpoint)"""
-    generations = generations_of(db, pool) if most_rows else []
-    rows = sum(one.rows for one in generations)
-    days = days_of(log_path) if rows > most_rows else None
-    stays = "true" if days is None else kept(kept_shares(generations, most_rows))
-    columns = ", ".join(name_of(field.name) for field in types)
-    db.write(f"SELECT {columns} FROM {pool} AS pool WHERE {stays}", out, order=("user_id", "timestamp"))
-    return _Part(rows, _rows_of(out), days)
+    db.write(
+        f"""SELECT {typed(there, "false")} FROM {table(log)} WHERE {of.of_log} UNION ALL
+        SELECT {typed(judged, "true")} FROM judged WHERE touchpoint AND {of.of_judged}""",
+        out,
+        order=("user_id", "timestamp"),
+    )
 
 
 def _rows_of(log: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in parquet_files(log))
 
 
-def _note(db: Database, data: Path, part: _Part, more: Mapping[str, Any]) -> None:
+def _note(db: Database, data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
+    """Complete what was noted of a log.
+
+    Args:
+        rows: Touchpoints before the bound.
+        days: Those of the log, a day; None: all were kept.
+    """
     path, log = data / INGEST_FILE, data / LOG_FILE
     ((users,),) = db.execute(f"SELECT count(DISTINCT user_id) FROM {table(parquet_files(log))}").fetchall()
-    report: dict[str, Any] = json.loads(path.read_text())
-    report |= {"rows": part.kept, "users": int(users), "fingerprint": fingerprint(batches(log)), **more}
-    if part.days is not None:
-        report[READ] = {"share": part.kept / part.rows, "days": part.days}
+    kept, report = _rows_of(log), json.loads(path.read_text())
+    report |= {"rows": kept, "users": int(users), "fingerprint": fingerprint(batches(log)), **more}
+    if days is not None:
+        report[READ] = {"share": kept / rows, "days": days}
     path.write_text(json.dumps(report, indent=2))

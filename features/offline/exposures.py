@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from features.collect.database import DuckDB, open_duckdb
-from features.collect.rules import decisions_query
+from features.collect.rules import decided_query, exposures_query
 from features.engine import name_of, text
 from features.feature_repo.sources import CAMPAIGN_DAYS, USER_DAYS
 from mtorl.log.dataset import EVENTS, DatasetSpec
@@ -52,7 +52,8 @@ def write_exposures(
         for kind in _KINDS:
             db.view(f"collected_{kind}", f"SELECT * FROM {lake.records(db, kind, first, where=chosen)} AS record")
         columns = ", ".join(map(name_of, (*spec.log_columns, *spec.outcome_times.values())))
-        db.write(f"SELECT {columns} FROM ({decisions_query(spec, 0.0)}) AS judged WHERE touchpoint", made.touchpoints)
+        db.view("decided", decided_query(spec))
+        db.write(f"SELECT {columns} FROM ({exposures_query(spec)}) AS exposure", made.touchpoints)
         db.write(f"SELECT DISTINCT user_id FROM {users}", made.users)
     return made
 

@@ -19,13 +19,11 @@ A lake that can't be written is read as well; each look then reduces all hours.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -42,7 +40,8 @@ from monitoring.verdict.hourly_sums import budget_classes, quoted, reduce_hours,
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS
 from mtorl.log.decision_ids import TIME
-from mtorl.log.lake import HOUR, Lake, LakeFile, instant, name_of_sums, sql_of
+from mtorl.log.derived import Derived
+from mtorl.log.lake import HOUR, LakeFile, instant, sql_of
 from mtorl.log.records import MODEL_NAME, place_among_copies
 from mtorl.log.touchpoints import LogError
 
@@ -56,7 +55,6 @@ _LAST_OUTCOMES = timedelta(days=9)  # of a day: few come later, and each hour is
 _PART_BYTES = 256 << 20  # of files of decisions that are reduced at one time
 _DAY_BYTES = 1 << 30  # a day with more is kept by hour
 _TRANSFERS = 16  # at one time
-_KEPT_SECONDS = 2 * 3600.0  # for which a look may read files that another one has superseded
 _TABLES = {
     "cell": "cell WHERE {}",
     "user_sum": """(
@@ -78,12 +76,8 @@ class _Block(NamedTuple):
     outcomes: tuple[LakeFile, ...]
 
     @property
-    def sources(self) -> str:
-        return _digest(file.name for file in (*self.decisions, *self.outcomes))
-
-    @property
-    def key(self) -> tuple[datetime, str]:
-        return self.since, self.sources
+    def sources(self) -> list[str]:
+        return [file.name for file in (*self.decisions, *self.outcomes)]
 
     @property
     def size(self) -> int:
@@ -119,12 +113,12 @@ class _Sums:
         """Make the tables, and store what the lake lacks."""
         lake = self.log.lake
         recent, blocks = self._blocks(db)
-        every, folder, forgotten = lake.sums(), self._folder(), lake.forgotten()
-        there = {(file.hour, _sources(file)): file for file in every if _folder_of(file) == folder}
-        known = [there[block.key] for block in blocks if block.key in there]
-        for part in _parts([block for block in blocks if block.key not in there]):
-            self._reduce(part, folder)
-        self._reduce([recent], "")
+        derived, forgotten = Derived(lake, "sums", self.experiment.name, [self._settings()]), lake.forgotten()
+        there = {block: derived.files(block.since, block.sources) for block in blocks}
+        known = [file for files in there.values() for file in files]
+        for part in _parts([block for block in blocks if not there[block]]):
+            self._reduce(part, derived)
+        self._reduce([recent])
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             files = [*pool.map(self._fetch, known), *self.scratch.glob("new-*.parquet")]
         names = ", ".join(sql_text(str(path)) for path in files)
@@ -137,10 +131,10 @@ class _Sums:
                 with suppress(FileNotFoundError):
                     lake.files.delete_file(name)
         if self._can_store:
-            _supersede(lake, every, folder, {file.name for file in known})
+            derived.supersede(known)
 
-    def _folder(self) -> str:
-        """Its name in the lake, with a digest of all that the tables depend on, apart from records."""
+    def _settings(self) -> str:
+        """All that the tables depend on, apart from records."""
         import duckdb
 
         settings = [
@@ -153,7 +147,7 @@ class _Sums:
             [DECISION_COLUMNS, TIME, MODEL_NAME, place_among_copies("decision"), place_among_copies("outcome")],
             duckdb.__version__,  # its `hash` may be another one
         ]
-        return f"{re.sub(r'[^a-zA-Z0-9-]', '_', self.experiment.name)}-{_digest([json.dumps(settings)])}"
+        return json.dumps(settings)
 
     def _blocks(self, db: duckdb.DuckDBPyConnection) -> tuple[_Block, list[_Block]]:
         """What is reduced with the arrived records, and the other closed hours and days, oldest first."""
@@ -188,23 +182,23 @@ class _Sums:
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
         return _Block(datetime.min, datetime.max, taken, known), blocks
 
-    def _reduce(self, blocks: Sequence[_Block], folder: str) -> None:
-        """Write the tables of each block to a local file and, with a folder, into the lake."""
-        part = self.log.lake.of_files(*_files(blocks), arrived=not folder)
+    def _reduce(self, blocks: Sequence[_Block], derived: Derived | None = None) -> None:
+        """Write the tables of each block to a local file and, if they are to be kept, into the lake."""
+        part = self.log.lake.of_files(*_files(blocks), arrived=derived is None)
         with replace(self.log, lake=part).opened("outcome") as db:
             reduce_hours(db, self.log, self.experiment, self.kinds)
             self._columns = {table: _types(db, table) for table in _TABLES}
             for block in blocks:
                 path = self.scratch / f"new-{secrets.token_hex(8)}.parquet"
-                hours = f"hour >= {instant(block.since)} AND hour < {instant(block.until)}" if folder else "true"
+                hours = f"hour >= {instant(block.since)} AND hour < {instant(block.until)}" if derived else "true"
                 tables = " UNION ALL BY NAME ".join(
                     f"SELECT '{table}' AS of_table, * FROM {rows.format(hours)}" for table, rows in _TABLES.items()
                 )
                 db.execute(f"COPY ({tables}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
                 # A clock that is ahead: which decision is the newest will be another one.
                 ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell WHERE {hours}").fetchall()
-                if folder and not ahead:
-                    self._store(path, name_of_sums(folder, block.since, f"{block.sources}-{secrets.token_hex(4)}"))
+                if derived and not ahead:
+                    self._store(path, derived.name(block.since, block.sources, number=0, of=1))
 
     def _fetch(self, file: LakeFile) -> Path:
         """A stored file on this machine: each table is read from it."""
@@ -226,30 +220,6 @@ class _Sums:
             except OSError as error:
                 _log.warning("%s: each look reduces all hours, since it can store none: %s", self.log.lake.place, error)
                 self._can_store = False
-
-
-def _supersede(lake: Lake, every: Iterable[LakeFile], folder: str, known: Collection[str]) -> None:
-    """Delete, in the end, what no look reads any more: of this experiment, older sources and settings.
-
-    Another look at this moment may have listed other files, and other settings may be in use elsewhere: what is young
-    is left to a later look.
-    """
-    now = datetime.now(UTC)
-    own = defaultdict(list)
-    for file in every:
-        if _folder_of(file).rpartition("-")[0] == folder.rpartition("-")[0]:
-            own[_folder_of(file)].append(file)
-    stale = [file for file in own.pop(folder, ()) if file.name not in known and _age(file, now) > HOUR]
-    for files in own.values():
-        if min(_age(file, now) for file in files) > _DAY:
-            stale += files
-    if stale:
-        with suppress(OSError):  # a lake that can't be written
-            lake.supersede(stale, _KEPT_SECONDS)
-
-
-def _age(file: LakeFile, now: datetime) -> timedelta:
-    return timedelta(0) if file.written is None else now - file.written
 
 
 def _parts(blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
@@ -287,15 +257,3 @@ def _hours_in(db: duckdb.DuckDBPyConnection, files: Sequence[LakeFile]) -> set[d
 
 def _types(db: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
     return {name: type_ for name, type_, *_ in db.execute(f"DESCRIBE {table}").fetchall()}
-
-
-def _folder_of(file: LakeFile) -> str:
-    return file.name.split("/")[1]
-
-
-def _sources(file: LakeFile) -> str:
-    return file.name.rpartition("/")[2].partition("-")[0]
-
-
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

@@ -158,7 +158,7 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
     """Plan exploration at an arm's decisions, to value a model.
 
     Args:
-        rows: As `features.collect.served.served_decisions` returns them.
+        rows: As `features.collect.experiment_decisions.served_decisions` returns them.
         model: Artifact folder of the policy to value, at the price at which it spends what the arm does.
 
     Raises:

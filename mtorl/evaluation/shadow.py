@@ -1,6 +1,6 @@
 """Agreement and value of challengers in the shadow of an incumbent.
 
-    rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.shadows
+    rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.experiment_decisions
     reports = shadow_report(rows, spec.channels, by=["device"])
     in_words(reports["challenger"])
 

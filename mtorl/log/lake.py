@@ -6,7 +6,7 @@
 
     arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   as routers upload them
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
-    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/NAME.parquet             what verdicts have made of closed hours
+    sums/, judged/NAME-SETTINGS/date=2026-11-25/hour=20/NAME.parquet          made of closed hours (`derived.py`)
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
@@ -34,7 +34,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -52,15 +52,18 @@ if TYPE_CHECKING:
     import duckdb
 
 HOUR = timedelta(hours=1)
+HOUR_OF = "%Y-%m-%d-%H"
+"""Of an hour in the name of a folder `hour_of=...`, which an engine writes before its files get their names."""
 PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 """Columns that say where a record belongs, with their DuckDB types."""
+Zone = Literal["judged", "sums"]
+"""Folders of what trainings and verdicts have made of closed hours."""
 UNREADABLE = "unreadable"
 """Folder of files that a compaction could not read."""
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"(?:[^/=]+/)?date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
 _SUPERSEDED = "superseded"
 _NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
-_SUMS = "sums"
 
 
 class Queries(Protocol):
@@ -121,9 +124,9 @@ class Lake:
         """Files of records that no compaction has taken, oldest first."""
         return self._listed(f"{_ARRIVED}/{kind}s", since, None)
 
-    def sums(self) -> list[LakeFile]:
-        """Files of all experiments that verdicts have made of closed hours, by hour or day (`hour` is its first)."""
-        return self._list(_SUMS)
+    def derived(self, zone: Zone) -> list[LakeFile]:
+        """Files that were made of closed hours (`mtorl.log.derived`), by the first hour of each."""
+        return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
         """The same lake with some of the closed files alone, and with the arrived ones or without."""
@@ -267,15 +270,15 @@ class Lake:
         return f"({' UNION ALL '.join(parts)})"
 
 
+def hour_written(folder: str) -> datetime:
+    """The hour of a folder `hour_of=...`."""
+    return datetime.strptime(f"{folder}Z", f"hour_of={HOUR_OF}%z").astimezone(UTC)
+
+
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
     """The name of a file in the lake."""
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
-
-
-def name_of_sums(folder: str, hour: datetime, name: str) -> str:
-    """The name of a file that a verdict has made of an hour or, named by its first hour, of a day."""
-    return f"{_SUMS}/{folder}/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
 def columns_of(kind: Kind) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mtorl.log.dataset import Column, DatasetSpec, RewardSpec
 from mtorl.log.lake import Lake, lake_database
-from mtorl.log.records import ID_FIELD, Kind
+from mtorl.log.records import ID_FIELD, Kind, unit_hash
 from tests.lakes import ids_in, upload
 from tests.repository import ROOT
 
@@ -38,7 +38,8 @@ def decision(name: str, minutes: float = 0.0, **changes: Any) -> dict[str, Any]:
     record = json.loads((_GOLDEN / "decision.json").read_text())
     at = (START + timedelta(minutes=minutes)).isoformat()
     own = {"decision_id": name, "request_id": name, "reservation_id": name, "event_time": at, "request_time": at}
-    return {**record, **own, **changes}
+    user = str(changes.get("user_id", record["user_id"]))
+    return {**record, **own, "unit_hash": unit_hash(user), **changes}
 
 
 def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minutes: float = 1.0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from features.collect.served import served_decisions
+from features.collect.experiment_decisions import served_decisions
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.touchpoints import LogError
 from tests.experiments import experiment

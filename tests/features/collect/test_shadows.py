@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from features.collect.shadows import shadows
+from features.collect.experiment_decisions import shadows
 from mtorl.evaluation.shadow import shadow_report
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.touchpoints import LogError
@@ -118,7 +118,7 @@ def test_of_very_many_whole_users_are_read_and_below_the_bound_nothing_changes(
     everything = shadows(log, SPEC, OURS)
     assert len(everything) == 60 and (everything["users_share"] == 1.0).all()
     for most in (1, 22, 59):
-        monkeypatch.setattr("features.collect.shadows.MOST", most)
+        monkeypatch.setattr("features.collect.experiment_decisions.MOST_SHADOWS", most)
         some = shadows(log, SPEC, OURS)
         assert most <= len(some) < most + 5 and set(some["user_id"].value_counts()) == {5}
         assert some["users_share"].tolist() == [some["user_id"].nunique() / 12] * len(some)

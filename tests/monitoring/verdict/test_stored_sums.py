@@ -79,9 +79,9 @@ def reduced() -> Iterator[list[datetime]]:
     hours: list[datetime] = []
     reduce = stored_sums._Sums._reduce
 
-    def counting(self: Any, blocks: Any, folder: str) -> None:
-        hours.extend(block.since for block in blocks if folder)
-        reduce(self, blocks, folder)
+    def counting(self: Any, blocks: Any, derived: Any = None) -> None:
+        hours.extend(block.since for block in blocks if derived)
+        reduce(self, blocks, derived)
 
     with patch.object(stored_sums._Sums, "_reduce", counting):
         yield hours
@@ -99,7 +99,7 @@ def _clicks(lake: Lake) -> tuple[float, float]:
 
 def test_a_closed_hour_is_reduced_once(lake: Lake, reduced: list[datetime]) -> None:
     first = _look(lake)
-    assert len(reduced) == len(lake.sums()) == 8
+    assert len(reduced) == len(lake.derived("sums")) == 8
     second = _look(lake)
     assert len(reduced) == 8
     assert second.sums.products_CBCB == pytest.approx(first.sums.products_CBCB, abs=1e-9)
@@ -152,24 +152,24 @@ def test_a_user_whom_the_file_names_in_several_hours_counts_once(lake: Lake) -> 
 
 def test_a_lake_that_cannot_be_written_gives_the_same(lake: Lake) -> None:
     expected = _clicks(lake)
-    for file in lake.sums():
+    for file in lake.derived("sums"):
         lake.files.delete_file(file.name)
     with patch.object(Lake, "put", side_effect=PermissionError("read-only")):
         assert _clicks(lake) == expected
-    assert lake.sums() == []
+    assert lake.derived("sums") == []
 
 
 def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
     _look(lake)
     assert lake.folder is not None
-    old = lake.sums()
+    old = lake.derived("sums")
     _add(lake.folder, _click(0, 0, 2.5 * HOUR, "in time"))
     compact(lake, FIRST + 10 * HOUR)
     for file in old:
         os.utime(lake.folder / file.name, (1e9, 1e9))
     _look(lake)
     _look(lake)
-    assert len(lake.sums()) == 8
+    assert len(lake.derived("sums")) == 8
     lake.supersede([], 0)
     assert not (lake.folder / old[0].name).exists()
     assert all((lake.folder / file.name).exists() for file in old[1:])
@@ -178,24 +178,24 @@ def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
 def test_sums_of_other_settings_leave_when_they_rest(lake: Lake) -> None:
     _look(lake)
     assert lake.folder is not None
-    for file in lake.sums():
+    for file in lake.derived("sums"):
         os.utime(lake.folder / file.name, (1e9, 1e9))
     with experiment_users(DecisionLog.of(lake), EXPERIMENT.replace(salt="another"), CLICK):
         pass
-    assert len(lake.sums()) == 8
+    assert len(lake.derived("sums")) == 8
 
 
 def test_forgetting_a_user_removes_the_sums(lake: Lake) -> None:
     _look(lake)
     forget_in_bucket(lake, ["u1"], FIRST + 10 * HOUR)
-    assert lake.sums() == []
+    assert lake.derived("sums") == []
     assert _look(lake).count("incumbent", "challenger") == 5
 
 
 def test_sums_leave_with_their_hours(lake: Lake) -> None:
     _look(lake)
     drop_hours(lake, FIRST + 2 * HOUR)
-    assert {file.hour for file in lake.sums()}.isdisjoint({FIRST, FIRST + HOUR})
+    assert {file.hour for file in lake.derived("sums")}.isdisjoint({FIRST, FIRST + HOUR})
 
 
 def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake) -> None:
@@ -208,7 +208,7 @@ def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake) -> None:
 
     with patch.object(Lake, "put", forgetting):
         _look(lake)
-    assert lake.sums() == []
+    assert lake.derived("sums") == []
 
 
 def test_a_lake_in_an_object_store_gives_the_same(lake: Lake, reduced: list[datetime]) -> None:

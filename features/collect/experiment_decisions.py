@@ -1,9 +1,12 @@
-"""Reads shadow decisions of challengers with the incumbent's decisions and their outcomes.
+"""Reads decisions of an experiment's arms: those of one arm, and those of challengers in the shadow.
 
-    rows = shadows("lake", spec, experiment, by=["device"])
-    report = shadow_report(rows, spec.channels)               # mtorl.evaluation.shadow
+    rows = served_decisions("lake", spec, experiment, "incumbent")      # to plan its exploration
+    rows[["channel_probs", "exposure_probs", "window"]]
+    rows = shadows("lake", spec, experiment, by=["device"])             # with the incumbent's decisions and outcomes
+    report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 
-`rules.py` says which decisions an estimate may rest on, and with which probabilities.
+Decisions count by the name and salt of the experiment. `rules.py` says which ones an estimate may rest on, and with
+which probabilities.
 """
 
 from __future__ import annotations
@@ -16,21 +19,59 @@ import pyarrow as pa
 
 from features.collect.database import open_duckdb
 from features.collect.rules import by_channel
-from features.collect.training_log import Decisions, judge
+from features.collect.stored_rows import Decided
 from features.engine import name_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
-from mtorl.log.records import segment_sql
+from mtorl.log.records import Kind, segment_sql
 from mtorl.log.splits import fractions_of
 from mtorl.log.touchpoints import LogError
 
-MOST = 500_000
+MOST_SERVED = 20_000
+"""Decisions of several users that are looked at: more make no figure of a plan more certain than a forecast is."""
+MOST_SHADOWS = 500_000
 """Shadow decisions that are read into memory: more would make no interval that anybody acts on narrower."""
+_KINDS: tuple[Kind, ...] = ("decision", "shadow")
+
+
+def served_decisions(place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str) -> pd.DataFrame:
+    """Read an arm's decisions whose probabilities are known.
+
+    Returns:
+        One row a decision, at most `MOST_SERVED`, chosen by the hash of the user: timestamp, user_id, channel_probs and
+        exposure_probs (lists in the order of the channels), exposed, gain, window (JSON).
+    """
+    if arm not in [one.name for one in experiment.arms]:
+        raise LogError(f"arm: {arm!r} is not one of {', '.join(one.name for one in experiment.arms)}")
+    whose = {"name": experiment.name, "salt": experiment.salt, "arm": arm}
+    lake = Lake.open(place)
+    with open_duckdb(lake) as db:
+        (decided := Decided(db, lake, spec)).judge()
+        there = "FROM judged AS j JOIN decided AS d USING (decision_id)"
+        of_arm = "WHERE d.experiment = $name AND d.salt = $salt AND d.arm = $arm AND NOT d.withdrawn"
+        windows = decided.lake.records(db, "window")
+        # A window is larger than a decision: no more than these are brought into memory.
+        known = db.connection.execute(
+            f"""SELECT j.timestamp, d.user_id, j.channel_probs, j.exposure_probs, j.exposed,
+                       {_gain(spec)}, w."window"
+            {there} JOIN {windows} AS w USING (decision_id) {of_arm} AND j.left_out IS NULL
+            ORDER BY hash(d.user_id), j.timestamp LIMIT {MOST_SERVED}""",
+            whose,
+        ).df()
+        left_out = db.connection.execute(
+            f"SELECT coalesce(j.left_out, 'no_window'), count(*) {there} {of_arm} GROUP BY 1 ORDER BY 1", whose
+        ).fetchall()
+    if known.empty:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out)
+        rows = sum(count for _, count in left_out)
+        what = f"none of the {rows:,} says with what probabilities: {reasons}" if rows else "there is none"
+        raise LogError(f"{place}: no decision of arm {arm!r} of experiment {experiment.name!r} to plan with; {what}")
+    return known
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Read an experiment's shadow decisions: all, or those of as many whole users (by hash) as make about `MOST`.
+    """Read an experiment's shadow decisions: of many, those of as many users, by hash, as make about `MOST_SHADOWS`.
 
     Args:
         by: Categorical columns of the context or of the user, for segments.
@@ -43,19 +84,19 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
     lake = Lake.open(place)
     if not lake.arrived("shadow") and not lake.closed("shadow"):
         raise LogError(f"{place}: no shadow decisions; a router writes them while the stage is shadow")
-    gain = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
     # As in a verdict, a decision is valued once its outcomes are in: those of an hour ago have earned nothing yet.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
     with open_duckdb(lake) as db:
-        judge(db, lake, spec, Decisions(hours))
-        db.view("shadow", lake.records(db, "shadow"))
+        (decided := Decided(db, lake, spec)).judge(hours)
+        for kind in _KINDS:
+            db.view(f"read_{kind}", decided.lake.records(db, kind))
         whose = {"name": experiment.name, "salt": experiment.salt}
-        there = """FROM shadow AS s
-            JOIN collected_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
+        there = """FROM read_shadow AS s
+            JOIN read_decision AS d USING (decision_id) JOIN judged AS j USING (decision_id)
             WHERE d.experiment = $name AND d.salt = $salt AND NOT d.withdrawn"""
         users = db.connection.execute(f"SELECT d.user_id, count(*) AS rows {there} GROUP BY 1", whose).df()
         users = users.iloc[fractions_of(users["user_id"], "shadow").argsort()]
-        chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < MOST]
+        chosen = users["user_id"][users["rows"].cumsum() - users["rows"] < MOST_SHADOWS]
         db.add("chosen", pa.table({"user_id": pa.array(chosen, pa.string())}))
         rows = db.connection.execute(
             f"""
@@ -64,7 +105,7 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
                    {_own("d", "coalesce(d.drawn_channel, d.channel)", "d.expose OR d.budget_exhausted")},
                    {_own("s", "s.channel", "s.expose", "challenger_")},
                    j.left_out, j.drawn_channel, j.channel_probs, j.exposure_probs, j.exposed,
-                   if(j.exposed, {gain}, 0.0) AS gain, if(j.exposed, j.cost, 0.0) AS cost,
+                   {_gain(spec)}, if(j.exposed, j.cost, 0.0) AS cost,
                    {_listed("channel_probs", spec)}, {_listed("exposure_probs", spec)},
                    {_listed("expected_rewards", spec)}, {_listed("expected_costs", spec)},
                    {len(chosen) / max(len(users), 1)!r}::DOUBLE AS users_share
@@ -89,3 +130,8 @@ def _listed(field: str, spec: DatasetSpec) -> str:
     values = f"json_transform(s.{field}, {by_channel(spec)})"
     named = ", ".join(f"coalesce({values}.{name_of(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"
+
+
+def _gain(spec: DatasetSpec) -> str:
+    terms = " + ".join(f"{weight!r} * j.{name_of(name)}" for name, weight in spec.reward.gain.terms)
+    return f"if(j.exposed, {terms}, 0.0) AS gain"

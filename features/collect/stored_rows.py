@@ -1,0 +1,187 @@
+"""Reads all judged decisions of a lake, and keeps those of closed hours there, so that each is judged once.
+
+    decided = Decided(db, lake, spec, until)              # the view `every_decided`
+    decided.judge(outcome_hours, lambda block: 1.0)       # the view `judged`: with outcomes, of a share of the users
+
+    judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
+
+A *block* is a day's closed hours, or some of them if they are large. Hours that gain decisions now are judged at each
+read, and so are all of a lake that can't be written. Outcomes are added at each read: they come for days.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import NamedTuple
+
+from features.collect.database import Database
+from features.collect.rules import JUDGED, PLACE, REALISED, decided_query, known_query, of_users, refused_query
+from mtorl.log.dataset import DatasetSpec
+from mtorl.log.derived import Derived
+from mtorl.log.lake import HOUR, Lake, LakeFile, instant, sql_of
+from mtorl.log.touchpoints import LogError
+from mtorl.runtime import progress
+
+MOST_SAMPLED = 20_000_000
+"""About so many decisions make a report and the shares of exposures that took place, those of whole users."""
+_NEVER = datetime.fromtimestamp(0, UTC)
+_log = logging.getLogger(__name__)
+
+
+class _Block(NamedTuple):
+    since: datetime  # its first hour
+    decisions: tuple[LakeFile, ...]
+
+    @property
+    def sources(self) -> list[str]:
+        """The same if files were rewritten without a forgotten user, which stored rows have lost as well."""
+        return [file.name.partition(".")[0] for file in self.decisions]
+
+
+class Decided:
+    """The judged decisions of a lake, as tables of a database.
+
+    Args:
+        until: Only decisions before this time, with the outcomes that were received before it; None for all.
+
+    Attributes:
+        lake: With the files of one moment.
+        share: Of the users, from whose decisions reports and shares are counted.
+
+    Raises:
+        LogError: The lake has no decision, or a record of another version.
+    """
+
+    def __init__(self, db: Database, lake: Lake, spec: DatasetSpec, until: datetime | None = None) -> None:
+        if not lake:
+            raise LogError(
+                f"{lake.place}: no decisions here; a router uploads them each minute to the lake of its settings"
+            )
+        self._db, self._spec, self.until = db, spec, until
+        self._query = decided_query(spec)
+        while not self._read(lake.fixed()):
+            pass  # somebody was forgotten meanwhile
+        every = f"SELECT * FROM ({self._rows(self._starts, 1.0)}) AS rows WHERE {self._before('event_time')}"
+        db.view("every_decided", every)
+        counts = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
+        ((count, newest),) = db.execute(counts).fetchall()
+        db.keep("refused_on", refused_query())  # DuckDB has to know how few they are
+        self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a clock may be ahead
+        self.share = min(1.0, MOST_SAMPLED / max(count, 1))
+
+    def judge(
+        self, outcome_hours: float = 0.0, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true"
+    ) -> None:
+        """Make the view `judged` (`rules.JUDGED`).
+
+        Args:
+            outcome_hours: Outcomes may come for so long, counted back from the newest decision, or from now.
+            share_of: Share of the users to read of a block, by its first hour.
+            others: SQL condition of the decisions that are wanted apart from those of `share`.
+        """
+        chosen = f"{of_users(self.share)[0]} OR {others}"
+        rows, outcomes = [], []
+        groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
+        nexts = [starts[0] for _, starts in groups[1:]]
+        for (share, starts), after in zip(groups, [*nexts, None], strict=True):
+            rows.append(self._rows(starts, share))
+            within = of_users(share)[1]
+            outcomes.append(self.lake.records(self._db, "outcome", starts[0], after, where=within))
+        for name, parts, which in (
+            ("decided", rows, f"{self._before('event_time')} AND ({chosen})"),
+            ("collected_outcome", outcomes, self._before("received_time")),
+        ):
+            union = " UNION ALL ".join(f"SELECT * FROM ({part}) AS part" for part in parts)
+            self._db.view(name, f"SELECT * FROM ({union}) AS rows WHERE {which}")
+        mature = self._newest - timedelta(hours=outcome_hours)
+        self._db.keep("known", known_query(self._spec, mature, of_users(self.share)[0]))
+        self._db.keep("realised", REALISED)
+        self._db.view("judged", JUDGED)
+
+    def _before(self, time: str) -> str:
+        return f"{time} < {instant(self.until)}" if self.until else "true"
+
+    def _read(self, lake: Lake) -> bool:
+        """Find the files and rows of all decisions, and make those that are missing; False: do so again."""
+        self.lake, forgotten = lake, lake.forgotten()
+        fresh, blocks = self._blocks()
+        derived = Derived(lake, "judged", self._spec.name, [self._query])
+        self._files = {block.since: derived.files(block.since, block.sources) for block in blocks}
+        known = {file for files in self._files.values() for file in files}
+        blocks = [block for block in blocks if self.until is None or block.since < self.until + HOUR]
+        missing = [block for block in blocks if not self._files[block.since]]
+        written: list[str] = []
+        for number, block in enumerate(missing):
+            progress.report(number, len(missing), f"judging decisions of {block.since:%Y-%m-%d}")
+            try:
+                names = self._store(derived, block)
+            except OSError as error:
+                _log.warning("%s: all decisions are judged each time, since none can be stored: %s", lake.place, error)
+                fresh |= {file.hour for late in missing[number:] for file in late.decisions}
+                break
+            self._files[block.since] = [LakeFile(block.since, name, 0) for name in names]
+            written += names
+        self._fresh = fresh
+        self._judge_fresh()
+        self._starts = sorted({*(block.since for block in blocks if self._files[block.since]), *fresh} or {_NEVER})
+        if lake.forgotten() != forgotten:
+            for name in written:
+                with contextlib.suppress(FileNotFoundError):
+                    lake.files.delete_file(name)
+            return False
+        derived.supersede(known)
+        return True
+
+    def _blocks(self) -> tuple[set[datetime], list[_Block]]:
+        """Hours that gain decisions now, and the closed ones in blocks."""
+        arrived = self.lake.arrived("decision")
+        fresh: set[datetime] = set()
+        if arrived:
+            hours = self._db.execute(f"SELECT DISTINCT hour FROM {sql_of(arrived)}").fetchall()
+            fresh = {hour.astimezone(UTC) for (hour,) in hours}
+        blocks: list[_Block] = []
+        for hour, files in groupby(self.lake.closed("decision"), lambda file: file.hour):
+            if hour in fresh:
+                continue
+            block = _Block(hour, tuple(files))
+            if blocks and blocks[-1].since.date() == hour.date():
+                both = _Block(blocks[-1].since, blocks[-1].decisions + block.decisions)
+                apart = any(both.since < between < hour for between in fresh)
+                if not apart and sum(file.size for file in both.decisions) <= self._db.part_bytes:
+                    block = both
+                    blocks.pop()
+            blocks.append(block)
+        return fresh, blocks
+
+    def _store(self, derived: Derived, block: _Block) -> list[str]:
+        """Judge the decisions of a block, and store them; returns the names of the files."""
+        records = self.lake.of_files(block.decisions, (), arrived=False).records(self._db, "decision")
+        self._db.view("collected_decision", f"SELECT * FROM {records} AS record")
+        return self._db.write_hours(
+            f"SELECT * EXCLUDE (hour), {instant(block.since)} AS hour FROM ({self._query}) AS rows",
+            (PLACE, "decision_id"),
+            lambda _, number, of: derived.name(block.since, block.sources, number, of),
+        )
+
+    def _judge_fresh(self) -> None:
+        """Make the table `fresh_decided`."""
+        lake = self.lake if self._fresh else self.lake.of_files((), (), arrived=False)
+        since, until = min(self._fresh, default=None), max(self._fresh, default=None)
+        records = lake.records(self._db, "decision", since, until and until + HOUR, where=_of_hours(self._fresh))
+        self._db.view("collected_decision", f"SELECT * FROM {records} AS record")
+        self._db.keep("fresh_decided", self._query)
+
+    def _rows(self, starts: list[datetime], share: float) -> str:
+        """SQL of the decisions of some blocks and hours, of a share of the users."""
+        some = of_users(share)[0]
+        files = [file for since in starts for file in self._files.get(since, ())]
+        fresh = f"SELECT * FROM fresh_decided WHERE {_of_hours(self._fresh & set(starts))} AND {some}"
+        return f"SELECT * FROM {sql_of(files)} WHERE {some} UNION ALL {fresh}" if files else fresh
+
+
+def _of_hours(hours: set[datetime]) -> str:
+    return f"hour IN ({', '.join(map(instant, sorted(hours)))})" if hours else "false"

@@ -1,0 +1,89 @@
+"""Files that are made of closed hours and kept in the lake, named by all that they were made of.
+
+    kept = Derived(lake, "judged", "shop", [sql])    # of trainings; "sums" of verdicts
+    kept.files(hour, sources)                        # [] if they have to be made
+    kept.name(hour, sources, number=0, of=1)         # judged/shop-SETTINGS/date=.../hour=.../SOURCES-TOKEN-0-1.parquet
+
+`SETTINGS` is a digest of what the rows depend on apart from records, and `SOURCES` one of the names of the files that
+were read, which never change. So a stored file is right, or its name is another one. Files of one token are one table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
+
+_KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
+_DAY = timedelta(days=1)
+
+
+class Derived:
+    """The files of one set of settings.
+
+    Args:
+        zone: Folder in the lake.
+        name: Of what the settings are, for people; older settings of this name are deleted in the end.
+    """
+
+    def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
+        self._lake = lake
+        self._name = f"{zone}/{re.sub(r'[^a-zA-Z0-9-]', '_', name)}"
+        self._folder = f"{self._name}-{_digest(settings)}"
+        self._token = secrets.token_hex(4)
+        self._every = lake.derived(zone)
+        self._there: dict[tuple[datetime, str], dict[str, list[LakeFile]]] = defaultdict(lambda: defaultdict(list))
+        for file in self._every:
+            if _folder_of(file) == self._folder:
+                sources, token, *_ = _parts_of(file)
+                self._there[file.hour, sources][token].append(file)
+
+    def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
+        """The table that was made of some files, by its first hour; empty if it is not there, or not all of it."""
+        tables = self._there[hour, _digest(sources)].values()
+        return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
+
+    def name(self, hour: datetime, sources: Iterable[str], number: int, of: int) -> str:
+        """The name of a file to write."""
+        place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
+        return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
+
+    def supersede(self, known: Collection[LakeFile]) -> None:
+        """Delete, in the end, what has become of no use: tables of older sources, and older settings.
+
+        Another reader at this moment may have listed other files, and other settings may be in use elsewhere: what is
+        young is left to a later call.
+        """
+        now = datetime.now(UTC)
+        own = defaultdict(list)
+        for file in self._every:
+            if _folder_of(file).rpartition("-")[0] == self._name:
+                own[_folder_of(file)].append(file)
+        stale = [file for file in own.pop(self._folder, ()) if file not in known and _age(file, now) > HOUR]
+        for files in own.values():
+            if min(_age(file, now) for file in files) > _DAY:
+                stale += files
+        with suppress(OSError):  # a lake that can't be written
+            self._lake.supersede(stale, _KEPT_SECONDS)
+
+
+def _age(file: LakeFile, now: datetime) -> timedelta:
+    return timedelta(0) if file.written is None else now - file.written
+
+
+def _folder_of(file: LakeFile) -> str:
+    return file.name.partition("/date=")[0]
+
+
+def _parts_of(file: LakeFile) -> list[str]:
+    return file.name.rpartition("/")[2].partition(".")[0].split("-")
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
