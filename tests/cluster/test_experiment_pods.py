@@ -113,7 +113,7 @@ def test_a_killed_router_comes_back_with_what_is_in_force(pods: Pods) -> None:
 
 
 def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
-    """A sidecar exports the log to the data volume, where the operator looks once a minute."""
+    """Routers upload their logs to the lake, where the operator looks once a minute."""
     pods.people.patch(
         NAME, ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}]}
     )
@@ -216,7 +216,7 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
             ("promoted", "HandedOver", "challenger/first", serve["challenger"]),
             ("rolled back", "RolledBack", "incumbent/first", serve["incumbent"]),
         ):
-            pods.people.patch(NAME, move={"to": to, "reason": "a test", "force": True})  # the log is exported later
+            pods.people.patch(NAME, move={"to": to, "reason": "a test", "force": True})  # the log is uploaded later
             wait_until(reason, lambda reason=reason: settled(reason), 300, pods.state)
             wait_until("one version", lambda version=version: versions() == {version}, 60, pods.state)
             wait_until("its model", lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)

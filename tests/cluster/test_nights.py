@@ -79,10 +79,12 @@ for turn in range(rounds):
         if told:
             post("/v1/outcomes", {"outcomes": told})
 """
-COLLECTED = """
-import duckdb
-for row in duckdb.sql("SELECT decision_id FROM '/mnt/mtorl/collected/decisions/**/*.parquet'").fetchall():
-    print(*row)
+UPLOADED = """
+from mtorl.log.lake import Lake, lake_database
+lake = Lake.open("/mnt/mtorl/lake")
+with lake_database(lake) as db:
+    for row in db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision')}").fetchall():
+        print(*row)
 """
 TRAINED_ON = """
 import sys
@@ -184,7 +186,7 @@ def test_from_an_empty_volume_through_three_nights(client: Any, pipelines: dict[
             assert changes == {NIGHTLY: "was there" if night else "made"}
             run = night_after(client, begin)
             assert run.state == "SUCCEEDED", failures(run)
-            assert set.union(*days) <= set(on_volume(COLLECTED).split()), "every answered decision was collected"
+            assert set.union(*days) <= set(on_volume(UPLOADED).split()), "every answered decision is in the lake"
             said = log_of(run.id, "ingest")
             assert "opportunities, " in said and "exposures took place" in said
             published = set(on_volume(LIST, "registry/challenger/*").split()) - before
