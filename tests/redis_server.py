@@ -48,15 +48,15 @@ def redis_server(folder: Path, port: int = 0, appendonly: str = "no", **settings
 
 
 @contextmanager
-def redis_cluster(folder: Path, nodes: int = 3) -> Iterator[list[int]]:
-    """Start a cluster of masters that keeps nothing; gives their ports."""
+def redis_cluster(folder: Path, nodes: int = 3, **settings: str) -> Iterator[list[int]]:
+    """Start a cluster of primaries; gives their ports."""
     with ExitStack() as servers:
         ports = []
         for node in range(nodes):
             own = folder / f"node-{node}"
             own.mkdir()
             bus = str(free_ports(1)[0])
-            ports.append(servers.enter_context(redis_server(own, cluster_enabled="yes", cluster_port=bus)))
+            ports.append(servers.enter_context(redis_server(own, cluster_enabled="yes", cluster_port=bus, **settings)))
         command = ["redis-cli", "--cluster", "create", *(f"127.0.0.1:{port}" for port in ports), "--cluster-yes"]
         subprocess.run(command, check=True, capture_output=True)
         for port in ports:

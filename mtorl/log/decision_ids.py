@@ -5,7 +5,8 @@
     HOUR, BUCKET                                                    # the same as SQL, of the column decision_id
 
 A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds since 1970, then in `rand_a` 8 bits for one of 64 buckets, and
-in the last 32 bits the identity of the router's spool. 34 random bits tell decisions of one millisecond apart.
+in the last 32 bits the identity of the router's spool. The first four bits of `rand_b` are the slot of the campaign, in
+which a ledger on a Redis Cluster has its reservation. 30 random bits tell decisions of one millisecond apart.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import re
 import secrets
 import time
 from datetime import UTC, datetime
+from zlib import crc32
 
 from mtorl.log.records import unit_hash
 
 BUCKETS = 64
+CAMPAIGN_SLOTS = 16
 HOUR_SECONDS = 3600
 FORM = "0[0-9a-f]{7}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 """A regular expression that each id matches, until the year 2527: Python has no times after 9999."""
@@ -30,17 +33,28 @@ BUCKET = "('0x' || substr(decision_id, 16, 2))::UTINYINT"
 """SQL: the bucket of its user."""
 
 
-def decision_id(user_id: str, identity: str, at: float | None = None) -> str:
+def decision_id(user_id: str, identity: str, at: float | None = None, campaign: str = "") -> str:
     """A new id.
 
     Args:
         identity: Of the router's spool, 8 hexadecimal digits, which end the id.
         at: Seconds since 1970; now by default.
+        campaign: That the reservation is for.
     """
     milliseconds = round(1000 * (time.time() if at is None else at))
     noise = secrets.token_hex(5)
-    ms, variant = f"{milliseconds:012x}", f"{8 | int(noise[1], 16) & 3:x}"
-    return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user_id):02x}{noise[0]}-{variant}{noise[2:5]}-{noise[5:9]}{identity}"
+    ms, variant = f"{milliseconds:012x}", f"{8 | int(noise[1], 16) & 3:x}{campaign_slot(campaign):x}"
+    return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user_id):02x}{noise[0]}-{variant}{noise[3:5]}-{noise[5:9]}{identity}"
+
+
+def campaign_slot(campaign: str) -> int:
+    """The slot of a campaign, from 0 to 15."""
+    return crc32(campaign.encode("utf-8", "surrogatepass")) % CAMPAIGN_SLOTS
+
+
+def slot_of(made: str) -> int:
+    """The slot of the campaign that an id was made for; of another text, the text's own."""
+    return int(made[20], 16) if is_decision_id(made) else campaign_slot(made)
 
 
 def bucket_of(user_id: str) -> int:

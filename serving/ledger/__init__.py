@@ -8,9 +8,9 @@
 
 In reading order: `contract.py` (what every ledger promises), `money.py` (exact amounts). A file for one router:
 `sqlite_tables.py`, `sqlite_database.py` (one sync for many calls), `sqlite_ledger.py`. Redis for many routers:
-`redis_scripts/` (`common.lua` first), `redis_ledger.py`. `known_balances.py` keeps what was read. `pacing_store.py` is
-the part that pacing uses, with `sqlite_pacing.py` and `redis_pacing.py`. `location.py` parses the place; `overrun.py`
-checks limits from outside.
+`redis_server.py`, `redis_scripts/` (`common.lua` first), `redis_ledger.py`; `redis_slices.py` is a cluster's.
+`known_balances.py` keeps what was read. `pacing_store.py` is the part that pacing uses, with `sqlite_pacing.py` and
+`redis_pacing.py`. `location.py` parses the place; `overrun.py` checks limits from outside.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def open_ledger(where: str | Path, patience: float) -> Ledger:
     """Open a ledger, which connects at the first call; raises ValueError if `where` is no such place.
 
     Args:
-        where: A path, or `redis://` or `rediss://` `[user@]host[:port][/database][?name=NAME]`. The password of a Redis
-            is read from MTORL_LEDGER_PASSWORD; TLS trusts what the system, or SSL_CERT_FILE, does.
+        where: A path, or `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`; of a cluster, any node. The
+            password is read from MTORL_LEDGER_PASSWORD; TLS trusts what the system, or SSL_CERT_FILE, does.
         patience: Seconds to wait before giving up with LedgerUnavailable.
     """
     location = locate(where)

@@ -2,7 +2,7 @@
 
 1.  spent + reserved <= limit in every account, at every moment: under races, crashes and retries. (When the limit of a
     whole budget is lowered below what is already spent and reserved, nothing is taken back, but every new reservation
-    is refused.)
+    of more than 0 is refused.)
 2.  An exposure needs a reservation: a caller that gets False, or no answer, must not expose.
 3.  Every call may be repeated: the second call with a reservation's id, or with an event's, changes nothing. A
     reservation that was settled is remembered for SETTLED_SECONDS after its last cost. One that was cancelled or has

@@ -21,13 +21,14 @@ class RedisLocation:
     username: str | None
     tls: bool
     name: str
+    cluster: bool = False
 
     def __str__(self) -> str:
         return f"ledger {self.name!r} on {self.host}:{self.port}"
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `redis[s]://[user@]host[:port][/database][?name=NAME]`.
+        """Read `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`.
 
         Raises:
             ValueError: The URL is of another form; the message shows no part of it that could be secret.
@@ -37,7 +38,8 @@ class RedisLocation:
             port = parts.port or 6379
             database = int(parts.path.strip("/") or 0)
             query = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
-            if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.fragment:
+            scheme, _, kind = parts.scheme.partition("+")
+            if scheme not in ("redis", "rediss") or kind not in ("", "cluster") or not parts.hostname or parts.fragment:
                 raise ValueError
         except ValueError:  # its message may show what stands where a password would
             raise ValueError("not a URL of the form redis://host:port/database?name=NAME") from None
@@ -49,13 +51,15 @@ class RedisLocation:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):  # a brace would end the hash tag of its keys
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
         username = unquote(parts.username) if parts.username else None
-        return cls(parts.hostname, port, database, username, parts.scheme == "rediss", name)
+        if kind and database:
+            raise ValueError("a Redis Cluster has no databases: leave the number out")
+        return cls(parts.hostname, port, database, username, scheme == "rediss", name, bool(kind))
 
 
 def locate(where: str | Path) -> Path | RedisLocation:
     """Tell a path from the URL of a Redis; raises ValueError if it is neither."""
     if isinstance(where, Path) or "://" not in where:
         return Path(where)
-    if where.startswith(("redis://", "rediss://")):
+    if where.startswith(("redis://", "rediss://", "redis+cluster://", "rediss+cluster://")):
         return RedisLocation.parse(where)
     raise ValueError("expected a path, or a URL that starts with redis:// or rediss://")

@@ -1,4 +1,4 @@
-"""The shared ledger: one Redis for any number of routers. Each call is one script, so one step.
+"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one script, so one step.
 
 Requirements of the server, checked when the ledger is opened and at each `expire`:
 
@@ -10,7 +10,10 @@ Requirements of the server, checked when the ledger is opened and at each `expir
 A server that returns without the accounts (restarted without its files, FLUSHALL) gives no fresh budget: a process
 remembers the generation that it has seen, and refuses to spend until that returns or the process is started again.
 
-All keys carry one hash tag, `{mtorl-ledger:NAME}`: on Redis Cluster a ledger lies on one node, which the URL must name.
+All keys of a ledger on one Redis are one group. On a cluster that group is the bank, which has the budgets of the
+campaign "*". A campaign's accounts and reservations lie in one of 16 more groups, by a slot that a reservation's id
+holds as well (`mtorl/log/decision_ids.py`); `redis_slices.py` says how they share a budget of the bank. A node that
+returns without its groups is a lost ledger, too: `define` fills groups only while the ledger is new.
 """
 
 from __future__ import annotations
@@ -21,19 +24,15 @@ import random
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, lru_cache
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError, RedisError
-from redis.retry import Retry
+from redis.exceptions import RedisError
 from typing_extensions import override
 
 from mtorl.experiment.arm import ALL_ARMS
+from mtorl.log.decision_ids import campaign_slot, slot_of
 from mtorl.policy.periods import Period, period_at
 from mtorl.runtime.clock_jumps import ClockJumps
 from serving.ledger import money
@@ -57,22 +56,18 @@ from serving.ledger.contract import (
 from serving.ledger.known_balances import Changes, KnownBalances
 from serving.ledger.location import RedisLocation
 from serving.ledger.redis_pacing import RedisPacing
+from serving.ledger.redis_server import Call, RedisServer
+from serving.ledger.redis_slices import TOO_LITTLE, Slices, added_up
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
-_LUA = Path(__file__).parent / "redis_scripts"
-_SCRIPTS: dict[str, tuple[str, ...]] = {  # and the files that each begins with, after `common`
-    **dict.fromkeys(("reserve", "changes", "open"), ()),
-    **dict.fromkeys(("settle", "cancel", "expire"), ("finish",)),
-    **dict.fromkeys(("define", "begin"), ("periods",)),
-}
 _BATCH = 100  # reservations that `expire` takes in one script, campaigns that are read in one: decisions get in between
 _TOGETHER = 20  # scripts on campaigns that are sent together
 _ANY = '"*"'
-_PERIOD_OVER = -2  # a script's answer: the next period must begin first
+_PAID, _PERIOD_OVER = -1, -2  # answers of the script `reserve`
 _FORM = "1-"  # version of the keys and scripts: what the generation begins with
 
-_Call = tuple[list[str], list[Any]]  # keys and arguments of a script
+_Campaign = tuple[str, str]  # prefix of its group, and its name as a JSON text
 
 
 class RedisLedger(Ledger):
@@ -84,6 +79,7 @@ class RedisLedger(Ledger):
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
         steady: Seconds that go on evenly under any change of the clock; by default the system's, or `clock`.
+        recall_seconds: Between two recalls of all slices, on a cluster.
     """
 
     shared = True
@@ -95,41 +91,21 @@ class RedisLedger(Ledger):
         patience: float = 5.0,
         clock: Callable[[], float] | None = None,
         steady: Callable[[], float] | None = None,
+        recall_seconds: float = 1.0,
     ) -> None:
-        self._name = str(location)
         self._clock = clock
         self._jumps = ClockJumps(steady or clock or time.monotonic)
         self._generation: str | None = None
-        self._checked = False
-        self.client: Any = Redis(  # Any: its methods are typed for asyncio, too
-            host=location.host,
-            port=location.port,
-            db=location.database,
-            username=location.username,
-            password=password,
-            ssl=location.tls,
-            socket_timeout=patience,
-            socket_connect_timeout=patience,
-            decode_responses=True,
-            # A connection that the server closed long ago is no fault. Every script may be repeated.
-            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
-        )
-        self.prefix = f"{{mtorl-ledger:{location.name}}}:"
-        self.pacing = RedisPacing(self.client, self.prefix, self._errors)
-        self._keys = [self.prefix + key for key in (f"accounts:{_ANY}", "changed", "open")]
-        self._known = KnownBalances()
-        self._until: dict[str, float] = {}  # campaign -> when the first of its present periods ends
-        self._scripts = {
-            name: self.client.register_script(
-                "".join((_LUA / f"{part}.lua").read_text() for part in ("common", *of, name))
-            )
-            for name, of in _SCRIPTS.items()
-        }
+        self.server = server = RedisServer(location, password, patience)
+        self._slices = Slices(self._run, self._begin_periods, server, recall_seconds) if location.cluster else None
+        self.pacing = RedisPacing(server)
+        self._known = {prefix: KnownBalances() for prefix in {server.prefix, *server.groups}}
+        self._until: dict[_Campaign, float] = {}  # when the first of its present periods ends
 
     @override
     def identity(self) -> str | None:
-        with self._errors():
-            found = self.client.hget(self._keys[0], "generation")
+        with self.server.errors():
+            found = self.server.client.hget(_keys(self.server.prefix)[0], "generation")
         return found.removeprefix(_FORM) if found else None
 
     @override
@@ -143,88 +119,107 @@ class RedisLedger(Ledger):
         of_campaigns: defaultdict[str, list[Account]] = defaultdict(list)
         for account in sorted(limits, key=lambda a: (a.arm != ALL_ARMS, a.arm, a.channel, a.period)):
             of_campaigns[_text(account.campaign)].append(account)
-        with self._errors():
+        with self.server.errors():
             if self._generation is None:
-                self.check()
-                self.client.hsetnx(self._keys[0], "generation", _FORM + uuid.uuid4().hex)
+                self.server.check()
+                self._make()
             now = self._now()
             self._jumps.look(now)
-            known = self.client.hgetall(self.prefix + "digests")
+            known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
             present, calls = _calendar(now), []
             # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
             # always set, so that a ledger which has lost its accounts is found.
-            for campaign in sorted({*known, *of_campaigns, _ANY}, key=lambda name: name == _ANY):
+            for campaign in sorted({*of_campaigns, _ANY}.union(*known), key=lambda name: name == _ANY):
                 arguments: list[Any] = []
                 for a in of_campaigns[campaign]:
                     names = (f"{_text(arm)},{_text(a.channel)},{a.period}" for arm in (a.arm, ALL_ARMS))
                     start_end = present(a.period, a.timezone)
                     arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
                 terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
-                terms_digest = digest(json.dumps(terms))
-                if terms_digest != known.get(campaign) or campaign == _ANY:
-                    keys = [f"{self.prefix}terms:{campaign}", self.prefix + "digests"]
-                    calls.append(self._call("define", keys, campaign, terms_digest, *arguments))
+                terms_digest, prefix = digest(json.dumps(terms)), self._group(json.loads(campaign))
+                if campaign == _ANY or not any(terms_digest == one.get(campaign) for one in known):
+                    keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
+                    calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
+            if self._slices:
+                self._slices.recall()  # limits follow what is spent
+                calls += [self._call(*of) for of in self._slices.defined(calls[-1][1])]
             self._each("define", calls)
-            self.client.script_load(self._scripts["reserve"].script)  # the first decision need not wait for it
+            self.server.load("reserve")  # the first decision need not wait for it
+
+    def _make(self) -> None:
+        """Give a new ledger its generation. A group that has none later is a lost one."""
+        first, *_ = _keys(self.server.prefix)
+        self.server.client.hsetnx(first, "generation", _FORM + uuid.uuid4().hex)
+        if self.server.cluster and not self.server.client.hexists(first, "made"):
+            made = self.server.client.hget(first, "generation")
+            for prefix in self.server.groups:
+                self.server.client.hsetnx(_keys(prefix)[0], "generation", made)
+            self.server.client.hset(first, "made", 1)
 
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         faults, calls = dict[int, Exception](), []
-        with self._errors():
+        with self.server.errors():
             for i, reservation in enumerate(wanted):
                 try:
                     calls.append(self._reservation(reservation))
                 except ValueError as error:
                     faults[i] = error
-            answers = self._pipelined("reserve", calls)
+            answers = self.server.run_all("reserve", calls)
             if _PERIOD_OVER in answers:
-                over = {calls[i][1][5] for i, answer in enumerate(answers) if answer == _PERIOD_OVER}
-                self._begin_periods({*over, _ANY})
-                answers = self._pipelined("reserve", calls)  # a script may be repeated
+                over = [calls[i][1] for i, answer in enumerate(answers) if answer == _PERIOD_OVER]
+                self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], _ANY)})
+                answers = self.server.run_all("reserve", calls)  # a script may be repeated
+            for i, answer in enumerate(answers):
+                if type(answer) is int and answer == TOO_LITTLE and self._slices:
+                    try:
+                        answers[i] = self._slices.reserve(calls[i], partial(self.server.run, "reserve"))
+                    except RedisError as error:
+                        answers[i] = error
         answered = iter(answers)
         return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
 
-    def _reservation(self, wanted: Wanted) -> _Call:
+    def _reservation(self, wanted: Wanted) -> Call:
         request = "" if wanted.request is None else _text(wanted.request)
-        keys = [f"{self.prefix}r:{wanted.reservation_id}", *([f"{self.prefix}q:{request}"] if request else [])]
-        scope = (_text(name) for name in (wanted.arm, wanted.campaign, wanted.channel))
+        scope = [_text(name) for name in (wanted.arm, wanted.campaign, wanted.channel)]
+        prefix = self._group(wanted.campaign)
+        if prefix != self._group_of(wanted.reservation_id):
+            raise ValueError(f"{wanted.reservation_id}: an id for another campaign than {wanted.campaign}")
+        keys = [f"{prefix}r:{wanted.reservation_id}", *([f"{prefix}q:{request}"] if request else [])]
         amount = money.reservation(wanted.amount, LARGEST)
-        return self._call("reserve", keys, wanted.reservation_id, *scope, amount, request)
+        return self._call(prefix, keys, wanted.reservation_id, *scope, amount, request)
 
-    def _pipelined(self, name: str, calls: Sequence[_Call]) -> list[Any]:
-        script, answers = self._scripts[name], list[Any]()
-        for _ in range(2):
-            with self.client.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
-                    pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-                answers = pipeline.execute(raise_on_error=False)
-            if not any(isinstance(answer, NoScriptError) for answer in answers):
-                break
-            self.client.script_load(script.script)  # the server was started again; a script may be repeated
-        return answers
+    def _group(self, campaign: str) -> str:
+        """Prefix of the group that has a campaign."""
+        if campaign == "*":
+            return self.server.prefix
+        return self.server.groups[campaign_slot(campaign) % len(self.server.groups)]
 
-    def _each(self, name: str, calls: Sequence[_Call]) -> None:
+    def _group_of(self, reservation_id: str) -> str:
+        return self.server.groups[slot_of(reservation_id) % len(self.server.groups)]
+
+    def _each(self, name: str, calls: Sequence[Call]) -> None:
         """Run a script for each of many campaigns; decisions get in between."""
         for i in range(0, len(calls), _TOGETHER):
-            for answer in self._pipelined(name, calls[i : i + _TOGETHER]):
+            for answer in self.server.run_all(name, calls[i : i + _TOGETHER]):
                 if isinstance(answer, Exception):
                     raise answer
 
     def _granted(self, answer: Any) -> bool | Exception:
         if isinstance(answer, Exception):
-            return LedgerUnavailable(f"{self._name}: {answer}")
+            return LedgerUnavailable(f"{self.server.name}: {answer}")
         if answer == _PERIOD_OVER:
-            return LedgerUnavailable(f"{self._name}: a period ended just now")
-        if answer < 0:
-            return AlreadyReserved(f"{self._name}: another reservation pays for this request")
-        return bool(answer)
+            return LedgerUnavailable(f"{self.server.name}: a period ended just now")
+        if answer == _PAID:
+            return AlreadyReserved(f"{self.server.name}: another reservation pays for this request")
+        return bool(answer == 1)
 
     @override
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
         told = [(cost.reservation_id, money.cost(cost.actual), _text(cost.event)) for cost in costs]
-        with self._errors():
-            calls = [self._call("settle", [], *cost, int(SETTLED_SECONDS)) for cost in told]
-            answers = self._pipelined("settle", calls)
+        with self.server.errors():
+            calls = [self._call(self._group_of(cost[0]), [], *cost, int(SETTLED_SECONDS)) for cost in told]
+            answers = self.server.run_all("settle", calls)
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
@@ -235,136 +230,111 @@ class RedisLedger(Ledger):
 
     @override
     def cancel(self, reservation_id: str) -> None:
-        with self._errors():
-            self._run("cancel", reservation_id, int(RETENTION_SECONDS))
+        with self.server.errors():
+            self._run(self._group_of(reservation_id), "cancel", [], reservation_id, int(RETENTION_SECONDS))
 
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         # Redis itself forgets what was finished long ago.
         total = 0
-        with self._errors():
-            self._checked = False  # the server may have been restarted with other settings
+        with self.server.errors():
+            self.server.checked = False  # the server may have been restarted with other settings
             latest = self._jumps.before(self._now(), ttl)
-            while count := min(_BATCH, most - total):
-                expired = self._run("expire", latest, count, int(RETENTION_SECONDS))
-                total += expired
-                if expired < count:
-                    break
-            return total
+            for prefix in self.server.groups:
+                while count := min(_BATCH, most - total):
+                    expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
+                    total += expired
+                    if expired < count:
+                        break
+        return total
 
     @override
     def balances(self) -> list[Balance]:
-        return self._known.read(self._changes)
+        found = {prefix: known.read(partial(self._changes, prefix=prefix)) for prefix, known in self._known.items()}
+        wholes = found.pop(self.server.prefix)
+        return added_up(wholes, [b for of in found.values() for b in of]) if self.server.cluster else wholes
 
-    def _changes(self, seen: int) -> Changes:
+    def _changes(self, seen: int, prefix: str) -> Changes:
         found: dict[str, list[Balance]] = {}
-        with self._errors():
+        with self.server.errors():
             while True:
-                now, number, rows = self._run("changes", seen, _BATCH)
+                now, number, rows = self._run(prefix, "changes", [], seen, _BATCH)
                 seen = int(number)
                 for campaign, fields in zip(rows[::2], rows[1::2], strict=True):
-                    balances, self._until[campaign] = _balances(campaign, fields)
+                    balances, self._until[prefix, campaign] = _balances(campaign, fields)
                     found[json.loads(campaign)] = balances
                 if len(rows) == 2 * _BATCH:
                     continue
-                due = [campaign for campaign, until in self._until.items() if until <= float(now)]
+                due = [of for of, until in self._until.items() if until <= float(now) and of[0] == prefix]
                 if not due:
                     return seen, found
                 self._begin_periods(due)
 
     @override
     def now(self) -> float:
-        with self._errors():
+        with self.server.errors():
             return self._now()
 
     @override
     def open_reservations(self) -> list[str]:
-        with self._errors():
-            return list(self._run("open"))
+        with self.server.errors():
+            return [name for prefix in self.server.groups for name in self._run(prefix, "open", [])]
 
     @override
     def room(self) -> Room | None:
-        """Of its memory; what its disk has left is known to its machine alone."""
-        with self._errors():
-            memory = self.client.info("memory")
-        limit = int(memory["maxmemory"])
-        return Room("redis", max(0, limit - int(memory["used_memory"])), limit) if limit else None
+        """Of the memory of the fullest server; what its disk has left is known to its machine alone."""
+        with self.server.errors():
+            found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.memory()]
+        rooms = [Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
+        return min(rooms, key=lambda room: room.free / room.limit, default=None)
 
     @override
     def close(self) -> None:
-        self.client.close()
+        self.server.close()
 
-    def _begin_periods(self, campaigns: Iterable[str]) -> None:
+    def _begin_periods(self, campaigns: Iterable[_Campaign]) -> None:
         """Begin the periods of campaigns that are due by the server's clock; scripts know no calendar."""
         now, names = self._now(), list(campaigns)
         random.shuffle(names)  # routers that do the same at midnight share the work
         present = _calendar(now)
         for i in range(0, len(names), _TOGETHER):
             some, calls = names[i : i + _TOGETHER], []
-            with self.client.pipeline(transaction=False) as pipeline:
-                for campaign in some:
-                    pipeline.hgetall(f"{self.prefix}terms:{campaign}")
-                found = pipeline.execute()
-            for campaign, terms in zip(some, found, strict=True):
+            found = self.server.hashes(f"{prefix}terms:{campaign}" for prefix, campaign in some)
+            for (prefix, campaign), terms in zip(some, found, strict=True):
                 arguments: list[Any] = [campaign]
                 for account, text in terms.items():
                     period: Any = account.rpartition(",")[2]
                     arguments += [account, *present(period, text.split(" ", 2)[1])]
-                calls.append(self._call("begin", [f"{self.prefix}terms:{campaign}"], *arguments))
+                calls.append(self._call(prefix, [f"{prefix}terms:{campaign}"], *arguments))
             self._each("begin", calls)
 
-    def _run(self, script: str, *arguments: Any) -> Any:
-        return self._scripts[script](*self._call(script, [], *arguments))
+    def _run(self, prefix: str, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        return self.server.run(script, self._call(prefix, keys, *arguments))
 
-    def _call(self, script: str, keys: Sequence[str], *arguments: Any) -> _Call:
+    def _call(self, prefix: str, keys: Sequence[str], *arguments: Any) -> Call:
         now = "" if self._clock is None else self._clock()
-        return [*self._keys, *keys], [self._seen_generation(), now, self.prefix, *arguments]
+        return [*_keys(prefix), *keys], [self._seen_generation(), now, prefix, *arguments]
 
     def _seen_generation(self) -> str:
         """The generation of the first call: not the present one."""
-        self.check()
+        self.server.check()
         if self._generation is None:
-            found = self.client.hget(self._keys[0], "generation")
+            found = self.server.client.hget(_keys(self.server.prefix)[0], "generation")
             if found is None:
-                raise LedgerUnavailable(f"{self._name}: has no accounts yet")
+                raise LedgerUnavailable(f"{self.server.name}: has no accounts yet")
             if not found.startswith(_FORM):
                 version = found.partition("-")[0]
-                raise LedgerUnavailable(f"{self._name}: a ledger of version {version}; this router reads {_FORM[:-1]}")
+                raise LedgerUnavailable(
+                    f"{self.server.name}: a ledger of version {version}; this router reads {_FORM[:-1]}"
+                )
             self._generation = found
         return self._generation
 
-    def check(self) -> None:
-        """Raise LedgerUnavailable unless the server keeps its data."""
-        if self._checked:
-            return
-        if not self.client.info("persistence")["aof_enabled"]:
-            raise LedgerUnavailable(
-                f"{self._name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
-                "'appendfsync always') in redis.conf"
-            )
-        memory = self.client.info("memory")
-        if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
-            raise LedgerUnavailable(
-                f"{self._name}: this Redis forgets keys when its memory is full; set 'maxmemory-policy noeviction' in "
-                f"redis.conf (it is {memory['maxmemory_policy']})"
-            )
-        self._checked = True
-
     def _now(self) -> float:
-        if self._clock is not None:
-            return self._clock()
-        seconds, micros = self.client.time()
-        return seconds + micros / 1e6
+        return self.server.now() if self._clock is None else self._clock()
 
     def __str__(self) -> str:
-        return self._name
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (RedisError, OSError) as error:
-            raise LedgerUnavailable(f"{self._name}: {error}") from error
+        return self.server.name
 
 
 def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[Balance], float]:
@@ -382,6 +352,11 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[Balance], floa
                 found.append(Balance(*scope, limit, spent, reserved, excess, period, int(start)))  # type: ignore[arg-type]
                 ends.append(float(until))
     return found, min(ends)
+
+
+def _keys(prefix: str) -> list[str]:
+    """That all scripts of a group begin with."""
+    return [prefix + key for key in (f"accounts:{_ANY}", "changed", "open")]
 
 
 def _calendar(now: float) -> Callable[[Period, str], tuple[int, int]]:

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from typing_extensions import override
 
 from serving.ledger.contract import digest
 from serving.ledger.pacing_store import Lease, PacingStore, Prices
+from serving.ledger.redis_server import RedisServer
 
-_LUA = Path(__file__).parent / "redis_scripts"
 _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """Five keys of one slot.
+    """Five keys of the group that has a ledger's generation."""
 
-    Args:
-        prefix: Of the keys, with the hash tag.
-        errors: Turns the client's errors into LedgerUnavailable.
-    """
-
-    def __init__(self, client: Any, prefix: str, errors: Callable[[], AbstractContextManager[None]]) -> None:
-        self._client = client
-        self._errors = errors
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
         names = ("lease", "states", "prices", "opportunities", "gains")
         self._lease, self._states, self._prices, self._opportunities, self._gains = (
-            f"{prefix}pacing:{name}" for name in names
+            f"{server.prefix}pacing:{name}" for name in names
         )
         self._names, self._digest = "", ""  # of the accounts whose prices were read or written last
-        self._scripts = {
-            name: client.register_script((_LUA / f"pacing_{name}.lua").read_text()) for name in ("lease", "publish")
-        }
 
     @override
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:
         seen = "" if silent is None else f"{silent.number} {silent.renewed} {silent.holder}"
-        with self._errors():
-            held, version = self._scripts["lease"]([self._lease, self._prices], [owner, seen])
+        with self._server.errors():
+            held, version = self._server.run("pacing_lease", ([self._lease, self._prices], [owner, seen]))
         number, renewed, holder = held.split(" ", 2)
         return Lease(holder, int(number), int(renewed), int(version))
 
@@ -53,28 +41,28 @@ class RedisPacing(PacingStore):
         arguments = [lease.number, self._digest, prices.names, b64encode(prices.values).decode()]
         for account, state in states.items():
             arguments += (account, state)
-        with self._errors():
-            return bool(self._scripts["publish"]([self._lease, self._states, self._prices], arguments))
+        with self._server.errors():
+            return bool(self._server.run("pacing_publish", ([self._lease, self._states, self._prices], arguments)))
 
     @override
     def prices(self) -> tuple[int, Prices]:
         fields = ["version", "digest", "values"]
-        with self._errors():
-            version, named, packed, *names = self._client.hmget(self._prices, fields)
+        with self._server.errors():
+            version, named, packed, *names = self._server.client.hmget(self._prices, fields)
             if named != self._digest:
-                version, named, packed, *names = self._client.hmget(self._prices, [*fields, "names"])
+                version, named, packed, *names = self._server.client.hmget(self._prices, [*fields, "names"])
         if names:
             self._names, self._digest = names[0] or "", named
         return int(version or 0), Prices(self._names, array("d", b64decode(packed or "")))
 
     @override
     def states(self) -> dict[str, str]:
-        with self._errors():
-            return dict(self._client.hgetall(self._states))
+        with self._server.errors():
+            return dict(self._server.client.hgetall(self._states))
 
     @override
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
-        with self._errors(), self._client.pipeline(transaction=False) as pipeline:
+        with self._server.errors(), self._server.client.pipeline(transaction=False) as pipeline:
             for account, number in opportunities.items():
                 pipeline.hincrby(self._opportunities, account, number)
             if gains:
@@ -84,7 +72,7 @@ class RedisPacing(PacingStore):
 
     @override
     def reports(self) -> tuple[dict[str, int], dict[str, float]]:
-        with self._errors(), self._client.pipeline(transaction=False) as pipeline:
+        with self._server.errors(), self._server.client.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(self._opportunities)
             pipeline.hgetall(self._gains)
             opportunities, gains = pipeline.execute()

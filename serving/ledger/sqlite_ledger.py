@@ -148,7 +148,7 @@ class SqliteLedger(Ledger):
                 "WHERE a.active AND a.arm IN (?, '*') AND a.campaign IN (?, '*') AND a.channel IN (?, '*')",
                 (asked.arm, asked.campaign, asked.channel),
             ).fetchall()
-            if not any(arm == asked.arm for arm, *_ in accounts) or min(room for *_, room in accounts) < wanted:
+            if not any(arm == asked.arm for arm, *_ in accounts) or max(0, min(room for *_, room in accounts)) < wanted:
                 return False
             db.execute(
                 "INSERT INTO reservation (id, scope, amount, state, created) VALUES (?, ?, ?, 'open', ?)",

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtorl.log.records import VERSION, DecisionRecord, OutcomeRecord, ShadowRecord, WindowRecord
 from serving.decision_log import Spool
-from tests.redis_server import redis_server
+from tests.redis_server import redis_cluster, redis_server
 from tests.serving.handler_fixtures import save_artifact
 from tests.serving.ledgers import KINDS, Place
 
@@ -89,6 +89,13 @@ def lasting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a Redis that keeps what it is told. Each ledger in it has a name of its own."""
     with redis_server(tmp_path_factory.mktemp("redis"), appendonly="yes", appendfsync="no") as port:
         yield port
+
+
+@pytest.fixture(scope="session")
+def lasting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a node of a Redis Cluster of three."""
+    with redis_cluster(tmp_path_factory.mktemp("cluster"), appendonly="yes", appendfsync="no") as ports:
+        yield ports[0]
 
 
 @pytest.fixture(params=KINDS)

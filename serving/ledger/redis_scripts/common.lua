@@ -5,6 +5,9 @@
 -- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 what all keys begin with;
 --       4, ... the script's own
 --
+-- On a cluster this is one group of keys (`redis_ledger.py`). accounts:"*" of the bank has "made", too: all groups have their
+-- generation. That of another group has slices, and "epoch:ACCOUNT": how often a slice was taken back.
+--
 -- Keys, after what all begin with. Names, requests and events are JSON texts; an ACCOUNT is "ARM,CHANNEL,PERIOD".
 --   accounts:CAMPAIGN  hash: "ARM,CHANNEL" -> "PERIOD IN_FORCE DRAWN START UNTIL CAP SPENT RESERVED;" for each account, in
 --                      its present period. IN_FORCE, and DRAWN (on, by a reservation): 1 or 0. "excess:ACCOUNT"
@@ -14,6 +17,7 @@
 --   r:ID               reservation: lines of state (open, settled, late, cancelled, expired: their first letters), amount,
 --                      charged, excess, books, arm, campaign, channel, request, and the event of each cost
 --   q:REQUEST          id of the last reservation for a request
+--   slices:GROUP       of the bank (`lease.lua`)
 --
 -- The books of a reservation are the periods of accounts that it draws on: a letter for each (`letter_of`), and START,
 -- unless it is 0. START of an account never falls. Scripts know no calendar: if a period is over, they answer so, and the

@@ -2,7 +2,7 @@
 -- changed.
 -- KEYS  4 its terms; 5 hash: campaign -> a digest of the accounts in force
 -- ARGV  4 the campaign; 5 the digest; 6, 7, ... in turn: account; the account of all arms, which comes before those of its
---       arms; cap; start and end of the present period; zone; parts
+--       arms; cap; start and end of the present period; zone; parts, or 'slice': leases raise its cap
 
 local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
 check(general[1])
@@ -36,7 +36,7 @@ for i = 6, #ARGV, 7 do
   end
   turn(a, start, until_, cap)
   a.in_force = '1'
-  if not terms[account] or string.match(terms[account], '^%S+ %S+ (.*)$') ~= parts then
+  if parts ~= 'slice' and (not terms[account] or string.match(terms[account], '^%S+ %S+ (.*)$') ~= parts) then
     a.cap = tonumber(cap)
     if all then -- limit_after_a_change, in contract.py
       local more = all.cap > 0 and math.floor(a.cap / all.cap * math.max(0, all.cap - all.spent)) or 0

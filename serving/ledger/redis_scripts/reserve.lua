@@ -2,7 +2,7 @@
 -- KEYS     4 the reservation; 5 the request, if it has a name
 -- ARGV     4 the reservation's id; 5 arm; 6 campaign; 7 channel; 8 the amount; 9 the request's name or ''
 -- Returns  1 if the money is set aside, or was before; -1 if another reservation pays for the request; -2 if a period is
---          over; else 0
+--          over; -3 if an account of the campaign "*" has too little left; else 0
 
 local id, arm, campaign, channel, amount, request = unpack(ARGV, 4, 9)
 local names = fields_of(arm, channel)
@@ -19,13 +19,14 @@ local other = known[2] and find(known[2])
 if other and string.find('osl', other.state) then return -1 end
 
 local wanted, fields, books, own = tonumber(amount), {}, '', false
-local function draw(of, texts, before)
+local function draw(of, texts, before) -- why it is refused
+  local refused
   for i, name in ipairs(names) do
     local field = texts[before + i] and read(of, name, texts[before + i]) or {}
     for _, a in ipairs(field) do
       if a.in_force == '1' then
         if tonumber(a.until_) <= present() then return -2 end
-        if a.cap - a.spent - a.reserved < wanted then return 0 end
+        if math.max(0, a.cap - a.spent - a.reserved) < wanted then refused = of == ANY and -3 or 0 end
         a.reserved, a.drawn = a.reserved + wanted, '1'
         books = books .. string.char(letter_of(of, i, a.period)) .. (a.start == '0' and '' or a.start)
         own = own or string.sub(name, 1, #arm + 1) == arm .. ','
@@ -33,10 +34,11 @@ local function draw(of, texts, before)
       end
     end
   end
+  return refused
 end
 local refused = draw(ANY, general, 2)
-if not refused and campaign ~= ANY then
-  refused = draw(campaign, redis.call('HMGET', prefix .. 'accounts:' .. campaign, unpack(names)), 0)
+if refused ~= -2 and campaign ~= ANY then
+  refused = draw(campaign, redis.call('HMGET', prefix .. 'accounts:' .. campaign, unpack(names)), 0) or refused
 end
 if refused or not own then return refused or 0 end
 

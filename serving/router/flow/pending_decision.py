@@ -73,7 +73,7 @@ class PendingDecision:
         a shared ledger after a crash.
         """
         arm = experiment.arm_of(request.user_id, request.campaign_id)
-        made = decision_id(request.user_id, log_id)
+        made = decision_id(request.user_id, log_id, campaign=request.campaign_id)
         return cls(request, experiment, *arm, request_key(request), made, deadline)
 
     @cached_property

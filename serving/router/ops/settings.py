@@ -5,7 +5,7 @@ port: 8080
 experiment: experiment.yaml      # or a folder of several; read again when it changes. Relative paths start here
 dataset: dataset.yaml
 feature_repo: features           # folder with feature_store.yaml
-ledger: ledger.sqlite            # or redis://host:6379/0?name=ads, with its password in MTORL_LEDGER_PASSWORD
+ledger: ledger.sqlite            # or redis[+cluster]://host:6379?name=ads, with its password in MTORL_LEDGER_PASSWORD
 spool: spool                     # folder of the decision log, until it is in the lake
 lake: lake                       # where the log is kept: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix
 cost_cap: {search: 0.6, video: 0.05}     # highest possible cost of an exposure: this much is reserved for it
@@ -145,7 +145,7 @@ class RouterSettings(StrictModel):
     feature_repo: PathSetting
     """Folder with feature_store.yaml."""
     ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]
-    """A file, or redis://host:port/database?name=NAME."""
+    """A file, or redis[+cluster]://host:port/database?name=NAME."""
     spool: PathSetting
     """Folder of the decision log, until it is in the lake."""
     lake: Annotated[str, PlainValidator(_lake, json_schema_input_type=str)]

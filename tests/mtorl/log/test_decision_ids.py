@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtorl.log import decision_ids
-from mtorl.log.decision_ids import BUCKET, BUCKETS, HOUR, bucket_of, decision_id, hour_of, is_decision_id, time_of
+from mtorl.log.decision_ids import (
+    BUCKET,
+    BUCKETS,
+    CAMPAIGN_SLOTS,
+    HOUR,
+    bucket_of,
+    campaign_slot,
+    decision_id,
+    hour_of,
+    is_decision_id,
+    slot_of,
+    time_of,
+)
 
 TIMES = st.floats(0, 4e9, allow_nan=False)
 
@@ -28,6 +40,14 @@ def test_an_id_says_when_whose_bucket_and_which_router(user: str, identity: str,
         row = db.execute(f"SELECT {HOUR}, {BUCKET} FROM (SELECT ? AS decision_id)", [made]).fetchone()
     assert row == (hour_of(made), bucket_of(user))
     assert hour_of(made) == datetime.fromtimestamp(round(1000 * at) / 1000 // 3600 * 3600, UTC)
+
+
+@given(campaign=st.text())
+def test_an_id_says_the_slot_of_its_campaign(campaign: str) -> None:
+    made = decision_id("u", "5f0c9a7e", campaign=campaign)
+    assert is_decision_id(made) and uuid.UUID(made).variant == uuid.RFC_4122
+    assert slot_of(made) == campaign_slot(campaign) < CAMPAIGN_SLOTS
+    assert slot_of(campaign) == campaign_slot(campaign), "of no id, the text's own"
 
 
 def test_ids_are_unique_and_sort_by_time() -> None:

@@ -122,7 +122,7 @@ class Machine(LedgerMachine):
             assert b.limit <= AMOUNTS[b.campaign, b.channel, b.period] + 1e-9
 
 
-TestSqlite, TestRedis = cases(Machine, 40)
+TestSqlite, TestRedis, TestCluster = cases(Machine, 40)
 
 
 @pytest.fixture

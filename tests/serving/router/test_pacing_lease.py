@@ -160,8 +160,9 @@ def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypat
     ledger, reader = shared.open(), shared.open().pacing
     store, read = ledger.pacing, []
     lease = store.lease("a")
-    hmget = reader._client.hmget  # type: ignore[attr-defined]
-    monkeypatch.setattr(reader._client, "hmget", lambda key, fields: read.append(len(fields)) or hmget(key, fields))  # type: ignore[attr-defined]
+    client = reader._server.client  # type: ignore[attr-defined]
+    hmget = client.hmget
+    monkeypatch.setattr(client, "hmget", lambda key, fields: read.append(len(fields)) or hmget(key, fields))
     assert reader.prices() == (0, Prices("", array("d")))
     read.clear()
     steps = ({"x": 1.0, "y": 2.0}, {"x": 1.5, "y": 2.0}, {"x": 1.5, "y": 2.5}, {"y": 2.5, "x": 1.5}, {"y": 2.0})
@@ -170,7 +171,8 @@ def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypat
     assert read == [3, 4, 3, 3, 3, 4, 3, 4], "an order of accounts is another one"
     older = shared.open().pacing
     older.prices()
-    ledger.client.delete(*ledger.client.scan_iter(f"*{shared.name}*prices"))  # type: ignore[attr-defined]
+    with shared.client() as client:
+        client.delete(*client.scan_iter(f"*{shared.name}*prices"))
     assert older.prices() == (0, Prices("", array("d")))
 
 
@@ -181,7 +183,7 @@ def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Plac
     define(ledger, found)
     leader, reader = routers(shared, 2, found)
     sent: list[str] = []
-    connection = reader._ledger.client.connection_pool  # type: ignore[attr-defined]
+    connection = reader._ledger.server.client.connection_pool  # type: ignore[attr-defined]
     take = connection.get_connection
     connection.get_connection = lambda *a, **b: sent.append("") or take(*a, **b)
     for _ in range(4):

@@ -1,0 +1,42 @@
+-- As the bank: learns what the slices of a group hold, and lets them grow.
+-- KEYS     4 hash of the group: account -> "START EPOCH CAP SPENT", the most that its slice may have, and what is known to be
+--          spent. What a slice may have and is not known to be spent counts as reserved
+-- ARGV     4 what is free of an account, divided by this, is leased at once; 5, 6, ... in turn: account, start of its period,
+--          epoch, cap and spent amount of its slice, and the least by which it must grow, or 0
+-- Returns  in turn account, start, epoch and cap of each slice that grew; or -2 if a period is over
+
+local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
+check(general[1])
+local fields, slices, found = {}, {}, {}
+for i = 5, #ARGV, 6 do
+  local account, start, epoch, cap, spent, least = unpack(ARGV, i, i + 5)
+  local name, period = string.match(account, '^(.*),(%a+)$')
+  fields[name] = fields[name] or read(ANY, name, redis.call('HGET', KEYS[1], name))
+  for _, a in ipairs(fields[name]) do
+    if a.period == period and a.in_force == '1' and tonumber(a.until_) <= present() then return -2 end
+    if a.period == period and a.start == start then
+      local of, old_epoch, old_cap, old_spent = string.match(redis.call('HGET', KEYS[4], account) or '',
+        '^(%S+) (%S+) (%S+) (%S+)$')
+      local slice = { epoch = -1, cap = 0, spent = 0 }
+      if of == start then slice = { epoch = tonumber(old_epoch), cap = tonumber(old_cap), spent = tonumber(old_spent) } end
+      if tonumber(epoch) > slice.epoch then
+        a.spent = a.spent + spent - slice.spent
+        a.reserved = a.reserved + (cap - spent) - (slice.cap - slice.spent)
+        slice = { epoch = tonumber(epoch), cap = tonumber(cap), spent = tonumber(spent) }
+      end
+      local free = a.cap - a.spent - a.reserved
+      if tonumber(least) > 0 and a.in_force == '1' and slice.epoch == tonumber(epoch) and free >= tonumber(least) then
+        local more = math.max(tonumber(least), math.floor(free / ARGV[4]))
+        a.reserved, a.drawn, slice.cap = a.reserved + more, '1', slice.cap + more
+        for _, value in ipairs({ account, start, epoch, string.format('%d', slice.cap) }) do found[#found + 1] = value end
+      end
+      slices[#slices + 1] = account
+      slices[#slices + 1] = string.format('%s %d %d %d', start, slice.epoch, slice.cap, slice.spent)
+    end
+  end
+end
+local changed = {}
+for _, field in pairs(fields) do changed[#changed + 1] = #field > 0 and field or nil end
+if #slices > 0 then redis.call('HSET', KEYS[4], unpack(slices)) end
+save(changed, tonumber(general[2] or 0))
+return found

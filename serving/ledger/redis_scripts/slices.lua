@@ -1,0 +1,24 @@
+-- Looks at the slices of a group, or takes back what they have left.
+-- ARGV     4 'back' or ''; 5 arm, 6 channel: only those that a reservation would draw on
+-- Returns  in turn account, start of its period, epoch, cap and spent amount of its slice, and what is left
+
+local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
+check(general[1])
+local back, hash, matching, changed, found = ARGV[4] == 'back', redis.call('HGETALL', KEYS[1]), {}, {}, {}
+for _, name in ipairs(back and {} or fields_of(ARGV[5], ARGV[6])) do matching[name] = true end
+for i = 1, #hash, 2 do
+  local name = hash[i]
+  local field = (matching[name] or back and string.sub(name, 1, 1) == '"') and read(ANY, name, hash[i + 1]) or {}
+  for _, a in ipairs(field) do
+    local account, committed = name .. ',' .. a.period, a.spent + a.reserved
+    if back and a.cap > committed then
+      a.cap = committed
+      changed[#changed + (changed[#changed] == field and 0 or 1)] = field
+    end
+    local epoch = redis.call('HINCRBY', KEYS[1], 'epoch:' .. account, back and 1 or 0)
+    for _, value in ipairs({ account, a.start, tostring(epoch), string.format('%d', a.cap), string.format('%d', a.spent),
+      string.format('%d', a.cap - committed) }) do found[#found + 1] = value end
+  end
+end
+save(changed, tonumber(general[2] or 0))
+return found

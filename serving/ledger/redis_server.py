@@ -1,0 +1,165 @@
+"""The server of a shared ledger, one Redis or a cluster of them: its client, its scripts, and what it must keep.
+
+Keys of a group have one hash tag, so they lie on one node, and a script may use all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
+from hashlib import sha1
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from redis import Redis, RedisCluster
+from redis.backoff import NoBackoff
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import ConnectionError, NoScriptError, RedisError
+from redis.retry import Retry
+
+from mtorl.log.decision_ids import CAMPAIGN_SLOTS
+from serving.ledger.contract import LedgerUnavailable
+from serving.ledger.location import RedisLocation
+
+Call = tuple[list[str], list[Any]]
+"""Keys and arguments of a script."""
+
+_LUA = Path(__file__).parent / "redis_scripts"
+_BEGINS_WITH = {  # files, after `common`
+    **dict.fromkeys(("settle", "cancel", "expire"), "finish"),
+    **dict.fromkeys(("define", "begin"), "periods"),
+}
+
+
+class RedisServer:
+    """Connects at the first call.
+
+    Attributes:
+        prefix: What the keys of the first group begin with. On one Redis it is the only group.
+        groups: Prefixes of the groups that have campaigns.
+    """
+
+    def __init__(self, location: RedisLocation, password: str | None, patience: float) -> None:
+        self.name = str(location)
+        self.cluster = location.cluster
+        self.prefix = f"{{mtorl-ledger:{location.name}}}:"
+        self.groups = [self.prefix]
+        if self.cluster:
+            self.groups = _spread_evenly(f"mtorl-ledger:{location.name}")
+        self.checked = False
+        self._arguments: dict[str, Any] = {
+            "host": location.host,
+            "port": location.port,
+            "username": location.username,
+            "password": password,
+            "ssl": location.tls,
+            "socket_timeout": patience,
+            "socket_connect_timeout": patience,
+            "decode_responses": True,
+            # A connection that the server closed long ago is no fault. Every script may be repeated.
+            "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+            **({} if location.cluster else {"db": location.database}),
+        }
+
+    @cached_property
+    def client(self) -> Any:
+        """Any: its methods are typed for asyncio, too. A client of a cluster connects when it is made."""
+        return (RedisCluster if self.cluster else Redis)(**self._arguments)
+
+    def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """Run a script for each call, in one round trip to each node; gives answers or errors."""
+        (_, digest), answers = _script(name), list[Any]()
+        for _ in range(2):
+            with self.client.pipeline(transaction=False) as pipeline:
+                for keys, arguments in calls:
+                    pipeline.execute_command("EVALSHA", digest, len(keys), *keys, *arguments)
+                answers = pipeline.execute(raise_on_error=False)
+            if not any(isinstance(answer, NoScriptError) for answer in answers):
+                break
+            self.load(name)  # a node was started again; a script may be repeated
+        return answers
+
+    def run(self, name: str, call: Call) -> Any:
+        """Run a script; raises the client's errors."""
+        (keys, arguments), (_, digest) = call, _script(name)
+        try:
+            return self.client.evalsha(digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            self.load(name)
+            return self.client.evalsha(digest, len(keys), *keys, *arguments)
+
+    def load(self, name: str) -> None:
+        """Load a script into all nodes."""
+        self.client.script_load(_script(name)[0])
+
+    def hashes(self, keys: Iterable[str]) -> list[dict[str, str]]:
+        """Read hashes."""
+        with self.client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.hgetall(key)
+            return list(pipeline.execute())
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        seconds, micros = self.client.time()
+        return float(seconds + micros / 1e6)
+
+    def memory(self) -> list[dict[str, Any]]:
+        """Of each node with data."""
+        return self._each_node(lambda client: client.info("memory"))
+
+    def check(self) -> None:
+        """Raise LedgerUnavailable unless each node keeps its data."""
+        if self.checked:
+            return
+        if not all(of["aof_enabled"] for of in self._each_node(lambda client: client.info("persistence"))):
+            raise LedgerUnavailable(
+                f"{self.name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
+                "'appendfsync always') in redis.conf"
+            )
+        for memory in self.memory():
+            if memory["maxmemory"] and memory["maxmemory_policy"] != "noeviction":
+                raise LedgerUnavailable(
+                    f"{self.name}: this Redis forgets keys when its memory is full; set 'maxmemory-policy noeviction' "
+                    f"in redis.conf (it is {memory['maxmemory_policy']})"
+                )
+        self.checked = True
+
+    def _each_node(self, ask: Callable[[Any], Any]) -> list[Any]:
+        if not self.cluster:
+            return [ask(self.client)]
+        return [ask(self.client.get_redis_connection(node)) for node in self.client.get_primaries()]
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns the client's errors into LedgerUnavailable."""
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise LedgerUnavailable(f"{self.name}: {error}") from error
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        if (client := self.__dict__.pop("client", None)) is not None:
+            client.close()
+
+
+def _spread_evenly(name: str) -> list[str]:
+    """Prefixes, one in each sixteenth of the hash slots: nodes have equal parts of these."""
+    found: dict[int, str] = {}
+    for number in count():
+        tag = f"{name}:{number}"
+        found.setdefault(key_slot(tag.encode()) * CAMPAIGN_SLOTS // REDIS_CLUSTER_HASH_SLOTS, f"{{{tag}}}:")
+        if len(found) == CAMPAIGN_SLOTS:
+            break
+    return [found[part] for part in sorted(found)]
+
+
+@cache
+def _script(name: str) -> tuple[str, str]:
+    """Text of a script, and its SHA-1."""
+    before = () if name.startswith("pacing_") else ("common", _BEGINS_WITH.get(name))
+    text = "".join((_LUA / f"{part}.lua").read_text() for part in (*before, name) if part)
+    return text, sha1(text.encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""Slices of the bank's budgets, on a cluster: a group draws on its slice as on an account, in one script of one node.
+
+The sum of the slices never exceeds the budget, whatever fails in between:
+
+- A slice grows in the bank first, and then in its group. The bank counts it as reserved.
+- A group takes back what is left of a slice first, and then the bank learns it. That begins an epoch of the slice: a
+  growth of another epoch, whose message was late, never arrives.
+
+If the bank has too little left, the slices of all groups are recalled, once a second at most. What a process that dies
+between two steps leaves in no slice returns with the next recall. A node that is away keeps its slices until it returns
+or their period is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from serving.ledger.contract import Balance
+from serving.ledger.redis_server import Call, RedisServer
+
+TOO_LITTLE = -3
+"""An answer of the script `reserve`: an account of the campaign "*" has too little left."""
+
+_ANY = '"*"'
+_PART = 16  # of what is free in the bank, a sixteenth is leased at once
+_PERIOD_OVER = -2
+
+
+class Slices:
+    """Lets slices of groups grow, and takes them back.
+
+    Args:
+        run: Runs a script in a group: its prefix, the script's name, keys, arguments.
+        begin: Begins periods of campaigns, each with the prefix of its group.
+        recall_seconds: Between two recalls.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        begin: Callable[[Iterable[tuple[str, str]]], None],
+        server: RedisServer,
+        recall_seconds: float,
+    ) -> None:
+        self._run = run
+        self._begin = begin
+        self._bank, self._groups = server.prefix, server.groups
+        self._recall_seconds = recall_seconds
+        self._recalled = float("-inf")
+        self._empty: dict[tuple[str, ...], float] = {}  # when the bank had too little for the last time
+
+    def reserve(self, call: Call, again: Callable[[Call], Any]) -> Any:
+        """Make a reservation for which slices are too small; the answer of the script `reserve`."""
+        _, _, group, _, arm, _, channel, amount, _ = call[1]
+        of, answer = (group, arm, channel), TOO_LITTLE
+        if time.monotonic() < self._empty.get(of, float("-inf")) + self._recall_seconds:
+            return answer
+        for recalls in (False, True):
+            if recalls and not self._recalled + self._recall_seconds <= time.monotonic():
+                break
+            if recalls:
+                self.recall()
+            self._grow(group, arm, channel, amount)
+            if (answer := again(call)) != TOO_LITTLE:
+                return answer
+        self._empty[of] = time.monotonic()
+        return answer
+
+    def recall(self) -> None:
+        """Take back what the slices of all groups have left."""
+        self._recalled = time.monotonic()
+        for group in self._groups:
+            self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
+
+    def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """Calls of the script `define` for groups, after the bank's: of each account a slice, which has nothing yet."""
+        campaign, digest, *terms = arguments[3:]
+        for i in range(0, len(terms), 7):
+            terms[i + 2], terms[i + 6] = 0, "slice"
+        for group in self._groups:
+            yield group, [f"{group}terms:{campaign}", f"{group}digests"], campaign, digest, *terms
+
+    def _grow(self, group: str, arm: str, channel: str, amount: int) -> None:
+        found = self._look(group, "", arm, channel)
+        self._lease(group, [(*of, max(0, amount - int(room))) for *of, room in found])
+
+    def _look(self, group: str, *arguments: str) -> list[tuple[str, ...]]:
+        """Account, start of its period, epoch, cap, spent amount and room of slices."""
+        found = self._run(group, "slices", [], *arguments)
+        return list(zip(*(found[i::6] for i in range(6)), strict=True))
+
+    def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
+        """Tell the bank about slices, and the least by which each must grow."""
+        leased: Any = []
+        for _ in range(2):
+            if slices:
+                flat = [value for of in slices for value in of]
+                leased = self._run(self._bank, "lease", [f"{self._bank}slices:{group}"], _PART, *flat)
+            if leased != _PERIOD_OVER:
+                break
+            self._begin([(self._bank, _ANY)])
+        if leased and leased != _PERIOD_OVER:
+            self._run(group, "grant", [], *leased)
+
+
+def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
+    """Balances of a ledger: amounts of the bank's accounts are those of all their slices."""
+    own: list[Balance] = []
+    sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)
+    for b in groups:
+        if b.campaign != "*":
+            own.append(b)
+            continue
+        amounts = sums[b.arm, b.channel, b.period, b.start]
+        for i, amount in enumerate((b.spent, b.reserved, b.excess)):
+            amounts[i] = round(amounts[i] + amount, 9)
+    wholes = []
+    for b in bank:
+        spent, reserved, excess = sums[b.arm, b.channel, b.period, b.start]
+        wholes.append(replace(b, spent=spent, reserved=reserved, excess=excess))
+    return [*wholes, *sorted(own, key=lambda b: b.campaign)]

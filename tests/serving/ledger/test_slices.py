@@ -1,0 +1,241 @@
+"""Slices of a budget of all campaigns: routers that race and die between two steps never take more than the budget."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from mtorl.log.decision_ids import campaign_slot, decision_id
+from serving.ledger import Account, Ledger, LedgerUnavailable, Wanted
+from serving.ledger.location import RedisLocation
+from serving.ledger.pacing_store import Prices
+from serving.ledger.redis_ledger import RedisLedger
+from serving.ledger.redis_server import RedisServer
+from tests.serving.ledgers import Place
+from tests.serving.router_fixtures import Harness, instance, with_router
+
+LIMIT, CENT = 2.0, 10**7
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["reserve", "reserve", "reserve", "settle", "cancel", "expire", "recall", "define", "late grant"]
+        ),
+        st.integers(0, 1),  # the router
+        st.integers(0, 11),  # the reservation, and so its campaign
+        st.sampled_from([0, 0, 0, 1, 2, 3, 4]),  # it dies before or after so many steps of the lease; 0: not
+    ),
+    max_size=40,
+)
+
+
+class Dies:
+    """A router that dies before or after one of the next scripts on slices."""
+
+    def __init__(self, ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 0
+        self.late: list[tuple[Any, ...]] = []  # grants that were not sent
+        self.run = ledger._slices._run
+        monkeypatch.setattr(ledger._slices, "_run", self._run)
+
+    def _run(self, *of: Any) -> Any:
+        if self.left == 1:
+            if of[1] == "grant":
+                self.late.append(of)
+            self.left = 0
+            raise LedgerUnavailable("died before")
+        answer = self.run(*of)
+        if self.left > 1:
+            self.left -= 1
+            if self.left == 1:
+                self.left = 0
+                raise LedgerUnavailable("died after")
+        return answer
+
+
+def _accounts(place: Place) -> tuple[dict[str, tuple[int, int]], dict[str, list[int]]]:
+    """By arm: limit, and what is spent and reserved in the bank; the sums of caps and of what is taken in the slots."""
+    bank: dict[str, tuple[int, int]] = {}
+    slots: dict[str, list[int]] = {}
+    with place.client() as client:
+        for key in client.scan_iter(f"{{mtorl-ledger:{place.name}*", 1000):
+            tag, _, rest = key.partition("}:")
+            if rest != 'accounts:"*"':
+                continue
+            for name, text in client.hgetall(key).items():
+                if not name.startswith('"'):
+                    continue
+                arm, _ = json.loads(f"[{name}]")
+                cap, spent, reserved = map(int, text.split(";")[0].split(" ")[-3:])
+                if tag.endswith(place.name):
+                    bank[arm] = cap, spent + reserved
+                else:
+                    sums = slots.setdefault(arm, [0, 0])
+                    assert spent + reserved <= cap or spent + reserved == 0
+                    sums[0] += cap
+                    sums[1] += spent + reserved
+    return bank, slots
+
+
+@pytest.mark.integration
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=_STEPS)
+def test_slices_never_exceed_the_budget_when_a_router_dies(
+    tmp_path_factory: pytest.TempPathFactory, lasting_cluster: int, steps: list[tuple[str, int, int, int]]
+) -> None:
+    place = Place("cluster", tmp_path_factory.mktemp("slices"), lasting_cluster)
+    parts = [Account("*", "*", "*", LIMIT), Account("a", "*", "*", 1.2), Account("b", "*", "*", 0.8)]
+    lower = [Account("*", "*", "*", LIMIT), Account("a", "*", "*", 0.2), Account("b", "*", "*", 1.8)]
+    routers: Any = [place.open(), place.open()]
+    routers[0].define(parts)
+    highest = {"*": LIMIT, "a": 1.2, "b": 0.8}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        deaths = [Dies(router, monkeypatch) for router in routers]
+        for step, router, i, dies in steps:
+            ledger, death = routers[router], deaths[router]
+            death.left = dies
+            try:
+                if step == "reserve":
+                    ledger.reserve(f"r{i}", "ab"[i % 2], f"c{i}", "x", 0.3)
+                elif step == "settle":
+                    ledger.settle(f"r{i}", 0.2, f"e{dies}")
+                elif step == "cancel":
+                    ledger.cancel(f"r{i}")
+                elif step == "expire":
+                    ledger.expire(0, 3)
+                elif step == "recall":
+                    ledger._slices.recall()
+                elif step == "define":
+                    ledger.define(parts if i % 2 else lower)
+                elif death.late:
+                    death.run(*death.late.pop())
+            except (LedgerUnavailable, KeyError):
+                pass
+            death.left = 0
+            bank, slots = _accounts(place)
+            for arm, (cap, leased) in bank.items():
+                highest[arm] = max(highest[arm], cap / CENT / 100)
+                caps, taken = slots.get(arm, [0, 0])
+                assert taken <= caps <= leased <= highest[arm] * 100 * CENT, (step, arm)
+            assert slots.get("*", [0, 0])[1] <= LIMIT * 100 * CENT
+    routers[0]._slices.recall()
+    bank, slots = _accounts(place)
+    assert {arm: leased for arm, (_, leased) in bank.items()} == {arm: taken for arm, (_, taken) in slots.items()}, (
+        "nothing is stranded"
+    )
+    for router in routers:
+        router.close()
+
+
+@pytest.mark.integration
+def test_a_node_that_returns_without_its_keys_grants_no_fresh_budget(tmp_path: Path, lasting_cluster: int) -> None:
+    place = Place("cluster", tmp_path, lasting_cluster)
+    place.open().define([Account(arm, c, "*", LIMIT) for arm in "*a" for c in ("*", "c")])
+    assert place.open().reserve("r1", "a", "c", "x", 0.3)
+    group = place.groups["r1"]
+    with place.client() as client:
+        for key in client.scan_iter(f"{group.replace('{', '[{]')}*", 1000):
+            client.delete(key)
+    for router in (place.open(), place.open()):
+        with pytest.raises(LedgerUnavailable, match="LOST"):
+            router.define([Account(arm, c, "*", LIMIT) for arm in "*a" for c in ("*", "c")])
+        with pytest.raises(LedgerUnavailable, match="LOST"):
+            router.reserve("r2", "a", "c", "x", 0.3)
+
+
+@pytest.mark.integration
+def test_an_empty_bank_is_asked_once_a_second(tmp_path: Path, lasting_cluster: int, monkeypatch: Any) -> None:
+    place = Place("cluster", tmp_path, lasting_cluster)
+    made: Any = RedisLedger(RedisLocation.parse(place.where), None, 5.0)
+    made.define([Account(arm, "*", "*", 1.0) for arm in "*a"])
+    sent: list[str] = []
+    run = made._slices._run
+    monkeypatch.setattr(made._slices, "_run", lambda *of: sent.append(of[1]) or run(*of))
+    names = [decision_id("u", "0" * 8, campaign=f"c{i % 3}") for i in range(40)]
+    granted = made.reserve_all([Wanted(name, "a", f"c{i % 3}", "x", 0.1) for i, name in enumerate(names)])
+    assert sum(granted) == 10, "the last cent is found, in whichever slice it is"
+    assert sent.count("lease") <= 60
+    sent.clear()
+    assert not any(made.reserve_all([Wanted(f"{n[:-1]}1", "a", f"c{i % 3}", "x", 0.1) for i, n in enumerate(names)]))
+    assert not sent
+
+
+def test_nodes_have_equal_parts_of_a_ledger() -> None:
+    for nodes in (2, 3, 4, 8, 16):
+        groups = RedisServer(RedisLocation.parse("redis+cluster://h?name=ads"), None, 5.0).groups
+        found = Counter(key_slot(group.strip("{}:").encode()) * nodes // 16384 for group in groups)
+        assert len(found) == nodes and max(found.values()) <= 16 // nodes + 1
+
+
+@pytest.mark.integration
+def test_an_id_of_another_campaign_is_refused(tmp_path: Path, lasting_cluster: int) -> None:
+    place = Place("cluster", tmp_path, lasting_cluster)
+    made = RedisLedger(RedisLocation.parse(place.where), None, 5.0)
+    made.define([Account("a", "*", "*", 1.0)])
+    one, other = "c0", next(f"c{i}" for i in range(99) if campaign_slot(f"c{i}") != campaign_slot("c0"))
+    name = decision_id("u", "0" * 8, campaign=one)
+    with pytest.raises(ValueError, match="another campaign"):
+        made.reserve(name, "a", other, "x", 0.1)
+    assert made.reserve(name, "a", one, "x", 0.1) and made.open_reservations() == [name]
+    assert made.settle(name, 0.05).charged == 0.05
+
+
+@pytest.mark.integration
+def test_prices_and_opportunities_are_in_the_bank(tmp_path: Path, lasting_cluster: int) -> None:
+    store = Place("cluster", tmp_path, lasting_cluster).open().pacing
+    lease = store.lease("a")
+    assert store.lease("b") == lease and store.publish(lease, {"x": "1"}, Prices.of({"x": 0.5}))
+    assert store.prices() == (1, Prices.of({"x": 0.5})) and store.states() == {"x": "1"}
+    store.report({"x": 2}, {"c": 0.5})
+    assert store.reports() == ({"x": 2}, {"c": 0.5})
+
+
+@pytest.mark.integration
+def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cluster: int) -> None:
+    place = Place("cluster", tmp_path, lasting_cluster)
+    routers = [place.open() for _ in range(4)]
+    routers[0].define([Account("*", "*", "*", 5.0), Account("a", "*", "*", 5.0)])
+    granted: list[str] = []
+
+    def work(router: Ledger, worker: int) -> None:
+        for i in range(25):
+            name = f"{worker}-{i}"
+            with contextlib.suppress(LedgerUnavailable):
+                granted.extend([name] if router.reserve(name, "a", f"c{i % 5}", "x", 0.1) else [])
+
+    threads = [threading.Thread(target=work, args=(router, n)) for n, router in enumerate(routers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(60):  # what a race has left to no slice is recalled
+        granted.extend([f"r{i}"] if routers[0].reserve(f"r{i}", "a", "c1", "x", 0.1) else [])
+    shown = {b.arm: b.reserved for b in routers[1].balances()}
+    assert len(granted) == 50 and shown == {"*": 5.0, "a": 5.0}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, lasting_cluster: int) -> str:
+    return Place("cluster", tmp_path, lasting_cluster).where
+
+
+@pytest.mark.integration
+@with_router()
+async def test_a_router_spends_from_a_cluster(h: Harness, ledger: str) -> None:
+    answers = [(await h.predict(instance(campaign_id=f"c{i}")))[0] for i in range(4)]
+    assert all(answer["expose"] for answer in answers)
+    await h.outcome(answers[0]["decision_id"], "cost", 0.04)
+    await h.outcome(answers[1]["decision_id"], "cancel", 0.0)
+    await h.until(lambda: len(h.router.ledger.open_reservations()) == 2)
+    assert max(b.spent for b in h.router.ledger.balances()) == 0.04
+    await h.restart()
+    assert (await h.predict())[0]["expose"]
