@@ -44,7 +44,7 @@ class Bound:
     Attributes:
         rows: Touchpoints before the bound; 0 without one.
         of_log: SQL condition of the log's rows.
-        of_judged: Likewise, of the table `judged`.
+        of_judged: SQL condition of the decisions in the view `judged` that become touchpoints.
         share_of: Share of the users to read of a block of decisions, by its first hour.
     """
 
@@ -55,7 +55,7 @@ class Bound:
 
 
 def bound(db: Database, decided: Decided, log: str, propensity: bool, channels: int, most_rows: int) -> Bound:
-    """Keep about `most_rows` touchpoints (0: all) of a log, a table in SQL, and of the tables `decided` and `judged`.
+    """Keep about `most_rows` touchpoints (0: all) of a log, a table in SQL, and of the views `decided` and `judged`.
 
     Args:
         propensity: Whether the log has any.

@@ -19,8 +19,7 @@ from mtorl.log.lake import Lake
 from mtorl.log.records import Kind
 from mtorl.log.touchpoints import LogError
 
-LEARNT: tuple[Kind, ...] = ("decision", "outcome", "window")
-"""Kinds of records that a training reads."""
+_LEARNT: tuple[Kind, ...] = ("decision", "outcome", "window")  # kinds of records that a training reads
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Snapshot:
         """The state now; None without a decision."""
         if not lake:
             return None
-        files = [file for kind in LEARNT for file in (*lake.arrived(kind), *lake.closed(kind))]
+        files = [file for kind in _LEARNT for file in (*lake.arrived(kind), *lake.closed(kind))]
         digest = hashlib.sha256("\n".join(sorted(file.name for file in files)).encode())
         return cls(max(file.written for file in files if file.written).astimezone(UTC), digest.hexdigest())
 
