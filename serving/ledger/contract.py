@@ -161,6 +161,7 @@ class Ledger(Protocol):
 
     def claim(self) -> None:
         """Keep the ledger for this router until `close`, if it is not shared; LedgerInUse if another one has it."""
+        return
 
     def define(self, accounts: Iterable[Account]) -> None:
         """Set the accounts in force. Spent and reserved amounts stay, also those of accounts that are left out now.

@@ -79,7 +79,6 @@ class RedisLedger(Ledger):
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
         clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
         steady: Seconds that go on evenly under any change of the clock; by default the system's, or `clock`.
-        recall_seconds: Between two recalls of all slices, on a cluster.
     """
 
     shared = True
@@ -91,13 +90,12 @@ class RedisLedger(Ledger):
         patience: float = 5.0,
         clock: Callable[[], float] | None = None,
         steady: Callable[[], float] | None = None,
-        recall_seconds: float = 1.0,
     ) -> None:
         self._clock = clock
         self._jumps = ClockJumps(steady or clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
-        self._slices = Slices(self._run, self._begin_periods, server, recall_seconds) if location.cluster else None
+        self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: KnownBalances() for prefix in {server.prefix, *server.groups}}
         self._until: dict[_Campaign, float] = {}  # when the first of its present periods ends
@@ -107,10 +105,6 @@ class RedisLedger(Ledger):
         with self.server.errors():
             found = self.server.client.hget(_keys(self.server.prefix)[0], "generation")
         return found.removeprefix(_FORM) if found else None
-
-    @override
-    def claim(self) -> None:
-        pass  # it is for many routers
 
     @override
     def define(self, accounts: Iterable[Account]) -> None:
@@ -123,7 +117,7 @@ class RedisLedger(Ledger):
             if self._generation is None:
                 self.server.check()
                 self._make()
-            now = self._now()
+            now = self.now()
             self._jumps.look(now)
             known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
             present, calls = _calendar(now), []
@@ -239,7 +233,7 @@ class RedisLedger(Ledger):
         total = 0
         with self.server.errors():
             self.server.checked = False  # the server may have been restarted with other settings
-            latest = self._jumps.before(self._now(), ttl)
+            latest = self._jumps.before(self.now(), ttl)
             for prefix in self.server.groups:
                 while count := min(_BATCH, most - total):
                     expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
@@ -273,7 +267,7 @@ class RedisLedger(Ledger):
     @override
     def now(self) -> float:
         with self.server.errors():
-            return self._now()
+            return self.server.now() if self._clock is None else self._clock()
 
     @override
     def open_reservations(self) -> list[str]:
@@ -294,7 +288,7 @@ class RedisLedger(Ledger):
 
     def _begin_periods(self, campaigns: Iterable[_Campaign]) -> None:
         """Begin the periods of campaigns that are due by the server's clock; scripts know no calendar."""
-        now, names = self._now(), list(campaigns)
+        now, names = self.now(), list(campaigns)
         random.shuffle(names)  # routers that do the same at midnight share the work
         present = _calendar(now)
         for i in range(0, len(names), _TOGETHER):
@@ -329,9 +323,6 @@ class RedisLedger(Ledger):
                 )
             self._generation = found
         return self._generation
-
-    def _now(self) -> float:
-        return self.server.now() if self._clock is None else self._clock()
 
     def __str__(self) -> str:
         return self.server.name

@@ -74,7 +74,7 @@ class RedisServer:
         for _ in range(2):
             with self.client.pipeline(transaction=False) as pipeline:
                 for keys, arguments in calls:
-                    pipeline.execute_command("EVALSHA", digest, len(keys), *keys, *arguments)
+                    pipeline.execute_command("EVALSHA", digest, len(keys), *keys, *arguments, **self._node_of(keys))
                 answers = pipeline.execute(raise_on_error=False)
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
@@ -83,12 +83,17 @@ class RedisServer:
 
     def run(self, name: str, call: Call) -> Any:
         """Run a script; raises the client's errors."""
-        (keys, arguments), (_, digest) = call, _script(name)
+        keys, arguments = call
+        command = ("EVALSHA", _script(name)[1], len(keys), *keys, *arguments)
         try:
-            return self.client.evalsha(digest, len(keys), *keys, *arguments)
+            return self.client.execute_command(*command, **self._node_of(keys))
         except NoScriptError:
             self.load(name)
-            return self.client.evalsha(digest, len(keys), *keys, *arguments)
+            return self.client.execute_command(*command, **self._node_of(keys))
+
+    def _node_of(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Where to send a script: the client of a cluster asks a node for its keys otherwise, for each call."""
+        return {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
 
     def load(self, name: str) -> None:
         """Load a script into all nodes."""

@@ -36,20 +36,16 @@ class Slices:
     Args:
         run: Runs a script in a group: its prefix, the script's name, keys, arguments.
         begin: Begins periods of campaigns, each with the prefix of its group.
-        recall_seconds: Between two recalls.
     """
 
+    recall_seconds = 1.0  # between two recalls
+
     def __init__(
-        self,
-        run: Callable[..., Any],
-        begin: Callable[[Iterable[tuple[str, str]]], None],
-        server: RedisServer,
-        recall_seconds: float,
+        self, run: Callable[..., Any], begin: Callable[[Iterable[tuple[str, str]]], None], server: RedisServer
     ) -> None:
         self._run = run
         self._begin = begin
         self._bank, self._groups = server.prefix, server.groups
-        self._recall_seconds = recall_seconds
         self._recalled = float("-inf")
         self._empty: dict[tuple[str, ...], float] = {}  # when the bank had too little for the last time
 
@@ -57,10 +53,10 @@ class Slices:
         """Make a reservation for which slices are too small; the answer of the script `reserve`."""
         _, _, group, _, arm, _, channel, amount, _ = call[1]
         of, answer = (group, arm, channel), TOO_LITTLE
-        if time.monotonic() < self._empty.get(of, float("-inf")) + self._recall_seconds:
+        if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
             return answer
         for recalls in (False, True):
-            if recalls and not self._recalled + self._recall_seconds <= time.monotonic():
+            if recalls and not self._recalled + self.recall_seconds <= time.monotonic():
                 break
             if recalls:
                 self.recall()

@@ -39,9 +39,11 @@ class Clock:
 class ClusterLedger(RedisLedger):
     """Ids of tests don't hold the slot of their campaign; so it is kept here, for all that share the place."""
 
-    def __init__(self, groups: dict[str, str], *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._place_of = groups
+        assert self._slices is not None
+        self._slices.recall_seconds = 0.0
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         new = [one.reservation_id for one in wanted if one.reservation_id not in self._place_of]
@@ -85,7 +87,7 @@ class Place:
             return SqliteLedger(self.path, patience, self.clock, self.steady)
         location = RedisLocation.parse(self.where)
         if self.kind == "cluster":
-            return ClusterLedger(self.groups, location, None, patience, self.clock, self.steady, recall_seconds=0.0)
+            return ClusterLedger(self.groups, location, None, patience, self.clock, self.steady)
         return RedisLedger(location, None, patience, self.clock, self.steady)
 
     def client(self) -> Any:

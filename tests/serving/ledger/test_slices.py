@@ -177,6 +177,26 @@ def test_nodes_have_equal_parts_of_a_ledger() -> None:
 
 
 @pytest.mark.integration
+def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluster: int) -> None:
+    """The client asked a node for the keys of each script."""
+    place = Place("cluster", tmp_path, lasting_cluster)
+    ledger = place.open()
+    ledger.define([Account("a", f"c{i}", "*", 9.0) for i in range(20)])
+    assert ledger.reserve("r", "a", "c0", "x", 0.1) and ledger.settle("r", 0.1)
+
+    def sent(client: Any) -> Counter[str]:
+        of_nodes = client.info("commandstats", target_nodes=client.PRIMARIES).values()
+        return sum((Counter({name: found["calls"] for name, found in node.items()}) for node in of_nodes), Counter())
+
+    with place.client() as client:
+        before = sent(client)
+        ledger.reserve_all([Wanted(f"r{i}", "a", f"c{i}", "x", 0.1) for i in range(20)])
+        ledger.settle("r1", 0.1)
+        found = sent(client) - before
+    assert found["cmdstat_evalsha"] == 21 and not found["cmdstat_command|getkeys"]
+
+
+@pytest.mark.integration
 def test_an_id_of_another_campaign_is_refused(tmp_path: Path, lasting_cluster: int) -> None:
     place = Place("cluster", tmp_path, lasting_cluster)
     made = RedisLedger(RedisLocation.parse(place.where), None, 5.0)
