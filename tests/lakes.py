@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import duckdb
 import pandas as pd
 
-from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of, is_decision_id
-from mtorl.log.lake import Lake, name_of
+from mtorl.log.decision_ids import BUCKET, HOUR, TIME, bucket_of, is_decision_id
+from mtorl.log.lake import Lake, lake_database, name_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns
 
 _numbers = itertools.count(1)
@@ -57,6 +58,25 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
             (lake.folder / name).parent.mkdir(parents=True, exist_ok=True)
             db.table("placed").write_parquet(str(lake.folder / name))
     return lake
+
+
+def copy_back(lake: Lake, days: int) -> None:
+    """Add a copy of the last day's records to a lake, as a router does, that is so many days older."""
+    ms = f"lpad(lower(to_hex(epoch_ms({TIME}) - {days * 86_400_000})), 12, '0')"
+    ids = {"decision_id": f"left({ms}, 8) || '-' || right({ms}, 4) || substr(decision_id, 14)"}
+    ids |= {name: f"{name} || '-{days}'" for name in ("event_id", "shadow_id")}
+    with lake_database(lake) as db, tempfile.TemporaryDirectory() as scratch:
+        for kind in get_args(Kind):
+            types = sql_columns(kind)
+            times = {name: f"{name} - INTERVAL {days} DAY" for name in types if types[name] == "TIMESTAMPTZ"}
+            moved = ", ".join(f"{sql} AS {name}" for name, sql in (ids | times).items() if name in types)
+            last = f"FROM {lake.records(db, kind)} WHERE {TIME} > now() - INTERVAL 20 HOUR"
+            db.execute(f"CREATE OR REPLACE TABLE moved AS SELECT * EXCLUDE (hour, bucket) REPLACE ({moved}) {last}")
+            ((newest,),) = db.execute(f"SELECT max({HOUR}) FROM moved").fetchall()
+            if newest is not None:
+                file = Path(scratch, "moved.parquet")
+                db.execute(f"COPY (SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM moved) TO '{file}'")
+                lake.put(file, name_of(kind, newest, f"copy-{days}", arrived=True))
 
 
 def _quoted(name: str) -> str:

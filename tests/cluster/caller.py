@@ -1,18 +1,45 @@
 """A caller, run by the router's own image in a pod of the gateway's namespace: asks for decisions for some seconds.
 
-    python caller.py ADDRESS TOKEN SECONDS PREFIX
+    python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]
 
 prints a JSON line for each request: its id, user and campaign, the HTTP status (0 if nobody answered), and the decision
-or what was said.
+or what was said. With COST, each exposure's cost and click are reported until a router accepts them; `reported` has the
+ids of these events.
 """
 
 import json
+import random
 import sys
 import time
 import urllib.error
 import urllib.request
 
-address, token, seconds, prefix = sys.argv[1:]
+address, token, seconds, prefix, *cost = sys.argv[1:]
+HEADERS = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+
+def post(url, body):
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), HEADERS), timeout=5) as response:
+        return response.status, json.load(response)
+
+
+def report(decision):
+    """Report what an exposure cost, and whether it was clicked; returns the ids of the events."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    kinds = {"cost": float(cost[0]), "click": float(random.random() < 0.2)}
+    events = [
+        {"event_id": f"{decision}-{kind}", "decision_id": decision, "kind": kind, "value": value, "event_time": at}
+        for kind, value in kinds.items()
+    ]
+    for _ in range(120):
+        try:
+            post(f"{address.partition('/v1/')[0]}/v1/outcomes", {"outcomes": events})
+            return [event["event_id"] for event in events]
+        except OSError:
+            time.sleep(0.5)
+    return []
+
+
 end = time.monotonic() + float(seconds)
 number = 0
 while time.monotonic() < end:
@@ -21,16 +48,17 @@ while time.monotonic() < end:
         "user_id": f"u{number % 200:06d}",
         "campaign_id": "spring-sale",
         "request_id": f"{prefix}-{number}",
-        "context": {"hour": 20, "device": "mobile", "placement": "feed"},
+        "context": {
+            "hour": random.randrange(24),
+            "device": random.choice(("mobile", "mobile", "desktop")),
+            "placement": random.choice(("feed", "article", "sidebar", "story")),
+        },
     }
-    request = urllib.request.Request(
-        address,
-        data=json.dumps({"instances": [instance]}).encode(),
-        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-    )
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            status, decision = response.status, json.load(response)["predictions"][0]
+        status, said = post(address, {"instances": [instance]})
+        decision = said["predictions"][0]
+        if cost and decision["expose"]:
+            decision["reported"] = report(decision["decision_id"])
     except urllib.error.HTTPError as error:
         status, decision = error.code, {"said": error.read().decode(), "retry_after": error.headers.get("Retry-After")}
     except (OSError, ValueError) as error:

@@ -27,8 +27,8 @@ print(last["stage"])
 class Pods(Running):
     """An installation of all of it, an experiment to be, and somebody in a namespace of the monitoring."""
 
-    def __init__(self, folder: Path, images: list[Object]) -> None:
-        super().__init__(folder, images)
+    def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
+        super().__init__(folder, images, namespace)
         self.monitoring = f"{self.namespace}-monitoring"
         self.people = Cluster(self.namespace)
 

@@ -86,12 +86,12 @@ class Running(Installation):
         kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(pod))
         kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
-    def calling(self, seconds: float, prefix: str, host: str = "") -> subprocess.Popen[str]:
-        """Start a caller at the gateway; it asks the Service, or a host that is named."""
+    def calling(self, seconds: float, prefix: str, host: str = "", *cost: str) -> subprocess.Popen[str]:
+        """Start a caller at the gateway; it asks the Service, or a host that is named, and may report a cost."""
         address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
         words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
         process = subprocess.Popen(
-            [*words, SECRETS["mtorl-router"]["tokens"], str(seconds), prefix],
+            [*words, SECRETS["mtorl-router"]["tokens"], str(seconds), prefix, *cost],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdin
