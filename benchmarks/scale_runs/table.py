@@ -193,7 +193,7 @@ def _traffic(found: Mapping[str, Any]) -> str:
         *([name, f"{count:,}"] for name, count in wrong.items()),
         ["costs in the lake, spent in the ledger", f"{found['costs_in_lake']:,.4f}, {found['spent_in_ledger']:,.4f}"],
         [
-            "memory of each router at the begin, once it remembers 50,000 answers, and at the end, MiB",
+            "memory of each router at the begin, after 100,000 answers, and at the end, MiB",
             "; ".join(", ".join(f"{size:,.0f}" for size in each) for each in memory),
         ],
     ]
@@ -203,7 +203,7 @@ def _traffic(found: Mapping[str, Any]) -> str:
     ]
     if all("end" in each for each in found["memory"]):
         flat = all(each["end"] <= 1.1 * each["full"] for each in found["memory"])
-        limits.append(("memory flat (10 %) once a router remembers 50,000 answers", flat))
+        limits.append(("memory flat (10 %) once a router has replaced the 50,000 answers that it remembers", flat))
     played = f"**Two routers, Redis and an S3 server**\n\n{table(['', ''], rows)}{_said(limits)}"
     return f"{played}\n{_records(found['records'])}"
 

@@ -30,7 +30,6 @@ from benchmarks._process import redis_server, run
 from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances, router
 from mtorl.log.records import Kind
 from serving.router.flow import idempotency_cache
-from serving.router.router import Router
 
 PART, WORKERS = 20, 4  # instances of a request; requests at once
 PAID_SHARE = 0.7  # of the exposures that the budgets pay for
@@ -105,7 +104,8 @@ class _Played:
         self.parts = iter(range(number, decisions // PART, 2))
         self.seen: Counter[str] = Counter()
         self.others_end = asyncio.Event()
-        self.memory: list[tuple[int, float]] = []  # answers that are remembered, MiB
+        self.answers = 0
+        self.memory: list[tuple[int, float]] = []  # answers so far, MiB
         # Ids that were acknowledged: on disk, not in this memory.
         self.decided = (folder / f"decided-{number}.txt").open("w")
         self.reported = (folder / f"reported-{number}.txt").open("w")
@@ -117,7 +117,7 @@ class _Played:
             server = await asyncio.start_unix_server(self._receive, self._socket(self.number), limit=2**20)
             self.other = await self._connect()
             began, cpu = time.perf_counter(), time.process_time()
-            watch = asyncio.create_task(self._watch(self.router))
+            watch = asyncio.create_task(self._watch())
             await asyncio.gather(*(self._work() for _ in range(WORKERS)))
             self.other.write_eof()
             await self.others_end.wait()
@@ -147,15 +147,18 @@ class _Played:
                 return (await asyncio.open_unix_connection(self._socket(1 - self.number)))[1]
             await asyncio.sleep(0.05)
 
-    async def _watch(self, of: Router) -> None:
+    async def _watch(self) -> None:
         process = psutil.Process()
         while True:
-            self.memory.append((len(of.decider.cache), process.memory_info().rss / 2**20))
+            self.memory.append((self.answers, process.memory_info().rss / 2**20))
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _memory(self) -> dict[str, float]:
-        """MiB at the begin and, once the router remembers all answers that it may, in the first and last fifth."""
-        full = [size for cached, size in self.memory if cached == idempotency_cache.MOST]
+        """MiB at the begin and, once each answer that a router remembers was replaced, in the first and last fifth.
+
+        The heap that new answers share with old ones is not as large as it gets when the last old one is gone.
+        """
+        full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5
         then = {"full": median(full[:fifth]), "end": median(full[-fifth:])} if fifth else {}
         return {"begin": self.memory[0][1], **then}
@@ -181,6 +184,7 @@ class _Played:
 
     async def _decide(self, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answers = await self.router.decider.decide(self.router.parser.parse({"instances": asked}))
+        self.answers += len(answers)
         self.decided.writelines(f"{answer['decision_id']}\n" for answer in answers)
         return answers
 

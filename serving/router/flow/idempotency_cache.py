@@ -72,9 +72,6 @@ class IdempotencyCache:
         self._keys: dict[str, str] = {}  # decision -> request
         self._pending: dict[str, _InProgress] = {}
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Remember the answers in the log.
 
