@@ -59,14 +59,17 @@ def lake(size: Size) -> dict[str, Any]:
     found = {}
     for decisions in size.decisions:
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-            made = run(batch.make, folder=folder, decisions=decisions, days=size.days)
+            lake = {"folder": folder, "decisions": decisions, "days": size.days}
+            made = run(batch.make, **lake)
+            first_look = run(batch.look_once, folder=folder)
             found[str(decisions)] = {
-                "made": made,
+                "made": {**made, **run(batch.arrive, **lake)},
+                "first_look": first_look,
                 "first_judge": run(batch.judge_rows, folder=folder, days_before=1),
                 "compact": run(batch.compact_day, folder=folder),
                 "judge": run(batch.judge_rows, folder=folder),
                 "measure": run(batch.measure_day, folder=folder),
-                "first_look": run(batch.look_once, folder=folder),
+                "sums": run(batch.look_once, folder=folder),
                 "look": run(batch.look_once, folder=folder),
             }
     return found

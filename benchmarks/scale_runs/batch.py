@@ -13,13 +13,21 @@ LOOKED_AT = "experiment-0"
 
 
 def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write the lake: its closed hours, and the arrivals of the last day."""
+    """Write the lake's closed hours."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         made.write_history()
+    return {**figures, "users": made.users}
+
+
+def arrive(folder: str, decisions: int, days: int) -> dict[str, Any]:
+    """Write the arrivals of the last day."""
+    made = MadeLake(Path(folder), decisions, days)
+    with clock() as figures:
         new = made.write_arrivals()
-    size = sum(file.stat().st_size for file in Path(folder).rglob("*.parquet"))
-    return {**figures, "bytes": size, "new": new, "users": made.users}
+    records = [file for file in Path(folder).rglob("*.parquet") if file.relative_to(folder).parts[0] != "sums"]
+    size = sum(file.stat().st_size for file in records)
+    return {**figures, "bytes": size, "new": new}
 
 
 def compact_day(folder: str) -> dict[str, Any]:
@@ -57,7 +65,7 @@ def measure_day(folder: str) -> dict[str, Any]:
 
 
 def look_once(folder: str) -> dict[str, Any]:
-    """One look at one of ten experiments: verdict, evidence, channels and money."""
+    """One look at one of ten experiments: verdict, evidence and channels."""
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.look import look
     from mtorl.experiment.experiment import Experiment
@@ -69,7 +77,9 @@ def look_once(folder: str) -> dict[str, Any]:
         known = look(DecisionLog.of(folder), experiment, Gain.of_spec("click"), since, END.timestamp(), spend=())
     assert known is not None and known.verdict is not None, "there is nothing to look at"
     users = sum(sum(of.values()) for of in known.verdict["users_of_stages"].values())
-    return {**figures, "users": users, "files": len(opened), "verdict": known.verdict["verdict"]}
+    sums = [file for file in Path(folder, "sums").rglob("*.parquet")]
+    kept = {"sums": len(sums), "sums_bytes": sum(file.stat().st_size for file in sums)}
+    return {**figures, **kept, "users": users, "files": len(opened), "verdict": known.verdict["verdict"]}
 
 
 def definition(name: str, **changes: Any) -> dict[str, Any]:
@@ -94,10 +104,19 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
 
 
 class _Opened(set[str]):
-    """Names of the files of a lake that are opened in the block."""
+    """Names of the files of a lake that are opened in the block, stored sums included."""
 
     def __enter__(self) -> _Opened:
+        from monitoring.verdict.stored_sums import _Sums
         from mtorl.runtime.duckdb_files import LakeFiles
+
+        self._fetch = fetch = _Sums._fetch
+
+        def fetched(sums: _Sums, file: Any) -> Path:
+            files.add(file.name)
+            return fetch(sums, file)
+
+        _Sums._fetch = fetched  # type: ignore[method-assign, assignment]
 
         self._usual = usual = LakeFiles._open
         files = self
@@ -110,6 +129,8 @@ class _Opened(set[str]):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        from monitoring.verdict.stored_sums import _Sums
         from mtorl.runtime.duckdb_files import LakeFiles
 
         LakeFiles._open = self._usual  # type: ignore[method-assign]
+        _Sums._fetch = self._fetch  # type: ignore[method-assign]

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from features.collect.rules import of_forgotten
 from mtorl.log.decision_ids import bucket_of_hash
+from mtorl.log.derived import is_of_past
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import HOUR, UNREADABLE, Lake, LakeFile, lake_database, sql_of
 from mtorl.log.records import Kind, unit_hash
@@ -120,7 +121,8 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 with lake.files.open_input_file(file.name) as stream:
                     removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
                 _delete(lake, file)
-    for file in (*lake.derived("sums"), *lake.derived("judged")):  # the rest of a day or block is made again
+    _drop_sums(lake, [file.hour for file in lake.derived("sums") if file.hour + HOUR <= before])
+    for file in lake.derived("judged"):  # the rest of a block is made again
         if file.hour + HOUR <= before:
             _delete(lake, file)
     return removed
@@ -133,10 +135,10 @@ def unreadable(lake: Lake) -> list[str]:
 
 
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
-    """Delete what verdicts have made of the days of some hours: the sums hold hashes of users."""
+    """Delete what verdicts have made of the days of some hours, or of all days: the sums hold hashes of users."""
     days = {hour.date() for hour in hours}
     for file in lake.derived("sums") if days else ():
-        if file.hour.date() in days:
+        if file.hour.date() in days or is_of_past(file):
             _delete(lake, file)
 
 

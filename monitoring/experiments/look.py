@@ -13,9 +13,10 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest, Settled, Spend, Traffic
 from monitoring.experiments.newest import newest_of
 from monitoring.experiments.traffic import spend_of, traffic_of
+from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.long_term import LongTerm, long_term_effect
 from monitoring.verdict.stage_evidence import stage_evidence
-from monitoring.verdict.verdict import verdict_from_log
+from monitoring.verdict.verdict import verdict_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
 from mtorl.log.gain import Gain
@@ -26,7 +27,7 @@ class Known:
     """Findings of a look at an experiment.
 
     Attributes:
-        verdict: From `monitoring.verdict.verdict.verdict_from_log`; None: there is no decision yet.
+        verdict: From `monitoring.verdict.verdict.verdict_of`; None: there is no decision yet.
         by_hand: Whether a person sets the stage in a file without a ramp, which is in force as it is until something
             has happened; a resource begins as a draft, with or without a ramp.
     """
@@ -66,14 +67,18 @@ def look(
     """
     if not log.holds_any():
         return None
-    verdict = verdict_from_log(log, experiment, gain)
+    with experiment_users(log, experiment, gain) as read:
+        verdict = verdict_of(read, log, experiment, gain)
+        evidence = stage_evidence(read.db, log, experiment, since, verdict)
+        traffic, newest = traffic_of(read.db, log, experiment), newest_of(read.db, now)
+        spent = spend_of(read.db, experiment, now) if spend is None else spend
     return Known(
         verdict=verdict,
         long_term=long_term_effect(log, experiment, gain),
-        evidence=stage_evidence(log, experiment, since, verdict),
-        traffic=traffic_of(log, experiment),
-        newest=newest_of(log, experiment, now),
-        spend=spend_of(log, experiment, now) if spend is None else spend,
+        evidence=evidence,
+        traffic=traffic,
+        newest=newest,
+        spend=spent,
         looked=now,
         gain=gain,
     )

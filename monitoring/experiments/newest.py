@@ -1,6 +1,6 @@
 """Age of the newest decision in the log, and whether that is long for this experiment.
 
-newest = newest_of(log, experiment, now)        # None: there is none
+newest = newest_of(read.db, now)                # None: there is none
 newest["silence"]                               # in words, if nothing has come for long
 
 Request rates differ by a factor of a thousand between shops, and between noon and night. So the age is compared with
@@ -10,37 +10,36 @@ the longest time without a decision in the week before: twice as long is not usu
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest
 from monitoring.plain_words import duration
-from mtorl.experiment.experiment import Experiment
+
+if TYPE_CHECKING:
+    import duckdb
 
 _FACTOR = 2.0  # of the longest time without a decision
 _LEAST = 900.0  # seconds: routers upload their logs each minute, and may wait for a lake that is away
 _COMPARED_DAYS = 7  # a shop that is closed on Sundays has one in it
 
 
-def newest_of(log: DecisionLog, experiment: Experiment, now: float) -> Newest | None:
+def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
     """Find the newest decision of an experiment, of any stage and arm; None: there is none.
 
     Args:
+        db: Holds the sums of the experiment (`monitoring/verdict/experiment_users.py`).
         now: Seconds since 1970. Later decisions, of a clock that is ahead, are ignored.
     """
-    with log.opened() as db:
-        ((newest, longest),) = db.execute(
-            f"""WITH each AS (
-                SELECT event_time AS decided FROM decision_log WHERE experiment = $name AND salt = $salt),
-            minute AS (
-                SELECT date_trunc('minute', decided) AS start, max(decided) AS newest FROM each WHERE decided <= $now
-                GROUP BY start),
-            gap AS (
-                SELECT start, newest, start - lag(start) OVER (ORDER BY start) AS length FROM minute)
-            SELECT max(newest), epoch(max(length) FILTER (
-                start > (SELECT max(newest) FROM minute) - to_days({_COMPARED_DAYS})))
-            FROM gap""",
-            {"name": experiment.name, "salt": experiment.salt, "now": datetime.fromtimestamp(now, UTC)},
-        ).fetchall()
+    ((newest, longest),) = db.execute(
+        f"""WITH busy AS (
+            SELECT minute AS start, max(last) AS newest FROM activity WHERE last <= $now GROUP BY start),
+        gap AS (
+            SELECT start, newest, start - lag(start) OVER (ORDER BY start) AS length FROM busy)
+        SELECT max(newest), epoch(max(length) FILTER (
+            start > (SELECT max(newest) FROM busy) - to_days({_COMPARED_DAYS})))
+        FROM gap""",
+        {"now": datetime.fromtimestamp(now, UTC)},
+    ).fetchall()
     return None if newest is None else _told(newest.timestamp(), float(longest or 0.0), now)
 
 

@@ -2,51 +2,43 @@
 
 Users whose arm the file names belong to no arm: they have an account of their own.
 
-traffic_of(log, experiment)                 # channels that each arm decided on
-spend_of(log, experiment, now)              # cost against each account, where no ledger can be asked
+traffic_of(read.db, log, experiment)        # channels that each arm decided on
+spend_of(read.db, experiment, now)          # cost against each account, where no ledger can be asked
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import duckdb
 
-from monitoring.decision_log import DecisionLog
+from monitoring.decision_log import DecisionLog, Period
 from monitoring.experiments.document import ArmTraffic, ChannelMix, Spend, Traffic
-from monitoring.verdict.hourly_sums import sql_text
-from mtorl.experiment.arm import OVERRIDE
 from mtorl.experiment.experiment import Experiment
 from mtorl.policy.periods import period_at
 
 
-def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
+def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions of each arm by channel; None: there are none.
 
     Counted are randomised users or, before there are any, the shadow: decisions of the incumbent, and what challengers
     would have decided.
+
+    Args:
+        db: Holds the sums of the experiment (`monitoring/verdict/experiment_users.py`).
     """
-    named = {"name": experiment.name, "salt": experiment.salt}
-    with log.opened("shadow") as db:
-        db.execute(
-            """CREATE TABLE decision AS
-            SELECT decision_id, arm, stage, channel, expose, fallback_reason, assignment_probability < 1 AS randomised,
-                   event_time AS decided
-            FROM decision_log
-            WHERE experiment = $name AND salt = $salt AND NOT withdrawn AND NOT override
-                  AND (assignment_probability < 1 OR stage = 'shadow')""",
-            named,
-        )
-        ((any_served, any_there),) = db.execute("SELECT count_if(randomised), count(*) FROM decision").fetchall()
-        if not any_there:
-            return None
-        chosen = f"FROM decision WHERE randomised = {'true' if any_served else 'false'}"
-        rows = db.execute(_counts(chosen, "fallback_reason")).fetchall()
-        ((first, last),) = db.execute(f"SELECT min(decided), max(decided) {chosen}").fetchall()
-        if not any_served:
-            shadows = f"""FROM (SELECT shadow.* FROM shadow_log AS shadow
-                          JOIN decision USING (decision_id) WHERE shadow.experiment = {sql_text(experiment.name)})"""
-            rows += db.execute(_counts(shadows, "fault")).fetchall()
+    ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
+    if not there:
+        return None
+    chosen = "FROM activity WHERE counts" + (" AND randomised" if served else "")
+    rows = db.execute(
+        f"""SELECT arm, channel, sum(decisions)::BIGINT, sum(exposures)::BIGINT, sum(fallbacks)::BIGINT {chosen}
+        GROUP BY arm, channel ORDER BY arm, 3 DESC, channel"""
+    ).fetchall()
+    ((first, last),) = db.execute(f"SELECT min(first), max(last) {chosen}").fetchall()
+    if not served:
+        rows += _shadows(replace(log, period=Period(first.isoformat(), log.period.until)), experiment)
     arms: dict[str, ArmTraffic] = {}
     for arm, channel, decisions, exposures, fallbacks in rows:
         of_arm = arms.setdefault(arm, ArmTraffic(decisions=0, exposures=0, fallbacks=0, channels={}))
@@ -55,45 +47,44 @@ def traffic_of(log: DecisionLog, experiment: Experiment) -> Traffic | None:
         of_arm["fallbacks"] += fallbacks
         if channel is not None:
             of_arm["channels"][channel] = ChannelMix(decisions=decisions, exposures=exposures)
-    return Traffic(first=first.isoformat(), last=last.isoformat(), shadow=not any_served, arms=arms)
+    return Traffic(first=first.isoformat(), last=last.isoformat(), shadow=not served, arms=arms)
 
 
-def _counts(source: str, fault: str) -> str:
-    return f"""SELECT arm, channel, count(*), count_if(coalesce(expose, false)), count_if({fault} IS NOT NULL)
-        {source} GROUP BY arm, channel ORDER BY arm, count(*) DESC, channel"""
-
-
-def spend_of(log: DecisionLog, experiment: Experiment, now: float) -> list[Spend]:
-    """Cost in the log of each account's present period; reservations are not in it."""
-    with log.opened("outcome") as db:
-        db.execute(
-            f"""CREATE TABLE cost AS
-            SELECT if(override, '{OVERRIDE}', arm) AS arm, campaign_id, channel, value,
-                   decision.event_time AS decided
-            FROM outcome_log JOIN decision_log AS decision USING (decision_id)
-            WHERE kind = 'cost' AND experiment = $name AND salt = $salt AND NOT decision.withdrawn""",
+def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | None, int, int, int]]:
+    with log.opened("shadow", near=True) as db:
+        return db.execute(
+            """SELECT shadow.arm, shadow.channel, count(*), count_if(coalesce(shadow.expose, false)),
+                      count_if(fault IS NOT NULL)
+            FROM shadow_log AS shadow JOIN decision_log AS decision USING (decision_id)
+            WHERE shadow.experiment = $name AND decision.experiment = $name AND decision.salt = $salt
+                  AND decision.stage = 'shadow' AND NOT (decision.withdrawn OR decision.override)
+            GROUP BY ALL ORDER BY 1, 3 DESC, 2""",
             {"name": experiment.name, "salt": experiment.salt},
+        ).fetchall()
+
+
+def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:
+    """Cost in the log of each account's present period; reservations are not in it. For `db`, see `traffic_of`."""
+    return [
+        Spend(
+            arm=account.arm,
+            campaign=account.campaign,
+            channel=account.channel,
+            period=account.period,
+            limit=account.limit,
+            spent=_spent(db, account.arm, account.campaign, account.channel, start),
+            reserved=0.0,
         )
-        return [
-            Spend(
-                arm=account.arm,
-                campaign=account.campaign,
-                channel=account.channel,
-                period=account.period,
-                limit=account.limit,
-                spent=_spent(db, account.arm, account.campaign, account.channel, start),
-                reserved=0.0,
-            )
-            for account in experiment.accounts()
-            for start in [period_at(account.period, account.timezone, now)[0]]
-        ]
+        for account in experiment.accounts()
+        for start in [period_at(account.period, account.timezone, now)[0]]
+    ]
 
 
 def _spent(db: duckdb.DuckDBPyConnection, arm: str, campaign: str, channel: str, start: float) -> float:
     ((spent,),) = db.execute(
-        """SELECT coalesce(fsum(value), 0) FROM cost
+        """SELECT coalesce(fsum(cost), 0) FROM spent
         WHERE $arm IN (arm, '*') AND $campaign IN (campaign_id, '*') AND $channel IN (channel, '*')
-              AND decided >= $start""",
+              AND since >= $start""",
         {"arm": arm, "campaign": campaign, "channel": channel, "start": datetime.fromtimestamp(start, UTC)},
     ).fetchall()
     return float(spent)

@@ -49,7 +49,7 @@ class Comparison:
     def _totals(self, column: str) -> Floats:
         """Sums of a column by arm and stage, (A, S)."""
         sums = self.users.sums
-        totals = sums.totals_CB[:, sums.columns.index(column)].reshape(len(self.users.stages), -1)
+        totals = sums.totals_CB[:, sums.place(column)].reshape(len(self.users.stages), -1)
         return totals[self._stages][:, list(self._arms)].T
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
@@ -177,7 +177,7 @@ class Comparison:
             below = denominator[arm, stage] if isinstance(denominator, dict) else denominator
             for place, terms in enumerate((numerator, below, *others)):
                 for name, weight in terms:
-                    maps[arm, stage, place, sums.columns.index(name)] += weight
+                    maps[arm, stage, place, sums.place(name)] += weight
         maps[1, :, 0] *= 1.0 + above
         return sums.of(self._arms, self._stages, maps, positive)
 

@@ -132,7 +132,7 @@ def _left_out(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     named = db.execute(
         """SELECT left_out, sum(user_sum.decisions)::BIGINT
         FROM user_sum JOIN named USING (unit) JOIN (FROM judged WHERE NOT repeated) USING (cell)
-        WHERE hour > named.since AND coalesce(left_out, '') NOT IN ('other_experiment', 'override')
+        WHERE user_sum.hour > named.since AND coalesce(left_out, '') NOT IN ('other_experiment', 'override')
         GROUP BY left_out"""
     ).fetchall()
     for reason, decisions in named:
@@ -144,7 +144,7 @@ def _left_out(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
 def _overridden_users(db: duckdb.DuckDBPyConnection) -> int:
     ((users,),) = db.execute(
         """SELECT count(DISTINCT unit) FROM user_sum JOIN named USING (unit) JOIN judged USING (cell)
-        WHERE left_out = 'override' OR hour > named.since AND left_out IS DISTINCT FROM 'other_experiment'"""
+        WHERE left_out = 'override' OR user_sum.hour > named.since AND left_out IS DISTINCT FROM 'other_experiment'"""
     ).fetchall()
     return int(users)
 

@@ -15,23 +15,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions, shares_of_stages
-from monitoring.verdict.hourly_sums import quoted, sql_text
+from monitoring.verdict.counted_decisions import CountedDecisions, shares_of_stages
+from monitoring.verdict.hourly_sums import quoted, sql_text, user_columns
 from monitoring.verdict.known_users import PREFIX, find_known
-from monitoring.verdict.stored_sums import add_up_hours
+from monitoring.verdict.stored_sums import counted_users
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.statistics import MIN_USERS
 from mtorl.experiment.inference.sums import Floats
 from mtorl.experiment.inference.user_sums import UserSums
-from mtorl.experiment.metrics import COST, DECISION_COLUMNS, DECISIONS, Terms, column, metric, outcomes_of
+from mtorl.experiment.metrics import COST, DECISIONS, Terms, metric, outcomes_of
 from mtorl.log.gain import Gain
+from mtorl.log.lake import HOUR, Lake
 
 if TYPE_CHECKING:
     import duckdb
@@ -98,7 +100,7 @@ class Users:
         """A weighted sum of an arm's columns over all stages."""
         cells = self.sums.cells(self.arms.index(arm))
         totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
-        return float(sum(weight * totals[self.sums.columns.index(name)] for name, weight in terms))
+        return float(sum(weight * totals[self.sums.place(name)] for name, weight in terms))
 
     def by_stage(self, arm: str) -> npt.NDArray[np.int64]:
         """An arm's users at each stage, (S,)."""
@@ -111,10 +113,12 @@ class ExperimentUsers:
 
     counted: CountedDecisions
     covariates: Mapping[str, tuple[float, float]]  # what is known of a user beforehand: mean and standard deviation
-    _db: duckdb.DuckDBPyConnection
+    db: duckdb.DuckDBPyConnection  # with the tables of `hourly_sums.py`
+    _lake: Lake
     _stages: list[str]
     _arms: list[str]
     _columns: tuple[str, ...]
+    _same: Mapping[str, str]  # other names of these
     _numerators: Mapping[str, Terms]
 
     def users(self, changed: bool = False, segment: str = "true") -> Users:
@@ -127,25 +131,19 @@ class ExperimentUsers:
         rows = self._select(changed, segment)
         known = [PREFIX + name for name in self.covariates]
         names = (*self._columns, ONE, *known, *(KNOWN + name for name in self.covariates))
-        of_known = {name: ((name, 1.0),) for name in names[len(self._columns) :]}
-        numerators = {name: _vector(terms, names) for name, terms in {**self._numerators, **of_known}.items()}
-        empty = partial(UserSums, names, len(self._stages), len(self._arms), numerators)
+        numerators = {**self._numerators, **{name: ((name, 1.0),) for name in names[len(self._columns) :]}}
+        empty = partial(UserSums, names, len(self._stages), len(self._arms), numerators, self._same)
         found = Users(self._stages, self._arms, empty(), np.zeros_like(empty().totals_CB))
         until = self._looks(found.sums.products_CBCB.nbytes)
         found.looks = [(empty(), Counter()) for _ in until]
-        ((count,),) = self._db.execute("SELECT count(*) FROM user_sum").fetchall()
-        parts = [f"unit % {count // _ROWS_AT_ONCE + 1} = {part}" for part in range(count // _ROWS_AT_ONCE + 1)]
+        parts = self._parts()
         adder = _Adder(found, self.covariates, until, *self._decisions(rows, parts))
-        read = ", ".join(f"coalesce(sum({quoted(name)}), 0) AS {quoted(name)}" for name in (*self._columns, "late"))
-        of_user = "".join(f", any_value({quoted(name)}) AS {quoted(name)}" for name in known)
+        read = ", ".join(f"coalesce({quoted(name)}, 0) AS {quoted(name)}" for name in (*self._columns, "late"))
+        of_user = "".join(f", {quoted(name)}" for name in known)
+        query = f"""SELECT unit, stage, arm, epoch(hour) AS hour, {read}{of_user}
+            FROM {rows} {"LEFT JOIN known USING (unit)" if known else ""} WHERE """
         for part in parts:
-            adder.add(
-                self._db.execute(
-                    f"""SELECT unit, stage, arm, epoch(min(hour)) AS hour, {read}{of_user}
-                    FROM {rows} {"LEFT JOIN known USING (unit)" if known else ""}
-                    WHERE {part} GROUP BY unit, stage, arm ORDER BY unit, stage, arm"""
-                ).fetchnumpy()
-            )
+            adder.add(self.db.execute(query + part).fetchnumpy())
         for sums, of_arms in found.looks:  # so far, what each adds to the look before
             sums += found.sums
             of_arms.update(found.of_arms)
@@ -159,7 +157,7 @@ class ExperimentUsers:
         From then on, `users` leaves out who is in several arms of a stage, in whatever segments.
         """
         rows = self._select()
-        self._db.execute(
+        self.db.execute(
             f"""CREATE TABLE crossed AS
             SELECT unit, stage FROM {rows} GROUP BY unit, stage HAVING min(arm) < max(arm);
             CREATE OR REPLACE TABLE user_sum AS
@@ -167,7 +165,13 @@ class ExperimentUsers:
                    ANTI JOIN crossed USING (unit, stage)"""
         )
         query = f"SELECT segment, sum(decisions)::BIGINT FROM {rows} GROUP BY segment HAVING sum(decisions) > 0"
-        return self._db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
+        return self.db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
+
+    def _parts(self) -> list[str]:
+        """SQL conditions of users in parts; they are ranges, since the rows of the past are sorted."""
+        ((rows,),) = self.db.execute("SELECT count(*) FROM user_sum").fetchall()
+        bounds = [(part << 64) // (rows // _ROWS_AT_ONCE + 1) for part in range(rows // _ROWS_AT_ONCE + 2)]
+        return [f"unit BETWEEN {begin}::UBIGINT AND {end - 1}::UBIGINT" for begin, end in pairwise(bounds)]
 
     def _select(self, changed: bool = False, condition: str = "true") -> str:
         """SQL of the rows of users that count, with stage and arm."""
@@ -175,17 +179,17 @@ class ExperimentUsers:
             "CASE " + " ".join(f"WHEN {of} = {sql_text(name)} THEN {at}" for at, name in enumerate(names)) + " END"
             for of, names in (("stage", self._stages), ("arm", self._arms))
         )
-        self._db.execute(
+        self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
             SELECT cell, hour, ({stages})::UTINYINT AS stage, ({arms})::UTINYINT AS arm
             FROM counted {"" if changed else "WHERE NOT changed"}"""
         )
-        return f"""(SELECT user_sum.*, hour, stage, arm FROM user_sum JOIN selected USING (cell)
-                    LEFT JOIN named USING (unit) WHERE hour <= coalesce(since, hour) AND {condition})"""
+        return f"""(SELECT user_sum.*, stage, arm FROM user_sum JOIN selected USING (cell) LEFT JOIN named USING (unit)
+                    WHERE user_sum.hour <= coalesce(since, user_sum.hour) AND {condition})"""
 
     def _looks(self, size: int) -> Floats:
         """Hours until which users have come at each look, seconds since 1970; `size` of a look's sums, bytes."""
-        hours = np.ravel(self._db.execute("SELECT DISTINCT epoch(hour) FROM selected ORDER BY 1").fetchall())
+        hours = np.ravel(self.db.execute("SELECT DISTINCT epoch(hour) FROM selected ORDER BY 1").fetchall())
         looks = max(1, min(_LOOKS, _LOOKS_BYTES // size, len(hours)))
         ends = np.linspace(len(hours) / looks, len(hours), looks).round().astype(int) - 1
         return np.asarray(hours[ends] if len(hours) else [0.0])
@@ -195,7 +199,7 @@ class ExperimentUsers:
         users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
         of_arms = np.zeros(len(self._arms))
         for part in parts:
-            for stage, arm, decisions, number in self._db.execute(
+            for stage, arm, decisions, number in self.db.execute(
                 f"""SELECT stage, arm, decisions, count(*) FROM (
                     SELECT unit, stage, min(arm) AS arm, sum(decisions) AS decisions FROM {rows}
                     WHERE {part} GROUP BY unit, stage HAVING min(arm) = max(arm))
@@ -213,11 +217,13 @@ class ExperimentUsers:
     def _named(self, heavy: Collection[tuple[float, int, int]]) -> list[HeavyUser]:
         if not heavy:
             return []
-        found = self._db.execute(
-            "SELECT DISTINCT hash(user_id), user_id FROM decision_log WHERE hash(user_id) IN (SELECT unnest($units))",
+        names = {}
+        for unit, hour in self.db.execute(
+            "SELECT unit, min(hour) FROM user_sum WHERE unit IN (SELECT unnest($units)) GROUP BY unit",
             {"units": [unit for _, _, unit in heavy]},
-        ).fetchall()
-        names = dict(found)
+        ).fetchall():
+            decided = self._lake.records(self.db, "decision", hour, hour + HOUR, f"hash(user_id) = {unit}")
+            ((names[unit],),) = self.db.execute(f"SELECT any_value(user_id) FROM {decided}").fetchall()
         return [HeavyUser(self._arms[arm], str(names[unit]), share) for share, arm, unit in sorted(heavy, reverse=True)]
 
 
@@ -233,53 +239,76 @@ class _Adder:
     heavy: list[tuple[float, int, int]] = field(default_factory=list)  # share of the arm's decisions, arm, unit
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Add rows of users, in the order of unit and stage."""
-        found, unit, stage = self.found, np.asarray(values["unit"]), np.asarray(values["stage"])
-        found.late += int(np.asarray(values["late"]).sum())
+        """Add rows of users, in any order, those of one user, stage and arm in any number."""
+        found, size = self.found, self.found.sums.columns.index(ONE)  # columns from there on have no weight
+        found.late += int(values["late"].sum())
+        unit, cell = values["unit"], values["stage"].astype(np.intp) * len(found.arms) + values["arm"]
+        order = np.argsort(unit)
+        key = _first(unit[order]).cumsum() * len(found.totals_CB) + cell[order]
+        order = order[np.argsort(key, kind="stable")]
+        starts = np.flatnonzero(_first(cell[order]) | _first(unit[order]))  # of a user, stage and arm
+        unit, cell = unit[order[starts]], cell[order[starts]]
+        stage = cell // len(found.arms)
         found.all_users += int(_first(unit).sum())
         again = np.flatnonzero((unit[1:] == unit[:-1]) & (stage[1:] == stage[:-1]))
         crossed = np.zeros(len(unit), dtype=bool)
         crossed[again] = crossed[again + 1] = True
         found.crossed += int(_first(unit[crossed]).sum())
+        hour = np.minimum.reduceat(values["hour"][order], starts) if len(starts) else np.zeros(0)
         kept = np.flatnonzero(~crossed)
+        users = np.flatnonzero(_first(unit[kept]))
         if not len(kept):
             return
-        unit, stage, arm = unit[kept], stage[kept].astype(np.intp), np.asarray(values["arm"])[kept].astype(np.intp)
-        cell = stage * len(found.arms) + arm
-        figures = self._figures(values, kept)
-        size = found.sums.columns.index(ONE)  # columns from there on have no weight
-        own = figures[:, found.sums.columns.index(DECISIONS)].copy()
-        for at in range(len(found.totals_CB)):
-            found.totals_CB[at] += figures[cell == at].sum(0)
+        looks = np.searchsorted(self.until, np.minimum.reduceat(hour[kept], users))
+        looks = np.repeat(looks, np.diff(users, append=len(kept))).astype(np.uint8)
+        by_look = np.argsort(looks, kind="stable")
+        kept, looks = kept[by_look], looks[by_look]
+        unit, cell, stage = unit[kept], cell[kept], stage[kept]
+        figures = self._figures(values, order, starts, kept)
+        own = figures[found.sums.place(DECISIONS)].copy()
+        for total, column in zip(found.totals_CB.T, figures, strict=True):
+            total += np.bincount(cell, column, len(total))
         weight = user_weights(own, self.typical[stage])
         heavy = np.flatnonzero(weight < 1.0)
-        figures[heavy, :size] *= weight[heavy, None]
+        figures[:size, heavy] *= weight[heavy]
+        arm = cell % len(found.arms)
         self._add_heavy(unit[heavy], arm[heavy], own[heavy])
         starts = np.flatnonzero(_first(unit))
         of_arms = np.bitwise_or.reduceat(1 << arm, starts)
-        hours = np.minimum.reduceat(np.asarray(values["hour"])[kept], starts)
-        looks = np.searchsorted(self.until, hours)  # of the users
-        of_rows = np.repeat(looks, np.diff(starts, append=len(unit)))
-        for look in np.unique(looks):
-            rows = of_rows == look
-            sums, of_look = found.looks[look]
-            sums.add(unit[rows], cell[rows], figures[rows])
-            of_look.update(_counted(of_arms[looks == look]))
+        bounds = np.searchsorted(looks, np.arange(len(found.looks) + 1))
+        of_users = np.searchsorted(starts, bounds)
+        for (sums, of_look), begin, end, first, last in zip(
+            found.looks, bounds, bounds[1:], of_users, of_users[1:], strict=False
+        ):
+            if begin < end:
+                sums.add(unit[begin:end], cell[begin:end], figures[:, begin:end])
+                of_look.update(_counted(of_arms[first:last]))
         if self.covariates:
-            found.known.update(_counted(of_arms[figures[starts, size + 1 + len(self.covariates) :].any(1)]))
+            known = figures[size + 1 + len(self.covariates) :, starts].any(0)
+            found.known.update(_counted(of_arms[known]))
 
-    def _figures(self, values: Mapping[str, Any], kept: npt.NDArray[np.intp]) -> Floats:
-        """The columns of the rows, (R, B)."""
+    def _figures(
+        self,
+        values: Mapping[str, Any],
+        order: npt.NDArray[np.intp],
+        starts: npt.NDArray[np.intp],
+        kept: npt.NDArray[np.intp],
+    ) -> Floats:
+        """The columns, (B, R), of the users' rows; rows in this order, of which each starts one."""
         columns = self.found.sums.columns
-        figures = np.ones((len(kept), len(columns)))
+        figures = np.empty((len(columns), len(kept)))
         size = columns.index(ONE)
+        figures[size] = 1.0
+        once = order[starts[kept]]
         for place, name in enumerate(columns[:size]):
-            figures[:, place] = values[name][kept]
+            figures[place] = (
+                values[name][once] if len(starts) == len(order) else np.add.reduceat(values[name][order], starts)[kept]
+            )
         for place, (name, (mean, spread)) in enumerate(self.covariates.items(), start=size + 1):
-            read = np.ma.filled(np.ma.asarray(values[PREFIX + name])[kept].astype(np.float64), np.nan)
+            read = np.ma.filled(np.ma.asarray(values[PREFIX + name])[once].astype(np.float64), np.nan)
             there = np.isfinite(read)
-            figures[:, place] = np.where(there, (read - mean) / spread, 0.0)
-            figures[:, place + len(self.covariates)] = there
+            figures[place] = np.where(there, (read - mean) / spread, 0.0)
+            figures[place + len(self.covariates)] = there
         return figures
 
     def _add_heavy(self, unit: npt.NDArray[np.uint64], arm: npt.NDArray[np.intp], own: Floats) -> None:
@@ -291,20 +320,14 @@ class _Adder:
             self.heavy += [(float(shares[at]), number, int(users[at])) for at in named]
 
 
-def _first(unit: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _first(unit: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether a row is its user's first one."""
     return np.concatenate([np.ones(min(len(unit), 1), dtype=bool), unit[1:] != unit[:-1]])
 
 
-def _vector(terms: Terms, columns: tuple[str, ...]) -> Floats:
-    found = np.zeros(len(columns))
-    for name, weight in terms:
-        found[columns.index(name)] += weight
-    return found
-
-
 def _counted(bits: npt.NDArray[np.intp]) -> Counter[int]:
-    return Counter({int(value): int(users) for value, users in zip(*np.unique(bits, return_counts=True), strict=True)})
+    users = np.bincount(bits)
+    return Counter({int(value): int(users[value]) for value in np.flatnonzero(users)})
 
 
 def _median(users: Counter[float]) -> float:
@@ -331,23 +354,17 @@ def experiment_users(
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))
-    columns = (*DECISION_COLUMNS, "evaluable", "squared_weight", *(each for kind in kinds for each in _columns(kind)))
-    with log.opened("outcome") as db:
-        add_up_hours(db, log, experiment, kinds, segment)
-        counted = count_decisions(db, log, experiment)
+    with log.opened("outcome") as db, counted_users(db, log, experiment, kinds, segment) as counted:
         yield ExperimentUsers(
             counted,
             {} if segment else _covariates(db, find_known(db, log, experiment, kinds)),  # those by segment have none
             db,
+            log.lake,
             list(shares_of_stages(experiment)),
             [arm.name for arm in experiment.arms],
-            columns,
+            *user_columns(kinds, log.weights is not None),
             {name: metric(name, gain).numerator for name in names},
         )
-
-
-def _columns(kind: str) -> tuple[str, ...]:
-    return column(kind), f"plain:{kind}", f"in_time:{kind}", f"late:{kind}"
 
 
 def _covariates(db: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, tuple[float, float]]:

@@ -5,8 +5,10 @@
 | table | a row for each | columns |
 |---|---|---|
 | `cell` | hour and kind of decision | what decides whether they count: settings, models, budget period; times |
-| `user_sum` | user and cell of decisions that may count, or be overridden | the columns that metrics are made of |
+| `user_sum` | user and cell of decisions that may count, or be overridden | `hour`; the columns of metrics |
 | `named` | hour and user whose arm the experiment's file named | `since`, the hour |
+| `activity` | minute, stage, arm and channel, and whether the arm was drawn, or named | counts, times, latencies |
+| `spent` | quarter of an hour, arm, campaign and channel | `cost`, also of users whom the file names |
 | `other` | hour | number and newest time of other experiments' decisions |
 
 Nothing in an hour's rows depends on another hour: an hour that is closed is reduced once (`stored_sums.py`).
@@ -17,16 +19,16 @@ model, days that are not over, outcomes that may still come) is decided by cell,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from monitoring.decision_log import DecisionLog
-from mtorl.experiment.arm import HOLDOUT, OUTSIDE
+from mtorl.experiment.arm import HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.metrics import DECISION_COLUMNS, column
+from mtorl.experiment.metrics import DECISION_COLUMNS, DECISIONS, WEIGHT, column
 from mtorl.log.decision_ids import TIME
 from mtorl.log.records import MODEL_NAME
 
@@ -68,7 +70,26 @@ def reduce_hours(
                    max({'decided': decided, 'decision': decision}) FILTER (decided <= now()) AS newest_decision
             FROM record LEFT JOIN repeat USING (decision) GROUP BY cell, repeated) JOIN setting USING (setting)"""
     )
-    _add_up_users(db, experiment, tuple(kinds))
+    kinds = tuple(kinds)
+    _add_up_users(db, experiment, kinds, user_columns(kinds, log.weights is not None)[0])
+    db.execute(
+        f"""CREATE TABLE activity AS
+        SELECT hour, date_trunc('minute', decided) AS minute, stage, arm, channel, randomised,
+               NOT (withdrawn OR overridden) AND (randomised OR stage = 'shadow' AND arm <> '{HOLDOUT}') AS counts,
+               count(*) AS decisions, count_if(expose) AS exposures, count_if(fallback_reason IS NOT NULL) AS fallbacks,
+               min(decided) AS first, max(decided) AS last, histogram(round(latency_seconds, 3)) AS latencies
+        FROM record JOIN setting USING (setting) WHERE salt = $salt GROUP BY ALL""",
+        {"salt": experiment.salt},
+    )
+    db.execute(
+        f"""CREATE TABLE spent AS
+        SELECT hour, time_bucket(INTERVAL 15 MINUTE, decided) AS since, if(override, '{OVERRIDE}', arm) AS arm,
+               campaign_id, channel, sum(value) AS cost
+        FROM (SELECT hash(decision_id) AS decision, value FROM outcome_log WHERE kind = 'cost')
+             JOIN record USING (decision) JOIN setting USING (setting)
+        WHERE salt = $salt AND NOT withdrawn GROUP BY ALL""",
+        {"salt": experiment.salt},
+    )
     db.execute("DROP TABLE record; DROP TABLE repeat; DROP TABLE setting")
 
 
@@ -120,10 +141,10 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
     db.execute(
         f"""CREATE TABLE record AS
         SELECT *, hash(hour, setting, began, ends, overridden) AS cell FROM (
-            SELECT hash(decision_id) AS decision, hash(user_id) AS unit, {setting} AS setting, expose, fallback_reason,
-                   latency_seconds, {weight} AS weight, decided, {TIME} AS taken,
-                   date_trunc('hour', taken) AS hour, {began} AS began, {ends} AS ends, {_RANDOMISED} AS randomised,
-                   coalesce(taken >= since, false) AS overridden,
+            SELECT hash(decision_id) AS decision, hash(user_id) AS unit, {setting} AS setting, campaign_id, channel,
+                   withdrawn, override, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
+                   {TIME} AS taken, date_trunc('hour', taken) AS hour, {began} AS began, {ends} AS ends,
+                   {_RANDOMISED} AS randomised, coalesce(taken >= since, false) AS overridden,
                    if(request_id IS NULL OR taken >= since, NULL,  -- who tries it out repeats no earlier request
                       hash(salt, user_id, campaign_id, request_id, date_trunc('hour', taken))) AS request,
                    ({segment})::VARCHAR AS segment
@@ -151,25 +172,47 @@ def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _add_up_users(db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...]) -> None:
+_DECISION_COLUMNS = {**DECISION_COLUMNS, "evaluable": "(weight > 0)::INT", "squared_weight": "weight * weight"}
+
+
+def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
+    """Columns with what an outcome adds to each, and when, as SQL."""
+    return {
+        column(kind): ("weight * value", "in_time"),
+        f"plain:{kind}": ("value", "in_time"),
+        f"in_time:{kind}": ("abs(value)", "in_time"),
+        f"late:{kind}": ("abs(value)", "NOT in_time"),
+    }
+
+
+def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The columns of `user_sum` that metrics are made of, and other names of these: without weights, some are alike."""
+    names = [*_DECISION_COLUMNS, *(name for kind in kinds for name in _outcome_columns(kind))]
+    same = {} if weighted else dict.fromkeys((WEIGHT, "evaluable", "squared_weight"), DECISIONS)
+    same |= {} if weighted else {f"plain:{kind}": column(kind) for kind in kinds}
+    return tuple(name for name in names if name not in same), same
+
+
+def _add_up_users(
+    db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], names: Collection[str]
+) -> None:
     """Make the table `user_sum`: rows of decisions, and rows of outcomes, which a reader adds up."""
-    of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in DECISION_COLUMNS.items())
+    each = {name: sql for name, sql in _DECISION_COLUMNS.items() if name in names}
+    of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in each.items())
     of_outcomes = "".join(
-        f""", sum(weight * value) FILTER (in_time AND kind = {sql_text(kind)}) AS {quoted(column(kind))},
-            sum(value) FILTER (in_time AND kind = {sql_text(kind)}) AS {quoted(f"plain:{kind}")},
-            sum(abs(value)) FILTER (in_time AND kind = {sql_text(kind)}) AS {quoted(f"in_time:{kind}")},
-            sum(abs(value)) FILTER (NOT in_time AND kind = {sql_text(kind)}) AS {quoted(f"late:{kind}")}"""
+        f", sum({value}) FILTER ({when} AND kind = {sql_text(kind)}) AS {quoted(name)}"
         for kind in kinds
+        for name, (value, when) in _outcome_columns(kind).items()
+        if name in names
     )
     kept = "(FROM record ANTI JOIN repeat USING (decision) WHERE randomised OR overridden)"
     db.execute(
         f"""CREATE TABLE user_sum AS
-        SELECT unit, cell, segment, {of_decisions}, count_if(weight > 0)::DOUBLE AS evaluable,
-               sum(weight * weight) AS squared_weight
+        SELECT unit, cell, segment, any_value(hour) AS hour, {of_decisions}
         FROM {kept} GROUP BY unit, cell, segment
         UNION ALL BY NAME
-        SELECT unit, cell, segment, count_if(NOT in_time)::DOUBLE AS late{of_outcomes} FROM (
-            SELECT unit, cell, segment, weight, kind, value,
+        SELECT unit, cell, segment, any_value(hour) AS hour, count_if(NOT in_time)::DOUBLE AS late{of_outcomes} FROM (
+            SELECT unit, cell, segment, counted.hour, weight, kind, value,
                    greatest(CAST(outcome.event_time AS TIMESTAMPTZ), CAST(outcome.received_time AS TIMESTAMPTZ))
                        <= {matures(experiment, "coalesce(repeat.taken, counted.taken)")} AS in_time
             FROM (SELECT *, hash(decision_id) AS decision FROM outcome_log) AS outcome

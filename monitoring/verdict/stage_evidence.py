@@ -1,42 +1,54 @@
 """Evidence from the decision log about an experiment's present stage, for the stage machine.
 
-    evidence = stage_evidence(log, experiment, state.since, verdict)      # the experiment as it is in force
-    consider(definition, state, evidence, now)                                 # mtorl.experiment.stage_machine
+    with experiment_users(log, experiment, gain) as read:                   # the experiment as it is in force
+        evidence = stage_evidence(read.db, log, experiment, state.since, verdict_of(read, log, experiment, gain))
+    consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
 
 The verdict and its breached guardrails are those of the whole ramp (`verdict.py`). An arm's users are those of the
 present stage that count in the verdict: before there are any, no guardrail can be breached. Fallbacks and latency are
-those of all its decisions since the stage began, but for a user's since the file first named its arm. A change of the
-stage is no fault of an arm: until the ledger has its accounts, a second or two, an arm with new users has no money.
+those of its decisions from the stage's first whole minute on, without users whom the file names; latencies, of the last
+nine days (`stored_sums.py`). A change of the stage is no fault of an arm: until the ledger has its accounts, a second
+or two, an arm with new users has no money. In the shadow, which is short, evidence is read from the records.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from monitoring.decision_log import DecisionLog, find_overridden
+from monitoring.decision_log import DecisionLog, Period
 from mtorl.experiment.arm import HOLDOUT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.verdict import breach
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
-from mtorl.log.decision_ids import TIME
+
+if TYPE_CHECKING:
+    import duckdb
 
 _FOLLOWED_SECONDS = 5.0  # in which the ledger follows a change of the stage
 
 
-def stage_evidence(log: DecisionLog, experiment: Experiment, since: float, verdict: Mapping[str, Any]) -> Evidence:
+def stage_evidence(
+    db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, since: float, verdict: Mapping[str, Any]
+) -> Evidence:
     """The evidence now.
 
     Args:
+        db: Holds the sums of the log (`experiment_users.py`).
         since: When its time at this stage began, seconds since 1970.
-        verdict: Of this log, by `verdict_from_log`.
+        verdict: Of these sums.
     """
-    arms = arms_at_stage(log, experiment, since)
-    if experiment.stage != "shadow":
+    if experiment.stage == "shadow":
+        arms = arms_in_shadow(log, experiment, since)
+    else:
         counted = verdict["users_of_stages"].get(experiment.stage, {})
-        arms = {name: arm._replace(users=counted.get(name, 0)) for name, arm in arms.items()}
+        arms = {
+            name: ArmEvidence(counted.get(name, 0), *faults)
+            for name, faults in faults_at_stage(db, experiment.stage, since).items()
+        }
     return evidence_of(verdict, arms, {arm.name for arm in experiment.arms if arm.weight > 0})
 
 
@@ -51,34 +63,41 @@ def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], ser
     return Evidence(verdict["verdict"], verdict["reason"], verdict["challenger"], breached, arms)
 
 
-def arms_at_stage(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """All users, faults and latency of each arm at the stage in force since a time; arms without decisions lack."""
-    values = {
-        "name": experiment.name,
-        "salt": experiment.salt,
-        "stage": experiment.stage,
-        "start": datetime.fromtimestamp(since, UTC),
-        "followed": datetime.fromtimestamp(since + _FOLLOWED_SECONDS, UTC),
-    }
-    with log.opened("shadow") as db:
-        find_overridden(db, experiment.name, experiment.salt)
+def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
+    """Share of fallbacks, and latency, of each arm at a stage that began at a time; arms without decisions lack."""
+    rows = db.execute(
+        """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND minute >= $start),
+        latency AS (
+            SELECT arm, each.key AS seconds, sum(each.value) AS decisions
+            FROM (SELECT arm, unnest(map_entries(latencies)) AS each FROM arm_activity) GROUP BY ALL),
+        late AS (
+            SELECT arm, min(seconds) AS seconds FROM (
+                SELECT *, sum(decisions) OVER (PARTITION BY arm ORDER BY seconds) AS below,
+                       sum(decisions) OVER (PARTITION BY arm) AS decisions_of_arm FROM latency)
+            WHERE below >= 0.99 * decisions_of_arm GROUP BY arm)
+        SELECT arm, sum(fallbacks) / sum(decisions), any_value(seconds)
+        FROM arm_activity LEFT JOIN late USING (arm) GROUP BY arm""",
+        {"stage": stage, "start": datetime.fromtimestamp(60 * math.ceil((since + _FOLLOWED_SECONDS) / 60), UTC)},
+    ).fetchall()
+    return {arm: (ratio, math.nan if late is None else late) for arm, ratio, late in rows}
+
+
+def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
+    """Users and faults of each arm in the shadow that began at a time, and the incumbent's latency."""
+    start = datetime.fromtimestamp(since, UTC)
+    with replace(log, period=Period(start.isoformat(), log.period.until)).opened("shadow", near=True) as db:
         db.execute(
-            f"""CREATE TABLE decision AS SELECT decision_id, user_id, arm, latency_seconds,
-                fallback_reason IS NOT NULL AND NOT (fallback_reason = 'ledger' AND decided < $followed) AS fault
-            FROM (SELECT *, event_time AS decided FROM decision_log) LEFT JOIN overridden USING (user_id)
-            WHERE experiment = $name AND salt = $salt AND stage = $stage AND decided >= $start AND NOT withdrawn
-                  AND (assignment_probability < 1 OR stage = 'shadow' AND arm <> '{HOLDOUT}')
-                  AND coalesce({TIME} < since, true)""",
-            values,
+            f"""CREATE TABLE decision AS
+            SELECT decision_id, user_id, arm, latency_seconds, fallback_reason IS NOT NULL AS fault FROM decision_log
+            WHERE experiment = $name AND salt = $salt AND stage = 'shadow' AND event_time >= $start
+                  AND arm <> '{HOLDOUT}' AND NOT (withdrawn OR override)""",
+            {"name": experiment.name, "salt": experiment.salt, "start": start},
         )
-        of_decisions = """SELECT arm, count(DISTINCT user_id), avg(fault::INT),
-            quantile_cont(latency_seconds, 0.99) FROM decision GROUP BY arm"""
-        rows = db.execute(of_decisions).fetchall()
-        if experiment.stage == "shadow":
-            rows += db.execute(
-                """SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL
-                FROM shadow_log AS s JOIN decision USING (decision_id)
-                WHERE s.experiment = $name GROUP BY s.arm""",
-                {"name": experiment.name},
-            ).fetchall()
+        rows = db.execute(
+            """SELECT arm, count(DISTINCT user_id), avg(fault::INT), quantile_cont(latency_seconds, 0.99)
+            FROM decision GROUP BY arm
+            UNION ALL SELECT s.arm, count(DISTINCT user_id), avg((s.fault IS NOT NULL)::INT), NULL
+            FROM shadow_log AS s JOIN decision USING (decision_id) WHERE s.experiment = $name GROUP BY s.arm""",
+            {"name": experiment.name},
+        ).fetchall()
     return {arm: ArmEvidence(users, ratio, math.nan if late is None else late) for arm, users, ratio, late in rows}

@@ -1,15 +1,20 @@
 """Keeps the sums of closed hours in the lake, so that a look at an experiment reduces new hours alone.
 
-    add_up_hours(db, log, experiment, kinds)        # the tables of `hourly_sums.py`, over all hours
+    counted = count_users(db, log, experiment, kinds)       # the tables of `hourly_sums.py` and `counted_decisions.py`
 
-    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-NAME.parquet   an hour's four tables
+    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-0-1.parquet          an hour's tables
+    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       of all hours until then
+    sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-pastusers-1.parquet  their users, one row each
 
 `SETTINGS` is a digest of what the reduction depends on, and `SOURCES` one of the names of the files that it has read,
 which never change. So a stored file is either right or has another name: an hour that gains records is reduced again.
 
-- Outcomes of an hour are read once the hour may count (`outcome_hours`): younger hours do not gain a version with each
-  outcome that comes.
-- Days whose outcomes have all come are one file each.
+- Outcomes of an hour are read when it is closed, for what was spent, and once it may count (`outcome_hours`). Those
+  that come later count as late ones, and would make a version of each hour of a week with each compaction: they are
+  read two, four and eight days later.
+- The past are the days that may count as a whole. A user has one row for all of its cells that count alike: those of
+  one stage and arm. So a look reads a row a user, and those of the last days. Another day, or another judgement of
+  the past (by new weights or models), makes both files anew from those of the hours.
 - Hours that gain decisions now, and those that have just begun to count, are reduced with what has arrived at each
   look. An outcome that arrives later than that counts from the next compaction on.
 - Segments, replays with weights, and periods with bounds are reduced anew each time.
@@ -23,11 +28,12 @@ import json
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,11 +42,12 @@ from pyarrow.fs import copy_files
 
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict import hourly_sums
+from monitoring.verdict.counted_decisions import CountedDecisions, count_decisions
 from monitoring.verdict.hourly_sums import budget_classes, quoted, reduce_hours, sql_text
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.metrics import DECISION_COLUMNS
 from mtorl.log.decision_ids import TIME
-from mtorl.log.derived import Derived
+from mtorl.log.derived import PAST, Derived
 from mtorl.log.lake import HOUR, LakeFile, instant, sql_of
 from mtorl.log.records import MODEL_NAME, place_among_copies
 from mtorl.log.touchpoints import LogError
@@ -51,90 +58,99 @@ if TYPE_CHECKING:
 _DAY = timedelta(days=1)
 _CLOCKS = timedelta(minutes=10)  # by which the times of a decision's id and its record may differ
 _COMPACTED = timedelta(hours=2, minutes=30)  # in which an hour is closed, and the outcomes that came in it are added
-_LAST_OUTCOMES = timedelta(days=9)  # of a day: few come later, and each hour is one file by then
+_LATE = (2 * _DAY, 4 * _DAY, 8 * _DAY)  # after a day may count: when late outcomes are read again
+_RECENT = 8 * _DAY  # of the past, for which activity is kept by the minute
 _PART_BYTES = 256 << 20  # of files of decisions that are reduced at one time
-_DAY_BYTES = 1 << 30  # a day with more is kept by hour
 _TRANSFERS = 16  # at one time
-_TABLES = {
-    "cell": "cell WHERE {}",
-    "user_sum": """(
-        SELECT unit, cell, segment, sum(COLUMNS(* EXCLUDE (unit, cell, segment)))
-        FROM user_sum SEMI JOIN (FROM cell WHERE {}) USING (cell) GROUP BY unit, cell, segment)""",
-    "named": "(SELECT unit, since, since AS hour FROM named) WHERE {}",
-    "other": "other WHERE {}",
-}
-"""Tables of `reduce_hours`, with the SQL of an hour's rows."""
+_TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
+_Key = tuple[datetime, tuple[str, ...]]  # of a stored file: its hour, and its sources
 _log = logging.getLogger(__name__)
 
 
-class _Block(NamedTuple):
-    """An hour, or a day, and the files of its records."""
+class _Hour(NamedTuple):
+    """A closed hour, and the files of its records."""
 
     since: datetime
-    until: datetime
     decisions: tuple[LakeFile, ...]
     outcomes: tuple[LakeFile, ...]
+    age: int = 0  # unless 0: its outcomes are those of the first look at this age; below: it can't count yet
 
     @property
-    def sources(self) -> list[str]:
-        return [file.name for file in (*self.decisions, *self.outcomes)]
+    def key(self) -> _Key:
+        known = [str(self.age)] if self.age else [file.name for file in self.outcomes]
+        return self.since, (*(file.name for file in self.decisions), *known)
 
     @property
     def size(self) -> int:
         return sum(file.size for file in self.decisions)
 
 
-def add_up_hours(
+@contextmanager
+def counted_users(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
-) -> None:
-    """Make the tables of `reduce_hours`, of which `named` has each user once."""
-    kinds = tuple(kinds)
-    if segment or log.weights is not None or log.read_as or log.period != Period():
-        reduce_hours(db, log, experiment, kinds, segment)
-    else:
-        with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
-            _Sums(log, experiment, kinds, Path(scratch)).load(db)
-    db.execute("CREATE OR REPLACE TABLE named AS SELECT unit, min(since) AS since FROM named GROUP BY unit")
+) -> Iterator[CountedDecisions]:
+    """Make the tables of `reduce_hours` and `count_decisions`, whose files exist until the block ends.
+
+    Of these, `named` has each user once. A row of `user_sum` may be of several cells that count alike: its `cell` is
+    one of them, and its `hour` the first.
+    """
+    with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
+        if segment or log.weights is not None or log.read_as or log.period != Period():
+            reduce_hours(db, log, experiment, tuple(kinds), segment)
+            db.execute(f"CREATE OR REPLACE TABLE named AS {_each_once('named')}")
+            yield count_decisions(db, log, experiment)
+        else:
+            yield _Sums(db, log, experiment, tuple(kinds), Path(scratch)).load()
 
 
 @dataclass
 class _Sums:
     """The sums of an experiment, in the lake and, for one look, in a local folder."""
 
+    db: duckdb.DuckDBPyConnection
     log: DecisionLog
     experiment: Experiment
     kinds: tuple[str, ...]
     scratch: Path
     _columns: dict[str, dict[str, str]] = field(default_factory=dict)  # of each table, with their types
+    _local: dict[_Key, Path] = field(default_factory=dict)  # files on this machine
+    _alike: str = ""  # digest of the table of `_find_alike`
     _can_store: bool = True
-    _stored: list[str] = field(default_factory=list)
+    _stored: dict[_Key, str] = field(default_factory=dict)  # names of new files
 
-    def load(self, db: duckdb.DuckDBPyConnection) -> None:
+    def load(self) -> CountedDecisions:
         """Make the tables, and store what the lake lacks."""
-        lake = self.log.lake
-        recent, blocks = self._blocks(db)
-        derived, forgotten = Derived(lake, "sums", self.experiment.name, [self._settings()]), lake.forgotten()
-        there = {block: derived.files(block.since, block.sources) for block in blocks}
-        known = [file for files in there.values() for file in files]
-        for part in _parts([block for block in blocks if not there[block]]):
-            self._reduce(part, derived)
-        self._reduce([recent])
-        with ThreadPoolExecutor(_TRANSFERS) as pool:
-            files = [*pool.map(self._fetch, known), *self.scratch.glob("new-*.parquet")]
-        names = ", ".join(sql_text(str(path)) for path in files)
-        for table, types in self._columns.items():
-            read = ", ".join(f"{quoted(name)}::{type_} AS {quoted(name)}" for name, type_ in types.items())
-            rows = f"read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}'"
-            db.execute(f"CREATE TABLE {table} AS SELECT {read} FROM {rows}")
+        db, lake, forgotten = self.db, self.log.lake, self.log.lake.forgotten()
+        recent, hours, begins = self._hours()
+        for part in _parts([hour for hour in hours if not self._stored_before(hour.key)]):
+            self._reduce(part, keep=True)
+        self._reduce([recent], keep=False)
+        past = [hour.key for hour in hours if hour.since < begins]
+        used = [recent.key, *(hour.key for hour in hours if hour.since >= begins)]
+        if past:
+            used.append(self._of_past(PAST, past, self._tables_of))
+        for table in _TABLES:
+            rows = self._rows(table, used)
+            db.execute(f"CREATE TABLE {table} AS {_each_once(rows) if table == 'named' else f'FROM {rows}'}")
+        counted = count_decisions(db, self.log, self.experiment)
+        if past and self._find_alike(begins):
+            users = self._of_past(f"{PAST}users", past, self._users_of)
+            used.append(users)
+            db.execute("ALTER TABLE user_sum RENAME TO user_row")
+            db.execute(
+                f"CREATE VIEW user_sum AS FROM user_row UNION ALL BY NAME FROM {self._rows('user_sum', [users])}"
+            )
         if lake.forgotten() != forgotten:  # the next look takes what is left
-            for name in self._stored:
+            for name in self._stored.values():
                 with suppress(FileNotFoundError):
                     lake.files.delete_file(name)
         if self._can_store:
-            derived.supersede(known)
+            self._derived.supersede({file for key in (*past, *used) for file in self._stored_before(key)})
+        return counted
 
-    def _settings(self) -> str:
-        """All that the tables depend on, apart from records."""
+    @cached_property
+    def _derived(self) -> Derived:
+        """The files of all that the tables depend on, apart from records."""
         import duckdb
 
         settings = [
@@ -147,14 +163,17 @@ class _Sums:
             [DECISION_COLUMNS, TIME, MODEL_NAME, place_among_copies("decision"), place_among_copies("outcome")],
             duckdb.__version__,  # its `hash` may be another one
         ]
-        return json.dumps(settings)
+        return Derived(self.log.lake, "sums", self.experiment.name, [json.dumps(settings)])
 
-    def _blocks(self, db: duckdb.DuckDBPyConnection) -> tuple[_Block, list[_Block]]:
-        """What is reduced with the arrived records, and the other closed hours and days, oldest first."""
+    def _stored_before(self, key: _Key) -> list[LakeFile]:
+        return self._derived.files(*key)
+
+    def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
+        """What is reduced with the arrived records, the other closed hours, oldest first, and when the past ends."""
         lake = self.log.lake
         arrived, arrived_outcomes = lake.arrived("decision"), lake.arrived("outcome")
         decisions, outcomes = _by_hour(lake.closed("decision")), _by_hour(lake.closed("outcome"))
-        newest = max([file.hour for file in arrived] + list(decisions), default=datetime.min.replace(tzinfo=UTC))
+        newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
         now = min(newest + 2 * HOUR, datetime.now(UTC))  # at most as late as that of `count_decisions`
         hours = self.experiment.metrics.outcome_hours
         matures = timedelta(hours=hours or 0)
@@ -162,43 +181,113 @@ class _Sums:
         def may_count(hour: datetime) -> bool:
             return hours is None or hour + matures <= now + _CLOCKS
 
-        open_hours = _hours_in(db, arrived)
+        begins = (now - HOUR - matures - _COMPACTED).replace(hour=0, minute=0, second=0, microsecond=0)
+
+        def age(hour: datetime) -> int:
+            if hours is None or (may_count(hour) and hour + HOUR + matures + _COMPACTED > now):
+                return 0
+            return _age_of_outcomes(begins - hour) if may_count(hour) else -1
+
+        open_hours = _hours_in(self.db, arrived)
         if hours is not None:
             open_hours |= {
                 hour
-                for hour in _hours_in(db, arrived_outcomes)
+                for hour in _hours_in(self.db, arrived_outcomes)
                 if may_count(hour) and hour + HOUR + matures + _COMPACTED > now
             }
-        by_day: dict[datetime, list[_Block]] = defaultdict(list)
-        for hour, files in sorted(decisions.items()):
-            if hour not in open_hours:
-                came = tuple(outcomes.get(hour, ())) if may_count(hour) else ()
-                by_day[hour.replace(hour=0)].append(_Block(hour, hour + HOUR, tuple(files), came))
-        blocks: list[_Block] = []
-        for day, of_day in by_day.items():
-            whole = _Block(day, day + _DAY, *_files(of_day))
-            is_old = day + _DAY + max(matures, _LAST_OUTCOMES) < now
-            blocks += [whole] if is_old and whole.size < _DAY_BYTES else of_day
+        closed = [
+            _Hour(hour, tuple(files), tuple(outcomes.get(hour, ())), age(hour))
+            for hour, files in sorted(decisions.items())
+            if hour not in open_hours
+        ]
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
-        return _Block(datetime.min, datetime.max, taken, known), blocks
+        # Users who are named in an open hour are not named in the past.
+        return _Hour(datetime.max, taken, known), closed, min([begins, *open_hours])
 
-    def _reduce(self, blocks: Sequence[_Block], derived: Derived | None = None) -> None:
-        """Write the tables of each block to a local file and, if they are to be kept, into the lake."""
-        part = self.log.lake.of_files(*_files(blocks), arrived=derived is None)
+    def _reduce(self, hours: Sequence[_Hour], keep: bool) -> None:
+        """Write the tables of each hour to a local file and, if they are to be kept, into the lake."""
+        decisions = [file for hour in hours for file in hour.decisions]
+        outcomes = [file for hour in hours for file in hour.outcomes]
+        part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
         with replace(self.log, lake=part).opened("outcome") as db:
             reduce_hours(db, self.log, self.experiment, self.kinds)
             self._columns = {table: _types(db, table) for table in _TABLES}
-            for block in blocks:
-                path = self.scratch / f"new-{secrets.token_hex(8)}.parquet"
-                hours = f"hour >= {instant(block.since)} AND hour < {instant(block.until)}" if derived else "true"
-                tables = " UNION ALL BY NAME ".join(
-                    f"SELECT '{table}' AS of_table, * FROM {rows.format(hours)}" for table, rows in _TABLES.items()
-                )
-                db.execute(f"COPY ({tables}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+            for hour in hours:
+                where = f"WHERE hour = {instant(hour.since)}" if keep else ""
+                tables = {table: f"FROM {table} {where}" for table in _TABLES}
+                tables["named"] = f"SELECT unit, since FROM (SELECT *, since AS hour FROM named) {where}"
+                tables["user_sum"] = _added_up(f"(FROM user_sum {where})")
                 # A clock that is ahead: which decision is the newest will be another one.
-                ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell WHERE {hours}").fetchall()
-                if derived and not ahead:
-                    self._store(path, derived.name(block.since, block.sources, number=0, of=1))
+                ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell {where}").fetchall()
+                self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
+
+    def _of_past(self, name: str, hours: Sequence[_Key], rows: Callable[[Sequence[_Key]], str]) -> _Key:
+        """The key of a file that is made of those of all hours of the past; makes it if there is none."""
+        key = hours[-1][0], (name, *map(str, hours), self._alike)
+        if not self._stored_before(key):
+            are_stored = all(hour in self._stored or self._stored_before(hour) for hour in hours)
+            self._write(self.db, key, rows(hours), name if are_stored else None)
+        return key
+
+    def _tables_of(self, hours: Sequence[_Key]) -> str:
+        """SQL of the tables of these hours together; of users, those who were named have their rows."""
+        tables = {table: f"FROM {self._rows(table, hours)}" for table in _TABLES}
+        tables["named"] = _each_once(self._rows("named", hours))
+        # Silences, the begin of a stage and latencies are those of the last days.
+        is_recent = f"hour >= {instant(hours[-1][0] - _RECENT)}"
+        tables["activity"] = f"""
+            SELECT hour, if({is_recent}, minute, hour) AS minute, stage, arm, channel, randomised, counts,
+                   sum(decisions) AS decisions, sum(exposures) AS exposures, sum(fallbacks) AS fallbacks,
+                   min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
+            FROM {self._rows("activity", hours)} GROUP BY ALL"""
+        tables["spent"] = f"""
+            SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
+            FROM {self._rows("spent", hours)} GROUP BY ALL"""
+        tables["user_sum"] += f" SEMI JOIN {self._rows('named', hours)} USING (unit)"
+        return _in_one(tables)
+
+    def _find_alike(self, until: datetime) -> bool:
+        """Make the table `alike`, of cells of the past that count, with one of those that count alike; if any does."""
+        self.db.execute(
+            f"""CREATE TABLE alike AS
+            SELECT cell, min(cell) OVER (PARTITION BY stage, arm, changed) AS one FROM counted
+            WHERE hour < {instant(until)}"""
+        )
+        query = "SELECT coalesce(md5(string_agg(cell || ' ' || one, ' ' ORDER BY cell)), '') FROM alike"
+        ((self._alike,),) = self.db.execute(query).fetchall()
+        return bool(self._alike)
+
+    def _users_of(self, hours: Sequence[_Key]) -> str:
+        """SQL of the users of these hours, but for those who were named in them."""
+        alike = f"{self._rows('user_sum', hours)} JOIN alike USING (cell)"
+        unnamed = f"{alike} ANTI JOIN {self._rows('named', hours)} USING (unit)"
+        rows = _added_up(f"(SELECT * EXCLUDE (one) REPLACE (one AS cell) FROM {unnamed})")
+        return f"SELECT 'user_sum' AS of_table, * FROM ({rows}) ORDER BY unit"
+
+    def _rows(self, table: str, keys: Sequence[_Key]) -> str:
+        """SQL of a table in some files."""
+        missing = [key for key in keys if key not in self._local]
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            self._local |= zip(
+                missing, pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing), strict=True
+            )
+        names = ", ".join(sql_text(str(self._local[key])) for key in keys)
+        read = ", ".join(f"{quoted(name)}::{type_} AS {quoted(name)}" for name, type_ in self._columns[table].items())
+        return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
+
+    def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:
+        """Write rows to a local file and, with a number, into the lake."""
+        self._local[key] = path = self.scratch / f"{secrets.token_hex(8)}.parquet"
+        db.execute(f"COPY ({rows}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+        if number is None or not self._can_store:
+            return
+        name = self._derived.name(*key, number=number, of=1)
+        try:
+            self.log.lake.put(path, name)
+            self._stored[key] = name
+        except OSError as error:
+            _log.warning("%s: each look reduces all hours, since it can store none: %s", self.log.lake.place, error)
+            self._can_store = False
 
     def _fetch(self, file: LakeFile) -> Path:
         """A stored file on this machine: each table is read from it."""
@@ -212,21 +301,12 @@ class _Sums:
             raise LogError(f"{lake.place}: a file was deleted while it was read; try again") from None
         return path
 
-    def _store(self, path: Path, name: str) -> None:
-        if self._can_store:
-            try:
-                self.log.lake.put(path, name)
-                self._stored.append(name)
-            except OSError as error:
-                _log.warning("%s: each look reduces all hours, since it can store none: %s", self.log.lake.place, error)
-                self._can_store = False
 
-
-def _parts(blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
+def _parts(hours: Iterable[_Hour]) -> Iterator[list[_Hour]]:
     """Neighbours together, of about so many bytes."""
-    part: list[_Block] = []
-    for block in blocks:
-        part.append(block)
+    part: list[_Hour] = []
+    for hour in hours:
+        part.append(hour)
         if sum(each.size for each in part) >= _PART_BYTES:
             yield part
             part = []
@@ -234,11 +314,27 @@ def _parts(blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
         yield part
 
 
-def _files(blocks: Iterable[_Block]) -> tuple[tuple[LakeFile, ...], tuple[LakeFile, ...]]:
-    """The decisions and the outcomes of some blocks."""
-    blocks = tuple(blocks)
-    decisions = tuple(file for block in blocks for file in block.decisions)
-    return decisions, tuple(file for block in blocks for file in block.outcomes)
+def _in_one(tables: Mapping[str, str]) -> str:
+    """SQL of the rows of several tables in one."""
+    return " UNION ALL BY NAME ".join(
+        f"SELECT '{table}' AS of_table, * FROM ({rows})" for table, rows in tables.items()
+    )
+
+
+def _each_once(rows: str) -> str:
+    """SQL of `named` with each user once."""
+    return f"SELECT unit, min(since) AS since FROM {rows} GROUP BY unit"
+
+
+def _added_up(rows: str) -> str:
+    """SQL of rows of `user_sum` with each user and cell once."""
+    return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
+        FROM {rows} GROUP BY unit, cell, segment"""
+
+
+def _age_of_outcomes(since: timedelta) -> int:
+    """The number of times that late outcomes were read, and one, so long after an hour has become the past."""
+    return 1 + sum(since >= late for late in _LATE)
 
 
 def _by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:

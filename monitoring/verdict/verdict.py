@@ -1,6 +1,8 @@
 """The verdict on an experiment, from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
 
     verdict_from_log(DecisionLog.of("lake"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
+    with experiment_users(log, experiment, gain) as read:       # for more than the verdict
+        verdict_of(read, log, experiment, gain)
 
 Judged is the whole ramp: the arms are compared within each stage, and the stages combined; each challenger with the
 incumbent. Which decisions count: `counted_decisions.py`. Users in two arms of one stage are a fault of the assignment
@@ -27,7 +29,7 @@ from monitoring import plain_words
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict.comparison import Comparison, ratio_of
 from monitoring.verdict.counted_decisions import CHANGED, shares_of_stages
-from monitoring.verdict.experiment_users import Users, experiment_users
+from monitoring.verdict.experiment_users import ExperimentUsers, Users, experiment_users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.inference.false_discoveries import discoveries, log_e_value, p_value
@@ -58,7 +60,13 @@ CLICK = Gain.of_spec("click")
 
 
 def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLICK) -> dict[str, Any]:
-    """Compare the arms of an experiment over all of its stages.
+    """Compare the arms of an experiment over all of its stages; see `verdict_of`."""
+    with experiment_users(log, experiment, gain) as read:
+        return verdict_of(read, log, experiment, gain)
+
+
+def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, gain: Gain) -> dict[str, Any]:
+    """Compare the arms of an experiment whose users were read.
 
     Args:
         gain: Meaning of "gain_per_decision" in the experiment file, as in the description of the data set.
@@ -89,14 +97,13 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
             for name in challengers
         }
 
-    with experiment_users(log, experiment, gain) as read:
-        left_out, models, overridden, of_stages = read.counted
-        changed = not left_out.keys().isdisjoint(CHANGED)
-        with_changed = {
-            name: (comparison.lift(primary), _checks(experiment, comparison), _futile(experiment, comparison))
-            for name, comparison in (compared(read.users(changed=True)) if changed else {}).items()
-        }
-        found = read.users()
+    left_out, models, overridden, of_stages = read.counted
+    changed = not left_out.keys().isdisjoint(CHANGED)
+    with_changed = {
+        name: (comparison.lift(primary), _checks(experiment, comparison), _futile(experiment, comparison))
+        for name, comparison in (compared(read.users(changed=True)) if changed else {}).items()
+    }
+    found = read.users()
     comparisons = compared(found)
     by_stage = np.stack([found.by_stage(arm) for arm in found.arms], -1)  # stages, arms
     users_of_stages = {

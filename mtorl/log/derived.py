@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 
+PAST = "past"
 _KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
 _DAY = timedelta(days=1)
 
@@ -49,8 +50,12 @@ class Derived:
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
-    def name(self, hour: datetime, sources: Iterable[str], number: int, of: int) -> str:
-        """The name of a file to write."""
+    def name(self, hour: datetime, sources: Iterable[str], number: int | str, of: int) -> str:
+        """The name of a file to write.
+
+        Args:
+            number: Among those of the table; `PAST`, and what begins like it, of a table of all hours until this one.
+        """
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
@@ -71,6 +76,11 @@ class Derived:
                 stale += files
         with suppress(OSError):  # a lake that can't be written
             self._lake.supersede(stale, _KEPT_SECONDS)
+
+
+def is_of_past(file: LakeFile) -> bool:
+    """Whether a file is of all hours until its own."""
+    return _parts_of(file)[-2].startswith(PAST)
 
 
 def _age(file: LakeFile, now: datetime) -> timedelta:

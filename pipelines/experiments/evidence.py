@@ -18,9 +18,10 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import Known, look
 from monitoring.experiments.view import experiment_view
+from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.segments import segment_lifts
 from monitoring.verdict.stage_evidence import stage_evidence
-from monitoring.verdict.verdict import verdict_from_log
+from monitoring.verdict.verdict import verdict_of
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
@@ -73,7 +74,9 @@ def evidence_now(folder: ExperimentFolder, served: Experiment, since: float) -> 
     with _opened(folder) as (log, spec):
         if not log.holds_any():
             return None
-        return stage_evidence(log, served, since, verdict_from_log(log, served, counted_gain(spec)))
+        with experiment_users(log, served, counted_gain(spec)) as read:
+            verdict = verdict_of(read, log, served, counted_gain(spec))
+            return stage_evidence(read.db, log, served, since, verdict)
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:

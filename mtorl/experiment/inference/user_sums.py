@@ -1,7 +1,7 @@
 """Sums over the users of an experiment for all of its metrics at once, added up part by part.
 
     sums = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
-    sums.add(user, cell, figures)                   # one row for each user, stage and arm; a user is in one part alone
+    sums.add(user, cell, figures)                   # of each user, stage and arm; a user is in one part alone
     sums.of(arms=(1, 0), stages=[0, 1], maps=maps)  # `Sums` of one metric
 
 A metric's figures are weighted sums of a user's columns, so its sums of products follow from those of the columns.
@@ -12,7 +12,7 @@ Shapes: U = users, R = rows, C = cells (stages x arms), B = columns, F = figures
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -25,37 +25,56 @@ class UserSums:
     """Sums of the users' columns, and of the products of each two of them, by stage and arm.
 
     Args:
-        numerators: Weights of the columns, (B,), of sums whose positive users count (`Sums.positive`), by name.
+        numerators: Weighted sums of columns whose positive users count (`Sums.positive`), by name.
+        same: Other names of columns.
     """
 
-    def __init__(self, columns: Sequence[str], stages: int, arms: int, numerators: Mapping[str, Floats]) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        stages: int,
+        arms: int,
+        numerators: Mapping[str, Iterable[tuple[str, float]]],
+        same: Mapping[str, str] | None = None,
+    ) -> None:
         self.columns = tuple(columns)
+        self._same = same or {}
         self._arms = arms
         cells, size = stages * arms, len(self.columns)
         self.users_C = np.zeros(cells)
         self.totals_CB = np.zeros((cells, size))
         self.products_CBCB = np.zeros((cells, size, cells, size))
         self.positive_C = {name: np.zeros(cells) for name in numerators}
-        self._numerators_BN = np.stack([*numerators.values()], -1) if numerators else np.zeros((size, 0))
+        self._numerators_NB = np.zeros((len(numerators), size))
+        for number, terms in enumerate(numerators.values()):
+            for name, weight in terms:
+                self._numerators_NB[number, self.place(name)] += weight
 
-    def add(self, user_R: npt.NDArray[np.uint64], cell_R: npt.NDArray[np.intp], figures_RB: Floats) -> None:
+    def place(self, column: str) -> int:
+        """Number of a column."""
+        return self.columns.index(self._same.get(column, column))
+
+    def add(self, user_R: npt.NDArray[np.uint64], cell_R: npt.NDArray[np.intp], figures_BR: Floats) -> None:
         """Add the rows of some users, in the order of the users; a user has one row in a cell (stage x arms + arm)."""
         cells = len(self.users_C)
-        self.users_C += np.bincount(cell_R, minlength=cells)
-        positive_RN = figures_RB @ self._numerators_BN > 0
-        for place, name in enumerate(self.positive_C):
-            self.positive_C[name] += np.bincount(cell_R[positive_RN[:, place]], minlength=cells)
-        for cell in range(cells):
-            of_cell = figures_RB[cell_R == cell]
-            self.totals_CB[cell] += of_cell.sum(0)
-            self.products_CBCB[cell, :, cell] += of_cell.T @ of_cell
+        users_C = np.bincount(cell_R, minlength=cells)
+        self.users_C += users_C
+        ends_C = users_C.cumsum()
+        # A sort of small numbers takes little.
+        sorted_BR = np.take(figures_BR, np.argsort(cell_R.astype(np.min_scalar_type(cells)), kind="stable"), axis=1)
+        for cell in np.flatnonzero(users_C):
+            of_cell = sorted_BR[:, ends_C[cell] - users_C[cell] : ends_C[cell]]
+            self.totals_CB[cell] += of_cell.sum(1)
+            self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
+            for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
+                users[cell] += np.count_nonzero(positive)
         # Two rows of one user: neighbours, or the next but one ...
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
             kind = cell_R[one] * cells + cell_R[one + lag]
             for number in np.unique(kind):
                 pairs = one[kind == number]
-                product = figures_RB[pairs].T @ figures_RB[pairs + lag]
+                product = figures_BR[:, pairs] @ figures_BR[:, pairs + lag].T
                 first, second = divmod(int(number), cells)
                 self.products_CBCB[first, :, second] += product
                 self.products_CBCB[second, :, first] += product.T

@@ -12,6 +12,9 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest
 from monitoring.experiments.newest import newest_of
 from monitoring.plain_words import duration
+from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.verdict import CLICK
+from mtorl.experiment.experiment import Experiment
 from tests.features.collect.decision_logs import START, write
 from tests.monitoring.experiments.test_traffic import decided, made
 
@@ -21,7 +24,12 @@ _DAY = 24 * 60
 def newest(folder: Path, minutes: Iterable[float], now: float) -> Newest | None:
     """What is found that many minutes after the start, with decisions at others."""
     decisions = [decided(f"d{n}", "incumbent", minute) for n, minute in enumerate(minutes)]
-    return newest_of(DecisionLog.of(write(folder, decisions)), made(), START.timestamp() + 60 * now)
+    return newest_in(DecisionLog.of(write(folder, decisions)), made(), START.timestamp() + 60 * now)
+
+
+def newest_in(log: DecisionLog, experiment: Experiment, now: float) -> Newest | None:
+    with experiment_users(log, experiment, CLICK) as read:
+        return newest_of(read.db, now)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +65,10 @@ def test_whatever_it_decided_counts_and_no_other_experiment(tmp_path: Path) -> N
     ]
     log = DecisionLog.of(write(tmp_path, decisions))
     now = START.timestamp() + 6 * 60
-    found = newest_of(log, made(), now)
+    found = newest_in(log, made(), now)
     assert found is not None and (found["at"], found["age_seconds"]) == ("2026-01-01T12:03:00+00:00", 180.0)
-    assert newest_of(log, made(salt="new"), now) is None
-    assert newest_of(DecisionLog.of(tmp_path / "nothing"), made(), now) is None
+    assert newest_in(log, made(salt="new"), now) is None
+    assert newest_in(DecisionLog.of(tmp_path / "nothing"), made(), now) is None
 
 
 def test_a_time_is_in_the_largest_unit_of_which_it_has_two() -> None:

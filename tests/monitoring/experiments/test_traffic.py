@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from monitoring.decision_log import DecisionLog
+from monitoring.experiments.document import Traffic
 from monitoring.experiments.traffic import spend_of, traffic_of
+from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
 from tests.experiments import experiment
 from tests.features.collect.decision_logs import START, decision, outcome, write
@@ -25,6 +28,11 @@ def decided(name: str, arm: str, minutes: float = 0.0, **changes: Any) -> dict[s
     return decision(name, minutes, **{**own, **changes})
 
 
+def traffic_in(log: DecisionLog, experiment: Experiment) -> Traffic | None:
+    with experiment_users(log, experiment, CLICK) as read:
+        return traffic_of(read.db, log, experiment)
+
+
 def test_channels_of_each_arm(tmp_path: Path) -> None:
     decisions = [
         decided("a", "incumbent"),
@@ -37,7 +45,7 @@ def test_channels_of_each_arm(tmp_path: Path) -> None:
         decided("h", "challenger", 6, override=True),
         decided("g", "incumbent", 6, assignment_probability=1.0, stage="off"),
     ]
-    found = traffic_of(DecisionLog.of(write(tmp_path, decisions)), made())
+    found = traffic_in(DecisionLog.of(write(tmp_path, decisions)), made())
     assert found is not None and not found["shadow"]
     assert found["first"] == START.isoformat() and found["last"] == "2026-01-01T12:03:00+00:00"
     assert found["arms"]["incumbent"] == {
@@ -46,7 +54,7 @@ def test_channels_of_each_arm(tmp_path: Path) -> None:
     challenger = found["arms"]["challenger"]
     assert (challenger["decisions"], challenger["exposures"], challenger["fallbacks"]) == (2, 2, 1)
     assert challenger["channels"].keys() == {"search", "video"}
-    assert traffic_of(DecisionLog.of(tmp_path / "nothing"), made()) is None
+    assert traffic_in(DecisionLog.of(tmp_path / "nothing"), made()) is None
 
 
 def test_in_the_shadow_it_is_what_challengers_would_choose(tmp_path: Path) -> None:
@@ -55,7 +63,7 @@ def test_in_the_shadow_it_is_what_challengers_would_choose(tmp_path: Path) -> No
     shadows = [{**shadow("d0", channel="video", expose=True), "experiment": "first"},
                {**shadow("d1", fault="model_error", channel=None, expose=None), "experiment": "first"},
                {**shadow("d9"), "experiment": "first"}]  # fmt: skip
-    found = traffic_of(DecisionLog.of(write(tmp_path, decisions, shadows=shadows)), made(stage="shadow"))
+    found = traffic_in(DecisionLog.of(write(tmp_path, decisions, shadows=shadows)), made(stage="shadow"))
     assert found is not None and found["shadow"] and found["arms"]["incumbent"]["decisions"] == 3
     assert found["arms"]["challenger"] == {
         "decisions": 2, "exposures": 1, "fallbacks": 1, "channels": {"video": {"decisions": 1, "exposures": 1}},
@@ -77,9 +85,9 @@ def test_money_is_against_the_account_that_it_was_taken_from(tmp_path: Path) -> 
     costs = [outcome(f"e-{name}", name, value=value, minutes=day + 1)
              for name, value in (("a", 1.0), ("b", 2.0), ("c", 0.5), ("d", 0.25))]  # fmt: skip
     log = DecisionLog.of(write(tmp_path, decisions, [*costs, costs[0]]))
-    spent = {
-        (one["arm"], one["period"]): one for one in spend_of(log, made(budgets=budgets), START.timestamp() + 90_000)
-    }
+    experiment = made(budgets=budgets)
+    with experiment_users(log, experiment, CLICK) as read:
+        spent = {(of["arm"], of["period"]): of for of in spend_of(read.db, experiment, START.timestamp() + 90_000)}
     assert spent["*", "total"]["spent"] == pytest.approx(3.75) and spent["*", "total"]["limit"] == 100.0
     assert spent["incumbent", "total"]["spent"] == 1.0 and spent["incumbent", "total"]["limit"] == 50.0
     assert spent["challenger", "total"]["spent"] == pytest.approx(2.75)

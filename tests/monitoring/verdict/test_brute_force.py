@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.collect.compact import compact
+from features.collect.removal import forget_in_bucket
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.experiment_users import Users, experiment_users
 from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.lake import Lake
+from mtorl.log.records import unit_hash
 from tests.lakes import upload
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log
@@ -68,17 +70,19 @@ VISITS = st.builds(
 )
 
 
-def _log(visits: list[Visit], changed_at: int) -> Log:
+def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIMENT) -> Log:
     log = Log()
     for number, visit in enumerate(sorted(visits)):
         at = FIRST + timedelta(minutes=visit.minute, seconds=number % 50)
-        arm = ARMS[visit.user % 2 ^ (visit.kind == "crossed")]
-        share = EXPERIMENT.replace(stage=visit.stage).shares()[arm]
+        arms = [each.name for each in experiment.arms]
+        arm = arms[(visit.user + (visit.kind == "crossed")) % len(arms)]
+        share = experiment.replace(stage=visit.stage).shares()[arm]
         own: dict[str, Any] = {
             "stage": visit.stage,
             "assignment_probability": share,
-            "salt": EXPERIMENT.salt,
-            "layer": EXPERIMENT.layer,
+            "salt": experiment.salt,
+            "layer": experiment.layer,
+            "unit_hash": unit_hash(f"u{visit.user}"),
             "campaign_id": visit.campaign,
             "request_id": f"r{number}",
             "model_digest": "first" if visit.minute < changed_at and arm == "challenger" else arm,
@@ -280,16 +284,13 @@ def test_a_verdict_adds_up_what_each_record_says(
 @given(
     st.lists(VISITS, min_size=1, max_size=30, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(1, 100), min_size=1, max_size=2),
-    st.booleans(),
 )
-def test_sums_of_hours_that_were_kept_are_those_of_all_records(
-    visits: list[Visit], looks: set[int], days: bool
-) -> None:
-    """Looks in between, which leave sums of hours and days; late withdrawals and outcomes; other settings at times."""
+def test_sums_of_hours_that_were_kept_are_those_of_all_records(visits: list[Visit], looks: set[int]) -> None:
+    """Looks in between, which leave sums of hours and the past; late withdrawals and outcomes; other settings."""
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch("monitoring.verdict.stored_sums._LAST_OUTCOMES", timedelta(0) if days else 9 * DAY),
+        patch("monitoring.verdict.stored_sums._age_of_outcomes", lambda since: 0),  # late ones are read at once
     ):
         log = Kept(_log(visits, 0), Path(folder))
         for hour in [*sorted(looks), 110]:
@@ -305,3 +306,60 @@ def test_sums_of_hours_that_were_kept_are_those_of_all_records(
                 assert read.counted.left_out == dict(Counter(reason for reason in left_out.values() if reason))
                 for changed, users in enumerate(found):
                     _same(users, _rows(log, left_out, bool(changed)))
+
+
+THREE_ARMS = EXPERIMENT.from_dict(
+    {
+        **EXPERIMENT.model_dump(mode="json"),
+        "arms": [
+            {"name": "incumbent", "weight": 0.4, "policy": "baseline"},
+            {"name": "challenger", "weight": 0.3, "policy": "baseline"},
+            {"name": "another", "weight": 0.3, "policy": "baseline"},
+        ],
+        "covariates": {"past": True},
+    }
+)
+
+
+@settings(max_examples=3, deadline=None)
+@given(
+    # User 0 decides so often that it has a weight below 1.
+    st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),
+    st.sets(st.integers(0, 70 * 60), min_size=11, max_size=15),
+    st.sets(st.integers(30, 109), min_size=1, max_size=1),
+    st.sampled_from([None, "u0", "u1"]),
+)
+def test_the_past_of_each_user_in_one_row_adds_up_to_the_same(
+    visits: list[Visit], heavy: set[int], looks: set[int], forgotten: str | None
+) -> None:
+    """Several arms, covariates, heavy users, and one who is forgotten before the last look."""
+    visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch("monitoring.verdict.stored_sums._age_of_outcomes", lambda since: 0),
+    ):
+        log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))
+        for hour in [*sorted(looks), 110]:
+            log.go_on(FIRST + hour * HOUR)
+            if hour == 110 and forgotten is not None:
+                forget_in_bucket(Lake.open(folder), [forgotten], FIRST + hour * HOUR)
+            with experiment_users(DecisionLog.of(folder, Period("1970-01-01T00:00:00Z")), THREE_ARMS, CLICK) as read:
+                expected, figures = read.counted, [_figures(read.users(changed)) for changed in (False, True)]
+            for _ in range(2):
+                with experiment_users(DecisionLog.of(folder), THREE_ARMS, CLICK) as read:
+                    assert read.counted == expected
+                    for changed, of in enumerate(figures):
+                        found = _figures(read.users(bool(changed)))
+                        assert found.pop("counts") == of["counts"] and found.keys() == of.keys() - {"counts"}
+                        for name, value in found.items():
+                            assert value == pytest.approx(of[name], rel=1e-9, abs=1e-9), name
+
+
+def _figures(found: Users) -> dict[str, Any]:
+    """All that a verdict reads."""
+    figures: dict[str, Any] = {f"share {user.arm} {user.user}": user.share for user in found.heavy}
+    for look, (sums, of_arms) in enumerate([(found.sums, found.of_arms), *found.looks]):
+        figures |= {f"users {look}": sums.users_C, f"totals {look}": sums.totals_CB, f"arms {look}": dict(of_arms)}
+        figures |= {f"products {look}": sums.products_CBCB, f"positive {look}": np.stack([*sums.positive_C.values()])}
+    counts = (found.known, found.capped, found.crossed, found.all_users, found.late)
+    return {**figures, "counts": counts}

@@ -24,7 +24,7 @@ def known(log: DecisionLog, covariates: dict[str, Any]) -> pd.DataFrame:
     """One row a user, by its number of decisions; users are told apart by it."""
     with experiment_users(log, _experiment(covariates), CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
-        rows = found._db.execute(
+        rows = found.db.execute(
             f"SELECT sum(decisions)::INT AS decisions, {names} FROM user_sum LEFT JOIN known USING (unit) GROUP BY unit"
         ).df()
     return rows.set_index("decisions").sort_index()

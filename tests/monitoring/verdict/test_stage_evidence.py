@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from monitoring.decision_log import DecisionLog
-from monitoring.verdict.stage_evidence import arms_at_stage, evidence_of, stage_evidence
-from monitoring.verdict.verdict import verdict_from_log
+from monitoring.verdict.experiment_users import experiment_users
+from monitoring.verdict.stage_evidence import arms_in_shadow, evidence_of, faults_at_stage, stage_evidence
+from monitoring.verdict.verdict import CLICK, verdict_of
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import Evidence
 from tests.experiments import experiment
@@ -36,7 +37,13 @@ def since(minutes: float) -> float:
 
 
 def evidence(log: DecisionLog, experiment: Experiment, minutes: float) -> Evidence:
-    return stage_evidence(log, experiment, since(minutes), verdict_from_log(log, experiment))
+    with experiment_users(log, experiment, CLICK) as read:
+        return stage_evidence(read.db, log, experiment, since(minutes), verdict_of(read, log, experiment, CLICK))
+
+
+def faults(log: DecisionLog, experiment: Experiment, minutes: float) -> dict[str, tuple[float, float]]:
+    with experiment_users(log, experiment, CLICK) as read:
+        return faults_at_stage(read.db, experiment.stage, since(minutes))
 
 
 def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> None:
@@ -54,21 +61,21 @@ def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> 
         decided(44, "challenger", 5.0, assignment_probability=1.0),  # nobody drew that
     ]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
-    arms = arms_at_stage(log, at("5%"), since(0))
-    assert arms["incumbent"] == (10, 0.0, 0.01)
-    assert arms["challenger"] == (4, 0.5, 0.05)
-    assert arms_at_stage(log, at("5%"), since(2))["challenger"].users == 2
-    assert arms_at_stage(log, at("25%"), since(0)) == {}
+    assert faults(log, at("5%"), -1) == {"incumbent": (0.0, 0.01), "challenger": (0.5, 0.05)}
+    assert faults(log, at("5%"), 1)["challenger"] == (0.5, 0.05)  # of its third and fourth decision
+    assert faults(log, at("5%"), 2)["challenger"] == (1.0, 0.05)
+    assert faults(log, at("25%"), -1) == {}
 
 
 def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp_path: Path) -> None:
-    faults = [("ledger", 1), ("ledger", 4), ("model_error", 2), ("ledger", 6), (None, 20), (None, 30)]
+    found = [("ledger", 1), ("ledger", 58), ("ledger", 62), ("ledger", 70), (None, 80), (None, 130), ("ledger", 140)]
     decisions = [
         decided(number, "challenger", seconds / 60, fallback_reason=reason)
-        for number, (reason, seconds) in enumerate(faults)
+        for number, (reason, seconds) in enumerate(found)
     ]
-    arms = arms_at_stage(DecisionLog.of(write(tmp_path / "log", decisions)), at("5%"), since(0))
-    assert (arms["challenger"].users, arms["challenger"].fallback_ratio) == (6, pytest.approx(2 / 6))
+    log = DecisionLog.of(write(tmp_path / "log", decisions))
+    assert faults(log, at("5%"), 0)["challenger"][0] == pytest.approx(3 / 5)
+    assert faults(log, at("5%"), 58 / 60)["challenger"][0] == pytest.approx(1 / 2)
 
 
 def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
@@ -78,11 +85,11 @@ def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
     decisions += [decided(11, "challenger", 2, override=True, assignment_probability=1.0, **own)]
     decisions += [decided(10, "challenger", 3, override=True, assignment_probability=1.0, **own)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
-    assert arms_at_stage(log, at("5%"), since(0)) == {"incumbent": (4, 0.0, 0.01), "challenger": (1, 0.0, 0.01)}
+    assert faults(log, at("5%"), -1) == {"incumbent": (0.0, 0.01), "challenger": (0.0, 0.01)}
     shadow: dict[str, Any] = {"stage": "shadow", "assignment_probability": 1.0}
     decisions = [decided(1, "incumbent", 0, **shadow), decided(2, "challenger", 0, override=True, **shadow)]
     log = DecisionLog.of(write(tmp_path / "other", decisions))
-    assert arms_at_stage(log, at("shadow"), since(0)) == {"incumbent": (1, 0.0, 0.01)}
+    assert arms_in_shadow(log, at("shadow"), since(0)) == {"incumbent": (1, 0.0, 0.01)}
 
 
 def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict[str, Any]]:
@@ -118,11 +125,11 @@ def test_in_the_shadow_a_challenger_is_what_it_was_asked(tmp_path: Path) -> None
     decisions = [decided(n, "incumbent", n, stage="shadow", assignment_probability=1.0) for n in range(6)]
     shadows = [shadow(f"d{n}-{n}", fault="model_error" if n == 0 else None) for n in range(4)]
     log = DecisionLog.of(write(tmp_path / "log", decisions, shadows=[*shadows, shadows[1]]))
-    arms = arms_at_stage(log, at("shadow"), since(0))
+    arms = arms_in_shadow(log, at("shadow"), since(0))
     assert arms["incumbent"].users == 6
     assert (arms["challenger"].users, arms["challenger"].fallback_ratio) == (4, 0.25)
     assert math.isnan(arms["challenger"].latency_seconds)
-    assert arms_at_stage(log, at("shadow"), since(2))["challenger"].users == 2
+    assert arms_in_shadow(log, at("shadow"), since(2))["challenger"].users == 2
 
 
 def test_the_verdict_is_part_of_it(tmp_path: Path) -> None:
@@ -146,6 +153,6 @@ def test_a_breached_guardrail_of_any_challenger_is_said() -> None:
     assert evidence_of(verdict, {}, {"b"}).breached == ()  # a was taken out by its weight
 
 
-@pytest.mark.parametrize("stage", ["shadow", "5%"])
-def test_a_log_without_anything_is_no_arm(stage: str, tmp_path: Path) -> None:
-    assert arms_at_stage(DecisionLog.of(tmp_path), at(stage), 0.0) == {}
+def test_a_log_without_anything_is_no_arm(tmp_path: Path) -> None:
+    assert arms_in_shadow(DecisionLog.of(tmp_path), at("shadow"), 0.0) == {}
+    assert faults(DecisionLog.of(tmp_path), at("5%"), 0.0) == {}

@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from features.collect.compact import compact
@@ -19,7 +20,8 @@ from monitoring.verdict import stored_sums
 from monitoring.verdict.experiment_users import Users, experiment_users
 from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.lake import Lake
+from mtorl.log.derived import is_of_past
+from mtorl.log.lake import Lake, LakeFile
 from mtorl.log.records import unit_hash
 from tests.lakes import upload
 from tests.monitoring.judged_experiment import CONTENT
@@ -79,9 +81,9 @@ def reduced() -> Iterator[list[datetime]]:
     hours: list[datetime] = []
     reduce = stored_sums._Sums._reduce
 
-    def counting(self: Any, blocks: Any, derived: Any = None) -> None:
-        hours.extend(block.since for block in blocks if derived)
-        reduce(self, blocks, derived)
+    def counting(self: Any, closed: Any, keep: bool) -> None:
+        hours.extend(hour.since for hour in closed if keep)
+        reduce(self, closed, keep)
 
     with patch.object(stored_sums._Sums, "_reduce", counting):
         yield hours
@@ -110,10 +112,23 @@ def test_an_hour_that_gains_an_outcome_is_reduced_again(lake: Lake, reduced: lis
     before = _clicks(lake)
     reduced.clear()
     assert lake.folder is not None
-    _add(lake.folder, _click(0, 0, 2.5 * HOUR, "in time"))
+    _add(lake.folder, _click(4, 0, 2.5 * HOUR, "in time"))
     compact(lake, FIRST + 10 * HOUR)
     assert _clicks(lake) == (before[0] + 1, 0)
-    assert reduced == [FIRST]
+    assert reduced == [FIRST + 4 * HOUR]
+
+
+def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: list[datetime]) -> None:
+    before = _clicks(lake)
+    reduced.clear()
+    assert lake.folder is not None
+    _add(lake.folder, _click(0, 0, 9 * HOUR, "late"))
+    compact(lake, FIRST + 10 * HOUR)
+    assert _clicks(lake) == before and reduced == []
+    _add(lake.folder, _records(range(74, 75)))
+    compact(lake, FIRST + 76 * HOUR)
+    assert _clicks(lake) == (before[0] + 18, 1)
+    assert reduced[0] == FIRST
 
 
 def test_outcomes_of_hours_that_cannot_count_yet_change_nothing(lake: Lake, reduced: list[datetime]) -> None:
@@ -163,7 +178,7 @@ def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
     _look(lake)
     assert lake.folder is not None
     old = lake.derived("sums")
-    _add(lake.folder, _click(0, 0, 2.5 * HOUR, "in time"))
+    _add(lake.folder, _click(4, 0, 2.5 * HOUR, "in time"))
     compact(lake, FIRST + 10 * HOUR)
     for file in old:
         os.utime(lake.folder / file.name, (1e9, 1e9))
@@ -171,8 +186,7 @@ def test_sums_that_no_look_reads_any_more_are_deleted(lake: Lake) -> None:
     _look(lake)
     assert len(lake.derived("sums")) == 8
     lake.supersede([], 0)
-    assert not (lake.folder / old[0].name).exists()
-    assert all((lake.folder / file.name).exists() for file in old[1:])
+    assert [(lake.folder / file.name).exists() for file in old] == [file.hour != FIRST + 4 * HOUR for file in old]
 
 
 def test_sums_of_other_settings_leave_when_they_rest(lake: Lake) -> None:
@@ -218,3 +232,52 @@ def test_a_lake_in_an_object_store_gives_the_same(lake: Lake, reduced: list[date
     bucket = Lake(lake.files, "s3://ads/lake")
     assert _clicks(bucket) == expected
     assert reduced == []
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Lake:
+    """Thirty hours, of which the first 24 are the past."""
+    lake = _add(tmp_path / "past", _records(range(30)))
+    compact(lake, FIRST + 32 * HOUR)
+    return lake
+
+
+@pytest.fixture
+def fetched() -> Iterator[list[str]]:
+    """Names of the stored files that looks read."""
+    names: list[str] = []
+    fetch = stored_sums._Sums._fetch
+
+    def noting(self: Any, file: LakeFile) -> Path:
+        names.append(file.name)
+        return fetch(self, file)
+
+    with patch.object(stored_sums._Sums, "_fetch", noting):
+        yield names
+
+
+def test_a_user_of_the_past_has_one_row(past: Lake, fetched: list[str]) -> None:
+    first = _look(past)
+    fetched.clear()
+    second = _look(past)
+    assert second.sums.products_CBCB == pytest.approx(first.sums.products_CBCB, abs=1e-9)
+    hours = {name.split("/date=")[1][:18] for name in fetched if "-past" not in name}
+    assert hours == {f"2025-03-02/hour={hour:02}" for hour in range(6)}
+    assert past.folder is not None
+    (users,) = [name for name in fetched if "-pastusers-" in name]
+    assert pq.read_metadata(past.folder / users).num_rows == 6
+
+
+def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[datetime]) -> None:
+    first = _look(past)
+    reduced.clear()
+    with experiment_users(DecisionLog.of(past), EXPERIMENT.replace(layer="another"), CLICK) as read:
+        assert read.users().all_users == 0 and read.counted.left_out == {"other_experiment": 180}
+    assert _look(past).of_arms == first.of_arms
+    assert reduced == []
+
+
+def test_forgetting_a_user_removes_the_past(past: Lake) -> None:
+    _look(past)
+    forget_in_bucket(past, ["u1"], FIRST + 10 * HOUR)
+    assert not [file for file in past.derived("sums") if is_of_past(file)]

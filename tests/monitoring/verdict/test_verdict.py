@@ -23,7 +23,7 @@ from monitoring.decision_log import DecisionLog, Period
 from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.incumbent_users import incumbent_users
 from monitoring.verdict.period import PeriodError, verdict_of_period
-from monitoring.verdict.stage_evidence import arms_at_stage, stage_evidence
+from monitoring.verdict.stage_evidence import stage_evidence
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.dataset import DatasetSpec
@@ -176,7 +176,7 @@ def test_what_was_asked_before_the_naming_and_again_after_it_counts(tmp_path: Pa
 @settings(max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.sampled_from("st")), min_size=1, max_size=16))
 def test_what_was_decided_before_a_users_first_override_counts_everywhere(asked: list[tuple[str, bool, str]]) -> None:
-    """In the verdict and the evidence of a stage, of the experiment's salt; in a plan whatever the salt."""
+    """In the verdict, of the experiment's salt; in a plan whatever the salt."""
     log = Log()
     counted, planned = Counter[str](), Counter[str]()
     named: set[tuple[str, str]] = set()
@@ -191,10 +191,8 @@ def test_what_was_decided_before_a_users_first_override_counts_everywhere(asked:
         written = log.write(Path(folder))
         with experiment_users(written, experiment, CLICK) as read:
             found = read.users()
-        at_stage = arms_at_stage(written, experiment, since=0.0)
         plan = incumbent_users(written, experiment, CLICK)
     assert found.count("incumbent") == len(+counted) and found.totals_CB[:, 0].sum() == counted.total()
-    assert sum(arm.users for arm in at_stage.values()) == len(+counted)
     assert plan.decisions == planned.total()
 
 
@@ -304,7 +302,8 @@ def test_a_user_is_one_whatever_stages_and_arms_it_was_in(tmp_path: Path) -> Non
     assert {name: arm["users"] for name, arm in found["arms"].items()} == {"incumbent": 760, "challenger": 400}
     at_stage = {"5%": {"incumbent": 760, "challenger": 39}, "50%": {"incumbent": 400, "challenger": 400}}
     assert found["users_of_stages"] == at_stage
-    evidence = stage_evidence(written, EXPERIMENT.replace(stage="5%"), 0.0, found)
+    with experiment_users(written, EXPERIMENT, CLICK) as read:
+        evidence = stage_evidence(read.db, written, EXPERIMENT.replace(stage="5%"), 0.0, found)
     assert {name: arm.users for name, arm in evidence.arms.items()} == at_stage["5%"]
     assert found["series"][-1]["users"] == 800
 
