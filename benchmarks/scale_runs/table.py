@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks._markdown import Figures, measured_on, table
+from benchmarks.scale_runs.made_lake import EXPERIMENTS
 
 MOST_MIB, MOST_SECONDS, MOST_RATIO, MOST_USERS = 1_024, 5.0, 1.2, 20_000_000
 TRAFFIC = 3_600_000  # an hour at a thousand a second
@@ -14,7 +15,7 @@ STEPS = {
     "first_judge": "judged rows, the first time",
     "judge": "judged rows",
     "measure": "the monitor's measures",
-    "first_look": "a first look, at all hours,",
+    "first_look": "a first look",
     "sums": "the day's sums of an experiment",
     "look": "a look",
 }
@@ -70,7 +71,7 @@ def _lake(found: Mapping[str, Any]) -> str:
     if "sums" in steps:
         rows += [
             row("sums of an experiment, files", lambda of: f"{of['look']['sums']:,}"),
-            row("sums of an experiment, bytes a decision", lambda of: f"{of['look']['sums_bytes'] / of['log']:.1f}"),
+            row("sums, bytes a decision", lambda of: f"{EXPERIMENTS * of['look']['sums_bytes'] / of['log']:.0f}"),
         ]
     first, last = found[sizes[0]], found[sizes[-1]]
     each = [sum(cpu(step, of) for step in ("compact", "judge", "sums") if step in steps) for of in (first, last)]
