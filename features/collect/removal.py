@@ -96,8 +96,8 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         _drop_sums(lake, hours)
         judged = [file for file in lake.derived("judged") if _is_young(file, written_since)]
         theirs = of_forgotten(forgotten.users)
-        # Without a refusal of theirs, others begin the time without money: those rows have to be judged again.
-        for file, _ in list(_found(db, judged, f"{theirs} AND gone_until IS NOT NULL")):
+        # Without a refusal of theirs, others begin or end the time without money: those rows have to be judged again.
+        for file, _ in list(_found(db, judged, f"{theirs} AND refuses")):
             judged.remove(file)
             _delete(lake, file)
         for file, _ in _found(db, judged, theirs):

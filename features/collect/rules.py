@@ -92,8 +92,8 @@ def decided_query(spec: DatasetSpec) -> str:
 
     Columns that `JUDGED` has too mean the same. Others: reason (`left_out`, by the decision's own fields), wanted
     (how sure it is that an exposure was wanted), shown (an exposure, if an outcome arrives), by_policy (no fallback),
-    fits and lacks (it would be a touchpoint, or incomplete), and gone_until (on the first of overlapping refusals: the
-    end of the last one).
+    fits and lacks (it would be a touchpoint, or incomplete), refuses (the arm's money was refused), and gone_until (on
+    the first of overlapping refusals: the end of the last one).
     """
     columns = "".join(f"{one}, " for one in _columns("of_context", spec.context) + _columns("of_user", spec.static))
     place = "lpad(CAST(bucket AS VARCHAR), 2, '0') || substr(unit_hash, 3)"
@@ -129,6 +129,7 @@ def decided_query(spec: DatasetSpec) -> str:
                 WHEN fallback_reason IS NOT NULL OR withdrawn
                 THEN {of_channel("exposure_probs", "drawn_channel", spec)}
                 ELSE 0.0 END AS wanted,
+           budget_exhausted AND NOT override AS refuses,
            expose AND NOT withdrawn AS shown, fallback_reason IS NULL AS by_policy,
            list_contains({channels}, channel) AND NOT ({lacks}) AS fits, ({lacks}) AS lacks,
            CASE WHEN fallback_reason IS NULL AND NOT unsaid

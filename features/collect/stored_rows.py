@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple
@@ -64,7 +64,7 @@ class Decided:
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            pass  # somebody was forgotten meanwhile
+            pass  # a user was forgotten meanwhile, or hours were too old
         every = f"SELECT * FROM ({self._rows(self._starts, 1.0)}) AS rows WHERE {self._before('event_time')}"
         db.view("every_decided", every)
         counts = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
@@ -107,34 +107,27 @@ class Decided:
 
     def _read(self, lake: Lake) -> bool:
         """Find the files and rows of all decisions, and make those that are missing; False: do so again."""
-        self.lake, forgotten = lake, lake.forgotten()
+        self.lake = lake
         fresh, blocks = self._blocks()
         derived = Derived(lake, "judged", self._spec.name, [self._query])
         self._files = {block.since: derived.files(block.since, block.sources) for block in blocks}
         known = {file for files in self._files.values() for file in files}
         blocks = [block for block in blocks if self.until is None or block.since < self.until + HOUR]
         missing = [block for block in blocks if not self._files[block.since]]
-        written: list[str] = []
-        for number, block in enumerate(missing):
-            progress.report(number, len(missing), f"judging decisions of {block.since:%Y-%m-%d}")
-            try:
-                names = self._store(derived, block)
-            except OSError as error:
-                _log.warning("%s: all decisions are judged each time, since none can be stored: %s", lake.place, error)
-                fresh |= {file.hour for late in missing[number:] for file in late.decisions}
-                break
-            self._files[block.since] = [LakeFile(block.since, name, 0) for name in names]
-            written += names
-        self._fresh = fresh
-        self._judge_fresh()
+        try:
+            fresh |= self._store_all(derived, missing)
+            self._fresh = fresh
+            self._judge_fresh()
+        finally:
+            lost = lake.lost()
+            for block in missing:
+                if not lost.isdisjoint(file.name for file in block.decisions):
+                    for file in self._files[block.since]:
+                        with contextlib.suppress(FileNotFoundError):
+                            lake.files.delete_file(file.name)
         self._starts = sorted({*(block.since for block in blocks if self._files[block.since]), *fresh} or {_NEVER})
-        if lake.forgotten() != forgotten:
-            for name in written:
-                with contextlib.suppress(FileNotFoundError):
-                    lake.files.delete_file(name)
-            return False
         derived.supersede(known)
-        return True
+        return not lost
 
     def _blocks(self) -> tuple[set[datetime], list[_Block]]:
         """Hours that gain decisions now, and the closed ones in blocks."""
@@ -156,6 +149,19 @@ class Decided:
                     blocks.pop()
             blocks.append(block)
         return fresh, blocks
+
+    def _store_all(self, derived: Derived, blocks: Sequence[_Block]) -> set[datetime]:
+        """Judge and store these blocks; returns the hours of those that can't be stored."""
+        for number, block in enumerate(blocks):
+            progress.report(number, len(blocks), f"judging decisions of {block.since:%Y-%m-%d}")
+            try:
+                names = self._store(derived, block)
+            except OSError as error:
+                place = self.lake.place
+                _log.warning("%s: all decisions are judged each time, since none can be stored: %s", place, error)
+                return {file.hour for late in blocks[number:] for file in late.decisions}
+            self._files[block.since] = [LakeFile(block.since, name, 0) for name in names]
+        return set()
 
     def _store(self, derived: Derived, block: _Block) -> list[str]:
         """Judge the decisions of a block, and store them; returns the names of the files."""

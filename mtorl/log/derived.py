@@ -23,6 +23,7 @@ from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 PAST = "past"
 _KEPT_SECONDS = 2 * 3600.0  # for which a query may read files that are superseded
 _DAY = timedelta(days=1)
+_NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet")
 
 
 class Derived:
@@ -38,7 +39,7 @@ class Derived:
         self._name = f"{zone}/{re.sub(r'[^a-zA-Z0-9-]', '_', name)}"
         self._folder = f"{self._name}-{_digest(settings)}"
         self._token = secrets.token_hex(4)
-        self._every = lake.derived(zone)
+        self._every = [file for file in lake.derived(zone) if _NAME.fullmatch(file.name)]
         self._there: dict[tuple[datetime, str], dict[str, list[LakeFile]]] = defaultdict(lambda: defaultdict(list))
         for file in self._every:
             if _folder_of(file) == self._folder:

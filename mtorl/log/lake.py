@@ -136,6 +136,19 @@ class Lake:
         lake._fixed |= {f"{_ARRIVED}/{kind}s": self.arrived(kind) if arrived else [] for kind in kinds}
         return lake
 
+    def lost(self) -> set[str]:
+        """Names of files of `fixed` that were deleted meanwhile: a user in them was forgotten, or they were too old.
+
+        What was made of them goes, too. A removal deletes records first, and then what it finds made of them.
+        """
+        folders = self._fixed or {}
+        there = {
+            info.path
+            for folder in folders
+            for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+        }
+        return {file.name for files in folders.values() for file in files} - there
+
     def __bool__(self) -> bool:
         """Whether it holds any decision."""
         return bool(self.arrived("decision") or self.closed("decision"))

@@ -15,12 +15,14 @@ import pytest
 
 from features.collect import stored_rows
 from features.collect.compact import compact
-from features.collect.removal import drop_hours, forget_in_bucket, remove_again
+from features.collect.removal import drop_hours, forget_in_bucket, remove_again, remove_users
 from features.collect.report import Learnable
 from features.collect.stored_rows import Decided
 from features.collect.training_log import Decisions, add_decisions, learnable
+from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake
 from mtorl.log.opportunities import OPPORTUNITIES_FILE
+from mtorl.log.records import unit_hash
 from mtorl.log.touchpoints import LOG_FILE
 from tests.features.collect.decision_logs import SPEC, START, add, decision, outcome
 from tests.features.collect.test_rules import NOTHING, data_folder
@@ -174,20 +176,37 @@ def test_a_lake_that_can_not_be_written_is_read(tmp_path: Path, monkeypatch: pyt
 def test_a_user_who_is_forgotten_while_rows_are_stored_is_not_in_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = add(tmp_path / "lake", *of_day(0, random.Random(3)))
+    """Also if the note was there before, and the removal of an hour that is too old meanwhile."""
+    place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
     put, now = Lake.put, START + 2 * DAY
+    lake.forget({"u3"}, now - DAY)
+    begun: list[str] = []
 
     def forgetting(self: Lake, file: Path, name: str) -> None:
-        put(self, file, name)
-        if name.startswith("judged") and not lake.forgotten():
-            forget_in_bucket(Lake.open(place), {"u3"}, now)
-            put(self, file, name)  # the writer was slower
+        if name.startswith("judged"):
+            begun.append(name)
+            if len(begun) == 1:
+                remove_users(Lake.open(place), Forgotten({unit_hash("u3"): now}))
+            if len(begun) == 2:
+                drop_hours(Lake.open(place), START)
+        put(self, file, name)  # the writer is slower
 
     monkeypatch.setattr(Lake, "put", forgetting)
     assert "u3" not in set(read(place, tmp_path / "data")[1]["user_id"])
     assert not with_user(place, "u3") and with_user(place, "u4")
+    (left,) = lake.derived("judged")
+    assert len(begun) == 3 and left.hour == START
+
+
+def test_files_of_other_names_are_left_alone(tmp_path: Path) -> None:
+    place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
+    compact(Lake.open(place), START + 2 * DAY)
+    expected = learnable(place, SPEC)
+    (file,) = Lake.open(place).derived("judged")
+    shutil.copy(place / file.name, (place / file.name).with_name("copy of it.parquet"))
+    assert learnable(place, SPEC) == expected
 
 
 def with_user(place: Path, user: str) -> list[str]:
@@ -195,23 +214,31 @@ def with_user(place: Path, user: str) -> list[str]:
     return [file.name for file in files if user in set(pd.read_parquet(place / file.name)["user_id"])]
 
 
-@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize(("user", "left"), [("u1", 14), ("u3", 13), ("u4", 4)])
 def test_other_rows_stay_when_a_user_is_forgotten(
-    is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless a refusal of the user stood for later ones."""
-    gone = {"budget_exhausted": True, "refused_until": (START + DAY).isoformat(), **NOTHING}
-    decisions = [decision(f"d{i}", i, user_id=f"u{i % 5}", **(gone if i in (3, 4) else {})) for i in range(20)]
+    """Unless a refusal of the user stood for later ones, or ended the time without money."""
+    gone = {3: START + timedelta(minutes=8), 4: START + DAY}
+    decisions = [
+        decision(
+            f"d{i}",
+            i,
+            user_id=f"u{i % 5}",
+            **({"budget_exhausted": True, "refused_until": gone[i].isoformat(), **NOTHING} if i in gone else {}),
+        )
+        for i in range(20)
+    ]
     place = add(tmp_path / "lake", decisions)
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
     before = read(place, tmp_path / "data")
     counts = judged(monkeypatch)
-    forget_in_bucket(lake, {"u3" if is_refused else "u1"}, START + DAY)
+    forget_in_bucket(lake, {user}, START + DAY)
     after = read(place, tmp_path / "data")
     same(after, anew(place, tmp_path / "anew"))
-    assert counts[:-1] == ([16] if is_refused else []), "and what `anew` has judged"
-    assert before[2].left_out == {"budget_gone": 17} and after[2].left_out == {"budget_gone": 13 if is_refused else 14}
+    assert counts[:-1] == ([] if user == "u1" else [16]), "and what `anew` has judged"
+    assert before[2].left_out == {"budget_gone": 17} and after[2].left_out == {"budget_gone": left}
 
 
 def test_a_forgotten_user_leaves_stored_rows_also_those_of_a_writer_that_was_killed(tmp_path: Path) -> None:
