@@ -136,8 +136,10 @@ class RedisLedger(Ledger):
                     calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
             if self._slices:
                 self._slices.recall()  # limits follow what is spent
-                calls += [self._call(*of) for of in self._slices.defined(calls[-1][1])]
             self._each("define", calls)
+            if self._slices:
+                self._slices.recall()  # and what was leased meanwhile, by the previous limits, is not spent
+                self._each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
             self.server.load("reserve")  # the first decision need not wait for it
 
     def _make(self) -> None:
@@ -230,16 +232,21 @@ class RedisLedger(Ledger):
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         # Redis itself forgets what was finished long ago.
-        total = 0
+        total, fault = 0, None
         with self.server.errors():
             self.server.checked = False  # the server may have been restarted with other settings
             latest = self._jumps.before(self.now(), ttl)
             for prefix in self.server.groups:
-                while count := min(_BATCH, most - total):
-                    expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
-                    total += expired
-                    if expired < count:
-                        break
+                try:
+                    while count := min(_BATCH, most - total):
+                        expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
+                        total += expired
+                        if expired < count:
+                            break
+                except RedisError as error:  # the other nodes' reservations expire
+                    fault = error
+            if fault is not None and not total:
+                raise fault
         return total
 
     @override

@@ -5,8 +5,8 @@ Keys of a group have one hash tag, so they lie on one node, and a script may use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from hashlib import sha1
 from itertools import count
@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import ConnectionError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 from redis.retry import Retry
 
 from mtorl.log.decision_ids import CAMPAIGN_SLOTS
@@ -70,26 +70,23 @@ class RedisServer:
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run a script for each call, in one round trip to each node; gives answers or errors."""
-        (_, digest), answers = _script(name), list[Any]()
-        for _ in range(2):
+        (text, digest), answers = _script(name), list[Any]()
+        for script in (("EVALSHA", digest), ("EVAL", text)):  # the text if a node was started again; it may be repeated
             with self.client.pipeline(transaction=False) as pipeline:
                 for keys, arguments in calls:
-                    pipeline.execute_command("EVALSHA", digest, len(keys), *keys, *arguments, **self._node_of(keys))
+                    pipeline.execute_command(*script, len(keys), *keys, *arguments, **self._node_of(keys))
                 answers = pipeline.execute(raise_on_error=False)
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
-            self.load(name)  # a node was started again; a script may be repeated
         return answers
 
     def run(self, name: str, call: Call) -> Any:
         """Run a script; raises the client's errors."""
-        keys, arguments = call
-        command = ("EVALSHA", _script(name)[1], len(keys), *keys, *arguments)
+        (keys, arguments), (text, digest), node = call, _script(name), self._node_of(call[0])
         try:
-            return self.client.execute_command(*command, **self._node_of(keys))
+            return self.client.execute_command("EVALSHA", digest, len(keys), *keys, *arguments, **node)
         except NoScriptError:
-            self.load(name)
-            return self.client.execute_command(*command, **self._node_of(keys))
+            return self.client.execute_command("EVAL", text, len(keys), *keys, *arguments, **node)
 
     def _node_of(self, keys: Sequence[str]) -> dict[str, Any]:
         """Where to send a script: the client of a cluster asks a node for its keys otherwise, for each call."""
@@ -112,14 +109,14 @@ class RedisServer:
         return float(seconds + micros / 1e6)
 
     def memory(self) -> list[dict[str, Any]]:
-        """Of each node with data."""
-        return self._each_node(lambda client: client.info("memory"))
+        """Of each node with data that answers."""
+        return self._each_node("memory")
 
     def check(self) -> None:
         """Raise LedgerUnavailable unless each node keeps its data."""
         if self.checked:
             return
-        if not all(of["aof_enabled"] for of in self._each_node(lambda client: client.info("persistence"))):
+        if not all(of["aof_enabled"] for of in self._each_node("persistence")):
             raise LedgerUnavailable(
                 f"{self.name}: a restart of this Redis would forget what is spent; set 'appendonly yes' (and "
                 "'appendfsync always') in redis.conf"
@@ -132,10 +129,14 @@ class RedisServer:
                 )
         self.checked = True
 
-    def _each_node(self, ask: Callable[[Any], Any]) -> list[Any]:
+    def _each_node(self, section: str) -> list[dict[str, Any]]:
         if not self.cluster:
-            return [ask(self.client)]
-        return [ask(self.client.get_redis_connection(node)) for node in self.client.get_primaries()]
+            return [self.client.info(section)]
+        found = []
+        for node in self.client.get_primaries():
+            with suppress(ConnectionError, TimeoutError):  # one that is away fails its own campaigns, and no others
+                found.append(self.client.get_redis_connection(node).info(section))
+        return found
 
     @contextmanager
     def errors(self) -> Iterator[None]:

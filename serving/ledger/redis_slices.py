@@ -13,6 +13,7 @@ or their period is over.
 
 from __future__ import annotations
 
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,7 +70,8 @@ class Slices:
     def recall(self) -> None:
         """Take back what the slices of all groups have left."""
         self._recalled = time.monotonic()
-        for group in self._groups:
+        # In any order: a group that is away ends a recall, and the next ones get to all others.
+        for group in random.sample(self._groups, len(self._groups)):
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

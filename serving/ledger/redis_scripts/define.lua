@@ -27,8 +27,14 @@ for i = 6, #ARGV, 7 do
   local account, all_arms, cap, start, until_, zone, parts = unpack(ARGV, i, i + 6)
   local name, period = string.match(account, '^(.*),(%a+)$')
   local a, all = accounts[account], account ~= all_arms and accounts[all_arms]
-  start = start_after(a and a.start or '0', a and a.until_ or '0', start, period)
-  if all and all.in_force == '1' then start = all.start else all = nil end -- the parts of a budget keep one calendar
+  local began, ends = a and a.start or '0', a and a.until_ or '0'
+  if tonumber(ends) > present() and tonumber(start) >= tonumber(ends) then until_ = ends end -- the caller's clock is ahead
+  start = start_after(began, ends, start, period)
+  if all and all.in_force == '1' then -- the parts of a budget keep one calendar
+    start, until_ = all.start, all.until_
+  else
+    all = nil
+  end
   if not a then
     local field = fields[name] or { campaign = ARGV[4], name = name }
     a = { period = period, drawn = '0', start = start, cap = tonumber(cap), spent = 0, reserved = 0, field = field }

@@ -21,7 +21,7 @@ from serving.ledger import Account, Ledger, LedgerUnavailable, SqliteLedger, loc
 from serving.local.ports import free_ports
 from tests.redis_server import redis_server
 from tests.repository import ROOT
-from tests.serving.ledgers import Place, balance
+from tests.serving.ledgers import NOON, Place, balance
 from tests.serving.router_fixtures import write_settings
 
 ACCOUNTS = [Account("a", "*", "*", 10.0)]
@@ -305,3 +305,21 @@ def test_a_url_that_is_none(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         open_ledger(url, 1.0)
     assert "s3" not in "".join(traceback.format_exception(caught.value)).split("ValueError")[-1]
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster"])
+def test_a_router_whose_time_is_ahead_at_midnight_makes_no_day_longer(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(kind, tmp_path, request.getfixturevalue(f"lasting_{kind}"))
+    ledger: Any = place.open()
+    accounts = [Account(arm, "*", "*", 1.0, "day") for arm in "*a"]
+    ledger.define(accounts)
+    place.clock.now = NOON + 12 * 3600 - 1
+    assert ledger.reserve("r1", "a", "c", "x", 1.0)
+    with monkeypatch.context() as patch:  # the nodes of a cluster have clocks of their own
+        patch.setattr(ledger, "now", lambda: place.clock.now + 2)
+        ledger.define([*accounts, Account("b", "*", "*", 1.0, "day")])
+    assert not ledger.reserve("r2", "a", "c", "x", 0.5)
+    place.clock.now += 2
+    assert ledger.reserve("r3", "a", "c", "x", 0.5) and {b.start for b in ledger.balances()} == {int(NOON) + 43_200}

@@ -20,6 +20,7 @@ from serving.ledger.location import RedisLocation
 from serving.ledger.pacing_store import Prices
 from serving.ledger.redis_ledger import RedisLedger
 from serving.ledger.redis_server import RedisServer
+from tests.redis_server import redis_cluster
 from tests.serving.ledgers import Place
 from tests.serving.router_fixtures import Harness, instance, with_router
 
@@ -150,6 +151,53 @@ def test_a_node_that_returns_without_its_keys_grants_no_fresh_budget(tmp_path: P
             router.define([Account(arm, c, "*", LIMIT) for arm in "*a" for c in ("*", "c")])
         with pytest.raises(LedgerUnavailable, match="LOST"):
             router.reserve("r2", "a", "c", "x", 0.3)
+
+
+@pytest.mark.integration
+def test_a_lowered_budget_binds_what_is_leased_meanwhile(tmp_path: Path, lasting_cluster: int) -> None:
+    place = Place("cluster", tmp_path, lasting_cluster)
+    one, other = place.open(), place.open()
+    one.define([Account(arm, "*", "*", 16.0) for arm in "*a"])
+    slices: Any = one._slices  # type: ignore[attr-defined]
+    recall, leases = slices.recall, [True]
+
+    def recall_and_lease() -> None:
+        recall()
+        if leases:
+            leases.pop()
+            assert other.reserve("r0", "a", "c1", "x", 0.1)
+
+    slices.recall = recall_and_lease
+    one.define([Account(arm, "*", "*", 0.3) for arm in "*a"])
+    assert sum(other.reserve(f"r{i}", "a", "c1", "x", 0.1) for i in range(1, 9)) == 2
+
+
+@pytest.mark.integration
+def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> None:
+    with redis_cluster(tmp_path, appendonly="yes", appendfsync="no", cluster_require_full_coverage="no") as ports:
+        place = Place("cluster", tmp_path, ports[0])
+        made: Any = RedisLedger(RedisLocation.parse(place.where), None, 5.0)
+        names = [f"c{i}" for i in range(40)]
+        made.define([Account(arm, c, "*", 1.0) for arm in "*a" for c in names])
+
+        def reserve(campaign: str) -> bool:
+            return bool(made.reserve(decision_id("u", "0" * 8, campaign=campaign), "a", campaign, "x", 0.1))
+
+        assert all(map(reserve, names))
+        made._slices.recall()
+        with place.client() as client:
+            away, *_, alive = (client.get_redis_connection(node) for node in client.get_primaries())
+            on = {c: client.get_node_from_key(made._group(c)).port for c in names}
+        port = away.get_connection_kwargs()["port"]
+        away.shutdown(nosave=True)
+        alive.script_flush()  # that node was started again
+        for c in names:
+            if on[c] == port:
+                with pytest.raises(LedgerUnavailable):
+                    reserve(c)
+        live = [c for c in names if on[c] != port]
+        assert made.expire(0) == len(live)
+        assert live and all(map(reserve, live))
 
 
 @pytest.mark.integration
