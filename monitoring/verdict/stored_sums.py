@@ -100,7 +100,12 @@ def counted_users(
             db.execute(f"CREATE OR REPLACE TABLE named AS {_each_once('named')}")
             yield count_decisions(db, log, experiment)
         else:
-            yield _Sums(db, log, experiment, tuple(kinds), Path(scratch)).load()
+            sums = _Sums(db, log, experiment, tuple(kinds), Path(scratch))
+            try:
+                counted = sums.load()
+            finally:
+                sums.delete_lost()
+            yield counted
 
 
 @dataclass
@@ -120,7 +125,7 @@ class _Sums:
 
     def load(self) -> CountedDecisions:
         """Make the tables, and store what the lake lacks."""
-        db, lake, forgotten = self.db, self.log.lake, self.log.lake.forgotten()
+        db = self.db
         recent, hours, begins = self._hours()
         for part in _parts([hour for hour in hours if not self._stored_before(hour.key)]):
             self._reduce(part, keep=True)
@@ -140,13 +145,16 @@ class _Sums:
             db.execute(
                 f"CREATE VIEW user_sum AS FROM user_row UNION ALL BY NAME FROM {self._rows('user_sum', [users])}"
             )
-        if lake.forgotten() != forgotten:  # the next look takes what is left
-            for name in self._stored.values():
-                with suppress(FileNotFoundError):
-                    lake.files.delete_file(name)
         if self._can_store:
             self._derived.supersede({file for key in (*past, *used) for file in self._stored_before(key)})
         return counted
+
+    def delete_lost(self) -> None:
+        """Delete what was stored if records that were read are gone; the next look stores what is left."""
+        if self._stored and self.log.lake.lost():
+            for name in self._stored.values():
+                with suppress(FileNotFoundError):
+                    self.log.lake.files.delete_file(name)
 
     @cached_property
     def _derived(self) -> Derived:

@@ -81,7 +81,7 @@ class Derived:
 
 def is_of_past(file: LakeFile) -> bool:
     """Whether a file is of all hours until its own."""
-    return _parts_of(file)[-2].startswith(PAST)
+    return f"-{PAST}" in file.name.rpartition("/")[2]
 
 
 def _age(file: LakeFile, now: datetime) -> timedelta:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.collect.compact import compact
-from features.collect.removal import drop_hours, forget_in_bucket
+from features.collect.removal import drop_hours, forget_in_bucket, remove_users
 from monitoring.decision_log import DecisionLog
 from monitoring.verdict import stored_sums
 from monitoring.verdict.experiment_users import Users, experiment_users
 from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.derived import is_of_past
+from mtorl.log.forgotten import Forgotten
 from mtorl.log.lake import Lake, LakeFile
 from mtorl.log.records import unit_hash
+from mtorl.log.touchpoints import LogError
 from tests.lakes import upload
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log
@@ -212,16 +215,31 @@ def test_sums_leave_with_their_hours(lake: Lake) -> None:
     assert {file.hour for file in lake.derived("sums")}.isdisjoint({FIRST, FIRST + HOUR})
 
 
-def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake) -> None:
-    put = Lake.put
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_user_who_is_forgotten_during_a_look_is_not_kept(lake: Lake, fails: bool) -> None:
+    """Also if the note was there before, and if the look fails later."""
+    put, now = Lake.put, FIRST + 10 * HOUR
+    lake.forget(["u1"], now)
 
     def forgetting(self: Lake, file: Path, name: str) -> None:
-        put(self, file, name)
         if name.startswith("sums"):
-            lake.forget(["u1"], FIRST + 10 * HOUR)
+            remove_users(lake, Forgotten({unit_hash("u1"): now}))
+            if fails and lake.derived("sums"):
+                raise LogError("a fault")
+        put(self, file, name)
 
-    with patch.object(Lake, "put", forgetting):
+    with patch.object(Lake, "put", forgetting), suppress(LogError):
         _look(lake)
+    assert lake.derived("sums") == []
+
+
+def test_files_of_other_names_are_left_alone(lake: Lake) -> None:
+    before = _clicks(lake)
+    assert lake.folder is not None
+    file = lake.folder / lake.derived("sums")[0].name
+    (file.parent / "copy.parquet").write_bytes(file.read_bytes())
+    assert _clicks(lake) == before
+    forget_in_bucket(lake, ["u1"], FIRST + 10 * HOUR)
     assert lake.derived("sums") == []
 
 
