@@ -37,6 +37,7 @@ _LARGEST_QUEUE = 20_000  # appends that wait for a disk that hangs; more are ref
 _MOST_OWED = 20_000  # records, some 25 MB
 _OWED_SECONDS = 1.0  # without traffic, until the disk is asked again whether it takes records
 _LITTLE_ROOM = 0.2  # of the quota: the alert MtorlSpoolNearlyFull is about the same
+KEPT_FREE = 128 * 1024  # bytes of the disk: positions must fit, or what is shipped could not be deleted
 MAX_BYTES = 10 * 1024**3
 
 
@@ -206,9 +207,9 @@ class Spool:
         return self._at_start + self._written - self._deleted
 
     def room(self) -> int:
-        """Bytes that the folder may still grow by: those left of the quota, or of the disk if that is less."""
+        """Bytes that the log may still grow by: those left of the quota, or of the disk if that is less."""
         disk = os.statvfs(self.folder)
-        return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize))
+        return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
     def state(self, room: int) -> str:
         """The state of the log for people, with so much room left; "ok" if all is well."""
@@ -301,6 +302,8 @@ class Spool:
         try:
             if self.size + wanted > self.max_bytes:
                 raise OSError(errno.EDQUOT, f"the log may not grow beyond {self.max_bytes} bytes")
+            if wanted > self.room():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._writers[kind].append(b"".join(lines))
         except BaseException as error:
             return error
