@@ -11,7 +11,7 @@ which never change. So a stored file is either right or has another name: an hou
 
 - Outcomes of an hour are read when it is closed, for what was spent, and once it may count (`outcome_hours`). Those
   that come later count as late ones, and would make a version of each hour of a week with each compaction: they are
-  read two, four and eight days later.
+  read two, four and eight days later. So are those in time that a router uploads hours late.
 - The past are the days that may count as a whole. A user has one row for all of its cells that count alike: those of
   one stage and arm. So a look reads a row a user, and those of the last days. Another day, or another judgement of
   the past (by new weights or models), makes both files anew from those of the hours.
@@ -189,20 +189,21 @@ class _Sums:
         def may_count(hour: datetime) -> bool:
             return hours is None or hour + matures <= now + _CLOCKS
 
-        begins = (now - HOUR - matures - _COMPACTED).replace(hour=0, minute=0, second=0, microsecond=0)
+        # What came until then is in closed hours; while no compaction runs, that stands still.
+        compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
+        begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
+
+        def has_begun_to_count(hour: datetime) -> bool:
+            return may_count(hour) and hour + HOUR + matures > compacted
 
         def age(hour: datetime) -> int:
-            if hours is None or (may_count(hour) and hour + HOUR + matures + _COMPACTED > now):
+            if hours is None or has_begun_to_count(hour):
                 return 0
             return _age_of_outcomes(begins - hour) if may_count(hour) else -1
 
         open_hours = _hours_in(self.db, arrived)
         if hours is not None:
-            open_hours |= {
-                hour
-                for hour in _hours_in(self.db, arrived_outcomes)
-                if may_count(hour) and hour + HOUR + matures + _COMPACTED > now
-            }
+            open_hours |= set(filter(has_begun_to_count, _hours_in(self.db, arrived_outcomes)))
         closed = [
             _Hour(hour, tuple(files), tuple(outcomes.get(hour, ())), age(hour))
             for hour, files in sorted(decisions.items())

@@ -152,6 +152,23 @@ def test_an_outcome_in_time_counts_before_it_is_compacted(lake: Lake) -> None:
     assert _clicks(lake) == (before[0] + 1, 0)
 
 
+def test_outcomes_in_time_count_also_while_and_after_no_compaction_runs(tmp_path: Path) -> None:
+    """Each decision has a click in time, which comes two hours later."""
+    lake, log = Lake.open(tmp_path), _records(range(30))
+    for hour in range(30):
+        came = Log()
+        begin, end = ((FIRST + each * HOUR).isoformat() for each in (hour, hour + 1))
+        came.decisions = [one for one in log.decisions if begin <= one["event_time"] < end]
+        came.outcomes = [one for one in log.outcomes if begin <= one["received_time"] < end]
+        _add(tmp_path, came)
+        if not 12 <= hour < 20:
+            compact(lake, FIRST + (hour + 1.2) * HOUR)
+        if hour > 9:
+            found = _look(lake)
+            counts = [sum(found.of(arm, ((of, 1.0),)) for arm in found.arms) for of in ("decisions", "plain:click")]
+            assert counts[0] == counts[1] >= 6 * (hour - 4), hour
+
+
 def test_a_user_whom_the_file_names_in_several_hours_counts_once(lake: Lake) -> None:
     """Until the first of them."""
     before = _look(lake)
