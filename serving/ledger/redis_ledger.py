@@ -168,8 +168,10 @@ class RedisLedger(Ledger):
                 answers = self.server.run_all("reserve", calls)  # a script may be repeated
             for i, answer in enumerate(answers):
                 if type(answer) is int and answer == TOO_LITTLE and self._slices:
+                    _, _, group, _, arm, _, channel, amount, _ = calls[i][1]
                     try:
-                        answers[i] = self._slices.reserve(calls[i], partial(self.server.run, "reserve"))
+                        again = partial(self.server.run, "reserve", calls[i])
+                        answers[i] = self._slices.enlarge((group, arm, channel), amount, again)
                     except RedisError as error:
                         answers[i] = error
         answered = iter(answers)
@@ -214,15 +216,30 @@ class RedisLedger(Ledger):
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
         told = [(cost.reservation_id, money.cost(cost.actual), _text(cost.event)) for cost in costs]
         with self.server.errors():
-            calls = [self._call(self._group_of(cost[0]), [], *cost, int(SETTLED_SECONDS)) for cost in told]
+            last = "" if self._slices else "last"
+            calls = [self._call(self._group_of(cost[0]), [], *cost, int(SETTLED_SECONDS), last) for cost in told]
             answers = self.server.run_all("settle", calls)
-            for answer in answers:
+            for i, answer in enumerate(answers):
                 if isinstance(answer, Exception):
                     raise answer
+                if self._slices and answer and answer[0] == TOO_LITTLE:
+                    answers[i] = self._settle_late(self._slices, calls[i], answer)
         return [
             Settlement(*map(money.units, map(int, answer))) if answer else UnknownReservation(cost.reservation_id)
             for cost, answer in zip(costs, answers, strict=True)
         ]
+
+    def _settle_late(self, slices: Slices, call: Call, answer: Any) -> Any:
+        _, arm, channel, missing = answer
+
+        def again() -> Any:
+            answer = self.server.run("settle", call)
+            return answer[0] if answer[0] == TOO_LITTLE else answer
+
+        answer = slices.enlarge((call[1][2], arm, channel), int(missing), again)
+        if answer == TOO_LITTLE:  # charged as far as the slice has room
+            answer = self.server.run("settle", (call[0], [*call[1][:-1], "last"]))
+        return answer
 
     @override
     def cancel(self, reservation_id: str) -> None:

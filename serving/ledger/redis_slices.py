@@ -21,10 +21,10 @@ from dataclasses import replace
 from typing import Any
 
 from serving.ledger.contract import Balance
-from serving.ledger.redis_server import Call, RedisServer
+from serving.ledger.redis_server import RedisServer
 
 TOO_LITTLE = -3
-"""An answer of the script `reserve`: an account of the campaign "*" has too little left."""
+"""An answer of the scripts `reserve` and `settle`: an account of the campaign "*" has too little left."""
 
 _ANY = '"*"'
 _PART = 16  # of what is free in the bank, a sixteenth is leased at once
@@ -50,10 +50,14 @@ class Slices:
         self._recalled = float("-inf")
         self._empty: dict[tuple[str, ...], float] = {}  # when the bank had too little for the last time
 
-    def reserve(self, call: Call, again: Callable[[Call], Any]) -> Any:
-        """Make a reservation for which slices are too small; the answer of the script `reserve`."""
-        _, _, group, _, arm, _, channel, amount, _ = call[1]
-        of, answer = (group, arm, channel), TOO_LITTLE
+    def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
+        """Let slices grow that have too little left for an amount, and run a script again; its answer.
+
+        Args:
+            of: Group, arm and channel.
+            again: Its answer is TOO_LITTLE if a slice still is too small.
+        """
+        answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
             return answer
         for recalls in (False, True):
@@ -61,8 +65,8 @@ class Slices:
                 break
             if recalls:
                 self.recall()
-            self._grow(group, arm, channel, amount)
-            if (answer := again(call)) != TOO_LITTLE:
+            self._grow(*of, amount)
+            if (answer := again()) != TOO_LITTLE:
                 return answer
         self._empty[of] = time.monotonic()
         return answer

@@ -1,6 +1,8 @@
 -- Turns a reservation into spend.
--- ARGV     4 the reservation's id; 5 the cost; 6 the event that told the cost; 7 seconds for which it is remembered
--- Returns  what is charged, and what is excess, in all; nothing for a reservation that never was
+-- ARGV     4 the reservation's id; 5 the cost; 6 the event that told the cost; 7 seconds for which it is remembered; 8 'last', or
+--          '': what accounts have too little left for is not excess yet
+-- Returns  what is charged, and what is excess, in all; nothing for a reservation that never was; or -3, arm, channel, and the
+--          amount for which an account has too little left
 
 local id, event, seconds, cost = ARGV[4], ARGV[6], ARGV[7], tonumber(ARGV[5])
 local r = find(id)
@@ -17,7 +19,9 @@ end
 if r.state == 'c' then r.amount = 0 end -- nothing is set aside for it any more
 local more = math.min(cost, r.amount - r.charged)
 if r.state ~= 'o' then -- what the accounts have left pays for it
+  local wanted = more
   for _, a in ipairs(accounts) do more = math.max(0, math.min(more, a.cap - a.spent - a.reserved)) end
+  if more < wanted and ARGV[8] ~= 'last' then return { -3, r.arm, r.channel, string.format('%d', wanted) } end
 end
 for _, a in ipairs(accounts) do
   a.spent = a.spent + more

@@ -16,6 +16,7 @@ from redis.crc import key_slot
 
 from mtorl.log.decision_ids import campaign_slot, decision_id
 from serving.ledger import Account, Ledger, LedgerUnavailable, Wanted
+from serving.ledger.contract import Settlement
 from serving.ledger.location import RedisLocation
 from serving.ledger.pacing_store import Prices
 from serving.ledger.redis_ledger import RedisLedger
@@ -198,6 +199,22 @@ def test_a_node_that_is_away_fails_its_own_campaigns_alone(tmp_path: Path) -> No
         live = [c for c in names if on[c] != port]
         assert made.expire(0) == len(live)
         assert live and all(map(reserve, live))
+
+
+@pytest.mark.integration
+def test_a_late_cost_is_charged_from_what_the_bank_has_left(tmp_path: Path, lasting_cluster: int) -> None:
+    place = Place("cluster", tmp_path, lasting_cluster)
+    ledger: Any = place.open()
+    ledger.define([Account(arm, "*", "*", 2.0) for arm in "*a"])
+    assert ledger.reserve("r1", "a", "c1", "x", 1.0) and ledger.settle("r1", 0.5, "e1").charged == 0.5
+    ledger._slices.recall()
+    assert ledger.settle("r1", 0.3, "e2") == Settlement(0.8, 0.0)
+    assert ledger.reserve("r2", "a", "c2", "x", 1.0) and ledger.expire(0) == 1
+    ledger._slices.recall()
+    assert ledger.settle("r2", 0.6) == Settlement(0.6, 0.0)
+    assert ledger.settle("r2", 0.6, "e2") == ledger.settle("r2", 0.6, "e2") == Settlement(1.0, 0.2)
+    assert ledger.settle("r1", 0.3, "e3") == Settlement(1.0, 0.1) and ledger.balances()[0].excess == 0.3
+    assert not ledger.reserve("r3", "a", "c3", "x", 0.01)
 
 
 @pytest.mark.integration
