@@ -23,6 +23,7 @@ from features.collect.rules import JUDGED, PLACE, REALISED, decided_query, known
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.derived import Derived
 from mtorl.log.lake import HOUR, Lake, LakeFile, instant, sql_of
+from mtorl.log.records import place_among_copies
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
@@ -109,7 +110,7 @@ class Decided:
         """Find the files and rows of all decisions, and make those that are missing; False: do so again."""
         self.lake = lake
         fresh, blocks = self._blocks()
-        derived = Derived(lake, "judged", self._spec.name, [self._query])
+        derived = Derived(lake, "judged", self._spec.name, [self._query, place_among_copies("decision")])
         self._files = {block.since: derived.files(block.since, block.sources) for block in blocks}
         known = {file for files in self._files.values() for file in files}
         blocks = [block for block in blocks if self.until is None or block.since < self.until + HOUR]

@@ -249,9 +249,11 @@ class _Sums:
                    sum(decisions) AS decisions, sum(exposures) AS exposures, sum(fallbacks) AS fallbacks,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
+        # A day of the west begins in the past, if outcomes count for hours only.
+        since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
-            FROM {self._rows("spent", hours)} GROUP BY ALL"""
+            FROM {self._rows("spent", hours)} GROUP BY arm, campaign_id, channel, {since}"""
         tables["user_sum"] += f" SEMI JOIN {self._rows('named', hours)} USING (unit)"
         return _in_one(tables)
 

@@ -17,6 +17,7 @@ import pytest
 from features.collect.compact import compact
 from features.collect.removal import drop_hours, forget_in_bucket, remove_users
 from monitoring.decision_log import DecisionLog
+from monitoring.experiments.traffic import spend_of
 from monitoring.verdict import stored_sums
 from monitoring.verdict.experiment_users import Users, experiment_users
 from monitoring.verdict.verdict import CLICK
@@ -316,3 +317,20 @@ def test_forgetting_a_user_removes_the_past(past: Lake) -> None:
     _look(past)
     forget_in_bucket(past, ["u1"], FIRST + 10 * HOUR)
     assert not [file for file in past.derived("sums") if is_of_past(file)]
+
+
+def test_money_of_the_past_is_of_a_day_that_began_in_it(past: Lake) -> None:
+    """In Los Angeles, the day begins at 8:00 UTC."""
+    assert past.folder is not None
+    costs = Log()
+    for hour in range(30):
+        costs.outcomes += [{**row, "kind": "cost"} for row in _click(hour, 0, HOUR, f"cost-{hour}").outcomes]
+    _add(past.folder, costs)
+    compact(past, FIRST + 32 * HOUR)
+    budget = {"campaign": "*", "channel": "*", "amount": 1e3, "period": "day", "timezone": "America/Los_Angeles"}
+    experiment = Experiment.from_dict(
+        {**CONTENT, "metrics": {**CONTENT["metrics"], "outcome_hours": 3.0}, "budgets": [budget]}
+    )
+    with experiment_users(DecisionLog.of(past), experiment, CLICK) as read:
+        spent = {of["arm"]: of["spent"] for of in spend_of(read.db, experiment, (FIRST + 30 * HOUR).timestamp())}
+    assert spent["*"] == 22
