@@ -1,6 +1,6 @@
 """Slices of the bank's budgets, on a cluster: a group draws on its slice as on an account, in one script of one node.
 
-The sum of the slices never exceeds the budget, whatever fails in between:
+The sum of the slices never exceeds the budget, also if a step in between fails:
 
 - A slice grows in the bank first, and then in its group. The bank counts it as reserved.
 - A group takes back what is left of a slice first, and then the bank learns it. That begins an epoch of the slice: a

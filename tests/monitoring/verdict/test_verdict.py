@@ -176,7 +176,7 @@ def test_what_was_asked_before_the_naming_and_again_after_it_counts(tmp_path: Pa
 @settings(max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.sampled_from("st")), min_size=1, max_size=16))
 def test_what_was_decided_before_a_users_first_override_counts_everywhere(asked: list[tuple[str, bool, str]]) -> None:
-    """In the verdict, of the experiment's salt; in a plan whatever the salt."""
+    """Of the salt of the experiment in a verdict, of any salt in a plan."""
     log = Log()
     counted, planned = Counter[str](), Counter[str]()
     named: set[tuple[str, str]] = set()
