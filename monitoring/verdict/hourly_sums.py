@@ -77,6 +77,7 @@ def reduce_hours(
         SELECT hour, date_trunc('minute', decided) AS minute, stage, arm, channel, randomised,
                NOT (withdrawn OR overridden) AND (randomised OR stage = 'shadow' AND arm <> '{HOLDOUT}') AS counts,
                count(*) AS decisions, count_if(expose) AS exposures, count_if(fallback_reason IS NOT NULL) AS fallbacks,
+               count(*) FILTER (fallback_reason = 'ledger') AS unpaid,
                min(decided) AS first, max(decided) AS last, histogram(round(latency_seconds, 3)) AS latencies
         FROM record JOIN setting USING (setting) WHERE salt = $salt GROUP BY ALL""",
         {"salt": experiment.salt},

@@ -6,9 +6,10 @@
 
 The verdict and its breached guardrails are those of the whole ramp (`verdict.py`). An arm's users are those of the
 present stage that count in the verdict: before there are any, no guardrail can be breached. Fallbacks and latency are
-those of its decisions from the stage's first whole minute on, without users whom the file names; latencies, of the last
-nine days (`stored_sums.py`). A change of the stage is no fault of an arm: until the ledger has its accounts, a second
-or two, an arm with new users has no money. In the shadow, which is short, evidence is read from the records.
+those of its decisions at the stage since then, without users whom the file names; latencies, of the last nine days
+(`stored_sums.py`). A change of the stage is no fault of an arm: until the ledger has its accounts, a second or two, an
+arm with new users has no money, so what the ledger refuses in the first minute is none. In the shadow, which is short,
+evidence is read from the records.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def evidence_of(verdict: Mapping[str, Any], arms: Mapping[str, ArmEvidence], ser
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
     """Share of fallbacks, and latency, of each arm at a stage that began at a time; arms without decisions lack."""
     rows = db.execute(
-        """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND minute >= $start),
+        """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND last >= $start),
         latency AS (
             SELECT arm, each.key AS seconds, sum(each.value) AS decisions
             FROM (SELECT arm, unnest(map_entries(latencies)) AS each FROM arm_activity) GROUP BY ALL),
@@ -75,9 +76,13 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
                 SELECT *, sum(decisions) OVER (PARTITION BY arm ORDER BY seconds) AS below,
                        sum(decisions) OVER (PARTITION BY arm) AS decisions_of_arm FROM latency)
             WHERE below >= 0.99 * decisions_of_arm GROUP BY arm)
-        SELECT arm, sum(fallbacks) / sum(decisions), any_value(seconds)
+        SELECT arm, sum(fallbacks - if(first < $followed, unpaid, 0)) / sum(decisions), any_value(seconds)
         FROM arm_activity LEFT JOIN late USING (arm) GROUP BY arm""",
-        {"stage": stage, "start": datetime.fromtimestamp(60 * math.ceil((since + _FOLLOWED_SECONDS) / 60), UTC)},
+        {
+            "stage": stage,
+            "start": datetime.fromtimestamp(since, UTC),
+            "followed": datetime.fromtimestamp(since + _FOLLOWED_SECONDS, UTC),
+        },
     ).fetchall()
     return {arm: (ratio, math.nan if late is None else late) for arm, ratio, late in rows}
 

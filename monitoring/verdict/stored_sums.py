@@ -247,6 +247,7 @@ class _Sums:
         tables["activity"] = f"""
             SELECT hour, if({is_recent}, minute, hour) AS minute, stage, arm, channel, randomised, counts,
                    sum(decisions) AS decisions, sum(exposures) AS exposures, sum(fallbacks) AS fallbacks,
+                   sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
         # A day of the west begins in the past, if outcomes count for hours only.

@@ -61,10 +61,10 @@ def test_an_arm_is_its_decisions_at_the_stage_since_it_began(tmp_path: Path) -> 
         decided(44, "challenger", 5.0, assignment_probability=1.0),  # nobody drew that
     ]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
-    assert faults(log, at("5%"), -1) == {"incumbent": (0.0, 0.01), "challenger": (0.5, 0.05)}
-    assert faults(log, at("5%"), 1)["challenger"] == (0.5, 0.05)  # of its third and fourth decision
-    assert faults(log, at("5%"), 2)["challenger"] == (1.0, 0.05)
-    assert faults(log, at("25%"), -1) == {}
+    assert faults(log, at("5%"), 0) == {"incumbent": (0.0, 0.01), "challenger": (0.5, 0.05)}
+    assert faults(log, at("5%"), 2)["challenger"] == (0.5, 0.05)  # of its third and fourth decision
+    assert faults(log, at("5%"), 3)["challenger"] == (1.0, 0.05)
+    assert faults(log, at("25%"), 0) == {}
 
 
 def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp_path: Path) -> None:
@@ -74,8 +74,17 @@ def test_that_the_ledger_follows_a_change_of_the_stage_is_no_fault_of_an_arm(tmp
         for number, (reason, seconds) in enumerate(found)
     ]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
-    assert faults(log, at("5%"), 0)["challenger"][0] == pytest.approx(3 / 5)
-    assert faults(log, at("5%"), 58 / 60)["challenger"][0] == pytest.approx(1 / 2)
+    assert faults(log, at("5%"), 0)["challenger"][0] == pytest.approx(3 / 7)
+    assert faults(log, at("5%"), 58 / 60)["challenger"][0] == pytest.approx(1 / 7)
+
+
+@pytest.mark.parametrize(("reason", "ratio"), [("model_error", 1.0), (None, 0.0), ("ledger", 0.0)])
+def test_an_arm_of_a_stage_that_began_seconds_ago_is_there(reason: str | None, ratio: float, tmp_path: Path) -> None:
+    """A laptop's ramp has stages of seconds, and a fault ends a stage in its first minute, too."""
+    decisions = [decided(n, "challenger", (50 + n) / 60, fallback_reason=reason) for n in range(3)]
+    log = DecisionLog.of(write(tmp_path / "log", decisions))
+    found = evidence(log, at("5%"), 50 / 60).arms["challenger"]
+    assert (found.fallback_ratio, found.latency_seconds) == (ratio, 0.01)
 
 
 def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
@@ -85,7 +94,7 @@ def test_who_tries_it_out_is_no_evidence(tmp_path: Path) -> None:
     decisions += [decided(11, "challenger", 2, override=True, assignment_probability=1.0, **own)]
     decisions += [decided(10, "challenger", 3, override=True, assignment_probability=1.0, **own)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
-    assert faults(log, at("5%"), -1) == {"incumbent": (0.0, 0.01), "challenger": (0.0, 0.01)}
+    assert faults(log, at("5%"), 0) == {"incumbent": (0.0, 0.01), "challenger": (0.0, 0.01)}
     shadow: dict[str, Any] = {"stage": "shadow", "assignment_probability": 1.0}
     decisions = [decided(1, "incumbent", 0, **shadow), decided(2, "challenger", 0, override=True, **shadow)]
     log = DecisionLog.of(write(tmp_path / "other", decisions))
