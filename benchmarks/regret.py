@@ -63,7 +63,6 @@ def trained(seed: int, root: Path, settings: Mapping[str, Any]) -> dict[str, Pol
         "source": SIMULATOR,
         "dataset": SIMULATOR,
         "feature_repo": str(root / "features"),
-        "decision_log": "",
         "own_decisions": "",
         "registry": str(root / "registry"),
         "seed": seed,
