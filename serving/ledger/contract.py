@@ -31,8 +31,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
 
-from mtorl.log.times import zone
-from mtorl.policy.periods import PERIODS, Period
+from mtorl.policy.periods import Period
 from serving.ledger.pacing_store import PacingStore
 
 SETTLED_SECONDS = 3_600.0
@@ -52,11 +51,8 @@ class AlreadyReserved(RuntimeError):
     """Another reservation pays for the same request already: this caller must not expose as well."""
 
 
-class UnknownReservation(KeyError):
-    """Settled without ever being reserved: there is no account to charge."""
-
-    def __str__(self) -> str:
-        return f"no reservation {self.args[0]!r}"
+class UnknownReservation(LookupError):
+    """Settled without ever being reserved: there is no account to charge. The text is the id."""
 
 
 Budget = tuple[str, str, Period]
@@ -67,8 +63,7 @@ Budget = tuple[str, str, Period]
 class Account:
     """Money of one arm for a campaign and a channel; "*" matches any. A reservation draws on all that match.
 
-    The same campaign and channel may have an account for each period: 1000 in all, and at most 100 a day. Accounts that
-    differ in their arm only are the parts of one budget.
+    Accounts that differ in their arm only are the parts of one budget.
     """
 
     arm: str
@@ -77,14 +72,6 @@ class Account:
     limit: float
     period: Period = "total"
     timezone: str = "UTC"
-
-    def __post_init__(self) -> None:
-        for name in ("arm", "campaign", "channel"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
-        if self.period not in PERIODS:
-            raise ValueError(f"period: {self.period!r} is not one of {', '.join(PERIODS)}")
-        zone(self.timezone)
 
     @property
     def budget(self) -> Budget:
@@ -120,7 +107,7 @@ class Wanted:
 
 
 class Cost(NamedTuple):
-    """A cost of a reservation, as an event has told it."""
+    """A cost of a reservation, as an event reports it."""
 
     reservation_id: str
     actual: float
@@ -146,14 +133,9 @@ class Room:
 
 
 class Ledger(Protocol):
-    """Calls block; any of them may raise LedgerUnavailable.
+    """Calls block; any of them may raise LedgerUnavailable."""
 
-    Attributes:
-        shared: Whether routers on other machines may hold reservations in it, too.
-        pacing: The lease of the router that paces, and its prices.
-    """
-
-    shared: bool
+    shared: bool  # whether routers on other machines may hold reservations in it, too
     pacing: PacingStore
 
     def identity(self) -> str | None:
@@ -232,14 +214,10 @@ class Ledger(Protocol):
 
 
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
-    """Limit of an arm in the present period, after the parts of its budget have changed.
+    """Limit of an arm in the present period, after the parts of its budget have changed; all amounts in one unit.
 
-    It is never below what the arm has spent and reserved. So the limits of all arms add up to the whole, or to more
-    while an arm still holds reservations beyond its new part; the account of all arms bounds them then.
-
-    Args:
-        part: The arm's limit in a period that begins now, in any unit, as all amounts here.
-        whole: Limit of all arms together, of which they have spent `whole_spent` in this period.
+    `part` is its limit in a period that begins now. The limit is never below what the arm has spent and reserved, so
+    those of all arms may add up to more than the `whole` for a while; the account of all arms bounds them then.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))

@@ -30,7 +30,3 @@ class KnownBalances:
                 self._campaigns = dict(sorted((self._campaigns | changed).items()))
             self._campaigns |= changed
             return [balance for balances in self._campaigns.values() for balance in balances]
-
-    def forget(self) -> None:
-        """Read everything the next time."""
-        self._number, self._campaigns = 0, {}

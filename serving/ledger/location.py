@@ -28,11 +28,7 @@ class RedisLocation:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`.
-
-        Raises:
-            ValueError: The URL is of another form; the message shows no part of it that could be secret.
-        """
+        """Read `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`; a ValueError shows no secret in it."""
         try:
             parts = urlsplit(url)
             port = parts.port or 6379
@@ -42,7 +38,7 @@ class RedisLocation:
             if scheme not in ("redis", "rediss") or kind not in ("", "cluster") or not parts.hostname or parts.fragment:
                 raise ValueError
         except ValueError:  # its message may show what stands where a password would
-            raise ValueError("not a URL of the form redis://host:port/database?name=NAME") from None
+            raise ValueError("not a path or a URL of the form redis://host:port/database?name=NAME") from None
         if parts.password is not None:
             raise ValueError(f"no password in the URL: it belongs into the environment variable {PASSWORD}")
         if set(query) - {"name"}:
@@ -58,8 +54,4 @@ class RedisLocation:
 
 def locate(where: str | Path) -> Path | RedisLocation:
     """Tell a path from the URL of a Redis; raises ValueError if it is neither."""
-    if isinstance(where, Path) or "://" not in where:
-        return Path(where)
-    if where.startswith(("redis://", "rediss://", "redis+cluster://", "rediss+cluster://")):
-        return RedisLocation.parse(where)
-    raise ValueError("expected a path, or a URL that starts with redis:// or rediss://")
+    return Path(where) if isinstance(where, Path) or "://" not in where else RedisLocation.parse(where)

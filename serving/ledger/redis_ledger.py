@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any
 
-from redis.exceptions import RedisError
 from typing_extensions import override
 
 from mtorl.experiment.arm import ALL_ARMS
@@ -77,8 +76,8 @@ class RedisLedger(Ledger):
 
     Args:
         patience: Seconds to wait for a connection, and for an answer, before giving up with LedgerUnavailable.
-        clock: Gives the time in seconds since 1970; else the server's, so that all routers agree.
-        steady: Seconds that go on evenly under any change of the clock; by default the system's, or `clock`.
+        clock: By default the server's, so that all routers agree.
+        steady: Seconds that go on evenly under any change of the clock.
     """
 
     shared = True
@@ -95,6 +94,7 @@ class RedisLedger(Ledger):
         self._jumps = ClockJumps(steady or clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
+        self._general = _keys(server.prefix)[0]  # holds the generation
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: KnownBalances() for prefix in {server.prefix, *server.groups}}
@@ -103,8 +103,7 @@ class RedisLedger(Ledger):
     @override
     def identity(self) -> str | None:
         with self.server.errors():
-            found = self.server.client.hget(_keys(self.server.prefix)[0], "generation")
-        return found.removeprefix(_FORM) if found else None
+            return self.server.client.hget(self._general, "generation")
 
     @override
     def define(self, accounts: Iterable[Account]) -> None:
@@ -113,67 +112,65 @@ class RedisLedger(Ledger):
         of_campaigns: defaultdict[str, list[Account]] = defaultdict(list)
         for account in sorted(limits, key=lambda a: (a.arm != ALL_ARMS, a.arm, a.channel, a.period)):
             of_campaigns[_text(account.campaign)].append(account)
-        with self.server.errors():
-            if self._generation is None:
-                self.server.check()
-                self._make()
-            now = self.now()
-            self._jumps.look(now)
-            known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
-            present, calls = _calendar(now), []
-            # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
-            # always set, so that a ledger which has lost its accounts is found.
-            for campaign in sorted({*of_campaigns, _ANY}.union(*known), key=lambda name: name == _ANY):
-                arguments: list[Any] = []
-                for a in of_campaigns[campaign]:
-                    names = (f"{_text(arm)},{_text(a.channel)},{a.period}" for arm in (a.arm, ALL_ARMS))
-                    start_end = present(a.period, a.timezone)
-                    arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
-                terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
-                terms_digest, prefix = digest(json.dumps(terms)), self._group(json.loads(campaign))
-                if campaign == _ANY or not any(terms_digest == one.get(campaign) for one in known):
-                    keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
-                    calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
-            if self._slices:
-                self._slices.recall()  # limits follow what is spent
-            self._each("define", calls)
-            if self._slices:
-                self._slices.recall()  # and what was leased meanwhile, by the previous limits, is not spent
-                self._each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
-            self.server.load("reserve")  # the first decision need not wait for it
+        if self._generation is None:
+            self.server.check()
+            self._make()
+        now = self.now()
+        self._jumps.look(now)
+        known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
+        present, calls = _calendar(now), []
+        # The campaign "*" comes last: until then, a campaign that has accounts of its own now draws on both. It is
+        # always set, so that a ledger which has lost its accounts is found.
+        for campaign in sorted({*of_campaigns, _ANY}.union(*known), key=lambda name: name == _ANY):
+            arguments: list[Any] = []
+            for a in of_campaigns[campaign]:
+                names = (f"{_text(arm)},{_text(a.channel)},{a.period}" for arm in (a.arm, ALL_ARMS))
+                start_end = present(a.period, a.timezone)
+                arguments += [*names, limits[a], *start_end, a.timezone, divided[a.budget]]
+            terms = [(a.arm, a.channel, a.period, limits[a], a.timezone) for a in of_campaigns[campaign]]
+            terms_digest, prefix = digest(json.dumps(terms)), self._group(json.loads(campaign))
+            if campaign == _ANY or not any(terms_digest == one.get(campaign) for one in known):
+                keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
+                calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
+        if self._slices:
+            self._slices.recall()  # limits follow what is spent
+        self._each("define", calls)
+        if self._slices:
+            self._slices.recall()  # and what was leased meanwhile, by the previous limits, is not spent
+            self._each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
         """Give a new ledger its generation. A group that has none later is a lost one."""
-        first, *_ = _keys(self.server.prefix)
-        self.server.client.hsetnx(first, "generation", _FORM + uuid.uuid4().hex)
-        if self.server.cluster and not self.server.client.hexists(first, "made"):
-            made = self.server.client.hget(first, "generation")
-            for prefix in self.server.groups:
-                self.server.client.hsetnx(_keys(prefix)[0], "generation", made)
-            self.server.client.hset(first, "made", 1)
+        client = self.server.client
+        with self.server.errors():
+            client.hsetnx(self._general, "generation", _FORM + uuid.uuid4().hex)
+            if self.server.cluster and not client.hexists(self._general, "made"):
+                made = client.hget(self._general, "generation")
+                for prefix in self.server.groups:
+                    client.hsetnx(_keys(prefix)[0], "generation", made)
+                client.hset(self._general, "made", 1)
 
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         faults, calls = dict[int, Exception](), []
-        with self.server.errors():
-            for i, reservation in enumerate(wanted):
+        for i, reservation in enumerate(wanted):
+            try:
+                calls.append(self._reservation(reservation))
+            except ValueError as error:
+                faults[i] = error
+        answers = self.server.run_all("reserve", calls)
+        if _PERIOD_OVER in answers:
+            over = [calls[i][1] for i, answer in enumerate(answers) if answer == _PERIOD_OVER]
+            self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], _ANY)})
+            answers = self.server.run_all("reserve", calls)  # a script may be repeated
+        for i, answer in enumerate(answers):
+            if type(answer) is int and answer == TOO_LITTLE and self._slices:
+                _, _, group, _, arm, _, channel, amount, _ = calls[i][1]
                 try:
-                    calls.append(self._reservation(reservation))
-                except ValueError as error:
-                    faults[i] = error
-            answers = self.server.run_all("reserve", calls)
-            if _PERIOD_OVER in answers:
-                over = [calls[i][1] for i, answer in enumerate(answers) if answer == _PERIOD_OVER]
-                self._begin_periods({(of[2], campaign) for of in over for campaign in (of[5], _ANY)})
-                answers = self.server.run_all("reserve", calls)  # a script may be repeated
-            for i, answer in enumerate(answers):
-                if type(answer) is int and answer == TOO_LITTLE and self._slices:
-                    _, _, group, _, arm, _, channel, amount, _ = calls[i][1]
-                    try:
-                        again = partial(self.server.run, "reserve", calls[i])
-                        answers[i] = self._slices.enlarge((group, arm, channel), amount, again)
-                    except RedisError as error:
-                        answers[i] = error
+                    again = partial(self.server.run, "reserve", calls[i])
+                    answers[i] = self._slices.enlarge((group, arm, channel), amount, again)
+                except LedgerUnavailable as error:
+                    answers[i] = error
         answered = iter(answers)
         return [faults[i] if i in faults else self._granted(next(answered)) for i in range(len(wanted))]
 
@@ -199,13 +196,11 @@ class RedisLedger(Ledger):
     def _each(self, name: str, calls: Sequence[Call]) -> None:
         """Run a script for each of many campaigns; decisions get in between."""
         for i in range(0, len(calls), _TOGETHER):
-            for answer in self.server.run_all(name, calls[i : i + _TOGETHER]):
-                if isinstance(answer, Exception):
-                    raise answer
+            self.server.run_each(name, calls[i : i + _TOGETHER])
 
     def _granted(self, answer: Any) -> bool | Exception:
         if isinstance(answer, Exception):
-            return LedgerUnavailable(f"{self.server.name}: {answer}")
+            return answer
         if answer == _PERIOD_OVER:
             return LedgerUnavailable(f"{self.server.name}: a period ended just now")
         if answer == _PAID:
@@ -215,15 +210,12 @@ class RedisLedger(Ledger):
     @override
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
         told = [(cost.reservation_id, money.cost(cost.actual), _text(cost.event)) for cost in costs]
-        with self.server.errors():
-            last = "" if self._slices else "last"
-            calls = [self._call(self._group_of(cost[0]), [], *cost, int(SETTLED_SECONDS), last) for cost in told]
-            answers = self.server.run_all("settle", calls)
-            for i, answer in enumerate(answers):
-                if isinstance(answer, Exception):
-                    raise answer
-                if self._slices and answer and answer[0] == TOO_LITTLE:
-                    answers[i] = self._settle_late(self._slices, calls[i], answer)
+        last = "" if self._slices else "last"
+        calls = [self._call(self._group_of(cost[0]), [], *cost, int(SETTLED_SECONDS), last) for cost in told]
+        answers = self.server.run_each("settle", calls)
+        for i, answer in enumerate(answers):
+            if self._slices and answer and answer[0] == TOO_LITTLE:
+                answers[i] = self._settle_late(self._slices, calls[i], answer)
         return [
             Settlement(*map(money.units, map(int, answer))) if answer else UnknownReservation(cost.reservation_id)
             for cost, answer in zip(costs, answers, strict=True)
@@ -243,27 +235,25 @@ class RedisLedger(Ledger):
 
     @override
     def cancel(self, reservation_id: str) -> None:
-        with self.server.errors():
-            self._run(self._group_of(reservation_id), "cancel", [], reservation_id, int(RETENTION_SECONDS))
+        self._run(self._group_of(reservation_id), "cancel", [], reservation_id, int(RETENTION_SECONDS))
 
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
         # Redis itself forgets what was finished long ago.
         total, fault = 0, None
-        with self.server.errors():
-            self.server.checked = False  # the server may have been restarted with other settings
-            latest = self._jumps.before(self.now(), ttl)
-            for prefix in self.server.groups:
-                try:
-                    while count := min(_BATCH, most - total):
-                        expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
-                        total += expired
-                        if expired < count:
-                            break
-                except RedisError as error:  # the other nodes' reservations expire
-                    fault = error
-            if fault is not None and not total:
-                raise fault
+        self.server.checked = False  # the server may have been restarted with other settings
+        latest = self._jumps.before(self.now(), ttl)
+        for prefix in self.server.groups:
+            try:
+                while count := min(_BATCH, most - total):
+                    expired = self._run(prefix, "expire", [], latest, count, int(RETENTION_SECONDS))
+                    total += expired
+                    if expired < count:
+                        break
+            except LedgerUnavailable as error:  # the other nodes' reservations expire
+                fault = error
+        if fault is not None and not total:
+            raise fault
         return total
 
     @override
@@ -274,35 +264,31 @@ class RedisLedger(Ledger):
 
     def _changes(self, seen: int, prefix: str) -> Changes:
         found: dict[str, list[Balance]] = {}
-        with self.server.errors():
-            while True:
-                now, number, rows = self._run(prefix, "changes", [], seen, _BATCH)
-                seen = int(number)
-                for campaign, fields in zip(rows[::2], rows[1::2], strict=True):
-                    balances, self._until[prefix, campaign] = _balances(campaign, fields)
-                    found[json.loads(campaign)] = balances
-                if len(rows) == 2 * _BATCH:
-                    continue
-                due = [of for of, until in self._until.items() if until <= float(now) and of[0] == prefix]
-                if not due:
-                    return seen, found
-                self._begin_periods(due)
+        while True:
+            now, number, rows = self._run(prefix, "changes", [], seen, _BATCH)
+            seen = int(number)
+            for campaign, fields in zip(rows[::2], rows[1::2], strict=True):
+                balances, self._until[prefix, campaign] = _balances(campaign, fields)
+                found[json.loads(campaign)] = balances
+            if len(rows) == 2 * _BATCH:
+                continue
+            due = [of for of, until in self._until.items() if until <= float(now) and of[0] == prefix]
+            if not due:
+                return seen, found
+            self._begin_periods(due)
 
     @override
     def now(self) -> float:
-        with self.server.errors():
-            return self.server.now() if self._clock is None else self._clock()
+        return self.server.now() if self._clock is None else self._clock()
 
     @override
     def open_reservations(self) -> list[str]:
-        with self.server.errors():
-            return [name for prefix in self.server.groups for name in self._run(prefix, "open", [])]
+        return [name for prefix in self.server.groups for name in self._run(prefix, "open", [])]
 
     @override
     def room(self) -> Room | None:
         """Of the memory of the fullest server; what its disk has left is known to its machine alone."""
-        with self.server.errors():
-            found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.memory()]
+        found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.memory()]
         rooms = [Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
 
@@ -337,7 +323,7 @@ class RedisLedger(Ledger):
         """The generation of the first call: not the present one."""
         self.server.check()
         if self._generation is None:
-            found = self.server.client.hget(_keys(self.server.prefix)[0], "generation")
+            found = self.identity()
             if found is None:
                 raise LedgerUnavailable(f"{self.server.name}: has no accounts yet")
             if not found.startswith(_FORM):

@@ -29,8 +29,7 @@ class RedisPacing(PacingStore):
     @override
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:
         seen = "" if silent is None else f"{silent.number} {silent.renewed} {silent.holder}"
-        with self._server.errors():
-            held, version = self._server.run("pacing_lease", ([self._lease, self._prices], [owner, seen]))
+        held, version = self._server.run("pacing_lease", ([self._lease, self._prices], [owner, seen]))
         number, renewed, holder = held.split(" ", 2)
         return Lease(holder, int(number), int(renewed), int(version))
 
@@ -41,8 +40,7 @@ class RedisPacing(PacingStore):
         arguments = [lease.number, self._digest, prices.names, b64encode(prices.values).decode()]
         for account, state in states.items():
             arguments += (account, state)
-        with self._server.errors():
-            return bool(self._server.run("pacing_publish", ([self._lease, self._states, self._prices], arguments)))
+        return bool(self._server.run("pacing_publish", ([self._lease, self._states, self._prices], arguments)))
 
     @override
     def prices(self) -> tuple[int, Prices]:
@@ -57,12 +55,12 @@ class RedisPacing(PacingStore):
 
     @override
     def states(self) -> dict[str, str]:
-        with self._server.errors():
-            return dict(self._server.client.hgetall(self._states))
+        (states,) = self._server.hashes([self._states])
+        return states
 
     @override
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
-        with self._server.errors(), self._server.client.pipeline(transaction=False) as pipeline:
+        with self._server.pipeline() as pipeline:
             for account, number in opportunities.items():
                 pipeline.hincrby(self._opportunities, account, number)
             if gains:
@@ -72,10 +70,7 @@ class RedisPacing(PacingStore):
 
     @override
     def reports(self) -> tuple[dict[str, int], dict[str, float]]:
-        with self._server.errors(), self._server.client.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(self._opportunities)
-            pipeline.hgetall(self._gains)
-            opportunities, gains = pipeline.execute()
+        opportunities, gains = self._server.hashes([self._opportunities, self._gains])
         return (
             {account: int(number) for account, number in opportunities.items()},
             {campaign: float(gain) for campaign, gain in gains.items()},

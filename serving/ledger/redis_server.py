@@ -34,20 +34,14 @@ _BEGINS_WITH = {  # files, after `common`
 
 
 class RedisServer:
-    """Connects at the first call.
-
-    Attributes:
-        prefix: What the keys of the first group begin with. On one Redis it is the only group.
-        groups: Prefixes of the groups that have campaigns.
-    """
+    """Connects at the first call; any call may raise LedgerUnavailable."""
 
     def __init__(self, location: RedisLocation, password: str | None, patience: float) -> None:
         self.name = str(location)
         self.cluster = location.cluster
-        self.prefix = f"{{mtorl-ledger:{location.name}}}:"
-        self.groups = [self.prefix]
-        if self.cluster:
-            self.groups = _spread_evenly(f"mtorl-ledger:{location.name}")
+        name = f"mtorl-ledger:{location.name}"
+        self.prefix = f"{{{name}}}:"  # of the keys of the first group; on one Redis it is the only group
+        self.groups = _spread_evenly(name) if self.cluster else [self.prefix]
         self.checked = False
         self._arguments: dict[str, Any] = {
             "host": location.host,
@@ -69,43 +63,48 @@ class RedisServer:
         return (RedisCluster if self.cluster else Redis)(**self._arguments)
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run a script for each call, in one round trip to each node; gives answers or errors."""
+        """Run a script for each call, in one round trip to each node; gives answers, or LedgerUnavailable."""
         (text, digest), answers = _script(name), list[Any]()
         for script in (("EVALSHA", digest), ("EVAL", text)):  # the text if a node was started again; it may be repeated
-            with self.client.pipeline(transaction=False) as pipeline:
+            with self.pipeline() as pipeline:
                 for keys, arguments in calls:
-                    pipeline.execute_command(*script, len(keys), *keys, *arguments, **self._node_of(keys))
+                    # Without its node, the client of a cluster asks one for the keys of each call.
+                    node = {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
+                    pipeline.execute_command(*script, len(keys), *keys, *arguments, **node)
                 answers = pipeline.execute(raise_on_error=False)
             if not any(isinstance(answer, NoScriptError) for answer in answers):
                 break
+        return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
+
+    def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """`run_all`, of which the first error is raised."""
+        answers = self.run_all(name, calls)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
         return answers
 
     def run(self, name: str, call: Call) -> Any:
-        """Run a script; raises the client's errors."""
-        (keys, arguments), (text, digest), node = call, _script(name), self._node_of(call[0])
-        try:
-            return self.client.execute_command("EVALSHA", digest, len(keys), *keys, *arguments, **node)
-        except NoScriptError:
-            return self.client.execute_command("EVAL", text, len(keys), *keys, *arguments, **node)
-
-    def _node_of(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Where to send a script: the client of a cluster asks a node for its keys otherwise, for each call."""
-        return {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
-
-    def load(self, name: str) -> None:
-        """Load a script into all nodes."""
-        self.client.script_load(_script(name)[0])
+        """Run a script."""
+        return self.run_each(name, [call])[0]
 
     def hashes(self, keys: Iterable[str]) -> list[dict[str, str]]:
         """Read hashes."""
-        with self.client.pipeline(transaction=False) as pipeline:
+        with self.pipeline() as pipeline:
             for key in keys:
                 pipeline.hgetall(key)
             return list(pipeline.execute())
 
+    @contextmanager
+    def pipeline(self) -> Iterator[Any]:
+        """Commands that are sent together, in no transaction."""
+        with self.errors(), self.client.pipeline(transaction=False) as pipeline:
+            yield pipeline
+
     def now(self) -> float:
         """Seconds since 1970."""
-        seconds, micros = self.client.time()
+        with self.errors():
+            seconds, micros = self.client.time()
         return float(seconds + micros / 1e6)
 
     def memory(self) -> list[dict[str, Any]]:
@@ -130,13 +129,14 @@ class RedisServer:
         self.checked = True
 
     def _each_node(self, section: str) -> list[dict[str, Any]]:
-        if not self.cluster:
-            return [self.client.info(section)]
-        found = []
-        for node in self.client.get_primaries():
-            with suppress(ConnectionError, TimeoutError):  # one that is away fails its own campaigns, and no others
-                found.append(self.client.get_redis_connection(node).info(section))
-        return found
+        with self.errors():
+            if not self.cluster:
+                return [self.client.info(section)]
+            found = []
+            for node in self.client.get_primaries():
+                with suppress(ConnectionError, TimeoutError):  # one that is away fails its own campaigns, and no others
+                    found.append(self.client.get_redis_connection(node).info(section))
+            return found
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -34,9 +34,7 @@ _PERIOD_OVER = -2
 class Slices:
     """Lets slices of groups grow, and takes them back.
 
-    Args:
-        run: Runs a script in a group: its prefix, the script's name, keys, arguments.
-        begin: Begins periods of campaigns, each with the prefix of its group.
+    `run` runs a script in a group (prefix, script, keys, arguments); `begin` begins periods of campaigns.
     """
 
     recall_seconds = 1.0  # between two recalls
@@ -51,12 +49,7 @@ class Slices:
         self._empty: dict[tuple[str, ...], float] = {}  # when the bank had too little for the last time
 
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
-        """Let slices grow that have too little left for an amount, and run a script again; its answer.
-
-        Args:
-            of: Group, arm and channel.
-            again: Its answer is TOO_LITTLE if a slice still is too small.
-        """
+        """Let slices of a group, arm and channel grow that have too little left, and run a script again; its answer."""
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
             return answer

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -24,22 +25,31 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 
-class LedgerFile:
-    """One connection to the file, for one thread at a time; it waits `patience` seconds for other processes."""
+@dataclass(eq=False)
+class _Job(Generic[T]):
+    work: Work[T]
+    answer: T | Exception | None = None
+    done: bool = False
+
+
+class Database:
+    """Runs functions in transactions that hold SQLite's write lock from the start (BEGIN IMMEDIATE)."""
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._patience = patience
+        self._patience = patience  # seconds, for other threads and for other processes
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self._lock: int | None = None
+        self._claim: int | None = None
+        self._waiting: deque[_Job] = deque()
+        self.lock = threading.Lock()  # of the connection
 
     def claim(self) -> None:
         """Lock the file until `close`; raises LedgerInUse if another router has it, or LedgerUnavailable."""
-        if self._lock is not None:
+        if self._claim is not None:
             return
         try:
-            self._lock = acquire(self._path.with_name(f".{self._path.name}.lock"))
+            self._claim = acquire(self._path.with_name(f".{self._path.name}.lock"))
         except BlockingIOError as error:
             raise LedgerInUse(
                 f"{self._path}: another router spends from this ledger: stop it, or give both a ledger on Redis "
@@ -64,20 +74,73 @@ class LedgerFile:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def open(self) -> sqlite3.Connection:
+    def close(self) -> None:
+        """Close the connection, which the next call opens again, and release the file."""
+        with self.lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if self._claim is not None:
+                os.close(self._claim)
+                self._claim = None
+
+    def run(self, work: Work[T]) -> T:
+        """Run a function in a transaction; returns its durable result. Its exception undoes its own changes.
+
+        After LedgerUnavailable it is unknown whether the function took effect.
+        """
+        (answer,) = self.run_each([work])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
+        """`run` for several functions in one transaction; the error of a function stands in the place of its result."""
+        jobs = [_Job(work) for work in works]
+        self._waiting.extend(jobs)
+        if not self.lock.acquire(timeout=self._patience):
+            for job in jobs:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(job)
+            raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
+        try:
+            if not all(job.done for job in jobs):
+                self._run_waiting()
+        finally:
+            self.lock.release()
+        return [cast(T | Exception, job.answer) for job in jobs]
+
+    def _run_waiting(self) -> None:
+        jobs: list[_Job] = []
+        while self._waiting:
+            with contextlib.suppress(IndexError):  # its caller lost patience just now
+                jobs.append(self._waiting.popleft())
+        try:
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for job in jobs:
+                    job.answer = _answer(db, job.work)
+                db.execute("COMMIT")
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        except (sqlite3.Error, OSError, LedgerUnavailable) as error:
+            for job in jobs:
+                job.answer = LedgerUnavailable(f"{self._path}: {error}")
+        finally:
+            for job in jobs:
+                job.done = True
+
+    def _open(self) -> sqlite3.Connection:
         """The connection; raises LedgerUnavailable if the file is absent, replaced, or no ledger of this version."""
         if self._connection is not None:
             # SQLite would go on writing to a file that was deleted or replaced.
             if self._path.stat().st_ino != self._inode:
                 raise LedgerUnavailable("replaced by another file while in use")
             return self._connection
-        db = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?mode=rw",
-            uri=True,
-            timeout=self._patience,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        where, wait = f"{self._path.absolute().as_uri()}?mode=rw", self._patience
+        db = sqlite3.connect(where, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
@@ -95,95 +158,17 @@ class LedgerFile:
         self._connection, self._inode = db, self._path.stat().st_ino
         return db
 
-    def close(self) -> None:
-        """Close the connection, which `open` opens again, and release the lock."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
-
-class _Job(Generic[T]):
-    def __init__(self, work: Work[T]) -> None:
-        self.work = work
-        self.done = False
-        self.value: T | None = None
-        self.error: Exception | None = None
-
-
-class GroupCommit:
-    """Runs functions in transactions that hold SQLite's write lock from the start (BEGIN IMMEDIATE).
-
-    Args:
-        connect: Gives the connection, checked, at the start of each transaction.
-        patience: Seconds to wait for other threads.
-    """
-
-    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str, patience: float) -> None:
-        self._connect = connect
-        self._name = name
-        self._patience = patience
-        self._waiting: deque[_Job] = deque()
-        self.lock = threading.Lock()
-
-    def run(self, work: Work[T]) -> T:
-        """Run a function in a transaction; returns its durable result. Its exception undoes its own changes.
-
-        After LedgerUnavailable it is unknown whether the function took effect.
-        """
-        (result,) = self.run_each([work])
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
-        """`run` for several functions in one transaction; the error of a function stands in the place of its result."""
-        jobs = [_Job(work) for work in works]
-        self._waiting.extend(jobs)
-        if not self.lock.acquire(timeout=self._patience):
-            for job in jobs:
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(job)
-            raise LedgerUnavailable(f"{self._name}: busy for {self._patience:g} s")
-        try:
-            if not all(job.done for job in jobs):
-                self._run_all()
-        finally:
-            self.lock.release()
-        return [cast(T, job.value) if job.error is None else job.error for job in jobs]
-
-    def _run_all(self) -> None:
-        jobs: list[_Job] = []
-        while self._waiting:
-            with contextlib.suppress(IndexError):  # its caller lost patience just now
-                jobs.append(self._waiting.popleft())
-        try:
-            db = self._connect()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                for job in jobs:
-                    _run_one(db, job)
-                db.execute("COMMIT")
-            finally:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-        except (sqlite3.Error, OSError, LedgerUnavailable) as error:
-            for job in jobs:
-                job.error = LedgerUnavailable(f"{self._name}: {error}")
-        finally:
-            for job in jobs:
-                job.done = True
-
-
-def _run_one(db: sqlite3.Connection, job: _Job) -> None:
+def _answer(db: sqlite3.Connection, work: Work[T]) -> T | Exception:
+    """The result of a function, or its error, which undoes its changes."""
     db.execute("SAVEPOINT job")
+    answer: T | Exception
     try:
-        job.value = job.work(db)
+        answer = work(db)
     except sqlite3.OperationalError:
         raise  # the disk or the file: no transaction can be trusted
     except Exception as error:
         db.execute("ROLLBACK TO job")
-        job.error = error
+        answer = error
     db.execute("RELEASE job")
+    return answer

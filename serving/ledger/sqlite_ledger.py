@@ -39,7 +39,7 @@ from serving.ledger.contract import (
     parts,
 )
 from serving.ledger.known_balances import Changes, KnownBalances
-from serving.ledger.sqlite_database import GroupCommit, LedgerFile, Work
+from serving.ledger.sqlite_database import Database, Work
 from serving.ledger.sqlite_pacing import SqlitePacing
 
 _HELD = "(SELECT book FROM hold WHERE reservation = ?)"
@@ -53,9 +53,8 @@ class SqliteLedger(Ledger):
 
     Args:
         path: The file. Only `define` creates it: a ledger that has vanished means no spend, not a fresh budget.
-        patience: Seconds to wait for other threads, and for other processes, before giving up with LedgerUnavailable.
-        clock: Gives the time in seconds since 1970.
-        steady: Seconds that go on evenly under any change of the clock; by default the system's, or `clock`.
+        patience: Seconds to wait for other threads and processes before giving up with LedgerUnavailable.
+        steady: Seconds that go on evenly under any change of the `clock`.
     """
 
     shared = False
@@ -70,21 +69,20 @@ class SqliteLedger(Ledger):
         self.path = Path(path)
         self._clock = clock
         self._jumps = ClockJumps(steady or (time.monotonic if clock is time.time else clock))
-        self._file = LedgerFile(self.path, patience)
-        self._commit = GroupCommit(self._file.open, str(path), patience)
-        self.pacing = SqlitePacing(self._commit)
+        self._database = Database(self.path, patience)
+        self.pacing = SqlitePacing(self._database)
         self._known = KnownBalances()
 
     @override
     def identity(self) -> str | None:
         if not self.path.exists():
             return None
-        (name,) = self._commit.run(lambda db: db.execute("SELECT name FROM identity").fetchone())
+        (name,) = self._database.run(lambda db: db.execute("SELECT name FROM identity").fetchone())
         return str(name)
 
     @override
     def claim(self) -> None:
-        self._file.claim()
+        self._database.claim()
 
     @override
     def define(self, accounts: Iterable[Account]) -> None:
@@ -115,12 +113,12 @@ class SqliteLedger(Ledger):
             before = {(*of[1:], state[2]) for of, state in known.items() if state[-1]}
             _limit_anew(db, {of[1:] for of, terms in wanted.items() if (*of[1:], terms[2]) not in before})
 
-        self._file.create_if_new()
-        self._commit.run(work)
+        self._database.create_if_new()
+        self._database.run(work)
 
     @override
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        return self._commit.run_each([self._reservation(reservation) for reservation in wanted])
+        return self._database.run_each([self._reservation(reservation) for reservation in wanted])
 
     def _reservation(self, asked: Wanted) -> Work[bool]:
         reservation_id, request = asked.reservation_id, asked.request
@@ -168,7 +166,7 @@ class SqliteLedger(Ledger):
 
     @override
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | UnknownReservation]:
-        found = self._commit.run_each([self._settlement(*cost) for cost in costs])
+        found = self._database.run_each([self._settlement(*cost) for cost in costs])
         for settled in found:
             if isinstance(settled, Exception) and not isinstance(settled, UnknownReservation):
                 raise settled
@@ -222,7 +220,7 @@ class SqliteLedger(Ledger):
                     (reservation_id, now, now),
                 )
 
-        self._commit.run(work)
+        self._database.run(work)
 
     @override
     def expire(self, ttl: float, most: int = EXPIRE_AT_ONCE) -> int:
@@ -274,7 +272,7 @@ class SqliteLedger(Ledger):
                 found[campaign].append(Balance(arm, campaign, channel, limit, spent, reserved, excess, period, start))
             return last, found
 
-        return self._commit.run(work)
+        return self._database.run(work)
 
     @override
     def now(self) -> float:
@@ -282,7 +280,7 @@ class SqliteLedger(Ledger):
 
     @override
     def open_reservations(self) -> list[str]:
-        rows = self._commit.run(lambda db: db.execute("SELECT id FROM reservation WHERE state = 'open'").fetchall())
+        rows = self._database.run(lambda db: db.execute("SELECT id FROM reservation WHERE state = 'open'").fetchall())
         return [row[0] for row in rows]
 
     @override
@@ -296,9 +294,8 @@ class SqliteLedger(Ledger):
 
     @override
     def close(self) -> None:
-        with self._commit.lock:
-            self._file.close()
-        self._known.forget()
+        self._database.close()
+        self._known = KnownBalances()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -306,7 +303,7 @@ class SqliteLedger(Ledger):
     def _in_batches(self, work: Callable[[sqlite3.Connection, int], int], most: int) -> int:
         total = 0
         while count := min(_BATCH, most - total):
-            done = self._commit.run(lambda db, count=count: work(db, count))  # type: ignore[misc]
+            done = self._database.run(lambda db, count=count: work(db, count))  # type: ignore[misc]
             total += done
             if done < count:
                 break

@@ -7,9 +7,7 @@ _CHANGES = "".join(
 CREATE TRIGGER book_{event} AFTER {event} ON book
 BEGIN
     INSERT INTO change
-    VALUES (
-        (SELECT campaign FROM account WHERE id = NEW.account), (SELECT ifnull(max(number), 0) + 1 FROM change)
-    )
+    SELECT campaign, (SELECT ifnull(max(number), 0) + 1 FROM change) FROM account WHERE id = NEW.account
     ON CONFLICT DO UPDATE SET number = excluded.number;
 END;
 """
@@ -85,9 +83,7 @@ CREATE TABLE hold (
 CREATE TABLE request (name TEXT PRIMARY KEY, reservation TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX requested ON request (reservation);
 
--- Pacing (`pacing_store.py`): its holder, the state of each account, and opportunities where they are the clock.
-CREATE TABLE pacing_lease (holder TEXT NOT NULL, number INTEGER NOT NULL);
-INSERT INTO pacing_lease VALUES ('', 0);
+-- Pacing (`pacing_store.py`): the state of each account, and opportunities where they are the clock.
 CREATE TABLE pacing_state (account TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE pacing_opportunities (account TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 

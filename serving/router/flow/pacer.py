@@ -206,8 +206,6 @@ class Pacer:
         store, seen = self._ledger.pacing, self._lease
         silent = seen if seen is not None and self._clock() - self._renewed > SILENT_SECONDS else None
         lease = store.lease(self._owner, silent)
-        if lease.holder != self._owner and not self._ledger.shared:
-            lease = store.lease(self._owner, lease)  # the router that had the file is gone
         if lease != seen:
             self._lease, self._renewed = lease, self._clock()
         return lease.holder == self._owner

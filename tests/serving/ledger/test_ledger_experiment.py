@@ -141,43 +141,41 @@ def spend(ledger: Ledger, arm: str, amount: float) -> float:
     return spent / 10
 
 
-TOTAL = {"budgets": [{"campaign": "*", "channel": "*", "amount": 10.0}]}
+def total(amount: float) -> dict[str, Any]:
+    return {"budgets": [{"campaign": "*", "channel": "*", "amount": amount}]}
 
 
-def test_a_switch_in_mid_campaign_overspends_nothing_and_the_incumbent_goes_on(ledger: Ledger) -> None:
-    """It used to spend 15 of 10: the incumbent's limit became the whole amount, whatever the challenger had spent."""
-    ledger.define(accounts(**TOTAL))
-    assert spend(ledger, "incumbent", 2) == 2 and spend(ledger, "challenger", 99) == 5
-    ledger.define(accounts(**TOTAL, enabled=False))
-    assert balance(ledger, "incumbent").limit == 5 and balance(ledger, "challenger").limit == 5
-    assert spend(ledger, "incumbent", 99) == 3 and spend(ledger, "challenger", 1) == 0
-    assert balance(ledger, "*").spent == 10
+# Edits one after the other; after each, by arm: its limit, what it tries to spend, and what it can.
+EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
+    # It used to spend 15 of 10: the incumbent's limit became the whole amount, whatever the challenger had spent.
+    "a switch": [
+        ({}, {"incumbent": (5, 2, 2), "challenger": (5, 99, 5)}),
+        ({"enabled": False}, {"incumbent": (5, 99, 3), "challenger": (5, 1, 0)}),
+    ],
+    "a larger stage": [
+        ({"stage": "5%"}, {"incumbent": (9, 6, 6)}),
+        ({"stage": "50%"}, {"incumbent": (8, 99, 2), "challenger": (2, 99, 2)}),
+    ],
+    "another name": [
+        ({}, {"challenger": (5, 4, 4)}),
+        ({"arms": arms(renamed=0.5)}, {"renamed": (3, 99, 3), "incumbent": (3, 99, 3)}),
+    ],
+    "an amount below what is spent": [
+        ({}, {"incumbent": (5, 4, 4)}),
+        (total(2.0), {"incumbent": (4, 1, 0), "challenger": (0, 1, 0)}),
+        (total(6.0), {"incumbent": (5, 1, 1), "challenger": (1, 1, 1)}),
+    ],
+}
 
 
-def test_a_growing_stage_leaves_each_arm_its_share_of_what_is_left(ledger: Ledger) -> None:
-    ledger.define(accounts(**TOTAL, stage="5%"))
-    spend(ledger, "incumbent", 6)
-    ledger.define(accounts(**TOTAL, stage="50%"))
-    assert balance(ledger, "incumbent").limit == 8 and balance(ledger, "challenger").limit == 2
-    assert spend(ledger, "incumbent", 99) == 2 and spend(ledger, "challenger", 99) == 2
-
-
-def test_a_renamed_arm_finds_what_the_experiment_has_left(ledger: Ledger) -> None:
-    ledger.define(accounts(**TOTAL))
-    spend(ledger, "challenger", 4)
-    ledger.define(accounts(**TOTAL, arms=arms(renamed=0.5)))
-    assert balance(ledger, "renamed").limit == balance(ledger, "incumbent").limit == 3
-    assert spend(ledger, "renamed", 99) == 3 and spend(ledger, "incumbent", 99) == 3
-
-
-def test_an_amount_below_the_spend_grants_nothing_more_until_it_is_raised(ledger: Ledger) -> None:
-    ledger.define(accounts(**TOTAL))
-    spend(ledger, "incumbent", 4)
-    smaller, larger = ({"budgets": [{"campaign": "*", "channel": "*", "amount": a}]} for a in (2.0, 6.0))
-    ledger.define(accounts(**smaller))
-    assert spend(ledger, "incumbent", 1) == spend(ledger, "challenger", 1) == 0
-    ledger.define(accounts(**larger))
-    assert [balance(ledger, arm).limit for arm in ("incumbent", "challenger")] == [5, 1]
+@pytest.mark.parametrize("edits", EDITS.values(), ids=EDITS)
+def test_an_edit_leaves_each_arm_its_share_of_what_is_left(ledger: Ledger, edits: Any) -> None:
+    for changes, expected in edits:
+        ledger.define(accounts(**total(10.0) | changes))
+        for arm, (limit, _, _) in expected.items():
+            assert int(balance(ledger, arm).limit) == limit
+        for arm, (_, tries, spends) in expected.items():
+            assert spend(ledger, arm, tries) == spends
 
 
 def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -> None:

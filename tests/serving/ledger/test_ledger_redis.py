@@ -98,41 +98,17 @@ def test_ledgers_of_one_redis_know_nothing_of_each_other(place: Place, tmp_path:
         assert ledger.reserve("r1", "a", "c", "x", 10.0)
 
 
-def test_limits_that_lua_could_not_add_exactly_are_refused(place: Place) -> None:
-    ledger = place.open()
+def test_the_servers_clock_counts_and_scripts_that_it_forgot_are_sent_again(place: Place) -> None:
+    ledger = open_ledger(place.where, 5.0)
     with pytest.raises(ValueError, match=r"limit: this ledger takes a number between 0 and 9e\+06"):
-        ledger.define([Account("a", "*", "*", 9_000_001.0)])
-
-
-def test_scripts_that_the_server_forgot_are_sent_again(place: Place) -> None:
-    ledger = place.open()
-    ledger.define(ACCOUNTS)
+        ledger.define([Account("a", "*", "*", 9_000_001.0)])  # Lua could not add it exactly
+    ledger.define([Account("a", "*", "*", 1.0, "hour")])
     with place.client() as client:
         client.script_flush()
-    assert ledger.reserve("r1", "a", "c", "x", 0.1)
-
-
-def test_the_servers_clock_counts_if_no_other_is_given(place: Place) -> None:
-    ledger = open_ledger(place.where, 5.0)
-    ledger.define([Account("a", "*", "*", 1.0, "hour")])
-    ledger.reserve("r1", "a", "c", "x", 0.5)
+    assert ledger.reserve("r1", "a", "c", "x", 0.5)
     assert balance(ledger, period="hour").reserved == 0.5
     assert ledger.expire(60) == 0
     assert ledger.expire(0) == 1
-
-
-def test_an_emptied_store_is_not_a_fresh_budget(tmp_path: Path) -> None:
-    with redis_server(tmp_path, appendonly="yes") as port:
-        place = Place("redis", tmp_path, port)
-        ledger = place.open()
-        ledger.define(ACCOUNTS)
-        ledger.reserve("r1", "a", "c", "x", 9.0)
-        with place.client() as client:
-            client.flushall()
-            _every_call_is_refused(ledger, "LOST")
-            assert client.dbsize() == 0
-            place.open().define(ACCOUNTS)  # somebody decided to begin anew; this process did not
-            _every_call_is_refused(ledger, "LOST")
 
 
 @pytest.mark.integration
@@ -145,7 +121,10 @@ def test_a_store_restarted_without_its_files_is_not_a_fresh_budget(tmp_path: Pat
         ledger.define(ACCOUNTS)
         ledger.reserve("r1", "a", "c", "x", 9.0)
     _every_call_is_refused(ledger, "refused")
-    with redis_server(tmp_path / "after", port, appendonly="yes"):
+    with redis_server(tmp_path / "after", port, appendonly="yes"), place.client() as client:
+        _every_call_is_refused(ledger, "LOST")
+        assert client.dbsize() == 0
+        place.open().define(ACCOUNTS)  # somebody decided to begin anew; this process did not
         _every_call_is_refused(ledger, "LOST")
     with redis_server(tmp_path / "before", port, appendonly="yes"):  # restored
         assert balance(ledger).reserved == 9.0
@@ -177,33 +156,19 @@ def test_a_store_that_may_forget_is_refused(tmp_path: Path, settings: dict[str, 
             ledger.reserve("r2", "a", "c", "x", 0.1)
 
 
-def test_what_its_memory_has_left(tmp_path: Path) -> None:
+def test_a_full_store_says_so_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
     with redis_server(tmp_path, appendonly="yes", maxmemory="100mb", maxmemory_policy="noeviction") as port:
         place = Place("redis", tmp_path, port)
         ledger = place.open()
         ledger.define(ACCOUNTS)
-        room = ledger.room()
+        ledger.reserve("r1", "a", "c", "x", 1.0)
+        before, room = place.books(), ledger.room()
         assert room is not None and (room.store, room.limit, room.device) == ("redis", 100 * 2**20, None)
         assert 50 * 2**20 < room.free < room.limit
         with place.client() as client:
             client.config_set("maxmemory", "1")
             full = ledger.room()
             assert full is not None and (full.free, full.limit) == (0, 1)
-            client.config_set("maxmemory", "0")
-            assert ledger.room() is None, "nothing bounds it"
-    with unavailable("refused"):
-        ledger.room()
-
-
-def test_a_full_store_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
-    with redis_server(tmp_path, appendonly="yes", maxmemory_policy="noeviction") as port:
-        place = Place("redis", tmp_path, port)
-        ledger = place.open()
-        ledger.define(ACCOUNTS)
-        ledger.reserve("r1", "a", "c", "x", 1.0)
-        before = place.books()
-        with place.client() as client:
-            client.config_set("maxmemory", "1")
             for call in (
                 lambda: ledger.reserve("r2", "a", "c", "x", 1.0),
                 lambda: ledger.settle("r1", 0.5),
@@ -212,8 +177,11 @@ def test_a_full_store_spends_nothing_and_loses_nothing(tmp_path: Path) -> None:
                 with unavailable("memory"):
                     call()
             client.config_set("maxmemory", "0")
+        assert ledger.room() is None, "nothing bounds it"
         assert place.books() == before and ledger.open_reservations() == ["r1"]
         assert ledger.settle("r1", 0.5).charged == 0.5
+    with unavailable("refused"):
+        ledger.room()
 
 
 @pytest.mark.integration
@@ -294,11 +262,11 @@ def test_a_url_is_a_redis() -> None:
         ("redis:///0", "redis://host:port"),
         ("redis+cluster://user:s3cret@host", "MTORL_LEDGER_PASSWORD"),
         ("redis+cluster://host/3?name=s3", "no databases"),
-        ("redis+s3://host", "starts with redis://"),
+        ("redis+s3://host", "redis://host:port"),
         ("redis://host?password=s3cret", "unknown in the URL: password"),
         ("redis://host?name=a}b", "name"),
-        ("postgres://user:s3cret@host", "starts with redis://"),
-        ("sqlite:///ledger", "starts with redis://"),
+        ("postgres://user:s3cret@host", "redis://host:port"),
+        ("sqlite:///ledger", "redis://host:port"),
     ],
 )
 def test_a_url_that_is_none(url: str, message: str) -> None:

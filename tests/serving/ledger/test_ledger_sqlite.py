@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from serving.ledger import Account, LedgerUnavailable, SqliteLedger, UnknownReservation
-from serving.ledger.sqlite_database import GroupCommit
 
 
 @pytest.fixture
@@ -83,41 +82,30 @@ def test_the_database_itself_holds_the_cap(ledger: SqliteLedger) -> None:
     db.close()
 
 
-def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(tmp_path: Path) -> None:
-    path = tmp_path / "database"
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("CREATE TABLE number (value INTEGER)")
-    commit = GroupCommit(lambda: db, "database", patience=60.0)
-    results: dict[int, object] = {}
+def test_calls_that_wait_share_a_commit_and_one_that_fails_fails_alone(ledger: SqliteLedger) -> None:
+    database = ledger._database
 
-    def insert(value: int) -> None:
+    def insert(value: int) -> object:
         def work(db: sqlite3.Connection) -> int:
-            db.execute("INSERT INTO number VALUES (?)", (value,))
+            db.execute("INSERT INTO pacing_opportunities VALUES (?, ?)", (str(value), value))
             if value == 2:
                 raise UnknownReservation("r2")
             return 10 * value
 
         try:
-            results[value] = commit.run(work)
+            return database.run(work)
         except UnknownReservation as error:
-            results[value] = str(error)
+            return str(error)
 
-    with closing(sqlite3.connect(path)) as reader:
-        with commit.lock:
-            threads = [threading.Thread(target=insert, args=(value,)) for value in range(5)]
-            for thread in threads:
-                thread.start()
-            while len(commit._waiting) < len(threads):
+    with closing(sqlite3.connect(ledger.path)) as reader, ThreadPoolExecutor(5) as pool:
+        with database.lock:
+            results = [pool.submit(insert, value) for value in range(5)]
+            while len(database._waiting) < len(results):
                 time.sleep(0.001)
             (before,) = reader.execute("PRAGMA data_version").fetchone()
-        for thread in threads:
-            thread.join()
-        assert results == {0: 0, 1: 10, 2: "no reservation 'r2'", 3: 30, 4: 40}
+        assert [one.result() for one in results] == [0, 10, "r2", 30, 40]
         assert reader.execute("PRAGMA data_version").fetchone() == (before + 1,)
-        values = reader.execute("SELECT value FROM number ORDER BY value").fetchall()
-        assert values == [(0,), (1,), (3,), (4,)]
-    db.close()
+        assert set(ledger.pacing.reports()[0].values()) == {0, 1, 3, 4}
 
 
 def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedger) -> None:
@@ -125,7 +113,7 @@ def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedg
     ledger.define([Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a") for i in range(50)])
     ledger.reserve("r0", "a", "c1", "x", 0.1, "q0")
     asked: list[str] = []
-    db = ledger._file.open()
+    db = ledger._database._open()
     db.set_trace_callback(asked.append)
     ledger.reserve("r1", "a", "c1", "x", 0.1, "q1")
     ledger.settle("r1", 0.05, "e1")
@@ -143,7 +131,7 @@ def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None
     """A file of 100,000 accounts is set at each start, and after each change of one of them."""
     accounts = [Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a", "b") for i in range(100)]
     ledger.define(accounts)
-    db = ledger._file.open()
+    db = ledger._database._open()
     before = db.total_changes
     ledger.define(accounts)
     assert db.total_changes == before
