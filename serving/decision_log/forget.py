@@ -44,9 +44,6 @@ def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> S
     """Remove users from a spool, unless a router holds it.
 
     If there are any, the noted positions are deleted too, so the next router ships the rest again.
-
-    Args:
-        now: Reservations younger than a day may be open.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}

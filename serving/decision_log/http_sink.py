@@ -23,17 +23,13 @@ _NO_BATCHES = 415  # unsupported media type: the sink may still take single even
 
 
 class HttpSink(Sink):
-    """Posts events to a URL; an answer of 2xx acknowledges them.
-
-    Args:
-        largest: Records in a request. More than one go as a JSON batch, which Knative's brokers do not take.
-    """
+    """Posts events to a URL; an answer of 2xx acknowledges them."""
 
     linger = 0.0
     kinds: tuple[Kind, ...] = ("decision", "outcome", "shadow")
 
     def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
-        self.largest = largest
+        self.largest = largest  # more than one record go as a JSON batch, which Knative's brokers do not take
         self.url = url
         self.source = source
         self._session: aiohttp.ClientSession | None = None

@@ -25,12 +25,7 @@ from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
 
 class LakeSink(Sink):
-    """Writes Parquet files into a lake.
-
-    Args:
-        spool_id: Identity of the spool; many routers upload to one lake.
-        linger: Seconds for which records may gather: fewer, larger files.
-    """
+    """Writes Parquet files into a lake; for `linger` seconds, records may gather for fewer, larger files."""
 
     largest = 10_000
     kinds: tuple[Kind, ...] = get_args(Kind)

@@ -14,26 +14,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import orjson
 
 from mtorl.log.records import Kind
 from mtorl.runtime.files import replacing
 from serving.decision_log import segments
+from serving.decision_log.segments import OLDEST, Position
 
 UPLOADED = "uploaded.json"
 """Of the shipper to the lake."""
-
-
-class Position(NamedTuple):
-    """A place between two records of a kind; segments are numbered from 1."""
-
-    segment: int
-    offset: int
-
-
-OLDEST = Position(0, 0)
 
 
 def load(folder: Path, file: str) -> dict[Kind, Position]:
@@ -84,11 +75,7 @@ class Batch:
 
 
 def read(folder: Path, kind: Kind, start: Position, end: Position, most: int) -> Batch | None:
-    """The records from `start` on, at most `most`, of one segment; None when there are none before `end`.
-
-    Args:
-        end: Behind the last durable record: the writer may be at work after it.
-    """
+    """The records from `start` on, at most `most`, of one segment; None if there are none before the writer's `end`."""
     for path in segments.segments(folder, kind) if start < end else ():
         at = max(start, Position(segments.number(path), 0))
         if not segments.number(path) == at.segment <= end.segment:
@@ -109,12 +96,9 @@ def read(folder: Path, kind: Kind, start: Position, end: Position, most: int) ->
 
 def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
     """Bytes between two positions."""
-    between = 0
-    if start.segment < end.segment:
-        for path in segments.segments(folder, kind):
-            if start.segment <= segments.number(path) < end.segment:
-                between += path.stat().st_size
-    return between + end.offset - start.offset
+    paths = segments.segments(folder, kind) if start.segment < end.segment else ()
+    between = (path for path in paths if start.segment <= segments.number(path) < end.segment)
+    return sum(path.stat().st_size for path in between) + end.offset - start.offset
 
 
 def is_uploaded(folder: Path) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -28,6 +28,16 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 _CLOCK_SECONDS = 1.0  # files have the time of a coarser clock
 _SEGMENT_SECONDS = 3600.0  # a segment of little traffic ends as well, for only then can it be deleted
 IDENTITY = "identity"
+
+
+class Position(NamedTuple):
+    """A place between two records of a kind; segments are numbered from 1."""
+
+    segment: int
+    offset: int
+
+
+OLDEST = Position(0, 0)
 
 
 def segments(folder: Path, kind: Kind) -> list[Path]:
@@ -87,11 +97,7 @@ def _whole_bytes(path: Path) -> int:
 
 
 class SegmentWriter:
-    """Writes to the newest segment of a kind. For one thread, in a folder without another writer.
-
-    Attributes:
-        end: Segment and offset behind the last durable record; (0, 0) before the first. Other threads read it.
-    """
+    """Writes to the newest segment of a kind. For one thread, in a folder without another writer."""
 
     def __init__(self, folder: Path, kind: Kind, segment_bytes: int) -> None:
         self._folder = folder
@@ -99,13 +105,13 @@ class SegmentWriter:
         self._limit = segment_bytes
         self._file = -1
         self._opened = 0.0
-        self.end = (0, 0)
+        self.end = OLDEST  # behind the last durable record; other threads read it
 
     def find_end(self) -> None:
         """Set `end` behind the last whole line; segments without one, which a crash may leave, are deleted."""
         for path in reversed(segments(self._folder, self._kind)):
             if size := _whole_bytes(path):
-                self.end = (number(path), size)
+                self.end = Position(number(path), size)
                 return
             path.unlink()
 
@@ -130,7 +136,7 @@ class SegmentWriter:
                 os.ftruncate(self._file, size)
             self.close()
             raise
-        self.end = (segment, size + len(lines))
+        self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self, segment: int) -> bool:
         """Whether the clock was set back since the last record: a file's time is never before that of a record in it.

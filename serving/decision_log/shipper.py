@@ -55,17 +55,11 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """Takes batches in order; after a fault or a crash the same batch again, or a longer one from the same record on.
+    """Takes batches in order; after a fault or crash the same batch again, or a longer one from the same record on."""
 
-    Attributes:
-        largest: Most records of a batch.
-        linger: Seconds for which records may gather.
-        kinds: Of the records that it takes.
-    """
-
-    largest: int
-    linger: float
-    kinds: tuple[Kind, ...]
+    largest: int  # records of a batch
+    linger: float  # seconds for which records may gather
+    kinds: tuple[Kind, ...]  # of the records that it takes
 
     async def deliver(self, batch: Batch) -> None:
         """Return when the batch is safe there; raises Refused for a record at fault, or SinkUnavailable."""
@@ -82,7 +76,6 @@ class Shipper:
         lake: Uploads the same spool; None: every record must reach this sink.
 
     Attributes:
-        kinds: Of the records that are shipped.
         noted: Behind the last record that the sink has acknowledged, or that was dropped, and the file says so.
         tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind), ("dropped", kind) and
             ("failed", reason).

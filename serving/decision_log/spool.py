@@ -29,7 +29,7 @@ from mtorl.log.records import VERSION, Kind
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import acquire
 from serving.decision_log import position, segments
-from serving.decision_log.position import Position
+from serving.decision_log.segments import Position
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _LARGEST_BATCH = 512  # appends
@@ -58,50 +58,42 @@ class _Entry:
 
 
 class Spool:
-    """A folder of decision and outcome records. One process at a time may hold it.
+    """A folder of decision and outcome records, made if it does not exist. One process at a time may hold it.
+
+    SpoolError: the folder can't be written to, or another process holds it.
 
     Args:
-        folder: Made if it does not exist.
         segment_bytes: Size at which a file is followed by the next.
         max_bytes: Size that the folder does not outgrow.
 
     Attributes:
         identity: A name that no other spool has; it is made with the folder and stays.
-        fault: Why the last records could not be written; None if they were.
-        lost: Records that were owed to the log and for which there was no room in memory.
-
-    Raises:
-        SpoolError: The folder can't be written to, or another process holds it.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        segment_bytes: int = segments.SEGMENT_BYTES,
-        max_bytes: int = MAX_BYTES,
+        self, folder: str | Path, segment_bytes: int = segments.SEGMENT_BYTES, max_bytes: int = MAX_BYTES
     ) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self.fault: Exception | None = None
-        self.lost = 0
+        self.fault: Exception | None = None  # why the last records could not be written; None if they were
+        self.lost = 0  # records that were owed to the log, and had no room in memory
         self._owed: deque[_Entry] = deque()  # oldest first; of the thread that writes
         self._waiting: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in _KINDS}
-        self._closed = False  # takes no more records
-        self._ended = False  # writes no more than what waits
+        self._closed = self._ended = False  # takes no more records; writes no more than what waits
         self._lock = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = acquire(self.folder / ".lock")
             self._recover()
+        except BlockingIOError as error:
+            raise SpoolError(f"{self.folder}: another process writes to this folder") from error
         except (OSError, SpoolError) as error:
             if self._lock >= 0:
                 os.close(self._lock)
-            held = isinstance(error, BlockingIOError)
-            why = "another process writes to this folder" if held else error
-            raise SpoolError(f"{self.folder}: {why}") from error
+            raise SpoolError(f"{self.folder}: {error}") from error
         # Bytes of the folder: those at the start, those written since (under `_writing`), those deleted by one thread.
         self._at_start = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         self._written = self._deleted = 0
@@ -134,9 +126,7 @@ class Spool:
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """`submit` for a thread that waits: it writes itself, or waits so many seconds for the one that is writing.
 
-        Raises:
-            SpoolUnavailable: They are not durable.
-            TimeoutError: They are taken back, unless they are being written at that moment.
+        TimeoutError: the records are taken back, unless they are being written at that moment.
         """
         done = self._enqueue(_Entry(kind, _lines(records))).done
         if not self._writing.acquire(timeout=max(seconds, 0)):
@@ -221,7 +211,7 @@ class Spool:
 
     def end(self, kind: Kind) -> Position:
         """The position behind the last durable record of a kind."""
-        return Position(*self._writers[kind].end)
+        return self._writers[kind].end
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
         """Add to the records that a sink refuses."""
@@ -233,11 +223,10 @@ class Spool:
             self._written += len(line)
 
     def prune(self, shipped: Sequence[Mapping[Kind, Position]], before: float) -> None:
-        """Delete segments that are shipped; for one thread.
+        """Delete segments that are shipped and were last written before a time (seconds since 1970); for one thread.
 
         Args:
             shipped: For each sink, where its next record of each kind begins; a kind that it does not take is missing.
-            before: Deletes only segments last written before this time (seconds since 1970).
         """
         for kind in _KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=position.OLDEST)

@@ -140,39 +140,22 @@ def refuse() -> None:
     raise Refused("no record")
 
 
-def test_a_segment_ends_with_its_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At little traffic as well, what is in the lake can be deleted."""
-    spool = Spool(tmp_path)
-    put_in_turn(spool, "decision", "d0", "d1")
+def test_a_segment_ends_when_it_is_large_or_old_and_a_start_reads_the_newest_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At little traffic as well, what is in the lake can be deleted. A spool that waits for its lake has gigabytes."""
+    spool = Spool(tmp_path, segment_bytes=4400)
+    put_in_turn(spool, "decision", *names("d", 9))
     clock = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 3700)
-    put_in_turn(spool, "decision", "d2", "d3")
+    put_in_turn(spool, "decision", "d9")
     spool.close()
-    assert len(segments.segments(tmp_path, "decision")) == 2
-
-
-def test_a_start_reads_the_newest_segment_alone(tmp_path: Path) -> None:
-    """A spool that waits for its lake grows to gigabytes."""
-    spool = Spool(tmp_path, segment_bytes=4400)
-    put_in_turn(spool, "decision", *names("d", 9))
-    spool.close()
-    first = segments.segments(tmp_path, "decision")[0]
+    first, *others = segments.segments(tmp_path, "decision")
+    assert [path.name for path in others] == [f"decision-0000000{n}.jsonl" for n in (2, 3, 4)]
+    assert [record["decision_id"] for record in spool.read("decision")] == names("d", 10)
     first.write_bytes(b"not read\n")
-    again = Spool(tmp_path)
-    again.close()
+    Spool(tmp_path).close()
     assert first.read_bytes() == b"not read\n"
-
-
-def test_large_segments_are_followed_by_others(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, segment_bytes=4400)
-    put_in_turn(spool, "decision", *names("d", 9))
-    spool.close()
-    assert [path.name for path in sorted(tmp_path.glob("decision-*"))] == [
-        f"decision-0000000{n}.jsonl" for n in (1, 2, 3)
-    ]
-    spool = Spool(tmp_path, segment_bytes=4400)
-    assert [record["decision_id"] for record in spool.read("decision")] == [f"d{i}" for i in range(9)]
-    spool.close()
 
 
 def test_a_folder_has_one_writer(spool: Spool, tmp_path: Path) -> None:
