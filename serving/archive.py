@@ -13,14 +13,12 @@ from pathlib import Path
 
 from mtorl.runtime.files import replacing
 
-HANDLERS = {"policy": "PolicyHandler", "channel": "ChannelHandler", "budget": "BudgetHandler"}
-"""Classes of `serving.handlers.policy_handler`. A published archive imports one, so their names stay."""
-_HANDLER = '''"""The {name} handler of the release that serves this archive."""
+_HANDLER = '''"""The handler of the release that serves this archive."""
 
-from serving.handlers.policy_handler import {kind}
+from serving.handlers.policy_handler import PolicyHandler
 
 
-class Handler({kind}):
+class Handler(PolicyHandler):
     """The one class that TorchServe finds in this file."""
 '''
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
@@ -31,29 +29,17 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
 
 
 class ArchiveError(RuntimeError):
-    """The artifact could not be packed."""
+    """The artifact or archive can't be read, or torch-model-archiver refuses it."""
 
 
-def package(
-    artifact_folder: str | Path,
-    name: str,
-    out_dir: str | Path,
-    *,
-    handler: str = "policy",
-    gather: bool = False,
-) -> Path:
+def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gather: bool = False) -> Path:
     """Write `<out_dir>/<name>.mar`: the handler, its configuration and the artifact, byte for byte, in `artifact/`.
 
     The file appears whole or not at all, and the same artifact gives the same bytes.
 
     Args:
-        name: The model's name in TorchServe.
-        handler: A key of `HANDLERS`.
         gather: Whether TorchServe waits a millisecond for further requests, up to eight, which share a forward pass.
             For many callers who ask the model themselves; the router sends what waits in one request anyhow.
-
-    Raises:
-        ArchiveError: There is no artifact, or torch-model-archiver refuses it.
     """
     source = Path(artifact_folder)
     try:
@@ -69,8 +55,8 @@ def package(
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()
         config.write_text(MODEL_CONFIG.read_text() + (_GATHERED if gather else _ALONE))
-        file = Path(scratch, f"{handler}.py")
-        file.write_text(_HANDLER.format(name=handler, kind=HANDLERS[handler]))
+        file = Path(scratch, "policy.py")
+        file.write_text(_HANDLER)
         shutil.copytree(source, extra / "artifact")
         command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", version]
         command += ["--handler", str(file), "--config-file", str(config), "--extra-files", str(extra)]

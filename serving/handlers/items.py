@@ -1,7 +1,7 @@
-"""Reads and checks the candidates, prices, u or channel that a client sends with one window.
+"""Reads and checks the candidates, prices, costs and u that a client sends with one window.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
-    {"window": {...}, "channel": "video", "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
+    {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
 A price is one number for all channels, or one for each, as a pacing controller sets them. Without one the price of the
 artifact applies. Costs are the highest possible ones at this moment: a forecast above them is lowered to them. The
@@ -17,13 +17,8 @@ from typing import Any
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import Instance
 
-_FOR_OTHERS = (
-    "user_id",
-    "campaign_id",
-    "timestamp",
-    "context",
-    "baseline",
-)  # from the router; no model of ours reads them
+_FIELDS = ("window", "u", "candidates", "price", "costs")
+_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")  # from the router, for arms of others
 MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
 
 
@@ -34,29 +29,21 @@ class Asked:
     candidates: list[bool]
     prices: list[float]
     most: list[float]  # highest possible cost, currency units; infinite where none is known
-    u: float = math.nan  # of a channel to be drawn
+    u: float  # of the channel to be drawn
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Read an item that asks for a channel; raises ValueError with what is wrong with it."""
-    item = _object(item, ("window", "u"), ("candidates", "price", "costs"))
+    """Read an item; raises ValueError with what is wrong with it."""
+    if not isinstance(item, dict) or "window" not in item:
+        raise ValueError("an instance must be an object with window and u")
+    # A misspelt "price" must not be ignored: the decision would spend by another price.
+    if unknown := [name for name in item if name not in (*_FIELDS, *_FOR_OTHERS)]:
+        raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join(_FIELDS)}")
     u = _number(item.get("u"))
     if not 0 <= u < 1:
         raise ValueError("u must be a number in [0, 1)")
     candidates, prices = _candidates(item.get("candidates"), spec), _prices(item.get("price"), spec, usual_price)
     return Asked(candidates, prices, _costs(item.get("costs"), spec), u)
-
-
-def read_offer(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Read an item that asks what an exposure is worth; raises ValueError with what is wrong with it."""
-    # u as well: one item suits every handler.
-    item = _object(item, ("window",), ("channel", "candidates", "price", "costs", "u"))
-    candidates = _candidates(item.get("candidates"), spec)
-    if (channel := item.get("channel")) is not None:
-        if channel not in spec.channels or not candidates[spec.channels.index(channel)]:
-            raise ValueError("channel must be one of the candidates")
-        candidates = [name == channel for name in spec.channels]
-    return Asked(candidates, _prices(item.get("price"), spec, usual_price), _costs(item.get("costs"), spec))
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
@@ -70,15 +57,6 @@ def empty_window(spec: DatasetSpec) -> Instance:
         "static": {column.name: None for column in spec.static},
         "features": {column.name: None for column in spec.feature_columns},
     }
-
-
-def _object(item: Any, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(item, dict) or "window" not in item:
-        raise ValueError(f"an instance must be an object with {' and '.join(required)}")
-    # A misspelt "price" must not be ignored: the decision would spend by another price.
-    if unknown := [name for name in item if name not in (*required, *optional, *_FOR_OTHERS)]:
-        raise ValueError(f"unknown field {unknown[0]!r}; known: {', '.join((*required, *optional))}")
-    return item
 
 
 def _candidates(names: Any, spec: DatasetSpec) -> list[bool]:

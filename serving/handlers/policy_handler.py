@@ -1,4 +1,4 @@
-"""The handlers: both decisions in one forward pass, as the router's arms run, the channel alone, or the budget alone.
+"""The handler that TorchServe runs: a channel and whether to expose, in one forward pass for a batch of requests.
 
     {"window": {...}, "u": 0.42, "candidates": ["search"]?, "price": 0.3 or {"search": 0.3, ...}?,
      "costs": {"search": 0.02, ...}?}
@@ -8,30 +8,99 @@
         "model": {"name": ..., "version": ..., "digest": ...}}
 
 `price` is the price of the chosen channel. `state_distance` says how far the user is from those of the training
-(`mtorl.network.user_state`); every handler adds it if its artifact has it.
+(`mtorl.network.user_state`), if the artifact knows it. With a single candidate the answer is the budget decision on
+that channel. Everything specific to one model comes from the folder `artifact/` inside the .mar.
+
+TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail them all. So
+an item that can't be decided gets an error of its own, and a body that can't be read a status 400 of its own. Both
+protocols are read here because TorchServe's built-in KServe envelopes look at the first request of a batch only. An
+empty body is a readiness probe that goes through the worker.
+
+`load`, `predictions` and `explanations` do not depend on TorchServe; `serving/predictor` calls them, too. This module
+comes from the installed package, because TorchServe demands exactly one class in the handler's file inside a .mar.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mtorl.policy.decision import Forecast, appraise, best_channel, decide
-from serving.handlers.base import ArtifactHandler
-from serving.handlers.items import Asked, read_choice, read_offer
+from mtorl.artifact.artifact import Artifact, load
+from mtorl.artifact.explanation import METHOD, Explanation, explain, touchpoints
+from mtorl.log.dataset import DatasetSpec
+from mtorl.policy.decision import Forecast, decide
+from mtorl.window.window import Instance, WindowBatch
+from serving.handlers.items import Asked, empty_window, read_choice
+from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, dump, read_body, read_items, tensor_of
+
+log = logging.getLogger(__name__)
 
 
-class PolicyHandler(ArtifactHandler[Asked]):
-    """Chooses a channel and says whether to expose."""
+class PolicyHandler:
+    """Answers from one artifact."""
 
-    def read(self, item: Any) -> Asked:
-        """u, candidates and prices."""
-        return read_choice(item, self.artifact.spec, self.artifact.policy.price)
+    artifact: Artifact
+    model: dict[str, str]
 
-    def answer(self, asked: Sequence[Asked], forecast: Forecast) -> list[dict[str, Any]]:
-        """One decision a row."""
+    def load(self, folder: Path) -> None:
+        """Load the artifact and run it a few times, so that the first request is as fast as the others."""
+        self.artifact = load(folder)
+        self.model = {
+            "name": self.artifact.model["name"],
+            "version": self.artifact.model["version"],
+            "digest": self.artifact.digest,
+        }
+        for rows in (1, 2, 8, 8):
+            answers = self.predictions([{"window": empty_window(self.artifact.spec), "u": 0.5}] * rows)
+            if "error" in answers[0]:
+                raise RuntimeError(f"the model fails on an empty window: {answers[0]['error']}")
+        x_8TD = np.zeros((8, self.artifact.spec.window, self.artifact.encoder.dim), dtype=np.float32)
+        for length in self.artifact.lengths:
+            self.artifact.network(x_8TD, np.full(8, length))
+
+    def predictions(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """An answer or an error for each item; all valid items share one forward pass."""
+        answers: list[dict[str, Any]] = [{}] * len(items)
+        asked: dict[int, Asked] = {}
+        for i, item in enumerate(items):
+            try:
+                asked[i] = read_choice(item, self.artifact.spec, self.artifact.policy.price)
+            except ValueError as error:
+                answers[i] = {"error": str(error)}
+        if not asked:
+            return answers
+        batch, faults = _windows({i: items[i]["window"] for i in asked}, self.artifact.spec)
+        for i, fault in faults.items():
+            answers[i] = {"error": f"window: {fault}"}
+        rows = [i for i in asked if i not in faults]
+        if not rows:
+            return answers
+
+        try:
+            (logits_BC, reward_BC, cost_BC), distance_B = self.artifact.predict_with_state(batch)
+            gain_BC = self.artifact.encoder.unreward(reward_BC, cost_BC)
+        except Exception as error:
+            log.exception("the model failed")
+            return _all_failed(answers, rows, error)
+        valid_B = np.isfinite(np.stack([logits_BC, gain_BC, cost_BC])).all(axis=(0, 2)) & (cost_BC >= 0).all(axis=1)
+        for row in np.flatnonzero(~valid_B):
+            answers[rows[row]] = {"error": "model: its answer is not finite, or a cost is negative"}
+        rows = [rows[row] for row in np.flatnonzero(valid_B)]
+        if rows:
+            forecast = Forecast(logits_BC[valid_B], gain_BC[valid_B], cost_BC[valid_B])
+            for i, answer in zip(rows, self._decisions([asked[i] for i in rows], forecast), strict=True):
+                answers[i] = {**answer, "model": self.model}
+            if distance_B is not None:
+                for i, distance in zip(rows, distance_B[valid_B].tolist(), strict=True):
+                    answers[i]["state_distance"] = distance if math.isfinite(distance) else None
+        return answers
+
+    def _decisions(self, asked: Sequence[Asked], forecast: Forecast) -> list[dict[str, Any]]:
         channels = self.artifact.spec.channels
         most_BC = np.array([choice.most for choice in asked])
         chosen = decide(
@@ -59,42 +128,115 @@ class PolicyHandler(ArtifactHandler[Asked]):
             for b, channel in enumerate(chosen.channel_B.tolist())
         ]
 
+    def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """Why `predictions` names its channel: what each past touchpoint adds to the forecast for it."""
+        answers = self.predictions(items)
+        rows = [i for i, answer in enumerate(answers) if "error" not in answer]
+        if not rows:
+            return answers
+        channels = [answers[i]["channel"] for i in rows]
+        windows = [items[i]["window"] for i in rows]
+        try:
+            places = [self.artifact.spec.channels.index(channel) for channel in channels]
+            explained = explain(self.artifact, windows, places)
+        except Exception as error:
+            log.exception("a decision can't be explained")
+            return _all_failed(answers, rows, error)
+        for i, channel, window, why in zip(rows, channels, windows, explained, strict=True):
+            figures = np.concatenate([why.reward_K, why.log_prob_K, [why.reward_without_past]])
+            if np.isfinite([*figures, why.log_prob_without_past]).all():
+                answers[i] = {"channel": channel, **_explanation(window, why), "model": self.model}
+            else:
+                answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
+        return answers
 
-class ChannelHandler(PolicyHandler):
-    """Chooses the channel that `PolicyHandler` chooses for the same item; no price is needed."""
+    # ---- what TorchServe calls
 
-    def answer(self, asked: Sequence[Asked], forecast: Forecast) -> list[dict[str, Any]]:
-        """One channel a row."""
-        fields = ("channel", "propensity", "channel_probs")
-        return [{field: both[field] for field in fields} for both in super().answer(asked, forecast)]
+    def initialize(self, context: Any) -> None:
+        """Load the artifact in the .mar."""
+        # Else TorchServe writes three lines for each request, which Java reads and parses, and measures itself.
+        logging.getLogger().setLevel(logging.WARNING)
+        self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
+    def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
+        """Answer a batch of requests, one body for each, in order."""
+        try:
+            return self._handle(data, context)
+        except Exception as error:
+            log.exception("batch of %d requests failed", len(data))
+            for i in range(len(data)):
+                context.set_response_status(500, "Internal Server Error", i)
+            return [dump({"error": f"{type(error).__name__}: {error}"})] * len(data)
 
-class BudgetHandler(ArtifactHandler[Asked]):
-    """Says whether an exposure on `channel`, or on the candidate with the greatest utility, is worth its cost.
+    def _handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
+        bodies: list[dict[str, Any]] = []
+        asked: list[tuple[int, dict[str, Any], Verb, slice]] = []  # request, its body, and its share of the items
+        items: dict[Verb, list[Any]] = {PREDICT: [], EXPLAIN: []}
+        for i, row in enumerate(data):
+            context.set_response_content_type(i, JSON_TYPE)
+            bodies.append({"ready": True, "model": self.model})
+            # TorchServe says so itself for /explanations/<model>, :explain and /explain.
+            verb = EXPLAIN if context.get_request_header(i, "explain") == "True" else PREDICT
+            try:
+                if (body := read_body(row)) is not None:
+                    own, before = read_items(body, verb), len(items[verb])
+                    asked.append((i, body, verb, slice(before, before + len(own))))
+                    items[verb] += own
+            except ValueError as error:
+                context.set_response_status(400, "Bad Request", i)
+                bodies[i] = {"error": str(error)}
 
-    Nothing is drawn at random, so there is no propensity: a log that is to be evaluated later needs `PolicyHandler`.
-    """
-
-    def read(self, item: Any) -> Asked:
-        """Channel, candidates and prices."""
-        return read_offer(item, self.artifact.spec, self.artifact.policy.price)
-
-    def answer(self, asked: Sequence[Asked], forecast: Forecast) -> list[dict[str, Any]]:
-        """One appraisal a row."""
-        gain_BC, policy = forecast.gain_BC, self.artifact.policy
-        cost_BC = np.minimum(forecast.cost_BC, np.array([offer.most for offer in asked]))
-        candidates_BC = np.array([offer.candidates for offer in asked])
-        price_BC = np.array([offer.prices for offer in asked])
-        channel_B = best_channel(gain_BC, cost_BC, policy, candidates_BC, price_BC)
-        worth = appraise(gain_BC, cost_BC, policy, channel_B, price_BC)
-        return [
-            {
-                "channel": self.artifact.spec.channels[channel],
-                "expected_reward": float(worth.expected_gain_B[b]),
-                "expected_cost": float(worth.expected_cost_B[b]),
-                "expose": bool(worth.expose_B[b]),
-                "utility": float(worth.utility_B[b]),
-                "price": asked[b].prices[channel],
+        answers = {PREDICT: self.predictions(items[PREDICT]), EXPLAIN: self.explanations(items[EXPLAIN])}
+        for i, body, verb, share in asked:
+            if "inputs" not in body:
+                bodies[i] = {verb.v1: answers[verb][share]}
+                continue
+            bodies[i] = {
+                "id": str(body.get("id") or context.get_request_id(i)),
+                "model_name": context.model_name,
+                "model_version": self.model["version"],
+                "outputs": [tensor_of(answers[verb][share], verb)],
             }
-            for b, channel in enumerate(channel_B.tolist())
-        ]
+        return [dump(body) for body in bodies]
+
+
+def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Exception) -> list[dict[str, Any]]:
+    for i in rows:
+        answers[i] = {"error": f"model: {type(error).__name__}: {error}"}
+    return answers
+
+
+def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
+    rows = zip(touchpoints(window), why.reward_K.tolist(), why.log_prob_K.tolist(), strict=True)
+    return {
+        "method": METHOD,
+        "expected_reward": why.reward,
+        "log_prob": why.log_prob,
+        "without_past": {"expected_reward": why.reward_without_past, "log_prob": why.log_prob_without_past},
+        "touchpoints": [
+            {
+                "channel": window["prev_channel"][place],
+                "timestamp": window["prev_timestamp"][place],
+                "expected_reward": reward,
+                "log_prob": log_prob,
+            }
+            for place, reward, log_prob in rows
+        ],
+    }
+
+
+def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
+    """The batch of the well-formed windows, and what is wrong with the others.
+
+    They are built together, which nearly always succeeds, and one by one only to find those at fault.
+    """
+    faults: dict[int, str] = {}
+    try:
+        return WindowBatch.from_instances(list(windows.values()), spec), faults
+    except Exception:
+        for i, window in windows.items():
+            try:
+                WindowBatch.from_instances([window], spec)
+            except Exception as error:
+                faults[i] = str(error).removeprefix("instance 0: ")
+    return WindowBatch.from_instances([window for i, window in windows.items() if i not in faults], spec), faults

@@ -56,10 +56,9 @@ def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
-    """The items of a v1 or v2 request; a v2 text that is not JSON stays text, which is an error of that item.
+    """The items of a v1 or v2 request; ValueError if there is no list, or it has too many.
 
-    Raises:
-        ValueError: There is no list of items, or it has too many.
+    A v2 text that is not JSON stays text, which is an error of that item.
     """
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None

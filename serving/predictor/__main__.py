@@ -13,33 +13,17 @@ from pathlib import Path
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 2 when there is no artifact to serve, or no place to listen."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
-    parser.add_argument(
-        "--artifact",
-        required=True,
-        action="append",
-        type=Path,
-        metavar="FOLDER",
-        help="written by mtorl.artifact.saving.save; may be given again, with another --name",
-    )
-    parser.add_argument(
-        "--name",
-        required=True,
-        action="append",
-        help="of the model in the URL: /v1/models/NAME:predict and :explain",
-    )
-    parser.add_argument(
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--artifact", required=True, action="append", type=Path, metavar="FOLDER", help="may be given again, as --name")
+    add("--name", required=True, action="append", help="of the model in the URL: /v1/models/NAME:predict and :explain")
+    add(
         "--host",
         default="127.0.0.1",
-        help="0.0.0.0 in a pod; with a slash, the path of a Unix socket for a router beside it, whose experiment file "
-        "then has the endpoint http+unix://%%2Fpath%%2Fto%%2Fit; whoever may enter its folder may ask "
-        "(default: %(default)s)",
+        help="0.0.0.0 in a pod; with a slash, the path of a Unix socket for a router on this machine, whose endpoint "
+        f"is then http+unix://%%2Fpath%%2Fto%%2Fit; the rights of its folder say who may ask {default}",
     )
-    parser.add_argument("--port", type=_port, default=8080, help="default: %(default)s")
-    parser.add_argument(
-        "--grpc-port",
-        type=_port,
-        help="of protocol v2 over gRPC, on the same host; 0 takes a free one (default: HTTP alone)",
-    )
+    add("--port", type=_port, default=8080, help=default)
+    add("--grpc-port", type=_port, help="of protocol v2 over gRPC, on the same host; 0: a free one (default: no gRPC)")
     arguments = parser.parse_args()
     if len(set(arguments.name)) != len(arguments.artifact):
         parser.error("give as many --name, each another one, as --artifact")
@@ -51,17 +35,19 @@ def main() -> int:
     from serving.kserve_sdk import CannotListen, app, correct, quiet
     from serving.predictor.predictor import Predictor, PredictorServer
 
+    def stop(why: object) -> int:
+        logging.getLogger("serving.predictor").critical("predictor: %s", why)
+        return 2
+
     quiet()
     models = [Predictor(name, folder) for name, folder in zip(arguments.name, arguments.artifact, strict=True)]
     try:
         for model in models:
             model.load()
     except ArtifactError as error:
-        logging.getLogger("serving.predictor").critical("predictor: %s", error)
-        return 2
+        return stop(error)
     if path is not None and answers(path):
-        logging.getLogger("serving.predictor").critical("predictor: another process answers at %s", path)
-        return 2
+        return stop(f"another process answers at {path}")
     correct(app)
     # What is loaded stays: looking through all of it for garbage would hold up every request for a tenth of a second.
     gc.collect()
@@ -69,8 +55,7 @@ def main() -> int:
     try:
         PredictorServer(arguments.host, arguments.port, arguments.grpc_port).start(models)
     except CannotListen as error:
-        logging.getLogger("serving.predictor").critical("predictor: %s", error)
-        return 2
+        return stop(error)
     if path is not None:
         path.unlink(missing_ok=True)
     return 0

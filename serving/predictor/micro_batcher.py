@@ -15,18 +15,14 @@ Result = TypeVar("Result")
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """A function over a batch, as a call for one item. For one event loop, which stands still meanwhile.
-
-    Args:
-        largest: Weight that a batch of several items does not exceed.
-    """
+    """A function over a batch, as a call for one item. For one event loop, which stands still meanwhile."""
 
     def __init__(
         self, work: Callable[[Sequence[Item]], Sequence[Result]], weight: Callable[[Item], int], largest: int
     ) -> None:
         self._work = work
         self._weight = weight
-        self._largest = largest
+        self._largest = largest  # weight that a batch of several items does not exceed
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
 
     def submit(self, item: Item) -> asyncio.Future[Result]:

@@ -87,13 +87,7 @@ class Predictor(Model):
 
 
 class PredictorServer(Server):
-    """Serves models over HTTP and, if it has a port for it, gRPC, until SIGTERM or SIGINT.
-
-    Args:
-        host: Address to listen on; with a slash, the path of a Unix socket.
-        port: Port of HTTP; 0 takes a free one.
-        grpc_port: Port of gRPC; 0 takes a free one, None: HTTP alone.
-    """
+    """Serves models over HTTP and, if it has a port for it, gRPC, until SIGTERM or SIGINT."""
 
     def __init__(self, host: str, port: int, grpc_port: int | None = None) -> None:
         super().__init__(host, port, _GRACE_SECONDS)

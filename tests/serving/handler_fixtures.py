@@ -16,7 +16,6 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.decision import PolicyParams
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
-from serving.handlers.base import ArtifactHandler
 from serving.handlers.policy_handler import PolicyHandler
 
 SPEC = DatasetSpec.from_dict(
@@ -74,8 +73,8 @@ class Context:
         return f"request-{idx}"
 
 
-def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) -> Any:
-    handler = kind()
+def made(predict: Any = None) -> Any:
+    handler = PolicyHandler()
     handler.artifact = SimpleNamespace(  # type: ignore[assignment]
         spec=SPEC,
         policy=POLICY,
@@ -87,8 +86,8 @@ def made(predict: Any = None, kind: type[ArtifactHandler[Any]] = PolicyHandler) 
     return handler
 
 
-def loaded(folder: Path, kind: type[ArtifactHandler[Any]] = PolicyHandler) -> Any:
-    handler = kind()
+def loaded(folder: Path) -> Any:
+    handler = PolicyHandler()
     handler.load(folder)
     return handler
 
@@ -120,9 +119,7 @@ def v2(*texts: str, request_id: str | None = None, **changes: Any) -> dict[str, 
     return {"body": json.dumps({"inputs": [tensor], **({"id": request_id} if request_id else {})}).encode()}
 
 
-def ask(
-    handler: ArtifactHandler[Any], *requests: dict[str, Any], explain: Sequence[int] = ()
-) -> tuple[list[Any], Context]:
+def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int] = ()) -> tuple[list[Any], Context]:
     """One batch; `explain` says which of its requests ask for explanations."""
     context = Context(explain=explain)
     bodies = handler.handle(list(requests), context)

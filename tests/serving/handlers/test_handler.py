@@ -97,6 +97,23 @@ def test_a_price_for_each_channel_counts_for_that_channel() -> None:
     assert flat["price"] == 0.3
 
 
+def test_a_single_candidate_gives_the_budget_decision_and_its_cost_is_no_higher_than_possible() -> None:
+    asked = [item(candidates=[channel], u=u) for channel in SPEC.channels for u in (0.0, 0.9)]
+    limited = [{**one, "costs": {one["candidates"][0]: 0.001}} for one in asked]
+    beside = [{**one, "costs": {"search" if one["candidates"] == ["video"] else "video": 0.001}} for one in asked]
+    (answer,), _ = ask(made(), v1(*asked, *limited, *beside))
+    found = answer["predictions"]
+    assert [one["channel"] for one in found] == [one["candidates"][0] for one in asked] * 3
+    assert [one["expected_cost"] for one in found] == [0.2] * 6 + [0.001] * 6 + [0.2] * 6
+    assert found[::2] == found[1::2], "whatever the draw"
+
+
+def test_the_items_of_the_router_suit() -> None:
+    more = {"user_id": "u1", "campaign_id": "c", "timestamp": "2026-01-01T12:00:00+00:00", "context": {"hour": 1.0}}
+    (plain, told), _ = ask(made(), v1(item(price=0.5)), v1({**item(price=0.5), **more, "baseline": None}))
+    assert plain == told and "error" not in told["predictions"][0]
+
+
 def test_all_requests_share_one_forward_pass() -> None:
     network = Network()
     texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
@@ -138,6 +155,8 @@ BAD_ITEMS = [
     (item(candidates=[]), "candidates must be"),
     (item(candidates=["radio"]), "candidates must be"),
     (item(candidates=[["search"]]), "candidates must be"),
+    (item(costs={"tv": 1}), "costs must be an object of channel and number"),
+    (item(costs={"search": -1}), "costs.search must be a number of at least 0"),
     ({"window": None, "u": 0.5}, "window: "),
     ({"window": without("prev_cost"), "u": 0.5}, "window: prev_cost is missing"),
     ({"window": {**window(), "prev_click": [1]}, "u": 0.5}, "window: prev_click"),
@@ -288,29 +307,13 @@ def test_the_archive_is_all_that_the_handler_needs(artifact: Any, tmp_path: Path
 
 @pytest.mark.integration
 def test_decisions_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
-    """One artifact, three models, and many clients at once, with good and bad requests."""
-    from serving.archive import HANDLERS, package
+    """Many clients at once, with good and bad requests."""
+    from serving.archive import package
     from serving.local.torchserve import TorchServe
 
-    for name in HANDLERS:
-        package(artifact.folder, name, tmp_path / "store", handler=name)
+    package(artifact.folder, "policy", tmp_path / "store")
     with TorchServe(tmp_path / "store", tmp_path / "work") as server:
         log, base, url = server.log.read_text(), server.inference_url, server.endpoint("policy")
-        asked = item(u=0.3, price={"search": 0.1, "social": 0.2, "video": 0.3})
-        answers = {}
-        for name in HANDLERS:
-            status, body = call(server.endpoint(name), v1(asked, None)["body"])
-            answers[name], error = body["predictions"]
-            assert (status, list(error)) == (200, ["error"])
-        for field, value in answers["channel"].items():
-            exact = isinstance(value, str) or field == "model"
-            assert answers["policy"][field] == (value if exact else pytest.approx(value)), field
-        offer = {"window": window(), "channel": answers["policy"]["channel"], "price": asked["price"]}
-        _, body = call(server.endpoint("budget"), v1(offer)["body"])
-        worth = body["predictions"][0]
-        assert worth["utility"] == pytest.approx(answers["policy"]["utility"], abs=1e-5)
-        assert (worth["price"], worth["expose"]) == (answers["policy"]["price"], answers["policy"]["expose"])
-
         items = [item(float(hour), u=hour / 24) for hour in range(24)]
         expected = expected_decisions(artifact, items)
 

@@ -9,17 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kserve.protocol.grpc.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from mtorl.log.columns import WindowError
@@ -30,6 +28,7 @@ from serving.local.ports import free_ports
 from serving.logs import messages
 from serving.predictor.predictor import Predictor
 from tests.serving.handler_fixtures import SPEC, ask, call, item, loaded, v1, v2
+from tests.serving.predictor.test_grpc import asked
 
 
 @pytest.fixture(scope="module")
@@ -227,20 +226,15 @@ def test_a_fault_of_ours_is_not_called_the_clients(predictor: Predictor, monkeyp
     def broken(*args: Any) -> Any:
         raise ValueError("bug")
 
-    monkeypatch.setattr(predictor.handler, "answer", broken)
+    monkeypatch.setattr(predictor.handler, "_decisions", broken)
     for explain in (False, True):
         with pytest.raises(InferenceError, match="bug"):
             of_kserve(predictor, {"instances": [item()]}, explain)
 
 
-class Served(NamedTuple):
-    url: str
-    grpc: str  # address
-    process: subprocess.Popen[bytes]
-
-
 @pytest.fixture
-def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[Served]:
+def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[tuple[str, str]]:
+    """URL, and address of gRPC."""
     port, grpc_port = free_ports(2)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
     command += ["--port", str(port), "--grpc-port", str(grpc_port)]
@@ -253,7 +247,7 @@ def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[Served]:
             url = f"http://127.0.0.1:{port}"
             assert wait_for(lambda: server.poll() is not None or alive(url), 60)
             assert server.poll() is None, log.read_text()
-            yield Served(url, f"127.0.0.1:{grpc_port}", server)
+            yield url, f"127.0.0.1:{grpc_port}"
             said = list(messages(log.read_text().splitlines()))
             assert said == [f"predictor speaks gRPC on port {grpc_port}"], "a request must not write to the log"
             assert not (tmp_path / ".cache").exists(), "onnxruntime keeps what it is about to report there"
@@ -270,8 +264,8 @@ def alive(url: str) -> bool:
 
 
 @pytest.mark.integration
-def test_kserves_own_server(handler: Any, served: Served) -> None:
-    url = served.url
+def test_kserves_own_server(handler: Any, served: tuple[str, str]) -> None:
+    url, address = served
     (expected, why), _ = ask(handler, v1(item(), None), v1(item()), explain=[1])
     v1_url, v2_url = f"{url}/v1/models/challenger", f"{url}/v2/models/challenger"
     for content_type in ("application/json", "application/json; charset=utf-8"):
@@ -284,8 +278,8 @@ def test_kserves_own_server(handler: Any, served: Served) -> None:
     assert status == 200
     same_answer(expected["predictions"][0], good)
     assert list(bad) == ["error"]
-    with grpc.insecure_channel(served.grpc) as channel:
-        over_grpc = GRPCInferenceServiceStub(channel).ModelInfer(grpc_request(json.dumps(item()), "{"), timeout=120)
+    with grpc.insecure_channel(address) as channel:
+        over_grpc = GRPCInferenceServiceStub(channel).ModelInfer(asked(json.dumps(item()), "{"), timeout=120)
     assert [json.loads(text) for text in over_grpc.outputs[0].contents.bytes_contents] == [good, bad]
     assert (over_grpc.model_name, over_grpc.model_version) == (answer["model_name"], answer["model_version"])
     status, answer = call(f"{v1_url}:explain", v1(item())["body"])
@@ -299,60 +293,20 @@ def test_kserves_own_server(handler: Any, served: Served) -> None:
     assert alive(url)
 
 
-def grpc_request(*texts: str) -> ModelInferRequest:
-    content = InferTensorContents(bytes_contents=[text.encode() for text in texts])
-    tensor = {"name": "instances", "datatype": "BYTES", "shape": [len(texts)], "contents": content}
-    return ModelInferRequest(model_name="challenger", inputs=[ModelInferRequest.InferInputTensor(**tensor)])
-
-
 @pytest.mark.integration
-def test_at_the_end_each_call_over_grpc_is_answered_or_not_begun(served: Served) -> None:
-    ends: list[Any] = []
-    answered = threading.Event()
-
-    def ask_until_it_ends() -> None:
-        with grpc.insecure_channel(served.grpc) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-            while True:
-                try:
-                    assert stub.ModelInfer(grpc_request(json.dumps(item())), timeout=120).outputs
-                except grpc.RpcError as error:
-                    ends.append(error)
-                    return
-                answered.set()
-
-    callers = [threading.Thread(target=ask_until_it_ends) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    assert answered.wait(120)
-    served.process.send_signal(signal.SIGTERM)
-    for caller in callers:
-        caller.join(120)
-    # gRPC cancels what reaches it while it closes; that is for a moment, and only where the machine stands still.
-    assert len(ends) == 4 and {end.code() for end in ends} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-    assert served.process.wait(120) == 0
-
-
-@pytest.mark.integration
-def test_a_folder_without_an_artifact_is_said(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(tmp_path), "--name", "x"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2
-    assert "model.json: missing" in done.stderr
-
-
-@pytest.mark.integration
-def test_where_it_cannot_listen_it_says_so(artifact: Any, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
+def test_what_it_cannot_serve_and_where_it_cannot_listen_it_says_so(artifact: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.predictor", "--name", "challenger", "--artifact"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
+        folder = str(artifact.folder)
         for options, why in (
-            (["--host", str(tmp_path / "models"), "--grpc-port", "0"], "--grpc-port needs an address"),
-            (["--port", "0", "--grpc-port", port], f"gRPC can't listen on 127.0.0.1:{port}"),
-            (["--port", port], f"can't listen on 127.0.0.1:{port}: Address already in use"),
-            (["--port", "0", "--grpc-port", "99999"], "expected a port, 0 to 65535, got '99999'"),
+            ([str(tmp_path)], "model.json: missing"),
+            ([folder, "--host", str(tmp_path / "models"), "--grpc-port", "0"], "--grpc-port needs an address"),
+            ([folder, "--port", "0", "--grpc-port", port], f"gRPC can't listen on 127.0.0.1:{port}"),
+            ([folder, "--port", port], f"can't listen on 127.0.0.1:{port}: Address already in use"),
+            ([folder, "--port", "0", "--grpc-port", "99999"], "expected a port, 0 to 65535, got '99999'"),
         ):
             done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
             assert done.returncode == 2

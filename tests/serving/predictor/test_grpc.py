@@ -92,7 +92,9 @@ async def test_its_answers_are_those_of_http_v2(r: Running) -> None:
 
 
 @with_predictor
-async def test_nobody_unloads_a_model(r: Running) -> None:
+async def test_no_caller_unloads_a_model_and_a_fault_of_ours_is_internal_without_its_traceback(
+    r: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for change in (
         r.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="challenger")),
         r.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="challenger")),
@@ -100,15 +102,10 @@ async def test_nobody_unloads_a_model(r: Running) -> None:
         assert (await r.fails(change)).code() == grpc.StatusCode.UNIMPLEMENTED
     assert (await r.stub.ModelReady(pb.ModelReadyRequest(name="challenger"))).ready
 
-
-@with_predictor
-async def test_a_fault_of_ours_is_internal_without_its_traceback(
-    r: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
     def broken(*_: Any) -> Any:
         raise ValueError("bug")
 
-    monkeypatch.setattr(r.model.handler, "answer", broken)
+    monkeypatch.setattr(r.model.handler, "_decisions", broken)
     error = await r.fails(r.stub.ModelInfer(asked(json.dumps(item()))))
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "ValueError: bug")
     assert [record.exc_info for record in caplog.records if record.name == "serving.grpc_v2"]
@@ -116,14 +113,10 @@ async def test_a_fault_of_ours_is_internal_without_its_traceback(
 
 @with_predictor
 async def test_callers_at_the_same_time_share_a_pass(r: Running) -> None:
-    arrived, all_are_here, predict = 0, asyncio.Event(), r.model.predict
+    here, predict = asyncio.Barrier(CALLERS), r.model.predict
 
     async def together(*arguments: Any, **named: Any) -> Any:
-        nonlocal arrived
-        arrived += 1
-        if arrived == CALLERS:
-            all_are_here.set()
-        await all_are_here.wait()
+        await here.wait()
         return await predict(*arguments, **named)
 
     r.model.predict = together  # type: ignore[method-assign]
