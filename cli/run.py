@@ -75,7 +75,7 @@ def run(
             interrupted, config = to_resume(root, said)
         else:
             config = LoopConfig(**settings, root=root)
-    # RuntimeError: PipelineError of a step; StackError and TorchServeError of a server.
+    # RuntimeError: PipelineError of a step; StackError of a server.
     with exit_codes(unusable=(InputError, OSError), failed=(RuntimeError,)):
         with ProgressBars() as bars:
             folder = run_loop(config, bars.on_step, interrupted)
@@ -156,7 +156,7 @@ def serve(
                 share_log(served.state, other)
         else:
             files[of_run.file.name] = served_file(of_run.file, of_run.state, of_run.dataset)
-    with exit_codes(failed=(RuntimeError,)):  # StackError, TorchServeError: their text holds the log's tail
+    with exit_codes(failed=(RuntimeError,)):  # StackError: its text holds the log's tail
         try:
             typer.echo(
                 f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.resolve().name} ..."

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Self
 
 from serving.local.child_process import ChildProcess
 
 
+class StackError(RuntimeError):
+    """A server did not start, or is no longer there; the message says which and why, with the tail of its log."""
+
+
+def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: float, late: Callable[[], str]) -> None:
+    """Return once `ready`; raises what `check` raises meanwhile, and StackError with `late` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        check()
+        if time.monotonic() > deadline:
+            raise StackError(late())
+        time.sleep(0.05)
+
+
 class ModelServer(ABC):
-    """A server of every .mar of a folder, each named after its file.
+    """A server of every .mar of a folder, each named after its file; its log and temporary files are in `workdir`.
 
-    Args:
-        workdir: Folder for its log and its temporary files.
-        port: Of 127.0.0.1, where the models answer; 0: the server chooses a place.
-
-    Attributes:
-        inference_url: Where the models answer, once started.
+    The models answer at `inference_url`, on `port` of 127.0.0.1; 0: the server chooses a place.
     """
 
     title: ClassVar[str]
-    error: ClassVar[type[RuntimeError]]
 
     def __init__(self, model_store: str | Path, workdir: str | Path, port: int = 0) -> None:
         self.model_store = Path(model_store).resolve()
@@ -48,15 +58,11 @@ class ModelServer(ABC):
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start, and return when all models answer.
-
-        Raises:
-            RuntimeError: `error`: there is no model, or one that does not come up.
-        """
+        """Start, and return when all models answer; StackError if there is none, or one does not come up."""
         if self._process:
             return
         if not self.models:
-            raise self.error(f"{self.model_store}: no .mar file to serve")
+            raise StackError(f"{self.model_store}: no .mar file to serve")
         self.workdir.mkdir(parents=True, exist_ok=True)
         try:
             self._start()
@@ -78,8 +84,8 @@ class ModelServer(ABC):
             self._process = None
 
     def check(self) -> None:
-        """Raise its error, with the tail of the log, unless the server is running."""
+        """Raise StackError, with the tail of the log, unless the server is running."""
         if self._process is None:
-            raise self.error(f"{self.title} is not started")
+            raise StackError(f"{self.title} is not started")
         if not self._process.alive():
-            raise self.error(f"{self.title} has ended; {self._process.tail()}")
+            raise StackError(f"{self.title} has ended; {self._process.tail()}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 import zipfile
 from pathlib import Path
 from urllib.parse import quote
@@ -20,39 +19,30 @@ from typing_extensions import override
 
 from mtorl.runtime.http import UNIX, ask
 from serving.local.child_process import ChildProcess
-from serving.local.model_server import ModelServer
+from serving.local.model_server import ModelServer, StackError, wait_until
 from serving.local.torchserve import temporary_folder
 
 _START_SECONDS = 60.0
-
-
-class PredictorError(RuntimeError):
-    """The predictor did not start, or is no longer there; the message ends with the tail of its log."""
 
 
 class LocalPredictor(ModelServer):
     """KServe's own server; without a port it answers on a Unix socket."""
 
     title = "the predictor"
-    error = PredictorError
 
     @override
     def _start(self) -> None:
         scratch = temporary_folder(self.workdir)
         try:
             command = self._command(scratch)
-        except PredictorError:
+        except StackError:
             shutil.rmtree(scratch)  # else the process removes it at its end
             raise
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         log = self.workdir / "predictor.log"
-        self._process = ChildProcess(command, log=log, env=environment, scratch=scratch)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._is_ready():
-            self.check()
-            if time.monotonic() > deadline:
-                raise PredictorError(f"no answer in {_START_SECONDS:.0f} s; {self._process.tail()}")
-            time.sleep(0.05)
+        self._process = process = ChildProcess(command, log=log, env=environment, scratch=scratch)
+        late = f"no answer in {_START_SECONDS:.0f} s"
+        wait_until(self._is_ready, self.check, _START_SECONDS, lambda: f"{late}; {process.tail()}")
 
     def _command(self, scratch: Path) -> list[str]:
         path = str(scratch / "models")
@@ -78,5 +68,5 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder, [name for name in packed.namelist() if name.startswith("artifact/")])
     except (OSError, zipfile.BadZipFile) as error:
-        raise PredictorError(f"{archive}: not a model's archive ({error})") from None
+        raise StackError(f"{archive}: not a model's archive ({error})") from None
     return folder / "artifact"

@@ -33,6 +33,7 @@ from mtorl.runtime.http import ask
 from mtorl.runtime.locks import acquire
 from serving.decision_log.position import is_uploaded
 from serving.local.child_process import ChildProcess
+from serving.local.model_server import StackError, wait_until
 from serving.local.predictor import LocalPredictor
 from serving.local.torchserve import TorchServe
 from serving.logs import messages
@@ -49,10 +50,6 @@ _UPLOAD_SECONDS = 60.0
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
-
-
-class StackError(RuntimeError):
-    """The stack did not start, or a part of it is no longer there; the message says which, with the tail of its log."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,7 @@ class LocalStack:
     def start(self) -> None:
         """Start, and return when the router takes requests.
 
-        Raises:
-            StackError: A file of the run is missing or wrong, the run is being served already, or the router fails.
-            TorchServeError: TorchServe or a model does not come up.
+        StackError: a file of the run is missing or wrong, the run is being served already, or a part does not come up.
         """
         if self._router:
             return
@@ -152,11 +147,7 @@ class LocalStack:
         self._running.close()  # in reverse order, and all of it even if one of them fails
 
     def restart_models(self) -> None:
-        """Serve what `archives` gives now; for some seconds, arms that are models answer with the default action.
-
-        Raises:
-            TorchServeError: A model does not come up.
-        """
+        """Serve what `archives` gives now; for some seconds, arms that are models answer with the default action."""
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
@@ -164,7 +155,7 @@ class LocalStack:
             self._write_endpoints()
 
     def check(self) -> None:
-        """Raise StackError or TorchServeError, with the tail of the log, unless every part is running."""
+        """Raise StackError, with the tail of the log, unless every part is running."""
         self.models.check()
         if self._router is None:
             raise StackError("the router is not started")
@@ -172,35 +163,17 @@ class LocalStack:
             raise StackError(f"the router has ended; {self._router.tail()}")
 
     def wait_for_experiment(self) -> None:
-        """Return when the router decides by its experiments' present files, and has their accounts.
-
-        Raises:
-            StackError: It does not, or a part has ended.
-        """
-        deadline = time.monotonic() + _FOLLOW_SECONDS
+        """Return when the router decides by its experiments' present files, and has their accounts; or StackError."""
         files = self.experiment.iterdir() if self.experiment.is_dir() else [self.experiment]
         wanted = {one.name: one.version for one in map(Experiment.load, files)}
-        while self._in_force() != wanted:
-            self.check()
-            if time.monotonic() > deadline:
-                raise StackError(f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}")
-            time.sleep(0.05)
+        late = f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}"
+        wait_until(lambda: self._in_force() == wanted, self.check, _FOLLOW_SECONDS, lambda: late)
 
     def wait_for_lake(self) -> None:
-        """Return when all that was logged until now is in the lake; what is not stays in the spool, also for later.
-
-        Raises:
-            StackError: The router does not upload it, or a part has ended.
-        """
-        deadline = time.monotonic() + _UPLOAD_SECONDS
-        while not is_uploaded(self.serving / "spool"):
-            self.check()
-            if time.monotonic() > deadline:
-                raise StackError(
-                    f"the router does not upload its log to {self.lake}; see {self.serving / 'router.log'}. Nothing is "
-                    "lost: its next start uploads what is in the spool"
-                )
-            time.sleep(0.05)
+        """Return when all that was logged until now is in the lake; or StackError: it stays in the spool for later."""
+        late = f"the router does not upload its log to {self.lake}; see {self.serving / 'router.log'}. "
+        late += "Nothing is lost: its next start uploads what is in the spool"
+        wait_until(lambda: is_uploaded(self.serving / "spool"), self.check, _UPLOAD_SECONDS, lambda: late)
 
     def _in_force(self) -> dict[str, str]:
         """Versions of the experiments by which the router decides; empty while it does not answer."""
@@ -266,16 +239,20 @@ class LocalStack:
             lock=lock,
         )
         self._running.callback(router.stop)
-        deadline = time.monotonic() + _ROUTER_SECONDS
-        while not (ready := _READY.search(said := "\n".join(messages(router.output().splitlines())))):
-            if waits := _WAITS.search(said):  # on a laptop no other process brings what is missing
-                raise StackError(f"the router can't start: {waits[1]}")
+
+        def said(pattern: re.Pattern[str]) -> str:
+            found = pattern.search("\n".join(messages(router.output().splitlines())))
+            return found[1] if found else ""
+
+        def check() -> None:
+            if why := said(_WAITS):  # on a laptop no other process brings what is missing
+                raise StackError(f"the router can't start: {why}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")
-            if time.monotonic() > deadline:
-                raise StackError(f"the router was not ready in {_ROUTER_SECONDS:.0f} s; {router.tail()}")
-            time.sleep(0.05)
-        self.url = ready[1]
+
+        late = f"the router was not ready in {_ROUTER_SECONDS:.0f} s"
+        wait_until(lambda: bool(said(_READY)), check, _ROUTER_SECONDS, lambda: f"{late}; {router.tail()}")
+        self.url = said(_READY)
 
 
 def runs(state: Path) -> bool | None:

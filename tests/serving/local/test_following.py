@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mtorl.experiment.experiment import Experiment
-from serving.local import stack as stack_module
+from serving.local import model_server
 from serving.local.stack import LocalStack, Own, StackError
 from tests.mtorl.experiment.experiments import FILE
 
@@ -24,7 +24,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     naps: list[float] = []
     # Its own clock: threads that other tests have left sleep by the real one.
     clock = SimpleNamespace(time=time.time, monotonic=lambda: sum(naps), sleep=naps.append)
-    monkeypatch.setattr(stack_module, "time", clock)
+    monkeypatch.setattr(model_server, "time", clock)
     return naps
 
 

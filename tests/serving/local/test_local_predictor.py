@@ -19,8 +19,8 @@ import yaml
 from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.http import ask
 from serving.local.ports import free_ports
-from serving.local.predictor import LocalPredictor, PredictorError
-from serving.local.stack import LocalStack
+from serving.local.predictor import LocalPredictor
+from serving.local.stack import LocalStack, StackError
 from serving.router.flow.requests import DecisionParser
 from tests.serving.small_run import small_run
 
@@ -42,14 +42,14 @@ def example(run: Path) -> dict[str, Any]:
 
 
 def test_a_store_without_a_model_and_a_model_that_does_not_load_say_so(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(PredictorError, match=r"no \.mar file"):
+    with pytest.raises(StackError, match=r"no \.mar file"):
         LocalPredictor(tmp_path, tmp_path / "work").start()
     artifact = run / "model-store" / "challenger.mar"
     content = bytearray(artifact.read_bytes())
     at = content.index(b"network.onnx") + 200
     content[at : at + 8] = b"\0" * 8
     artifact.write_bytes(content)
-    with pytest.raises(PredictorError, match=r"challenger\.mar"):
+    with pytest.raises(StackError, match=r"challenger\.mar"):
         LocalPredictor(run / "model-store", tmp_path / "work").start()
 
 
@@ -74,7 +74,7 @@ def test_a_router_asks_it_on_a_socket_and_the_default_action_follows_its_end(run
         (answer,) = decide(stack.url, example)
         assert answer["fallback_reason"] in ("model_error", "model_timeout")
         deadline = time.monotonic() + 30
-        with pytest.raises(PredictorError, match="has ended"):
+        with pytest.raises(StackError, match="has ended"):
             while time.monotonic() < deadline:
                 stack.check()
                 time.sleep(0.1)

@@ -51,7 +51,7 @@ server.serve_forever()
 class FakeTorchServe(ModelServer):
     """In the place of TorchServe where only the router matters."""
 
-    title, error = "TorchServe", RuntimeError
+    title = "TorchServe"
     pid: int | None = None  # type: ignore[assignment]
 
     def _start(self) -> None:

