@@ -72,13 +72,14 @@ def rollout(
 
     It asks the cluster of kubectl's current context. Exit code 1: an arm does not serve the wanted version alone, yet.
     """
-    from serving.inference_services import rollouts
+    from serving.inference_services import rollout_of
 
-    arms = rollouts(objects("inferenceservices", namespace), objects("pods", namespace))
+    pods = objects("pods", namespace)
+    arms = [rollout_of(service, pods) for service in objects("inferenceservices", namespace)]
     if not arms:
         stop(f"no InferenceService in namespace {namespace}", 2)
     for arm in arms:
-        serving = ", ".join(f"{version} ({pods})" for version, pods in arm.serving.items()) or "nothing"
+        serving = ", ".join(f"{version} ({number})" for version, number in arm.serving.items()) or "nothing"
         typer.echo(f"{arm.name}: wanted {arm.wanted}, serving {serving}{'; ' if arm.problem else ''}{arm.problem}")
     raise typer.Exit(0 if all(arm.done for arm in arms) else 1)
 

@@ -33,17 +33,13 @@ _SATURATED_HEADERS = b"content-type: application/json\r\ncontent-length: %d\r\nr
 class Limits:
     """Of each connection, and of all of them.
 
-    Attributes:
-        head_bytes: Of a request, without its body.
-        headers: Lines of a head, and of a chunked body's trailer.
-        seconds: For a request to arrive, body included; of a new connection, for its first request; and for a client to
-            take an answer.
-        connections: At a time. More than `admission.py` lets work and wait, and fewer than the 1,024 files that a
-            process may usually open.
+    `seconds` are for a request to arrive, body included; of a new connection, for its first request; and for a client
+    to take an answer. `connections` at a time are more than `admission.py` lets work and wait, and fewer than the 1,024
+    files that a process may usually open.
     """
 
-    head_bytes: int = 32 * 1024
-    headers: int = 100
+    head_bytes: int = 32 * 1024  # of a request, without its body
+    headers: int = 100  # lines of a head, and of a chunked body's trailer
     seconds: float = 10.0
     connections: int = 800
 
@@ -60,12 +56,7 @@ NO_SHEDDING = Shedding()
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection.
-
-    Args:
-        waiting: Connections of this server on which no request is at work, longest first.
-        refused: Called with the status of each answer given here.
-    """
+    """One connection."""
 
     def __init__(
         self,
@@ -78,8 +69,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._limits = limits
         self._shedding = shedding
-        self._waiting = waiting
-        self._refused = refused
+        self._waiting = waiting  # connections of this server on which no request is at work, longest first
+        self._refused = refused  # called with the status of each answer given here
         self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
         self._leaving: asyncio.TimerHandle | None = None  # runs while an answer waits for its client
         self._began = False  # whether any byte of it came

@@ -43,11 +43,8 @@ def deploy(
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
         artifact: Its model, whose digest its answers must carry.
-        experiments: Those that are in force.
-        seconds: How long a version may take to be ready.
-
-    Raises:
-        DeployError: It does not serve; the previous version does again.
+        experiments: Those in force.
+        seconds: To be ready; after that, DeployError: the previous version serves again.
     """
     name = f"mtorl-{arm}"
     for experiment in experiments:
@@ -115,11 +112,7 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 
 
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
-    """Let a server serve a version, with retries for a minute.
-
-    Args:
-        instead: What it may serve until then: any other version was rolled out by a person meanwhile, and stays.
-    """
+    """Let a server serve a version, with retries for a minute; one that a person rolled out meanwhile stays."""
     until = time.monotonic() + _TELL_SECONDS
     while True:
         try:
@@ -141,11 +134,7 @@ def _explained(error: Exception) -> str:
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Why a ready server does not decide by a model; empty: it does.
-
-    Args:
-        model: The model's digest, or a version whose name is the beginning of it; of `first`, any model will do.
-    """
+    """Why a ready server does not decide by a model (digest or version; of `first`, any will do); empty: it does."""
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.ask(name, {"window": empty_window(artifact.spec), "u": 0.5})

@@ -122,9 +122,6 @@ class GrpcServer:
     Args:
         port: Port to listen on; 0 takes a free one.
         rules: Of requests for decisions; by default, all are answered.
-
-    Raises:
-        CannotListen: The port is taken, or the address is none of this machine's.
     """
 
     def __init__(self, server: Any, host: str, port: int, max_bytes: int, rules: Rules = _no_rules) -> None:

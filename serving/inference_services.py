@@ -92,11 +92,7 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 
 
 def services_of_pod() -> list[Object] | None:
-    """The InferenceServices of this pod's namespace; None: this is no pod.
-
-    Raises:
-        OSError: The API server does not say it, so nothing may be removed.
-    """
+    """The InferenceServices of this pod's namespace; None: this is no pod. OSError: unknown, so nothing may go."""
     if not in_pod():
         return None
     try:
@@ -133,7 +129,7 @@ def _mark(text: str | None) -> Mark | None:
 
 @dataclass(frozen=True)
 class Rollout:
-    """The roll-out of one arm, from the pods: an InferenceService says Ready while any pod serves."""
+    """The roll-out of one arm, from the pods."""
 
     name: str
     wanted: str
@@ -146,12 +142,8 @@ class Rollout:
         return set(self.serving) == {self.wanted} and not self.problem
 
 
-def rollouts(services: Sequence[Object], pods: Sequence[Object]) -> list[Rollout]:
-    """The state of each arm."""
-    return [_rollout(service, pods) for service in services]
-
-
-def _rollout(service: Object, pods: Sequence[Object]) -> Rollout:
+def rollout_of(service: Object, pods: Sequence[Object]) -> Rollout:
+    """The state of an arm, by its InferenceService and all pods."""
     name = service["metadata"]["name"]
     wanted = service["spec"]["predictor"].get("annotations", {}).get(VERSION, "")
     serving: dict[str, int] = {}

@@ -67,11 +67,7 @@ class Server(ModelServer):
         self._protocol = limited(Limits(), refused, shedding)
 
     def start(self, models: Any) -> None:
-        """Serve models until SIGINT or SIGTERM.
-
-        Raises:
-            CannotListen: The port is taken, or the address is none of this machine's.
-        """
+        """Serve models until SIGINT or SIGTERM; or CannotListen."""
         try:
             super().start(models)
         except CannotListen:
@@ -146,11 +142,7 @@ async def _not_decoded(_: Request, error: Exception) -> JSONResponse:
 
 
 def values_of(tensor: InferInput) -> Any:
-    """The values of a request's tensor in any of its forms, usually a list; bytes among them as texts.
-
-    Raises:
-        InvalidInput: They are no UTF-8 texts.
-    """
+    """The values of a request's tensor in any of its forms, usually a list; bytes as UTF-8 texts, or InvalidInput."""
     # A tensor that came as bytes beside the message is in the array alone.
     data = tensor.data or tensor.as_numpy().ravel().tolist()
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):  # gRPC's are bytes

@@ -51,10 +51,6 @@ class ModelServers(Protocol):
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Let a server, whose `served` was read before, serve a version, at once or not at all.
 
-        Args:
-            mark: Of a promotion; None: the present one stays.
-
-        Raises:
-            Conflict: The server was changed since it was read.
-            OSError: It can't be reached now.
+        Without a mark, the present one stays. Conflict: the server was changed since it was read. OSError: it can't be
+        reached now.
         """

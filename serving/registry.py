@@ -35,14 +35,10 @@ class RegistryError(RuntimeError):
 
 
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
-    """Copy an artifact and its archive to their place in the registry; returns the version's folder.
+    """Copy an artifact and its archive, a .mar file, to their place in the registry; returns the version's folder.
 
     An existing version is left as it is, its lineage too, so publishing twice is harmless. An incomplete one is
-    replaced.
-
-    Args:
-        archive: The .mar file that was made of it.
-        version: Name of the version; by default the artifact's own, which its content determines.
+    replaced. By default the version has the artifact's own name, which its content determines.
 
     Raises:
         RegistryError: The version is there with another model, the registry is for models of other data, or the lineage
@@ -81,11 +77,7 @@ def published_digest(folder: Path) -> str | None:
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Refuse a model of other data than the published ones: a simulated market's must not serve people.
-
-    Raises:
-        RegistryError: The published models are of the other kind.
-    """
+    """Refuse (RegistryError) a model of other data than the published: a simulated market's must not serve people."""
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
             ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
@@ -101,11 +93,7 @@ def first_models(registry: Path) -> dict[Path, str]:
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Refuse a data set other than that of the first models, which would not know its channels.
-
-    Raises:
-        RegistryError: The first models are of another data set, or the published ones of the other kind.
-    """
+    """Refuse (RegistryError) a data set other than that of the first models, which would not know its channels."""
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
@@ -129,8 +117,7 @@ def newest(registry: Path) -> datetime | None:
 
 def description_of_newest(registry: Path) -> Path:
     """Data set description of the newest published model; RegistryError if none is published."""
-    folder = folder_of(registry, None)
-    if folder is None:
+    if (folder := folder_of(registry, None)) is None:
         raise RegistryError(
             f"{registry}: no model is published whose data set is known: name its description (dataset)"
         )

@@ -16,15 +16,11 @@ _U = (0.0, 0.25, 0.5, 0.75, 0.999)  # where channels are drawn
 
 
 class SmokeError(RuntimeError):
-    """A model does not answer as it must."""
+    """The archive can't be opened, its model can't be loaded, or an answer is no decision."""
 
 
 def ask(archive: Path) -> str:
-    """Ask a .mar for decisions on a user without a past, over all channels and each alone; returns the answer in words.
-
-    Raises:
-        SmokeError: The archive can't be opened, its model can't be loaded, or an answer is no decision.
-    """
+    """Ask a .mar for decisions on a user without a past, over all channels and each alone; the answer in words."""
     handler = PolicyHandler()
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:

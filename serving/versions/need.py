@@ -35,11 +35,7 @@ class Needs:
                 self.add(arm.model_digest or "", f"the experiment {experiment.name} names it ({arm.name})")
 
     def add(self, name: str, reason: str, serves: bool = False) -> None:
-        """Note that a version is needed.
-
-        Args:
-            name: ARM/NAME; or the digest of a model or its beginning, for all versions of that model. Empty: none.
-        """
+        """Note that a version is needed: ARM/NAME, or all versions of a model by the beginning of its digest."""
         if name:
             known = self._reasons.setdefault(name, {})
             known[reason] = serves or known.get(reason, False)
@@ -71,10 +67,6 @@ class Needs:
 
 
 def experiments_in(place: Path) -> list[Experiment]:
-    """The experiments of a file, or of a folder with a file each, as a router reads them; without one, none.
-
-    Raises:
-        ExperimentError: A file can't be used, so the models that it names are unknown.
-    """
+    """The experiments of a file, or of a folder with a file each; ExperimentError: those of a file are unknown."""
     files = sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place] if place.is_file() else []
     return [Experiment.load(file, UNREAD) for file in files]

@@ -24,11 +24,7 @@ ARM = "challenger"
 
 
 def publish_approved(origin: Origin, model_store: str | Path, registry: str | Path) -> Path:
-    """Publish a challenger with its lineage, from its .mar in the model store; returns its folder.
-
-    Raises:
-        ArtifactError: There is no artifact, or it is damaged.
-    """
+    """Publish a challenger with its lineage, from its .mar in the model store; returns its folder."""
     with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
         return publish(Path(origin.challenger), archive, Path(registry), ARM, origin.lineage())
@@ -37,11 +33,7 @@ def publish_approved(origin: Origin, model_store: str | Path, registry: str | Pa
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
     """Publish a first model of each arm unless it has one; returns the result in words.
 
-    Args:
-        decision: The gate's. Without a challenger that passes it, both arms start with the incumbent's model.
-
-    Raises:
-        RegistryError, ArtifactError: See `serving.registry.publish`.
+    Without a challenger that passes the gate, whose `decision` this is, both arms start with the incumbent's model.
     """
     said = []
     for arm in ("incumbent", ARM):
@@ -67,7 +59,6 @@ def prune_beside(
 
     Args:
         uses: Says which versions are used (`Needs`); raises OSError or LogError where that is not known.
-        experiments: File of an experiment, or folder of such files.
         keep: Newest versions of each arm that stay in any case; 0: all stay.
     """
     if not keep:

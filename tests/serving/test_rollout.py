@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.inference_services import VERSION, Rollout, rollouts
+from serving.inference_services import VERSION, Rollout, rollout_of
 
 SERVICE = {
     "metadata": {"name": "mtorl-challenger"},
@@ -28,8 +28,7 @@ def pod(version: str, ready: bool = False, **status: Any) -> dict[str, Any]:
 def rollout(*pods: dict[str, Any]) -> Rollout:
     other = pod("challenger/new", True)
     other["metadata"]["labels"] = {"serving.kserve.io/inferenceservice": "another"}
-    (only,) = rollouts([SERVICE], [other, *pods])
-    return only
+    return rollout_of(SERVICE, [other, *pods])
 
 
 def test_a_version_that_serves_alone_is_rolled_out() -> None:
