@@ -25,9 +25,7 @@ def check(
     Exit code 0: it can be an arm; what its decisions would lack in the log is noted. 1: users would get the default
     action, and why. What an arm is asked and may answer: serving/README.md.
     """
-    from mtorl.log.dataset import SpecError
-
-    with exit_codes(unusable=(SpecError, ValueError)):
+    with exit_codes():
         from mtorl.log.dataset import DatasetSpec
         from serving.router.flow.arm_check import check_arm
 

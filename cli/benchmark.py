@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,21 +39,12 @@ def paper(
 
         mtorl benchmark paper --users 500 --repeats 1 --methods markov,logistic --out .
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+    from cli.progress_bars import ProgressBars
     from mtorl.comparison.methods import METHODS
     from mtorl.comparison.report import report
     from mtorl.runtime.hardware import environment
-    from pipelines.local import InputError
     from pipelines.paper import PaperConfig, run_paper
+    from pipelines.steps import Step
 
     wanted = tuple(name.strip() for name in methods.split(",") if name.strip())
     if unknown := [name for name in wanted if name not in METHODS]:
@@ -60,18 +52,9 @@ def paper(
     logs = {"kuairand-sequence": kuairand, "criteo-sequence": criteo}
     logs = {name: log for name, log in logs.items() if log} or {"simulator": ""}
     config = PaperConfig(logs, root, repeats, workers, wanted, users)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-    with exit_codes((InputError, OSError), stopped=f"stopped; the same command goes on from what is in {root}"), bar:
-        task = bar.add_task("reading the logs", total=None)
-
-        def on_job(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, description=label)
-            if not console.is_terminal:
-                typer.echo(f"{done}/{total}  {label}", err=True)
-
-        results = run_paper(config, on_job)
+    stopped = f"stopped; the same command goes on from what is in {root}"
+    with exit_codes(stopped=stopped), ProgressBars() as bars:
+        results = run_paper(config, partial(bars.on_step, Step("jobs", "compare the methods")))
     out.mkdir(parents=True, exist_ok=True)
     machine = environment("torch", "lightgbm")
     (out / "results.json").write_text(json.dumps({"environment": machine, "results": results}) + "\n")

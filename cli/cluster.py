@@ -44,13 +44,11 @@ def bootstrap(
     """
     from cli.progress_bars import ProgressBars
     from pipelines.local import PipelineError
-    from pipelines.loop.config import TrainingSettings
     from pipelines.on_volume import run_on
     from serving.registry import ARMS, first_models
 
     os.umask(0o027)  # nobody outside the volume's group may read logs and models
-    with exit_codes(unusable=(ValueError, OSError), failed=(PipelineError,)):
-        TrainingSettings(dataset=dataset, bad_rows=bad_rows, users=users, epochs=epochs, seed=seed)
+    with exit_codes(PipelineError):
         there = first_models(volume / "registry")
         if len(there) == len(ARMS) and (volume / "features" / "registry.db").exists():
             typer.echo("\n".join(f"{place}: was there, digest {digest[:12]}" for place, digest in there.items()))
@@ -99,11 +97,11 @@ def put(
     It asks kubectl, in its current context, and needs a namespace in which the product is installed. The file appears
     whole or not at all. Exit code 4: NAME has another content, and stays as it is without --replace.
     """
-    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.dataset import DatasetSpec
     from pipelines.cluster.volume_upload import Kept, PutError
     from pipelines.cluster.volume_upload import put as put_on_volume
 
-    with exit_codes(unusable=(SpecError, OSError), failed=(PutError,)):
+    with exit_codes(PutError):
         if file.suffix in (".yaml", ".yml"):
             DatasetSpec.load(file)
         try:
@@ -116,7 +114,7 @@ def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
     """Objects of a kind, from the cluster of kubectl's context; ends the command where it does not say."""
     from serving.kubernetes_api import KubernetesApi
 
-    with exit_codes(unusable=(OSError,)):
+    with exit_codes():
         return KubernetesApi(namespace).list(kind)
 
 
@@ -157,13 +155,12 @@ def materialize(
     from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import RawLog
     from features.online.written import Repository, StoreEmptied, Written
-    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
-    from mtorl.log.touchpoints import LogError
 
     # A missing registry or log fails, also before the first install: a job that called it success would hide a lost
     # volume.
-    with exit_codes(unusable=(SpecError, LogError, OSError), failed=(StoreEmptied,)):
+    with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
             decisions = Snapshot.of(Lake.open(own_decisions)) if own_decisions else None
@@ -200,7 +197,6 @@ def _write_online(
     from features.offline.exposures import write_exposures
     from features.offline.store import Materialized
     from features.offline.store import materialize as write
-    from features.online.history import HistoryError
     from mtorl.log.lake import Lake
 
     try:
@@ -218,8 +214,6 @@ def _write_online(
                 done = write(feature_repo, log.spec, log.path, since=since, exposures=exposures)
         now.until, now.rows = done.until, done.rows
         newest = datetime.fromtimestamp(done.newest / 1e6, UTC)
-    except HistoryError as error:
-        stop(str(error), 2)
     except (duckdb.Error, sqlite3.Error) as error:
         stop(_first_line(error), 2)
     if log.report is not None and log.report.quarantined:
@@ -251,15 +245,11 @@ def feed(
     import asyncio
 
     from features.online.feed import Feed
-    from features.online.history import HistoryError
     from features.online.open_history import open_history
     from features.online.receiver import serve as serve_feed
     from features.online.written import Repository
-    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.dataset import DatasetSpec
 
-    try:
-        with open_history(feature_repo, DatasetSpec.load(dataset)) as history:
-            feeding = Feed(history, feature_repo, Repository(feature_repo).registry)
-            asyncio.run(serve_feed(feeding, host, port))
-    except (SpecError, HistoryError, OSError) as error:
-        stop(str(error), 2)
+    with exit_codes(), open_history(feature_repo, DatasetSpec.load(dataset)) as history:
+        feeding = Feed(history, feature_repo, Repository(feature_repo).registry)
+        asyncio.run(serve_feed(feeding, host, port))

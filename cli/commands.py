@@ -44,9 +44,9 @@ DATASET_OPTION = typer.Option(
     help="Built-in data set name, or the path of its YAML description.", autocompletion=_built_in
 )
 Dataset = Annotated[str, DATASET_OPTION]
-Users = Annotated[int, typer.Option(help="Users to simulate, or to keep of a real log. 0: 6000, or all.")]
-Epochs = Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Users = Annotated[int, typer.Option(help="Users to simulate, or to keep of a real log. 0: 6000, or all.", min=0)]
+Epochs = Annotated[int, typer.Option(help="Most epochs of training; early stopping may need fewer.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Trusted = Annotated[
     bool,
     typer.Option("--trusted", help="The log is canonical Parquet, a file or a folder: don't check its rows."),

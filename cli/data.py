@@ -64,7 +64,7 @@ def simulate(
     from mtorl.simulator.raw_log import write_raw_log
     from mtorl.simulator.simulator import SimulatorConfig
 
-    with exit_codes(unusable=(ValueError, OSError)):
+    with exit_codes():
         rows = write_raw_log(out, SimulatorConfig(users=users, seed=seed))
     typer.echo(f"{out}: {rows:,} touchpoints of {users:,} users; its description: --dataset simulator")
 
@@ -323,9 +323,7 @@ def forget(
     Exit code 0: nothing of the users is left but what the command names. 1: a store could not be read or written. 2:
     there is no such folder, or another run is at work in it.
     """
-    from mtorl.log.forgotten import ForgottenError
-
-    with exit_codes(unusable=(ForgottenError,)), _log_errors():
+    with _log_errors():
         from datetime import UTC, datetime, timedelta
 
         from cli.progress_bars import ProgressBars
@@ -369,11 +367,8 @@ def forget(
 @contextmanager
 def _log_errors() -> Iterator[None]:
     """Turn a log that can't be used into one line and exit code 2, and Ctrl-C into 130."""
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
-
     try:
-        with exit_codes(unusable=(LogError, SpecError, OSError)):
+        with exit_codes():
             yield
     except RuntimeError as error:  # also what DuckDB makes of Ctrl-C, which `exit_codes` has seen before
         if type(error) is not RuntimeError:

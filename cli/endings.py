@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import typer
 
+from mtorl.runtime.errors import InputError
+
 HELD, HARM = 4, 5
 """Of `mtorl experiment status` and `verdict`."""
 
@@ -27,18 +29,12 @@ def stop(message: str, code: int) -> NoReturn:
 
 
 @contextmanager
-def exit_codes(
-    unusable: tuple[type[Exception], ...] = (), failed: tuple[type[Exception], ...] = (), stopped: str = "stopped"
-) -> Iterator[None]:
+def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[None]:
     """End the command with a line and an exit code where the block raises an error that users can do something about.
 
-    Ctrl-C and SIGTERM end it by an exception, which cleans up on its way out, also where a shell has Ctrl-C ignored.
-    Every other error is a fault of ours, and shows its traceback.
-
-    Args:
-        unusable: Errors that say what is wrong with the input: exit code 2.
-        failed: Errors that say which step failed: exit code 1.
-        stopped: What to say after a signal, with exit code 130.
+    The code is 1 for the errors named here, which say that a step has failed, and 2 for every other InputError and
+    OSError. After Ctrl-C or SIGTERM, it is 130, and the line `stopped`. Both signals raise an exception, which cleans
+    up on its way out, also where a shell has Ctrl-C ignored. Every other error shows its traceback.
     """
     _stop_on_signals()
     try:
@@ -50,10 +46,8 @@ def exit_codes(
     except Exception as error:
         if _signalled:  # DuckDB turns the exception into one of its own
             stop(_words(stopped, error), 130)
-        if isinstance(error, unusable):
-            stop(_words(str(error), error), 2)
-        if isinstance(error, failed):
-            stop(_words(str(error), error), 1)
+        if isinstance(error, (InputError, OSError, *failed)):
+            stop(_words(str(error), error), 1 if isinstance(error, failed) else 2)
         raise
 
 

@@ -30,9 +30,9 @@ def agree(settings: Settings) -> None:
     from mtorl.log.touchpoints import LogError
     from serving.ledger import LedgerUnavailable, open_ledger
     from serving.router.flow.ledger_of_log import agree as agree_to
-    from serving.router.ops.settings import RouterSettings, SettingsError
+    from serving.router.ops.settings import RouterSettings
 
-    with exit_codes(unusable=(SettingsError,), failed=(LedgerUnavailable, LogError)):
+    with exit_codes(LedgerUnavailable, LogError):
         found = RouterSettings.load(settings)
         ledger = open_ledger(found.ledger, patience=30.0)
         spent = agree_to(ledger, found.spool, Lake.open(found.lake))
@@ -48,9 +48,9 @@ def wait(settings: Settings) -> None:
     A new router does not know that a ledger was lost, and would grant the whole budget again.
     """
     from serving.ledger import LedgerUnavailable, open_ledger
-    from serving.router.ops.settings import RouterSettings, SettingsError
+    from serving.router.ops.settings import RouterSettings
 
-    with exit_codes(unusable=(SettingsError,)):
+    with exit_codes():
         ledger, said = open_ledger(RouterSettings.load(settings).ledger, patience=30.0), ""
         while ledger.shared:
             try:

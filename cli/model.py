@@ -41,14 +41,11 @@ def train(
     from cli.progress_bars import ProgressBars
     from mtorl.fitting.fit import fit_challenger
     from mtorl.fitting.settings import load_settings, with_settings
-    from mtorl.log.columns import WindowError
-    from mtorl.network.checkpoint import CheckpointError
     from mtorl.network.parallel import TrainingFailed
     from mtorl.network.training import TrainConfig, TrainingDiverged
 
     stopped = "stopped" + (f"; the same command goes on from {checkpoint}" if checkpoint else "")
-    unusable = (CheckpointError, WindowError, ValueError, OSError)
-    with exit_codes(unusable, failed=(TrainingDiverged, TrainingFailed), stopped=stopped):
+    with exit_codes(TrainingDiverged, TrainingFailed, stopped=stopped):
         chosen = {} if settings is None else load_settings(settings)
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), chosen)
         with ProgressBars() as bars, bars.step("train MTORL"):
@@ -79,9 +76,8 @@ def evaluate(
     """
     from cli.tables import print_evaluation
     from pipelines.evaluation_on_log import evaluate_on_log
-    from pipelines.local import InputError
 
-    with exit_codes(unusable=(InputError,)):
+    with exit_codes():
         if json_file is not None and not json_file.absolute().parent.is_dir():
             stop(f"--json: {json_file.parent} is no folder", 2)
         figures = evaluate_on_log(artifact, data, dataset, seed, only_new, users)

@@ -66,9 +66,8 @@ def upload(
     mtorl pipeline upload manifests/pipelines/compiled/*.yaml
     """
     from pipelines.cluster import kfp_server
-    from pipelines.local import InputError
 
-    with exit_codes(unusable=(InputError,), failed=(kfp_server.ServerError,)):
+    with exit_codes(kfp_server.ServerError):
         for file in files:  # before a server is asked
             kfp_server.pipeline_name(file)
         client = kfp_server.connect(*context.obj)
@@ -91,9 +90,8 @@ def schedule(
     """
     from pipelines.cluster.kfp_server import ServerError, connect
     from pipelines.cluster.schedule import Schedule, apply
-    from pipelines.local import InputError
 
-    with exit_codes(unusable=(InputError,), failed=(ServerError,)):
+    with exit_codes(ServerError):
         wanted = Schedule.load(file)
         for name, change in apply(connect(*context.obj), wanted).items():
             typer.echo(f"{name}: {change}")
@@ -115,11 +113,11 @@ def run(
     what it was given.
     """
     from cli.progress_bars import ProgressBars
-    from pipelines.local import InputError, PipelineError
+    from pipelines.local import PipelineError
     from pipelines.on_volume import run_on
 
     values = _values(parameters or [])
-    with exit_codes(unusable=(InputError, OSError), failed=(PipelineError,)), ProgressBars() as bars:
+    with exit_codes(PipelineError), ProgressBars() as bars:
         ended = run_on(volume, pipeline, values, bars.on_step)
     if ended.cached:
         typer.echo(f"from earlier runs, since nothing they depend on has changed: {', '.join(ended.cached)}")

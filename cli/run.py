@@ -39,7 +39,7 @@ def run(
     epochs: Epochs = 12,
     seed: Seed = 7,
     rounds: Annotated[
-        int, typer.Option(help="Opportunities per held-out user at the last stage; on average for a real log.")
+        int, typer.Option(help="Opportunities per held-out user at the last stage; on average for a real log.", min=1)
     ] = 5,
     min_lift: Annotated[
         float, typer.Option(help="Lift per opportunity that the gate's lower bound must exceed.")
@@ -62,13 +62,12 @@ def run(
     """
     from cli.progress_bars import ProgressBars
     from cli.tables import print_summary
-    from pipelines.local import InputError
     from pipelines.loop.config import LoopConfig
     from pipelines.loop.run import run_loop
     from pipelines.loop.run_folder import to_resume
 
     settings, interrupted = {name: ctx.params[name] for name in ctx.params.keys() - {"root", "resume"}}, None
-    with exit_codes(unusable=(ValueError,)):
+    with exit_codes():
         if resume:
             sources = {name: ctx.get_parameter_source(name) for name in settings}
             said = {name: settings[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
@@ -76,7 +75,7 @@ def run(
         else:
             config = LoopConfig(**settings, root=root)
     # RuntimeError: PipelineError of a step; StackError of a server.
-    with exit_codes(unusable=(InputError, OSError), failed=(RuntimeError,)):
+    with exit_codes(RuntimeError):
         with ProgressBars() as bars:
             folder = run_loop(config, bars.on_step, interrupted)
         print_summary(folder, root)
@@ -119,14 +118,13 @@ def serve(
         stop("--state is that of an experiment of yours: name its file, --experiment", 2)
     from pipelines.experiments.folder import ExperimentFolder
     from pipelines.experiments.local_servers import LocalServers, settle
-    from pipelines.local import InputError
     from pipelines.loop.ramp import experiment_of, port_of_models
     from pipelines.loop.run_folder import at_work, can_be_served
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
     if not can_be_served(run):
         stop(f"{run}: no trained run there; make one with mtorl run, or finish one that stopped: mtorl run --resume", 2)
-    with exit_codes(unusable=(InputError,)):
+    with exit_codes():
         ctx.with_resource(at_work(run.resolve(), shared=True))
     files: dict[str, Path] = {}  # what the router reads; it follows from what becomes of promotions
     served, models = None, 0
@@ -140,12 +138,12 @@ def serve(
     elif (of_run := experiment_of(run.resolve())).file.exists():  # older runs have none
         served = Own(files, of_run.state)
         states = {of_run.file: of_run.state}
-        with exit_codes(unusable=(ValueError,)):  # ExperimentError, or what is no port
+        with exit_codes():
             models = port_of_models(of_run)
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
     stack = LocalStack(run.resolve(), served, router_port=port, models_port=models, runtime=runtime)
     if served is not None:
-        with exit_codes(unusable=(ValueError, OSError), failed=(RuntimeError,)):  # ExperimentError, HistoryError
+        with exit_codes(RuntimeError):
             stack.claim()  # another one's models must not change while they run
             for words in settle(folders, run.resolve(), served.state, models):
                 typer.echo(f"promotion: {words}")
@@ -156,7 +154,7 @@ def serve(
                 share_log(served.state, other)
         else:
             files[of_run.file.name] = served_file(of_run.file, of_run.state, of_run.dataset)
-    with exit_codes(failed=(RuntimeError,)):  # StackError: its text holds the log's tail
+    with exit_codes(RuntimeError):  # StackError: its text holds the log's tail
         try:
             typer.echo(
                 f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.resolve().name} ..."
@@ -205,7 +203,7 @@ def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
     from mtorl.experiment.layers import Experiments
 
     served = {file: served_file(file, state, dataset) for file, state in states.items()}
-    with exit_codes(unusable=(ExperimentError,)):
+    with exit_codes():
         Experiments(Experiment.load(file) for file in served.values())
         found = {f"{file.stem}.yaml": in_force for file, in_force in served.items()}
         if len(found) < len(served):
@@ -234,14 +232,12 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
 
     A file with a mistake ends the command before any server starts.
     """
-    from mtorl.experiment.experiment import ExperimentError
-    from mtorl.experiment.history import HistoryError
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.controller import put_in_force
     from pipelines.experiments.controller import state as state_of
     from pipelines.experiments.folder import ExperimentFolder
 
-    with exit_codes(unusable=(ExperimentError, HistoryError, OSError)), naming_the_manual():
+    with exit_codes(), naming_the_manual():
         folder = ExperimentFolder.of(file, state, dataset)
         experiment, stands = state_of(folder)
         if experiment.ramp is None and stands == State(events=stands.events):  # people set its stage by hand

@@ -44,15 +44,13 @@ def search(
         kfp run create -e mtorl -f mtorl-train.yaml ... settings="$(cat best/settings.yaml)"
     """
     from cli.progress_bars import ProgressBars
-    from mtorl.fitting.search import SETTINGS_FILE, SearchConfig, SearchError
+    from mtorl.fitting.search import SETTINGS_FILE, SearchConfig
     from mtorl.fitting.search import search as run_search
-    from mtorl.log.columns import WindowError
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         stop(f"--json: {json_file.parent} is no folder", 2)
     stopped = f"stopped; the same command goes on from {out}"
-    unusable = (SearchError, WindowError, OSError)
-    with exit_codes(unusable, stopped=stopped), ProgressBars() as bars, bars.step("search"):
+    with exit_codes(stopped=stopped), ProgressBars() as bars, bars.step("search"):
         config = SearchConfig(trials=trials, timeout=timeout, epochs=epochs, seed=seed)
         report = run_search(str(windows), str(out), config)
     if json_file is not None:
@@ -77,8 +75,7 @@ def trial(
     Each epoch is a line for Katib's collector: the time, and validation_loss=VALUE of the weights that would be kept.
     """
     from mtorl.fitting.search import METRIC, Trials
-    from mtorl.fitting.settings import SettingsError, parse_settings, with_settings
-    from mtorl.log.columns import WindowError
+    from mtorl.fitting.settings import parse_settings, with_settings
     from mtorl.network.training import TrainConfig, TrainingDiverged
 
     def on_epoch(epoch: int, loss: float) -> None:
@@ -86,7 +83,7 @@ def trial(
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         print(f"{now} {METRIC}={loss:.6f} epoch={epoch}", flush=True)
 
-    with exit_codes((SettingsError, WindowError, OSError), failed=(TrainingDiverged,)):
+    with exit_codes(TrainingDiverged):
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), parse_settings(settings or []))
         Trials(str(windows)).run(config, on_epoch)
 
@@ -109,7 +106,7 @@ def katib(
     """
     from pipelines.cluster.katib import KatibSearch, write
 
-    with exit_codes((ValueError, OSError)):
+    with exit_codes():
         write(out, KatibSearch(windows=windows, trials=trials, parallel=parallel, epochs=epochs, seed=seed))
     typer.echo(out)
 

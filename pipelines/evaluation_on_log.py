@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines.local import InputError
-
 
 def evaluate_on_log(
     artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int = 0
@@ -21,27 +19,23 @@ def evaluate_on_log(
         users: Users to simulate or keep; 0 for all.
 
     Raises:
-        InputError: The artifact or the log can't be used, or the log has users of the training set.
+        InputError: The artifact or the log can't be used.
+        KnownUsersError: The log has users of the training set.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows
-    from mtorl.artifact import artifact as artifacts
+    from mtorl.artifact.artifact import load
     from mtorl.baselines.lightgbm import stored_in
-    from mtorl.evaluation.holdout import KnownUsersError, evaluate_artifact
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
+    from mtorl.evaluation.holdout import evaluate_artifact
     from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        try:
-            loaded = artifacts.load(artifact)
-            raw = RawLog(log, dataset, "quarantine", users, seed)
-            report = ingest(raw, folder / "log", folder / "quarantine.csv")
-            build_windows(folder / "log", folder / "windows")
-            table = WindowTable.load(folder / "windows", most=MOST_HELD_OUT)
-            figures = evaluate_artifact(loaded, table, stored_in(loaded), seed, only_new)
-        except (artifacts.ArtifactError, LogError, SpecError, KnownUsersError, ValueError, OSError) as error:
-            raise InputError(str(error)) from None
+        loaded = load(artifact)
+        raw = RawLog(log, dataset, "quarantine", users, seed)
+        report = ingest(raw, folder / "log", folder / "quarantine.csv")
+        build_windows(folder / "log", folder / "windows")
+        table = WindowTable.load(folder / "windows", most=MOST_HELD_OUT)
+        figures = evaluate_artifact(loaded, table, stored_in(loaded), seed, only_new)
     figures["data"]["quarantined"] = report.quarantined
     return figures

@@ -18,7 +18,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from kfp import local
 
 from components.component import traits_of
 from mtorl.runtime import progress
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
 from mtorl.runtime.step import RUN_ID, RUNS, note_silent_end
 from pipelines.steps import OnStep, Step
@@ -49,10 +50,6 @@ _CODE = ("mtorl", "features", "serving", "monitoring", "components")
 
 class PipelineError(RuntimeError):
     """A step failed; the message holds its last error line and the path of the log."""
-
-
-class InputError(ValueError):
-    """A step refused the user's input; the message is meant for the user."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +148,11 @@ def _restored() -> Iterator[None]:
             root.setLevel(before[2])
 
 
-def code_version() -> str:
+def code_version(rooms: Sequence[str] = _CODE) -> str:
     """A digest of the project's code, so that no step is answered by the outputs of other code."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for room in _CODE:
+    for room in rooms:
         for path in sorted((root / room).rglob("*")):
             if path.suffix in (".py", ".sql", ".lua", ".yaml", ".j2") and path.is_file():
                 digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())

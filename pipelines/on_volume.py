@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.pipeline_runs import PipelineRun, RunEnd, newest_runs
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import is_disk_full, remove
 from mtorl.runtime.locks import locked
 from pipelines import bootstrap, local, monitoring, training
@@ -66,14 +67,14 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         parameters: As text. Those with a default on a cluster have the same here, below the folder.
 
     Raises:
-        local.InputError: No such pipeline; a wrong parameter; another run in progress; or a step refused the input.
+        InputError: No such pipeline; a wrong parameter; another run in progress; or a step refused the input.
         local.PipelineError: A step failed.
     """
     from google.protobuf.json_format import MessageToDict
 
     build = PIPELINES.get(name.removeprefix("mtorl-"))
     if build is None:
-        raise local.InputError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
+        raise InputError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
     volume = volume.resolve()
     _check_writable(volume)
     pipeline = build(replace(LAPTOP, folder=str(volume)))
@@ -109,9 +110,9 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters in their own types. InputError: one is unknown, missing, or not of its type."""
     if unknown := sorted(set(parameters) - set(known)):
-        raise local.InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
+        raise InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
     if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
-        raise local.InputError(f"parameters that this pipeline can't do without: {', '.join(missing)}")
+        raise InputError(f"parameters that this pipeline can't do without: {', '.join(missing)}")
     return {name: _typed(name, text, known[name]["parameterType"]) for name, text in parameters.items()}
 
 
@@ -127,7 +128,7 @@ def _typed(name: str, text: str, kind: str) -> Any:
         return text
     except (ValueError, KeyError):
         words = {"NUMBER_INTEGER": "a whole number", "NUMBER_DOUBLE": "a number", "BOOLEAN": "true or false"}
-        raise local.InputError(f"parameter {name}: expected {words[kind]}, got {text!r}") from None
+        raise InputError(f"parameter {name}: expected {words[kind]}, got {text!r}") from None
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
@@ -141,7 +142,7 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, which names the run until the end of the block; after a kill, the name stays."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
-    with locked(file, local.InputError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
+    with locked(file, InputError(f"{runs}: another run is at work on this folder: wait for it")) as lock:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)
@@ -180,14 +181,14 @@ def _tell(runs: Path, ended: PipelineRun) -> None:
 def _check_writable(volume: Path) -> None:
     """Name the owner of a folder that can't be written: a step's error does not tell what a volume lacks."""
     if not volume.parent.is_dir():
-        raise local.InputError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
+        raise InputError(f"{volume} is not there: mount the data volume, or name its folder: --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):
         if not path.exists() or os.access(path, os.W_OK | os.X_OK):
             continue
         if os.statvfs(path).f_flag & os.ST_RDONLY:
-            raise local.InputError(f"{path} is mounted read-only: pipelines write to it")
+            raise InputError(f"{path} is mounted read-only: pipelines write to it")
         owner = path.stat()
-        raise local.InputError(
+        raise InputError(
             f"{path} can't be written by user {os.getuid()} in group {os.getgid()}: it belongs to "
             f"{owner.st_uid}:{owner.st_gid}, mode {stat.S_IMODE(owner.st_mode):o}. Whoever provides a volume to which "
             "Kubernetes does not apply fsGroup, such as NFS, must give it to 10001:10001, with mode 2775 "

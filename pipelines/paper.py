@@ -6,7 +6,6 @@ the jobs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mtorl
 from mtorl.comparison import jobs
 from mtorl.comparison.jobs import Job
 from mtorl.network.parallel import worker_processes
-from pipelines.local import InputError
+from mtorl.runtime.errors import InputError
+from pipelines.local import code_version
 
-OnJob = Callable[[int, int, str], None]
+OnJob = Callable[[float, float, str], None]
 """Jobs done, all jobs, what was done last."""
 
 
@@ -58,6 +57,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
+    on_job(done, len(todo), "")
     # Read when a library is loaded, which in a spawned process is before any function of ours.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with worker_processes(config.workers) as pool:
@@ -75,16 +75,8 @@ def _settings(config: PaperConfig) -> dict[str, Any]:
     return {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,
-        "code": _code(),
+        "code": code_version(["mtorl"]),
     }
-
-
-def _code() -> str:
-    """Digest of the decision science of this checkout: results of two versions do not belong in one table."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(mtorl.__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
@@ -92,17 +84,14 @@ def prepare(dataset: str, log: str, config: PaperConfig) -> None:
     from features.ingest.log_folder import RawLog, ingest
     from features.offline.store import build_training_data
     from features.sequences.builder import build_windows
-    from mtorl.log.dataset import DatasetSpec, SpecError
-    from mtorl.log.touchpoints import DATASET_FILE, LogError
+    from mtorl.log.dataset import DatasetSpec
+    from mtorl.log.touchpoints import DATASET_FILE
 
     folder = config.root / "data" / dataset
     if (folder / "windows" / "manifest.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    try:
-        ingest(RawLog(log, dataset, "quarantine", config.users), folder / "log", folder / "quarantine.csv")
-    except (LogError, SpecError, OSError) as error:
-        raise InputError(str(error)) from None
+    ingest(RawLog(log, dataset, "quarantine", config.users), folder / "log", folder / "quarantine.csv")
     if DatasetSpec.load(folder / "log" / DATASET_FILE).features:
         build_training_data(folder / "log", folder / "features", folder / "windows")
     else:

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 
 _HANDLER = '''"""The handler of the release that serves this archive."""
@@ -28,7 +29,7 @@ _MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can hold
 
 
-class ArchiveError(RuntimeError):
+class ArchiveError(InputError):
     """The artifact or archive can't be read, or torch-model-archiver refuses it."""
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from mtorl.artifact.artifact import Artifact
 from mtorl.experiment.arm import HOLDOUT, INCUMBENT, Arm
 from mtorl.experiment.experiment import Experiment
+from mtorl.runtime.errors import InputError
 from serving.handlers.items import empty_window
 from serving.inference_services import InferenceServices
 from serving.kubernetes_api import Conflict, Refused
@@ -26,7 +27,7 @@ _POLL_SECONDS = 2.0
 _TELL_SECONDS = 60.0
 
 
-class DeployError(RuntimeError):
+class DeployError(InputError, RuntimeError):
     """A version does not serve; the message says why, and what serves instead."""
 
 

@@ -23,6 +23,7 @@ from mtorl.artifact.artifact import load
 from mtorl.artifact.lineage import Lineage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import DATASET_FILE
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing, sync
 
 FIRST = "first"
@@ -30,7 +31,7 @@ FIRST = "first"
 ARMS = ("incumbent", "challenger")  # with a first version
 
 
-class RegistryError(RuntimeError):
+class RegistryError(InputError, RuntimeError):
     """A model can't be published; the message says why and what to do."""
 
 

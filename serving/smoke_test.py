@@ -9,13 +9,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from mtorl.runtime.errors import InputError
 from serving.handlers.items import empty_window
 from serving.handlers.policy_handler import PolicyHandler
 
 _U = (0.0, 0.25, 0.5, 0.75, 0.999)  # where channels are drawn
 
 
-class SmokeError(RuntimeError):
+class SmokeError(InputError, RuntimeError):
     """The archive can't be opened, its model can't be loaded, or an answer is no decision."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.endings import HARM, HELD, exit_codes, stop
+from cli.endings import HARM, HELD, stop
 from cli.experiment.shared import ByOption, JsonOption, input_errors, print_json
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def verdict(
     """
     from monitoring.verdict.period import PeriodError
 
-    with exit_codes(failed=(PeriodError,)), input_errors():
+    with input_errors(PeriodError):
         from cli.experiment.plan_tables import print_shadow
         from cli.experiment.table import print_verdict
 

@@ -108,13 +108,12 @@ def operator(
 
     manifests/base/operator runs it. Outside of a cluster it uses kubectl's configuration.
     """
-    from mtorl.log.dataset import SpecError
     from pipelines.experiments.cluster_api import ClusterApi
     from pipelines.experiments.operator.start import run as run_operator
     from serving.kubernetes_api import namespace_of_pod
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    with exit_codes(unusable=(SpecError, OSError)):
+    with exit_codes():
         api = ClusterApi(namespace or namespace_of_pod(), config_map, budget_tables)
         run_operator(api, dataset, lake, port, every)

@@ -53,17 +53,9 @@ def shares_in_words(shares: dict[str, float]) -> str:
 
 
 @contextmanager
-def input_errors() -> Iterator[None]:
-    """Turn input that can't be used, or a move that can't be made now, into one line and exit code 2."""
-    from mtorl.artifact.artifact import ArtifactError
-    from mtorl.experiment.experiment import ExperimentError
-    from mtorl.experiment.history import HistoryError, IllegalEvent
-    from mtorl.log.columns import WindowError
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
-
-    unusable = (ArtifactError, ExperimentError, SpecError, LogError, WindowError, HistoryError, IllegalEvent, OSError)
-    with exit_codes(unusable=unusable), naming_the_manual():
+def input_errors(*failed: type[Exception]) -> Iterator[None]:
+    """Set exit codes as `exit_codes`, and name the manual of an experiment file."""
+    with exit_codes(*failed), naming_the_manual():
         yield
 
 

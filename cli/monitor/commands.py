@@ -63,16 +63,15 @@ def check(
     """
     from cli.monitor.screen import show
     from monitoring.watch.check import Watched, run
-    from monitoring.watch.state import BusyError, StateError
+    from monitoring.watch.state import BusyError
     from monitoring.watch.training_sample import sample_of_artifact
-    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
-    from mtorl.log.touchpoints import LogError
     from serving.registry import newest
 
     if 24 % hours and hours % 24:
         stop(f"--hours: {hours} neither divides a day nor is whole days, such as 6, 24 or 168", 2)
-    with exit_codes(unusable=(StateError, SpecError, LogError), failed=(BusyError, OSError)):
+    with exit_codes(BusyError, OSError):
         spec = DatasetSpec.load(dataset)
         watched = Watched(
             Lake.open(lake),
@@ -102,9 +101,9 @@ def status(
     """
     from cli.monitor.screen import show, show_failed
     from monitoring.pipeline_runs import newest_runs
-    from monitoring.watch.state import STATE_FILE, State, StateError
+    from monitoring.watch.state import STATE_FILE, State
 
-    with exit_codes(unusable=(StateError,)):
+    with exit_codes():
         found = State.read(state / STATE_FILE)
     if not json:
         show_failed(newest_runs(state.absolute().parent / "runs"))
@@ -134,7 +133,7 @@ def export(
     from monitoring.watch.state import STATE_FILE
 
     of_runs = [] if runs is None else [RunsCollector(runs)]
-    with exit_codes(unusable=(OSError,)), suppress(KeyboardInterrupt):  # the usual way to end it
+    with exit_codes(), suppress(KeyboardInterrupt):  # the usual way to end it
         serve(host, port, MonitorCollector(state / STATE_FILE), *of_runs)
 
 
@@ -150,9 +149,9 @@ def accept(
 
         mtorl monitor accept outcomes/cost_per_exposure --reason "new contract with the publisher since Monday"
     """
-    from monitoring.watch.state import STATE_FILE, BusyError, State, StateError, alone
+    from monitoring.watch.state import STATE_FILE, BusyError, State, alone
 
-    with exit_codes(unusable=(StateError,), failed=(BusyError, OSError)), alone(state):
+    with exit_codes(BusyError, OSError), alone(state):
         found = State.read(state / STATE_FILE)
         if not reason.strip():
             stop("--reason: say why this is to be expected from now on: others will read it", 2)

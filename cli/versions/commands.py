@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,7 +67,7 @@ def list_versions(
     from serving.versions.description import rows_of
 
     uses = _uses(registry, lake, state, namespace)
-    with _errors():
+    with exit_codes():
         rows = rows_of(versions(uses.registry), uses.needs(), datetime.now(UTC))
     if as_json:
         _print_json({"registry": str(uses.registry), "sources": uses.sources, "versions": rows})
@@ -95,7 +93,7 @@ def show(
     from serving.versions.description import description_of
 
     uses = _uses(registry, lake, state, namespace)
-    with _errors():
+    with exit_codes():
         found = description_of(find(uses.registry, version), versions(uses.registry), uses.needs())
     if as_json:
         _print_json(found)
@@ -122,7 +120,7 @@ def remove(
     from serving.versions.pruning import locked, remove_version
 
     uses = _uses(registry, lake, state, namespace)
-    with _errors():
+    with exit_codes():
         if not uses.sources:
             stop(
                 f"nothing says which versions of {uses.registry} serve: name a lake (--lake), the "
@@ -153,23 +151,11 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
         services = objects("inferenceservices", namespace)
         for config_map in objects("configmaps", namespace):
             if config_map["metadata"]["name"] == "mtorl-experiment":
-                with _errors():
+                with exit_codes():
                     texts = (config_map.get("data") or {}).items()
                     experiments = [Experiment.from_yaml(text, UNREAD) for key, text in texts if key.endswith(".yaml")]
-    with exit_codes(unusable=(OSError,)):
+    with exit_codes():
         return RegistryUses(root, lake, state, services, experiments)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """End the command with a line where the registry, or what says what serves, can't be used."""
-    from mtorl.log.touchpoints import LogError
-    from serving.registry import RegistryError
-
-    with exit_codes(
-        unusable=(ValueError, OSError, LogError, RegistryError)
-    ):  # ValueError: an experiment, or its history
-        yield
 
 
 def _print_json(found: object) -> None:

@@ -28,12 +28,10 @@ def build_features(
 
     from features.ingest.log_folder import Built
     from features.offline.store import build_training_data, without_sources
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.snapshots import located, snapshot
     from mtorl.runtime.step import step
 
-    with step(LogError, SpecError):
+    with step():
         built = Built.at(source, known=bool(log.metadata.get("built")))
         with snapshot(windows.path, snapshots, "windows") as folder:
             rows = build_training_data(located(log.path), Path(definitions.path), folder, built)

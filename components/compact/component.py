@@ -17,10 +17,9 @@ def compact(own_decisions: str, source: str) -> str:
     from features.collect.snapshot import Snapshot
     from features.ingest.log_folder import Built
     from mtorl.log.lake import Lake
-    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 
-    with step(LogError):
+    with step():
         built = Built.at(source)
         known = built.decisions() if built else None
         if not own_decisions:

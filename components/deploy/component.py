@@ -19,15 +19,13 @@ def deploy(published: str, experiment: str, seconds: int) -> str:
     from pathlib import Path
 
     from mtorl.artifact.artifact import load
-    from mtorl.experiment.experiment import ExperimentError
     from mtorl.runtime.step import step
-    from serving.deployment import DeployError
     from serving.deployment import deploy as run
     from serving.inference_services import InferenceServices
     from serving.kubernetes_api import KubernetesApi
     from serving.versions.need import experiments_in
 
-    with step(DeployError, ExperimentError):
+    with step():
         folder = Path(published)
         version = f"{folder.parent.name}/{folder.name}"
         model = load(folder / "artifact")

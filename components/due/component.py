@@ -18,11 +18,11 @@ def due(history: str, monitor: str, most_days: float) -> str:
     from pathlib import Path
 
     from monitoring.watch.retrain import due_because
-    from monitoring.watch.state import STATE_FILE, State, StateError
+    from monitoring.watch.state import STATE_FILE, State
     from mtorl.log.trainings import newest
     from mtorl.runtime.step import step
 
-    with step(StateError):
+    with step():
         last = newest(Path(history))
         state = State.read(Path(monitor) / STATE_FILE) if monitor else State()
         reason = due_because(state, last.at if last else None, most_days, datetime.now(UTC))

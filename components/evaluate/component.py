@@ -28,11 +28,10 @@ def evaluate(
 
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
-    from mtorl.log.columns import WindowError
     from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
-    with step(WindowError):
+    with step():
         data = str(located(windows.path))
         result = evaluate_offline(data, challenger.path, incumbent.path, budget_share, seed, fit_outcomes)
         Path(evaluation.path).write_text(json.dumps(result, indent=2))

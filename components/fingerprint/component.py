@@ -16,10 +16,8 @@ def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen",
         snapshots: Folder of the snapshots to which artifacts point; empty for none.
     """
     from features.ingest.log_folder import RawLog, content_of
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.snapshots import lost
     from mtorl.runtime.step import step
 
-    with step(LogError, SpecError):
+    with step():
         return (content_of(RawLog.named(source, dataset)), lost(snapshots))

@@ -29,12 +29,11 @@ def first_log(
 
     from features.ingest.first_log import first_log as run
     from features.ingest.log_folder import RawLog
-    from mtorl.log.dataset import DatasetSpec, SpecError
-    from mtorl.log.touchpoints import LogError
+    from mtorl.log.dataset import DatasetSpec
     from mtorl.runtime.step import step
-    from serving.registry import RegistryError, check_first
+    from serving.registry import check_first
 
-    with step(LogError, SpecError, RegistryError):
+    with step():
         check_first(Path(registry), DatasetSpec.load(dataset))
         Path(quarantine.path).touch()
         raw = RawLog(log, dataset, bad_rows, users, seed)

@@ -17,11 +17,10 @@ def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_versio
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit
     from mtorl.fitting.fit import take_incumbent
-    from mtorl.log.columns import WindowError
     from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
-    with step(WindowError):
+    with step():
         data = str(located(windows.path))
         if policy:
             LoggedIncumbent(policy).write(data, model.path)

@@ -41,13 +41,12 @@ def ingest(
     from features.ingest.ingest import BadRowsError
     from features.ingest.log_folder import Built, RawLog, check_unchanged
     from features.ingest.log_folder import ingest as ingest_raw
-    from mtorl.log.dataset import SpecError
-    from mtorl.log.touchpoints import INGEST_FILE, LogError
+    from mtorl.log.touchpoints import INGEST_FILE
     from mtorl.log.trainings import READ
     from mtorl.runtime.snapshots import located, snapshot
     from mtorl.runtime.step import step
 
-    with step(LogError, SpecError):
+    with step():
         raw = RawLog.named(source, dataset, bad_rows, users, seed)
         built = Built.at(source)
         with snapshot(log.path, snapshots, "log") as folder:

@@ -20,15 +20,14 @@ def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
     from pathlib import Path
 
     from monitoring.watch.check import Watched, run
-    from monitoring.watch.state import STATE_FILE, BusyError, State, StateError
+    from monitoring.watch.state import STATE_FILE, BusyError, State
     from monitoring.watch.training_sample import sample_of_artifact
-    from mtorl.log.dataset import DatasetSpec, SpecError
+    from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
-    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
-    from serving.registry import RegistryError, description_of_newest, folder_of, newest
+    from serving.registry import description_of_newest, folder_of, newest
 
-    with step(StateError, SpecError, RegistryError, LogError):
+    with step():
         models, folder = Path(registry), Path(state)
         spec = DatasetSpec.load(dataset or description_of_newest(models))
         known = State.read(folder / STATE_FILE)

@@ -39,12 +39,11 @@ def publish(
     from monitoring.models_in_log import uses_in_log
     from mtorl.runtime.step import step
     from serving.inference_services import services_of_pod, uses_of
-    from serving.registry import RegistryError
     from serving.versions.kubeflow_model_registry import announce
     from serving.versions.origin import Origin
     from serving.versions.publishing import prune_beside, publish_approved
 
-    with step(RegistryError):
+    with step():
         given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
         made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
         version = publish_approved(Origin(*made_of, given, pipeline, run_name, run_id), model_store.path, registry)

@@ -32,11 +32,10 @@ def publish_first(
         decision: The gate's: "promote" or "reject".
     """
     from mtorl.runtime.step import step
-    from serving.registry import RegistryError
     from serving.versions.origin import Origin
     from serving.versions.publishing import publish_first_models
 
-    with step(RegistryError):
+    with step():
         given = {"users": users, "epochs": epochs, "seed": seed, "budget_share": budget_share, "settings": settings}
         made_of = (challenger.path, incumbent.path, evaluation.path, min_lift, content, decisions)
         origin = Origin(*made_of, given, "mtorl-bootstrap", run_name, run_id)

@@ -15,11 +15,10 @@ def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifa
     from pathlib import Path
 
     from monitoring.verdict.period import deciding_incumbent
-    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
     from serving.registry import folder_of
 
-    with step(LogError):
+    with step():
         found = deciding_incumbent(lake, lambda digest: folder_of(Path(registry), digest))
         print(found)
         return (found.artifact, found.policy)

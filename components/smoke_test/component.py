@@ -12,9 +12,9 @@ def smoke_test(model_store: Input[Artifact]) -> str:
     from pathlib import Path
 
     from mtorl.runtime.step import step
-    from serving.smoke_test import SmokeError, ask
+    from serving.smoke_test import ask
 
-    with step(SmokeError):
+    with step():
         answers = [f"{archive.stem}: {ask(archive)}" for archive in sorted(Path(model_store.path).glob("*.mar"))]
         print("\n".join(answers))
         return "; ".join(answers)

@@ -36,16 +36,13 @@ def train_challenger(
     from components.trainer.train import train_in_pods
     from components.trainer.train_job import Pods, size_for
     from mtorl.fitting.fit import fit_challenger
-    from mtorl.fitting.settings import KeptFiles, SettingsError, prune, read_settings, with_settings
+    from mtorl.fitting.settings import KeptFiles, prune, read_settings, with_settings
     from mtorl.fitting.worker import FitTask
-    from mtorl.log.columns import WindowError
-    from mtorl.network.checkpoint import CheckpointError
-    from mtorl.network.parallel import TrainingFailed
-    from mtorl.network.training import TrainConfig, TrainingDiverged
+    from mtorl.network.training import TrainConfig
     from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
-    with step(CheckpointError, SettingsError, TrainingDiverged, TrainingFailed, WindowError):
+    with step():
         prune(volume)
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), read_settings(settings))
         each = Pods.of(pods) if pods else None

@@ -21,7 +21,7 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
     from mtorl.runtime.snapshots import located
     from mtorl.runtime.step import step
 
-    with step(LogError):
+    with step():
         if shrunk not in ("fail", "accept"):
             raise LogError(f"shrunk: {shrunk!r} is not one of fail, accept")
         before = newest(Path(history)) if history else None

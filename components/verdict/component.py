@@ -31,13 +31,11 @@ def verdict(
     import json
     from pathlib import Path
 
-    from monitoring.verdict.period import PeriodError, period_of, verdict_of_period
+    from monitoring.verdict.period import period_of, verdict_of_period
     from monitoring.verdict.verdict import without_users
-    from mtorl.experiment.experiment import ExperimentError
-    from mtorl.log.touchpoints import LogError
     from mtorl.runtime.step import step
 
-    with step(PeriodError, ExperimentError, LogError):
+    with step():
         period = period_of(since, until)
         several = Path(experiment).is_dir()
         files = sorted(Path(experiment).glob("[!.]*.yaml")) if several else [Path(experiment)]

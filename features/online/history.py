@@ -30,6 +30,7 @@ from mtorl.log.dataset import EVENTS as YES_OR_NO
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.records import CANCEL
 from mtorl.log.times import microseconds
+from mtorl.runtime.errors import InputError
 from mtorl.window.packed import DECISION, EVENTS, LOGGED, UserHistory, pack, unpack
 from mtorl.window.window import history_types, outcome_columns
 
@@ -47,7 +48,7 @@ Change = Callable[[UserHistory], bool]
 """Changes a history in place, and returns whether it did; called again if another writer was faster."""
 
 
-class HistoryError(ValueError):
+class HistoryError(InputError, ValueError):
     """A history can't be written; the message says why and what to do."""
 
 

@@ -15,9 +15,10 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.log.gain import Gain
 from mtorl.log.lake import Lake
+from mtorl.runtime.errors import InputError
 
 
-class PeriodError(Exception):
+class PeriodError(InputError):
     """A period can't be judged; the message says what to mend."""
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from monitoring.watch.streams import COLUMNS, column_stream, labels_of
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 
@@ -42,7 +43,7 @@ Word = Literal["fine", "moved", "harm", "not judged"]
 NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
-class StateError(Exception):
+class StateError(InputError):
     """The file can't be used; the message says what to mend."""
 
 

@@ -46,6 +46,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import Fingerprints, are_among
 from mtorl.network.predictor import Heads, Network, heads_of, predict_in_chunks
 from mtorl.policy.decision import PolicyParams
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import sha256_of
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
@@ -67,7 +68,7 @@ OPTIONAL = {YARDSTICK, DRIFT_THRESHOLDS}
 GRAPH_INPUTS, GRAPH_OUTPUTS = ("x_BTD", "length_B"), ("logits_BC", "reward_BC", "cost_BC", "state_distance_B")
 
 
-class ArtifactError(Exception):
+class ArtifactError(InputError):
     """The folder is not an artifact, or a file in it is not what was saved; the message names the file."""
 
 

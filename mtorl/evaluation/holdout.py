@@ -27,13 +27,14 @@ from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import are_among, folds_of
 from mtorl.network.predictor import Heads, Predictor, predict_each
 from mtorl.policy.decision import Forecast, action_probabilities
+from mtorl.runtime.errors import InputError
 from mtorl.window.encoder import labels
 from mtorl.window.table import WindowTable
 
 HORIZON = 3  # steps of a journey that its value is asked of: each one more costs most of the effective sample
 
 
-class KnownUsersError(Exception):
+class KnownUsersError(InputError):
     """The log holds users that the artifact was trained on."""
 
 

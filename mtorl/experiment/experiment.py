@@ -40,6 +40,7 @@ from mtorl.experiment.rule import check
 from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.periods import period_at
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, validated
 
 OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
@@ -52,7 +53,7 @@ _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_ef
 """Fields that no decision depends on."""
 
 
-class ExperimentError(ValueError):
+class ExperimentError(InputError, ValueError):
     """An experiment file is wrong; the message names the field."""
 
 

@@ -20,17 +20,18 @@ from pydantic import Field, ValidationError
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import StrictModel, Text
 
 Kind = Literal["move", "kill", "resume", "handed over"]
 By = Literal["ramp", "person"]
 
 
-class IllegalEvent(ValueError):
+class IllegalEvent(InputError, ValueError):
     """An event that can't happen to an experiment now; the message says why."""
 
 
-class HistoryError(ValueError):
+class HistoryError(InputError, ValueError):
     """A history can't be read; the message names the line."""
 
 

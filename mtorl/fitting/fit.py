@@ -48,6 +48,7 @@ from mtorl.network.user_state import fit_state_distance
 from mtorl.policy.decision import Forecast, PolicyParams, utility_scale
 from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.loader import FolderWindows, TrainingWindows, tiles
@@ -222,14 +223,14 @@ def fit_challenger(
         checkpoint: Start of the names of files from which a killed training continues; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
 
-    Returns the artifact; None in a process that does not lead. Raises ValueError if the budget share is not a positive
+    Returns the artifact; None in a process that does not lead. Raises InputError if the budget share is not a positive
     number or no exposure costs anything, else what `train_ensemble` raises.
     """
     if not 0 < budget_share < math.inf:
-        raise ValueError(f"budget_share must be a positive number, got {budget_share}")
+        raise InputError(f"budget_share must be a positive number, got {budget_share}")
     summary = TrainingSummary.of(windows)
     if not any(summary.highest_cost.values()):
-        raise ValueError(
+        raise InputError(
             "cost: every exposure of the log costs 0, so there is no budget to spend. Name the column of "
             "the cost, or let an exposure cost one unit, in the description: columns: {cost: {value: 1}}"
         )

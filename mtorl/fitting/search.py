@@ -39,6 +39,7 @@ from mtorl.log.columns import WindowError
 from mtorl.network.parallel import one_thread
 from mtorl.network.training import TrainConfig, TrainingDiverged, train
 from mtorl.runtime import progress
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 from mtorl.window.encoder import Encoder
@@ -108,7 +109,7 @@ def objective(row: dict[str, float]) -> float:
     return sum(weight * row[f"val_{name}"] for name, weight in WEIGHTS.items())
 
 
-class SearchError(ValueError):
+class SearchError(InputError, ValueError):
     """A search that can't be made or continued."""
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mtorl.network.training import TrainConfig
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import remove
 from mtorl.runtime.validation import plain_values, short
 
@@ -43,7 +44,7 @@ NAMES = (
 """Fields of `TrainConfig` that can be set."""
 
 
-class SettingsError(ValueError):
+class SettingsError(InputError, ValueError):
     """Settings that no training can have."""
 
 

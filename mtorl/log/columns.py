@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mtorl.log.dataset import Column
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import short
 
 
-class WindowError(ValueError):
+class WindowError(InputError, ValueError):
     """A window cannot be built; `index` is the position of the faulty instance or row, if there is one."""
 
     def __init__(self, message: str, index: int | None = None) -> None:

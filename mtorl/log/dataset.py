@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mtorl.log.gain import GainOfSpec
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, FileFormat, Sources
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
 
 Kind = Literal["numeric", "categorical"]
@@ -66,7 +67,7 @@ def free_name(name: str) -> str:
     return name
 
 
-class SpecError(ValueError):
+class SpecError(InputError, ValueError):
     """A data set description is wrong; the message names the field."""
 
 

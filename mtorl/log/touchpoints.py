@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.sources import TOUCHPOINT_ID
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
@@ -35,7 +36,7 @@ CREATED, COLLECTED = "created_timestamp", "collected"
 _TIME = pa.timestamp("us", tz="UTC")
 
 
-class LogError(Exception):
+class LogError(InputError):
     """The log can't be used; the message says what to mend."""
 
 

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from mtorl.network.parallel import Group
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 
 _LOG = logging.getLogger(__name__)
 
 
-class CheckpointError(Exception):
+class CheckpointError(InputError):
     """The checkpoint is damaged, or belongs to another training."""
 
 

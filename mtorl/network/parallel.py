@@ -24,8 +24,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mtorl.runtime.errors import InputError
 
-class TrainingFailed(Exception):
+
+class TrainingFailed(InputError):
     """A training in other processes has failed; the message says why, and what to do."""
 
 

@@ -40,6 +40,7 @@ from mtorl.network.checkpoint import Checkpoint
 from mtorl.network.model import MTORL, MTORLConfig
 from mtorl.network.objective import TERMS, Objective, Weights, losses
 from mtorl.network.parallel import Group, device_of
+from mtorl.runtime.errors import InputError
 from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ _VAL_BATCH = 1024
 _LAYOUT = 2  # of a checkpoint's state
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(InputError, RuntimeError):
     """A loss or a gradient stopped being a number."""
 
 
@@ -130,7 +131,7 @@ def train(
             the data, and `config` is added to it.
 
     Raises:
-        ValueError: no windows (WindowError), or too few for the processes.
+        InputError: no windows (WindowError), or too few for the processes.
         TrainingDiverged: a loss or gradient became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or that of another training.
     """
@@ -248,7 +249,7 @@ class TrainingLoop:
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
         if not sums[-1]:
-            raise ValueError(f"no shard has a batch for each of the {self.group.size} processes; lower batch_size")
+            raise InputError(f"no shard has a batch for each of the {self.group.size} processes; lower batch_size")
         means = dict(zip(TERMS, (sums[:-1] / sums[-1]).tolist(), strict=True))
         _check(means, f"epoch {progress.epoch}")
         val_means = self._validate()

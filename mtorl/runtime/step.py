@@ -1,6 +1,6 @@
 """The end of a pipeline's step on unusable input: a message that says what to mend, without a traceback.
 
-    with step(LogError, SpecError):
+    with step():
         ...                             # the body of a component
 
 A cluster shows only the end of a step's log, and Kubeflow Pipelines says only that a run has failed. So the reason is
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mtorl.runtime import progress
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import is_disk_full, remove
 
 RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
@@ -97,11 +98,10 @@ _PRIVATE = 0o027  # nothing for others; servers and jobs have the user or the gr
 
 
 @contextmanager
-def step(*unusable: type[Exception]) -> Iterator[None]:
+def step() -> Iterator[None]:
     """Run the body of a step; SystemExit with the message and notes of an error that users can mend.
 
-    These are the `unusable` ones, whose message tells users what is wrong with their input, and those of a volume that
-    is full or can't be written to. Every other error shows its traceback.
+    These are each InputError, and the errors of a volume that is full or can't be written to.
     """
     mask = os.umask(_PRIVATE)
     if mask & 0o002:  # somebody's own choice, as on a laptop; a launcher on a cluster leaves no mask at all
@@ -109,10 +109,10 @@ def step(*unusable: type[Exception]) -> Iterator[None]:
     try:
         yield
         note("")
-    except (OSError, *unusable) as error:  # type: ignore[misc]
+    except (OSError, InputError) as error:
         if isinstance(error, shutil.Error) and is_disk_full(error):  # of all files of a folder: the first one says it
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
-        if not isinstance(error, unusable) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
+        if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             note(f"{type(error).__name__}: {error}")
             raise
         if isinstance(error, PermissionError):

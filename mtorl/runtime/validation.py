@@ -113,7 +113,7 @@ class NoneInWord:
 Model = TypeVar("Model", bound=StrictModel)
 
 
-def validated(model: type[Model], data: object, fault: type[ValueError], folder: Path | None = None) -> Model:
+def validated(model: type[Model], data: object, fault: type[Exception], folder: Path | None = None) -> Model:
     """A model of plain values; a `fault` names the place and what to change. Paths are relative to `folder`."""
     try:
         return model.model_validate(data, context={"folder": folder})
@@ -121,7 +121,7 @@ def validated(model: type[Model], data: object, fault: type[ValueError], folder:
         raise fault(all_faults(error)) from None
 
 
-def read_yaml(path: Path, what: str, fault: type[ValueError]) -> Any:
+def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
     """The plain values of a YAML file; `fault` with the description `what` if it can't be read or is not YAML."""
     try:
         return plain_values(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def plain_values(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def load_yaml(model: type[Model], path: Path, what: str, fault: type[ValueError]) -> Model:
+def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception]) -> Model:
     """A model from a YAML file; every error is a `fault` that names the file."""
     data = read_yaml(path, what, fault)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
@@ -14,10 +15,10 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 def write_raw_log(path: Path, config: SimulatorConfig) -> int:
     """Write a log of the built-in data set "simulator" in the format of the suffix; returns its touchpoints.
 
-    The same settings give the same bytes. ValueError: the suffix is not one of `SUFFIXES`.
+    The same settings give the same bytes. InputError: the suffix is not one of `SUFFIXES`.
     """
     if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path}: expected a name that ends with {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: expected a name that ends with {', '.join(SUFFIXES)}")
     log = Simulator(config).log()
     with replacing(path) as unfinished:
         if path.name.endswith(".parquet"):

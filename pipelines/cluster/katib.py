@@ -24,6 +24,7 @@ from components.component import IMAGE
 from components.trainer.train_job import CONTAINER_SECURITY, labels_of, pod_security
 from mtorl.fitting.search import METRIC
 from mtorl.fitting.search_space import SPACE, Parameter
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from pipelines.profile import MOUNT, TRAINING_SECONDS, USER, VOLUME, on_cluster
 
@@ -55,11 +56,11 @@ class KatibSearch:
 
     def __post_init__(self) -> None:
         if self.parallel > self.trials:
-            raise ValueError(f"parallel must be at most trials, got {self.parallel} and {self.trials}")
+            raise InputError(f"parallel must be at most trials, got {self.parallel} and {self.trials}")
         if not self.windows.startswith(f"{MOUNT}/"):
-            raise ValueError(f"windows must lie on the data volume, {MOUNT}, got {self.windows}")
+            raise InputError(f"windows must lie on the data volume, {MOUNT}, got {self.windows}")
         if strange := sorted({sign for sign in self.windows if not (sign.isalnum() or sign in "/._-")}):
-            raise ValueError(f"windows: a shell would take {''.join(strange)!r} for more than a letter of a path")
+            raise InputError(f"windows: a shell would take {''.join(strange)!r} for more than a letter of a path")
 
 
 def write(path: Path, search: KatibSearch) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.local import InputError
+from mtorl.runtime.errors import InputError
 
 
 class ServerError(RuntimeError):

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml
 from pipelines.cluster.kfp_server import ServerError, find_pipeline, find_version, kfp_calls
-from pipelines.local import InputError
 
 KFP_EXPERIMENT = "mtorl"
 """KFP's group of the runs of this project."""

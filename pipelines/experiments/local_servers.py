@@ -24,11 +24,12 @@ from mtorl.experiment.arm import HOLDOUT, INCUMBENT
 from mtorl.experiment.experiment import ExperimentError
 from mtorl.experiment.history import newest_promotion, replaced_by
 from mtorl.experiment.stage_machine import STAGES
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_of
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
 from pipelines.experiments.handover import Neighbour, Standing, hand_over
-from serving.archive import ArchiveError, version_of
+from serving.archive import version_of
 from serving.local.stack import archives
 from serving.model_servers import Mark, Served
 
@@ -63,16 +64,16 @@ class LocalServers:
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """What is served under a name; None: nothing. OSError: a file can't be read."""
+        """What is served under a name; None: nothing. ArchiveError: a file can't be read."""
         archive = self._archives().get(f"{name}.mar")
-        return None if archive is None else Served(_version(archive), "", self._mark(name))
+        return None if archive is None else Served(version_of(archive), "", self._mark(name))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Serve a version under a name, after a restart if the models are running. OSError: it can't be copied."""
         assert mark is not None and instead_of is None, "here, nothing but a promotion changes what serves"
         versions = self._models / "versions"
         versions.mkdir(parents=True, exist_ok=True)
-        known = {_version(archive): archive for archive in self._archives().values()}
+        known = {version_of(archive): archive for archive in self._archives().values()}
         for kept in {version, mark.before, mark.after}:
             if kept in known and not (target := versions / f"{kept}.mar").exists():
                 with replacing(target, durable=True) as unfinished:
@@ -95,13 +96,6 @@ class LocalServers:
             return Mark.model_validate_json(path.read_text()) if path.exists() else None
         except ValueError:
             return None  # written by hand
-
-
-def _version(archive: Path) -> str:
-    try:
-        return version_of(archive)
-    except ArchiveError as error:
-        raise OSError(str(error)) from None
 
 
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[str]:
@@ -159,7 +153,7 @@ def give_back(folders: Sequence[ExperimentFolder], servers: LocalServers) -> str
             promotion = newest_promotion(folder.events())
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
-        except (ValueError, OSError) as error:  # HistoryError, ExperimentError; or a file was edited by hand
+        except (InputError, OSError) as error:  # a history, an experiment, or an archive
             said = str(error)
     return said
 

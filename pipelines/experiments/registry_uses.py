@@ -15,8 +15,10 @@ from typing import Any
 from monitoring.models_in_log import uses_in_log
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.history import newest_promotion
+from mtorl.runtime.errors import InputError
+from mtorl.runtime.validation import load_yaml
 from pipelines.experiments.folder import ExperimentFolder, named_by_router
-from serving.archive import ArchiveError, version_of
+from serving.archive import version_of
 from serving.inference_services import services_of_pod, uses_of
 from serving.local.stack import archives
 from serving.model_servers import Mark
@@ -65,7 +67,7 @@ class RegistryUses:
         return found + (["the cluster"] if self._services is not None else [])
 
     def needs(self) -> Needs:
-        """All known uses of versions. Raises LogError, ExperimentError, HistoryError, OSError of what can't be read."""
+        """All known uses of versions. InputError or OSError: something can't be read."""
         needs = Needs(self._in_log, self._experiments)
         for use in uses_of(self._services or ()):
             needs.add(*use)
@@ -80,12 +82,9 @@ class RegistryUses:
 
 def _add_local(needs: Needs, state: Path, run: Path) -> None:
     for file, archive in archives(run, state).items():
-        try:
-            needs.add(version_of(archive), f"mtorl serve serves it as {file.removesuffix('.mar')}", serves=True)
-        except ArchiveError as error:
-            raise OSError(str(error)) from None
+        needs.add(version_of(archive), f"mtorl serve serves it as {file.removesuffix('.mar')}", serves=True)
     for path in sorted((state / "models").glob("*.json")):
-        mark = Mark.model_validate_json(path.read_text())
+        mark = load_yaml(Mark, path, "the mark of a promotion", InputError)
         for version in (mark.before, mark.after):
             needs.add(version, f"a rollback of {path.stem} on this machine goes back to it")
     for folder in experiments_of(state):

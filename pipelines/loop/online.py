@@ -21,10 +21,10 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.propensity import logged_propensity
 from mtorl.log.splits import split_of
 from mtorl.log.touchpoints import DATASET_FILE, LOG_FILE
+from mtorl.runtime.errors import InputError
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from pipelines.experiments.evidence import keep_replay
-from pipelines.local import InputError
 from pipelines.loop.config import DAYS_EACH, STAGES_BEFORE, LoopConfig
 from pipelines.loop.ramp import RunRamp, experiment_of, port_of_models, ramp_for, write_file
 from pipelines.loop.run_folder import set_aside

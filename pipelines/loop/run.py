@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from features.collect.report import Learnable
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.snapshots import located
 from mtorl.window.window import AD_DECISION
 from pipelines import local, monitoring, training
@@ -49,7 +50,7 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
         interrupted: A run to resume after its last finished stage, as `to_resume` finds it; None: a new one.
 
     Raises:
-        local.InputError: The input can't be used; nothing but the quarantine file is left behind.
+        InputError: The input can't be used; nothing but the quarantine file is left behind.
         local.PipelineError: A step failed; the run's folder with its logs is kept.
     """
     run = interrupted or new_run(config.root)
@@ -106,9 +107,9 @@ def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
 
     try:
         yield
-    except local.InputError as error:
+    except InputError as error:
         if quarantine := keep_only_quarantine(run):
-            raise local.InputError(f"{error}\n{way_on(quarantine, config.bad_rows)}") from None
+            raise InputError(f"{error}\n{way_on(quarantine, config.bad_rows)}") from None
         raise
 
 

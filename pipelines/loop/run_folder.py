@@ -18,23 +18,22 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from mtorl.log.dataset import SpecError
-from mtorl.log.touchpoints import LogError
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
-from pipelines.local import InputError
-from pipelines.loop.config import LoopConfig, TrainingSettings
+from pipelines.loop.config import LoopConfig
 
 Stage = Literal["begin", "train", "rehearse", "report"]
 QUARANTINE = Path("data", "quarantine.csv")
 """Where a run keeps the faulty rows of its log."""
 LAKE = "lake"
 """Folder in which a run keeps its decision log, as `serving.local.stack` does."""
-_OF_TRAINING = {field.name for field in fields(TrainingSettings)} | {"data", "own_decisions"}
+_OF_REHEARSAL = {"rounds", "runtime"}
+"""Settings that may be others until the rehearsal is finished."""
 
 
 def new_run(root: Path) -> Path:
@@ -122,7 +121,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
         raise InputError(f"{run}: the newest run is finished; begin another one without --resume")
     begun = left_by(run, "begin") or {}
     settings = begun["settings"]
-    free = set() if _file(run, "rehearse").exists() else set(settings) - _OF_TRAINING
+    free = set() if _file(run, "rehearse").exists() else _OF_REHEARSAL
     differences = [
         f"--{name.replace('_', '-')} was {settings[name]!r}, and is {value!r} now"
         for name, value in asked.items()
@@ -163,12 +162,7 @@ def _digests(config: LoopConfig) -> dict[str, str]:
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 
-    try:
-        found = {
-            f"the data of {config.data or config.dataset}": content_of(RawLog.named(config.source, config.dataset))
-        }
-        if config.own_decisions:
-            found[f"the decisions of {config.own_decisions}"] = str(Snapshot.of(Lake.open(config.own_decisions)) or "")
-        return found
-    except (LogError, SpecError) as error:
-        raise InputError(str(error)) from None
+    found = {f"the data of {config.data or config.dataset}": content_of(RawLog.named(config.source, config.dataset))}
+    if config.own_decisions:
+        found[f"the decisions of {config.own_decisions}"] = str(Snapshot.of(Lake.open(config.own_decisions)) or "")
+    return found

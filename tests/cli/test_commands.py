@@ -30,7 +30,7 @@ from tests.redis_server import redis_server
     [
         (["serve", "--run", "{tmp}"], ["no trained run there", "mtorl run --resume"]),
         (["materialize", "--feature-repo", "{tmp}", "--log", "{tmp}/x", "--dataset", "nope"], ["nope", "simulator"]),
-        (["run", "--users", "-5", "--root", "{tmp}/runs"], ["users", "-5"]),
+        (["run", "--users", "-5", "--root", "{tmp}/runs"], ["--users"]),
     ],
     ids=["serve", "materialize", "run-users"],
 )

@@ -11,22 +11,25 @@ import typer
 
 from cli.commands import examples
 from cli.endings import exit_codes
+from mtorl.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(OSError("no file"), 2), (ArithmeticError("no step"), 1), (typer.Exit(3), 3)], ids=repr
+    ("error", "code"),
+    [(InputError("no row"), 2), (OSError("no file"), 2), (ArithmeticError("no step"), 1), (typer.Exit(3), 3)],
+    ids=repr,
 )
 def test_an_error_that_users_can_mend_is_one_line(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(typer.Exit) as ended, exit_codes(unusable=(OSError,), failed=(RuntimeError, ArithmeticError)):
+    with pytest.raises(typer.Exit) as ended, exit_codes(RuntimeError, ArithmeticError):
         raise error
     assert ended.value.exit_code == code
     assert capsys.readouterr().err == ("" if code == 3 else f"mtorl: {error}\n")
 
 
 def test_a_fault_of_ours_shows_its_traceback() -> None:
-    with pytest.raises(KeyError), exit_codes(unusable=(OSError,)):
+    with pytest.raises(KeyError), exit_codes():
         raise KeyError("a bug")
 
 

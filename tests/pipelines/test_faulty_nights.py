@@ -23,10 +23,11 @@ from mtorl.artifact.artifact import load
 from mtorl.log import trainings
 from mtorl.runtime import files
 from mtorl.runtime import step as steps_end
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import sha256_of
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines import on_volume
-from pipelines.local import CACHED, InputError, PipelineError
+from pipelines.local import CACHED, PipelineError
 from pipelines.on_volume import Ended, run_on
 from pipelines.steps import OnStep, Step
 from tests.pipelines.forked_steps import forked_steps, silent

@@ -8,6 +8,7 @@ import pytest
 from kfp import dsl
 from kfp.dsl import Artifact, Output
 
+from mtorl.runtime.errors import InputError
 from pipelines import local
 
 plain = dsl.component(base_image="python:3.11", packages_to_install=[], install_kfp_package=False)
@@ -62,6 +63,6 @@ def test_a_failing_step_names_its_error_and_the_log_and_a_users_fault_comes_thro
     with pytest.raises(local.PipelineError, match=r"the step broke on purpose.*pipeline\.log"):
         local.run(refusing, {}, tmp_path / "root", lambda *_: None)
     message = "log.csv: column 'channel': 2 rows\nwith an unknown channel"
-    with pytest.raises(local.InputError) as raised:
+    with pytest.raises(InputError) as raised:
         local.run(refusing, {"message": message}, tmp_path / "root", lambda *_: None)
     assert str(raised.value) == message

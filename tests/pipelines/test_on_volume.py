@@ -20,6 +20,7 @@ from kfp.dsl import Artifact, Input, Output
 from components.component import component
 from components.notify.component import notify
 from monitoring.pipeline_runs import newest_runs
+from mtorl.runtime.errors import InputError
 from pipelines import local, on_volume
 from pipelines.on_volume import run_on
 from pipelines.profile import Profile
@@ -129,7 +130,7 @@ def test_old_runs_go_but_not_what_the_newest_has_read(tmp_path: Path, log: Path)
     assert run(volume, log).cached == (), "it was made so long ago that it is gone"
     log.unlink()
     for _ in range(4):
-        with pytest.raises((local.InputError, local.PipelineError), match="No such file"):
+        with pytest.raises((InputError, local.PipelineError), match="No such file"):
             run(volume, log)
     (ended,) = newest_runs(volume / "runs")
     assert ended.failed and "No such file" in ended.why["look"] and ended.succeeded is not None
@@ -144,7 +145,7 @@ def test_two_at_once_are_one_too_many(tmp_path: Path, log: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("whose it is")
         lock.flush()
-        with pytest.raises(local.InputError, match="another run is at work on this folder"):
+        with pytest.raises(InputError, match="another run is at work on this folder"):
             run(tmp_path, log)
     assert (tmp_path / "runs" / ".lock").read_text() == "whose it is"
 
@@ -172,7 +173,7 @@ def test_the_run_after_one_that_was_killed_tells_it_and_ends_its_step(tmp_path: 
     (killed,) = (folder.name for folder in (volume / "runs" / "local").iterdir() if folder.name != before.run)
     assert left_at_work(killed)
     log.unlink()
-    with pytest.raises((local.InputError, local.PipelineError), match="No such file"):
+    with pytest.raises((InputError, local.PipelineError), match="No such file"):
         run(volume, log)
     (ended,) = newest_runs(volume / "runs")
     assert ended.failed_in_a_row == 2 and ended.run != killed
@@ -233,7 +234,7 @@ def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, m
     monkeypatch.setattr(Path, "open", full)
     assert run(tmp_path / "volume", log).steps["use"].values["Output"] == "made of one"
     log.unlink()
-    with pytest.raises((local.InputError, local.PipelineError), match=r"written whole: .*No space .*pipeline\.log"):
+    with pytest.raises((InputError, local.PipelineError), match=r"written whole: .*No space .*pipeline\.log"):
         run(tmp_path / "volume", log)
     (ended,) = newest_runs(tmp_path / "volume" / "runs")
     assert ended.failed and "No such file" in ended.why["look"]
@@ -249,5 +250,5 @@ def test_a_log_that_can_not_be_written_ends_nothing(tmp_path: Path, log: Path, m
     ],
 )
 def test_what_can_not_be_run_is_said(tmp_path: Path, name: str, parameters: dict[str, str], words: str) -> None:
-    with pytest.raises(local.InputError, match=words):
+    with pytest.raises(InputError, match=words):
         run_on(tmp_path, name, parameters, silent)

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from mtorl.log import trainings
+from mtorl.runtime.errors import InputError
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
-from pipelines.local import InputError
 from pipelines.on_volume import Ended, run_on
 from serving.registry import published_digest
 from tests.pipelines.forked_steps import forked_steps, silent

@@ -14,6 +14,8 @@ from typing import Any
 
 from mtorl.experiment.arm import Arm
 from mtorl.log.dataset import DatasetSpec
+from mtorl.runtime.errors import InputError
+from mtorl.runtime.validation import validated
 from serving.router.flow.arm_answers import ArmAnswer, ArmError, identity
 from serving.router.flow.arm_watch import neutral_item
 from serving.router.flow.arms import Arms
@@ -41,11 +43,11 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Ask an endpoint some twenty times; returns findings, faults first. Raises ValueError if it is no http(s) URL.
+    """Ask an endpoint some twenty times; returns findings, faults first. Raises InputError if it is no http(s) URL.
 
     If the endpoint is a server without a path, the URL contains the arm's name.
     """
-    url = Arm(name=name, weight=1.0, endpoint=endpoint).url
+    url = validated(Arm, {"name": name, "weight": 1.0, "endpoint": endpoint}, InputError).url
     assert url is not None, "an arm with an endpoint has one"
     arms = Arms(spec.channels, Health())
     try:

@@ -32,12 +32,13 @@ from pydantic_core import PydanticCustomError
 
 from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import FromList, StrictModel, Text, read_yaml, short, validated
 from serving.decision_log.spool import MAX_BYTES
 from serving.ledger import locate
 
 
-class SettingsError(ValueError):
+class SettingsError(InputError, ValueError):
     """A setting is wrong; the message names it."""
 
 

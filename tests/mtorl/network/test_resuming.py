@@ -18,6 +18,7 @@ import torch
 from mtorl.network.checkpoint import Checkpoint, CheckpointError, write_tensors
 from mtorl.network.parallel import Group
 from mtorl.network.training import TrainConfig, TrainingLoop, train
+from mtorl.runtime.errors import InputError
 from mtorl.window.loader import TrainingWindows
 from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
@@ -197,7 +198,7 @@ def test_too_few_windows_for_the_processes_is_said(monkeypatch):
     loop = TrainingLoop(data, TINY, torch.device("cpu"), Group())
     loop.group = Group(0, 2)
     loop.train_epoch()
-    with pytest.raises(ValueError, match="no shard has a batch for each of the 2 processes; lower batch_size"):
+    with pytest.raises(InputError, match="no shard has a batch for each of the 2 processes; lower batch_size"):
         loop.close_epoch()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtorl.runtime import progress
+from mtorl.runtime.errors import InputError
 from mtorl.runtime.step import RUN_ID, RUNS, note, notes, step
 
 
@@ -30,8 +31,8 @@ def umask() -> Iterator[None]:
 
 
 def test_a_fault_of_the_input_ends_in_its_message_and_what_to_do(events: Path) -> None:
-    with pytest.raises(SystemExit) as stopped, step(LookupError):
-        error = LookupError("log.csv: no such file")
+    with pytest.raises(SystemExit) as stopped, step():
+        error = InputError("log.csv: no such file")
         error.add_note("Give the path of a log")
         raise error
     assert stopped.value.code == "mtorl: log.csv: no such file\nGive the path of a log"
@@ -39,7 +40,7 @@ def test_a_fault_of_the_input_ends_in_its_message_and_what_to_do(events: Path) -
 
 
 def test_any_other_error_shows_its_traceback(events: Path) -> None:
-    with pytest.raises(ZeroDivisionError), step(LookupError):
+    with pytest.raises(ZeroDivisionError), step():
         raise ZeroDivisionError
     assert not events.exists()
 
@@ -79,9 +80,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_ends_a_step_is_noted_under_its_name(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, error in (("ingest", ValueError("no rows")), ("train_challenger", KeyError("epochs"))):
+    for name, error in (("ingest", InputError("no rows")), ("train_challenger", KeyError("epochs"))):
         monkeypatch.setattr("sys.argv", ["kfp", "--function_to_execute", name])
-        with pytest.raises((SystemExit, KeyError)), step(ValueError):
+        with pytest.raises((SystemExit, KeyError)), step():
             raise error
     assert notes() == {"ingest": "no rows", "train-challenger": "KeyError: 'epochs'"}
 
@@ -94,8 +95,8 @@ def test_nothing_is_noted_outside_of_a_run(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_folder_that_can_not_be_written_hides_nothing(runs: Path) -> None:
     (runs / "notes").write_text("a file in the way")
-    with pytest.raises(SystemExit, match="the reason"), step(ValueError):
-        raise ValueError("the reason")
+    with pytest.raises(SystemExit, match="the reason"), step():
+        raise InputError("the reason")
 
 
 def test_notes_of_old_runs_go(runs: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mtorl.runtime.errors import InputError
 from mtorl.simulator.raw_log import SUFFIXES, write_raw_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
@@ -36,5 +37,5 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"raw\.xlsx: expected a name that ends with \.csv, \.csv\.gz, \.parquet"):
+    with pytest.raises(InputError, match=r"raw\.xlsx: expected a name that ends with \.csv, \.csv\.gz, \.parquet"):
         write_raw_log(tmp_path / "raw.xlsx", CONFIG)

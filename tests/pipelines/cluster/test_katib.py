@@ -18,6 +18,7 @@ from cli.main import app
 from mtorl.fitting.search import METRIC, Trials, distributions
 from mtorl.fitting.search_space import defaults
 from mtorl.network.training import TrainConfig
+from mtorl.runtime.errors import InputError
 from pipelines.cluster.katib import KatibSearch, experiment, write
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 from tests.repository import ROOT
@@ -173,5 +174,5 @@ def test_a_trial_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_searched_on_a_cluster(change: dict[str, Any], words: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(InputError, match=words):
         write(tmp_path / "experiment.yaml", KatibSearch(**change))

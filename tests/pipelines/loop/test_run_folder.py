@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from mtorl.log.dataset import DatasetSpec
-from pipelines.local import InputError
+from mtorl.runtime.errors import InputError
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run import run_loop
 from pipelines.loop.run_folder import at_work, begin, can_be_served, finish, left_by, new_run, set_aside, to_resume
