@@ -29,11 +29,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
     name = "mtorl-bootstrap"
 
-    @dsl.pipeline(
-        name=name,
-        description="An empty volume to a log, features, and a first model of each arm.",
-        pipeline_config=profile.pipeline_config(),
-    )
+    @profile.pipeline(name, "An empty volume to a log, features, and a first model of each arm.")
     def mtorl_bootstrap(
         dataset: str,
         log: str = "",

@@ -13,11 +13,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline for a profile."""
     name = "mtorl-monitor"
 
-    @dsl.pipeline(
-        name=name,
-        description="Verdict on the experiments so far; a check of the monitor.",
-        pipeline_config=profile.pipeline_config(),
-    )
+    @profile.pipeline(name, "Verdict on the experiments so far; a check of the monitor.")
     def mtorl_monitor(
         registry: str = profile.on_volume("registry"),
         experiment: str = EXPERIMENT_MOUNT,

@@ -1,6 +1,7 @@
 """Profiles: settings that a laptop or a cluster gives to each step of a pipeline."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -117,9 +118,10 @@ class Profile:
     def _trains_in_pods(self) -> bool:
         return self.cluster and (self.gpus > 1 or self.nodes > 1)
 
-    def pipeline_config(self) -> dsl.PipelineConfig:
-        """Settings of a pipeline as a whole."""
-        return dsl.PipelineConfig(active_deadline_seconds=PIPELINE_SECONDS if self.cluster else None)
+    def pipeline(self, name: str, description: str) -> Callable[[Callable[..., Any]], dsl.base_component.BaseComponent]:
+        """The decorator of a pipeline."""
+        config = dsl.PipelineConfig(active_deadline_seconds=PIPELINE_SECONDS if self.cluster else None)
+        return dsl.pipeline(name=name, description=description, pipeline_config=config)
 
     def step(self, task: PipelineTask) -> PipelineTask:
         """Apply the profile, and the traits of the component, to a step; returns the step."""

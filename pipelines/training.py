@@ -7,6 +7,7 @@ for one. One definition serves the laptop and the cluster:
     make compile                   # writes manifests/pipelines/compiled/*.yaml
 """
 
+import inspect
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -94,56 +95,20 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline that trains whenever it runs, for a profile."""
-    name = "mtorl-train"
-
-    # The source has no default: a forgotten parameter must not publish a simulated market's policy.
-    @dsl.pipeline(
-        name=name,
-        description="Touchpoint logs to a gated MTORL policy.",
-        pipeline_config=profile.pipeline_config(),
-    )
-    def mtorl_train(
-        source: str,
-        dataset: str,
-        feature_repo: str = profile.on_volume("features"),
-        registry: str = profile.on_volume("registry"),
-        lake: str = profile.on_volume("lake"),
-        own_decisions: str = profile.on_volume("lake"),
-        most_touchpoints: int = MOST_TOUCHPOINTS,
-        bad_rows: str = "fail",
-        shrunk: str = "fail",
-        users: int = 0,
-        seed: int = 7,
-        epochs: int = 12,
-        budget_share: float = 0.6,
-        settings: str = "",
-        min_lift: float = 0.0,
-        experiment: str = EXPERIMENT_MOUNT,
-        keep_versions: int = 30,
-        deploy_seconds: int = 600,
-        code_version: str = __version__,
-    ):
-        given = SimpleNamespace(**locals())
-        with profile.exit_handler(name):
-            _train_and_publish(profile, given, name)
-
-    return mtorl_train
+    return _build(profile, "mtorl-train", "Touchpoint logs to a gated MTORL policy.", when_due=False)
 
 
 def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
     """Build the pipeline that trains if a training is due, for a profile."""
-    name = "mtorl-retrain"
+    what = "A training, if the monitor asks for one or the newest is too old."
+    return _build(profile, "mtorl-retrain", what, when_due=True)
 
-    @dsl.pipeline(
-        name=name,
-        description="A training, if the monitor asks for one or the newest is too old.",
-        pipeline_config=profile.pipeline_config(),
-    )
-    def mtorl_retrain(
+
+def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl.base_component.BaseComponent:
+    # The source has no default: a forgotten parameter must not publish a simulated market's policy.
+    def pipeline(
         source: str,
         dataset: str,
-        most_days: float = 7.0,
-        monitor: str = profile.on_volume("monitor"),
         feature_repo: str = profile.on_volume("features"),
         registry: str = profile.on_volume("registry"),
         lake: str = profile.on_volume("lake"),
@@ -161,11 +126,18 @@ def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent
         keep_versions: int = 30,
         deploy_seconds: int = 600,
         code_version: str = __version__,
+        most_days: float = 7.0,
+        monitor: str = profile.on_volume("monitor"),
     ):
         given = SimpleNamespace(**locals())
         with profile.exit_handler(name):
+            if not when_due:
+                return _train_and_publish(profile, given, name)
             asked = profile.add(due, given, history=profile.on_volume("trainings"))
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    return mtorl_retrain
+    if not when_due:  # KFP takes the parameters from the signature: without the last two, which only `due` reads
+        signature = inspect.signature(pipeline)
+        pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]
+    return profile.pipeline(name, description)(pipeline)

@@ -18,14 +18,11 @@ from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Spend, View
 from monitoring.experiments.look import Known, look
 from monitoring.experiments.view import experiment_view
-from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.segments import segment_lifts
-from monitoring.verdict.stage_evidence import stage_evidence
-from monitoring.verdict.verdict import verdict_of
 from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
-from mtorl.experiment.stage_machine import Evidence, in_force
+from mtorl.experiment.stage_machine import in_force
 from mtorl.log.dataset import DatasetSpec, SpecError
 from mtorl.log.lake import Lake
 from mtorl.log.records import segment_sql
@@ -67,16 +64,6 @@ def known_or_error(
             return found
         segments = dict(segment_lifts(log, served, spec.reward.gain, values))
         return replace(found, verdict={**(found.verdict or {}), "segments": segments})
-
-
-def evidence_now(folder: ExperimentFolder, served: Experiment, since: float) -> Evidence | None:
-    """The evidence for the stage alone, without channels and money. Raises as `known_or_error`."""
-    with _opened(folder) as (log, spec):
-        if not log.holds_any():
-            return None
-        with experiment_users(log, served, counted_gain(spec)) as read:
-            verdict = verdict_of(read, log, served, counted_gain(spec))
-            return stage_evidence(read.db, log, served, since, verdict)
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:

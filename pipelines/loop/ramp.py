@@ -23,7 +23,7 @@ from mtorl.experiment.stage_machine import OVER, STAGES, Evidence, Hold, Phase
 from mtorl.experiment.stages import CHALLENGER_SHARE, Stage
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import act, next_step, put_in_force, state
-from pipelines.experiments.evidence import evidence_now
+from pipelines.experiments.evidence import known_or_error
 from pipelines.experiments.folder import ExperimentFolder
 
 FILE = "serving.yaml"
@@ -108,7 +108,7 @@ class RunRamp:
         now = time.time()
 
         def look(served: Experiment, since: float) -> Evidence | None:
-            return evidence_now(self.folder, served, since)
+            return known_or_error(self.folder, served, since, now).evidence
 
         step = next_step(self.folder, look, now)
         self.waits = step.reasons if isinstance(step, Hold) else ()

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitoring.experiments.look import Known
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.stage_machine import ArmEvidence, Evidence
 from mtorl.experiment.stages import Ramp
@@ -64,7 +65,7 @@ def said(token: str, reason: str = "as it is", **arm: Any) -> Evidence:
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
     """What the next looks find, one after the other."""
     found: list[Evidence] = []
-    monkeypatch.setattr(ramp, "evidence_now", lambda *_: found.pop(0))
+    monkeypatch.setattr(ramp, "known_or_error", lambda *_: Known(evidence=found.pop(0)))
     yield found
     assert not found, "each look was asked for"
 
