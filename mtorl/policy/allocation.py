@@ -1,4 +1,4 @@
-"""Allocation of a budget: between channels (prices that reweight a policy) and between users (which exposures to buy).
+"""The best allocation of a budget between channels and opportunities, and its prices.
 
 With budgets per opportunity W_c and W, the best allocation y of opportunities b to channels c is the linear programme
 
@@ -9,14 +9,12 @@ With budgets per opportunity W_c and W, the best allocation y of opportunities b
 Its dual variables are prices, in gain per currency unit: lambda for the total, lambda_c more on channel c. An
 opportunity then goes where gain - (lambda + lambda_c) * cost is highest, if that is not negative: the decision rule.
 
-    best = best_allocation(gain_BC, cost_BC, budgets)                          the upper bound, and its prices
-    deployed = policy_allocation(logits_BC, gain_BC, cost_BC, params, budgets) prices for the rule that is deployed
-    deployed.gain / gain_bound(gain_BC, cost_BC, budgets, best.prices)         what share of the possible it earns
-    decide(..., price_BC=deployed.prices.row_1C)                               in serving
+    best = best_allocation(gain_BC, cost_BC, budgets)             the upper bound, and its prices
+    gain_bound(gain_BC, cost_BC, budgets, best.prices)            no allocation of these rows earns more
+    decide(..., price_BC=best.prices.row_1C)
 
-The deployed rule pays for moving away from the logging policy and explores, so it needs prices of its own. Any prices
-bound the gain of *every* allocation from above (weak duality), at the cost of one pass over the rows. For large data,
-solve a random sample of 10,000 rows and let `gain_bound` on all rows say how far from the best its prices can be.
+Any prices bound the gain of *every* allocation from above (weak duality), at the cost of one pass over the rows. For
+large data, solve a random sample of 10,000 rows; `gain_bound` on all rows says how far from the best its prices can be.
 
 All sums are expectations of the predictions. A ledger, not a price, keeps actual spend below a budget.
 
@@ -32,11 +30,9 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import linprog
 
-from mtorl.arrays import Bools, Floats
-from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities, expected_utility
-from mtorl.policy.price import solve_price
+from mtorl.arrays import Floats
+from mtorl.policy.decision import expected_utility
 
-_SWEEPS = 1000
 _ROUNDING = 1e-12  # a sum in another order differs in the last digits
 
 
@@ -116,59 +112,8 @@ def best_allocation(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) ->
     spend_C = (share_BC * cost).mean(axis=0)
     used = np.r_[share_BC.sum(axis=1).max(), spend_C / budgets.channel_C, spend_C.sum() / budgets.total]
     share_BC /= max(1.0, used.max() * (1 + _ROUNDING))
-    return _allocation(Prices(price[:-1], float(price[-1])), share_BC, gain, cost)
-
-
-def policy_allocation(
-    logits_BC: ArrayLike,
-    gain_BC: ArrayLike,
-    cost_BC: ArrayLike,
-    params: PolicyParams,
-    budgets: Budgets,
-    tolerance: float = 1e-3,
-) -> Allocation:
-    """Find the prices at which the decision rule itself meets the budgets, and how they reweight its channels.
-
-    A price on one channel lowers the spend there and raises it elsewhere. So prices start at the total's and only rise:
-    a channel above its budget gets the lowest price that brings it within, until no channel is above. That climbs to
-    the lowest prices that meet all channel budgets. Around it, `solve_price` looks for the total's.
-
-    Args:
-        params: The policy; its own price is not used.
-    """
-    gain, cost = _checked(gain_BC, cost_BC, budgets)
-
-    def shares(price_C: Floats) -> Floats:
-        probs_BC, expose_BC = action_probabilities(Forecast(logits_BC, gain, cost), params, price_BC=price_C[None])
-        share_BC: Floats = probs_BC * expose_BC
-        return share_BC
-
-    def spend(price_C: Floats) -> Floats:
-        spend_C: Floats = (shares(price_C) * cost).mean(axis=0)
-        return spend_C
-
-    def raise_price(price_C: Floats, c: int) -> Floats:
-        step_C = np.eye(len(price_C))[c]
-        limit = float(budgets.channel_C[c])
-        more = solve_price(lambda more: float(spend(price_C + more * step_C)[c]), limit, tolerance)
-        raised_C: Floats = price_C + more * step_C
-        return raised_C
-
-    def prices(total: float) -> Floats:
-        price_C = np.full(gain.shape[1], total)
-        for _ in range(_SWEEPS):
-            over = np.flatnonzero(spend(price_C) > budgets.channel_C)
-            if not over.size:
-                return price_C
-            for c in over.tolist():
-                price_C = raise_price(price_C, c)
-        raise ValueError(f"no prices found that meet the channel budgets {budgets.channel_C}")
-
-    total = 0.0
-    if budgets.total < np.inf:
-        total = solve_price(lambda price: float(spend(prices(price)).sum()), budgets.total, tolerance)
-    price_C = prices(total)
-    return _allocation(Prices(price_C - total, total), shares(price_C), gain, cost)
+    earned = float((share_BC * gain).sum(axis=1).mean())
+    return Allocation(Prices(price[:-1], float(price[-1])), share_BC, earned, (share_BC * cost).mean(axis=0))
 
 
 def gain_bound(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets, prices: Prices) -> float:
@@ -190,39 +135,6 @@ def gain_bound(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets, prices:
     return float(kept + sum(paid))
 
 
-def select_exposures(gain_B: ArrayLike, cost_B: ArrayLike, budget: float) -> tuple[Bools, float]:
-    """Choose the exposures that a budget buys, best gain per cost first (fractional knapsack, Dantzig 1957).
-
-    Args:
-        gain_B: Expected gain; exposures without any are never bought.
-        cost_B: Expected cost, currency units, >= 0.
-        budget: For all exposures together, currency units.
-
-    Returns:
-        bought_B, whose cost is never above the budget and whose gain is less than one exposure's below the optimum, and
-        the price: gain per currency unit of the first exposure that did not fit, 0 if all did. Exposures that earn more
-        than the price are bought; at exactly the price, in order of rows.
-    """
-    gain, cost = np.asarray(gain_B, dtype=np.float64), np.asarray(cost_B, dtype=np.float64)
-    if gain.ndim != 1 or gain.shape != cost.shape:
-        raise ValueError(f"gain_B and cost_B must share one shape (rows,), got {gain.shape} and {cost.shape}")
-    if not (np.isfinite(gain).all() and np.isfinite(cost).all() and (cost >= 0).all()):
-        raise ValueError("gain_B must be finite, and cost_B finite and >= 0")
-    if not budget >= 0:
-        raise ValueError(f"budget must be >= 0, got {budget}")
-    worth_B = np.divide(gain, cost, out=np.full_like(gain, np.inf), where=cost > 0)
-    best_first = np.argsort(-worth_B, kind="stable")
-    best_first = best_first[gain[best_first] > 0]
-    spent = np.cumsum(cost[best_first])
-    fits = int(np.searchsorted(spent, budget * (1 + _ROUNDING), side="right"))
-    bought_B = np.zeros(len(gain), dtype=np.bool_)
-    bought_B[best_first[:fits]] = True
-    while cost[bought_B].sum() > budget:  # the last digits: costs that add up to the budget must fit, and no more
-        fits -= 1
-        bought_B[best_first[fits]] = False
-    return bought_B, float(worth_B[best_first[fits]]) if fits < len(best_first) else 0.0
-
-
 def _checked(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> tuple[Floats, Floats]:
     """Gain and cost as arrays, with no gain below zero."""
     gain = expected_utility(gain_BC, cost_BC, 0.0)  # checked, and negative gains set to zero, as the decision rule does
@@ -231,9 +143,3 @@ def _checked(gain_BC: ArrayLike, cost_BC: ArrayLike, budgets: Budgets) -> tuple[
     if budgets.channel_C.shape != gain.shape[1:]:
         raise ValueError(f"budgets: {len(budgets.channel_C)} channels, but gain_BC has {gain.shape[1]}")
     return gain, np.asarray(cost_BC, dtype=np.float64)
-
-
-def _allocation(prices: Prices, share_BC: Floats, gain: Floats, cost: Floats) -> Allocation:
-    return Allocation(
-        prices, share_BC, gain=float((share_BC * gain).sum(axis=1).mean()), spend_C=(share_BC * cost).mean(axis=0)
-    )

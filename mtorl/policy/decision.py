@@ -139,37 +139,13 @@ def decide(
     )
 
 
-def appraise(
-    gain_BC: ArrayLike,
-    cost_BC: ArrayLike,
-    params: PolicyParams,
-    channel_B: ArrayLike,
-    price_BC: ArrayLike | None = None,
-) -> Appraisal:
-    """Value an exposure on the given channel of each row; arguments as in :func:`decide`."""
-    utility_BC, gain, cost = _utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
-    channel = np.asarray(channel_B)
-    rows, channels = gain.shape
-    if channel.shape != (rows,) or not np.issubdtype(channel.dtype, np.integer):
-        raise ValueError(f"channel_B must be {rows} whole numbers, got {channel.dtype} {channel.shape}")
-    if not ((channel >= 0) & (channel < channels)).all():
-        raise ValueError(f"channel_B must lie between 0 and {channels - 1}")
-    return _at(utility_BC, gain, cost, channel)
-
-
-def best_channel(
-    gain_BC: ArrayLike,
-    cost_BC: ArrayLike,
-    params: PolicyParams,
-    candidates_BC: ArrayLike | None = None,
-    price_BC: ArrayLike | None = None,
-) -> NDArray[np.int64]:
-    """The candidate of the greatest utility in each row, the first of several; arguments as in :func:`decide`."""
-    utility_BC = expected_utility(gain_BC, cost_BC, params.price if price_BC is None else price_BC)
-    if candidates_BC is not None:
-        utility_BC = np.where(_allowed(candidates_BC, utility_BC.shape), utility_BC, -np.inf)
-    best_B: NDArray[np.int64] = utility_BC.argmax(axis=1)
-    return best_B
+def best_exposure(
+    gain_BC: ArrayLike, cost_BC: ArrayLike, candidates_BC: ArrayLike, price_BC: ArrayLike
+) -> tuple[NDArray[np.int64], Appraisal]:
+    """The candidate of the greatest utility in each row, the first of several, and the value of an exposure there."""
+    utility_BC, gain, cost = _utility(gain_BC, cost_BC, price_BC)
+    best_B = np.where(_allowed(candidates_BC, utility_BC.shape), utility_BC, -np.inf).argmax(axis=1)
+    return best_B, _at(utility_BC, gain, cost, best_B)
 
 
 def action_probabilities(

@@ -39,7 +39,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import expm1, inf, isfinite, log1p
 from typing import NamedTuple, Self
 
@@ -78,14 +77,6 @@ class Schedule:
     times: tuple[float, ...]  # ascending, any unit
     shares: tuple[float, ...]  # to be spent by then; from 0 to 1, in between by straight lines
 
-    def __post_init__(self) -> None:
-        ascending = all(earlier < later for earlier, later in pairwise(self.times))
-        if len(self.times) < 2 or not ascending or not all(map(isfinite, self.times)):
-            raise ValueError("times must be two or more ascending numbers")
-        rising = all(earlier <= later for earlier, later in pairwise(self.shares))
-        if len(self.shares) != len(self.times) or not rising or (self.shares[0], self.shares[-1]) != (0.0, 1.0):
-            raise ValueError(f"shares must rise from 0 to 1, one for each of the {len(self.times)} times")
-
     @classmethod
     def even(cls, start: float, end: float) -> Self:
         """The same share in every period of the same length."""
@@ -93,15 +84,8 @@ class Schedule:
 
     @classmethod
     def following(cls, traffic: Sequence[float], edges: Sequence[float]) -> Self:
-        """Spend in proportion to expected traffic.
-
-        Args:
-            edges: Ascending times, one more than traffic.
-        """
-        expected = np.asarray(traffic, dtype=np.float64)
-        if len(edges) != len(expected) + 1 or not (expected >= 0).all() or not 0 < expected.sum() < np.inf:
-            raise ValueError("traffic must be numbers >= 0, not all zero, and edges one more")
-        cumulative = np.r_[0.0, np.cumsum(expected)]
+        """Spend in proportion to expected traffic, some of it above 0, between ascending edges (one more)."""
+        cumulative = np.r_[0.0, np.cumsum(traffic)]
         return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
 
     def share(self, at: float) -> float:

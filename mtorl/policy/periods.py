@@ -44,13 +44,9 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
     """The period in force at a time, as `period_at`, after the last period that an account had, in any time zone.
 
-    The last period goes on until it is over and until the next may begin, so neither a change of the time zone nor a
-    clock that was ahead begins two periods within one. Its end is then that of the calendar's period at `now`.
-
-    Args:
-        timezone: In which the next period begins.
-        start: When the last period began.
-        until: When it was to end; 0 if that is not known.
+    The last one, from `start` `until` then (0: not known), goes on until it is over and the next may begin. So neither
+    a change of the time zone nor a clock that was ahead begins two periods within one. Its end is then that of the
+    calendar's period at `now`.
     """
     next_start, end = period_at(period, timezone, now)
     begins = until <= now and next_start - start >= _SHORTEST[period]

@@ -15,17 +15,18 @@ import numpy as np
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 _MAX_PRICE = 2.0**100
+_TOLERANCE = 1e-3  # spend between (1 - that) * budget and the budget is close enough
 
 
-def solve_price(spend: Callable[[float], float], budget: float, tolerance: float = 1e-3) -> float:
-    """Find the lowest price, up to the tolerance, at which a policy's spend is within a budget; 0 if it does not bind.
+def solve_price(spend: Callable[[float], float], budget: float) -> float:
+    """The lowest price, up to a tolerance, at which a policy's spend is within a budget; 0 if it does not bind.
+
+    Spend that jumps over the tolerated band, as that of few rows may, ends just behind the jump and below the band.
 
     Args:
         spend: Expected spend at a price. It should not rise with the price. A policy that also moves between channels
             may rise a little here and there; the answer is then still within the budget, if not the lowest such price.
         budget: In the unit of `spend`, for instance currency units per opportunity.
-        tolerance: Good enough: spend between (1 - tolerance) * budget and budget. Spend that jumps over this band, as
-            that of few rows may, ends just behind the jump and below the band.
 
     Raises:
         ValueError: the budget is not positive, or no price brings spend within it.
@@ -40,7 +41,7 @@ def solve_price(spend: Callable[[float], float], budget: float, tolerance: float
         if high > _MAX_PRICE:
             raise ValueError(f"spend stays above the budget of {budget:g} at any price")
     # spend(low) > budget >= spend(high), whatever happens in between
-    while spent < (1 - tolerance) * budget and high - low > 1e-12 * high:
+    while spent < (1 - _TOLERANCE) * budget and high - low > 1e-12 * high:
         middle = (low + high) / 2
         if (spent_here := spend(middle)) > budget:
             low = middle

@@ -83,11 +83,9 @@ class Pacing(StrictModel):
             raise ValueError(f"a budget with period {period} {rule}")
 
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
-        """The schedule of a budget whose clock is time.
+        """The schedule of a budget whose clock is time, for the period that `began` and holds at `now`, or just did.
 
-        Args:
-            began: When the present period began.
-            now: A time in the period, or just after it. It is longer than usual once, after a change of the time zone.
+        A period is longer than usual once, after a change of the time zone.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))

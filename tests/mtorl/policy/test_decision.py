@@ -12,8 +12,7 @@ from mtorl.policy.decision import (
     Forecast,
     PolicyParams,
     action_probabilities,
-    appraise,
-    best_channel,
+    best_exposure,
     decide,
     utility_scale,
 )
@@ -177,16 +176,20 @@ def test_utility_scale_is_the_spread_between_channels_not_between_users():
     assert utility_scale(np.ones((3, 2)), np.ones((3, 2))) == 1.0
 
 
-def test_the_best_channel_is_the_candidate_of_greatest_utility():
-    params = PolicyParams(price=0.1)  # utilities 0.05, 0.2, 0.0
-    assert best_channel(GAIN, COST, params).tolist() == [1]
-    assert best_channel(GAIN, COST, params, [[True, False, True]]).tolist() == [0]
-    below_zero = best_channel(GAIN, COST, params, [[True, False, True]], price_BC=[[2.0, 0.0, 1.0]])
-    assert below_zero.tolist() == [0], "no candidate is worth it, and still no other channel is taken"
-    assert best_channel(GAIN, COST, params, price_BC=[[1.0, 1.0, 0.0]]).tolist() == [2]
-    assert best_channel(repeat(np.zeros((1, 3)), 2), np.zeros((2, 3)), params).tolist() == [0, 0]
+@pytest.mark.parametrize(
+    ("candidates", "price", "best"),
+    [
+        ([True] * 3, 0.1, 1),  # utilities 0.05, 0.2, 0.0
+        ([True, False, True], 0.1, 0),
+        ([True, False, True], [[2.0, 0.0, 1.0]], 0),  # no candidate is worth it, and still no other channel is taken
+        ([True] * 3, [[1.0, 1.0, 0.0]], 2),
+    ],
+)
+def test_the_best_exposure_is_the_candidate_of_greatest_utility(candidates, price, best):
+    channel_B, worth = best_exposure(GAIN, COST, [candidates], price)
+    assert channel_B.tolist() == [best] and worth.expose_B[0] == (worth.utility_B[0] >= 0)
     with pytest.raises(ValueError, match="row 0 has no candidate"):
-        best_channel(GAIN, COST, params, [[False] * 3])
+        best_exposure(GAIN, COST, [[False] * 3], price)
 
 
 @given(
@@ -195,16 +198,10 @@ def test_the_best_channel_is_the_candidate_of_greatest_utility():
     price=hnp.arrays(float, (5, 3), elements=st.floats(0, 3)),
     u=hnp.arrays(float, 5, elements=st.floats(0, 0.999)),
 )
-def test_an_appraisal_of_the_chosen_channel_is_what_the_decision_says(gain, cost, price, u):
+def test_no_decision_is_worth_more_than_the_best_exposure(gain, cost, price, u):
     decision = decide(Forecast(np.zeros((5, 3)), gain, cost), PolicyParams(advantage_weight=1.0), u, price_BC=price)
-    worth = appraise(gain, cost, PolicyParams(), decision.channel_B, price)
+    best_B, best = best_exposure(gain, cost, np.ones((5, 3)), price)
+    assert (best.utility_B >= decision.utility_B).all()
     for name in ("expected_gain_B", "expected_cost_B", "utility_B", "expose_B"):
-        np.testing.assert_array_equal(getattr(worth, name), getattr(decision, name))
-    best = appraise(gain, cost, PolicyParams(), best_channel(gain, cost, PolicyParams(), None, price), price)
-    assert (best.utility_B >= worth.utility_B).all()
-
-
-@pytest.mark.parametrize("channel", [[3], [-1], [0, 1], [0.0], [[0]]])
-def test_an_appraisal_of_a_channel_that_is_none_is_an_error(channel):
-    with pytest.raises(ValueError, match="channel_B must"):
-        appraise(GAIN, COST, PolicyParams(), channel)
+        same_B = best_B == decision.channel_B
+        np.testing.assert_array_equal(getattr(best, name)[same_B], getattr(decision, name)[same_B])

@@ -37,7 +37,7 @@ def policy_spend(forecast: Forecast, params: PolicyParams) -> float:
 def test_spend_is_within_tolerance_below_the_budget(share):
     forecast, params = predictions(), PolicyParams(3.0, 0.05, 0.0, 0.05)
     spend = greedy_spend(forecast)
-    price = solve_price(spend, share * spend(0.0), tolerance=0.005)
+    price = solve_price(spend, share * spend(0.0))
     assert 0.995 * share * spend(0.0) <= spend(price) <= share * spend(0.0) and price > 0
     budget = share * policy_spend(forecast, params)
     spent = policy_spend(forecast, replace(params, price=policy_price(forecast, params, budget)))
