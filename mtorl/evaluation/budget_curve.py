@@ -30,14 +30,9 @@ class GainAndCost:
     gain_B: ArrayLike
     cost_B: ArrayLike
 
-    def arrays(self, name: str, exposures: int) -> tuple[Floats, Floats]:
-        """Both as arrays of numbers; ValueError for another number of exposures or an impossible value."""
-        gain_B, cost_B = (np.asarray(column, dtype=np.float64) for column in (self.gain_B, self.cost_B))
-        if not exposures or not gain_B.shape == cost_B.shape == (exposures,):
-            raise ValueError(f"{name} must have one gain and one cost an exposure, got {gain_B.shape}, {cost_B.shape}")
-        if not (np.isfinite(gain_B).all() and np.isfinite(cost_B).all() and (cost_B >= 0).all()):
-            raise ValueError(f"{name}: gains and costs must be finite, and costs not negative")
-        return gain_B, cost_B
+    def arrays(self) -> tuple[Floats, Floats]:
+        """Both as arrays of numbers."""
+        return np.asarray(self.gain_B, dtype=np.float64), np.asarray(self.cost_B, dtype=np.float64)
 
 
 def budget_curve(
@@ -64,13 +59,7 @@ def budget_curve(
         All but the share are None if nothing was gained in all. Where exposures may lose, a rule that leaves those out
         gains more than all exposures do: a share above 1.
     """
-    gain, cost = logged.arrays("logged", np.size(logged.gain_B))
-    predicted_gain, predicted_cost = predicted.arrays("predicted", len(gain))
-    if not all(0 < share <= 1 for share in shares):
-        raise ValueError(f"shares must lie in (0, 1], got {list(shares)}")
-    if users is not None and users.code_B.shape != gain.shape:
-        raise ValueError(f"users must have one value an exposure, got shape {users.code_B.shape}")
-
+    (gain, cost), (predicted_gain, predicted_cost) = logged.arrays(), predicted.arrays()
     random = np.random.default_rng(seed)
     once_B = np.ones(len(gain))
 
@@ -95,7 +84,7 @@ def budget_curve(
     }
     against = ["cheapest"]
     if rival is not None:
-        rules["rival"] = ranking(_per_cost(*rival.arrays("rival", len(gain))))
+        rules["rival"] = ranking(_per_cost(*rival.arrays()))
         against.append("rival")
     curves = {name: bought(once_B) for name, bought in rules.items()}
     curves["random"] = np.mean([ranking(np.zeros(len(gain)))(once_B) for _ in range(_RANDOM_ORDERS)], axis=0)

@@ -1,6 +1,6 @@
 """Cost and information of exploring, planned before any arm explores.
 
-    plan = exploration_plan(Served(channel_probs_BC, exposure_probs_BC), target, forecast, held_out=0.2)
+    plan = plan_for(rows, "registry/challenger/0a1b2c3d4e5f")
     for option in plan.options:
         print(option.share, option.cost, option.told_after)
 
@@ -52,14 +52,6 @@ _TOLD = (1.96 + 0.84) ** 2
 
 
 @dataclass(frozen=True)
-class Served:
-    """The serving policy's probabilities of drawing a channel, and of exposing it if drawn."""
-
-    channel_probs_BC: Floats
-    exposure_probs_BC: Floats
-
-
-@dataclass(frozen=True)
 class Option:
     """One share of exploration."""
 
@@ -69,7 +61,6 @@ class Option:
     cost_share: float  # of the gain without exploration
     impossible: float  # share of the next model's exposures that could never have been made
     forecast: float  # share that could so rarely have been made that it is left to forecasts, the impossible included
-    ess_share: float  # effective exposures for the next model, as a share of the exposures that are made
     told_after: float | None  # decisions until a difference of `lift` is found, other users' included; None: never
 
     @property
@@ -99,7 +90,7 @@ class ExplorationPlan:
 
 
 def exploration_plan(
-    served: Served,
+    served: PolicyOnLog,
     target: PolicyOnLog,
     forecast: ExpectedOutcomes,
     held_out: float = 1.0,
@@ -107,19 +98,16 @@ def exploration_plan(
     lift: float = 0.05,
     shares: Sequence[float] = SHARES,
 ) -> ExplorationPlan:
-    """Compare shares and scopes of exploration.
+    """Compare shares and scopes of exploration by the policy that serves, whose decisions value the target policy.
 
     Args:
-        target: The policy to value on the serving policy's decisions.
         held_out: Share of the decisions that is of users on whom a model is valued.
         dispersion: Variance of a gain over its mean; 1 for rare events.
         lift: The difference to find, as a share of what the serving policy earns.
         shares: Of the decisions; 0 is one option, whatever the scope.
     """
-    if not lift > 0:
-        raise ValueError(f"lift must be positive, got {lift}")
     exposing_BC = target.probs_BC * target.expose_BC
-    alone_BC = served.channel_probs_BC * served.exposure_probs_BC
+    alone_BC = served.probs_BC * served.expose_BC
     gain, spend = _earned(alone_BC, forecast)
     options = []
     for share, scope in _choices(shares):
@@ -145,7 +133,6 @@ def exploration_plan(
                 cost_share=lost / gain if gain > 0 else 0.0,
                 impossible=float((exposing_BC * (made_BC <= 0)).sum()) / every,
                 forecast=beyond,
-                ess_share=_ess_share(made_BC, np.where(known_BC, weight_BC, 0.0)),
                 told_after=told,
             )
         )
@@ -155,10 +142,9 @@ def exploration_plan(
 
 
 def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
-    """Plan exploration at an arm's decisions, to value a model.
+    """Plan exploration at an arm's decisions (`served_decisions`), to value a model.
 
     Args:
-        rows: As `features.collect.experiment_decisions.served_decisions` returns them.
         model: Artifact folder of the policy to value, at the price at which it spends what the arm does.
 
     Raises:
@@ -168,8 +154,8 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
     batch = WindowBatch.from_instances([json.loads(text) for text in rows["window"]], loaded.spec)
     logits_BC, reward_BC, cost_BC = loaded.predict(batch)
     gain_BC = loaded.encoder.unreward(reward_BC, cost_BC)
-    served = Served(*(np.stack(rows[name].to_list()) for name in ("channel_probs", "exposure_probs")))
-    made_BC = served.channel_probs_BC * served.exposure_probs_BC
+    served = PolicyOnLog.recorded(*(np.stack(rows[name].to_list()) for name in ("channel_probs", "exposure_probs")))
+    made_BC = served.probs_BC * served.expose_BC
     forecast = Forecast(logits_BC, gain_BC, cost_BC)
     params = paced_to(forecast, loaded.policy, float((made_BC * cost_BC).sum(axis=1).mean()))
     expected = ExpectedOutcomes(np.maximum(gain_BC, 0.0), np.asarray(cost_BC))
@@ -213,9 +199,9 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
     return none + [(share, scope) for scope in scopes for share in shares if share > 0]
 
 
-def _explored(served: Served, scope: ExplorationScope, share: float) -> Floats:
+def _explored(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
     """Probability of drawing and exposing each channel with exploration (`mtorl.policy.exploration`), (B, C)."""
-    probs_BC, shows_BC = served.channel_probs_BC, served.exposure_probs_BC
+    probs_BC, shows_BC = served.probs_BC, served.expose_BC
     chance = share / probs_BC.shape[1]
     explored_BC: Floats = {
         "channel": chance * shows_BC,
@@ -223,12 +209,6 @@ def _explored(served: Served, scope: ExplorationScope, share: float) -> Floats:
         "both": np.full(probs_BC.shape, chance),
     }[scope]
     return (1.0 - share) * probs_BC * shows_BC + explored_BC
-
-
-def _ess_share(made_BC: Floats, weight_BC: Floats) -> float:
-    """Kish's, as many exposures would give it: sum(w)^2 / (n sum(w^2)), where n exposures were made."""
-    made, first, second = (float((made_BC * weight_BC**power).sum()) for power in (0, 1, 2))
-    return first**2 / (made * second) if second > 0 else 0.0
 
 
 def _earned(made_BC: Floats, forecast: ExpectedOutcomes) -> tuple[float, float]:

@@ -49,9 +49,8 @@ def evaluate_artifact(
         only_new: Leave out the users that the artifact was trained on, instead of refusing the log.
 
     Returns:
-        ``artifact`` (name, digest), ``data`` (rows, users, left_out_users, fingerprint, share of the
-        log's users that were read), ``compared`` (`compare`:
-        "model" and "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``journeys`` (the model's rule,
+        ``artifact``, ``data`` (``share``: of the log's users that were read), ``compared`` (`compare`: "model" and
+        "lightgbm"), ``value`` (by predictor and policy, `policy_value`), ``journeys`` (the model's rule,
         `journey_value`), ``budget`` (by predictor, `budget_curve`; empty if all exposures cost the same).
 
     Raises:
@@ -78,7 +77,8 @@ def evaluate_artifact(
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), artifact.spec.reward.gain.of(rows)
-    answers: dict[str, Heads] = {"model": _doubles(predict_each(artifact, windows))}
+    logits_BC, reward_BC, cost_BC = (part.astype(np.float64) for part in predict_each(artifact, windows))
+    answers: dict[str, Heads] = {"model": (logits_BC, reward_BC, cost_BC)}
     if yardstick is not None:
         answers["lightgbm"] = predict_each(yardstick, windows)
     targets = LoggedTargets(
@@ -138,8 +138,3 @@ def _propensity(table: WindowTable, wanted_B: np.ndarray[Any, np.dtype[np.bool_]
         propensity_B[half_B == half] = logged_propensity(table.rows.assign(split=split_B), table.spec)[half_B == half]
     wanted: Floats = propensity_B[wanted_B]
     return wanted
-
-
-def _doubles(heads: Any) -> Heads:
-    logits_BC, reward_BC, cost_BC = (np.asarray(part, dtype=np.float64) for part in heads)
-    return logits_BC, reward_BC, cost_BC

@@ -60,15 +60,10 @@ def journey_value(
         step_B: Place of each row in its journey, 0, 1, ...
         horizon: Steps that count, from the start of each journey.
     """
-    log.check_policies({"policy": policy})
     step = np.asarray(step_B, dtype=np.int64)
-    log.check_column("step_B", step)
     follows_B = (step[1:] == step[:-1] + 1) & (log.users_B[1:] == log.users_B[:-1])
     if step[0] != 0 or not (follows_B | (step[1:] == 0)).all():
         raise ValueError("step_B must count 0, 1, ... through each journey of one user")
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
-
     horizon = min(horizon, int(step.max()) + 1)
     starts_J = np.flatnonzero(step == 0)
     at = np.cumsum(step == 0) - 1, step

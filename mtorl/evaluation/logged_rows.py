@@ -12,7 +12,6 @@ Shapes: B rows, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +29,6 @@ class PolicyOnLog:
     expose_BC: Bools | Floats  # whether it would spend on the channel if it chose it, or with what probability
 
     def __post_init__(self) -> None:
-        if self.probs_BC.ndim != 2 or self.probs_BC.shape != self.expose_BC.shape:
-            shapes = f"{self.probs_BC.shape} and {self.expose_BC.shape}"
-            raise ValueError(f"probs_BC and expose_BC must share one shape (rows, channels), got {shapes}")
         if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
             raise ValueError("probs_BC: each row must be probabilities that sum to one")
         if not ((self.expose_BC >= 0) & (self.expose_BC <= 1)).all():
@@ -40,8 +36,14 @@ class PolicyOnLog:
 
     @classmethod
     def always_exposing(cls, probs_BC: Floats) -> PolicyOnLog:
-        """A policy that spends on whatever channel it chooses."""
+        """A policy that spends on each channel that it chooses."""
         return cls(probs_BC, np.ones(probs_BC.shape, dtype=np.bool_))
+
+    @classmethod
+    def recorded(cls, probs_BC: Floats, expose_BC: Floats) -> PolicyOnLog:
+        """A policy by its records, without what their rounding has left; NaN is a channel that it never chooses."""
+        known_BC = np.nan_to_num(probs_BC)
+        return cls(known_BC / known_BC.sum(axis=1, keepdims=True), np.clip(np.nan_to_num(expose_BC), 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,6 @@ class Exposure:
     probs_BC: Floats  # of drawing and exposing each channel
 
     def __post_init__(self) -> None:
-        rows = len(self.probs_BC)
-        if self.probs_BC.ndim != 2 or self.exposed_B.shape != (rows,) or self.probability_B.shape != (rows,):
-            raise ValueError("exposed_B, probability_B and probs_BC must have one row for each decision")
         if not ((self.probability_B >= 0) & (self.probability_B <= 1)).all():
             raise ValueError("probability_B must lie in [0, 1]")
         if not (self.probability_B[self.exposed_B] > 0).all():
@@ -78,7 +77,7 @@ class LoggedRows:
 
         Args:
             channel_B: Number of the logged channel; of a decision, of the one that was drawn.
-            propensity_B: Probability with which the logging policy chose that channel, in (0, 1].
+            propensity_B: Probability with which the logging policy chose that channel.
             exposure: Of decisions. None for touchpoints: each is an exposure, and any channel was possible.
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
@@ -88,12 +87,13 @@ class LoggedRows:
         self.users_B: NDArray[Any] = np.asarray(users_B)
         if len(self) == 0:
             raise ValueError("the log has no rows")
-        for name in ("propensity_B", "gain_B", "cost_B", "users_B"):
-            self.check_column(name, getattr(self, name))
+        if self.channel_B.min() < 0:
+            raise ValueError("channel_B: a channel is not one of the data set's")
+        for name in ("gain_B", "cost_B"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} must be finite")
         if not ((self.propensity_B > 0) & (self.propensity_B <= 1)).all():
             raise ValueError("propensity_B must lie in (0, 1]")
-        if exposure is not None and len(exposure.exposed_B) != len(self):
-            raise ValueError(f"exposure: {len(exposure.exposed_B)} decisions for {len(self)} rows")
         self.exposure = exposure
 
     def __len__(self) -> int:
@@ -112,8 +112,7 @@ class LoggedRows:
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
         """Weight of each exposure: the policy's probability of drawing and exposing it over that of the log; else 0.
 
-        Args:
-            policy: None for one that draws as the log does, and always exposes.
+        None is a policy that draws as the log does, and always exposes.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -143,14 +142,9 @@ class LoggedRows:
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """Expected sum(w^2 x), for probabilities of exposing, or differences of them.
+        """Expected sum(w^2 x), for probabilities of drawing and exposing each channel, or differences of them.
 
-        The observed sum is less if a rare exposure happened not to occur. Of touchpoints, only the observed sum is
-        known.
-
-        Args:
-            exposing_BC: Probability of drawing and exposing each channel.
-            of_BC: x, at each channel.
+        The observed sum is less if a rare exposure happened not to occur. Of touchpoints, only that one is known.
         """
         of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
         if self.exposure is None:
@@ -159,19 +153,3 @@ class LoggedRows:
         possible = self.exposure.probs_BC > 0
         with np.errstate(over="ignore"):
             return float((exposing_BC[possible] ** 2 / self.exposure.probs_BC[possible] * of_BC[possible]).sum())
-
-    def check_column(self, name: str, column: NDArray[Any]) -> None:
-        """Raise ValueError unless a further column has one finite value for each row."""
-        if column.shape != (len(self),):
-            raise ValueError(f"{name} must have shape ({len(self)},), got {column.shape}")
-        if column.dtype.kind == "f" and not np.isfinite(column).all():
-            raise ValueError(f"{name} must be finite")
-
-    def check_policies(self, policies: Mapping[str, PolicyOnLog]) -> None:
-        """Raise ValueError for policies, by name, that are not about these rows and channels."""
-        for name, policy in policies.items():
-            rows, channels = policy.probs_BC.shape
-            if rows != len(self):
-                raise ValueError(f"{name}: {rows} rows of probabilities for {len(self)} logged rows")
-            if not (self.channel_B.min() >= 0 and self.channel_B.max() < channels):
-                raise ValueError(f"channel_B: {name} knows channels 0 to {channels - 1} only")

@@ -77,7 +77,6 @@ def policy_value(
         selected_B: Which rows count (booleans) or how much (weights >= 0). The rule may look at the state, never at the
             logged channel or gain. Predicted gain *of the logged channel* does look: the mean weight strays from 1.
     """
-    log.check_policies({"policy": policy})
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():
         raise ValueError("selected_B must select a row at least")

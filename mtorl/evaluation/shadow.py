@@ -184,11 +184,8 @@ def _value(rows: pd.DataFrame, channels: Sequence[str], seed: int, resamples: in
         rows["user_id"].to_numpy(),
         Exposure(exposed_B, np.clip(exposing_BC[at], 0.0, 1.0), logged_BC * np.clip(exposing_BC, 0.0, 1.0)),
     )
-    challenger = PolicyOnLog(
-        _normalised(np.nan_to_num(_lists(rows, "challenger_channel_probs"))),
-        np.nan_to_num(_lists(rows, "challenger_exposure_probs")),
-    )
-    incumbent = PolicyOnLog(_normalised(logged_BC), np.clip(exposing_BC, 0.0, 1.0))
+    theirs = (_lists(rows, f"challenger_{name}") for name in ("channel_probs", "exposure_probs"))
+    challenger, incumbent = PolicyOnLog.recorded(*theirs), PolicyOnLog.recorded(logged_BC, exposing_BC)
     return value_difference(challenger, incumbent, log, None, seed, _forecasts(rows), resamples)
 
 
@@ -203,11 +200,6 @@ def _forecasts(rows: pd.DataFrame) -> list[ExpectedOutcomes]:
 
 def _lists(rows: pd.DataFrame, name: str) -> Floats:
     return np.array(rows[name].to_list(), dtype=np.float64).reshape(len(rows), -1)
-
-
-def _normalised(probs_BC: Floats) -> Floats:
-    """Without what rounding in a record has left."""
-    return np.asarray(probs_BC / probs_BC.sum(axis=1, keepdims=True))
 
 
 def _counts(reasons: pd.Series[Any]) -> dict[str, int]:

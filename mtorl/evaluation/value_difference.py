@@ -93,7 +93,6 @@ def value_difference(
             nothing.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
-    log.check_policies(policies)
     if budget_share is not None and not 0 < budget_share < np.inf:
         raise ValueError(f"budget_share must be a positive number, got {budget_share}")
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)

