@@ -67,16 +67,13 @@ def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
         metric: Numerator and denominator of each user, (U, 2).
         covariates: Of each, without a gap (`standardised`), (U, K).
     """
-    users = np.arange(len(metric))
-    fold = np.random.default_rng(0).permutation(users) % folds
+    fold = np.random.default_rng(0).permutation(np.arange(len(metric))) % folds
     figures = figures_with(metric, covariates)
     found = np.zeros(len(metric))
     for part in range(folds):
-        others = np.flatnonzero(fold != part)
-        nobody = np.zeros(len(others), dtype=np.int8)
-        sums = Sums.of_rows(others, nobody, nobody, figures[others])
-        ratio = np.zeros_like(sums.users)
-        ratio[0] = sums.totals[0, :, NUMERATOR] / sums.totals[0, :, DENOMINATOR]
+        others = figures[fold != part, None, None]  # as of one arm and stage
+        sums = Sums.of_users(others, np.ones(others.shape[:3], dtype=np.bool_))
+        ratio = sums.totals[..., NUMERATOR] / sums.totals[..., DENOMINATOR]
         theta = slopes(sums, sums.within(), ratio, np.ones_like(sums.users))
         found[fold == part] = covariates[fold == part] @ theta
     return found

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.statistics import Estimate, confidence_sequence, estimate
 from mtorl.experiment.inference.sums import Floats, Sums
+from mtorl.experiment.inference.user_sums import UserSums
+from tests.mtorl.experiment.inference.rows import sums_at, sums_of_arms
 
 ALPHA = 0.05
 
@@ -25,16 +27,12 @@ def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.
     return arm, np.stack([clicks, decisions], -1).astype(float), past
 
 
-def sums_of(arm: np.ndarray, figures: Floats, looks: np.ndarray | None = None) -> Sums:
-    return Sums.of_rows(np.arange(len(arm)), arm, np.zeros_like(arm), figures, looks)
-
-
 def test_it_is_the_regression_that_textbooks_have() -> None:
     """With one decision a user, the metric is a mean, and the adjusted lift that of a least-squares fit."""
     rng = np.random.default_rng(1)
     arm, x = rng.integers(0, 2, 3_000), rng.normal(size=(3_000, 2))
     y = 2.0 + x @ [1.0, -0.5] + 0.3 * (arm == 0) + rng.normal(size=3_000)
-    found = estimate(sums_of(arm, figures_with(np.stack([y, np.ones(3_000)], -1), x)))
+    found = estimate(sums_of_arms(arm, figures_with(np.stack([y, np.ones(3_000)], -1), x)))
     design = np.column_stack([np.ones(3_000), arm == 0, x])
     slopes, *_ = np.linalg.lstsq(design, y, rcond=None)
     errors = y - design @ slopes
@@ -47,7 +45,9 @@ def test_it_is_the_regression_that_textbooks_have() -> None:
 def test_the_lift_stays_and_the_interval_is_narrower() -> None:
     rng = np.random.default_rng(2)
     arm, figures, past = users(rng, 20_000, lift=0.02)
-    without, adjusted = (estimate(sums_of(arm, figures_with(figures, x))) for x in (past[:, :0], standardised(past)))
+    without, adjusted = (
+        estimate(sums_of_arms(arm, figures_with(figures, x))) for x in (past[:, :0], standardised(past))
+    )
     assert adjusted.se**2 < 0.75 * without.se**2
     assert abs(adjusted.value - without.value) < 3.0 * without.se
     assert adjusted.effective_users == without.effective_users
@@ -56,9 +56,9 @@ def test_the_lift_stays_and_the_interval_is_narrower() -> None:
 def test_a_covariate_that_says_nothing_changes_nothing() -> None:
     rng = np.random.default_rng(3)
     arm, figures, _ = users(rng, 5_000)
-    without = estimate(sums_of(arm, figures))
+    without = estimate(sums_of_arms(arm, figures))
     for x in (np.zeros((5_000, 1)), np.full((5_000, 2), 7.0)):
-        found = estimate(sums_of(arm, figures_with(figures, x)))
+        found = estimate(sums_of_arms(arm, figures_with(figures, x)))
         assert found.value == pytest.approx(without.value)
         assert found.se == pytest.approx(without.se, rel=1e-3)
 
@@ -68,7 +68,9 @@ def test_a_covariate_that_says_nothing_changes_nothing() -> None:
 def test_units_of_a_covariate_do_not_matter(scale: float, shift: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     arm, figures, past = users(rng, 800)
-    one, other = (estimate(sums_of(arm, figures_with(figures, standardised(x)))) for x in (past, past * scale + shift))
+    one, other = (
+        estimate(sums_of_arms(arm, figures_with(figures, standardised(x)))) for x in (past, past * scale + shift)
+    )
     assert one.value == pytest.approx(other.value, abs=1e-9) and one.se == pytest.approx(other.se, rel=1e-6)
 
 
@@ -76,7 +78,7 @@ def test_covariates_that_say_the_same_count_once() -> None:
     rng = np.random.default_rng(4)
     arm, figures, past = users(rng, 5_000)
     once, twice = (standardised(x) for x in (past[:, :1], np.repeat(past[:, :1], 2, 1)))
-    one, other = (estimate(sums_of(arm, figures_with(figures, x))) for x in (once, twice))
+    one, other = (estimate(sums_of_arms(arm, figures_with(figures, x))) for x in (once, twice))
     assert one.value == pytest.approx(other.value) and one.se == pytest.approx(other.se, rel=1e-3)
 
 
@@ -95,7 +97,7 @@ def test_peeking_keeps_the_error_rate(share: float) -> None:
     wrong = 0
     for _ in range(200):
         arm, figures, past = users(rng, 5_000, share=share)
-        found = estimate(sums_of(arm, figures_with(figures, standardised(past)), looks))
+        found = estimate(sums_at(looks, arm, figures_with(figures, standardised(past))))
         wrong += _excludes_zero(found)
     assert wrong / 200 <= ALPHA
 
@@ -105,21 +107,18 @@ def _excludes_zero(found: Estimate) -> bool:
     return bool(((low > 0.0) | (high < 0.0)).any())
 
 
-def test_looks_are_what_each_of_them_would_be_alone() -> None:
-    """Users of several stages, too: a product of two rows is there once both are."""
+def test_sums_part_by_part_are_those_of_all_users() -> None:
+    """Users of several stages, of some in both arms; a user is in one part alone."""
     rng = np.random.default_rng(7)
-    n = 400
-    user, stage = rng.permutation(np.repeat(np.arange(200), 2)), np.zeros(n, dtype=np.intp)
-    seen: dict[int, int] = {}
-    for row, number in enumerate(user):
-        stage[row] = seen.get(int(number), 0)
-        seen[int(number)] = 1
-    arm, figures = rng.integers(0, 2, n), rng.normal(size=(n, 5))
-    looks = np.array([3, 150, 400])
-    together = Sums.of_rows(user, arm, stage, figures, looks)
-    values, present = np.zeros((200, 2, 2, 5)), np.zeros((200, 2, 2), dtype=bool)
-    for place, end in enumerate(looks):
-        values[user[:end], arm[:end], stage[:end]], present[user[:end], arm[:end], stage[:end]] = figures[:end], True
-        alone = Sums.of_users(values, present)
-        for name in Sums.__dataclass_fields__:
-            np.testing.assert_allclose(getattr(together.at(place), name), getattr(alone, name), atol=1e-9)
+    values, present = rng.normal(size=(200, 2, 2, 3)), rng.random((200, 2, 2)) < 0.6
+    values *= present[..., None]
+    together = UserSums("abc", stages=2, arms=2, numerators={"a": [("a", 1.0)]})
+    for users in np.array_split(np.arange(200), 3):
+        part = UserSums("abc", stages=2, arms=2, numerators={"a": [("a", 1.0)]})
+        user, arm, stage = np.nonzero(present[users])
+        part.add(user.astype(np.uint64), 2 * stage + arm, values[users][user, arm, stage].T)
+        together += part
+    found = together.of((1, 0), [0, 1], np.broadcast_to(np.eye(3), (2, 2, 3, 3)), "a")
+    expected = Sums.of_users(values[:, ::-1], present[:, ::-1])
+    for name in Sums.__dataclass_fields__:
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-9)

@@ -8,6 +8,7 @@ import pytest
 from mtorl.experiment.inference.heavy_users import HEAVIEST, user_weights
 from mtorl.experiment.inference.statistics import confidence_sequence, estimate, one_sided_width
 from mtorl.experiment.inference.sums import Floats, Sums
+from tests.mtorl.experiment.inference.rows import sums_of_arms
 
 ALPHA = 0.05
 
@@ -33,7 +34,7 @@ def looks(rng: np.random.Generator, share: float, more: float, bot: float, part:
         figures = np.stack([np.append(brings[:end], bot * of_bot), np.append(decisions[:end], of_bot)], -1)
         figures *= user_weights(figures[:, 1])[:, None]
         arm = np.append(~ours[:end], False).astype(int)
-        found.append(Sums.of_rows(np.arange(end + 1), arm, np.zeros_like(arm), figures))
+        found.append(sums_of_arms(arm, figures))
     return found
 
 

@@ -11,7 +11,8 @@ from mtorl.experiment.inference import plan
 from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.plan import Population, needed_users
 from mtorl.experiment.inference.statistics import compare
-from mtorl.experiment.inference.sums import Floats, Sums
+from mtorl.experiment.inference.sums import Floats
+from tests.mtorl.experiment.inference.rows import sums_of_arms
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +91,7 @@ def test_as_many_users_find_it_about_as_often(covariates: bool) -> None:
         arm = np.random.default_rng([5, run]).integers(2, size=found.users).astype(np.int8)
         new, told = known_clicks(found.users, 100 + run, 0.2 * (arm == 0))
         with_known = figures_with(new, standardised(told)) if covariates else new
-        sums = Sums.of_rows(np.arange(found.users), arm, np.zeros_like(arm), with_known)
-        better += compare(sums, alpha=0.05).ci[0] > 0
+        better += compare(sums_of_arms(arm, with_known), alpha=0.05).ci[0] > 0
     assert 0.6 < better / 200 <= 0.92  # the last look alone finds less than all looks
 
 

@@ -24,6 +24,7 @@ from mtorl.experiment.inference.statistics import (
     rho_squared,
 )
 from mtorl.experiment.inference.sums import Floats, Sums
+from tests.mtorl.experiment.inference.rows import sums_at, sums_of_arms, sums_of_rows
 
 ALPHA = 0.05
 
@@ -38,7 +39,7 @@ def sums_of(challenger: Floats, incumbent: Floats) -> Sums:
     """One stage, from numerator and denominator of each arm's users."""
     figures = np.concatenate([challenger, incumbent])
     arm = np.repeat([0, 1], [len(challenger), len(incumbent)])
-    return Sums.of_rows(np.arange(len(arm)), arm, np.zeros_like(arm), figures)
+    return sums_of_arms(arm, figures)
 
 
 def lift_of(challenger: Floats, incumbent: Floats, largest: float | None = None) -> Lift:
@@ -57,7 +58,7 @@ def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, cou
 def looks_at(figures: Floats, challenger: npt.NDArray[np.bool_], count: int) -> Estimate:
     """An experiment of users in the order of their arrival."""
     arm, at = (~challenger).astype(int), np.unique(np.geomspace(60, len(figures), count).astype(int))
-    return estimate(Sums.of_rows(np.arange(len(figures)), arm, np.zeros_like(arm), figures, at))
+    return estimate(sums_at(at, arm, figures))
 
 
 def missed(found: Estimate, true: float) -> bool:
@@ -147,7 +148,7 @@ def ramp(rng: np.random.Generator, users: int, moving: float = 0.0) -> Sums:
         stage.append(np.full(users, number))
         likely = np.clip(rate + moving * number, 0.0, 1.0)
         figures.append(np.stack([rng.binomial(decisions, likely), decisions], -1).astype(float))
-    return Sums.of_rows(*(np.concatenate(part) for part in (user, arm, stage)), np.concatenate(figures))
+    return sums_of_rows(*(np.concatenate(part) for part in (user, arm, stage)), np.concatenate(figures))
 
 
 def test_the_variance_over_stages_counts_a_user_once() -> None:
@@ -283,14 +284,14 @@ def test_the_lift_follows_the_unit_and_not_the_order_of_users(seed: int, scale: 
     rows = 600 * stages
     user, stage = np.tile(np.arange(600), stages), np.repeat(np.arange(stages), 600)
     arm, figures = rng.integers(0, 2, rows), clicks(rng, rows, 0.2)
-    found = estimate(Sums.of_rows(user, arm, stage, figures))
+    found = estimate(sums_of_rows(user, arm, stage, figures))
     order = rng.permutation(rows)
-    shuffled = estimate(Sums.of_rows(user[order], arm[order], stage[order], figures[order]))
+    shuffled = estimate(sums_of_rows(user[order], arm[order], stage[order], figures[order]))
     assert (float(shuffled.value), float(shuffled.se)) == pytest.approx((float(found.value), float(found.se)))
-    scaled = estimate(Sums.of_rows(user, arm, stage, figures * [scale, 1.0]))
+    scaled = estimate(sums_of_rows(user, arm, stage, figures * [scale, 1.0]))
     assert float(scaled.value) == pytest.approx(scale * float(found.value), rel=1e-6, abs=1e-12)
     assert float(scaled.se) == pytest.approx(scale * float(found.se), rel=1e-6)
-    swapped = estimate(Sums.of_rows(user, 1 - arm, stage, figures))
+    swapped = estimate(sums_of_rows(user, 1 - arm, stage, figures))
     assert (float(swapped.value), float(swapped.se)) == pytest.approx((-float(found.value), float(found.se)))
 
 
