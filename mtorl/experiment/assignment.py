@@ -52,13 +52,9 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 def draw(
     experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
 ) -> float:
-    """The number in [0, 1) with which a decision's channel is drawn; all arguments are fields of its record.
+    """The number in [0, 1) with which a decision's channel is drawn or, for `explore`, whether it is explored.
 
-    The same request draws alike on every router and in every run. A caller chooses the user, the campaign and the
-    request's id, but does not know the salt, so it can't search for a request that leads to the channel it wants.
-
-    Args:
-        request: The caller's id of the request or, if it gave none, the decision's id.
-        what: "explore" gives an independent number, for whether the decision is explored.
+    All arguments are fields of its record; `request` is the caller's id or, without one, the decision's. A caller does
+    not know the salt, so it can't search for a request that leads to the channel it wants.
     """
     return uniform(what, experiment, salt, user_id, campaign_id, request)

@@ -41,7 +41,7 @@ from mtorl.experiment.stages import CHALLENGER_SHARE, Ramp, Stage
 from mtorl.log.dataset import DatasetSpec
 from mtorl.policy.periods import period_at
 from mtorl.runtime.errors import InputError
-from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, validated
+from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
 OVERRIDE_PART = 0.01  # of the experiment's part of each budget, while there are any
 MOST_OVERRIDES = 1_000
@@ -334,13 +334,9 @@ class Experiment(StrictModel):
         Args:
             tables: Folder of its budget table; None: that of the file.
         """
-        path = Path(path)
+        data = read_yaml(path := Path(path), "the experiment file", ExperimentError)
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ExperimentError(f"{path}: cannot read the experiment file: {error}") from error
-        try:
-            return cls.from_yaml(text, tables or path.resolve().parent)
+            return cls.from_dict(data, tables or path.resolve().parent)
         except ExperimentError as error:
             raise ExperimentError(f"{path}: {error}") from None
 

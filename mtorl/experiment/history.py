@@ -11,7 +11,7 @@ experiment: it begins as a draft, in the same history.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.stage_machine import OVER, Phase, State, answering, fixed_fields, may_move
 from mtorl.runtime.errors import InputError
-from mtorl.runtime.validation import StrictModel, Text
+from mtorl.runtime.validation import StrictModel, Text, first_fault
 
 Kind = Literal["move", "kill", "resume", "handed over"]
 By = Literal["ramp", "person"]
@@ -80,19 +80,20 @@ def read_events(text: str) -> list[Event]:
     """The events of a history, a line each.
 
     A last line without an end was being written when its writer was killed: it has not happened.
-
-    Raises:
-        HistoryError: a line is no event, or one is missing.
     """
+    return events_of(text[: text.rfind("\n") + 1].splitlines(), "line")
+
+
+def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Event]:
+    """Events in lines of JSON or plain values. HistoryError: one is no event, or one before it is missing."""
     events: list[Event] = []
-    whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, one in enumerate(given, start=1):
         try:
-            event = Event.model_validate_json(line)
+            event = Event.model_validate_json(one) if isinstance(one, str) else Event.model_validate(one)
         except ValidationError as error:
-            raise HistoryError(f"line {number} is no event: {error.errors()[0]['msg']}") from None
+            raise HistoryError(f"{place} {number} is no event: {first_fault(error)}") from None
         if event.number != number:
-            raise HistoryError(f"line {number} has event {event.number}: lines are missing, or were added by hand")
+            raise HistoryError(f"{place} {number} has event {event.number}: some are missing, or were added by hand")
         events.append(event)
     return events
 

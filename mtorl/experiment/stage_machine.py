@@ -91,12 +91,15 @@ class Requirement(NamedTuple):
     """One requirement for leaving a stage."""
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
-    """Hours and users are at least as many as needed; the others at most as much as is allowed."""
     arm: str | None  # whose; None: the stage's
     found: float
     needed: float
-    met: bool
     words: str  # what is lacking, where it is not met
+
+    @property
+    def met(self) -> bool:
+        """Hours and users are at least as many as needed; the others at most as much as is allowed."""
+        return self.found <= self.needed if self.kind in FAULTS else self.found >= self.needed
 
 
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
@@ -109,7 +112,7 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     if state.killed or not experiment.enabled:
         return Hold(("the kill switch is on",))
     if state.phase == "draft":
-        return _leave_draft(experiment, ramp.stages[0], now)
+        return _leave_draft(experiment, ramp.stages[0].stage, now)
     if evidence is not None and evidence.token == "srm":
         return Hold((evidence.reason,))
     if evidence is not None and evidence.breached:
@@ -137,16 +140,13 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     return Hold((_at_the_end(evidence),))
 
 
-def _leave_draft(experiment: Experiment, first: RampStage, now: float) -> Move | Hold:
+def _leave_draft(experiment: Experiment, first: Stage, now: float) -> Move | Hold:
     if experiment.start is None:
         return Hold(("it is a draft: start it",))
+    start = f"{experiment.start.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     if now < experiment.start.timestamp():
-        return Hold((f"it starts at {_moment(experiment.start)}",))
-    return Move(first.stage, f"its start, {_moment(experiment.start)}, has come")
-
-
-def _moment(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        return Hold((f"it starts at {start}",))
+    return Move(first, f"its start, {start}, has come")
 
 
 def _later(stage: Stage, phase: Phase) -> bool:
@@ -178,43 +178,30 @@ def _requirements(
     of_hours = f"{hours:.1f} of {step.hours:g} hours"
     if 0 < step.hours < 1:
         of_hours = f"{60 * hours:.1f} of {60 * step.hours:g} minutes"
-    yield Requirement("hours", None, hours, step.hours, hours >= step.hours, f"{of_hours} at {step.stage}")
+    yield Requirement("hours", None, hours, step.hours, f"{of_hours} at {step.stage}")
     arms = {} if evidence is None else evidence.arms
     serving = [arm.name for arm in experiment.arms if arm.name == INCUMBENT or arm.weight > 0]
     for name in serving:
         if step.stage == "shadow" and name == INCUMBENT:
             continue
         users = arms[name].users if name in arms else 0
-        of_users = f"{users:,} of {step.users:,} users of {name}"
-        yield Requirement("users", name, users, step.users, users >= step.users, of_users)
+        yield Requirement("users", name, users, step.users, f"{users:,} of {step.users:,} users of {name}")
     incumbent = arms.get(INCUMBENT)
     if incumbent is None:
         return
     for name in serving:
         if name == INCUMBENT or name not in arms:
             continue
-        arm = arms[name]
+        ratio = arms[name].fallback_ratio
         allowed = experiment.ramp.fallback_ratio + (0.0 if step.stage == "shadow" else incumbent.fallback_ratio)
-        yield Requirement(
-            "fallback_ratio",
-            name,
-            arm.fallback_ratio,
-            allowed,
-            arm.fallback_ratio <= allowed,
-            f"{name} falls back in {arm.fallback_ratio:.1%} of its decisions, at most {allowed:.1%} may",
-        )
-        later = arm.latency_seconds - incumbent.latency_seconds
-        if math.isnan(later):
-            continue
-        allowed = experiment.ramp.latency_seconds
-        yield Requirement(
-            "latency_seconds",
-            name,
-            later,
-            allowed,
-            later <= allowed,
-            f"{name} takes {1000 * later:.0f} ms longer at the 99th percentile, {1000 * allowed:.0f} ms are allowed",
-        )
+        words = f"{name} falls back in {ratio:.1%} of its decisions, at most {allowed:.1%} may"
+        yield Requirement("fallback_ratio", name, ratio, allowed, words)
+        later = arms[name].latency_seconds - incumbent.latency_seconds
+        if not math.isnan(later):
+            allowed = experiment.ramp.latency_seconds
+            longer, most = 1000 * later, 1000 * allowed
+            words = f"{name} takes {longer:.0f} ms longer at the 99th percentile, {most:.0f} ms are allowed"
+            yield Requirement("latency_seconds", name, later, allowed, words)
 
 
 def lacking(needed: Iterable[Requirement]) -> list[str]:
@@ -274,8 +261,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
     """The file that routers decide by, at its present stage.
 
     Before it begins and once it is over, all users get the incumbent, overrides included. A promoted challenger *is*
-    the
-    incumbent: that arm answers where the challenger did. The holdout keeps the previous incumbent.
+    the incumbent: that arm answers where the challenger did. The holdout keeps the previous incumbent.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES

@@ -19,15 +19,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from pydantic import ValidationError
-
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.experiment import Experiment, ExperimentError
-from mtorl.experiment.history import Event, HistoryError, replaced_by, serves_since_before, state_of
+from mtorl.experiment.history import Event, HistoryError, events_of, replaced_by, serves_since_before, state_of
 from mtorl.experiment.layers import conflict
 from mtorl.experiment.stage_machine import OVER, STAGES
 from mtorl.log.dataset import DatasetSpec
-from mtorl.runtime.validation import first_fault
 from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.config_map import Entry, entries, switch_off, write
 from pipelines.experiments.controller import taken_back
@@ -134,16 +131,7 @@ class ExperimentResource:
 
     def events(self) -> list[Event]:
         """The history in its status. HistoryError: it can't be read."""
-        events = []
-        for number, given in enumerate(self.status.get("history") or (), start=1):
-            try:
-                event = Event.model_validate(given)
-            except ValidationError as error:
-                raise HistoryError(f"status.history[{number - 1}] is no event: {first_fault(error)}") from None
-            if event.number != number:
-                raise HistoryError(f"status.history[{number - 1}] has number {event.number}: events are missing")
-            events.append(event)
-        return events
+        return events_of(self.status.get("history") or (), "status.history: entry")
 
     def append(self, event: Event) -> None:
         """Write an event into the history. Conflict: the object has changed."""

@@ -24,11 +24,6 @@ HEAVIEST = 10.0  # typical users that one user counts as at most
 
 
 def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Floats:
-    """Weights of users in (0, 1], of the shape of `decisions`.
-
-    Args:
-        decisions: Of each user in a stage.
-        typical: Median decisions of a user in that stage, of all arms; by default that of the users given.
-    """
+    """Weights of users in (0, 1], of the shape of `decisions`; `typical` by default is the median of those given."""
     most = HEAVIEST * (np.median(decisions) if typical is None else typical)
     return np.minimum(1.0, most / np.maximum(decisions, 1.0))

@@ -23,15 +23,13 @@ SRM_ALARM = 0.01  # probability that a healthy experiment is ever called mismatc
 CONCENTRATION = 100.0  # kappa: a stage of 300 users that is split 2 : 1 instead of evenly is found
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
+"""The distinct users in each arm, and each arm's configured share (any positive scale)."""
 
 
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
     """P-value that holds at all looks together; 0.0 when an arm that should be empty has users.
 
-    Args:
-        stages: Of each stage so far, the distinct users in each arm, and each arm's configured share (any positive
-            scale).
-        planned: Stages that the experiment may have in all; the error is shared among so many.
+    The error is shared among the stages that are `planned` in all.
     """
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 
