@@ -24,20 +24,10 @@ from torch import Tensor, nn
 
 from mtorl.arrays import Floats
 from mtorl.baselines.behaviour_cloning import imitate
-from mtorl.baselines.inputs import States, everywhere, mean_cost
-from mtorl.baselines.learning import (
-    RewardOfValue,
-    Schedule,
-    Step,
-    Transitions,
-    answer,
-    learn_values,
-    mlp,
-    seeded,
-    temperature,
-)
+from mtorl.baselines.inputs import States, everywhere
+from mtorl.baselines.learning import Data, RewardOfValue, Schedule, Step, answer, learn_values, mlp, seeded, temperature
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder, labels
+from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
 TAU = 0.3  # share of the likeliest channel's probability that a channel needs to be allowed
@@ -70,21 +60,16 @@ class BCQ:
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BCQ:
     """Train the imitation, then Q; validation users stop the imitation and fit the temperature and the reward map."""
-    states = States.fit(train, encoder)
-    data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
-    channels = len(encoder.channels)
+    data = Data.of(train, val, encoder)
     with seeded(seed):
-        imitation = imitate(data, val_data, channels)
-        q = mlp(data.state_BS.shape[1], channels)
-        learn_values(q, q, data, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
-    logged, rows_B = labels(val, encoder), np.arange(len(val))
-    q_BC = answer(q, val_data.state_BS)
-    reward = RewardOfValue.fit(q_BC[rows_B, logged.channel_B], logged.reward_B)
-    masked_BC = masked(q_BC, answer(imitation, val_data.state_BS))
-    # Whatever the temperature, a logged channel that is not allowed has probability zero: such rows are left out.
-    allowed_B = masked_BC[rows_B, logged.channel_B] > _NEVER
-    t = temperature(masked_BC[allowed_B], logged.channel_B[allowed_B])
-    return BCQ(states, imitation, q, t, reward, mean_cost(labels(train, encoder), channels))
+        imitation, q = imitate(data), mlp(*data.sizes)
+        learn_values(q, q, data.train, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
+    q_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
+    masked_BC = masked(q_BC, answer(imitation, data.val.state_BS))
+    # At any temperature, a logged channel that is not allowed has probability zero: such rows are left out.
+    allowed_B = masked_BC[np.arange(len(q_BC)), channel_B] > _NEVER
+    t = temperature(masked_BC[allowed_B], channel_B[allowed_B])
+    return BCQ(data.states, imitation, q, t, data.reward_of(q_BC), data.cost_C)
 
 
 def allowed(logits_BC: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States, everywhere, mean_cost
-from mtorl.baselines.learning import Schedule, Transitions, answer, learn, mlp, seeded
+from mtorl.baselines.inputs import States, everywhere
+from mtorl.baselines.learning import Data, Schedule, answer, learn, mlp, seeded
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder, labels
+from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
 EPOCHS = 15  # at most
@@ -42,24 +42,21 @@ class BehaviourCloning:
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> BehaviourCloning:
     """Train the policy; validation users stop it early."""
-    states = States.fit(train, encoder)
-    data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
-    logged = labels(train, encoder)
-    channels = len(encoder.channels)
+    data = Data.of(train, val, encoder)
     with seeded(seed):
-        policy = imitate(data, val_data, channels)
-    return BehaviourCloning(states, policy, np.full(channels, logged.reward_B.mean()), mean_cost(logged, channels))
+        policy = imitate(data)
+    return BehaviourCloning(data.states, policy, np.full_like(data.cost_C, data.mean_reward), data.cost_C)
 
 
-def imitate(data: Transitions, val_data: Transitions, channels: int) -> nn.Module:
+def imitate(data: Data) -> nn.Module:
     """Train a network whose output is log pi(a | s), up to a constant."""
-    policy = mlp(data.state_BS.shape[1], channels)
+    policy = mlp(*data.sizes)
 
     def loss(rows_B: Tensor) -> Tensor:
-        return F.cross_entropy(policy(data.state_BS[rows_B]), data.channel_B[rows_B])
+        return F.cross_entropy(policy(data.train.state_BS[rows_B]), data.train.channel_B[rows_B])
 
     def validate() -> float:
-        return F.cross_entropy(policy(val_data.state_BS), val_data.channel_B).item()
+        return F.cross_entropy(policy(data.val.state_BS), data.val.channel_B).item()
 
-    learn(policy, len(data), loss, Schedule(EPOCHS, LR), validate)
+    learn(policy, len(data.train), loss, Schedule(EPOCHS, LR), validate)
     return policy

@@ -14,25 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States, everywhere, mean_cost
-from mtorl.baselines.learning import (
-    RewardOfValue,
-    Schedule,
-    Step,
-    Transitions,
-    answer,
-    learn_values,
-    mlp,
-    seeded,
-    temperature,
-)
+from mtorl.baselines.inputs import States, everywhere
+from mtorl.baselines.learning import Data, RewardOfValue, Schedule, Step, answer, learn_values, mlp, seeded, temperature
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder, labels
+from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
 ALPHA = 1.0  # weight of the conservative term
@@ -59,16 +48,12 @@ class CQL:
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> CQL:
     """Train Q; validation users fit the temperature and the reward map."""
-    states = States.fit(train, encoder)
-    data = Transitions.of(train, encoder, states)
-    channels = len(encoder.channels)
+    data = Data.of(train, val, encoder)
     with seeded(seed):
-        q = mlp(data.state_BS.shape[1], channels)
-        learn_values(q, q, data, partial(conservative_loss, q), Schedule(EPOCHS, LR))
-    logged = labels(val, encoder)
-    q_BC = answer(q, states.of(val))
-    reward = RewardOfValue.fit(q_BC[np.arange(len(val)), logged.channel_B], logged.reward_B)
-    return CQL(states, q, temperature(q_BC, logged.channel_B), reward, mean_cost(labels(train, encoder), channels))
+        q = mlp(*data.sizes)
+        learn_values(q, q, data.train, partial(conservative_loss, q), Schedule(EPOCHS, LR))
+    q_BC = answer(q, data.val.state_BS)
+    return CQL(data.states, q, temperature(q_BC, data.logged.channel_B), data.reward_of(q_BC), data.cost_C)
 
 
 def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:

@@ -26,7 +26,7 @@ from mtorl.baselines.inputs import everywhere, mean_cost
 from mtorl.baselines.learning import HIDDEN, Schedule, ends, learn, seeded
 from mtorl.log.splits import tile_ends
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder, Labels, labels
+from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 TARGET = 0.9  # quantile of training returns that a decision aims at
@@ -131,13 +131,6 @@ class DecisionTransformer:
     reward_C: Floats
     cost_C: Floats
 
-    @classmethod
-    def of(cls, network: Transformer, data: Tiles, logged: Labels, encoder: Encoder) -> DecisionTransformer:
-        """From a trained network and what it was trained on."""
-        channels = len(encoder.channels)
-        target = float(np.quantile(data.return_N, TARGET))
-        return cls(encoder, network, target, np.full(channels, logged.reward_B.mean()), mean_cost(logged, channels))
-
     def predict(self, batch: WindowBatch) -> Heads:
         """The heads at the last step of each window."""
         x_BTD, length_B = self.encoder.encode(batch)
@@ -164,4 +157,6 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> De
             return F.cross_entropy(*network.logged(val_data, torch.arange(len(val_data)))).item()
 
         learn(network, len(data), loss, Schedule(EPOCHS, LR, BATCH), validate)
-    return DecisionTransformer.of(network, data, labels(train, encoder), encoder)
+    logged, target = labels(train, encoder), float(np.quantile(data.return_N, TARGET))
+    cost_C = mean_cost(logged, len(encoder.channels))
+    return DecisionTransformer(encoder, network, target, np.full_like(cost_C, logged.reward_B.mean()), cost_C)

@@ -14,26 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States, everywhere, mean_cost
-from mtorl.baselines.learning import (
-    RewardOfValue,
-    Schedule,
-    Step,
-    Transitions,
-    answer,
-    learn,
-    learn_values,
-    mlp,
-    seeded,
-)
+from mtorl.baselines import learning
+from mtorl.baselines.inputs import States, everywhere
+from mtorl.baselines.learning import Data, RewardOfValue, Schedule, Step, Transitions, answer, mlp
 from mtorl.network.predictor import Heads
-from mtorl.window.encoder import Encoder, labels
+from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
 EXPECTILE = 0.7  # tau: .5 is the mean over logged actions, 1 their maximum
@@ -85,26 +75,22 @@ class IQL:
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> IQL:
     """Train Q and V, then the policy; validation users stop the policy and fit the reward map."""
-    states = States.fit(train, encoder)
-    data, val_data = (Transitions.of(batch, encoder, states) for batch in (train, val))
-    channels = len(encoder.channels)
-    with seeded(seed):
-        critics = Critics(data.state_BS.shape[1], channels)
-        learn_values(critics, critics.q, data, partial(critics_loss, critics), Schedule(EPOCHS, LR))
-        policy = mlp(data.state_BS.shape[1], channels)
-        weight_B, val_weight_B = (advantage_weights(critics, part) for part in (data, val_data))
+    data = Data.of(train, val, encoder)
+    trained, held_out = data.train, data.val
+    with learning.seeded(seed):
+        critics = Critics(*data.sizes)
+        learning.learn_values(critics, critics.q, trained, partial(critics_loss, critics), Schedule(EPOCHS, LR))
+        policy = mlp(*data.sizes)
+        weight_B, val_weight_B = (advantage_weights(critics, part) for part in (trained, held_out))
 
         def policy_loss(rows_B: Tensor) -> Tensor:
-            return _weighted(policy, data.state_BS[rows_B], data.channel_B[rows_B], weight_B[rows_B])
+            return _weighted(policy, trained.state_BS[rows_B], trained.channel_B[rows_B], weight_B[rows_B])
 
         def validate() -> float:
-            return _weighted(policy, val_data.state_BS, val_data.channel_B, val_weight_B).item()
+            return _weighted(policy, held_out.state_BS, held_out.channel_B, val_weight_B).item()
 
-        learn(policy, len(data), policy_loss, Schedule(EPOCHS, LR), validate)
-    logged = labels(val, encoder)
-    q_B = answer(critics.q, val_data.state_BS)[np.arange(len(val)), logged.channel_B]
-    reward = RewardOfValue.fit(q_B, logged.reward_B)
-    return IQL(states, critics, policy, reward, mean_cost(labels(train, encoder), channels))
+        learning.learn(policy, len(trained), policy_loss, Schedule(EPOCHS, LR), validate)
+    return IQL(data.states, critics, policy, data.reward_of(answer(critics.q, held_out.state_BS)), data.cost_C)
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:

@@ -23,10 +23,10 @@ from scipy.special import expit, log_softmax
 from torch import Tensor, nn
 
 from mtorl.arrays import Floats
-from mtorl.baselines.inputs import States
+from mtorl.baselines.inputs import States, mean_cost
 from mtorl.log.columns import WindowError
 from mtorl.network.parallel import one_thread
-from mtorl.window.encoder import Encoder, labels
+from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
 HIDDEN = 64  # width of a network's two hidden layers
@@ -88,6 +88,35 @@ def ends(batch: WindowBatch, encoder: Encoder) -> NDArray[np.bool_]:
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & has_history_B), True)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation windows with their targets, as the networks read them."""
+
+    states: States
+    train: Transitions
+    val: Transitions
+    logged: Labels  # of validation windows
+    cost_C: Floats  # mean in training
+    mean_reward: float  # in training
+
+    @classmethod
+    def of(cls, train: WindowBatch, val: WindowBatch, encoder: Encoder) -> Data:
+        """From windows as of `Transitions.of`."""
+        states, logged = States.fit(train, encoder), labels(train, encoder)
+        transitions = (Transitions.of(batch, encoder, states) for batch in (train, val))
+        cost_C = mean_cost(logged, len(encoder.channels))
+        return cls(states, *transitions, labels(val, encoder), cost_C, float(logged.reward_B.mean()))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of a state, and channels."""
+        return self.train.state_BS.shape[1], len(self.cost_C)
+
+    def reward_of(self, q_BC: Floats) -> RewardOfValue:
+        """The reward map of values of the validation windows."""
+        return RewardOfValue.fit(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from mtorl.baselines import bcq, cql, decision_transformer, iql
 from mtorl.baselines.decision_transformer import Tiles, returns_to_go
 from mtorl.baselines.learning import Step, Transitions
-from mtorl.window.encoder import Encoder, labels
+from mtorl.window.encoder import Encoder
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
 # Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). From state 0 on to 1; from state 1 nowhere.
@@ -138,7 +138,7 @@ def test_a_transformer_answers_at_the_last_real_step():
     encoder = Encoder.fit(batch, SPEC)
     data = Tiles.of(batch, encoder)
     network = decision_transformer.Transformer(data, encoder).eval()
-    fitted = decision_transformer.DecisionTransformer.of(network, data, labels(batch, encoder), encoder)
+    fitted = decision_transformer.DecisionTransformer(encoder, network, 1.0, np.zeros(2), np.zeros(2))
     x_BTD, return_BT = encoder.encode(batch)[0], returns_to_go(batch, encoder, fitted.target)
     expected = network(torch.from_numpy(x_BTD), torch.from_numpy(return_BT))[range(len(batch)), batch.length_B - 1]
     np.testing.assert_allclose(fitted.predict(batch)[0], expected.detach().numpy(), rtol=1e-4, atol=1e-5)
