@@ -1,19 +1,7 @@
 """The drift tests of a period's columns against the training reference, one definition each.
 
-A new test is one entry of TESTS, and nothing else: thresholds, findings, messages and the report follow from it.
-
-    DriftTest(
-        problem="drift",                    # name of a finding in drift.json
-        words=MOVED,                        # its words in messages and in the report
-        kinds=("numeric",),                 # columns that it applies to
-        method="wasserstein",               # name of its score
-        scorer=NumericDistance,             # column -> function that scores a period against the reference
-        floor=0.05,                         # a score below it is too small to matter, however certain
-        message="{method} {score:.3f}, threshold {threshold:.3f}",
-        evidently=True,                     # the method is one of Evidently's: its page shows it, its figure counts
-    )
-
-Rows are given by weights, so that a resampled period copies nothing, and many are scored at once.
+A new test is one entry of TESTS, and nothing else: thresholds, findings, messages and the report follow from it. Rows
+are given by weights, so that a resampled period copies nothing, and many are scored at once.
 """
 
 from __future__ import annotations
@@ -44,16 +32,16 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One test of a column; see the module for an example."""
+    """One test of a column."""
 
-    problem: str
+    problem: str  # name of a finding in drift.json
     words: Words
-    kinds: tuple[str, ...]
-    method: str
-    scorer: Callable[[pd.Series], Score]
-    floor: float
+    kinds: tuple[str, ...]  # of the columns that it applies to
+    method: str  # name of its score
+    scorer: Callable[[pd.Series], Score]  # of a column
+    floor: float  # a score below it is too small to matter, however certain
     message: str  # with score, threshold, method, missing (share) and reference_missing
-    evidently: bool = False
+    evidently: bool = False  # the method is one of Evidently's: its page shows it, its figure counts
     joint: bool = True  # whether its threshold keeps the false-alarm rate over all columns together, or of one column
 
 
@@ -123,8 +111,12 @@ def _dot(a: Floats, b: Floats) -> Floats:
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 
-MOVED = Words("drift", "has moved away from the training data", "drifted")
-_DISTANCE = "{method} {score:.3f}, threshold {threshold:.3f}"
+def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floor: float) -> DriftTest:
+    """A test by a distance from the reference, one of Evidently's."""
+    words = Words("drift", "has moved away from the training data", "drifted")
+    message = "{method} {score:.3f}, threshold {threshold:.3f}"
+    return DriftTest("drift", words, (kind,), method, scorer, floor, message, evidently=True)
+
 
 # The first test that finds something names the problem of the column; if none does, the last one's score is reported.
 TESTS = (
@@ -138,26 +130,8 @@ TESTS = (
         message="{missing:.1%} of values missing, {reference_missing:.1%} in the reference",
         joint=False,
     ),
-    DriftTest(
-        problem="drift",
-        words=MOVED,
-        kinds=("numeric",),
-        method="wasserstein",
-        scorer=NumericDistance,
-        floor=0.05,
-        message=_DISTANCE,
-        evidently=True,
-    ),
-    DriftTest(
-        problem="drift",
-        words=MOVED,
-        kinds=("categorical",),
-        method="jensenshannon",
-        scorer=CategoricalDistance,
-        floor=0.03,
-        message=_DISTANCE,
-        evidently=True,
-    ),
+    _distance("numeric", "wasserstein", NumericDistance, floor=0.05),
+    _distance("categorical", "jensenshannon", CategoricalDistance, floor=0.03),
 )
 
 # Problems of a column that no test can be asked of.

@@ -16,14 +16,10 @@ MAX_ROWS = 20_000  # beyond this distances hardly move, while memory and time gr
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
-    """Rows of a stretch of neighbouring touchpoints of each user, as long as a share of the journey, in (0, 1].
+    """Rows of a stretch of neighbouring touchpoints of each user (whole users, by time), as long as a share of them.
 
-    A hash of the user says where it begins, and past the end of a journey it goes on at its start. So every touchpoint
-    is equally likely, and a user has the same weight as in the log. The last touchpoints of all users would overstate
-    some hours, and users who come seldom; touchpoints one by one would hide how alike neighbours are.
-
-    Args:
-        user_ids: User of each row; whole users one after the other, each in the order of time.
+    A hash of the user says where it begins; past the end it goes on at the start. So every touchpoint is equally
+    likely. The last touchpoints would overstate some hours; single ones would hide how alike neighbours are.
     """
     code_N, users = pd.factorize(user_ids)
     length_U = np.bincount(code_N, minlength=len(users))
