@@ -3,13 +3,10 @@
     (explanation,) = explain(artifact, [instance], [channel])
     explanation.reward_K[0]             # expected reward, less what it would be without the oldest touchpoint
 
-The network is an exported graph, so nothing inside it can be read. It predicts again for the window *without* the
-touchpoint: its channel, outcomes and context are removed, and the pause before the next touchpoint is measured from the
-previous one. All those windows, the whole window and the window of a user without a history share one forward pass.
-
-An attribution is an exact difference of two forecasts. Attributions do not add up to the effect of the whole history:
-of two touchpoints that carry the same information either can be left out without effect, and a touchpoint may matter
-only in the presence of another.
+The network is an exported graph, so it predicts again for the window *without* the touchpoint: its channel, outcomes
+and context are removed, and the pause before the next touchpoint is measured from the previous one. All these windows
+share one forward pass. An attribution is an exact difference of two forecasts. Attributions do not add up to the effect
+of the history: of two touchpoints that carry the same information either can be left out without effect.
 
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """

@@ -3,11 +3,10 @@
     lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
-Windows are padded on the right, and no step sees a later one, so steps after a window's last one change nothing. That
-holds to the last bit where the sums over steps begin alike, which they do at multiples of four: kernels of onnxruntime
-add up four at a time. `exact_lengths` checks it: an artifact carries only lengths at which its graph
-gave, bit for bit, what it gives over the whole window. So a decision does not depend on the lengths of other windows in
-its batch. A few lengths are enough, since a call has a fixed cost besides that of its steps.
+Windows are padded on the right, and no step sees a later one, so steps after a window's last one change nothing: to the
+last bit at multiples of four, since kernels of onnxruntime add up four at a time. An artifact carries only lengths at
+which its graph gave the bits that it gives over the whole window (`exact_lengths`). So a decision does not depend on
+the lengths of other windows in its batch.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """

@@ -150,12 +150,7 @@ def learn(
     schedule: Schedule,
     validate: Callable[[], float] | None = None,
 ) -> None:
-    """Fit a network in place; with `validate`, keep the weights of the best epoch and stop when none gets better.
-
-    Args:
-        loss: Loss of the rows with these numbers.
-        validate: Returns the validation loss of the network in its current state.
-    """
+    """Fit a network in place by the loss of rows; keep the best epoch by `validate`, and stop when none gets better."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=WEIGHT_DECAY)
     lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, eta_min=schedule.lr / 10)
     best, best_loss, best_epoch = network.state_dict(), math.inf, 0

@@ -32,10 +32,9 @@ LOOKUP, OURS = "lookup table", "mtorl"
 def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
     """Score a lookup table and MTORL under the authors' protocol.
 
-    Returns:
-        For ``lookup table`` and ``mtorl``: ``metrics`` (see `mtorl.evaluation.head_metrics.evaluate`) and
-        ``policy_ctr``; beside them ``original_ctr`` and ``overlap`` (share of the test's touchpoints that are in a
-        training window). Empty if no user has enough touchpoints.
+    ``lookup table`` and ``mtorl`` have ``metrics`` (`head_metrics.evaluate`) and ``policy_ctr``; beside them are
+    ``original_ctr`` and ``overlap``, the share of the test's touchpoints in a training window. Empty if users have too
+    few touchpoints.
     """
     rows_WT = _draw(table, seed)
     if not len(rows_WT):

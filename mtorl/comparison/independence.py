@@ -10,14 +10,11 @@ Pearson's
 
     chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim holds.
 
-Tables are sparse where levels are many: a user has some twenty touchpoints. So p-values come from a scaled chi-square
-with the exact mean and variance of chi2 given both margins (Haldane 1940; in the form of Dawson 1954), which is the
-textbook one where counts are large. P-values are corrected together (Holm 1979): if the claim holds, any of them is
-below .05 in at most 5 % of logs.
-
-A large log finds dependence too small to matter, so each test also says how strong it is: Cramér's V, bias-corrected
-(Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on several columns together escapes
-these tests; a model's action_logloss that is better than that of channel frequencies shows it.
+Tables are sparse where levels are many, so p-values come from a scaled chi-square with the exact mean and variance of
+chi2 given both margins (Haldane 1940; in the form of Dawson 1954). They are corrected together (Holm 1979): if the
+claim holds, any of them is below .05 in at most 5 % of logs. Each test also says how strong a dependence is: Cramér's
+V, bias-corrected (Bergsma 2013), 0 for none and 1 if the level determines the channel. A dependence on several columns
+together escapes these tests; an action_logloss better than that of channel frequencies shows it.
 
 Shapes: B rows.
 """

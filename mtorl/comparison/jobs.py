@@ -62,9 +62,7 @@ class Job:
 def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
     """All jobs, in an order in which scores come after the methods that they evaluate.
 
-    Args:
-        repeats: Number of folds; the number of seeds is `SEEDS` or, if lower, this.
-        methods: Names of methods, beside MTORL and the yardstick; empty for all.
+    `repeats` folds, and `SEEDS` seeds or as few; `methods` beside MTORL and the yardstick, by default all.
     """
     todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):

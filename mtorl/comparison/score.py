@@ -38,10 +38,7 @@ _TINY = 1e-6
 def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]:
     """All figures that the report shows of a task, from each method's heads on the test rows.
 
-    Returns:
-        ``compared`` (`compare`), ``budget`` (by method, `budget_curve`; empty if all exposures cost the same),
-        ``value`` (by policy, `policy_value`), ``calibration_noise`` (of MTORL), ``rows`` and ``users`` (their number in
-        the test).
+    ``budget`` is empty if all exposures cost the same.
     """
     rows, spec = task.test.rows, task.spec
     logged = labels(task.test.windows, task.encoder)
@@ -94,11 +91,10 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats) -> dict[str, 
 def calibration_noise(heads: Heads, channel_B: NDArray[np.int64], target_B: Floats, seed: int) -> dict[str, Any]:
     """Noise and a changed overall rate in a predictor's calibration errors.
 
-    A calibration error is a mean of absolute gaps, so chance alone makes it positive. ``noise`` and ``noise_high``
-    (mean and 97.5 % quantile) of ``action_ece`` and ``reward_ece`` are the errors of a perfectly calibrated head on as
-    many rows, with labels drawn from the head's own probabilities. The draw treats the rows of a user as independent,
-    so the true noise is higher. ``less_shift`` is the reward head's error with the overall rate of the test
-    rows, which cannot be known in advance.
+    ``noise`` and ``noise_high`` (mean and 97.5 % quantile) are the errors of a perfectly calibrated head, with labels
+    drawn from the head's own probabilities: chance alone makes them positive. The rows of a user count as independent,
+    so the true noise is higher. ``less_shift`` is the reward head's error with the overall rate of the test, which
+    cannot be known in advance.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)

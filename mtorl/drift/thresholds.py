@@ -3,10 +3,9 @@
     grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
     grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
 
-Without any drift, a distance grows with the inverse of the number of *distinct users* in the period: rows of one user
-are alike, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 % of healthy periods).
-So the threshold is measured: users of the reference are held out, made into imitated periods with as many users as the
-real one, and scored against the rest. From the scores of these healthy periods
+Rows of one user are alike, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 % of
+healthy periods). So it is measured: users of the reference are held out, made into imitated periods with as many users
+as the real one, and scored against the rest. From the scores of these healthy periods
 
     q_c          = 99 % quantile of column c
     k            = (1 - alpha) quantile, over periods, of the largest score_c / q_c       (the max-statistic)
@@ -15,11 +14,10 @@ real one, and scored against the rest. From the scores of these healthy periods
 and for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c). No resampling shows a tail
 that the reference has not seen: a column as heavy-tailed as a log-normal of sigma 1.5 alarms somewhat more often.
 
-The score of a healthy period falls with its users n and its rows a user m, about as sqrt(a + b / n + c / m). The grid
-has few sizes. Between two of them the logarithm of a threshold is taken as linear in the logarithms of n and m, which
-is not too low for such a root: it is convex there, so the chord lies above it. Beyond the ends of the grid its last
-thresholds hold, which are too high for larger periods if anything; a period with fewer users than its first is not
-checked.
+The score of a healthy period falls with its users n and its rows a user m, about as sqrt(a + b / n + c / m). Between
+sizes of the grid the logarithm of a threshold is taken as linear in those of n and m, which is not too low: such a root
+is convex there. Beyond the grid its last thresholds hold, which are too high for larger periods if anything; a period
+with fewer users than its first is not checked.
 
 Shapes: U numbers of users, M numbers of rows a user.
 """

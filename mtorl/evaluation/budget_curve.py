@@ -43,21 +43,13 @@ def budget_curve(
     users: UserResamples | None = None,
     rival: GainAndCost | None = None,
 ) -> list[dict[str, Any]]:
-    """Share of all gain that each rule buys with a share of all cost.
+    """Share of all gain that each rule buys with a share of all cost, one row a budget, ready for JSON.
 
     Each rule ranks the exposures and takes them from the top until the next one would exceed the budget. Ties are
-    broken at random, because the order of the log says nothing about the exposures.
-
-    Args:
-        seed: Seed of ties and of the random rule, which is the mean of 20 orders.
-        users: Resamples of the users of the exposures, for intervals; without it they are None.
-        rival: Predictions of another model; both rank by gain per cost.
-
-    Returns:
-        One row a budget, ready for JSON: share; the share of all gain that each of the RULES buys; mtorl_minus_cheapest
-        and, with a rival, rival and mtorl_minus_rival; 95 % intervals of mtorl and of the differences under NAME_ci.
-        All but the share are None if nothing was gained in all. Where exposures may lose, a rule that leaves those out
-        gains more than all exposures do: a share above 1.
+    broken at random, because the order of the log says nothing about the exposures. Rows have the share of all gain of
+    each of the RULES, mtorl_minus_cheapest and, with a rival model, rival and mtorl_minus_rival; with resamples of
+    users, 95 % intervals under NAME_ci. All are None if nothing was gained in all. Where exposures may lose, a share
+    may be above 1.
     """
     (gain, cost), (predicted_gain, predicted_cost) = logged.arrays(), predicted.arrays()
     random = np.random.default_rng(seed)

@@ -126,10 +126,9 @@ def doubts(
     """The most by which both arms' values, and their difference, may be off for what forecasts say.
 
     Args:
-        left_2BC: Probability of exposing, where it is left to forecasts.
-        half: Half of what two forecasts differ by.
-        gain_2: Gain per opportunity, before the budget.
-        share_2: To which the budget thins an arm.
+        left_2BC: Probability of exposing, where it is left to forecasts; `half` of what two of them differ by is their
+            doubt.
+        gain_2: Gain per opportunity, before the budget thins the arms to `share_2`.
     """
     by_gain_2, by_cost_2 = (
         np.array([float((left_BC * half_BC).sum()) / len(half_BC) for left_BC in left_2BC])
@@ -153,10 +152,7 @@ def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes])
 
     All of it counts, though it is half of the mean: where the interval ends, it speaks alone. Each of its models lacks
     one fold of the users, a delete-one-group jackknife with as many degrees of freedom as there are folds, less one.
-
-    Args:
-        left_2BC: Probability of exposing under the budget, where it is left to forecasts.
-        forecasts: The second may have replicates; without them it counts as sure.
+    `left_2BC` is the probability of exposing under the budget, where it is left to forecasts.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

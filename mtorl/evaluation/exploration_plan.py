@@ -4,12 +4,10 @@
     for option in plan.options:
         print(option.share, option.cost, option.told_after)
 
-The next model is valued on the decisions of the policy that serves (`gate.py`). A policy that always does the same
-teaches nothing about anything else, however many its decisions are. A share of decisions that is left to chance mends
-that, and costs what the policy would have earned instead.
-
-With mu(c) the probability that the serving policy, exploration included, draws and exposes channel c, t(c) that of the
-next model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu q)):
+The next model is valued on the decisions of the policy that serves (`gate.py`), which teach nothing about what it never
+does. A share of decisions that is left to chance mends that, and costs what the policy would have earned instead. With
+mu(c) the probability that the serving policy, exploration included, draws and exposes channel c, t(c) that of the next
+model, q(c) the gain that a model expects, w = t / mu, and G = mean(sum(mu q)):
 
     cost       G of the policy less G of the policy with exploration, both at the spend of the policy
     variance   mean(sum(mu (w - 1)^2 s^2)) of the difference of both values, of one decision; s^2 the variance of a gain

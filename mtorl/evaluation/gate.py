@@ -25,9 +25,7 @@ MIN_ESS, MIN_ESS_ROWS = 0.01, 100
 def gate(estimate: Mapping[str, Any], min_lift: float = 0.0) -> tuple[str, str]:
     """Return "promote" or "reject", and the reason in words.
 
-    Args:
-        estimate: What `value_difference` returned, or its JSON.
-        min_lift: Gain per opportunity that the lower bound of the difference must exceed.
+    The lower bound of `value_difference` (or its JSON) must exceed `min_lift`, gain per opportunity.
     """
     if reason := refusal(estimate):
         return "reject", reason

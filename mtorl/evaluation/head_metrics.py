@@ -6,10 +6,9 @@
     compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
 
-A user's rows resemble each other, so intervals resample whole users. A resample is a weight on each row, and every
-metric takes weights: a ranking is sorted once. Predictors are compared on the same resamples, so that a difference
-keeps their correlation. A metric that the data cannot answer (AUC with one class only, no rows) is None, and so is its
-interval.
+Intervals resample whole users (`resamples.py`); every metric takes weights, so that a ranking is sorted once.
+Predictors are compared on the same resamples, so that a difference keeps their correlation. A metric that the data
+cannot answer (AUC with one class only, no rows) is None, and so is its interval.
 
 Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins are equally
 full (equally *wide* ones would leave most of them nearly empty), and equal predictions share a bin, so that a constant
@@ -79,9 +78,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the action and the reward head (METRICS), each with a 95 % interval under `NAME_ci`.
 
-    Args:
-        reward_BC: Reward head, in [0, 1]; only the logged channel's value is scored. None for a predictor without such
-            a head, whose reward metrics are None.
+    Only the logged channel's reward is scored; without a reward head, its metrics are None.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -93,12 +90,7 @@ def compare(
     seed: int,
     resamples: int = 200,
 ) -> Comparison:
-    """Metrics of several predictors, and how far each is from one of them.
-
-    Args:
-        predictors: By name: action and reward head, as for `evaluate`.
-        yardstick: Name of the predictor that the others are measured against.
-    """
+    """Metrics of several predictors, as of `evaluate`, and how far each is from the one that is named as yardstick."""
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
     success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)

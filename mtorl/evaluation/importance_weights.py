@@ -39,12 +39,9 @@ class WeightSummary(TypedDict):
 
 
 def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> WeightSummary:
-    """Sum up the weights of a policy's rows.
+    """Sum up the weights of a policy's rows, with the mean weight of each resample of users.
 
-    Args:
-        count_B: How much each row counts for a reason that has nothing to do with the channel: 1, or 0 for a row that
-            is left out.
-        mean_weight_R: Mean weight of each resample of users.
+    `count_B` is 1, or 0 for a row that is left out for a reason that has nothing to do with the channel.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)
     return WeightSummary(

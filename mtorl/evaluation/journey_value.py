@@ -11,10 +11,9 @@ weights (`importance_weights.py`) from the first step to t. Over journeys i of n
 
 A journey that has ended keeps its last weight and earns nothing. Only the first `horizon` steps count.
 
-The effective sample shrinks about as fast as (share of one step)^t: a policy with a share of .33 at one step leaves one
-journey in a thousand after six. PDIS is unbiased, but when all depends on journeys too rare to be in the log it is
-mostly too low and sometimes far too high, and a bootstrap, which only knows the journeys that are there, gives too
-narrow intervals. SNPDIS is steadier, and biased towards what was logged. So look at the effective sample of the last
+The effective sample shrinks about as fast as (share of one step)^t: a share of .33 at one step leaves one journey in a
+thousand after six. Where all depends on journeys too rare to be in the log, PDIS (unbiased) is mostly too low, and its
+interval too narrow; SNPDIS is steadier, and biased towards what was logged. So look at the effective sample of the last
 step first; where it is small, shorten the horizon, use `policy_value.py`, or run the experiment.
 
 Shapes: B rows, C channels, J journeys, H steps, R resamples, S sums.
@@ -51,14 +50,12 @@ class JourneyValue(TypedDict):
 def journey_value(
     policy: PolicyOnLog, log: LoggedRows, step_B: ArrayLike, horizon: int, seed: int, resamples: int = 1000
 ) -> JourneyValue:
-    """Estimate what a policy would have earned per journey.
+    """Estimate what a policy would have earned per journey, over its first `horizon` steps.
 
     Args:
-        policy: At each row, given the state as logged. A channel that it would not spend on earns nothing; that its
-            absence would lead to another state is not seen.
-        log: Whole journeys one after the other, as in `WindowTable.rows`.
-        step_B: Place of each row in its journey, 0, 1, ...
-        horizon: Steps that count, from the start of each journey.
+        policy: A channel that it would not spend on earns nothing; that its absence would lead to another state is not
+            seen.
+        log: Whole journeys one after the other, as in `WindowTable.rows`, each row at a step from 0 on.
     """
     step = np.asarray(step_B, dtype=np.int64)
     follows_B = (step[1:] == step[:-1] + 1) & (log.users_B[1:] == log.users_B[:-1])

@@ -49,15 +49,12 @@ def evaluate_offline(
         incumbent: Artifact folder, or what `LoggedIncumbent.write` has written.
         budget_share: Budget of both policies, as a share of what always exposing would cost. With an incumbent without
             an artifact, both get what it spends: a policy that can't be evaluated can't be paced anew.
-        fit: Fits models for a second opinion of exposures that were hardly ever made, `lightgbm.fit_outcomes`. None:
-            there is none, and every exposure counts with its weight.
+        fit: `lightgbm.fit_outcomes`, for a second opinion of exposures that were hardly ever made. None: there is none,
+            and every exposure counts with its weight.
 
-    Returns:
-        ``challenger`` and ``incumbent`` (metrics of the heads; null without an artifact), ``value`` (off-policy
-        estimate at equal budget), ``valued_on`` ("opportunities"; "incumbent_decisions" if the incumbent has no
-        artifact; "touchpoints" for a log without own decisions), ``prices``, ``budget_curve``, ``test_rows``,
-        ``test_users``, ``test_share`` (of all test users: of many touchpoints, those of a random sample of the users
-        are judged, see `MOST_HELD_OUT`).
+    Of the result, ``challenger`` and ``incumbent`` are metrics of the heads (null without an artifact); ``valued_on``
+    is "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" for a log without own
+    decisions; ``test_share`` is that of the test users who are judged (`MOST_HELD_OUT`).
 
     Raises:
         WindowError: no user is held out for the test, or too little is known of an incumbent without an artifact.

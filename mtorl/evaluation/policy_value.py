@@ -120,9 +120,7 @@ def estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) -
 def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
     """Rows with the highest scores; ties are broken at random, as the order of the log is not a merit.
 
-    Args:
-        score_B: Figure of the state, not of the logged channel, for instance the policy's expected gain.
-        share: Share of the rows that the budget allows, in (0, 1].
+    The score is one of the state, not of the logged channel, for instance the policy's expected gain.
     """
     score = np.asarray(score_B, dtype=np.float64)
     best_first = np.lexsort((np.random.default_rng(seed).random(len(score)), -score))

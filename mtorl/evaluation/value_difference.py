@@ -88,9 +88,8 @@ def value_difference(
     Args:
         budget_share: Budget of either arm, as a share of what always exposing would cost. None: what the incumbent
             spends.
-        forecasts: By the challenger's model, and by one of users that it did not learn from; none of the two knows the
-            user of the row. With less than two, every weight counts; with none, what the log says nothing of earns
-            nothing.
+        forecasts: By the challenger's model, and by one of other users; neither knows the user of the row. With less
+            than two, every weight counts; with none, what the log says nothing of earns nothing.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     if budget_share is not None and not 0 < budget_share < np.inf:

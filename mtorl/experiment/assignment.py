@@ -36,11 +36,9 @@ def uniform(*parts: str) -> float:
 
 
 def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
-    """The arm of a unit.
+    """The arm of a unit, by its share on any positive scale.
 
-    Args:
-        key: Identity of the assignment, such as an experiment's name and salt; different keys are independent.
-        shares: Share of each arm by its name, on any positive scale.
+    The key identifies the assignment, such as an experiment's name and salt; different keys are independent.
     """
     total = sum(shares.values())
     if not 0 < total < math.inf or min(shares.values()) < 0:

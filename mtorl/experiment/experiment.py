@@ -191,11 +191,8 @@ class Experiment(StrictModel):
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
         """The arm that serves a user, and its probability.
 
-        OUTSIDE, HOLDOUT and an arm that the file names for the user have probability 1.
-
-        Args:
-            campaign_id: Of the request: outside the experiment's campaigns, all users are OUTSIDE. None: of one of its
-                own.
+        That of OUTSIDE, HOLDOUT and an arm that the file names for the user is 1. Outside the experiment's campaigns,
+        all users are OUTSIDE; without a campaign, it is one of its own.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0

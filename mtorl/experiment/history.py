@@ -182,9 +182,8 @@ def replaced_by(events: Sequence[Event]) -> str | None:
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
     """The promotion in an earlier experiment of this history that is in force, and that a file does not know of.
 
-    With another salt the file's own incumbent would silently serve all users again, if it still is the previous one.
-    None: there is no such promotion, it was rolled back, or the file's incumbent answers as the promoted challenger
-    does.
+    With another salt the file's own incumbent would silently serve all users again, unless it answers as the promoted
+    challenger does.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:
@@ -207,14 +206,9 @@ def next_event(
     evidence: Mapping[str, Any] | None = None,
     served: Mapping[str, str] | None = None,
 ) -> Event:
-    """The event that comes next in a history.
+    """The event that comes next in a history; IllegalEvent: it can't happen now.
 
-    Args:
-        kind: "handed over" is about the newest promotion, under any salt.
-        served: `Event.served`.
-
-    Raises:
-        IllegalEvent: it can't happen now.
+    "handed over" is about the newest promotion, under any salt.
     """
     state = state_of(events, experiment)
     promotion = newest_promotion(events) if kind == "handed over" else None

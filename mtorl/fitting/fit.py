@@ -215,16 +215,16 @@ def fit_challenger(
 ) -> Artifact | None:
     """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
 
-    The artifact also gets LightGBM, for `mtorl evaluate` to compare with. It is fitted on the same users or, if the
-    folder has several shards, on those of the first one.
+    The artifact also gets LightGBM, fitted on the same users or, if the folder has several shards, on those of the
+    first one. Returns None in a process that does not lead.
 
     Args:
         budget_share: Budget as a share of what always exposing would cost; sets the price of the budget.
         checkpoint: Start of the names of files from which a killed training continues; "" for none.
         log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
 
-    Returns the artifact; None in a process that does not lead. Raises InputError if the budget share is not a positive
-    number or no exposure costs anything, else what `train_ensemble` raises.
+    Raises:
+        InputError: the budget share is not a positive number, or no exposure costs anything. Else as `train_ensemble`.
     """
     if not 0 < budget_share < math.inf:
         raise InputError(f"budget_share must be a positive number, got {budget_share}")

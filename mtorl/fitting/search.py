@@ -4,16 +4,12 @@
     report.best.settings, report.best.loss, report.default_loss
 
 The first trial is the default, so that the best one is never worse than it on validation users. The others are proposed
-by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization"). A trial ends early when, at an epoch, its
-loss is above the median of those that got there. Each proposal is drawn from the seed and the finished trials, so a
-killed search proposes the same as one that was not.
+by TPE (Bergstra et al. 2011), each from the seed and the finished trials: a killed search proposes the same as one that
+was not. A trial ends early when, at an epoch, its loss is above the median of those that got there.
 
-A trial trains one network. Its objective is the validation loss with the *default* weights,
-
-    loss = action + 2 reward + 0.3 cost        of validation users, in the epoch whose weights are kept
-
-and not the loss that it trains with, whose weights are part of the search. No test user is read. Why not policy value:
-docs/training.md.
+A trial trains one network. Its objective is the validation loss with the *default* weights, action + 2 reward + 0.3
+cost in the epoch whose weights are kept, for the weights that it trains with are part of the search. No test user is
+read. Why not policy value: docs/training.md.
 
 The folder holds `trials.db` (the study as SQLite, which optuna-dashboard opens too) and, after each trial,
 `settings.yaml`: the best settings so far.

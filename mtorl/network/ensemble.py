@@ -117,12 +117,12 @@ def train_ensemble(
 
     Args:
         on_epoch: Called with the member's number, from 0, and the epoch's history row.
-        resume: Checkpoint to continue from, if it exists, and to write. Each member has its own file;
-            `Checkpoint.remove` removes them.
-        at_once: Whether all members train at the same time on the CPU, each but the first in a subprocess; else
-            one after the other. The weights are the same, bit for bit.
+        resume: Checkpoint to continue from, if it exists, and to write; each member has its own file.
+        at_once: Whether members train at the same time on the CPU, each but the first in a subprocess; the bits are the
+            same.
 
-    TrainingFailed: the process of a member was killed. Other errors are those of `train`.
+    Raises:
+        TrainingFailed: the process of a member was killed. Other errors are those of `train`.
     """
     tell = on_epoch or (lambda member, row: None)
     trainings = [

@@ -51,11 +51,7 @@ class Choice(NamedTuple):
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:
-    """Explore a decision for some v.
-
-    Args:
-        candidates: Channels on offer; the chosen one is among them.
-        v: Of this decision alone, in [0, 1).
+    """Explore a decision for some v in [0, 1) of its own; the chosen channel is one of the candidates.
 
     Returns:
         The choice, with the probabilities of policy and exploration together; and whether it was explored.

@@ -6,20 +6,14 @@
     decide(..., price_BC=plan.price(state))
 
 The clock is time or, where their number is known, the opportunities so far. The multiplier mu is the price in units of
-the first price. Adaptive pacing (Balseiro & Gur 2019, "Learning in repeated auctions with budgets: regret minimization
-and equilibrium", Management Science 65(9)) moves it by the gap between the spend z_t and its target rho_t, a
-subgradient step on the dual of the budget:
-
-    mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t))
-
-Three things are different here:
+the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) moves it by the gap between the spend
+z_t and its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). Three things are different here:
 
 - *Target.* Scheduled spend between two updates, plus a correction that would close the gap of *cumulative* spend while
   the next HORIZON of the budget is scheduled; it at most doubles the pace, or stops it. Without the correction only a
   lasting gap would hold a higher price up (in a controller's terms: the step is proportional, the correction integral).
-- *Step.* It multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, "The best of many worlds: dual
-  mirror descent for online allocation problems", Operations Research 71(1)), since spend answers to relative changes of
-  the price.
+- *Step.* It multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)), since
+  spend answers to relative changes of the price.
 - *Units.* Spend counts in shares of the budget, and the clock is the share scheduled so far, in any currency and for
   short, long and quiet intervals alike. A missed update only makes the next interval longer.
 

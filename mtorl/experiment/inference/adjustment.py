@@ -32,13 +32,7 @@ _DISTINCT = 1e-8
 
 
 def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
-    """Slopes of the metric on each covariate, (..., K).
-
-    Args:
-        within: `Sums.within`.
-        ratio: The metric of each arm and stage, (..., A, S).
-        weight: Of each stage in the lift, (..., A, S).
-    """
+    """Slopes of the metric on each covariate, (..., K), by stages of a `weight` in the lift (..., A, S)."""
     users, x = sums.users[..., None], sums.totals[..., COVARIATES:]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.where(users > 0, x / users, 0.0)
@@ -58,14 +52,10 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
 
 
 def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
-    """Forecast of each user's metric by covariates, with slopes that were learnt from other users, (U,).
+    """Forecast of each user's metric, (U, 2), by `standardised` covariates, (U, K), with slopes of other users; (U,).
 
     Among a thousand users twenty meaningless numbers fit the metric a little, so the explained share has to be measured
     on users that no slope was learnt from.
-
-    Args:
-        metric: Numerator and denominator of each user, (U, 2).
-        covariates: Of each, without a gap (`standardised`), (U, K).
     """
     fold = np.random.default_rng(0).permutation(np.arange(len(metric))) % folds
     figures = figures_with(metric, covariates)
@@ -82,10 +72,7 @@ def cross_fitted(metric: Floats, covariates: Floats, folds: int = 10) -> Floats:
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
     """Factors of a user's figures that give its residual, in the unit of the numerator, (..., A, S, F).
 
-    Args:
-        ratio: The metric, (..., A, S).
-        per_user: Mean denominator of a user, (..., A, S).
-        means: Of the covariates, (..., A, S, K).
+    Of each arm and stage: the metric, the mean denominator of a user, the means of the covariates (..., A, S, K).
     """
     metric = np.stack([np.ones_like(ratio), -ratio], -1)
     if not means.shape[-1]:

@@ -3,15 +3,10 @@
     figures *= user_weights(decisions)[:, None]         # numerator and denominator alike
 
 A probe, a bot or an id that many visitors share may make 40 % of an arm's decisions, and its ratio then is the arm's.
-So a user counts as `HEAVIEST` typical users at most. Its ratio stays, and weighs less.
-
-    typical       median decisions of a user in the stage, of all arms together; bots hardly move it. Of a stage of few
-                  users: at most the median of all stages
-    weight        min(1, HEAVIEST * typical / decisions)
-
-The bound is fixed, the same in all arms, and depends on numbers of decisions alone, on no outcome. An arm whose users
-decide oftener gives its busy users less weight, by which lifts differ a little (docs/limitations.md).
-`benchmarks/experiments.py` shows the error rates with bots.
+So a user counts as `HEAVIEST` typical users at most, with the weight min(1, HEAVIEST * typical / decisions). Typical is
+the median of a user's decisions in the stage, of all arms; of a stage of few users, at most that of all stages. No
+outcome has a part in it. An arm whose users decide oftener gives its busy users less weight, by which lifts differ a
+little (docs/limitations.md). `benchmarks/experiments.py` shows the error rates with bots.
 """
 
 from __future__ import annotations

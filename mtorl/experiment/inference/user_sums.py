@@ -94,12 +94,7 @@ class UserSums:
         return np.arange(arm, len(self.users_C), self._arms)
 
     def of(self, arms: tuple[int, int], stages: Sequence[int], maps: Floats, positive: str) -> Sums:
-        """Sums of a metric of two arms.
-
-        Args:
-            maps: Figures by columns, (A, S, F, B).
-            positive: Name of the numerator.
-        """
+        """Sums of a metric of two arms; `maps` has its figures by columns, (A, S, F, B), `positive` its numerator."""
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]
         by_cell = maps.reshape(len(flat), count, -1)

@@ -70,12 +70,9 @@ def error_share(alpha: float, challengers: int, guardrails: int) -> float:
 def check_guardrail(
     name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, alpha: float
 ) -> GuardrailCheck:
-    """Bound the harm of the challenger on one guardrail metric.
+    """Bound the harm of the challenger on one guardrail metric, each side with error rate alpha.
 
-    Args:
-        direction: where the metric should go: "up" = more is better, "down" = less is better.
-        margin: harm that is accepted, in the metric's own unit, never negative.
-        alpha: error rate of each one-sided bound.
+    The metric should go "up" or "down"; harm up to the margin, in its own unit and never negative, is accepted.
     """
     value = lift.value if direction == "down" else -lift.value
     width = float(one_sided_width(lift.se, lift.effective_users, alpha=alpha))
