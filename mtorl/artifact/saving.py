@@ -46,15 +46,13 @@ from mtorl.window.window import AD_DECISION
 if TYPE_CHECKING:
     from torch import nn
 
-KINDS = ("mtorl", "channel-frequency")
-
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that is ready to be served, with its origin; ArtifactError for a field that contradicts the data."""
+    """A policy that is ready to be served, with its origin; ArtifactError for cost caps that reserve too little."""
 
     name: str  # for people: "challenger"
-    kind: str  # one of KINDS
+    kind: str  # "mtorl" or "channel-frequency"
     network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC, and perhaps state_distance_B
     encoder: Encoder  # that the network was trained with
     spec: DatasetSpec
@@ -70,12 +68,7 @@ class TrainedPolicy:
     yardstick: Mapping[str, Any] | None = None  # LightGBM fitted on the same users and encoder (`Boosted.to_dict`)
 
     def __post_init__(self) -> None:
-        channels = self.spec.channels
-        if self.kind not in KINDS:
-            raise ArtifactError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
-        if self.default_channel not in channels:
-            raise ArtifactError(f"default_channel: {self.default_channel!r} is not one of {', '.join(channels)}")
-        caps = dict(self.cost_cap)
+        channels, caps = self.spec.channels, dict(self.cost_cap)
         if set(caps) != set(channels) or not all(0 <= cap < float("inf") for cap in caps.values()):
             raise ArtifactError(f"cost_cap: need a number >= 0 for each of {', '.join(channels)}, got {caps}")
 

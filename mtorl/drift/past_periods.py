@@ -68,8 +68,6 @@ class Forecast:
             smallest: Least standard deviation of a period, in the measure's unit: a share that was always 0 may rise.
             weekdays: Of each past period and, last, of the one to come; Monday is 0. None: periods are no days.
         """
-        if weekdays is not None and len(weekdays) != len(past) + 1:
-            raise ValueError(f"weekdays: one of each of {len(past)} periods and of the next, not {len(weekdays)}")
         if len(past) < FEWEST:
             return None
         value_P, se_P = np.array(past[-MOST:], dtype=np.float64).T

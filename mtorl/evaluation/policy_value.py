@@ -74,8 +74,8 @@ def policy_value(
     Args:
         policy: A channel that it would not spend on earns nothing.
         gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model of other users.
-        selected_B: Which rows count (booleans) or how much (weights >= 0). The rule may look at the state, never at the
-            logged channel or gain. Predicted gain *of the logged channel* does look: the mean weight strays from 1.
+        selected_B: Which rows count. The rule may look at the state, never at the logged channel or gain. Predicted
+            gain *of the logged channel* does look: the mean weight strays from 1.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():

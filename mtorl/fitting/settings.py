@@ -29,7 +29,6 @@ NAMES = (
     "lr",
     "weight_decay",
     "batch_size",
-    "accumulate",
     "hidden",
     "levels",
     "heads",

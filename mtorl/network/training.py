@@ -61,7 +61,6 @@ class TrainConfig:
 
     epochs: int = 15  # at most
     batch_size: int = 128  # windows that a process works on at a time
-    accumulate: int = 1  # such batches to a step of the optimizer
     lr: float = 3e-3  # AdamW; falls to a tenth along a cosine
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
@@ -82,8 +81,7 @@ class TrainConfig:
     checkpoint_batches: int = 1000  # batches between checkpoints inside an epoch; there is one after each epoch
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "batch_size", "accumulate", "patience", "hidden", "levels", "heads", "checkpoint_batches")
-        for name in counts:
+        for name in ("epochs", "batch_size", "patience", "hidden", "levels", "heads", "checkpoint_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "clip"):
@@ -215,7 +213,7 @@ class TrainingLoop:
     def train_epoch(self, checkpoint: Checkpoint | None = None) -> None:
         """Go through the rest of the epoch's windows."""
         self.objective.train()
-        progress, config = self.progress, self.config
+        progress = self.progress
         started = time.perf_counter() - progress.seconds
         sums = torch.tensor(progress.sums, dtype=torch.float64, device=self.device)
         check = _GPU_CHECK if self.device.type == "cuda" else 1
@@ -231,16 +229,12 @@ class TrainingLoop:
             sums += values * len(batch.x_BTD)
             progress.windows += len(batch.x_BTD)
             progress.batch = number
-            complete_step = number % config.accumulate == 0
-            if complete_step:
-                self._step(where, checked=number % check == 0)
-            if checkpoint is not None and number % config.checkpoint_batches == 0 and complete_step:
+            self._step(where, checked=number % check == 0)
+            if checkpoint is not None and number % self.config.checkpoint_batches == 0:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
                 # A diverged training must not replace a good checkpoint.
                 _check(dict(zip(TERMS, progress.sums, strict=True)), where)
                 self._save(checkpoint)
-        if progress.batch % config.accumulate:
-            self._step(f"epoch {progress.epoch}, its last batch", checked=True)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
 
     def close_epoch(self) -> dict[str, float]:
@@ -322,12 +316,6 @@ class TrainingLoop:
         return batches(part, chunks, _GPU_WORKERS if on_gpu else 0, on_gpu)
 
     def _step(self, where: str, checked: bool) -> None:
-        # The last group of an epoch may have fewer batches.
-        batches_done = (self.progress.batch - 1) % self.config.accumulate + 1
-        if batches_done > 1:
-            for weight in self.model.parameters():
-                if weight.grad is not None:
-                    weight.grad /= batches_done
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if checked:
             _check({"gradient": norm.item()}, where)

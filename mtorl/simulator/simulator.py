@@ -139,11 +139,6 @@ class Online:
         self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False
     ) -> None:
         index_of = {user: i for i, user in enumerate(simulator.user_ids)}
-        unknown = [user for user in user_ids if user not in index_of]
-        if unknown:
-            raise ValueError(f"user_ids: {unknown[0]!r} is not a user of the log")
-        if len(set(user_ids)) < len(user_ids) or not len(user_ids) or rounds < 1:
-            raise ValueError(f"need different users and at least one round, got {len(user_ids)} users, {rounds} rounds")
         log, _, state = simulator._logged
         if newcomers:
             log, state = log.iloc[:0], State.fresh(simulator.config.users)
@@ -170,8 +165,6 @@ class Online:
 
     def step(self, user_id: str, round_index: int, channel: str | None) -> Outcome:
         """Expose a user to an ad, or not (None); a user's rounds come in order, and one left out is not exposed."""
-        if channel is not None and channel not in CHANNELS:
-            raise ValueError(f"channel: {channel!r} is not one of {', '.join(CHANNELS)}")
         code = -1 if channel is None else CHANNELS.index(channel)
         outcomes = self._respond(np.array([self._row[user_id]]), round_index, np.array([code]))
         return Outcome(**{name: values.item() for name, values in outcomes.items()})

@@ -175,8 +175,3 @@ def test_any_days_have_a_forecast_in_any_unit(seed: int, number: int, unit: floa
     other = of_last(made * [1.0, unit, unit])
     assert other.mean == pytest.approx(unit * forecast.mean) and other.sd == pytest.approx(unit * forecast.sd)
     assert other.degrees == pytest.approx(forecast.degrees)
-
-
-def test_each_period_needs_its_weekday() -> None:
-    with pytest.raises(ValueError, match="one of each of 8 periods and of the next, not 8"):
-        Forecast.of([(0.1, 0.01)] * 8, 0.01, weekdays=[0] * 8)

@@ -72,13 +72,18 @@ def test_three_journeys_by_hand():
     step, users = np.array([0, 1, 2, 0, 0, 1]), np.array([0, 0, 0, 1, 2, 2])
     chosen = 0.3 * weight  # the policy's probability of the logged channel 0, at a propensity of 0.3
     policy = PolicyOnLog.always_exposing(np.stack([chosen, 1 - chosen], axis=1))
-    found = journey_value(policy, LoggedRows(np.zeros(6, int), np.full(6, 0.3), gain, np.ones(6), users), step, 3, 0)
+    log = LoggedRows(np.zeros(6, int), np.full(6, 0.3), gain, np.ones(6), users)
+    found = journey_value(policy, log, step, 3, 0)
     assert found["logged"] == pytest.approx(4 / 3)
     assert found["estimates"]["pdis"]["value"] == pytest.approx((2 + 0.5 + 2 + 6) / 3)
     # rho by step: 2, 0.5, 1 | 2, 0.5, 2 | 6, 0.5, 2
     assert found["estimates"]["snpdis"]["value"] == pytest.approx(2.5 / 3.5 + 2 / 4.5 + 6 / 8.5)
     assert found["ess_share"][2] == pytest.approx(8.5**2 / (36 + 0.25 + 4) / 3)
     assert found["max_weight"] == pytest.approx(6.0)
+    assert journey_value(policy, log, step, 50, 0) == found, "steps past the longest journey add nothing"
+    never = journey_value(PolicyOnLog(policy.probs_BC, np.zeros((6, 2))), log, step, 3, 0)
+    assert never["estimates"]["pdis"]["value"] == 0.0, "what is not exposed earns nothing"
+    assert never["estimates"]["snpdis"]["lift"] == pytest.approx(-4 / 3)
 
 
 def test_a_horizon_of_one_is_the_first_step():
@@ -90,16 +95,6 @@ def test_a_horizon_of_one_is_the_first_step():
     found = estimate(600, 0, 1)
     assert found["estimates"]["pdis"] == one_step["ips"]
     assert found["estimates"]["snpdis"] == one_step["snips"]
-
-
-def test_the_logging_policy_is_worth_what_was_logged():
-    found = estimate(600, 0, 5, policy=LOGGING)
-    _, log, step = journeys_log(600, seed=0)
-    assert found["logged"] == pytest.approx(log.gain_B.sum() / 600)
-    assert found["estimates"]["pdis"]["value"] == pytest.approx(found["logged"])
-    assert found["estimates"]["snpdis"]["lift"] == pytest.approx(0.0)
-    assert found["ess_share"] == pytest.approx([1.0] * 5)
-    assert estimate(600, 0, 3, policy=LOGGING)["logged"] == pytest.approx(log.gain_B[step < 3].sum() / 600)
 
 
 def test_the_effective_sample_shrinks_with_every_step_and_the_evaluable_horizon_is_said(
@@ -115,18 +110,6 @@ def test_the_effective_sample_shrinks_with_every_step_and_the_evaluable_horizon_
     assert shorter["not_evaluable"] is None
     monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.0)
     assert estimate(3000, 0, 5, policy=np.array([[0.0, 1.0], [1.0, 0.0]]))["not_evaluable"] is None
-
-
-def test_steps_past_the_longest_journey_add_nothing():
-    assert estimate(300, 0, 50, resamples=20) == estimate(300, 0, 5, resamples=20)
-
-
-def test_not_exposing_earns_nothing():
-    state, log, step = journeys_log(300, seed=0)
-    never = PolicyOnLog(LOGGING[state], np.zeros((len(state), 2), dtype=bool))
-    found = journey_value(never, log, step, 5, 0)
-    assert found["estimates"]["pdis"]["value"] == 0.0
-    assert found["estimates"]["snpdis"]["lift"] == pytest.approx(-found["logged"])
 
 
 def test_result_is_json_even_without_any_weight():

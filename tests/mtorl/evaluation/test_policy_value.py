@@ -98,17 +98,6 @@ def test_a_selection_is_valued_as_a_log_of_its_own():
         assert np.diff(here["lift_ci"]) == pytest.approx(np.diff(there["lift_ci"]), rel=0.25)
 
 
-def test_weights_count_rows():
-    """Weight 2 is the row twice, and it does not double what is known."""
-    once, twice, mixed = (
-        value(2000, selected_B=lambda kind, _, low=low, high=high: np.where(kind == 1, high, low), resamples=50)
-        for low, high in ((0.0, 1.0), (0.0, 2.0), (1.0, 3.0))
-    )
-    assert twice["estimates"] == once["estimates"] and twice["importance_weights"] == once["importance_weights"]
-    expected = ((CHALLENGER * GAIN).sum(axis=1) @ [1, 3]) / 4
-    assert mixed["estimates"]["dr"]["value"] == pytest.approx(expected, abs=0.02)
-
-
 def test_a_selection_that_looked_at_the_logged_channel_is_caught():
     """The rows whose *logged* channel is predicted to gain most: no selection of states."""
     best = np.eye(3)[GAIN.argmax(axis=1)]

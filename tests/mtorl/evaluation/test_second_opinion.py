@@ -77,41 +77,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, artifact.Artifa
     return str(folder / "windows"), fit_incumbent(str(folder / "windows"), str(folder / "model"))
 
 
-def test_it_learns_from_test_users_alone(made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [None, 0.5])
+def test_it_learns_from_test_users_alone(
+    made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch, most: float | None
+) -> None:
+    """Of many touchpoints, from those of some whole users; all are asked about."""
     windows, model = made
     table = WindowTable.load(windows)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)
     test = table.rows[table.is_in("test")]
+    if most is not None:
+        monkeypatch.setattr("mtorl.evaluation.expected_outcomes.MOST_TOUCHPOINTS", int(most * len(test)))
+    known = WindowTable.load(windows, "test", most=int((most or 2) * len(test))).rows
     users, moments = test["user_id"].to_numpy(), table.windows("test")
     learned_from: list[set[str]] = []
 
-    def fit(known: Any, stopping: Any, encoder: Any, seed: int) -> lightgbm.BoostedOutcomes:
-        learned_from.append(set(users[known.rows_B]))
-        assert len(stopping) == table.is_in("val").sum()
-        return lightgbm.fit_outcomes(known, stopping, encoder, seed)
+    def fit(learned: Any, stopping: Any, encoder: Any, seed: int) -> lightgbm.BoostedOutcomes:
+        learned_from.append(set(known["user_id"].to_numpy()[learned.rows_B]))
+        assert len(stopping) == table.is_in("val").sum() or most is not None
+        return lightgbm.fit_outcomes(learned, stopping, encoder, seed)
 
     found = second_opinion(windows, moments, users, model.encoder, fit, 0)
     assert found is not None and found.gain_BC.shape == (len(test), len(table.spec.channels))
     assert np.isfinite(found.gain_BC).all() and (found.gain_BC >= 0).all() and (found.cost_BC >= 0).all()
     for fold, learned in enumerate(learned_from):
         assert learned.isdisjoint(users[folds_of(users, FOLDS) == fold])
-    assert set.union(*learned_from) == set(users)
-
-
-def test_of_many_touchpoints_those_of_whole_users_are_learned_from(
-    made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    windows, model = made
-    table = WindowTable.load(windows)
-    monkeypatch.setattr("mtorl.evaluation.expected_outcomes.MOST_TOUCHPOINTS", table.is_in("test").sum() // 2)
-    monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)
-    test = table.rows[table.is_in("test")]
-    sizes: list[int] = []
-
-    def fit(known: Any, stopping: Any, encoder: Any, seed: int) -> lightgbm.BoostedOutcomes:
-        sizes.append(len(known))
-        return lightgbm.fit_outcomes(known, stopping, encoder, seed)
-
-    found = second_opinion(windows, table.windows("test"), test["user_id"], model.encoder, fit, 0)
-    assert found is not None and len(found.gain_BC) == len(test), "all are asked about"
-    assert 0 < sum(sizes) / (FOLDS - 1) < 0.9 * len(test)
+    assert set.union(*learned_from) == set(known["user_id"]) and (len(known) == len(test)) == (most is None)

@@ -132,7 +132,3 @@ def test_the_price_makes_the_spend_meet_the_budget(budget: float) -> None:
     spend = float((probs_BC * expose_BC * forecast.cost_BC).sum(axis=1).mean())
     assert spend <= budget
     assert params.price == 0.0 if budget == 10.0 else (params.price > 0 and spend > 0.8 * budget)
-
-
-def test_what_costs_nothing_has_no_price() -> None:
-    assert price_policy(Forecast(np.zeros((5, 2)), np.full((5, 2), 0.1), np.zeros((5, 2))), 0.0).price == 0.0

@@ -102,12 +102,12 @@ def _alone(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.long
 @pytest.mark.parametrize("kills", [[1], [2, 3], [6]])
 def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, kills):
-    config, checkpoint = {**CONFIG, "accumulate": 2}, str(tmp_path / "checkpoint")
+    checkpoint = str(tmp_path / "checkpoint")
     for kill in kills:  # inside an epoch and between two, before and after the first part
-        assert _run(tmp_path, config, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
+        assert _run(tmp_path, CONFIG, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
         assert (tmp_path / "checkpoint").exists()
-    assert _run(tmp_path, config, checkpoint, processes=1).returncode == 0
-    assert _same(_result(tmp_path, "0-of-1"), _alone(config))
+    assert _run(tmp_path, CONFIG, checkpoint, processes=1).returncode == 0
+    assert _same(_result(tmp_path, "0-of-1"), _alone(CONFIG))
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):

@@ -121,25 +121,6 @@ def test_config_names_the_field_at_fault(field, value):
         TrainConfig(**{field: value})
 
 
-@pytest.mark.parametrize("windows", [64, 48])  # a full group of four batches, and the last one of an epoch, of three
-def test_several_small_batches_make_one_step(monkeypatch, windows):
-    """Adam ignores the length of a gradient, so the gradient is compared before the step."""
-    norms: list[float] = []
-    clip = torch.nn.utils.clip_grad_norm_
-
-    def seen(parameters, most):
-        norms.append(clip(parameters, 1e9).item())
-        return torch.tensor(norms[-1])
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", seen)
-    config = replace(SMALL, epochs=1, dropout=0.0, lam=0.0)
-    for size, accumulate in ((windows, 1), (16, 4)):
-        fit(replace(config, batch_size=size, accumulate=accumulate), windows=windows)
-    one, several = norms
-    # The mean of means over steps is not quite the mean over all steps.
-    assert several == pytest.approx(one, rel=0.1)
-
-
 def test_bfloat16_learns_as_much():
     full, half = (fit(replace(SMALL, epochs=4, precision=precision)) for precision in ("fp32", "bf16"))
     assert half.history != full.history

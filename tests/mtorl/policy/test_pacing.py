@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -255,15 +254,6 @@ def test_whatever_is_reported_the_price_is_a_number_and_the_plan_fits(reports):
         state = HOURS.update(state, at, spent)
         assert 0 <= HOURS.price(state) < np.inf
         assert HOURS.planned(state, 120.0) <= max(HOURS.budget - state.spent, 0.0)
-
-
-def test_a_state_survives_json():
-    state = START
-    reference = smooth(HOURS, 30.0, 1.5, 100)
-    for expected in reference[1:]:
-        state = State(**json.loads(json.dumps(asdict(state))))
-        state = HOURS.update(state, expected.at, expected.spent)
-    assert state == reference[-1]
 
 
 def test_a_plan_that_begins_in_the_middle_spends_the_rest_over_the_rest():
