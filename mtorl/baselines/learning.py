@@ -105,9 +105,14 @@ class Data:
     def of(cls, train: WindowBatch, val: WindowBatch, encoder: Encoder) -> Data:
         """From windows as of `Transitions.of`."""
         states, logged = States.fit(train, encoder), labels(train, encoder)
-        transitions = (Transitions.of(batch, encoder, states) for batch in (train, val))
-        cost_C = mean_cost(logged, len(encoder.channels))
-        return cls(states, *transitions, labels(val, encoder), cost_C, float(logged.reward_B.mean()))
+        return cls(
+            states,
+            train=Transitions.of(train, encoder, states),
+            val=Transitions.of(val, encoder, states),
+            logged=labels(val, encoder),
+            cost_C=mean_cost(logged, len(encoder.channels)),
+            mean_reward=float(logged.reward_B.mean()),
+        )
 
     @property
     def sizes(self) -> tuple[int, int]:

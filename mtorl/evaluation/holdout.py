@@ -77,8 +77,8 @@ def evaluate_artifact(
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
     users_B, gain_B = rows["user_id"].to_numpy(), artifact.spec.reward.gain.of(rows)
-    logits_BC, reward_BC, cost_BC = (part.astype(np.float64) for part in predict_each(artifact, windows))
-    answers: dict[str, Heads] = {"model": (logits_BC, reward_BC, cost_BC)}
+    action, reward, cost = (part.astype(np.float64) for part in predict_each(artifact, windows))
+    answers: dict[str, Heads] = {"model": (action, reward, cost)}
     if yardstick is not None:
         answers["lightgbm"] = predict_each(yardstick, windows)
     targets = LoggedTargets(
