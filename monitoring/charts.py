@@ -96,7 +96,7 @@ def budget_curve(curve: Sequence[Row]) -> Chart:
         xaxis={"title": "share of the budget that would buy every exposure", "tickformat": ".0%", "showgrid": False},
         yaxis={"title": "share of all gain", "tickformat": ".0%", "rangemode": "tozero"},
     )
-    return Chart(html, f"Share of all gain by share of the budget, for {', '.join(trace.name for trace in traces)}.")
+    return Chart(html, f"Share of all gain by share of the budget, for {', '.join(trace['name'] for trace in traces)}.")
 
 
 def policy_values(rows: Sequence[tuple[str, float, Sequence[float], str]], unit: str) -> Chart:

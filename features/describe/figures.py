@@ -11,9 +11,10 @@ Every figure is an aggregate that the engine computes, so only small tables reac
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import accumulate
+from datetime import UTC
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,10 @@ from features.engine import unix_micros
 from features.sequences.builder import canonical, steps
 from mtorl.log.dataset import OUTCOMES
 from mtorl.log.propensity import FLOOR
-from mtorl.log.touchpoints import LogError
+from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    import pandas as pd
-
     from features.engine import Engine
     from mtorl.log.dataset import DatasetSpec
 
@@ -39,9 +36,12 @@ Row = dict[str, Any]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the cost of a channel; estimated by a sketch, so memory stays bounded
 PROPENSITY_BINS = 20  # of equal width, from 0 to 1
 NO_CHANNEL = "(none)"
-PAUSE_BINS = 4  # to a factor of ten
 _DAY = 86_400.0  # s
 _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # up to so many days
+_PAUSES = {
+    **{1.0: "1 s", 10.0: "10 s", 60.0: "1 min", 600.0: "10 min", 3600.0: "1 h", 21_600.0: "6 h"},
+    **{_DAY: "1 day", 7 * _DAY: "7 days", 30 * _DAY: "30 days", 365 * _DAY: "1 year"},
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,18 @@ class Rate:
     share: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, hits: int, rows: int) -> Rate:
+        """A share with Wilson's interval; without rows the interval is all of [0, 1]."""
+        if not rows:
+            return cls(0, 0, math.nan, 0.0, 1.0)
+        z = 1.959964
+        share, spread = hits / rows, z * z / rows
+        middle = (share + spread / 2) / (1 + spread)
+        half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+        # At 0 and 1 the interval touches the share; rounding must not put the share outside.
+        return cls(hits, rows, share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
 
 
 @dataclass(frozen=True)
@@ -79,10 +91,10 @@ class ChannelFigures:
     share: float
     click: Rate
     conversion: Rate
-    revenue: float  # mean
-    cost: float  # mean
-    free: float  # share of touchpoints that cost nothing
-    cost_quantiles: tuple[float, ...]  # see QUANTILES
+    revenue: float = math.nan  # mean
+    cost: float = math.nan  # mean
+    free: float = math.nan  # share of touchpoints that cost nothing
+    cost_quantiles: tuple[float, ...] = (math.nan,) * len(QUANTILES)
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,15 @@ class PlaceFigures:
     place: int  # 1 = first
     click: Rate
     conversion: Rate
+
+
+@dataclass(frozen=True)
+class PauseFigures:
+    """Pauses of about one length between a user's touchpoints."""
+
+    words: str  # such as "1 h to 6 h"
+    rows: int
+    ends_journey: bool
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,7 @@ class Description:
     propensity_low: float | None  # the smallest
     propensity_rare: int  # rows below mtorl.log.propensity.FLOOR
     propensities: tuple[tuple[str, int, int], ...]  # channel, bin, touchpoints
-    pauses: tuple[tuple[int | None, int], ...]  # bin (None: under a second), number; see `pause_edges`
+    pauses: tuple[PauseFigures, ...]  # short ones first
     long_pauses: int  # that end a journey
     quarantined: int = 0  # faulty rows that ingestion left out
     faults: tuple[str, ...] = ()  # what was wrong with them
@@ -141,33 +162,16 @@ class Description:
     @property
     def click(self) -> Rate:
         """Share of all touchpoints with a click."""
-        return rate(sum(channel.click.hits for channel in self.channels), self.rows)
+        return Rate.of(sum(channel.click.hits for channel in self.channels), self.rows)
 
     @property
     def conversion(self) -> Rate:
         """Share of all touchpoints with a conversion."""
-        return rate(sum(channel.conversion.hits for channel in self.channels), self.rows)
+        return Rate.of(sum(channel.conversion.hits for channel in self.channels), self.rows)
 
     def column(self, name: str) -> ColumnFigures:
         """The figures of a column."""
         return next(column for column in self.columns if column.name == name)
-
-
-def rate(hits: int, rows: int) -> Rate:
-    """A share with Wilson's interval; without rows the interval is all of [0, 1]."""
-    if not rows:
-        return Rate(0, 0, math.nan, 0.0, 1.0)
-    z = 1.959964
-    share, spread = hits / rows, z * z / rows
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    # At 0 and 1 the interval touchpoints the share; rounding must not put the share outside.
-    return Rate(hits, rows, share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
-
-
-def pause_edges(bin: int | None) -> tuple[float, float]:
-    """From and to, in seconds, of a bin of pauses."""
-    return (0.0, 1.0) if bin is None else (10 ** (bin / PAUSE_BINS), 10 ** ((bin + 1) / PAUSE_BINS))
 
 
 def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Description:
@@ -179,30 +183,21 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     if missing := [name for name in spec.log_columns if name not in log.columns]:
         raise LogError(f"{log_path}: not a canonical log of {spec.name!r}; it lacks {', '.join(missing)}")
     log = canonical(log, spec)  # a column of nulls may have any type
-
-    def run(turn: int, table: ibis.Table, note: str) -> list[Row]:
-        progress.report(turn, 7, note)
-        frame: pd.DataFrame = engine.connection.execute(table)
-        return [{str(name): _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
-
-    [total] = run(0, _totals(log, spec), "columns")
+    total, users = _rows(_totals(log, spec), 0, "columns")[0], _rows(_users(log, spec.max_touchpoints), 1, "users")[0]
     if not total["rows"]:
         raise LogError(f"{log_path}: the log has no rows")
-    [users] = run(1, _users(log, spec.max_touchpoints), "users")
     named = log.mutate(channel=log.channel.fill_null(NO_CHANNEL))
-    channels = run(2, _channels(named), "channels")
+    by_channel = {row["channel"]: row for row in _rows(_channels(named), 2, "channels")}
     days = (total["timestamp_high"] - total["timestamp_low"]).total_seconds() / _DAY
     period, unit = next((name, unit) for limit, name, unit in _PERIODS if days <= limit)
-    periods = run(3, _periods(named, unit), f"{period}s")
-    with_propensity = total["rows"] - total["propensity_missing"]
-    propensities = run(4, _propensities(named), "propensities") if with_propensity else []
-    journeys = with_pauses(log, spec)
-    places = run(5, _places(journeys), "journeys")
-    pauses = run(6, _pauses(journeys), "pauses")
+    periods = _rows(_periods(named, unit), 3, f"{period}s")
+    propensities = _rows(_propensities(named), 4, "propensities")
+    journeys = _with_pauses(log, spec)
+    places = _rows(_places(journeys), 5, "journeys")
+    gap = spec.journey_gap_days * _DAY
+    edges = dict(sorted({gap: f"{spec.journey_gap_days:g} days", **_PAUSES}.items()))
+    pauses = _rows(_pauses(journeys, list(edges)), 6, "pauses")
     progress.report(7, 7)
-    order = {channel: place for place, channel in enumerate(spec.channels)}
-    by_channel = {row["channel"]: row for row in channels}
-    names = sorted({*order, *by_channel}, key=lambda name: (order.get(name, len(order)), name))
     return Description(
         spec=spec.to_dict(),
         rows=total["rows"],
@@ -210,66 +205,50 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
         late_rows=total.get("late_rows"),
         first=total["timestamp_low"].isoformat(),
         last=total["timestamp_high"].isoformat(),
-        columns=tuple(_column(total, spec)),
-        channels=tuple(_channel(name, by_channel.get(name), total["rows"]) for name in names),
+        columns=tuple(_columns(total, spec)),
+        channels=tuple(
+            _channel(name, by_channel.get(name), total["rows"])
+            for name in (*spec.channels, *sorted({*by_channel} - {*spec.channels}))
+        ),
         places=tuple(
-            PlaceFigures(row["place"], rate(row["click"], row["rows"]), rate(row["conversion"], row["rows"]))
+            PlaceFigures(row["place"], Rate.of(row["click"], row["rows"]), Rate.of(row["conversion"], row["rows"]))
             for row in places
         ),
         period=period,
-        periods=tuple((row["start"].isoformat(), row["channel"], row["rows"]) for row in periods),
-        propensity_rows=with_propensity,
+        periods=tuple((row["start"].replace(tzinfo=UTC).isoformat(), row["channel"], row["rows"]) for row in periods),
+        propensity_rows=total["rows"] - total["propensity_missing"],
         propensity_low=total["propensity_low"],
         propensity_rare=total["propensity_rare"],
-        propensities=tuple(sorted((row["channel"], row["bin"], row["rows"]) for row in propensities)),
-        pauses=tuple(sorted(((row["bin"], row["rows"]) for row in pauses), key=lambda row: pause_edges(row[0]))),
+        propensities=tuple((row["channel"], row["bin"], row["rows"]) for row in propensities),
+        pauses=tuple(_pauses_in_words(edges, gap, {row["bin"]: row["rows"] for row in pauses})),
         long_pauses=sum(row["long"] for row in pauses),
     )
 
 
-def with_pauses(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Touchpoints: `place` in the journey, from 1; `pause` since the one before, s; whether it `breaks` a journey."""
-    placed = steps(log, spec)
-    moment = unix_micros(placed.timestamp)
-    pause = (moment - moment.lag().over(ibis.window(group_by="user_id", order_by="timestamp"))) / 1e6
-    breaks = ((placed.step == 0) & pause.notnull()).cast("int64")
-    return placed.select("click", "conversion", place=placed.step + 1, pause=pause, breaks=breaks)
-
-
-def _plain(value: Any) -> Any:
-    """A value of a pandas frame as Python's own type; null is None, a time has its zone."""
-    if isinstance(value, datetime):  # Spark's have no zone; both engines work in UTC
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    if isinstance(value, str | bool) or value is None:
-        return value
-    if hasattr(value, "__len__"):
-        return [_plain(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if value != value else int(value) if float(value).is_integer() else value
+def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
+    progress.report(turn, 7, note)
+    rows: list[Row] = table.to_pyarrow().to_pylist()
+    return rows
 
 
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """One row: what is missing in each column, and how far its values reach."""
     figures: dict[str, Any] = {"rows": log.count()}
+    own = (*spec.context, *spec.static, *spec.outcomes)
+    names = {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}
     for name in spec.log_columns:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
-        if name in _names(spec):
+        if name in names:
             figures[f"{name}_different"] = column.nunique()  # a sketch of few names may miss one
         elif name != "user_id":
             figures |= {f"{name}_low": column.min(), f"{name}_high": column.max()}
             if name != "timestamp":
                 figures[f"{name}_mean"] = column.mean()
     figures["propensity_rare"] = (log.propensity < FLOOR).sum().fill_null(0)
-    if "created_timestamp" in log.columns:
-        figures["late_rows"] = (log.created_timestamp > log.timestamp).sum()
+    if CREATED in log.columns:
+        figures["late_rows"] = (log[CREATED] > log.timestamp).sum()
     return log.aggregate(**figures)
-
-
-def _names(spec: DatasetSpec) -> set[str]:
-    """Columns of names; of user ids the exact number is counted elsewhere."""
-    own = (*spec.context, *spec.static, *spec.outcomes)
-    return {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}
 
 
 def _users(log: ibis.Table, most: int) -> ibis.Table:
@@ -284,14 +263,17 @@ def _users(log: ibis.Table, most: int) -> ibis.Table:
 
 def _channels(log: ibis.Table) -> ibis.Table:
     return log.group_by("channel").aggregate(
-        rows=log.count(),
-        click=log.click.sum().fill_null(0),
-        conversion=log.conversion.sum().fill_null(0),
+        **_hits(log),
         revenue=log.revenue.mean(),
         cost=log.cost.mean(),
         free=(log.cost == 0).sum().fill_null(0),
         cost_quantiles=log.cost.approx_quantile(list(QUANTILES)),
     )
+
+
+def _hits(log: ibis.Table) -> dict[str, ibis.Value]:
+    events = {name: log[name].sum().fill_null(0) for name in ("click", "conversion")}
+    return {"rows": log.count(), **events}
 
 
 def _periods(log: ibis.Table, unit: str) -> ibis.Table:
@@ -303,29 +285,38 @@ def _periods(log: ibis.Table, unit: str) -> ibis.Table:
 def _propensities(log: ibis.Table) -> ibis.Table:
     known = log.filter(log.propensity.notnull())
     bin = (known.propensity * PROPENSITY_BINS).floor().cast("int64").clip(0, PROPENSITY_BINS - 1)
-    return known.group_by(channel=known.channel, bin=bin).aggregate(rows=known.count())
+    return known.group_by(channel=known.channel, bin=bin).aggregate(rows=known.count()).order_by("channel", "bin")
+
+
+def _with_pauses(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
+    """Touchpoints: `place` in the journey, from 1; `pause` since the one before, s; whether it `breaks` a journey."""
+    placed = steps(log, spec)
+    moment = unix_micros(placed.timestamp)
+    pause = (moment - moment.lag().over(ibis.window(group_by="user_id", order_by="timestamp"))) / 1e6
+    breaks = ((placed.step == 0) & pause.notnull()).cast("int64")
+    return placed.select("click", "conversion", place=placed.step + 1, pause=pause, breaks=breaks)
 
 
 def _places(journeys: ibis.Table) -> ibis.Table:
-    return (
-        journeys.group_by("place")
-        .aggregate(
-            rows=journeys.count(),
-            click=journeys.click.sum().fill_null(0),
-            conversion=journeys.conversion.sum().fill_null(0),
-        )
-        .order_by("place")
-    )
+    return journeys.group_by("place").aggregate(**_hits(journeys)).order_by("place")
 
 
-def _pauses(journeys: ibis.Table) -> ibis.Table:
+def _pauses(journeys: ibis.Table, edges: list[float]) -> ibis.Table:
+    """The number of pauses by the number of `edges` (seconds, ascending) that they reach."""
     later = journeys.filter(journeys.pause.notnull())
-    long = later.pause >= 1
-    bin = ibis.ifelse(long, (later.pause.nullif(0).log10() * PAUSE_BINS).floor().cast("int64"), ibis.null("int64"))
+    bin = ibis.cases(*((later.pause < edge, place) for place, edge in enumerate(edges)), else_=len(edges))
     return later.group_by(bin=bin).aggregate(rows=later.count(), long=later.breaks.sum())
 
 
-def _column(total: Row, spec: DatasetSpec) -> Iterable[ColumnFigures]:
+def _pauses_in_words(edges: dict[float, str], gap: float, rows: dict[int, int]) -> Iterator[PauseFigures]:
+    """The pauses between neighbouring edges, from the shortest that there is to the longest."""
+    words = [*edges.values()]
+    spans = [f"under {words[0]}", *(f"{low} to {high}" for low, high in pairwise(words)), f"over {words[-1]}"]
+    for place in range(min(rows), max(rows) + 1) if rows else ():
+        yield PauseFigures(spans[place], rows.get(place, 0), place > [*edges].index(gap))
+
+
+def _columns(total: Row, spec: DatasetSpec) -> Iterator[ColumnFigures]:
     labels = {str(name): label for name, label in spec.outcome_labels.items()}
     described = {
         "user_id": ("key", "text", ""),
@@ -345,19 +336,12 @@ def _column(total: Row, spec: DatasetSpec) -> Iterable[ColumnFigures]:
         )
 
 
-def _channel(name: str, row: Mapping[str, Any] | None, rows: int) -> ChannelFigures:
+def _channel(name: str, row: Row | None, rows: int) -> ChannelFigures:
     if row is None:
-        nan = math.nan
-        return ChannelFigures(name, 0, 0.0, rate(0, 0), rate(0, 0), nan, nan, nan, (nan,) * len(QUANTILES))
+        return ChannelFigures(name, 0, 0.0, Rate.of(0, 0), Rate.of(0, 0))
     own = row["rows"]
-    return ChannelFigures(
-        channel=name,
-        rows=own,
-        share=own / rows,
-        click=rate(row["click"], own),
-        conversion=rate(row["conversion"], own),
-        revenue=math.nan if row["revenue"] is None else row["revenue"],
-        cost=math.nan if row["cost"] is None else row["cost"],
-        free=row["free"] / own,
-        cost_quantiles=tuple(map(float, row["cost_quantiles"] or (math.nan,) * len(QUANTILES))),
-    )
+    rates = {event: Rate.of(row[event], own) for event in ("click", "conversion")}
+    means = {what: row[what] for what in ("revenue", "cost") if row[what] is not None}
+    if row["cost_quantiles"]:
+        means["cost_quantiles"] = tuple(row["cost_quantiles"])
+    return ChannelFigures(name, own, own / rows, **rates, **means, free=row["free"] / own)

@@ -30,26 +30,14 @@ class Chart:
     alt: str
 
 
-def bar(**options: Any) -> Any:
+def bar(**options: Any) -> dict[str, Any]:
     """Bars; `options` are those of `plotly.graph_objects.Bar`."""
-    import plotly.graph_objects as go
-
-    return go.Bar(**options)
+    return {"type": "bar", **options}
 
 
-def scatter(**options: Any) -> Any:
+def scatter(**options: Any) -> dict[str, Any]:
     """Points or lines; `options` are those of `plotly.graph_objects.Scatter`."""
-    import plotly.graph_objects as go
-
-    return go.Scatter(**options)
-
-
-def heatmap(**options: Any) -> Any:
-    """Cells, the bluer the more."""
-    import plotly.graph_objects as go
-
-    scale = [[0, "rgba(63, 127, 217, 0)"], [1, "rgba(63, 127, 217, 1)"]]
-    return go.Heatmap(**options, colorscale=scale, showscale=False, xgap=1, ygap=3, zmin=0)
+    return {"type": "scatter", **options}
 
 
 def line(
@@ -118,7 +106,7 @@ def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -
     import plotly.graph_objects as go
 
     axis = {"zeroline": False, "ticks": "", "title_font_size": 12, "fixedrange": True}
-    legend = sum(1 for trace in traces if trace.name and trace.showlegend is not False) > 1
+    legend = sum("name" in trace and trace.get("showlegend", True) for trace in traces) > 1
     defaults: dict[str, Any] = {
         "height": height,
         "template": "none",

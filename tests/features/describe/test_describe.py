@@ -13,15 +13,7 @@ import pandas as pd
 import pytest
 
 from features.describe import charts as describe_charts
-from features.describe.figures import (
-    NO_CHANNEL,
-    PROPENSITY_BINS,
-    QUANTILES,
-    Description,
-    describe,
-    pause_edges,
-    rate,
-)
+from features.describe.figures import NO_CHANNEL, PROPENSITY_BINS, QUANTILES, Description, Rate, describe
 from features.describe.page import _notes, render
 from features.engine import Engine, open_engine
 from mtorl.log.dataset import DatasetSpec
@@ -149,10 +141,10 @@ def test_journeys_end_at_the_gap(description: Description, log: pd.DataFrame) ->
         assert place.conversion.hits == rows["conversion"].sum()
     pauses = expected["pause"].dropna()
     assert description.long_pauses == (pauses > 2 * 86_400).sum() == description.journeys - description.users
-    assert sum(count for _, count in description.pauses) == len(pauses)
-    for bin, count in description.pauses:
-        low, high = pause_edges(bin)
-        assert count == ((pauses >= low) & (pauses < high)).sum()
+    assert sum(row.rows for row in description.pauses) == len(pauses)
+    assert sum(row.rows for row in description.pauses if row.ends_journey) == description.long_pauses
+    [hours] = [row.rows for row in description.pauses if row.words == "1 h to 6 h"]
+    assert hours == ((pauses >= 3600) & (pauses < 6 * 3600)).sum() > 0
 
 
 def test_periods_and_propensities(description: Description, log: pd.DataFrame) -> None:
@@ -169,12 +161,14 @@ def test_periods_and_propensities(description: Description, log: pd.DataFrame) -
 
 def test_wilson() -> None:
     # Newcombe (1998), table I: 81 of 263, and 0 of 20.
-    description = rate(81, 263)
-    assert (round(description.low, 4), round(description.high, 4)) == (0.2553, 0.3662)
-    none, all_ = rate(0, 20), rate(20, 20)
-    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
-    assert (round(all_.low, 4), all_.high) == (0.8389, 1.0)
-    assert (rate(0, 0).low, rate(0, 0).high) == (0.0, 1.0)
+    for hits, rows, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (0, 20, 0.0, 0.1611),
+        (20, 20, 0.8389, 1.0),
+        (0, 0, 0.0, 1.0),
+    ):
+        rate = Rate.of(hits, rows)
+        assert (round(rate.low, 4), round(rate.high, 4)) == (low, high)
 
 
 def charts_of(description: Description, folder: Path) -> list[str]:
