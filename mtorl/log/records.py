@@ -66,23 +66,25 @@ Amount = Annotated[float, Field(ge=0)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
+@with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Baseline(TypedDict):
     """What the caller's own logic would have done."""
 
     channel: Name
     expose: bool
-    propensity: Annotated[
-        Probability | None,
-        Field(description="Probability with which that logic does so; 1: it does nothing else. null: it is not known."),
-    ]
+    propensity: Probability | None
+    """Probability with which that logic does so; 1: it does nothing else. null: it is not known."""
 
 
+@with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Explored(TypedDict):
     """What an arm's policy chose by itself, beneath the exploration of its decisions."""
 
-    share: Annotated[Probability, Field(description="Of the arm's decisions that is explored.")]
+    share: Probability
+    """Of the arm's decisions that is explored."""
     scope: ExplorationScope
-    explored: Annotated[bool, Field(description="Whether this one was.")]
+    explored: bool
+    """Whether this one was."""
     channel: Name
     expose: bool
     channel_probs: dict[str, PossibleProbability]
@@ -139,121 +141,96 @@ class History(TypedDict):
     last_time: Annotated[Time | None, Field(description="Likewise, when it was, UTC.")]
 
 
-@with_config(ConfigDict(title="decision", extra="forbid"))
+@with_config(ConfigDict(title="decision", extra="forbid", use_attribute_docstrings=True))
 class DecisionRecord(V1Answer, History):
     """One decision of the router, with everything that an evaluation needs."""
 
     schema_version: Literal[1]
-    unit_hash: Annotated[Hash, Field(description="Pseudonym of the user, for joins that need no name.")]
+    unit_hash: Hash
+    """Pseudonym of the user, for joins that need no name."""
     user_id: Name
     layer: Name
     salt: Name
-    experiment_version: Annotated[
-        Hash, Field(description="Of the experiment as it was in force: its file, without what is only planned.")
-    ]
-    shares: Annotated[dict[str, PossibleProbability], Field(description="Of the experiment's users, by arm.")]
-    assignment_probability: Annotated[
-        Probability,
-        Field(
-            description="Share of the arm; 1: nobody was randomised, or not this user: outside, held out, overridden."
-        ),
-    ]
-    override: Annotated[
-        bool,
-        Field(description="Whether the experiment file named the user's arm: the decision counts for no comparison."),
-    ]
-    stage: Annotated[Stage, Field(description="Of the experiment; off: the kill switch was on.")]
-    model_name: Annotated[
-        str | None,
-        Field(
-            description="Of the model that answered, also if its answer was not taken; null, as version and digest may "
-            "be: none did, or it did not say."
-        ),
-    ]
+    experiment_version: Hash
+    """Of the experiment as it was in force: its file, without what is only planned."""
+    shares: dict[str, PossibleProbability]
+    """Of the experiment's users, by arm."""
+    assignment_probability: Probability
+    """Share of the arm; 1: nobody was randomised, or not this user: outside, held out, overridden."""
+    override: bool
+    """Whether the experiment file named the user's arm: the decision counts for no comparison."""
+    stage: Stage
+    """Of the experiment; off: the kill switch was on."""
+    model_name: str | None
+    """Of the model that answered, whether its answer was taken or not; null, as version and digest: it did not say."""
     model_version: str | None
     model_digest: str | None
-    feature_hash: Annotated[Hash | None, Field(description="Of the window that the model saw; null: none was built.")]
-    features_found: Annotated[bool, Field(description="false: the user has no history.")]
+    feature_hash: Hash | None
+    """Of the window that the model saw; null: none was built."""
+    features_found: bool
+    """false: the user has no history."""
     campaign_id: Name
-    context: Annotated[dict[str, str | float | None], Field(description="As the request gave it.")]
-    request_time: Annotated[Time, Field(description="When the opportunity arose, UTC: as the request said, or came.")]
-    request_hash: Annotated[
-        Hash | None, Field(description="Of what the request said; null: it had no id. The same id has one hash.")
-    ]
-    candidates: Annotated[list[Name], Field(min_length=1, description="Channels that were on offer.")]
-    costs: Annotated[
-        dict[str, Amount],
-        Field(description="Highest possible cost in each channel then, currency units, as far as the request said it."),
-    ]
-    baseline: Annotated[Baseline | None, Field(description="As the request gave it.")]
-    exploration: Annotated[
-        Explored | None,
-        Field(description="null: nothing is explored. What follows is of policy and exploration together."),
-    ]
-    drawn_channel: Annotated[
-        Name | None,
-        Field(description="What was drawn, also where the default action was taken after all; null: no draw."),
-    ]
-    channel_probs: Annotated[
-        dict[str, PossibleProbability],
-        Field(
-            description="Probability of drawing each candidate, in the order of the draw, or of the drawn one alone if "
-            "no other is known; empty: no draw, or none is known."
-        ),
-    ]
-    exposure_probs: Annotated[
-        dict[str, PossibleProbability],
-        Field(description="Probability of wanting to expose each channel, once it is drawn; empty: it is not known."),
-    ]
-    expected_rewards: Annotated[
-        dict[str, float], Field(description="Of an exposure in each channel; without those that are not known.")
-    ]
-    expected_costs: Annotated[dict[str, Amount], Field(description="Likewise, currency units.")]
-    price: Annotated[
-        Amount | None, Field(description="Gain per currency unit that the model asked for; null: it did not say.")
-    ]
-    prices: Annotated[
-        dict[str, Amount], Field(description="The same for each channel; without those that are not known.")
-    ]
-    state_distance: Annotated[
-        Amount | None,
-        Field(
-            description="How far the user's state in the network is from those of its training, of which it is 1 as a "
-            "root mean square; null: the model did not say."
-        ),
-    ]
-    reserved: Annotated[Amount, Field(description="Currency units set aside.")]
-    refused_until: Annotated[
-        Time | None,
-        Field(
-            description="If the budget was exhausted: when the last of the budget periods that may have refused it "
-            "ends, UTC; null: one of them has no end."
-        ),
-    ]
-    withdrawn: Annotated[
-        bool, Field(description="true: nothing was shown, whatever another record of this decision says.")
-    ]
-    latency_seconds: Annotated[Amount, Field(description="From the request to this record.")]
-    event_time: Annotated[Time, Field(description="When the decision was taken, UTC.")]
+    context: dict[str, str | float | None]
+    """As the request gave it."""
+    request_time: Time
+    """When the opportunity arose, UTC: as the request said, or came."""
+    request_hash: Hash | None
+    """Of what the request said; null: it had no id. The same id has one hash."""
+    candidates: Annotated[list[Name], Field(min_length=1)]
+    """Channels that were on offer."""
+    costs: dict[str, Amount]
+    """Highest possible cost in each channel then, currency units, as far as the request said it."""
+    baseline: Baseline | None
+    """As the request gave it."""
+    exploration: Explored | None
+    """null: nothing is explored. What follows is of policy and exploration together."""
+    drawn_channel: Name | None
+    """What was drawn, also where the default action was taken after all; null: no draw."""
+    channel_probs: dict[str, PossibleProbability]
+    """Of drawing each candidate, in the order of the draw, or the drawn one alone; empty: no draw, or none is known."""
+    exposure_probs: dict[str, PossibleProbability]
+    """Probability of wanting to expose each channel, once it is drawn; empty: it is not known."""
+    expected_rewards: dict[str, float]
+    """Of an exposure in each channel; without those that are not known."""
+    expected_costs: dict[str, Amount]
+    """Likewise, currency units."""
+    price: Amount | None
+    """Gain per currency unit that the model asked for; null: it did not say."""
+    prices: dict[str, Amount]
+    """The same for each channel; without those that are not known."""
+    state_distance: Amount | None
+    """Distance of the user's state from those of training, in their root mean square; null: the model did not say."""
+    reserved: Amount
+    """Currency units set aside."""
+    refused_until: Time | None
+    """Of an exhausted budget: end of the last period that may have refused it, UTC; null: one of them has no end."""
+    withdrawn: bool
+    """true: nothing was shown, whatever another record of this decision says."""
+    latency_seconds: Amount
+    """From the request to this record."""
+    event_time: Time
+    """When the decision was taken, UTC."""
 
 
-@with_config(ConfigDict(title="outcome", extra="forbid"))
+@with_config(ConfigDict(title="outcome", extra="forbid", use_attribute_docstrings=True))
 class OutcomeRecord(TypedDict):
     """Something that became known after a decision."""
 
     schema_version: Literal[1]
-    event_id: Annotated[Name, Field(description="The sender's id of this event: the same id counts once.")]
+    event_id: Name
+    """The sender's id of this event: the same id counts once."""
     decision_id: Name
-    kind: Annotated[
-        Name,
-        Field(description="cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."),
-    ]
-    value: Annotated[float, Field(description="Negative at most for revenue and for further outcomes.")]
-    event_time: Annotated[Time, Field(description="When it happened, UTC.")]
-    received_time: Annotated[Time, Field(description="When the router heard of it, UTC.")]
+    kind: Name
+    """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."""
+    value: float
+    """Negative at most for revenue and for further outcomes."""
+    event_time: Time
+    """When it happened, UTC."""
+    received_time: Time
+    """When the router heard of it, UTC."""
 
 
-@with_config(ConfigDict(title="shadow", extra="forbid"))
+@with_config(ConfigDict(title="shadow", extra="forbid", use_attribute_docstrings=True))
 class ShadowRecord(TypedDict):
     """What a challenger would have decided at stage shadow. It was never shown, and nothing was reserved for it.
 
@@ -261,13 +238,19 @@ class ShadowRecord(TypedDict):
     """
 
     schema_version: Literal[1]
-    shadow_id: Annotated[Name, Field(description="Of the decision and the arm.")]
-    decision_id: Annotated[Name, Field(description="Of what the incumbent decided.")]
+    shadow_id: Name
+    """Of the decision and the arm."""
+    decision_id: Name
+    """Of what the incumbent decided."""
     experiment: Name
-    arm: Annotated[Name, Field(description="The challenger.")]
-    fault: Annotated[FallbackReason | None, Field(description="Why it did not decide; null: it did.")]
-    channel: Annotated[Name | None, Field(description="null: it did not decide. The rest is as in a decision.")]
-    expose: Annotated[bool | None, Field(description="Whether it would have exposed, if its budget had allowed it.")]
+    arm: Name
+    """The challenger."""
+    fault: FallbackReason | None
+    """Why it did not decide; null: it did."""
+    channel: Name | None
+    """null: it did not decide. The rest is as in a decision."""
+    expose: bool | None
+    """Whether it would have exposed, if its budget had allowed it."""
     propensity: Probability | None
     exploration: Explored | None
     channel_probs: dict[str, PossibleProbability]
@@ -281,18 +264,22 @@ class ShadowRecord(TypedDict):
     model_name: str | None
     model_version: str | None
     model_digest: str | None
-    event_time: Annotated[Time, Field(description="When it answered, UTC.")]
+    event_time: Time
+    """When it answered, UTC."""
 
 
-@with_config(ConfigDict(title="window", extra="forbid"))
+@with_config(ConfigDict(title="window", extra="forbid", use_attribute_docstrings=True))
 class WindowRecord(TypedDict):
     """The window of a decision, of a sample of the users: it is larger than all the rest of a decision."""
 
     schema_version: Literal[1]
     decision_id: Name
-    unit_hash: Annotated[Hash, Field(description="Of its user, so that a forgotten one's is not uploaded.")]
-    window: Annotated[dict[str, Any], Field(description="As the model was asked with it.")]
-    event_time: Annotated[Time, Field(description="Of the decision, UTC.")]
+    unit_hash: Hash
+    """Of its user, so that a forgotten one's is not uploaded."""
+    window: dict[str, Any]
+    """As the model was asked with it."""
+    event_time: Time
+    """Of the decision, UTC."""
 
 
 _RECORDS: dict[Kind, Any] = {
