@@ -18,9 +18,8 @@ import ibis
 
 from features.engine import Engine, open_engine
 from features.forget.tables import USER
-from features.ingest.adapters import base as values
-from features.ingest.adapters import files
-from features.ingest.adapters.renamed import value_of
+from features.ingest.adapters import files, values
+from features.ingest.adapters.values import value_of
 from features.ingest.ingest import read_log
 from features.ingest.log_folder import RAW, Origin
 from features.ingest.object_store import is_remote
@@ -72,12 +71,12 @@ class _Look:
         self._ids: ibis.Table | None = None  # of the users' touchpoints, where conversions name these
 
     def log(self, path: Path) -> tuple[ibis.Table, str]:
-        adapter, raw = read_log(self._engine, path, self._spec, self._scratch)
-        adapted = adapter.adapt(raw, self._spec)
+        adapter, spec, raw = read_log(self._engine, path, self._spec, self._scratch)
+        adapted = adapter.adapt(raw, spec)
         rows = adapted.filter(values.text(adapted[USER]).isin(self._users))
         if TOUCHPOINT_ID in rows.columns:
             self._ids = rows.select(key=values.text(rows[TOUCHPOINT_ID])).distinct()
-        return rows, adapter.called(self._spec).get(USER, USER)
+        return rows, adapter.called(spec).get(USER, USER)
 
     def conversions(self, path: Path) -> tuple[ibis.Table, str]:
         told = self._spec.conversions
@@ -95,6 +94,4 @@ class _Look:
         return rows.filter(values.text(rows[USER]).isin(self._users)), USER
 
     def _table(self, path: Path, separator: str | None = None) -> ibis.Table:
-        folder = Path(tempfile.mkdtemp(dir=self._scratch))
-        parts = files.parts(path)
-        return files.table(self._engine, parts, files.columns_of(path, parts, separator), folder, separator)
+        return files.read(self._engine, path, Path(tempfile.mkdtemp(dir=self._scratch)), separator)

@@ -11,20 +11,22 @@ into one query, where Pandera would run one query for each. A cell is reported o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import datetime
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
 
 import ibis
 import pandera.ibis as pa
 
 from features.engine import timestamp_micros, unix_micros
-from features.ingest.adapters import base as values
+from features.ingest.adapters import values
 from features.ingest.adapters.base import SAME
 from features.ingest.adapters.files import ROW
 from features.sequences.builder import SAME_TOUCHPOINT, strictly_increasing
 from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
-from mtorl.log.sources import TOUCHPOINT_ID
+from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Source
 from mtorl.log.touchpoints import CREATED
 
 _MOST_COST = 1e15  # of one exposure; more is a mistake, and whole units are added up as 64-bit numbers
@@ -85,14 +87,58 @@ class Stage:
         return [(str(name), list(checks)) for name, checks in groupby(self.schema.checks, lambda check: check.title)]
 
 
-def read(adapted: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Parse an adapter's columns: `ROW`, the canonical columns in their types, and what else the rules need."""
+@dataclass(frozen=True)
+class Cells:
+    """A file as it is (`raw`), as an adapter returns it (`adapted`), and what the file calls the adapter's columns."""
+
+    raw: ibis.Table
+    adapted: ibis.Table
+    called: Mapping[str, str]
+
+    def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
+        """Sum up the rows that break a rule of a stage, which `broken` returns."""
+        kinds = [(name, place, check) for name, checks in stage.rules() for place, check in enumerate(checks, 1)]
+        figures = {}
+        for i, (name, place, _) in enumerate(kinds):
+            figures[f"count{i}"] = (rows[name] == place).sum()
+            figures[f"first{i}"] = rows[ROW].min(where=rows[name] == place)
+        totals = rows.agg(**figures).to_pyarrow().to_pylist()[0]
+        for i, (name, _, check) in enumerate(kinds):
+            if count := totals[f"count{i}"]:
+                row = totals[f"first{i}"]
+                example = "" if check.name == "missing_value" else self._value(name, row)
+                own = self.called.get(name, name)
+                yield Fault(str(check.name), own, count, example, row, check.description or "")
+
+    def in_words(self, stage: Stage, rows: ibis.Table) -> ibis.Table:
+        """`ROW` and the faults of each of these rows in words."""
+        words = []
+        for name, checks in stage.rules():
+            own = self.called.get(name, name)
+            places = ((rows[name] == place, f"{check.name} ({own}); ") for place, check in enumerate(checks, 1))
+            words.append(ibis.cases(*places, else_=""))
+        text = reduce(lambda a, b: a + b, words)
+        return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
+
+    def _value(self, name: str, row: int) -> str:
+        """A value as it stands in the file; one that comes from several columns as the adapter returns it."""
+        own = self.called.get(name, name)
+        table, column = (self.raw, own) if own in self.raw.columns else (self.adapted, name)
+        value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
+        if value is None:
+            return ""
+        return value.isoformat() if isinstance(value, datetime.date) else repr(value)
+
+
+def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) -> ibis.Table:
+    """Parse an adapter's columns: `ROW`, what else the rules need, and the named columns or else all of the log's."""
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
     happened = {*EVENTS, *(c.name for c in spec.outcomes)}  # or not; a further outcome may be an amount, too
     times = ("timestamp", *_times(spec))
-    for name in (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns)):
+    own = (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns))
+    for name in names or own:
         value = adapted[name]
         present = values.has_value(value, name in numbers)
         if name in times:
@@ -121,11 +167,7 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
-    """The contract of a data set: first the rules about cells, then those about a user's rows.
-
-    Args:
-        optional: The columns of `spec.optional_columns` that the log has, at least.
-    """
+    """The contract of a data set: rules about cells, then about a user's rows; the log has these `optional` columns."""
     static = [c.name for c in spec.static]
     users = Suspects(("user_id",), lambda table: _uneven_users(table, static, spec.min_touchpoints))
     out = [Stage(_schema(_cells(spec, optional))), Stage(_schema([_not_repeated()]), SAME_TIME)]
@@ -134,6 +176,14 @@ def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
     if spec.min_touchpoints > 1:
         out.append(Stage(_schema([_enough(spec.min_touchpoints)]), users))
     return tuple(out)
+
+
+def of_conversions(told: Conversions) -> Stage:
+    """The contract of a second file, by the names that `told` has for its columns."""
+    rules = [_time("timestamp", told.columns)]
+    for name in told.outcomes:
+        rules += _flag(name) if name in EVENTS else [_present(name), _number(name)]
+    return Stage(_schema(rules))
 
 
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
@@ -146,9 +196,14 @@ def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
     return table.select(*further, **codes)
 
 
+def is_broken(judged: ibis.Table, stage: Stage) -> ibis.Value:
+    """Whether a row breaks a rule of the stage by which it was judged."""
+    return ibis.or_(*(judged[_CODE + name] > 0 for name, _ in stage.rules()))
+
+
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
     """Rows that break a rule of the stage by which they were judged: `ROW`, and the number of the rule by column."""
-    bad = judged.filter(ibis.or_(*(judged[_CODE + name] > 0 for name, _ in stage.rules())))
+    bad = judged.filter(is_broken(judged, stage))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
 
 
@@ -192,8 +247,8 @@ def _number(column: str) -> pa.Check:
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 
 
-def _time(column: str, spec: DatasetSpec, required: bool = True) -> pa.Check:
-    source = spec.columns.get(column)
+def _time(column: str, sources: Mapping[str, Source], required: bool = True) -> pa.Check:
+    source = sources.get(column)
     if source and source.unit:
         hint = f"; expected {_UNITS[source.unit]} since 1970"
     elif source and source.format:
@@ -228,11 +283,15 @@ def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hi
     return _rule(rule, column, lambda table: holds(table[column]).fill_null(True), hint)
 
 
+def _flag(column: str) -> list[pa.Check]:
+    return [_present(column), _number(column), _value("not_binary", column, lambda value: value.isin([0, 1]))]
+
+
 def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
     channels = f"; known: {', '.join(spec.channels)} (docs/data.md, A new channel)"
     rules = [
         _present("user_id"),
-        _time("timestamp", spec),
+        _time("timestamp", spec.columns),
         _present("campaign_id"),
         _present("channel"),
         _value("unknown_channel", "channel", lambda value: value.isin(spec.channels), channels),
@@ -240,10 +299,11 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
         _number("cost"),
         _value("negative_cost", "cost", lambda value: value >= 0),
         _value("huge_cost", "cost", lambda value: value <= _MOST_COST, f"; at most {_MOST_COST:g} currency units"),
+        *_flag("click"),
+        *_flag("conversion"),
+        _present("revenue"),
+        _number("revenue"),
     ]
-    for name in ("click", "conversion"):
-        rules += [_present(name), _number(name), _value("not_binary", name, lambda value: value.isin([0, 1]))]
-    rules += [_present("revenue"), _number("revenue")]
     rules += [_present("propensity")] if spec.propensity == "logged" else []
     rules.append(_number("propensity"))
     rules.append(_value("propensity_out_of_range", "propensity", lambda value: (value > 0) & (value <= 1)))
@@ -251,7 +311,7 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[pa.Check]:
         rules += [_present(column.name)] if column.missing == "error" else []
         rules += [_number(column.name)] if column.kind == "numeric" else []
     for name in (name for name in _times(spec) if name in optional):
-        rules.append(_time(name, spec, required=name == CREATED))
+        rules.append(_time(name, spec.columns, required=name == CREATED))
         rules += [_not_before(name)] if name != CREATED else []
         rules += [_told_when(outcome) for outcome, time in spec.outcome_times.items() if time == name]
     return rules

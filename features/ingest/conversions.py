@@ -18,11 +18,11 @@ from pathlib import Path
 import ibis
 
 from features.engine import Engine, unix_micros
-from features.ingest.adapters import base as values
-from features.ingest.adapters import files
+from features.ingest import contract
+from features.ingest.adapters import files, values
 from features.ingest.adapters.files import ROW
-from features.ingest.adapters.renamed import value_of
-from features.ingest.contract import Fault
+from features.ingest.adapters.values import value_of
+from features.ingest.contract import SAME, Fault
 from features.ingest.object_store import at_hand
 from mtorl.log.dataset import EVENTS, DatasetSpec, outcome_time
 from mtorl.log.times import DAY_US
@@ -75,25 +75,40 @@ class Later:
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
-        self._engine, self._spec, self._told = engine, spec, spec.conversions
-        with at_hand(self._told.source, scratch / "conversions") as here:
-            parts = files.parts(here)
-            separator = self._told.file.separator
-            names = files.columns_of(here, parts, separator)
-            needed = [s.column for s in self._told.columns.values() if s.column is not None]
-            if missing := [name for name in needed if name not in names]:
+        self._engine, self._told = engine, spec.conversions
+        with at_hand(self._told.source, scratch / "conversions") as here, files.readable(here):
+            folder = scratch / "later"
+            folder.mkdir()
+            raw = self._raw = files.read(engine, here, folder, self._told.file.separator)
+            sources, numbers = self._told.columns, self._told.outcomes
+            names = [name for name in raw.columns if name != ROW]
+            if missing := [s.column for s in sources.values() if s.column is not None and s.column not in names]:
                 raise LogError(
                     f"{here}: not the conversions of the {spec.name!r} log; missing columns: {', '.join(missing)}\n"
                     f"columns in the file: {', '.join(names)}"
                 )
-            folder = scratch / "later"
-            folder.mkdir()
-            with files.readable(here):
-                self._raw = files.table(engine, parts, names, folder, separator)
-                self._rows = self._kept(self._typed())
+            told = {
+                name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
+                for name, source in sources.items()
+            }
+            if "event_id" in told:  # a row without an id is one of its own
+                event = values.text(told["event_id"])
+                same = {"event": event, "row": ibis.ifelse(event.isnull(), raw[ROW], 0)}
+            else:
+                same = {name: raw[name] for name in names}
+            adapted = raw.select(ROW, **told, **{SAME: ibis.struct(same)})
+            stage = contract.of_conversions(self._told)
+            judged = contract.judge(contract.read(adapted, spec, tuple(sources)), stage)
+            judged = judged.mutate(fault=contract.is_broken(judged, stage))
+            turn = ibis.row_number().over(group_by=[judged[SAME], judged["fault"]], order_by=judged[ROW])
+            again = (turn > 0) & ~judged["fault"]
+            key, at = judged[self._told.key], judged["timestamp"]
+            self._rows = self._kept(judged.select(ROW, "fault", *numbers, key=key, at=at, again=again))
+            called = {name: source.column for name, source in sources.items() if source.column is not None}
+            bad = self._kept(contract.broken(judged, stage))
+            self.faults = tuple(contract.Cells(raw, adapted, called).faults(stage, bad))
         self._judged: ibis.Table | None = None
         self.report: ConversionsReport | None = None  # once the rows are attributed
-        self.faults = tuple(self._faults())
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
         """Give each touchpoint its outcomes, and a column with the time of each; LogError if no row belongs to one.
@@ -109,7 +124,7 @@ class Later:
         if limit is not None:
             fresh = unix_micros(rows["at"]) - unix_micros(rows["shown"]) <= round(limit * DAY_US)
         reason = ibis.cases(
-            (rows["fault"] > 0, "faulty"),
+            (rows["fault"], "faulty"),
             (rows["again"], _REPEATED),
             (rows["known"].isnull(), "no_touchpoint"),
             (rows["touch"].isnull(), "before_touchpoint"),
@@ -133,57 +148,6 @@ class Later:
             files.write_marked(self._engine, self._raw, out, "reason", path)
         else:
             path.unlink(missing_ok=True)
-
-    def _typed(self) -> ibis.Table:
-        """`ROW`, key, at, the outcomes, `fault` (number of the first rule that is broken) and `again`."""
-        raw = self._raw
-        told = self._values()
-        fault = ibis.cases(*((~ok, place) for place, (_, _, ok) in enumerate(self._rules(), 1)), else_=0)
-        if "event_id" in told:  # a row without an id is one of its own
-            event = values.text(told["event_id"])
-            same = [event, ibis.ifelse(event.isnull(), raw[ROW], 0)]
-        else:
-            same = [raw[name] for name in raw.columns if name != ROW]
-        turn = ibis.row_number().over(group_by=[*same, fault > 0], order_by=raw[ROW])
-        return raw.select(
-            ROW,
-            key=values.text(told[self._told.key]),
-            at=values.time(told["timestamp"]),
-            fault=fault,
-            again=(turn > 0) & (fault == 0),
-            **{name: _read(name, told[name]) for name in self._told.outcomes},
-        )
-
-    def _values(self) -> dict[str, ibis.Value]:
-        numbers, decimal = self._told.outcomes, self._told.file.decimal
-        return {
-            name: value_of(self._raw, source, decimal if name in numbers else ".")
-            for name, source in self._told.columns.items()
-        }
-
-    def _rules(self) -> list[tuple[str, str, ibis.Value]]:
-        """Rule, column and whether a row keeps it."""
-        told = self._values()
-        rules = [("unparsable_timestamp", "timestamp", values.time(told["timestamp"]).notnull())]
-        for name in self._told.outcomes:
-            number = _read(name, told[name])
-            rules.append(("missing_value", name, values.has_value(told[name], numeric=True)))
-            rules.append(("not_a_number", name, number.notnull()))
-            if name in EVENTS:
-                rules.append(("not_binary", name, number.isin([0, 1])))
-        return rules
-
-    def _faults(self) -> list[Fault]:
-        rows = self._rows
-        found = rows.filter(rows["fault"] > 0).group_by("fault").agg(n=ibis._.count(), row=ibis._[ROW].min())
-        faults = []
-        for one in found.order_by("fault").to_pyarrow().to_pylist():
-            rule, name, _ = self._rules()[one["fault"] - 1]
-            column = self._told.columns[name].column or name
-            example = self._raw.filter(self._raw[ROW] == one["row"]).to_pyarrow().to_pylist()[0].get(column)
-            shown = "" if rule == "missing_value" or example is None else repr(example)
-            faults.append(Fault(rule, column, int(one["n"]), shown, int(one["row"])))
-        return faults
 
     def _counted(self, judged: ibis.Table) -> ConversionsReport:
         counted = judged.group_by("reason").agg(n=judged.count()).to_pyarrow().to_pylist()
@@ -225,8 +189,3 @@ class Later:
             f"{self._told.source}: not one row counts for a touchpoint ({counts}). Are its columns and the units of "
             f"its times right? Its {key} is {examples[0]}, for instance, and the log has {examples[1]}"
         )
-
-
-def _read(name: str, value: ibis.Value) -> ibis.Value:
-    """As the contract reads an outcome of the log."""
-    return values.number(value) if name == "revenue" else values.flag(value)

@@ -19,15 +19,14 @@ import yaml
 
 from features.engine import open_engine
 from features.ingest import contract
-from features.ingest.adapters import base as values
-from features.ingest.adapters import files
+from features.ingest.adapters import files, values
 from features.ingest.draft_text import Profile, Writer
 from features.ingest.findings import leaks
 from features.ingest.ingest import adapter_of, looks_like
 from features.ingest.object_store import SCHEME, at_hand
 from features.ingest.profile import roles
-from features.ingest.profile.dialect import dialect_of, separator_of
-from features.ingest.profile.facts import Facts, facts_of
+from features.ingest.profile.dialect import separator_of
+from features.ingest.profile.facts import Look
 from features.ingest.profile.second_file import look_at
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
@@ -38,32 +37,23 @@ MOST_ROWS = 1_000_000  # that are looked at
 
 @dataclass(frozen=True)
 class Draft:
-    """A description in YAML (`text`), and the `spec` that it gives once its questions are answered with yes.
+    """A description, and the `spec` that it gives once its questions are answered with yes."""
 
-    `checks` and `notes` are its comments CHECK and NOTE; `rows` of the file were looked at.
-    """
-
-    text: str
+    text: str  # YAML
     spec: DatasetSpec
-    checks: tuple[str, ...]
-    notes: tuple[str, ...]
-    rows: int
+    checks: tuple[str, ...]  # its comments CHECK
+    notes: tuple[str, ...]  # its comments NOTE
+    rows: int  # of the file, that were looked at
 
 
 def draft_description(
-    path: str | Path,
-    named: Mapping[str, str] | None = None,
-    conversions: str | Path = "",
-    told: str = "",
+    path: str | Path, named: Mapping[str, str] | None = None, conversions: str | Path = "", told: str = ""
 ) -> Draft:
     """Describe a log: a file or folder, or its address, as `mtorl data validate` reads it.
 
-    A log of a built-in data set, or without a visible user, time or channel, is a LogError.
-
-    Args:
-        named: Columns of the log, and what the file calls them, where a person knows.
-        conversions: A second file with outcomes; empty for none.
-        told: The description's name of that file: a path relative to where it is written, or an address.
+    `named` are columns of the log whose names in the file a person knows. The description calls the second file, with
+    `conversions`, `told`: a path relative to where it is written, or an address. A log of a built-in data set, or
+    without a visible user, time or channel, is a LogError.
     """
     with (
         open_engine("duckdb") as engine,
@@ -72,39 +62,31 @@ def draft_description(
         at_hand(path, Path(scratch) / "copy") as here,
     ):
         parts = files.parts(here)
-        separator = separator_of(parts[0])
-        names = files.columns_of(here, parts, separator)
-        if (known := looks_like(names)) and not named:
+        known = looks_like(files.columns_of(here, parts, separator_of(parts[0])))
+        if known and not named:
             raise LogError(
                 f"{here}: this is a log of data set {known!r}, which needs no description: --dataset {known}"
             )
-        with files.readable(here):
-            table = files.table(engine, parts, names, Path(scratch), separator).limit(MOST_ROWS)
-            names = [name for name in table.columns if name != files.ROW]
-            dialect = dialect_of(table, names, separator)
-            facts, rows = facts_of(table, names, dialect)
-        if not rows:
-            raise LogError(f"{here}: the file has columns but no rows")
-
-        found = roles.roles_of(here, facts, rows, named or {}, lambda column: _mean_inverse(table, column))
+        look = Look.into(engine, here, Path(scratch), MOST_ROWS)
+        table, facts = look.table, look.facts
+        found = roles.roles_of(here, facts, look.rows, named or {}, lambda column: _mean_inverse(table, column))
+        user = found.columns["user_id"]
         rest = [fact for column, fact in facts.items() if column not in found.columns.values()]
-        fixed = _same_for_each_user(table, found.columns["user_id"], [fact.name for fact in rest])
+        fixed = _same_for_each_user(table, user, [fact.name for fact in rest])
         second = None
         if conversions:
-            ids = [fact.name for fact in rest if fact.present == fact.distinct == rows]
+            ids = [fact.name for fact in rest if fact.present == fact.distinct == look.rows]
             with at_hand(conversions, Path(scratch) / "second") as there:
-                second = look_at(engine, there, table, ids, found.columns["user_id"], Path(scratch))
-            rest = [fact for fact in rest if fact.name != second.touchpoint_id]
+                second = look_at(engine, there, table, ids, user, Path(scratch))
         elif not any(fact.outcome and roles.known_afterwards(fact) for fact in rest):
             roles.choose_outcome(facts, found, fixed)
-            rest = [fact for fact in rest if fact.name not in found.columns.values()]
 
         channels = _counts_of(table, found.columns["channel"])
-        profile = Profile(facts, rows, dialect, channels, second, told or str(conversions), fixed)
-        draft = _written(file_stem(path), profile, found, rest, {})
+        profile = Profile(file_stem(path), look, found, channels, second, told or str(conversions), fixed)
+        draft = _written(profile, {})
         read = contract.read(adapter_of(draft.spec).adapt(table, draft.spec), draft.spec)
         outcomes = {leak.column: leak.outcome for leak in leaks(read, draft.spec)}
-        return _written(file_stem(path), profile, found, rest, outcomes) if outcomes else draft
+        return _written(profile, outcomes) if outcomes else draft
 
 
 def file_stem(path: str | Path) -> str:
@@ -113,14 +95,12 @@ def file_stem(path: str | Path) -> str:
     return name.rpartition(".")[2] if str(path).startswith(SCHEME) else name.split(".")[0]
 
 
-def _written(
-    name: str, profile: Profile, found: roles.Roles, rest: Sequence[Facts], outcomes: Mapping[str, str]
-) -> Draft:
+def _written(profile: Profile, outcomes: Mapping[str, str]) -> Draft:
     """The draft, in which columns that determine an outcome (`outcomes`, by column) are no context."""
-    writer = Writer(name, profile, found)
-    text = writer.text(rest, outcomes)
+    writer = Writer(profile)
+    text = writer.text(outcomes)
     spec = DatasetSpec.from_dict(yaml.safe_load(text))
-    return Draft(text, spec, tuple(writer.checks), tuple(writer.notes), profile.rows)
+    return Draft(text, spec, tuple(writer.checks), tuple(writer.notes), profile.look.rows)
 
 
 def _mean_inverse(table: ibis.Table, column: str) -> float:

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from features.ingest.profile.dialect import Dialect
-from features.ingest.profile.facts import FEW, Facts, source_of_amount, source_of_time, words
+from features.ingest.profile.facts import FEW, Facts, Look, source_of_amount, source_of_time, words
 from features.ingest.profile.roles import MOST_CHANNELS, WORDS, Roles, known_afterwards
 from features.ingest.profile.second_file import Found
 from mtorl.log.dataset import OUTCOMES, free_name
@@ -25,56 +24,44 @@ _MOST_CATEGORIES = 1000  # beyond it a column of text says little to a model
 
 @dataclass(frozen=True)
 class Profile:
-    """Findings about a file.
+    """Findings about a file."""
 
-    `rows` were looked at, `channels` are counted, `fixed` columns have one value for each user, and the description
-    calls the second file `told`.
-    """
-
-    facts: Mapping[str, Facts]
-    rows: int
-    dialect: Dialect
-    channels: Mapping[str, int]
+    name: str
+    look: Look
+    roles: Roles
+    channels: Mapping[str, int]  # rows
     second: Found | None
-    told: str
-    fixed: set[str]
+    told: str  # the description's name of the second file
+    fixed: set[str]  # columns with one value for each user
 
 
 class Writer:
     """Writes a description, its questions (`checks`) and its notes."""
 
-    def __init__(self, name: str, profile: Profile, roles: Roles) -> None:
+    def __init__(self, profile: Profile) -> None:
         self.checks: list[str] = []
         self.notes: list[str] = []
-        self._name, self._profile, self._questions, self._roles = name, profile, roles.questions, roles.columns
-        self._facts, self._rows, self._second = profile.facts, profile.rows, profile.second
+        self._profile, self._second = profile, profile.second
+        self._questions, self._roles = profile.roles.questions, profile.roles.columns
+        self._facts, self._rows = profile.look.facts, profile.look.rows
         self._later = profile.second.outcomes if profile.second else ()
         self._lines: list[str] = []
 
-    def text(self, rest: Sequence[Facts], leaks: Mapping[str, str]) -> str:
-        """The description of a log.
-
-        Args:
-            rest: Further columns.
-            leaks: Those of them that determine an outcome, and which.
-        """
-        outcomes = [fact for fact in rest if known_afterwards(fact) or fact.name in leaks]
-        others = [fact for fact in rest if fact not in outcomes]
-        left_out = {fact.name: self._reason(fact) for fact in others if self._reason(fact)}
-        for fact in outcomes:
-            if not fact.outcome:
-                what = "a time" if fact.time else "no number"
-                left_out[fact.name] = f"seems to be known only afterwards, and is {what}"
-        others = [fact for fact in others if fact.name not in left_out]
-        outcomes = [fact for fact in outcomes if fact.outcome]
+    def text(self, leaks: Mapping[str, str]) -> str:
+        """The description of a log; `leaks` are columns that determine an outcome, and which."""
+        taken = {*self._roles.values(), self._second.touchpoint_id if self._second else ""}
+        rest = [fact for fact in self._facts.values() if fact.name not in taken]
+        afterwards = [fact for fact in rest if known_afterwards(fact) or fact.name in leaks]
+        outcomes = [fact for fact in afterwards if fact.outcome]
+        left_out = {fact.name: self._reason(fact, fact in afterwards) for fact in rest}
+        others = [fact for fact in rest if fact not in afterwards and not left_out[fact.name]]
         static = [fact for fact in others if fact.name in self._profile.fixed]
         context = [fact for fact in others if fact not in static]
         names = self._names([*context, *static, *outcomes])
 
-        self._line(f"name: {_flow(self._name)}")
-        if self._profile.dialect.file:
-            check = f"file: {self._profile.dialect.question}" if self._profile.dialect.question else ""
-            self._line(f"file: {_flow(self._profile.dialect.file)}", check=check)
+        self._line(f"name: {_flow(self._profile.name)}")
+        if (dialect := self._profile.look.dialect).file:
+            self._line(f"file: {_flow(dialect.file)}", check=f"file: {dialect.question}" * bool(dialect.question))
         self._channels()
         self._propensity()
         self._columns(names)
@@ -84,7 +71,7 @@ class Writer:
         self._list("static", static, names)
         told = "".join(f"; {column!r} determines {outcome}" for column, outcome in leaks.items())
         self._list("outcomes", outcomes, names, _OUTCOMES + told)
-        for reason in dict.fromkeys(left_out.values()):
+        for reason in dict.fromkeys(filter(None, left_out.values())):
             told = ", ".join(name for name, why in left_out.items() if why == reason)
             self._lines += textwrap.wrap(f"# left out: {told}: {reason}", 118, subsequent_indent="#   ")
         segments = (fact for fact in static if fact.kind == "categorical" and fact.distinct <= 50)
@@ -136,11 +123,11 @@ class Writer:
         self._line(f"channels: {_flow(channels)}", note=note, check=check)
 
     def _propensity(self) -> None:
+        check = self._questions.get("propensity", "")
         if "propensity" in self._roles:
             told = "the column looks like the probability with which the channel was chosen"
-            self._line("propensity: logged", told, check=self._questions.get("propensity", ""))
+            self._line("propensity: logged", told, check=check)
         else:
-            check = self._questions.get("propensity", "")
             self._line("propensity: channel-frequency", note=_PROPENSITY, check=check)
 
     def _columns(self, names: Mapping[str, str]) -> None:
@@ -151,15 +138,9 @@ class Writer:
                 continue
             if role in self._roles:
                 self._column(role, self._facts[self._roles[role]], check)
-            elif role == "cost":
-                note = "cost: none seen, so an exposure costs one unit: budgets count exposures"
-                self._line("  cost: {value: 1}", note=note * (not check), check=check)
-            elif role in ("click", "conversion", "revenue"):
-                note = "" if check else f"{role}: no column of the file seems to be it"
-                self._line(f"  {role}: {{value: 0}}", note=note, check=check)
-            elif role == "campaign_id":
-                note = "campaign_id: none seen, so there is one budget for all"
-                self._line("  campaign_id: {value: all}", note=note * (not check), check=check)
+            elif role in _ABSENT:
+                value, note = _ABSENT[role]
+                self._line(f"  {role}: {{value: {value}}}", note=f"{role}: {note}" * (not check), check=check)
         if self._second and self._second.touchpoint_id:
             self._line(f"  touchpoint_id: {_flow(self._second.touchpoint_id)}", "the conversions name it")
         for raw, name in names.items():
@@ -202,9 +183,8 @@ class Writer:
             self._line(f"    {name}: {_flow(source)}")
         if "user_id" in self._second.columns:
             self._line("  attribution_days: 30", "a touchpoint longer before a row gets no part of it")
-        self._line(
-            f"timed: {_flow(list(self._later))}", "the model sees one of the touchpoint before, once it is known"
-        )
+        told = "the model sees one of the touchpoint before, once it is known"
+        self._line(f"timed: {_flow(list(self._later))}", told)
 
     def _list(self, field: str, facts: Sequence[Facts], names: Mapping[str, str], note: str = "") -> None:
         if not facts:
@@ -229,8 +209,11 @@ class Writer:
             )
             self._comment("CHECK", check, "")
 
-    def _reason(self, fact: Facts) -> str:
+    def _reason(self, fact: Facts, afterwards: bool) -> str:
         """Why a column is left out; empty if it is not."""
+        if afterwards:
+            what = "a time" if fact.time else "no number"
+            return "" if fact.outcome else f"seems to be known only afterwards, and is {what}"
         if not fact.present or fact.distinct < 2:
             return "the same in every row"
         if fact.time:
@@ -245,15 +228,13 @@ class Writer:
 
     def _gain(self, further: Mapping[str, Facts]) -> None:
         """The first outcome that there is some of; a description may weigh several."""
-        some = [role for role in OUTCOMES[:3] if role in self._later or self._high(role) > 0]
+        seen = {role for role, column in self._roles.items() if self._facts[column].high > 0}
+        some = [role for role in OUTCOMES[:3] if role in self._later or role in seen]
         some += [name for name, fact in further.items() if fact.high > 0]
         gain, *more = some or ["click"]
         amount = "revenue" if "revenue" in more else more[-1] if more else ""
         others = f"; {', '.join(more)} can be, or a weighted sum: {{{gain}: 0.1, {amount}: 1}}" if more else ""
         self._line(f"reward: {{gain: {gain}}}", note=f"reward: the gain is {gain}{others}")
-
-    def _high(self, role: str) -> float:
-        return self._facts[self._roles[role]].high if role in self._roles else 0.0
 
     def _line(self, text: str, comment: str = "", note: str = "", check: str = "") -> None:
         indent = " " * (len(text) - len(text.lstrip()))
@@ -269,6 +250,12 @@ class Writer:
         self._lines += textwrap.wrap(f"{kind} {words}", 110, initial_indent=first, subsequent_indent=others)
 
 
+_NONE = "no column of the file seems to be it"
+_ABSENT: Mapping[str, tuple[Any, str]] = {
+    "campaign_id": ("all", "none seen, so there is one budget for all"),
+    "cost": (1, "none seen, so an exposure costs one unit: budgets count exposures"),
+    **dict.fromkeys(("click", "conversion", "revenue"), (0, _NONE)),
+}
 _PROPENSITY = (
     "propensity: how was the channel chosen? channel-frequency: by chance, at fixed shares. markov: by the one "
     "before. Values of policies are wrong where neither is so; log the probability to have them right"

@@ -37,7 +37,7 @@ class Leak:
 
 def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
     """Check the columns of rows that broke no rule, with `ROW`; returns warnings."""
-    texts = [column.name for column in _inputs(spec) if column.kind == "categorical"]
+    texts = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
     decimals = {f"decimal{i}": good[name].re_search(_DECIMAL).sum() for i, name in enumerate(texts)}
     present = {f"present{i}": good[name].notnull().sum() for i, name in enumerate(texts)}
     totals = good.agg(cost=good["cost"].sum(), **decimals, **present).to_pyarrow().to_pylist()[0]
@@ -68,7 +68,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
 
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
     """The context and static columns that determine an outcome, or nearly."""
-    inputs = _inputs(spec)
+    inputs = (*spec.context, *spec.static)
     outcomes = [name for name in spec.outcome_kinds if name != "cost"]  # what is paid may be known beforehand
     if not inputs:
         return []
@@ -121,15 +121,12 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
     if (auc := max(*aucs, _auc(_rates(values, y), y), 0)) > _SURE:
         yield f"its value alone has an AUC of {auc:.3f}"
     if y.sum() * every[0] < (~y).sum() * every[1]:  # of a frequent outcome a value may say this by chance
-        yield from (f"it is {mark} only where that happened" for mark in _only_with(marks, y, every))
-
-
-def _only_with(values: np.ndarray, y: np.ndarray, every: tuple[int, int]) -> Iterator[str]:
-    """Values whose rows nearly all have the outcome, also if the sample has missed one that has not."""
-    names, codes = np.unique(values, return_inverse=True)
-    some = np.bincount(codes, weights=y)
-    with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
-    yield from names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]
+        names, codes = np.unique(marks, return_inverse=True)
+        some = np.bincount(codes, weights=y)
+        # Nearly all rows of the value have the outcome, also if the sample has missed one that has not.
+        with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
+        for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
+            yield f"it is {mark} only where that happened"
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -149,10 +146,6 @@ def _auc(score: np.ndarray, y: np.ndarray) -> float:
     ranks = pd.Series(score).rank().to_numpy()
     some = int(y.sum())
     return float((ranks[y].sum() - some * (some + 1) / 2) / (some * (len(y) - some)))
-
-
-def _inputs(spec: DatasetSpec) -> tuple[Column, ...]:
-    return (*spec.context, *spec.static)
 
 
 def _called(name: str, spec: DatasetSpec) -> str:

@@ -20,12 +20,7 @@ from mtorl.runtime.files import replacing
 
 
 def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Path:
-    """The log of a volume, which is written if it is missing.
-
-    Args:
-        raw: The log to begin with; its path is empty if the volume has one, or one is to be simulated.
-        simulate: Whether to simulate a missing log. Its last day is yesterday.
-    """
+    """The log of a volume. A missing one is written from `raw`, or simulated until yesterday."""
     path = volume / LOG_FILE
     spec = DatasetSpec.load(raw.dataset)
     if simulate and not spec.simulated:
@@ -43,16 +38,12 @@ def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Pa
         if raw.path:
             ingest(raw, Path(folder), quarantine)
         else:
-            _simulate(log, raw)
+            from mtorl.simulator.raw_log import write_raw_log
+            from mtorl.simulator.simulator import SimulatorConfig
+
+            market = SimulatorConfig(users=raw.users or SimulatorConfig.users, seed=raw.seed)
+            first_day = datetime.now(UTC).date() - timedelta(days=market.days)
+            write_raw_log(log, replace(market, start=first_day.isoformat()))
         with replacing(path) as unfinished:
             log.rename(unfinished)
     return path
-
-
-def _simulate(path: Path, raw: RawLog) -> None:
-    from mtorl.simulator.raw_log import write_raw_log
-    from mtorl.simulator.simulator import SimulatorConfig
-
-    market = SimulatorConfig(users=raw.users or SimulatorConfig.users, seed=raw.seed)
-    first_day = datetime.now(UTC).date() - timedelta(days=market.days)
-    write_raw_log(path, replace(market, start=first_day.isoformat()))

@@ -10,12 +10,10 @@ all. DuckDB does the work, so memory stays bounded.
 
 from __future__ import annotations
 
-import datetime
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 import ibis
@@ -27,12 +25,12 @@ from features.ingest.adapters.base import Adapter
 from features.ingest.adapters.criteo import CriteoAttribution
 from features.ingest.adapters.files import ROW, MissingColumns, columns, readable, write_marked
 from features.ingest.adapters.kuairand import KuaiRand
-from features.ingest.adapters.renamed import RenamedLog, repeated_hour
 from features.ingest.adapters.samples import CriteoSequence, KuaiRandSequence
-from features.ingest.contract import Fault
+from features.ingest.adapters.values import repeated_hour
+from features.ingest.contract import Cells, Fault
 from features.ingest.conversions import FILE, ConversionsReport, Later
 from features.ingest.object_store import at_hand
-from mtorl.log.dataset import DatasetSpec, SpecError, built_in
+from mtorl.log.dataset import OWN, SIMULATOR, DatasetSpec, SpecError, built_in
 from mtorl.log.touchpoints import LogError, fingerprint
 from mtorl.runtime import progress
 from mtorl.runtime.files import naming_full_disk
@@ -44,8 +42,8 @@ _STEPS = 7  # that progress counts: read, at most four stages of the contract, w
 
 CANONICAL = Adapter()
 ADAPTERS: Mapping[str, Adapter] = {
-    "touchpoints": RenamedLog(),
-    "simulator": Adapter(),
+    OWN: CANONICAL,
+    SIMULATOR: CANONICAL,
     "criteo-attribution": CriteoAttribution(),
     "criteo-sequence": CriteoSequence(),
     "kuairand": KuaiRand(),
@@ -83,13 +81,11 @@ class IngestReport:
 def ingest_log(
     path: str | Path, spec: DatasetSpec, out_parquet: str | Path, quarantine_csv: str | Path, bad_rows: str = "fail"
 ) -> IngestReport:
-    """Validate a log and write its canonical form.
+    """Validate a log, a file or folder or its address, and write its canonical form.
 
-    Args:
-        path: A file or folder of the layout that the data set's adapter knows, or its address.
-        out_parquet: Canonical log; `conversions.FILE` beside it gets rows of a second file that no touchpoint has.
-        quarantine_csv: Written if there are bad rows; otherwise removed.
-        bad_rows: "fail" raises BadRowsError, with all faults in its message; "quarantine" goes on without bad rows.
+    Bad rows are written to `quarantine_csv`; without any, it is removed. `bad_rows` is "fail", which raises
+    BadRowsError with all faults in its message, or "quarantine", which goes on without them. Rows of a second file that
+    no touchpoint has go to `conversions.FILE` beside the log.
     """
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
@@ -161,11 +157,7 @@ class _RawTable:
         self.bad = 0  # rows
         self.faults: tuple[Fault, ...] = ()
         self._spec = spec
-        self._raw = raw
-        self._adapted = adapter.adapt(raw, spec)
-        # What the file calls the columns.
-        called = adapter.called(spec)
-        self._names = {name: called.get(name, name) for name in self._adapted.columns}
+        self._cells = Cells(raw, adapter.adapt(raw, spec), adapter.called(spec))
         self._good: ibis.Table | None = None
         self._warnings: tuple[str, ...] = tuple(_repeated_hours(raw, spec))
         self._broken: list[tuple[contract.Stage, ibis.Table]] = []
@@ -173,9 +165,10 @@ class _RawTable:
 
     def validate(self, scratch: Path) -> None:
         """Tell good rows from bad ones; `scratch` is a folder that lives as long as the engine."""
-        stages = contract.stages(self._spec, self._adapted.columns)
-        judged = contract.judge(contract.read(self._adapted, self._spec), stages[0])
-        if all(self._raw[name].type().is_string() for name in self._raw.columns if name != ROW):
+        raw, adapted = self._cells.raw, self._cells.adapted
+        stages = contract.stages(self._spec, adapted.columns)
+        judged = contract.judge(contract.read(adapted, self._spec), stages[0])
+        if all(raw[name].type().is_string() for name in raw.columns if name != ROW):
             # Parsing text costs more than storing what it says; typed files are faster to read again.
             self.engine.connection.to_parquet(judged, str(scratch / "judged.parquet"), compression="snappy")
             good = self.engine.read(scratch / "judged.parquet")
@@ -212,8 +205,8 @@ class _RawTable:
         if not self.bad:
             path.unlink(missing_ok=True)
             return
-        faults = ibis.union(*(self._faults_in_words(stage, rows) for stage, rows in self._broken))
-        write_marked(self.engine, self._raw, faults, "fault", path)
+        faults = ibis.union(*(self._cells.in_words(stage, rows) for stage, rows in self._broken))
+        write_marked(self.engine, self._cells.raw, faults, "fault", path)
 
     def _judge_stage(self, good: ibis.Table, stage: contract.Stage) -> ibis.Table | None:
         """The rows that break a rule of a stage; None if there are none."""
@@ -230,82 +223,48 @@ class _RawTable:
             return None
         self.bad += count
         self._broken.append((stage, rows))
-        self.faults += tuple(self._faults(stage, rows))
+        self.faults += tuple(self._cells.faults(stage, rows))
         return rows
 
     def _materialised(self, rows: ibis.Table) -> tuple[ibis.Table, int]:
         table = self.engine.connection.create_table(ibis.util.gen_name("rows"), rows, temp=True)
         return table, int(table.count().execute())
 
-    def _faults(self, stage: contract.Stage, rows: ibis.Table) -> Iterator[Fault]:
-        kinds = [(name, place, check) for name, checks in stage.rules() for place, check in enumerate(checks, 1)]
-        figures = {}
-        for i, (name, place, _) in enumerate(kinds):
-            figures[f"count{i}"] = (rows[name] == place).sum()
-            figures[f"first{i}"] = rows[ROW].min(where=rows[name] == place)
-        totals = rows.agg(**figures).to_pyarrow().to_pylist()[0]
-        for i, (name, _, check) in enumerate(kinds):
-            if count := totals[f"count{i}"]:
-                row = totals[f"first{i}"]
-                example = "" if check.name == "missing_value" else self._value(name, row)
-                yield Fault(str(check.name), self._names[name], count, example, row, check.description or "")
 
-    def _value(self, name: str, row: int) -> str:
-        """A value as it stands in the file; one that comes from several columns as the adapter returns it."""
-        own = self._names[name]
-        table, column = (self._raw, own) if own in self._raw.columns else (self._adapted, name)
-        value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
-        if value is None:
-            return ""
-        return value.isoformat() if isinstance(value, datetime.date) else repr(value)
-
-    def _faults_in_words(self, stage: contract.Stage, rows: ibis.Table) -> ibis.Table:
-        """`ROW` and the faults of each row in words."""
-        words = []
-        for name, checks in stage.rules():
-            own = self._names[name]
-            places = ((rows[name] == place, f"{check.name} ({own}); ") for place, check in enumerate(checks, 1))
-            words.append(ibis.cases(*places, else_=""))
-        text = reduce(lambda a, b: a + b, words)
-        return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
-
-
-def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, ibis.Table]:
+def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, DatasetSpec, ibis.Table]:
     """Read a file with the adapter of its data set; an error names the data set that another layout looks like.
 
     A Parquet file of the canonical layout is read as such: `mtorl bootstrap` leaves a public log so on the volume, and
-    it is read again with the description of the raw one.
+    it is read again with the description of the raw one. The description that is returned is that of the file.
     """
     adapter = adapter_of(spec)
     try:
-        if _is_canonical(path, spec):
-            adapter = CANONICAL
-        return adapter, adapter.read(engine, path, spec, scratch)
+        if _is_canonical(path, spec, adapter):
+            adapter, spec = CANONICAL, spec.of_canonical_log()
+        return adapter, spec, adapter.read(engine, path, spec, scratch)
     except MissingColumns as error:
         if known := looks_like(error.names):
             raise LogError(f"{error}\nthe file looks like data set {known!r}") from None
         raise
 
 
-def looks_like(names: Sequence[str]) -> str:
+def looks_like(names: Collection[str]) -> str:
     """The built-in data set whose files have columns of these names; empty if there is none."""
-    for spec in map(DatasetSpec.load, built_in()):
-        if set(adapter_of(spec).required(spec)) <= set(names):
-            return spec.name
-    return ""
+    specs = map(DatasetSpec.load, built_in())
+    return next((spec.name for spec in specs if {*adapter_of(spec).required(spec)} <= {*names}), "")
 
 
-def _is_canonical(path: Path, spec: DatasetSpec) -> bool:
+def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
     try:
         file = parquet_files(path)[0]
     except FileNotFoundError:
         return False
     if not (file.name.endswith(".parquet") and file.is_file()):
         return False
-    there = set(columns(file))
+    there = {*columns(file)}
     # Of a file that has the description's own names as well, the description is believed.
-    raw = bool(spec.columns or spec.conversions) and set(adapter_of(spec).required(spec)) <= there
-    return not raw and set(CANONICAL.required(spec)) <= there
+    raw = (spec.columns or spec.conversions) and {*adapter.required(spec)} <= there
+    return not raw and {*CANONICAL.required(spec.of_canonical_log())} <= there
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:
@@ -314,7 +273,7 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
         raise SpecError(f"adapter: {spec.adapter!r} is not one of {', '.join(ADAPTERS)}")
     adapter = ADAPTERS[spec.adapter]
     for field in ("columns", "conversions"):
-        if getattr(spec, field) and not isinstance(adapter, RenamedLog):
+        if getattr(spec, field) and spec.adapter != OWN:
             raise SpecError(f"{field}: adapter {spec.adapter!r} knows its files; leave one of the two out")
     for kind, listed in (("context", spec.context), ("static", spec.static)):
         for column in listed:
@@ -349,10 +308,9 @@ def _validated(path: str | Path, spec: DatasetSpec) -> Iterator[_RawTable]:
         at_hand(path, Path(scratch) / "copy") as here,
     ):
         progress.report(0, _STEPS, "reading")
-        adapter, raw = read_log(engine, here, spec, Path(scratch))
+        adapter, spec, raw = read_log(engine, here, spec, Path(scratch))
         with readable(here):
-            second = spec.conversions and adapter is not CANONICAL
-            later = Later(engine, spec, Path(scratch)) if second else None
+            later = Later(engine, spec, Path(scratch)) if spec.conversions else None
             log = _RawTable(engine, adapter, raw, spec, later)
             if not log.total:
                 raise LogError(f"{here}: the file has columns but no rows")

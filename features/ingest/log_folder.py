@@ -64,19 +64,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class RawLog:
-    """A raw log.
+    """A raw log."""
 
-    Attributes:
-        path: The file or folder, or its address in an object store; empty runs the simulator.
-        dataset: Name of a built-in data set, or the path of a YAML.
-        bad_rows: "fail" stops at a log with faulty rows, "quarantine" goes on without them.
-        users: Users to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all).
-    """
-
-    path: str = ""
-    dataset: str = SIMULATOR
-    bad_rows: str = "fail"
-    users: int = 0
+    path: str = ""  # file or folder, or its address in an object store; empty runs the simulator
+    dataset: str = SIMULATOR  # name of a built-in data set, or the path of a YAML
+    bad_rows: str = "fail"  # stops at a log with faulty rows; "quarantine" goes on without them
+    users: int = 0  # to simulate (0 for 6,000); of a real log, the most to keep (0 keeps all)
     seed: int = 7
 
     @classmethod
@@ -193,11 +186,7 @@ class Built:
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
-        """The folder that a pipeline's source names; None for another kind of source.
-
-        Args:
-            known: Whether it was such a folder before, in the same run; then a `LogError` if it is not any more.
-        """
+        """The folder that a pipeline's source names; None for another kind, LogError if it was `known` to be one."""
         folder = Path(source)
         if known and not (folder / WINDOWS / MANIFEST).is_file():
             raise cls(folder)._replaced()
@@ -224,9 +213,7 @@ class Built:
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> str:
         """Take the log, as `ingest` and `add_decisions` would write it; sum it up in words.
 
-        Args:
-            decisions: Snapshot of the decisions that the log should have; "" for none.
-            most_touchpoints: The training's limit; 0 for none.
+        `decisions` is the snapshot that the log should have ("": none), `most_touchpoints` the training's limit or 0.
         """
         if not all((self.folder / name).exists() for name in (LOG_FILE, INGEST_FILE)):
             raise LogError(

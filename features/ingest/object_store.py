@@ -33,7 +33,9 @@ def is_remote(path: str | Path) -> bool:
 def marks(address: str) -> list[tuple[str, str]]:
     """Each file under an address, and a text that changes with it, without reading files; tables of Spark are read."""
     if address.startswith(SCHEME):
-        return [("", _table_mark(address))]
+        with _table(address) as table:
+            rows, hashes = table.selectExpr("count(*)", "sum(CAST(xxhash64(*) AS DECIMAL(38)))").first()
+        return [("", f"{rows}:{hashes}")]
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
@@ -113,13 +115,6 @@ def _table_copy(address: str, folder: Path) -> Path:
     return folder
 
 
-def _table_mark(address: str) -> str:
-    """A text that changes with the content of a table, which is read for it."""
-    with _table(address) as table:
-        rows, hashes = table.selectExpr("count(*)", "sum(CAST(xxhash64(*) AS DECIMAL(38)))").first()
-    return f"{rows}:{hashes}"
-
-
 @contextmanager
 def _table(address: str) -> Iterator[Any]:
     if os.environ.get("ENGINE") != "spark" and not _spark_is_open():
@@ -134,9 +129,9 @@ def _table(address: str) -> Iterator[Any]:
         try:
             yield SparkSession.active().table(address.removeprefix(SCHEME))
         except AnalysisException as error:
-            raise LogError(f"{address}: no such table, or no such catalog: {_first_line(error)}") from None
+            raise LogError(f"{address}: no such table, or no such catalog: {str(error).splitlines()[0]}") from None
         except PySparkException as error:
-            raise LogError(f"{address}: can't be read: {_first_line(error)}") from None
+            raise LogError(f"{address}: can't be read: {str(error).splitlines()[0]}") from None
 
 
 def _spark_is_open() -> bool:
@@ -146,7 +141,3 @@ def _spark_is_open() -> bool:
     from pyspark.sql import SparkSession
 
     return SparkSession.getActiveSession() is not None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

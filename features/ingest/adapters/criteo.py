@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import ibis
 
-from features.ingest.adapters.base import SAME, Adapter, attributes, lay_out, null_where, number, text, time_of_micros
+from features.ingest.adapters.base import CHANNEL, OUTCOME, SAME, Adapter, attributes, lay_out
 from features.ingest.adapters.samples import START
+from features.ingest.adapters.values import null_where, number, text, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 
 _OUTCOMES = ("conversion", "conversion_timestamp", "conversion_id", "attribution", "click", "click_pos", "click_nb")
@@ -26,8 +27,8 @@ class CriteoAttribution(Adapter):
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
     source: ClassVar[Mapping[str, str]] = {"user_id": "uid", "campaign_id": "campaign", "channel": "cat8"}
     never_context: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys((*_OUTCOMES, "cpo"), "an outcome, known only after the exposure"),
-        "cat8": "the channel itself",
+        **dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME),
+        "cat8": CHANNEL,
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
@@ -43,7 +44,6 @@ class CriteoAttribution(Adapter):
             "campaign_id": text(raw["campaign"]),
             "channel": "Type_" + text(raw["cat8"]),
             "revenue": ibis.literal(0.0),
-            "propensity": ibis.null("float64"),
             **{name: null_where(raw[name], -1) for name in _MISSING if name in raw.columns},
             SAME: reduce(lambda a, b: a + "|" + b, (text(raw[c]).fill_null("") for c in ("cost", *self.CATEGORIES))),
         }

@@ -41,7 +41,15 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 
 def parts(path: Path) -> list[Path]:
     """The file itself, or the files of a folder and of folders in it, in the order of their names."""
-    files = _in_folder(path) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(_KINDS)]
+        files = sorted(file for file in found if not is_unfinished(file.relative_to(path)))
+        kinds = {next(kind for kind in _KINDS if file.name.endswith(kind)) for file in files}
+        if not files:
+            raise LogError(f"{path}: no {', '.join(_KINDS[:-1])} or {_KINDS[-1]} files in this folder")
+        if len(kinds) > 1:
+            raise LogError(f"{path}: holds {' and '.join(sorted(kinds))} files; a log's folder has one kind")
     for part in files:
         if not part.is_file():
             raise LogError(f"{part}: no such file")
@@ -86,17 +94,6 @@ def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) 
     return names
 
 
-def _in_folder(path: Path) -> list[Path]:
-    found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(_KINDS)]
-    whole = [file for file in found if not is_unfinished(file.relative_to(path))]
-    kinds = {next(kind for kind in _KINDS if file.name.endswith(kind)) for file in whole}
-    if not whole:
-        raise LogError(f"{path}: no {', '.join(_KINDS[:-1])} or {_KINDS[-1]} files in this folder")
-    if len(kinds) > 1:
-        raise LogError(f"{path}: holds {' and '.join(sorted(kinds))} files; a log's folder has one kind")
-    return sorted(whole)
-
-
 class MissingColumns(LogError):
     """The file lacks columns that its data set needs; `names` are those that it has."""
 
@@ -131,14 +128,18 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
     raise MissingColumns("\n".join(lines), names)
 
 
+def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None) -> ibis.Table:
+    """The file, or the files of a folder, as one table (see `table`)."""
+    files = parts(path)
+    return table(engine, files, columns_of(path, files, separator), scratch, separator)
+
+
 def table(
     engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path, separator: str | None = None
 ) -> ibis.Table:
     """Files with the same columns as one table in the order of `paths`, with `ROW` counting through them.
 
-    Args:
-        names: As `columns` returns them; a repeated name gets a suffix.
-        scratch: Where CSV and JSON become Parquet.
+    Of the `names`, which `columns` returns, a repeated one gets a suffix. CSV and JSON become Parquet in `scratch`.
     """
     if not paths[0].name.endswith(".parquet"):
         paths = [_as_parquet(engine, paths, names, scratch, separator)]
@@ -176,7 +177,8 @@ def readable(path: Path) -> Iterator[None]:
     except _UNREADABLE as error:
         if isinstance(error, duckdb.OutOfMemoryException) or is_disk_full(error):
             raise  # not the file's fault
-        kind = "Parquet" if path.name.endswith(".parquet") else _text_kind(path)
+        kind = "Parquet" if path.name.endswith(".parquet") else "JSON" if path.name.endswith(_JSON) else "CSV"
+        kind = "TSV" if separator_of(path) == "\t" else kind
         raise LogError(f"{path}: not a readable {kind} file: {_first_words(error)}") from error
 
 
@@ -188,7 +190,11 @@ def _as_parquet(
     path = paths[0]
     with readable(path):
         if path.name.endswith(_JSON):
-            raw = _json_table(engine, paths)
+            # Null where an object has no such field. The schema is given, since Ibis can't ask this DuckDB for it.
+            places = _json_paths(paths)
+            fields = ", ".join(f"json->>{text(path)} AS {name_of(name)}" for name, path in places.items())
+            query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(text, paths))}])"
+            raw = connection.sql(query, schema=dict.fromkeys(places, "string"))
         else:
             raw = connection.read_csv(
                 [str(p) for p in paths],
@@ -228,16 +234,6 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
             yield ".".join(place), "$" + "".join(f".{json.dumps(step, ensure_ascii=False)}" for step in place)
 
 
-def _json_table(engine: Engine, paths: Sequence[Path]) -> ibis.Table:
-    """The values of JSON objects as text; null where an object has no such field."""
-    places = _json_paths(paths)
-    fields = ", ".join(f"json->>{text(path)} AS {name_of(name)}" for name, path in places.items())
-    files = ", ".join(map(text, paths))
-    query = f"SELECT {fields} FROM read_ndjson_objects([{files}])"
-    # Its schema is given, since Ibis can't ask this DuckDB for that of a query.
-    return engine.connection.sql(query, schema=dict.fromkeys(places, "string"))
-
-
 def _distinct(names: Sequence[str]) -> list[str]:
     """Names that differ: DuckDB compares them without regard to case, so one that comes again gets a number."""
     taken: set[str] = set()
@@ -255,10 +251,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def separator_of(path: Path) -> str:
     """What separates the columns of a text file, by its name; empty for a file that has none."""
     return next((mark for ending, mark in _TEXT.items() if path.name.endswith(ending)), "")
-
-
-def _text_kind(path: Path) -> str:
-    return "JSON" if path.name.endswith(_JSON) else "TSV" if separator_of(path) == "\t" else "CSV"
 
 
 def _first_words(error: BaseException) -> str:

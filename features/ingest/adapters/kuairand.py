@@ -10,7 +10,9 @@ import ibis
 
 from features.engine import Engine
 from features.ingest.adapters import files
-from features.ingest.adapters.base import SAME, Adapter, id_text, lay_out, number, time_of_micros
+from features.ingest.adapters.base import CHANNEL, OUTCOME, SAME, Adapter, lay_out
+from features.ingest.adapters.samples import of_videos
+from features.ingest.adapters.values import id_text, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
 
@@ -40,8 +42,8 @@ class KuaiRand(Adapter):
         "hour": "hourmin",
     }
     never_context: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(_OUTCOMES, "an outcome, known only after the exposure"),
-        "duration_ms": "the channel itself",
+        **dict.fromkeys(_OUTCOMES, OUTCOME),
+        "duration_ms": CHANNEL,
         "video_id": "what the channel decides",
     }
 
@@ -82,13 +84,8 @@ class KuaiRand(Adapter):
         columns = {
             "user_id": id_text(raw["user_id"]),
             "timestamp": time_of_micros(number(raw["time_ms"]) * 1e3),
-            "campaign_id": ibis.literal("kuairand"),
             "channel": ibis.coalesce(length, raw["duration_ms"].cast("string")),
-            "cost": ibis.literal(1.0),
-            "click": raw["is_click"],
-            "conversion": raw["long_view"],
-            "revenue": raw["play_time_ms"],
-            "propensity": ibis.null("float64"),
+            **of_videos(raw),
             SAME: raw["video_id"].cast("string"),
         }
         if "hourmin" in raw.columns:  # 1600 is four in the afternoon

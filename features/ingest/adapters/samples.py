@@ -8,17 +8,17 @@ from typing import ClassVar
 import ibis
 
 from features.ingest.adapters.base import (
+    CHANNEL,
+    OUTCOME,
     SAME,
     Adapter,
     attributes,
-    id_text,
     lay_out,
-    number,
     one_hot,
     one_hot_or_count,
-    time_of_micros,
 )
 from features.ingest.adapters.files import INDEX
+from features.ingest.adapters.values import id_text, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 
 START = 1_704_067_200_000_000  # 2024-01-01 UTC, us since 1970; made up: the samples have no calendar time
@@ -45,8 +45,8 @@ class KuaiRandSequence(Adapter):
         "activity": "2_14_day_new ... single_low_active",
     }
     never_context: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("is_click", "long_view", "play_time_ms"), "an outcome, known only after the exposure"),
-        **dict.fromkeys(("short", "mid", "long"), "the channel itself"),
+        **dict.fromkeys(("is_click", "long_view", "play_time_ms"), OUTCOME),
+        **dict.fromkeys(("short", "mid", "long"), CHANNEL),
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
@@ -62,13 +62,8 @@ class KuaiRandSequence(Adapter):
         columns = {
             "user_id": id_text(raw["user_id"]),
             "timestamp": time_of_micros(_nearest(share * self.DAYS * 86_400e6) + START),
-            "campaign_id": ibis.literal("kuairand"),
             "channel": one_hot_or_count(raw, spec.channels),
-            "cost": ibis.literal(1.0),
-            "click": raw["is_click"],
-            "conversion": raw["long_view"],
-            "revenue": raw["play_time_ms"],
-            "propensity": ibis.null("float64"),
+            **of_videos(raw),
             "activity": one_hot(raw, self.ACTIVITY)[0],
             SAME: raw[INDEX].cast("string"),
         }
@@ -85,10 +80,8 @@ class CriteoSequence(Adapter):
         **{"user_id": "uid", "timestamp": INDEX, "campaign_id": "campaign", "channel": "Type_*"},
     }
     never_context: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(
-            ("click", "conversion", "attribution", "click_nb", "cpo"), "an outcome, known only after the exposure"
-        ),
-        "cat8": "the channel itself",
+        **dict.fromkeys(("click", "conversion", "attribution", "click_nb", "cpo"), OUTCOME),
+        "cat8": CHANNEL,
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
@@ -110,9 +103,14 @@ class CriteoSequence(Adapter):
             "campaign_id": "c" + raw["#rank"].cast("string"),
             "channel": one_hot_or_count(raw, spec.channels),
             "revenue": ibis.literal(0.0),
-            "propensity": ibis.null("float64"),
         }
         return lay_out(raw, spec, columns)
+
+
+def of_videos(raw: ibis.Table) -> dict[str, ibis.Value]:
+    """What the logs of KuaiRand have in common: no campaign and no cost; each exposure counts as 1."""
+    same = {"campaign_id": ibis.literal("kuairand"), "cost": ibis.literal(1.0)}
+    return same | {"click": raw["is_click"], "conversion": raw["long_view"], "revenue": raw["play_time_ms"]}
 
 
 def _nearest(value: ibis.Value) -> ibis.Value:

@@ -14,9 +14,8 @@ from typing import Any
 
 import ibis
 
-from features.ingest.adapters import base as values
-from features.ingest.adapters import files
-from features.ingest.adapters.renamed import parsed
+from features.ingest.adapters import files, values
+from features.ingest.adapters.values import parsed
 
 _LINES = 50
 _ROWS = 10_000
@@ -41,16 +40,12 @@ _FORMATS = tuple(
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is written.
+    """How a file is written."""
 
-    `separator` is None for what the file's name says; `formats` fit all values of columns of times that are not ISO
-    8601; commas of the columns `unsure` may as well group thousands.
-    """
-
-    separator: str | None = None
+    separator: str | None = None  # None: as the file's name says
     decimal: str = "."
-    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    unsure: tuple[str, ...] = ()
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # that fit all times of a column, if not ISO
+    unsure: tuple[str, ...] = ()  # columns whose commas may as well group thousands
 
     @cached_property
     def file(self) -> dict[str, Any]:
@@ -77,9 +72,9 @@ def separator_of(path: Path) -> str | None:
     return None if _columns(lines, best) == _columns(lines, usual) else best
 
 
-def dialect_of(table: ibis.Table, names: Sequence[str], separator: str | None) -> Dialect:
+def dialect_of(table: ibis.Table, separator: str | None) -> Dialect:
     """Detect how the values of a table of text are written."""
-    texts = [name for name in names if table[name].type().is_string()]
+    texts = [name for name in table.columns if table[name].type().is_string()]
     if not texts:
         return Dialect(separator)
     figures: dict[str, ibis.Value] = {}

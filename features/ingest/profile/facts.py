@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ibis
 
-from features.ingest.adapters import base as values
-from features.ingest.adapters.renamed import parsed, with_point
-from features.ingest.profile.dialect import Dialect
+from features.engine import Engine
+from features.ingest.adapters import files, values
+from features.ingest.adapters.values import parsed, with_point
+from features.ingest.profile.dialect import Dialect, dialect_of, separator_of
 from mtorl.log.sources import TimeUnit
+from mtorl.log.touchpoints import LogError
 
 _PER = {"micros": 1_000_000, "micro": 1_000_000, "cpm": 1000, "ecpm": 1000, "cents": 100, "cent": 100}
 FEW = 20  # values: a column of so few whole numbers is taken for codes
@@ -68,8 +71,31 @@ class Facts:
         return next(inside, None) if self.numeric else None
 
 
-def facts_of(table: ibis.Table, names: Sequence[str], dialect: Dialect) -> tuple[dict[str, Facts], int]:
-    """What each of some columns of a table holds, and its number of rows."""
+@dataclass(frozen=True)
+class Look:
+    """A file of which nothing is known beforehand: how it is written, and what its columns hold."""
+
+    table: ibis.Table
+    dialect: Dialect
+    facts: dict[str, Facts]
+    rows: int
+
+    @classmethod
+    def into(cls, engine: Engine, path: Path, scratch: Path, most_rows: int | None = None) -> Look:
+        """Read a file or a folder, and count; at most so many rows."""
+        with files.readable(path):
+            separator = separator_of(files.parts(path)[0])
+            table = files.read(engine, path, scratch, separator).limit(most_rows)
+            dialect = dialect_of(table, separator)
+            facts, rows = _facts_of(table, dialect)
+        if not rows:
+            raise LogError(f"{path}: the file has columns but no rows")
+        return cls(table, dialect, facts, rows)
+
+
+def _facts_of(table: ibis.Table, dialect: Dialect) -> tuple[dict[str, Facts], int]:
+    """What each column of a table holds, and its number of rows."""
+    names = [name for name in table.columns if name != files.ROW]
     figures: dict[str, ibis.Value] = {"rows": table.count()}
     for i, name in enumerate(names):
         value, present = table[name], values.has_value(table[name])

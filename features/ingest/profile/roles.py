@@ -156,20 +156,17 @@ def _free(facts: Mapping[str, Facts], roles: Roles) -> list[str]:
 
 def _by_name(role: str, facts: Mapping[str, Facts], rows: int, roles: Roles) -> str:
     """The column whose name fits a role best among those whose values can be it; empty if there is none."""
+    unlikely: Mapping[str, Callable[[Facts], bool]] = {
+        "timestamp": lambda fact: fact.present < rows,  # only an exposure's own time is in every row
+        "user_id": lambda fact: _unlikely_user(fact, rows) != "",
+    }
     fitting = [
-        (_unlikely(role, facts[name], rows), place, i, name)
-        for i, name in enumerate(facts)
-        if name not in roles.columns.values() and _CONTENT[role](facts[name], rows)
+        (role in unlikely and unlikely[role](fact), place, i, name)
+        for i, (name, fact) in enumerate(facts.items())
+        if name not in roles.columns.values() and _CONTENT[role](fact, rows)
         if (place := -1 if words(name) == role else rank(name, WORDS[role])) is not None
     ]
     return min(fitting)[3] if fitting else ""
-
-
-def _unlikely(role: str, fact: Facts, rows: int) -> bool:
-    """Whether another column of the role's words is likelier: only an exposure's own time is in every row."""
-    if role == "timestamp":
-        return fact.present < rows
-    return role == "user_id" and _unlikely_user(fact, rows) != ""
 
 
 def _misfit(role: str, facts: Mapping[str, Facts], rows: int, roles: Roles) -> str:

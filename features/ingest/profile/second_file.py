@@ -15,10 +15,8 @@ from typing import Any
 import ibis
 
 from features.engine import Engine
-from features.ingest.adapters import base as values
-from features.ingest.adapters import files
-from features.ingest.profile.dialect import dialect_of, separator_of
-from features.ingest.profile.facts import day_or_month, facts_of, rank, source_of_amount, source_of_time
+from features.ingest.adapters import values
+from features.ingest.profile.facts import Look, day_or_month, rank, source_of_amount, source_of_time
 from mtorl.log.touchpoints import LogError
 
 _SOME = 0.05  # of the rows have a value of the log, where a column is the key
@@ -29,13 +27,10 @@ _REVENUE = ("revenue", "profit", "margin", "income", "gmv", "amount", "total", "
 
 @dataclass(frozen=True)
 class Found:
-    """The `columns`, `file` and outcomes of `conversions` in a description, with checks and notes.
-
-    `touchpoint_id` is the log's column with the ids; empty if rows are joined by user.
-    """
+    """The `columns`, `file` and outcomes of `conversions` in a description, with checks and notes."""
 
     columns: Mapping[str, Any]
-    touchpoint_id: str
+    touchpoint_id: str  # the log's column with the ids; empty if rows are joined by user
     outcomes: tuple[str, ...]
     checks: tuple[str, ...]
     notes: tuple[str, ...]
@@ -44,16 +39,9 @@ class Found:
 
 def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], user: str, scratch: Path) -> Found:
     """Describe a second file; `ids` are columns of the log with another value in each row, `user` is its user."""
-    parts = files.parts(path)
-    separator = separator_of(parts[0])
-    names = files.columns_of(path, parts, separator)
-    with files.readable(path):
-        table = files.table(engine, parts, names, scratch, separator)
-        dialect = dialect_of(table, names, separator)
-        facts, rows = facts_of(table, names, dialect)
-    if not rows:
-        raise LogError(f"{path}: the file has columns but no rows")
-    key, other, share = _key(path, table, names, log, ids, user, rows)
+    look = Look.into(engine, path, scratch)
+    facts, rows, names = look.facts, look.rows, list(look.facts)
+    key, other, share = _key(path, look, log, (*ids, user))
     free = [name for name in names if name != key]
     times = [name for name in free if facts[name].time]
     time = _best(times, _TIME) or next(iter(times), "")
@@ -86,35 +74,31 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
         )
     if columns.get("revenue") == revenue != "":
         notes.append(f"conversions: {revenue!r} is the revenue as it stands; of cents: {{column: {revenue}, per: 100}}")
-    checks = tuple(f"conversions: {words}" for words in (day_or_month(facts[time]), dialect.question) if words)
+    checks = tuple(f"conversions: {words}" for words in (day_or_month(facts[time]), look.dialect.question) if words)
     outcomes = tuple(name for name in columns if name in ("conversion", "revenue"))
-    return Found(columns, "" if other == user else other, outcomes, checks, tuple(notes), dialect.file)
+    return Found(columns, "" if other == user else other, outcomes, checks, tuple(notes), look.dialect.file)
 
 
-def _key(
-    path: Path, table: ibis.Table, names: Sequence[str], log: ibis.Table, ids: Sequence[str], user: str, rows: int
-) -> tuple[str, str, float]:
-    """Its column and that of the log by which the files belong together, and how many rows have a value of the log."""
+def _key(path: Path, look: Look, log: ibis.Table, others: Sequence[str]) -> tuple[str, str, float]:
+    """Its column and that of the log by which the files belong together, and how many rows have a value of the log.
+
+    The last of the `others`, columns of the log, is its user.
+    """
     best = (0, "", "", 0.0)
-    for other in (*ids, user):
-        for own in names:
-            found, different = _shared(table, own, log, other)
+    for other in others:
+        there = log.select(key=values.text(log[other])).distinct()
+        for own in look.facts:
+            known = look.table.select(key=values.text(look.table[own])).semi_join(there, "key")
+            found = known.agg(rows=known.count(), different=known["key"].nunique()).to_pyarrow().to_pylist()[0]
             # Few rows are of one touchpoint: small numbers that come again and again are no ids of touchpoints.
-            if found > _SOME * rows and (other == user or different > found / 2):
-                best = max(best, (different, own, other, found / rows), key=lambda pair: pair[0])
+            if found["rows"] > _SOME * look.rows and (other == others[-1] or found["different"] > found["rows"] / 2):
+                candidate = (found["different"], own, other, found["rows"] / look.rows)
+                best = max(best, candidate, key=lambda pair: pair[0])
     if not best[0]:
         raise LogError(
             f"{path}: no column of it has ids or users of the log; describe the file by hand, see docs/data.md"
         )
     return best[1:]
-
-
-def _shared(table: ibis.Table, own: str, log: ibis.Table, other: str) -> tuple[int, int]:
-    """How many rows have a value that stands in a column of the log, and how many such values there are."""
-    there = log.select(key=values.text(log[other])).distinct()
-    rows = table.select(key=values.text(table[own])).semi_join(there, "key")
-    found = rows.agg(rows=rows.count(), different=rows["key"].nunique()).to_pyarrow().to_pylist()[0]
-    return int(found["rows"]), int(found["different"])
 
 
 def _best(names: Sequence[str], words: Sequence[str]) -> str:

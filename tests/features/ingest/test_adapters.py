@@ -212,11 +212,8 @@ def test_kuairand_raw(kuairand, ingest):
     assert log["user_active_degree"].tolist() == ["full_active"] * 3 + [None]  # user 7 has no features
     assert log["register_days"].fillna(-1).tolist() == [3624.0] * 3 + [-1]
     assert log["onehot_feat1"].tolist() == ["2"] * 3 + [None]
-
-
-def test_kuairand_raw_one_log_alone(kuairand, ingest):
-    log = ingest(kuairand / "log_random_4_22_to_5_08_pure.csv", DatasetSpec.load("kuairand"))
-    assert log["user_id"].tolist() == ["3", "3", "7"] and log["onehot_feat1"].tolist() == ["2", "2", None]
+    alone = ingest(kuairand / "log_random_4_22_to_5_08_pure.csv", spec)
+    assert alone["user_id"].tolist() == ["3", "3", "7"] and alone["onehot_feat1"].tolist() == ["2", "2", None]
 
 
 def test_kuairand_raw_needs_its_user_features(kuairand, tmp_path):

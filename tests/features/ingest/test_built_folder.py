@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -114,9 +115,8 @@ def test_before_the_first_decision_there_is_a_log_all_the_same(tmp_path: Path) -
     own = str(tmp_path / "lake")
     for trusted in (False, True):
         built = Built(made(tmp_path / f"built-{trusted}", own, trusted=trusted))
-        assert built.decisions() == "" and "300 touchpoints; of own decisions among them: none" in take(
-            built, tmp_path / f"log-{trusted}"
-        )
+        said = take(built, tmp_path / f"log-{trusted}")
+        assert built.decisions() == "" and "300 touchpoints; of own decisions among them: none" in said
         assert built.take_windows(tmp_path / f"log-{trusted}", tmp_path / f"windows-{trusted}") == 300
 
 
@@ -145,23 +145,12 @@ def test_a_trusted_log_in_parts_becomes_one_log(tmp_path: Path, decisions: str) 
         assert built.take_windows(tmp_path / f"log-{name}", tmp_path / f"windows-{name}") == 300 + (name == "some")
 
 
-REFUSED: list[tuple[Callable[[Built], None], dict[str, int], str]] = [
-    (
-        lambda b: (b.folder / LOG_FILE).unlink(),
-        {},
-        "no log of its own, as after `mtorl data build --trusted`; build it",
-    ),
-    (
-        lambda b: SPEC.replace(window=5, currency="EUR").save(b.folder.with_name("toy.yaml")),
-        {},
-        "another description than .*toy.yaml; they differ in currency, window",
-    ),
+OTHER = SPEC.replace(window=5, currency="EUR")
+REFUSED: list[tuple[Callable[[Built], Any], dict[str, int], str]] = [
+    (lambda b: (b.folder / LOG_FILE).unlink(), {}, "no log of its own, as after `mtorl data build --trusted`"),
+    (lambda b: OTHER.save(b.folder.with_name("toy.yaml")), {}, "description than .*toy.yaml; they differ in currency"),
     (lambda b: None, {"users": 20}, "users: a built log is taken whole"),
-    (
-        lambda b: None,
-        {"most_touchpoints": 20},
-        "most_touchpoints: 301 touchpoints are more than 20",
-    ),
+    (lambda b: None, {"most_touchpoints": 20}, "most_touchpoints: 301 touchpoints are more than 20"),
     (lambda b: forget(b.folder, frozenset({"old3"}), NOW), {}, "not those of its log, as after `mtorl data forget`"),
     (lambda b: (b.folder / "windows" / "manifest.json").write_text("{}"), {}, "not a manifest of windows"),
 ]

@@ -17,30 +17,13 @@ from features.engine import open_engine
 from features.ingest import contract
 from features.ingest.adapters.files import ROW
 from features.ingest.ingest import LogError, adapter_of, ingest_log
-from mtorl.log.dataset import DatasetSpec
+from tests.features.shop_log import SPEC as SHOP
 from tests.repository import ROOT
 
-SPEC = DatasetSpec.from_dict(
-    {
-        "name": "shop",
-        "description": "a small log",
-        "adapter": "touchpoints",
-        "channels": ["search", "social"],
-        "context": [
-            {"name": "device", "kind": "categorical", "missing": "unknown"},
-            {"name": "hour", "kind": "numeric"},
-        ],
-        "static": [
-            {"name": "age", "kind": "categorical", "missing": "unknown"},
-            {"name": "tenure", "kind": "numeric", "missing": "zero"},
-        ],
-        "segment": "age",
-        "reward": {"gain": "click"},
-        "propensity": "logged",
-        "currency": "EUR",
-        "min_touchpoints": 2,
-        "outcomes": [{"name": "viewed", "kind": "numeric", "missing": "unknown"}],
-    }
+SPEC = SHOP.replace(
+    propensity="logged",
+    static=(SHOP.static[0].replace(missing="unknown"), SHOP.static[1]),
+    outcomes=(SHOP.outcomes[0].replace(missing="unknown"),),
 )
 NUMBERS = ("cost", "click", "conversion", "revenue", "propensity", "hour", "tenure", "viewed")
 BLANK = ("", " ", "NA", "nan")
@@ -199,15 +182,9 @@ def test_validation_agrees_with_a_slow_reference(rows):
 @given(times=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4)), min_size=2, max_size=40))
 def test_moved_ties_increase_strictly_and_keep_the_order(times):
     """In closed form as in a loop, however many ties push each other."""
-    table = ibis.memtable(
-        pd.DataFrame(
-            {
-                ROW: range(1, len(times) + 1),
-                "user_id": [user for user, _ in times],
-                "timestamp": pd.to_datetime([at for _, at in times], unit="us", utc=True).astype("datetime64[us, UTC]"),
-            }
-        )
-    )
+    at = pd.to_datetime([at for _, at in times], unit="us", utc=True).astype("datetime64[us, UTC]")
+    rows = {ROW: range(1, len(times) + 1), "user_id": [user for user, _ in times], "timestamp": at}
+    table = ibis.memtable(pd.DataFrame(rows))
     with open_engine("duckdb") as engine:
         keys = contract.SAME_TIME.find(table)
         moves = engine.connection.to_pyarrow(contract.moved_ties(table, keys)).to_pylist()
@@ -225,11 +202,10 @@ def test_moved_ties_increase_strictly_and_keep_the_order(times):
 @pytest.fixture
 def judged(tmp_path):
     """A faulty log as the contract reads it."""
-    rows = [{name: often[name][0] for name in SPEC.log_columns} | {"user_id": f"u{i // 4}", "campaign_id": str(i)}
-            for i in range(40)]  # fmt: skip
-    spoil = [(n, name, value) for n, name in enumerate(SPEC.log_columns) for value in rarely[name][:1]]
-    for n, name, value in spoil:
-        rows[2 * n][name] = value
+    good = {name: often[name][0] for name in SPEC.log_columns}
+    rows = [good | {"user_id": f"u{i // 4}", "campaign_id": str(i)} for i in range(40)]
+    for n, name in enumerate(SPEC.log_columns):
+        rows[2 * n][name] = rarely[name][0]
     path = tmp_path / "log.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     with open_engine("duckdb") as engine:

@@ -24,11 +24,8 @@ DESCRIPTION: dict[str, Any] = {
     "channels": ["search", "social"],
     "propensity": "channel-frequency",
     "columns": {
-        "user_id": "uid",
-        "timestamp": {"column": "at", "unit": "s"},
-        "campaign_id": {"value": "all"},
-        "channel": "slot",
-        "touchpoint_id": "imp",
+        **{"user_id": "uid", "timestamp": {"column": "at", "unit": "s"}, "campaign_id": {"value": "all"}},
+        **{"channel": "slot", "touchpoint_id": "imp"},
     },
     "conversions": {
         "source": "orders.csv",
@@ -211,10 +208,7 @@ def test_a_file_that_does_not_fit_the_log_is_refused(tmp_path: Path) -> None:
     for later, words in ((of_another_log, "'imp-7', .* the log has 'i0'"), (sold(), "missing columns: imp, order")):
         with pytest.raises(LogError, match=words):
             Shop(tmp_path, log(("a", 0)), later, DESCRIPTION).ingest()
-
-
-def test_a_file_without_rows_is_no_fault(tmp_path: Path) -> None:
-    found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()
+    found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()  # one without rows is no fault
     assert found["revenue"].tolist() == [0.0] and found["revenue_time"].isna().all()
     assert report.conversions is not None and report.conversions.rows == 0
 
@@ -239,10 +233,9 @@ def test_the_logs_folder_needs_the_second_file_no_more(tmp_path: Path) -> None:
 
 
 def test_a_log_may_say_itself_when_an_outcome_became_known(tmp_path: Path) -> None:
-    shown = log(("a", 0), ("a", 60), ("b", 0), ("b", 60)).assign(
-        conversion=[1, 0, 1, 0], revenue=0.0, bought=[START + 9, None, START - 1, None]
-    )
+    bought = {"conversion": [1, 0, 1, 0], "revenue": 0.0, "bought": [START + 9, None, START - 1, None]}
     columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
+    shown = log(("a", 0), ("a", 60), ("b", 0), ("b", 60)).assign(**bought)
     shop = Shop(tmp_path, shown, sold(), {**BY_USER, "columns": columns, "conversions": None})
     with pytest.raises(BadRowsError, match=r"'bought': 1 row with an outcome that became known before the exposure"):
         shop.ingest()
@@ -255,9 +248,8 @@ def test_an_outcome_that_is_timed_says_when_it_became_known(tmp_path: Path) -> N
     columns = {**BY_USER["columns"], "conversion_time": {"column": "bought", "unit": "s"}}
     timed = {**BY_USER, "columns": columns, "conversions": None, "timed": ["conversion"]}
     shop = Shop(tmp_path, shown, sold(), timed)
-    with pytest.raises(
-        BadRowsError, match=r"'bought': 1 row with an outcome of which nothing says when.*conversion is `timed`"
-    ):
+    words = r"'bought': 1 row with an outcome of which nothing says when.*conversion is `timed`"
+    with pytest.raises(BadRowsError, match=words):
         shop.ingest()
     found, _ = shop.ingest("quarantine")
     assert found["conversion"].tolist() == [1, 0]

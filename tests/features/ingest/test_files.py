@@ -64,11 +64,11 @@ def test_missing_and_misspelt_columns_are_named(ingest):
 
 
 def test_parts_of_a_folder_are_one_log(ingest, tmp_path):
-    whole = ingest(rows().assign(cost=["1"] * 5 + ["-1"]), "quarantine")
-    folder = tmp_path / "parts"
-    folder.mkdir()
+    frame = rows().assign(cost=["1"] * 5 + ["-1"])
+    whole = ingest(frame, "quarantine")
+    (tmp_path / "parts").mkdir()
     for i in range(3):
-        rows().assign(cost=["1"] * 5 + ["-1"]).iloc[2 * i : 2 * i + 2].to_parquet(folder / f"part-{i}.parquet")
+        frame.iloc[2 * i : 2 * i + 2].to_parquet(tmp_path / "parts" / f"part-{i}.parquet")
     found = ingest(None, "quarantine", name="parts")
     assert found == whole and found.faults[0].row == 6
     (tmp_path / "none").mkdir()

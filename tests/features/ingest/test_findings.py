@@ -73,7 +73,7 @@ LEAKS = {
     "a flag": ("categorical", lambda random, click, amount: (amount > 0).astype(int)),
     "both ends": (
         "numeric",
-        lambda random, click, amount: np.where(click, 9 * random.integers(0, 2, ROWS), 5) + random.random(ROWS),
+        lambda random, click, _: random.random(ROWS) + np.where(click, random.choice([0, 9], ROWS), 5),
     ),
 }
 

@@ -10,7 +10,6 @@ import pytest
 from ibis.backends.duckdb import Backend
 
 from features.ingest.ingest import LogError, validate_log
-from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import fingerprint, schema
 from tests.features.shop_log import SPEC, rows
 
@@ -93,9 +92,8 @@ def test_a_bad_row_is_named_and_quarantined(ingest, rule, column, value):
         ingest(frame)
     assert not ingest.out.exists()
     side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)
-    assert side[["row", "fault", "campaign_id", column]].to_numpy().tolist() == [
-        ["2", f"{rule} ({column})", "spring", value]
-    ]
+    [kept] = side[["row", "fault", "campaign_id", column]].to_numpy().tolist()
+    assert kept == ["2", f"{rule} ({column})", "spring", value]
     report = ingest(frame, "quarantine")
     assert (report.rows, report.users, report.quarantined) == (5, 2, 1)
     assert [(f.rule, f.column, f.count, f.row) for f in report.faults] == [(rule, column, 1, 2)]
@@ -103,19 +101,12 @@ def test_a_bad_row_is_named_and_quarantined(ingest, rule, column, value):
 
 
 def test_a_user_with_one_touchpoint_is_a_fault_unless_the_data_set_allows_it(ingest):
-    frame = rows().iloc[:4]
-    with pytest.raises(
-        LogError, match=r"column 'user_id': 1 row of users with too few touchpoints, e.g. 'b' \(row 4\); at"
-    ):
+    frame, words = rows().iloc[:4], r"column 'user_id': 1 row of users with too few touchpoints, e.g. 'b' \(row 4\); at"
+    with pytest.raises(LogError, match=words):
         ingest(frame)
     assert ingest(frame, "quarantine").users == 1
-    assert ingest(frame, spec=DatasetSpec.from_dict({**SPEC.to_dict(), "min_touchpoints": 1})).users == 2
-
-
-def test_a_user_left_with_one_good_touchpoint_is_a_fault(ingest):
-    frame = rows()
-    frame.loc[[4, 5], "cost"] = "-1"
-    report = ingest(frame, "quarantine")
+    assert ingest(frame, spec=SPEC.replace(min_touchpoints=1)).users == 2
+    report = ingest(rows().assign(cost=["1"] * 4 + ["-1"] * 2), "quarantine")  # one good touchpoint is left
     assert [(f.rule, f.count) for f in report.faults] == [("negative_cost", 2), ("single_touchpoint", 1)]
     assert (report.rows, report.quarantined) == (3, 3)
 
@@ -210,7 +201,7 @@ def test_a_failed_write_leaves_the_old_file(ingest, monkeypatch):
 
 
 def test_propensity_is_needed_where_the_data_set_says_it_is_logged(ingest):
-    logged = DatasetSpec.from_dict({**SPEC.to_dict(), "propensity": "logged"})
+    logged = SPEC.replace(propensity="logged")
     with pytest.raises(LogError, match="missing columns: propensity"):
         ingest(rows(), spec=logged)
     with pytest.raises(LogError) as caught:
@@ -237,5 +228,5 @@ def test_a_quarantine_file_can_be_given_back_once_mended(ingest, tmp_path):
     side = pd.read_csv(ingest.quarantine, dtype=str, keep_default_na=False)
     assert list(side) == ["row", *(c for c in frame if c not in ("row", "fault")), "row.1", "fault.1", "fault"]
     assert side.loc[0, ["row", "row.1", "fault.1", "fault"]].tolist() == ["2", "own", "own", "negative_cost (cost)"]
-    mended = ingest(side.assign(cost="1"), spec=DatasetSpec.from_dict({**SPEC.to_dict(), "min_touchpoints": 1}))
+    mended = ingest(side.assign(cost="1"), spec=SPEC.replace(min_touchpoints=1))
     assert mended.rows == 1

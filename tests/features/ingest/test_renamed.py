@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 from features.ingest.ingest import ingest_log, validate_log
-from features.ingest.log_folder import RawLog, ingest
 from mtorl.log.dataset import DatasetSpec, SpecError
-from mtorl.log.touchpoints import DATASET_FILE, LogError
+from mtorl.log.touchpoints import LogError
 
 DESCRIPTION: dict[str, Any] = {
     "name": "agency",
@@ -31,7 +30,6 @@ DESCRIPTION: dict[str, Any] = {
     "context": [{"name": "device", "kind": "categorical"}],
 }
 SPEC = DatasetSpec.from_dict(DESCRIPTION)
-PLAIN = SPEC.replace(columns={})
 
 
 def log(**changes: list[Any]) -> pd.DataFrame:
@@ -104,17 +102,7 @@ def test_what_the_file_lacks_is_named_as_the_file_would_call_it(tmp_path: Path) 
     with pytest.raises(LogError, match=r"missing columns: uid\n"):
         ingested(tmp_path, log().rename(columns={"uid": "user"}))
     with pytest.raises(LogError, match=r"missing columns: user_id.*\n(.*\n)*.*columns: \{user_id: NAME\}"):
-        ingested(tmp_path, log(), PLAIN)
-
-
-def test_the_logs_folder_needs_no_names_of_the_file(tmp_path: Path) -> None:
-    log().to_csv(tmp_path / "log.csv", index=False)
-    SPEC.save(tmp_path / "mine.yaml")
-    report = ingest(RawLog(str(tmp_path / "log.csv"), str(tmp_path / "mine.yaml")), tmp_path / "a", tmp_path / "f.csv")
-    assert DatasetSpec.load(tmp_path / "a" / DATASET_FILE) == PLAIN
-    # As `mtorl bootstrap` leaves it on a volume: read again with the description of the raw file.
-    again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "mine.yaml"))
-    assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
+        ingested(tmp_path, log(), SPEC.replace(columns={}))
 
 
 @pytest.mark.parametrize(
@@ -126,10 +114,9 @@ def test_the_logs_folder_needs_no_names_of_the_file(tmp_path: Path) -> None:
         *({"cost": cost} for cost in ({}, {"column": "c", "per": 0}, {"column": "c", "unit": "s"})),
         *({"cost": {"value": value}} for value in ("free", [1], float("nan"))),
         {"cost": {"column": "c", "timezone": "UTC"}},
-        *(
-            {"timestamp": {"column": "c", "timezone": "Mars"}},
-            {"timestamp": {"column": "c", "timezone": "UTC", "unit": "s"}},
-        ),
+        *({"timestamp": {"column": "c", **how}} for how in ({"timezone": "Mars"}, {"timezone": "UTC", "unit": "s"})),
+        *({"timestamp": {"column": "c", "format": form}} for form in ("%d.%m.", "%d.%Q.%Y")),
+        {"timestamp": {"column": "c", "format": "%d.%m.%Y", "unit": "s"}},
         {"channel": {"column": "c", "per": 10}},
     ],
     ids=str,

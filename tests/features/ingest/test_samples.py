@@ -54,17 +54,6 @@ def build(raw: str, name: str, folder: Path) -> int:
     return build_training_data(folder / "log", folder / "features", folder / "windows")
 
 
-def check(raw: str, name: str, folder: Path) -> None:
-    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
-    rows = build(raw, name, folder)
-    spec = DatasetSpec.load(name)
-    log = pd.read_parquet(folder / "log" / "touchpoints.parquet")
-    assert rows == len(log) == Manifest.read(folder / "windows").rows
-    log = log.sort_values(["user_id", "timestamp"], ignore_index=True)
-    strictly_past(log, spec, folder)
-    the_same_online(log, spec, folder)
-
-
 def strictly_past(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
     table = WindowTable.load(folder / "windows")
     steps = table.steps.to_pandas().reset_index(drop=True)
@@ -108,7 +97,13 @@ def the_same_online(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("name", ["kuairand-sequence", "criteo-sequence", "simulator"])
 def test_windows_are_strictly_past_and_the_same_online(name, tmp_path):
-    check("" if name == "simulator" else sample(name), name, tmp_path)
+    """Log, features and windows against shifted columns of the log: no lists, no joins, no SQL."""
+    rows, spec = build("" if name == "simulator" else sample(name), name, tmp_path), DatasetSpec.load(name)
+    log = pd.read_parquet(tmp_path / "log" / "touchpoints.parquet")
+    assert rows == len(log) == Manifest.read(tmp_path / "windows").rows
+    log = log.sort_values(["user_id", "timestamp"], ignore_index=True)
+    strictly_past(log, spec, tmp_path)
+    the_same_online(log, spec, tmp_path)
 
 
 @pytest.mark.integration

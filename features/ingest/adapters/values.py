@@ -1,54 +1,105 @@
-"""A log of somebody's own: the canonical columns under other names, in other units, or the same for every row."""
+"""Reads a file's values, text or typed, as text, numbers and times. What can't be read so becomes null."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import ibis
 import ibis.expr.datatypes as dt
 
-from features.ingest.adapters.base import Adapter, lay_out, number, time, time_of_micros
-from mtorl.log.dataset import DatasetSpec, outcome_time
-from mtorl.log.sources import TOUCHPOINT_ID, Source
+from features.engine import timestamp_micros
+from mtorl.log.sources import Source
 
+NA = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+"""What stands for a missing number. In columns of text only blank text is missing: "NA" may be a name."""
+
+_TIME = "timestamp('UTC')"
+_PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)  # 1900 .. 2200, us since 1970
 _HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*([a-z][a-z_/+-]*|[+-]\d\d(:?\d\d)?)$"  # at the end of a text: Z, EST, +02
 _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
-class RenamedLog(Adapter):
-    """What the description's `columns` says, and the canonical name where it says nothing."""
+def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
+    """Whether the file has a value at all; never null."""
+    if value.type().is_string():
+        if numeric:  # comparing with all of NA is slow, so only what is no number is compared
+            return ibis.ifelse(number(value).notnull(), True, value.strip().notin(NA).fill_null(False))
+        # Text that starts with "!" or a later character is not blank; only the rest has to be stripped.
+        return ibis.ifelse(value >= "!", True, (value.strip() != "").fill_null(False))
+    if value.type().is_floating():
+        return value.notnull() & ~value.isnan()
+    return value.notnull()
 
-    def called(self, spec: DatasetSpec) -> Mapping[str, str]:
-        """The names of the description."""
-        return {name: source.column for name, source in spec.columns.items() if source.column is not None}
 
-    def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """The canonical columns by the names that the file has for them, without those that have one value."""
-        elsewhere = {name for name, source in spec.columns.items() if source.value is not None}
-        later = spec.conversions.outcomes if spec.conversions else ()
-        elsewhere |= {*later, *map(outcome_time, later)}
-        canonical = [name for name in super().required(spec) if name not in elsewhere]
-        canonical += [TOUCHPOINT_ID] * (TOUCHPOINT_ID in spec.optional_columns)
-        names = [*canonical, *(name for name in spec.columns if name not in (*canonical, *elsewhere))]
-        return tuple(dict.fromkeys(self.called(spec).get(name, name) for name in names))
+def text(value: ibis.Value) -> ibis.Value:
+    """A value as a name: whole numbers without a decimal point (1.0 is "1"), blank text as null."""
+    if value.type().is_floating():  # a writer made whole numbers floats because some were missing
+        whole = value.try_cast("int64")
+        plain = ibis.ifelse(whole == value, whole.cast("string"), value.cast("string"))
+        return ibis.ifelse(has_value(value), plain, ibis.null("string"))
+    value = value.cast("string")
+    return ibis.ifelse(has_value(value), value, ibis.null("string"))
 
-    def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Rename, and bring numbers and times into the log's units."""
-        own = {name: Source.model_validate({"column": name}) for name in spec.log_columns if name in raw.columns}
-        columns = {
-            name: value_of(raw, source, spec.file.decimal if name in spec.numbers else ".")
-            for name, source in {**own, **spec.columns}.items()
-        }
-        if columns["channel"].type().is_string():  # the description's channels have no outer spaces
-            columns["channel"] = columns["channel"].strip()
-        if "propensity" not in raw.columns:
-            columns.setdefault("propensity", ibis.null("float64"))
-        later = spec.conversions.outcomes if spec.conversions else ()
-        columns |= {name: ibis.literal(0.0) for name in later}  # until the conversions are read
-        for name in spec.optional_columns:
-            if name in raw.columns and name not in map(outcome_time, later):
-                columns.setdefault(name, raw[name])
-        return lay_out(raw, spec, columns)
+
+def id_text(value: ibis.Value) -> ibis.Value:
+    """Text of an id that a writer may have turned into a float: "2.0" is "2"."""
+    return text(value).re_replace(r"\.0$", "")
+
+
+def number(value: ibis.Value) -> ibis.Value:
+    """A value as a finite number; "true" and "false" are 1 and 0."""
+    if value.type().is_string():
+        word = value.strip().lower()
+        words = ibis.cases((word == "true", 1.0), (word == "false", 0.0))
+        return ibis.coalesce(_finite(value.try_cast("float64")), words)
+    if value.type().is_boolean():
+        return value.cast("int8").cast("float64")
+    return _finite(value.cast("float64")) if value.type().is_numeric() else ibis.null("float64")
+
+
+_FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}  # besides those of `number`
+
+
+def flag(value: ibis.Value) -> ibis.Value:
+    """A value that says whether something happened, as `number`; "yes", "t" and "y" are 1 as well, their opposites 0.
+
+    An amount is not read so: "n" is a fault there.
+    """
+    if not value.type().is_string():
+        return number(value)
+    word = value.strip().lower()
+    return ibis.coalesce(number(value), ibis.cases(*((word == name, told) for name, told in _FLAGS.items())))
+
+
+def _finite(value: ibis.Value) -> ibis.Value:
+    return ibis.ifelse(value.isnan() | value.isinf(), ibis.null("float64"), value)
+
+
+def null_where(value: ibis.Value, mark: int) -> ibis.Value:
+    """A value, null where the file has a number that means missing."""
+    return value.nullif(str(mark)) if value.type().is_string() else value.nullif(mark)
+
+
+def time(value: ibis.Value) -> ibis.Value:
+    """A value as a time in UTC with microseconds: ISO 8601 text or a typed time; without a zone it is UTC.
+
+    A number is no time (its unit is unknown), nor is one before 1900 or after 2200.
+    """
+    if value.type().is_string():
+        value = value.strip().try_cast(_TIME)
+    elif value.type().is_timestamp() or value.type().is_date():
+        value = value.cast(_TIME)
+    else:
+        return ibis.null(_TIME)
+    first, last = (timestamp_micros(ibis.literal(us, "int64")) for us in _PLAUSIBLE)
+    return ibis.ifelse((value >= first) & (value < last), value, ibis.null(_TIME))
+
+
+def time_of_micros(micros: ibis.Value) -> ibis.Value:
+    """A number of microseconds since 1970, which may be null, as a time."""
+    plausible = (micros >= _PLAUSIBLE[0]) & (micros < _PLAUSIBLE[1])
+    return timestamp_micros(ibis.ifelse(plausible, micros, ibis.null(micros.type())).round().cast("int64"))
+
+
+# ---- from the description of a source
 
 
 def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
