@@ -87,8 +87,8 @@ def _plan(
     from monitoring.verdict.incumbent_users import incumbent_users, plan_with
     from mtorl.experiment.experiment import Experiment
     from mtorl.experiment.inference.plan import MOST_USERS
+    from mtorl.log.dataset import counted_gain
     from mtorl.log.touchpoints import LogError
-    from mtorl.log.units import counted_gain
 
     with _opened(folder, experiment, dataset, "add up the incumbent's users") as (lake, spec, file):
         planned = Experiment.load(file)
@@ -176,8 +176,8 @@ def verdict(
 
 def _verdict(folder: str, experiment: Path | None, dataset: str | None, by: list[str], until: str) -> dict[str, Any]:
     from monitoring.verdict.period import period_of, verdict_of_period
+    from mtorl.log.dataset import counted_gain
     from mtorl.log.records import segment_sql
-    from mtorl.log.units import counted_gain
 
     with _opened(folder, experiment, dataset, "compare the arms") as (lake, spec, file):
         values = {name: segment_sql(spec, name, "record") for name in by}

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from mtorl.experiment.arm import INCUMBENT
-from mtorl.log.dataset import DatasetSpec
-from mtorl.log.units import counted_gain
+from mtorl.log.dataset import DatasetSpec, counted_gain
 
 COLUMNS = "context"  # the group of columns: of the context, and static ones
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")

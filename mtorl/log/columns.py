@@ -7,9 +7,9 @@ equal (`mtorl.window.window`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +41,18 @@ Values = NDArray[np.float64] | Codes
 """A column: numeric (NaN = null) or categorical."""
 
 
-def take(values: Values, index: NDArray[np.int64]) -> Values:
+Held = TypeVar("Held", bound=Values)
+
+
+def take(values: Held, index: NDArray[np.int64]) -> Held:
     """The values at some positions."""
-    return Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
+    taken: Any = Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
+    return cast(Held, taken)
+
+
+def take_each(columns: Mapping[str, Held], index: NDArray[np.int64]) -> dict[str, Held]:
+    """The values of some columns at the same positions."""
+    return {name: take(values, index) for name, values in columns.items()}
 
 
 # ---- JSON

@@ -9,6 +9,7 @@ so a new data set is one new file. The description travels inside the model arti
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from mtorl.log.gain import GainOfSpec
+from mtorl.log.gain import Gain, GainOfSpec, Units
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, FileFormat, Sources
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.validation import FromList, StrictModel, Text, load_yaml, validated
@@ -34,17 +35,8 @@ OUTCOMES: tuple[str, ...] = get_args(Outcome)
 EVENTS = ("click", "conversion")
 """Outcomes that happen or do not, however often they are reported; all others add up."""
 
-BASE_COLUMNS = (
-    "user_id",
-    "timestamp",
-    "campaign_id",
-    "channel",
-    "cost",
-    "click",
-    "conversion",
-    "revenue",
-    "propensity",
-)
+_KEYS = ("user_id", "timestamp", "campaign_id", "channel")
+BASE_COLUMNS = (*_KEYS, "cost", "click", "conversion", "revenue", "propensity")
 """The canonical touchpoint log starts with these, in this order; context, static and further outcome columns follow."""
 
 OWN = "touchpoints"
@@ -383,19 +375,24 @@ class DatasetSpec(StrictModel):
         """Plain values for YAML or JSON; the inverse of `from_dict`."""
         absent = {n for n in ("features", "columns", "outcome_hours", "timed", "conversions") if not getattr(self, n)}
         absent |= {"file"} if self.file == FileFormat() else set()
-        data = self.model_dump(mode="json", exclude=absent)
-        if self.columns:
-            data["columns"] = {
-                name: source.model_dump(mode="json", exclude_defaults=True) for name, source in self.columns.items()
-            }
-        if self.conversions:
-            data["conversions"] = self.conversions.model_dump(mode="json", exclude_defaults=True)
-        return data
+        short = self.model_dump(mode="json", include={"columns", "conversions"} - absent, exclude_defaults=True)
+        return self.model_dump(mode="json", exclude=absent) | short
 
     def save(self, path: str | Path) -> None:
         """Write the description as YAML."""
         text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
         Path(path).write_text(text, encoding="utf-8")
+
+
+def counted_gain(spec: DatasetSpec) -> Gain:
+    """The gain of a data set with units of gain and money, for people, as far as its description says."""
+    unknown = spec.currency == DatasetSpec.model_fields["currency"].default
+    money = Units().money if unknown else spec.currency
+    label = spec.outcome_labels.get("revenue", spec.currency)
+    # "value of the purchase, EUR" is money, "play_time_ms (not money)" is something else
+    outcomes = {"revenue": money if spec.currency in label else label}
+    outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
+    return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))
 
 
 def outcome_time(outcome: str) -> str:

@@ -21,7 +21,6 @@ from mtorl.log.records import unit_hash
 
 BUCKETS = 64
 CAMPAIGN_SLOTS = 16
-HOUR_SECONDS = 3600
 FORM = "0[0-9a-f]{7}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 """A regular expression that each id matches, until the year 2527: Python has no times after 9999."""
 
@@ -34,13 +33,7 @@ BUCKET = "('0x' || substr(decision_id, 16, 2))::UTINYINT"
 
 
 def decision_id(user_id: str, identity: str, at: float | None = None, campaign: str = "") -> str:
-    """A new id.
-
-    Args:
-        identity: Of the router's spool, 8 hexadecimal digits, which end the id.
-        at: Seconds since 1970; now by default.
-        campaign: That the reservation is for.
-    """
+    """A new id; `identity` are the 8 hexadecimal digits of the router's spool, `at` seconds since 1970 (None: now)."""
     milliseconds = round(1000 * (time.time() if at is None else at))
     noise = secrets.token_hex(5)
     ms, variant = f"{milliseconds:012x}", f"{8 | int(noise[1], 16) & 3:x}{campaign_slot(campaign):x}"

@@ -27,12 +27,7 @@ _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet"
 
 
 class Derived:
-    """The files of one set of settings.
-
-    Args:
-        zone: Folder in the lake.
-        name: Of what the settings are, for people; older settings of this name are deleted in the end.
-    """
+    """The files of one set of settings; older settings of the same `name` are deleted in the end."""
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
         self._lake = lake
@@ -52,11 +47,7 @@ class Derived:
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
     def name(self, hour: datetime, sources: Iterable[str], number: int | str, of: int) -> str:
-        """The name of a file to write.
-
-        Args:
-            number: Among those of the table; `PAST`, and what begins like it, of a table of all hours until this one.
-        """
+        """The name of a file to write; its number begins with `PAST` in a table of all hours until this one."""
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 

@@ -24,7 +24,7 @@ from typing import Self
 
 from mtorl.log.records import Kind, unit_hash
 from mtorl.runtime.files import replacing
-from mtorl.runtime.locks import acquire
+from mtorl.runtime.locks import locked
 
 FILE = "forgotten.json"
 _LOCK = ".forgotten.lock"
@@ -128,18 +128,11 @@ class Forgotten:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep others from forgetting in a folder until the end of the block; ForgottenError while another one does."""
-    try:
-        lock = acquire(folder / _LOCK)
-    except BlockingIOError:
-        raise ForgottenError(
-            f"{folder}: another `mtorl data forget` is at work here; wait until it has finished"
-        ) from None
-    except OSError as error:
-        raise ForgottenError(f"{folder}: can't be written to: {error.strerror}") from None
-    try:
+    busy = ForgottenError(f"{folder}: another `mtorl data forget` is at work here; wait until it has finished")
+    if not os.access(folder, os.W_OK):
+        raise ForgottenError(f"{folder}: can't be written to")
+    with locked(folder / _LOCK, busy):
         yield
-    finally:
-        os.close(lock)
 
 
 def _literal(time: datetime) -> str:

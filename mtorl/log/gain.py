@@ -104,21 +104,11 @@ def _fault(expected: str, value: object) -> PydanticCustomError:
     return PydanticCustomError("gain", "{expected}, got {given}", {"expected": expected, "given": short(value)})
 
 
+_WEIGHTS = {"minProperties": 1, "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
 GainOfSpec = Annotated[
     Gain,
     BeforeValidator(Gain.of_spec),
     PlainSerializer(lambda gain: gain.plain, return_type=str | dict[str, float]),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "object",
-                    "minProperties": 1,
-                    "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
-                },
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", **_WEIGHTS}]}),
 ]
 """A field of a description that is a gain."""

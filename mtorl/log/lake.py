@@ -10,13 +10,12 @@
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
-The same folders exist for outcomes, shadows and windows, each record in the hour of its decision, which follows from
-the decision's id. The folder of an arrived file is the newest hour in it.
+The same folders exist for outcomes, shadows and windows, each record in the hour of its decision. The folder of an
+arrived file is the newest hour in it. Each file has the columns of its record (`sql_columns`), `hour` and `bucket`.
 
-Files never change. A writer that replaces files writes the new one first, then hides what it has read
-(`superseded/`) and deletes it hours later, when no query reads it any more. So at any moment a record is in one
-file or in several; readers drop copies, and need neither locks nor an index. Each file has the columns of its record
-(`mtorl.log.records.sql_columns`), `hour` and `bucket`.
+Files never change. A writer that replaces files writes the new one first, then hides what it has read and deletes it
+hours later, when no query reads it any more. So at any moment a record is in one file or in several; readers drop
+copies, and need neither locks nor an index.
 """
 
 from __future__ import annotations
@@ -84,16 +83,11 @@ class LakeFile:
 
 
 class Lake:
-    """A lake in a folder or an object store.
-
-    Args:
-        files: Of the lake, rooted there.
-        place: Its name, for people.
-    """
+    """A lake in a folder or an object store."""
 
     def __init__(self, files: pafs.FileSystem, place: str) -> None:
-        self.files = files
-        self.place = place
+        self.files = files  # rooted at the lake
+        self.place = place  # for people
         self.folder = Path(place) if "://" not in place else None
         self._fixed: dict[str, list[LakeFile]] | None = None
 
@@ -252,13 +246,10 @@ class Lake:
         until: datetime | None = None,
         where: str = "true",
     ) -> str:
-        """SQL of all records of decisions in a period of whole hours, each once, in a database of `lake_database`.
+        """SQL of all records of decisions in a period of whole hours, each once, for `lake_database` and for Spark.
 
-        The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`). Spark
-        runs the same SQL (`features/collect/spark.py`).
-
-        Args:
-            where: SQL that chooses records by what copies have in common, such as their user: before copies are sought.
+        The files are those that are there now: one that is deleted meanwhile fails the query (`LogError`). `where` is
+        SQL that chooses records by what copies have in common, such as their user.
         """
         arrived = self.arrived(kind, since)  # first: a file that is compacted meanwhile is read twice, not missed
         by_hour: dict[datetime, list[LakeFile]] = defaultdict(list)
@@ -321,8 +312,7 @@ def instant(at: datetime) -> str:
 def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPyConnection]:
     """A database that reads a lake of any size, times in UTC; what does not fit into memory lies in temporary files.
 
-    Raises:
-        LogError: A file was deleted while it was read, or a record has another version of the schema.
+    LogError: a file was deleted while it was read, or a record has another version of the schema.
     """
     import duckdb
 

@@ -3,9 +3,8 @@
     test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has no decisions of one's own
     test.channel_B, test.exposed_B, test.channel_probs_BC, test.windows
 
-One row is one decision whose channel was drawn, and which was exposed or not, both with known probabilities. The table
-lies beside a touchpoint log that grew out of own decisions. A log from elsewhere has none: there each touchpoint stands
-for an opportunity, since nothing is known of the moments without one.
+One row is one decision whose channel was drawn, and which was exposed or not, both with known probabilities. A log from
+elsewhere has none: there each touchpoint stands for an opportunity.
 
 Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (of the policy that drew: its digest,
 or else name and version), channel (that was drawn), channel_probs and exposure_probs (lists, in the order of the data

@@ -31,9 +31,7 @@ _SMOOTHING = 1.0  # pseudo-count of every channel
 def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     """Propensity of the logged channel of each row, in (0, 1].
 
-    Args:
-        windows: Touchpoints, such as `WindowTable.rows`: columns user_id, timestamp, step (0 where a journey starts),
-            split, channel, and propensity for a log that has it.
+    The windows are touchpoints, such as `WindowTable.rows`, with a propensity if the log has it.
 
     ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no rows are for training.
     """

@@ -4,12 +4,11 @@
     json_schema("decision")                           # what other systems validate against
     sql_columns("decision")                           # the same fields as DuckDB columns
 
-The router writes decisions and outcomes, one JSON line each; features and monitoring read them. What the router answers
-is a part of what it logs, so a decision record extends the two forms of the answer. It holds what a replay needs: the
-arm follows from layer, experiment, salt, shares and user (`mtorl.experiment.assignment`), unless the file named it
-(`override`), the draw from experiment, salt, user, campaign and request (or decision), the channel from the draw and
-the probabilities, in the order of the candidates; and a policy that is asked with the features, the draw and the prices
-answers the same again. What the policy drew stays in the record when the default action is taken after the draw.
+The router writes one JSON line for each; features and monitoring read them. A decision record extends the two forms of
+the router's answer, and holds what a replay needs: the arm follows from layer, experiment, salt, shares and user
+(`mtorl.experiment.assignment`), unless the file named it (`override`), the draw from experiment, salt, user, campaign
+and request (or decision), the channel from the draw and the probabilities, in the order of the candidates. What the
+policy drew stays in the record when the default action is taken after the draw.
 
 A field that is added, removed or renamed makes a new version of the schema (docs/architecture.md). A reader that meets
 a record of another version stops with an error that names both.

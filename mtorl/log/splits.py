@@ -55,11 +55,7 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Rows whose windows, of up to n tokens, cover every step of their journey exactly once.
-
-    Args:
-        step: 0-based place of each row in its journey; whole journeys, one after the other.
-    """
+    """Rows whose windows, of up to n tokens, cover every step (from 0) of their whole journeys exactly once."""
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
     steps_left = np.repeat(lengths, lengths) - 1 - steps

@@ -11,9 +11,7 @@ there is a column for it, such as `click_time`; if it says when its rows arrived
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +27,6 @@ from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
 """The files of a log's folder: the canonical log, its description, and what validation said of the raw log."""
-
-_PARQUET = re.compile(r'"([^"]+\.parquet)"')
 
 CREATED, COLLECTED = "created_timestamp", "collected"
 _TIME = pa.timestamp("us", tz="UTC")
@@ -125,20 +121,3 @@ def _in_one_type(values: pa.Array) -> pa.Array:  # microseconds, float64 with nu
         numbers = values.cast(pa.float64())
         return pc.if_else(pc.is_nan(numbers), None, numbers)
     return values.cast(pa.string())
-
-
-@contextmanager
-def saying_what_was_removed() -> Iterator[None]:
-    """Turn DuckDB's error about a removed Parquet file into a LogError."""
-    import duckdb
-
-    try:
-        yield
-    except duckdb.IOException as error:
-        named = _PARQUET.search(str(error))
-        if named is None or Path(named[1]).exists():
-            raise
-        raise LogError(
-            f"{named[1]}: removed while it was read, as an export removes what is old or superseded; nothing is lost, "
-            "try again"
-        ) from error

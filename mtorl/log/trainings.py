@@ -11,6 +11,7 @@ was cut off trains a model of half a log, and every check of that log alone woul
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -118,8 +119,6 @@ def read(history: Path) -> list[Training]:
         return []
     trainings = []
     for line in lines:
-        try:
+        with suppress(ValidationError):
             trainings.append(Training.model_validate_json(line))
-        except ValidationError:
-            continue
     return trainings

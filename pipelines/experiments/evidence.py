@@ -23,11 +23,10 @@ from mtorl.experiment.arm import ALL_ARMS, HOLDOUT, OUTSIDE, OVERRIDE
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import in_force
-from mtorl.log.dataset import DatasetSpec, SpecError
+from mtorl.log.dataset import DatasetSpec, SpecError, counted_gain
 from mtorl.log.lake import Lake
 from mtorl.log.records import segment_sql
 from mtorl.log.touchpoints import LogError
-from mtorl.log.units import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.experiments.controller import state as state_in
 from pipelines.experiments.folder import ExperimentFolder, named_by_router

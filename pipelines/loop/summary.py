@@ -14,7 +14,7 @@ from monitoring.decision_log import DecisionLog
 from monitoring.verdict.verdict import units_in
 from monitoring.watch.state import State
 from mtorl.evaluation.gate import gate
-from mtorl.log.units import counted_gain
+from mtorl.log.dataset import counted_gain
 from mtorl.runtime.files import replacing
 from pipelines.local import StepResult
 from pipelines.loop.monitored_days import STATE_FOLDER, figures_of

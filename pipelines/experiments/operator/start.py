@@ -32,8 +32,7 @@ from pydantic import ValidationError
 
 from monitoring.experiments.document import View
 from monitoring.experiments.web import Unavailable, serving, site
-from mtorl.log.dataset import DatasetSpec
-from mtorl.log.units import counted_gain
+from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.runtime.validation import first_fault
 from pipelines.experiments.cluster_api import GROUP, PLURAL, VERSION, ClusterApi
 from pipelines.experiments.config_map import OFF, SUFFIX, Entry

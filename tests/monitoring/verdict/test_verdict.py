@@ -26,12 +26,11 @@ from monitoring.verdict.period import PeriodError, verdict_of_period
 from monitoring.verdict.stage_evidence import stage_evidence
 from monitoring.verdict.verdict import CLICK, verdict_from_log
 from mtorl.experiment.experiment import Experiment
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.gain import Gain
 from mtorl.log.lake import Lake, name_of
 from mtorl.log.records import Kind, sql_columns
-from mtorl.log.units import counted_gain
 from tests.lakes import ids_in
 from tests.monitoring.judged_experiment import CONTENT
 from tests.monitoring.written_log import BEGIN, Log

@@ -10,20 +10,8 @@ import duckdb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.log import decision_ids
-from mtorl.log.decision_ids import (
-    BUCKET,
-    BUCKETS,
-    CAMPAIGN_SLOTS,
-    HOUR,
-    bucket_of,
-    campaign_slot,
-    decision_id,
-    hour_of,
-    is_decision_id,
-    slot_of,
-    time_of,
-)
+from mtorl.log import decision_ids as ids
+from mtorl.log.decision_ids import decision_id, is_decision_id
 
 TIMES = st.floats(0, 4e9, allow_nan=False)
 
@@ -34,20 +22,20 @@ def test_an_id_says_when_whose_bucket_and_which_router(user: str, identity: str,
     parsed = uuid.UUID(made)
     assert str(parsed) == made and parsed.version == 7 and parsed.variant == uuid.RFC_4122
     assert is_decision_id(made) and made.endswith(identity)
-    assert abs(time_of(made).timestamp() - at) <= 0.0006
+    assert abs(ids.time_of(made).timestamp() - at) <= 0.0006
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        row = db.execute(f"SELECT {HOUR}, {BUCKET} FROM (SELECT ? AS decision_id)", [made]).fetchone()
-    assert row == (hour_of(made), bucket_of(user))
-    assert hour_of(made) == datetime.fromtimestamp(round(1000 * at) / 1000 // 3600 * 3600, UTC)
+        row = db.execute(f"SELECT {ids.HOUR}, {ids.BUCKET} FROM (SELECT ? AS decision_id)", [made]).fetchone()
+    assert row == (ids.hour_of(made), ids.bucket_of(user))
+    assert ids.hour_of(made) == datetime.fromtimestamp(round(1000 * at) / 1000 // 3600 * 3600, UTC)
 
 
 @given(campaign=st.text())
 def test_an_id_says_the_slot_of_its_campaign(campaign: str) -> None:
     made = decision_id("u", "5f0c9a7e", campaign=campaign)
     assert is_decision_id(made) and uuid.UUID(made).variant == uuid.RFC_4122
-    assert slot_of(made) == campaign_slot(campaign) < CAMPAIGN_SLOTS
-    assert slot_of(campaign) == campaign_slot(campaign), "of no id, the text's own"
+    assert ids.slot_of(made) == ids.campaign_slot(campaign) < ids.CAMPAIGN_SLOTS
+    assert ids.slot_of(campaign) == ids.campaign_slot(campaign), "of no id, the text's own"
 
 
 def test_ids_are_unique_and_sort_by_time() -> None:
@@ -58,8 +46,8 @@ def test_ids_are_unique_and_sort_by_time() -> None:
 
 
 def test_users_spread_over_all_buckets() -> None:
-    counts = Counter(bucket_of(f"u{i}") for i in range(64_000))
-    assert len(counts) == BUCKETS and min(counts.values()) > 800 and max(counts.values()) < 1200
+    counts = Counter(ids.bucket_of(f"u{i}") for i in range(64_000))
+    assert len(counts) == ids.BUCKETS and min(counts.values()) > 800 and max(counts.values()) < 1200
 
 
 def test_other_texts_are_no_ids() -> None:
@@ -67,4 +55,4 @@ def test_other_texts_are_no_ids() -> None:
     wrong = ("f" + good[1:], good.upper(), good + "0", f"{good[:15]}7f{good[17:]}")  # the first: of the year 10000
     for other in ("", "d1", uuid.uuid4().hex, str(uuid.uuid4()), *wrong):
         assert not is_decision_id(other)
-    assert decision_ids.BUCKETS == 64
+    assert ids.BUCKETS == 64

@@ -1,8 +1,9 @@
-"""The gain of an exposure: of a name, of weights, of tables and of numbers; written and read again."""
+"""The gain of an exposure: of a name, of weights, of tables and of numbers; written and read again; its unit."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtorl.log.dataset import DatasetSpec
+from mtorl.log.dataset import Column, DatasetSpec, counted_gain
 from mtorl.log.gain import Gain
 
 names = st.sampled_from(["click", "conversion", "revenue", "profit", "seconds_viewed"])
 weights = st.dictionaries(names, st.floats(1e-6, 1e6) | st.integers(1, 9), min_size=1)
 values = st.floats(-1e9, 1e9)
+SIMULATOR = DatasetSpec.load("simulator")
 
 
 @given(weights, st.data())
@@ -57,9 +59,8 @@ def test_people_read_it() -> None:
 
 
 def test_a_description_with_a_plain_name_is_written_as_before() -> None:
-    simulator = DatasetSpec.load("simulator")
-    assert simulator.to_dict()["reward"] == {"gain": "click", "cost_weight": 0.05}
-    both = simulator.replace(reward=simulator.reward.replace(gain={"click": 0.5, "revenue": 1}))
+    assert SIMULATOR.to_dict()["reward"] == {"gain": "click", "cost_weight": 0.05}
+    both = SIMULATOR.replace(reward=SIMULATOR.reward.replace(gain={"click": 0.5, "revenue": 1}))
     assert both.to_dict()["reward"]["gain"] == {"click": 0.5, "revenue": 1.0}
     assert DatasetSpec.from_dict(both.to_dict()) == both
 
@@ -74,3 +75,32 @@ def test_windows_carry_the_outcomes_that_somebody_reads() -> None:
     )
     assert told.window_outcomes == ("click", "conversion", "revenue", "cost", name)
     assert name in told.outcome_kinds
+
+
+@pytest.mark.parametrize(
+    ("gain", "changes", "unit"),
+    [
+        ("click", {}, "clicks"),
+        ("conversion", {}, "conversions"),
+        ("revenue", {}, "EUR"),
+        ("revenue", {"outcome_labels": {}}, "EUR"),
+        ("revenue", {"outcome_labels": {}, "currency": "currency unit"}, "currency units"),
+        ("revenue", {"outcome_labels": {"revenue": "play time, ms"}}, "play time, ms"),
+        ("watched", {}, "s of watched"),
+        ("liked", {}, "liked"),
+        ({"click": 0.1, "revenue": 1}, {}, "0.1 x click + revenue"),
+        ({"click": 0.5}, {}, "0.5 x click"),
+    ],
+)
+def test_the_unit_of_the_gain(gain: object, changes: dict[str, Any], unit: str) -> None:
+    outcomes = (
+        Column(name="watched", kind="numeric", unit="s", missing="zero"),
+        Column(name="liked", kind="numeric", missing="zero"),
+    )
+    spec = SIMULATOR.replace(outcomes=outcomes, reward={"gain": gain}, **changes)
+    assert counted_gain(spec).unit == unit and counted_gain(spec) == spec.reward.gain
+
+
+def test_the_unit_of_money() -> None:
+    assert counted_gain(SIMULATOR).units.money == "EUR"
+    assert counted_gain(SIMULATOR.replace(currency="currency unit")).units.money == "currency units"

@@ -1,25 +1,193 @@
-"""A lake while it is written, compacted and read."""
+"""The lake: each record once, from a folder and from an object store, while files move."""
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pandas as pd
+import pyarrow.fs as pafs
 import pytest
 
 from features.collect.compact import compact
-from mtorl.log.lake import Lake, LakeFile, lake_database, name_of
+from mtorl.log.lake import HOUR, Lake, LakeFile, lake_database, name_of
 from mtorl.log.touchpoints import LogError
+from mtorl.runtime.duckdb_files import LakeFiles
 from tests.lakes import id_of, upload
 
-AT = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
-LATER = AT + timedelta(hours=2)
+BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
-def decided(lake: Lake, *names: str, at: datetime = AT) -> None:
+def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
+    """One each ten minutes."""
+    times = [BEGIN + timedelta(minutes=10 * i) for i in range(first, first + number)]
+    ids = [id_of(f"d{i}", time) for i, time in enumerate(times, first)]
+    return pd.DataFrame({"decision_id": ids, "user_id": "u1", "event_time": times, **columns})
+
+
+def found(lake: Lake, since: datetime | None = None, until: datetime | None = None) -> list[str]:
+    with lake_database(lake) as db:
+        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision', since, until)}").fetchall()
+    return sorted(name for (name,) in rows)
+
+
+def close(lake: Lake, files: list[LakeFile], name: str) -> list[LakeFile]:
+    """What a compaction of one hour's files writes."""
+    assert lake.folder is not None
+    target = name_of("decision", files[0].hour, name)
+    (lake.folder / target).parent.mkdir(parents=True, exist_ok=True)
+    sources = [str(lake.folder / file.name) for file in files]
+    duckdb.from_parquet(sources, hive_partitioning=False).write_parquet(str(lake.folder / target))
+    return lake.closed("decision")
+
+
+def test_an_empty_lake_has_the_columns(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "none")
+    assert not lake and found(lake) == []
+    with lake_database(lake) as db:
+        columns = db.sql(f"FROM {lake.records(db, 'outcome')}").columns
+    assert {"event_id", "decision_id", "value", "hour", "bucket"} <= set(columns)
+
+
+def test_a_period_prunes_hours_and_keeps_late_records(tmp_path: Path) -> None:
+    every = decisions(18)
+    lake = upload(tmp_path, {"decision": every[6:]})
+    upload(lake, {"decision": every[:6]})
+    assert found(lake) == sorted(every["decision_id"])
+    assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == sorted(every["decision_id"][6:12])
+    late = lake.arrived("decision", BEGIN + 2 * HOUR)
+    assert [file.hour for file in late] == [BEGIN + 2 * HOUR], "the folder is the newest hour in the file"
+
+
+def test_records_in_several_files_count_once(tmp_path: Path) -> None:
+    every = decisions(6)
+    lake = upload(tmp_path, {"decision": every})
+    close(lake, lake.arrived("decision"), "closed")  # the compaction was killed before it hid what it read
+    assert found(lake) == sorted(every["decision_id"])
+    withdrawn = every[:1].assign(withdrawn=True)
+    upload(lake, {"decision": withdrawn})
+    with lake_database(lake) as db:
+        rows = db.execute(f"SELECT decision_id FROM {lake.records(db, 'decision')} WHERE withdrawn").fetchall()
+    assert rows == [(every["decision_id"][0],)]
+
+
+def test_what_is_superseded_is_hidden_at_once_and_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = decisions(6)
+    lake = upload(tmp_path, {"decision": every})
+    with lake_database(lake) as db:
+        query = f"SELECT count(*) FROM {lake.records(db, 'decision')}"  # of a reader at work
+        old = lake.arrived("decision")
+        close(lake, old, "closed")
+        lake.supersede(old, kept_seconds=60)
+        assert lake.arrived("decision") == [] and found(lake) == sorted(every["decision_id"])
+        assert db.execute(query).fetchall() == [(6,)]
+    now = datetime.now(UTC).timestamp()
+    monkeypatch.setattr("mtorl.log.lake.time.time", lambda: now + 61)
+    lake.supersede([], kept_seconds=60)
+    assert not (tmp_path / old[0].name).exists() and not lake.superseded()
+    assert found(lake) == sorted(every["decision_id"])
+
+
+def test_a_file_that_is_deleted_while_it_is_read_is_a_clear_error(tmp_path: Path) -> None:
+    lake = upload(tmp_path, {"decision": decisions(6)})
+    with pytest.raises(LogError, match="try again"), lake_database(lake) as db:
+        query = f"SELECT count(*) FROM {lake.records(db, 'decision')}"
+        (tmp_path / lake.arrived("decision")[0].name).unlink()
+        db.execute(query)
+
+
+def test_a_record_of_another_version_is_a_clear_error(tmp_path: Path) -> None:
+    lake = upload(tmp_path, {"decision": decisions(6, schema_version=9)})
+    with pytest.raises(LogError, match="schema version 9; this release reads 1"), lake_database(lake) as db:
+        db.execute(f"SELECT count(*) FROM {lake.records(db, 'decision')}").fetchall()
+
+
+def test_hidden_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
+    lake = upload(tmp_path, {"decision": decisions(6)})
+    folder = (tmp_path / lake.arrived("decision")[0].name).parent
+    for name in (".unfinished.parquet", "notes.txt"):
+        (folder / name).write_text("rubbish")
+    assert len(found(lake)) == 6
+
+
+def test_threads_share_a_file(tmp_path: Path) -> None:
+    """DuckDB's threads seek and read in one file; each must read at its own place."""
+    content = bytes(range(256)) * 2000
+    (tmp_path / "file").write_bytes(content)
+    file = LakeFiles(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())).open("lake://file")
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        for i in range(500):
+            at = (seed * 7919 + i * 104_729) % (len(content) - 5000)
+            file.seek(at)
+            if file.read(5000) != content[at : at + 5000]:
+                wrong.append(at)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert file.seek(0, 2) == len(content) == file.tell()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URI of a lake in an object store."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    store, _ = pafs.FileSystem.from_uri(f"s3://ads/?{options}&allow_bucket_creation=true")
+    store.create_dir("ads")
+    yield f"s3://ads/the/lake?{options}"
+    server.stop()
+
+
+def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str) -> None:
+    every = decisions(30)
+    made, lake = upload(tmp_path, {"decision": every}), Lake.open(bucket)
+    assert not lake and lake.read("forgotten.json") is None and not lake.forgotten()
+    (file,) = made.arrived("decision")
+    lake.put(tmp_path / file.name, file.name)
+    assert lake and lake.arrived("decision") == [file]
+    assert found(lake) == sorted(every["decision_id"])
+    assert found(lake, BEGIN + HOUR, BEGIN + 2 * HOUR) == sorted(every["decision_id"][6:12])
+    lake.supersede([file], kept_seconds=0)
+    assert not lake and not lake.superseded()
+
+
+def test_a_bucket_is_named_by_the_environment_as_well(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As raw logs are."""
+    (file,) = upload(tmp_path, {"decision": decisions(6)}).arrived("decision")
+    Lake.open(bucket).put(tmp_path / file.name, file.name)
+    server = bucket.partition("endpoint_override=")[2].partition("&")[0]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    assert Lake.open("s3://ads/the/lake").arrived("decision") == [file]
+
+
+# ---- a lake that is written and compacted meanwhile
+
+
+def decided(lake: Lake, *names: str, at: datetime = BEGIN) -> None:
     rows = [{"decision_id": id_of(name, at), "user_id": name, "event_time": at.isoformat()} for name in names]
     upload(lake, {"decision": pd.DataFrame(rows)})
 
@@ -42,7 +210,7 @@ def test_a_compaction_between_two_listings_takes_no_record_away(
         found = listed(self, folder)
         calls.append(folder)
         if len(calls) == 1:
-            compact(Lake.open(tmp_path), LATER)
+            compact(Lake.open(tmp_path), BEGIN + 3 * HOUR)
         return found
 
     monkeypatch.setattr(Lake, "_list", listed_then_compacted)
@@ -55,7 +223,7 @@ def test_several_queries_of_a_fixed_lake_read_the_same_records(tmp_path: Path) -
     fixed = lake.fixed()
     assert users(fixed) == ["a"]
     decided(lake, "b")
-    compact(lake, LATER)
+    compact(lake, BEGIN + 3 * HOUR)
     assert users(fixed) == ["a"] and users(lake) == ["a", "b"]
 
 
@@ -78,12 +246,12 @@ def test_what_does_not_fit_into_memory_is_not_written_to_the_current_folder(tmp_
 def test_a_damaged_note_of_superseded_files_hides_nothing_and_goes(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     decided(lake, "a", "b")
-    compact(lake, LATER)
+    compact(lake, BEGIN + 3 * HOUR)
     (note,) = (tmp_path / "superseded").iterdir()
     note.write_bytes(b"\xff{")
     (tmp_path / "superseded" / "notes.json").write_text("a person's")
     assert users(lake) == ["a", "b"] and lake.arrived("decision")
-    assert compact(lake, LATER).files == 1 and not lake.arrived("decision")
+    assert compact(lake, BEGIN + 3 * HOUR).files == 1 and not lake.arrived("decision")
     lake.supersede([], 0)
     assert users(lake) == ["a", "b"] and not lake.superseded() and not note.exists()
 
@@ -104,7 +272,7 @@ def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyP
 def test_a_file_that_no_router_wrote_is_named(tmp_path: Path, arrived: bool) -> None:
     lake = Lake.open(tmp_path)
     decided(lake, "a")
-    (tmp_path / (name := name_of("decision", AT, "half", arrived))).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / (name := name_of("decision", BEGIN, "half", arrived))).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"PAR1")
     with pytest.raises(LogError, match=re.escape(f"File '{name}' too small")):
         users(lake)
