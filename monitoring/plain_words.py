@@ -76,14 +76,6 @@ def amounts(kind: str, found: float, needed: float) -> str:
     return f"{hours_or_minutes(found, needed)} of {hours_or_minutes(needed, needed)}"
 
 
-def duration(seconds: float) -> str:
-    """A length of time, in the largest unit of which it has two."""
-    for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return "1 minute" if 45 <= seconds < 75 else f"{seconds:.0f} seconds"
-
-
 def account(arm: str, arms: Collection[str]) -> str:
     """The owner of an account; users outside all experiments have one only if `arms`, of all accounts, has them."""
     if arm == ALL_ARMS:

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from cli.experiment.shared import shares_in_words
 from cli.tables import titled, with_interval
-from monitoring.plain_words import account, amounts, duration, heavy, left_out, moved, named_in, of_arms
+from monitoring.plain_words import account, amounts, heavy, left_out, moved, named_in, of_arms
+from mtorl.pages.words import duration
 
 if TYPE_CHECKING:
     from monitoring.experiments.document import Need, Step, View

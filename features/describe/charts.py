@@ -9,24 +9,8 @@ import pandas as pd
 
 from features.describe.figures import PROPENSITY_BINS
 from mtorl.log.propensity import FLOOR
-from mtorl.pages.charts import (
-    BLUE,
-    GREY,
-    LOW,
-    ORANGE,
-    PALETTE,
-    WIDE,
-    Chart,
-    bar,
-    draw,
-    horizontal,
-    marks,
-    names_axis,
-    rows_height,
-    scatter,
-    shares,
-    vertical,
-)
+from mtorl.pages import charts as plot
+from mtorl.pages.charts import Chart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +26,10 @@ _PERCENT = ".2~%"
 def touchpoints(figures: Description) -> Chart:
     """Touchpoints by hour, day, week or month."""
     sums = _by_period(figures, [channel.channel for channel in figures.channels]).sum(axis=1)
-    trace = bar(x=_starts(sums), y=sums.to_list(), marker_color=BLUE, hovertemplate="%{x}: %{y:,}<extra></extra>")
-    html = draw(
+    trace = plot.bar(
+        x=_starts(sums), y=sums.to_list(), marker_color=plot.BLUE, hovertemplate="%{x}: %{y:,}<extra></extra>"
+    )
+    html = plot.draw(
         "touchpoints",
         [trace],
         xaxis={"type": "date", "showgrid": False, "tickangle": 0},
@@ -56,32 +42,32 @@ def touchpoints(figures: Description) -> Chart:
 def channel_shares(channels: Sequence[ChannelFigures]) -> Chart:
     """Share of touchpoints by channel, largest on top."""
     rows = sorted(channels, key=lambda channel: -channel.rows)
-    return shares("channel-shares", [(row.channel, row.share) for row in rows], "Share of touchpoints")
+    return plot.shares("channel-shares", [(row.channel, row.share) for row in rows], "Share of touchpoints")
 
 
 def shares_over_time(figures: Description) -> Chart:
     """Channel shares of each period; the small channels are added up."""
     largest = sorted((channel for channel in figures.channels if channel.rows), key=lambda channel: -channel.rows)
-    few = len(largest) <= len(PALETTE)
-    table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(PALETTE) - 1])])
+    few = len(largest) <= len(plot.PALETTE)
+    table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     table = table.div(table.sum(axis=1), axis=0).fillna(0.0)
     traces = []
     for i, (name, share) in enumerate(table.items()):
         whole = str(name or "others")  # no channel has the name ""; one may well be called "others"
         traces.append(
-            bar(
+            plot.bar(
                 x=_starts(share),
                 y=share.to_list(),
                 name=whole if len(whole) <= 18 else f"{whole[:17]}…",
-                marker_color=PALETTE[i] if name else GREY,
+                marker_color=plot.PALETTE[i] if name else plot.GREY,
                 hovertemplate="%{y:.1%}<extra>" + whole + "</extra>",
             )
         )
-    html = draw(
+    html = plot.draw(
         "shares-over-time",
         traces,
         height=330,
-        margin={**WIDE, "t": 62 if len(traces) > 4 else 36},
+        margin={**plot.WIDE, "t": 62 if len(traces) > 4 else 36},
         barmode="stack",
         bargap=0,
         hovermode="x unified",
@@ -95,22 +81,22 @@ def lengths(figures: Description) -> Chart:
     """Share of the journeys that reach each length, on two log axes."""
     half, most, longest = figures.length_quantile(0.5), figures.length_quantile(0.95), figures.lengths[-1][0]
     reach = [place.click.rows for place in figures.places]
-    trace = scatter(
+    trace = plot.scatter(
         x=[place.place for place in figures.places],
         y=[journeys / figures.journeys for journeys in reach],
         mode="lines+markers",
-        line={"color": BLUE, "width": 2.2, "shape": "vh"},
+        line={"color": plot.BLUE, "width": 2.2, "shape": "vh"},
         marker={"size": 4},
         customdata=reach,
         hovertemplate="%{x} touchpoints or more: %{y:.2~%}, %{customdata:,} journeys<extra></extra>",
     )
     words = [(half, "median ", "right"), (most, " 95%", "left")] if half < most else [(half, "median, 95%", "center")]
-    html = draw(
+    html = plot.draw(
         "lengths",
         [trace],
-        shapes=[vertical(half), vertical(most)],
-        annotations=marks([(math.log10(length), text, side) for length, text, side in words]),
-        margin={**WIDE, "t": 30},
+        shapes=[plot.vertical(half), plot.vertical(most)],
+        annotations=plot.marks([(math.log10(length), text, side) for length, text, side in words]),
+        margin={**plot.WIDE, "t": 30},
         xaxis={"title": "touchpoints in a journey", "type": "log", "tickformat": ",~r", "showgrid": False},
         yaxis={"title": "journeys of at least that length", "type": "log", "dtick": 1, "tickformat": "~%"},
     )
@@ -121,13 +107,13 @@ def lengths(figures: Description) -> Chart:
 
 def pauses(figures: Description) -> Chart:
     """Pauses between a user's touchpoints; those that end a journey have another colour."""
-    trace = bar(
+    trace = plot.bar(
         x=[row.words for row in figures.pauses],
         y=[row.rows for row in figures.pauses],
-        marker_color=[ORANGE if row.ends_journey else BLUE for row in figures.pauses],
+        marker_color=[plot.ORANGE if row.ends_journey else plot.BLUE for row in figures.pauses],
         hovertemplate="%{x}: %{y:,}<extra></extra>",
     )
-    html = draw(
+    html = plot.draw(
         "pauses",
         [trace],
         xaxis={"title": "time since the user's touchpoint before", "showgrid": False, "automargin": True},
@@ -139,15 +125,15 @@ def pauses(figures: Description) -> Chart:
 def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float, what: str) -> Chart:
     """A rate and its interval for each channel, against the overall one."""
     rows = sorted((row for row in rows if row[1].rows), key=lambda row: row[1].share)
-    html = draw(
+    html = plot.draw(
         div,
         [_dots("y", "x", rows, size=9)],
-        height=rows_height(len(rows)) + 18,
-        shapes=[vertical(overall)],
-        annotations=marks([(overall, "all", "center")]),
-        margin={**LOW, "t": 30},
+        height=plot.rows_height(len(rows)) + 18,
+        shapes=[plot.vertical(overall)],
+        annotations=plot.marks([(overall, "all", "center")]),
+        margin={**plot.LOW, "t": 30},
         xaxis={"tickformat": _PERCENT, "rangemode": "tozero", "nticks": 6},
-        yaxis={**names_axis(), "range": [-0.6, len(rows) - 0.4]},
+        yaxis={**plot.names_axis(), "range": [-0.6, len(rows) - 0.4]},
     )
     words = ", ".join(f"{name} {rate.share:.2%} [{rate.low:.2%}, {rate.high:.2%}]" for name, rate in rows[::-1])
     return Chart(html, f"{what} by channel with 95% intervals: {words}.")
@@ -158,10 +144,10 @@ def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, w
     rows = rows[:PLACES]
     # A place that few journeys reach has an interval as wide as the picture; it may leave it so that the rest is read.
     sure = [rate.high for _, rate in rows if rate.high - rate.low < 0.2] or [1.0]
-    html = draw(
+    html = plot.draw(
         div,
         [_dots("x", "y", rows, size=6)],
-        shapes=[horizontal(overall)],
+        shapes=[plot.horizontal(overall)],
         xaxis={"title": "place in the journey, 1 = first", "showgrid": False, "range": [0.3, max(len(rows), 5) + 0.7]},
         yaxis={"tickformat": _PERCENT, "range": [0, 1.12 * max(sure)]},
     )
@@ -187,13 +173,13 @@ def propensities(figures: Description) -> Chart:
         "colorscale": [[0, "rgba(63, 127, 217, 0)"], [1, "rgba(63, 127, 217, 1)"]],
         **{"showscale": False, "xgap": 1, "ygap": 3, "zmin": 0},
     }
-    html = draw(
+    html = plot.draw(
         "propensities",
         [cells],
-        height=rows_height(len(names)) + 24,
-        shapes=[vertical(FLOOR)],
+        height=plot.rows_height(len(names)) + 24,
+        shapes=[plot.vertical(FLOOR)],
         xaxis={"title": "propensity of the logged channel", "range": [0, 1], "showgrid": False},
-        yaxis=names_axis(),
+        yaxis=plot.names_axis(),
     )
     return Chart(html, f"Propensities by channel; the smallest is {figures.propensity_low:.4g}.")
 
@@ -210,14 +196,14 @@ def costs(channels: Sequence[ChannelFigures], currency: str) -> Chart:
         **{"lowerfence": low, "q1": first, "median": median, "q3": third, "upperfence": high},
         "mean": [row.cost for row in rows],
         "boxmean": True,
-        "line": {"color": BLUE, "width": 2},
+        "line": {"color": plot.BLUE, "width": 2},
     }
-    html = draw(
+    html = plot.draw(
         "costs",
         [boxes],
-        height=rows_height(len(rows)) + 24,
+        height=plot.rows_height(len(rows)) + 24,
         xaxis={"title": f"cost of a touchpoint, {currency}", "rangemode": "tozero", "nticks": 6},
-        yaxis=names_axis(),
+        yaxis=plot.names_axis(),
     )
     words = ", ".join(f"{row.channel} {row.cost_quantiles[2]:.4g}" for row in rows[::-1])
     return Chart(html, f"Median cost of a touchpoint by channel: {words}.")
@@ -241,14 +227,14 @@ def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) 
     """Rates with their intervals: names along one axis ("x" or "y"), values along the other."""
     rates = [rate for _, rate in rows]
     errors = {
-        **{"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": BLUE},
+        **{"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": plot.BLUE},
         "array": [rate.high - rate.share for rate in rates],
         "arrayminus": [rate.share - rate.low for rate in rates],
     }
-    return scatter(
+    return plot.scatter(
         **{names: [name for name, _ in rows], values: [rate.share for rate in rates], f"error_{values}": errors},
         mode="markers",
-        marker={"size": size, "color": BLUE},
+        marker={"size": size, "color": plot.BLUE},
         customdata=[[rate.low, rate.high, rate.rows] for rate in rates],
         hovertemplate=f"%{{{names}}}: %{{{values}:.2%}} "
         "[%{customdata[0]:.2%}, %{customdata[1]:.2%}], %{customdata[2]:,} touchpoints<extra></extra>",

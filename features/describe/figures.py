@@ -22,7 +22,7 @@ import ibis
 
 from features.engine import unix_micros
 from features.sequences.builder import canonical, steps
-from mtorl.log.dataset import OUTCOMES
+from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.propensity import FLOOR
 from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime import progress
@@ -272,7 +272,7 @@ def _channels(log: ibis.Table) -> ibis.Table:
 
 
 def _hits(log: ibis.Table) -> dict[str, ibis.Value]:
-    events = {name: log[name].sum().fill_null(0) for name in ("click", "conversion")}
+    events = {name: log[name].sum().fill_null(0) for name in EVENTS}
     return {"rows": log.count(), **events}
 
 
@@ -339,9 +339,8 @@ def _columns(total: Row, spec: DatasetSpec) -> Iterator[ColumnFigures]:
 def _channel(name: str, row: Row | None, rows: int) -> ChannelFigures:
     if row is None:
         return ChannelFigures(name, 0, 0.0, Rate.of(0, 0), Rate.of(0, 0))
-    own = row["rows"]
-    rates = {event: Rate.of(row[event], own) for event in ("click", "conversion")}
-    means = {what: row[what] for what in ("revenue", "cost") if row[what] is not None}
+    own, rest = row["rows"], {what: row[what] for what in ("revenue", "cost") if row[what] is not None}
     if row["cost_quantiles"]:
-        means["cost_quantiles"] = tuple(row["cost_quantiles"])
-    return ChannelFigures(name, own, own / rows, **rates, **means, free=row["free"] / own)
+        rest["cost_quantiles"] = tuple(row["cost_quantiles"])
+    click, conversion = Rate.of(row["click"], own), Rate.of(row["conversion"], own)
+    return ChannelFigures(name, own, own / rows, click, conversion, **rest, free=row["free"] / own)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.describe import charts
+from mtorl.log.dataset import EVENTS, OUTCOMES
 from mtorl.log.gain import Gain
 from mtorl.log.propensity import FLOOR
 from mtorl.pages.page import write_page
@@ -32,15 +33,13 @@ def render(description: Description, path: Path | str) -> Path:
 
 def content(figures: Description) -> dict[str, Any]:
     """Everything that the template reads."""
-    labels = {
-        name: figures.spec["outcome_labels"].get(name, name) for name in ("click", "conversion", "revenue", "cost")
-    }
+    labels = {name: figures.spec["outcome_labels"].get(name, name) for name in OUTCOMES}
     cost = figures.column("cost")
     return {
         "figures": figures,
         "spec": figures.spec,
         "labels": labels,
-        "span": _span(figures),
+        "seconds": (datetime.fromisoformat(figures.last) - datetime.fromisoformat(figures.first)).total_seconds(),
         "notes": list(_notes(figures, labels)),
         "columns": [asdict(column) | {"share": column.missing / figures.rows} for column in figures.columns],
         "touchpoints": charts.touchpoints(figures),
@@ -48,9 +47,7 @@ def content(figures: Description) -> dict[str, Any]:
         "shares_over_time": charts.shares_over_time(figures),
         "lengths": charts.lengths(figures),
         "pauses": charts.pauses(figures) if figures.pauses else None,
-        "rates": [
-            _rates(figures, name, labels[name]) for name in ("click", "conversion") if getattr(figures, name).hits
-        ],
+        "rates": [_rates(figures, name, labels[name]) for name in EVENTS if getattr(figures, name).hits],
         "places_left_out": max(len(figures.places) - charts.PLACES, 0),
         "estimate": _ESTIMATES.get(figures.spec["propensity"], ""),
         "floor": FLOOR,
@@ -92,7 +89,7 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
         yield "plain", f"{rows} ({share(part)}) arrived later than they happened; no feature knows them before that."
     if unused := [channel.channel for channel in figures.channels if not channel.rows]:
         yield "alarm", f"Channels without a touchpoint: {', '.join(unused)}."
-    for name in ("click", "conversion"):
+    for name in EVENTS:
         if not getattr(figures, name).hits:
             tone = "alarm" if name in Gain.of_spec(spec["reward"]["gain"]).names else "plain"
             yield tone, f"No touchpoint has a {name} ({labels[name]})."
@@ -102,26 +99,14 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
         yield "alarm", "The log has no propensities, though its description says so: no off-policy value without them."
     if figures.propensity_rare:
         rows = counted(figures.propensity_rare, "touchpoint has", "touchpoints have")
-        weight, part = f"{1 / FLOOR:.0f}", figures.propensity_rare / figures.rows
-        yield (
-            "alarm",
-            f"{rows} a propensity below {FLOOR} ({share(part)}): a weight above {weight} in off-policy values.",
-        )
+        part, weight = figures.propensity_rare / figures.rows, f"a weight above {1 / FLOOR:.0f}"
+        yield "alarm", f"{rows} a propensity below {FLOOR} ({share(part)}): {weight} in off-policy values."
     cost = figures.column("cost")
     if cost.low is not None and cost.low == cost.high:
         yield "plain", f"Every touchpoint costs {number(cost.low)}: no channel is cheaper than another."
     if lacking := [column for column in figures.columns if column.missing and column.name != "propensity"]:
         columns, worst = counted(len(lacking), "column has", "columns have"), max(lacking, key=lambda c: c.missing)
         yield "plain", f"{columns} missing values, most of all {worst.name} ({share(worst.missing / figures.rows)})."
-
-
-def _span(figures: Description) -> str:
-    first, last = (datetime.fromisoformat(moment) for moment in (figures.first, figures.last))
-    seconds = (last - first).total_seconds()
-    for size, one, many in ((86_400, "day", "days"), (3600, "hour", "hours"), (60, "minute", "minutes")):
-        if seconds >= size:
-            return counted(round(seconds / size), one, many)
-    return counted(round(seconds), "second", "seconds")
 
 
 def _rate(rate: Rate) -> str:

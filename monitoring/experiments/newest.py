@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from monitoring.experiments.document import Newest
-from monitoring.plain_words import duration
+from mtorl.pages.words import duration
 
 if TYPE_CHECKING:
     import duckdb

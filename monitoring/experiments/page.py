@@ -46,7 +46,6 @@ def page(views: Sequence[View], *, refresh: float | None = None) -> str:
     filters: dict[str, Callable[..., str]] = {
         "named": plain_words.named_in,
         "moment": moment,
-        "duration": plain_words.duration,
         "left_out": plain_words.left_out,
         "phase": phase,
     }

@@ -28,16 +28,15 @@ def number(value: Any) -> str:
     return _true_minus(f"{finite:,.0f}" if abs(finite) >= 1000 else f"{finite:.4g}")
 
 
-def fixed(value: Any, places: int = 4) -> str:
+def fixed(value: Any, places: int = 4, sign: str = "-") -> str:
     """A number with fixed decimal places, so that a column of them lines up."""
     finite = _finite(value)
-    return ABSENT if finite is None else _true_minus(f"{finite:,.{places}f}")
+    return ABSENT if finite is None else _true_minus(f"{finite:{sign},.{places}f}")
 
 
 def signed(value: Any, places: int = 4) -> str:
     """A difference: always with its sign."""
-    finite = _finite(value)
-    return ABSENT if finite is None else _true_minus(f"{finite:+,.{places}f}")
+    return fixed(value, places, "+")
 
 
 def share(value: Any, places: int | None = None) -> str:
@@ -75,15 +74,14 @@ def estimate(value: Any, ci: Any, places: int = 4) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """A time span in the two units that matter."""
+    """A length of time, in the largest unit of which it has two."""
     finite = _finite(seconds)
     if finite is None:
         return ABSENT
-    if finite < 60:
-        return f"{finite:.1f} s"
-    minutes, rest = divmod(round(finite), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
+        if finite >= 2 * length:
+            return f"{finite / length:.0f} {unit}"
+    return "1 minute" if 45 <= finite < 75 else f"{finite:.0f} seconds"
 
 
 def noun(value: float, singular: str, plural: str) -> str:

@@ -11,10 +11,10 @@ import pytest
 from monitoring.decision_log import DecisionLog
 from monitoring.experiments.document import Newest
 from monitoring.experiments.newest import newest_of
-from monitoring.plain_words import duration
 from monitoring.verdict.experiment_users import experiment_users
 from monitoring.verdict.verdict import CLICK
 from mtorl.experiment.experiment import Experiment
+from mtorl.pages.words import duration
 from tests.features.collect.decision_logs import START, write
 from tests.monitoring.experiments.test_traffic import decided, made
 

@@ -44,8 +44,7 @@ def test_a_p_value() -> None:
 
 
 def test_a_duration() -> None:
-    assert words.duration(4.2) == "4.2 s" and words.duration(3599.9) == "1 h 0 min"
-    assert words.duration(130) == "2 min 10 s" and words.duration(None) == "—"
+    assert words.duration(4.2) == "4 seconds" and words.duration(7300) == "2 hours" and words.duration(None) == "—"
 
 
 def test_words() -> None:
