@@ -3,10 +3,9 @@
     jumps = ClockJumps(time.monotonic)
     jumps.before(time.time(), 86_400.0)     # called again and again: what was made earlier is surely as old as a day
 
-A reservation whose cost is on its way must not be released, and its money granted again, since a clock was put forward
-by a day for a moment; nor is an experiment over then. Steady seconds tell how much of an age is a jump. A jump counts
-until as much time has passed since: by then all that was made before it is as old anyhow. The same holds after the
-machine was suspended, when no cost could be reported.
+A clock that is put forward by a day for a moment must neither release a reservation whose cost is on its way, nor end
+an experiment. A jump counts until as much time has passed since: by then all that was made before it is as old anyhow.
+The same holds after the machine was suspended, when no cost could be reported.
 """
 
 from __future__ import annotations

@@ -30,9 +30,8 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     A file is replaced in one step. A folder is missing for a moment: the old one is renamed, then the new one. A file
     does not replace a folder, nor a folder a file, except for Parquet: a table may be a file or a folder of parts.
 
-    Args:
-        durable: Whether a file must survive a power failure right after the end of the block. This waits for the disk
-            twice: for the content, then for the name.
+    A `durable` file survives a power failure right after the end of the block: this waits for the disk twice, for the
+    content and for the name.
 
     Raises:
         OSError: `path` can't be written to, or is a folder where a file was written, or the other way round. On a

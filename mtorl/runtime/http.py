@@ -36,11 +36,9 @@ class Answer(NamedTuple):
 
 
 def ask(url: str, body: object = None, *, seconds: float, method: str | None = None) -> Answer:
-    """Send a request without a body, or with one as JSON.
+    """Send a request without a body, or with one as JSON; `http+unix` has the encoded path of a socket for the host.
 
-    Args:
-        url: The scheme `http+unix` has the percent-encoded path of a socket in place of the host.
-        seconds: Limit for the connection, for each wait for the answer, and for its whole content.
+    The limit of `seconds` is for the connection, for each wait for the answer, and for its whole content.
 
     OSError: no answer in time, half an answer, one that is not HTTP, or more than 4 MiB; StatusError: not a 2xx status.
     """
@@ -54,10 +52,9 @@ def ask(url: str, body: object = None, *, seconds: float, method: str | None = N
             connection.sock.connect(unquote(parts.netloc))
         content = None if body is None else json.dumps(body).encode()
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        method = method or ("GET" if body is None else "POST")
         try:
-            connection.request(
-                method or ("GET" if body is None else "POST"), target, content, {"Content-Type": "application/json"}
-            )
+            connection.request(method, target, content, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             found = _whole(answer, seconds)
         except HTTPException as error:

@@ -20,10 +20,8 @@ _TRY_SECONDS = 0.05
 def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[int]:
     """Holds a lock until the end of the block, whose value is the lock file's descriptor.
 
-    Args:
-        path: The lock file; made if it is not there, and never removed.
-        busy: Raised if another process holds the lock after `wait_seconds`.
-        shared: Whether others may hold the lock in the same way.
+    The file is made if it is not there, and never removed. `busy` is raised if another process still holds the lock
+    after `wait_seconds`; several may hold a `shared` one.
     """
     try:
         lock = acquire(path, wait_seconds=wait_seconds, shared=shared)

@@ -3,9 +3,8 @@
     store, path = open_store("s3://ads/lake")       # AWS_REGION, or ?region=eu-central-1
 
 Credentials come from the environment, by the names of each store's own tools, and are refused in an address: addresses
-stand in logs, ConfigMaps and parameters of pipelines. A server of one's own that speaks S3 is
-AWS_ENDPOINT_URL, or `endpoint_override` and `scheme` in the address's query, which has the options of
-`pyarrow.fs.FileSystem.from_uri`.
+stand in logs, ConfigMaps and parameters of pipelines. AWS_ENDPOINT_URL names a server of one's own that speaks S3, or
+`endpoint_override` and `scheme` in the address's query (the options of `pyarrow.fs.FileSystem.from_uri`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ def open_store(address: str) -> tuple[FileSystem, str]:
     """The file system of an address, and the path in it; raises OSError or ValueError."""
     if _CREDENTIALS.search(address):
         raise ValueError("take the credentials out of the address, and set them in the environment")
-    if address.startswith("s3://") and not _is_placed(address):
+    options = {option.partition("=")[0] for option in address.partition("?")[2].split("&")}
+    if address.startswith("s3://") and not options & {"region", "endpoint_override"}:
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if not endpoint and not region:  # pyarrow would ask Amazon, each time, and hang without a network
@@ -36,9 +36,3 @@ def open_store(address: str) -> tuple[FileSystem, str]:
 def without_credentials(address: str) -> str:
     """An address as messages may show it."""
     return _CREDENTIALS.sub("...@", address)
-
-
-def _is_placed(address: str) -> bool:
-    """Whether the query says where the bucket is."""
-    options = address.partition("?")[2].split("&")
-    return any(option.partition("=")[0] in ("region", "endpoint_override") for option in options)

@@ -7,10 +7,8 @@
     snapshots/windows-3f2a.../       never changed, except that users are forgotten in it
     artifact.path/snapshot.json      {"path": ".../snapshots/windows-3f2a...", "sha256": "3f2a..."}
 
-Kubeflow Pipelines uploads the outputs of a step and downloads the inputs of each step whole; that is now one small
-file. Its cache knows an artifact by its id: a step that ran again makes a new one, and a cached one points where it
-did. Other content is another folder, so no run changes what another one reads. Without a volume, as on a laptop, where
-artifacts are not copied, the artifact itself is the folder.
+Kubeflow Pipelines uploads and downloads artifacts whole; that is now one small file. Other content is another folder,
+so no run changes what another one reads. Without a volume, as on a laptop, the artifact itself is the folder.
 
 Of each kind the `_KEPT` that were used last stay, and all that were used within a day: a run takes half of one at most.
 A cached step may point to one that is gone, as after a restore of the volume. The step that finds this out fails and
@@ -38,12 +36,9 @@ _USED_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
-    """A folder to write to; at the end of the block it is a snapshot, and the artifact points to it.
+    """A folder to write to; at the end of the block it is a snapshot, and the artifact at a path points to it.
 
-    Args:
-        artifact: Path of the artifact.
-        place: Folder of all snapshots; "": the artifact itself is the folder.
-        kind: Start of the snapshot's name; snapshots of a kind replace each other.
+    `place` is the folder of all snapshots ("": the artifact itself is the folder); those of a kind replace each other.
     """
     if not place:
         yield Path(artifact)

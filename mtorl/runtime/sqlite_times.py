@@ -12,8 +12,8 @@ from typing import Any
 def read_times_by(convert: Callable[[bytes], Any]) -> None:
     """Read SQLite's times (columns of type `timestamp`) here by the converter of the library that wrote them.
 
-    Converters are global to a process. IPython sets one of its own when it is imported, and DuckDB imports it wherever
-    it is installed: stores with other times can't be read from then on. So IPython comes first here.
+    Converters are global to a process. IPython, which DuckDB imports where it is installed, sets one of its own: stores
+    with other times can't be read from then on. So IPython comes first here.
     """
     with suppress(Exception):  # it is not installed, or broken: either way nothing here needs it
         importlib.import_module("IPython.core.history")

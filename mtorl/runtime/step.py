@@ -39,16 +39,12 @@ def run_id() -> str:
     return os.environ.get(RUN_ID, "")
 
 
-def note(why: str) -> None:
-    """Keep why the present step failed; "": it did not.
-
-    It never fails: a full disk must not hide the reason for which there is something to note.
-    """
-    folder = _folder()
-    if folder is None:
+def note(why: str, step: str = "") -> None:
+    """Keep why a step, by default the present one, failed; "": it did not. A full disk is no reason to fail here."""
+    if (folder := _folder()) is None:
         return
     with contextlib.suppress(OSError):
-        path = folder / f"{_step()}.txt"
+        path = folder / f"{step or _step()}.txt"
         if not why:
             path.unlink(missing_ok=True)
             return
@@ -58,12 +54,8 @@ def note(why: str) -> None:
 
 def note_silent_end(step: str) -> None:
     """Keep that a step has failed without a note of its own."""
-    folder = _folder()
-    if folder is None or (folder / f"{step}.txt").exists():
-        return
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{step}.txt").write_text(_SILENT)
+    if step not in notes():
+        note(_SILENT, step)
 
 
 def notes() -> dict[str, str]:

@@ -55,26 +55,16 @@ class StrictModel(BaseModel):
         unknown = [key for key in data if key not in cls.model_fields]
         if not unknown:
             return handler(dict(data))
-        known = ", ".join(cls.model_fields)
-        faults = [
-            InitErrorDetails(
-                type=PydanticCustomError(
-                    "fields", "unknown field {key}; known: {known}", {"key": repr(key), "known": known}
-                ),
-                input=data[key],
-            )
-            for key in unknown
-        ]
+        words, known = "unknown field {key}; known: {known}", ", ".join(cls.model_fields)
+        kinds = [PydanticCustomError("fields", words, {"key": repr(key), "known": known}) for key in unknown]
+        faults = [InitErrorDetails(type=kind, input=data[key]) for kind, key in zip(kinds, unknown, strict=True)]
         try:  # what else is wrong is said with it
             handler({key: value for key, value in data.items() if key in cls.model_fields})
         except ValidationError as error:
-            faults += [_again(fault) for fault in error.errors(include_url=False)]
+            for fault in error.errors(include_url=False):
+                kind = PydanticCustomError(fault["type"], fault["msg"], fault.get("ctx"))
+                faults.append(InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"]))
         raise ValidationError.from_exception_data(cls.__name__, faults)
-
-
-def _again(fault: ErrorDetails) -> InitErrorDetails:
-    kind = PydanticCustomError(fault["type"], fault["msg"], fault.get("ctx"))
-    return InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"])
 
 
 def _not_blank(text: str) -> str:
@@ -83,14 +73,10 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 Text = Annotated[str, AfterValidator(_not_blank)]
 """Text that is not blank."""
 
-FromList = BeforeValidator(_as_tuple)
+FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 """`Annotated[tuple[Arm, ...], FromList]`: a list in the file, a tuple in the model."""
 
 
@@ -193,8 +179,8 @@ def place(loc: tuple[int | str, ...]) -> str:
     return text
 
 
-def _expected(what: str) -> Callable[[ErrorDetails], str]:
-    return lambda fault: f"expected {what}, got {short(fault['input'])}"
+def _expected(what: str, hint: str = "") -> Callable[[ErrorDetails], str]:
+    return lambda fault: f"expected {what}, got {short(fault['input'])}{hint}"
 
 
 def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
@@ -206,33 +192,25 @@ def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
     return say
 
 
-def _text(fault: ErrorDetails) -> str:
-    quotes = " (in YAML, put names such as 'on' or '1' in quotes)"
-    return f"expected text, got {short(fault['input'])}{quotes}"
-
-
 def _count(fault: ErrorDetails, limit: str, what: str = "item") -> str:
     number = fault["ctx"][limit]
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 _WORDS: Mapping[str, Callable[[ErrorDetails], str]] = {
-    "string_type": _text,
+    "string_type": _expected("text", " (in YAML, put names such as 'on' or '1' in quotes)"),
     "float_type": _expected("a number"),
-    "int_type": _expected("a whole number"),
-    "int_from_float": _expected("a whole number"),
+    **dict.fromkeys(("int_type", "int_from_float"), _expected("a whole number")),
     "finite_number": _expected("a finite number"),
     "bool_type": _expected("true or false"),
-    "tuple_type": _expected("a list"),
-    "list_type": _expected("a list"),
-    "dict_type": _expected("a mapping"),
+    **dict.fromkeys(("tuple_type", "list_type"), _expected("a list")),
+    **dict.fromkeys(("dict_type", "model_attributes_type"), _expected("a mapping")),
     "literal_error": lambda fault: (
         f"{short(fault['input'])} is not one of {fault['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     ),
     "union_tag_invalid": lambda fault: (
         f"{short(fault['ctx']['tag'])} is not one of {fault['ctx']['expected_tags'].replace(chr(39), '')}"
     ),
-    "model_attributes_type": _expected("a mapping"),
     "too_short": lambda fault: f"expected at least {_count(fault, 'min_length')}, got {fault['ctx']['actual_length']}",
     "too_long": lambda fault: f"expected at most {_count(fault, 'max_length')}, got {fault['ctx']['actual_length']}",
     "string_too_short": lambda fault: f"expected at least {_count(fault, 'min_length', 'character')}, got ''",

@@ -176,22 +176,18 @@ class Encoder:
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
         """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32); -1, 0 and 0 at padding; clone_BT (bool).
 
-        clone_BT: the action head learns the channel, which is not that of an own decision. Tokens without a valid
-        target (see `Targets`) look like padding.
+        clone_BT: whether the action head learns the channel. Tokens without a valid target look like padding.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
-        valid_N = batch.targets.valid_N
-        place = (batch.row_N[valid_N], batch.step_N[valid_N])
-        shape = (len(batch), self.window)
-        outcomes = {name: values_N[valid_N] for name, values_N in batch.targets.outcomes.items()}
+        valid_N = np.flatnonzero(batch.targets.valid_N)
+        targets, place = batch.targets.take(valid_N), (batch.row_N[valid_N], batch.step_N[valid_N])
+        shape, cost_N = (len(batch), self.window), targets.outcomes["cost"]
         channel_BT = np.full(shape, -1, dtype=np.int64)
         reward_BT, cost_BT = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
         clone_BT = np.zeros(shape, dtype=np.bool_)
-        channel_BT[place] = batch.targets.channel_N[valid_N]
-        reward_BT[place] = self.reward(self.gain.of(outcomes), outcomes["cost"])
-        cost_BT[place] = outcomes["cost"]
-        clone_BT[place] = ~batch.targets.collected_N[valid_N]
+        channel_BT[place], cost_BT[place], clone_BT[place] = targets.channel_N, cost_N, ~targets.collected_N
+        reward_BT[place] = self.reward(self.gain.of(targets.outcomes), cost_N)
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
@@ -259,14 +255,11 @@ class Labels(NamedTuple):
 
 def labels(windows: Windows, encoder: Encoder) -> Labels:
     """The labels of windows that were built with targets; raises WindowError for others."""
-    parts = [_labels(chunk, encoder) for chunk in in_chunks(windows)]
+    parts = []
+    for batch in in_chunks(windows):
+        if batch.targets is None:
+            raise WindowError("this batch was built without targets")
+        last = batch.targets.take(np.cumsum(batch.length_B) - 1)
+        cost_B = last.outcomes["cost"]
+        parts.append((last.channel_N, encoder.reward(encoder.gain.of(last.outcomes), cost_B), cost_B, last.collected_N))
     return Labels(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _labels(batch: WindowBatch, encoder: Encoder) -> Labels:
-    if batch.targets is None:
-        raise WindowError("this batch was built without targets")
-    last_B = np.cumsum(batch.length_B) - 1
-    outcomes = {name: values_N[last_B] for name, values_N in batch.targets.outcomes.items()}
-    reward_B = encoder.reward(encoder.gain.of(outcomes), outcomes["cost"])
-    return Labels(batch.targets.channel_N[last_B], reward_B, outcomes["cost"], batch.targets.collected_N[last_B])

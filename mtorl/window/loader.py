@@ -3,9 +3,8 @@
     train = FolderWindows(folder, "train", encoder)
     for batch in batches(train[0], chunks, workers=0, pinned=False): ...
 
-A part holds the windows of a split in one shard of a windows folder. A hash assigns whole users to shards, so any part
-is a random sample of the users. One part is in memory at a time, as flat columns; only the current batch is padded and
-encoded. A folder with a single shard is read once.
+A part holds the windows of a split in one shard of a windows folder: a random sample of the users. One part is in
+memory at a time, as flat columns; only the current batch is padded and encoded. A single shard is read once.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -75,7 +74,7 @@ class EncodedWindows(Dataset[Batch]):
         """Mean reward and mean cost of a target."""
         targets = self.windows.targets
         assert targets is not None
-        outcomes = {name: values_N[targets.valid_N] for name, values_N in targets.outcomes.items()}
+        outcomes = targets.take(np.flatnonzero(targets.valid_N)).outcomes
         reward_N = self.encoder.reward(self.encoder.gain.of(outcomes), outcomes["cost"])
         return float(reward_N.mean()), float(outcomes["cost"].mean())
 

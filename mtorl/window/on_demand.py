@@ -37,15 +37,10 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class StepWindows:
-    """Windows of the touchpoints at some rows of a log.
-
-    Attributes:
-        steps: As for `WindowBatch.from_steps`.
-        rows_B: Ascending.
-    """
+    """Windows of the touchpoints at some rows of a log; for the steps see `WindowBatch.from_steps`."""
 
     steps: pa.Table
-    rows_B: Ints
+    rows_B: Ints  # ascending
     spec: DatasetSpec
     targets: bool = False
 
@@ -92,22 +87,14 @@ def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
 
 
 def _joined(batches: Sequence[WindowBatch]) -> WindowBatch:
-    first, *others = batches
-    if not others:
-        return first
-
     def columns(held: str) -> dict[str, Any]:
-        return {name: _column([getattr(batch, held)[name] for batch in batches]) for name in getattr(first, held)}
+        parts = [getattr(batch, held) for batch in batches]
+        return {name: _column([part[name] for part in parts]) for name in parts[0]}
 
-    return WindowBatch(
-        np.concatenate([batch.length_B for batch in batches]),
-        np.concatenate([batch.prev_channel_N for batch in batches]),
-        columns("prev_outcomes"),
-        columns("time"),
-        columns("context"),
-        columns("static"),
-        columns("features"),
-    )
+    lengths, channels = ([getattr(batch, name) for batch in batches] for name in ("length_B", "prev_channel_N"))
+    whole, time, context = columns("prev_outcomes"), columns("time"), columns("context")
+    static, features = columns("static"), columns("features")
+    return WindowBatch(np.concatenate(lengths), np.concatenate(channels), whole, time, context, static, features)
 
 
 def _column(parts: Sequence[Values]) -> Values:

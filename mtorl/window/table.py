@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,32 +34,20 @@ _TEXT = ("user_id", "channel")
 
 @dataclass(frozen=True)
 class WindowTable:
-    """One row per touchpoint; whole users one after the other, each in the order of time.
+    """One row per touchpoint; whole users one after the other, each in the order of time."""
 
-    Attributes:
-        steps: The columns of windows: user_id, timestamp, created_timestamp and collected if the log has them, step,
-            channel, outcomes, propensity, context and static columns. Text is dictionary-encoded.
-        rows: The same rows for pandas, without context and static columns, with the user's split and `collected`.
-        fingerprint: Of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps of a log from elsewhere.
-        share: Of the users, chosen by hashes, that are here: below 1 if `load` was given a bound.
-    """
-
-    steps: pa.Table
-    rows: pd.DataFrame
+    steps: pa.Table  # the columns of windows; text is dictionary-encoded
+    rows: pd.DataFrame  # the same, without context and static columns, with the user's split and `collected`
     spec: DatasetSpec
-    fingerprint: str
-    share: float = 1.0
+    fingerprint: str  # of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps of a log from elsewhere
+    share: float = 1.0  # of the users, chosen by hashes, that are here: below 1 if `load` was given a bound
 
     @classmethod
     def load(cls, folder: str | Path, split: str = "", file: str = "", most: int = 0) -> WindowTable:
-        """Read the manifest, the description and the shards of a windows folder, or only one of its `shards`.
+        """Read a windows folder: users of a split ("": of all), of one file (one of its `shards`) or of all.
 
-        Shards that are not those of the manifest are a WindowError.
-
-        Args:
-            split: Read users of this split only.
-            most: Read about so many touchpoints, those of a random sample of whole users; 0 for all. Only as many
-                shards are opened as hold them.
+        Of `most` (0: all) touchpoints or more, about so many are read, those of a random sample of whole users, from as
+        few shards as hold them. Shards that are not those of the manifest are a WindowError.
         """
         path = Path(folder)
         manifest = _manifest(path)
@@ -70,9 +58,11 @@ class WindowTable:
         opened = listed[: math.ceil(share * len(listed))]  # a hash of the user chooses the shard
         parts = [_read(path, shard, spec) for shard in opened]
         if split:
-            parts = [part.filter(pa.array(_splits(part) == split)) for part in parts]
+            parts = [part.filter(pa.array(_of_users(part, split_of) == split)) for part in parts]
         if share < 1:
-            parts = [part.filter(pa.array(_among(part, share * len(listed) / len(opened)))) for part in parts]
+            of_opened = share * len(listed) / len(opened)
+            drawn = [_of_users(part, lambda users: fractions_of(users, "held out")) < of_opened for part in parts]
+            parts = [part.filter(pa.array(kept)) for part, kept in zip(parts, drawn, strict=True)]
         # "default": a shard without nulls may say so in its schema, and another may have some.
         steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
@@ -169,30 +159,23 @@ def _read(path: Path, shard: Mapping[str, Any], spec: DatasetSpec) -> pa.Table:
         there = parquet.schema_arrow.names
         absent = [name for name in names if name not in there]
         if absent:
-            raise WindowError(f"{file}: missing columns {', '.join(absent)}" + _where_from(absent, spec))
+            stored = any(column.name in absent for column in spec.feature_columns)
+            how = "; `mtorl run` and `mtorl data build` join stored features" * stored
+            raise WindowError(f"{file}: missing columns {', '.join(absent)}{how}")
         return parquet.read(names + [name for name in (CREATED, COLLECTED) if name in there])
-
-
-def _where_from(absent: list[str], spec: DatasetSpec) -> str:
-    stored = {column.name for column in spec.feature_columns}
-    return "; `mtorl run` and `mtorl data build` join stored features" if stored & set(absent) else ""
 
 
 def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
     rows = _frame(steps.select(["user_id", "timestamp", "step", "channel", *spec.window_outcomes, "propensity"]))
-    rows["split"] = _splits(steps).astype(object)
+    rows["split"] = _of_users(steps, split_of).astype(object)
     rows["collected"] = read.arrow_flags(steps, COLLECTED)
     return rows
 
 
-def _splits(steps: pa.Table) -> NDArray[np.str_]:
+def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
+    """What a function says of each row's user."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
-    return split_of(users.values)[users.codes]
-
-
-def _among(steps: pa.Table, share: float) -> NDArray[np.bool_]:
-    users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
-    return (fractions_of(users.values, "held out") < share)[users.codes]
+    return of(users.values)[users.codes]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

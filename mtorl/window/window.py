@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -60,8 +60,7 @@ class Targets:
     """What happened at each token, the window's last token included; for training and evaluation only.
 
     A window shows what was known at its *last* token. If a touchpoint was recorded late, an earlier token can have it
-    in its history although the decision at that token was made without it. Such a token is no valid training example
-    and `valid_N` is False there. The last token of a window is always valid.
+    in its history although the decision at that token was made without it: `valid_N` is False there.
 
     What the log's policy chose is the prior of the decision rule. What was chosen by this rule is not: a prior that
     learned from its own choices would confirm itself, night after night.
@@ -72,6 +71,16 @@ class Targets:
     touchpoint_N: NDArray[np.int64]  # row of the token's own touchpoint in the steps
     valid_N: NDArray[np.bool_]
     collected_N: NDArray[np.bool_]  # whether it is one of our own decisions, and not of the log's policy
+
+    def take(self, token_N: NDArray[np.int64]) -> Targets:
+        """Those of some tokens."""
+        return Targets(
+            self.channel_N[token_N],
+            read.take_each(self.outcomes, token_N),
+            self.touchpoint_N[token_N],
+            self.valid_N[token_N],
+            self.collected_N[token_N],
+        )
 
 
 @dataclass(frozen=True)
@@ -104,25 +113,15 @@ class WindowBatch:
         length_B = self.length_B[rows]
         end_B = np.cumsum(length_B)
         token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())
-        targets = self.targets
-        if targets is not None:
-            outcomes = {name: values[token_N] for name, values in targets.outcomes.items()}
-            targets = Targets(
-                targets.channel_N[token_N],
-                outcomes,
-                targets.touchpoint_N[token_N],
-                targets.valid_N[token_N],
-                targets.collected_N[token_N],
-            )
         return WindowBatch(
             length_B,
             self.prev_channel_N[token_N],
-            {name: values[token_N] for name, values in self.prev_outcomes.items()},
-            {name: values[token_N] for name, values in self.time.items()},
-            {name: read.take(values, token_N) for name, values in self.context.items()},
-            {name: read.take(values, rows) for name, values in self.static.items()},
-            {name: read.take(values, token_N) for name, values in self.features.items()},
-            targets,
+            read.take_each(self.prev_outcomes, token_N),
+            read.take_each(self.time, token_N),
+            read.take_each(self.context, token_N),
+            read.take_each(self.static, rows),
+            read.take_each(self.features, token_N),
+            None if self.targets is None else self.targets.take(token_N),
         )
 
     @classmethod
@@ -189,17 +188,14 @@ class WindowBatch:
     def from_steps(
         cls, steps: pa.Table, rows: NDArray[np.int64] | None, spec: DatasetSpec, targets: bool = False
     ) -> WindowBatch:
-        """Build from a log: a flat, sorted table with one row per touchpoint.
+        """Build the windows of some `rows` of a log (None: all), in any order; with `targets`, also what happened.
 
         Args:
             steps: Whole users one after the other, each in the order of time, without ties. Columns user_id, timestamp,
                 channel, `spec.window_outcomes`, the times of timed ones, all context and static columns, and
                 created_timestamp if rows may have arrived late, collected if own decisions are among them.
-            rows: Rows of `steps` whose windows are wanted, in any order; None means all of them.
-            targets: Also record what happened at each token, as `Targets`.
 
-        Raises:
-            WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
+        WindowError: a column is missing or of another type, rows are not sorted, or a channel is unknown.
         """
         context, static = [c.name for c in spec.context], [c.name for c in spec.static]
         features = [c.name for c in spec.feature_columns]
@@ -257,7 +253,8 @@ def _known_at(values: Values, own_N: NDArray[np.int64], length_B: NDArray[np.int
 
 
 def _clock(at_N: NDArray[np.float64], before_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    return {name: np.asarray(value_N) for name, value_N in request_features(at_N, before_N).items()}
+    """Hour of the day (UTC) and hours since the user's newest earlier touchpoint, whose time may be NaN."""
+    return {"hour_of_day": at_N % DAY_US / HOUR_US, "recency_hours": (at_N - before_N) / HOUR_US}
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
@@ -273,11 +270,7 @@ def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
-    """The columns of a user's history, lists of the last touchpoints, with the type of their elements; times first.
-
-    This adds `hist_timestamp` (us since 1970) to the columns of the model's window: Feast's own list of timestamps
-    keeps whole seconds only.
-    """
+    """The columns of a user's history, lists of the last touchpoints, with the type of their elements; times first."""
     texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
     names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))
     return {name: "string" if name in texts else "float64" for name in names}
@@ -291,19 +284,16 @@ def instance_from_history(
     at: float,
     stored: Mapping[str, Any] | None = None,
 ) -> Instance:
-    """The window of one decision, as JSON.
+    """The window of one decision at a time `at`, microseconds since 1970, as JSON.
 
     Args:
         history: The user's hist_* lists, oldest first, as the feature store returns them, with hist_timestamp in
             microseconds since 1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls.
             Only the newest `spec.window` touchpoints before `at` are used, back to the first pause that ends a journey.
         context: Context columns of the present opportunity. Further entries are ignored.
-        static: The user's features; a missing one is null, as for an unknown user.
-        at: Time of the decision, microseconds since 1970.
         stored: Fields of feature views as the store returned them, see `stored_features`.
 
-    Raises:
-        WindowError: lists differ in length, times are missing or out of order, or a required context value is missing.
+    WindowError: lists differ in length, times are missing or out of order, or a required context value is missing.
     """
     columns = {name: read.as_list(history.get(name)) for name in history_columns(spec)}
     times = read.as_json(read.as_list(history.get("hist_timestamp")))
@@ -350,41 +340,19 @@ def _absent(key: object, spec: DatasetSpec) -> str:
     return f"unknown channel {key!r} in prev_channel; known: {', '.join(spec.channels)}"
 
 
-Number = TypeVar("Number", float, NDArray[np.float64])
-
-
-def request_features(request_us: Number, newest_touchpoint_us: Number | None) -> dict[str, Number | None]:
-    """Hour of the day (UTC) and hours since the user's newest earlier touchpoint; for one decision, or many as arrays.
-
-    Without one, its time is None, or NaN in an array.
-    """
-    recency = None if newest_touchpoint_us is None else (request_us - newest_touchpoint_us) / HOUR_US
-    return {"hour_of_day": request_us % DAY_US / HOUR_US, "recency_hours": recency}
-
-
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
     """A value for each of `spec.feature_columns` at one decision, from the fields of feature views in a store's answer.
 
-    A missing one is null or 0.0, as the description says. Raises WindowError unless a field by channel has one number
-    for each channel.
+    A missing one is null or 0.0, as the description says. A field by channel without a number for each: WindowError.
     """
     values: dict[str, Any] = {}
-    for view in spec.features:
-        for each in view.fields:
-            value = stored.get(each.name)
-            names = spec.columns_of(each)
-            if each.by_channel:
-                values |= zip(names, _by_channel(value, each, len(names)), strict=True)
-            else:
-                values[each.name] = _or_missing(value, each)
+    for each in (each for view in spec.features for each in view.fields):
+        names, value = spec.columns_of(each), stored.get(each.name)
+        found = ([None] * len(names) if value is None else list(value)) if each.by_channel else [value]
+        if len(found) != len(names):
+            raise WindowError(f"features: {each.name} has {len(found)} values for {len(names)} channels")
+        values |= {name: _or_missing(one, each) for name, one in zip(names, found, strict=True)}
     return values
-
-
-def _by_channel(value: Any, field: FeatureField, channels: int) -> list[Any]:
-    numbers = [None] * channels if value is None else list(value)
-    if len(numbers) != channels:
-        raise WindowError(f"features: {field.name} has {len(numbers)} values for {channels} channels")
-    return [_or_missing(number, field) for number in numbers]
 
 
 def _or_missing(value: Any, field: FeatureField) -> Any:

@@ -89,14 +89,11 @@ def test_missing_folders_are_made_and_a_folder_replaces_a_folder(tmp_path: Path,
     assert [p.name for p in path.parent.iterdir()] == ["out"]
 
 
-def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+def test_a_removal_of_nothing_is_no_error_and_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
     remove(tmp_path / "nothing")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c14")
 

@@ -44,9 +44,8 @@ def test_a_shared_lock_has_several_holders(tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_a_killed_holder_releases_it(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], text=True, **pipes)
     assert holder.stdout and holder.stdout.readline()
     with pytest.raises(BlockingIOError):
         acquire(path)

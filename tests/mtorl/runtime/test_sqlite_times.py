@@ -25,9 +25,6 @@ def test_a_library_reads_what_it_has_written(tmp_path: Path) -> None:
         'db.execute("INSERT INTO t VALUES (1714550460)")\n'
         'print(db.execute("SELECT at FROM t").fetchall())\n'
     )
-    found = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
-        capture_output=True,
-        text=True,
-    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "[(1714550460,)]", found.stderr

@@ -40,9 +40,7 @@ def test_what_is_reported_late_is_no_input():
     """A conversion that takes days: neither itself nor the reward that it makes may be seen a touchpoint later."""
     late = SPEC.replace(immediate=("cost",), reward=SPEC.reward.replace(gain="conversion"))
     seen = touchpoints(3)
-    other = [
-        {**touchpoint, "conversion": 1 - touchpoint["conversion"], "click": 1, "revenue": 9.0} for touchpoint in seen
-    ]
+    other = [{**one, "conversion": 1 - one["conversion"], "click": 1, "revenue": 9.0} for one in seen]
     encoder = Encoder.fit(offline(log_of([(JOURNEY[0], seen)]), targets=True), late)
     assert [slot.name for slot in encoder.slots if slot.source == "outcome"] == ["cost"]
     one, two = (encoder.encode(offline(log_of([(JOURNEY[0], touchpoints)])))[0] for touchpoints in (seen, other))
@@ -63,7 +61,8 @@ def test_a_weighted_sum_of_outcomes_is_the_label_and_further_outcomes_are_seen_i
         batch, served = offline(rows, True, told), online(rows, spec=told)
         encoder = Encoder.fit(batch, told)
         assert (encoder.reward_min, encoder.reward_max) == (0.5 - 2 - 0.5, 4 - 0.5)
-        assert Encoder.from_dict(json.loads(json.dumps(encoder.to_dict()))) == encoder
+        for each in (encoder, FITTED):
+            assert Encoder.from_dict(json.loads(json.dumps(each.to_dict()))) == each
         x_BTD, _ = encoder.encode(batch)
         assert x_BTD.tobytes() == encoder.encode(served)[0].tobytes()
         assert encoder.unreward(labels(batch, encoder).reward_B, [1.0] * 3) == pytest.approx([-1.5, 4.0, 1.5])
@@ -83,10 +82,8 @@ def test_unseen_categories_are_unknown_and_outliers_are_clipped():
 
 
 def test_targets_are_what_happened_at_each_token():
-    seen = [
-        {**t, "channel": c, "click": k}
-        for t, c, k in zip(touchpoints(4), ["search", "social"] * 2, [0, 1, 1, 0], strict=True)
-    ]
+    changes = zip(touchpoints(4), ["search", "social"] * 2, [0, 1, 1, 0], strict=True)
+    seen = [{**t, "channel": c, "click": k} for t, c, k in changes]
     batch = offline(log_of([(JOURNEY[0], seen)]), targets=True)
     encoder = Encoder.fit(batch, SPEC)
     assert (encoder.reward_min, encoder.reward_max) == (-0.5, 0.5)
@@ -95,10 +92,8 @@ def test_targets_are_what_happened_at_each_token():
     assert targets["reward_BT"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 0]]
     assert targets["cost_BT"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
     assert (targets["clone_BT"] == (targets["channel_BT"] >= 0)).all()
-    log = steps_of(log_of([(JOURNEY[0], seen)]))
-    mixed = WindowBatch.from_steps(
-        log.append_column("collected", pa.array([False, True, None, True])), None, SPEC, targets=True
-    )
+    log = steps_of(log_of([(JOURNEY[0], seen)])).append_column("collected", pa.array([False, True, None, True]))
+    mixed = WindowBatch.from_steps(log, None, SPEC, targets=True)
     cloned = encoder.targets(mixed.take(np.array([2, 3])))["clone_BT"]
     assert cloned.tolist() == [[True, False, True], [False, True, False]]
     assert labels(mixed, encoder).collected_B.tolist() == [False, True, False, True]
@@ -114,7 +109,3 @@ def test_unreward_undoes_reward(gain, cost, low, span):
     assert 0 <= r <= 1
     if low <= gain - 0.05 * cost <= low + span:
         assert encoder.unreward(r, cost) == pytest.approx(gain, abs=1e-9)
-
-
-def test_an_encoder_survives_json():
-    assert Encoder.from_dict(json.loads(json.dumps(FITTED.to_dict()))) == FITTED

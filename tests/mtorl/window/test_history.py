@@ -138,9 +138,7 @@ def test_a_pause_longer_than_the_gap_begins_a_journey(pause, length):
     rows = log_of([(JOURNEY[0], [first, second, {**third, "pause": pause}])])
     assert offline(rows).length_B.tolist() == [1, 2, length]
     assert same_inputs(offline(rows), online(rows))
-    rows = log_of(
-        [(JOURNEY[0], [first, {**second, "pause": pause}, third])]
-    )  # the same between two earlier touchpoints
+    rows = log_of([(JOURNEY[0], [first, {**second, "pause": pause}, third])])  # between two earlier touchpoints
     assert offline(rows).length_B.tolist() == [1, min(2, length), max(2, length)]
     assert same_inputs(offline(rows), online(rows))
 
@@ -200,9 +198,7 @@ def test_a_conversion_is_seen_from_the_first_decision_after_it_is_known():
         rows = log_of([(JOURNEY[0], [*first, *touchpoints(2)])])
         batch = offline(rows, targets=True, spec=TIMED)
         # It stays unseen in that token when later ones are decided on, as it was when the model learned from it.
-        assert [batch.prev_outcomes["conversion"][batch.row_N == i].tolist() for i in (1, 2)] == [
-            [0.0, seen],
-            [0.0, seen, 0.0],
-        ]
+        conversions = [batch.prev_outcomes["conversion"][batch.row_N == i].tolist() for i in (1, 2)]
+        assert conversions == [[0.0, seen], [0.0, seen, 0.0]]
         assert batch.prev_outcomes["revenue"][batch.row_N == 1].tolist() == [0.0, 5.0]
         assert batch.targets.outcomes["conversion"].tolist()[0] == 1.0, "the label is what came of it in the end"

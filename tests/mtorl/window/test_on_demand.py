@@ -73,9 +73,7 @@ def test_a_bound_reads_whole_users_of_few_shards(tmp_path: Path, monkeypatch: py
     everything = WindowTable.load(tmp_path, "train")
     opened: list[str] = []
     read = table._read
-    monkeypatch.setattr(
-        table, "_read", lambda path, shard, spec: opened.append(shard["file"]) or read(path, shard, spec)
-    )
+    monkeypatch.setattr(table, "_read", lambda *which: opened.append(which[1]["file"]) or read(*which))
     some = WindowTable.load(tmp_path, "train", most=len(everything.rows) // 4)
     assert len(opened) < 5 and some.share == pytest.approx(0.25, abs=0.08)
     assert 0 < len(some.rows) < 0.6 * len(everything.rows)

@@ -50,9 +50,8 @@ def test_tokens_pair_the_previous_touchpoint_with_the_present_context():
         "static": {"age": "18-24", "tenure": None},
     }
     window = online([now], rows)
-    encoder = Encoder(
-        SPEC.channels, 3, Gain.of_spec("click"), 0.5, -1.0, 1.0, Encoder.fit(window, SPEC).slots, SPEC.segment
-    )
+    slots = Encoder.fit(window, SPEC).slots
+    encoder = Encoder(SPEC.channels, 3, Gain.of_spec("click"), 0.5, -1.0, 1.0, slots, SPEC.segment)
     x, length = encoder.encode(window)
     assert length.tolist() == [3]
     hour = (np.array([8.0, 9.0, 10.0]) - 9.0) / np.std([8.0, 9.0, 10.0])
@@ -206,11 +205,7 @@ def test_a_malformed_instance_is_named(change, message):
         (1, {"channel": "radio"}, r"channel: unknown channel 'radio'; known: search, social"),
         (1, {"channel": None}, r"channel: a null channel; known"),
         (1, {"cost": None}, r"cost: 1 values are null or not finite"),
-        (
-            2,
-            {"timestamp": 1_700_000_000_000_000 + 2 * HOUR},
-            r"row 2: not later than the row before it; steps must be sorted",
-        ),
+        (2, {"timestamp": 1_700_000_000_000_000 + 2 * HOUR}, r"row 2: not later than the row before it; steps must be"),
         (2, {"user_id": "u2"}, r"row 3: its user has rows further up; steps must be sorted"),
         (2, {"user_id": None}, r"user_id is null"),
         (2, {"timestamp": None}, r"row 2: timestamp is null"),
@@ -287,13 +282,10 @@ def test_a_field_becomes_a_column_or_one_for_each_channel():
     assert [column.name for column in spaced.feature_columns][:2] == ["clicks_search", "clicks_short_video"]
 
 
-def test_a_missing_value_is_what_the_description_says():
+def test_a_missing_value_is_what_the_description_says_and_a_list_has_a_number_for_each_channel():
     assert stored_features({}, STORING) == dict(zip(NAMES, [0.0, 0.0, None, None], strict=True))
     assert stored_features(STORED[2], STORING) == dict(zip(NAMES, [2.0, 0.0, "clear", 20.0], strict=True))
     assert stored_features({"sky": ""}, STORING)["sky"] is None
-
-
-def test_a_list_that_is_not_one_number_a_channel_is_an_error():
     with pytest.raises(WindowError, match="clicks has 3 values for 2 channels"):
         stored_features({"clicks": [1.0, 2.0, 3.0]}, STORING)
 
@@ -306,10 +298,7 @@ def test_the_log_and_a_server_give_the_same_input_with_features_at_the_last_toke
     numbers_BT = x_BTD[..., -1]
     assert numbers_BT[0, 0] != 0 and numbers_BT[3, 2] != 0, "degrees of the decision itself"
     assert length_B.tolist() == [1, 2, 3, 3] and not numbers_BT[3, :2].any(), "of earlier ones nobody knows them"
-
-
-def test_for_training_each_token_has_its_own():
-    batch = offline(ROWS, True, STORING).take(np.array([3]))
+    batch = offline(ROWS, True, STORING).take(np.array([3]))  # for training, each token has its own
     assert batch.features["clicks_search"].tolist() == [0.0, 2.0, 4.0]
     sky = batch.features["sky"]
     assert [sky.values[code] if code >= 0 else None for code in sky.codes] == [None, "clear", "rain"]

@@ -41,9 +41,8 @@ def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> d
         file, part = f"steps/part-{i:05d}.parquet", rows[number == i]
         table = pa.Table.from_pandas(part, preserve_index=False)
         if i:  # DuckDB marks columns of a shard that happen to hold no null
-            table = table.cast(
-                pa.schema([field.with_nullable(table[field.name].null_count > 0) for field in table.schema])
-            )
+            fields = [field.with_nullable(table[field.name].null_count > 0) for field in table.schema]
+            table = table.cast(pa.schema(fields))
         pq.write_table(table, folder / file)
         sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
         listed.append({"file": file, "rows": len(part), "users": part["user_id"].nunique(), "sha256": sha256})
