@@ -27,8 +27,8 @@ def first_log(
     """
     from pathlib import Path
 
-    from features.ingest.first_log import first_log as run
     from features.ingest.log_folder import RawLog
+    from features.ingest.log_folder import first_log as run
     from mtorl.log.dataset import DatasetSpec
     from mtorl.runtime.step import step
     from serving.registry import check_first

@@ -3,6 +3,7 @@
 before = content_of(raw)                   # for a cache that knows only the path of a log
 ingest(raw, Path("log"), quarantine)       # touchpoints.parquet, dataset.yaml, ingest.json
 check_unchanged(raw, before)
+first_log(Path("/mnt/mtorl"), raw, simulate=False, quarantine=quarantine)     # the log on an empty volume
 
 built = Built.at("data/built")             # a folder of `mtorl data build` as the source; None: another kind
 built.take_log(raw, decisions, 0, Path("log"))
@@ -14,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,8 @@ from mtorl.log.opportunities import OPPORTUNITIES_FILE
 from mtorl.log.splits import unit_order
 from mtorl.log.touchpoints import DATASET_FILE, INGEST_FILE, LOG_FILE, LogError, fingerprint, write_log
 from mtorl.runtime import progress
-from mtorl.runtime.files import link, sha256_of
+from mtorl.runtime.files import link, replacing, sha256_of
+from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
 RAW = "raw"
@@ -124,6 +128,33 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
     with pq.ParquetFile(path) as file:
         content = fingerprint(file.iter_batches())
         return replace(report, rows=file.metadata.num_rows, users=raw.users, fingerprint=content)
+
+
+def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Path:
+    """The log of a volume, to which the log pipeline appends; a missing one is written, or simulated to yesterday."""
+    path = volume / LOG_FILE
+    spec = DatasetSpec.load(raw.dataset)
+    if simulate and not spec.simulated:
+        raise LogError(f"simulate: {spec.name!r} is not the simulator's data set; leave out one or the other")
+    if path.exists():
+        return path
+    if not raw.path and not simulate:
+        raise LogError(
+            f"no touchpoint log at {path}: put one there in the layout of docs/data.md, name another (log), or say "
+            "simulate to try everything on simulated users"
+        )
+    volume.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=volume, prefix=".first-log-") as folder:
+        log = Path(folder, LOG_FILE)
+        if raw.path:
+            ingest(raw, Path(folder), quarantine)
+        else:
+            market = SimulatorConfig(users=raw.users or SimulatorConfig.users, seed=raw.seed)
+            first_day = datetime.now(UTC).date() - timedelta(days=market.days)
+            write_raw_log(log, replace(market, start=first_day.isoformat()))
+        with replacing(path) as unfinished:
+            log.rename(unfinished)
+    return path
 
 
 def content_of(raw: RawLog) -> str:

@@ -239,12 +239,7 @@ class Lake:
         return Forgotten() if text is None else Forgotten.parsed(text, f"{self.place}/{FORGOTTEN}")
 
     def records(
-        self,
-        db: Queries,
-        kind: Kind,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        where: str = "true",
+        self, db: Queries, kind: Kind, since: datetime | None = None, until: datetime | None = None, where: str = "true"
     ) -> str:
         """SQL of all records of decisions in a period of whole hours, each once, for `lake_database` and for Spark.
 

@@ -131,10 +131,7 @@ class V1Answer(V2Answer):
 class History(TypedDict):
     """What a decision's record keeps of its window; all null: none was built."""
 
-    static: Annotated[
-        dict[str, str | float | None] | None,
-        Field(description="Static columns of the user, as stored."),
-    ]
+    static: Annotated[dict[str, str | float | None] | None, Field(description="Static columns of the user, as stored.")]
     history_length: Annotated[int | None, Field(ge=0, description="Touchpoints of the window.")]
     last_channel: Annotated[Name | None, Field(description="Of the newest of them; null: there is none.")]
     last_time: Annotated[Time | None, Field(description="Likewise, when it was, UTC.")]

@@ -26,10 +26,7 @@ class CriteoAttribution(Adapter):
 
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
     source: ClassVar[Mapping[str, str]] = {"user_id": "uid", "campaign_id": "campaign", "channel": "cat8"}
-    never_context: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME),
-        "cat8": CHANNEL,
-    }
+    never_context: ClassVar[Mapping[str, str]] = {**dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME), "cat8": CHANNEL}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
         """The published columns that are always needed, and those that the description names."""

@@ -77,7 +77,7 @@ class CriteoSequence(Adapter):
     """
 
     source: ClassVar[Mapping[str, str]] = {
-        **{"user_id": "uid", "timestamp": INDEX, "campaign_id": "campaign", "channel": "Type_*"},
+        **{"user_id": "uid", "timestamp": INDEX, "campaign_id": "campaign", "channel": "Type_*"}
     }
     never_context: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("click", "conversion", "attribution", "click_nb", "cpo"), OUTCOME),

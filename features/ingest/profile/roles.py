@@ -74,11 +74,7 @@ class Roles:
 
 
 def roles_of(
-    path: Path,
-    facts: Mapping[str, Facts],
-    rows: int,
-    named: Mapping[str, str],
-    choices: Callable[[str], float],
+    path: Path, facts: Mapping[str, Facts], rows: int, named: Mapping[str, str], choices: Callable[[str], float]
 ) -> Roles:
     """Assign columns of a file to columns of the log.
 

@@ -58,7 +58,7 @@ def look_at(engine: Engine, path: Path, log: ibis.Table, ids: Sequence[str], use
     said = "of the user" if other == user else f"whose {other} it names"
     notes = [
         f"conversions: a row counts for the newest touchpoint before it {said}, since {share:.0%} of the values of "
-        f"{key!r} stand in the log's {other!r}",
+        f"{key!r} stand in the log's {other!r}"
     ]
     if unread := [name for name in numbers if name != revenue]:
         notes.append(
