@@ -27,7 +27,7 @@ def touchpoints(figures: Description) -> Chart:
     """Touchpoints by hour, day, week or month."""
     sums = _by_period(figures, [channel.channel for channel in figures.channels]).sum(axis=1)
     trace = plot.bar(
-        x=_starts(sums), y=sums.to_list(), marker_color=plot.BLUE, hovertemplate="%{x}: %{y:,}<extra></extra>"
+        x=list(sums.index), y=sums.to_list(), marker_color=plot.BLUE, hovertemplate="%{x}: %{y:,}<extra></extra>"
     )
     html = plot.draw(
         "touchpoints",
@@ -56,7 +56,7 @@ def shares_over_time(figures: Description) -> Chart:
         whole = str(name or "others")  # no channel has the name ""; one may well be called "others"
         traces.append(
             plot.bar(
-                x=_starts(share),
+                x=list(share.index),
                 y=share.to_list(),
                 name=whole if len(whole) <= 18 else f"{whole[:17]}…",
                 marker_color=plot.PALETTE[i] if name else plot.GREY,
@@ -216,11 +216,8 @@ def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
     rows["channel"] = rows["channel"].where(rows["channel"].isin(channels), "")
     table = rows.pivot_table(index="start", columns="channel", values="rows", aggfunc="sum", fill_value=0)
     ordered = [name for name in (*channels, "") if name in table.columns]
-    return table[ordered].asfreq(_FREQUENCY[figures.period], fill_value=0)
-
-
-def _starts(values: pd.Series) -> list[str]:
-    return [start.isoformat() for start in values.index]
+    table = table[ordered].asfreq(_FREQUENCY[figures.period], fill_value=0)
+    return table.set_index(table.index.map(lambda start: start.isoformat()))
 
 
 def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) -> Any:

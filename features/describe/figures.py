@@ -159,15 +159,9 @@ class Description:
         lengths, counts = zip(*self.lengths, strict=True)
         return next(lengths[i] for i, seen in enumerate(accumulate(counts)) if seen >= share * self.journeys)
 
-    @property
-    def click(self) -> Rate:
-        """Share of all touchpoints with a click."""
-        return Rate.of(sum(channel.click.hits for channel in self.channels), self.rows)
-
-    @property
-    def conversion(self) -> Rate:
-        """Share of all touchpoints with a conversion."""
-        return Rate.of(sum(channel.conversion.hits for channel in self.channels), self.rows)
+    def rate(self, event: str) -> Rate:
+        """Share of all touchpoints with a click, or with a conversion."""
+        return Rate.of(sum(getattr(channel, event).hits for channel in self.channels), self.rows)
 
     def column(self, name: str) -> ColumnFigures:
         """The figures of a column."""
@@ -193,7 +187,7 @@ def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Descrip
     periods = _rows(_periods(named, unit), 3, f"{period}s")
     propensities = _rows(_propensities(named), 4, "propensities")
     journeys = _with_pauses(log, spec)
-    places = _rows(_places(journeys), 5, "journeys")
+    places = _rows(journeys.group_by("place").aggregate(**_hits(journeys)).order_by("place"), 5, "journeys")
     gap = spec.journey_gap_days * _DAY
     edges = dict(sorted({gap: f"{spec.journey_gap_days:g} days", **_PAUSES}.items()))
     pauses = _rows(_pauses(journeys, list(edges)), 6, "pauses")
@@ -295,10 +289,6 @@ def _with_pauses(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     pause = (moment - moment.lag().over(ibis.window(group_by="user_id", order_by="timestamp"))) / 1e6
     breaks = ((placed.step == 0) & pause.notnull()).cast("int64")
     return placed.select("click", "conversion", place=placed.step + 1, pause=pause, breaks=breaks)
-
-
-def _places(journeys: ibis.Table) -> ibis.Table:
-    return journeys.group_by("place").aggregate(**_hits(journeys)).order_by("place")
 
 
 def _pauses(journeys: ibis.Table, edges: list[float]) -> ibis.Table:

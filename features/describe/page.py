@@ -47,7 +47,7 @@ def content(figures: Description) -> dict[str, Any]:
         "shares_over_time": charts.shares_over_time(figures),
         "lengths": charts.lengths(figures),
         "pauses": charts.pauses(figures) if figures.pauses else None,
-        "rates": [_rates(figures, name, labels[name]) for name in EVENTS if getattr(figures, name).hits],
+        "rates": [_rates(figures, name, labels[name]) for name in EVENTS if figures.rate(name).hits],
         "places_left_out": max(len(figures.places) - charts.PLACES, 0),
         "estimate": _ESTIMATES.get(figures.spec["propensity"], ""),
         "floor": FLOOR,
@@ -59,7 +59,7 @@ def content(figures: Description) -> dict[str, Any]:
 
 
 def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
-    overall, what = getattr(figures, name), f"{name.capitalize()} rate"
+    overall, what = figures.rate(name), f"{name.capitalize()} rate"
     channels = [(channel.channel, getattr(channel, name)) for channel in figures.channels]
     places = [(place.place, getattr(place, name)) for place in figures.places]
     return {
@@ -90,7 +90,7 @@ def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, 
     if unused := [channel.channel for channel in figures.channels if not channel.rows]:
         yield "alarm", f"Channels without a touchpoint: {', '.join(unused)}."
     for name in EVENTS:
-        if not getattr(figures, name).hits:
+        if not figures.rate(name).hits:
             tone = "alarm" if name in Gain.of_spec(spec["reward"]["gain"]).names else "plain"
             yield tone, f"No touchpoint has a {name} ({labels[name]})."
     if not figures.propensity_rows and spec["propensity"] in _ESTIMATES:

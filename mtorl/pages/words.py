@@ -7,64 +7,68 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import wraps
 from numbers import Real
 from typing import Any
 
 ABSENT = "—"
 
 
-def count(value: Any) -> str:
+def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
+    """The same function of a finite number, with true minus signs; `ABSENT` of anything else."""
+
+    @wraps(show)
+    def shown(value: Any, *args: Any, **options: Any) -> str:
+        finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return show(float(value), *args, **options).replace("-", "−") if finite else ABSENT
+
+    return shown
+
+
+@_of_finite
+def count(value: float) -> str:
     """A whole number with thousands separated."""
-    finite = _finite(value)
-    return ABSENT if finite is None else f"{finite:,.0f}"
+    return f"{value:,.0f}"
 
 
-def number(value: Any) -> str:
+@_of_finite
+def number(value: float) -> str:
     """A number to four digits, or to the unit where it has more."""
-    finite = _finite(value)
-    if finite is None:
-        return ABSENT
-    return _true_minus(f"{finite:,.0f}" if abs(finite) >= 1000 else f"{finite:.4g}")
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def fixed(value: Any, places: int = 4, sign: str = "-") -> str:
+@_of_finite
+def fixed(value: float, places: int = 4) -> str:
     """A number with fixed decimal places, so that a column of them lines up."""
-    finite = _finite(value)
-    return ABSENT if finite is None else _true_minus(f"{finite:{sign},.{places}f}")
+    return f"{value:,.{places}f}"
 
 
-def signed(value: Any, places: int = 4) -> str:
+@_of_finite
+def signed(value: float, places: int = 4) -> str:
     """A difference: always with its sign."""
-    return fixed(value, places, "+")
+    return f"{value:+,.{places}f}"
 
 
-def share(value: Any, places: int | None = None) -> str:
+@_of_finite
+def share(value: float, places: int | None = None) -> str:
     """A share as percent; unless places are given, a small one is not shown as zero."""
-    finite = _finite(value)
-    if finite is None:
-        return ABSENT
-    if places is None:
-        if 0 < finite < 1e-4:
-            return "< 0.01%"
-        places = 2 if 0 < abs(finite) < 0.01 else 1
-    return _true_minus(f"{finite:.{places}%}")
+    if places is None and 0 < value < 1e-4:
+        return "< 0.01%"
+    digits = places if places is not None else 2 if 0 < abs(value) < 0.01 else 1
+    return f"{value:.{digits}%}"
 
 
-def p_value(value: Any) -> str:
+@_of_finite
+def p_value(value: float) -> str:
     """A p-value; very small ones only as a bound."""
-    finite = _finite(value)
-    if finite is None:
-        return ABSENT
-    return "< 0.0001" if finite < 1e-4 else f"{finite:.4f}"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def interval(value: Any, places: int = 4, plus: bool = False) -> str:
     """An interval in brackets."""
-    if not isinstance(value, list | tuple) or len(value) != 2 or any(_finite(edge) is None for edge in value):
-        return ABSENT
-    show = signed if plus else fixed
-    return f"[{show(value[0], places)}, {show(value[1], places)}]"
+    ends = [(signed if plus else fixed)(end, places) for end in value] if isinstance(value, list | tuple) else []
+    return f"[{ends[0]}, {ends[1]}]" if len(ends) == 2 and ABSENT not in ends else ABSENT
 
 
 def estimate(value: Any, ci: Any, places: int = 4) -> str:
@@ -73,15 +77,13 @@ def estimate(value: Any, ci: Any, places: int = 4) -> str:
     return signed(value, places) + (f" {known}" if known != ABSENT else "")
 
 
-def duration(seconds: Any) -> str:
+@_of_finite
+def duration(seconds: float) -> str:
     """A length of time, in the largest unit of which it has two."""
-    finite = _finite(seconds)
-    if finite is None:
-        return ABSENT
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
-        if finite >= 2 * length:
-            return f"{finite / length:.0f} {unit}"
-    return "1 minute" if 45 <= finite < 75 else f"{finite:.0f} seconds"
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return "1 minute" if 45 <= seconds < 75 else f"{seconds:.0f} seconds"
 
 
 def noun(value: float, singular: str, plural: str) -> str:
@@ -108,16 +110,6 @@ def sentence(text: Any, names: Collection[str] = ()) -> str:
     if words.partition(" ")[0].rstrip(":,") in names:
         return f"{words}."
     return f"{words[:1].upper()}{words[1:]}."
-
-
-def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _true_minus(text: str) -> str:
-    return text.replace("-", "−")
 
 
 FILTERS = {

@@ -30,12 +30,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def spec() -> DatasetSpec:
-    content = DatasetSpec.load("simulator").to_dict() | {
-        "channels": list(CHANNELS),
-        "journey_gap_days": 2.0,
-        "max_touchpoints": 25,
-    }
-    return DatasetSpec.from_dict(content)
+    return DatasetSpec.load("simulator").replace(channels=CHANNELS, journey_gap_days=2.0, max_touchpoints=25)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +66,15 @@ def log() -> pd.DataFrame:
     return made.assign(created_timestamp=(made["timestamp"] + late).astype("datetime64[us, UTC]"))
 
 
-@pytest.fixture
-def description(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> Description:
-    return described(engine, log, spec, tmp_path)
-
-
 def described(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> Description:
     path = folder / "touchpoints.parquet"
     log.to_parquet(path)
     return describe(engine, path, spec)
+
+
+@pytest.fixture
+def description(engine: Engine, log: pd.DataFrame, spec: DatasetSpec, tmp_path: Path) -> Description:
+    return described(engine, log, spec, tmp_path)
 
 
 def journeys_of(log: pd.DataFrame, days: float) -> pd.DataFrame:
@@ -125,7 +120,7 @@ def test_channels(description: Description, log: pd.DataFrame) -> None:
         below = [(rows["cost"] <= value).mean() for value in channel.cost_quantiles[2:]]
         assert np.allclose(below, QUANTILES[2:], atol=0.1)
         assert channel.cost_quantiles[2] == pytest.approx(rows["cost"].median(), rel=0.2)
-    assert description.click.hits == log["click"].sum()
+    assert description.rate("click").hits == log["click"].sum()
 
 
 def test_journeys_end_at_the_gap(description: Description, log: pd.DataFrame) -> None:

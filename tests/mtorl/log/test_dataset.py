@@ -25,15 +25,7 @@ def test_built_in_descriptions_load_and_survive_a_round_trip(tmp_path):
         spec.save(tmp_path / "dataset.yaml")
         assert DatasetSpec.load(tmp_path / "dataset.yaml") == spec
         assert adapter_of(spec).required(spec)
-
-
-def test_only_what_the_simulator_made_is_simulated():
-    assert {name for name in built_in() if DatasetSpec.load(name).simulated} == {"simulator", "simulator-aggregates"}
-
-
-def test_columns_start_with_the_canonical_ones_then_context_then_static():
-    spec = DatasetSpec.load("simulator")
-    assert spec.log_columns == (*BASE_COLUMNS, "hour", "device", "placement", "age_group", "tenure_days", "region")
+        assert spec.log_columns[: len(BASE_COLUMNS)] == BASE_COLUMNS and spec.simulated == name.startswith("simulator")
 
 
 def test_no_outcome_and_no_copy_of_the_channel_is_context_in_the_criteo_sample():
@@ -43,9 +35,11 @@ def test_no_outcome_and_no_copy_of_the_channel_is_context_in_the_criteo_sample()
     assert spec.static == () and spec.segment is None
 
 
-def test_an_unknown_name_lists_the_built_in_ones():
+def test_an_unknown_name_or_adapter_lists_the_known_ones():
     with pytest.raises(SpecError, match=r"no data set named 'criteo'; built in: criteo-attribution, criteo-seq"):
         DatasetSpec.load("criteo")
+    with pytest.raises(SpecError, match="adapter: 'excel' is not one of touchpoints, simulator, criteo-"):
+        adapter_of(DatasetSpec.from_dict({**simulator(), "adapter": "excel"}))
 
 
 @pytest.mark.parametrize("content", [b"channels: [", b"\xff\xfe\x00", None])
@@ -96,12 +90,6 @@ def test_a_wrong_field_is_named(tmp_path, change, message):
     with pytest.raises(SpecError, match=message) as caught:
         DatasetSpec.load(path)
     assert str(caught.value).startswith(str(path))
-
-
-def test_an_unknown_adapter_lists_the_known_ones():
-    spec = DatasetSpec.from_dict({**simulator(), "adapter": "excel"})
-    with pytest.raises(SpecError, match="adapter: 'excel' is not one of touchpoints, simulator, criteo-"):
-        adapter_of(spec)
 
 
 def test_the_file_of_a_feature_view_lies_beside_the_description_wherever_that_is_copied(tmp_path):

@@ -66,11 +66,8 @@ def test_they_are_read_in_one_order_whoever_has_written_them(tmp_path: Path) -> 
     assert one.rows.equals(other.rows) and one.windows == other.windows
 
 
-def test_a_log_from_elsewhere_has_none(tmp_path: Path) -> None:
+def test_a_log_from_elsewhere_has_none_and_few_decisions_say_nothing(tmp_path: Path) -> None:
     assert Opportunities.load(tmp_path, SPEC, "test") is None and contexts(tmp_path, SPEC, "train") is None
-
-
-def test_few_decisions_say_nothing(tmp_path: Path) -> None:
     write(tmp_path, [window()] * (opportunities.ENOUGH - 1))
     assert Opportunities.load(tmp_path, SPEC, "test") is None
     write(tmp_path, [window()] * opportunities.ENOUGH)
@@ -81,22 +78,17 @@ def test_few_decisions_say_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        window(context={}),
-        window(static={}),
-        window(prev_channel=[None, "radio"]),
-        window(prev_channel=["video", "video", "video"]),
+        *(window(context={}), window(static={}), window(prev_channel=[None, "radio"])),
+        *(window(prev_channel=["video", "video", "video"]), None),
     ],
-    ids=["context", "static", "channel", "longer"],
+    ids=["context", "static", "channel", "longer", "none"],
 )
-def test_decisions_that_were_taken_with_other_columns_are_left_out(tmp_path: Path, odd: dict[str, Any]) -> None:
-    found = Opportunities.load(write(tmp_path, [odd, *[window()] * 600]), SPEC, "test")
-    assert found is not None and len(found) == 600 and json.dumps(odd) not in found.windows
-
-
-def test_decisions_without_a_window_are_left_out(tmp_path: Path) -> None:
-    texts = [json.dumps(window()) if i % 4 else None for i in range(800)]
-    found = Opportunities.load(write(tmp_path, [window()] * 800, features=texts), SPEC, "test")
-    assert found is not None and len(found) == 600
+def test_decisions_with_other_columns_or_without_a_window_are_left_out(
+    tmp_path: Path, odd: dict[str, Any] | None
+) -> None:
+    texts = [None if odd is None else json.dumps(odd), *[json.dumps(window())] * 600]
+    found = Opportunities.load(write(tmp_path, [window()] * 601, features=texts), SPEC, "test")
+    assert found is not None and len(found) == 600 and texts[0] not in found.windows
 
 
 def test_windows_without_an_outcome_that_is_read_now_are_left_out(tmp_path: Path) -> None:

@@ -30,14 +30,10 @@ def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> 
     )
 
 
-def test_a_logged_propensity_is_taken_as_it_is():
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.01, np.nan])
+def test_a_logged_propensity_is_taken_as_it_is_and_another_number_is_an_error(value):
     windows = log(users=5)
     np.testing.assert_array_equal(logged_propensity(windows, SPEC), windows["propensity"])
-
-
-@pytest.mark.parametrize("value", [0.0, -0.1, 1.01, np.nan])
-def test_a_logged_propensity_that_is_none_is_an_error(value):
-    windows = log(users=5)
     windows.loc[7, "propensity"] = value
     with pytest.raises(ValueError, match=r"propensity: 1 rows .* in row 7"):
         logged_propensity(windows, SPEC)

@@ -55,10 +55,7 @@ def test_a_run_is_noted_once_and_a_line_that_is_no_note_is_left_out(tmp_path: Pa
         add(tmp_path, Training(at=at, run=run, log=facts([1]), decision=decision, reason="a test"))
     with (tmp_path / FILE).open("a") as file:
         file.write('{"at": "yesterday"}\n')
-    assert [(one.run, one.decision) for one in read(tmp_path)] == [
-        ("a", "reject"),
-        ("b", "promote"),
-        *[("", "reject")] * 2,
-    ]
+    kept = [("a", "reject"), ("b", "promote"), *[("", "reject")] * 2]
+    assert [(one.run, one.decision) for one in read(tmp_path)] == kept
     found = newest(tmp_path)
     assert found is not None and found.at == at

@@ -34,20 +34,14 @@ def test_a_difference_without_an_interval_stands_alone() -> None:
     assert words.estimate(22.8, [None, None], 1) == words.estimate(22.8, None, 1) == "+22.8"
 
 
-def test_a_sentence_leaves_the_name_of_an_arm_as_it_is() -> None:
-    assert words.sentence("challenger: it does harm", ["challenger"]) == "challenger: it does harm."
-    assert words.sentence("challengers wait", ["challenger"]) == "Challengers wait."
-
-
-def test_a_p_value() -> None:
+def test_a_p_value_and_a_duration() -> None:
     assert words.p_value(1e-9) == "< 0.0001" and words.p_value(0.03) == "0.0300" and words.p_value(None) == "—"
-
-
-def test_a_duration() -> None:
     assert words.duration(4.2) == "4 seconds" and words.duration(7300) == "2 hours" and words.duration(None) == "—"
 
 
 def test_words() -> None:
     assert words.sentence("always-valid [-0.1, 2]") == "Always-valid [−0.1, 2]."
+    assert words.sentence("challenger: it does harm", ["challenger"]) == "challenger: it does harm."
+    assert words.sentence("challengers wait", ["challenger"]) == "Challengers wait."
     assert words.counted(1, "user", "users") == "1 user" and words.counted(2000, "user", "users") == "2,000 users"
     assert words.day("2024-05-01T10:00:00Z") == "2024-05-01"

@@ -85,7 +85,10 @@ def test_what_is_no_whole_answer_is_an_error(server: Server, answer: bytes) -> N
         ask(url(server), seconds=10)
 
 
-def test_a_refusal_has_its_content(server: Server) -> None:
+def test_a_refusal_has_its_content_and_what_is_to_be_encrypted_is_not_sent(server: Server) -> None:
+    with pytest.raises(OSError):
+        ask(url(server).replace("http:", "https:"), seconds=10)
+    assert server.asked == b""
     server.answer = OK.replace(b"200", b"302")
     with pytest.raises(StatusError, match="HTTP 302") as caught:
         ask(url(server), seconds=10)
@@ -106,9 +109,3 @@ def test_waiting_has_an_end(drip: Callable[[socket.socket], None]) -> None:
         with pytest.raises(TimeoutError):
             ask(f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2)
         over.set()
-
-
-def test_a_request_that_is_meant_to_be_encrypted_is_not_sent(server: Server) -> None:
-    with pytest.raises(OSError):
-        ask(url(server).replace("http:", "https:"), seconds=10)
-    assert server.asked == b""

@@ -59,10 +59,6 @@ def test_the_bar_is_off_afterwards(before: bool) -> None:
         assert db.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
 
 
-def test_where_it_is_off_nothing_is_set() -> None:
-    without_progress_bar(Notebook())
-
-
 def test_a_long_query_reports_how_far_the_present_unit_is() -> None:
     told: list[tuple[float, float, str]] = []
     with duckdb.connect() as db, progress.listen(lambda *report: told.append(report)):
@@ -73,6 +69,7 @@ def test_a_long_query_reports_how_far_the_present_unit_is() -> None:
     assert all(2 <= done <= 3 and (total, note) == (5, "user_history") for done, total, note in told)
 
 
-def test_in_a_notebook_that_refuses_the_bar_queries_report_nothing() -> None:
+def test_in_a_notebook_that_refuses_the_bar_nothing_is_set_and_queries_report_nothing() -> None:
+    without_progress_bar(Notebook())
     with reporting_queries(Notebook()):
         pass

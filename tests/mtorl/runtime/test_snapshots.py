@@ -29,19 +29,16 @@ def ages(folder: Path, days: float) -> None:
     os.utime(folder, (time.time() - days * DAY,) * 2)
 
 
-def test_an_artifact_points_and_holds_no_copy(tmp_path: Path) -> None:
+def test_an_artifact_points_and_holds_no_copy_but_is_the_folder_without_a_volume(tmp_path: Path) -> None:
+    with snapshot(str(tmp_path / "none"), "", "log") as folder:
+        folder.mkdir()
+    assert folder == located(str(tmp_path / "none")) == tmp_path / "none"
     folder = write(tmp_path, "one", "rows")
     assert folder.parent == tmp_path / "snapshots" and (folder / "parts" / "part-0").read_text() == "rows"
     (pointer,) = (tmp_path / "one").iterdir()
     told = json.loads(pointer.read_text())
     assert told["path"] == str(folder) and told["sha256"].startswith(folder.name.removeprefix("log-"))
     assert pointer.stat().st_size < 300, "what is uploaded and downloaded"
-
-
-def test_without_a_volume_the_artifact_is_the_folder(tmp_path: Path) -> None:
-    with snapshot(str(tmp_path / "one"), "", "log") as folder:
-        folder.mkdir()
-    assert folder == located(str(tmp_path / "one")) == tmp_path / "one"
 
 
 def test_equal_content_is_one_folder_and_other_content_another(tmp_path: Path) -> None:

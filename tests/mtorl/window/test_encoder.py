@@ -14,16 +14,7 @@ from mtorl.log.columns import WindowError
 from mtorl.log.dataset import Column, RewardSpec
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
-from tests.mtorl.window.small_journeys import (
-    FITTED,
-    JOURNEY,
-    SPEC,
-    log_of,
-    offline,
-    online,
-    steps_of,
-    touchpoints,
-)
+from tests.mtorl.window.small_journeys import FITTED, JOURNEY, SPEC, log_of, offline, online, steps_of, touchpoints
 
 
 def test_a_rare_category_is_read_like_an_unknown_one():
