@@ -2,8 +2,8 @@
 
     python scripts/write_dashboards.py         after a change in scripts/dashboards/ or of an alert
 
-A test fails until then. Needs grafana-foundation-sdk (the extra `dev`). A new dashboard is one module, and one line in
-BOARDS and in the component's kustomization.yaml.
+A test fails until then. A new dashboard is one module, and one line in BOARDS and in the component's
+kustomization.yaml.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOARDS = (decisions, experiment, budget, drift, serving, pipelines)
 
 def texts() -> dict[str, str]:
     """Content of each file, by its name."""
-    return {f"{module.UID}.json": json.dumps(document(module.board()), indent=1) + "\n" for module in BOARDS}
+    return {f"{module.BOARD.uid}.json": json.dumps(document(module.BOARD), indent=1) + "\n" for module in BOARDS}
 
 
 def main() -> None:

@@ -2,135 +2,122 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from grafana_foundation_sdk.builders import dashboard as builders
-from grafana_foundation_sdk.builders import stat as stat_builder
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import dashboard as models
-
 from scripts.dashboards.limits import COLORS, alerts_of
-from scripts.dashboards.panels import SOURCE, Column, Panel, promql, rows, stat
+from scripts.dashboards.panels import SOURCE, Column, Panel, link, promql, rows, stat
 
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
-_NOTHING = "0 * max(mtorl_ready{NS})"
-"""Zero where a router is known: what is not watched must not look fine."""
-
-
-class Section(NamedTuple):
-    """Panels under a heading; those on top have none."""
-
-    title: str
-    panels: Sequence[Panel]
+_USUAL = {"includeAll": False, "auto": False, "auto_min": "10s", "auto_count": 30}
+# Of the operator, and of routers: an experiment file has no operator.
+_EXPERIMENTS = '{__name__=~"mtorl_experiment_(stage|enabled)", namespace="$namespace"}'
 
 
 class Board(NamedTuple):
     """A dashboard."""
 
-    uid: str  # by which addresses name it; it never changes
-    title: str
+    name: str  # with the prefix `mtorl-` the uid by which addresses name it: it never changes
     description: str  # what it answers
     period: str  # how far back it looks at first, such as 6h
-    sections: Sequence[Section]  # its panels. The first section is what one looks at first.
+    alerts: Sequence[str]  # labels of its alerts, which are listed behind the numbers of the first section
+    sections: Mapping[str, Sequence[Panel]]  # by title; the first section is what one looks at first, and has none
     experiment: bool = False  # whether one experiment is chosen
+
+    @property
+    def uid(self) -> str:
+        """By which addresses name it."""
+        return f"mtorl-{self.name}"
 
 
 def or_nothing(expr: str) -> str:
-    """A count that is 0, and not unknown, where nothing is counted."""
-    return f"{expr} or {_NOTHING}"
-
-
-def alert_count(uid: str) -> Panel:
-    """How many alerts of a dashboard fire."""
-    return stat(
-        "Alerts",
-        "Alerts that fire, of those that lead to this dashboard. They are listed below.",
-        or_nothing(f'count(ALERTS{{NS, alertstate="firing", alertname=~"{_names(uid)}"}})'),
-        bad={1: "orange"},
-    )
-
-
-def alert_list(uid: str, labels: Sequence[str]) -> Panel:
-    """The alerts of a dashboard, and their runbooks."""
-    by = ["alertname", "severity", "alertstate", *labels]
-    return rows(
-        "Alerts",
-        "Pending: its condition holds, but not for long enough yet. A click on the name leads to the runbook.",
-        by,
-        [Column("", f'max by ({", ".join(by)}) (ALERTS{{NS, alertname=~"{_names(uid)}"}})')],
-        links={"alertname": ("Runbook", f"{REPOSITORY}/docs/runbooks/${{__value.raw}}.md")},
-        words={"severity": {severity: (severity, color) for severity, color in COLORS.items()}},
-        empty="no alert",
-    )
+    """A count that is 0, and not unknown, where nothing is counted but a router is known."""
+    return f"{expr} or 0 * max(mtorl_ready{{NS}})"
 
 
 def document(board: Board) -> dict[str, Any]:
     """The JSON that Grafana reads."""
-    made = (
-        builders.Dashboard(board.title)
-        .uid(board.uid)
-        .description(board.description)
-        .tags([TAG])
-        .readonly()
-        .refresh("1m")
-        .time(f"now-{board.period}", "now")
-        .tooltip(models.DashboardCursorSync.CROSSHAIR)
-        .with_variable(builders.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-        .with_variable(_variable("namespace", "Namespace", "label_values(mtorl_ready, namespace)"))
-        .link(
-            builders.DashboardLink("Dashboards")
-            .type(models.DashboardLinkType.DASHBOARDS)
-            .tags([TAG])
-            .include_vars(True)
-            .keep_time(True)
-        )
-        .link(
-            builders.DashboardLink("Runbooks")
-            .type(models.DashboardLinkType.LINK)
-            .url(f"{REPOSITORY}/docs/cluster.md#alerts")
-            .target_blank(True)
-        )
-        .annotation(
-            builders.AnnotationQuery()
-            .name("Alerts")
-            .datasource(SOURCE)
-            .enable(True)
-            .icon_color("red")
-            .expr(promql(f'ALERTS{{NS, alertstate="firing", alertname=~"{_names(board.uid)}"}}'))
-        )
-    )
+    source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "skipUrlSync": False}
+    variables = [
+        {**source, "query": "prometheus", "multi": False, "allowCustomValue": True, **_USUAL},
+        _variable("namespace", "label_values(mtorl_ready, namespace)"),
+    ]
     if board.experiment:
-        # Of the operator, and of routers: an experiment file has no operator.
-        series = '{__name__=~"mtorl_experiment_(stage|enabled)", namespace="$namespace"}'
-        made = made.with_variable(_variable("experiment", "Experiment", f"label_values({series}, experiment)"))
-    for section in board.sections:
-        if section.title:
-            made = made.with_row(builders.Row(section.title))
-        numbers = sum(isinstance(panel, stat_builder.Panel) for panel in section.panels)
-        for panel in section.panels:
-            # The numbers fill a row of 24 columns.
-            made = made.with_panel(panel.span(24 // numbers) if isinstance(panel, stat_builder.Panel) else panel)
-    written: dict[str, Any] = json.loads(json.dumps(made.build(), cls=JSONEncoder))
-    for annotation in written["annotations"]["list"]:  # what the SDK has no fields for
-        annotation |= {"titleFormat": "{{alertname}}", "textFormat": "{{severity}} {{experiment}} {{arm}} {{measure}}"}
-    for number, panel in enumerate(written["panels"], 1):
-        panel["id"] = number
-    return written
+        variables.append(_variable("experiment", f"label_values({_EXPERIMENTS}, experiment)"))
+    firing = f'ALERTS{{NS, alertstate="firing", alertname=~"{_names(board)}"}}'
+    annotation = {"name": "Alerts", "datasource": SOURCE, "enable": True, "iconColor": "red", "hide": False}
+    annotation |= {"builtIn": 0, "expr": promql(firing), "titleFormat": "{{alertname}}"}
+    annotation |= {"textFormat": "{{severity}} {{experiment}} {{arm}} {{measure}}"}
+    others = {"type": "dashboards", "tags": [TAG], "targetBlank": False, "includeVars": True, "keepTime": True}
+    return {
+        "schemaVersion": 41,
+        "templating": {"list": variables},
+        "annotations": {"list": [annotation]},
+        "uid": board.uid,
+        "title": f"MTORL: {board.name}",
+        "description": board.description,
+        "tags": [TAG],
+        "timezone": "browser",
+        "editable": False,
+        "graphTooltip": 1,
+        "time": {"from": f"now-{board.period}", "to": "now"},
+        "fiscalYearStartMonth": 0,
+        "refresh": "1m",
+        "panels": _placed(board),
+        "links": [link("Dashboards", **others), link("Runbooks", url=f"{REPOSITORY}/docs/cluster.md#alerts")],
+    }
 
 
-def _variable(name: str, label: str, query: str) -> builders.QueryVariable:
-    return (
-        builders.QueryVariable(name)
-        .label(label)
-        .query({"query": query, "refId": name})
-        .datasource(SOURCE)
-        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(models.VariableSort.ALPHABETICAL_ASC)
+def _placed(board: Board) -> list[Panel]:
+    """The panels of all sections from left to right, with their places and numbers."""
+    placed: list[Panel] = []
+    x = y = below = 0  # where the next panel is, and where the next line of panels
+    for title, panels in board.sections.items():
+        if title:
+            panels = [{"type": "row", "collapsed": False, "id": 0, "panels": [], "title": title}, *panels]
+        else:
+            panels = _with_alerts(board, panels)
+        numbers = sum(panel["type"] == "stat" for panel in panels)
+        for panel in panels:
+            size = {"h": 1, "w": 24} if panel["type"] == "row" else panel["gridPos"]
+            if panel["type"] == "stat":  # the numbers of a section fill a line
+                size = {**size, "w": 24 // numbers}
+            if x + size["w"] > 24:
+                x, y = 0, below
+            below = max(below, y + size["h"])
+            placed.append({**panel, "gridPos": {**size, "x": x, "y": y}, "id": len(placed) + 1})
+            x += size["w"]
+    return placed
+
+
+def _with_alerts(board: Board, panels: Sequence[Panel]) -> list[Panel]:
+    """A section with the number of alerts that fire as its last number, and a table of them behind it."""
+    numbers = [panel for panel in panels if panel["type"] == "stat"]
+    names, by = _names(board), ["alertname", "severity", "alertstate", *board.alerts]
+    count = stat(
+        "Alerts",
+        "Alerts that fire, of those that lead to this dashboard. They are listed below.",
+        or_nothing(f'count(ALERTS{{NS, alertstate="firing", alertname=~"{names}"}})'),
+        bad={1: "orange"},
     )
+    table = rows(
+        "Alerts",
+        "Pending: its condition holds, but not for long enough yet. A click on the name leads to the runbook.",
+        by,
+        [Column("", f'max by ({", ".join(by)}) (ALERTS{{NS, alertname=~"{names}"}})')],
+        links={"alertname": ("Runbook", f"{REPOSITORY}/docs/runbooks/${{__value.raw}}.md")},
+        words={"severity": {severity: (severity, color) for severity, color in COLORS.items()}},
+        empty="no alert",
+    )
+    return [*numbers, count, table, *panels[len(numbers) :]]
 
 
-def _names(uid: str) -> str:
-    return "|".join(alerts_of(uid))
+def _variable(name: str, query: str) -> dict[str, Any]:
+    made = {"type": "query", "name": name, "label": name.title(), "skipUrlSync": False}
+    made |= {"query": {"query": query, "refId": name}, "datasource": SOURCE, "multi": False, "allowCustomValue": True}
+    return {**made, "refresh": 2, "sort": 1, **_USUAL}
+
+
+def _names(board: Board) -> str:
+    return "|".join(alerts_of(board.uid))
