@@ -18,7 +18,8 @@ Experiments are judged at every look by the functions that the verdict calls (`m
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -61,47 +62,31 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
     """All figures, from `runs` experiments of each kind."""
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
     start = time.monotonic()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("uneven", "same", "ramps", "returning", "better")}
 
-    def say(what: str, result: dict[str, Any]) -> None:
-        print(f"{time.monotonic() - start:5.0f} s  {what}: {result['missed']:.2%}", flush=True)
+    def add(part: str, market: Clicks | Revenue, sums: Iterable[Sums], true_lift: float = 0.0, **what: Any) -> None:
+        found[part].append({"market": market.name, **what, **judge(sums, true_lift)})
+        missed = found[part][-1]["missed"]
+        print(f"{time.monotonic() - start:5.0f} s  {part}, {market.name}, {what}: {missed:.2%}", flush=True)
 
-    def one_stage(market: Clicks | Revenue, share: float, kind: str) -> Iterator[Sums]:
-        looks = arrivals.looks(kind, market.users)
-        return arrivals.runs(market, share, looks, runs, next(streams))
+    def one_stage(market: Clicks | Revenue, share: float, kind: str) -> Iterable[Sums]:
+        return arrivals.runs(market, share, arrivals.looks(kind, market.users), runs, next(streams))
 
-    same, ramps, back, better = [], [], [], []
-    for market in MARKETS:
-        for kind in KINDS:
-            for share in SHARES:
-                result = judge(one_stage(market, share, kind), 0.0)
-                same.append({"market": market.name, "looks": kind, "share": share, **result})
-                say(f"A/A, {market.name}, {kind}, {share:.0%}", result)
+    for market, kind, share in product(MARKETS, KINDS, SHARES):
+        add("same", market, one_stage(market, share, kind), looks=kind, share=share)
     for market in MARKETS[:2]:
-        result = judge(returning.ramps(market, market.population, 8, runs, next(streams)), 0.0)
-        ramps.append({"market": market.name, "adjusted": False, **result})
-        say(f"ramp, {market.name}", result)
+        sums = returning.ramps(market, market.population, 8, runs, next(streams))
+        add("ramps", market, sums, adjusted=False)
         for share in (0.05, 0.5):
             sums = returning.hours(market, share, market.population // 10, 7 * 24, runs, next(streams))
-            result = judge(sums, 0.0)
-            back.append({"market": market.name, "share": share, **result})
-            say(f"returning, {market.name}, {share:.0%}", result)
-    for market in BETTER:
-        for share in (0.05, 0.1, 0.5):
-            result = judge(one_stage(market, share, "hourly"), market.true_lift)
-            better.append({"market": market.name, "lift": market.lift, "share": share, **result})
-            say(f"lift {market.lift:.0%}, {market.name}, {share:.0%}", result)
+            add("returning", market, sums, share=share)
+    for market, share in product(BETTER, (0.05, 0.1, 0.5)):
+        add("better", market, one_stage(market, share, "hourly"), market.true_lift, lift=market.lift, share=share)
     for market in MARKETS[:2]:
-        rng = np.random.default_rng(seed)
-        result = judge(returning.ramps(market, market.population, 8, runs, rng, adjusted=True), 0.0)
-        ramps.append({"market": market.name, "adjusted": True, **result})
-        say(f"ramp with covariates, {market.name}", result)
-    return {
-        "uneven": [arrivals.uneven(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)],
-        "same": same,
-        "ramps": ramps,
-        "returning": back,
-        "better": better,
-    }
+        sums = returning.ramps(market, market.population, 8, runs, np.random.default_rng(seed), adjusted=True)
+        add("ramps", market, sums, adjusted=True)
+    found["uneven"] = [arrivals.uneven(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)]
+    return found
 
 
 if __name__ == "__main__":

@@ -12,10 +12,27 @@ from mtorl.experiment.inference.sums import Floats, Sums
 
 DECISIONS_OF_A_BOT = 3_000.0
 _MOST_DECISIONS = 9
+_TYPICAL = 3.0  # median decisions of a user
 
 
 @dataclass(frozen=True)
-class Clicks:
+class Market:
+    """Users of both arms, who decide and gain something at a rate."""
+
+    name: str
+    rate: float
+    users: int  # who come once
+    population: int  # who come back
+    lift: float = 0.0  # share by which a challenger's gain is higher
+
+    @property
+    def true_lift(self) -> float:
+        """Of the gain per decision."""
+        return self.rate * self.lift
+
+
+@dataclass(frozen=True)
+class Clicks(Market):
     """A user decides 1 + Poisson(2) times and clicks at a rate of its own, drawn from Beta(1, 1 / rate - 1).
 
     Bots decide thousands of times, never click, and have the weight that the verdict gives them.
@@ -23,21 +40,9 @@ class Clicks:
 
     name: str = "clicks"
     rate: float = 0.1
-    lift: float = 0.0
-    """Share by which a challenger's rate is higher."""
-    bots: float = 0.0
-    """Share of the users who are bots; not of those who come back."""
-    typical: float = 3.0
-    """Median decisions of a user."""
     users: int = 100_000
-    """Who come once."""
     population: int = 20_000
-    """Who come back."""
-
-    @property
-    def true_lift(self) -> float:
-        """Of clicks per decision."""
-        return self.rate * self.lift
+    bots: float = 0.0  # share of the users who come once
 
     def _table(self, rate: float) -> tuple[Floats, Floats]:
         """Kinds of users: their clicks and decisions, (K, 2), and how likely each kind is, (K,)."""
@@ -46,7 +51,7 @@ class Clicks:
         possible = (decisions > 0) & (clicks <= decisions)
         figures = np.stack([clicks[possible], decisions[possible]], -1).astype(np.float64)
         people = likely[possible] / likely[possible].sum() * (1.0 - self.bots)
-        of_a_bot = DECISIONS_OF_A_BOT * user_weights(np.array(DECISIONS_OF_A_BOT), self.typical)
+        of_a_bot = DECISIONS_OF_A_BOT * user_weights(np.array(DECISIONS_OF_A_BOT), _TYPICAL)
         return np.vstack([figures, [0.0, of_a_bot]]), np.append(people, self.bots)
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
@@ -72,21 +77,14 @@ class Clicks:
 
 
 @dataclass(frozen=True)
-class Revenue:
+class Revenue(Market):
     """A user decides once and buys at a rate of `rate`; revenues are lognormal with mean 1."""
 
     name: str = "revenue"
     rate: float = 0.02
-    sigma: float = 1.5
-    lift: float = 0.0
-    """Share by which a challenger's revenues are higher."""
     users: int = 400_000
     population: int = 40_000
-
-    @property
-    def true_lift(self) -> float:
-        """Of revenue per decision."""
-        return self.rate * self.lift
+    sigma: float = 1.5
 
     def _amounts(self, rng: np.random.Generator, buyers: int, challenger: bool) -> Floats:
         return (1.0 + self.lift * challenger) * rng.lognormal(-(self.sigma**2) / 2.0, self.sigma, buyers)

@@ -14,15 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 
+from benchmarks._lake import add_to_lake
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
-from mtorl.log.decision_ids import BUCKET, HOUR, decision_id
-from mtorl.log.lake import name_of
-from mtorl.log.records import Kind, sql_columns
+from mtorl.log.decision_ids import decision_id
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.policy.pacing import Plan, Schedule
 from mtorl.simulator.market import CHANNELS
@@ -65,26 +63,23 @@ class Night:
 
 def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -> Night:
     """Serve all users of a simulator for some rounds, and add the night to a lake."""
-    users = online.users
+    users, spec = len(online.users), how.policy.spec
     random = np.random.default_rng([number, 17])
-    total = how.budget * len(users) * len(rounds)
-    plan = Plan(total, Schedule.even(0.0, float(len(users) * len(rounds))), grain=0.0)
-    state, spent = plan.start(how.price), 0.0
-    decisions: list[dict[str, Any]] = []
-    outcomes: list[dict[str, Any]] = []
-    shown: list[dict[str, Any]] = []  # windows
+    total = how.budget * users * len(rounds)
+    plan = Plan(total, Schedule.even(0.0, float(users * len(rounds))), grain=0.0)
+    state, spent, entropy = plan.start(how.price), 0.0, 0.0
+    decisions: list[pd.DataFrame] = []
+    outcomes: list[pd.DataFrame] = []
     truths: list[Floats] = []
-    entropy = 0.0
     for turn, round_index in enumerate(rounds):
         rows = online.rows(round_index)
-        spec = how.policy.spec
         windows = [instance_from_history(r["history"], r["context"], r["static"], spec, r["at"]) for r in rows]
         logits_UC, reward_UC, cost_UC = how.policy.predict(WindowBatch.from_instances(windows, spec))
         forecast = Forecast(logits_UC, how.policy.encoder.unreward(reward_UC, cost_UC), cost_UC)
         truths.append(online.click_probability(round_index))
-        size = -(-len(users) // _STEPS)
-        for first in range(0, len(users), size):
-            part = slice(first, min(first + size, len(users)))
+        steps, size = [], -(-users // _STEPS)
+        for first in range(0, users, size):
+            part = slice(first, min(first + size, users))
             n = part.stop - part.start
             probs_NC, expose_NC = action_probabilities(
                 Forecast(*(np.asarray(values)[part] for values in forecast)),
@@ -96,63 +91,20 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
             channel_N = (random.random(n)[:, None] >= cumulative_NC / cumulative_NC[:, -1:]).sum(axis=1)
             wants_N = random.random(n) < show_NC[np.arange(n), channel_N]
             found = online.advance(round_index, np.where(wants_N, channel_N, -1), total - spent, part)
-            shown_N = wants_N & (found["cost"] > 0)
+            steps.append({"draw": draw_NC, "show": show_NC, "channel": channel_N, "wants": wants_N, **found})
             spent += float(found["cost"].sum())
-            entropy -= float((draw_NC * np.log(np.maximum(draw_NC, 1e-12))).sum())
-            for i in range(n):
-                place = part.start + i
-                seconds = rows[place]["at"] / 1e6
-                at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
-                made = decision_id(rows[place]["user_id"], f"{number:08x}", seconds)
-                name = f"{made[:17]}0-8{turn:03x}-{number:04x}{place:08x}"  # the same in each run
-                drawn = CHANNELS[int(channel_N[i])]
-                decisions.append(
-                    {
-                        "decision_id": name,
-                        "arm": "served",
-                        "channel": drawn,
-                        "drawn_channel": drawn,
-                        "expose": bool(shown_N[i]),
-                        "budget_exhausted": bool(wants_N[i] and not shown_N[i]),
-                        "experiment": "generations",
-                        "experiment_version": f"{number:016x}",
-                        "schema_version": 1,
-                        "user_id": rows[place]["user_id"],
-                        "campaign_id": rows[place]["campaign_id"],
-                        "context": json.dumps(rows[place]["context"]),
-                        "static": json.dumps(rows[place]["static"]),
-                        "channel_probs": json.dumps(dict(zip(CHANNELS, draw_NC[i].tolist(), strict=True))),
-                        "exposure_probs": json.dumps(dict(zip(CHANNELS, show_NC[i].tolist(), strict=True))),
-                        "model_digest": how.policy.digest,
-                        "override": False,
-                        "withdrawn": False,
-                        "request_time": at,
-                        "event_time": at,
-                    }
-                )
-                window = json.dumps(windows[place])
-                shown.append({"decision_id": name, "schema_version": 1, "window": window, "event_time": at})
-                if shown_N[i]:
-                    for kind in ("cost", "click", "conversion", "revenue"):
-                        if kind == "cost" or found[kind][i]:
-                            outcomes.append(
-                                {
-                                    "event_id": f"{name}-{kind}",
-                                    "decision_id": name,
-                                    "schema_version": 1,
-                                    "kind": kind,
-                                    "value": float(found[kind][i]),
-                                    "event_time": at,
-                                    "received_time": at,
-                                }
-                            )
-            state = plan.update(state, turn * len(users) + part.stop, spent)
-    _upload(lake, "decision", decisions, number)
-    _upload(lake, "outcome", outcomes, number)
-    _upload(lake, "window", shown, number)
+            state = plan.update(state, turn * users + part.stop, spent)
+        drawn = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+        entropy -= float((drawn["draw"] * np.log(np.maximum(drawn["draw"], 1e-12))).sum())
+        decisions.append(_decisions(rows, windows, drawn, how.policy.digest, number, turn))
+        outcomes += _outcomes(decisions[-1], drawn)
+    decided = pd.concat(decisions, ignore_index=True)
+    windows_shown = decided[["decision_id", "schema_version", "window", "event_time"]]
+    records = {"decision": decided, "outcome": pd.concat(outcomes, ignore_index=True), "window": windows_shown}
+    add_to_lake(lake, records, f"{number:02d}")
     truth = pd.DataFrame(np.concatenate(truths), columns=list(CHANNELS))
-    truth.insert(0, "decision_id", [record["decision_id"] for record in decisions])
-    return Night(truth, spent / total, entropy / len(decisions))
+    truth.insert(0, "decision_id", decided["decision_id"])
+    return Night(truth, spent / total, entropy / len(decided))
 
 
 def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:
@@ -162,17 +114,39 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
     return draw_NC, ((1 - share) * probs_NC * show_NC + uniform) / draw_NC
 
 
-def _upload(lake: Path, kind: Kind, records: list[dict[str, Any]], number: int) -> None:
-    columns = sql_columns(kind)
-    frame = pd.DataFrame(records).reindex(columns=list(columns)).astype(object)
-    typed = ", ".join(f'CAST("{name}" AS {type_}) AS "{name}"' for name, type_ in columns.items())
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'").fetchall()
-        db.register(
-            "records", frame.where(frame.notna(), None).map(lambda value: None if value is None else str(value))
-        )
-        rows = db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM (SELECT {typed} FROM records)")
-        ((newest,),) = rows.aggregate("max(hour)").fetchall()
-        file = lake / name_of(kind, newest, f"{number:02d}", arrived=True)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        rows.order("decision_id").write_parquet(str(file))
+def _decisions(
+    rows: list[dict[str, Any]], windows: list[Any], drawn: dict[str, Any], digest: str, number: int, turn: int
+) -> pd.DataFrame:
+    """The records of a round, each with its window; their ids are the same in each run."""
+    seconds = [row["at"] / 1e6 for row in rows]
+    times = [decision_id(row["user_id"], f"{number:08x}", at)[:17] for row, at in zip(rows, seconds, strict=True)]
+    shown, channel = drawn["wants"] & (drawn["cost"] > 0), np.array(CHANNELS)[drawn["channel"]]
+    made = {
+        "decision_id": [f"{at}0-8{turn:03x}-{number:04x}{place:08x}" for place, at in enumerate(times)],
+        "channel": channel,
+        "drawn_channel": channel,
+        "expose": shown,
+        "budget_exhausted": drawn["wants"] & ~shown,
+        "user_id": [row["user_id"] for row in rows],
+        "campaign_id": [row["campaign_id"] for row in rows],
+        "context": [json.dumps(row["context"]) for row in rows],
+        "static": [json.dumps(row["static"]) for row in rows],
+        "channel_probs": [json.dumps(dict(zip(CHANNELS, each, strict=True))) for each in drawn["draw"].tolist()],
+        "exposure_probs": [json.dumps(dict(zip(CHANNELS, each, strict=True))) for each in drawn["show"].tolist()],
+        "event_time": [datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds") for at in seconds],
+        "window": [json.dumps(window) for window in windows],
+    }
+    same = {"arm": "served", "experiment": "generations", "experiment_version": f"{number:016x}", "schema_version": 1}
+    same |= {"model_digest": digest, "override": False, "withdrawn": False}
+    return pd.DataFrame(made).assign(request_time=made["event_time"], **same)
+
+
+def _outcomes(decided: pd.DataFrame, drawn: dict[str, Any]) -> list[pd.DataFrame]:
+    """The costs of a round's exposures, and the other outcomes that are not 0."""
+    found = []
+    for kind in ("cost", "click", "conversion", "revenue"):
+        of = decided["expose"].to_numpy() & ((kind == "cost") | (drawn[kind] != 0))
+        rows = decided.loc[of, ["decision_id", "schema_version", "event_time"]]
+        rows = rows.assign(event_id=rows["decision_id"] + f"-{kind}", received_time=rows["event_time"])
+        found.append(rows.assign(kind=kind, value=drawn[kind][of].astype(float)))
+    return found

@@ -1,8 +1,9 @@
 """A decision log of many days whose truth is known: who came, what the model expected, what came of it.
 
     days = Days(users_a_day=2_000, seed=1)
-    decisions, outcomes = days.day(12)                # healthy
-    decisions, outcomes = days.day(12, shift)         # what a `Shift` makes of it
+    rows = days.rows(12)                # healthy
+    rows = days.rows(12, shift)         # what a `Shift` makes of it
+    add_to_lake(folder, days.records(12, rows))
 
 Days differ as real ones do: all of a day's click rates and prices share a factor of their own, and weekdays differ.
 Some users come back the next day. The model's expectations are calibrated for the average day.
@@ -16,19 +17,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pandas as pd
 
-from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
-from mtorl.log.lake import name_of
-from mtorl.log.records import Kind, sql_columns
+from benchmarks._lake import add_to_lake
+from mtorl.log.decision_ids import bucket_of
+from mtorl.log.records import Kind
 
 START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday; the past, for what is dated later than now counts for no model
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
 
-Floats = np.ndarray
 Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 """Changes the rows of a day, before clicks are drawn and costs are paid."""
 
@@ -64,17 +63,13 @@ class Days:
         """Of whom a day's are drawn."""
         return self.pool or self.users_a_day * 8
 
-    def day(self, number: int, shift: Shift = healthy) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Decision and outcome records of a day."""
-        return self.records(number, self.rows(number, shift))
-
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
         """What happened on a day, a row a decision; columns of the context are among it."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
         return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])
 
-    def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> dict[Kind, pd.DataFrame]:
         """The same as records of decisions and outcomes."""
         decided = START + timedelta(days=number)
         times = pd.Series(pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
@@ -113,16 +108,19 @@ class Days:
                 "event_time": times.to_numpy(),
             }
         )
-        shown = np.flatnonzero(rows["expose"].to_numpy())
-        clicks = np.flatnonzero(rows["expose"].to_numpy() & rows["clicked"].to_numpy())
-        outcomes = pd.concat(
-            [
-                self._events("cost", shown, rows["cost"].to_numpy()[shown], ids, times),
-                self._events("click", clicks, np.ones(len(clicks)), ids, times),
-            ],
-            ignore_index=True,
-        )
-        return decisions, outcomes
+        shown = rows["expose"].to_numpy()
+        clicked = shown & rows["clicked"].to_numpy()
+        kinds = (("cost", shown, rows["cost"].to_numpy()), ("click", clicked, np.ones(len(rows))))
+        events = [
+            decisions.loc[of, ["decision_id", "event_time"]].assign(
+                event_id=kind + "-" + decisions["decision_id"][of],
+                kind=kind,
+                value=values[of],
+                received_time=decisions["event_time"][of],
+            )
+            for kind, of, values in kinds
+        ]
+        return {"decision": decisions, "outcome": pd.concat(events, ignore_index=True)}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -164,39 +162,10 @@ class Days:
         rows |= {f"number_{i}": rng.lognormal(size=len(user)) for i in range(self.further)}
         return pd.DataFrame(rows)
 
-    def _events(self, kind: str, at: Floats, values: Floats, ids: list[str], times: pd.Series) -> pd.DataFrame:
-        chosen = [ids[i] for i in at]
-        heard = times.iloc[at].to_numpy()
-        return pd.DataFrame(
-            {
-                "event_id": [f"{kind}-{each}" for each in chosen],
-                "decision_id": chosen,
-                "kind": kind,
-                "value": values.astype(np.float64),
-                "event_time": heard,
-                "received_time": heard,
-            }
-        )
-
 
 def write(days: Days, folder: Path, number: int, shift: Shift = healthy) -> None:
     """Add a day to a lake, as a router does."""
-    add_to_lake(folder, *days.day(number, shift), name=f"{number:08d}")
-
-
-def add_to_lake(folder: Path, decisions: pd.DataFrame, outcomes: pd.DataFrame, name: str = "day") -> None:
-    """Add records to a lake in a folder, in a file of each kind."""
-    hour = decisions["event_time"].max().floor("h")
-    tables: dict[Kind, pd.DataFrame] = {"decision": decisions, "outcome": outcomes}
-    for kind, rows in tables.items():
-        file = folder / name_of(kind, hour, name, arrived=True)
-        file.parent.mkdir(parents=True)
-        with duckdb.connect() as db:
-            db.execute("SET TimeZone = 'UTC'")
-            db.register("rows", rows)
-            nulls = ", ".join(f'NULL::{type_} AS "{name}"' for name, type_ in sql_columns(kind).items())
-            records = f"FROM rows UNION ALL BY NAME SELECT {nulls} WHERE false"
-            db.sql(f"SELECT *, {HOUR} AS hour, {BUCKET} AS bucket FROM ({records})").write_parquet(str(file))
+    add_to_lake(folder, days.records(number, days.rows(number, shift)), name=f"{number:08d}")
 
 
 def _ids(users: pd.Series, times: pd.Series, seed: int) -> list[str]:

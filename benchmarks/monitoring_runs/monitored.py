@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from benchmarks.monitoring_runs.days import START, Days, Shift, add_to_lake, healthy
+from benchmarks._lake import add_to_lake
+from benchmarks.monitoring_runs.days import START, Days, Shift, healthy
 from monitoring.decision_log import DecisionLog, Period
 from monitoring.watch import column_alarms, measure_alarms
 from monitoring.watch.columns import DriftResult, check
@@ -78,7 +79,7 @@ class Monitored:
         end = START + timedelta(days=self.next + 1)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            add_to_lake(folder, *self.days.records(self.next, rows, with_context=False))
+            add_to_lake(folder, self.days.records(self.next, rows, with_context=False))
             period = Period((end - timedelta(days=1)).isoformat(), end.isoformat())
             log = DecisionLog.of(folder, period)
             counted = measure(log, SPEC.reward.gain, SPEC.outcome_kinds, SPEC.channels)

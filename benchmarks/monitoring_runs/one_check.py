@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.monitoring_runs.days import START, Days, add_to_lake
+from benchmarks._lake import add_to_lake
+from benchmarks.monitoring_runs.days import START, Days
 from monitoring.watch.check import Watched, run
 from monitoring.watch.training_sample import TrainingSample
 from mtorl.drift.thresholds import ThresholdGrid
@@ -52,8 +53,8 @@ def write_log(folder: str | Path, decisions: int, part: int, further: int) -> di
     reference.to_parquet(folder / "reference.parquet")
     written = number = 0
     while written < decisions:
-        made, outcomes = Days(users_a_day=users, seed=number, further=further, pool=pool).day(0)
-        made = made.head(decisions - written)
-        add_to_lake(folder / "log", made, outcomes, f"{number:08d}")
-        written, number = written + len(made), number + 1
+        days = Days(users_a_day=users, seed=number, further=further, pool=pool)
+        records = days.records(0, days.rows(0).head(decisions - written))
+        add_to_lake(folder / "log", records, f"{number:08d}")
+        written, number = written + len(records["decision"]), number + 1
     return {}
